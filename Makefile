@@ -1,0 +1,85 @@
+# make run    the main job on the examples          make test   every test
+# make lint   ruff, mypy, import test, docs         make docs   the documentation, docs/_build/index.html
+# make bench  evbus against its peers               make clean  remove everything that make made
+#
+# PYTHON=python3.10 chooses another interpreter, with an environment of its own (.venv-3.10).
+# ARGS="tests/evbus -x" is handed to pytest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+ifeq ($(origin PYTHON),file)
+VENV := .venv
+else
+VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+endif
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+ARGS ?=
+
+.PHONY: help run test venv lint lint-ruff lint-format lint-types lint-imports lint-docs format docs bench clean
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+run: $(VENV)/.installed
+	$(BIN)/evbus run examples/events.jsonl --profiles examples/profiles.yml
+
+test: $(VENV)/.tests
+	$(BIN)/python -m pytest -q $(ARGS)
+
+# What `make test` needs, without running it: .ci/run prepares several interpreters at a time.
+venv: $(VENV)/.tests
+
+# One target each, so that `make -k lint` tells everything at once.
+lint: lint-ruff lint-format lint-types lint-imports lint-docs
+lint-ruff: $(VENV)/.lint
+	$(BIN)/ruff check .
+lint-format: $(VENV)/.lint
+	$(BIN)/ruff format --check .
+lint-types: $(VENV)/.lint
+	$(BIN)/mypy
+lint-imports: $(VENV)/.lint
+	$(BIN)/python -m pytest -q tests/test_imports.py
+lint-docs: $(VENV)/.lint
+	$(BIN)/sphinx-build -q -W --keep-going -c . docs docs/_build
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W -c . docs docs/_build
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+clean:
+	rm -rf .venv .venv-* .bench build dist *.egg-info docs/_build examples/out
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: what is installed is not installed again until its list changes.
+
+$(VENV)/.created:
+	.ci/venv "$(PYTHON)" "$(VENV)"
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.created requirements/base.txt setup.cfg pyproject.toml
+	$(PIP) install -r requirements/base.txt --editable .
+	touch $@
+
+$(VENV)/.tests: $(VENV)/.installed requirements/test.txt
+	$(PIP) install -r requirements/test.txt
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed requirements/docs.txt
+	$(PIP) install -r requirements/docs.txt
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.tests $(VENV)/.docs requirements/lint.txt
+	$(PIP) install -r requirements/lint.txt
+	touch $@

@@ -1,0 +1,1 @@
+"""evbus: a plug-in event bus for Python."""

@@ -1,0 +1,172 @@
+"""One thread that does blocking work in order, so that a hung disk or pipe stalls no event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+__all__ = ["Worker"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("evbus.worker")
+
+
+class _Order:
+    """A function that nobody waits for."""
+
+    __slots__ = ("function",)
+
+    last = False
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+
+    def run(self) -> None:
+        try:
+            self.function()
+        except Exception:
+            _log.exception("work in the background failed")
+
+
+class _Job:
+    """A function to run, and whom to tell. ``loop`` and ``future`` belong to the caller."""
+
+    __slots__ = ("function", "future", "last", "loop")
+
+    def __init__(self, function: Callable[[], Any], *, last: bool = False) -> None:
+        self.function = function
+        self.last = last
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+
+    def run(self) -> None:
+        # A caller that gave up before the work began must not find it done later on: it tries again.
+        # What comes last (closing a file) has to be done all the same.
+        if self.future.cancelled() and not self.last:
+            return
+        try:
+            result, error = self.function(), None
+        except BaseException as exc:
+            result, error = None, exc
+        try:
+            self.loop.call_soon_threadsafe(self._settle, result, error)
+        except RuntimeError:
+            # The loop was closed while the work went on; nobody is left who could be told.
+            return
+
+    def _settle(self, result: Any, error: BaseException | None) -> None:
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(error)
+
+
+class Worker:
+    """Run functions one after the other in a thread of its own, started with the first of them.
+
+    The thread is a daemon: one that hangs in a write for ever (a dead NFS server, a pipe that nobody
+    reads) must not keep the process from ending, as a ``ThreadPoolExecutor`` would at exit.
+
+    :param name: the thread's name.
+    :param tick: called in the thread after each function and whenever the seconds that it returned
+        have passed; None from it means not before the next function. It must not raise.
+    """
+
+    def __init__(self, name: str, tick: Callable[[], float | None] | None = None) -> None:
+        self._name = name
+        self._tick = tick
+        self._jobs: queue.SimpleQueue[_Job | _Order] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "running" if self._thread else "idle"
+        return f"<Worker {self._name} {state}>"
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run ``function(*args)`` in the thread and return its result or raise its exception.
+
+        Cancelled before its turn, the function is not run; cancelled later, it runs to its end and
+        its outcome is lost to the caller.
+
+        :raises RuntimeError: the worker was closed.
+        """
+        self._refuse_closed()
+        job = _Job(lambda: function(*args))
+        self._start(job)
+        result: T = await job.future
+        return result
+
+    def submit(self, function: Callable[[], Any]) -> None:
+        """Have ``function`` run, without waiting for it; it logs its failures. From any thread.
+
+        :raises RuntimeError: the worker was closed.
+        """
+        self._refuse_closed()
+        self._start(_Order(function))
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError(f"the thread {self._name} was closed and takes no more work")
+
+    def stop(self, last: Callable[[], Any] | None = None) -> asyncio.Future[Any] | None:
+        """Take no more work, and have the thread do what is waiting, then ``last``, and end.
+
+        Returns at once, with the future of ``last``; None when there is nothing to wait for.
+        """
+        if self._closed or (self._thread is None and last is None):
+            self._closed = True
+            return None
+        self._closed = True
+        job = _Job(last or _nothing, last=True)
+        self._start(job)
+        return job.future
+
+    async def close(self, last: Callable[[], Any] | None = None) -> None:
+        """Do what :meth:`stop` does and wait for it. Closing twice does nothing more.
+
+        Cancelled, it leaves a hanging thread behind, which does ``last`` and ends once its work does.
+        """
+        future = self.stop(last)
+        if future is None:
+            return
+        try:
+            await future
+        finally:
+            # Nothing but returning is left to the thread by then, unless we were cancelled.
+            if self._thread is not None and not future.cancelled():
+                self._thread.join()
+
+    def _start(self, job: _Job | _Order) -> None:
+        self._jobs.put(job)
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                self._thread.start()
+
+    def _work(self) -> None:
+        wait: float | None = None
+        while True:
+            try:
+                job = self._jobs.get(timeout=wait)
+            except queue.Empty:
+                pass
+            else:
+                job.run()
+                if job.last:
+                    return
+                # Dropped before waiting: it holds the caller's events.
+                del job
+            wait = self._tick() if self._tick is not None else None
+
+
+def _nothing() -> None:
+    return

@@ -1,0 +1,85 @@
+"""What applications import: ``from evbus.api import bus``.
+
+For programs that are no POP project, :func:`bus` makes the hub::
+
+    async with bus({"file": {"default": {"path": "events.jsonl"}}}) as events:
+        await events.put(routing_key="orders", body={"id": 1})
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pop.hub
+
+from evbus.errors import EvbusError, Rejected, Unavailable
+from evbus.types import Envelope, Event
+
+__all__ = ["BusHandle", "Envelope", "EvbusError", "Event", "Rejected", "Unavailable", "bus"]
+
+
+class BusHandle:
+    """A started bus. ``hub`` is its hub, where everything else is found.
+
+    :ivar report: after the end: what could not be delivered (:class:`evbus.evbus._bus.Report`).
+    """
+
+    def __init__(self, hub: pop.hub.Hub) -> None:
+        self.hub = hub
+        self.report: Any = None
+        self._put = hub.evbus.broker.put
+        self._put_nowait = hub.evbus.broker.put_nowait
+
+    async def put(
+        self,
+        routing_key: str | None = None,
+        body: Any = None,
+        profile: str = "default",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Put an event on the bus, waiting while it is full; see ``hub.evbus.broker.put``."""
+        await self._put(routing_key=routing_key, body=body, profile=profile, headers=headers)
+
+    def put_nowait(
+        self,
+        routing_key: str | None = None,
+        body: Any = None,
+        profile: str = "default",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Put an event on the bus from any thread, never waiting; see ``hub.evbus.broker.put_nowait``."""
+        self._put_nowait(routing_key=routing_key, body=body, profile=profile, headers=headers)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all counters; see ``hub.evbus.stats.snapshot``."""
+        return self.hub.evbus.stats.snapshot()  # type: ignore[no-any-return]
+
+
+@contextlib.asynccontextmanager
+async def bus(
+    profiles: Mapping[str, Any] | str | Path, *, acct_key: str | None = None, **options: Any
+) -> AsyncIterator[BusHandle]:
+    """Make a hub, start its bus, and at the end deliver what is left and stop it.
+
+    :param profiles: ``{provider: {name: data}}``, or the path of a YAML file of them.
+    :param acct_key: the key when acct encrypted the file.
+    :param options: options of the section ``evbus``, such as ``plugin_dirs=["plugins"]``.
+    :raises ConfigError: a profile, an option or a plugin has to be mended.
+    """
+    hub = pop.hub.Hub()
+    hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
+    hub.OPT = hub.pop.data.imap({"evbus": options})
+    hub.evbus.init.settings()  # loads the plugins, so that the handle's functions have their contracts
+    contexts = profiles if isinstance(profiles, Mapping) else await hub.evbus.acct.load(profiles, acct_key)
+    handle = BusHandle(hub)
+    listener = asyncio.ensure_future(hub.evbus.init.start(contexts))
+    try:
+        await hub.evbus.init.join()
+        yield handle
+    finally:
+        handle.report = await hub.evbus.init.stop()
+        await asyncio.gather(listener, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""hub.command: the subcommands of the command ``evbus``."""

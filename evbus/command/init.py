@@ -1,0 +1,116 @@
+"""The command ``evbus``: run a bus for a subcommand, from start to end."""
+
+import asyncio
+import sys
+import time
+
+from evbus import errors
+from evbus.command import _session, _signals, _table
+
+
+async def contexts(hub, options, default=None):
+    """Return the profiles that the options name.
+
+    :param default: the profiles when the options name none.
+    :raises ProfileError: there is no file and no default, or something in it is wrong.
+    """
+    path = options.get("profiles") or options.get("acct_file")
+    if path:
+        return await hub.evbus.acct.load(path, options.get("acct_key"))
+    if default is None:
+        raise _session.no_profiles()
+    return default
+
+
+async def deliver(hub, options, profiles, produce, show=None):
+    """Run the bus while ``produce()`` puts events, drain it, and print what became of them.
+
+    :param produce: a coroutine function; cancelled by the first signal.
+    :param show: called with the bodies of the internal queues instead of throwing them away.
+    :return: the counters, and whether a second signal came.
+    """
+    quiet = bool(options.get("quiet"))
+    control = _signals.Control(hub.evbus.ENGINE.hurry)
+    begun = time.monotonic()
+    problem = None
+    with _signals.handled(control, lambda: _pending(hub) > 0, quiet=quiet):
+        listener = asyncio.ensure_future(hub.evbus.init.start(profiles))
+        if not await control.joined(listener, hub.evbus.init.join()):
+            raise KeyboardInterrupt
+        status = _table.StatusLine(enabled=not quiet and not _prints(hub, show))
+        ticker = asyncio.ensure_future(_tick(hub, control, status, show))
+        try:
+            with status.below_logs():
+                await control.until_stopped(produce())
+        except errors.EvbusError as exc:
+            problem = exc
+        finally:
+            with status.below_logs():
+                await hub.evbus.init.stop()
+                await listener
+            await _session.ended(ticker)
+        status.clear()
+    snapshot = hub.evbus.stats.snapshot()
+    if not quiet:
+        _table.tell(_table.closing(snapshot, time.monotonic() - begun))
+    if problem is not None:
+        raise problem
+    return _session.Ended(snapshot, control.hurried)
+
+
+def _pending(hub):
+    """Return how many dead events are not on the disk yet."""
+    return hub.evbus.stats.snapshot()["dead_store"]["pending"]
+
+
+def _prints(hub, show):
+    """Return whether events are printed on the terminal, where a status line would be among them."""
+    lanes = hub.evbus.ENGINE.lanes.values()
+    printing = show is not None or any(lane.key.plugin == "console" for lane in lanes)
+    return printing and sys.stdout is not None and sys.stdout.isatty()
+
+
+async def _tick(hub, control, status, show):
+    """Do what is to be done again and again while the bus runs, and once more at its end."""
+
+    def empty():
+        try:
+            _session.empty(hub.ingress.INTERNAL, show)
+        except BrokenPipeError:
+            _signals.hang_up()
+            control.stop()
+
+    def look(state):
+        """End when nobody reads what the console prints, as soon as the others are through."""
+        lanes = hub.evbus.ENGINE.lanes
+        waiting = [name for name, lane in lanes.items() if not lane.idle]
+        stuck = [
+            name
+            for name in waiting
+            if lanes[name].key.plugin == "console" and state["lanes"][name]["state"] == "retrying"
+        ]
+        if stuck and _signals.reader_left():
+            control.stop()
+            if stuck == waiting:
+                hub.evbus.ENGINE.hurry()
+
+    try:
+        await _session.tick(hub.evbus.stats.snapshot, status, empty, look)
+    finally:
+        empty()
+
+
+async def read(hub, options, profiles, show=None):
+    """Deliver the events of a file, of standard input or of a Unix socket; return the exit code."""
+    intake = hub.command.init.intake()
+    reader = _session.Reader(options.get("input"), options.get("socket"), intake)
+    end = await hub.command.init.deliver(options, profiles, reader.run, show)
+    return _session.exit_code(end, intake.refused)
+
+
+def intake(hub):
+    """Return what puts the events of JSON lines on the bus."""
+    settings = hub.evbus.init.settings()
+    return _session.Intake(
+        hub.evbus.broker.put, max_body=settings.max_body, raw_json=settings.serialize_plugin == "json"
+    )

@@ -1,0 +1,26 @@
+"""``evbus plugins``: list every plugin by subsystem."""
+
+import sys
+
+from evbus import errors
+from evbus.command import _session, _table
+
+
+async def main(hub, options):
+    """Print a row for each plugin file: its name on the hub, its state, its file, and what is wrong."""
+    found = hub.evbus.init.plugins()
+    only = options.get("subsystem")
+    if only and only not in found:
+        raise errors.ConfigError(f"there is no subsystem {only!r}{errors.nearest(only, found)}")
+    providers = {accept.plugin: ", ".join(accept.providers) for accept in hub.evbus.init.accepts()}
+    rows = []
+    for subsystem in [only] if only else sorted(found):
+        for plugin in found[subsystem]:
+            accepts = (
+                providers.get(plugin.name, "") if subsystem == "ingress" and plugin.state == "loaded" else ""
+            )
+            place = f"{plugin.file}:{plugin.line}" if plugin.line else plugin.file
+            rows.append([plugin.ref, plugin.state, accepts, plugin.reason, place])
+    sys.stdout.write(_table.render(["plugin", "state", "accepts", "reason", "file"], rows) + "\n")
+    broken = any(plugin.state == "broken" for plugins in found.values() for plugin in plugins)
+    return _session.EXIT.MISTAKE if broken else _session.EXIT.OK

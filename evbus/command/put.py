@@ -1,0 +1,19 @@
+"""``evbus put``: put one event and deliver it."""
+
+from evbus.command import _session, _table
+
+
+async def main(hub, options):
+    """Put the event that the options describe; succeed when every destination has it."""
+    text = options.get("body")
+    line = _session.event_line(options, _session.standard_input() if text == "-" else text)
+    profiles = await hub.command.init.contexts(options)
+    intake = hub.command.init.intake()
+
+    async def produce():
+        problem = await intake.take(line)
+        if problem:
+            _table.tell(f"evbus: {problem}")
+
+    end = await hub.command.init.deliver(options, profiles, produce)
+    return _session.exit_code(end, intake.refused)

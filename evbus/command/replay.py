@@ -1,0 +1,33 @@
+"""``evbus replay``: give dead events once more to the lanes that had given them up."""
+
+import sys
+
+from evbus.command import _replay, _session, _table
+
+
+async def main(hub, options):
+    """Replay the dead store; succeed when every event in it was delivered."""
+    store = hub.command.dead.store(options)
+    if not _replay.files(store) and not _replay.asides(store):
+        sys.stdout.write(f"there are no dead events: there is no file {store}\n")
+        return _session.EXIT.OK
+    # What dies again goes back to where it came from.
+    hub.OPT = hub.pop.data.imap({**hub.OPT, "evbus": {**options, "dead_store": str(store)}})
+    profiles = await hub.command.init.contexts(options)
+    engine = hub.evbus.ENGINE
+    lanes = {}
+    replay = _replay.Replay(store, lanes, engine.queue.lock)
+
+    async def produce():
+        lanes.update(engine.lanes)
+        await replay.run()
+
+    end = await hub.command.init.deliver(options, profiles, produce)
+    dead_store = end.snapshot["dead_store"]
+    problem = replay.finish(dead_store["lost"] + dead_store["pending"])
+    for reason, count in replay.kept.items():
+        _table.tell(f"evbus: {_table.number(count)} events stay in {store}: {reason}")
+    if problem:
+        _table.tell(f"evbus: {problem}; run the replay again: nothing was removed")
+    code = _session.exit_code(end)
+    return code or (_session.EXIT.UNDELIVERED if replay.kept or problem else _session.EXIT.OK)

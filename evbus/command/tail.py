@@ -1,0 +1,9 @@
+"""``evbus tail``: read events as ``evbus run`` does, and print what reaches the internal queues."""
+
+from evbus.command import _session
+
+
+async def main(hub, options):
+    """Print each body behind the routing key of its queue."""
+    profiles = await hub.command.init.contexts(options, {"internal": {"*": {}}})
+    return await hub.command.init.read(options, profiles, _session.print_body)

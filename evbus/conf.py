@@ -1,0 +1,179 @@
+"""Configuration for pop-config. Literals only: POP executes this file by itself."""
+
+CONFIG = {
+    "config": {"default": None, "os": "EVBUS_CONFIG", "help": "A configuration file in YAML"},
+    "profiles": {
+        "default": None,
+        "os": "EVBUS_PROFILES",
+        "help": "The file of profiles: plain YAML, or encrypted by acct when a key is given",
+    },
+    "acct_file": {"default": None, "os": "ACCT_FILE", "help": "The same as --profiles, by its name in acct"},
+    "acct_key": {
+        "default": None,
+        "os": "ACCT_KEY",
+        "sensitive": True,
+        "help": "The key of a profiles file encrypted by acct; better given as ACCT_KEY",
+    },
+    "plugin_dirs": {
+        "default": None,
+        "os": "EVBUS_PLUGIN_DIRS",
+        "help": "Folders whose subfolders (ingress, pipeline, serialize, match) hold plugins",
+    },
+    "serialize_plugin": {
+        "default": "json",
+        "os": "EVBUS_SERIALIZE_PLUGIN",
+        "help": "The plugin that encodes bodies: json, msgpack, init (text)",
+    },
+    "serial_plugin": {
+        "default": "json",
+        "help": "The later name of serialize_plugin in pop-evbus",
+    },
+    "pipeline": {
+        "default": None,
+        "os": "EVBUS_PIPELINE",
+        "help": "Pipeline plugins in their order, such as trace stamp; default: all that are dropped in",
+    },
+    "error_callback_ref": {
+        "default": None,
+        "help": "A function on the hub that is told of every event that was given up",
+    },
+    "queue_limit": {
+        "default": 100000,
+        "os": "EVBUS_QUEUE_LIMIT",
+        "help": "Most events on the bus; 0 for any number",
+    },
+    "queue_bytes": {
+        "default": 268435456,
+        "os": "EVBUS_QUEUE_BYTES",
+        "help": "Most bytes of bodies on the bus; 0 for any number",
+    },
+    "full_policy": {
+        "default": "raise",
+        "os": "EVBUS_FULL_POLICY",
+        "help": "What put_nowait does when the bus is full: raise, drop_oldest, drop_newest",
+    },
+    "max_body": {
+        "default": 1048576,
+        "os": "EVBUS_MAX_BODY",
+        "help": "Most bytes of one encoded body; 0 for any size",
+    },
+    "drain_timeout": {
+        "default": 30.0,
+        "os": "EVBUS_DRAIN_TIMEOUT",
+        "help": "Seconds that a stop may take to deliver what is queued",
+    },
+    "dead_store": {
+        "default": None,
+        "os": "EVBUS_DEAD_STORE",
+        "help": "The file of events that were given up; default: evbus/dead.jsonl in the user's state folder",
+    },
+    "dead_store_bytes": {
+        "default": 268435456,
+        "help": "Most bytes of that file before it is rotated",
+    },
+    "event_source": {
+        "default": None,
+        "os": "EVBUS_EVENT_SOURCE",
+        "help": "The CloudEvents source that the pipeline plugin stamp sets; default: /<host>/<program>",
+    },
+    "input": {"default": None, "help": "A file of JSON lines; default, and -: standard input"},
+    "socket": {"default": None, "help": "Listen on a Unix socket at this path for JSON lines"},
+    "body": {"default": None, "help": "The event's body in JSON; - reads it from standard input"},
+    "routing_key": {"default": None, "help": "The event's routing key"},
+    "profile": {"default": "default", "help": "The event's profile"},
+    "header": {"default": None, "help": "A header, as name=value; may be given several times"},
+    "store": {"default": None, "help": "The dead store; default: the option dead_store"},
+    "rate": {"default": 1.0, "help": "Events a second; 0 for as fast as possible; default: 1"},
+    "count": {"default": 0, "help": "How many events; 0, the default, for ever"},
+    "quiet": {"default": False, "help": "No status line and no closing table"},
+    "subsystem": {"default": None, "help": "Only the plugins of this subsystem"},
+}
+
+CLI_CONFIG = {
+    "config": {"options": ["-c"], "subcommands": ["_global_"]},
+    "profiles": {"options": ["-p"], "subcommands": ["run", "tail", "demo", "put", "check", "replay"]},
+    "acct_key": {"subcommands": ["run", "tail", "demo", "put", "check", "replay"]},
+    "plugin_dirs": {
+        "nargs": "+",
+        "subcommands": ["run", "tail", "demo", "put", "check", "replay", "plugins"],
+    },
+    "serialize_plugin": {"subcommands": ["run", "tail", "demo", "put", "check", "replay"]},
+    "pipeline": {"nargs": "+", "subcommands": ["run", "tail", "demo", "put", "check", "replay"]},
+    "drain_timeout": {"type": float, "subcommands": ["run", "tail", "demo", "put", "replay"]},
+    "dead_store": {"subcommands": ["run", "tail", "demo", "put"]},
+    "input": {"positional": True, "nargs": "?", "subcommands": ["run", "tail"]},
+    "socket": {"subcommands": ["run", "tail"]},
+    "body": {"positional": True, "subcommands": ["put"]},
+    "routing_key": {"options": ["-k"], "subcommands": ["put", "demo"]},
+    "profile": {"subcommands": ["put", "demo"]},
+    "header": {"action": "append", "subcommands": ["put"]},
+    "rate": {"type": float, "subcommands": ["demo"]},
+    "count": {"type": int, "subcommands": ["demo"]},
+    "quiet": {
+        "action": "store_true",
+        "options": ["-q"],
+        "subcommands": ["run", "tail", "demo", "put", "replay"],
+    },
+    "store": {"positional": True, "nargs": "?", "subcommands": ["replay", "dead"]},
+    "subsystem": {"positional": True, "nargs": "?", "subcommands": ["plugins"]},
+}
+
+SUBCOMMANDS = {
+    "run": {
+        "help": "Read events as JSON lines and deliver them",
+        "desc": "Read events as JSON lines from a file, from standard input or from a Unix socket, deliver "
+        "them to the profiles that match, and say at the end what became of them. Ctrl-C or SIGTERM drains; "
+        "a second one stops at once. Exit codes: 0 everything was delivered, 1 something was not, 2 a "
+        "mistake in the options, profiles or plugins, 3 a line of the input was refused, 130 stopped at once "
+        "by a second signal.",
+    },
+    "tail": {
+        "help": "The same, and print what reaches the internal queues",
+        "desc": "Read events as 'evbus run' does and print every body that reaches an internal queue, behind "
+        "its routing key. Without profiles every event goes to the internal queue of its routing key. Exit "
+        "codes: those of 'evbus run'.",
+    },
+    "put": {
+        "help": "Put one event on the bus and deliver it",
+        "desc": "Put one event on the bus and deliver it to the profiles that match. Exit codes: 0 all of "
+        "them have it, 1 one of them has it not, or none matches, 2 a mistake in the body, options, profiles "
+        "or plugins, 3 the event was refused, 130 stopped at once by a second signal.",
+    },
+    "check": {
+        "help": "Check options, plugins and profiles, and try every destination",
+        "desc": "Check the options, the plugins and the profiles, open every destination, and print a table. "
+        "Exit codes: 0 all is well, 1 a destination cannot be opened, 2 there is a mistake to mend.",
+    },
+    "plugins": {
+        "help": "List every plugin by subsystem, with its file and its state",
+        "desc": "List every plugin by subsystem, with its file and its state, and what is wrong with the "
+        "broken ones. Exit codes: 0 all is well, 2 a plugin is broken.",
+    },
+    "demo": {
+        "help": "Put made-up events at a rate",
+        "desc": "Put made-up events on the bus at a rate. Without profiles they are printed on the console. "
+        "Exit codes: those of 'evbus run'.",
+    },
+    "dead": {
+        "help": "Show which events were given up, and why",
+        "desc": "Print a table of the dead store: for each lane the number of events, the oldest and the "
+        "newest, and why the newest was given up. Exit codes: 0, or 2 when there is no such file.",
+    },
+    "replay": {
+        "help": "Give dead events once more to the lanes that had given them up",
+        "desc": "Take the events of a dead store and give each to the lane (plugin, provider, profile) that "
+        "had given it up, and to no other. What is delivered is removed from the store; what dies again and "
+        "what has no lane any more stays in it. Run again after a crash, it resumes. Exit codes: 0 "
+        "everything was delivered, 1 something was not, 2 a mistake in the options, profiles or plugins, 130 "
+        "stopped at once by a second signal.",
+    },
+}
+
+DYNE = {
+    "evbus": ["evbus"],
+    "ingress": ["ingress"],
+    "log": ["log"],
+    "match": ["match"],
+    "pipeline": ["pipeline"],
+    "serialize": ["serialize"],
+}

@@ -1,0 +1,216 @@
+"""Every error evbus raises, in one tree: catch :class:`EvbusError` to catch them all.
+
+An error carries its facts as attributes and builds its sentence from them; the sentence says what
+was wrong, where, and what would be right. None of them ever holds a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BusForked",
+    "BusFull",
+    "BusStopped",
+    "ConfigError",
+    "ContentDisallowed",
+    "DeliveryError",
+    "DeliveryTimeout",
+    "DestinationForbidden",
+    "EvbusError",
+    "InvalidHeader",
+    "InvalidPayload",
+    "InvalidRoutingKey",
+    "MissingExtra",
+    "PayloadError",
+    "PayloadTooDeep",
+    "PayloadTooLarge",
+    "PluginError",
+    "ProfileError",
+    "Rejected",
+    "SerializeError",
+    "SettingsError",
+    "Unavailable",
+    "nearest",
+]
+
+
+def nearest(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``.
+
+    When nothing is close, the known names are listed instead (at most ten), and nothing at all is
+    said when there are none.
+    """
+    names = sorted(set(known))
+    match = difflib.get_close_matches(str(name), names, n=1, cutoff=cutoff)
+    if match:
+        return f"; did you mean {match[0]!r}?"
+    if not names:
+        return ""
+    more = ", ..." if len(names) > 10 else ""
+    return f"; known: {', '.join(names[:10])}{more}"
+
+
+class EvbusError(Exception):
+    """The root of the tree."""
+
+
+class ConfigError(EvbusError):
+    """Something that a person wrote (an option, a profile, a plugin file) has to be mended."""
+
+
+class SettingsError(ConfigError):
+    """An option of the section ``evbus`` has a bad value."""
+
+
+class ProfileError(ConfigError):
+    """A profile is not usable: ``source`` (the file), ``path`` (the key in it) and ``reason``."""
+
+    def __init__(self, reason: str, *, source: str = "", path: str = "") -> None:
+        self.reason = reason
+        self.source = source
+        self.path = path
+        where = ": ".join(part for part in (source, path) if part)
+        super().__init__(f"{where}: {reason}" if where else reason)
+
+
+class PluginError(ConfigError):
+    """A plugin file is broken: ``plugin`` (``subsystem.name``), ``file``, ``line`` and ``reason``."""
+
+    def __init__(self, reason: str, *, plugin: str = "", file: str = "", line: int = 0) -> None:
+        self.reason = reason
+        self.plugin = plugin
+        self.file = file
+        self.line = line
+        place = f"{file}:{line}" if file and line else file
+        head = " ".join(part for part in (plugin, f"({place})" if place else "") if part)
+        super().__init__(f"{head}: {reason}" if head else reason)
+
+
+class MissingExtra(ConfigError):
+    """An optional dependency is not installed: ``feature``, ``package`` and ``extra``."""
+
+    def __init__(self, feature: str, *, package: str, extra: str) -> None:
+        self.feature = feature
+        self.package = package
+        self.extra = extra
+        super().__init__(
+            f"{feature} needs the package {package}, which is not installed; "
+            f"install it with: pip install 'evbus[{extra}]'"
+        )
+
+
+class PayloadError(EvbusError):
+    """A body, a header or a routing key cannot travel."""
+
+
+class SerializeError(PayloadError):
+    """A body cannot be encoded: ``path`` leads to the offending value (``$.order.items[3]``)."""
+
+    def __init__(self, reason: str, *, path: str = "$", plugin: str = "") -> None:
+        self.reason = reason
+        self.path = path
+        self.plugin = plugin
+        by = f" as {plugin}" if plugin else ""
+        super().__init__(f"the event body cannot be serialized{by}: {reason} - at {path}")
+
+
+class InvalidPayload(PayloadError):
+    """Bytes from outside are not what their content type says."""
+
+
+class PayloadTooLarge(PayloadError):
+    """A body is larger than the option ``max_body``: ``size`` and ``limit`` in bytes."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        self.size = size
+        self.limit = limit
+        super().__init__(
+            f"the event body has {size} bytes, more than the {limit} that the option max_body allows"
+        )
+
+
+class PayloadTooDeep(PayloadError):
+    """A body nests containers deeper than ``limit``."""
+
+    def __init__(self, limit: int, *, path: str = "") -> None:
+        self.limit = limit
+        self.path = path
+        at = f" - at {path}" if path else ""
+        super().__init__(f"the event body nests more than {limit} levels deep{at}")
+
+
+class ContentDisallowed(PayloadError):
+    """A content type that evbus never decodes, such as pickle."""
+
+
+class InvalidHeader(PayloadError):
+    """A header cannot be carried: its name or value is no string or holds a forbidden character."""
+
+
+class InvalidRoutingKey(PayloadError):
+    """A routing key is no string, or one that the destination cannot carry."""
+
+
+class BusFull(EvbusError):
+    """The bus holds as much as it may: ``events``, ``size`` in bytes, and their limits."""
+
+    def __init__(self, events: int, limit: int, size: int, size_limit: int) -> None:
+        self.events = events
+        self.limit = limit
+        self.size = size
+        self.size_limit = size_limit
+        super().__init__(
+            f"the bus is full: {events} events of at most {limit or 'any number'} (queue_limit), "
+            f"{size} bytes of at most {size_limit or 'any number'} (queue_bytes); await put() to wait, "
+            "or set full_policy to drop_oldest or drop_newest"
+        )
+
+
+class BusStopped(EvbusError):
+    """The bus was stopped and takes no new events."""
+
+    def __init__(self) -> None:
+        super().__init__("the bus was stopped and takes no new events; start it again first")
+
+
+class BusForked(EvbusError):
+    """The bus was made in another process, before a fork."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this bus belongs to the parent process and does not work after a fork; "
+            "make a new hub in the child process, or start the child with the method 'spawn'"
+        )
+
+
+class DeliveryError(EvbusError):
+    """A destination did not take an event."""
+
+
+class Rejected(DeliveryError):
+    """The destination will never take this event: it goes to the dead letters at once."""
+
+
+class DestinationForbidden(Rejected):
+    """The address of a destination is one that evbus does not connect to."""
+
+
+class Unavailable(DeliveryError):
+    """The destination is down for every event: tried again for ever, and no attempt is counted.
+
+    ``retry_after`` is the least time to wait, in seconds, when the destination named one.
+    """
+
+    def __init__(self, reason: str, *, retry_after: float = 0.0) -> None:
+        self.retry_after = retry_after
+        super().__init__(reason)
+
+
+class DeliveryTimeout(DeliveryError):
+    """An attempt took longer than the profile's ``delivery.timeout`` (seconds); its outcome is unknown."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"no answer within {seconds:g} s (delivery.timeout)")

@@ -1,0 +1,1 @@
+"""hub.evbus: the bus itself."""

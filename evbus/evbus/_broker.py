@@ -1,0 +1,240 @@
+"""The way in: encode a body, intercept it, queue it. This is the path that every put takes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from evbus.errors import (
+    BusForked,
+    BusFull,
+    BusStopped,
+    EvbusError,
+    InvalidHeader,
+    InvalidRoutingKey,
+    PayloadTooLarge,
+)
+from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders
+
+from ._queue import UNBOUNDED, Meta, Queue
+from ._settings import Settings
+
+__all__ = ["IN_CALLBACK", "Broker", "Serializer", "to_bytes"]
+
+log = logging.getLogger("evbus.broker")
+
+#: True where the bus itself runs an application's code: that code may put while the bus drains.
+IN_CALLBACK: ContextVar[bool] = ContextVar("evbus_in_callback", default=False)
+
+#: Pairs of profile and routing key whose shared part is remembered.
+CACHE_PAIRS = 10_000
+
+_monotonic = time.monotonic
+_brokers: weakref.WeakSet[Broker] = weakref.WeakSet()
+
+
+class Serializer(NamedTuple):
+    """A serialize plugin: ``apply`` makes bytes of a body."""
+
+    name: str
+    apply: Callable[[Any], bytes]
+    content_type: str
+
+
+def to_bytes(apply: Callable[[Any], Any]) -> Callable[[Any], bytes]:
+    """Return ``apply`` with its text encoded: plugins written for pop-evbus 4 return strings."""
+
+    def applied(body: Any) -> bytes:
+        data = apply(body)
+        return data.encode() if isinstance(data, str) else data  # type: ignore[no-any-return]
+
+    return applied
+
+
+class Broker:
+    """Accept events.
+
+    :param queue: where accepted events go.
+    :param prepare: has :meth:`configure` called before the first event.
+    :param select: returns the serializer that the application chose.
+    :param new: the variables of ``hub.evbus``, where it may choose since pop-evbus 6.2 (``SERIAL_PLUGIN``).
+    :param old: the variables of ``hub.serialize``, where it may choose up to pop-evbus 4 (``PLUGIN``).
+        Either may change at any time; a change makes the broker select again.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        *,
+        prepare: Callable[[], None],
+        select: Callable[[], Serializer],
+        new: dict[str, Any],
+        old: dict[str, Any],
+    ) -> None:
+        self.queue = queue
+        self.refusal: type[EvbusError] | None = None
+        self.draining = False
+        self._prepare = prepare
+        self._select = select
+        self._new = new
+        self._old = old
+        self._new_name: str | None = None
+        self._old_name: str | None = None
+        self._apply: Callable[[Any], bytes] = bytes
+        self._headers = SharedHeaders()
+        self._metas: dict[tuple[Any, Any], Meta] = {}
+        self._send: Callable[[Envelope], None] | None = None
+        self._max_body = 0
+        self._full_policy = "raise"
+        self._dropped_at = 0.0
+        _brokers.add(self)
+
+    def configure(self, settings: Settings, send: Callable[[Envelope], None] | None) -> None:
+        """Take over the options, and the composed pipeline (None: there is none)."""
+        self.queue.bound(settings.queue_limit, settings.queue_bytes)
+        self._max_body = settings.max_body or UNBOUNDED
+        self._full_policy = settings.full_policy
+        self._send = send
+        self._new_name = self._old_name = None
+
+    def offer(
+        self, routing_key: str | None, body: Any, profile: str, headers: Mapping[str, str] | None
+    ) -> tuple[Meta | Envelope, bytes] | None:
+        """Queue an event if it takes no time. Return None, or else what :meth:`insist` and :meth:`wait` take."""
+        if self.refusal is not None:
+            raise self.refusal
+        if self._new["SERIAL_PLUGIN"] is not self._new_name or self._old["PLUGIN"] is not self._old_name:
+            self._choose()
+        meta: Meta | Envelope
+        if headers is None and self._send is None:
+            data = self._apply(body)
+            try:
+                meta = self._metas[profile, routing_key]
+            except (KeyError, TypeError):
+                meta = self._meta(profile, routing_key)
+        else:
+            meta = self._envelope(routing_key, body, profile, headers)
+            data = meta.body
+        size = len(data)
+        if size > self._max_body:
+            raise PayloadTooLarge(size, self._max_body)
+        queue = self.queue
+        inbox = queue.inbox
+        if len(inbox) < queue.inbox_limit and size <= queue.body_limit:
+            inbox.append((meta, data, _monotonic()))
+            if queue.idle:
+                queue.rouse()
+            return None
+        return meta, data
+
+    def insist(self, meta: Meta | Envelope, data: bytes) -> None:
+        """Queue what :meth:`offer` did not, or do as the option ``full_policy`` says."""
+        if not self.queue.put(meta, data, _monotonic()):
+            self._overflow(meta, data)
+
+    def refuse_unless_callback(self) -> None:
+        """Refuse a put while the bus drains, unless the bus itself called whoever puts."""
+        if not IN_CALLBACK.get():
+            raise BusStopped
+
+    async def wait(self, left: tuple[Meta | Envelope, bytes]) -> None:
+        """Queue what :meth:`offer` did not, as soon as there is room.
+
+        Even when there is room the loop gets its turn: the listener takes what is there, which is
+        cheaper for all than to pack it away.
+        """
+        meta, data = left
+        if self.queue.on_event is not None:
+            await asyncio.sleep(0)
+        while True:
+            if self.draining:
+                self.refuse_unless_callback()
+            if self.refusal is not None:
+                raise self.refusal
+            if self.queue.put(meta, data, _monotonic()):
+                return
+            await self.queue.wait_room(len(data))
+
+    def _choose(self) -> None:
+        self._prepare()
+        self._new_name = self._new["SERIAL_PLUGIN"]
+        self._old_name = self._old["PLUGIN"]
+        serializer = self._select()
+        self._apply = serializer.apply
+        self._headers = SharedHeaders({CONTENT_TYPE: serializer.content_type})
+        self._metas = {}
+
+    def _meta(self, profile: Any, routing_key: Any) -> Meta:
+        _check_names(profile, routing_key)
+        if len(self._metas) >= CACHE_PAIRS:
+            self._metas = {}
+        meta = self._metas[profile, routing_key] = Meta(profile, routing_key or "", self._headers)
+        return meta
+
+    def _envelope(self, routing_key: Any, body: Any, profile: Any, headers: Any) -> Envelope:
+        """Make an envelope of its own: it has headers, or interceptors may give it some."""
+        _check_names(profile, routing_key)
+        own = _check_headers(headers or {})
+        if CONTENT_TYPE in own and isinstance(body, bytes):
+            data = body
+        else:
+            data = self._apply(body)
+            own[CONTENT_TYPE] = self._headers[CONTENT_TYPE]
+        event = Envelope(profile, routing_key or "", data, own, _monotonic())
+        if self._send is not None:
+            self._send(event)
+            _check_headers(event.headers)
+            _check_names(event.profile, event.routing_key)
+        return event
+
+    def _overflow(self, meta: Meta | Envelope, data: bytes) -> None:
+        queue = self.queue
+        if self._full_policy == "raise":
+            events, size = queue.qsize() + queue.held, queue.size + queue.held_size
+            raise BusFull(events, queue.limit, size, queue.size_limit)
+        if self._full_policy == "drop_oldest":
+            # What lanes hold beyond their buffers cannot be dropped here; then the new event gives way.
+            queue.drop_oldest(len(data))
+        if self._full_policy == "drop_newest" or not queue.put(meta, data, _monotonic()):
+            queue.drop_newest()
+        now = _monotonic()
+        if now - self._dropped_at >= 1:
+            self._dropped_at = now
+            log.warning("the bus is full: %d events dropped so far (%s)", queue.dropped, self._full_policy)
+
+
+def _check_names(profile: Any, routing_key: Any) -> None:
+    if not isinstance(profile, str):
+        raise InvalidRoutingKey(f"a profile is a string, not {type(profile).__name__}")
+    if routing_key is not None and not isinstance(routing_key, str):
+        raise InvalidRoutingKey(f"a routing key is a string or None, not {type(routing_key).__name__}")
+
+
+def _check_headers(headers: Any) -> dict[str, str]:
+    if not isinstance(headers, Mapping):
+        raise InvalidHeader(f"headers are a mapping of strings to strings, not {type(headers).__name__}")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            wrong = (
+                f"{name!r} is a header of type {type(value).__name__}"
+                if isinstance(name, str)
+                else f"{name!r}"
+            )
+            raise InvalidHeader(f"headers are a mapping of strings to strings; {wrong}")
+    return dict(headers)
+
+
+def _refuse_in_child() -> None:
+    for broker in _brokers:
+        broker.refusal = BusForked
+
+
+# A lock held by another thread at the time of the fork stays locked in the child for ever, and the loop
+# that would drain the queue is the parent's.
+os.register_at_fork(after_in_child=_refuse_in_child)

@@ -1,0 +1,253 @@
+"""The dead store: a file with the events that were given up, to be read and replayed by a person."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from evbus import jsonl
+from evbus._append import AppendFile
+from evbus._worker import Worker
+from evbus.errors import InvalidPayload, PayloadError, Unavailable
+from evbus.jsonl import Record
+from evbus.types import Envelope
+
+__all__ = ["DeadStore", "read"]
+
+_log = logging.getLogger("evbus.evbus.dead")
+
+#: Records that wait in memory while the file cannot be written, at most; and their bytes.
+MAX_PENDING = 10_000
+MAX_PENDING_BYTES = 64 * 1024 * 1024
+#: Seconds until a file that could not be written is tried again.
+RETRY = 5.0
+
+_REASON_CHARACTERS = 2_000
+#: Records that are written and synced together, at most.
+_TOGETHER = 1_000
+
+
+class DeadStore:
+    """Events that no destination took, in ``path`` and ``path.1``, as lines that ``evbus run`` reads.
+
+    :meth:`add` may be called from any thread and only encodes; a thread of the store's own writes and
+    syncs soon after, all that waits at once. :meth:`flush` waits for that. The file is made, with
+    permissions 0600 in a folder with 0700, when the first event dies, and is held open only while
+    it is written, so that processes may share it.
+
+    When it cannot be written, the events wait in memory, at most 10,000 and 64 MiB of them, and it is
+    tried again every 5 seconds and at each flush.
+
+    :param path: the file.
+    :param limit: bytes that both files together take. Default 256 MiB; 0 for no limit. When they are
+        full, the older half is deleted, counted as lost and logged.
+    :ivar stored: events that are in the file and on the disk.
+    :ivar lost: events that were given up after all.
+    """
+
+    def __init__(self, path: Path, limit: int = 256 * 1024 * 1024) -> None:
+        self.path = path
+        self.stored = 0
+        self.lost = 0
+        self._file = AppendFile(
+            path.absolute(),
+            max_size=max(limit // 2, 1) if limit else 0,
+            keep=1,
+            sync=0.0,
+            folder_mode=0o700,
+            lock_timeout=1.0,
+            on_drop=self._dropped,
+        )
+        self._limit = limit
+        self._worker = Worker("evbus-dead", self._tick)
+        self._lock = threading.Lock()
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._scheduled = False
+        self._failed_at: float | None = None
+        self._closed = False
+        self._told: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<DeadStore {self.path} stored={self.stored} pending={self.pending} lost={self.lost}>"
+
+    @property
+    def pending(self) -> int:
+        """Events that are not on the disk yet and wait in memory."""
+        return len(self._waiting)
+
+    def add(
+        self,
+        envelope: Envelope,
+        *,
+        lane: str,
+        reason: str,
+        attempts: int,
+        plugin: str = "",
+        provider: str = "",
+        profile: str = "",
+    ) -> bool:
+        """Keep an event, to be written soon; False when it is lost because too many wait already.
+
+        :param reason: why it died; at most 2,000 characters are kept. It must hold no secret.
+        :param attempts: how often it was tried.
+        """
+        line = _line(
+            envelope,
+            {
+                "lane": lane,
+                "plugin": plugin,
+                "provider": provider,
+                "profile": profile,
+                "reason": reason[:_REASON_CHARACTERS],
+                "attempts": attempts,
+                "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            },
+        )
+        with self._lock:
+            full = self._is_full(len(line))
+            if not full and not self._closed:
+                self._waiting.append(line)
+                self._waiting_bytes += len(line)
+                if not self._scheduled and self._failed_at is None:
+                    self._scheduled = True
+                    self._worker.submit(self._write)
+                return True
+            self.lost += 1
+        why = "too many wait for it" if full else "it is closed"
+        self._tell("full", f"dead events are lost, not stored in {self.path}: {why}")
+        return False
+
+    def _is_full(self, size: int) -> bool:
+        size += self._waiting_bytes
+        if self._failed_at is not None:
+            return len(self._waiting) >= MAX_PENDING or size > MAX_PENDING_BYTES
+        # A disk that hangs and one that is slow look alike; what the file could not hold need not wait.
+        return 0 < self._limit < size
+
+    async def flush(self) -> bool:
+        """Wait until all is on the disk; False when it could not be written and waits on.
+
+        Cancelled, the writing goes on in its thread.
+        """
+        if self._waiting and not self._closed:
+            await self._worker.run(self._write)
+        return not self._waiting
+
+    async def close(self) -> None:
+        """Flush and end the thread. What cannot be written even now is lost, counted and logged."""
+        with self._lock:
+            self._closed = True
+        await self._worker.close(self._write_last if self._waiting else None)
+
+    def _write(self) -> None:
+        """Move what waits into the file. Only the thread takes from the left, others add on the right."""
+        problem = None
+        while problem is None:
+            with self._lock:
+                self._scheduled = False
+                lines = list(islice(self._waiting, _TOGETHER))
+            if not lines:
+                self._told -= {"write", "full"}
+                return
+            done, problem = self._append(lines)
+            with self._lock:
+                for _ in range(done):
+                    self._waiting_bytes -= len(self._waiting.popleft())
+                self.stored += done
+                self._failed_at = None if problem is None else time.monotonic()
+        self._tell("write", f"dead events are kept in memory: {problem}")
+
+    def _tick(self) -> float | None:
+        """Try again what could not be written; return the seconds until the next time."""
+        if self._failed_at is None:
+            return None
+        left = self._failed_at + RETRY - time.monotonic()
+        if left > 0:
+            return left
+        self._write()
+        return RETRY
+
+    def _append(self, lines: list[bytes]) -> tuple[int, Unavailable | None]:
+        try:
+            self._file.open()
+        except Unavailable as exc:
+            return 0, exc
+        try:
+            return self._file.write(lines)
+        finally:
+            # Synced by write; closing lets other processes at the file.
+            self._file.close()
+
+    def _write_last(self) -> None:
+        self._write()
+        left = len(self._waiting)
+        if left:
+            self.lost += left
+            self._waiting.clear()
+            _log.error("%d dead events are lost: %s could not be written", left, self.path)
+
+    def _dropped(self, file: io.BufferedReader) -> None:
+        """Count the events of the older file, which the limit made go."""
+        count = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+        with self._lock:
+            self.lost += count
+        self._tell("limit", f"the dead store {self.path} is at its limit: its {count} oldest are lost")
+
+    def _tell(self, about: str, message: str) -> None:
+        """Log once; what a flush can mend is told again when it comes back."""
+        if about not in self._told:
+            self._told.add(about)
+            _log.error("%s", message)
+
+
+def _line(envelope: Envelope, dead: dict[str, Any]) -> bytes:
+    try:
+        return jsonl.encode(envelope, {"dead": dead})
+    except InvalidPayload:
+        # A lone surrogate is perhaps why the event died; spelled out, the rest of it is kept.
+        plain = Envelope(
+            _spelled(envelope.profile),
+            _spelled(envelope.routing_key),
+            envelope.body,
+            {_spelled(name): _spelled(value) for name, value in envelope.headers.items()},
+        )
+        known = {key: _spelled(value) if isinstance(value, str) else value for key, value in dead.items()}
+        return jsonl.encode(plain, {"dead": known})
+
+
+def _spelled(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+def read(
+    path: Path, *, max_body: int = 0, on_bad: Callable[[Path, int, PayloadError], None] | None = None
+) -> Iterator[Record]:
+    """Yield the events of a dead store, the oldest first: those of ``path.1``, then those of ``path``.
+
+    :param max_body: the largest body in bytes; 0, the default, for any.
+    :param on_bad: called with file, line number and reason for a line that is no event, such as one
+        torn by a power cut; without it the line is logged. Either way reading goes on.
+    :raises FileNotFoundError: neither file is there.
+    """
+    files = [file for file in (path.with_name(path.name + ".1"), path) if file.exists()]
+    if not files:
+        raise FileNotFoundError(f"there is no dead store at {path}")
+    for file in files:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield jsonl.decode(line, max_body)
+                except PayloadError as exc:
+                    if on_bad is None:
+                        _log.warning("%s:%d is skipped: %s", file, number, exc)
+                    else:
+                        on_bad(file, number, exc)

@@ -1,0 +1,95 @@
+"""Calls through the hub without POP's detours, where nothing would notice.
+
+POP reaches a plugin function through attributes that are made up on the fly, and through a wrapper that
+looks for parameter aliases in every call: some ten microseconds. Where no contract watches a function,
+the plain function with the hub in front is all that would have been called.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pop.contract
+
+__all__ = ["Direct", "direct", "put_arguments", "shorten", "watched"]
+
+
+class Direct(functools.partial, pop.contract.Contracted):  # type: ignore[misc,type-arg]
+    """POP's ``Contracted`` for a function without contracts, as a partial: C does the call.
+
+    It has all that POP gives its wrapper: ``func``, ``hub``, ``ref``, ``signature``, ``contracts``,
+    ``__name__`` and the repr.
+    """
+
+    def __new__(cls, contracted: pop.contract.Contracted) -> Direct:  # noqa: PYI034 - typing.Self is newer than Python 3.10
+        """Make the partial: the plain function with the hub in front."""
+        return super().__new__(cls, contracted.func, contracted.hub)
+
+    def __init__(self, contracted: pop.contract.Contracted) -> None:
+        # Contracted.__init__ would set ``func``, which a partial has of its own.
+        self.__dict__.update({name: value for name, value in vars(contracted).items() if name != "func"})
+        self._kind = type(contracted).__name__
+
+    def __repr__(self) -> str:
+        return f"<{self._kind} func={self.func.__module__}.{self.__name__}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_restore, (self.hub, self.ref, self.__name__))
+
+
+def _restore(hub: Any, ref: str, name: str) -> Any:
+    return hub[ref][name]
+
+
+def watched(function: pop.contract.Contracted) -> bool:
+    """Return whether a contract runs before, after or instead of ``function``."""
+    return any(function.contract_functions.values())
+
+
+def direct(function: Any) -> Callable[..., Any]:
+    """Return what a loop should call for a function on the hub: around POP unless a contract watches it."""
+    if isinstance(function, pop.contract.Contracted) and not watched(function):
+        return functools.partial(function.func, function.hub) if function.implicit_hub else function.func
+    return function  # type: ignore[no-any-return]
+
+
+def shorten(module: Any, name: str) -> None:
+    """Make ``module.name`` a real attribute, and a :class:`Direct` if no contract watches it.
+
+    Without the attribute every access fails first, with an exception made and thrown away, before POP
+    looks where the function is.
+    """
+    function = module._attrs[name]
+    if not watched(function):
+        function = Direct(function)
+        module._attrs[name] = module._funcs[name] = function
+    setattr(module, name, function)
+
+
+def put_arguments(
+    args: tuple[Any, ...], routing_key: Any, body: Any, profile: Any, headers: Any
+) -> tuple[Any, Any, Any, Any]:
+    """Return ``(routing_key, body, profile, headers)`` of a put with positional arguments.
+
+    pop-evbus 4 had ``(routing_key, body, profile)``, 6 and 7 had ``(body, profile)``. A single argument is
+    the body, as only 6 and 7 allowed it; of two the first is the body when it is no string.
+    """
+    given = {"routing_key": routing_key, "body": body, "headers": headers}
+    given = {name: value for name, value in given.items() if value is not None}
+    if profile != "default":
+        given["profile"] = profile
+    names: tuple[str, ...] = ("routing_key", "body", "profile", "headers")
+    if len(args) == 1 and body is None:
+        names = ("body",)
+    elif len(args) == 2 and args[0] is not None and not isinstance(args[0], str):
+        names = ("body", "profile")
+    if len(args) > len(names):
+        raise TypeError(f"put takes at most {len(names)} positional arguments, but {len(args)} were given")
+    named = dict(zip(names, args))  # noqa: B905 - fewer arguments than names are the rule
+    twice = named.keys() & given.keys()
+    if twice:
+        raise TypeError(f"put got several values for {', '.join(sorted(twice))}")
+    merged = {"routing_key": None, "body": None, "profile": "default", "headers": None, **given, **named}
+    return merged["routing_key"], merged["body"], merged["profile"], merged["headers"]

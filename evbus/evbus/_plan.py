@@ -1,0 +1,98 @@
+"""Make lanes of profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dict_tools.data import SafeNamespaceDict
+
+from evbus.errors import ProfileError, nearest
+from evbus.redact import secrets_of
+from evbus.types import Envelope
+
+from ._bus import Connection
+from ._lane import Dead, Lane, LaneKey
+from ._profiles import Accepts, Profile
+from ._queue import Queue
+from ._sender import Sender, check_publish
+
+__all__ = ["Ingress", "connect"]
+
+
+class Ingress(NamedTuple):
+    """An ingress plugin's functions, each called with ``ctx`` first, and what it accepts.
+
+    :ivar plain: the plain ``publish(hub, ctx, ...)``, for its signature.
+    """
+
+    accepts: Accepts
+    plain: Callable[..., Any]
+    publish: Callable[..., Coroutine[Any, Any, Any]]
+    publish_batch: Callable[..., Coroutine[Any, Any, Any]] | None = None
+    opener: Callable[..., Coroutine[Any, Any, Any]] | None = None
+    closer: Callable[..., Coroutine[Any, Any, Any]] | None = None
+
+
+def connect(
+    profiles: Sequence[Profile],
+    plugins: Mapping[str, Ingress],
+    queue: Queue,
+    on_dead: Callable[[Lane, list[Dead]], None],
+    *,
+    find: Callable[[str, str], bool],
+    source: str,
+) -> list[Connection]:
+    """Return a lane for every profile.
+
+    :raises ProfileError: a ``delivery.dead_letter`` names no profile.
+    """
+    _check_dead_letters(profiles, find, source)
+    return [_connect(profile, plugins[profile.plugin], queue, on_dead) for profile in profiles]
+
+
+def _connect(
+    profile: Profile, plugin: Ingress, queue: Queue, on_dead: Callable[[Lane, list[Dead]], None]
+) -> Connection:
+    ctx = SafeNamespaceDict(
+        acct=SafeNamespaceDict(profile.data),
+        profile=profile.settings,
+        name=profile.name,
+        provider=profile.provider,
+        state=None,
+    )
+    sender = Sender(
+        ctx,
+        publish=plugin.publish,
+        takes=check_publish(plugin.plain),
+        publish_batch=plugin.publish_batch,
+        opener=plugin.opener,
+        closer=plugin.closer,
+        route=_router(profile.routing_key),
+        timeout=profile.delivery.timeout,
+    )
+    key = LaneKey(profile.plugin, profile.provider, profile.name)
+    lane = Lane(key, sender, profile.delivery, queue, on_dead, secrets=secrets_of(profile.data))
+    return Connection(profile.name, lane, sender)
+
+
+def _router(template: str | None) -> Callable[[Envelope], Envelope] | None:
+    if template is None or template == "{routing_key}":
+        return None
+    if "{" not in template and "}" not in template:
+        return lambda event: event.replace(routing_key=template)
+    return lambda event: event.replace(
+        routing_key=template.format(routing_key=event.routing_key, profile=event.profile)
+    )
+
+
+def _check_dead_letters(profiles: Sequence[Profile], find: Callable[[str, str], bool], source: str) -> None:
+    names = {profile.name for profile in profiles}
+    for profile in profiles:
+        target = profile.delivery.dead_letter
+        if target is not None and not any(find(target, name) for name in names):
+            raise ProfileError(
+                f"no profile matches {target!r}{nearest(target, names)}",
+                source=source,
+                path=f"{profile.path}.delivery.dead_letter",
+            )

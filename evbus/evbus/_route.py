@@ -1,0 +1,94 @@
+"""From the profile of an event to the lanes that get it: matched once per name, then looked up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from evbus.errors import nearest
+from evbus.redact import one_line
+from evbus.types import Envelope
+
+from ._lane import Lane
+
+__all__ = ["Destination", "Router", "Totals"]
+
+log = logging.getLogger("evbus.route")
+
+#: Names whose lanes are remembered. An application that makes up profile names must not fill memory.
+CACHE_NAMES = 10_000
+
+
+class Totals:
+    """Events that left the queue for lanes, and those that no profile matched; kept across starts."""
+
+    __slots__ = ("routed", "unmatched")
+
+    def __init__(self) -> None:
+        self.routed = 0
+        self.unmatched = 0
+
+
+class Destination(NamedTuple):
+    """A lane and the pattern that an event's profile has to match."""
+
+    pattern: str
+    lane: Lane
+
+
+class Router:
+    """Hand events to every lane whose pattern matches.
+
+    :param destinations: in the order in which lanes get an event.
+    :param find: ``find(name, pattern)`` of the matcher.
+    :param totals: where events are counted.
+    """
+
+    def __init__(
+        self, destinations: Sequence[Destination], find: Callable[[str, str], bool], totals: Totals
+    ) -> None:
+        self._totals = totals
+        self._destinations = tuple(destinations)
+        self._find = find
+        self._cache: dict[str, tuple[Lane, ...]] = {}
+
+    def lanes(self, profile: str) -> tuple[Lane, ...]:
+        """Return the lanes that an event with this profile goes to."""
+        found = self._cache.get(profile)
+        if found is None:
+            found = tuple(lane for pattern, lane in self._destinations if self._find(profile, pattern))
+            while len(self._cache) >= CACHE_NAMES:
+                self._cache.pop(next(iter(self._cache)))
+            self._cache[profile] = found
+            if not found:
+                self._report(profile)
+        return found
+
+    def _report(self, profile: str) -> None:
+        patterns = [pattern for pattern, _ in self._destinations]
+        log.warning(
+            "no profile matches %s: its events go nowhere%s",
+            one_line(repr(profile)),
+            nearest(profile, patterns) or "; no profiles are configured",
+        )
+
+    def dispatch(self, events: list[Envelope]) -> None:
+        """Offer ``events`` to their lanes. Needs the lock of the lanes' queue."""
+        count = len(events)
+        start = 0
+        while start < count:
+            profile = events[start].profile
+            end = start + 1
+            while end < count and events[end].profile == profile:
+                end += 1
+            run = events if end - start == count else events[start:end]
+            lanes = self.lanes(profile)
+            if lanes:
+                self._totals.routed += len(run)
+                size = sum([len(event.body) for event in run])
+                for lane in lanes:
+                    lane.offer(run, size)
+            else:
+                self._totals.unmatched += len(run)
+            start = end

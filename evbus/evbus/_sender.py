@@ -1,0 +1,183 @@
+"""Fit the ways a plugin may publish to the one way a lane calls it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+from evbus.errors import DeliveryError, PluginError, Unavailable
+from evbus.redact import one_line, redact
+from evbus.types import Envelope
+
+from ._call import call
+
+__all__ = ["Outcome", "Sender", "check_publish"]
+
+log = logging.getLogger("evbus.sender")
+
+Outcome = BaseException | None
+
+PUBLISH_FORMS = (
+    "publish(hub, ctx, routing_key, body), with headers after it if wanted, or publish(hub, ctx, body)"
+)
+_KNOWN = frozenset(("routing_key", "body", "headers"))
+
+
+def check_publish(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return which of ``routing_key``, ``body`` and ``headers`` a plugin's ``publish`` takes.
+
+    ``function`` is the plain function, with ``hub`` and ``ctx`` in front.
+
+    :raises PluginError: the parameters are none of the forms, or it is not ``async``.
+    """
+    if not inspect.iscoroutinefunction(function):
+        raise PluginError(f"publish must be 'async def'; the forms are {PUBLISH_FORMS}")
+    parameters = list(inspect.signature(function).parameters.values())
+    names = [parameter.name for parameter in parameters]
+    if names[:2] != ["hub", "ctx"]:
+        raise PluginError(
+            f"publish takes ({', '.join(names)}), but must begin with hub, ctx: {PUBLISH_FORMS}"
+        )
+    taken = []
+    for parameter in parameters[2:]:
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            if parameter.kind is parameter.VAR_KEYWORD:
+                taken.extend(sorted(_KNOWN - set(taken)))
+        elif parameter.name in _KNOWN and parameter.kind is not parameter.POSITIONAL_ONLY:
+            taken.append(parameter.name)
+        elif parameter.default is parameter.empty:
+            raise PluginError(
+                f"publish takes the parameter {parameter.name!r}, which the bus does not know; "
+                f"the forms are {PUBLISH_FORMS}"
+            )
+    if "body" not in taken:
+        raise PluginError(f"publish takes no parameter 'body'; the forms are {PUBLISH_FORMS}")
+    return tuple(taken)
+
+
+class Sender:
+    """One plugin's publish for one profile, resolved once.
+
+    :param publish: called with ``ctx`` and the parameters that ``takes`` names.
+    :param publish_batch: called with ``ctx`` and a list of envelopes, or None.
+    :param opener: makes what the plugin finds in ``ctx.state``, before the first publish.
+    :param closer: ends it.
+    :param route: makes the envelope that this profile sends, or None when it is sent as it is.
+    :param timeout: seconds that one call of the plugin may take, 0 for any time.
+    """
+
+    __slots__ = (
+        "_batch",
+        "_closer",
+        "_ctx",
+        "_opened",
+        "_opener",
+        "_publish",
+        "_route",
+        "_takes",
+        "batching",
+        "timeout",
+    )
+
+    def __init__(
+        self,
+        ctx: Any,
+        *,
+        publish: Callable[..., Awaitable[Any]],
+        takes: Sequence[str],
+        publish_batch: Callable[..., Coroutine[Any, Any, Any]] | None = None,
+        opener: Callable[[Any], Coroutine[Any, Any, Any]] | None = None,
+        closer: Callable[[Any], Coroutine[Any, Any, Any]] | None = None,
+        route: Callable[[Envelope], Envelope] | None = None,
+        timeout: float = 0.0,
+    ) -> None:
+        self._ctx = ctx
+        self._publish = publish
+        self._takes = tuple(takes)
+        self._batch = publish_batch
+        self._opener = opener
+        self._closer = closer
+        self._opened = opener is None
+        self._route = route
+        self.batching = publish_batch is not None
+        self.timeout = timeout
+
+    async def open(self, seconds: float) -> None:
+        """Let the plugin open its state, for at most ``seconds``; does nothing when it is open."""
+        if self._opener is not None and not self._opened:
+            self._ctx["state"] = await call(self._opener(self._ctx), seconds)
+            self._opened = True
+
+    async def close(self, seconds: float) -> None:
+        """Let the plugin close its state; what goes wrong is logged."""
+        if not self._opened or self._closer is None:
+            return
+        self._opened = self._opener is None
+        try:
+            await call(self._closer(self._ctx), seconds)
+        except asyncio.CancelledError:
+            raise
+        except Exception as exc:
+            log.warning(
+                "close of an ingress plugin failed: %s", one_line(redact(f"{type(exc).__name__}: {exc}"))
+            )
+
+    async def send(self, events: list[Envelope]) -> list[Outcome]:
+        """Publish ``events`` and return one outcome for each: None, or why it failed.
+
+        A failure of the whole call is every event's outcome. Without ``publish_batch`` the events go
+        one by one and the first failure ends the call: the list is then shorter than ``events``.
+        """
+        if not self._opened:
+            try:
+                await self.open(self.timeout)
+            except asyncio.CancelledError:
+                raise
+            except Exception as exc:
+                problem = Unavailable(str(exc) or type(exc).__name__)
+                problem.__cause__ = exc
+                return [problem] * len(events)
+        if self._route is not None:
+            events = [self._route(event) for event in events]
+        if self._batch is None:
+            return await self._one_by_one(events)
+        try:
+            outcomes = await call(self._batch(self._ctx, events), self.timeout)
+        except asyncio.CancelledError:
+            raise
+        except Exception as exc:
+            return [exc] * len(events)
+        if not isinstance(outcomes, list) or len(outcomes) != len(events):
+            found = (
+                f"{len(outcomes)} outcomes" if isinstance(outcomes, list) else repr(type(outcomes).__name__)
+            )
+            problem = DeliveryError(
+                f"publish_batch returned {found} for {len(events)} events; one each is right"
+            )
+            return [problem] * len(events)
+        return outcomes
+
+    async def _one_by_one(self, events: list[Envelope]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for event in events:
+            try:
+                await call(self._publish(self._ctx, **self._arguments(event)), self.timeout)  # type: ignore[arg-type]
+            except asyncio.CancelledError:
+                raise
+            except Exception as exc:
+                outcomes.append(exc)
+                break
+            outcomes.append(None)
+        return outcomes
+
+    def _arguments(self, event: Envelope) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
+        for name in self._takes:
+            if name == "headers":
+                arguments[name] = dict(event.headers)
+            else:
+                arguments[name] = getattr(event, name)
+        return arguments

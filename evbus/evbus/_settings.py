@@ -1,0 +1,137 @@
+"""The options of the section ``evbus``, read once into a frozen, typed object."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from evbus.errors import SettingsError, nearest
+
+__all__ = ["Delivery", "Retry", "Settings", "read_settings"]
+
+
+class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How often and how soon a failed event is tried again.
+
+    :ivar attempts: tries in all before the event is a dead letter; 0 tries for ever.
+    :ivar min: the bound of the first pause in seconds; it doubles with every further failure.
+    :ivar max: the largest bound in seconds. The pause is a random part of the bound (full jitter).
+    """
+
+    attempts: int = 10
+    min: float = 0.1
+    max: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 0:
+            raise ValueError("attempts must be 0 (for ever) or more")
+        if not 0 < self.min <= self.max < math.inf:
+            raise ValueError("min and max are seconds with 0 < min <= max")
+
+
+class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The key ``delivery`` of a profile: the same for every transport.
+
+    :ivar durable: keep accepted events on disk.
+    :ivar batch: most events handed to ``publish_batch`` at once.
+    :ivar concurrency: publishes in flight at once; 1 keeps the order of put.
+    :ivar buffer: events that the lane may hold in memory.
+    :ivar on_full: what happens beyond the buffer: ``block`` (held, and counted against the bounds of
+        the bus), ``drop_oldest`` or ``spill`` (to disk).
+    :ivar retry: see :class:`Retry`.
+    :ivar dead_letter: name of the profile that gets the events given up; default: the dead store.
+    :ivar timeout: seconds that one attempt may take; 0 for any time.
+    """
+
+    durable: bool = False
+    batch: int = 500
+    concurrency: int = 1
+    buffer: int = 10_000
+    on_full: Literal["block", "spill", "drop_oldest"] = "block"
+    retry: Retry = Retry()
+    dead_letter: str | None = None
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "concurrency", "buffer"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more")
+        if not 0 <= self.timeout < math.inf:
+            raise ValueError("timeout must be 0 (any time) or more seconds")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The options that the bus itself reads; ``evbus/conf.py`` documents each."""
+
+    serialize_plugin: str = "json"
+    error_callback_ref: str | None = None
+    queue_limit: int = 100_000
+    queue_bytes: int = 256 * 1024 * 1024
+    full_policy: Literal["raise", "drop_oldest", "drop_newest"] = "raise"
+    max_body: int = 1024 * 1024
+    drain_timeout: float = 30.0
+    pipeline: tuple[str, ...] | None = None
+    plugin_dirs: tuple[str, ...] = ()
+    dead_store: str | None = None
+    dead_store_bytes: int = 256 * 1024 * 1024
+    event_source: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("queue_limit", "queue_bytes", "max_body", "drain_timeout", "dead_store_bytes"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number from 0 on")
+
+    def dead_store_path(self) -> Path:
+        """Return the file of the dead store: the option, else one in the user's state directory."""
+        if self.dead_store:
+            return Path(self.dead_store).expanduser()
+        state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+        return Path(state).expanduser() / "evbus" / "dead.jsonl"
+
+
+def _listed(value: Any) -> Any:
+    """Return the parts of a comma-separated string, as environment variables hold lists."""
+    if isinstance(value, os.PathLike):
+        return [os.fspath(value)]
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, (list, tuple)):
+        return [os.fspath(part) if isinstance(part, os.PathLike) else part for part in value]
+    return value
+
+
+def read_settings(options: Mapping[str, Any]) -> Settings:
+    """Read the options of the section ``evbus``.
+
+    Strings are converted, since environment variables hold nothing else. ``serial_plugin`` is the
+    later name of ``serialize_plugin`` and gives way to it when both are set.
+
+    :raises SettingsError: names the option and what would be right.
+    """
+    data = {key: value for key, value in options.items() if value is not None}
+    for key in ("pipeline", "plugin_dirs"):
+        if key in data:
+            data[key] = _listed(data[key])
+    if isinstance(data.get("dead_store"), os.PathLike):
+        data["dead_store"] = os.fspath(data["dead_store"])
+    serial = data.pop("serial_plugin", None)
+    if serial and data.get("serialize_plugin", "json") == "json":
+        data["serialize_plugin"] = serial
+    known = set(Settings.__struct_fields__)
+    for key in data:
+        # Other packages may add options of their own to the section; a near miss is a typing error.
+        if key not in known and difflib.get_close_matches(key, known, n=1, cutoff=0.85):
+            raise SettingsError(f"evbus.{key}: there is no such option{nearest(key, known)}")
+    try:
+        return msgspec.convert(
+            {key: value for key, value in data.items() if key in known}, Settings, strict=False
+        )
+    except msgspec.ValidationError as exc:
+        reason, _, path = str(exc).partition(" - at `$")
+        raise SettingsError(f"evbus{path.rstrip('`') or ''}: {reason}") from None

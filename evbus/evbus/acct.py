@@ -1,0 +1,111 @@
+"""Read profiles: from plain YAML, from a file encrypted by acct, or from data."""
+
+import importlib.util
+import logging
+import pathlib
+
+from dict_tools.data import NamespaceDict, SafeNamespaceDict
+
+from evbus import errors
+from evbus.evbus import _profiles
+
+log = logging.getLogger("evbus.acct")
+
+
+async def profiles(hub, acct_file=None, acct_key=None, acct_data=None, **kwargs):
+    """Return the profiles that ingress plugins accept, as contexts for ``hub.evbus.init.start``.
+
+    The file may hold credentials for others as well: providers that no ingress plugin accepts are left
+    out, unless they look like a typing error.
+
+    :param acct_file: plain YAML, or with ``acct_key`` a file encrypted by acct.
+    :param acct_data: profiles as data; then the file is not read.
+    :param kwargs: more options for acct, such as ``crypto_plugin`` and ``render_pipe``.
+    :raises ProfileError: the file, the path of the key, and what would be right.
+    """
+    source = str(acct_file) if acct_file and acct_data is None else "acct_data"
+    if acct_file and acct_data is None:
+        acct_data = await _read(hub, acct_file, acct_key, kwargs)
+    contexts = await _accepted(hub, acct_data or {}, source)
+    hub.evbus.init.check(contexts, source)
+    return contexts
+
+
+async def load(hub, path, key=None):
+    """Return the profiles of evbus's own file; every provider in it has to be accepted by a plugin.
+
+    :raises ProfileError: the file, the path of the key, and what would be right.
+    """
+    data = await _read(hub, path, key, {})
+    hub.evbus.init.check(data, str(path))
+    return data
+
+
+async def _read(hub, acct_file, acct_key, options):
+    path = pathlib.Path(acct_file).expanduser()  # noqa: ASYNC240 - once, before the bus is started
+    if not acct_key and options.get("render_pipe", "yaml") == "yaml":
+        return _profiles.load_yaml(path)
+    if importlib.util.find_spec("acct") is None:
+        raise errors.MissingExtra("an encrypted profiles file", package="acct", extra="acct")
+    if not path.is_file():
+        raise errors.ProfileError("the file cannot be read: there is no such file", source=str(path))
+    hub.pop.sub.add(dyne_name="acct")
+    known = hub.acct.init.profiles.signature.parameters
+    for name in options:
+        if name not in known:
+            hint = errors.nearest(name, set(known) - {"hub"})
+            raise errors.SettingsError(f"acct has no option {name!r}{hint}")
+    try:
+        data = await hub.acct.init.profiles(str(path), acct_key, **options)
+    except Exception as exc:
+        # Chained, the traceback would show the key among acct's arguments.
+        kind = type(exc).__name__
+        raise errors.ProfileError(
+            f"the file cannot be decrypted with this acct_key ({kind}); a plain YAML file needs no key",
+            source=str(path),
+        ) from None
+    if not isinstance(data, dict):
+        raise errors.ProfileError("the file holds no mapping of providers to profiles", source=str(path))
+    return data
+
+
+async def _accepted(hub, data, source):
+    """Leave out what is nobody's, and let acct plugins complete what is left."""
+    known = {provider for accept in hub.evbus.init.accepts() for provider in accept.providers}
+    contexts = NamespaceDict()
+    if _profiles.MATCH_PLUGIN in data:
+        contexts[_profiles.MATCH_PLUGIN] = data[_profiles.MATCH_PLUGIN]
+    for provider, name, path, info in _profiles.providers(data, source=source):
+        if provider not in known:
+            _leave_out(hub, provider, known, source, path)
+            continue
+        # The values are secrets; they show neither in the repr of the contexts nor in a log of them.
+        part = SafeNamespaceDict({name: info})
+        contexts.setdefault(provider, []).append(part)
+        for made, made_info in (await _processed(hub, provider, part)).items():
+            contexts[provider].append(SafeNamespaceDict({made: made_info}))
+    return contexts
+
+
+def _leave_out(hub, provider, known, source, path):
+    """Pass over a provider of somebody else's; refuse what was clearly meant for the bus."""
+    if provider.partition(".")[0] in known:
+        return
+    broken, disabled = hub.evbus.init.missing()
+    if provider in disabled:
+        log.warning("%s: %s: its profiles are left out: %s", source, path, disabled[provider])
+    elif provider in broken or "did you mean" in errors.nearest(provider, known, cutoff=0.8):
+        reason = _profiles.refusal(provider, known, broken)
+        raise errors.ProfileError(reason, source=source, path=path)
+    else:
+        log.debug("%s: the provider %r is no ingress plugin's", source, provider)
+
+
+async def _processed(hub, provider, part):
+    """Run a profile through the acct plugins of its provider, if acct and such plugins are there."""
+    if importlib.util.find_spec("acct") is None:
+        return {}
+    hub.pop.sub.add(dyne_name="acct")
+    if provider not in hub.acct:
+        return {}
+    return (await hub.acct.init.process([provider], {provider: part})).get(provider) or {}

@@ -1,0 +1,333 @@
+"""Start, stop and join the bus; read its options and load its plugins."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Mapping
+
+from evbus import errors
+from evbus.evbus import (
+    _broker,
+    _bus,
+    _dead,
+    _dirs,
+    _face,
+    _load,
+    _pipeline,
+    _plan,
+    _profiles,
+    _queue,
+    _settings,
+    _shape,
+)
+
+log = logging.getLogger("evbus")
+
+#: The rooms whose plugins the bus uses, in the order in which they are loaded.
+SUBSYSTEMS = ("match", "serialize", "pipeline", "ingress")
+
+#: Serialize plugins that are known to return bytes.
+OURS = ("init", "json", "msgpack")
+
+#: pop-serial's names for what other names have here.
+SERIAL_NAMES = {"str": "init"}
+
+
+def __init__(hub):
+    """Declare the state; when POP rebuilds the sub this runs again and keeps what there is."""
+    if "ENGINE" in vars(hub.evbus):
+        return
+    for room in SUBSYSTEMS:
+        _load.open_room(hub, room, f"evbus.{room}")
+    hub.evbus.STARTED = False
+    hub.evbus.SERIAL_PLUGIN = _settings.Settings().serialize_plugin
+    hub.evbus.PLUGINS = {}
+    hub.evbus.SETTINGS = None
+    hub.evbus.CONFIGURING = threading.RLock()
+    hub.evbus.BUSY = False
+    hub.evbus.PROPAGATING = None
+    hub.evbus.BUS = _queue.Queue()
+    hub.evbus.BROKER = _broker.Broker(
+        hub.evbus.BUS,
+        prepare=lambda: _configure(hub),
+        select=lambda: _serializer(hub),
+        new=vars(hub.evbus),
+        old=vars(hub.serialize),
+    )
+    hub.evbus.ENGINE = _bus.Bus(hub.evbus.BUS, hub.evbus.BROKER, lambda state: _on_state(hub, state))
+    hub.evbus.BUSY = True
+    for room in SUBSYSTEMS:
+        hub.evbus.PLUGINS[room] = _load.load_plugins(hub[room], room, _shape.CHECKS.get(room))
+    hub.evbus.BUSY = False
+
+
+def _on_state(hub, state):
+    hub.evbus.STARTED = state in (_bus.BusState.RUNNING, _bus.BusState.DRAINING)
+
+
+async def start(hub, contexts):
+    """Deliver events to the profiles in ``contexts`` until :func:`stop` is called.
+
+    :param contexts: ``{provider: {name: data}}`` or ``{provider: [{name: data}, ...]}``; the key
+        ``match_plugin`` names the matcher (default: ``hub.match.PLUGIN``).
+    :raises ProfileError: a profile is wrong: names the key and what would be right.
+    """
+    engine = hub.evbus.ENGINE
+    engine.begin()
+    try:
+        loop = asyncio.get_running_loop()
+        current = hub.pop.loop.CURRENT_LOOP
+        if current is None or not current.is_running():
+            # What other plugins run through hub.pop.loop has to run here.
+            hub.pop.loop.CURRENT_LOOP = loop
+        plan = _make_plan(hub, contexts)
+        await engine.run(plan)
+    except BaseException as exc:
+        engine.fail(exc)
+        raise
+
+
+async def join(hub):
+    """Return once the bus is started; raise what made the start fail."""
+    await hub.evbus.ENGINE.join()
+
+
+async def stop(hub):
+    """Take no new events, deliver what is there, and return a report of what could not be delivered.
+
+    ``put`` raises :class:`~evbus.errors.BusStopped` from now on; ``put_nowait`` still takes what log
+    handlers and ``finally`` blocks have to say until everything is delivered. After the option
+    ``drain_timeout`` (seconds) the rest is written to the dead store.
+    """
+    return await hub.evbus.ENGINE.stop()
+
+
+def settings(hub):
+    """Return the options of the section ``evbus``, read and checked, with the plugins loaded."""
+    _configure(hub)
+    return hub.evbus.SETTINGS[1]
+
+
+def plugins(hub):
+    """Return every plugin file by subsystem: name, file, state, and what is wrong with it."""
+    _configure(hub)
+    return hub.evbus.PLUGINS
+
+
+def accepts(hub):
+    """Return what each loaded ingress plugin accepts: its providers and the type of its profiles."""
+    _configure(hub)
+    return [plugin.accepts for plugin in _ingress(hub).values()]
+
+
+def check(hub, contexts, source="contexts"):
+    """Check ``contexts`` as a start would, without starting; return the profiles.
+
+    :raises ProfileError: the first thing that is wrong.
+    """
+    _configure(hub)
+    plugins = _ingress(hub)
+    return _read(hub, contexts, plugins, hub.evbus.init.finder(contexts, source), source)
+
+
+def connect(hub, contexts, source="contexts"):
+    """Return a connection (pattern, lane, sender) for each profile in ``contexts``."""
+    _configure(hub)
+    plugins = _ingress(hub)
+    find = hub.evbus.init.finder(contexts, source)
+    profiles = _read(hub, contexts, plugins, find, source)
+    engine = hub.evbus.ENGINE
+    return _plan.connect(profiles, plugins, hub.evbus.BUS, engine.bury, find=find, source=source)
+
+
+def _make_plan(hub, contexts):
+    settings = hub.evbus.init.settings()
+    _serializer(hub)  # that the option names one is seen now, not when the first event is put
+    return _bus.Plan(
+        connections=hub.evbus.init.connect(contexts),
+        find=hub.evbus.init.finder(contexts),
+        on_error=hub.evbus.init.error_callback(),
+        contexts=contexts,
+        dead_store=_dead.DeadStore(settings.dead_store_path(), settings.dead_store_bytes),
+        drain_timeout=settings.drain_timeout,
+    )
+
+
+def error_callback(hub):
+    """Return the function that the option ``error_callback_ref`` names, or None.
+
+    :raises SettingsError: there is no such function on the hub.
+    """
+    ref = hub.evbus.init.settings().error_callback_ref
+    if not ref:
+        return None
+    try:
+        found = hub[ref]
+    except Exception as exc:
+        raise errors.SettingsError(
+            f"evbus.error_callback_ref: the hub has no function {ref!r}: {exc}"
+        ) from None
+    if not callable(found):
+        raise errors.SettingsError(f"evbus.error_callback_ref: {ref!r} is no function on the hub")
+    return found
+
+
+def _configure(hub):
+    """Read the options again if they changed, load the plugins and compose the pipeline."""
+    # Events may first be put by several threads at once.
+    with hub.evbus.CONFIGURING:
+        options = hub.OPT.get("evbus") if hub.OPT else None
+        known = hub.evbus.SETTINGS
+        if known is not None and known[0] is options:
+            return
+        if hub.evbus.BUSY:
+            # A plugin file puts an event, or logs one, while it is loaded: it is not known yet how.
+            raise errors.EvbusError("the plugins are being loaded; no event can be put before that is done")
+        hub.evbus.BUSY = True
+        try:
+            _apply_options(hub, options, known)
+        finally:
+            hub.evbus.BUSY = False
+
+
+def _apply_options(hub, options, known):
+    settings = _settings.read_settings(dict(options or {}))
+    _load_plugins(hub, settings)
+    send = _compose(hub, settings)
+    old = known[1].serialize_plugin if known is not None else _settings.Settings().serialize_plugin
+    if old == hub.evbus.SERIAL_PLUGIN:
+        hub.evbus.SERIAL_PLUGIN = settings.serialize_plugin
+    if old == hub.serialize.PLUGIN:
+        hub.serialize.PLUGIN = settings.serialize_plugin
+    hub.evbus.SETTINGS = (options, settings)
+    hub.evbus.BROKER.configure(settings, send)
+
+
+def _load_plugins(hub, settings):
+    """Load the plugins of the option ``plugin_dirs`` beside the others, and tell which are broken."""
+    known = hub.evbus.SETTINGS
+    if known is not None and known[1].plugin_dirs == settings.plugin_dirs:
+        return
+    rooms = (*SUBSYSTEMS, "evbus")
+    roots = _dirs.check_dirs(settings.plugin_dirs, rooms)
+    for room in rooms:
+        folders = _dirs.folders_of(roots, room)
+        if folders:
+            hub.pop.sub.extend(room, static=folders)
+            hub.evbus.PLUGINS[room] = _load.load_plugins(hub[room], room, _shape.CHECKS.get(room))
+    for found in hub.evbus.PLUGINS.values():
+        for plugin in found:
+            if plugin.state == "broken":
+                log.warning("plugin not loaded: %s", plugin.error())
+            elif plugin.state == "disabled":
+                log.info("plugin not loaded: %s", plugin.error())
+
+
+def _compose(hub, settings):
+    """Return one function that runs every active interceptor's ``send``, or None when there is none."""
+    found = {}
+    for module in hub.pipeline:
+        if module.__name__ != "init":
+            order, optional = getattr(module, "__order__", 0), getattr(module, "__optional__", False)
+            found[module.__name__] = _pipeline.Interceptor(module.__name__, order, optional)
+    names = _pipeline.arrange(found, settings.pipeline)
+    unused = sorted(name for name, entry in found.items() if not entry.optional and name not in names)
+    if unused:
+        log.info("pipeline plugins that the option pipeline leaves out: %s", ", ".join(unused))
+    steps = [_face.direct(hub.pipeline[name].send) for name in names if "send" in hub.pipeline[name]._funcs]
+    if not steps:
+        return None
+
+    def send(envelope):
+        for step in steps:
+            step(envelope)
+
+    return send
+
+
+def _serializer(hub):
+    """Return the serialize plugin that the application chose."""
+    configured = hub.evbus.SETTINGS[1].serialize_plugin
+    chosen = hub.evbus.SERIAL_PLUGIN
+    if chosen == configured:
+        chosen = hub.serialize.PLUGIN
+    name = SERIAL_NAMES.get(chosen, chosen)
+    loaded = {module.__name__: module for module in hub.serialize}
+    if name in loaded:
+        module = loaded[name]
+        content_type = getattr(module, "CONTENT_TYPE", "application/octet-stream")
+        apply = _face.direct(module.apply)
+        if not _face.watched(module.apply):
+            apply = getattr(module, "ENGINE", apply)
+        return _broker.Serializer(name, _broker.to_bytes(apply) if name not in OURS else apply, content_type)
+    hub.pop.sub.add(dyne_name="serial")
+    if name in hub.serial:
+        return _broker.Serializer(
+            name, _broker.to_bytes(_face.direct(hub.serial[name].dump)), f"application/{name}"
+        )
+    raise errors.SettingsError(f"there is no serialize plugin {chosen!r}{errors.nearest(chosen, loaded)}")
+
+
+def _ingress(hub):
+    """Return the functions of every loaded ingress plugin."""
+    found = {}
+    for module in hub.ingress:
+        name = module.__name__
+        if name == "init":
+            continue
+        functions = module._funcs
+        accepts = getattr(module, "ACCT", None) or [name]
+        found[name] = _plan.Ingress(
+            accepts=_profiles.Accepts(name, tuple(accepts), getattr(module, "PROFILE", None)),
+            plain=functions["publish"].func,
+            publish=_face.direct(functions["publish"]),
+            publish_batch=_optional(functions, "publish_batch"),
+            opener=_optional(functions, "open"),
+            closer=_optional(functions, "close"),
+        )
+    return found
+
+
+def _optional(functions, name):
+    return _face.direct(functions[name]) if name in functions else None
+
+
+def finder(hub, contexts, source="contexts"):
+    """Return the matcher's ``find(name, pattern)``.
+
+    :raises ProfileError: ``match_plugin`` names no matcher.
+    """
+    if not isinstance(contexts, Mapping):
+        kind = type(contexts).__name__
+        raise errors.ProfileError(f"this is a mapping of providers to profiles, not {kind}", source=source)
+    name = contexts.get(_profiles.MATCH_PLUGIN) or hub.match.PLUGIN
+    loaded = {module.__name__: module for module in hub.match}
+    if not isinstance(name, str) or name not in loaded:
+        hint = errors.nearest(name, loaded)
+        if not contexts.get(_profiles.MATCH_PLUGIN):
+            raise errors.SettingsError(f"hub.match.PLUGIN: there is no matcher {name!r}{hint}")
+        raise errors.ProfileError(
+            f"there is no matcher {name!r}{hint}", source=source, path=_profiles.MATCH_PLUGIN
+        )
+    return _face.direct(loaded[name].find)
+
+
+def missing(hub):
+    """Return what is wrong with the ingress plugins that are not loaded, by name: broken, and disabled."""
+    _configure(hub)
+    found = {"broken": {}, "disabled": {}}
+    for plugin in hub.evbus.PLUGINS["ingress"]:
+        if plugin.state in found:
+            found[plugin.state].setdefault(plugin.name, str(plugin.error()))
+    return found["broken"], found["disabled"]
+
+
+def _read(hub, contexts, plugins, find, source):
+    broken, disabled = hub.evbus.init.missing()
+    return _profiles.read_profiles(
+        contexts,
+        [plugin.accepts for plugin in plugins.values()],
+        source=source,
+        find=find,
+        broken={**disabled, **broken},
+    )

@@ -1,0 +1,12 @@
+"""What the bus counts."""
+
+
+def snapshot(hub):
+    """Return every counter, all taken at one moment. May be called from any thread.
+
+    For the bus: ``accepted = routed + unmatched + got + dropped + queued``. For each lane under
+    ``lanes`` (named ``plugin.provider.profile``): ``accepted = delivered + dead + dropped + queued +
+    in_flight``. ``latency`` is the time from put to delivery in seconds (``p50``, ``p90``, ``p99``,
+    ``max``), sampled from the last deliveries; sizes are in bytes.
+    """
+    return hub.evbus.ENGINE.snapshot()

@@ -1,0 +1,1 @@
+"""hub.ingress: the ways into message systems."""

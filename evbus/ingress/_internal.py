@@ -1,0 +1,97 @@
+"""Queues in the process, by routing key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from evbus.types import Envelope
+
+__all__ = ["BodyQueue", "InternalProfile", "Queues", "put", "put_all", "queue"]
+
+
+class InternalProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A profile of the provider ``internal``.
+
+    :ivar routing_key: template of the queue's key; default: the event's own routing key.
+    :ivar limit: most bodies that a queue may hold before publishing waits; 0: any number.
+    """
+
+    routing_key: str | None = None
+    limit: int = 0
+
+    def __post_init__(self) -> None:
+        if self.limit < 0:
+            raise ValueError("limit must be 0 (any number) or more")
+
+
+class BodyQueue(asyncio.Queue[bytes]):
+    """The queue of one routing key. Its bound is known only when the first profile delivers to it.
+
+    It stands on what ``asyncio.Queue`` keeps for its subclasses, to take and give many bodies at once.
+    """
+
+    # The same from Python 3.10 to 3.13, and not in the types that mypy knows.
+    _finished: asyncio.Event
+    _getters: deque[asyncio.Future[None]]
+    _putters: deque[asyncio.Future[None]]
+    _queue: deque[bytes]
+    _unfinished_tasks: int
+    _wakeup_next: Callable[[deque[asyncio.Future[None]]], None]
+
+    def bound(self, limit: int) -> None:
+        """Let at most ``limit`` bodies wait; 0 lifts the bound."""
+        self._maxsize = limit
+
+    def put_all(self, bodies: list[bytes]) -> None:
+        """Put many bodies at once, whatever the bound."""
+        self._queue.extend(bodies)
+        self._unfinished_tasks += len(bodies)
+        self._finished.clear()
+        for _ in range(min(len(bodies), len(self._getters))):
+            self._wakeup_next(self._getters)
+
+    async def get(self) -> bytes:
+        """Take the oldest body, waiting for one."""
+        if self._queue and not self._putters:
+            return self._queue.popleft()
+        return await super().get()
+
+
+Queues = dict[str | None, BodyQueue]
+
+
+def queue(queues: Queues, routing_key: str | None) -> BodyQueue:
+    """Return the queue of a routing key, made when first asked for. ``""`` and None are one key."""
+    found = queues.get(routing_key or None)
+    if found is None:
+        found = queues[routing_key or None] = BodyQueue()
+    return found
+
+
+async def put(queues: Queues, limit: int, routing_key: str, body: bytes) -> None:
+    """Put a body on its queue; with a limit, wait while the queue is full."""
+    target = queue(queues, routing_key)
+    if limit:
+        target.bound(limit)
+    await target.put(body)
+
+
+async def put_all(queues: Queues, limit: int, events: list[Envelope]) -> list[None]:
+    """Put the bodies of ``events`` on their queues, in order."""
+    if limit:
+        for event in events:
+            await put(queues, limit, event.routing_key, event.body)
+        return [None] * len(events)
+    start = 0
+    while start < len(events):
+        key = events[start].routing_key
+        end = start + 1
+        while end < len(events) and events[end].routing_key == key:
+            end += 1
+        queue(queues, key).put_all([event.body for event in events[start:end]])
+        start = end
+    return [None] * len(events)

@@ -1,0 +1,27 @@
+"""The interface of an ingress plugin.
+
+The least that a plugin has is one function::
+
+    async def publish(hub, ctx, routing_key, body): ...
+
+``routing_key`` may be left out and ``headers`` added. The same file may also have:
+
+``async def publish_batch(hub, ctx, events)``
+    Sends many envelopes at once; returns a list with one outcome each, in order: None, or the exception.
+``async def open(hub, ctx)``
+    Called once for each profile before its first publish; what it returns is ``ctx.state`` from then on.
+``async def close(hub, ctx)``
+    Called once at the end for whatever was opened.
+
+``ctx.acct`` is the profile's data, ``ctx.name`` its name and ``ctx.provider`` its provider. A plugin says
+in ``__init__(hub)`` which providers it accepts, ``hub.ingress.<plugin>.ACCT = ["slack"]`` (default: its own
+name), and may give the type of its profiles, ``hub.ingress.<plugin>.PROFILE`` (a ``msgspec.Struct``):
+then profiles are checked at start and ``ctx.profile`` holds the result.
+
+Raising means 'try again later'. Raising :class:`evbus.errors.Rejected` means 'never', and
+:class:`evbus.errors.Unavailable` 'the destination is down': tried again for ever.
+"""
+
+
+async def sig_publish(hub, ctx, *args, **kwargs):
+    """Hand one event to the destination; return when it has it."""

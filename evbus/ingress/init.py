@@ -1,0 +1,1 @@
+"""The ingress subsystem: one file for each way into a message system."""

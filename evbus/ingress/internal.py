@@ -1,0 +1,36 @@
+"""Deliver to queues in this process: one for each routing key.
+
+.. code-block:: yaml
+
+    internal:
+      default: {}
+      orders.*:
+        routing_key: orders     # default: the event's own routing key
+        limit: 10000            # publishing waits while the queue holds as many; 0, the default: no limit
+"""
+
+from evbus.ingress import _internal
+
+
+def __init__(hub):
+    """Keep the queues on the sub, so that they outlive a rebuild of it."""
+    if "INTERNAL" not in vars(hub.ingress):
+        hub.ingress.INTERNAL = {}
+    hub.ingress.internal.QUEUE = hub.ingress.INTERNAL
+    hub.ingress.internal.ACCT = ["internal"]
+    hub.ingress.internal.PROFILE = _internal.InternalProfile
+
+
+async def get(hub, routing_key=None):
+    """Return the ``asyncio.Queue`` of a routing key; None is the queue of events without one."""
+    return _internal.queue(hub.ingress.INTERNAL, routing_key)
+
+
+async def publish(hub, ctx, routing_key, body):
+    """Put the body of one event on its queue."""
+    await _internal.put(hub.ingress.INTERNAL, ctx.profile.limit, routing_key, body)
+
+
+async def publish_batch(hub, ctx, events):
+    """Put the bodies of many events on their queues."""
+    return await _internal.put_all(hub.ingress.INTERNAL, ctx.profile.limit, events)

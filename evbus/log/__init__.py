@@ -1,0 +1,1 @@
+"""hub.log: log records as events."""

@@ -1,0 +1,78 @@
+"""CloudEvents 1.0 context attributes in the headers of an event.
+
+Attributes: CloudEvents 1.0 section "Required Attributes" (id, source, specversion, type) and "Optional
+Attributes" (time); header names: its HTTP Protocol Binding, section 3.1.3.1 (prefix ``ce-``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import sys
+from pathlib import PurePath
+from time import gmtime, strftime, time_ns
+from urllib.parse import quote
+
+from evbus.types import Envelope
+
+__all__ = ["Stamper", "default_source", "stamp"]
+
+
+_ATTRIBUTES = frozenset({"ce-specversion", "ce-id", "ce-time", "ce-source", "ce-type"})
+
+
+class Stamper:
+    """Stamps envelopes; safe to use from many threads.
+
+    An id is a random prefix of 64 bits, unique to this process, and a count, both in hexadecimal; a
+    child made by ``fork`` takes a prefix of its own. The time is RFC 3339 in UTC with microseconds; all
+    but those is formatted once a second.
+    """
+
+    def __init__(self) -> None:
+        self._second = (0, "")  # when it began, in microseconds since 1970, and its text with a gap
+        self.renew()
+
+    def renew(self) -> None:
+        """Take a new prefix."""
+        prefix = os.urandom(8).hex()
+        # One object for both, so that no thread ever sees the prefix of one and the count of another.
+        self._next_id = map(f"{prefix}-%x".__mod__, itertools.count(1)).__next__
+
+    def stamp(self, envelope: Envelope, source: str) -> None:
+        """Set the attributes that the headers of ``envelope`` do not have yet."""
+        headers = envelope.headers
+        given = {}
+        if not _ATTRIBUTES.isdisjoint(headers):
+            given = {name: headers[name] for name in _ATTRIBUTES if name in headers}
+        start, text = self._second
+        present = time_ns() // 1000 - start
+        if not 0 <= present < 1_000_000:
+            start, text = self._begin_second(present + start)
+            present %= 1_000_000
+        headers["ce-specversion"] = "1.0"
+        headers["ce-id"] = self._next_id()
+        headers["ce-time"] = text % present
+        headers["ce-source"] = source
+        headers["ce-type"] = envelope.routing_key or envelope.profile
+        if given:
+            headers.update(given)
+
+    def _begin_second(self, present: int) -> tuple[int, str]:
+        seconds = present // 1_000_000
+        text = strftime("%Y-%m-%dT%H:%M:%S.%%06dZ", gmtime(seconds))
+        self._second = second = (seconds * 1_000_000, text)
+        return second
+
+
+# One for the process: ids and the time are facts of the process, whichever hub asks.
+_stamper = Stamper()
+os.register_at_fork(after_in_child=_stamper.renew)
+stamp = _stamper.stamp
+
+
+def default_source() -> str:
+    """Return ``/<host>/<program>``, a URI reference (RFC 3986) as CloudEvents asks for."""
+    program = PurePath(sys.argv[0] if sys.argv else "").name or "python"
+    return f"/{quote(socket.gethostname(), safe='')}/{quote(program, safe='')}"

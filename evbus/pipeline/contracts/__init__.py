@@ -1,0 +1,1 @@
+"""The interface that every plugin of this room keeps."""

@@ -1,0 +1,1 @@
+"""A thermostat: an example of evbus in a POP project."""

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from evbus.command._session import EXIT, Ended, Intake, event_line, exit_code, made_up
+from evbus.command._table import closing, number, render
+from evbus.errors import BusStopped, ConfigError
+
+
+def _take(line: bytes, *, raw_json: bool) -> dict[str, Any]:
+    puts: list[dict[str, Any]] = []
+
+    async def put(**arguments: Any) -> None:
+        puts.append(arguments)
+
+    assert asyncio.run(Intake(put, max_body=100, raw_json=raw_json).take(line)) == ""
+    return puts[0]
+
+
+@pytest.mark.parametrize("raw_json", [True, False])
+@pytest.mark.parametrize(
+    ("line", "body", "headers"),
+    [
+        (b'{"body_base64": "WzFd"}', b"[1]", {"content-type": "application/octet-stream"}),
+        (
+            b'{"body_base64": "WzFd", "headers": {"content-type": "application/json"}}',
+            b"[1]",
+            {"content-type": "application/json"},
+        ),
+        (b'{"body": "x", "headers": {"content-type": "text/plain"}}', b"x", {"content-type": "text/plain"}),
+        (b'{"routing_key": "a"}', None, None),
+        (b'{"headers": {"a": "b", "content-type": "text/plain"}}', None, {"a": "b"}),
+    ],
+)
+def test_bytes_are_put_as_they_are(line: bytes, body: Any, headers: Any, raw_json: bool) -> None:
+    put = _take(line, raw_json=raw_json)
+    assert (put["body"], put["headers"]) == (body, headers)
+
+
+def test_json_is_put_untouched_or_as_a_value_for_another_serializer() -> None:
+    line = b'{"body": {"x": 1.00}, "headers": {"a": "b"}}'
+    put = _take(line, raw_json=True)
+    assert put["body"] == b'{"x": 1.00}'
+    assert put["headers"] == {"a": "b", "content-type": "application/json"}
+    put = _take(line, raw_json=False)
+    assert (put["body"], put["headers"]) == ({"x": 1.0}, {"a": "b"})
+
+
+def test_an_event_that_comes_while_the_bus_stops_is_not_called_refused() -> None:
+    async def put(**_arguments: Any) -> None:
+        raise BusStopped
+
+    intake = Intake(put, max_body=0, raw_json=True)
+    with pytest.raises(BusStopped):
+        asyncio.run(intake.take(b"{}"))
+    assert intake.refused == 0
+
+
+def _end(**counters: int) -> Ended:
+    lane = dict.fromkeys(("delivered", "dead", "dropped", "queued", "in_flight"), 0)
+    bus = dict.fromkeys(("unmatched", "dropped", "queued"), 0)
+    lane.update({key: value for key, value in counters.items() if key in lane})
+    bus.update({key: value for key, value in counters.items() if key == "unmatched"})
+    return Ended({"lanes": {"a.b.c": lane}, "bus": bus}, hurried=False)
+
+
+def test_exit_codes() -> None:
+    assert exit_code(_end(delivered=5)) == EXIT.OK
+    assert exit_code(_end(), refused=1) == EXIT.REFUSED
+    for lost in ("dead", "dropped", "queued", "in_flight", "unmatched"):
+        assert exit_code(_end(**{lost: 1}), refused=1) == EXIT.UNDELIVERED
+    assert exit_code(_end()._replace(hurried=True)) == EXIT.STOPPED
+
+
+def test_the_line_of_a_put_keeps_the_body_as_it_was_written() -> None:
+    line = event_line({"profile": "p", "routing_key": "k"}, '{\n "a": 1.50, "b": 1e2}')
+    assert line.endswith(b'"body":{"a":1.50,"b":1e2}}')
+    with pytest.raises(ConfigError, match="not text in UTF-8"):
+        event_line({"routing_key": "\udcff"}, "1")
+
+
+def test_made_up_events_are_numbered() -> None:
+    async def main() -> list[int]:
+        return [body["number"] async for body in made_up(600, 0)]
+
+    assert asyncio.run(main()) == list(range(600))
+
+
+def test_tables_keep_foreign_text_on_its_line() -> None:
+    assert render(["a", "b"], [["1", "x\ny\x1b[2J"], ["10", ""]], right=[0]).splitlines() == [
+        " a  b",
+        "--  ------------",
+        " 1  x\\ny\\x1b[2J",
+        "10",
+    ]
+    assert (number(1234567), number(99.94), number(3)) == ("1,234,567", "99.9", "3")
+
+
+def test_a_table_without_destinations_says_so() -> None:
+    snapshot = {
+        "lanes": {},
+        "bus": {"unmatched": 2, "dropped": 1},
+        "dead_store": {"stored": 0, "path": ""},
+    }
+    assert closing(snapshot, 1.0).splitlines() == [
+        "no destinations",
+        "2 events matched no profile",
+        "1 events were dropped because the bus was full",
+    ]

@@ -1,0 +1,120 @@
+"""``evbus dead`` and ``evbus replay``."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+
+import pytest
+
+from tests.command.kit import FAILING, RETRY, Shell
+
+
+def _record(number: int, lane: str = "file.file.one", profile: str = "x") -> str:
+    dead = {
+        "lane": lane,
+        "reason": f"reason {number}",
+        "attempts": 3,
+        "time": f"2026-01-01T00:00:0{number}.000Z",
+    }
+    return json.dumps({"routing_key": "r", "profile": profile, "body": number, "dead": dead}) + "\n"
+
+
+@pytest.fixture
+def two(shell: Shell) -> Shell:
+    """Return a folder with two file destinations that match every event."""
+    shell.file("two.yml", "match_plugin: regex\nfile:\n  one: {path: one.jsonl}\n  two: {path: two.jsonl}\n")
+    return shell
+
+
+def test_the_table_of_dead_events_has_a_row_for_each_lane(shell: Shell) -> None:
+    shell.file("d.jsonl.1", _record(1))
+    shell.file("d.jsonl", _record(3) + _record(2) + _record(4, "a.b.c") + "torn {\n")
+    done = shell.run("dead", "d.jsonl")
+    assert done.returncode == 0
+    rows = [line.split(maxsplit=4) for line in done.stdout.splitlines()[2:4]]
+    assert rows[0] == [
+        "file.file.one",
+        "3",
+        "2026-01-01T00:00:01.000Z",
+        "2026-01-01T00:00:03.000Z",
+        "reason 3",
+    ]
+    assert rows[1][:2] == ["a.b.c", "1"]
+    assert "1 lines are no events" in done.stdout
+
+
+def test_no_dead_events_are_no_mistake_unless_a_file_was_named(shell: Shell) -> None:
+    assert shell.run("dead").returncode == 0
+    assert shell.run("replay", "-p", "p.yml").returncode == 0
+    done = shell.run("dead", "none.jsonl")
+    assert (done.returncode, done.stderr) == (2, "evbus: there is no dead store at none.jsonl\n")
+
+
+def test_events_go_only_to_the_lane_that_gave_them_up_and_leave_the_store(two: Shell) -> None:
+    two.file("d.jsonl.1", _record(1))
+    two.file("d.jsonl", _record(2) + _record(3, "file.file.two"))
+    done = two.run("replay", "d.jsonl", "-p", "two.yml")
+    assert done.returncode == 0, done.stderr
+    assert [event["body"] for event in two.lines("one.jsonl")] == [1, 2]
+    assert [event["body"] for event in two.lines("two.jsonl")] == [3]
+    assert not list(two.folder.glob("d.jsonl*"))
+
+
+def test_what_has_no_lane_or_is_no_event_is_kept_as_it_is(two: Shell) -> None:
+    kept = _record(2, "gone.gone.x") + '{"body": 9}\ntorn {\n'
+    two.file("d.jsonl", _record(1) + kept)
+    done = two.run("replay", "d.jsonl", "-p", "two.yml")
+    assert done.returncode == 1
+    assert "1 events stay in d.jsonl: there is no lane gone.gone.x" in done.stderr
+    assert "1 events stay in d.jsonl: no lane is named" in done.stderr
+    assert (two.folder / "d.jsonl").read_text() == kept
+    assert [event["body"] for event in two.lines("one.jsonl")] == [1]
+
+
+def test_what_dies_again_comes_back_into_the_store(shell: Shell) -> None:
+    shell.file("plugins/ingress/failing.py", FAILING)
+    shell.file("f.yml", f'failing:\n  "*": {RETRY}\n')
+    shell.file("d.jsonl", _record(1, "failing.failing.*"))
+    done = shell.run("replay", "d.jsonl", "-p", "f.yml", "--plugin-dirs", "plugins")
+    assert done.returncode == 1
+    (record,) = shell.lines("d.jsonl")
+    assert (record["body"], record["profile"], record["dead"]["reason"]) == (1, "x", "it does not work")
+    assert not (shell.folder / "d.jsonl.replaying").exists()
+
+
+def test_a_replay_that_crashed_is_resumed(two: Shell) -> None:
+    two.file("d.jsonl.replaying", _record(1))
+    two.file("d.jsonl", _record(2))
+    assert "resumes it" in two.run("dead", "d.jsonl").stdout
+    assert two.run("replay", "d.jsonl", "-p", "two.yml").returncode == 0
+    assert [event["body"] for event in two.lines("one.jsonl")] == [1]
+    assert two.run("replay", "d.jsonl", "-p", "two.yml").returncode == 0
+    assert [event["body"] for event in two.lines("one.jsonl")] == [1, 2]
+    assert not list(two.folder.glob("d.jsonl*"))
+
+
+def test_two_replays_of_one_store_exclude_each_other(two: Shell) -> None:
+    path = two.file("d.jsonl.replaying", _record(1))
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = two.run("replay", "d.jsonl", "-p", "two.yml", "-q")
+    assert done.returncode == 2
+    assert "is in use by another process" in done.stderr
+    assert path.read_text() == _record(1)
+
+
+def test_a_lane_that_may_drop_drops_nothing_of_a_replay(shell: Shell) -> None:
+    shell.file(
+        "d.yml", "file:\n  one: {path: one.jsonl, delivery: {buffer: 2, batch: 1, on_full: drop_oldest}}\n"
+    )
+    shell.file("d.jsonl", _record(1) * 50)
+    assert shell.run("replay", "d.jsonl", "-p", "d.yml").returncode == 0
+    assert len(shell.lines("one.jsonl")) == 50
+
+
+def test_mistakes_in_the_profiles_leave_the_store_alone(shell: Shell) -> None:
+    shell.file("bad.yml", "nothing:\n  a: {}\n")
+    path = shell.file("d.jsonl", _record(1))
+    assert shell.run("replay", "d.jsonl", "-p", "bad.yml").returncode == 2
+    assert path.read_text() == _record(1)

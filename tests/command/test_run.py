@@ -1,0 +1,129 @@
+"""``evbus run`` and ``evbus tail``."""
+
+from __future__ import annotations
+
+from tests.command.kit import FAILING, RETRY, Shell
+
+GOOD = '{"routing_key": "a", "body": {"id": 1.0}}\n'
+
+
+def test_a_file_is_delivered_and_a_table_says_so(shell: Shell) -> None:
+    shell.file("in.jsonl", GOOD * 3)
+    done = shell.run("run", "in.jsonl", "-p", "file.yml")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert shell.lines("out.jsonl") == [{"routing_key": "a", "profile": "default", "body": {"id": 1.0}}] * 3
+    head, _, row = done.stderr.splitlines()
+    assert head.split() == ["destination", "accepted", "delivered", "retried", "dead", "dropped", "queued", "events/s"]
+    assert row.split()[:7] == ["file.file.*", "3", "3", "0", "0", "0", "0"]
+
+
+def test_standard_input_is_the_default_and_a_dash_names_it(shell: Shell) -> None:
+    assert shell.run("run", "-p", "file.yml", "-q", stdin=GOOD).returncode == 0
+    assert shell.run("run", "-", "-p", "file.yml", "-q", stdin=GOOD.strip()).returncode == 0
+    assert len(shell.lines("out.jsonl")) == 2
+
+
+def test_quiet_prints_nothing(shell: Shell) -> None:
+    done = shell.run("run", "-p", "p.yml", "--quiet", stdin=GOOD)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_bad_lines_are_told_with_their_place_and_the_rest_goes_on(shell: Shell) -> None:
+    shell.file("in.jsonl", GOOD + "{nonsense\n\n" + '{"body": 2, "profil": "x"}\n' + GOOD)
+    done = shell.run("run", "in.jsonl", "-p", "file.yml", "-q")
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == [
+        "evbus: in.jsonl:2: the line is not JSON at column 2: Expecting property name enclosed in double quotes",
+        "evbus: in.jsonl:4: unknown key 'profil'; did you mean 'profile'?",
+    ]
+    assert len(shell.lines("out.jsonl")) == 2
+
+
+def test_a_line_that_is_too_long_is_refused_without_being_kept_in_memory(shell: Shell) -> None:
+    long = '{"body": "' + "x" * 3_000_000 + '"}\n'
+    done = shell.run("run", "-p", "file.yml", "-q", stdin=long + GOOD, EVBUS_MAX_BODY="1000")
+    assert done.returncode == 3
+    assert "standard input:1: the event body has" in done.stderr
+    assert len(shell.lines("out.jsonl")) == 1
+
+
+def test_an_event_that_no_profile_matches_is_counted(shell: Shell) -> None:
+    shell.file("one.yml", "internal:\n  orders: {}\n")
+    done = shell.run("run", "-p", "one.yml", stdin='{"profile": "order", "body": 1}\n')
+    assert done.returncode == 1
+    assert "no profile matches 'order'" in done.stderr
+    assert "1 events matched no profile" in done.stderr
+
+
+def test_events_that_die_are_kept_and_the_reason_is_shown(shell: Shell) -> None:
+    shell.file("plugins/ingress/failing.py", FAILING)
+    shell.file("f.yml", f'failing:\n  "*": {RETRY}\n')
+    done = shell.run("run", "-p", "f.yml", "--plugin-dirs", "plugins", stdin=GOOD * 2)
+    assert done.returncode == 1
+    assert f"2 dead events are kept in {shell.state}" in done.stderr
+    assert "last error of failing.failing.*: it does not work" in done.stderr
+    assert [record["dead"]["attempts"] for record in shell.lines("state/evbus/dead.jsonl")] == [2, 2]
+
+
+def test_a_destination_that_cannot_be_written_keeps_its_events(shell: Shell) -> None:
+    shell.file("there", "")
+    shell.file("bad.yml", 'file:\n  "*": {path: there/out.jsonl}\n')
+    done = shell.run("run", "-p", "bad.yml", "--drain-timeout", "0", stdin=GOOD)
+    assert done.returncode == 1
+    assert "a part of its path is a file" in done.stderr
+    assert len(shell.lines("state/evbus/dead.jsonl")) == 1
+
+
+def test_bodies_in_base64_keep_their_bytes_whatever_the_serializer(shell: Shell) -> None:
+    shell.file(
+        "in.jsonl",
+        '{"body_base64": "/wA="}\n{"headers": {"content-type": "application/json"}, "body_base64": "Wzld"}\n',
+    )
+    done = shell.run("run", "in.jsonl", "-p", "file.yml", "-q", "--serialize-plugin", "msgpack")
+    assert done.returncode == 0
+    first, second = shell.lines("out.jsonl")
+    assert (first["headers"], first["body_base64"]) == ({"content-type": "application/octet-stream"}, "/wA=")
+    assert second["body"] == [9]
+
+
+def test_json_becomes_what_the_serializer_writes(shell: Shell) -> None:
+    done = shell.run("run", "-p", "file.yml", "-q", "--serialize-plugin", "msgpack", stdin='{"body": [1]}\n')
+    assert done.returncode == 0
+    assert shell.lines("out.jsonl")[0]["body_base64"] == "kQE="
+
+
+def test_mistakes_are_one_sentence_and_exit_code_2(shell: Shell) -> None:
+    shell.file("typo.yml", "fil:\n  a: {path: x}\n")
+    shell.file("key.yml", "file:\n  a: {pat: x}\n")
+    shell.file("yaml.yml", "file:\n  a: [\n")
+    for args, sentence in (
+        (("run",), "no profiles: name a file with --profiles"),
+        (("run", "-p", "none.yml"), "none.yml: the file cannot be read: No such file or directory"),
+        (("run", "none.jsonl", "-p", "p.yml"), "the input none.jsonl cannot be opened: No such file"),
+        (("run", ".", "-p", "p.yml"), "the input . cannot be opened: Is a directory"),
+        (("run", "-p", "typo.yml"), "no ingress plugin accepts the provider 'fil'; did you mean 'file'?"),
+        (("run", "-p", "key.yml"), "key.yml: file.a.pat: there is no such key; did you mean 'path'?"),
+        (("run", "-p", "yaml.yml"), "yaml.yml: line 3, column 1: not valid YAML"),
+        (("run", "in", "--socket", "s", "-p", "p.yml"), "either an input file or --socket, not both"),
+        (("run", "-p", "p.yml", "--plugin-dirs", "none"), "is not a folder"),
+    ):
+        done = shell.run(*args)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert done.stderr.startswith("evbus: ")
+        assert sentence in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_tail_prints_what_reaches_the_internal_queues(shell: Shell) -> None:
+    done = shell.run("tail", "-q", stdin=GOOD + '{"body": "two"}\n')
+    assert (done.returncode, done.stdout) == (0, 'a {"id": 1.0}\n"two"\n')
+
+
+def test_tail_ends_when_nobody_reads_it(shell: Shell) -> None:
+    with shell.start("tail", "-q") as process:
+        process.stdin.write(GOOD)
+        assert process.stdout.readline() == 'a {"id": 1.0}\n'
+        process.stdout.close()
+        process.stdin.write(GOOD)  # standard input stays open: it is the reader who ends it
+        assert process.wait(60) == 0
+        assert process.stderr.read() == ""

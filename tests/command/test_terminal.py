@@ -1,0 +1,56 @@
+"""What is shown on a terminal, and only there."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+
+from tests.command.kit import ROOT, TIMEOUT, Shell
+
+
+def _on_terminal(shell: Shell, *args: str, until: bytes, feed: bytes) -> tuple[bytes, int]:
+    """Run a command with a terminal for all it reads and writes; once ``until`` was seen, type Ctrl-D."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evbus", *args],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=shell.folder,
+        env={**os.environ, "HOME": str(shell.folder), "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
+    )
+    os.close(theirs)
+    seen, typed = b"", False
+    try:
+        os.write(ours, feed)
+        while True:
+            try:
+                seen += os.read(ours, 65536)
+            except OSError:  # nobody is at the other end any more
+                break
+            if until in seen and not typed:
+                typed = True
+                os.write(ours, b"\x04")
+        return seen, process.wait(TIMEOUT)
+    finally:
+        os.close(ours)
+        process.kill()
+        process.wait()
+
+
+def test_a_terminal_sees_a_hint_a_status_line_and_the_table(shell: Shell) -> None:
+    seen, code = _on_terminal(shell, "run", "-p", "p.yml", until=b" 1 delivered", feed=b'{"body": 1}\nbad\n')
+    assert code == 3
+    assert b"reading events as JSON lines from the terminal; Ctrl-D ends" in seen
+    assert b"\r\x1b[2K1 accepted  1 delivered  0 queued  0 dead" in seen
+    assert b"\r\x1b[2Kevbus: standard input:2: the line is not JSON" in seen
+    assert seen.rindex(b"destination ") > seen.rindex(b" accepted  1 delivered")
+
+
+def test_no_status_line_goes_between_events_that_are_printed(shell: Shell) -> None:
+    seen, code = _on_terminal(shell, "tail", until=b"\r\n1\r\n", feed=b'{"body": 1}\n')
+    assert code == 0
+    assert b"queued  0 dead" not in seen
+    assert b"internal.internal.*" in seen

@@ -1,0 +1,129 @@
+"""Every example of the README and of the documentation is run, page by page, in a folder of its own.
+
+``.. code-block::`` of these languages is an example (``sh``, ``json``, ``text`` and others are not):
+
+* any with ``:caption:`` or ``:name:`` is a file of that name;
+* ``console``: lines that begin with ``$`` are run by one bash, and what follows each is what it prints;
+* ``python``: a coroutine's body with a started ``hub`` (profiles ``internal: {"*": {}}``), where what a
+  ``print`` prints stands behind it as a comment;
+* ``yaml``: profiles, which are checked. In what is expected ``...`` stands for any text.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pop.hub
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
+HEAD = re.compile(r"^\.\. code-block:: (\w+)\n((?:   :\w+:.*\n)*)\n((?:(?:   .*)?\n)+)", re.MULTILINE)
+NAME = re.compile(r":(?:caption|name): *(\S+)")
+PRINTED = re.compile(r"^ *print\(.*\)  # (.*)$", re.MULTILINE)
+MARK = "-- end of a command --"
+
+
+class Block(NamedTuple):
+    language: str
+    name: str
+    text: str
+    line: int
+
+
+def blocks(text: str) -> list[Block]:
+    """Return the code blocks of a page in their order."""
+    found = []
+    for head in HEAD.finditer(text):
+        named = NAME.search(head[2])
+        body = re.sub("^   ", "", head[3], flags=re.MULTILINE).strip("\n") + "\n"
+        line = text.count("\n", 0, head.start(3))
+        found.append(Block(head[1], named[1] if named else "", body, line))
+    return found
+
+
+def assert_matches(expected: str, found: str, where: str) -> None:
+    pattern = re.escape(expected.strip()).replace(re.escape("..."), ".*")
+    if not re.fullmatch(pattern, found.strip(), re.DOTALL):
+        pytest.fail(f"{where}\n--- expected:\n{expected.strip()}\n--- found:\n{found.strip()}", pytrace=False)
+
+
+def run_console(block: Block, where: str) -> None:
+    commands = re.findall(r"^\$ (.*)$", block.text, re.MULTILINE)
+    expected = [part.partition("\n")[2] for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("EVBUS", "ACCT", "XDG"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", "".join(f"{command}\nrc=$?; echo '{MARK}'; (exit $rc)\n" for command in commands)],
+        env={**kept, "PATH": path, "HOME": str(Path.cwd()), "COLUMNS": "200", "PYTHONPATH": ""},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    outputs = done.stdout.split(MARK + "\n")
+    assert len(outputs) == len(commands) + 1, done.stdout
+    for command, right, found in zip(commands, expected, outputs, strict=False):
+        assert_matches(right, found, f"{where}: $ {command}")
+
+
+def new_hub() -> Any:
+    hub = pop.hub.Hub()
+    hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
+    hub.OPT = hub.pop.data.imap({"evbus": {"dead_store": "dead.jsonl"}})
+    return hub
+
+
+async def run_snippet(block: Block, page: Path) -> None:
+    hub = new_hub()
+    listener = asyncio.ensure_future(hub.evbus.init.start({"internal": {"*": {}}}))
+    try:
+        await hub.evbus.init.join()
+        source = "\n" * block.line + block.text
+        code = compile(source, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        waiting = eval(code, {"hub": hub, "__name__": "example"})  # noqa: S307 - the project's own text
+        if waiting is not None:
+            await waiting
+    finally:
+        await hub.evbus.init.stop()
+        await asyncio.gather(listener, return_exceptions=True)
+
+
+def run_block(block: Block, page: Path, where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if block.name:
+        Path(block.name).parent.mkdir(parents=True, exist_ok=True)
+        Path(block.name).write_text(block.text)
+    elif block.language == "console":
+        run_console(block, where)
+    elif block.language == "python":
+        expected = PRINTED.findall(block.text)
+        assert expected or "assert " in block.text, f"{where}: this example shows nothing"
+        asyncio.run(run_snippet(block, page))
+        assert_matches("\n".join(expected), capsys.readouterr().out, where)
+    elif block.language == "yaml":
+        assert new_hub().evbus.init.check(yaml.safe_load(block.text), where)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_examples_of_a_page(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page.read_text()):
+        run_block(block, page, f"{page.relative_to(ROOT)}:{block.line}", capsys)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_code_block_of_a_page_is_overlooked(page: Path) -> None:
+    text = page.read_text()
+    assert len(blocks(text)) == len(re.findall(r"\.\. code-block::", text))

@@ -1,0 +1,92 @@
+"""The options: converted, checked, and typing errors told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evbus import conf
+from evbus.errors import SettingsError
+from evbus.evbus._settings import Settings, read_settings
+
+
+def test_no_options_are_the_defaults_that_conf_documents() -> None:
+    settings = read_settings({})
+    assert settings == Settings()
+    for name in Settings.__struct_fields__:
+        documented = conf.CONFIG[name]["default"]
+        assert getattr(settings, name) == (documented if name != "plugin_dirs" else ()), name
+
+
+def test_everything_that_conf_defines_is_taken_as_an_option() -> None:
+    assert read_settings({name: option["default"] for name, option in conf.CONFIG.items()}) == Settings()
+
+
+def test_strings_of_the_environment_are_converted() -> None:
+    settings = read_settings(
+        {"queue_limit": "12", "drain_timeout": "1.5", "plugin_dirs": "a, b,", "pipeline": "stamp,trace"}
+    )
+    assert settings.queue_limit == 12
+    assert settings.drain_timeout == 1.5
+    assert settings.plugin_dirs == ("a", "b")
+    assert settings.pipeline == ("stamp", "trace")
+
+
+def test_an_empty_pipeline_is_a_pipeline_without_plugins() -> None:
+    assert read_settings({"pipeline": []}).pipeline == ()
+    assert read_settings({"pipeline": None}).pipeline is None
+
+
+def test_paths_may_be_path_objects(tmp_path: Path) -> None:
+    settings = read_settings({"plugin_dirs": [tmp_path, "x"], "dead_store": tmp_path / "dead"})
+    assert settings.plugin_dirs == (str(tmp_path), "x")
+    assert settings.dead_store_path() == tmp_path / "dead"
+    assert read_settings({"plugin_dirs": tmp_path}).plugin_dirs == (str(tmp_path),)
+
+
+def test_the_later_name_of_the_serializer_gives_way_when_both_are_set() -> None:
+    assert read_settings({"serial_plugin": "msgpack"}).serialize_plugin == "msgpack"
+    assert read_settings({"serial_plugin": "msgpack", "serialize_plugin": "init"}).serialize_plugin == "init"
+    assert (
+        read_settings({"serial_plugin": "json", "serialize_plugin": "msgpack"}).serialize_plugin == "msgpack"
+    )
+
+
+def test_options_of_other_packages_are_let_be() -> None:
+    assert read_settings({"slack_channel": "x", "kafka": {}}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"queue_limt": 1}, "evbus.queue_limt: there is no such option; did you mean 'queue_limit'?"),
+        ({"plugin_dir": "x"}, "evbus.plugin_dir: there is no such option; did you mean 'plugin_dirs'?"),
+        ({"queue_limit": "many"}, "evbus.queue_limit: Expected `int`, got `str`"),
+        ({"queue_limit": -1}, "evbus: queue_limit must be a number from 0 on"),
+        ({"drain_timeout": float("nan")}, "evbus: drain_timeout must be a number from 0 on"),
+        ({"full_policy": "explode"}, "evbus.full_policy: Invalid enum value 'explode'"),
+        ({"pipeline": 7}, "evbus.pipeline: Expected `array | null`, got `int`"),
+        ({"pipeline": ["a", 7]}, "evbus.pipeline[1]: Expected `str`, got `int`"),
+        ({"dead_store": 3}, "evbus.dead_store: Expected `str | null`, got `int`"),
+    ],
+)
+def test_a_mistake_names_the_option_and_what_would_be_right(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(options)
+    assert str(caught.value) == sentence
+
+
+def test_the_dead_store_lies_in_the_state_folder_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    assert Settings().dead_store_path() == Path("/state/evbus/dead.jsonl")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", "/home/joe")
+    assert Settings().dead_store_path() == Path("/home/joe/.local/state/evbus/dead.jsonl")
+    assert Settings(dead_store="~/dead").dead_store_path() == Path("/home/joe/dead")
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        Settings().queue_limit = 1  # type: ignore[misc]

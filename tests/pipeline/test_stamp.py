@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import datetime as dt
+import multiprocessing
+import re
+import socket
+import sys
+import threading
+from typing import Any
+
+import pop.hub
+import pytest
+
+from evbus.pipeline import _stamp
+from evbus.types import Envelope
+
+
+@pytest.fixture
+def room() -> Any:
+    """Return a hub with this room alone."""
+    hub = pop.hub.Hub()
+    hub.pop.sub.add(dyne_name="pipeline", pypath="evbus.pipeline")
+    return hub
+
+
+def stamped(hub: Any, routing_key: str = "order.paid", **headers: str) -> dict[str, str]:
+    envelope = Envelope("default", routing_key, b"{}", {"content-type": "application/json", **headers})
+    assert hub.pipeline.stamp.send(envelope) is None
+    return envelope.headers
+
+
+def test_an_event_gets_the_attributes_of_cloudevents(room: Any) -> None:
+    before = dt.datetime.now(dt.timezone.utc)
+    headers = stamped(room)
+    after = dt.datetime.now(dt.timezone.utc)
+    assert list(headers) == ["content-type", "ce-specversion", "ce-id", "ce-time", "ce-source", "ce-type"]
+    assert headers["ce-specversion"] == "1.0"
+    assert headers["ce-type"] == "order.paid"
+    assert re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]+", headers["ce-id"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", headers["ce-time"])
+    assert before <= dt.datetime.fromisoformat(headers["ce-time"].replace("Z", "+00:00")) <= after
+
+
+def test_the_type_of_an_event_without_a_routing_key_is_its_profile(room: Any) -> None:
+    assert stamped(room, "")["ce-type"] == "default"
+
+
+@pytest.mark.parametrize("name", ["ce-specversion", "ce-id", "ce-time", "ce-source", "ce-type"])
+def test_what_the_caller_set_stays(room: Any, name: str) -> None:
+    headers = stamped(room, **{name: "mine"})
+    assert headers[name] == "mine"
+    assert len(headers) == 6
+    assert "mine" not in [headers[other] for other in headers if other != name]
+
+
+def test_the_source_is_the_host_and_the_program(room: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "host one")
+    monkeypatch.setattr(sys, "argv", ["/somewhere/my app.py", "x"])
+    assert stamped(room)["ce-source"] == "/host%20one/my%20app.py"
+
+
+def test_the_source_of_an_interactive_program_is_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [""])
+    assert _stamp.default_source().endswith("/python")
+
+
+def test_the_option_event_source_names_the_source(room: Any) -> None:
+    room.OPT = {"evbus": {"event_source": "urn:shop"}}
+    assert stamped(room)["ce-source"] == "urn:shop"
+
+
+def test_the_option_without_a_value_changes_nothing(room: Any) -> None:
+    room.OPT = {"evbus": {"event_source": None}}
+    assert stamped(room)["ce-source"] == _stamp.default_source()
+
+
+def test_two_hubs_may_have_two_sources() -> None:
+    sources = []
+    for name in ("a", "b"):
+        hub = pop.hub.Hub()
+        hub.pop.sub.add(dyne_name="pipeline", pypath="evbus.pipeline")
+        hub.OPT = {"evbus": {"event_source": name}}
+        sources.append(stamped(hub)["ce-source"])
+    assert sources == ["a", "b"]
+
+
+def test_stamp_takes_part_only_when_it_is_named(room: Any) -> None:
+    assert room.pipeline.stamp.__optional__ is True
+
+
+def test_ids_are_unique_between_threads() -> None:
+    stamper, found = _stamp.Stamper(), []
+
+    def work() -> None:
+        for _ in range(500):
+            envelope = Envelope("p")
+            stamper.stamp(envelope, "s")
+            found.append(envelope.headers["ce-id"])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 2000
+    assert len({found_id.partition("-")[0] for found_id in found}) == 1
+
+
+def put_id(queue: Any) -> None:
+    envelope = Envelope("p")
+    _stamp.stamp(envelope, "s")
+    queue.put(envelope.headers["ce-id"])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_ids_of_its_own() -> None:
+    context = multiprocessing.get_context("fork")
+    prefixes = set()
+    for _ in range(2):
+        queue = context.SimpleQueue()
+        child = context.Process(target=put_id, args=(queue,))
+        child.start()
+        prefixes.add(queue.get().partition("-")[0])
+        child.join()
+        child.close()
+        queue.close()
+    envelope = Envelope("p")
+    _stamp.stamp(envelope, "s")
+    prefixes.add(envelope.headers["ce-id"].partition("-")[0])
+    assert len(prefixes) == 3
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000000Z"),
+        (1_777_852_800_000_001_999, "2026-05-04T00:00:00.000001Z"),
+        (1_777_852_800_999_999_999, "2026-05-04T00:00:00.999999Z"),
+        (1_777_852_801_000_000_000, "2026-05-04T00:00:01.000000Z"),
+        (1_777_852_799_500_000_000, "2026-05-03T23:59:59.500000Z"),  # the clock was set back
+    ],
+)
+def test_the_time_is_rfc_3339_in_utc(monkeypatch: pytest.MonkeyPatch, nanoseconds: int, text: str) -> None:
+    stamper, envelope = _stamp.Stamper(), Envelope("p")
+    monkeypatch.setattr(_stamp, "time_ns", lambda: 1_777_852_800_500_000_000)
+    stamper.stamp(Envelope("p"), "s")
+    monkeypatch.setattr(_stamp, "time_ns", lambda: nanoseconds)
+    stamper.stamp(envelope, "s")
+    assert envelope.headers["ce-time"] == text

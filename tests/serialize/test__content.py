@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+
+from evbus.errors import ContentDisallowed, InvalidPayload
+from evbus.serialize import _content
+
+TYPES = {
+    "init": "text/plain; charset=utf-8",
+    "json": "application/json",
+    "msgpack": "application/msgpack",
+    "x": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "plugin"),
+    [
+        ("application/json", "json"),
+        (" Application/JSON ; charset=UTF-8", "json"),
+        ("application/cloudevents+json; charset=utf-8", "json"),
+        ("text/json", "json"),
+        ("text/plain", "init"),
+        ("TEXT/plain; charset=us-ascii", "init"),
+        ("application/msgpack", "msgpack"),
+        ("application/x-msgpack", "msgpack"),
+        ("application/vnd.msgpack", "msgpack"),
+    ],
+)
+def test_the_plugin_is_found_whatever_case_and_parameters(content_type: str, plugin: str) -> None:
+    assert _content.choose(content_type, TYPES) == plugin
+
+
+def test_a_plugin_for_a_json_dialect_goes_before_json() -> None:
+    types = {**TYPES, "geo": "application/geo+json"}
+    assert _content.choose("application/geo+json", types) == "geo"
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/x-python-pickle",
+        "application/python-pickle",
+        "application/x-pickle",
+        "application/vnd.python.pickle",
+        "Application/Pickle; x=1",
+        "application/x-python-serialize",
+        "application/x-marshal",
+        "application/x-java-serialized-object",
+    ],
+)
+def test_what_could_run_code_is_disallowed(content_type: str) -> None:
+    with pytest.raises(ContentDisallowed) as caught:
+        _content.choose(content_type, {**TYPES, "pickle": "application/x-pickle"})
+    name = content_type.partition(";")[0].lower()
+    assert str(caught.value) == (
+        f"a body of the content type {name!r} is never decoded, because decoding it can run code; "
+        "send JSON or MessagePack"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content_type", "said"),
+    [
+        ("image/png", "the content type 'image/png'"),
+        ("text/calendar+json", "the content type 'text/calendar+json'"),
+        ("", "a body without a content type"),
+        ("; charset=utf-8", "a body without a content type"),
+    ],
+)
+def test_an_unknown_type_is_refused_with_the_known_ones(content_type: str, said: str) -> None:
+    with pytest.raises(InvalidPayload) as caught:
+        _content.choose(content_type, TYPES)
+    assert (
+        str(caught.value)
+        == f"no plugin reads {said}; known: application/json, application/msgpack, text/plain"
+    )

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import importlib
+import math
+from pathlib import Path
+from typing import Any
+
+import pop.exc
+import pop.hub
+import pytest
+
+from evbus.errors import ContentDisallowed, InvalidPayload, PayloadTooDeep, SerializeError
+
+PLUGINS = {
+    "init": "text/plain; charset=utf-8",
+    "json": "application/json",
+    "msgpack": "application/msgpack",
+}
+BODY = {"id": 1, "tags": {"b", "a"}}
+
+
+@pytest.fixture
+def room() -> Any:
+    """Return a hub with this room alone."""
+    hub = pop.hub.Hub()
+    hub.pop.sub.add(dyne_name="serialize", pypath="evbus.serialize")
+    return hub
+
+
+def test_json_is_the_default(room: Any) -> None:
+    assert room.serialize.PLUGIN == "json"
+
+
+def test_an_application_s_choice_outlives_a_second_init(room: Any) -> None:
+    init: Any = importlib.import_module("evbus.serialize.init")
+    room.serialize.PLUGIN = "msgpack"
+    init.__init__(room)
+    assert room.serialize.PLUGIN == "msgpack"
+
+
+@pytest.mark.parametrize(("plugin", "content_type"), PLUGINS.items())
+def test_every_plugin_declares_the_type_it_writes(room: Any, plugin: str, content_type: str) -> None:
+    assert content_type == room.serialize[plugin].CONTENT_TYPE
+    assert room.serialize.init.by_content_type(content_type.upper()) == plugin
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_the_engine_does_what_apply_does(room: Any, plugin: str) -> None:
+    assert room.serialize[plugin].ENGINE("a") == room.serialize[plugin].apply("a")
+
+
+def test_every_plugin_writes_and_reads_through_the_hub(room: Any) -> None:
+    assert room.serialize.json.apply(BODY) == b'{"id":1,"tags":["a","b"]}'
+    assert room.serialize.json.load(data=room.serialize.json.apply(data=BODY)) == {
+        "id": 1,
+        "tags": ["a", "b"],
+    }
+    assert room.serialize.msgpack.load(room.serialize.msgpack.apply(BODY)) == {"id": 1, "tags": ["a", "b"]}
+    assert room.serialize.init.load(room.serialize.init.apply([1])) == "[1]"
+    assert math.isnan(room.serialize.json.load(room.serialize.json.apply(math.nan)))
+
+
+def test_errors_raised_in_plugins_are_those_of_the_tree(room: Any) -> None:
+    with pytest.raises(SerializeError):
+        room.serialize.json.apply({(): 1})
+    with pytest.raises(PayloadTooDeep):
+        room.serialize.json.load(b"[" * 100)
+    with pytest.raises(ContentDisallowed):
+        room.serialize.init.by_content_type("application/x-pickle")
+    with pytest.raises(InvalidPayload):
+        room.serialize.init.by_content_type("image/png")
+
+
+def test_a_dropped_in_plugin_takes_part(room: Any, tmp_path: Path) -> None:
+    (tmp_path / "upper.py").write_text(
+        "def __init__(hub):\n    hub.serialize.upper.CONTENT_TYPE = 'text/upper'\n\n"
+        "def apply(hub, data):\n    return str(data).upper().encode()\n\n"
+        "def load(hub, data):\n    return data.decode().lower()\n"
+    )
+    room.pop.sub.extend("serialize", static=[str(tmp_path)])
+    assert room.serialize.init.by_content_type("text/upper") == "upper"
+    assert room.serialize.upper.load(room.serialize.upper.apply("a")) == "a"
+
+
+def test_a_dropped_in_plugin_without_load_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "half.py").write_text("def apply(hub, data):\n    return b''\n")
+    hub = pop.hub.Hub()
+    hub.pop.sub.add(dyne_name="serialize", pypath="evbus.serialize")
+    hub.pop.sub.extend("serialize", static=[str(tmp_path)])
+    with pytest.raises(pop.exc.ContractSigException, match="Function 'load' is missing"):
+        iter(hub.serialize)

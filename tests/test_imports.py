@@ -1,0 +1,175 @@
+"""The house rules that the source itself can show: what imports what, and what is never used."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "evbus"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# From top to bottom; a file may import from its own row's room and from rows below it.
+ROWS = [
+    {"__main__"},
+    {"api", "scripts"},
+    {"command"},
+    {"service"},
+    {"channel", "registry", "health"},
+    {"dispatch", "event"},
+    {"evbus", "log"},
+    {"ingress", "egress"},
+    {"connection"},
+    {"pipeline", "serialize", "match"},
+    {""},  # the plain modules beside the rooms: types, errors, jsonl, redact, ...
+]
+TOP = {"__main__", "api", "scripts"}  # files beside the rooms that are no plain modules
+LEVEL = {room: len(ROWS) - index for index, row in enumerate(ROWS) for room in row}
+
+# Engines know no hub. These two are about POP's own objects, and nothing else imports them but init files:
+# _load.py guards POP's loader against broken plugin files, _face.py steps over POP's function wrapper.
+MAY_IMPORT_POP = {"evbus/evbus/_load.py", "evbus/evbus/_face.py"}
+# The ways in from outside make the hub that everything else is handed.
+MAKES_A_HUB = {"evbus/api.py", "evbus/scripts.py"}
+
+NEVER = re.compile(r"\b(c?pickle|marshal|shelve|dill|jsonpickle)\b", re.IGNORECASE)
+UNSAFE_YAML = re.compile(r"\byaml\.(load|load_all|(unsafe|full)_load\w*|(Unsafe|Full)?Loader)\b")
+STATE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def room(path: Path) -> str:
+    """Return the room of a file: its folder in the package, or nothing for a plain module."""
+    parts = path.relative_to(PACKAGE).parts
+    if len(parts) > 1:
+        return parts[0]
+    return path.stem if path.stem in TOP else ""
+
+
+def is_plugin(path: Path) -> bool:
+    """Tell whether POP loads the file: it lies in a room and its name does not begin with ``_``."""
+    return len(path.relative_to(PACKAGE).parts) > 1 and not path.name.startswith("_")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield every imported module as an absolute name, also from inside functions."""
+    package = list(path.relative_to(ROOT).parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(), path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, node.module] if node.module else base)
+            for alias in node.names:
+                # `from package import x` may mean the module package.x
+                inner = f"{module}.{alias.name}"
+                yield inner if _exists(inner) else module
+
+
+def _exists(module: str) -> bool:
+    path = ROOT.joinpath(*module.split("."))
+    return path.with_suffix(".py").is_file() or path.is_dir()
+
+
+def own(path: Path) -> Iterator[Path]:
+    """Yield the files of this package that the file imports."""
+    for module in imports(path):
+        if module.split(".")[0] == "evbus":
+            target = ROOT.joinpath(*module.split("."))
+            yield target / "__init__.py" if target.is_dir() else target.with_suffix(".py")
+
+
+PLUGINS = [path for path in FILES if is_plugin(path)]
+ENGINES = [path for path in FILES if not is_plugin(path) and name(path) not in MAY_IMPORT_POP | MAKES_A_HUB]
+every_file = pytest.mark.parametrize("path", FILES, ids=name)
+
+
+@every_file
+def test_arrows_between_rooms_run_downwards(path: Path) -> None:
+    wrong = [
+        name(target)
+        for target in own(path)
+        if room(target) != room(path) and LEVEL[room(target)] >= LEVEL[room(path)]
+    ]
+    assert not wrong, f"{name(path)} imports {wrong}, which lie beside or above it"
+
+
+@every_file
+def test_every_imported_module_of_the_package_exists(path: Path) -> None:
+    assert [name(target) for target in own(path) if not target.is_file()] == []
+
+
+@every_file
+def test_a_plugin_is_imported_by_nobody(path: Path) -> None:
+    wrong = [name(target) for target in own(path) if is_plugin(target)]
+    assert not wrong, f"{name(path)} imports {wrong}: plugins are reached through the hub"
+
+
+@pytest.mark.parametrize("path", ENGINES, ids=name)
+def test_engines_know_no_hub(path: Path) -> None:
+    assert not {module.split(".")[0] for module in imports(path)} & {"pop", "pop_config", "pop_loop"}
+    arguments = (node.arg for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.arg))
+    assert "hub" not in arguments, f"{name(path)} has a function with the argument hub"
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=name)
+def test_plugins_define_no_classes_and_hold_no_state(path: Path) -> None:
+    body = ast.parse(path.read_text()).body
+    assert [node.name for node in body if isinstance(node, ast.ClassDef)] == []
+    for node in body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, STATE):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            # An upper-case name with contents is a constant; what begins empty is there to be filled.
+            constant = all(ast.unparse(target).strip("_").isupper() for target in targets)
+            special = all(ast.unparse(target).startswith("__") for target in targets)
+            filled = ast.unparse(node.value) not in {"[]", "{}"}
+            assert special or (constant and filled), f"{name(path)}:{node.lineno}: state belongs on the hub"
+
+
+def test_every_room_and_contract_folder_is_a_package() -> None:
+    # Without __init__.py a folder works from the source tree, and is missing in the wheel.
+    folders = {path.parent for path in FILES}
+    assert [name(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+def test_conf_holds_literals_only() -> None:
+    # POP executes the file bare: whatever fails in it makes the whole package invisible.
+    allowed = (ast.Constant, ast.Dict, ast.List, ast.Tuple, ast.UnaryOp, ast.USub, ast.Load)
+    types = {"bool", "float", "int", "str"}  # what pop-config takes as the type of an option
+    for node in ast.parse((PACKAGE / "conf.py").read_text()).body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # the docstring
+        assert isinstance(node, ast.Assign), f"conf.py:{node.lineno}: only assignments of literals"
+        for part in ast.walk(node.value):
+            literal = isinstance(part, allowed) or (isinstance(part, ast.Name) and part.id in types)
+            assert literal, f"conf.py:{node.lineno}: {ast.unparse(part)} is no literal"
+
+
+@every_file
+def test_nothing_unsafe_decodes_bytes(path: Path) -> None:
+    code = _code_of(path)
+    assert not UNSAFE_YAML.search(code), f"{name(path)}: yaml.safe_load is the only YAML loader here"
+    assert not {module.split(".")[0] for module in imports(path) if NEVER.fullmatch(module.split(".")[0])}
+    assert not re.search(r"\b(pickle|marshal)\.\w", code)
+    assert not re.search(r"(?<![\w.])(eval|exec)\(", code), f"{name(path)}: text from outside is never run"
+
+
+def _code_of(path: Path) -> str:
+    """Return the file without comments and strings, so that texts may name what is forbidden."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+    return ast.unparse(tree)
+
+
+@every_file
+def test_only_syntax_of_the_oldest_supported_python(path: Path) -> None:
+    ast.parse(path.read_text(), feature_version=(3, 10))

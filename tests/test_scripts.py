@@ -1,0 +1,136 @@
+"""The command line itself: options, configuration files, environment variables, help."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evbus.version import version
+from tests.command.kit import INTERNAL, ROOT, Shell
+
+COMMANDS = ("check", "dead", "demo", "plugins", "put", "replay", "run", "tail")
+EVENT = '{"body": 1}\n'
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    made = Shell(tmp_path)
+    made.file("p.yml", INTERNAL)
+    return made
+
+
+def test_without_a_command_the_help_is_printed(shell: Shell) -> None:
+    done = shell.run()
+    assert done.returncode == 2
+    assert done.stdout == shell.run("--help").stdout
+    assert "exit codes:" in done.stdout
+    assert all(f"    {command} " in done.stdout for command in COMMANDS)
+
+
+def test_the_version_is_printed(shell: Shell) -> None:
+    assert shell.run("--version").stdout == f"evbus {version}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_documents_its_exit_codes(shell: Shell, command: str) -> None:
+    done = shell.run(command, "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: evbus {command} ")
+    assert "exit codes:" in " ".join(done.stdout.split()).lower()
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (("rum",), "argument COMMAND: invalid choice: 'rum'"),
+        (("run", "--bogus"), "unrecognized arguments: --bogus"),
+        (("run", "--drain-timeout", "soon"), "argument --drain-timeout: invalid float value: 'soon'"),
+        (("put",), "the following arguments are required: body"),
+    ],
+)
+def test_wrong_options_are_usage_errors(shell: Shell, args: tuple[str, ...], sentence: str) -> None:
+    done = shell.run(*args)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+
+
+def test_options_come_from_a_configuration_file_and_the_environment(shell: Shell) -> None:
+    shell.file("c.yml", "evbus: {profiles: p.yml, quiet: true}\n")
+    for done in (
+        shell.run("run", "--config", "c.yml", stdin=EVENT),
+        shell.run("run", stdin=EVENT, EVBUS_CONFIG="c.yml"),
+        shell.run("run", "-q", stdin=EVENT, EVBUS_PROFILES="p.yml"),
+        shell.run("run", "-q", stdin=EVENT, ACCT_FILE="p.yml"),
+    ):
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "c.yml: the file cannot be read: No such file or directory"),
+        ("evbus: [\n", "c.yml: line 2, column 1: not valid YAML"),
+        ("evbus: 3\n", "c.yml: evbus: this is a mapping of options to values"),
+        ("evbus: {dead_stor: x}\n", "evbus.dead_stor: there is no such option; did you mean 'dead_store'?"),
+        ("evbus: {queue_limit: many}\n", "evbus.queue_limit: Expected `int`"),
+    ],
+)
+def test_mistakes_in_a_configuration_file_are_one_sentence(
+    shell: Shell, text: str | None, sentence: str
+) -> None:
+    if text is not None:
+        shell.file("c.yml", text)
+    done = shell.run("run", "-c", "c.yml", "-p", "p.yml", stdin=EVENT)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"evbus: {sentence}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_wrong_acct_key_is_one_sentence_without_the_key(shell: Shell) -> None:
+    done = shell.run("run", "-p", "p.yml", ACCT_KEY="very-secret")
+    assert done.returncode == 2
+    assert "acct" in done.stderr
+    assert "very-secret" not in done.stdout + done.stderr
+
+
+def test_profiles_encrypted_by_acct_are_read_with_the_key(shell: Shell) -> None:
+    fernet = pytest.importorskip("cryptography.fernet")
+    msgpack = pytest.importorskip("msgpack")
+    pytest.importorskip("acct")
+    key = fernet.Fernet.generate_key()
+    data = fernet.Fernet(key).encrypt(msgpack.dumps({"internal": {"*": {}}}))
+    (shell.folder / "p.fernet").write_bytes(data)
+    done = shell.run("run", "-p", "p.fernet", "-q", stdin=EVENT, ACCT_KEY=key.decode())
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_output_that_nobody_reads_is_no_stack_trace(shell: Shell) -> None:
+    with shell.start("plugins") as process:
+        process.stdout.close()
+        assert process.wait(60) == 1
+        assert process.stderr.read() == ""
+
+
+def test_no_log_file_is_written_unless_asked_for(shell: Shell) -> None:
+    shell.run("run", "-p", "p.yml", stdin=EVENT)
+    assert {path.name for path in shell.folder.iterdir()} == {"p.yml"}
+    shell.run("run", "-p", "p.yml", "--log-file", "my.log", stdin='{"profile": "x"}\n')
+    assert (shell.folder / "my.log").is_file()
+    done = shell.run("run", "-p", "p.yml", "--log-file", "none/my.log", stdin=EVENT)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "evbus: the log file none/my.log cannot be written: No such file or directory\n",
+    )
+
+
+def test_a_start_does_not_import_pip() -> None:
+    program = (
+        "import sys; sys.argv = ['evbus', 'plugins', 'match']\n"
+        "from evbus import scripts\n"
+        "assert scripts._main() == 0\n"
+        "assert not [name for name in sys.modules if name.split('.')[0] == 'pip']\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
