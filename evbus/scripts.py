@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,21 +77,28 @@ async def _run(hub: Any, name: str, options: dict[str, Any]) -> int:
 
 def _configure(hub: Any) -> None:
     _check_file()
-    hub.pop.sub.add(dyne_name="config")
-    _set_parser(hub)
-    # pop-config imports pip for --versions-report, which costs half a second of every other start.
-    blocked = "pip._internal.operations.freeze"
-    if "--versions-report" not in sys.argv and blocked not in sys.modules:
-        sys.modules[blocked] = None  # type: ignore[assignment]
-    try:
+    with _without_pip():
+        hub.pop.sub.add(dyne_name="config")
+        _set_parser(hub)
         hub.pop.config.load(["evbus"], cli="evbus", logs=False)
-    finally:
-        if blocked in sys.modules and sys.modules[blocked] is None:
-            del sys.modules[blocked]
     for key in hub.OPT.evbus:
         if key not in conf.CONFIG:
             raise SettingsError(f"evbus.{key}: there is no such option{nearest(key, conf.CONFIG)}")
     _set_logging(hub)
+
+
+@contextlib.contextmanager
+def _without_pip() -> Iterator[None]:
+    """Hide pip, whose import for --versions-report would cost half a second of every start."""
+    name = "pip._internal.operations.freeze"
+    hidden = "--versions-report" not in sys.argv and name not in sys.modules
+    if hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[name]
 
 
 def _set_parser(hub: Any) -> None:
@@ -113,6 +122,9 @@ def _set_logging(hub: Any) -> None:
     given = any(argument.startswith(("--log-file", "--log-plugin")) for argument in sys.argv)
     chosen = given or not {"POP_LOG_FILE", "POP_LOG_PLUGIN"}.isdisjoint(os.environ)
     try:
+        if chosen:
+            # Logging itself opens it at the first record, and prints a stack trace when it cannot.
+            Path(options.log_file).open("a").close()
         hub.log["null" if options.log_plugin == "basic" and not chosen else options.log_plugin].setup(options)
     except OSError as exc:
         raise SettingsError(f"the log file {options.log_file} cannot be written: {exc.strerror}") from None

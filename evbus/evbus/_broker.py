@@ -52,7 +52,7 @@ def to_bytes(apply: Callable[[Any], Any]) -> Callable[[Any], bytes]:
 
     def applied(body: Any) -> bytes:
         data = apply(body)
-        return data.encode() if isinstance(data, str) else data  # type: ignore[no-any-return]
+        return data.encode() if isinstance(data, str) else data
 
     return applied
 
@@ -106,7 +106,7 @@ class Broker:
     def offer(
         self, routing_key: str | None, body: Any, profile: str, headers: Mapping[str, str] | None
     ) -> tuple[Meta | Envelope, bytes] | None:
-        """Queue an event if it takes no time. Return None, or else what :meth:`insist` and :meth:`wait` take."""
+        """Queue an event if that takes no time, else return what :meth:`insist` and :meth:`wait` take."""
         if self.refusal is not None:
             raise self.refusal
         if self._new["SERIAL_PLUGIN"] is not self._new_name or self._old["PLUGIN"] is not self._old_name:

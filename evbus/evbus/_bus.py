@@ -202,13 +202,11 @@ class Bus:
         if router is None or self._loop is None:
             return
         with self.queue.lock:
-            events = self.queue.take(SLICE)
-            try:
-                router.dispatch(events)
-            except Exception:
-                # A matcher of somebody's own may raise for some name. Events already offered were counted.
-                log.exception("an event could not be routed")
+            ready = router.dispatch(self.queue.take_locked(SLICE))
             more = not self.queue.empty()
+        self.queue.wake()
+        for lane in ready:
+            lane.deliver_now()
         if more:
             self._loop.call_soon(self._feed)
         elif self._quiet is not None:
@@ -241,8 +239,9 @@ class Bus:
         with self.queue.lock:
             lanes = self._router.lanes(profile)
             letter = entry.event.replace(profile=profile, headers=headers)
-            for target in lanes:
-                target.offer([letter], len(letter.body))
+            ready = [target for target in lanes if target.offer([letter], len(letter.body))]
+        for target in ready:
+            target.deliver_now()
         return bool(lanes)
 
     def _store(self, lane: Lane, event: Envelope, reason: str, attempts: int) -> None:

@@ -27,6 +27,9 @@ __all__ = ["Dead", "Lane", "LaneKey", "LaneState", "backoff"]
 
 log = logging.getLogger("evbus.lane")
 
+#: Stands for a worker in what is delivered without one.
+NO_WORKER = -1
+
 
 class LaneKey(NamedTuple):
     """What a lane is called: ``plugin.provider.profile``."""
@@ -156,8 +159,11 @@ class Lane:
 
     # Taking events in
 
-    def offer(self, events: list[Envelope], size: int) -> None:
-        """Queue ``events``, ``size`` bytes in all. Needs the queue's lock; never waits."""
+    def offer(self, events: list[Envelope], size: int) -> bool:
+        """Queue ``events``, ``size`` bytes in all. Needs the queue's lock; never waits.
+
+        Returns whether :meth:`deliver_now` should be called once the lock is released.
+        """
         pending = self._pending
         pending.extend(events)
         self._pending_size += size
@@ -165,10 +171,29 @@ class Lane:
         excess = len(pending) - self.delivery.buffer
         if excess > 0:
             self._overflow(excess)
-        for _ in range(min(len(self._sleepers), len(events))):
+        if self._sender.immediate and not self.counters.in_flight and not self._failing:
+            return True
+        self._wake(len(events))
+        return False
+
+    def _wake(self, events: int) -> None:
+        for _ in range(min(len(self._sleepers), events)):
             sleeper = self._sleepers.popleft()
             if not sleeper.done():
                 sleeper.set_result(None)
+
+    def deliver_now(self) -> None:
+        """Deliver what is queued without a worker, if the destination takes it without waiting."""
+        while self._pending and not self.counters.in_flight:
+            batch = self._take(NO_WORKER, self.delivery.batch)
+            if self._sender.send_nowait(batch):
+                self._settle(NO_WORKER, batch, [], 0)
+            else:
+                self._return(NO_WORKER)
+                self._wake(len(self._pending))
+                return
+        if self.on_idle is not None and self.idle:
+            self.on_idle()
 
     def _overflow(self, excess: int) -> None:
         if self.delivery.on_full == "drop_oldest":

@@ -30,6 +30,7 @@ class Ingress(NamedTuple):
     plain: Callable[..., Any]
     publish: Callable[..., Coroutine[Any, Any, Any]]
     publish_batch: Callable[..., Coroutine[Any, Any, Any]] | None = None
+    publish_nowait: Callable[..., Any] | None = None
     opener: Callable[..., Coroutine[Any, Any, Any]] | None = None
     closer: Callable[..., Coroutine[Any, Any, Any]] | None = None
 
@@ -66,6 +67,7 @@ def _connect(
         publish=plugin.publish,
         takes=check_publish(plugin.plain),
         publish_batch=plugin.publish_batch,
+        publish_nowait=plugin.publish_nowait,
         opener=plugin.opener,
         closer=plugin.closer,
         route=_router(profile.routing_key),

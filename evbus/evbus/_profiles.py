@@ -43,6 +43,10 @@ class Profile(NamedTuple):
     routing_key: str | None
     path: str
 
+    def __repr__(self) -> str:
+        # The data hold secrets.
+        return f"<Profile {self.plugin}.{self.provider}.{self.name}>"
+
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML whose every error has a place and shows no value."""

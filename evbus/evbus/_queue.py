@@ -13,6 +13,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 from itertools import accumulate
+from typing import final
 
 from evbus.types import Envelope
 
@@ -24,6 +25,7 @@ UNBOUNDED = 1 << 62
 PACK_LIMIT = 1024
 
 
+@final
 class Meta:
     """What many queued events have in common."""
 
@@ -50,7 +52,7 @@ class _Chunk:
         self.size = sum(lengths)
         self.times = array("d", times)
         # Whether there are only small bodies without headers of their own, as there usually are.
-        self.plain = max(lengths) <= PACK_LIMIT and all([slot.__class__ is Meta for slot in slots])
+        self.plain = max(lengths) <= PACK_LIMIT and all(type(slot) is Meta for slot in slots)
         if not self.plain:
             rows = [_split(*entry) for entry in entries]
             slots, bodies = zip(*rows)  # noqa: B905 - rows are pairs
@@ -68,15 +70,15 @@ class _Chunk:
         rows = zip(self.slots[first:last], starts, self.ends[first:last], self.times[first:last])  # noqa: B905
         taken = [
             Envelope(slot.profile, slot.routing_key, buffer[start:end], slot.headers, time)
-            if slot.__class__ is Meta
+            if type(slot) is Meta
             else slot
             for slot, start, end, time in rows
         ]
         if self.plain:
             self.size -= (self.ends[last - 1] if last else 0) - (self.ends[first - 1] if first else 0)
         else:
-            self.size -= sum([len(event.body) for event in taken])  # type: ignore[union-attr]
-        return taken  # type: ignore[return-value]
+            self.size -= sum([len(event.body) for event in taken])
+        return taken
 
 
 def _split(slot: Meta | Envelope, body: bytes, time: float) -> tuple[Meta | Envelope, bytes]:
@@ -233,15 +235,19 @@ class Queue:
     def take(self, most: int) -> list[Envelope]:
         """Remove and return up to ``most`` of the oldest events; an empty queue re-arms the signal."""
         with self.lock:
-            taken = self._take(most)
-            if self.empty():
-                self.idle = True
-                if self.inbox:
-                    # Put between the two lines above by a thread that saw no need to signal.
-                    self.idle = False
-                    self._signal()
-        if self._waiters:
-            self.wake()
+            taken = self.take_locked(most)
+        self.wake()
+        return taken
+
+    def take_locked(self, most: int) -> list[Envelope]:
+        """Do as :meth:`take` for a caller that holds the lock, and calls :meth:`wake` afterwards."""
+        taken = self._take(most)
+        if not self._packed and not self.inbox:
+            self.idle = True
+            if self.inbox:
+                # Put between the two lines above by a thread that saw no need to signal.
+                self.idle = False
+                self._signal()
         return taken
 
     def _take(self, most: int) -> list[Envelope]:
@@ -260,10 +266,10 @@ class Queue:
             entries = [popleft() for _ in range(min(most - len(taken), len(self.inbox)))]
             taken += [
                 Envelope(slot.profile, slot.routing_key, body, slot.headers, time)
-                if slot.__class__ is Meta
+                if type(slot) is Meta
                 else slot
                 for slot, body, time in entries
-            ]  # type: ignore[misc]
+            ]
         self._gone += len(taken)
         self._measure()
         return taken
@@ -335,12 +341,10 @@ class Queue:
 
     def _turn(self) -> None:
         """Hand over what was put since the burst's first event."""
-        if self.empty():
-            self.idle = True
-            if self.empty():
-                return
+        self.idle = True
+        if not self.empty():
             self.idle = False
-        self._notify()
+            self._notify()
 
     def _notify(self) -> None:
         if self.on_event is not None:
@@ -399,6 +403,8 @@ class Queue:
 
     def wake(self, *, everyone: bool = False) -> None:
         """Wake as many waiting puts as there is room for, or ``everyone``."""
+        if not self._waiters:
+            return
         with self.lock:
             room = len(self._waiters)
             if not everyone and self._limit:

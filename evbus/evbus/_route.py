@@ -57,13 +57,21 @@ class Router:
         """Return the lanes that an event with this profile goes to."""
         found = self._cache.get(profile)
         if found is None:
-            found = tuple(lane for pattern, lane in self._destinations if self._find(profile, pattern))
+            found = tuple(lane for pattern, lane in self._destinations if self._matches(profile, pattern))
             while len(self._cache) >= CACHE_NAMES:
                 self._cache.pop(next(iter(self._cache)))
             self._cache[profile] = found
             if not found:
                 self._report(profile)
         return found
+
+    def _matches(self, profile: str, pattern: str) -> bool:
+        try:
+            return bool(self._find(profile, pattern))
+        except Exception:
+            # A matcher of somebody's own. The event still goes to all others.
+            log.exception("the matcher failed for %s", one_line(repr(profile)))
+            return False
 
     def _report(self, profile: str) -> None:
         patterns = [pattern for pattern, _ in self._destinations]
@@ -73,8 +81,12 @@ class Router:
             nearest(profile, patterns) or "; no profiles are configured",
         )
 
-    def dispatch(self, events: list[Envelope]) -> None:
-        """Offer ``events`` to their lanes. Needs the lock of the lanes' queue."""
+    def dispatch(self, events: list[Envelope]) -> list[Lane]:
+        """Offer ``events`` to their lanes. Needs the lock of the lanes' queue.
+
+        Returns the lanes whose :meth:`~Lane.deliver_now` should be called once the lock is released.
+        """
+        ready: list[Lane] = []
         count = len(events)
         start = 0
         while start < count:
@@ -83,12 +95,16 @@ class Router:
             while end < count and events[end].profile == profile:
                 end += 1
             run = events if end - start == count else events[start:end]
-            lanes = self.lanes(profile)
+            lanes = self._cache.get(profile)
+            if lanes is None:
+                lanes = self.lanes(profile)
             if lanes:
                 self._totals.routed += len(run)
                 size = sum([len(event.body) for event in run])
                 for lane in lanes:
-                    lane.offer(run, size)
+                    if lane.offer(run, size) and lane not in ready:
+                        ready.append(lane)
             else:
                 self._totals.unmatched += len(run)
             start = end
+        return ready

@@ -41,7 +41,7 @@ def check_publish(function: Callable[..., Any]) -> tuple[str, ...]:
         raise PluginError(
             f"publish takes ({', '.join(names)}), but must begin with hub, ctx: {PUBLISH_FORMS}"
         )
-    taken = []
+    taken: list[str] = []
     for parameter in parameters[2:]:
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             if parameter.kind is parameter.VAR_KEYWORD:
@@ -63,6 +63,8 @@ class Sender:
 
     :param publish: called with ``ctx`` and the parameters that ``takes`` names.
     :param publish_batch: called with ``ctx`` and a list of envelopes, or None.
+    :param publish_nowait: a plain function that delivers a list of envelopes without waiting, or raises and
+        delivers none; or None.
     :param opener: makes what the plugin finds in ``ctx.state``, before the first publish.
     :param closer: ends it.
     :param route: makes the envelope that this profile sends, or None when it is sent as it is.
@@ -73,12 +75,14 @@ class Sender:
         "_batch",
         "_closer",
         "_ctx",
+        "_nowait",
         "_opened",
         "_opener",
         "_publish",
         "_route",
         "_takes",
         "batching",
+        "immediate",
         "timeout",
     )
 
@@ -89,6 +93,7 @@ class Sender:
         publish: Callable[..., Awaitable[Any]],
         takes: Sequence[str],
         publish_batch: Callable[..., Coroutine[Any, Any, Any]] | None = None,
+        publish_nowait: Callable[..., Any] | None = None,
         opener: Callable[[Any], Coroutine[Any, Any, Any]] | None = None,
         closer: Callable[[Any], Coroutine[Any, Any, Any]] | None = None,
         route: Callable[[Envelope], Envelope] | None = None,
@@ -98,11 +103,13 @@ class Sender:
         self._publish = publish
         self._takes = tuple(takes)
         self._batch = publish_batch
+        self._nowait = publish_nowait
         self._opener = opener
         self._closer = closer
         self._opened = opener is None
         self._route = route
         self.batching = publish_batch is not None
+        self.immediate = publish_nowait is not None
         self.timeout = timeout
 
     async def open(self, seconds: float) -> None:
@@ -124,6 +131,19 @@ class Sender:
             log.warning(
                 "close of an ingress plugin failed: %s", one_line(redact(f"{type(exc).__name__}: {exc}"))
             )
+
+    def send_nowait(self, events: list[Envelope]) -> bool:
+        """Publish ``events`` at once; return False when that cannot be done and none was published."""
+        if self._nowait is None or not self._opened:
+            return False
+        if self._route is not None:
+            events = [self._route(event) for event in events]
+        try:
+            self._nowait(self._ctx, events)
+        except Exception:
+            # The worker publishes them, and deals with what is wrong.
+            return False
+        return True
 
     async def send(self, events: list[Envelope]) -> list[Outcome]:
         """Publish ``events`` and return one outcome for each: None, or why it failed.
@@ -154,10 +174,10 @@ class Sender:
             found = (
                 f"{len(outcomes)} outcomes" if isinstance(outcomes, list) else repr(type(outcomes).__name__)
             )
-            problem = DeliveryError(
+            wrong = DeliveryError(
                 f"publish_batch returned {found} for {len(events)} events; one each is right"
             )
-            return [problem] * len(events)
+            return [wrong] * len(events)
         return outcomes
 
     async def _one_by_one(self, events: list[Envelope]) -> list[Outcome]:

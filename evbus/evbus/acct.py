@@ -27,7 +27,8 @@ async def profiles(hub, acct_file=None, acct_key=None, acct_data=None, **kwargs)
     if acct_file and acct_data is None:
         acct_data = await _read(hub, acct_file, acct_key, kwargs)
     contexts = await _accepted(hub, acct_data or {}, source)
-    hub.evbus.init.check(contexts, source)
+    # Checked as it was written: the path of a key in an error is that in the file.
+    hub.evbus.init.check({name: part for name, part in (acct_data or {}).items() if name in contexts}, source)
     return contexts
 
 

@@ -260,7 +260,11 @@ def _serializer(hub):
         if not _face.watched(module.apply):
             apply = getattr(module, "ENGINE", apply)
         return _broker.Serializer(name, _broker.to_bytes(apply) if name not in OURS else apply, content_type)
-    hub.pop.sub.add(dyne_name="serial")
+    if "serial" not in hub._subs:
+        hub.pop.sub.add(dyne_name="serial", load_all=False)
+        for plugin in _load.load_plugins(hub.serial, "serial"):
+            if plugin.state == "broken":
+                log.warning("plugin not loaded: %s", plugin.error())
     if name in hub.serial:
         return _broker.Serializer(
             name, _broker.to_bytes(_face.direct(hub.serial[name].dump)), f"application/{name}"
@@ -282,6 +286,7 @@ def _ingress(hub):
             plain=functions["publish"].func,
             publish=_face.direct(functions["publish"]),
             publish_batch=_optional(functions, "publish_batch"),
+            publish_nowait=_optional(functions, "publish_nowait"),
             opener=_optional(functions, "open"),
             closer=_optional(functions, "close"),
         )

@@ -10,7 +10,7 @@ import msgspec
 
 from evbus.types import Envelope
 
-__all__ = ["BodyQueue", "InternalProfile", "Queues", "put", "put_all", "queue"]
+__all__ = ["BodyQueue", "InternalProfile", "Queues", "put", "put_all", "put_now", "queue"]
 
 
 class InternalProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -81,11 +81,22 @@ async def put(queues: Queues, limit: int, routing_key: str, body: bytes) -> None
 
 
 async def put_all(queues: Queues, limit: int, events: list[Envelope]) -> list[None]:
-    """Put the bodies of ``events`` on their queues, in order."""
-    if limit:
+    """Put the bodies of ``events`` on their queues, in order; with a limit, wait for room."""
+    if not limit:
+        put_now(queues, limit, events)
+    else:
         for event in events:
             await put(queues, limit, event.routing_key, event.body)
-        return [None] * len(events)
+    return [None] * len(events)
+
+
+def put_now(queues: Queues, limit: int, events: list[Envelope]) -> None:
+    """Put the bodies of ``events`` on their queues, in order.
+
+    :raises asyncio.QueueFull: there is a limit, which may have to be waited for; none was put.
+    """
+    if limit:
+        raise asyncio.QueueFull
     start = 0
     while start < len(events):
         key = events[start].routing_key
@@ -94,4 +105,3 @@ async def put_all(queues: Queues, limit: int, events: list[Envelope]) -> list[No
             end += 1
         queue(queues, key).put_all([event.body for event in events[start:end]])
         start = end
-    return [None] * len(events)

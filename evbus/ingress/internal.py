@@ -34,3 +34,8 @@ async def publish(hub, ctx, routing_key, body):
 async def publish_batch(hub, ctx, events):
     """Put the bodies of many events on their queues."""
     return await _internal.put_all(hub.ingress.INTERNAL, ctx.profile.limit, events)
+
+
+def publish_nowait(hub, ctx, events):
+    """Put the bodies of many events on their queues at once, if the profile has no limit."""
+    _internal.put_now(hub.ingress.INTERNAL, ctx.profile.limit, events)

@@ -92,7 +92,7 @@ def test_made_up_events_are_numbered() -> None:
 def test_tables_keep_foreign_text_on_its_line() -> None:
     assert render(["a", "b"], [["1", "x\ny\x1b[2J"], ["10", ""]], right=[0]).splitlines() == [
         " a  b",
-        "--  ------------",
+        "--  -----------",
         " 1  x\\ny\\x1b[2J",
         "10",
     ]

@@ -68,7 +68,7 @@ async def _refuse_odd(line: bytes) -> str:
 @contextlib.asynccontextmanager
 async def _serving(path: Path, **options: Any) -> AsyncIterator[asyncio.Task[None]]:
     task = asyncio.ensure_future(serve(str(path), _refuse_odd, **options))
-    while not path.is_socket() or not _listens(path):
+    while not _listens(path):
         await asyncio.sleep(0)
         if task.done():
             break

@@ -13,7 +13,7 @@ def test_a_file_is_delivered_and_a_table_says_so(shell: Shell) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     assert shell.lines("out.jsonl") == [{"routing_key": "a", "profile": "default", "body": {"id": 1.0}}] * 3
     head, _, row = done.stderr.splitlines()
-    assert head.split() == ["destination", "accepted", "delivered", "retried", "dead", "dropped", "queued", "events/s"]
+    assert " ".join(head.split()) == "destination accepted delivered retried dead dropped queued events/s"
     assert row.split()[:7] == ["file.file.*", "3", "3", "0", "0", "0", "0"]
 
 
@@ -29,11 +29,11 @@ def test_quiet_prints_nothing(shell: Shell) -> None:
 
 
 def test_bad_lines_are_told_with_their_place_and_the_rest_goes_on(shell: Shell) -> None:
-    shell.file("in.jsonl", GOOD + "{nonsense\n\n" + '{"body": 2, "profil": "x"}\n' + GOOD)
+    shell.file("in.jsonl", GOOD + "nonsense\n\n" + '{"body": 2, "profil": "x"}\n' + GOOD)
     done = shell.run("run", "in.jsonl", "-p", "file.yml", "-q")
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
-        "evbus: in.jsonl:2: the line is not JSON at column 2: Expecting property name enclosed in double quotes",
+        "evbus: in.jsonl:2: the line is not JSON at column 1: Expecting value",
         "evbus: in.jsonl:4: unknown key 'profil'; did you mean 'profile'?",
     ]
     assert len(shell.lines("out.jsonl")) == 2

@@ -10,7 +10,11 @@ import pytest
 from tests.command.kit import Shell, wait_for
 
 EVENT = '{"routing_key": "a", "body": 1}\n'
-START = "import asyncio, sys, time\n\nasync def publish(hub, ctx, routing_key, body):\n    print('publishing', flush=True)\n"
+START = (
+    "import asyncio, time\n"
+    "async def publish(hub, ctx, routing_key, body):\n"
+    "    print('publishing', flush=True)\n"
+)
 HANGS = START + "    await asyncio.Event().wait()\n"
 STUBBORN = START + (
     "    while True:\n        try:\n            await asyncio.Event().wait()\n"
@@ -65,9 +69,12 @@ def test_a_signal_ends_a_put_that_waits_for_room(shell: Shell) -> None:
 
 
 def test_a_signal_while_destinations_are_opened_cancels_the_start(shell: Shell) -> None:
-    opens = "import asyncio\n__func_alias__ = {'open_': 'open'}\nasync def open_(hub, ctx):\n    print('opening', flush=True)\n"
-    publish = "async def publish(hub, ctx, routing_key, body): ...\n"
-    shell.file("plugins/ingress/slow.py", opens + "    await asyncio.Event().wait()\n" + publish)
+    plugin = (
+        "import asyncio\n__func_alias__ = {'open_': 'open'}\n"
+        "async def open_(hub, ctx):\n    print('opening', flush=True)\n    await asyncio.Event().wait()\n"
+        "async def publish(hub, ctx, routing_key, body): ...\n"
+    )
+    shell.file("plugins/ingress/slow.py", plugin)
     shell.file("slow.yml", 'slow:\n  "*": {}\n')
     with shell.start("run", "-p", "slow.yml", "--plugin-dirs", "plugins") as process:
         wait_for(process.stdout, "opening")

@@ -59,20 +59,15 @@ def assert_matches(expected: str, found: str, where: str) -> None:
 def run_console(block: Block, where: str) -> None:
     commands = re.findall(r"^\$ (.*)$", block.text, re.MULTILINE)
     expected = [part.partition("\n")[2] for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]]
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("EVBUS", "ACCT", "XDG"))}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", "".join(f"{command}\nrc=$?; echo '{MARK}'; (exit $rc)\n" for command in commands)],
-        env={**kept, "PATH": path, "HOME": str(Path.cwd()), "COLUMNS": "200", "PYTHONPATH": ""},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    outputs = done.stdout.split(MARK + "\n")
-    assert len(outputs) == len(commands) + 1, done.stdout
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("EVBUS", "ACCT", "XDG"))}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    script = "".join(f"{command}\nrc=$?; echo '{MARK}'; (exit $rc)\n" for command in commands)
+    env.update(HOME=str(Path.cwd()), PYTHONPATH="")
+    null, pipe, merged = subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT
+    bash = ["bash", "-c", script]
+    done = subprocess.run(bash, env=env, stdin=null, stdout=pipe, stderr=merged, timeout=120, check=False)
+    outputs = done.stdout.decode().split(MARK + "\n")
+    assert len(outputs) == len(commands) + 1, outputs
     for command, right, found in zip(commands, expected, outputs, strict=False):
         assert_matches(right, found, f"{where}: $ {command}")
 
@@ -89,8 +84,8 @@ async def run_snippet(block: Block, page: Path) -> None:
     listener = asyncio.ensure_future(hub.evbus.init.start({"internal": {"*": {}}}))
     try:
         await hub.evbus.init.join()
-        source = "\n" * block.line + block.text
-        code = compile(source, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        code = compile("\n" * block.line + block.text, page, "exec", flags, dont_inherit=True)
         waiting = eval(code, {"hub": hub, "__name__": "example"})  # noqa: S307 - the project's own text
         if waiting is not None:
             await waiting
@@ -119,11 +114,7 @@ def test_the_examples_of_a_page(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for block in blocks(page.read_text()):
+    found = blocks(page.read_text())
+    assert len(found) == page.read_text().count(".. code-block::"), "a code block is overlooked"
+    for block in found:
         run_block(block, page, f"{page.relative_to(ROOT)}:{block.line}", capsys)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_no_code_block_of_a_page_is_overlooked(page: Path) -> None:
-    text = page.read_text()
-    assert len(blocks(text)) == len(re.findall(r"\.\. code-block::", text))

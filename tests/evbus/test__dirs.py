@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -117,8 +118,6 @@ def test_data_beside_the_plugins_may_be_open_to_all(tmp_path: Path) -> None:
 
 
 def test_a_start_is_refused_before_any_code_runs(tmp_path: Path) -> None:
-    import asyncio
-
     root = write(tmp_path / "plugins", ingress__evil=f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     (root / "ingress/evil.py").chmod(0o666)
     hub = new_hub(plugin_dirs=[root])

@@ -13,7 +13,7 @@ import pytest
 
 from evbus.errors import InvalidRoutingKey
 from evbus.evbus._face import Direct, direct, put_arguments
-from tests.evbus.kit import new_hub, write
+from tests.evbus.kit import write
 
 NAMES = ["put", "put_nowait"]
 
@@ -139,7 +139,7 @@ def test_unknown_keywords_are_a_type_error(hub: Any) -> None:
 
 def test_three_positionals_are_never_guessed_at(hub: Any) -> None:
     with pytest.raises(InvalidRoutingKey, match="a routing key is a string or None, not dict"):
-        hub.evbus.broker.put_nowait({"a": 1}, "p", {})
+        hub.evbus.broker.put_nowait({"a": 1}, "p", "q")
 
 
 def test_arguments_are_sorted_out_without_a_hub() -> None:
@@ -196,11 +196,6 @@ def test_what_no_contract_watches_is_called_directly_in_a_loop(hub: Any, tmp_pat
     assert direct(len) is len
 
 
-def test_a_function_that_pop_gives_no_hub_gets_none(tmp_path: Path) -> None:
-    text = (
-        "import os.path\n__func_alias__ = {'apply': os.path.basename}\n\n\ndef load(hub, data):\n    pass\n"
-    )
-    hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", match__odd="")])
+def test_a_function_that_pop_gives_no_hub_gets_none(hub: Any) -> None:
     function = pop.contract.Contracted(hub, [], len, "x", "len", implicit_hub=False)
     assert direct(function)([1, 2]) == 2
-    assert text

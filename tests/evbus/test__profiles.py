@@ -284,6 +284,11 @@ def test_no_error_holds_a_secret_of_the_profile(provider: str, wrong: dict[str, 
     assert "hunter22" not in str(caught.value) + repr(caught.value)
 
 
+def test_the_repr_of_a_profile_shows_no_value() -> None:
+    (profile,) = read({"amqp": {"a": {"url": "amqp://joe:hunter22@host"}}})
+    assert repr(profile) == "<Profile pika.amqp.a>"
+
+
 # YAML files
 
 

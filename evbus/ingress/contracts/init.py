@@ -8,6 +8,9 @@ The least that a plugin has is one function::
 
 ``async def publish_batch(hub, ctx, events)``
     Sends many envelopes at once; returns a list with one outcome each, in order: None, or the exception.
+``def publish_nowait(hub, ctx, events)``
+    A plain function, for destinations in this process: takes all of the envelopes without waiting, or raises
+    and takes none; then ``publish_batch`` or ``publish`` gets them. Saves every event a turn of the loop.
 ``async def open(hub, ctx)``
     Called once for each profile before its first publish; what it returns is ``ctx.state`` from then on.
 ``async def close(hub, ctx)``

@@ -1,0 +1,51 @@
+"""The numbers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from tests.evbus.kit import new_hub, running
+
+
+def test_a_snapshot_before_anything_happened(hub: Any) -> None:
+    found = hub.evbus.stats.snapshot()
+    assert found["state"] == "new"
+    assert found["lanes"] == {}
+    assert found["bus"]["accepted"] == found["bus"]["queued"] == 0
+
+
+def test_the_counters_of_the_bus_and_of_each_lane_add_up(tmp_path: Path) -> None:
+    hub = new_hub(dead_store=tmp_path / "dead.jsonl")
+    contexts = {"internal": {"a": {}, "*": {}}, "file": {"a": {"path": str(tmp_path / "out")}}}
+
+    async def main() -> Any:
+        hub.evbus.broker.put_nowait(body=0, profile="got")
+        await hub.evbus.broker.get()
+        async with running(hub, contexts):
+            for profile in ("a", "a", "b"):
+                await hub.evbus.broker.put(body=1, profile=profile)
+        return hub.evbus.stats.snapshot()
+
+    found = asyncio.run(main())
+    bus = found["bus"]
+    assert bus["accepted"] == 4
+    assert bus["accepted"] == sum(bus[name] for name in ("routed", "unmatched", "got", "dropped", "queued"))
+    assert {name: lane["delivered"] for name, lane in found["lanes"].items()} == {
+        "internal.internal.a": 2,
+        "internal.internal.*": 3,
+        "file.file.a": 2,
+    }
+    for lane in found["lanes"].values():
+        parts = ("delivered", "dead", "dropped", "queued", "in_flight")
+        assert lane["accepted"] == sum(lane[name] for name in parts)
+        assert set(lane["latency"]) == {"p50", "p90", "p99", "max"}
+    assert found["state"] == "stopped"
+
+
+def test_a_snapshot_shows_no_secret(tmp_path: Path) -> None:
+    hub = new_hub(dead_store=tmp_path / "dead.jsonl")
+    secret = "hunter22-hunter22"
+    contexts = {"webhook": {"*": {"url": "https://203.0.113.1/", "secret": secret}}}
+    assert secret not in repr(hub.evbus.init.connect(contexts)) + repr(hub.evbus.stats.snapshot())

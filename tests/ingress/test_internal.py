@@ -1,0 +1,218 @@
+"""The queues in the process: one a routing key, bounded if wanted, as asyncio.Queue is."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from evbus.ingress import _internal
+from evbus.ingress._internal import BodyQueue, InternalProfile
+from evbus.types import Envelope
+from tests.evbus.kit import WAIT, bodies, running
+
+
+def events(*pairs: tuple[str, str]) -> list[Envelope]:
+    return [Envelope("p", key, body.encode()) for key, body in pairs]
+
+
+async def settled() -> None:
+    """Let everything run that can run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_each_routing_key_has_a_queue_and_none_is_the_queue_without_one(hub: Any) -> None:
+    async def main() -> None:
+        async with running(hub, {"internal": {"*": {}}}):
+            await hub.evbus.broker.put(routing_key="a", body=1)
+            await hub.evbus.broker.put(body=2)
+            await hub.evbus.broker.put(routing_key="", body=3)
+        assert set(hub.ingress.internal.QUEUE) == {"a", None}
+        assert await bodies(hub, "a", 1) == [b"1"]
+        assert await bodies(hub, None, 1) == [b"2"]
+        assert await bodies(hub, "", 1) == [b"3"]
+        assert await hub.ingress.internal.get() is hub.ingress.internal.QUEUE[None]
+
+    asyncio.run(main())
+
+
+def test_the_profile_may_choose_the_queue(hub: Any) -> None:
+    contexts = {"internal": {"a": {"routing_key": "mine"}, "b": {"routing_key": "b.{routing_key}"}}}
+
+    async def main() -> None:
+        async with running(hub, contexts):
+            await hub.evbus.broker.put(routing_key="x", body=1, profile="a")
+            await hub.evbus.broker.put(routing_key="x", body=2, profile="b")
+        assert {key: queue.qsize() for key, queue in hub.ingress.internal.QUEUE.items()} == {
+            "mine": 1,
+            "b.x": 1,
+        }
+
+    asyncio.run(main())
+
+
+def test_a_queue_that_was_asked_for_first_gets_the_bodies(hub: Any) -> None:
+    async def main() -> bytes:
+        queue = await hub.ingress.internal.get("later")
+        getter = asyncio.ensure_future(queue.get())
+        async with running(hub, {"internal": {"*": {}}}):
+            await hub.evbus.broker.put(routing_key="later", body=1)
+            return await asyncio.wait_for(getter, WAIT)
+
+    assert asyncio.run(main()) == b"1"
+
+
+def test_the_queues_outlive_a_rebuild_of_the_room(hub: Any) -> None:
+    async def main() -> None:
+        queue = await hub.ingress.internal.get("k")
+        hub.pop.sub.extend("ingress")
+        assert await hub.ingress.internal.get("k") is queue
+
+    asyncio.run(main())
+
+
+def test_a_limit_holds_publishing_back_and_loses_nothing(hub: Any) -> None:
+    async def main() -> None:
+        async with running(hub, {"internal": {"*": {"limit": 2}}}):
+            for number in range(10):
+                await hub.evbus.broker.put(routing_key="k", body=number)
+            queue = await hub.ingress.internal.get("k")
+            found = [await asyncio.wait_for(queue.get(), WAIT)]
+            await settled()
+            assert queue.qsize() <= 2
+            found += await bodies(hub, "k", 9)
+            assert found == [str(number).encode() for number in range(10)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("limit", [-1, "x", 1.5])
+def test_a_wrong_limit_is_refused(hub: Any, limit: Any) -> None:
+    with pytest.raises(Exception, match=r"contexts: internal\.\*.*(limit must be 0|Expected `int`)"):
+        hub.evbus.init.check({"internal": {"*": {"limit": limit}}})
+    assert InternalProfile().limit == 0
+
+
+# The queue
+
+
+def test_many_bodies_at_once_keep_their_order_per_key() -> None:
+    queues: _internal.Queues = {}
+    batch = events(("a", "1"), ("a", "2"), ("b", "3"), ("a", "4"))
+    assert asyncio.run(_internal.put_all(queues, 0, batch)) == [None] * 4
+    assert {key: [queue.get_nowait() for _ in range(queue.qsize())] for key, queue in queues.items()} == {
+        "a": [b"1", b"2", b"4"],
+        "b": [b"3"],
+    }
+
+
+def test_join_waits_for_task_done_of_every_body() -> None:
+    async def main() -> None:
+        queue = BodyQueue()
+        queue.put_all([b"1", b"2"])
+        await queue.put(b"3")
+        join = asyncio.ensure_future(queue.join())
+        for _ in range(2):
+            await queue.get()
+            queue.task_done()
+        await settled()
+        assert not join.done()
+        await queue.get()
+        queue.task_done()
+        await asyncio.wait_for(join, WAIT)
+        with pytest.raises(ValueError, match="called too many times"):
+            queue.task_done()
+
+    asyncio.run(main())
+
+
+def test_nothing_at_once_changes_nothing() -> None:
+    async def main() -> None:
+        queue = BodyQueue()
+        queue.put_all([])
+        await asyncio.wait_for(queue.join(), WAIT)
+
+    asyncio.run(main())
+
+
+def test_many_getters_get_one_body_each_in_the_order_in_which_they_wait() -> None:
+    async def main() -> list[bytes]:
+        queue = BodyQueue()
+        getters = [asyncio.ensure_future(queue.get()) for _ in range(5)]
+        await settled()
+        queue.put_all([b"0", b"1", b"2"])
+        await settled()
+        assert [getter.done() for getter in getters] == [True, True, True, False, False]
+        queue.put_all([b"3", b"4", b"5"])
+        found = await asyncio.wait_for(asyncio.gather(*getters), WAIT)
+        assert queue.qsize() == 1
+        return list(found)
+
+    assert asyncio.run(main()) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_a_getter_that_is_cancelled_takes_nothing_with_it() -> None:
+    async def main() -> None:
+        queue = BodyQueue()
+        first, second = (asyncio.ensure_future(queue.get()) for _ in range(2))
+        await settled()
+        queue.put_all([b"1"])
+        first.cancel()  # after it was woken, before it could take the body
+        assert await asyncio.wait_for(second, WAIT) == b"1"
+        assert first.cancelled() or (await asyncio.gather(first, return_exceptions=True))
+        third = asyncio.ensure_future(queue.get())
+        await settled()
+        third.cancel()
+        await settled()
+        queue.put_all([b"2"])
+        assert await asyncio.wait_for(queue.get(), WAIT) == b"2"
+
+    asyncio.run(main())
+
+
+def test_a_body_that_a_newcomer_took_is_not_missed_by_the_one_who_was_woken() -> None:
+    async def main() -> None:
+        queue = BodyQueue()
+        waiting = asyncio.ensure_future(queue.get())
+        await settled()
+        queue.put_all([b"1"])
+        assert await queue.get() == b"1"
+        await settled()
+        assert not waiting.done()
+        queue.put_all([b"2"])
+        assert await asyncio.wait_for(waiting, WAIT) == b"2"
+
+    asyncio.run(main())
+
+
+def test_putters_of_a_bounded_queue_go_on_in_their_order() -> None:
+    async def main() -> list[bytes]:
+        queues: _internal.Queues = {}
+        puts = [
+            asyncio.ensure_future(_internal.put(queues, 1, "k", str(number).encode())) for number in range(4)
+        ]
+        await settled()
+        queue = queues["k"]
+        assert [put.done() for put in puts] == [True, False, False, False]
+        assert queue.full()
+        found = [await asyncio.wait_for(queue.get(), WAIT) for _ in range(4)]
+        await asyncio.wait_for(asyncio.gather(*puts), WAIT)
+        return found
+
+    assert asyncio.run(main()) == [b"0", b"1", b"2", b"3"]
+
+
+def test_a_putter_that_is_cancelled_leaves_its_place_to_the_next() -> None:
+    async def main() -> None:
+        queues: _internal.Queues = {}
+        await _internal.put(queues, 1, "k", b"0")
+        gone, waits = (asyncio.ensure_future(_internal.put(queues, 1, "k", body)) for body in (b"1", b"2"))
+        await settled()
+        gone.cancel()
+        await settled()
+        assert [await asyncio.wait_for(queues["k"].get(), WAIT) for _ in range(2)] == [b"0", b"2"]
+        await asyncio.wait_for(waits, WAIT)
+
+    asyncio.run(main())

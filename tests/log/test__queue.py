@@ -1,0 +1,150 @@
+"""The logging handler, without POP."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import Any
+
+import pytest
+
+from evbus.errors import BusFull, SettingsError
+from evbus.log._queue import BusHandler, Putter, check_options
+
+
+@pytest.fixture
+def events() -> list[dict[str, Any]]:
+    return []
+
+
+@pytest.fixture
+def logger(events: list[dict[str, Any]]) -> Any:
+    """Return a logger whose records become events."""
+    logger = logging.Logger("app.part", level=1)
+    logger.addHandler(
+        BusHandler(Putter(lambda **event: events.append(event)), logging.Formatter(datefmt="%Y"))
+    )
+    return logger
+
+
+def test_a_record_becomes_an_event(logger: Any, events: list[dict[str, Any]]) -> None:
+    logger.warning("hello %s", "world")
+    (event,) = events
+    assert set(event) == {"routing_key", "profile", "body"}
+    assert (event["routing_key"], event["profile"]) == ("log", "logger")
+    assert set(event["body"]) == {"message", "module", "level", "timestamp"}
+    assert event["body"]["message"] == "hello world"
+    assert event["body"]["module"] == "test__queue"
+    assert event["body"]["level"] == "WARNING"
+    assert len(event["body"]["timestamp"]) == 4
+
+
+def test_profile_and_routing_key_are_options() -> None:
+    events: list[dict[str, Any]] = []
+    putter = Putter(lambda **event: events.append(event), profile="p", routing_key="k")
+    logger = logging.Logger("app")
+    logger.addHandler(BusHandler(putter, logging.Formatter()))
+    logger.error("x")
+    assert (events[0]["profile"], events[0]["routing_key"]) == ("p", "k")
+
+
+def test_the_traceback_is_part_of_the_message(logger: Any, events: list[dict[str, Any]]) -> None:
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logger.exception("it failed")
+    message = events[0]["body"]["message"]
+    assert message.startswith("it failed\nTraceback (most recent call last):")
+    assert message.endswith("ValueError: no")
+
+
+def test_the_record_that_other_handlers_get_stays_as_it_was(logger: Any) -> None:
+    seen: list[logging.LogRecord] = []
+
+    class After(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record)
+
+    logger.addHandler(After())
+    logger.info("a %s", 1)
+    assert (seen[0].msg, seen[0].args) == ("a %s", (1,))
+    assert not hasattr(seen[0], "asctime")
+
+
+@pytest.mark.parametrize("name", ["evbus", "evbus.lane", "evbus.ingress.file"])
+def test_records_of_evbus_itself_are_left_out(events: list[dict[str, Any]], name: str) -> None:
+    logger = logging.Logger(name)
+    logger.addHandler(BusHandler(Putter(lambda **event: events.append(event)), logging.Formatter()))
+    logger.error("lane x: publishing fails")
+    assert events == []
+
+
+def test_a_name_that_only_begins_like_ours_is_somebody_elses(events: list[dict[str, Any]]) -> None:
+    logger = logging.Logger("evbusiness")
+    logger.addHandler(BusHandler(Putter(lambda **event: events.append(event)), logging.Formatter()))
+    logger.error("x")
+    assert len(events) == 1
+
+
+def test_a_full_bus_costs_the_event_and_never_fails_the_caller() -> None:
+    def put_nowait(**event: Any) -> None:
+        raise BusFull(1, 1, 0, 0)
+
+    putter = Putter(put_nowait)
+    logger = logging.Logger("app")
+    logger.addHandler(BusHandler(putter, logging.Formatter()))
+    logger.error("x")
+    logger.error("y")
+    assert putter.lost == 2
+
+
+def test_text_that_utf8_cannot_carry_is_escaped(logger: Any, events: list[dict[str, Any]]) -> None:
+    logger.error("file %s", os.fsdecode(b"\xff"))
+    assert events[0]["body"]["message"] == "file \\udcff"
+
+
+def test_a_record_with_wrong_arguments_is_told_as_logging_does(
+    logger: Any, events: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger.error("%d", "x")
+    assert events == []
+    assert "--- Logging error ---" in capsys.readouterr().err
+
+
+def test_putting_holds_no_lock_of_the_handler() -> None:
+    """A thread that logs and one that loads plugins, and logs meanwhile, would wait for each other."""
+    inside, done = threading.Event(), threading.Event()
+
+    def put_nowait(**event: Any) -> None:
+        if event["body"]["message"] == "first":
+            inside.set()
+            assert done.wait(20)
+
+    logger = logging.Logger("app")
+    logger.addHandler(BusHandler(Putter(put_nowait), logging.Formatter()))
+    thread = threading.Thread(target=logger.error, args=("first",))
+    thread.start()
+    assert inside.wait(20)
+    logger.error("second")
+    done.set()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"profil": "x"}, "log_handler_options: there is no option 'profil'; did you mean 'profile'?"),
+        ({"zzz": "x"}, "log_handler_options: there is no option 'zzz'; known: profile, routing_key"),
+        ({"profile": 5}, "log_handler_options: profile is a string, not 5"),
+    ],
+)
+def test_a_wrong_option_is_told(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        check_options(options)
+    assert str(caught.value) == sentence
+
+
+def test_both_options_are_taken() -> None:
+    check_options({"profile": "p", "routing_key": "k"})
