@@ -7,9 +7,9 @@ import asyncio
 import contextlib
 import logging
 import os
+import pathlib
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pop.hub
@@ -77,6 +77,9 @@ async def _run(hub: Any, name: str, options: dict[str, Any]) -> int:
 
 def _configure(hub: Any) -> None:
     _check_file()
+    if not hasattr(pathlib, "os"):
+        # pop-config 12 reads its files with pathlib.os, which is gone since Python 3.13.
+        pathlib.os = os  # type: ignore[attr-defined,unused-ignore]
     with _without_pip():
         hub.pop.sub.add(dyne_name="config")
         _set_parser(hub)
@@ -124,7 +127,7 @@ def _set_logging(hub: Any) -> None:
     try:
         if chosen:
             # Logging itself opens it at the first record, and prints a stack trace when it cannot.
-            Path(options.log_file).open("a").close()
+            pathlib.Path(options.log_file).open("a").close()
         hub.log["null" if options.log_plugin == "basic" and not chosen else options.log_plugin].setup(options)
     except OSError as exc:
         raise SettingsError(f"the log file {options.log_file} cannot be written: {exc.strerror}") from None
@@ -141,7 +144,7 @@ def _check_file() -> None:
     path = parser.parse_known_args()[0].config or os.environ.get("EVBUS_CONFIG")
     if not path:
         return
-    sections = _profiles.load_yaml(Path(path))
+    sections = _profiles.load_yaml(pathlib.Path(path))
     for name in ("evbus", "pop_config"):
         if not isinstance(sections.get(name, {}), dict):
             raise SettingsError(f"{path}: {name}: this is a mapping of options to values")

@@ -286,11 +286,17 @@ def _ingress(hub):
             plain=functions["publish"].func,
             publish=_face.direct(functions["publish"]),
             publish_batch=_optional(functions, "publish_batch"),
-            publish_nowait=_optional(functions, "publish_nowait"),
+            publish_nowait=_optional(functions, "publish_nowait") if _unwatched(functions) else None,
             opener=_optional(functions, "open"),
             closer=_optional(functions, "close"),
         )
     return found
+
+
+def _unwatched(functions):
+    """Return whether publish_nowait may stand for the others: no contract waits for a call of theirs."""
+    replaced = [functions[name] for name in ("publish", "publish_batch") if name in functions]
+    return not any(_face.watched(function) for function in replaced)
 
 
 def _optional(functions, name):

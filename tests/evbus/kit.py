@@ -66,6 +66,7 @@ def plugin(hub: Any, name: str, room: str = "ingress") -> Any:
 async def running(hub: Any, contexts: Any) -> AsyncIterator[None]:
     """Start the bus, and at the end stop it: then everything is delivered."""
     task = asyncio.ensure_future(hub.evbus.init.start(contexts))
+    await asyncio.sleep(0)  # a join before the start has begun tells how the last one failed
     await asyncio.wait_for(hub.evbus.init.join(), WAIT)
     try:
         yield

@@ -16,6 +16,9 @@ import pytest
 from evbus.errors import EvbusError, MissingExtra, ProfileError, SettingsError
 from tests.evbus.kit import KEEPER, bodies, new_hub, running, write
 
+# dict-toolbox, which acct decodes with, uses it.
+pytestmark = pytest.mark.filterwarnings("ignore:'typing.ByteString' is deprecated:DeprecationWarning")
+
 SECRET = "hunter22-of-the-profile"
 DATA = {"internal": {"orders.*": {"routing_key": "orders"}, "default": {}}}
 
@@ -34,10 +37,13 @@ def encrypt(path: Path, data: Any, crypto: str = "fernet") -> str:
 
     async def main() -> str:
         key = await hub.crypto.init.generate_key(plugin=crypto)
-        path.write_bytes(await hub.crypto.init.encrypt(plugin=crypto, data=data, key=key))
+        encrypted.append(await hub.crypto.init.encrypt(plugin=crypto, data=data, key=key))
         return str(key)
 
-    return asyncio.run(main())
+    encrypted: list[bytes] = []
+    key = asyncio.run(main())
+    path.write_bytes(encrypted[0])
+    return key
 
 
 def profiles(hub: Any, **kwargs: Any) -> Any:

@@ -124,6 +124,25 @@ def test_a_bad_profile_is_refused_at_start_and_a_second_start_succeeds(
     assert asyncio.run(main()) == [b'"kept"']
 
 
+@pytest.mark.xfail(
+    strict=False, reason="Bus.join raises the failure of the start before, if this one has yet to run"
+)
+def test_joining_a_second_start_does_not_tell_how_the_first_failed(hub: Any) -> None:
+    async def main() -> None:
+        with pytest.raises(ProfileError):
+            await hub.evbus.init.start({"nothing": {"a": {}}})
+        task = asyncio.ensure_future(hub.evbus.init.start({"internal": {"*": {}}}))
+        try:
+            await hub.evbus.init.join()
+        finally:
+            await asyncio.sleep(0)
+            await hub.evbus.init.join()
+            await hub.evbus.init.stop()
+            await task
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -302,7 +321,8 @@ def test_the_error_callback_gets_what_died(tmp_path: Path, kind: str) -> None:
     root = write(
         tmp_path / "plugins",
         ingress__bad=(
-            "from evbus.errors import Rejected\n\n\nasync def publish(hub, ctx, body):\n    raise Rejected('no')\n\n\n"
+            "from evbus.errors import Rejected\n\n\nasync def publish(hub, ctx, body):\n"
+            "    raise Rejected('no')\n\n\n"
             f"{prefix}def told(hub, data):\n    vars(hub.ingress).setdefault('TOLD', []).append(data)\n"
         ),
     )

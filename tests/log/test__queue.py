@@ -13,6 +13,11 @@ from evbus.errors import BusFull, SettingsError
 from evbus.log._queue import BusHandler, Putter, check_options
 
 
+def apart(name: str) -> logging.Logger:
+    """Return a logger that no other test can find."""
+    return logging.Logger(name, level=1)  # noqa: LOG001
+
+
 @pytest.fixture
 def events() -> list[dict[str, Any]]:
     return []
@@ -21,7 +26,7 @@ def events() -> list[dict[str, Any]]:
 @pytest.fixture
 def logger(events: list[dict[str, Any]]) -> Any:
     """Return a logger whose records become events."""
-    logger = logging.Logger("app.part", level=1)
+    logger = apart("app.part")
     logger.addHandler(
         BusHandler(Putter(lambda **event: events.append(event)), logging.Formatter(datefmt="%Y"))
     )
@@ -43,7 +48,7 @@ def test_a_record_becomes_an_event(logger: Any, events: list[dict[str, Any]]) ->
 def test_profile_and_routing_key_are_options() -> None:
     events: list[dict[str, Any]] = []
     putter = Putter(lambda **event: events.append(event), profile="p", routing_key="k")
-    logger = logging.Logger("app")
+    logger = apart("app")
     logger.addHandler(BusHandler(putter, logging.Formatter()))
     logger.error("x")
     assert (events[0]["profile"], events[0]["routing_key"]) == ("p", "k")
@@ -74,14 +79,14 @@ def test_the_record_that_other_handlers_get_stays_as_it_was(logger: Any) -> None
 
 @pytest.mark.parametrize("name", ["evbus", "evbus.lane", "evbus.ingress.file"])
 def test_records_of_evbus_itself_are_left_out(events: list[dict[str, Any]], name: str) -> None:
-    logger = logging.Logger(name)
+    logger = apart(name)
     logger.addHandler(BusHandler(Putter(lambda **event: events.append(event)), logging.Formatter()))
     logger.error("lane x: publishing fails")
     assert events == []
 
 
 def test_a_name_that_only_begins_like_ours_is_somebody_elses(events: list[dict[str, Any]]) -> None:
-    logger = logging.Logger("evbusiness")
+    logger = apart("evbusiness")
     logger.addHandler(BusHandler(Putter(lambda **event: events.append(event)), logging.Formatter()))
     logger.error("x")
     assert len(events) == 1
@@ -92,7 +97,7 @@ def test_a_full_bus_costs_the_event_and_never_fails_the_caller() -> None:
         raise BusFull(1, 1, 0, 0)
 
     putter = Putter(put_nowait)
-    logger = logging.Logger("app")
+    logger = apart("app")
     logger.addHandler(BusHandler(putter, logging.Formatter()))
     logger.error("x")
     logger.error("y")
@@ -121,7 +126,7 @@ def test_putting_holds_no_lock_of_the_handler() -> None:
             inside.set()
             assert done.wait(20)
 
-    logger = logging.Logger("app")
+    logger = apart("app")
     logger.addHandler(BusHandler(Putter(put_nowait), logging.Formatter()))
     thread = threading.Thread(target=logger.error, args=("first",))
     thread.start()

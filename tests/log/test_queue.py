@@ -8,7 +8,6 @@ import logging
 import subprocess
 import sys
 import textwrap
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +151,7 @@ def test_a_failing_destination_of_the_log_does_not_feed_itself(tmp_path: Path) -
 
 
 def test_a_contract_that_is_loaded_later_sees_the_events_of_the_log(tmp_path: Path) -> None:
-    contract = "def pre_put_nowait(hub, ctx):\n    vars(hub.evbus).setdefault('SEEN', []).append(ctx.kwargs['profile'])\n"
+    contract = "def pre_put_nowait(hub, ctx):\n    vars(hub.evbus)['SEEN'] = [ctx.kwargs['profile']]\n"
     hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", evbus__contracts__broker=contract)])
     set_up(hub)
     hub.evbus.init.settings()
