@@ -16,23 +16,22 @@ How the body stands there follows the header ``content-type``:
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import msgspec
 
+from evbus import strictjson
 from evbus.errors import InvalidPayload, PayloadTooDeep, PayloadTooLarge, nearest
+from evbus.strictjson import MAX_DEPTH
 from evbus.types import CONTENT_TYPE, Envelope
 
-__all__ = ["JSON", "MAX_DEPTH", "Record", "decode", "encode", "is_json", "max_line"]
+__all__ = ["JSON", "Record", "decode", "encode", "is_json", "max_line"]
 
 #: The content type of a body when a line names none.
 JSON = "application/json"
-#: The deepest nesting of a body that is read, in containers.
-MAX_DEPTH = 64
 
 #: What a line may hold besides its body: routing key, headers and what the dead store says of it.
 _OVERHEAD = 256 * 1024
@@ -40,11 +39,6 @@ _OVERHEAD = 256 * 1024
 _ENCODER = msgspec.json.Encoder()
 _JSON_ONLY: dict[str, str] = {CONTENT_TYPE: JSON}
 
-# Strings are taken out before brackets are counted. The closing quote is optional so that a string
-# that never ends matches at once instead of being tried again from each of its quotes.
-_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _UNKNOWN = re.compile(r"unknown field `(.*)`")
 
@@ -98,7 +92,6 @@ class _In(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 _IN_DECODER = msgspec.json.Decoder(_In)
-_DECODER = msgspec.json.Decoder()
 _KEYS = tuple(field.name for field in msgspec.structs.fields(_In))
 
 
@@ -173,14 +166,11 @@ def _is_plain(body: bytes) -> bool:
     """Say whether ``body`` may stand raw in a line: one line, no spaces around, and decode takes it."""
     if not body or body[0] in b" \t\r\n" or body[-1] in b" \t\r\n":
         return False
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _deeper(body, MAX_DEPTH):
+    if b"\n" in body or b"\r" in body:
         return False
     try:
-        value = _DECODER.decode(body)
-        if b"\n" in body or b"\r" in body:
-            return False
-        _refuse_duplicates(body, value)
-    except (msgspec.DecodeError, UnicodeDecodeError, InvalidPayload, RecursionError):
+        strictjson.load(body)
+    except (InvalidPayload, PayloadTooDeep):
         return False
     return True
 
@@ -198,19 +188,16 @@ def decode(line: bytes, max_body: int, max_depth: int = MAX_DEPTH) -> Record:
     longest = max_line(max_body)
     if longest and len(line) > longest:
         raise PayloadTooLarge(len(line), max_body)
-    # One level more than the body may have: the line itself is an object.
-    if line.count(b"[") + line.count(b"{") > max_depth and _deeper(line, max_depth + 1):
-        raise PayloadTooDeep(max_depth)
     try:
-        value = _DECODER.decode(line)
+        # One level more than the body may have: the line itself is an object.
+        value = strictjson.load(line, max_depth=max_depth + 1, what="the line")
         wire = _IN_DECODER.decode(line)
+    except PayloadTooDeep:
+        raise PayloadTooDeep(max_depth) from None
     except msgspec.ValidationError as exc:
         raise InvalidPayload(_explain_type(str(exc))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise InvalidPayload(_explain_syntax(line, str(exc))) from None
-    except RecursionError:
-        raise PayloadTooDeep(max_depth) from None
-    _refuse_duplicates(line, value)
+        raise InvalidPayload(f"the line is not valid JSON: {exc}") from None
     return _record(wire, value, max_body)
 
 
@@ -256,41 +243,6 @@ def _raw_body(body: msgspec.Raw, value: Any, content_type: str) -> bytes:
     raise InvalidPayload(f"the content-type header says {content_type!a:.80}, which takes {right}")
 
 
-def _deeper(data: bytes, limit: int) -> bool:
-    """Say whether containers nest deeper than ``limit``, without parsing (and so without recursing)."""
-    depth = 0
-    for byte in _STRINGS.sub(b"", data).translate(None, _NOT_BRACKETS):
-        if byte in b"[{":
-            depth += 1
-            if depth > limit:
-                return True
-        else:
-            depth -= 1
-    return False
-
-
-def _refuse_duplicates(data: bytes, value: Any) -> None:
-    """Raise InvalidPayload when an object in ``data``, JSON that decoded to ``value``, has a key twice."""
-    again = _ENCODER.encode(value)
-    # A value has no key twice, so JSON that it gives back byte for byte has none either. What differs
-    # otherwise (escapes, the form of numbers) is looked at by the slow reader of the standard library.
-    if again == data or again == msgspec.json.format(data, indent=-1):
-        return
-    _PAIRS_DECODER.decode(data.decode())
-
-
-def _refuse_twice(items: list[tuple[str, Any]]) -> None:
-    seen = set()
-    for key, _ in items:
-        if key in seen:
-            raise InvalidPayload(f"the key {key!a:.80} stands twice in one object; once is right")
-        seen.add(key)
-
-
-# Numbers stay text: they were checked, and Python is slow at turning long digits into integers.
-_PAIRS_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_twice, parse_int=str, parse_float=str)
-
-
 def _explain_type(message: str) -> str:
     """Turn what msgspec says of a value that is JSON but no event into a sentence."""
     unknown = _UNKNOWN.search(message)
@@ -305,31 +257,3 @@ def _explain_type(message: str) -> str:
     if "base64" in reason:
         return "the key 'body_base64' is no base64 (RFC 4648 section 4, with padding)"
     return f"the key {path[1]!a:.80} has a wrong type: {reason}"
-
-
-def _explain_syntax(line: bytes, message: str) -> str:
-    """Say where and why a line is no JSON. Only reached for bad lines, so it may parse once more."""
-    if not line.strip():
-        return "the line is empty"
-    if line.startswith(b"\xef\xbb\xbf"):
-        return "the line starts with a byte order mark; save the file as UTF-8 without one"
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as exc:
-        return f"the line is not UTF-8 at column {exc.start + 1}"
-    try:
-        json.loads(text, parse_constant=_refuse_constant, parse_int=str, parse_float=str)
-    except json.JSONDecodeError as exc:
-        return f"the line is not JSON at column {exc.pos + 1}: {exc.msg}"
-    except InvalidPayload as exc:
-        return str(exc)
-    except RecursionError:
-        return f"the line is not JSON: {message}"
-    # The standard library takes it, msgspec does not: RFC 8259 section 8.2.
-    if _SURROGATE.search(line):
-        return "a string holds half of a surrogate pair (an escape \\ud800 to \\udfff on its own)"
-    return f"the line is not JSON: {message}"
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise InvalidPayload(f"{name} is not JSON; write null, or the number as a string")

@@ -137,20 +137,6 @@ def test_foreign_bytes_are_read_or_refused_and_never_crash(line: bytes) -> None:
     assert "\n" not in (problem or "")
 
 
-@given(st.text('{}[]",:\\a1').map(str.encode), st.integers(0, 4))
-def test_depth_is_that_of_the_parsed_value(data: bytes, limit: int) -> None:
-    def depth(value: object) -> int:
-        if isinstance(value, dict):
-            return 1 + max(map(depth, value.values()), default=0)
-        return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
-
-    try:
-        value = json.loads(data)
-    except ValueError:
-        return
-    assert jsonl._deeper(data, limit) == (depth(value) > limit)
-
-
 def test_a_line_by_hand_has_defaults_and_any_order() -> None:
     record = jsonl.decode(b' { "body" : {"id": 1.50 } , "routing_key" : "x" } \r\n', LIMIT)
     assert record == jsonl.Record(
@@ -181,11 +167,11 @@ def test_extra_keys_are_appended_and_dead_is_read_back() -> None:
     [
         (b"", "the line is empty"),
         (b" \n", "the line is empty"),
-        (b'{"body":1', "the line is not JSON at column 10: Expecting ',' delimiter"),
-        (b"{'body':1}", "the line is not JSON at column 2"),
-        (b'{"body":1} x', "the line is not JSON at column 12"),
+        (b'{"body":1', "the line is not valid JSON: expecting ',' delimiter at line 1 column 10"),
+        (b"{'body':1}", "expecting property name enclosed in double quotes at line 1 column 2"),
+        (b'{"body":1} x', "extra data at line 1 column 12"),
         (b'\xef\xbb\xbf{"body":1}', "byte order mark"),
-        (b'{"body":"\xff"}', "the line is not UTF-8 at column 10"),
+        (b'{"body":"\xff"}', "the line is not UTF-8: invalid start byte at byte 9"),
         (b"[1]", "an event is a JSON object"),
         (b"3", "an event is a JSON object"),
         (b'{"bdy":1}', "unknown key 'bdy'; did you mean 'body'?"),
@@ -199,12 +185,12 @@ def test_extra_keys_are_appended_and_dead_is_read_back() -> None:
         (b'{"body":1,"body":1}', "the key 'body' stands twice"),
         (b'{"body":{"a":1,"\\u0061":1}}', "the key 'a' stands twice"),
         (b'{"headers":{"a":"1","a":"1"}}', "the key 'a' stands twice"),
-        (b'{"body":[NaN]}', "NaN is not JSON"),
-        (b'{"body":-Infinity}', "-Infinity is not JSON"),
-        (b'{"body":' + b"9" * 5000 + b"}", "a number is out of range"),
-        (b'{"body":1e999}', "a number is out of range"),
-        (b'{"body":"\\ud800"}', "half of a surrogate pair"),
-        (b'{"body":"\\udc00x"}', "half of a surrogate pair"),
+        (b'{"body":[NaN]}', "NaN is no JSON number at line 1 column 10"),
+        (b'{"body":-Infinity}', "-Infinity is no JSON number"),
+        (b'{"body":' + b"9" * 5000 + b"}", "an integer of more than 4,300 digits"),
+        (b'{"body":1e999}', "a float out of range"),
+        (b'{"body":"\\ud800"}', "a string with a lone surrogate"),
+        (b'{"body":"\\udc00x"}', "a string with a lone surrogate"),
         (b'{"headers":{"content-type":"text/plain"},"body":1}', "takes a JSON string as 'body'"),
         (b'{"headers":{"content-type":"application/msgpack"},"body":1}', "takes 'body_base64'"),
     ],

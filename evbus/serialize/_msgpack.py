@@ -13,8 +13,9 @@ import msgpack  # type: ignore[import-untyped]
 from evbus.errors import InvalidPayload, PayloadTooDeep
 from evbus.serialize import _shape
 from evbus.serialize._content import as_bytes, refuse_pickle
-from evbus.serialize._normal import MAX_DEPTH, Normaliser
+from evbus.serialize._normal import Normaliser
 from evbus.serialize._skim import skim
+from evbus.strictjson import MAX_DEPTH
 
 __all__ = ["apply", "load"]
 

@@ -14,11 +14,9 @@ from typing import Any, NoReturn, TypeVar
 
 from evbus.errors import PayloadError, PayloadTooDeep, SerializeError
 from evbus.serialize import _shape
+from evbus.strictjson import MAX_DEPTH
 
-__all__ = ["MAX_DEPTH", "Normaliser"]
-
-#: The deepest nesting of containers, in a body that is written and in one that is read.
-MAX_DEPTH = 64
+__all__ = ["Normaliser"]
 
 T = TypeVar("T")
 

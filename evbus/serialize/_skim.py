@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evbus.errors import InvalidPayload, PayloadTooDeep
-from evbus.serialize._normal import MAX_DEPTH
+from evbus.strictjson import MAX_DEPTH
 
 __all__ = ["skim"]
 

@@ -33,7 +33,7 @@ def test_bad_lines_are_told_with_their_place_and_the_rest_goes_on(shell: Shell) 
     done = shell.run("run", "in.jsonl", "-p", "file.yml", "-q")
     assert done.returncode == 3
     assert done.stderr.splitlines() == [
-        "evbus: in.jsonl:2: the line is not JSON at column 1: Expecting value",
+        "evbus: in.jsonl:2: the line is not valid JSON: expecting value at line 1 column 1",
         "evbus: in.jsonl:4: unknown key 'profil'; did you mean 'profile'?",
     ]
     assert len(shell.lines("out.jsonl")) == 2

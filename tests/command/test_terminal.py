@@ -45,7 +45,7 @@ def test_a_terminal_sees_a_hint_a_status_line_and_the_table(shell: Shell) -> Non
     assert code == 3
     assert b"reading events as JSON lines from the terminal; Ctrl-D ends" in seen
     assert b"\r\x1b[2K1 accepted  1 delivered  0 queued  0 dead" in seen
-    assert b"\r\x1b[2Kevbus: standard input:2: the line is not JSON" in seen
+    assert b"\r\x1b[2Kevbus: standard input:2: the line is not valid JSON" in seen
     assert seen.rindex(b"destination ") > seen.rindex(b" accepted  1 delivered")
 
 

@@ -375,7 +375,7 @@ def test_reading_goes_on_after_a_line_that_is_no_event(path: Path, caplog: pytes
     assert [(file, number) for file, number, _ in bad] == [(path, 2)]
     assert not caplog.messages
     assert len(list(read(path))) == 3
-    assert caplog.messages[0].startswith(f"{path}:2 is skipped: the line is not JSON")
+    assert caplog.messages[0].startswith(f"{path}:2 is skipped: the line is not valid JSON")
 
 
 def test_reading_what_is_not_there_says_so(path: Path) -> None:
