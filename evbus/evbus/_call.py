@@ -79,6 +79,8 @@ else:
         except asyncio.CancelledError:
             task.cancel()
             await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # looked at, or asyncio would log that nobody did
             raise
         if not done:
             task.cancel()

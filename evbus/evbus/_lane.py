@@ -7,28 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, NamedTuple
 
-from evbus.errors import Rejected, Unavailable
 from evbus.redact import one_line, redact
 from evbus.types import Envelope
 
 from ._queue import Queue
-from ._sender import Outcome, Sender
+from ._retry import Dead, Outcome, backoff, failed_as_one, size_of, sort, without
+from ._sender import Sender
 from ._settings import Delivery
 from ._stats import Counters, Latency
 
-__all__ = ["Dead", "Lane", "LaneKey", "LaneState", "backoff"]
+__all__ = ["Dead", "Lane", "LaneKey", "LaneState"]
 
 log = logging.getLogger("evbus.lane")
 
 #: Stands for a worker in what is delivered without one.
 NO_WORKER = -1
+#: Seconds until a worker that failed by a fault of the bus itself is started again.
+RESTART = 1.0
 
 
 class LaneKey(NamedTuple):
@@ -49,41 +50,6 @@ class LaneState(Enum):
     RUNNING = "running"
     RETRYING = "retrying"
     CLOSED = "closed"
-
-
-class Dead(NamedTuple):
-    """An event given up: why, and after how many tries."""
-
-    event: Envelope
-    reason: BaseException
-    attempts: int
-
-
-def backoff(failures: int, least: float, most: float) -> float:
-    """Return the seconds to wait after ``failures`` (1 or more): full jitter below a doubling bound."""
-    return random.uniform(0, min(most, least * 2 ** min(failures - 1, 32)))  # noqa: S311 - no secret
-
-
-def _failed_as_one(events: list[Envelope], outcomes: list[Outcome]) -> bool:
-    """Return whether a call failed as a whole, perhaps for the sake of a single event.
-
-    Sent alone, that event is found and the others are delivered. A destination that is down for all of
-    them is no such case.
-    """
-    first = outcomes[0]
-    if len(events) < 2 or len(outcomes) < len(events) or isinstance(first, Unavailable):
-        return False
-    return all(outcome is first for outcome in outcomes)
-
-
-def _without(events: list[Envelope], delivered: list[Envelope], dead: list[Dead]) -> list[Envelope]:
-    gone = {id(event) for event in delivered}
-    gone.update(id(entry.event) for entry in dead)
-    return [event for event in events if id(event) not in gone]
-
-
-def _size(events: list[Envelope]) -> int:
-    return sum([len(event.body) for event in events])
 
 
 class Lane:
@@ -137,9 +103,9 @@ class Lane:
         """What the lane is doing."""
         if self._closing:
             return LaneState.CLOSED
-        if self._failing:
-            return LaneState.RETRYING
-        return LaneState.IDLE if self.idle else LaneState.RUNNING
+        if self.idle:
+            return LaneState.IDLE
+        return LaneState.RETRYING if self._failing else LaneState.RUNNING
 
     @property
     def idle(self) -> bool:
@@ -177,10 +143,11 @@ class Lane:
         return False
 
     def _wake(self, events: int) -> None:
-        for _ in range(min(len(self._sleepers), events)):
+        while events and self._sleepers:
             sleeper = self._sleepers.popleft()
             if not sleeper.done():
                 sleeper.set_result(None)
+                events -= 1
 
     def deliver_now(self) -> None:
         """Deliver what is queued without a worker, if the destination takes it without waiting."""
@@ -198,11 +165,11 @@ class Lane:
     def _overflow(self, excess: int) -> None:
         if self.delivery.on_full == "drop_oldest":
             dropped = [self._pending.popleft() for _ in range(excess)]
-            self._pending_size -= _size(dropped)
+            self._pending_size -= size_of(dropped)
             self.counters.dropped += excess
             return
         new = excess - self._held
-        size = _size([self._pending[-index] for index in range(1, new + 1)])
+        size = size_of([self._pending[-index] for index in range(1, new + 1)])
         self._held += new
         self._held_size += size
         self._queue.hold(new, size)
@@ -226,7 +193,7 @@ class Lane:
                 size = self._pending_size
             else:
                 batch = [pending.popleft() for _ in range(most)]
-                size = _size(batch)
+                size = size_of(batch)
             self._pending_size -= size
             self._sizes[worker] = size
             self.counters.in_flight += len(batch)
@@ -246,13 +213,13 @@ class Lane:
             self._workers.append(task)
 
     async def _supervise(self, worker: int) -> None:
-        while True:
+        while not self._closing:
             try:
                 await self._work(worker)
             except Exception:
                 log.exception("lane %s: the worker failed and is started again", self.key)
-            self._return(worker)
-            await asyncio.sleep(1)
+                self._return(worker)
+                await asyncio.sleep(RESTART)
 
     def _return(self, worker: int) -> None:
         """Put what a worker had in flight back to the head of the lane."""
@@ -260,18 +227,26 @@ class Lane:
             batch = self._flying.pop(worker, [])
             self.counters.in_flight -= len(batch)
             self._pending.extendleft(reversed(batch))
-            self._pending_size += _size(batch)
+            self._pending_size += size_of(batch)
+            excess = len(self._pending) - self.delivery.buffer
+            if excess > self._held and self.delivery.on_full != "drop_oldest":
+                self._overflow(excess)
 
     async def _work(self, worker: int) -> None:
         # Without publish_batch one event is taken at a time: what waits stays in the lane's order and
         # what is in flight is what is being sent.
         most = self.delivery.batch if self._sender.batching else 1
         loop = asyncio.get_running_loop()
-        while True:
+        # A plugin may swallow the cancellation that close() begins with, and return.
+        while not self._closing:
             if not self._pending:
                 sleeper: asyncio.Future[None] = loop.create_future()
                 self._sleepers.append(sleeper)
-                await sleeper
+                # Looked at again, as a finalizer may have put an event before there was a sleeper.
+                if self._pending:
+                    sleeper.cancel()
+                else:
+                    await sleeper
                 continue
             batch = self._take(worker, most)
             await self._deliver(worker, batch, [0] * len(batch))
@@ -281,84 +256,62 @@ class Lane:
     async def _deliver(self, worker: int, left: list[Envelope], tries: list[int]) -> None:
         """Publish ``left``, which was tried ``tries`` times before, until none of it is left."""
         rounds = 0
-        while left:
+        while left and not self._closing:
             outcomes = await self._sender.send(left)
             if outcomes.count(None) == len(left):
                 self._settle(worker, left, [], 0)
                 return
             rounds += 1
-            alone = _failed_as_one(left, outcomes)
-            left, tries, wait = self._sort(worker, left, tries, outcomes, spare=alone)
-            if not left:
+            alone = failed_as_one(left, outcomes)
+            found = sort(left, tries, outcomes, self.delivery.retry.attempts, spare=alone)
+            left, tries = found.again, found.tries
+            self._settle(worker, found.delivered, found.dead, len(left))
+            if not left or self._closing:
                 return
             self._failed(outcomes)
-            await self._pause(rounds, wait)
+            await self._pause(rounds, found.wait)
             if alone:
                 for event, count in zip(left, tries):  # noqa: B905 - equal by construction
                     await self._deliver(worker, [event], [count])
                 return
 
-    def _sort(
-        self, worker: int, left: list[Envelope], tries: list[int], outcomes: list[Outcome], *, spare: bool
-    ) -> tuple[list[Envelope], list[int], float]:
-        """Settle what was delivered or is dead; return what to try again and the least pause.
-
-        With ``spare`` nothing dies in this round: every event has a try of its own to come.
-        """
-        delivered: list[Envelope] = []
-        dead: list[Dead] = []
-        again: list[Envelope] = []
-        counts: list[int] = []
-        most = self.delivery.retry.attempts
-        wait = 0.0
-        for event, tried, outcome in zip(left, tries, outcomes):  # noqa: B905 - outcomes may be shorter
-            if outcome is None:
-                delivered.append(event)
-                continue
-            counted = not isinstance(outcome, Unavailable)
-            count = tried + counted
-            if not counted:
-                wait = max(wait, outcome.retry_after)  # type: ignore[attr-defined]
-            elif spare:
-                count = min(count, most - 1) if most else count
-            elif isinstance(outcome, Rejected) or (most and count >= most):
-                dead.append(Dead(event, outcome, count))
-                continue
-            again.append(event)
-            counts.append(count)
-        self._settle(worker, delivered, dead, len(again))
-        again.extend(left[len(outcomes) :])
-        counts.extend(tries[len(outcomes) :])
-        return again, counts, wait
-
     def _settle(self, worker: int, delivered: list[Envelope], dead: list[Dead], retried: int) -> None:
         counters = self.counters
         with self._lock:
+            flying = self._flying.get(worker)
+            if flying is None:
+                # The lane was closed while a plugin did not end: these were counted as dead.
+                return
             counters.in_flight -= len(delivered) + len(dead)
             counters.delivered += len(delivered)
-            flying = self._flying[worker]
             whole = len(delivered) == len(flying)
-            counters.delivered_bytes += self._sizes[worker] if whole else _size(delivered)
+            size = self._sizes[worker] if whole else size_of(delivered)
+            counters.delivered_bytes += size
             counters.dead += len(dead)
             counters.retried += retried
-            self._flying[worker] = [] if whole else _without(flying, delivered, dead)
-            self._sizes[worker] = 0 if whole else _size(self._flying[worker])
+            if whole:
+                self._flying[worker] = []
+            else:
+                gone = [*delivered, *(entry.event for entry in dead)] if dead else delivered
+                self._flying[worker] = without(flying, gone)
+                self._sizes[worker] -= size_of(gone) if dead else size
         if delivered:
             self.latency.sample(delivered, time.monotonic())
             if self._failing and not retried:
                 log.info("lane %s: delivers again", self.key)
                 self._failing = 0
         if dead:
-            self.last_error = self._reason(dead[-1].reason)
+            self.last_error = self.reason(dead[-1].reason)
             self._on_dead(self, dead)
 
-    def _reason(self, problem: BaseException) -> str:
+    def reason(self, problem: BaseException) -> str:
+        """Return what went wrong, in one line and without the profile's secrets."""
         text = str(problem) or type(problem).__name__
         return one_line(redact(text, self.secrets))
 
     def _failed(self, outcomes: list[Outcome]) -> None:
         problem = next(outcome for outcome in outcomes if outcome is not None)
-        self.last_error = self._reason(problem)
+        self.last_error = self.reason(problem)
         self._failing += 1
         if self._failing == 1:
             log.warning("lane %s: publishing fails and is tried again: %s", self.key, self.last_error)
@@ -369,21 +322,20 @@ class Lane:
 
     # Ending
 
-    async def close(self, patience: float) -> list[Envelope]:
-        """Stop the workers; return what was not delivered, counted as dead, in order.
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Cancel the workers and return them; :meth:`close` once they ended or took too long."""
+        self._closing = True
+        workers, self._workers = self._workers, []
+        for task in workers:
+            task.cancel()
+        return workers
 
-        A cancelled publish has ``patience`` seconds to end.
+    def close(self) -> list[Envelope]:
+        """Return what was not delivered, counted as dead, in order.
 
         The outcome of what was in flight is unknown: its destination may have it.
         """
         self._closing = True
-        for task in self._workers:
-            task.cancel()
-        if self._workers:
-            _, stuck = await asyncio.wait(self._workers, timeout=patience)
-            if stuck:
-                log.error("lane %s: the plugin's publish does not end when it is cancelled", self.key)
-        self._workers.clear()
         with self._lock:
             left = [event for worker in sorted(self._flying) for event in self._flying[worker]]
             left.extend(self._pending)

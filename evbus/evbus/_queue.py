@@ -19,75 +19,10 @@ from evbus.types import Envelope
 
 __all__ = ["Meta", "Queue"]
 
+log = logging.getLogger("evbus.queue")
+
 INBOX_EVENTS = 256
 UNBOUNDED = 1 << 62
-#: Bodies above this many bytes keep their own object: copying them twice costs more than it saves.
-PACK_LIMIT = 1024
-
-
-@final
-class Meta:
-    """What many queued events have in common."""
-
-    __slots__ = ("headers", "profile", "routing_key")
-
-    def __init__(self, profile: str, routing_key: str, headers: dict[str, str]) -> None:
-        self.profile = profile
-        self.routing_key = routing_key
-        self.headers = headers
-
-
-Entry = tuple["Meta | Envelope", bytes, float]
-
-
-class _Chunk:
-    """Events that have to wait, packed: ``slots`` holds a Meta (body in ``buffer``) or an Envelope."""
-
-    __slots__ = ("buffer", "ends", "first", "plain", "size", "slots", "times")
-
-    def __init__(self, entries: list[Entry]) -> None:
-        slots, bodies, times = zip(*entries)  # noqa: B905 - entries are triples
-        lengths = list(map(len, bodies))
-        self.first = 0
-        self.size = sum(lengths)
-        self.times = array("d", times)
-        # Whether there are only small bodies without headers of their own, as there usually are.
-        self.plain = max(lengths) <= PACK_LIMIT and all(type(slot) is Meta for slot in slots)
-        if not self.plain:
-            rows = [_split(*entry) for entry in entries]
-            slots, bodies = zip(*rows)  # noqa: B905 - rows are pairs
-            lengths = list(map(len, bodies))
-        self.slots: tuple[Meta | Envelope, ...] = slots
-        self.buffer = b"".join(bodies)
-        self.ends = array("I", accumulate(lengths))
-
-    def take(self, most: int) -> list[Envelope]:
-        """Remove and return up to ``most`` of the oldest events."""
-        first = self.first
-        last = self.first = min(first + most, len(self.slots))
-        starts = [self.ends[first - 1] if first else 0, *self.ends[first : last - 1]]
-        buffer = self.buffer
-        rows = zip(self.slots[first:last], starts, self.ends[first:last], self.times[first:last])  # noqa: B905
-        taken = [
-            Envelope(slot.profile, slot.routing_key, buffer[start:end], slot.headers, time)
-            if type(slot) is Meta
-            else slot
-            for slot, start, end, time in rows
-        ]
-        if self.plain:
-            self.size -= (self.ends[last - 1] if last else 0) - (self.ends[first - 1] if first else 0)
-        else:
-            self.size -= sum([len(event.body) for event in taken])
-        return taken
-
-
-def _split(slot: Meta | Envelope, body: bytes, time: float) -> tuple[Meta | Envelope, bytes]:
-    """Return what a chunk keeps in its slots and in its buffer for an event."""
-    if not isinstance(slot, Meta):
-        return slot, b""
-    if len(body) > PACK_LIMIT:
-        return Envelope(slot.profile, slot.routing_key, body, slot.headers, time), b""
-    return slot, body
 
 
 class Queue:
@@ -117,7 +52,7 @@ class Queue:
         self._limit = limit
         self._size_limit = size_limit
         self.inbox: deque[Entry] = deque()
-        self._chunks: deque[_Chunk] = deque()
+        self._chunks: deque[Chunk] = deque()
         self._packed = 0
         self._packed_size = 0
         self._gone = 0
@@ -127,6 +62,7 @@ class Queue:
         self.inbox_limit = 0
         self.body_limit = 0
         self.idle = True
+        self._changing = False
         self._handing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
@@ -152,7 +88,8 @@ class Queue:
         with self.lock:
             self._limit = limit
             self._size_limit = size_limit
-            self._measure()
+            self._pack()
+        self.wake()
 
     def counts(self) -> dict[str, int]:
         """Return ``accepted``, ``queued`` and the other counters of one moment."""
@@ -207,12 +144,14 @@ class Queue:
         """Queue an event and return True, or return False when there is no room."""
         inbox = self.inbox
         with self.lock:
-            if self._full(len(body)):
+            # A finalizer or a signal handler that runs in the middle of a change may only append.
+            free = not self._changing
+            if free and self._full(len(body)):
                 return False
-            if len(inbox) >= INBOX_EVENTS:
+            if free and len(inbox) >= INBOX_EVENTS:
                 self._pack()
             inbox.append((meta, body, time))
-            if len(body) > self.body_limit:
+            if free and len(body) > self.body_limit:
                 # Only packed bodies are counted when it is worked out what still fits.
                 self._pack()
         if self.idle:
@@ -225,11 +164,15 @@ class Queue:
         self._signal()
 
     def _pack(self) -> None:
+        """Pack the inbox, and work out again what fits into it."""
         inbox = self.inbox
-        chunk = _Chunk([inbox.popleft() for _ in range(len(inbox))])
-        self._chunks.append(chunk)
-        self._packed += len(chunk.slots)
-        self._packed_size += chunk.size
+        if inbox:
+            self._changing = True
+            chunk = Chunk([inbox.popleft() for _ in range(len(inbox))])
+            self._chunks.append(chunk)
+            self._packed += len(chunk.slots)
+            self._packed_size += chunk.size
+            self._changing = False
         self._measure()
 
     def take(self, most: int) -> list[Envelope]:
@@ -251,6 +194,7 @@ class Queue:
         return taken
 
     def _take(self, most: int) -> list[Envelope]:
+        self._changing = True
         taken: list[Envelope] = []
         while self._chunks and len(taken) < most:
             chunk = self._chunks[0]
@@ -271,6 +215,7 @@ class Queue:
                 for slot, body, time in entries
             ]
         self._gone += len(taken)
+        self._changing = False
         self._measure()
         return taken
 
@@ -293,11 +238,22 @@ class Queue:
         """Count events (negative: release them) that a lane holds beyond its buffer. Needs the lock."""
         self.held += events
         self.held_size += size
-        self._measure()
+        if events > 0:
+            # What is in the inbox was let in when there was more room.
+            self._pack()
+        else:
+            self._measure()
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Make the queue belong to ``loop``: its listener and getters run there."""
+        """Make the queue belong to ``loop``: its listener and getters run there.
+
+        :raises EvbusError: the bus is started in another loop.
+        """
         with self.lock:
+            if loop is self._loop:
+                return
+            if self.on_event is not None and self._loop is not None and not self._loop.is_closed():
+                raise EvbusError("the bus is started in another event loop; init and get belong there")
             self._loop = loop
             self._loop_thread = threading.get_ident()
             self._getters.clear()
@@ -327,17 +283,28 @@ class Queue:
 
     def _signal_here(self, loop: asyncio.AbstractEventLoop) -> None:
         # The first event of a burst is handed over at once, which saves it a turn of the loop; those that
-        # follow before the loop turns are handed over together.
-        if self.on_event is not None and not self._handing:
-            self._handing = True
-            try:
-                self.on_event()
-            finally:
-                self._handing = False
+        # follow before the loop turns are handed over together. Not so when a finalizer or a signal handler
+        # puts while this thread changes what the lock guards.
+        if self.on_event is None or self._handing or self.lock._is_owned():  # type: ignore[attr-defined]
+            self._soon(loop, self._notify)
+            return
+        self._handing = True
+        try:
+            self.on_event()
+        except Exception:
+            # Whoever put the event is not to blame, and it is accepted.
+            log.exception("an event could not be handed over")
+        finally:
+            self._handing = False
             self.idle = False
-            loop.call_soon(self._turn)
+            self._soon(loop, self._turn)
+
+    def _soon(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+        if asyncio.current_task(loop) is None:
+            # Perhaps a signal handler, which does not end the loop's waiting for events by itself.
+            loop.call_soon_threadsafe(callback)
         else:
-            loop.call_soon(self._notify)
+            loop.call_soon(callback)
 
     def _turn(self) -> None:
         """Hand over what was put since the burst's first event."""
@@ -362,8 +329,7 @@ class Queue:
         For applications that drain the bus themselves: a started bus takes its events first.
         """
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self.bind(loop)
+        self.bind(loop)
         while True:
             with self.lock:
                 taken = self.take(1)
@@ -377,8 +343,10 @@ class Queue:
             try:
                 await getter
             except asyncio.CancelledError:
+                with suppress(ValueError):
+                    self._getters.remove(getter)
                 # The wake-up that this getter will not use belongs to the next one.
-                if getter.done() and not getter.cancelled() and not self.empty():
+                if not getter.cancelled() and not self.empty():
                     self._notify()
                 raise
 
@@ -395,9 +363,11 @@ class Queue:
             await future
         except asyncio.CancelledError:
             with self.lock:
-                if entry in self._waiters:
+                woken = entry not in self._waiters
+                if not woken:
                     self._waiters.remove(entry)
-            if future.done() and not future.cancelled():
+            if woken:
+                # The room that this put will not use belongs to the next one.
                 self.wake()
             raise
 
@@ -410,15 +380,18 @@ class Queue:
             if not everyone and self._limit:
                 room = min(room, max(0, self._limit - self.qsize() - self.held))
             woken = [self._waiters.popleft() for _ in range(room)]
+        gone = False
         for loop, future in woken:
             if threading.get_ident() == self._loop_thread and loop is self._loop:
-                if not future.done():
-                    future.set_result(None)
+                _resolve(future)
                 continue
             try:
                 loop.call_soon_threadsafe(_resolve, future)
             except RuntimeError:
-                continue
+                gone = True
+        if gone:
+            # Loops that ended took puts with them. The room is the next ones'.
+            self.wake(everyone=everyone)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

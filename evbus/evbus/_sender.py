@@ -13,12 +13,11 @@ from evbus.redact import one_line, redact
 from evbus.types import Envelope
 
 from ._call import call
+from ._retry import Outcome
 
-__all__ = ["Outcome", "Sender", "check_publish"]
+__all__ = ["Sender", "check_publish"]
 
 log = logging.getLogger("evbus.sender")
-
-Outcome = BaseException | None
 
 PUBLISH_FORMS = (
     "publish(hub, ctx, routing_key, body), with headers after it if wanted, or publish(hub, ctx, body)"
@@ -69,17 +68,21 @@ class Sender:
     :param closer: ends it.
     :param route: makes the envelope that this profile sends, or None when it is sent as it is.
     :param timeout: seconds that one call of the plugin may take, 0 for any time.
+    :param secrets: strings of the profile that must not appear in a log line.
     """
 
     __slots__ = (
         "_batch",
+        "_closed",
         "_closer",
         "_ctx",
         "_nowait",
         "_opened",
         "_opener",
+        "_opening",
         "_publish",
         "_route",
+        "_secrets",
         "_takes",
         "batching",
         "immediate",
@@ -98,6 +101,7 @@ class Sender:
         closer: Callable[[Any], Coroutine[Any, Any, Any]] | None = None,
         route: Callable[[Envelope], Envelope] | None = None,
         timeout: float = 0.0,
+        secrets: frozenset[str] = frozenset(),
     ) -> None:
         self._ctx = ctx
         self._publish = publish
@@ -107,40 +111,55 @@ class Sender:
         self._opener = opener
         self._closer = closer
         self._opened = opener is None
+        self._opening = asyncio.Lock()
+        self._closed = False
         self._route = route
         self.batching = publish_batch is not None
         self.immediate = publish_nowait is not None
         self.timeout = timeout
+        self._secrets = secrets
 
     async def open(self, seconds: float) -> None:
         """Let the plugin open its state, for at most ``seconds``; does nothing when it is open."""
-        if self._opener is not None and not self._opened:
+        if self._opened or self._opener is None:
+            return
+        # Several workers may find it closed.
+        async with self._opening:
+            if self._opened:
+                return
+            if self._closed:
+                raise Unavailable("the bus was stopped")
             self._ctx["state"] = await call(self._opener(self._ctx), seconds)
             self._opened = True
+        if self._closed:
+            # It swallowed the cancellation; nobody else ends what it made.
+            await self._end(seconds)
 
     async def close(self, seconds: float) -> None:
-        """Let the plugin close its state; what goes wrong is logged."""
+        """Let the plugin close its state, once; what goes wrong is logged."""
+        if not self._closed:
+            self._closed = True
+            await self._end(seconds)
+
+    async def _end(self, seconds: float) -> None:
         if not self._opened or self._closer is None:
             return
         self._opened = self._opener is None
         try:
             await call(self._closer(self._ctx), seconds)
-        except asyncio.CancelledError:
-            raise
         except Exception as exc:
-            log.warning(
-                "close of an ingress plugin failed: %s", one_line(redact(f"{type(exc).__name__}: {exc}"))
-            )
+            reason = one_line(redact(f"{type(exc).__name__}: {exc}", self._secrets))
+            log.warning("close of an ingress plugin failed: %s", reason)
 
     def send_nowait(self, events: list[Envelope]) -> bool:
         """Publish ``events`` at once; return False when that cannot be done and none was published."""
         if self._nowait is None or not self._opened:
             return False
-        if self._route is not None:
-            events = [self._route(event) for event in events]
         try:
+            if self._route is not None:
+                events = [self._route(event) for event in events]
             self._nowait(self._ctx, events)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             # The worker publishes them, and deals with what is wrong.
             return False
         return True
@@ -154,39 +173,27 @@ class Sender:
         if not self._opened:
             try:
                 await self.open(self.timeout)
-            except asyncio.CancelledError:
-                raise
+            except Unavailable as exc:
+                return [exc] * len(events)
             except Exception as exc:
                 problem = Unavailable(str(exc) or type(exc).__name__)
                 problem.__cause__ = exc
                 return [problem] * len(events)
-        if self._route is not None:
-            events = [self._route(event) for event in events]
-        if self._batch is None:
-            return await self._one_by_one(events)
         try:
+            if self._route is not None:
+                events = [self._route(event) for event in events]
+            if self._batch is None:
+                return await self._one_by_one(events)
             outcomes = await call(self._batch(self._ctx, events), self.timeout)
-        except asyncio.CancelledError:
-            raise
         except Exception as exc:
             return [exc] * len(events)
-        if not isinstance(outcomes, list) or len(outcomes) != len(events):
-            found = (
-                f"{len(outcomes)} outcomes" if isinstance(outcomes, list) else repr(type(outcomes).__name__)
-            )
-            wrong = DeliveryError(
-                f"publish_batch returned {found} for {len(events)} events; one each is right"
-            )
-            return [wrong] * len(events)
-        return outcomes
+        return _checked(outcomes, len(events))
 
     async def _one_by_one(self, events: list[Envelope]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for event in events:
             try:
                 await call(self._publish(self._ctx, **self._arguments(event)), self.timeout)  # type: ignore[arg-type]
-            except asyncio.CancelledError:
-                raise
             except Exception as exc:
                 outcomes.append(exc)
                 break
@@ -201,3 +208,20 @@ class Sender:
             else:
                 arguments[name] = getattr(event, name)
         return arguments
+
+
+def _checked(outcomes: Any, count: int) -> list[Outcome]:
+    """Return what ``publish_batch`` returned, or what is wrong with it in place of it."""
+    if not isinstance(outcomes, list) or len(outcomes) != count:
+        found = f"{len(outcomes)} outcomes" if isinstance(outcomes, list) else repr(type(outcomes).__name__)
+        wrong = DeliveryError(f"publish_batch returned {found} for {count} events; one each is right")
+        return [wrong] * count
+    if outcomes.count(None) == count:
+        return outcomes
+    return [_outcome(outcome) for outcome in outcomes]
+
+
+def _outcome(outcome: Any) -> Outcome:
+    if outcome is None or isinstance(outcome, BaseException):
+        return outcome
+    return DeliveryError(f"publish_batch returned {outcome!r} for an event; None or an exception is right")
