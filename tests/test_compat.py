@@ -189,9 +189,6 @@ def test_a_serializer_that_there_is_none_of_is_told_and_nothing_is_queued(hub: A
     assert hub.evbus.BUS.qsize() == 1
 
 
-@pytest.mark.xfail(
-    strict=False, reason="Broker._choose remembers the names before it knows that there is such a plugin"
-)
 def test_a_serializer_that_there_is_none_of_is_told_for_every_event(hub: Any) -> None:
     hub.evbus.SERIAL_PLUGIN = "mspack"
     for _ in range(2):

@@ -75,7 +75,7 @@ def test_options_come_from_a_configuration_file_and_the_environment(shell: Shell
         ("evbus: [\n", "c.yml: line 2, column 1: not valid YAML"),
         ("evbus: 3\n", "c.yml: evbus: this is a mapping of options to values"),
         ("evbus: {dead_stor: x}\n", "evbus.dead_stor: there is no such option; did you mean 'dead_store'?"),
-        ("evbus: {queue_limit: many}\n", "evbus.queue_limit: Expected `int`"),
+        ("evbus: {queue_limit: many}\n", "evbus.queue_limit: expected int"),
     ],
 )
 def test_mistakes_in_a_configuration_file_are_one_sentence(

@@ -57,6 +57,9 @@ def to_bytes(apply: Callable[[Any], Any]) -> Callable[[Any], bytes]:
     return applied
 
 
+_Chosen = tuple[Callable[[Any], bytes], dict[tuple[Any, Any], Meta], SharedHeaders]
+
+
 class Broker:
     """Accept events.
 
@@ -86,9 +89,8 @@ class Broker:
         self._old = old
         self._new_name: str | None = None
         self._old_name: str | None = None
-        self._apply: Callable[[Any], bytes] = bytes
-        self._headers = SharedHeaders()
-        self._metas: dict[tuple[Any, Any], Meta] = {}
+        # One attribute, so that no thread sees the encoder of one serializer and the headers of another.
+        self._chosen: _Chosen = (bytes, {}, SharedHeaders())
         self._send: Callable[[Envelope], None] | None = None
         self._max_body = 0
         self._full_policy = "raise"
@@ -113,11 +115,12 @@ class Broker:
             self._choose()
         meta: Meta | Envelope
         if headers is None and self._send is None:
-            data = self._apply(body)
+            apply, metas, shared = self._chosen
+            data = apply(body)
             try:
-                meta = self._metas[profile, routing_key]
+                meta = metas[profile, routing_key]
             except (KeyError, TypeError):
-                meta = self._meta(profile, routing_key)
+                meta = _meta(metas, profile, routing_key, shared)
         else:
             meta = self._envelope(routing_key, body, profile, headers)
             data = meta.body
@@ -140,8 +143,17 @@ class Broker:
 
     def refuse_unless_callback(self) -> None:
         """Refuse a put while the bus drains, unless the bus itself called whoever puts."""
+        self.refuse_in_child()
         if not IN_CALLBACK.get():
             raise BusStopped
+
+    def refuse_in_child(self) -> None:
+        """Refuse what would take from the parent process after a fork.
+
+        :raises BusForked: this process is the child.
+        """
+        if self.refusal is BusForked:
+            raise BusForked
 
     async def wait(self, left: tuple[Meta | Envelope, bytes]) -> None:
         """Queue what :meth:`offer` did not, as soon as there is room.
@@ -163,19 +175,11 @@ class Broker:
 
     def _choose(self) -> None:
         self._prepare()
-        self._new_name = self._new["SERIAL_PLUGIN"]
-        self._old_name = self._old["PLUGIN"]
+        new, old = self._new["SERIAL_PLUGIN"], self._old["PLUGIN"]
         serializer = self._select()
-        self._apply = serializer.apply
-        self._headers = SharedHeaders({CONTENT_TYPE: serializer.content_type})
-        self._metas = {}
-
-    def _meta(self, profile: Any, routing_key: Any) -> Meta:
-        _check_names(profile, routing_key)
-        if len(self._metas) >= CACHE_PAIRS:
-            self._metas = {}
-        meta = self._metas[profile, routing_key] = Meta(profile, routing_key or "", self._headers)
-        return meta
+        self._chosen = (serializer.apply, {}, SharedHeaders({CONTENT_TYPE: serializer.content_type}))
+        # Last: another thread that finds the names unchanged uses what was chosen.
+        self._new_name, self._old_name = new, old
 
     def _envelope(self, routing_key: Any, body: Any, profile: Any, headers: Any) -> Envelope:
         """Make an envelope of its own: it has headers, or interceptors may give it some."""
@@ -184,8 +188,9 @@ class Broker:
         if CONTENT_TYPE in own and isinstance(body, bytes):
             data = body
         else:
-            data = self._apply(body)
-            own[CONTENT_TYPE] = self._headers[CONTENT_TYPE]
+            apply, _, shared = self._chosen
+            data = apply(body)
+            own[CONTENT_TYPE] = shared[CONTENT_TYPE]
         event = Envelope(profile, routing_key or "", data, own, _monotonic())
         if self._send is not None:
             self._send(event)
@@ -207,6 +212,14 @@ class Broker:
         if now - self._dropped_at >= 1:
             self._dropped_at = now
             log.warning("the bus is full: %d events dropped so far (%s)", queue.dropped, self._full_policy)
+
+
+def _meta(metas: dict[tuple[Any, Any], Meta], profile: Any, routing_key: Any, shared: SharedHeaders) -> Meta:
+    _check_names(profile, routing_key)
+    if len(metas) >= CACHE_PAIRS:
+        metas.clear()
+    meta = metas[profile, routing_key] = Meta(profile, routing_key or "", shared)
+    return meta
 
 
 def _check_names(profile: Any, routing_key: Any) -> None:
@@ -233,8 +246,8 @@ def _check_headers(headers: Any) -> dict[str, str]:
 def _refuse_in_child() -> None:
     for broker in _brokers:
         broker.refusal = BusForked
+        broker.queue.free_lock()
 
 
-# A lock held by another thread at the time of the fork stays locked in the child for ever, and the loop
-# that would drain the queue is the parent's.
+# What is queued and the loop that would drain it are the parent's.
 os.register_at_fork(after_in_child=_refuse_in_child)

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from enum import Enum
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Any
 
 from evbus.errors import BusStopped, ConfigError, EvbusError, Rejected
 from evbus.redact import one_line, redact
-from evbus.types import Envelope
 
-from ._broker import IN_CALLBACK, Broker
-from ._dead import DeadStore
+from ._broker import Broker
+from ._dead_letters import DeadLetters
 from ._lane import Dead, Lane
 from ._queue import Queue
 from ._route import Destination, Router, Totals
-from ._sender import Sender
+from ._run import BusState, Connection, Plan, Report
 
 __all__ = ["Bus", "BusState", "Connection", "Plan", "Report"]
 
@@ -33,48 +31,6 @@ OPEN_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 5.0
 #: The same when the bus was told to hurry.
 HURRY_TIMEOUT = 0.2
-
-
-class BusState(Enum):
-    """Where the bus is in its life."""
-
-    NEW = "new"
-    RUNNING = "running"
-    DRAINING = "draining"
-    STOPPED = "stopped"
-
-
-class Connection(NamedTuple):
-    """A lane with its sender and, when the plugin has one, the function that ends its state."""
-
-    pattern: str
-    lane: Lane
-    sender: Sender
-
-
-class Plan(NamedTuple):
-    """What to run: the connections, how names are matched, and whom to tell of dead events."""
-
-    connections: Sequence[Connection]
-    find: Callable[[str, str], bool]
-    on_error: Callable[[dict[str, Any]], Any] | None
-    contexts: Any
-    dead_store: DeadStore
-    drain_timeout: float
-
-
-class Report(NamedTuple):
-    """What ``stop()`` could not deliver: events by lane, and where they were written."""
-
-    undelivered: dict[str, int]
-    dead_store: str
-    seconds: float
-
-    def __str__(self) -> str:
-        if not self.undelivered:
-            return f"everything was delivered ({self.seconds:.2f} s)"
-        lanes = ", ".join(f"{name}: {count}" for name, count in self.undelivered.items())
-        return f"not delivered: {lanes}; written to {self.dead_store}"
 
 
 class Bus:
@@ -90,17 +46,22 @@ class Bus:
         self._totals = Totals()
         self._plan: Plan | None = None
         self._router: Router | None = None
+        self._dead: DeadLetters | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._joiners: list[asyncio.Future[None]] = []
         self._quiet: asyncio.Future[None] | None = None
         self._stopping: asyncio.Future[None] | None = None
+        self._hurry: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
-        self._errors: deque[dict[str, Any]] = deque()
-        self._teller: asyncio.Task[None] | None = None
+        self._ending: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
+        self._taken = False
         self._hurried = False
         self._stop_early = False
-        self._early: asyncio.Task[Report] | None = None
+        self._stopped_at = 0.0
+        self._feeding = False
+        # Events on their way from the queue to lanes that have yet to be found.
+        self._moving = 0
 
     @property
     def state(self) -> BusState:
@@ -117,15 +78,27 @@ class Bus:
     # Start, join
 
     def begin(self) -> None:
-        """Note that a start is under way: forget how an earlier one ended."""
-        if self.state in (BusState.RUNNING, BusState.DRAINING):
+        """Note that a start is under way: forget how an earlier one ended.
+
+        :raises EvbusError: the bus is started, or being started.
+        :raises BusForked: it belongs to the parent process.
+        """
+        self.broker.refuse_in_child()
+        if self._taken:
             raise EvbusError("the bus is already started; stop it first")
+        self._taken = True
         self._failure = None
         self._hurried = False
 
     def fail(self, problem: BaseException) -> None:
         """Tell everybody who joins that the start failed."""
+        if isinstance(problem, asyncio.CancelledError):
+            # Raised in whoever joins it would look as if they had been cancelled.
+            problem = EvbusError("the start of the bus was cancelled")
         self._failure = problem
+        self._stop_early = False
+        if self._ended is None or self._ended.done():
+            self._taken = False
         self._wake_joiners()
 
     async def run(self, plan: Plan) -> None:
@@ -133,23 +106,26 @@ class Bus:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._plan = plan
-        self._stopping = loop.create_future()
-        self._ended = loop.create_future()
+        self._dead = DeadLetters(self.queue, plan.dead_store, plan.on_error, plan.contexts, self._check_quiet)
+        self._stopping, self._hurry, self._ended = (loop.create_future() for _ in range(3))
         opened = False
         try:
             await self._open(plan)
             opened = True
-            self._listen(loop, plan)
+            self._listen(loop, plan, self._dead)
             if self._stop_early:
                 self._stop_early = False
-                self._early = loop.create_task(self.stop(), name="evbus early stop")
+                self._begin_drain()
             await self._stopping
+            await self._drain(plan.drain_timeout)
         except asyncio.CancelledError:
-            log.warning("the bus was cancelled; call stop() to let it drain")
+            if opened:
+                log.warning("the bus was cancelled; call stop() to let it drain")
             raise
         finally:
             # A second cancellation must not cut the shutdown off between an event and its record.
-            await asyncio.shield(asyncio.ensure_future(self._shutdown(plan, opened)))
+            self._ending = asyncio.ensure_future(self._shutdown(plan, self._dead, opened))
+            await asyncio.shield(self._ending)
 
     async def _open(self, plan: Plan) -> None:
         results = await asyncio.gather(
@@ -162,16 +138,23 @@ class Bus:
                 reason = one_line(redact(str(problem) or type(problem).__name__, connection.lane.secrets))
                 log.warning("lane %s: cannot be opened, and is tried again: %s", connection.lane.key, reason)
 
-    def _listen(self, loop: asyncio.AbstractEventLoop, plan: Plan) -> None:
-        self._router = Router(
+    def _listen(self, loop: asyncio.AbstractEventLoop, plan: Plan, dead: DeadLetters) -> None:
+        self._router = dead.router = Router(
             [Destination(connection.pattern, connection.lane) for connection in plan.connections],
             plan.find,
             self._totals,
         )
-        self.lanes = {}
+        lanes: dict[str, Lane] = {}
         for connection in plan.connections:
-            self.lanes[_unique(str(connection.lane.key), self.lanes)] = connection.lane
-            connection.lane.start()
+            lane = connection.lane
+            name = _unique(str(lane.key), lanes)
+            lanes[name] = lane
+            before = self.lanes.get(name)
+            if before is not None:
+                # An operator's curves go on, as those of the bus do.
+                lane.counters = before.counters
+            lane.start()
+        self.lanes = lanes
         self.broker.refusal = None
         self.broker.draining = False
         self._become(BusState.RUNNING)
@@ -186,180 +169,167 @@ class Bus:
         if self._failure is None:
             joiner: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._joiners.append(joiner)
-            await joiner
+            try:
+                await joiner
+            finally:
+                with suppress(ValueError):
+                    self._joiners.remove(joiner)
         if self._failure is not None:
             raise self._failure
 
     def _wake_joiners(self) -> None:
         joiners, self._joiners = self._joiners, []
         for joiner in joiners:
-            if not joiner.done():
+            # The loop of a joiner may have ended.
+            with suppress(RuntimeError):
                 joiner.get_loop().call_soon_threadsafe(_resolve, joiner)
 
     def _feed(self) -> None:
         """Move a slice of queued events to their lanes; come again while there are more."""
         router = self._router
-        if router is None or self._loop is None:
+        if router is None or self._loop is None or self._feeding:
             return
-        with self.queue.lock:
-            ready = router.dispatch(self.queue.take_locked(SLICE))
-            more = not self.queue.empty()
-        self.queue.wake()
-        for lane in ready:
-            lane.deliver_now()
-        if more:
-            self._loop.call_soon(self._feed)
-        elif self._quiet is not None:
-            self._check_quiet()
-
-    # Dead events
-
-    def bury(self, lane: Lane, dead: list[Dead]) -> None:
-        """Send events that were given up to their dead letter profile or to the dead store."""
-        for entry in dead:
-            log.error(
-                "lane %s: an event is dead after %d attempts: %s", lane.key, entry.attempts, lane.last_error
-            )
-            if not self._dead_letter(lane, entry):
-                self._store(lane, entry.event, lane.last_error, entry.attempts)
-            self._tell(lane, entry)
-
-    def _dead_letter(self, lane: Lane, entry: Dead) -> bool:
-        profile = lane.delivery.dead_letter
-        # A dead letter that dies is not sent round again.
-        if profile is None or self._router is None or "evbus-dead-lane" in entry.event.headers:
-            return False
-        headers = {
-            **entry.event.headers,
-            "evbus-dead-lane": str(lane.key),
-            "evbus-dead-profile": entry.event.profile,
-            "evbus-dead-reason": lane.last_error,
-            "evbus-dead-attempts": str(entry.attempts),
-        }
-        with self.queue.lock:
-            lanes = self._router.lanes(profile)
-            letter = entry.event.replace(profile=profile, headers=headers)
-            ready = [target for target in lanes if target.offer([letter], len(letter.body))]
-        for target in ready:
-            target.deliver_now()
-        return bool(lanes)
-
-    def _store(self, lane: Lane, event: Envelope, reason: str, attempts: int) -> None:
-        if self._plan is not None:
-            key = lane.key
-            self._plan.dead_store.add(
-                event,
-                lane=str(key),
-                plugin=key.plugin,
-                provider=key.provider,
-                profile=key.profile,
-                reason=reason,
-                attempts=attempts,
-            )
-
-    def _tell(self, lane: Lane, entry: Dead) -> None:
-        plan = self._plan
-        if plan is None or plan.on_error is None or self._loop is None:
-            return
-        self._errors.append(
-            {
-                "exception": entry.reason,
-                "plugin": lane.key.plugin,
-                "profile": entry.event.profile,
-                "body": entry.event.body,
-                "context": plan.contexts,
-            }
-        )
-        if self._teller is None:
-            self._teller = self._loop.create_task(self._tell_all(plan.on_error), name="evbus error callback")
-
-    async def _tell_all(self, on_error: Callable[[dict[str, Any]], Any]) -> None:
-        IN_CALLBACK.set(True)
-        while self._errors:
-            data = self._errors.popleft()
-            try:
-                if inspect.iscoroutinefunction(getattr(on_error, "func", on_error)):
-                    await on_error(data)
-                else:
-                    result = await asyncio.to_thread(on_error, data)
-                    if inspect.isawaitable(result):
-                        await result
-            except Exception:
-                log.exception("the function named by error_callback_ref failed")
-        self._teller = None
+        # Events that are put meanwhile, by a log handler for instance, come after those being moved.
+        self._feeding = True
+        try:
+            with self.queue.lock:
+                ready, left = router.dispatch(self.queue.take_locked(SLICE))
+                self._moving = len(left)
+            while left:
+                router.lanes(left[0].profile)
+                with self.queue.lock:
+                    found, left = router.dispatch(left)
+                    self._moving = len(left)
+                ready += [lane for lane in found if lane not in ready]
+            self.queue.wake()
+            for lane in ready:
+                lane.deliver_now()
+        finally:
+            self._feeding = False
+            if not self.queue.empty():
+                self._loop.call_soon(self._feed)
         if self._quiet is not None:
             self._check_quiet()
+
+    def bury(self, lane: Lane, dead: list[Dead]) -> None:
+        """Record events that were given up."""
+        if self._dead is not None:
+            self._dead.bury(lane, dead)
 
     # Stop
 
     async def stop(self) -> Report:
         """Take no new events, deliver what is there, and report what could not be delivered."""
-        if self.state is BusState.NEW:
-            # As with pop-evbus, whose stop is a mark at the end of the queue: a start that is still to
-            # come delivers what is queued and ends.
-            self._stop_early = True
-        if self.state in (BusState.NEW, BusState.STOPPED) or self._plan is None or self._ended is None:
+        ended = self._ended
+        if not self._taken or ended is None:
+            if self.state is BusState.NEW and self._failure is None:
+                # As with pop-evbus, whose stop is a mark at the end of the queue: a start that is still to
+                # come delivers what is queued and ends.
+                self._stop_early = True
             return self.report or Report({}, "", 0.0)
         if self.state is BusState.RUNNING:
-            self._become(BusState.DRAINING)
-            self.broker.draining = True
-            self.queue.wake(everyone=True)
-            await self._drain(self._plan.drain_timeout)
-            if self._stopping is not None and not self._stopping.done():
-                self._stopping.set_result(None)
-        await asyncio.shield(self._ended)
+            self._begin_drain()
+        elif self.state is not BusState.DRAINING:
+            self._stop_early = True
+        await asyncio.shield(ended)
         return self.report or Report({}, "", 0.0)
+
+    def _begin_drain(self) -> None:
+        self._stopped_at = time.monotonic()
+        self._become(BusState.DRAINING)
+        self.broker.draining = True
+        self.queue.wake(everyone=True)
+        if self._stopping is not None:
+            _resolve(self._stopping)
 
     def hurry(self) -> None:
         """Let a stop that is under way deliver no more: what is left goes to the dead store now."""
         self._hurried = True
-        if self._quiet is not None and not self._quiet.done():
-            self._quiet.set_result(None)
+        for waiting in (self._quiet, self._hurry):
+            if waiting is not None:
+                _resolve(waiting)
 
     async def _drain(self, seconds: float) -> None:
-        self._quiet = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
         for lane in self.lanes.values():
             lane.on_idle = self._check_quiet
-        self._check_quiet()
-        await asyncio.wait({self._quiet}, timeout=0 if self._hurried else seconds)
-        self._quiet.cancel()
+        while not self._hurried and not self._is_quiet() and loop.time() < deadline:
+            self._quiet = loop.create_future()
+            await asyncio.wait({self._quiet}, timeout=deadline - loop.time())
         self._quiet = None
+        # At once: what were put from here on could not be delivered.
+        self.broker.refusal = BusStopped
+
+    def _is_quiet(self) -> bool:
+        busy = self._dead is not None and self._dead.telling
+        return not busy and self.queue.empty() and all(lane.idle for lane in self.lanes.values())
 
     def _check_quiet(self) -> None:
-        if self._quiet is None or self._quiet.done() or not self.queue.empty() or self._teller is not None:
-            return
-        if all(lane.idle for lane in self.lanes.values()):
-            self._quiet.set_result(None)
+        if self._quiet is not None and self._is_quiet():
+            _resolve(self._quiet)
 
-    async def _shutdown(self, plan: Plan, started: bool) -> None:
-        begun = time.monotonic()
-        undelivered: dict[str, int] = {}
-        if started:
-            self.broker.refusal = BusStopped
-            while not self.queue.empty():
-                self._feed()
-            self.queue.listen(None)
-            self.queue.wake(everyone=True)
-            patience = HURRY_TIMEOUT if self._hurried else CLOSE_TIMEOUT
-            all_left = await asyncio.gather(*(lane.close(patience) for lane in self.lanes.values()))
-            for (name, lane), left in zip(self.lanes.items(), all_left):  # noqa: B905 - one result each
-                if left:
-                    undelivered[name] = len(left)
-                reason = "not delivered when the bus stopped"
-                for event in left:
-                    self._store(lane, event, f"{reason}: {lane.last_error}" if lane.last_error else reason, 0)
-        patience = HURRY_TIMEOUT if self._hurried else CLOSE_TIMEOUT
-        await asyncio.gather(*(connection.sender.close(patience) for connection in plan.connections))
-        if self._teller is not None:
-            self._teller.cancel()
-            await asyncio.wait({self._teller})
-        await plan.dead_store.close()
-        self.report = Report(undelivered, str(plan.dead_store.path), time.monotonic() - begun)
-        if undelivered:
-            log.error("%s", self.report)
-        self._become(BusState.STOPPED if started else BusState.NEW)
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(None)
+    async def _shutdown(self, plan: Plan, dead: DeadLetters, started: bool) -> None:
+        if self.state is not BusState.DRAINING:
+            self._stopped_at = time.monotonic()
+        undelivered: Counter[str] = Counter()
+        try:
+            if started:
+                self.broker.refusal = BusStopped
+                await self._end_lanes(dead, undelivered)
+                while not self.queue.empty():
+                    # Put by threads that were let in before.
+                    await self._end_lanes(dead, undelivered)
+            closing = [connection.sender.close(CLOSE_TIMEOUT) for connection in plan.connections]
+            await self._within(CLOSE_TIMEOUT + 1, closing)
+            await dead.close(HURRY_TIMEOUT if self._hurried else CLOSE_TIMEOUT)
+        finally:
+            seconds = time.monotonic() - self._stopped_at
+            self.report = Report(dict(undelivered), str(plan.dead_store.path), seconds)
+            if undelivered:
+                log.error("%s", self.report)
+            if started:
+                self._become(BusState.STOPPED)
+            self._taken = False
+            if self._ended is not None:
+                _resolve(self._ended)
+
+    async def _end_lanes(self, dead: DeadLetters, undelivered: Counter[str]) -> None:
+        """Move what is queued to the lanes, end them, and record what they did not deliver."""
+        while not self.queue.empty():
+            self._feed()
+        self.queue.listen(None)
+        self.queue.wake(everyone=True)
+        # A lane that ended takes no dead letters.
+        dead.router = None
+        workers = {name: lane.cancel() for name, lane in self.lanes.items()}
+        await self._within(CLOSE_TIMEOUT, [task for tasks in workers.values() for task in tasks])
+        for name, lane in self.lanes.items():
+            if not all(task.done() for task in workers[name]):
+                log.error("lane %s: the plugin's publish does not end when it is cancelled", lane.key)
+            reason = "not delivered when the bus stopped"
+            if lane.last_error:
+                reason = f"{reason}: {lane.last_error}"
+            left = lane.close()
+            undelivered.update({name: len(left)} if left else {})
+            for event in left:
+                dead.keep(lane, event, reason, 0)
+
+    async def _within(self, seconds: float, waiting: Iterable[Awaitable[Any]]) -> None:
+        """Wait for all for ``seconds``, or for a moment once the bus was told to hurry; cancel the rest."""
+        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(one) for one in waiting]
+        if not tasks:
+            return
+        together = asyncio.ensure_future(asyncio.wait(tasks))
+        if self._hurry is not None and not self._hurried:
+            first: set[asyncio.Future[Any]] = {together, self._hurry}
+            await asyncio.wait(first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if self._hurried:
+            await asyncio.wait({together}, timeout=HURRY_TIMEOUT)
+        together.cancel()
+        for task in tasks:
+            if not task.done():
+                task.cancel()
 
     # Looking in
 
@@ -367,12 +337,14 @@ class Bus:
         """Return all counters, taken at one moment; see ``hub.evbus.stats.snapshot``."""
         with self.queue.lock:
             store = self._plan.dead_store if self._plan is not None else None
+            counts = self.queue.counts()
+            counts["queued"] += self._moving
             return {
                 "state": self.state.value,
                 "bus": {
                     "routed": self._totals.routed,
                     "unmatched": self._totals.unmatched,
-                    **self.queue.counts(),
+                    **counts,
                 },
                 "lanes": {name: lane.snapshot() for name, lane in self.lanes.items()},
                 "dead_store": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from itertools import accumulate
+from typing import final
 
 from evbus.types import Envelope
 
@@ -13,6 +14,7 @@ __all__ = ["Chunk", "Entry", "Meta"]
 PACK_LIMIT = 1024
 
 
+@final
 class Meta:
     """What many queued events have in common."""
 

@@ -14,7 +14,7 @@ import yaml
 from evbus.errors import ProfileError, nearest
 from evbus.redact import one_line
 
-from ._settings import Delivery
+from ._settings import Delivery, explain
 
 __all__ = ["Accepts", "Profile", "load_yaml", "providers", "read_profiles", "refusal"]
 
@@ -271,8 +271,8 @@ def convert(data: Mapping[str, Any], schema: type[_Settings], source: str, path:
     try:
         return msgspec.convert(_plain(data), schema, strict=False)
     except msgspec.ValidationError as exc:
-        reason, _, key = str(exc).partition(" - at `$")
-        raise ProfileError(reason, source=source, path=path + key.rstrip("`")) from None
+        reason, key = explain(exc, schema)
+        raise ProfileError(reason, source=source, path=path + key) from None
 
 
 def _check_keys(data: Mapping[str, Any], schema: Any, source: str, path: str) -> None:

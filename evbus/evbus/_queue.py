@@ -8,14 +8,16 @@ most events share (profile, routing key, headers) is one :class:`Meta` object th
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-from array import array
 from collections import deque
 from collections.abc import Callable
-from itertools import accumulate
-from typing import final
+from contextlib import suppress
 
+from evbus.errors import EvbusError
 from evbus.types import Envelope
+
+from ._chunk import Chunk, Entry, Meta
 
 __all__ = ["Meta", "Queue"]
 
@@ -49,8 +51,8 @@ class Queue:
         # Re-entrant: a finalizer or a signal handler that logs may put while this thread holds it.
         self.lock = threading.RLock()
         self.on_event: Callable[[], object] | None = None
-        self._limit = limit
-        self._size_limit = size_limit
+        self.limit = limit
+        self.size_limit = size_limit
         self.inbox: deque[Entry] = deque()
         self._chunks: deque[Chunk] = deque()
         self._packed = 0
@@ -70,24 +72,18 @@ class Queue:
         self._waiters: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
         self._measure()
 
+    def free_lock(self) -> None:
+        """Release the lock in the child of a fork, where the thread that held it does not exist."""
+        self.lock._at_fork_reinit()  # type: ignore[attr-defined]
+
     def __repr__(self) -> str:
-        return f"<Queue events={self.qsize()} bytes={self.size} limit={self._limit}>"
-
-    @property
-    def limit(self) -> int:
-        """Most events; 0 for any number."""
-        return self._limit
-
-    @property
-    def size_limit(self) -> int:
-        """Most bytes; 0 for any number."""
-        return self._size_limit
+        return f"<Queue events={self.qsize()} bytes={self.size} limit={self.limit}>"
 
     def bound(self, limit: int, size_limit: int) -> None:
         """Set both bounds; what is queued stays queued."""
         with self.lock:
-            self._limit = limit
-            self._size_limit = size_limit
+            self.limit = limit
+            self.size_limit = size_limit
             self._pack()
         self.wake()
 
@@ -128,15 +124,15 @@ class Queue:
             waiting = self.qsize() + self.held
             if not waiting:
                 return False
-            if self._limit and waiting >= self._limit:
+            if self.limit and waiting >= self.limit:
                 return True
-            return bool(self._size_limit) and self.size + self.held_size + size > self._size_limit
+            return bool(self.size_limit) and self.size + self.held_size + size > self.size_limit
 
     def _measure(self) -> None:
         """Work out what fits into the inbox without a closer look."""
-        free = self._limit - self._packed - self.held if self._limit else INBOX_EVENTS
+        free = self.limit - self._packed - self.held if self.limit else INBOX_EVENTS
         self.inbox_limit = min(INBOX_EVENTS, free)
-        room = self._size_limit - self._packed_size - self.held_size if self._size_limit else UNBOUNDED
+        room = self.size_limit - self._packed_size - self.held_size if self.size_limit else UNBOUNDED
         # A whole inbox of bodies of this size still fits.
         self.body_limit = room // INBOX_EVENTS
 
@@ -377,8 +373,8 @@ class Queue:
             return
         with self.lock:
             room = len(self._waiters)
-            if not everyone and self._limit:
-                room = min(room, max(0, self._limit - self.qsize() - self.held))
+            if not everyone and self.limit:
+                room = min(room, max(0, self.limit - self.qsize() - self.held))
             woken = [self._waiters.popleft() for _ in range(room)]
         gone = False
         for loop, future in woken:

@@ -54,7 +54,7 @@ class Router:
         self._cache: dict[str, tuple[Lane, ...]] = {}
 
     def lanes(self, profile: str) -> tuple[Lane, ...]:
-        """Return the lanes that an event with this profile goes to."""
+        """Return the lanes that an event with this profile goes to, and remember them."""
         found = self._cache.get(profile)
         if found is None:
             found = tuple(lane for pattern, lane in self._destinations if self._matches(profile, pattern))
@@ -81,23 +81,25 @@ class Router:
             nearest(profile, patterns) or "; no profiles are configured",
         )
 
-    def dispatch(self, events: list[Envelope]) -> list[Lane]:
-        """Offer ``events`` to their lanes. Needs the lock of the lanes' queue.
+    def dispatch(self, events: list[Envelope]) -> tuple[list[Lane], list[Envelope]]:
+        """Offer ``events`` to their lanes, up to the first whose lanes are not known. Needs the queue's lock.
 
-        Returns the lanes whose :meth:`~Lane.deliver_now` should be called once the lock is released.
+        Returns the lanes whose :meth:`~Lane.deliver_now` should be called once the lock is released, and the
+        events that are left. Call :meth:`lanes` for the first of them, without the lock since it runs the
+        matcher and logs, and then this again.
         """
         ready: list[Lane] = []
         count = len(events)
         start = 0
         while start < count:
             profile = events[start].profile
+            lanes = self._cache.get(profile)
+            if lanes is None:
+                return ready, events[start:]
             end = start + 1
             while end < count and events[end].profile == profile:
                 end += 1
             run = events if end - start == count else events[start:end]
-            lanes = self._cache.get(profile)
-            if lanes is None:
-                lanes = self.lanes(profile)
             if lanes:
                 self._totals.routed += len(run)
                 size = sum([len(event.body) for event in run])
@@ -107,4 +109,4 @@ class Router:
             else:
                 self._totals.unmatched += len(run)
             start = end
-        return ready
+        return ready, []

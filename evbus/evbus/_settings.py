@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -106,6 +108,24 @@ def _listed(value: Any) -> Any:
     return value
 
 
+def explain(exc: msgspec.ValidationError, schema: type[msgspec.Struct]) -> tuple[str, str]:
+    """Return what is wrong in words for people, and the path of the key (``.retry.attempts``)."""
+    reason, _, path = str(exc).partition(" - at `$")
+    path = path.rstrip("`")
+    missing = re.fullmatch(r"Object missing required field `(.+)`", reason)
+    wrong = re.fullmatch(r"Expected `(.+)`, got `(.+)`", reason)
+    if missing:
+        reason = f"the key {missing[1]!r} is missing"
+    elif wrong:
+        reason = f"expected {wrong[1].replace('`, `', ' or ')}, found {wrong[2]}"
+    elif reason.startswith("Invalid enum value "):
+        value = reason.removeprefix("Invalid enum value ").strip("'")
+        types = {field.encode_name: field.type for field in msgspec.structs.fields(schema)}
+        choices = [str(choice) for choice in typing.get_args(types.get(path.lstrip(".")))]
+        reason = f"{value!r} is none of {', '.join(choices)}" if choices else reason
+    return reason, path
+
+
 def read_settings(options: Mapping[str, Any]) -> Settings:
     """Read the options of the section ``evbus``.
 
@@ -133,5 +153,5 @@ def read_settings(options: Mapping[str, Any]) -> Settings:
             {key: value for key, value in data.items() if key in known}, Settings, strict=False
         )
     except msgspec.ValidationError as exc:
-        reason, _, path = str(exc).partition(" - at `$")
-        raise SettingsError(f"evbus{path.rstrip('`') or ''}: {reason}") from None
+        reason, path = explain(exc, Settings)
+        raise SettingsError(f"evbus{path}: {reason}") from None

@@ -59,15 +59,27 @@ async def _read(hub, acct_file, acct_key, options):
     try:
         data = await hub.acct.init.profiles(str(path), acct_key, **options)
     except Exception as exc:
+        plain = _plain(path)
+        if plain is not None:
+            # ACCT_KEY may be set for other files.
+            return plain
         # Chained, the traceback would show the key among acct's arguments.
         kind = type(exc).__name__
         raise errors.ProfileError(
-            f"the file cannot be decrypted with this acct_key ({kind}); a plain YAML file needs no key",
+            f"the file cannot be decrypted with this acct_key ({kind})",
             source=str(path),
         ) from None
     if not isinstance(data, dict):
         raise errors.ProfileError("the file holds no mapping of providers to profiles", source=str(path))
     return data
+
+
+def _plain(path):
+    """Return what a file holds that nobody encrypted, else None."""
+    try:
+        return _profiles.load_yaml(path)
+    except errors.ProfileError:
+        return None
 
 
 async def _accepted(hub, data, source):

@@ -65,6 +65,7 @@ put.__signature__ = put_nowait.__signature__ = _PUT_SIGNATURE
 
 async def get(hub):
     """Take one event off the bus, waiting for it; for applications that drain the bus themselves."""
+    hub.evbus.BROKER.refuse_in_child()
     return await hub.evbus.BUS.get()
 
 
@@ -93,13 +94,15 @@ async def propagate(hub, contexts, event):
 
 async def _connections(hub, contexts):
     known = hub.evbus.PROPAGATING
-    if known is not None and known[0] is contexts:
-        return known[1]
-    if known is not None:
-        for connection in known[1]:
-            await connection.sender.close(5)
+    loop = asyncio.get_running_loop()
+    if known is not None and known[0] is contexts and known[1] is loop:
+        return known[2]
     connections = hub.evbus.init.connect(contexts)
-    hub.evbus.PROPAGATING = (contexts, connections)
+    hub.evbus.PROPAGATING = (contexts, loop, connections)
+    if known is not None and known[1] is loop:
+        # Those of a loop that ended, ended with it.
+        for connection in known[2]:
+            await connection.sender.close(5)
     return connections
 
 

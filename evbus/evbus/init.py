@@ -285,18 +285,19 @@ def _ingress(hub):
             accepts=_profiles.Accepts(name, tuple(accepts), getattr(module, "PROFILE", None)),
             plain=functions["publish"].func,
             publish=_face.direct(functions["publish"]),
-            publish_batch=_optional(functions, "publish_batch"),
-            publish_nowait=_optional(functions, "publish_nowait") if _unwatched(functions) else None,
+            publish_batch=_optional(functions, "publish_batch") if _unwatched(functions, "publish") else None,
+            publish_nowait=_optional(functions, "publish_nowait")
+            if _unwatched(functions, "publish", "publish_batch")
+            else None,
             opener=_optional(functions, "open"),
             closer=_optional(functions, "close"),
         )
     return found
 
 
-def _unwatched(functions):
-    """Return whether publish_nowait may stand for the others: no contract waits for a call of theirs."""
-    replaced = [functions[name] for name in ("publish", "publish_batch") if name in functions]
-    return not any(_face.watched(function) for function in replaced)
+def _unwatched(functions, *names):
+    """Return whether another function may stand for these: no contract waits for a call of theirs."""
+    return not any(_face.watched(functions[name]) for name in names if name in functions)
 
 
 def _optional(functions, name):

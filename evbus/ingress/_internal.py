@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 
 import msgspec
 
+from evbus.errors import Unavailable
 from evbus.types import Envelope
 
-__all__ = ["BodyQueue", "InternalProfile", "Queues", "put", "put_all", "put_now", "queue"]
+__all__ = ["BodyQueue", "InternalProfile", "Queues", "put_all", "put_now", "queue"]
+
+#: Seconds that publishing waits for room before the lane hears of it.
+PATIENCE = 10.0
 
 
 class InternalProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -72,21 +77,27 @@ def queue(queues: Queues, routing_key: str | None) -> BodyQueue:
     return found
 
 
-async def put(queues: Queues, limit: int, routing_key: str, body: bytes) -> None:
-    """Put a body on its queue; with a limit, wait while the queue is full."""
-    target = queue(queues, routing_key)
-    if limit:
-        target.bound(limit)
-    await target.put(body)
+async def put_all(queues: Queues, limit: int, events: list[Envelope]) -> list[Unavailable | None]:
+    """Put the bodies of ``events`` on their queues, in order; with a limit, wait for room.
 
-
-async def put_all(queues: Queues, limit: int, events: list[Envelope]) -> list[None]:
-    """Put the bodies of ``events`` on their queues, in order; with a limit, wait for room."""
+    Nobody reading is no fault of an event's: what finds no room within :data:`PATIENCE` is tried again,
+    for ever.
+    """
     if not limit:
         put_now(queues, limit, events)
-    else:
-        for event in events:
-            await put(queues, limit, event.routing_key, event.body)
+        return [None] * len(events)
+    deadline = time.monotonic() + PATIENCE
+    for index, event in enumerate(events):
+        target = queue(queues, event.routing_key)
+        target.bound(limit)
+        try:
+            if target.full():
+                await asyncio.wait_for(target.put(event.body), deadline - time.monotonic())
+            else:
+                target.put_nowait(event.body)
+        except asyncio.TimeoutError:
+            full = Unavailable(f"the internal queue {event.routing_key!r} holds {limit} events, its limit")
+            return [*[None] * index, *[full] * (len(events) - index)]
     return [None] * len(events)
 
 

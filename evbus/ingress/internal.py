@@ -10,6 +10,7 @@
 """
 
 from evbus.ingress import _internal
+from evbus.types import Envelope
 
 
 def __init__(hub):
@@ -28,7 +29,11 @@ async def get(hub, routing_key=None):
 
 async def publish(hub, ctx, routing_key, body):
     """Put the body of one event on its queue."""
-    await _internal.put(hub.ingress.INTERNAL, ctx.profile.limit, routing_key, body)
+    outcomes = await _internal.put_all(
+        hub.ingress.INTERNAL, ctx.profile.limit, [Envelope("", routing_key, body)]
+    )
+    if outcomes[0] is not None:
+        raise outcomes[0]
 
 
 async def publish_batch(hub, ctx, events):

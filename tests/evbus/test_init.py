@@ -146,7 +146,7 @@ def test_joining_a_second_start_does_not_tell_how_the_first_failed(hub: Any) -> 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"queue_limit": "x"}, "evbus.queue_limit: Expected `int`, got `str`"),
+        ({"queue_limit": "x"}, "evbus.queue_limit: expected int, found str"),
         (
             {"pipeline": ["stmp"]},
             "evbus.pipeline[0]: there is no pipeline plugin 'stmp'; did you mean 'stamp'?",

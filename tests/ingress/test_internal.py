@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from evbus.errors import Unavailable
 from evbus.ingress import _internal
 from evbus.ingress._internal import BodyQueue, InternalProfile
 from evbus.types import Envelope
@@ -90,7 +91,7 @@ def test_a_limit_holds_publishing_back_and_loses_nothing(hub: Any) -> None:
 
 @pytest.mark.parametrize("limit", [-1, "x", 1.5])
 def test_a_wrong_limit_is_refused(hub: Any, limit: Any) -> None:
-    with pytest.raises(Exception, match=r"contexts: internal\.\*.*(limit must be 0|Expected `int`)"):
+    with pytest.raises(Exception, match=r"contexts: internal\.\*.*(limit must be 0|expected int)"):
         hub.evbus.init.check({"internal": {"*": {"limit": limit}}})
     assert InternalProfile().limit == 0
 
@@ -191,7 +192,8 @@ def test_putters_of_a_bounded_queue_go_on_in_their_order() -> None:
     async def main() -> list[bytes]:
         queues: _internal.Queues = {}
         puts = [
-            asyncio.ensure_future(_internal.put(queues, 1, "k", str(number).encode())) for number in range(4)
+            asyncio.ensure_future(_internal.put_all(queues, 1, [event(str(number).encode())]))
+            for number in range(4)
         ]
         await settled()
         queue = queues["k"]
@@ -207,8 +209,10 @@ def test_putters_of_a_bounded_queue_go_on_in_their_order() -> None:
 def test_a_putter_that_is_cancelled_leaves_its_place_to_the_next() -> None:
     async def main() -> None:
         queues: _internal.Queues = {}
-        await _internal.put(queues, 1, "k", b"0")
-        gone, waits = (asyncio.ensure_future(_internal.put(queues, 1, "k", body)) for body in (b"1", b"2"))
+        await _internal.put_all(queues, 1, [event(b"0")])
+        gone, waits = (
+            asyncio.ensure_future(_internal.put_all(queues, 1, [event(body)])) for body in (b"1", b"2")
+        )
         await settled()
         gone.cancel()
         await settled()
@@ -216,3 +220,22 @@ def test_a_putter_that_is_cancelled_leaves_its_place_to_the_next() -> None:
         await asyncio.wait_for(waits, WAIT)
 
     asyncio.run(main())
+
+
+def test_what_finds_no_room_is_unavailable_and_told_for_each_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_internal, "PATIENCE", 0.0)
+
+    async def main() -> None:
+        queues: _internal.Queues = {}
+        outcomes = await _internal.put_all(queues, 2, [event(body) for body in (b"0", b"1", b"2", b"3")])
+        assert outcomes[:2] == [None, None]
+        assert [type(outcome) for outcome in outcomes[2:]] == [Unavailable, Unavailable]
+        assert str(outcomes[2]) == "the internal queue 'k' holds 2 events, its limit"
+        assert [queues["k"].get_nowait() for _ in range(2)] == [b"0", b"1"]
+        assert queues["k"].empty()
+
+    asyncio.run(main())
+
+
+def event(body: bytes) -> Envelope:
+    return Envelope("default", "k", body)

@@ -1,0 +1,200 @@
+"""The engine without POP: a bus on destinations that do what a test tells them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fnmatch
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from evbus.evbus._broker import Broker, Serializer
+from evbus.evbus._bus import Bus, Connection, Plan, Report
+from evbus.evbus._dead import DeadStore, read
+from evbus.evbus._lane import Dead, Lane, LaneKey
+from evbus.evbus._queue import Queue
+from evbus.evbus._sender import Sender
+from evbus.evbus._settings import Delivery, Retry, Settings
+from evbus.types import Envelope
+
+WAIT = 20.0
+
+#: Tries again at once, nearly.
+SOON = Retry(attempts=3, min=1e-9, max=1e-9)
+
+
+def encode(body: Any) -> bytes:
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+class Target:
+    """A destination. What it confirmed is in ``got``, every try in ``tried``.
+
+    ``plan`` holds what happens to the next tries: None (all is well), an exception, a function that is
+    called with the events and returns an awaitable of outcomes, or :data:`HANG`. Afterwards all is well.
+    """
+
+    def __init__(self, *, batching: bool = False) -> None:
+        self.batching = batching
+        self.plan: deque[Any] = deque()
+        self.got: list[bytes] = []
+        self.tried: list[list[bytes]] = []
+        self.letters: list[Envelope] = []
+        self.hanging = asyncio.Event()
+        self.release = asyncio.Event()
+        self.cancelled = 0
+
+    async def publish(self, _ctx: Any, routing_key: str, body: bytes, headers: dict[str, str]) -> None:
+        (outcome,) = await self.publish_batch(_ctx, [Envelope("", routing_key, body, headers)])
+        if outcome is not None:
+            raise outcome
+
+    async def publish_batch(self, _ctx: Any, events: list[Envelope]) -> Any:
+        self.tried.append([event.body for event in events])
+        what = self.plan.popleft() if self.plan else None
+        outcomes: list[Any] = [None] * len(events)
+        if what is HANG:
+            await self._hang()
+        elif isinstance(what, BaseException):
+            raise what
+        elif what is not None:
+            outcomes = await what(events)
+        for event, outcome in zip(events, outcomes):  # noqa: B905 - a test may return too few
+            if outcome is None:
+                self.got.append(event.body)
+                self.letters.append(event)
+        return outcomes
+
+    async def _hang(self) -> None:
+        self.hanging.set()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+HANG = object()
+
+
+def sender(target: Any, **options: Any) -> Sender:
+    takes = ("routing_key", "body", "headers")
+    batch = target.publish_batch if target.batching else None
+    ctx = options.pop("ctx", {"state": None})
+    return Sender(ctx, publish=target.publish, takes=takes, publish_batch=batch, **options)
+
+
+class Rig:
+    """A bus with a lane for each target that was added."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.queue = Queue()
+        self.names = {"SERIAL_PLUGIN": "json", "PLUGIN": "json"}
+        self.broker = Broker(
+            self.queue,
+            prepare=lambda: None,
+            select=lambda: Serializer("json", encode, "application/json"),
+            new=self.names,
+            old=self.names,
+        )
+        self.settings = Settings(**{"drain_timeout": WAIT, **settings})
+        self.broker.configure(self.settings, None)
+        self.states: list[Any] = []
+        self.bus = Bus(self.queue, self.broker, self.states.append)
+        self.path = folder / "dead.jsonl"
+        self.connections: list[Connection] = []
+        self.on_error: Callable[[dict[str, Any]], Any] | None = None
+
+    def add(self, target: Any, pattern: str = "*", delivery: Delivery | None = None, **options: Any) -> Lane:
+        made = sender(target, **options)
+        key = LaneKey(f"plugin{len(self.connections)}", "provider", pattern)
+        lane = Lane(key, made, delivery or Delivery(retry=SOON), self.queue, self._bury)
+        self.connections.append(Connection(pattern, lane, made))
+        return lane
+
+    def _bury(self, lane: Lane, dead: list[Dead]) -> None:
+        self.bus.bury(lane, dead)
+
+    def put_nowait(self, body: Any, profile: str = "default", headers: Any = None, key: str = "") -> None:
+        left = self.broker.offer(key, body, profile, headers)
+        if left is not None:
+            self.broker.insist(*left)
+
+    async def put(self, body: Any, profile: str = "default", headers: Any = None) -> None:
+        if self.broker.draining:
+            self.broker.refuse_unless_callback()
+        left = self.broker.offer("", body, profile, headers)
+        if left is not None:
+            await self.broker.wait(left)
+
+    async def start(self) -> None:
+        """Do as ``hub.evbus.init.start``."""
+        self.bus.begin()
+        try:
+            plan = Plan(
+                connections=self.connections,
+                find=fnmatch.fnmatchcase,
+                on_error=self.on_error,
+                contexts={},
+                dead_store=DeadStore(self.path),
+                drain_timeout=self.settings.drain_timeout,
+            )
+            await self.bus.run(plan)
+        except BaseException as exc:
+            self.bus.fail(exc)
+            raise
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.ensure_future(self.start())
+        await within(self.bus.join())
+        try:
+            yield
+        finally:
+            await self.stop()
+            await within(task)
+
+    async def stop(self) -> Report:
+        return await within(self.bus.stop())
+
+    def dead(self) -> list[Any]:
+        """Return the records of the dead store."""
+        return list(read(self.path)) if self.path.exists() else []
+
+    def buried(self) -> list[bytes]:
+        """Return the bodies in the dead store."""
+        return [record.envelope().body or record.body_base64 for record in self.dead()]
+
+    def check(self) -> dict[str, Any]:
+        """Return a snapshot whose every identity holds."""
+        found = self.bus.snapshot()
+        bus = found["bus"]
+        parts = ("routed", "unmatched", "got", "dropped", "queued")
+        assert bus["accepted"] == sum(bus[name] for name in parts), bus
+        for name, lane in found["lanes"].items():
+            parts = ("delivered", "dead", "dropped", "queued", "in_flight")
+            assert lane["accepted"] == sum(lane[part] for part in parts), (name, lane)
+            assert all(lane[part] >= 0 for part in parts), (name, lane)
+        return found
+
+
+async def within(awaitable: Any, seconds: float = WAIT) -> Any:
+    return await asyncio.wait_for(awaitable, seconds)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Let the loop turn until something holds."""
+
+    async def turn() -> None:
+        while not condition():
+            await asyncio.sleep(0)
+
+    await within(turn())
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)

@@ -1,0 +1,140 @@
+"""Telling a plugin's failures from our own cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from evbus.errors import DeliveryError, DeliveryTimeout
+from evbus.evbus._call import call
+from tests.evbus.rig import turns, within
+
+TINY = 1e-6
+
+
+async def value() -> int:
+    return 5
+
+
+async def value_later() -> int:
+    await asyncio.sleep(0)
+    return 5
+
+
+async def stray() -> None:
+    raise asyncio.CancelledError
+
+
+async def stray_later() -> None:
+    await asyncio.sleep(0)
+    raise asyncio.CancelledError
+
+
+async def awaits_cancelled() -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+async def fails() -> None:
+    await asyncio.sleep(0)
+    raise KeyError("x")
+
+
+async def times_out_itself() -> None:
+    await asyncio.sleep(0)
+    raise TimeoutError("its own")
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("seconds", [0, 20])
+@pytest.mark.parametrize("plugin", [value, value_later])
+def test_the_result_comes_out(plugin: Any, seconds: float) -> None:
+    assert asyncio.run(call(plugin(), seconds)) == 5
+
+
+@pytest.mark.parametrize("seconds", [0, 20])
+@pytest.mark.parametrize("plugin", [stray, stray_later, awaits_cancelled])
+def test_a_plugin_that_cancels_itself_failed_to_deliver(plugin: Any, seconds: float) -> None:
+    with pytest.raises(DeliveryError, match="cancelled from within"):
+        asyncio.run(call(plugin(), seconds))
+
+
+@pytest.mark.parametrize(("plugin", "kind"), [(fails, KeyError), (times_out_itself, TimeoutError)])
+def test_its_own_errors_stay_what_they_are(plugin: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind) as caught:
+        asyncio.run(call(plugin(), 20))
+    assert not isinstance(caught.value, DeliveryError)
+
+
+def test_what_takes_too_long_says_so() -> None:
+    with pytest.raises(DeliveryTimeout, match=r"delivery.timeout"):
+        asyncio.run(call(forever(), TINY))
+
+
+def test_a_plugin_that_ends_well_when_it_is_told_to_end_has_delivered() -> None:
+    async def stubborn() -> int:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            return 7
+        return 0
+
+    assert asyncio.run(call(stubborn(), TINY)) == 7
+
+
+@pytest.mark.parametrize("seconds", [0, 20])
+def test_our_own_cancellation_stays_one_and_reaches_the_plugin(seconds: float) -> None:
+    seen = []
+
+    async def plugin() -> None:
+        try:
+            await forever()
+        finally:
+            seen.append("ended")
+
+    async def main() -> None:
+        task = asyncio.ensure_future(call(plugin(), seconds))
+        await turns(3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await within(task)
+        assert seen == ["ended"]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_a_plugin_that_fails_when_it_is_cancelled_makes_no_noise(caplog: Any) -> None:
+    async def plugin() -> None:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            raise ConnectionError("lost") from None
+
+    async def main() -> None:
+        task = asyncio.ensure_future(call(plugin(), 20))
+        await turns(3)
+        task.cancel()
+        with pytest.raises((asyncio.CancelledError, ConnectionError)):
+            await within(task)
+
+    asyncio.run(main())
+    assert caplog.text == ""
+
+
+def test_a_plugin_finds_its_own_task_and_timeouts_work_inside_it() -> None:
+    async def plugin() -> str:
+        assert asyncio.current_task() is not None
+        try:
+            await asyncio.wait_for(forever(), TINY)
+        except asyncio.TimeoutError:
+            return "timed out inside"
+        return ""
+
+    assert asyncio.run(call(plugin(), 20)) == "timed out inside"

@@ -1,0 +1,91 @@
+"""What is tried again, when, and what is given up."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from evbus.errors import Rejected, Unavailable
+from evbus.evbus._retry import backoff, failed_as_one, sort, without
+from evbus.types import Envelope
+
+A, B, C = (Envelope("p", name, name.encode()) for name in "abc")
+FAILED, REFUSED, DOWN = ValueError("x"), Rejected("never"), Unavailable("down", retry_after=7.0)
+
+
+@pytest.mark.parametrize(("failures", "bound"), [(1, 0.1), (2, 0.2), (3, 0.4), (9, 25.6), (10, 30), (5000, 30)])
+def test_the_pause_is_any_part_of_a_bound_that_doubles_up_to_the_largest(
+    failures: int, bound: float, monkeypatch: Any
+) -> None:
+    asked: list[tuple[float, float]] = []
+    monkeypatch.setattr(random, "uniform", lambda low, high: asked.append((low, high)) or high)
+    assert backoff(failures, 0.1, 30.0) == pytest.approx(bound)
+    assert asked == [(0, pytest.approx(bound))]
+
+
+def test_pauses_are_spread_over_the_whole_bound() -> None:
+    pauses = [backoff(3, 1.0, 30.0) for _ in range(2000)]
+    assert 0 <= min(pauses) < 0.2
+    assert 3.8 < max(pauses) <= 4.0
+
+
+def test_each_outcome_is_told_apart() -> None:
+    found = sort([A, B, C, A], [0, 1, 1, 0], [None, FAILED, REFUSED, DOWN], 10, spare=False)
+    assert found.delivered == [A]
+    assert [(entry.event, entry.reason, entry.attempts) for entry in found.dead] == [(C, REFUSED, 2)]
+    assert (found.again, found.tries, found.wait) == ([B, A], [2, 0], 7.0)
+
+
+@pytest.mark.parametrize(("most", "tried", "dies"), [(3, 1, False), (3, 2, True), (1, 0, True), (0, 10_000, False)])
+def test_an_event_dies_with_its_last_try(most: int, tried: int, dies: bool) -> None:
+    found = sort([A], [tried], [FAILED], most, spare=False)
+    assert len(found.dead) == dies
+    assert found.tries == ([] if dies else [tried + 1])
+
+
+def test_a_destination_that_is_down_costs_no_try() -> None:
+    found = sort([A], [2], [Unavailable("x", retry_after=None)], 3, spare=False)  # type: ignore[arg-type]
+    assert (found.dead, found.tries, found.wait) == ([], [2], 0.0)
+
+
+@pytest.mark.parametrize("outcome", [FAILED, REFUSED])
+@pytest.mark.parametrize(("most", "tried", "left"), [(10, 0, 1), (1, 0, 0), (3, 2, 2), (0, 5, 6)])
+def test_nothing_dies_for_what_failed_as_one(outcome: Any, most: int, tried: int, left: int) -> None:
+    found = sort([A, B], [tried] * 2, [outcome] * 2, most, spare=True)
+    assert (found.dead, found.again, found.tries) == ([], [A, B], [left, left])
+
+
+def test_what_was_not_tried_stays_as_it_was() -> None:
+    found = sort([A, B, C], [1, 2, 3], [FAILED], 10, spare=False)
+    assert (found.again, found.tries) == ([A, B, C], [2, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("events", "outcomes", "alone"),
+    [
+        ([A, B], [FAILED, FAILED], True),
+        ([A, B], [REFUSED, REFUSED], True),
+        ([A, B], [FAILED, ValueError("x")], False),
+        ([A, B], [None, FAILED], False),
+        ([A, B], [DOWN, DOWN], False),
+        ([A], [FAILED], False),
+        ([A, B], [FAILED], False),
+    ],
+)
+def test_a_call_that_failed_as_a_whole_is_known(events: Any, outcomes: Any, alone: bool) -> None:
+    assert failed_as_one(events, outcomes) is alone
+
+
+@pytest.mark.parametrize(
+    ("gone", "left"), [([], "abc"), ([A], "bc"), ([A, B], "c"), ([B], "ac"), ([C, A], "b"), ([A, B, C], "")]
+)
+def test_events_are_taken_out(gone: list[Envelope], left: str) -> None:
+    assert "".join(event.routing_key for event in without([A, B, C], gone)) == left
+
+
+def test_equal_events_are_not_confused() -> None:
+    first, second = Envelope("p", "k", b"same"), Envelope("p", "k", b"same")
+    (left,) = without([first, second], [second])
+    assert left is first

@@ -1,0 +1,113 @@
+"""From an event's profile to its lanes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evbus.evbus import _route
+from evbus.evbus._route import Destination, Router, Totals
+from evbus.types import Envelope
+
+
+class Lane:
+    """What the router knows of a lane."""
+
+    def __init__(self, immediate: bool = False) -> None:
+        self.immediate = immediate
+        self.got: list[str] = []
+        self.size = 0
+
+    def offer(self, events: list[Envelope], size: int) -> bool:
+        self.got += [event.routing_key for event in events]
+        self.size += size
+        return self.immediate
+
+
+def router(find: Any = None, **lanes: Lane) -> Router:
+    destinations = [Destination(pattern, lane) for pattern, lane in lanes.items()]  # type: ignore[arg-type]
+    return Router(destinations, find or (lambda name, pattern: pattern in ("all", name)), Totals())
+
+
+def events(*names: str) -> list[Envelope]:
+    return [Envelope(name, str(number), b"xx") for number, name in enumerate(names)]
+
+
+def dispatch(router: Router, left: list[Envelope]) -> list[Any]:
+    """Dispatch as the bus does."""
+    every: list[Any] = []
+    while left:
+        ready, left = router.dispatch(left)
+        every += ready
+        if left:
+            router.lanes(left[0].profile)
+    return every
+
+
+def test_every_matching_lane_gets_every_event_in_order() -> None:
+    a, b, both = Lane(), Lane(), Lane()
+    made = router(a=a, b=b, all=both)
+    dispatch(made, events("a", "a", "b", "a", "x"))
+    assert (a.got, b.got, both.got) == (["0", "1", "3"], ["2"], ["0", "1", "2", "3", "4"])
+    assert (a.size, both.size) == (6, 10)
+    assert (made._totals.routed, made._totals.unmatched) == (5, 0)
+
+
+def test_unmatched_events_are_counted_and_each_name_is_logged_once_with_the_nearest(caplog: Any) -> None:
+    made = router(orders=Lane())
+    dispatch(made, events("order", "order", "orders", "order", "new\nline"))
+    assert (made._totals.routed, made._totals.unmatched) == (1, 4)
+    first, second = [record.message for record in caplog.records]
+    assert first == "no profile matches 'order': its events go nowhere; did you mean 'orders'?"
+    assert "\n" not in second
+
+
+def test_dispatch_itself_asks_no_matcher_and_logs_nothing(caplog: Any) -> None:
+    # It runs under a lock that log handlers of other threads may wait for.
+    asked: list[str] = []
+    made = router(lambda name, pattern: bool(asked.append(name)), a=Lane())
+    left = events("a", "b")
+    assert made.dispatch(left) == ([], left)
+    assert asked == []
+    assert caplog.text == ""
+
+
+def test_lanes_that_deliver_at_once_are_named_once() -> None:
+    a, b = Lane(immediate=True), Lane()
+    assert dispatch(router(a=a, all=b), []) == []
+    made = router(a=a, all=b)
+    made.lanes("a")
+    made.lanes("b")
+    assert made.dispatch(events("a", "b", "a")) == ([a], [])
+
+
+def test_a_name_is_matched_once() -> None:
+    asked: list[str] = []
+    made = router(lambda name, pattern: asked.append(name) or True, a=Lane())
+    for _ in range(3):
+        dispatch(made, events("x", "y", "x"))
+    assert asked == ["x", "y"]
+
+
+def test_made_up_names_do_not_fill_memory(monkeypatch: Any) -> None:
+    monkeypatch.setattr(_route, "CACHE_NAMES", 10)
+    lane = Lane()
+    made = router(all=lane)
+    dispatch(made, events(*(f"name {number}" for number in range(100))))
+    assert len(made._cache) == 10
+    assert len(lane.got) == 100
+
+
+@pytest.mark.parametrize("order", [("bad", "all"), ("all", "bad")])
+def test_a_matcher_that_fails_keeps_no_event_from_the_others(order: Any, caplog: Any) -> None:
+    def find(name: str, pattern: str) -> bool:
+        if pattern == "bad":
+            raise ValueError("boom")
+        return True
+
+    lanes = {name: Lane() for name in order}
+    dispatch(router(find, **lanes), events("x", "x"))
+    assert lanes["all"].got == ["0", "1"]
+    assert lanes["bad"].got == []
+    assert "the matcher failed for 'x'" in caplog.text
