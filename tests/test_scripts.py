@@ -90,10 +90,16 @@ def test_mistakes_in_a_configuration_file_are_one_sentence(
 
 
 def test_a_wrong_acct_key_is_one_sentence_without_the_key(shell: Shell) -> None:
-    done = shell.run("run", "-p", "p.yml", ACCT_KEY="very-secret")
+    (shell.folder / "p.fernet").write_text("gAAAAABtYWRlIHVw")
+    done = shell.run("run", "-p", "p.fernet", ACCT_KEY="very-secret")
     assert done.returncode == 2
-    assert "acct" in done.stderr
+    assert done.stderr.startswith("evbus: p.fernet: the file cannot be decrypted with this acct_key (")
+    assert done.stderr.count("\n") == 1
     assert "very-secret" not in done.stdout + done.stderr
+
+
+def test_a_plain_file_is_read_although_the_environment_has_a_key(shell: Shell) -> None:
+    assert shell.run("run", "-p", "p.yml", "-q", ACCT_KEY="very-secret").returncode == 0
 
 
 def test_profiles_encrypted_by_acct_are_read_with_the_key(shell: Shell) -> None:
