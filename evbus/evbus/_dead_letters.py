@@ -131,7 +131,7 @@ class DeadLetters:
         try:
             while self._untold:
                 try:
-                    await _tell_one(on_error, self._untold.popleft())
+                    await call(_tell_one(on_error, self._untold.popleft()), 0)
                 except Exception:
                     log.exception("the function named by error_callback_ref failed")
         finally:
@@ -154,7 +154,7 @@ class DeadLetters:
 
 async def _tell_one(on_error: Callable[[dict[str, Any]], Any], data: dict[str, Any]) -> None:
     if inspect.iscoroutinefunction(getattr(on_error, "func", on_error)):
-        await call(on_error(data), 0)
+        await on_error(data)
         return
     result = await asyncio.to_thread(on_error, data)
     if inspect.isawaitable(result):

@@ -181,6 +181,11 @@ class Rig:
         return found
 
 
+def numbers(count: int) -> list[bytes]:
+    """Return the bodies of ``count`` events whose bodies are 0, 1, 2, ..."""
+    return [b"%d" % number for number in range(count)]
+
+
 async def within(awaitable: Any, seconds: float = WAIT) -> Any:
     return await asyncio.wait_for(awaitable, seconds)
 
@@ -189,7 +194,7 @@ async def until(condition: Callable[[], Any]) -> None:
     """Let the loop turn until something holds."""
 
     async def turn() -> None:
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - there is no event for most of what tests wait for
             await asyncio.sleep(0)
 
     await within(turn())

@@ -15,7 +15,9 @@ A, B, C = (Envelope("p", name, name.encode()) for name in "abc")
 FAILED, REFUSED, DOWN = ValueError("x"), Rejected("never"), Unavailable("down", retry_after=7.0)
 
 
-@pytest.mark.parametrize(("failures", "bound"), [(1, 0.1), (2, 0.2), (3, 0.4), (9, 25.6), (10, 30), (5000, 30)])
+@pytest.mark.parametrize(
+    ("failures", "bound"), [(1, 0.1), (2, 0.2), (3, 0.4), (9, 25.6), (10, 30), (5000, 30)]
+)
 def test_the_pause_is_any_part_of_a_bound_that_doubles_up_to_the_largest(
     failures: int, bound: float, monkeypatch: Any
 ) -> None:
@@ -38,7 +40,9 @@ def test_each_outcome_is_told_apart() -> None:
     assert (found.again, found.tries, found.wait) == ([B, A], [2, 0], 7.0)
 
 
-@pytest.mark.parametrize(("most", "tried", "dies"), [(3, 1, False), (3, 2, True), (1, 0, True), (0, 10_000, False)])
+@pytest.mark.parametrize(
+    ("most", "tried", "dies"), [(3, 1, False), (3, 2, True), (1, 0, True), (0, 10_000, False)]
+)
 def test_an_event_dies_with_its_last_try(most: int, tried: int, dies: bool) -> None:
     found = sort([A], [tried], [FAILED], most, spare=False)
     assert len(found.dead) == dies

@@ -66,7 +66,7 @@ def test_options_of_other_packages_are_let_be() -> None:
         ({"queue_limit": "many"}, "evbus.queue_limit: expected int, found str"),
         ({"queue_limit": -1}, "evbus: queue_limit must be a number from 0 on"),
         ({"drain_timeout": float("nan")}, "evbus: drain_timeout must be a number from 0 on"),
-        ({"full_policy": "explode"}, "evbus.full_policy: 'explode' is none of raise, drop_oldest, drop_newest"),
+        ({"full_policy": "no"}, "evbus.full_policy: 'no' is none of raise, drop_oldest, drop_newest"),
         ({"pipeline": 7}, "evbus.pipeline: expected array | null, found int"),
         ({"pipeline": ["a", 7]}, "evbus.pipeline[1]: expected str, found int"),
         ({"dead_store": 3}, "evbus.dead_store: expected str | null, found int"),

@@ -1,0 +1,472 @@
+"""A lane: order, retries, buffers, workers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evbus.errors import DeliveryTimeout, Rejected, Unavailable
+from evbus.evbus import _lane, _retry
+from evbus.evbus._lane import LaneState
+from evbus.evbus._settings import Delivery, Retry
+from tests.evbus.rig import HANG, SOON, Rig, Target, numbers, turns, until
+
+
+def run(rig: Rig, count: int, *, profile: str = "default") -> None:
+    """Put ``count`` events before the start, deliver them, and stop."""
+
+    async def main() -> None:
+        for number in range(count):
+            rig.put_nowait(number, profile)
+        async with rig.running():
+            await until(rig.queue.empty)
+        rig.check()
+
+    asyncio.run(main())
+
+
+# Order and retries
+
+
+@pytest.mark.parametrize("batching", [True, False])
+def test_events_arrive_in_order_and_retries_do_not_change_it(tmp_path: Path, batching: bool) -> None:
+    rig, target = Rig(tmp_path), Target(batching=batching)
+    problems = (ValueError("x"), Unavailable("y"), asyncio.CancelledError())
+    target.plan.extend([None, problems[0], None, problems[1], problems[1], problems[2], None, problems[0]])
+    rig.add(target, delivery=Delivery(batch=1, retry=SOON))
+    run(rig, 20)
+    assert target.got == numbers(20)
+    assert rig.check()["lanes"]["plugin0.provider.*"]["retried"] == 5
+
+
+def test_batches_are_no_larger_than_they_may_be(tmp_path: Path) -> None:
+    rig, target = Rig(tmp_path), Target(batching=True)
+    rig.add(target, delivery=Delivery(batch=7))
+    run(rig, 50)
+    assert max(map(len, target.tried)) == 7
+    assert target.got == numbers(50)
+
+
+def test_only_what_failed_of_a_batch_is_tried_again(tmp_path: Path) -> None:
+    rig, target = Rig(tmp_path), Target(batching=True)
+
+    async def odd_ones_fail(events: Any) -> list[Any]:
+        return [ValueError(event.body) if int(event.body) % 2 else None for event in events]
+
+    target.plan.append(odd_ones_fail)
+    rig.add(target)
+    run(rig, 6)
+    assert target.tried == [numbers(6), [b"1", b"3", b"5"]]
+    assert sorted(target.got) == numbers(6)
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+@pytest.mark.parametrize("batching", [True, False])
+def test_an_event_gets_exactly_its_attempts_and_then_is_dead(
+    tmp_path: Path, attempts: int, batching: bool
+) -> None:
+    rig, target = Rig(tmp_path), Target(batching=batching)
+    target.plan.extend([ValueError("no good")] * attempts)
+    rig.add(target, delivery=Delivery(retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
+    run(rig, 1)
+    assert target.tried == [[b"0"]] * attempts
+    (record,) = rig.dead()
+    assert (record.dead["attempts"], record.dead["reason"]) == (attempts, "no good")
+
+
+def test_without_a_limit_an_event_is_tried_until_it_is_taken(tmp_path: Path) -> None:
+    rig, target = Rig(tmp_path), Target()
+    target.plan.extend([ValueError("x")] * 200)
+    rig.add(target, delivery=Delivery(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
+    run(rig, 1)
+    assert target.got == [b"0"]
+
+
+def test_rejected_is_dead_at_once(tmp_path: Path) -> None:
+    rig, target = Rig(tmp_path), Target()
+    target.plan.append(Rejected("never"))
+    rig.add(target)
+    run(rig, 3)
+    assert target.tried == [[b"0"], [b"1"], [b"2"]]
+    assert rig.buried() == [b"0"]
+
+
+def test_unavailable_costs_no_attempt(tmp_path: Path) -> None:
+    rig, target = Rig(tmp_path), Target()
+    target.plan.extend([Unavailable("down")] * 50)
+    rig.add(target, delivery=Delivery(retry=Retry(attempts=2, min=1e-9, max=1e-9)))
+    run(rig, 2)
+    assert (target.got, rig.dead()) == ([b"0", b"1"], [])
+
+
+class Poisoned(Target):
+    """Refuses every call with one event in it, as a server that closes the connection does."""
+
+    def __init__(self, poison: bytes, problem: Any = ValueError, **options: Any) -> None:
+        super().__init__(**options)
+        self.poison = poison
+        self.problem = problem
+
+    async def publish_batch(self, ctx: Any, events: Any) -> Any:
+        if any(event.body == self.poison for event in events):
+            self.tried.append([event.body for event in events])
+            raise self.problem("cannot take this")
+        return await super().publish_batch(ctx, events)
+
+
+@pytest.mark.parametrize("attempts", [2, 4])
+def test_a_poison_event_gets_its_attempts_and_the_others_arrive_in_order(
+    tmp_path: Path, attempts: int
+) -> None:
+    rig, target = Rig(tmp_path), Poisoned(b"20", batching=True)
+    rig.add(target, delivery=Delivery(batch=50, retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
+    run(rig, 80)
+    assert target.got == [body for body in numbers(80) if body != b"20"]
+    assert sum(b"20" in bodies for bodies in target.tried) == attempts
+    assert target.tried.count([b"20"]) == attempts - 1  # the first was with the others
+    assert rig.buried() == [b"20"]
+    assert rig.dead()[0].dead["attempts"] == attempts
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_batch_refused_for_one_event_rejects_that_one(tmp_path: Path, attempts: int) -> None:
+    rig, target = Rig(tmp_path), Poisoned(b"3", Rejected, batching=True)
+    rig.add(target, delivery=Delivery(retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
+    run(rig, 6)
+    assert target.got == [b"0", b"1", b"2", b"4", b"5"]
+    assert rig.buried() == [b"3"]
+
+
+def test_attempts_that_take_too_long_are_counted(tmp_path: Path) -> None:
+    rig, target = Rig(tmp_path), Target()
+    target.plan.extend([HANG, HANG])
+    rig.add(target, delivery=Delivery(retry=Retry(attempts=2, min=1e-9, max=1e-9)), timeout=1e-4)
+    run(rig, 2)
+    assert target.cancelled == 2
+    assert (target.got, rig.buried()) == ([b"1"], [b"0"])
+    assert rig.dead()[0].dead["reason"] == str(DeliveryTimeout(1e-4))
+
+
+def test_pauses_double_and_a_destination_may_ask_for_more(tmp_path: Path, monkeypatch: Any) -> None:
+    slept: list[float] = []
+    plain_sleep = asyncio.sleep
+
+    async def sleep(seconds: float, *_args: Any) -> None:
+        if seconds:
+            slept.append(seconds)
+        await plain_sleep(0)
+
+    monkeypatch.setattr(_lane.asyncio, "sleep", sleep)
+    monkeypatch.setattr(_retry.random, "uniform", lambda low, high: high)
+    rig, target = Rig(tmp_path), Target()
+    target.plan.extend([ValueError()] * 5 + [Unavailable("x", retry_after=77.0)] + [None, ValueError()])
+    rig.add(target, delivery=Delivery(retry=Retry(attempts=0, min=1, max=10)))
+    run(rig, 2)
+    assert slept == [1, 2, 4, 8, 10, 77, 1]
+
+
+# Buffers
+
+
+def test_drop_oldest_counts_exactly_what_it_drops(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Target(batching=True)
+        lane = rig.add(target, delivery=Delivery(buffer=3, batch=2, on_full="drop_oldest"))
+        target.plan.append(HANG)
+        async with rig.running():
+            rig.put_nowait(0)
+            await target.hanging.wait()
+            for number in range(1, 11):
+                await rig.put(number)
+                rig.check()
+            await until(rig.queue.empty)
+            found = rig.check()["lanes"]["plugin0.provider.*"]
+            assert (found["queued"], found["dropped"], found["in_flight"]) == (3, 7, 1)
+            assert (found["queued_bytes"], rig.queue.held) == (len("8910"), 0)
+            assert lane.state is LaneState.RUNNING
+            target.release.set()
+        assert target.got == [b"0", b"8", b"9", b"10"]
+
+    asyncio.run(main())
+
+
+def test_a_blocked_lane_holds_back_producers_by_the_bounds_of_the_bus_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        rig = Rig(tmp_path, queue_limit=10)
+        stuck, free = Target(), Target()
+        rig.add(stuck, delivery=Delivery(buffer=2))
+        rig.add(free)
+        stuck.plan.append(HANG)
+        accepted = []
+
+        async def producer() -> None:
+            for number in range(30):
+                await rig.put(number)
+                accepted.append(number)
+
+        async with rig.running():
+            task = asyncio.ensure_future(producer())
+            await stuck.hanging.wait()
+            await until(lambda: len(accepted) == 13)
+            await turns(50)
+            # One is being sent, two fit the buffer, ten fill the bus; the other lane has them all.
+            assert len(accepted) == 13
+            assert len(free.got) == 13
+            found = rig.check()["bus"]
+            assert (found["held"], found["queued"]) == (10, 0)
+            stuck.release.set()
+            await task
+            await until(lambda: len(stuck.got) == 30)
+            assert (rig.queue.held, rig.queue.held_size) == (0, 0)
+        assert stuck.got == free.got == numbers(30)
+
+    asyncio.run(main())
+
+
+def test_what_a_blocked_lane_holds_is_released_when_the_bus_stops(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path, queue_limit=10, drain_timeout=0), Target()
+        rig.add(target, delivery=Delivery(buffer=1))
+        target.plan.append(HANG)
+        async with rig.running():
+            for number in range(8):
+                await rig.put(number)
+            await target.hanging.wait()
+            await until(lambda: rig.queue.held == 6)
+        assert (rig.queue.held, rig.queue.held_size) == (0, 0)
+        assert rig.buried() == numbers(8)
+
+    asyncio.run(main())
+
+
+# Independence and concurrency
+
+
+def test_a_lane_that_hangs_fails_or_is_down_delays_no_other(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig = Rig(tmp_path, drain_timeout=0)
+        hangs, fails, down, good = Target(), Target(), Target(), Target()
+        hangs.plan.append(HANG)
+        fails.plan.extend([ValueError("x")] * 100_000)
+        down.plan.extend([Unavailable("x", retry_after=1000)] * 10)
+        for target in (hangs, fails, down, good):
+            rig.add(target, delivery=Delivery(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
+        async with rig.running():
+            for number in range(1000):
+                await rig.put(number)
+            await until(lambda: len(good.got) == 1000)
+            assert (hangs.got, fails.got, down.got) == ([], [], [])
+            rig.check()
+        assert good.got == numbers(1000)
+
+    asyncio.run(main())
+
+
+def test_concurrency_is_the_number_of_publishes_in_flight(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Target()
+        target.plan.extend([HANG] * 3)
+        rig.add(target, delivery=Delivery(concurrency=3))
+        async with rig.running():
+            for number in range(10):
+                await rig.put(number)
+            await until(lambda: len(target.tried) == 3)
+            await turns(20)
+            assert len(target.tried) == 3
+            assert rig.check()["lanes"]["plugin0.provider.*"]["in_flight"] == 3
+            target.release.set()
+        assert sorted(target.got, key=int) == numbers(10)
+
+    asyncio.run(main())
+
+
+def test_workers_that_sleep_are_all_woken_by_a_burst(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Target()
+        rig.add(target, delivery=Delivery(concurrency=4))
+        async with rig.running():
+            await turns(5)
+            target.plan.extend([HANG] * 4)
+            for number in range(4):
+                rig.put_nowait(number)
+            await until(lambda: len(target.tried) == 4)
+            target.release.set()
+
+    asyncio.run(main())
+
+
+def test_an_event_put_by_a_finalizer_while_a_worker_lies_down_is_not_left(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Target()
+        rig.add(target)
+        loop = asyncio.get_running_loop()
+        plain, nested = loop.create_future, []
+
+        def create_future() -> Any:
+            # The worker found nothing queued and makes what it sleeps on; the collector runs.
+            if asyncio.current_task().get_name().startswith("evbus lane") and not nested:  # type: ignore[union-attr]
+                nested.append(1)
+                rig.put_nowait(1)
+            return plain()
+
+        async with rig.running():
+            await until(lambda: not nested)
+            loop.create_future = create_future  # type: ignore[method-assign]
+            rig.put_nowait(0)
+            await until(lambda: nested)
+            await until(lambda: len(target.got) == 2)
+            loop.create_future = plain  # type: ignore[method-assign]
+
+    asyncio.run(main())
+
+
+# Workers
+
+
+def test_a_worker_that_fails_is_started_again_and_loses_nothing(
+    tmp_path: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    monkeypatch.setattr(_lane, "RESTART", 0)
+    rig, target = Rig(tmp_path), Target(batching=True)
+    lane = rig.add(target, delivery=Delivery(batch=4))
+    plain, calls = lane._sender, []
+
+    class Buggy:
+        """A sender with a bug in it, twice."""
+
+        batching, immediate = True, False
+
+        async def send(self, events: Any) -> Any:
+            calls.append(1)
+            if len(calls) in (1, 3):
+                raise RuntimeError("a bug")
+            return await plain.send(events)
+
+    lane._sender = Buggy()  # type: ignore[assignment]
+    run(rig, 20)
+    assert target.got == numbers(20)
+    assert caplog.text.count("the worker failed and is started again") == 2
+
+
+def test_states_tell_what_a_lane_is_doing(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Target()
+        lane = rig.add(target)
+        target.plan.extend([ValueError("down"), HANG])
+        async with rig.running():
+            assert lane.state is LaneState.IDLE
+            await rig.put(1)
+            await target.hanging.wait()
+            assert lane.state is LaneState.RETRYING
+            assert lane.last_error == "down"
+            target.release.set()
+            await until(lambda: lane.idle)
+            assert lane.state is LaneState.IDLE
+        assert lane.state is LaneState.CLOSED
+        assert repr(lane) == "<Lane plugin0.provider.* closed queued=0>"
+
+    asyncio.run(main())
+
+
+def test_failing_is_logged_once_and_so_is_recovery_without_secrets(tmp_path: Path, caplog: Any) -> None:
+    caplog.set_level("INFO")
+    rig, target = Rig(tmp_path), Target()
+    target.plan.extend([ValueError("login s3cr3t-s3cr3t\nfailed")] * 2 + [None])
+    lane = rig.add(target, delivery=Delivery(retry=Retry(attempts=5, min=1e-9, max=1e-9)))
+    lane.secrets = frozenset({"s3cr3t-s3cr3t"})
+    run(rig, 2)
+    messages = [record.message for record in caplog.records if record.name == "evbus.lane"]
+    assert len(messages) == 2
+    assert "publishing fails and is tried again" in messages[0]
+    assert "delivers again" in messages[1]
+    assert "s3cr3t" not in caplog.text
+    assert "\n" not in messages[0]
+
+
+# Delivering at once
+
+
+class Now(Target):
+    """Delivers at once unless it is told to fail."""
+
+    def __init__(self) -> None:
+        super().__init__(batching=True)
+        self.now: list[Any] = []
+        self.refuse = False
+
+    def publish_nowait(self, _ctx: Any, events: Any) -> None:
+        self.now.append([event.body for event in events])
+        if self.refuse:
+            raise asyncio.QueueFull
+        self.got += [event.body for event in events]
+
+
+def test_what_can_be_delivered_at_once_is_delivered_within_put(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Now()
+        rig.add(target, publish_nowait=target.publish_nowait)
+        async with rig.running():
+            await turns(3)
+            rig.put_nowait(0)
+            assert target.got == [b"0"]
+            rig.check()
+        assert target.tried == []
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_delivered_at_once_goes_the_long_way_once_and_in_order(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Now()
+        rig.add(target, delivery=Delivery(batch=3), publish_nowait=target.publish_nowait)
+        async with rig.running():
+            for number in range(60):
+                target.refuse = number % 3 == 0
+                rig.put_nowait(number)
+                rig.check()
+                if number % 7 == 0:
+                    await turns(1)
+            target.refuse = True
+            await until(lambda: len(target.got) == 60)
+        assert target.got == numbers(60)
+        assert target.tried
+        assert target.now
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("problem", [ValueError, asyncio.CancelledError])
+def test_publish_nowait_may_fail_as_it_likes(tmp_path: Path, problem: Any) -> None:
+    def publish_nowait(_ctx: Any, events: Any) -> None:
+        raise problem
+
+    rig, target = Rig(tmp_path), Target(batching=True)
+    rig.add(target, publish_nowait=publish_nowait)
+    run(rig, 5)
+    assert target.got == numbers(5)
+
+
+def test_while_a_batch_is_under_way_nothing_overtakes_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Now()
+        rig.add(target, publish_nowait=target.publish_nowait)
+        async with rig.running():
+            await turns(3)
+            target.refuse = True
+            target.plan.append(HANG)
+            rig.put_nowait(0)
+            await target.hanging.wait()
+            target.refuse = False
+            rig.put_nowait(1)
+            await turns(5)
+            assert target.got == []
+            target.release.set()
+            await until(lambda: len(target.got) == 2)
+        assert target.got == [b"0", b"1"]
+
+    asyncio.run(main())

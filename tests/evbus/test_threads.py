@@ -1,0 +1,217 @@
+"""Events put by threads, log handlers, signal handlers and finalizers, at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evbus.errors import BusStopped
+from evbus.evbus._settings import Delivery
+from tests.evbus.rig import SOON, Rig, Target, numbers, turns, until, within
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+def test_puts_before_the_loop_runs_and_on_a_second_loop_are_delivered(rig: Rig) -> None:
+    target = Target()
+
+    async def main() -> None:
+        rig.connections.clear()
+        rig.add(target)
+        async with rig.running():
+            await until(rig.queue.empty)
+
+    for number in range(3):
+        rig.put_nowait(number)
+        asyncio.run(main())
+        rig.broker.refusal = None  # an application that starts again and again
+    assert target.got == numbers(3)
+
+
+def test_events_of_other_threads_keep_each_threads_order(rig: Rig) -> None:
+    threads, each = 8, 5_000
+    target, now = Target(batching=True), []
+
+    def producer(thread: int) -> None:
+        for number in range(each):
+            rig.put_nowait(b"%d %d" % (thread, number), "p" if number % 2 else "q")
+
+    async def main() -> None:
+        rig.add(target)
+        rig.add(Target(), publish_nowait=lambda ctx, events: now.extend(event.body for event in events))
+        async with rig.running():
+            started = [threading.Thread(target=producer, args=(number,)) for number in range(threads)]
+            for thread in started:
+                thread.start()
+            await until(lambda: len(target.got) == threads * each or not rig.check())
+            for thread in started:
+                thread.join()
+
+    rig.queue.bound(0, 0)
+    rig.broker._max_body = 1000
+    asyncio.run(main())
+    for got in (target.got, now):
+        found: dict[bytes, list[int]] = {}
+        for body in got:
+            thread, number = body.split()
+            found.setdefault(thread, []).append(int(number))
+        assert [found[b"%d" % thread] for thread in range(threads)] == [list(range(each))] * threads
+
+
+def test_a_log_handler_that_puts_while_events_are_moved_comes_after_them(rig: Rig) -> None:
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "no profile matches" in record.getMessage():
+                rig.put_nowait("logged", "logs")
+
+    async def main() -> None:
+        target = Target()
+        rig.add(target, "logs")
+        handler = Handler()
+        logging.getLogger("evbus").addHandler(handler)
+        try:
+            rig.put_nowait("x", "unknown")
+            rig.put_nowait("first", "logs")
+            async with rig.running():
+                await until(lambda: len(target.got) == 2)
+        finally:
+            logging.getLogger("evbus").removeHandler(handler)
+        assert target.got == [b'"first"', b'"logged"']
+        rig.check()
+
+    asyncio.run(main())
+
+
+def test_a_matcher_or_a_log_handler_may_wait_for_a_thread_that_needs_the_queue(rig: Rig) -> None:
+    """A thread that logs holds its handler's lock while it puts: the loop may log, but not hold the queue."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "no profile matches" in record.getMessage():
+                thread = threading.Thread(target=rig.check)  # takes the queue's lock
+                thread.start()
+                thread.join(20)
+                free.append(not thread.is_alive())
+
+    free: list[bool] = []
+    handler = Handler()
+    logging.getLogger("evbus").addHandler(handler)
+
+    async def main() -> None:
+        async with rig.running():
+            await rig.put(1, "unknown")
+
+    try:
+        asyncio.run(main())
+    finally:
+        logging.getLogger("evbus").removeHandler(handler)
+    assert free == [True]
+
+
+def test_a_signal_handler_that_puts_while_the_loop_sleeps_is_heard(rig: Rig) -> None:
+    async def main() -> None:
+        target, got = Target(), asyncio.Event()
+
+        async def publish(*_args: Any, **_named: Any) -> None:
+            got.set()
+
+        target.publish = publish  # type: ignore[method-assign]
+        rig.add(target)
+        async with rig.running():
+            await turns(5)
+            # Nothing is left to do: the loop waits in its selector when the signal comes.
+            sender = threading.Thread(target=_signal_when_idle)
+            sender.start()
+            await within(got.wait())
+            sender.join()
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: rig.put_nowait("from a signal handler"))
+    try:
+        asyncio.run(main())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def _signal_when_idle() -> None:
+    """Send the signal once the main thread sleeps in a system call."""
+    stat = Path(f"/proc/self/task/{threading.main_thread().native_id}/stat")
+    while stat.read_text().rpartition(")")[2].split()[0] != "S":
+        pass
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+class Talkative:
+    """Puts an event when it is collected."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.cycle = self
+
+    def __del__(self) -> None:
+        with contextlib.suppress(BusStopped):
+            self.rig.put_nowait("collected")
+
+
+@pytest.mark.parametrize("batching", [True, False])
+def test_finalizers_that_put_anywhere_lose_nothing(rig: Rig, batching: bool) -> None:
+    async def main() -> None:
+        target = Target(batching=batching)
+        rig.add(target, delivery=Delivery(retry=SOON, buffer=20))
+        threshold = gc.get_threshold()
+        gc.collect()
+        gc.set_threshold(1)
+        try:
+            async with rig.running():
+                for number in range(300):
+                    Talkative(rig)
+                    await rig.put(number)
+                    if number % 50 == 0:
+                        rig.check()
+        finally:
+            gc.set_threshold(*threshold)
+            gc.collect()
+        assert [body for body in target.got if body != b'"collected"'] == numbers(300)
+        found = rig.check()["bus"]
+        assert len(target.got) == found["routed"] == found["accepted"] - found["queued"]
+
+    asyncio.run(main())
+
+
+def test_a_put_while_a_lane_moves_its_events_is_not_lost(rig: Rig) -> None:
+    """A signal handler runs between two steps of a change that the lock guards."""
+
+    async def main() -> None:
+        target = Target(batching=True)
+        lane = rig.add(target)
+        nested: list[int] = []
+
+        class Counters(type(lane.counters)):  # type: ignore[misc]
+            """Puts an event in the middle of taking a batch."""
+
+            def __setattr__(self, name: str, value: Any) -> None:
+                super().__setattr__(name, value)
+                if name == "in_flight" and value and len(nested) < 5:
+                    nested.append(1)
+                    rig.put_nowait(f"nested {len(nested)}")
+
+        lane.counters = Counters()
+        async with rig.running():
+            for number in range(5):
+                await rig.put(number)
+                await turns(3)
+        assert len(target.got) == 10
+        rig.check()
+
+    asyncio.run(main())
