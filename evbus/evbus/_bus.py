@@ -164,6 +164,9 @@ class Bus:
 
     async def join(self) -> None:
         """Return when the bus is started; raise what made the start fail."""
+        if self._failure is not None:
+            # A start that was scheduled just before is about to forget how the one before it ended.
+            await asyncio.sleep(0)
         if self.state is BusState.RUNNING or self.state is BusState.DRAINING:
             return
         if self._failure is None:

@@ -94,6 +94,12 @@ def test_stop_after_a_failed_start_does_not_end_the_next(rig: Rig) -> None:
             await within(rig.start())
         await rig.stop()
         rig.connections.clear()
+        task = asyncio.ensure_future(rig.start())
+        await rig.bus.join()  # of the start that was only just scheduled
+        assert rig.bus.state is BusState.RUNNING
+        await rig.stop()
+        await task
+        rig.connections.clear()
         target = Target()
         rig.add(target)
         async with rig.running():

@@ -124,9 +124,6 @@ def test_a_bad_profile_is_refused_at_start_and_a_second_start_succeeds(
     assert asyncio.run(main()) == [b'"kept"']
 
 
-@pytest.mark.xfail(
-    strict=False, reason="Bus.join raises the failure of the start before, if this one has yet to run"
-)
 def test_joining_a_second_start_does_not_tell_how_the_first_failed(hub: Any) -> None:
     async def main() -> None:
         with pytest.raises(ProfileError):
