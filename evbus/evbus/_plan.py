@@ -62,6 +62,7 @@ def _connect(
         provider=profile.provider,
         state=None,
     )
+    secrets = secrets_of(profile.data)
     sender = Sender(
         ctx,
         publish=plugin.publish,
@@ -72,9 +73,10 @@ def _connect(
         closer=plugin.closer,
         route=_router(profile.routing_key),
         timeout=profile.delivery.timeout,
+        secrets=secrets,
     )
     key = LaneKey(profile.plugin, profile.provider, profile.name)
-    lane = Lane(key, sender, profile.delivery, queue, on_dead, secrets=secrets_of(profile.data))
+    lane = Lane(key, sender, profile.delivery, queue, on_dead, secrets=secrets)
     return Connection(profile.name, lane, sender)
 
 

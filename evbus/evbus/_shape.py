@@ -31,6 +31,9 @@ def check_ingress(module: ModuleType) -> None:
         function = _function(module, name)
         if function is not None:
             _located(_check_async, function, name, parameters)
+    now = _function(module, "publish_nowait")
+    if now is not None:
+        _located(_check_plain, now, "publish_nowait", "hub, ctx, events", "may not wait")
 
 
 def check_pipeline(module: ModuleType) -> None:
@@ -42,7 +45,7 @@ def check_pipeline(module: ModuleType) -> None:
     if send is None and handle is None:
         raise PluginError("it has neither send(hub, envelope) nor handle(hub, envelope, call_next)")
     if send is not None:
-        _located(_check_send, send)
+        _located(_check_plain, send, "send", "hub, envelope", "runs wherever an event is put")
     if handle is not None:
         _located(_check_async, handle, "handle", "hub, envelope, call_next")
     order = getattr(module, "__order__", 0)
@@ -68,10 +71,11 @@ def _located(check: Callable[..., Any], function: Callable[..., Any], *arguments
         raise PluginError(exc.reason, line=inspect.unwrap(function).__code__.co_firstlineno) from None
 
 
-def _check_send(function: Callable[..., Any]) -> None:
+def _check_plain(function: Callable[..., Any], name: str, parameters: str, why: str) -> None:
+    # What a coroutine function returns is true enough, and would never run.
     if inspect.iscoroutinefunction(function):
-        raise PluginError("send runs wherever an event is put and must be plain 'def', not 'async def'")
-    _check_parameters(function, "send", "hub, envelope")
+        raise PluginError(f"{name} {why} and must be plain 'def', not 'async def'")
+    _check_parameters(function, name, parameters)
 
 
 def _check_async(function: Callable[..., Any], name: str, parameters: str) -> None:

@@ -178,6 +178,12 @@ class Rig:
             parts = ("delivered", "dead", "dropped", "queued", "in_flight")
             assert lane["accepted"] == sum(lane[part] for part in parts), (name, lane)
             assert all(lane[part] >= 0 for part in parts), (name, lane)
+        held = 0
+        for lane in self.bus.lanes.values():
+            beyond = max(0, len(lane._pending) - lane.delivery.buffer)
+            assert lane._held == (0 if lane.delivery.on_full == "drop_oldest" else beyond)
+            held += lane._held
+        assert found["bus"]["held"] == held
         return found
 
 

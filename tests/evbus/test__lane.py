@@ -168,6 +168,27 @@ def test_pauses_double_and_a_destination_may_ask_for_more(tmp_path: Path, monkey
     assert slept == [1, 2, 4, 8, 10, 77, 1]
 
 
+def test_delivered_bytes_are_those_of_what_was_delivered(tmp_path: Path) -> None:
+    async def mixed(events: Any) -> list[Any]:
+        return [Rejected("x"), None, ValueError("x"), None, Rejected("x"), ValueError("x"), None]
+
+    rig, target = Rig(tmp_path), Target(batching=True)
+    target.plan.append(mixed)
+    rig.add(target)
+
+    async def main() -> None:
+        for number in range(7):
+            rig.put_nowait(b"x" * 10**number)
+        async with rig.running():
+            pass
+
+    rig.broker._max_body = 10**7
+    asyncio.run(main())
+    lane = rig.check()["lanes"]["plugin0.provider.*"]
+    assert (lane["delivered"], lane["dead"]) == (5, 2)
+    assert lane["delivered_bytes"] == sum(map(len, target.got)) == 1_101_110
+
+
 # Buffers
 
 
@@ -307,6 +328,10 @@ def test_an_event_put_by_a_finalizer_while_a_worker_lies_down_is_not_left(tmp_pa
         loop = asyncio.get_running_loop()
         plain, nested = loop.create_future, []
 
+        async def slow(events: Any) -> list[Any]:
+            await turns(5)  # meanwhile the queue has become idle, and a put hands over at once
+            return [None]
+
         def create_future() -> Any:
             # The worker found nothing queued and makes what it sleeps on; the collector runs.
             if asyncio.current_task().get_name().startswith("evbus lane") and not nested:  # type: ignore[union-attr]
@@ -315,7 +340,8 @@ def test_an_event_put_by_a_finalizer_while_a_worker_lies_down_is_not_left(tmp_pa
             return plain()
 
         async with rig.running():
-            await until(lambda: not nested)
+            await turns(5)
+            target.plan.append(slow)
             loop.create_future = create_future  # type: ignore[method-assign]
             rig.put_nowait(0)
             await until(lambda: nested)
