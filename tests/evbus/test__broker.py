@@ -81,7 +81,7 @@ def test_drop_oldest_gives_way_to_what_lanes_hold(tmp_path: Path) -> None:
     with rig.queue.lock:
         rig.queue.hold(3, 3)
     rig.put_nowait(1)
-    found = rig.check()["bus"]
+    found = rig.bus.snapshot()["bus"]
     assert (found["accepted"], found["dropped"], found["queued"]) == (1, 1, 0)
 
 

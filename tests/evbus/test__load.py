@@ -72,6 +72,14 @@ BROKEN = {
         "publish_batch must be 'async def publish_batch(hub, ctx, events)'",
         5,
     ),
+    "async_now": (
+        (
+            "async def publish(hub, ctx, body):\n    pass\n\n\n"
+            "async def publish_nowait(hub, ctx, events):\n    pass\n"
+        ),
+        "publish_nowait may not wait and must be plain 'def', not 'async def'",
+        5,
+    ),
     "wrong_open": (
         (
             "__func_alias__ = {'open_': 'open'}\n\n\nasync def publish(hub, ctx, body):\n    pass\n\n\n"
