@@ -82,7 +82,9 @@ class Worker:
     def __init__(self, name: str, tick: Callable[[], float | None] | None = None) -> None:
         self._name = name
         self._tick = tick
-        self._jobs: queue.SimpleQueue[_Job | _Order] = queue.SimpleQueue()
+        # Not a SimpleQueue: up to Python 3.12, its get() waits for ever when a short timeout
+        # runs out between its two looks at an empty queue.
+        self._jobs: queue.Queue[_Job | _Order] = queue.Queue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._closed = False

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evbus.errors import BusStopped, Rejected
+from evbus.errors import BusForked, BusStopped, Rejected
 from tests.evbus.kit import WAIT, bodies, new_hub, running, write
 
 
@@ -88,6 +89,20 @@ def test_get_takes_events_in_order_and_counts_them(hub: Any) -> None:
 
     asyncio.run(main())
     assert hub.evbus.stats.snapshot()["bus"]["got"] == 4
+
+
+def test_the_child_of_a_fork_takes_nothing_that_the_parent_has(hub: Any) -> None:
+    hub.evbus.broker.put_nowait(body=1)
+    pid = os.fork()
+    if not pid:
+        try:
+            asyncio.run(take(hub))
+        except BusForked:
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert hub.evbus.BUS.qsize() == 1
 
 
 def test_init_makes_the_queue_belong_to_each_loop_in_turn_and_keeps_what_was_put(hub: Any) -> None:
