@@ -1,6 +1,7 @@
 # make run    the main job on the examples          make test   every test
 # make lint   ruff, mypy, import test, docs         make docs   the documentation, docs/_build/index.html
 # make bench  evbus against its peers               make clean  remove everything that make made
+# make chaos  the reliability runs, in full
 #
 # PYTHON=python3.10 chooses another interpreter, with an environment of its own (.venv-3.10).
 # ARGS="tests/evbus -x" is handed to pytest.
@@ -21,15 +22,20 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 ARGS ?=
 
-.PHONY: help run test venv lint lint-ruff lint-format lint-types lint-imports lint-docs format docs bench clean
+.PHONY: help run test servers venv lint lint-ruff lint-format lint-types lint-imports lint-docs format docs bench chaos clean
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
 run: $(VENV)/.installed
 	$(BIN)/evbus run examples/events.jsonl --profiles examples/profiles.yml
 
+# Without the brokers their tests are skipped, and that is a failure where CI is set.
 test: $(VENV)/.tests
+	.ci/servers || [ -z "$${CI:-}" ]
 	$(BIN)/python -m pytest -q $(ARGS)
+
+servers:
+	.ci/servers
 
 # What `make test` needs, without running it: .ci/run prepares several interpreters at a time.
 venv: $(VENV)/.tests
@@ -56,6 +62,11 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# Every bar of docs/reliability.rst in full, about half an hour; ARGS="1 --kills 3" runs one, shorter.
+chaos: $(VENV)/.tests
+	.ci/servers
+	$(BIN)/python -m tests.chaos $(or $(ARGS),all)
 
 clean:
 	rm -rf .venv .venv-* .bench build dist *.egg-info docs/_build examples/out

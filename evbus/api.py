@@ -10,16 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pop.hub
 
 from evbus.errors import EvbusError, Rejected, Unavailable
-from evbus.types import Envelope, Event
+from evbus.types import Delivery, Envelope, Event, Subscription
 
-__all__ = ["BusHandle", "Envelope", "EvbusError", "Event", "Rejected", "Unavailable", "bus"]
+__all__ = [
+    "BusHandle",
+    "Delivery",
+    "Envelope",
+    "EvbusError",
+    "Event",
+    "Rejected",
+    "Subscription",
+    "Unavailable",
+    "bus",
+]
 
 
 class BusHandle:
@@ -28,8 +38,9 @@ class BusHandle:
     :ivar report: after the end: what could not be delivered (:class:`evbus.evbus._bus.Report`).
     """
 
-    def __init__(self, hub: pop.hub.Hub) -> None:
+    def __init__(self, hub: pop.hub.Hub, contexts: Mapping[str, Any]) -> None:
         self.hub = hub
+        self._contexts = contexts
         self.report: Any = None
         self._put = hub.evbus.broker.put
         self._put_nowait = hub.evbus.broker.put_nowait
@@ -54,6 +65,28 @@ class BusHandle:
         """Put an event on the bus from any thread, never waiting; see ``hub.evbus.broker.put_nowait``."""
         self._put_nowait(routing_key=routing_key, body=body, profile=profile, headers=headers)
 
+    def consume(
+        self,
+        profile: str,
+        name: str = "",
+        *,
+        group: str = "",
+        per_process: bool = False,
+        durable: bool = True,
+        prefetch: int = 0,
+    ) -> AsyncGenerator[Delivery, None]:
+        """Return an asynchronous generator of what comes in through a profile of the bus.
+
+        Close it with ``contextlib.aclosing``; the other parameters are those of
+        :class:`evbus.types.Subscription`. See ``hub.evbus.bridge.consume``.
+
+        :raises ProfileError: there is no such profile, or it cannot be consumed from.
+        """
+        wanted = Subscription(
+            name=name, group=group, per_process=per_process, durable=durable, prefetch=prefetch
+        )
+        return self.hub.evbus.bridge.consume(self._contexts, profile, wanted)  # type: ignore[no-any-return]
+
     def snapshot(self) -> dict[str, Any]:
         """Return all counters; see ``hub.evbus.stats.snapshot``."""
         return self.hub.evbus.stats.snapshot()  # type: ignore[no-any-return]
@@ -75,7 +108,7 @@ async def bus(
     hub.OPT = hub.pop.data.imap({"evbus": options})
     hub.evbus.init.settings()  # loads the plugins, so that the handle's functions have their contracts
     contexts = profiles if isinstance(profiles, Mapping) else await hub.evbus.acct.load(profiles, acct_key)
-    handle = BusHandle(hub)
+    handle = BusHandle(hub, contexts)
     listener = asyncio.ensure_future(hub.evbus.init.start(contexts))
     try:
         await hub.evbus.init.join()

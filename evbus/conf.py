@@ -17,7 +17,7 @@ CONFIG = {
     "plugin_dirs": {
         "default": None,
         "os": "EVBUS_PLUGIN_DIRS",
-        "help": "Folders whose subfolders (ingress, pipeline, serialize, match) hold plugins",
+        "help": "Folders whose subfolders (ingress, egress, pipeline, serialize, match) hold plugins",
     },
     "serialize_plugin": {
         "default": "json",
@@ -78,13 +78,17 @@ CONFIG = {
     },
     "input": {"default": None, "help": "A file of JSON lines; default, and -: standard input"},
     "socket": {"default": None, "help": "Listen on a Unix socket at this path for JSON lines"},
+    "from": {
+        "default": None,
+        "help": "Consume from this profile (or provider.name) instead; what comes in goes to --profile",
+    },
     "body": {"default": None, "help": "The event's body in JSON; - reads it from standard input"},
     "routing_key": {"default": None, "help": "The event's routing key"},
-    "profile": {"default": "default", "help": "The event's profile"},
+    "profile": {"default": "default", "help": "The event's profile; for run: of what --from consumes"},
     "header": {"default": None, "help": "A header, as name=value; may be given several times"},
     "store": {"default": None, "help": "The dead store; default: the option dead_store"},
     "rate": {"default": 1.0, "help": "Events a second; 0 for as fast as possible; default: 1"},
-    "count": {"default": 0, "help": "How many events; 0, the default, for ever"},
+    "count": {"default": 0, "help": "How many events (of --from); 0, the default, for ever"},
     "quiet": {"default": False, "help": "No status line and no closing table"},
     "subsystem": {"default": None, "help": "Only the plugins of this subsystem"},
 }
@@ -103,12 +107,13 @@ CLI_CONFIG = {
     "dead_store": {"subcommands": ["run", "tail", "demo", "put"]},
     "input": {"positional": True, "nargs": "?", "subcommands": ["run", "tail"]},
     "socket": {"subcommands": ["run", "tail"]},
+    "from": {"action": "extend", "nargs": "+", "subcommands": ["run", "tail"]},
     "body": {"positional": True, "subcommands": ["put"]},
     "routing_key": {"options": ["-k"], "subcommands": ["put", "demo"]},
-    "profile": {"subcommands": ["put", "demo"]},
+    "profile": {"subcommands": ["run", "tail", "put", "demo"]},
     "header": {"action": "append", "subcommands": ["put"]},
     "rate": {"type": float, "subcommands": ["demo"]},
-    "count": {"type": int, "subcommands": ["demo"]},
+    "count": {"type": int, "subcommands": ["run", "tail", "demo"]},
     "quiet": {
         "action": "store_true",
         "options": ["-q"],
@@ -121,11 +126,12 @@ CLI_CONFIG = {
 SUBCOMMANDS = {
     "run": {
         "help": "Read events as JSON lines and deliver them",
-        "desc": "Read events as JSON lines from a file, from standard input or from a Unix socket, deliver "
-        "them to the profiles that match, and say at the end what became of them. Ctrl-C or SIGTERM drains; "
-        "a second one stops at once. Exit codes: 0 everything was delivered, 1 something was not, 2 a "
-        "mistake in the options, profiles or plugins, 3 a line of the input was refused, 130 stopped at once "
-        "by a second signal.",
+        "desc": "Read events as JSON lines from a file, from standard input or a Unix socket, or consume "
+        "them from the profiles that --from names, deliver them to the profiles that match, and say at the "
+        "end what became of them. What is consumed is acknowledged when it is delivered; what is not stays "
+        "with its source. Ctrl-C or SIGTERM drains; a second one stops at once. Exit codes: 0 everything was "
+        "delivered, 1 something was not, 2 a mistake in the options, profiles or plugins, 3 a line of the "
+        "input was refused, 130 stopped at once by a second signal.",
     },
     "tail": {
         "help": "The same, and print what reaches the internal queues",
@@ -170,6 +176,8 @@ SUBCOMMANDS = {
 }
 
 DYNE = {
+    "connection": ["connection"],
+    "egress": ["egress"],
     "evbus": ["evbus"],
     "ingress": ["ingress"],
     "log": ["log"],

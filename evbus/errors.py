@@ -14,6 +14,7 @@ __all__ = [
     "BusFull",
     "BusStopped",
     "ConfigError",
+    "ConnectFailed",
     "ContentDisallowed",
     "DeliveryError",
     "DeliveryTimeout",
@@ -206,6 +207,14 @@ class Unavailable(DeliveryError):
     def __init__(self, reason: str, *, retry_after: float = 0.0) -> None:
         self.retry_after = retry_after
         super().__init__(reason)
+
+
+class ConnectFailed(Unavailable):
+    """The first connection to a destination failed, and its profile says not to wait for it.
+
+    The reason names the profile, the address, and what would be right. ``first_connect: wait`` in the
+    profile lets the bus start all the same.
+    """
 
 
 class DeliveryTimeout(DeliveryError):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import msgspec
 
-__all__ = ["CONTENT_TYPE", "Envelope", "Event", "SharedHeaders"]
+__all__ = ["CONTENT_TYPE", "Delivery", "Envelope", "Event", "SharedHeaders", "Subscription"]
 
 #: The header that names the encoding of a body.
 CONTENT_TYPE = "content-type"
@@ -70,3 +70,76 @@ class Envelope(msgspec.Struct, gc=False):
 
 #: The name that applications written for pop-evbus know the class by.
 Event = Envelope
+
+
+class Subscription(msgspec.Struct, frozen=True, kw_only=True):
+    """What a consumer wants of a message system.
+
+    :ivar name: the name of the event, which is its queue, topic or address; ``""`` consumes the queue that
+        the profile names.
+    :ivar group: consumers of one group share the events; every group has its copy.
+    :ivar per_process: this process gets a copy of its own, for as long as it lives.
+    :ivar durable: what arrives while nobody consumes is kept. Copies of a process are never durable.
+    :ivar prefetch: deliveries that may be unsettled at once; 0 takes the profile's.
+    """
+
+    name: str = ""
+    group: str = ""
+    per_process: bool = False
+    durable: bool = True
+    prefetch: int = 0
+
+
+class Delivery:
+    """A message that came in, to be settled exactly once: :meth:`ack` or :meth:`reject`.
+
+    Both are plain functions for the consumer's event loop and never fail: when the connection over which it
+    came is lost, the message system delivers it again, to this consumer or another. Settling twice does
+    nothing.
+
+    :ivar envelope: the message; its ``profile`` is the name of the profile that it came through.
+    :ivar redelivered: whether it was, or may have been, delivered before.
+    :ivar delivery_count: how often it was delivered before, None when the message system does not count.
+    """
+
+    __slots__ = ("_settle", "_tag", "delivery_count", "envelope", "redelivered")
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        settle: Callable[[Any, bool, bool], None],
+        tag: Any,
+        *,
+        redelivered: bool = False,
+        delivery_count: int | None = None,
+    ) -> None:
+        """``settle(tag, accepted, requeue)`` tells the message system."""
+        self.envelope = envelope
+        self.redelivered = redelivered
+        self.delivery_count = delivery_count
+        self._settle: Callable[[Any, bool, bool], None] | None = settle
+        self._tag = tag
+
+    def __repr__(self) -> str:
+        state = "settled" if self._settle is None else "unsettled"
+        return f"<Delivery {self._tag} {self.envelope.routing_key!r} {state}>"
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was acknowledged or rejected."""
+        return self._settle is None
+
+    def ack(self) -> None:
+        """The message was handled: it is not delivered again."""
+        settle, self._settle = self._settle, None
+        if settle is not None:
+            settle(self._tag, True, False)
+
+    def reject(self, *, requeue: bool = False) -> None:
+        """The message was not handled: deliver it again with ``requeue``, else give it up.
+
+        What was given up goes where the message system sends dead letters, if it was told where.
+        """
+        settle, self._settle = self._settle, None
+        if settle is not None:
+            settle(self._tag, False, requeue)

@@ -1,17 +1,24 @@
-"""What every test gets: a hub of its own, and a check that it leaves nothing behind."""
+"""What every test gets: a hub of its own, a check that it leaves nothing behind; and brokers for who asks."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import os
+import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pop.hub
 import pytest
+
+from tests.servers import _activemq, _rabbitmq
+from tests.servers._activemq import ActiveMQ
+from tests.servers._proxy import Proxy
+from tests.servers._rabbitmq import RabbitMQ
 
 GRACE = 5.0  # seconds that a thread which was told to end may take to do so
 FDS = Path("/proc/self/fd")
@@ -85,3 +92,76 @@ def _children() -> set[int]:
         except (FileNotFoundError, ProcessLookupError):
             continue  # the thread has ended meanwhile
     return found
+
+
+# Servers are started by the first test that asks for one and ended after the last. Fixtures of a session are
+# made before those of a test, so `nothing_left_behind` finds them there; and what a test kills and starts
+# again is no child of this process.
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """Return a RabbitMQ node with TLS that tests share: use `unique` names, and neither kill nor block it."""
+    _need(_rabbitmq.missing())
+    with RabbitMQ(tls=True) as node:
+        yield node.start(tmp_path_factory.mktemp("rabbitmq"))
+
+
+@pytest.fixture(scope="session")
+def activemq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ActiveMQ]:
+    """Return an ActiveMQ broker with TLS that all tests share: use `unique` names, and do not kill it."""
+    _need(_activemq.missing())
+    with ActiveMQ(tls=True) as node:
+        yield node.start(tmp_path_factory.mktemp("activemq"))
+
+
+@pytest.fixture(scope="session")
+def spare_rabbitmq_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """Return the node behind `broken_rabbitmq`; tests ask for that one."""
+    _need(_rabbitmq.missing())
+    with RabbitMQ(tls=True) as node:
+        yield node.start(tmp_path_factory.mktemp("spare-rabbitmq"))
+
+
+@pytest.fixture(scope="session")
+def spare_activemq_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ActiveMQ]:
+    """Return the broker behind `broken_activemq`; tests ask for that one."""
+    _need(_activemq.missing())
+    with ActiveMQ(tls=True) as node:
+        yield node.start(tmp_path_factory.mktemp("spare-activemq"))
+
+
+@pytest.fixture
+def broken_rabbitmq(spare_rabbitmq_of_the_run: RabbitMQ) -> RabbitMQ:
+    """Return a running node to kill, freeze and alarm; what a test does to it is mended before the next."""
+    return spare_rabbitmq_of_the_run.mend()
+
+
+@pytest.fixture
+def broken_activemq(spare_activemq_of_the_run: ActiveMQ) -> ActiveMQ:
+    """Return a running broker to kill and freeze; what a test does to it is mended before the next."""
+    return spare_activemq_of_the_run.mend()
+
+
+@pytest.fixture
+def unique() -> str:
+    """Return a name that no other test has, such as test-3f2a9c10."""
+    return f"test-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[..., Proxy]]:
+    """Return ``proxy(port, target="127.0.0.1", host="127.0.0.1")``, which starts a proxy to a port."""
+    with ExitStack() as stack:
+
+        def start(port: int, target: str = "127.0.0.1", *, host: str = "127.0.0.1") -> Proxy:
+            return stack.enter_context(Proxy(target, port, host=host))
+
+        yield start
+
+
+def _need(missing: str) -> None:
+    if missing and os.environ.get("CI"):
+        pytest.fail(missing, pytrace=False)
+    if missing:
+        pytest.skip(missing)

@@ -7,7 +7,7 @@ import contextlib
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,6 +26,7 @@ __all__ = [
     "Ended",
     "Intake",
     "Reader",
+    "at_once",
     "empty",
     "ended",
     "event_line",
@@ -35,6 +36,7 @@ __all__ = [
     "print_body",
     "standard_input",
     "tick",
+    "together",
     "try_open",
 ]
 
@@ -197,6 +199,20 @@ def print_body(routing_key: str, body: bytes) -> None:
     sys.stdout.write(f"{one_line(routing_key)} {text}\n" if routing_key else f"{text}\n")
 
 
+async def together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Await all of ``work``; the failure of one cancels the others, which end in their time."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+
+
 async def ended(task: asyncio.Task[None]) -> None:
     """Cancel a task, wait for its end, and raise what made it fail before."""
     task.cancel()
@@ -226,8 +242,29 @@ async def try_open(connection: Any) -> str:
         await connection.sender.open(TRY_TIMEOUT)
     except Exception as exc:
         return one_line(redact(str(exc) or type(exc).__name__, connection.lane.secrets))
+    waiting = connection.sender.not_ready()
+    if waiting is not None and asyncio.iscoroutine(waiting[1]):
+        waiting[1].close()  # nobody is going to await it
     await connection.sender.close(TRY_TIMEOUT)
-    return ""
+    return one_line(redact(waiting[0], connection.lane.secrets)) if waiting is not None else ""
+
+
+def at_once(contexts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the profiles with none that waits for a destination which is down."""
+
+    def impatient(profiles: Any) -> Any:
+        if isinstance(profiles, (list, tuple)):
+            return [impatient(part) for part in profiles]
+        if not isinstance(profiles, Mapping):
+            return profiles
+        return {
+            name: {**data, "first_connect": "fail"}
+            if isinstance(data, Mapping) and data.get("first_connect") == "wait"
+            else data
+            for name, data in profiles.items()
+        }
+
+    return {provider: impatient(profiles) for provider, profiles in contexts.items()}
 
 
 def no_profiles() -> ConfigError:

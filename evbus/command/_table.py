@@ -25,7 +25,7 @@ def number(value: float) -> str:
 
 def render(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
     """Return a table of text; the columns in ``right`` are set flush right."""
-    clean = [[one_line(cell, 200) for cell in row] for row in rows]
+    clean = [[one_line(cell, 300) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in [list(head), *clean]) for column in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
@@ -91,13 +91,14 @@ class StatusLine:
         lanes = snapshot["lanes"].values()
         sums = {name: sum(lane[name] for lane in lanes) for name in ("delivered", "dead", "dropped")}
         waiting = snapshot["bus"]["queued"] + sum(lane["queued"] + lane["in_flight"] for lane in lanes)
-        failing = [name for name, lane in snapshot["lanes"].items() if lane["state"] == "retrying"]
-        text = f"{number(snapshot['bus']['accepted'])} accepted  {number(sums['delivered'])} delivered"
+        accepted = snapshot["bus"]["accepted"] + snapshot["bus"]["relayed"]
+        text = f"{number(accepted)} accepted  {number(sums['delivered'])} delivered"
         text += f"  {number(waiting)} queued  {number(sums['dead'])} dead"
         text += f"  {number(sums['dropped'])} dropped" if sums["dropped"] else ""
         text += f"  {number(rate)}/s"
-        if failing:
-            text += f"  retrying: {', '.join(failing)}"
+        for state in ("retrying", "waiting"):
+            names = [name for name, lane in snapshot["lanes"].items() if lane["state"] == state]
+            text += f"  {state}: {', '.join(names)}" if names else ""
         width = shutil.get_terminal_size().columns - 1
         sys.stderr.write(_CLEAR + one_line(text, width))
         sys.stderr.flush()

@@ -4,18 +4,22 @@ import asyncio
 import sys
 
 from evbus.command import _session, _table
+from evbus.evbus import _profiles, _sources
 
 
 async def main(hub, options):
-    """Print a row for each destination, and a line for each plugin that is broken."""
+    """Print a row for each profile, and a line for each plugin that is broken."""
     profiles = await hub.command.init.contexts(options)
+    file = str(options.get("profiles") or options.get("acct_file"))
     hub.evbus.init.error_callback()
-    connections = hub.evbus.init.connect(profiles, str(options.get("profiles") or options.get("acct_file")))
+    connections = hub.evbus.init.connect(_session.at_once(profiles), file)
+    sources = _only_sources(hub, profiles, connections, file)
     problems = await asyncio.gather(*(_session.try_open(connection) for connection in connections))
     rows = [
         [str(connection.lane.key), "failed" if problem else "ok", problem]
         for connection, problem in zip(connections, problems)  # noqa: B905 - one each
     ]
+    rows += [[name, "source", "not tried: it is only consumed from"] for name in sources]
     sys.stdout.write(_table.render(["destination", "state", "reason"], rows) + "\n")
     found = hub.evbus.init.plugins().values()
     broken = [plugin for plugins in found for plugin in plugins if plugin.state == "broken"]
@@ -24,3 +28,14 @@ async def main(hub, options):
     if broken:
         return _session.EXIT.MISTAKE
     return _session.EXIT.UNDELIVERED if any(problems) else _session.EXIT.OK
+
+
+def _only_sources(hub, profiles, connections, file):
+    """Return the names of the profiles that are no destination, checked."""
+    lanes = {(connection.lane.key.provider, connection.lane.key.profile) for connection in connections}
+    found = []
+    for provider, name, _, _ in _profiles.providers(profiles, source=file):
+        if (provider, name) not in lanes:
+            source = _sources.find(profiles, f"{provider}.{name}", hub.evbus.init.sources(), file)
+            found.append(f"{source.plugin}.{provider}.{name}")
+    return found

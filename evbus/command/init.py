@@ -101,11 +101,47 @@ async def _tick(hub, control, status, show):
 
 
 async def read(hub, options, profiles, show=None):
-    """Deliver the events of a file, of standard input or of a Unix socket; return the exit code."""
+    """Deliver the events of a file, of standard input, of a socket or of a profile; return the exit code."""
+    sources = options.get("from")
+    if sources:
+        sources = [sources] if isinstance(sources, str) else sources
+        return await hub.command.init.consume(options, profiles, sources, show)
+    if options.get("count"):
+        raise errors.ConfigError(
+            "--count says how many events --from is to consume; name a profile with --from"
+        )
     intake = hub.command.init.intake()
     reader = _session.Reader(options.get("input"), options.get("socket"), intake)
     end = await hub.command.init.deliver(options, profiles, reader.run, show)
     return _session.exit_code(end, intake.refused)
+
+
+async def consume(hub, options, profiles, sources, show=None):
+    """Deliver what comes in through the profiles ``sources``; return the exit code."""
+    if options.get("input") or options.get("socket"):
+        raise errors.ConfigError("give either --from, an input file or --socket, not several of them")
+    profile, count = options.get("profile") or "default", options.get("count") or 0
+    if count < 0:
+        raise errors.ConfigError(f"--count {count}: this is a number of events; 0, or none, is for ever")
+    file = str(options.get("profiles") or options.get("acct_file") or "contexts")
+    found = [hub.evbus.bridge.check(profiles, name, profile, file) for name in sources]
+    twice = next((one.name for one in found if found.count(one) > 1), None)
+    if twice is not None:
+        raise errors.ConfigError(f"--from names the profile {twice!r} twice; once is right")
+    left = []
+
+    async def produce():
+        try:
+            await _session.together(
+                [hub.evbus.bridge.run(profiles, name, profile, count, left.append) for name in sources]
+            )
+        finally:
+            if left:
+                # They had their time, and stay with their source: delivered now, they would come twice.
+                hub.evbus.ENGINE.hurry()
+
+    end = await hub.command.init.deliver(options, profiles, produce, show)
+    return _session.exit_code(end) or (_session.EXIT.UNDELIVERED if left else _session.EXIT.OK)
 
 
 def intake(hub):

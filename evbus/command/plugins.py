@@ -12,13 +12,17 @@ async def main(hub, options):
     only = options.get("subsystem")
     if only and only not in found:
         raise errors.ConfigError(f"there is no subsystem {only!r}{errors.nearest(only, found)}")
-    providers = {accept.plugin: ", ".join(accept.providers) for accept in hub.evbus.init.accepts()}
+    accepting = {"ingress": hub.evbus.init.accepts(), "egress": hub.evbus.init.sources()}
+    providers = {
+        (subsystem, accept.plugin): ", ".join(accept.providers)
+        for subsystem, accepts in accepting.items()
+        for accept in accepts
+    }
     rows = []
     for subsystem in [only] if only else sorted(found):
         for plugin in found[subsystem]:
-            accepts = (
-                providers.get(plugin.name, "") if subsystem == "ingress" and plugin.state == "loaded" else ""
-            )
+            loaded = plugin.state == "loaded"
+            accepts = providers.get((subsystem, plugin.name), "") if loaded else ""
             place = f"{plugin.file}:{plugin.line}" if plugin.line else plugin.file
             rows.append([plugin.ref, plugin.state, accepts, plugin.reason, place])
     sys.stdout.write(_table.render(["plugin", "state", "accepts", "reason", "file"], rows) + "\n")

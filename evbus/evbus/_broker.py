@@ -192,11 +192,18 @@ class Broker:
             data = apply(body)
             own[CONTENT_TYPE] = shared[CONTENT_TYPE]
         event = Envelope(profile, routing_key or "", data, own, _monotonic())
+        self.prepare(event)
+        return event
+
+    def prepare(self, event: Envelope) -> None:
+        """Run the interceptors on an envelope that came from outside, as on one that is put.
+
+        :raises PayloadError: they made something of it that cannot travel.
+        """
         if self._send is not None:
             self._send(event)
             _check_headers(event.headers)
             _check_names(event.profile, event.routing_key)
-        return event
 
     def _overflow(self, meta: Meta | Envelope, data: bytes) -> None:
         queue = self.queue

@@ -6,17 +6,19 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from evbus.errors import BusStopped, ConfigError, EvbusError, Rejected
+from evbus.errors import BusStopped, ConfigError, ConnectFailed, EvbusError, Rejected
 from evbus.redact import one_line, redact
+from evbus.types import Delivery, Envelope
 
 from ._broker import Broker
 from ._dead_letters import DeadLetters
 from ._lane import Dead, Lane
 from ._queue import Queue
+from ._relay import Tracker
 from ._route import Destination, Router, Totals
 from ._run import BusState, Connection, Plan, Report
 
@@ -47,6 +49,8 @@ class Bus:
         self._plan: Plan | None = None
         self._router: Router | None = None
         self._dead: DeadLetters | None = None
+        self._tracker: Tracker | None = None
+        self._relayed = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._joiners: list[asyncio.Future[None]] = []
         self._quiet: asyncio.Future[None] | None = None
@@ -107,6 +111,7 @@ class Bus:
         self._loop = loop
         self._plan = plan
         self._dead = DeadLetters(self.queue, plan.dead_store, plan.on_error, plan.contexts, self._check_quiet)
+        self._tracker = Tracker(plan.dead_store.flush)
         self._stopping, self._hurry, self._ended = (loop.create_future() for _ in range(3))
         opened = False
         try:
@@ -132,7 +137,7 @@ class Bus:
             *(connection.sender.open(OPEN_TIMEOUT) for connection in plan.connections), return_exceptions=True
         )
         for connection, problem in zip(plan.connections, results):  # noqa: B905 - one result each
-            if isinstance(problem, (ConfigError, Rejected, asyncio.CancelledError)):
+            if isinstance(problem, (ConfigError, ConnectFailed, Rejected, asyncio.CancelledError)):
                 raise problem
             if isinstance(problem, BaseException):
                 reason = one_line(redact(str(problem) or type(problem).__name__, connection.lane.secrets))
@@ -248,9 +253,62 @@ class Bus:
     def hurry(self) -> None:
         """Let a stop that is under way deliver no more: what is left goes to the dead store now."""
         self._hurried = True
+        if self._tracker is not None:
+            self._tracker.hurry()
         for waiting in (self._quiet, self._hurry):
             if waiting is not None:
                 _resolve(waiting)
+
+    # Relay
+
+    def destinations(self, profile: str) -> tuple[Lane, ...]:
+        """Return the lanes that an event of this profile goes to.
+
+        :raises BusStopped: the bus does not run.
+        """
+        if self._router is None or self.state is not BusState.RUNNING:
+            raise BusStopped
+        return self._router.lanes(profile)
+
+    def relay(self, delivery: Delivery, event: Envelope, lanes: Sequence[Lane]) -> None:
+        """Hand a delivery that came from outside to ``lanes``; it is settled when they are done with it.
+
+        :param event: what they get, made of the delivery's envelope.
+        :raises BusStopped: the bus takes nothing any more; the delivery is not settled.
+        """
+        if self._tracker is None or self.state is not BusState.RUNNING:
+            raise BusStopped
+        self._tracker.track(delivery, event, len(lanes))
+        size = len(event.body)
+        with self.queue.lock:
+            ready = []
+            for lane in lanes:
+                lane.tracker = self._tracker
+                if lane.offer([event], size):
+                    ready.append(lane)
+        for lane in ready:
+            lane.deliver_now()
+
+    def refuse(self, delivery: Delivery, event: Envelope, lanes: Sequence[Lane], problem: Exception) -> None:
+        """Record a delivery that no lane can have as dead in each of them.
+
+        :raises BusStopped: the bus takes nothing any more; the delivery is not settled.
+        """
+        if self._tracker is None or self._dead is None or self.state is not BusState.RUNNING:
+            raise BusStopped
+        self._tracker.track(delivery, event, len(lanes))
+        for lane in lanes:
+            with self.queue.lock:
+                lane.tracker = self._tracker
+                lane.counters.accepted += 1
+                lane.counters.dead += 1
+            self._dead.bury(lane, [Dead(event, problem, 0)])
+            self._tracker.died([event])
+
+    async def relayed(self, seconds: float) -> None:
+        """Return when every delivery that was relayed is settled, at the latest after ``seconds``."""
+        if self._tracker is not None and not self._hurried:
+            await self._tracker.quiet(seconds)
 
     async def _drain(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -291,6 +349,9 @@ class Bus:
             self.report = Report(dict(undelivered), str(plan.dead_store.path), seconds)
             if undelivered:
                 log.error("%s", self.report)
+            if self._tracker is not None:
+                self._relayed += self._tracker.relayed
+                self._tracker = None
             if started:
                 self._become(BusState.STOPPED)
             self._taken = False
@@ -347,6 +408,7 @@ class Bus:
                 "bus": {
                     "routed": self._totals.routed,
                     "unmatched": self._totals.unmatched,
+                    "relayed": self._relayed + (self._tracker.relayed if self._tracker is not None else 0),
                     **counts,
                 },
                 "lanes": {name: lane.snapshot() for name, lane in self.lanes.items()},

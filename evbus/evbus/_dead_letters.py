@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from evbus._call import call
 from evbus.types import Envelope
 
 from ._broker import IN_CALLBACK
-from ._call import call
 from ._dead import DeadStore
 from ._lane import Dead, Lane
 from ._queue import Queue
@@ -86,6 +86,10 @@ class DeadLetters:
         }
         letter = entry.event.replace(profile=profile, headers=headers)
         lanes = self.router.lanes(profile)
+        if lane.tracker is not None:
+            lane.tracker.follow(entry.event, letter, len(lanes))
+            for target in lanes:
+                target.tracker = lane.tracker
         with self._queue.lock:
             ready = [target for target in lanes if target.offer([letter], len(letter.body))]
         for target in ready:

@@ -9,15 +9,17 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any, NamedTuple
 
+from evbus._backoff import backoff
 from evbus.redact import one_line, redact
 from evbus.types import Envelope
 
 from ._queue import Queue
-from ._retry import Dead, Outcome, backoff, failed_as_one, size_of, sort, without
+from ._relay import Tracker
+from ._retry import Dead, Outcome, failed_as_one, size_of, sort, without
 from ._sender import Sender
 from ._settings import Delivery
 from ._stats import Counters, Latency
@@ -49,6 +51,7 @@ class LaneState(Enum):
     IDLE = "idle"
     RUNNING = "running"
     RETRYING = "retrying"
+    WAITING = "waiting"  # for a destination that is down
     CLOSED = "closed"
 
 
@@ -79,6 +82,7 @@ class Lane:
         self.latency = Latency()
         self.last_error = ""
         self.on_idle: Callable[[], None] | None = None
+        self.tracker: Tracker | None = None
         self._sender = sender
         self._queue = queue
         self._lock = queue.lock
@@ -93,6 +97,7 @@ class Lane:
         self._sleepers: deque[asyncio.Future[None]] = deque()
         self._workers: list[asyncio.Task[None]] = []
         self._failing = 0
+        self._waiting = 0
         self._closing = False
 
     def __repr__(self) -> str:
@@ -105,6 +110,8 @@ class Lane:
             return LaneState.CLOSED
         if self.idle:
             return LaneState.IDLE
+        if self._waiting:
+            return LaneState.WAITING
         return LaneState.RETRYING if self._failing else LaneState.RUNNING
 
     @property
@@ -167,6 +174,8 @@ class Lane:
             dropped = [self._pending.popleft() for _ in range(excess)]
             self._pending_size -= size_of(dropped)
             self.counters.dropped += excess
+            if self.tracker is not None:
+                self.tracker.done(dropped)
             return
         new = excess - self._held
         size = size_of([self._pending[-index] for index in range(1, new + 1)])
@@ -257,6 +266,10 @@ class Lane:
         """Publish ``left``, which was tried ``tries`` times before, until none of it is left."""
         rounds = 0
         while left and not self._closing:
+            waiting = self._sender.not_ready()
+            if waiting is not None:
+                await self._wait(*waiting)
+                continue
             outcomes = await self._sender.send(left)
             if outcomes.count(None) == len(left):
                 self._settle(worker, left, [], 0)
@@ -303,6 +316,9 @@ class Lane:
         if dead:
             self.last_error = self.reason(dead[-1].reason)
             self._on_dead(self, dead)
+        if self.tracker is not None:
+            self.tracker.done(delivered)
+            self.tracker.died(entry.event for entry in dead)
 
     def reason(self, problem: BaseException) -> str:
         """Return what went wrong, in one line and without the profile's secrets."""
@@ -315,6 +331,15 @@ class Lane:
         self._failing += 1
         if self._failing == 1:
             log.warning("lane %s: publishing fails and is tried again: %s", self.key, self.last_error)
+
+    async def _wait(self, why: str, until: Awaitable[None]) -> None:
+        """Wait for a destination that is down; no attempt is counted."""
+        self.last_error = one_line(redact(why, self.secrets))
+        self._waiting += 1
+        try:
+            await until
+        finally:
+            self._waiting -= 1
 
     async def _pause(self, rounds: int, least: float) -> None:
         retry = self.delivery.retry
@@ -333,7 +358,8 @@ class Lane:
     def close(self) -> list[Envelope]:
         """Return what was not delivered, counted as dead, in order.
 
-        The outcome of what was in flight is unknown: its destination may have it.
+        The outcome of what was in flight is unknown: its destination may have it. What came from a source
+        that has it still goes back there, and counts as never accepted.
         """
         self._closing = True
         with self._lock:
@@ -343,6 +369,10 @@ class Lane:
             self._pending.clear()
             self._pending_size = 0
             self.counters.in_flight = 0
+            if self.tracker is not None:
+                own = self.tracker.give_back(left)
+                self.counters.accepted -= len(left) - len(own)
+                left = own
             self.counters.dead += len(left)
             self._release()
         return left

@@ -17,7 +17,7 @@ from ._profiles import Accepts, Profile
 from ._queue import Queue
 from ._sender import Sender, check_publish
 
-__all__ = ["Ingress", "connect"]
+__all__ = ["Ingress", "connect", "context_of"]
 
 
 class Ingress(NamedTuple):
@@ -31,6 +31,7 @@ class Ingress(NamedTuple):
     publish: Callable[..., Coroutine[Any, Any, Any]]
     publish_batch: Callable[..., Coroutine[Any, Any, Any]] | None = None
     publish_nowait: Callable[..., Any] | None = None
+    ready: Callable[..., Any] | None = None
     opener: Callable[..., Coroutine[Any, Any, Any]] | None = None
     closer: Callable[..., Coroutine[Any, Any, Any]] | None = None
 
@@ -55,13 +56,7 @@ def connect(
 def _connect(
     profile: Profile, plugin: Ingress, queue: Queue, on_dead: Callable[[Lane, list[Dead]], None]
 ) -> Connection:
-    ctx = SafeNamespaceDict(
-        acct=SafeNamespaceDict(profile.data),
-        profile=profile.settings,
-        name=profile.name,
-        provider=profile.provider,
-        state=None,
-    )
+    ctx = context_of(profile.name, profile.provider, profile.data, profile.settings)
     secrets = secrets_of(profile.data)
     sender = Sender(
         ctx,
@@ -69,6 +64,7 @@ def _connect(
         takes=check_publish(plugin.plain),
         publish_batch=plugin.publish_batch,
         publish_nowait=plugin.publish_nowait,
+        ready=plugin.ready,
         opener=plugin.opener,
         closer=plugin.closer,
         route=_router(profile.routing_key),
@@ -78,6 +74,13 @@ def _connect(
     key = LaneKey(profile.plugin, profile.provider, profile.name)
     lane = Lane(key, sender, profile.delivery, queue, on_dead, secrets=secrets)
     return Connection(profile.name, lane, sender)
+
+
+def context_of(name: str, provider: str, data: dict[str, Any], settings: Any) -> SafeNamespaceDict:
+    """Return what a plugin gets as ``ctx``."""
+    return SafeNamespaceDict(
+        acct=SafeNamespaceDict(data), profile=settings, name=name, provider=provider, state=None
+    )
 
 
 def _router(template: str | None) -> Callable[[Envelope], Envelope] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +24,16 @@ MAX_NODES = 100_000
 
 
 class Accepts(NamedTuple):
-    """Which providers an ingress plugin accepts, and the type of its profiles (None: anything)."""
+    """Which providers a plugin accepts, and the type of its profiles (None: anything).
+
+    :ivar sole: it shares its providers with nobody: a plugin that is named like the provider has it alone, or
+        else this one.
+    """
 
     plugin: str
     providers: tuple[str, ...]
     schema: type[msgspec.Struct] | None = None
+    sole: bool = False
 
 
 class Profile(NamedTuple):
@@ -183,17 +188,21 @@ def read_profiles(
     source: str,
     find: Callable[[str, str], bool],
     broken: Mapping[str, str],
+    others: Collection[str] = (),
 ) -> list[Profile]:
     """Return every profile, once for each plugin that accepts its provider.
 
     :param find: the matcher; it is tried on each name, so that a bad pattern is found now.
+    :param others: providers whose profiles are for plugins that only receive.
     :param broken: what is wrong with the ingress plugins that could not be loaded, by name.
     :raises ProfileError: names the source, the path of the key, and the nearest valid name.
     """
     known = {provider for accept in accepts for provider in accept.providers}
     found: list[Profile] = []
     for provider, name, path, info in providers(contexts, source=source):
-        takers = [accept for accept in accepts if provider in accept.providers]
+        takers = _takers(provider, accepts)
+        if not takers and provider in others:
+            continue
         if not takers:
             raise ProfileError(refusal(provider, known, broken), source=source, path=provider)
         if info is not None and not isinstance(info, Mapping):
@@ -208,6 +217,18 @@ def read_profiles(
             settings = convert(data, accept.schema, source, path) if accept.schema else None
             found.append(Profile(accept.plugin, provider, name, data, settings, delivery, template, path))
     return found
+
+
+def _takers(provider: str, accepts: Sequence[Accepts]) -> list[Accepts]:
+    """Return the plugins that get a provider's profiles: all that accept it, unless one is a sole one.
+
+    Two ways to the same broker, such as our amqp and the published evbus-pika, would send everything twice.
+    """
+    found = [accept for accept in accepts if provider in accept.providers]
+    if not any(accept.sole for accept in found):
+        return found
+    named = [accept for accept in found if accept.plugin == provider]
+    return named or [accept for accept in found if accept.sole]
 
 
 def refusal(provider: str, known: Iterable[str], broken: Mapping[str, str]) -> str:

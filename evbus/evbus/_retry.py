@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from evbus.errors import Rejected, Unavailable
 from evbus.types import Envelope
 
-__all__ = ["Dead", "Outcome", "Sorted", "backoff", "failed_as_one", "size_of", "sort", "without"]
+__all__ = ["Dead", "Outcome", "Sorted", "failed_as_one", "size_of", "sort", "without"]
 
 Outcome = BaseException | None
 
@@ -35,11 +34,6 @@ class Sorted(NamedTuple):
     again: list[Envelope]
     tries: list[int]
     wait: float
-
-
-def backoff(failures: int, least: float, most: float) -> float:
-    """Return the seconds to wait after ``failures`` (1 or more): full jitter below a doubling bound."""
-    return random.uniform(0, min(most, least * 2 ** min(failures - 1, 32)))  # noqa: S311 - no secret
 
 
 def failed_as_one(events: Sequence[Envelope], outcomes: Sequence[Outcome]) -> bool:

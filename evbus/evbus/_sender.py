@@ -8,11 +8,11 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
+from evbus._call import call
 from evbus.errors import DeliveryError, PluginError, Unavailable
 from evbus.redact import one_line, redact
 from evbus.types import Envelope
 
-from ._call import call
 from ._retry import Outcome
 
 __all__ = ["Sender", "check_publish"]
@@ -64,6 +64,7 @@ class Sender:
     :param publish_batch: called with ``ctx`` and a list of envelopes, or None.
     :param publish_nowait: a plain function that delivers a list of envelopes without waiting, or raises and
         delivers none; or None.
+    :param ready: a plain function: None when the destination takes events, else why not and what to await.
     :param opener: makes what the plugin finds in ``ctx.state``, before the first publish.
     :param closer: ends it.
     :param route: makes the envelope that this profile sends, or None when it is sent as it is.
@@ -81,6 +82,7 @@ class Sender:
         "_opener",
         "_opening",
         "_publish",
+        "_ready",
         "_route",
         "_secrets",
         "_takes",
@@ -97,6 +99,7 @@ class Sender:
         takes: Sequence[str],
         publish_batch: Callable[..., Coroutine[Any, Any, Any]] | None = None,
         publish_nowait: Callable[..., Any] | None = None,
+        ready: Callable[[Any], tuple[str, Awaitable[None]] | None] | None = None,
         opener: Callable[[Any], Coroutine[Any, Any, Any]] | None = None,
         closer: Callable[[Any], Coroutine[Any, Any, Any]] | None = None,
         route: Callable[[Envelope], Envelope] | None = None,
@@ -108,6 +111,7 @@ class Sender:
         self._takes = tuple(takes)
         self._batch = publish_batch
         self._nowait = publish_nowait
+        self._ready = ready
         self._opener = opener
         self._closer = closer
         self._opened = opener is None
@@ -150,6 +154,12 @@ class Sender:
         except Exception as exc:
             reason = one_line(redact(f"{type(exc).__name__}: {exc}", self._secrets))
             log.warning("close of an ingress plugin failed: %s", reason)
+
+    def not_ready(self) -> tuple[str, Awaitable[None]] | None:
+        """Return None when events can be sent, else why not, and what to await until they can."""
+        if self._ready is None or not self._opened:
+            return None
+        return self._ready(self._ctx)
 
     def send_nowait(self, events: list[Envelope]) -> bool:
         """Publish ``events`` at once; return False when that cannot be done and none was published."""

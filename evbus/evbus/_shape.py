@@ -11,7 +11,7 @@ from evbus.errors import PluginError
 
 from ._sender import check_publish
 
-__all__ = ["CHECKS", "check_ingress", "check_pipeline"]
+__all__ = ["CHECKS", "check_egress", "check_ingress", "check_pipeline"]
 
 
 def check_ingress(module: ModuleType) -> None:
@@ -34,6 +34,9 @@ def check_ingress(module: ModuleType) -> None:
     now = _function(module, "publish_nowait")
     if now is not None:
         _located(_check_plain, now, "publish_nowait", "hub, ctx, events", "may not wait")
+    ready = _function(module, "ready")
+    if ready is not None:
+        _located(_check_plain, ready, "ready", "hub, ctx", "returns what to await")
 
 
 def check_pipeline(module: ModuleType) -> None:
@@ -51,6 +54,23 @@ def check_pipeline(module: ModuleType) -> None:
     order = getattr(module, "__order__", 0)
     if isinstance(order, bool) or not isinstance(order, (int, float)):
         raise PluginError(f"__order__ is a number, not {order!r}")
+
+
+def check_egress(module: ModuleType) -> None:
+    """Check ``consume``.
+
+    :raises PluginError: with the line of the function.
+    """
+    consume = _function(module, "consume")
+    if consume is None:
+        raise PluginError("it has no function consume(hub, ctx, subscription)")
+    _located(_check_generator, consume)
+
+
+def _check_generator(function: Callable[..., Any]) -> None:
+    if not inspect.isasyncgenfunction(function):
+        raise PluginError("consume must be 'async def consume(hub, ctx, subscription)' with a yield in it")
+    _check_parameters(function, "consume", "hub, ctx, subscription")
 
 
 def _function(module: ModuleType, name: str) -> Callable[..., Any] | None:
@@ -93,4 +113,8 @@ def _check_parameters(function: Callable[..., Any], name: str, parameters: str) 
 
 
 #: By subsystem; the others are checked by the ``sig_`` functions of their contracts.
-CHECKS: dict[str, Callable[[ModuleType], None]] = {"ingress": check_ingress, "pipeline": check_pipeline}
+CHECKS: dict[str, Callable[[ModuleType], None]] = {
+    "egress": check_egress,
+    "ingress": check_ingress,
+    "pipeline": check_pipeline,
+}

@@ -24,7 +24,7 @@ from evbus.evbus import (
 log = logging.getLogger("evbus")
 
 #: The rooms whose plugins the bus uses, in the order in which they are loaded.
-SUBSYSTEMS = ("match", "serialize", "pipeline", "ingress")
+SUBSYSTEMS = ("match", "serialize", "pipeline", "connection", "ingress", "egress")
 
 #: Serialize plugins that are known to return bytes.
 OURS = ("init", "json", "msgpack")
@@ -118,6 +118,20 @@ def accepts(hub):
     """Return what each loaded ingress plugin accepts: its providers and the type of its profiles."""
     _configure(hub)
     return [plugin.accepts for plugin in _ingress(hub).values()]
+
+
+def sources(hub):
+    """Return what each loaded egress plugin accepts: its providers and the type of its profiles."""
+    _configure(hub)
+    return [
+        _profiles.Accepts(
+            module.__name__,
+            tuple(getattr(module, "ACCT", None) or [module.__name__]),
+            getattr(module, "PROFILE", None),
+        )
+        for module in hub.egress
+        if module.__name__ != "init"
+    ]
 
 
 def check(hub, contexts, source="contexts"):
@@ -282,13 +296,16 @@ def _ingress(hub):
         functions = module._funcs
         accepts = getattr(module, "ACCT", None) or [name]
         found[name] = _plan.Ingress(
-            accepts=_profiles.Accepts(name, tuple(accepts), getattr(module, "PROFILE", None)),
+            accepts=_profiles.Accepts(
+                name, tuple(accepts), getattr(module, "PROFILE", None), bool(getattr(module, "SOLE", False))
+            ),
             plain=functions["publish"].func,
             publish=_face.direct(functions["publish"]),
             publish_batch=_optional(functions, "publish_batch") if _unwatched(functions, "publish") else None,
             publish_nowait=_optional(functions, "publish_nowait")
             if _unwatched(functions, "publish", "publish_batch")
             else None,
+            ready=_optional(functions, "ready"),
             opener=_optional(functions, "open"),
             closer=_optional(functions, "close"),
         )
@@ -342,4 +359,5 @@ def _read(hub, contexts, plugins, find, source):
         source=source,
         find=find,
         broken={**disabled, **broken},
+        others={provider for accept in hub.evbus.init.sources() for provider in accept.providers},
     )

@@ -7,6 +7,8 @@ def snapshot(hub):
     For the bus: ``accepted = routed + unmatched + got + dropped + queued``. For each lane under
     ``lanes`` (named ``plugin.provider.profile``): ``accepted = delivered + dead + dropped + queued +
     in_flight``. ``latency`` is the time from put to delivery in seconds (``p50``, ``p90``, ``p99``,
-    ``max``), sampled from the last deliveries; sizes are in bytes.
+    ``max``), sampled from the last deliveries; sizes are in bytes. ``connections`` (named
+    ``provider.profile``): ``state`` (connecting, up, down, closed), ``since`` (seconds since 1970),
+    ``connects``, ``blocked`` (why the broker takes nothing) and ``last_error``.
     """
-    return hub.evbus.ENGINE.snapshot()
+    return {**hub.evbus.ENGINE.snapshot(), "connections": hub.connection.init.states()}

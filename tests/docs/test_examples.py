@@ -7,6 +7,8 @@
 * ``python``: a coroutine's body with a started ``hub`` (profiles ``internal: {"*": {}}``), where what a
   ``print`` prints stands behind it as a comment;
 * ``yaml``: profiles, which are checked. In what is expected ``...`` stands for any text.
+
+In files, ``amqp://localhost/`` and ``stomp://localhost/`` stand for a node that the tests start.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from typing import Any, NamedTuple
 import pop.hub
 import pytest
 import yaml
+
+from tests.servers._rabbitmq import RabbitMQ
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
@@ -94,6 +98,13 @@ async def run_snippet(block: Block, page: Path) -> None:
         await asyncio.gather(listener, return_exceptions=True)
 
 
+def with_broker(text: str, node: RabbitMQ) -> str:
+    """Return a file of an example with the address of a real broker in it."""
+    for scheme, port in (("amqp", node.port), ("stomp", node.stomp_port)):
+        text = text.replace(f"{scheme}://localhost/", f"{scheme}://guest:guest@{node.host}:{port}/")
+    return text
+
+
 def run_block(block: Block, page: Path, where: str, capsys: pytest.CaptureFixture[str]) -> None:
     if block.name:
         Path(block.name).parent.mkdir(parents=True, exist_ok=True)
@@ -109,12 +120,37 @@ def run_block(block: Block, page: Path, where: str, capsys: pytest.CaptureFixtur
         assert new_hub().evbus.init.check(yaml.safe_load(block.text), where)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def found_in(page: Path) -> list[Block]:
+    found = blocks(page.read_text())
+    assert len(found) == page.read_text().count(".. code-block::"), "a code block is overlooked"
+    return found
+
+
+def needs_broker(page: Path) -> bool:
+    return bool(re.search(r"(amqp|stomp)://localhost/", page.read_text()))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if not needs_broker(page)], ids=lambda page: page.stem
+)
 def test_the_examples_of_a_page(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found = blocks(page.read_text())
-    assert len(found) == page.read_text().count(".. code-block::"), "a code block is overlooked"
-    for block in found:
+    for block in found_in(page):
+        run_block(block, page, f"{page.relative_to(ROOT)}:{block.line}", capsys)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if needs_broker(page)], ids=lambda page: page.stem)
+def test_the_examples_of_a_page_with_a_broker(
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rabbitmq: RabbitMQ,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in found_in(page):
+        if block.name:
+            block = block._replace(text=with_broker(block.text, rabbitmq))
         run_block(block, page, f"{page.relative_to(ROOT)}:{block.line}", capsys)

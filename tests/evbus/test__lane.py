@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from evbus.errors import DeliveryTimeout, Rejected, Unavailable
-from evbus.evbus import _lane, _retry
+from evbus import _backoff
+from evbus.errors import ConnectFailed, DeliveryTimeout, Rejected, Unavailable
+from evbus.evbus import _lane
 from evbus.evbus._lane import LaneState
 from evbus.evbus._settings import Delivery, Retry
 from tests.evbus.rig import HANG, SOON, Rig, Target, numbers, turns, until
@@ -160,7 +161,7 @@ def test_pauses_double_and_a_destination_may_ask_for_more(tmp_path: Path, monkey
         await plain_sleep(0)
 
     monkeypatch.setattr(_lane.asyncio, "sleep", sleep)
-    monkeypatch.setattr(_retry.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(_backoff.random, "uniform", lambda low, high: high)
     rig, target = Rig(tmp_path), Target()
     target.plan.extend([ValueError()] * 5 + [Unavailable("x", retry_after=77.0)] + [None, ValueError()])
     rig.add(target, delivery=Delivery(retry=Retry(attempts=0, min=1, max=10)))
@@ -367,6 +368,9 @@ def test_a_worker_that_fails_is_started_again_and_loses_nothing(
 
         batching, immediate = True, False
 
+        def not_ready(self) -> None:
+            return None
+
         async def send(self, events: Any) -> Any:
             calls.append(1)
             if len(calls) in (1, 3):
@@ -494,5 +498,63 @@ def test_while_a_batch_is_under_way_nothing_overtakes_it(tmp_path: Path) -> None
             target.release.set()
             await until(lambda: len(target.got) == 2)
         assert target.got == [b"0", b"1"]
+
+    asyncio.run(main())
+
+
+# Destinations that say when they take events
+
+
+def test_a_lane_waits_for_a_destination_that_is_down_and_counts_no_attempt(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target, up = Rig(tmp_path), Target(), asyncio.Event()
+        secret = "hunter22"
+
+        async def wait() -> None:
+            await up.wait()
+
+        def ready(ctx: Any) -> Any:
+            return None if up.is_set() else (f"no connection to {secret}", wait())
+
+        lane = rig.add(target, delivery=Delivery(retry=Retry(attempts=1)), ready=ready)
+        lane.secrets = frozenset([secret])
+        async with rig.running():
+            await rig.put(1)
+            await until(lambda: lane.state is LaneState.WAITING)
+            assert rig.check()["lanes"][str(lane.key)]["state"] == "waiting"
+            assert lane.last_error == "no connection to ***"
+            assert (target.tried, lane.counters.retried) == ([], 0)
+            up.set()
+            await until(lambda: lane.idle)
+        assert target.got == numbers(2)[1:]
+
+    asyncio.run(main())
+
+
+def test_a_lane_that_waits_ends_with_the_bus(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Target()
+        lane = rig.add(target, ready=lambda ctx: ("down", asyncio.Event().wait()))
+        async with rig.running():
+            await rig.put(1)
+            await until(lambda: lane.state is LaneState.WAITING)
+            rig.bus.hurry()
+        assert lane.state is LaneState.CLOSED
+        assert [record.dead["reason"] for record in rig.dead()] == [
+            "not delivered when the bus stopped: down"
+        ]
+
+    asyncio.run(main())
+
+
+def test_a_first_connection_that_fails_refuses_the_start(tmp_path: Path) -> None:
+    async def opener(ctx: Any) -> None:
+        raise ConnectFailed("amqp profile 'a': 127.0.0.1:1: nothing listens there")
+
+    async def main() -> None:
+        rig = Rig(tmp_path)
+        rig.add(Target(), opener=opener)
+        with pytest.raises(ConnectFailed, match="nothing listens there"):
+            await rig.start()
 
     asyncio.run(main())

@@ -14,7 +14,7 @@ import pytest
 from evbus.errors import ConfigError, EvbusError, ProfileError
 from tests.evbus.kit import KEEPER, WAIT, new_hub, package, plugin, running, states, write
 
-OURS = {"console", "file", "internal", "webhook"}
+OURS = {"amqp", "console", "file", "internal", "stomp", "webhook"}
 
 BROKEN = {
     "syntax": ("x = 1\ndef publish(:\n", "not valid Python: invalid syntax", 2),
@@ -78,6 +78,11 @@ BROKEN = {
             "async def publish_nowait(hub, ctx, events):\n    pass\n"
         ),
         "publish_nowait may not wait and must be plain 'def', not 'async def'",
+        5,
+    ),
+    "async_ready": (
+        "async def publish(hub, ctx, body):\n    pass\n\n\nasync def ready(hub, ctx):\n    pass\n",
+        "ready returns what to await and must be plain 'def', not 'async def'",
         5,
     ),
     "wrong_open": (
@@ -527,3 +532,45 @@ def test_two_hubs_share_no_state(tmp_path: Path) -> None:
     assert (one.serialize.PLUGIN, two.serialize.PLUGIN) == ("json", "msgpack")
     one.match.PLUGIN = "exact"
     assert two.match.PLUGIN == "glob"
+
+
+# Plugins that consume
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "line"),
+    [
+        ("def produce(hub):\n    pass\n", "it has no function consume(hub, ctx, subscription)", 0),
+        (
+            "\nasync def consume(hub, ctx, subscription):\n    return []\n",
+            "consume must be 'async def consume(hub, ctx, subscription)' with a yield in it",
+            2,
+        ),
+        (
+            "def consume(hub, ctx, subscription):\n    yield 1\n",
+            "consume must be 'async def consume(hub, ctx, subscription)' with a yield in it",
+            1,
+        ),
+        (
+            "async def consume(hub, ctx):\n    yield 1\n",
+            "consume takes (hub, ctx), but is called with (hub, ctx, subscription)",
+            1,
+        ),
+    ],
+)
+def test_a_bad_egress_plugin_is_told_when_it_is_loaded(
+    tmp_path: Path, text: str, reason: str, line: int
+) -> None:
+    hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", egress__bad=text)])
+    found = plugin(hub, "bad", "egress")
+    assert (found.state, found.reason, found.line) == ("broken", reason, line)
+    assert "bad" not in {accept.plugin for accept in hub.evbus.init.sources()}
+
+
+def test_an_egress_plugin_dropped_into_a_folder_is_found(tmp_path: Path) -> None:
+    text = "async def consume(hub, ctx, subscription):\n    yield 1\n"
+    hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", egress__lines=text)])
+    assert states(hub, "egress") == {"amqp": "loaded", "stomp": "loaded", "lines": "loaded"}
+    accepts = {accept.plugin: accept.providers for accept in hub.evbus.init.sources()}
+    assert accepts["lines"] == ("lines",)
+    assert hub.evbus.init.check({"lines": {"a": {"any": "thing"}}}) == []

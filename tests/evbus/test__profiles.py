@@ -374,3 +374,41 @@ def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
         load_yaml(tmp_path / "none.yml")
     with pytest.raises(ProfileError, match="the file cannot be read: Is a directory"):
         load_yaml(tmp_path)
+
+
+# Several plugins for one provider, and plugins that only receive
+
+
+def takers(*accepts: Accepts, provider: str = "amqp") -> list[str]:
+    contexts = {provider: {"a": {}}}
+    found = read_profiles(contexts, accepts, source="p", find=fnmatch.fnmatchcase, broken={})
+    return [profile.plugin for profile in found]
+
+
+OURS = Accepts("amqp", ("amqp", "pika"), sole=True)
+THEIRS = Accepts("pika", ("pika", "amqp"))
+
+
+def test_several_plugins_get_the_profiles_of_a_provider_they_share() -> None:
+    assert takers(Accepts("a", ("amqp",)), Accepts("b", ("amqp",))) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("provider", "plugin"), [("amqp", "amqp"), ("pika", "pika")])
+def test_a_provider_of_a_sole_plugin_goes_to_one_alone_the_one_of_its_name_first(
+    provider: str, plugin: str
+) -> None:
+    assert takers(OURS, THEIRS, provider=provider) == [plugin]
+    assert takers(THEIRS, OURS, provider=provider) == [plugin]
+
+
+def test_a_sole_plugin_has_the_provider_of_one_that_is_not_there() -> None:
+    assert takers(OURS, provider="pika") == ["amqp"]
+    assert takers(OURS, Accepts("other", ("pika",)), provider="pika") == ["amqp"]
+
+
+def test_profiles_of_plugins_that_only_receive_are_no_destinations() -> None:
+    contexts = {"lines": {"a": {"any": 1}}, "file": {"b": {}}}
+    kept: dict[str, Any] = {"source": "p", "find": fnmatch.fnmatchcase, "broken": {}}
+    assert [one.name for one in read_profiles(contexts, ACCEPTS, others=["lines"], **kept)] == ["b"]
+    with pytest.raises(ProfileError, match="no ingress plugin accepts the provider 'lines'"):
+        read_profiles(contexts, ACCEPTS, **kept)

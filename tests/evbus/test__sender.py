@@ -348,3 +348,49 @@ def test_rejected_by_open_later_than_the_start_is_tried_again() -> None:
     door = Door(Rejected("forbidden"))
     (outcome,) = send(sender(Target(), opener=door.open), ONE)
     assert isinstance(outcome, Unavailable)
+
+
+# A destination that says when it takes events
+
+
+class Gate:
+    """What a plugin's ``ready`` answers."""
+
+    def __init__(self, why: str = "") -> None:
+        self.why = why
+        self.opened = asyncio.Event()
+        self.states: list[Any] = []
+
+    def ready(self, ctx: Any) -> Any:
+        self.states.append(ctx["state"])
+        return (self.why, self.wait()) if self.why else None
+
+    async def wait(self) -> None:
+        await self.opened.wait()
+
+
+def test_a_destination_without_ready_always_takes_events() -> None:
+    assert sender(Target()).not_ready() is None
+
+
+def test_ready_is_asked_with_the_open_state_and_not_before() -> None:
+    async def main() -> None:
+        gate = Gate()
+
+        async def opener(ctx: Any) -> str:
+            return "open"
+
+        made = sender(Target(), opener=opener, ready=gate.ready)
+        assert made.not_ready() is None
+        assert gate.states == []
+        await made.open(1)
+        assert made.not_ready() is None
+        assert gate.states == ["open"]
+        gate.why = "down"
+        waiting = made.not_ready()
+        assert waiting is not None
+        assert waiting[0] == "down"
+        gate.opened.set()
+        await within(waiting[1])
+
+    asyncio.run(main())

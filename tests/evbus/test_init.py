@@ -206,7 +206,9 @@ def test_plugins_lists_every_plugin_with_its_file(hub: Any) -> None:
     found = hub.evbus.init.plugins()
     names = {room: {one.name for one in plugins} for room, plugins in found.items()}
     assert names == {
-        "ingress": {"console", "file", "internal", "webhook"},
+        "connection": {"amqp", "stomp"},
+        "egress": {"amqp", "stomp"},
+        "ingress": {"amqp", "console", "file", "internal", "stomp", "webhook"},
         "match": {"exact", "glob", "regex"},
         "pipeline": {"stamp", "trace"},
         "serialize": {"json", "msgpack"},
@@ -220,7 +222,8 @@ def test_plugins_lists_every_plugin_with_its_file(hub: Any) -> None:
 
 def test_accepts_names_the_providers_before_anything_else_ran(hub: Any) -> None:
     assert {one.plugin: one.providers for one in hub.evbus.init.accepts()} == {
-        name: (name,) for name in ("console", "file", "internal", "webhook")
+        **{name: (name,) for name in ("console", "file", "internal", "stomp", "webhook")},
+        "amqp": ("amqp", "rabbitmq", "pika"),
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.evbus.kit import new_hub, running
+from tests.servers._rabbitmq import RabbitMQ
 
 
 def test_a_snapshot_before_anything_happened(hub: Any) -> None:
@@ -49,3 +50,29 @@ def test_a_snapshot_shows_no_secret(tmp_path: Path) -> None:
     secret = "hunter22-hunter22"
     contexts = {"webhook": {"*": {"url": "https://203.0.113.1/", "secret": secret}}}
     assert secret not in repr(hub.evbus.init.connect(contexts)) + repr(hub.evbus.stats.snapshot())
+
+
+def test_connections_and_what_a_bridge_brought_in_are_counted(
+    tmp_path: Path, rabbitmq: RabbitMQ, unique: str
+) -> None:
+    hub = new_hub(dead_store=tmp_path / "dead.jsonl")
+    away = {"url": "amqp://127.0.0.1:1/", "first_connect": "wait"}
+    amqp = {"in": {"url": rabbitmq.url, "queue": unique}, "away": away}
+    contexts = {"amqp": amqp, "internal": {"default": {}}}
+
+    async def main() -> Any:
+        before = hub.evbus.stats.snapshot()["connections"]
+        async with running(hub, contexts):
+            await hub.evbus.broker.put(routing_key=unique, body=1, profile="in")
+            await hub.evbus.bridge.run(contexts, "in", count=1)
+            return before, hub.evbus.stats.snapshot()
+
+    before, found = asyncio.run(main())
+    assert before == {}
+    assert (found["bus"]["accepted"], found["bus"]["relayed"]) == (1, 1)
+    up, down = found["connections"]["amqp.in"], found["connections"]["amqp.away"]
+    assert (up["state"], up["connects"], up["blocked"], up["last_error"]) == ("up", 1, "", "")
+    assert down["state"] in ("connecting", "down")
+    assert (down["connects"], "nothing listens there" in down["last_error"]) == (0, True)
+    assert hub.evbus.stats.snapshot()["connections"] == {}
+    assert rabbitmq.depth(unique) == (0, 0)

@@ -11,6 +11,10 @@ The least that a plugin has is one function::
 ``def publish_nowait(hub, ctx, events)``
     A plain function, for destinations in this process: takes all of the envelopes without waiting, or raises
     and takes none; then ``publish_batch`` or ``publish`` gets them. Saves every event a turn of the loop.
+``def ready(hub, ctx)``
+    A plain function, asked before events are published: None when the destination takes them, else why not,
+    and an awaitable that ends when it does. Waiting counts as no attempt, and ends the moment that the
+    destination is back.
 ``async def open(hub, ctx)``
     Called once for each profile before its first publish; what it returns is ``ctx.state`` from then on.
 ``async def close(hub, ctx)``

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from evbus._call import call
 from evbus.errors import DeliveryError, DeliveryTimeout
-from evbus.evbus._call import call
 from tests.evbus.rig import turns, within
 
 TINY = 1e-6

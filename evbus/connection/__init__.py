@@ -1,0 +1,1 @@
+"""hub.connection: the live connections to message systems."""

@@ -1,0 +1,281 @@
+"""Connect to an AMQP 0-9-1 broker. The handshake and the channels are aiormq's, the transport is ours."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import ssl
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+from urllib.parse import quote
+
+import aiormq
+import aiormq.abc
+from aiormq.connection import TransportFactory
+from yarl import URL
+
+from evbus._call import call
+from evbus.errors import DeliveryTimeout, Unavailable
+from evbus.redact import one_line, secrets_of
+from evbus.version import version
+
+from ._amqp_profile import Address, Profile
+from ._amqp_wire import Wire
+from ._supervisor import Connection
+from ._tls import Tls, client_context, tls_reason
+
+__all__ = ["AmqpSession", "connection"]
+
+#: Set in the tasks of connections that are evbus's own: what happens to those is told once, by evbus.
+_OURS: ContextVar[bool] = ContextVar("evbus_amqp", default=False)
+
+#: A TLS alert, which is how a TLS port answers what is no TLS (RFC 8446, section 5.1).
+_TLS_ALERT = b"\x15\x03"
+#: Seconds that a channel may take to open, and each step of a topology.
+RPC_TIMEOUT = 10.0
+
+
+def _not_ours(record: logging.LogRecord) -> bool:
+    """Pass what aiormq logs of other people's connections; of ours it would repeat each attempt."""
+    return not _OURS.get()
+
+
+for _name in ("aiormq.connection", "aiormq.channel"):
+    logging.getLogger(_name).addFilter(_not_ours)
+
+
+class _Transport(TransportFactory):
+    """Brings aiormq the transport that :class:`Wire` watches."""
+
+    def __init__(self, host: str, port: int, tls: Tls | None, context: ssl.SSLContext | None) -> None:
+        self.wire = Wire(asyncio.get_running_loop())
+        self._host = host
+        self._port = port
+        self._name = (tls.server_name or host) if tls else None
+        self._context = context
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_connection(
+            lambda: self.wire, self._host, self._port, ssl=self._context, server_hostname=self._name
+        )
+        return self.wire.reader, asyncio.StreamWriter(transport, self.wire, self.wire.reader, loop)
+
+
+class AmqpSession:
+    """A connection as long as it lives.
+
+    :ivar wire: its transport, for what is written and read by the thousand.
+    :ivar lost: see :class:`evbus.connection._supervisor.Session`.
+    """
+
+    def __init__(self, link: aiormq.abc.AbstractConnection, wire: Wire, heartbeat: float) -> None:
+        self.wire = wire
+        self.lost = wire.lost
+        self.frame_max: int = link.connection_tune.frame_max or 2**31
+        self._link = link
+        self._heartbeat = heartbeat
+        self._watch = None if not heartbeat else self._later(heartbeat)
+
+    @property
+    def blocked(self) -> str:
+        """Why the broker takes nothing (an alarm), ``""`` when it does."""
+        return self.wire.blocked
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call ``changed`` whenever the broker blocks the connection or no longer does."""
+        self.wire.on_blocked = changed
+
+    def _later(self, seconds: float) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Give the connection up when two heartbeats are missing (section 4.2.7)."""
+        if self.lost.done():
+            return
+        silence = asyncio.get_running_loop().time() - self.wire.last_received
+        if silence > 2 * self._heartbeat:
+            self.wire.end(f"nothing came from the broker for {silence:.0f} s (two heartbeats)")
+            self.wire.abort()
+            return
+        self._watch = self._later(self._heartbeat / 2)
+
+    async def channel(self) -> aiormq.abc.AbstractChannel:
+        """Open a channel. Confirms are asked for by :meth:`confirm`, as aiormq would count them itself.
+
+        :raises Unavailable: the connection is lost.
+        """
+        if self.lost.done():
+            raise Unavailable(f"the connection is lost: {self.lost.result()}")
+        channel = await self.rpc(self._link.channel(publisher_confirms=False))
+        assert isinstance(channel, aiormq.abc.AbstractChannel)
+        return channel
+
+    async def rpc(self, call_of_aiormq: Any) -> Any:
+        """Await what aiormq does on a channel, for at most ten seconds.
+
+        :raises Unavailable: it took longer, or the connection is lost meanwhile.
+        """
+        try:
+            return await call(_coroutine(call_of_aiormq), RPC_TIMEOUT)
+        except DeliveryTimeout as exc:
+            raise Unavailable(f"the broker did not answer within {RPC_TIMEOUT:g} s") from exc
+        except Exception as exc:
+            if self.lost.done():
+                raise Unavailable(f"the connection is lost: {self.lost.result()}") from exc
+            raise
+
+    async def close(self) -> None:
+        """Close the connection as the protocol wants it (section 2.2.4)."""
+        if self._watch is not None:
+            self._watch.cancel()
+        await self._link.close()
+
+    def abort(self) -> None:
+        """Drop it."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self.wire.end("it was closed")
+        self.wire.abort()
+
+
+async def _coroutine(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def connection(profile: Profile, name: str, provider: str = "amqp") -> Connection[AmqpSession]:
+    """Return the connection of a profile, not yet open.
+
+    :raises ProfileError: a file of ``tls`` is not usable.
+    """
+    address = profile.address()
+    who = f"{provider} profile {name!r}"
+    context = client_context(address.tls, who=who) if address.tls is not None else None
+
+    async def dial(attempt: int) -> AmqpSession:
+        host, port = address.hosts[attempt % len(address.hosts)]
+        return await _dial(profile, name, address, (host, port), context)
+
+    made: Connection[AmqpSession] = Connection(
+        who,
+        dial,
+        pause=(profile.reconnect.min, profile.reconnect.max),
+        wait=profile.first_connect == "wait",
+        attempts=len(address.hosts),
+        # The default password is no secret, and as a user's name it would be missed in errors.
+        secrets=secrets_of(
+            {"url": profile.url, "connection": profile.connection, "password": address.password}
+        )
+        - {"guest"},
+    )
+    return made
+
+
+async def _dial(
+    profile: Profile, name: str, address: Address, host: tuple[str, int], context: ssl.SSLContext | None
+) -> AmqpSession:
+    _OURS.set(True)
+    transport = _Transport(*host, address.tls, context)
+    wire = transport.wire
+    url = URL(
+        f"amqp://{quote(address.login, safe='')}:{quote(address.password, safe='')}@{_bracketed(host[0])}"
+        f":{host[1]}/{'' if address.vhost == '/' else quote(address.vhost, safe='')}"
+        f"?heartbeat={_whole(profile.heartbeat)}&auth={profile.auth}",
+        encoded=True,
+    )
+    properties = {"product": "evbus", "version": version, "connection_name": f"evbus {name} ({os.getpid()})"}
+    made = aiormq.connect(
+        url, transport_factory=transport, client_properties={**properties, **profile.client_properties}
+    )
+    try:
+        link = await call(_coroutine(made), profile.connect_timeout)
+    except Exception as exc:
+        wire.end("it was never opened")
+        wire.abort()
+        raise Unavailable(f"{host[0]}:{host[1]}: {_why(exc, wire, address, profile)}") from exc
+    except BaseException:
+        wire.end("it was never opened")
+        wire.abort()
+        raise
+    return AmqpSession(link, wire, _whole(profile.heartbeat))
+
+
+def _whole(seconds: float) -> int:
+    """Return the heartbeat as AMQP has it, in whole seconds."""
+    return max(1, round(seconds)) if seconds else 0
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _why(problem: Exception, wire: Wire, address: Address, profile: Profile) -> str:
+    """Return why connecting failed and what would be right."""
+    if wire.closed_by is not None:
+        return _refusal(*wire.closed_by, address, profile)
+    for cause in _causes(problem):
+        said = tls_reason(cause)
+        if said:
+            return said
+        if isinstance(cause, ConnectionRefusedError) or _all_refused(cause):
+            return "nothing listens there (connection refused); is the broker running, and is this its port?"
+        if isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, ConnectionError):
+            return f"cannot be reached: {cause.strerror or cause}"
+    return _silent(problem, wire, address, profile)
+
+
+def _all_refused(problem: BaseException) -> bool:
+    """Return whether each of a host's several addresses refused; asyncio joins their errors as text only."""
+    errors = str(problem).removeprefix("Multiple exceptions: ").split(", [Errno ")
+    refused = f"{errno.ECONNREFUSED}]"
+    return isinstance(problem, OSError) and all(
+        error.removeprefix("[Errno ").startswith(refused) for error in errors
+    )
+
+
+def _causes(problem: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what led to it; aiormq makes chains that are rings."""
+    seen: set[int] = set()
+    cause: BaseException | None = problem
+    while cause is not None and id(cause) not in seen:
+        yield cause
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+
+
+def _silent(problem: Exception, wire: Wire, address: Address, profile: Profile) -> str:
+    if wire.strange.startswith(_TLS_ALERT):
+        return "the server speaks TLS on this port; use amqps:// or tls, or name its plain port"
+    if wire.strange:
+        return f"what answers there is no AMQP 0-9-1 broker (it said {one_line(wire.strange[:20])})"
+    if isinstance(problem, DeliveryTimeout):
+        hint = "; is this the port of an AMQP broker?" if wire.connections_made else ""
+        return f"no answer within {profile.connect_timeout:g} s (connect_timeout){hint}"
+    if isinstance(problem, aiormq.exceptions.AuthenticationError):
+        by = "certificate" if profile.auth == "external" else "password"
+        return f"the broker offers no login by {by} (auth: {profile.auth})"
+    if wire.connections_made and not wire.heard:
+        if address.tls is None:
+            return "the server ended the connection without a word; it may want TLS (amqps://) on this port"
+        want = "not take the client certificate" if address.tls.cert_file else "want a client certificate"
+        return f"the server ended the connection in the TLS handshake; it may {want}"
+    return one_line(str(problem) or type(problem).__name__)
+
+
+def _refusal(code: int, text: str, address: Address, profile: Profile) -> str:
+    """Return a sentence for the ``connection.close`` of a handshake (section 1.2 lists the codes)."""
+    external = profile.auth == "external"
+    if code == 403 and external:
+        return f"the broker refused the login by certificate: {one_line(text)}"
+    if code == 403:
+        user = repr(address.login)
+        return f"the broker refused the login of the user {user}: login and password are to be checked"
+    if code == 530 and "not found" in text:
+        return f"there is no vhost {address.vhost!r} on the broker"
+    if code == 530:
+        user = "of the certificate" if external else repr(address.login)
+        return f"the user {user} may not use the vhost {address.vhost!r}: {one_line(text)}"
+    return f"the broker refused: {one_line(text)} ({code})"

@@ -1,0 +1,278 @@
+"""AMQP 0-9-1 frames that are written and read by the thousand.
+
+Sections of the specification: 2.3.5 (frames), 4.2.5.5 (field tables), 4.2.6 (content). Everything else on a
+connection is aiormq's.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from functools import lru_cache
+
+import msgspec
+
+from evbus.errors import InvalidHeader, InvalidRoutingKey
+from evbus.types import CONTENT_TYPE, SharedHeaders
+
+from ._amqp_table import read_table
+
+__all__ = [
+    "ACK",
+    "AROUND",
+    "BLOCKED",
+    "CANCEL",
+    "CHANNEL_CLOSE",
+    "CONNECTION_CLOSE",
+    "DELIVER",
+    "END",
+    "HEARTBEAT",
+    "NACK",
+    "RETURN",
+    "UNBLOCKED",
+    "Fixed",
+    "ack_frame",
+    "body_head",
+    "content_header",
+    "encode_properties",
+    "message",
+    "nack_frame",
+    "properties_of",
+    "publish_method",
+    "read_close",
+    "short_text",
+]
+
+# Class and method, as the four bytes at the head of a method frame.
+CONNECTION_CLOSE, BLOCKED, UNBLOCKED = (10 << 16) + 50, (10 << 16) + 60, (10 << 16) + 61
+CHANNEL_CLOSE = (20 << 16) + 40
+CANCEL, PUBLISH, RETURN, DELIVER = (60 << 16) + 30, (60 << 16) + 40, (60 << 16) + 50, (60 << 16) + 60
+ACK, NACK = (60 << 16) + 80, (60 << 16) + 120
+
+END = b"\xce"
+#: A heartbeat frame (section 4.2.7).
+HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+#: Bytes of a frame around its payload.
+AROUND = 8
+
+_HEAD = struct.Struct(">BHI")
+_ACK = struct.Struct(">BHIIQBB")
+_CONTENT = struct.Struct(">HHQ")
+
+# The properties of class basic (section 1.8.1 of the reference): flag bit, header's name, kind.
+_SHORT, _OCTET, _TIME, _TABLE = "short", "octet", "time", "table"
+_PROPERTIES = (
+    (15, CONTENT_TYPE, _SHORT),
+    (14, "content-encoding", _SHORT),
+    (13, "", _TABLE),
+    (12, "delivery-mode", _OCTET),
+    (11, "priority", _OCTET),
+    (10, "correlation-id", _SHORT),
+    (9, "reply-to", _SHORT),
+    (8, "expiration", _SHORT),
+    (7, "message-id", _SHORT),
+    (6, "timestamp", _TIME),
+    (5, "type", _SHORT),
+    (4, "user-id", _SHORT),
+    (3, "app-id", _SHORT),
+    (2, "cluster-id", _SHORT),
+)
+# The broker compares user-id with the user of the connection and closes the channel when they differ, so what
+# came in with a message stays a plain header; cluster-id is deprecated.
+_WRITTEN = {name for _, name, kind in _PROPERTIES if kind != _TABLE} - {"user-id", "cluster-id"}
+# What brokers wrote about a former life. Sent again as text it would be taken for a broker's own notes.
+_HISTORY = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
+# Whose turn it is to say how the message is kept, not the event's.
+_DELIVERY_MODE = "delivery-mode"
+_EVENT_ID = "ce-id"
+
+
+class Fixed(msgspec.Struct, frozen=True):
+    """What a profile says about every message; an event's own headers of these names win.
+
+    :ivar persistent: kept on disk by the broker.
+    :ivar expiration: milliseconds, as text.
+    """
+
+    persistent: bool = True
+    priority: int | None = None
+    expiration: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def short_text(text: str, what: str) -> bytes:
+    """Return a short string (section 4.2.5.3): its length in one byte, then at most 255 bytes of UTF-8.
+
+    :raises InvalidRoutingKey: it is longer, or no text.
+    """
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) > 255:
+        raise InvalidRoutingKey(f"{what} has {len(data)} bytes, more than the 255 that AMQP carries")
+    return bytes((len(data),)) + data
+
+
+def publish_method(channel: int, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
+    """Return the frame of ``basic.publish`` (reference, section 1.8.3.7).
+
+    :raises InvalidRoutingKey: the routing key or the exchange is longer than 255 bytes.
+    """
+    payload = b"".join(
+        (
+            struct.pack(">IH", PUBLISH, 0),
+            short_text(exchange, "the exchange"),
+            short_text(routing_key, "the routing key"),
+            b"\x01" if mandatory else b"\x00",
+        )
+    )
+    return _HEAD.pack(1, channel, len(payload)) + payload + END
+
+
+def content_header(channel: int, size: int, properties: bytes) -> bytes:
+    """Return the frame that says how large the body is, and its properties (section 4.2.6.1)."""
+    payload = _CONTENT.pack(60, 0, size) + properties
+    return _HEAD.pack(2, channel, len(payload)) + payload + END
+
+
+def body_head(channel: int, size: int) -> bytes:
+    """Return what comes before a body that fits into one frame; ``END`` comes after it."""
+    return _HEAD.pack(3, channel, size)
+
+
+def message(channel: int, frame_max: int, head: bytes, body: bytes) -> bytes:
+    """Return ``head`` (method and header frames) and the body in as many frames as it needs."""
+    most = frame_max - AROUND
+    parts = [head]
+    for start in range(0, len(body), most):
+        part = body[start : start + most]
+        parts.extend((_HEAD.pack(3, channel, len(part)), part, END))
+    return b"".join(parts)
+
+
+def ack_frame(channel: int, tag: int, *, multiple: bool) -> bytes:
+    """Return ``basic.ack`` (reference, section 1.8.3.13)."""
+    return _ACK.pack(1, channel, 13, ACK, tag, multiple, 0xCE)
+
+
+def nack_frame(channel: int, tag: int, *, requeue: bool) -> bytes:
+    """Return ``basic.nack``, RabbitMQ's extension of ``basic.reject``."""
+    return _ACK.pack(1, channel, 13, NACK, tag, 2 if requeue else 0, 0xCE)
+
+
+def encode_properties(headers: Mapping[str, str], fixed: Fixed) -> bytes:
+    """Return the flags and values of a message's properties.
+
+    ``content-type``, ``content-encoding``, ``priority``, ``correlation-id``, ``reply-to``, ``expiration``
+    (milliseconds), ``message-id``, ``timestamp`` (seconds), ``type`` and ``app-id`` become the properties of
+    that name; ``message-id`` is the event's ``ce-id`` when it has none of its own. All others go into the
+    table ``headers`` as text.
+
+    :raises InvalidHeader: AMQP cannot carry one of them; names it.
+    """
+    values: dict[str, str] = {}
+    if fixed.priority is not None:
+        values["priority"] = str(fixed.priority)
+    if fixed.expiration is not None:
+        values["expiration"] = fixed.expiration
+    table: dict[str, str] = {}
+    for name, value in {**dict(fixed.headers), **headers}.items():
+        if name in _WRITTEN:
+            values[name] = value
+        elif not name.startswith(_HISTORY):
+            table[name] = value
+    if _EVENT_ID in headers:
+        values.setdefault("message-id", headers[_EVENT_ID])
+    values[_DELIVERY_MODE] = "2" if fixed.persistent else "1"
+    flags, parts = 0, []
+    for bit, name, kind in _PROPERTIES:
+        if kind == _TABLE:
+            data = _table(table) if table else b""
+        else:
+            data = _property(name, kind, values[name]) if name in values else b""
+        if data:
+            flags |= 1 << bit
+            parts.append(data)
+    return struct.pack(">H", flags) + b"".join(parts)
+
+
+def _property(name: str, kind: str, value: str) -> bytes:
+    if kind == _SHORT:
+        if name == "expiration":
+            _number(name, value, 2**32)
+        data = value.encode("utf-8", "surrogatepass")
+        if len(data) > 255:
+            raise InvalidHeader(
+                f"the header {name!r} has {len(data)} bytes, more than the 255 that AMQP carries"
+            )
+        return bytes((len(data),)) + data
+    if kind == _OCTET:
+        return bytes((_number(name, value, 256),))
+    return struct.pack(">Q", _number(name, value, 2**63))
+
+
+def _number(name: str, value: str, below: int) -> int:
+    # isdigit() alone is true of superscripts, and int() takes underscores.
+    if value.isascii() and value.isdigit() and len(value) <= 20 and int(value) < below:
+        return int(value)
+    raise InvalidHeader(
+        f"the header {name!r} is {value[:40]!r}; AMQP carries a whole number below {below} there"
+    )
+
+
+def _table(table: Mapping[str, str]) -> bytes:
+    parts = []
+    for name, value in table.items():
+        key = name.encode("utf-8", "surrogatepass")
+        if len(key) > 255:
+            raise InvalidHeader(f"the header name {name[:40]!r}... has {len(key)} bytes, AMQP carries 255")
+        data = value.encode("utf-8", "surrogatepass")
+        parts.append(bytes((len(key),)) + key + b"S" + struct.pack(">I", len(data)) + data)
+    whole = b"".join(parts)
+    return struct.pack(">I", len(whole)) + whole
+
+
+@lru_cache(maxsize=512)
+def properties_of(data: bytes) -> tuple[SharedHeaders, int | None]:
+    """Return a message's headers and how often it was delivered before (None: the broker does not count).
+
+    The reverse of :func:`encode_properties`; values of the table that are no text become text, nested ones
+    JSON. A property wins over an entry of the table with its name.
+
+    :raises ValueError: these are no properties.
+    """
+    try:
+        return _read_properties(data)
+    except (struct.error, IndexError, ValueError) as exc:
+        raise ValueError(f"the properties of a message are malformed: {exc}") from None
+
+
+def _read_properties(data: bytes) -> tuple[SharedHeaders, int | None]:
+    (flags,) = struct.unpack_from(">H", data)
+    position = 2
+    headers: dict[str, str] = {}
+    count = None
+    for bit, name, kind in _PROPERTIES:
+        if not flags & (1 << bit):
+            continue
+        if kind == _TABLE:
+            table, count, position = read_table(data, position)
+            headers = {**table, **headers}
+            continue
+        if kind == _SHORT:
+            stop = position + 1 + data[position]
+            if stop > len(data):
+                raise ValueError(f"{name} reaches beyond their end")
+            value = data[position + 1 : stop].decode("utf-8", "replace")
+            position = stop
+        elif kind == _OCTET:
+            value, position = str(data[position]), position + 1
+        else:
+            value, position = str(struct.unpack_from(">Q", data, position)[0]), position + 8
+        if name != _DELIVERY_MODE:
+            headers[name] = value
+    return SharedHeaders(headers), count
+
+
+def read_close(payload: bytes) -> tuple[int, str]:
+    """Return the code and the text of ``connection.close`` or ``channel.close`` (after the method's id)."""
+    (code,) = struct.unpack_from(">H", payload, 4)
+    return code, payload[7 : 7 + payload[6]].decode("utf-8", "replace")

@@ -1,0 +1,137 @@
+"""Connect to a STOMP 1.2 broker: TCP, TLS, CONNECT, and what goes wrong on the way in one sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+
+import msgspec
+
+from evbus._call import call
+from evbus.errors import DeliveryTimeout, Unavailable
+from evbus.redact import one_line, secrets_of
+
+from . import _stomp_library
+from ._stomp_frame import Frame, escape
+from ._stomp_profile import Address, Profile
+from ._stomp_session import Broker, StompSession, error_text
+from ._supervisor import Connection
+from ._tls import client_context, tls_reason
+
+__all__ = ["StompConnection", "connection"]
+
+StompConnection = Connection[StompSession]
+
+NO_TLS = "it may speak no TLS on this port: leave out tls, or name its TLS port"
+
+
+def connection(profile: Profile, name: str, provider: str = "stomp") -> StompConnection:
+    """Return the connection of a profile, not yet open.
+
+    :raises ProfileError: a file of ``tls`` is not usable.
+    """
+    address = profile.address()
+    context = client_context(address.tls) if address.tls is not None else None
+
+    async def dial(attempt: int) -> StompSession:
+        return await _dial(profile, address, address.hosts[attempt % len(address.hosts)], context)
+
+    return Connection(
+        f"{provider} profile {name!r}",
+        dial,
+        pause=(profile.reconnect.min, profile.reconnect.max),
+        wait=profile.first_connect == "wait",
+        attempts=len(address.hosts),
+        secrets=secrets_of(msgspec.to_builtins(profile)),
+    )
+
+
+async def _dial(
+    profile: Profile, address: Address, host: tuple[str, int], context: ssl.SSLContext | None
+) -> StompSession:
+    session = StompSession()
+    where = f"{host[0]}:{host[1]}"
+    try:
+        await call(_connect(session, address, host, context), profile.connect_timeout)
+        frame = await call(_login(session, profile, address, host), profile.connect_timeout)
+    except BaseException as exc:
+        session.abort()
+        if not isinstance(exc, Exception):
+            raise
+        raise Unavailable(_reason(exc, where, profile, secure=context is not None)) from exc
+    if frame.command == "ERROR":
+        session.abort()
+        raise Unavailable(_refusal(frame, where, address))
+    if frame.headers.get("version") != "1.2":
+        session.abort()
+        version = frame.headers.get("version", "1.0")
+        raise Unavailable(f"{where} speaks STOMP {one_line(version, 20)} only; evbus needs STOMP 1.2")
+    session.broker = Broker.of(frame.headers.get("server", ""))
+    session.beat(profile.heartbeat, frame.headers.get("heart-beat", ""))
+    return session
+
+
+async def _connect(
+    session: StompSession, address: Address, host: tuple[str, int], context: ssl.SSLContext | None
+) -> None:
+    server_name = (address.tls.server_name or host[0]) if address.tls is not None else None
+    transport, _ = await asyncio.get_running_loop().create_connection(
+        lambda: session, *host, ssl=context, server_hostname=server_name
+    )
+    raw = transport.get_extra_info("socket")
+    if raw is not None:
+        # Without heartbeats this is the only sign of life that is asked for.
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+async def _login(session: StompSession, profile: Profile, address: Address, host: tuple[str, int]) -> Frame:
+    session.library = _stomp_library.protocol(session.write, host, escape(address.vhost))
+    beat = int(profile.heartbeat * 1000)
+    headers = {"heart-beat": f"{beat},{beat}"}
+    if profile.client_id:
+        headers["client-id"] = escape(profile.client_id)
+    # The command is STOMP and not CONNECT, whose headers are not escaped ("Value Encoding"), so that a
+    # password may hold anything.
+    session.library.connect(escape(address.login) or None, escape(address.password) or None, headers=headers)
+    return await session.connected
+
+
+def _reason(problem: Exception, where: str, profile: Profile, *, secure: bool) -> str:
+    """Return why a connection attempt failed: the one table of it."""
+    tls = tls_reason(problem)
+    if tls:
+        return f"no secure connection to {where}: {tls}"
+    if isinstance(problem, DeliveryTimeout):
+        hint = f"; {NO_TLS}" if secure else "; it may speak TLS on this port (tls: true)"
+        return f"{where} did not answer within {profile.connect_timeout:g} s (connect_timeout){hint}"
+    if isinstance(problem, socket.gaierror):
+        return f"the host name of {where} cannot be resolved: {problem.strerror}"
+    if isinstance(problem, ConnectionRefusedError):
+        return f"{where} refused the connection: nothing listens there; check host and port"
+    text = str(problem)
+    if "it sent b" in text:
+        return f"{where} {_other(text)}"
+    if isinstance(problem, ConnectionError):
+        hint = NO_TLS if secure else "it may speak TLS on this port (tls: true), or no STOMP"
+        return f"{where} closed the connection before the login was answered; {hint}"
+    return (
+        f"cannot connect to {where}: {getattr(problem, 'strerror', None) or text or type(problem).__name__}"
+    )
+
+
+def _other(text: str) -> str:
+    """Return what the other side speaks, by its first bytes."""
+    if "\\\\x15\\\\x03" in text or "\\x15\\x03" in text:
+        return "speaks TLS on this port; set tls: true, or name its plain port"
+    for name in ("AMQP", "HTTP"):
+        if f"b'{name}" in text:
+            return f"speaks {name} on this port; the usual ports of STOMP are 61613 and, with TLS, 61614"
+    return f"does not speak STOMP on this port: {text.rpartition('it sent ')[2]}"
+
+
+def _refusal(frame: Frame, where: str, address: Address) -> str:
+    said = error_text(frame)
+    if "irtual host" in said:
+        return f"{where} refused the vhost {address.vhost!r}: {said}; the first vhost of a broker is '/'"
+    return f"{where} refused the login as {address.login!r} on the vhost {address.vhost!r}: {said}"

@@ -1,0 +1,219 @@
+"""What a profile of STOMP says: the same keys for sending and receiving."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import msgspec
+
+from ._pause import Pause
+from ._stomp_frame import unfit
+from ._tls import Tls
+
+__all__ = ["KEY", "ROUTING_KEY", "Address", "Profile"]
+
+PORT, TLS_PORT = 61613, 61614
+#: Stands in the template of a destination for the routing key.
+KEY = "{routing_key}"
+#: The header that brings the routing key along where the destination does not tell it.
+ROUTING_KEY = "evbus-routing-key"
+#: What evbus writes into every frame that it sends, and so no header of a profile may.
+OURS = frozenset({"destination", "receipt", "content-length", "transaction", "id", "ack", "subscription"})
+
+
+class Address(NamedTuple):
+    """Where and as whom to connect. ``hosts`` are tried in turn, all of them with ``tls``."""
+
+    hosts: tuple[tuple[str, int], ...]
+    login: str
+    password: str
+    vhost: str
+    tls: Tls | None
+
+    def __repr__(self) -> str:
+        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
+        return f"<Address {'stomp+ssl' if self.tls else 'stomp'}://{hosts} vhost {self.vhost!r}>"
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A profile of STOMP 1.2.
+
+    Connection:
+
+    :ivar url: ``stomp://login:password@host:port/vhost``, or ``stomp+ssl://`` for TLS; the ports are 61613
+        and 61614 if none is given. Percent-encode what is no plain character; the vhost ``/`` is written as
+        nothing or ``%2F``.
+    :ivar hosts: ``host`` or ``host:port`` of several brokers, tried in turn; instead of the url's host.
+    :ivar login: the user; default: the url's, else none.
+    :ivar password: default: the url's, else none.
+    :ivar vhost: default: the url's, else ``/``. RabbitMQ needs it; ActiveMQ has none and ignores it.
+    :ivar tls: true, or the keys of :class:`evbus.connection._tls.Tls`; ``stomp+ssl`` means true. It is used
+        for every one of ``hosts``.
+    :ivar heartbeat: seconds; a broker from which nothing comes for twice as long is given up; 0: never.
+    :ivar connect_timeout: seconds until an attempt to connect to one host is given up.
+    :ivar first_connect: ``fail`` refuses to start when the first attempt fails; ``wait`` goes on trying.
+    :ivar reconnect: see :class:`evbus.connection._pause.Pause`.
+    :ivar client_id: who this is, for durable subscriptions of ActiveMQ; only one connection may have it.
+
+    Sending:
+
+    :ivar destination: a template such as ``/topic/orders.{routing_key}``. ``{routing_key}`` alone takes the
+        routing key as the whole destination.
+    :ivar routing_key: a template such as ``orders.{routing_key}``; default: the event's own.
+    :ivar persistent: the broker keeps events on disk.
+    :ivar expiry: seconds after which the broker drops an event that nobody took.
+    :ivar priority: 0 to 255 (RabbitMQ, for queues with ``x-max-priority``) or 0 to 9 (ActiveMQ).
+    :ivar headers: added to every event; they win over headers of the same name.
+    :ivar receipt_timeout: seconds without any receipt after which events in flight are tried again.
+    :ivar window: events that may be in flight, sent and without a receipt.
+
+    Receiving:
+
+    :ivar prefetch: deliveries that may be unsettled at once.
+    :ivar subscription: the group of consumers that name none: what makes a subscription to a topic durable.
+    :ivar durable: false makes every subscription to a topic a temporary one.
+
+    Both:
+
+    :ivar declare: headers by which RabbitMQ declares a queue, for sender and receiver alike, such as
+        ``x-queue-type: quorum``.
+    """
+
+    url: str | None = None
+    hosts: list[str] | str = []
+    login: str | None = None
+    password: str | None = None
+    vhost: str | None = None
+    tls: Tls | bool = False
+    heartbeat: float = 10.0
+    connect_timeout: float = 5.0
+    first_connect: Literal["fail", "wait"] = "fail"
+    reconnect: Pause = Pause()
+    client_id: str | None = None
+
+    destination: str = "/queue/" + KEY
+    routing_key: str | None = None
+    persistent: bool = True
+    expiry: float | None = None
+    priority: int | None = None
+    headers: dict[str, str] = {}
+    receipt_timeout: float = 30.0
+    window: int = 1000
+
+    prefetch: int = 1000
+    subscription: str | None = None
+    durable: bool = True
+
+    declare: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        # The url, the password and the headers may be secret.
+        return f"<stomp profile, {self.address()!r}, destination {self.destination!r}>"
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        self._check_destination()
+        for where, headers in (("headers", self.headers), ("declare", self.declare)):
+            for name, value in headers.items():
+                _check_header(where, name, value)
+        for key, text in (
+            ("login", self.login),
+            ("password", self.password),
+            ("vhost", self.vhost),
+            ("client_id", self.client_id),
+            ("subscription", self.subscription),
+        ):
+            if text is not None and unfit(text):
+                raise ValueError(f"{key} holds a NUL or a lone surrogate, which STOMP cannot carry")
+        self.address()
+
+    def _check_numbers(self) -> None:
+        if self.priority is not None and not 0 <= self.priority <= 255:
+            raise ValueError("priority is a number from 0 to 255 (ActiveMQ: 9)")
+        if self.expiry is not None and not 0 < self.expiry <= 4_294_967:
+            raise ValueError("expiry is a number of seconds above 0, at most 4294967")
+        if not 1 <= self.prefetch <= 65535:
+            raise ValueError("prefetch is a number from 1 to 65535")
+        if not 1 <= self.window <= 1_000_000:
+            raise ValueError("window is a number from 1 to 1000000")
+        for name in ("connect_timeout", "receipt_timeout"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is a number of seconds above 0")
+        if not 0 <= self.heartbeat <= 65535:
+            raise ValueError("heartbeat is a number of seconds from 0 to 65535")
+
+    def _check_destination(self) -> None:
+        text = self.destination
+        if text != KEY and not text.startswith("/"):
+            # RabbitMQ answers such a SEND with a receipt and throws it away.
+            raise ValueError(
+                f"destination {text!r} begins with no '/'; write '/queue/{text}', '/topic/...', or '{KEY}'"
+            )
+        if text.count(KEY) > 1 or "{" in text.replace(KEY, ""):
+            raise ValueError(f"destination {text!r} holds more than one {KEY}, or another pair of braces")
+        if unfit(text):
+            raise ValueError("destination holds a NUL or a lone surrogate, which STOMP cannot carry")
+
+    def address(self) -> Address:
+        """Return where and as whom to connect.
+
+        :raises ValueError: the url or a host is none; does not hold the password.
+        """
+        parts = _split(self.url)
+        tls = self.tls
+        if parts.scheme == "stomp+ssl" and tls is False:
+            tls = True
+        chosen = Tls() if tls is True else tls or None
+        port = TLS_PORT if chosen else PORT
+        listed = [self.hosts] if isinstance(self.hosts, str) else self.hosts
+        if listed:
+            hosts = tuple(_host(text, port) for text in listed)
+        elif parts.hostname:
+            hosts = ((parts.hostname, parts.port or port),)
+        else:
+            raise ValueError("neither url nor hosts is given; write url: stomp://login:password@host:61613/")
+        vhost = self.vhost
+        if vhost is None:
+            vhost = unquote(parts.path[1:]) or "/"
+        return Address(
+            hosts,
+            self.login if self.login is not None else unquote(parts.username or ""),
+            self.password if self.password is not None else unquote(parts.password or ""),
+            vhost,
+            chosen,
+        )
+
+
+def _split(url: str | None) -> SplitResult:
+    try:
+        parts = urlsplit((url or "stomp:").strip())
+        _ = parts.port  # a property that raises
+    except ValueError:
+        raise ValueError("url has no valid host and port; percent-encode @, / and : in a password") from None
+    if parts.scheme not in ("stomp", "stomp+ssl"):
+        raise ValueError(f"url begins with {parts.scheme or 'no scheme'!r}; write stomp:// or stomp+ssl://")
+    if parts.query or parts.fragment:
+        raise ValueError("url holds a '?' or '#'; percent-encode them in a password; options are keys")
+    return parts
+
+
+def _host(text: str, port: int) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{text.strip()}")
+        found = parts.hostname, parts.port or port
+    except ValueError:
+        found = None, 0
+    if not found[0] or "@" in text or parts.path:
+        raise ValueError("hosts holds an entry that is no 'host' or 'host:port'")
+    return found[0], found[1]
+
+
+def _check_header(where: str, name: str, value: str) -> None:
+    if name.lower() in OURS:
+        raise ValueError(f"the header {name!r} is set by evbus and cannot be given in {where}")
+    if where == "declare" and any(char in name for char in ":\r\n\\"):
+        raise ValueError(f"declare holds {name[:100]!r}, which is no name of a header")
+    if not name or unfit(name) or unfit(value):
+        raise ValueError(f"{where} holds {name[:100]!r}, empty or with a NUL, which STOMP cannot carry")

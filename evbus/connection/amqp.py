@@ -1,0 +1,25 @@
+"""Connections to AMQP 0-9-1 brokers such as RabbitMQ.
+
+The keys of a profile are documented at :class:`evbus.connection._amqp_profile.Profile`.
+"""
+
+__func_alias__ = {"open_": "open", "close_": "close"}
+
+
+async def open_(hub, ctx):
+    """Return the connection of the profile, opened and shared by all who use the profile.
+
+    :raises ConnectFailed: the first attempt failed, and the profile does not say ``first_connect: wait``.
+    :raises ProfileError: a file of ``tls`` is not usable.
+    """
+    # Here, as importing the client library takes a tenth of a second that others need not wait for.
+    from evbus.connection import _amqp
+
+    return await hub.connection.init.share(
+        "amqp", ctx, lambda: _amqp.connection(ctx.profile, ctx.name, ctx.provider)
+    )
+
+
+async def close_(hub, connection):
+    """Give up the use of a connection; the last one that does closes it."""
+    await hub.connection.init.release(connection)

@@ -1,0 +1,24 @@
+"""Connections to STOMP 1.2 brokers such as RabbitMQ with its plugin and ActiveMQ.
+
+The keys of a profile are documented at :class:`evbus.connection._stomp_profile.Profile`.
+"""
+
+from evbus.connection import _stomp
+
+__func_alias__ = {"open_": "open", "close_": "close"}
+
+
+async def open_(hub, ctx):
+    """Return the connection of the profile, opened and shared by all who use the profile.
+
+    :raises ConnectFailed: the first attempt failed, and the profile does not say ``first_connect: wait``.
+    :raises ProfileError: a file of ``tls`` is not usable.
+    """
+    return await hub.connection.init.share(
+        "stomp", ctx, lambda: _stomp.connection(ctx.profile, ctx.name, ctx.provider)
+    )
+
+
+async def close_(hub, connection):
+    """Give up the use of a connection; the last one that does closes it."""
+    await hub.connection.init.release(connection)

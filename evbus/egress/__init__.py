@@ -1,0 +1,1 @@
+"""hub.egress: out of message systems."""

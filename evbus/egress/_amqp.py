@@ -1,0 +1,220 @@
+"""Consume from queues, restored after whatever happens to the connection or the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncGenerator
+from typing import Any, NamedTuple, cast
+
+import aiormq.abc
+import msgspec
+from aiormq.exceptions import ChannelPreconditionFailed
+from pamqp.commands import Basic
+
+from evbus._backoff import backoff
+from evbus.connection._amqp import AmqpSession
+from evbus.connection._amqp_profile import Profile, Queue
+from evbus.connection._amqp_topology import bind_keys, declare_exchange, declare_queue
+from evbus.connection._supervisor import Connection
+from evbus.errors import ConnectFailed, ProfileError, Unavailable
+from evbus.redact import one_line
+from evbus.types import Delivery, Subscription
+
+from ._amqp_intake import Intake
+
+__all__ = ["Consumer", "Source", "source_of"]
+
+log = logging.getLogger("evbus.egress.amqp")
+
+
+class Source(NamedTuple):
+    """The queue that a subscription consumes from.
+
+    :ivar bind: the keys by which it is bound to the profile's exchange.
+    :ivar passive: it is taken as it is when it is there.
+    :ivar exclusive: for this process alone, and gone with it.
+    """
+
+    queue: Queue
+    bind: list[str]
+    passive: bool = False
+    exclusive: bool = False
+
+
+class _Subscribed(NamedTuple):
+    """A consumer's channel on the connection that there is at present."""
+
+    session: AmqpSession
+    intake: Intake
+    link: aiormq.abc.AbstractChannel
+
+
+def source_of(profile: Profile, subscription: Subscription) -> Source:
+    """Return the queue of a subscription.
+
+    Without a name it is the profile's own queue. With one it is ``<name>``, or ``<name>::<group>``, bound to
+    the profile's exchange by the name; other settings are those of the profile's ``queue``. A copy for this
+    process has a name of its own.
+
+    :raises ProfileError: the profile has no queue, or its exchange cannot feed several.
+    """
+    base = profile.queue_settings() or Queue()
+    exchange = profile.exchange_name()
+    name, group = subscription.name, subscription.group
+    if (group or subscription.per_process) and not exchange:
+        raise ProfileError(
+            "copies for groups or processes need an exchange that feeds several queues, and the default one "
+            "feeds the queue of the routing key alone: name one, such as "
+            "'exchange: {name: events, type: topic}'",
+            path="exchange",
+        )
+    if not name and not base.name and not subscription.per_process:
+        raise ProfileError(
+            "nothing says what to consume: name a queue, such as 'queue: orders'", path="queue"
+        )
+    key = name or base.name
+    bind = [_filled(profile.routing_key, key)] if name else bind_keys(profile, base)
+    if subscription.per_process:
+        unique = "::".join(part for part in (key, group, secrets.token_hex(8)) if part)
+        return Source(msgspec.structs.replace(base, name=unique, type="classic"), bind, exclusive=True)
+    if not name and not group:
+        return Source(base, bind, passive=isinstance(profile.queue, str))
+    full = f"{key}::{group}" if group else key
+    if subscription.durable:
+        return Source(msgspec.structs.replace(base, name=full), bind)
+    queue = msgspec.structs.replace(base, name=full, type="classic", durable=False, auto_delete=True)
+    return Source(queue, bind)
+
+
+def _filled(template: str | None, name: str) -> str:
+    return name if template is None else template.format(routing_key=name, profile="*")
+
+
+class Consumer:
+    """One subscription, for as long as somebody iterates over :meth:`deliveries`."""
+
+    def __init__(
+        self, connection: Connection[AmqpSession], profile: Profile, name: str, subscription: Subscription
+    ) -> None:
+        self.connection = connection
+        self._profile = profile
+        self._profile_name = name
+        self._source = source_of(profile, subscription)
+        self._prefetch = subscription.prefetch or profile.prefetch
+        self._next: int | None = None
+        # A queue that was named only may be a stream or not; its messages tell, unless they are strange.
+        self._resumes = True
+        self._started = False
+        self._failures = 0
+
+    def __repr__(self) -> str:
+        return f"<Consumer {self.connection.name} {self._source.queue.name!r}>"
+
+    async def deliveries(self) -> AsyncGenerator[Delivery, None]:
+        """Yield deliveries, at most ``prefetch`` of them unsettled, until closed.
+
+        :raises ConnectFailed: the queue cannot be consumed from at first, and the profile does not say
+            ``first_connect: wait``.
+        """
+        while True:
+            session, intake, link = await self._subscribed()
+            try:
+                while not intake.ended:
+                    while intake.waiting:
+                        yield intake.waiting.popleft()
+                    await intake.arrival()
+            finally:
+                await self._leave(session, intake, link)
+            log.warning(
+                "%s: consuming from %r is interrupted: %s", self.connection.name, self._name, intake.ended
+            )
+
+    @property
+    def _name(self) -> str:
+        return self._source.queue.name
+
+    async def _subscribed(self) -> _Subscribed:
+        while True:
+            session = self.connection.session
+            if session is None:
+                await self.connection.changed()
+                continue
+            try:
+                found = await self._subscribe(session)
+            except Unavailable as exc:
+                if not self._started and self._profile.first_connect == "fail":
+                    raise ConnectFailed(f"{self.connection.name}: {exc}") from exc
+                await self._pause(exc)
+            else:
+                if self._failures:
+                    log.info("%s: consuming from %r again", self.connection.name, self._name)
+                self._started, self._failures = True, 0
+                return found
+
+    async def _pause(self, problem: Exception) -> None:
+        self._failures += 1
+        if self._failures == 1:
+            log.warning(
+                "%s: consuming from %r fails and is tried again: %s",
+                self.connection.name,
+                self._name,
+                problem,
+            )
+        pause = self._profile.reconnect
+        await asyncio.sleep(backoff(self._failures, pause.min, pause.max))
+
+    async def _subscribe(self, session: AmqpSession) -> _Subscribed:
+        source = self._source
+        await declare_exchange(session, self._profile)
+        await declare_queue(
+            session,
+            self._profile,
+            source.queue,
+            bind=source.bind,
+            passive=source.passive,
+            exclusive=source.exclusive,
+        )
+        link = await session.channel()
+        intake = Intake(link.number, session.wire.write, self._profile_name)
+        session.wire.attach(link.number, intake)
+        try:
+            await session.rpc(link.basic_qos(prefetch_count=self._prefetch))
+            await session.rpc(
+                cast("aiormq.Channel", link).rpc(
+                    Basic.Consume(
+                        queue=self._name, exclusive=self._profile.exclusive, arguments=self._arguments()
+                    )
+                )
+            )
+        except BaseException as exc:
+            await self._leave(session, intake, link)
+            if isinstance(exc, ChannelPreconditionFailed) and self._source.queue.type != "stream":
+                self._next, self._resumes = None, False
+            if isinstance(exc, Unavailable) or not isinstance(exc, Exception):
+                raise
+            raise Unavailable(f"cannot consume from {self._name!r}: {one_line(exc)}") from exc
+        return _Subscribed(session, intake, link)
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
+        if self._profile.consumer_priority is not None:
+            arguments["x-priority"] = self._profile.consumer_priority
+        if self._next is not None:
+            arguments["x-stream-offset"] = self._next
+        elif self._source.queue.type == "stream":
+            arguments["x-stream-offset"] = self._profile.offset
+        return arguments
+
+    async def _leave(self, session: AmqpSession, intake: Intake, link: aiormq.abc.AbstractChannel) -> None:
+        """Give the channel back; what is unsettled goes to another consumer."""
+        intake.flush()
+        if self._resumes and intake.next_offset is not None:
+            self._next = intake.next_offset
+        intake.end("it was closed")
+        if not session.lost.done() and not link.is_closed:
+            with contextlib.suppress(Exception):
+                await session.rpc(link.close())
+        session.wire.detach(link.number, intake)

@@ -1,0 +1,198 @@
+"""The deliveries of one channel: taken in, handed out, settled."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+
+from evbus.connection import _amqp_frames as frames
+from evbus.redact import one_line
+from evbus.types import Delivery, Envelope, SharedHeaders
+
+__all__ = ["Intake"]
+
+log = logging.getLogger("evbus.egress.amqp")
+
+_DELIVER = struct.Struct(">QB")
+_SIZE = struct.Struct(">Q")
+#: Bytes before the properties of a content header: class, weight, size (section 4.2.6.1).
+_PROPERTIES = 12
+_OFFSET = "x-stream-offset"
+
+
+class Intake:
+    """A consumer's deliveries on one channel; a :class:`evbus.connection._amqp_wire.Sink`.
+
+    :param channel: the number of the channel.
+    :param write: writes frames.
+    :param profile: the name of the profile, for the envelopes.
+    :ivar waiting: deliveries that nobody has taken yet.
+    :ivar ended: why there will be no more, ``""`` while there may be.
+    """
+
+    def __init__(self, channel: int, write: Callable[[bytes], None], profile: str) -> None:
+        self.waiting: deque[Delivery] = deque()
+        self.ended = ""
+        self._after: int | None = None
+        self._warned = False
+        self._channel = channel
+        self._write = write
+        self._profile = profile
+        self._loop = asyncio.get_running_loop()
+        self._arrival: asyncio.Future[None] | None = None
+        # What the broker waits for, in its order: delivery tag to stream offset.
+        self._unsettled: dict[int, int | None] = {}
+        self._acked: set[int] = set()
+        self._refused: list[tuple[int, bool]] = []
+        self._flushing = False
+        self._tag = 0
+        self._redelivered = False
+        self._routing_key = ""
+        self._missing = 0
+        self._properties = b""
+        self._parts: list[bytes] = []
+
+    def __repr__(self) -> str:
+        return f"<Intake waiting={len(self.waiting)} unsettled={len(self._unsettled)} ended={self.ended!r}>"
+
+    @property
+    def next_offset(self) -> int | None:
+        """The offset of a stream's first message that is not settled, None when nothing came of a stream."""
+        first = next(iter(self._unsettled.values()), None)
+        return self._after if first is None else first
+
+    async def arrival(self) -> None:
+        """Return when a delivery is waiting, or there will be none any more."""
+        if not self.waiting and not self.ended:
+            self._arrival = self._loop.create_future()
+            await self._arrival
+
+    def _wake(self) -> None:
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None and not arrival.done():
+            arrival.set_result(None)
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone; what is unsettled comes again."""
+        self.end(f"the connection was lost: {reason}")
+
+    def end(self, reason: str) -> None:
+        """Take no more; what nobody has taken yet comes again."""
+        self.ended = self.ended or reason
+        self.waiting.clear()
+        self._wake()
+
+    # Reading
+
+    def frame(self, kind: int, method: int, payload: bytes) -> bool:
+        """Take a part of a delivery; everything else is aiormq's."""
+        if kind == 3:
+            self._missing -= len(payload)
+            if self._parts or self._missing:
+                self._parts.append(payload)
+                if not self._missing:
+                    self._arrived(b"".join(self._parts))
+            else:
+                self._arrived(payload)
+        elif kind == 2:
+            (self._missing,) = _SIZE.unpack_from(payload, 4)
+            self._properties = payload[_PROPERTIES:]
+            self._parts = []
+            if not self._missing:
+                self._arrived(b"")
+        elif method == frames.DELIVER:
+            self._begin(payload)
+        else:
+            self._look(method, payload)
+            return False
+        return True
+
+    def _begin(self, payload: bytes) -> None:
+        position = 5 + payload[4]  # the consumer tag: there is one consumer on the channel
+        self._tag, self._redelivered = _DELIVER.unpack_from(payload, position)
+        position += 9
+        position += 1 + payload[position]  # the exchange
+        self._routing_key = payload[position + 1 : position + 1 + payload[position]].decode(
+            "utf-8", "replace"
+        )
+
+    def _arrived(self, body: bytes) -> None:
+        headers, count = self._headers()
+        envelope = Envelope(self._profile, self._routing_key, body, headers, time.monotonic())
+        tag = self._tag
+        self._unsettled[tag] = _offset(headers[_OFFSET]) if _OFFSET in headers else None
+        self.waiting.append(
+            Delivery(envelope, self._settle, tag, redelivered=bool(self._redelivered), delivery_count=count)
+        )
+        if self._arrival is not None:
+            self._wake()
+
+    def _headers(self) -> tuple[SharedHeaders, int | None]:
+        try:
+            return frames.properties_of(self._properties)
+        # Raised here it would end the connection, and the message would come again over the next one.
+        except Exception as exc:
+            if not self._warned:
+                log.warning("%s: a message is taken without its headers: %s", self._profile, one_line(exc))
+            self._warned = True
+            return SharedHeaders(), None
+
+    def _look(self, method: int, payload: bytes) -> None:
+        if method == frames.CANCEL:
+            self.end("the broker cancelled the consumer: its queue was deleted, or moved")
+        elif method == frames.CHANNEL_CLOSE:
+            code, text = frames.read_close(payload)
+            self.end(f"the broker closed the channel: {text} ({code})")
+
+    # Settling
+
+    def _settle(self, tag: int, accepted: bool, requeue: bool) -> None:
+        # On a channel that is gone the broker has put it back into its queue.
+        if self.ended:
+            return
+        if accepted:
+            self._acked.add(tag)
+        else:
+            self._refused.append((tag, requeue))
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Tell the broker what was settled: one acknowledgement for all that come first in its order."""
+        self._flushing = False
+        if self.ended:
+            return
+        unsettled, acked = self._unsettled, self._acked
+        parts = []
+        for tag, requeue in self._refused:
+            self._forget(tag)
+            parts.append(frames.nack_frame(self._channel, tag, requeue=requeue))
+        self._refused = []
+        first = list(itertools.takewhile(acked.__contains__, unsettled))
+        if first:
+            parts.append(frames.ack_frame(self._channel, first[-1], multiple=len(first) > 1))
+            acked.difference_update(first)
+            for tag in first[:-1]:
+                del unsettled[tag]
+            self._forget(first[-1])
+        for tag in sorted(acked):
+            self._forget(tag)
+            parts.append(frames.ack_frame(self._channel, tag, multiple=False))
+        acked.clear()
+        self._write(b"".join(parts))
+
+    def _forget(self, tag: int) -> None:
+        offset = self._unsettled.pop(tag, None)
+        if offset is not None:
+            self._after = max(self._after or 0, offset + 1)
+
+
+def _offset(text: str) -> int | None:
+    """Return a stream's offset; other people's messages may have anything in a header of that name."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None

@@ -1,0 +1,290 @@
+"""Consume queues and topics by STOMP: what to subscribe to, and deliveries of it for ever.
+
+Sections named here are those of the STOMP specification 1.2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator
+from functools import partial
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from evbus._backoff import backoff
+from evbus.connection._stomp import StompConnection
+from evbus.connection._stomp_frame import Frame, unfit
+from evbus.connection._stomp_profile import KEY, ROUTING_KEY, Profile
+from evbus.connection._stomp_session import Broker, StompSession, fill
+from evbus.connection._supervisor import State
+from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
+from evbus.types import Delivery, Envelope, Subscription
+
+__all__ = ["Consumer", "Plan", "plan", "routing_key"]
+
+log = logging.getLogger("evbus.egress.stomp")
+
+_TOPICS = ("/topic/", "/exchange/")
+_VIRTUAL = "/topic/VirtualTopic."
+
+# What a broker says about a MESSAGE, and not what its sender said. RabbitMQ brings "receipt" along from SEND.
+_NOT_THE_SENDERS = frozenset(
+    {
+        "ack",
+        "content-length",
+        "destination",
+        "expiration",
+        "expires",
+        "message-id",
+        "original-destination",
+        "persistent",
+        "priority",
+        "receipt",
+        "redelivered",
+        "subscription",
+        "timestamp",
+        "x-delivery-count",
+        ROUTING_KEY,
+    }
+)
+
+
+class Plan(NamedTuple):
+    """What to subscribe to, and with which headers."""
+
+    destination: str
+    headers: dict[str, str]
+
+
+def plan(profile: Profile, wanted: Subscription, broker: Broker) -> Plan:
+    """Return how a broker is asked for what a subscription wants.
+
+    :raises ProfileError: the profile leads to no destination, or the destination cannot give it.
+    """
+    destination = _destination(profile, wanted.name, broker)
+    prefetch = str(wanted.prefetch or profile.prefetch)
+    headers: dict[str, str] = {}
+    if broker is not Broker.ACTIVEMQ:
+        headers.update(profile.declare)
+        headers["prefetch-count"] = prefetch
+    if broker is not Broker.RABBITMQ:
+        headers["activemq.prefetchSize"] = prefetch
+    if not destination.startswith(_TOPICS):
+        if wanted.per_process:
+            raise ProfileError(
+                f"{destination} gives each event to one consumer; a copy for every process needs a topic",
+                path="destination",
+            )
+        return Plan(destination, headers)
+    if wanted.per_process:
+        return Plan(destination, headers)
+    group = wanted.group or profile.subscription or ""
+    durable = wanted.durable and profile.durable
+    if durable and not group:
+        raise ProfileError(
+            f"a durable subscription to {destination} needs a name: give the consumer a group, or the "
+            "profile the key subscription; or write durable: false",
+            path="subscription",
+        )
+    if not group:
+        return Plan(destination, headers)
+    if broker is Broker.ACTIVEMQ:
+        return _on_activemq(profile, destination, group, headers)
+    return _on_rabbitmq(destination, group, headers, durable=durable)
+
+
+def _destination(profile: Profile, name: str, broker: Broker) -> str:
+    template = profile.destination
+    if unfit(name):
+        raise ProfileError("the name to subscribe to holds a NUL or a lone surrogate")
+    if KEY not in template:
+        return template
+    key = name or profile.routing_key or ""
+    if not key or "{" in key:
+        raise ProfileError(
+            f"destination {template!r} does not say what to consume; write it without {KEY}",
+            path="destination",
+        )
+    if template == KEY:
+        if not key.startswith("/"):
+            raise ProfileError(f"{key!r} is no destination: it begins with no '/'", path="destination")
+        return key
+    return fill(template, key, broker=broker)
+
+
+def _on_rabbitmq(destination: str, group: str, headers: dict[str, str], *, durable: bool) -> Plan:
+    # The queue behind the subscription gets a name, so that the consumers of a group find the same one.
+    topic = unquote(destination.split("/", 2)[2]).replace("/", ".")
+    headers["x-queue-name"] = f"{topic}.{group}"
+    headers["durable"] = "true" if durable else "false"
+    headers["auto-delete"] = "false" if durable else "true"
+    return Plan(destination, headers)
+
+
+def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[str, str]) -> Plan:
+    if destination.startswith(_VIRTUAL):
+        return Plan(f"/queue/Consumer.{group}.{destination[len('/topic/') :]}", headers)
+    if not profile.client_id:
+        raise ProfileError(
+            f"ActiveMQ keeps a subscription to {destination} for a client_id only, and for one consumer; "
+            f"groups need a destination that begins with {_VIRTUAL}",
+            path="client_id",
+        )
+    headers["activemq.subscriptionName"] = group
+    return Plan(destination, headers)
+
+
+def routing_key(profile: Profile, headers: dict[str, str], broker: Broker) -> str:
+    """Return the routing key that the event of a MESSAGE was sent with."""
+    known = headers.get(ROUTING_KEY)
+    if known is not None:
+        return known
+    destination = headers.get("original-destination") or headers.get("destination", "")
+    if profile.destination == KEY:
+        return destination
+    before, _, after = profile.destination.partition(KEY)
+    if destination.startswith(before) and destination.endswith(after) and KEY in profile.destination:
+        found = destination[len(before) : len(destination) - len(after)]
+    else:
+        found = destination.split("/", 3 if destination.startswith("/exchange/") else 2)[-1]
+    return unquote(found) if broker is Broker.RABBITMQ else found
+
+
+class Consumer:
+    """One subscription, restored whenever its connection is.
+
+    :param name: the name of the profile, which the envelopes carry.
+    """
+
+    def __init__(
+        self, connection: StompConnection, profile: Profile, name: str, subscription: Subscription
+    ) -> None:
+        self._connection = connection
+        self._profile = profile
+        self._name = name
+        self._wanted = subscription
+        self._messages: deque[Frame] = deque()
+        self._unsettled: dict[str, Frame] = {}
+        self._arrived: asyncio.Future[None] | None = None
+        self._subscribed = False
+
+    async def deliveries(self) -> AsyncGenerator[Delivery, None]:
+        """Yield deliveries until closed.
+
+        :raises ConnectFailed: the broker refuses the subscription, the first time that it is asked for.
+        :raises ProfileError: see :func:`plan`.
+        """
+        failures = 0
+        while True:
+            session = await self._session()
+            if session is None:
+                return
+            name = f"evbus-{session.next_number}"
+            try:
+                refusal = await self._subscribe(session, name)
+                while refusal is None and await self._next(session):
+                    failures = 0
+                    yield self._delivery(session, self._messages.popleft())
+            finally:
+                self._messages.clear()
+                self._unsettled.clear()
+                await session.unsubscribe(name)
+            if refusal is not None:
+                failures += 1
+                self._refused(refusal, failures)
+                await asyncio.sleep(backoff(failures, *self._pause()))
+
+    def _pause(self) -> tuple[float, float]:
+        return self._profile.reconnect.min, self._profile.reconnect.max
+
+    async def _session(self) -> StompSession | None:
+        """Return the session when there is one, None when the connection was closed."""
+        connection = self._connection
+        while connection.session is None or connection.session.lost.done():
+            if connection.state is State.CLOSED:
+                return None
+            await connection.changed()
+        return connection.session
+
+    async def _subscribe(self, session: StompSession, name: str) -> DeliveryError | None:
+        try:
+            found = plan(self._profile, self._wanted, session.broker)
+        except ProfileError as exc:
+            raise ProfileError(f"{self._connection.name}: {exc.reason}", path=exc.path) from None
+        answer = session.subscribe(name, found.destination, found.headers, self._take)
+        done, _ = await asyncio.wait({answer}, timeout=self._profile.receipt_timeout)
+        refusal = answer.result() if done else Unavailable("the broker does not answer")
+        if refusal is None:
+            self._subscribed = True
+            return None
+        if not done:
+            session.fail("the broker did not answer a SUBSCRIBE")
+        problem = f"{self._connection.name}: cannot consume {found.destination}: {refusal}"
+        if isinstance(refusal, Unavailable) and "access_refused" not in problem:
+            return Unavailable(problem)
+        return DeliveryError(problem)
+
+    def _refused(self, refusal: DeliveryError, failures: int) -> None:
+        reason = self._connection.clean(refusal)
+        if not self._subscribed and not isinstance(refusal, Unavailable):
+            raise ConnectFailed(reason)
+        if failures == 1:
+            log.warning("%s; tries again for ever", reason)
+
+    def _take(self, frame: Frame) -> None:
+        self._messages.append(frame)
+        self._wake()
+
+    def _wake(self, _lost: object = None) -> None:
+        arrived, self._arrived = self._arrived, None
+        if arrived is not None and not arrived.done():
+            arrived.set_result(None)
+
+    async def _next(self, session: StompSession) -> bool:
+        """Return whether there is a message, once there is one; False when the session is lost."""
+        while not session.lost.done():
+            if self._messages:
+                return True
+            self._arrived = asyncio.get_running_loop().create_future()
+            session.lost.add_done_callback(self._wake)
+            try:
+                await self._arrived
+            finally:
+                session.lost.remove_done_callback(self._wake)
+        return False
+
+    def _delivery(self, session: StompSession, frame: Frame) -> Delivery:
+        headers = frame.headers
+        tag = headers.get("ack") or headers.get("message-id", "")
+        again = tag in self._unsettled
+        if session.broker is not Broker.RABBITMQ:
+            self._unsettled[tag] = frame
+        count = headers.get("x-delivery-count", "")
+        kept = {name: value for name, value in headers.items() if name not in _NOT_THE_SENDERS}
+        return Delivery(
+            Envelope(self._name, routing_key(self._profile, headers, session.broker), frame.body, kept),
+            partial(self._settle, session),
+            tag,
+            redelivered=again or headers.get("redelivered") == "true",
+            delivery_count=int(count) if count.isdecimal() else None,
+        )
+
+    def _settle(self, session: StompSession, tag: str, accepted: bool, requeue: bool) -> None:
+        """Tell the broker ("ACK", "NACK"); a session that is lost needs to be told nothing."""
+        if session.lost.done():
+            return
+        if session.broker is Broker.RABBITMQ:
+            headers = "" if accepted else f"requeue:{'true' if requeue else 'false'}\n"
+            session.settle(tag, headers, accepted=accepted)
+            return
+        if requeue:
+            # Their NACK means a dead letter. So it stays unacknowledged with this consumer, who gets it again
+            # after those that it has; it is the broker's to give to others when the connection ends.
+            frame = self._unsettled.get(tag)
+            if frame is not None:
+                self._take(frame)
+            return
+        self._unsettled.pop(tag, None)
+        session.settle(tag, accepted=accepted)

@@ -1,0 +1,1 @@
+"""Where the plugins that consume live; see ``contracts/init.py``."""

@@ -1,0 +1,31 @@
+"""Events from queues and topics of a STOMP 1.2 broker: RabbitMQ with its plugin, ActiveMQ.
+
+The keys of a profile are documented at :class:`evbus.connection._stomp_profile.Profile`.
+"""
+
+from contextlib import aclosing
+
+from evbus.connection._stomp_profile import Profile
+from evbus.egress import _stomp
+
+
+def __init__(hub):
+    hub.egress.stomp.ACCT = ["stomp"]
+    hub.egress.stomp.PROFILE = Profile
+
+
+async def consume(hub, ctx, subscription):
+    """Yield deliveries of a queue or topic until closed; what is not settled then comes again.
+
+    :raises ConnectFailed: there is no connection (unless the profile says ``first_connect: wait``), or the
+        broker refuses the subscription.
+    :raises ProfileError: the destination cannot give what the subscription wants.
+    """
+    connection = await hub.connection.stomp.open(ctx)
+    try:
+        consumer = _stomp.Consumer(connection, ctx.profile, ctx.name, subscription)
+        async with aclosing(consumer.deliveries()) as deliveries:
+            async for delivery in deliveries:
+                yield delivery
+    finally:
+        await hub.connection.stomp.close(connection)

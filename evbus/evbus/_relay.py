@@ -1,0 +1,134 @@
+"""Deliveries from outside on their way through the lanes: settled once every lane is done with them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from evbus.types import Delivery, Envelope
+
+__all__ = ["Tracker"]
+
+log = logging.getLogger("evbus.relay")
+
+
+class _Tracked:
+    """A delivery, the envelopes made of it, and the lanes (and lanes of dead letters) that still have one.
+
+    :ivar died: one of the lanes gave it up.
+    :ivar returned: one of them ended before it was done: it stays with its source.
+    """
+
+    __slots__ = ("delivery", "died", "envelopes", "left", "returned")
+
+    def __init__(self, delivery: Delivery, envelope: Envelope, left: int) -> None:
+        self.delivery = delivery
+        self.envelopes = [envelope]
+        self.left = left
+        self.died = False
+        self.returned = False
+
+
+class Tracker:
+    """What lanes have of deliveries that their source still keeps.
+
+    Nothing here is written down: a delivery that no lane settles before the bus ends stays with its source.
+
+    :param flush: writes the dead store to the disk; returns whether that succeeded.
+    :ivar relayed: deliveries that lanes have got.
+    """
+
+    def __init__(self, flush: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+        self.relayed = 0
+        self._flush = flush
+        # By the identity of an envelope, which the entry holds so that it stays its own.
+        self._tracked: dict[int, _Tracked] = {}
+        self._unsettled = 0
+        self._settling: set[asyncio.Task[None]] = set()
+        self._quiet: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Tracker unsettled={self._unsettled} relayed={self.relayed}>"
+
+    def track(self, delivery: Delivery, envelope: Envelope, lanes: int) -> None:
+        """Note that ``envelope`` is about to be offered to so many lanes."""
+        self._tracked[id(envelope)] = _Tracked(delivery, envelope, lanes)
+        self._unsettled += 1
+        self.relayed += 1
+
+    def follow(self, event: Envelope, letter: Envelope, lanes: int) -> None:
+        """Note that a dead event goes on as ``letter`` to so many lanes."""
+        found = self._tracked.get(id(event))
+        if found is not None and lanes:
+            found.left += lanes
+            found.envelopes.append(letter)
+            self._tracked[id(letter)] = found
+
+    def done(self, events: Iterable[Envelope]) -> None:
+        """Note that a lane delivered events, or dropped them by its policy."""
+        for event in events:
+            found = self._tracked.get(id(event))
+            if found is not None:
+                self._leave(found)
+
+    def died(self, events: Iterable[Envelope]) -> None:
+        """Note that a lane gave events up, and that they were recorded or sent on."""
+        for event in events:
+            found = self._tracked.get(id(event))
+            if found is not None:
+                found.died = True
+                self._leave(found)
+
+    def give_back(self, events: list[Envelope]) -> list[Envelope]:
+        """Leave those of ``events`` that their source has still to it; return the others."""
+        own = []
+        for event in events:
+            found = self._tracked.get(id(event))
+            if found is None:
+                own.append(event)
+            elif not found.returned:
+                # Still known: another lane may have it too, and is to give it back as well.
+                found.returned = True
+                self._settled()
+        return own
+
+    def _leave(self, tracked: _Tracked) -> None:
+        tracked.left -= 1
+        if tracked.left:
+            return
+        for envelope in tracked.envelopes:
+            del self._tracked[id(envelope)]
+        if not tracked.died:
+            tracked.delivery.ack()
+            self._settled()
+            return
+        task = asyncio.ensure_future(self._record(tracked))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def _record(self, tracked: _Tracked) -> None:
+        """Settle a dead event once its record is on the disk."""
+        if await self._flush():
+            tracked.delivery.ack()
+        else:
+            log.error("a dead event cannot be recorded, and stays with its source")
+        self._settled()
+
+    def _settled(self) -> None:
+        self._unsettled -= 1
+        if not self._unsettled:
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Wake :meth:`quiet`, whatever is left."""
+        quiet, self._quiet = self._quiet, None
+        if quiet is not None and not quiet.done():
+            quiet.set_result(None)
+
+    async def quiet(self, seconds: float) -> None:
+        """Return when everything is settled, or after ``seconds``, or when told to hurry."""
+        if self._unsettled:
+            self._quiet = self._quiet or asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._quiet}, timeout=seconds)

@@ -1,0 +1,92 @@
+"""Find the profile that is to be consumed from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from evbus.errors import ConfigError, ProfileError, nearest
+
+from ._profiles import Accepts, Profile, convert, providers
+
+__all__ = ["Source", "check", "find"]
+
+
+class Source(NamedTuple):
+    """A profile, and the egress plugin that consumes from it."""
+
+    plugin: str
+    provider: str
+    name: str
+    data: dict[str, Any]
+    settings: msgspec.Struct | None
+
+
+def find(
+    contexts: Mapping[str, Any], wanted: str, accepts: Sequence[Accepts], source: str = "contexts"
+) -> Source:
+    """Return the profile called ``wanted``: its name, or ``provider.name``.
+
+    :param accepts: what the egress plugins accept.
+    :raises ProfileError: there is none, there are several, or no plugin consumes from its provider.
+    """
+    known = {
+        f"{provider}.{name}": (provider, name, path, info)
+        for provider, name, path, info in providers(contexts, source=source)
+    }
+    found = [entry for full, entry in known.items() if wanted in (full, entry[1])]
+    if not found:
+        names = [name for _, name, _, _ in known.values()]
+        raise ProfileError(
+            f"there is no profile {wanted!r} to consume from{nearest(wanted, names)}", source=source
+        )
+    takers = [(accept, entry) for entry in found for accept in accepts if entry[0] in accept.providers]
+    if not takers:
+        able = ", ".join(sorted({provider for accept in accepts for provider in accept.providers}))
+        raise ProfileError(
+            f"nothing can be consumed from the provider {found[0][0]!r}; those that can: {able}",
+            source=source,
+            path=found[0][2],
+        )
+    if len(takers) > 1:
+        choices = " or ".join(f"{entry[0]}.{entry[1]}" for _, entry in takers)
+        raise ProfileError(f"several profiles are called {wanted!r}; say {choices}", source=source)
+    accept, (provider, name, path, info) = takers[0]
+    if info is not None and not isinstance(info, Mapping):
+        raise ProfileError(
+            f"a profile's data are a mapping, not {type(info).__name__}", source=source, path=path
+        )
+    data = {key: value for key, value in dict(info or {}).items() if key != "delivery"}
+    settings = convert(data, accept.schema, source, path) if accept.schema else None
+    return Source(accept.plugin, provider, name, data, settings)
+
+
+def check(
+    source: Source, profile: str, profiles: Sequence[Profile], find: Callable[[str, str], bool]
+) -> None:
+    """Refuse a bridge that leads nowhere, or back to where it begins.
+
+    :param find: ``find(name, pattern)`` of the matcher.
+    :raises ConfigError: says which profile to name instead.
+    """
+    targets = [one for one in profiles if find(profile, one.name)]
+    if not targets:
+        raise ConfigError(
+            f"no profile matches {profile!r}, so what is consumed from {source.name!r} would go nowhere; say "
+            "with --profile where it is to go"
+        )
+    own = [one for one in profiles if (one.provider, one.name) == (source.provider, source.name)]
+    for target in targets:
+        if target in own:
+            raise ConfigError(
+                f"what is consumed from {source.name!r} would go back to it, as {profile!r} matches it too; "
+                "say with --profile where it is to go"
+            )
+        letter = target.delivery.dead_letter
+        if own and letter is not None and find(letter, source.name):
+            raise ConfigError(
+                f"{target.path}.delivery.dead_letter: what is refused there would go back to "
+                f"{source.name!r}, from which it is consumed; name another profile"
+            )

@@ -1,0 +1,100 @@
+"""From one message system into others: consume, and hand every delivery to the lanes that match."""
+
+import logging
+import time
+
+from evbus import errors, redact, types
+from evbus.evbus import _bridge, _face, _plan, _sources
+
+log = logging.getLogger("evbus.bridge")
+
+
+def check(hub, contexts, source, profile="default", file="contexts"):
+    """Return the profile ``source``, if :func:`run` can consume from it and ``profile`` leads somewhere else.
+
+    :param file: what ``contexts`` are called in errors.
+    :raises ConfigError: says what to mend.
+    """
+    found = _sources.find(contexts, source, hub.evbus.init.sources(), file)
+    profiles, find = hub.evbus.init.check(contexts, file), hub.evbus.init.finder(contexts, file)
+    _sources.check(found, profile, profiles, find)
+    return found
+
+
+def consume(hub, contexts, source, subscription=None):
+    """Return an asynchronous generator of what comes in through the profile ``source``.
+
+    Each :class:`~evbus.types.Delivery` is to be settled once. Close the generator when no more is wanted
+    (``contextlib.aclosing``), and settle what it yielded before. The bus need not run.
+
+    :param contexts: profiles, in either shape.
+    :param source: the name of a profile, or ``provider.name`` when several providers have one of that name.
+    :param subscription: what is wanted (:class:`~evbus.types.Subscription`); default: the queue that the
+        profile names.
+    :raises ProfileError: there is no such profile, or it cannot be consumed from.
+    """
+    return _open(hub, _sources.find(contexts, source, hub.evbus.init.sources()), subscription)
+
+
+def _open(hub, found, subscription=None):
+    ctx = _plan.context_of(found.name, found.provider, found.data, found.settings)
+    # POP's wrapper of an asynchronous generator does not close what it wraps.
+    return _face.direct(hub.egress[found.plugin].consume)(ctx, subscription or types.Subscription())
+
+
+async def run(hub, contexts, source, profile="default", count=0, on_left=None):
+    """Consume from the profile ``source`` and deliver to those that match ``profile``, until cancelled.
+
+    A delivery is acknowledged when every lane has delivered it, or its dead letter is recorded. Cancelled, or
+    after ``count`` deliveries (0: no end), it takes nothing more, and waits for what is under way, at most
+    for the option ``drain_timeout``; what is not settled then stays with its source. Cancel it before the bus
+    is stopped.
+
+    :param contexts: the profiles that the bus was started with.
+    :param source: the name of a profile, or ``provider.name`` when several providers have one of that name.
+    :param on_left: a plain function that is called with the number of deliveries that stay with their source,
+        if there are any; they are logged as well.
+    :raises ConfigError: there is no such profile, or it cannot be consumed from; no profile matches
+        ``profile``, or ``source`` itself does.
+    :raises BusStopped: the bus does not run, or was stopped meanwhile.
+    :raises Unavailable: the source ended with an error; :class:`~evbus.errors.ConnectFailed` when it did at
+        first, and its profile does not say to wait.
+    """
+    found = hub.evbus.bridge.check(contexts, source, profile)
+    engine = hub.evbus.ENGINE
+    lanes = engine.destinations(profile)
+    if not lanes:
+        raise errors.ConfigError(f"the bus was started without a profile that matches {profile!r}")
+
+    def take(delivery):
+        event = delivery.envelope.replace(profile=profile, headers=delivery.envelope.headers)
+        event.accepted_at = event.accepted_at or time.monotonic()
+        try:
+            hub.evbus.BROKER.prepare(event)
+        except Exception as exc:
+            # Whatever an interceptor raises: left with its source, the event would come again and again.
+            engine.refuse(delivery, event, lanes, exc)
+        else:
+            engine.relay(delivery, event, lanes)
+
+    bridge = _bridge.Bridge(_open(hub, found), take, engine.relayed)
+    try:
+        await bridge.run(count, hub.evbus.init.settings().drain_timeout)
+    except errors.EvbusError:
+        raise
+    except Exception as exc:
+        log.debug("consuming from %s.%s failed", found.provider, found.name, exc_info=exc)
+        reason = redact.redact(f"{type(exc).__name__}: {exc}", redact.secrets_of(found.data))
+        raise errors.Unavailable(
+            f"{found.provider} profile {found.name!r}: the source ended: {redact.one_line(reason)}"
+        ) from exc
+    finally:
+        if bridge.unsettled:
+            log.warning(
+                "%s profile %r: %d deliveries were not settled in time, and stay with their source",
+                found.provider,
+                found.name,
+                bridge.unsettled,
+            )
+            if on_left is not None:
+                on_left(bridge.unsettled)

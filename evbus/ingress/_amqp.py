@@ -1,0 +1,336 @@
+"""Publish to an exchange, each event confirmed by the broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import aiormq.abc
+
+from evbus.connection import _amqp_frames as frames
+from evbus.connection._amqp import AmqpSession
+from evbus.connection._amqp_profile import Profile
+from evbus.connection._amqp_topology import declared
+from evbus.connection._supervisor import Connection
+from evbus.errors import ConnectFailed, DeliveryError, InvalidHeader, PayloadError, Rejected, Unavailable
+from evbus.redact import one_line
+from evbus.types import Envelope, SharedHeaders
+
+from ._amqp_confirms import PENDING, Batch, Confirms, Sent
+
+__all__ = ["Publisher"]
+
+Outcome = BaseException | None
+#: Heads of messages that are kept because others are likely to need the same.
+CACHED = 1024
+#: Events of unknown outcome that are remembered, so that they are not sent twice.
+REMEMBERED = 100_000
+#: Lists of further routing keys for RabbitMQ, which closes the channel when one of them is text.
+_FURTHER_KEYS = ("CC", "BCC")
+
+#: An event, known by its body: a routing key of the profile makes a new envelope for each attempt.
+_Identity = tuple[int, float, str]
+
+
+class _Head(NamedTuple):
+    """Method and header frames of a message, good for every body of one size.
+
+    ``headers`` is held so that its identity, by which heads are found, stays its own.
+    """
+
+    headers: dict[str, str]
+    properties: bytes
+    data: bytes
+
+
+class _Flight(NamedTuple):
+    """An event of unknown outcome. ``event`` is held so that its identity stays its own."""
+
+    batch: Batch
+    number: int
+    event: Envelope
+
+
+class _Channel(NamedTuple):
+    """An open channel whose publishes are confirmed."""
+
+    number: int
+    session: AmqpSession
+    link: aiormq.abc.AbstractChannel
+    confirms: Confirms
+    heads: dict[tuple[str, int, int], _Head]
+
+
+class _Unroutable(Rejected):
+    """It came back: no queue is bound to the exchange for it."""
+
+
+class Publisher:
+    """One lane's way to a broker: a channel of its own on the profile's connection.
+
+    :param name: what the profile is called in errors.
+    """
+
+    def __init__(self, connection: Connection[AmqpSession], profile: Profile) -> None:
+        self.connection = connection
+        self._profile = profile
+        self._name = connection.name
+        self._exchange = profile.exchange_name()
+        self._fixed = frames.Fixed(
+            persistent=profile.persistent,
+            priority=profile.priority,
+            expiration=None if profile.expiry is None else str(round(profile.expiry * 1000)),
+            headers=tuple(profile.headers.items()),
+        )
+        self._patience = profile.timeout or profile.confirm_timeout
+        self._channel: _Channel | None = None
+        self._opening = asyncio.Lock()
+        queue = profile.queue_settings()
+        self._declares = queue is not None and bool(queue.name)
+        # Routing keys that lead to no queue although the profile's own is there.
+        self._nowhere: set[str] = set()
+        # Twins, alike even in what they are known by, are told apart by their number only.
+        self._unknown: dict[_Identity, deque[_Flight]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Publisher {self._name} {self._channel.confirms if self._channel else 'no channel'}>"
+
+    async def open(self) -> None:
+        """Open the channel and declare the topology, if the connection is up.
+
+        :raises ConnectFailed: the broker refuses, and the profile does not say ``first_connect: wait``.
+        """
+        if self.connection.session is None:
+            return
+        try:
+            await self._open()
+        except Unavailable as exc:
+            if self._profile.first_connect == "fail":
+                raise ConnectFailed(str(exc)) from exc
+
+    async def close(self) -> None:
+        """Close the channel."""
+        channel, self._channel = self._channel, None
+        if channel is not None and channel.confirms.ended is None:
+            try:
+                await channel.session.rpc(channel.link.close())
+            finally:
+                channel.session.wire.detach(channel.number, channel.confirms)
+                channel.confirms.lost("the lane was closed")
+
+    async def publish(self, events: list[Envelope]) -> list[Outcome]:
+        """Publish events in order and return, once the broker has answered for all, one outcome each.
+
+        None is a confirmed event. Cancelled, or given up for want of an answer, events of unknown outcome are
+        remembered: while the channel lives, publishing them again waits for the answer instead.
+
+        :raises Unavailable: no connection or channel, or no answer for ``confirm_timeout`` seconds.
+        """
+        outcomes = await self._publish(events)
+        if not self._declares:
+            return outcomes
+        back = [index for index, outcome in enumerate(outcomes) if type(outcome) is _Unroutable]
+        if any(events[index].routing_key not in self._nowhere for index in back):
+            await self._restore(events, outcomes, back)
+        return outcomes
+
+    async def _publish(self, events: list[Envelope]) -> list[Outcome]:
+        channel = self._channel
+        if channel is None or channel.confirms.ended is not None:
+            channel = await self._open()
+        if self._unknown:
+            return await self._publish_again(channel, events)
+        batch, outcomes = self._write(channel, events)
+        try:
+            if batch.left and not await channel.confirms.answered(batch, self._patience):
+                raise self._no_answer(channel.session.blocked)
+        except (asyncio.CancelledError, Unavailable):
+            self._remember(_flights(batch, events, outcomes))
+            raise
+        return batch.outcomes if outcomes is None else _merged(outcomes, batch)
+
+    async def _restore(self, events: list[Envelope], outcomes: list[Outcome], back: list[int]) -> None:
+        """Declare the queue again, which somebody may have deleted, and publish once more what came back."""
+        returned = [events[index] for index in back]
+        again: list[Outcome]
+        try:
+            await declared(self.connection.up(), self._profile)
+            again = await self._publish(returned)
+        except Unavailable as exc:
+            again = [exc] * len(returned)
+        if len(self._nowhere) >= CACHED:
+            self._nowhere.clear()
+        for index, event, outcome in zip(back, returned, again):  # noqa: B905 - one each
+            outcomes[index] = outcome
+            if type(outcome) is _Unroutable:
+                self._nowhere.add(event.routing_key)
+
+    # The channel
+
+    async def _open(self) -> _Channel:
+        async with self._opening:
+            channel = self._channel
+            if channel is not None and channel.confirms.ended is None:
+                return channel
+            self._channel = None
+            self._unknown.clear()
+            self._nowhere.clear()
+            session = self.connection.up()
+            try:
+                await declared(session, self._profile)
+                link = await session.channel()
+                confirms = Confirms(self._refused, self._unroutable, self._ended)
+                session.wire.attach(link.number, confirms)
+                await session.rpc(link.confirm_delivery())
+            except Unavailable as exc:
+                raise Unavailable(f"{self._name}: {exc}") from exc
+            except Exception as exc:
+                raise Unavailable(f"{self._name}: no channel: {one_line(str(exc))}") from exc
+            channel = self._channel = _Channel(link.number, session, link, confirms, {})
+            return channel
+
+    def _refused(self) -> Exception:
+        said = f"{self._name}: refused by the broker (basic.nack): a queue is full and rejects, or failed"
+        return Rejected(said) if self._profile.refused == "reject" else DeliveryError(said)
+
+    def _unroutable(self, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
+        where = f"the exchange {exchange!r} leads" if exchange else "there is"
+        what = "to no queue for" if exchange else "no queue of the name of"
+        return _Unroutable(
+            f"{self._name}: unroutable: {where} {what} the routing key {routing_key!r} ({text}, {code})"
+        )
+
+    def _ended(self, code: int, text: str) -> Exception:
+        if not code:
+            return Unavailable(f"{self._name}: the connection was lost before the broker confirmed: {text}")
+        said = f"{self._name}: the broker closed the channel: {one_line(text)} ({code})"
+        # 404 and 403 are about the exchange, and so about every event; the others may be about one.
+        return Unavailable(said) if code in (403, 404) else DeliveryError(said)
+
+    # Writing
+
+    def _write(self, channel: _Channel, events: list[Envelope]) -> tuple[Batch, list[Outcome] | None]:
+        """Write events; return their batch and, when some cannot be written, the outcomes so far."""
+        number, frame_max = channel.number, channel.session.frame_max
+        heads, most = channel.heads, channel.session.frame_max - frames.AROUND
+        sent: list[Sent] = []
+        parts: list[bytes] = []
+        outcomes: list[Outcome] | None = None
+        for index, event in enumerate(events):
+            body = event.body
+            size = len(body)
+            head = heads.get((event.routing_key, id(event.headers), size))
+            if head is None:
+                try:
+                    head = self._head(channel, event, size)
+                except PayloadError as exc:
+                    if outcomes is None:
+                        outcomes = [PENDING] * len(events)
+                    outcomes[index] = _rejected(self._name, exc)
+                    continue
+            sent.append((event.routing_key, head.properties, body))
+            if 0 < size <= most:
+                parts += (head.data, body, frames.END)
+            else:
+                parts.append(frames.message(number, frame_max, head.data, body))
+        batch = channel.confirms.add(sent)
+        channel.session.wire.write(b"".join(parts))
+        return batch, outcomes
+
+    def _head(self, channel: _Channel, event: Envelope, size: int) -> _Head:
+        number, frame_max = channel.number, channel.session.frame_max
+        for name in _FURTHER_KEYS:
+            if name in event.headers or name in self._profile.headers:
+                raise InvalidHeader(f"the header {name!r} is a list for RabbitMQ, and no text; leave it out")
+        properties = frames.encode_properties(event.headers, self._fixed)
+        if len(properties) + 24 > frame_max:
+            raise PayloadError(
+                f"the headers have {len(properties)} bytes, more than the broker's frame_max of {frame_max}"
+            )
+        data = frames.publish_method(
+            number, self._exchange, event.routing_key, mandatory=self._profile.mandatory
+        ) + frames.content_header(number, size, properties)
+        if 0 < size <= frame_max - frames.AROUND:
+            data += frames.body_head(number, size)
+        head = _Head(event.headers, properties, data)
+        if type(event.headers) is SharedHeaders:
+            if len(channel.heads) >= CACHED:
+                channel.heads.clear()
+            channel.heads[event.routing_key, id(event.headers), size] = head
+        return head
+
+    # Waiting
+
+    async def _answer(self, channel: _Channel, batch: Batch) -> None:
+        """Wait until the batch is done, as long as confirms come in. Others may wait for it, too."""
+        progress = -1
+        while batch.left:
+            if progress == channel.confirms.progress:
+                raise self._no_answer(channel.session.blocked)
+            progress = channel.confirms.progress
+            await asyncio.wait({batch.done}, timeout=self._patience)
+
+    def _no_answer(self, blocked: str) -> Unavailable:
+        why = f"it blocks publishers: {one_line(blocked)}" if blocked else "it may be overloaded or frozen"
+        return Unavailable(
+            f"{self._name}: the broker has confirmed nothing for {self._patience:g} s (confirm_timeout); "
+            f"{why}"
+        )
+
+    def _remember(self, flights: Iterable[_Flight]) -> None:
+        for flight in flights:
+            # Events without a time come from callers that may use one body for several.
+            if flight.event.accepted_at:
+                self._unknown.setdefault(_identity(flight.event), deque()).append(flight)
+        if len(self._unknown) > REMEMBERED:
+            self._unknown.clear()
+
+    def _recall(self, event: Envelope) -> _Flight | None:
+        """Return what is known of an event that may be on its way already, and forget it."""
+        found = self._unknown.get(_identity(event))
+        if found is None:
+            return None
+        if len(found) == 1:
+            del self._unknown[_identity(event)]
+        return found.popleft()
+
+    async def _publish_again(self, channel: _Channel, events: list[Envelope]) -> list[Outcome]:
+        """Publish events of which some may be on their way already."""
+        known = [self._recall(event) for event in events]
+        fresh = [event for event, flight in zip(events, known) if flight is None]  # noqa: B905 - one each
+        batch, outcomes = self._write(channel, fresh)
+        under_way = [flight for flight in known if flight is not None]
+        try:
+            for each in [batch, *(flight.batch for flight in under_way)]:
+                await self._answer(channel, each)
+        except (asyncio.CancelledError, Unavailable):
+            self._remember([*under_way, *_flights(batch, fresh, outcomes)])
+            raise
+        rest = iter(batch.outcomes if outcomes is None else _merged(outcomes, batch))
+        return [next(rest) if flight is None else flight.batch.outcomes[flight.number] for flight in known]
+
+
+def _identity(event: Envelope) -> _Identity:
+    return (id(event.body), event.accepted_at, event.routing_key)
+
+
+def _flights(batch: Batch, events: list[Envelope], outcomes: list[Outcome] | None) -> list[_Flight]:
+    """Return the flights of those events that were written."""
+    if outcomes is not None:
+        written = zip(events, outcomes)  # noqa: B905 - one each
+        events = [event for event, outcome in written if outcome is PENDING]
+    return [_Flight(batch, number, event) for number, event in enumerate(events)]
+
+
+def _merged(outcomes: list[Outcome], batch: Batch) -> list[Outcome]:
+    """Return the outcomes of a batch between those of events that were not written."""
+    rest = iter(batch.outcomes)
+    return [next(rest) if outcome is PENDING else outcome for outcome in outcomes]
+
+
+def _rejected(name: str, problem: PayloadError) -> Rejected:
+    rejected = Rejected(f"{name}: {problem}")
+    rejected.__cause__ = problem
+    return rejected

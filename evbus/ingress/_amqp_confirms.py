@@ -1,0 +1,252 @@
+"""Which publishes of a channel are still to be confirmed, and what became of the others.
+
+Publisher confirms are RabbitMQ's extension of AMQP 0-9-1: every publish of a channel has a number, counted
+from 1, and is answered by ``basic.ack`` or ``basic.nack``, alone or up to that number. An unroutable
+mandatory publish comes back whole (``basic.return``, reference section 1.8.3.9) before it is confirmed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import deque
+from collections.abc import Callable
+
+from evbus.connection import _amqp_frames as frames
+from evbus.errors import Rejected
+
+__all__ = ["PENDING", "Batch", "Confirms", "Sent"]
+
+_TAG = struct.Struct(">QB")
+_CONTENT = struct.Struct(">HHQ")
+
+
+class _Pending(Exception):
+    """Stands for an outcome that is not known yet."""
+
+
+PENDING = _Pending()
+Outcome = BaseException | None
+
+
+#: What was published (routing key, properties, body), to know it again when it comes back.
+Sent = tuple[str, bytes, bytes]
+
+
+class Batch:
+    """Publishes with consecutive numbers.
+
+    :ivar outcomes: one for each: None (confirmed), why not, or ``PENDING``.
+    :ivar done: set once none of them is pending.
+    """
+
+    __slots__ = ("_low", "done", "first", "left", "outcomes", "sent")
+
+    def __init__(self, first: int, sent: list[Sent], done: asyncio.Future[None]) -> None:
+        self.first = first
+        self.sent = sent
+        self.outcomes: list[Outcome] = [PENDING] * len(sent)
+        self.left = len(sent)
+        self.done = done
+        self._low = 0
+
+    def settle(self, tag: int, outcome: Outcome, *, multiple: bool) -> None:
+        """Note the outcome of one number, or of all up to it."""
+        index = min(tag - self.first, len(self.outcomes) - 1)
+        if multiple:
+            self._settle_up_to(index, outcome)
+        else:
+            self.set(index, outcome)
+        if not self.left and not self.done.done():
+            self.done.set_result(None)
+
+    def _settle_up_to(self, index: int, outcome: Outcome) -> None:
+        outcomes, low = self.outcomes, self._low
+        if self.left == len(outcomes) - low and index >= low:
+            count = index + 1 - low
+            outcomes[low : index + 1] = [outcome] * count
+            self.left -= count
+        else:
+            for each in range(low, index + 1):
+                self.set(each, outcome)
+        self._low = max(low, index + 1)
+
+    def set(self, index: int, outcome: Outcome) -> None:
+        """Note an outcome that is not known yet; what came back keeps that one."""
+        if self.outcomes[index] is PENDING:
+            self.outcomes[index] = outcome
+            self.left -= 1
+
+    def renew(self) -> None:
+        """Let the batch be waited for again, after somebody who waited was cancelled or gave up."""
+        if self.left and self.done.done():
+            self.done = asyncio.get_running_loop().create_future()
+
+    def fail(self, problem: BaseException) -> None:
+        """Note that no more confirms will come."""
+        self.outcomes = [problem if outcome is PENDING else outcome for outcome in self.outcomes]
+        self.left = 0
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+class _SilentError(Exception):
+    """Nothing was confirmed for too long."""
+
+
+class Confirms:
+    """The publishes of one channel; a :class:`evbus.connection._amqp_wire.Sink`.
+
+    :param refused: makes the outcome of a ``basic.nack``.
+    :param unroutable: makes the outcome of a return, of its code, text, exchange and routing key.
+    :param on_end: told why no more confirms will come: the code and text of ``channel.close``, or 0 and why
+        the connection was lost. Returns the outcome of what is pending.
+    """
+
+    def __init__(
+        self,
+        refused: Callable[[], Exception],
+        unroutable: Callable[[int, str, str, str], Rejected],
+        on_end: Callable[[int, str], Exception],
+    ) -> None:
+        self.ended: Exception | None = None
+        self.progress = 0
+        self._refused = refused
+        self._unroutable = unroutable
+        self._on_end = on_end
+        self._next = 1
+        self._batches: deque[Batch] = deque()
+        self._waited: set[Batch] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._returning: Rejected | None = None
+        self._returned = ("", b"")
+        self._parts: list[bytes] = []
+        self._missing = 0
+        # What came back and is not confirmed yet.
+        self._back: dict[Sent, list[Rejected]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Confirms next={self._next} pending={sum(batch.left for batch in self._batches)}>"
+
+    def add(self, sent: list[Sent]) -> Batch:
+        """Note what is about to be written, in this order."""
+        batch = Batch(self._next, sent, asyncio.get_running_loop().create_future())
+        self._next += len(sent)
+        self._batches.append(batch)
+        return batch
+
+    async def answered(self, batch: Batch, patience: float) -> bool:
+        """Return True once the batch is done, False when nothing was confirmed for ``patience`` seconds.
+
+        For whoever has written the batch: nobody else may wait for it meanwhile. One timer for the channel
+        costs less than one for each batch.
+        """
+        if self._timer is None:
+            self._look_later(patience)
+        self._waited.add(batch)
+        try:
+            await batch.done
+        except _SilentError:
+            return False
+        finally:
+            self._waited.discard(batch)
+            batch.renew()
+        return True
+
+    def _look_later(self, patience: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(patience, self._look, self.progress, patience)
+
+    def _look(self, progress: int, patience: float) -> None:
+        self._timer = None
+        waited = [batch for batch in self._waited if not batch.done.done()]
+        if self.progress == progress:
+            for batch in waited:
+                batch.done.set_exception(_SilentError())
+        elif waited:
+            self._look_later(patience)
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone: what is pending may have arrived or not."""
+        self._end(0, reason)
+
+    def _end(self, code: int, text: str) -> None:
+        if self.ended is None:
+            self.ended = self._on_end(code, text)
+            for batch in self._batches:
+                batch.fail(self.ended)
+            self._batches.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def frame(self, kind: int, method: int, payload: bytes) -> bool:
+        """Take a confirm or a part of a return; everything else is aiormq's."""
+        if method in (frames.ACK, frames.NACK):
+            tag, bits = _TAG.unpack_from(payload, 4)
+            self._settle(tag, None if method == frames.ACK else self._refused(), multiple=bool(bits & 1))
+            return True
+        if kind == 1:
+            if method == frames.CHANNEL_CLOSE:
+                self._end(*frames.read_close(payload))
+            elif method == frames.RETURN:
+                self._begin_return(payload)
+                return True
+            return False
+        if self._returning is None:
+            return False
+        if kind == 2:
+            self._missing = _CONTENT.unpack_from(payload)[2]
+            self._returned = (self._returned[0], payload[_CONTENT.size :])
+        else:
+            self._parts.append(payload)
+            self._missing -= len(payload)
+        if self._missing <= 0:
+            self._end_return()
+        return True
+
+    def _settle(self, tag: int, outcome: Outcome, *, multiple: bool) -> None:
+        self.progress += 1
+        batches = self._batches
+        for batch in batches:
+            if batch.first > tag:
+                break
+            # A tag of 0 would mean all; RabbitMQ does not send it.
+            if multiple or tag < batch.first + len(batch.outcomes):
+                if self._back:
+                    self._reject(batch, tag, multiple=multiple)
+                batch.settle(tag, outcome, multiple=multiple)
+        while batches and not batches[0].left:
+            batches.popleft()
+
+    def _reject(self, batch: Batch, tag: int, *, multiple: bool) -> None:
+        """Note which of the publishes that are being confirmed came back before."""
+        last = min(tag - batch.first, len(batch.sent) - 1)
+        for index in range(0 if multiple else last, last + 1):
+            sent = batch.sent[index]
+            if batch.outcomes[index] is PENDING and sent in self._back:
+                batch.set(index, self._back[sent].pop())
+                if not self._back[sent]:
+                    del self._back[sent]
+
+    def _begin_return(self, payload: bytes) -> None:
+        (code,) = struct.unpack_from(">H", payload, 4)
+        texts, position = [], 6
+        for _ in range(3):
+            stop = position + 1 + payload[position]
+            texts.append(payload[position + 1 : stop].decode("utf-8", "replace"))
+            position = stop
+        text, exchange, routing_key = texts
+        self._returning = self._unroutable(code, text, exchange, routing_key)
+        self._returned = (routing_key, b"")
+        self._parts = []
+
+    def _end_return(self) -> None:
+        problem, self._returning = self._returning, None
+        assert problem is not None
+        back: Sent = (*self._returned, b"".join(self._parts))
+        self._parts = []
+        # It carries no number, and others may be like it in every byte; its confirm comes next, and has one.
+        if any(back in batch.sent for batch in self._batches):
+            self._back.setdefault(back, []).append(problem)
+        else:
+            self._end(0, "the broker returned a message that was not sent on this channel")

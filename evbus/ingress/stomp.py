@@ -1,0 +1,52 @@
+"""Events to queues and topics of a STOMP 1.2 broker: RabbitMQ with its plugin, ActiveMQ.
+
+The keys of a profile are documented at :class:`evbus.connection._stomp_profile.Profile`.
+"""
+
+from evbus.connection._stomp_profile import Profile
+from evbus.ingress import _stomp
+from evbus.types import Envelope
+
+__func_alias__ = {"open_": "open", "close_": "close"}
+
+
+def __init__(hub):
+    hub.ingress.stomp.ACCT = ["stomp"]
+    hub.ingress.stomp.PROFILE = Profile
+
+
+async def open_(hub, ctx):
+    """Connect, or share the connection of the profile.
+
+    :raises ConnectFailed: the first attempt failed, and the profile does not say ``first_connect: wait``.
+    :raises ProfileError: a file of ``tls`` is not usable.
+    """
+    return _stomp.Publisher(await hub.connection.stomp.open(ctx), ctx.profile)
+
+
+def ready(hub, ctx):
+    """Return None when events can be taken now, else why not, and what to await until they can."""
+    return ctx.state.ready()
+
+
+async def publish(hub, ctx, routing_key, body, headers=None):
+    """Send one event; it is delivered when its receipt has come.
+
+    :raises Rejected: STOMP cannot carry a header or the routing key, or the broker refused the event.
+    :raises Unavailable: not connected, lost before the receipt, or no receipt within ``receipt_timeout``.
+    """
+    event = Envelope(ctx.name, routing_key, body, headers or {})
+    outcome = (await ctx.state.publish([event]))[0]
+    if outcome is not None:
+        raise outcome
+
+
+async def publish_batch(hub, ctx, events):
+    """Send many events with few writes; returns None or the exception for each, in order."""
+    return await ctx.state.publish(events)
+
+
+async def close_(hub, ctx):
+    """Give the connection up; the last one that does closes it."""
+    if ctx.state is not None:
+        await hub.connection.stomp.close(ctx.state.connection)

@@ -1,0 +1,235 @@
+"""Exchanges, queues and bindings, checked and declared on a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from evbus.connection._amqp_profile import Queue
+from evbus.connection._amqp_topology import bind_keys, declare_queue, declared
+from evbus.errors import Unavailable
+from tests.connection.amqp_kit import WAIT, connected, no_tasks_left, profile, url
+
+
+def declare(node: Any, *, login: str = "guest:guest", times: int = 1, **data: Any) -> None:
+    """Check and declare what a profile says; the connection and other channels outlive what goes wrong."""
+
+    async def main() -> None:
+        settings = profile(url=url(node, login=login), **data)
+        async with connected(url=url(node, login=login)) as made:
+            session = made.up()
+            beside = await session.channel()
+            try:
+                for _ in range(times):
+                    await asyncio.wait_for(declared(session, settings), WAIT)
+            finally:
+                assert not beside.is_closed
+                assert not session.lost.done()
+                await session.rpc(beside.basic_qos(prefetch_count=1))
+        await no_tasks_left()
+
+    asyncio.run(main())
+
+
+def complaint(node: Any, **data: Any) -> str:
+    with pytest.raises(Unavailable) as caught:
+        declare(node, **data)
+    said = str(caught.value)
+    assert "\n" not in said
+    return said
+
+
+def found(node: Any, kind: str, name: str) -> Any:
+    return node.api("GET", f"{kind}/%2F/{quote(name, safe='')}", missing_ok=True)
+
+
+def bindings(node: Any, queue: str) -> set[tuple[str, str]]:
+    """Return (exchange, key) of each binding but that to the default exchange."""
+    listed = node.api("GET", f"queues/%2F/{quote(queue, safe='')}/bindings")
+    return {(one["source"], one["routing_key"]) for one in listed if one["source"]}
+
+
+@pytest.fixture
+def names(rabbitmq: Any, unique: str) -> Iterator[str]:
+    """Return a unique name; what is called so, or begins so, is deleted afterwards."""
+    yield unique
+    for kind in ("queues", "exchanges"):
+        for one in rabbitmq.api("GET", f"{kind}/%2F?columns=name"):
+            if one["name"].startswith(unique):
+                rabbitmq.api("DELETE", f"{kind}/%2F/{quote(one['name'], safe='')}", missing_ok=True)
+
+
+def test_without_anything_to_declare_nothing_happens(rabbitmq: Any) -> None:
+    declare(rabbitmq)
+    declare(rabbitmq, exchange="default")
+
+
+def test_everything_is_declared_and_bound_as_often_as_one_likes(rabbitmq: Any, names: str) -> None:
+    exchange = {"name": f"{names}-e", "type": "topic", "arguments": {"alternate-exchange": "amq.fanout"}}
+    queue = {
+        "name": f"{names}-q",
+        "type": "quorum",
+        "bind": ["a.*", "b.#"],
+        "dead_letter_exchange": "amq.fanout",
+        "arguments": {"x-max-length": 5},
+    }
+    declare(rabbitmq, exchange=exchange, queue=queue, times=3)
+    made = found(rabbitmq, "exchanges", f"{names}-e")
+    assert (made["type"], made["durable"], made["auto_delete"]) == ("topic", True, False)
+    assert made["arguments"] == {"alternate-exchange": "amq.fanout"}
+    made = found(rabbitmq, "queues", f"{names}-q")
+    assert made["arguments"] == {
+        "x-queue-type": "quorum",
+        "x-dead-letter-exchange": "amq.fanout",
+        "x-max-length": 5,
+    }
+    assert bindings(rabbitmq, f"{names}-q") == {(f"{names}-e", "a.*"), (f"{names}-e", "b.#")}
+
+
+def test_an_exchange_that_is_only_named_is_taken_as_it_is(rabbitmq: Any, names: str) -> None:
+    rabbitmq.declare_exchange(names, "headers", durable=False)
+    declare(rabbitmq, exchange=names)
+
+
+def test_a_missing_exchange_is_told(rabbitmq: Any, names: str) -> None:
+    assert complaint(rabbitmq, exchange=names) == (
+        f"there is no exchange '{names}' on the broker; create it, or have it declared with "
+        f"'exchange: {{name: {names}, type: topic}}'"
+    )
+    assert found(rabbitmq, "exchanges", names) is None
+
+
+def test_an_exchange_with_other_settings_is_told(rabbitmq: Any, names: str) -> None:
+    rabbitmq.declare_exchange(names, "fanout")
+    said = complaint(rabbitmq, exchange={"name": names, "type": "topic"})
+    assert said.startswith(f"the exchange '{names}' is there with other settings, or cannot have these: ")
+    assert "inequivalent arg 'type'" in said
+    assert said.endswith("give its own settings, or its name alone to use it as it is")
+
+
+def test_a_name_that_is_reserved_is_told(rabbitmq: Any) -> None:
+    said = complaint(rabbitmq, exchange={"name": "amq.mine"})
+    assert said.startswith("the broker does not permit it for the exchange 'amq.mine': ACCESS_REFUSED")
+
+
+def test_a_queue_that_is_only_named_is_declared_if_it_is_not_there(rabbitmq: Any, names: str) -> None:
+    declare(rabbitmq, queue=names, exchange="amq.topic", routing_key="key")
+    assert found(rabbitmq, "queues", names)["durable"]
+    assert bindings(rabbitmq, names) == {("amq.topic", "key")}
+
+
+def test_a_queue_that_is_only_named_is_taken_as_it_is(rabbitmq: Any, names: str) -> None:
+    rabbitmq.declare_queue(names, {"x-queue-type": "quorum", "x-max-length": 3})
+    declare(rabbitmq, queue=names, exchange="amq.topic")
+    assert bindings(rabbitmq, names) == {("amq.topic", names)}
+
+
+def test_a_queue_with_other_settings_is_told(rabbitmq: Any, names: str) -> None:
+    rabbitmq.declare_queue(names)
+    said = complaint(rabbitmq, queue={"name": names, "type": "quorum"})
+    assert said.startswith(f"the queue '{names}' is there with other settings, or cannot have these: ")
+    assert "inequivalent arg 'x-queue-type'" in said
+
+
+def test_settings_that_no_queue_can_have_are_told(rabbitmq: Any, names: str) -> None:
+    said = complaint(rabbitmq, queue={"name": names, "arguments": {"x-overflow": "drop-all"}})
+    assert said.startswith(f"the queue '{names}' is there with other settings, or cannot have these: ")
+    assert "x-overflow" in said
+
+
+def test_a_queue_of_another_connection_alone_is_told(rabbitmq: Any, names: str) -> None:
+    async def main() -> None:
+        async with connected(url=rabbitmq.url) as made, connected(url=rabbitmq.url) as other:
+            settings = profile(queue=names)
+            await declare_queue(other.up(), settings, Queue(name=names), bind=[], exclusive=True)
+            with pytest.raises(
+                Unavailable, match=f"^the queue '{names}' belongs to another connection alone: "
+            ):
+                await asyncio.wait_for(declared(made.up(), settings), WAIT)
+            assert not made.up().lost.done()
+        async with connected(url=rabbitmq.url) as made:
+            await asyncio.wait_for(declared(made.up(), settings), WAIT)  # it went with its connection
+
+    asyncio.run(main())
+
+
+def test_what_is_not_permitted_is_told(rabbitmq: Any, names: str) -> None:
+    rabbitmq.add_user(names, "hunter22")
+    rabbitmq.declare_queue(f"{names}-q")
+    login = f"{names}:hunter22"
+    try:
+        rabbitmq.set_permissions(names, configure="^$", write="^$", read="^$")
+        said = complaint(rabbitmq, login=login, queue={"name": f"{names}-new"})
+        assert said.startswith(f"the broker does not permit it for the queue '{names}-new': ACCESS_REFUSED")
+        said = complaint(rabbitmq, login=login, exchange={"name": f"{names}-e"})
+        assert said.startswith(f"the broker does not permit it for the exchange '{names}-e': ACCESS_REFUSED")
+        said = complaint(rabbitmq, login=login, queue=f"{names}-q", exchange="amq.topic")
+        assert said.startswith(
+            f"the broker does not permit it for the queue '{names}-q' or 'amq.topic': ACCESS_REFUSED"
+        )
+    finally:
+        rabbitmq.delete_user(names)
+
+
+def test_an_exchange_of_an_unknown_type_is_told(rabbitmq: Any, names: str) -> None:
+    """The broker ends the whole connection for that (reply code 503)."""
+
+    async def main() -> None:
+        settings = profile(exchange={"name": names, "type": "x-no-such-type"})
+        async with connected(url=rabbitmq.url) as made:
+            with pytest.raises(Unavailable) as caught:
+                await asyncio.wait_for(declared(made.up(), settings), WAIT)
+            assert "unknown exchange type 'x-no-such-type'" in str(caught.value)
+            assert f"the exchange '{names}'" in str(caught.value)
+            assert "\n" not in str(caught.value)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("key", ["queue", "exchange"])
+@pytest.mark.parametrize("name", ["x" * 256, "tab\tulator"])
+def test_a_name_that_the_client_library_refuses_is_told(rabbitmq: Any, key: str, name: str) -> None:
+    said = complaint(rabbitmq, **{key: {"name": name}})
+    assert said.startswith(f"the {key} {name!r} cannot have this name or these arguments: ")
+
+
+def test_arguments_that_amqp_has_no_type_for_are_told(rabbitmq: Any, names: str) -> None:
+    said = complaint(rabbitmq, queue={"name": names, "arguments": {"x-max-length": 2**70}})
+    assert said.startswith(f"the queue '{names}' cannot have this name or these arguments: ")
+
+
+def test_a_connection_that_is_lost_meanwhile_is_told(rabbitmq: Any, proxy: Any, names: str) -> None:
+    way = proxy(rabbitmq.port)
+
+    async def main() -> None:
+        async with connected(url=url(rabbitmq, way.port)) as made:
+            session = made.up()
+            way.freeze("down")
+            declaring = asyncio.ensure_future(declared(session, profile(queue=names)))
+            await asyncio.sleep(0)
+            way.cut()
+            with pytest.raises(Unavailable, match="the connection is lost: "):
+                await asyncio.wait_for(declaring, WAIT)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("data", "keys"),
+    [
+        ({"queue": "q"}, []),
+        ({"queue": "q", "exchange": "e"}, ["q"]),
+        ({"queue": "q", "exchange": "e", "routing_key": "k"}, ["k"]),
+        ({"queue": "q", "exchange": "e", "routing_key": "x.{routing_key}"}, ["q"]),
+        ({"queue": {"name": "q", "bind": "b"}, "exchange": "e", "routing_key": "k"}, ["b"]),
+        ({"queue": {"name": "q", "bind": ["b", "c"]}, "exchange": {"name": "e"}}, ["b", "c"]),
+        ({"queue": {"name": "q", "bind": []}, "exchange": "e"}, []),
+    ],
+)
+def test_a_queue_is_bound_by_the_keys_of_its_profile(data: Any, keys: list[str]) -> None:
+    settings = profile(**data)
+    assert bind_keys(settings, settings.queue_settings() or Queue()) == keys

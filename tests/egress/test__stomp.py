@@ -1,0 +1,119 @@
+"""What a STOMP subscription asks the broker for, and which routing key a message had."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from evbus.connection._stomp_profile import Profile
+from evbus.connection._stomp_session import Broker
+from evbus.egress._stomp import Plan, plan, routing_key
+from evbus.errors import ProfileError
+from evbus.types import Subscription
+
+RABBIT, ACTIVE = Broker.RABBITMQ, Broker.ACTIVEMQ
+PREFETCH = {RABBIT: {"prefetch-count": "1000"}, ACTIVE: {"activemq.prefetchSize": "1000"}}
+
+
+def profile(**data: Any) -> Profile:
+    return msgspec.convert({"url": "stomp://h", **data}, type=Profile, strict=False)
+
+
+@pytest.mark.parametrize("broker", [RABBIT, ACTIVE])
+def test_a_queue_is_shared_by_its_consumers(broker: Broker) -> None:
+    for wanted in (Subscription(name="orders"), Subscription(name="orders", group="g")):
+        assert plan(profile(), wanted, broker) == Plan("/queue/orders", PREFETCH[broker])
+    for made in (profile(destination="/queue/orders"), profile(routing_key="orders")):
+        assert plan(made, Subscription(), broker).destination == "/queue/orders"
+
+
+def test_prefetch_is_the_subscriptions_else_the_profiles() -> None:
+    assert plan(profile(prefetch=7), Subscription(name="a"), RABBIT).headers == {"prefetch-count": "7"}
+    assert plan(profile(), Subscription(name="a", prefetch=3), RABBIT).headers == {"prefetch-count": "3"}
+
+
+def test_a_group_on_a_topic_of_rabbitmq_has_a_queue_of_its_own() -> None:
+    topic = profile(destination="/topic/{routing_key}", declare={"x-queue-type": "quorum"})
+    assert plan(topic, Subscription(name="a.b", group="g"), RABBIT) == Plan(
+        "/topic/a.b",
+        {
+            "x-queue-type": "quorum",
+            "prefetch-count": "1000",
+            "x-queue-name": "a.b.g",
+            "durable": "true",
+            "auto-delete": "false",
+        },
+    )
+    temporary = plan(topic, Subscription(name="a.b", group="g", durable=False), RABBIT).headers
+    assert (temporary["durable"], temporary["auto-delete"]) == ("false", "true")
+
+
+def test_the_profiles_subscription_is_the_group_of_who_has_none() -> None:
+    made = profile(destination="/exchange/events/{routing_key}", subscription="copy")
+    assert plan(made, Subscription(name="a"), RABBIT).headers["x-queue-name"] == "events.a.copy"
+
+
+def test_a_copy_for_a_process_is_temporary() -> None:
+    topic = profile(destination="/topic/{routing_key}", subscription="copy")
+    found = plan(topic, Subscription(name="a", per_process=True), RABBIT)
+    assert found == Plan("/topic/a", PREFETCH[RABBIT])
+
+
+def test_groups_on_activemq_consume_the_queues_of_a_virtual_topic() -> None:
+    topic = profile(destination="/topic/VirtualTopic.{routing_key}")
+    found = plan(topic, Subscription(name="a", group="g"), ACTIVE)
+    assert found == Plan("/queue/Consumer.g.VirtualTopic.a", PREFETCH[ACTIVE])
+
+
+def test_a_durable_subscription_of_activemq_needs_a_client_id() -> None:
+    topic = {"destination": "/topic/{routing_key}"}
+    with pytest.raises(ProfileError, match="client_id"):
+        plan(profile(**topic), Subscription(name="a", group="g"), ACTIVE)
+    found = plan(profile(**topic, client_id="c"), Subscription(name="a", group="g"), ACTIVE)
+    assert found.headers["activemq.subscriptionName"] == "g"
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted", "sentence"),
+    [
+        ({}, Subscription(), "does not say what to consume"),
+        ({"routing_key": "x.{routing_key}"}, Subscription(), "does not say what to consume"),
+        ({}, Subscription(name="a", per_process=True), "needs a topic"),
+        ({"destination": "/topic/{routing_key}"}, Subscription(name="a"), "needs a name"),
+        ({"destination": "{routing_key}"}, Subscription(name="a"), "no '/'"),
+        ({}, Subscription(name="a\0"), "NUL"),
+    ],
+)
+def test_what_a_destination_cannot_give_is_refused_with_a_sentence(
+    data: dict[str, Any], wanted: Subscription, sentence: str
+) -> None:
+    with pytest.raises(ProfileError, match=sentence):
+        plan(profile(**data), wanted, RABBIT)
+
+
+@pytest.mark.parametrize(
+    ("broker", "template", "headers", "key"),
+    [
+        (RABBIT, "/queue/{routing_key}", {"destination": "/queue/a%2Fb%25"}, "a/b%"),
+        (ACTIVE, "/queue/{routing_key}", {"destination": "/queue/a%2Fb"}, "a%2Fb"),
+        (RABBIT, "/queue/all", {"destination": "/queue/all", "evbus-routing-key": "k"}, "k"),
+        (RABBIT, "/queue/all", {"destination": "/exchange/e/k"}, "k"),
+        (RABBIT, "/topic/x.{routing_key}", {"destination": "/topic/x.k"}, "k"),
+        (RABBIT, "{routing_key}", {"destination": "/queue/a"}, "/queue/a"),
+        (
+            ACTIVE,
+            "/topic/VirtualTopic.{routing_key}",
+            {
+                "destination": "/queue/Consumer.g.VirtualTopic.k",
+                "original-destination": "/topic/VirtualTopic.k",
+            },
+            "k",
+        ),
+    ],
+)
+def test_the_routing_key_of_a_message_is_found(
+    broker: Broker, template: str, headers: dict[str, str], key: str
+) -> None:
+    assert routing_key(profile(destination=template), headers, broker) == key

@@ -1,0 +1,574 @@
+"""Consuming by AMQP from a real broker: settling, copies, and what comes again after a loss."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import decimal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from pamqp import commands
+
+from evbus.errors import ConnectFailed, ProfileError
+from evbus.types import Delivery, Subscription
+from tests.ingress.amqp_kit import (
+    WAIT,
+    consuming,
+    event,
+    eventually,
+    kill,
+    library,
+    new_hub,
+    numbered,
+    opened,
+    publish,
+    url,
+)
+
+Following = Callable[[], Awaitable[Delivery]]
+
+
+async def fill(hub: Any, node: Any, queue: Any, count: int) -> None:
+    """Put the numbers below `count` into a queue, declared as the profile says."""
+    name = queue if isinstance(queue, str) else queue["name"]
+    async with opened(hub, url=url(node), queue=queue) as ctx:
+        assert await publish(hub, ctx, *numbered(name, count)) == [None] * count
+
+
+async def bodies(following: Following, count: int) -> list[int]:
+    """Take deliveries and acknowledge each."""
+    found = []
+    for _ in range(count):
+        delivery = await following()
+        delivery.ack()
+        found.append(int(delivery.envelope.body))
+    return found
+
+
+async def nothing(following: Following) -> None:
+    """Check that nothing comes while the loop has other things to do."""
+    waiting = asyncio.ensure_future(following())
+    done, _ = await asyncio.wait({waiting}, timeout=0.2)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert not done
+
+
+def test_the_plugin_declares_its_providers_and_profile() -> None:
+    hub = new_hub()
+    assert hub.egress.amqp.ACCT == ["amqp", "rabbitmq", "pika"]
+    assert hub.egress.amqp.PROFILE is hub.ingress.amqp.PROFILE
+
+
+# Settling
+
+
+def test_an_event_comes_back_as_it_was_sent(rabbitmq: Any, unique: str) -> None:
+    headers = {
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "priority": "3",
+        "correlation-id": "9",
+        "reply-to": "r",
+        "expiration": "600000",
+        "message-id": "m",
+        "timestamp": "1700000000",
+        "type": "t",
+        "app-id": "a",
+        "ce-id": "7",
+        "x-ü": "c\r\nd\0e",
+    }
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
+            assert await publish(hub, ctx, event(unique, bytes(range(256)), headers)) == [None]
+        async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
+            delivery = await following()
+            envelope = delivery.envelope
+            assert (envelope.profile, envelope.routing_key) == ("orders", unique)
+            assert (envelope.body, envelope.headers) == (bytes(range(256)), headers)
+            assert (delivery.redelivered, delivery.delivery_count) == (False, None)
+            delivery.ack()
+
+    asyncio.run(main())
+    assert rabbitmq.queue_depth(unique) == 0
+
+
+def test_what_is_acked_is_gone_and_the_rest_comes_again(rabbitmq: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        await fill(hub, rabbitmq, unique, 6)
+        async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
+            found = [await following() for _ in range(6)]
+            assert [delivery.envelope.body for delivery in found] == [b"0", b"1", b"2", b"3", b"4", b"5"]
+            found[0].ack()
+            found[2].ack()
+            found[3].reject()
+            found[4].reject(requeue=True)
+            again = await following()
+            assert (again.envelope.body, again.redelivered) == (b"4", True)
+        assert rabbitmq.queue_depth(unique) == 3
+        async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
+            again_all = [await following() for _ in range(3)]
+            assert [delivery.envelope.body for delivery in again_all] == [b"1", b"4", b"5"]
+            assert all(delivery.redelivered for delivery in again_all)
+            for delivery in again_all:
+                delivery.ack()
+        for delivery in found:
+            delivery.ack()  # of a channel that is gone: it tells nobody
+
+    asyncio.run(main())
+    assert rabbitmq.queue_depth(unique) == 0
+
+
+def test_never_more_than_prefetch_is_unsettled(rabbitmq: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        await fill(hub, rabbitmq, unique, 10)
+        async with consuming(
+            hub, Subscription(prefetch=3), url=url(rabbitmq), queue=unique, prefetch=5
+        ) as following:
+            found = [await following() for _ in range(3)]
+            assert rabbitmq.queue_depth(unique) == 7
+            found[1].ack()
+            await following()
+            assert rabbitmq.queue_depth(unique) == 6
+            await nothing(following)
+
+    asyncio.run(main())
+    assert rabbitmq.queue_depth(unique) == 9
+
+
+def test_a_quorum_queue_counts_deliveries_and_gives_up_at_its_limit(rabbitmq: Any, unique: str) -> None:
+    queue = {
+        "name": unique,
+        "type": "quorum",
+        "dead_letter_exchange": "",
+        "dead_letter_routing_key": f"{unique}-dead",
+        "arguments": {"x-delivery-limit": 2},
+    }
+    rabbitmq.declare_queue(f"{unique}-dead")
+
+    async def main() -> None:
+        hub = new_hub()
+        await fill(hub, rabbitmq, queue, 1)
+        async with consuming(hub, url=url(rabbitmq), queue=queue) as following:
+            counts = []
+            for _ in range(3):
+                delivery = await following()
+                counts.append((delivery.delivery_count or 0, delivery.redelivered))
+                delivery.reject(requeue=True)
+            assert counts == [(0, False), (1, True), (2, True)]
+        async with consuming(hub, url=url(rabbitmq), queue=f"{unique}-dead") as following:
+            delivery = await following()
+            assert "delivery_limit" in delivery.envelope.headers["x-death"]
+            delivery.ack()
+
+    asyncio.run(main())
+    rabbitmq.delete_queue(unique)
+
+
+def test_what_is_rejected_goes_to_the_dead_letter_exchange(rabbitmq: Any, unique: str) -> None:
+    queue = {"name": unique, "dead_letter_exchange": "", "dead_letter_routing_key": f"{unique}-dead"}
+    rabbitmq.declare_queue(f"{unique}-dead")
+
+    async def main() -> None:
+        hub = new_hub()
+        await fill(hub, rabbitmq, queue, 2)
+        async with consuming(hub, url=url(rabbitmq), queue=queue) as following:
+            (await following()).reject()
+            (await following()).ack()
+            async with consuming(hub, url=url(rabbitmq), queue=f"{unique}-dead") as dead:
+                delivery = await dead()
+                assert delivery.envelope.body == b"0"
+                assert '"reason":"rejected"' in delivery.envelope.headers["x-death"]
+
+    asyncio.run(main())
+
+
+def test_every_type_of_header_becomes_text(rabbitmq: Any, unique: str) -> None:
+    table: Any = {
+        "text": "ü",
+        "true": True,
+        "int": -70000,
+        "big": 2**40,
+        "float": 0.5,
+        "bytes": bytearray(b"ab"),
+        "decimal": decimal.Decimal("1.5"),
+        "when": dt.datetime(2020, 1, 2, tzinfo=dt.timezone.utc),
+        "none": None,
+        "list": [1, "a", {"b": None}],
+        "table": {"a": {"b": 1}},
+    }
+
+    async def main() -> None:
+        hub = new_hub()
+        async with library(rabbitmq) as channel:
+            await channel.queue_declare(unique)
+            properties = commands.Basic.Properties(headers=table)
+            await channel.basic_publish(b"x", routing_key=unique, properties=properties)
+        async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
+            delivery = await following()
+            headers = delivery.envelope.headers
+            delivery.ack()
+        assert {type(value) for value in headers.values()} == {str}
+        assert headers.keys() >= table.keys()
+        assert (headers["text"], headers["true"], headers["int"]) == ("ü", "true", "-70000")
+        assert (headers["big"], headers["float"], headers["bytes"]) == (str(2**40), "0.5", "ab")
+        assert headers["list"] == '[1,"a",{"b":null}]'
+        assert headers["table"] == '{"a":{"b":1}}'
+
+    asyncio.run(main())
+
+
+def test_large_bodies_arrive_byte_for_byte(rabbitmq: Any, unique: str) -> None:
+    pattern = bytes(range(256)) * 4097
+    sizes = [0, 131064, 131065, 1024 * 1024]
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
+            await publish(hub, ctx, *(event(unique, pattern[:size]) for size in sizes))
+        async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
+            for size in sizes:
+                delivery = await following()
+                assert delivery.envelope.body == pattern[:size]
+                delivery.ack()
+
+    asyncio.run(main())
+
+
+# Who gets what
+
+
+def test_groups_have_a_copy_each_and_their_consumers_share_it(rabbitmq: Any, unique: str) -> None:
+    data = {"url": url(rabbitmq), "exchange": {"name": unique, "type": "topic", "auto_delete": True}}
+    one = Subscription(name="made", group=f"{unique}-a", prefetch=1)
+    other = Subscription(name="made", group=f"{unique}-b")
+
+    async def main() -> None:
+        hub = new_hub()
+        async with consuming(hub, one, **data) as first, consuming(hub, one, **data) as second:
+            waiting = [asyncio.ensure_future(first()), asyncio.ensure_future(second())]
+            await eventually(lambda: consumers(f"made::{unique}-a") == 2, "both consume")
+            async with consuming(hub, other, **data) as third:
+                waiting.append(asyncio.ensure_future(third()))
+                await eventually(lambda: consumers(f"made::{unique}-b") == 1, "the other group consumes")
+                async with opened(hub, **data) as ctx:
+                    await publish(hub, ctx, *numbered("made", 2))
+                found = [await each for each in waiting]
+                assert {int(delivery.envelope.body) for delivery in found[:2]} == {0, 1}
+                assert found[2].envelope.body == b"0"
+                # Lanes and consumers of a profile share its connection.
+                assert len(hub.connection.init.states()) == 1
+                for delivery in found:
+                    delivery.ack()
+                assert await bodies(third, 1) == [1]
+
+    def consumers(queue: str) -> int:
+        return int(rabbitmq.depth(queue).consumers) if rabbitmq.has_queue(queue) else 0
+
+    asyncio.run(main())
+    for group in "ab":
+        rabbitmq.delete_queue(f"made::{unique}-{group}")
+
+
+def test_copies_of_a_process_get_everything_and_are_gone_with_it(rabbitmq: Any, unique: str) -> None:
+    data = {"url": url(rabbitmq), "exchange": {"name": unique, "type": "fanout", "auto_delete": True}}
+    wanted = Subscription(name=unique, per_process=True)
+
+    def queues() -> list[Any]:
+        return [queue for queue in rabbitmq.api("GET", "queues") if queue["name"].startswith(unique)]
+
+    async def main() -> None:
+        hub = new_hub()
+        async with consuming(hub, wanted, **data) as first, consuming(hub, wanted, **data) as second:
+            waiting = [asyncio.ensure_future(each()) for each in (first, second)]
+            await eventually(lambda: len(queues()) == 2, "both have a queue")
+            assert all(queue["exclusive"] for queue in queues())
+            async with opened(hub, **data) as ctx:
+                await publish(hub, ctx, event("k", b"0"))
+            assert [(await each).envelope.body for each in waiting] == [b"0", b"0"]
+
+    asyncio.run(main())
+    asyncio.run(eventually(lambda: not queues(), "both queues are gone"))
+
+
+def test_consumers_of_a_higher_priority_are_served_first(rabbitmq: Any, unique: str) -> None:
+    data = {"url": url(rabbitmq), "queue": unique}
+
+    async def main() -> None:
+        hub = new_hub()
+        async with consuming(hub, **data) as low, consuming(hub, consumer_priority=5, **data) as high:
+            waiting = [asyncio.ensure_future(low()), asyncio.ensure_future(high())]
+            await eventually(
+                lambda: rabbitmq.has_queue(unique) and rabbitmq.depth(unique).consumers == 2, "both consume"
+            )
+            async with opened(hub, **data) as ctx:
+                await publish(hub, ctx, *numbered(unique, 20))
+            (await waiting[1]).ack()
+            assert await bodies(high, 19) == list(range(1, 20))
+            assert not waiting[0].done()
+            waiting[0].cancel()
+            await asyncio.wait({waiting[0]})
+
+    asyncio.run(main())
+
+
+# What goes wrong
+
+
+def test_a_consumer_whose_queue_is_deleted_declares_it_again(rabbitmq: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        await fill(hub, rabbitmq, unique, 2)
+        async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
+            held, _ = await following(), await following()
+            await asyncio.to_thread(rabbitmq.delete_queue, unique)
+            waiting = asyncio.ensure_future(following())
+            await eventually(lambda: rabbitmq.has_queue(unique), "the queue is there again")
+            held.ack()
+            async with opened(hub, url=url(rabbitmq)) as ctx:
+                await publish(hub, ctx, event(unique, b"fresh"))
+            delivery = await waiting
+            assert delivery.envelope.body == b"fresh"
+            delivery.ack()
+
+    asyncio.run(main())
+    assert rabbitmq.queue_depth(unique) == 0
+
+
+@pytest.mark.parametrize("how", ["cut", "half_open", "close"])
+def test_a_consumer_is_restored_and_old_deliveries_settle_nothing(
+    broken_rabbitmq: Any, proxy: Any, unique: str, how: str
+) -> None:
+    way = proxy(broken_rabbitmq.port)
+
+    async def main() -> None:
+        hub = new_hub()
+        await fill(hub, broken_rabbitmq, unique, 5)
+        data = {"url": url(broken_rabbitmq, way.port), "queue": unique, "heartbeat": 1}
+        async with consuming(hub, **data) as following:
+            found = [await following() for _ in range(3)]
+            found[0].ack()
+            if how == "close":
+                await asyncio.to_thread(broken_rabbitmq.close_connections)
+            else:
+                getattr(way, how)()
+            found[1].ack()
+            again: set[int] = set()
+            while again - {0} != {1, 2, 3, 4}:
+                delivery = await following()
+                delivery.ack()
+                if delivery.redelivered:
+                    again.add(int(delivery.envelope.body))
+            found[2].ack()
+
+    asyncio.run(main())
+    assert broken_rabbitmq.queue_depth(unique) == 0
+
+
+def test_a_consumer_outlives_a_killed_broker(broken_rabbitmq: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        await fill(hub, broken_rabbitmq, unique, 50)
+        data = {"url": url(broken_rabbitmq), "queue": unique, "prefetch": 10}
+        async with consuming(hub, **data) as following:
+            seen = set(await bodies(following, 20))
+            await kill(broken_rabbitmq)
+            await asyncio.to_thread(broken_rabbitmq.start)
+            while seen != set(range(50)):
+                seen.update(await bodies(following, 1))
+
+    asyncio.run(main())
+    assert broken_rabbitmq.queue_depth(unique) == 0
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_stream_goes_on_behind_what_was_settled(
+    rabbitmq: Any, proxy: Any, unique: str, named: bool
+) -> None:
+    way = proxy(rabbitmq.port)
+    stream = {"name": unique, "type": "stream"}
+
+    async def main() -> None:
+        hub = new_hub()
+        await fill(hub, rabbitmq, stream, 1)
+        data = {"url": url(rabbitmq, way.port), "queue": unique if named else stream}
+        async with consuming(hub, **data) as following, opened(hub, url=url(rabbitmq)) as ctx:
+            waiting = asyncio.ensure_future(following())
+            count = 1
+            while not waiting.done():  # nothing tells that a stream is being consumed
+                await publish(hub, ctx, event(unique, b"%d" % count))
+                count += 1
+            first = await waiting
+            number = int(first.envelope.body)
+            assert number > 0  # "next" was behind what there was
+            await publish(hub, ctx, *numbered(unique, 5, start=count))
+            found = [first, *[await following() for _ in range(number + 1, count + 5)]]
+            assert [int(each.envelope.body) for each in found] == list(range(number, count + 5))
+            for each in (*found[:2], *found[3:]):
+                each.ack()
+            await asyncio.sleep(0)
+            way.cut()
+            await publish(hub, ctx, *numbered(unique, 2, start=count + 5))
+            assert await bodies(following, 1) == [number + 2]
+            while (await bodies(following, 1)) != [count + 6]:
+                pass
+
+    asyncio.run(main())
+    rabbitmq.delete_queue(unique)
+
+
+@pytest.mark.parametrize(("offset", "wanted"), [("first", [0, 1, 2]), (1, [1, 2]), (0, [0, 1, 2])])
+def test_a_stream_is_read_from_where_the_profile_says_however_often_it_is_cut(
+    rabbitmq: Any, proxy: Any, unique: str, offset: Any, wanted: list[int]
+) -> None:
+    way = proxy(rabbitmq.port)
+    stream = {"name": unique, "type": "stream"}
+
+    async def main() -> None:
+        hub = new_hub()
+        await fill(hub, rabbitmq, stream, 3)
+        data = {"url": url(rabbitmq, way.port), "queue": stream, "offset": offset}
+        async with consuming(hub, **data) as following:
+            for cut in range(3):
+                found = [await following() for _ in wanted]
+                assert [int(delivery.envelope.body) for delivery in found] == wanted
+                if cut < 2:
+                    way.cut()
+            for delivery in found:
+                delivery.ack()
+            way.cut()
+            await nothing(following)
+
+    asyncio.run(main())
+    rabbitmq.delete_queue(unique)
+
+
+def test_messages_with_somebodys_offset_in_a_common_queue_do_not_stop_the_consumer(
+    rabbitmq: Any, proxy: Any, unique: str
+) -> None:
+    way = proxy(rabbitmq.port)
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
+            await publish(hub, ctx, *(event(unique, b"1", {"x-stream-offset": "5"}) for _ in range(2)))
+        async with consuming(hub, url=url(rabbitmq, way.port), queue=unique) as following:
+            await following()
+            (await following()).ack()
+            way.cut()
+            (await following()).ack()
+
+    asyncio.run(main())
+
+
+def test_closing_gives_back_what_is_unsettled_and_leaves_the_connection_to_others(
+    rabbitmq: Any, unique: str
+) -> None:
+    data = {"url": url(rabbitmq), "queue": unique}
+
+    async def main() -> None:
+        hub = new_hub()
+        await fill(hub, rabbitmq, unique, 10)
+        async with consuming(hub, **data, prefetch=4) as first, opened(hub, **data, prefetch=4) as ctx:
+            assert await bodies(first, 1) == [0]
+            async with consuming(hub, **data, prefetch=4) as second:
+                delivery = await second()
+                assert len(hub.connection.init.states()) == 1
+            await eventually(lambda: rabbitmq.depth(unique).consumers == 1, "one is left")
+            delivery.ack()
+            assert await publish(hub, ctx, event(unique, b"10")) == [None]
+            seen: set[int] = set()
+            while seen != set(range(1, 11)):
+                seen.update(await bodies(first, 1))
+        assert hub.connection.init.states() == {}
+
+    asyncio.run(main())
+    assert rabbitmq.queue_depth(unique) == 0
+
+
+def test_an_iteration_that_is_cancelled_leaves_the_queue(rabbitmq: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
+            waiting = asyncio.ensure_future(following())
+            await eventually(
+                lambda: rabbitmq.has_queue(unique) and rabbitmq.depth(unique).consumers, "it consumes"
+            )
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        assert hub.connection.init.states() == {}
+
+    asyncio.run(main())
+    assert rabbitmq.depth(unique).consumers == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "data", "kind", "why"),
+    [
+        ({}, {}, ProfileError, "nothing says what to consume"),
+        ({"name": "made", "group": "g"}, {}, ProfileError, "need an exchange"),
+        ({"name": "made", "group": "g"}, {"exchange": "UNIQUE"}, ConnectFailed, "there is no exchange"),
+        ({}, {"queue": {"name": "UNIQUE", "type": "quorum"}}, ConnectFailed, "is there with other settings"),
+        ({}, {"queue": "secret"}, ConnectFailed, "the broker does not permit it for the queue 'secret'"),
+        ({}, {"queue": "UNIQUE", "url": "amqp://127.0.0.1:1/"}, ConnectFailed, "nothing listens there"),
+    ],
+)
+def test_what_cannot_be_consumed_is_one_sentence(
+    rabbitmq: Any, unique: str, wanted: dict[str, Any], data: dict[str, Any], kind: type[Exception], why: str
+) -> None:
+    rabbitmq.declare_queue(unique)
+    rabbitmq.add_user(unique, "hunter22-hunter22")
+    rabbitmq.set_permissions(unique, configure="test-.*|made.*", read="test-.*|made.*")
+    account = url(rabbitmq, user=unique, password="hunter22-hunter22")
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: filled(each) for key, each in value.items()}
+        return unique if value == "UNIQUE" else value
+
+    async def main() -> None:
+        hub = new_hub()
+        async with consuming(hub, Subscription(**wanted), **{"url": account, **filled(data)}) as following:
+            with pytest.raises(kind) as caught:
+                await following()
+        assert why in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert "hunter22" not in repr(caught.value)
+        assert hub.connection.init.states() == {}
+
+    asyncio.run(main())
+    rabbitmq.delete_user(unique)
+
+
+def test_a_queue_that_belongs_to_another_consumer_is_waited_for_when_the_profile_says_so(
+    rabbitmq: Any, unique: str
+) -> None:
+    data = {"url": url(rabbitmq), "queue": unique, "exclusive": True}
+
+    async def main() -> None:
+        hub = new_hub()
+        async with consuming(hub, **data) as first:
+            waiting = asyncio.ensure_future(first())
+            await eventually(
+                lambda: rabbitmq.has_queue(unique) and rabbitmq.depth(unique).consumers, "it consumes"
+            )
+            async with consuming(hub, **data) as refused:
+                with pytest.raises(ConnectFailed, match="exclusive"):
+                    await refused()
+            async with consuming(hub, first_connect="wait", **data) as patient:
+                coming = asyncio.ensure_future(patient())
+                await asyncio.wait({coming}, timeout=0.1)
+                assert not coming.done()
+                waiting.cancel()
+                await asyncio.wait({waiting})
+                async with opened(hub, url=url(rabbitmq)) as ctx:
+                    await publish(hub, ctx, event(unique, b"1"))
+                (await asyncio.wait_for(coming, WAIT)).ack()
+
+    asyncio.run(main())

@@ -1,0 +1,229 @@
+"""Consuming by STOMP from real brokers: acks, rejects, copies, and what a lost connection brings again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from evbus.errors import ConnectFailed, ProfileError
+from evbus.types import Subscription
+from tests.connection.stomp_kit import WAIT, consuming, event, new_hub, opened, publish, url
+
+
+@pytest.fixture(scope="session", params=["rabbitmq", "activemq"])
+def node(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
+
+
+def topic_of(node: Any) -> str:
+    """Return the template of a topic whose groups have a copy each."""
+    prefix = "" if hasattr(node, "management_port") else "VirtualTopic."
+    return f"/topic/{prefix}{{routing_key}}"
+
+
+def test_an_event_comes_back_as_it_was_sent(node: Any, unique: str) -> None:
+    key = f"{unique}.ü:\\"
+    headers = {"content-type": "application/json", "ce-id": "7", "a:b": "c\r\nd\\e", "correlation-id": "9"}
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(node), expiry=600, priority=4) as ctx:
+            assert await publish(hub, ctx, event(key, bytes(range(256)), headers)) == [None]
+        async with consuming(hub, Subscription(name=key), url=url(node)) as following:
+            delivery = await following()
+            envelope = delivery.envelope
+            assert (envelope.profile, envelope.routing_key) == ("orders", key)
+            assert envelope.body == bytes(range(256))
+            assert envelope.headers == headers
+            assert delivery.redelivered is False
+            delivery.ack()
+
+    asyncio.run(main())
+    assert node.queue_depth(key) == 0
+
+
+def test_what_is_acked_is_gone_and_the_rest_comes_again(node: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(node)) as ctx:
+            await publish(hub, ctx, *(event(unique, b"%d" % number) for number in range(4)))
+        async with consuming(hub, Subscription(name=unique), url=url(node)) as following:
+            found = [await following() for _ in range(4)]
+            assert [delivery.envelope.body for delivery in found] == [b"0", b"1", b"2", b"3"]
+            found[0].ack()
+            found[2].ack()
+            found[2].reject(requeue=True)
+        async with consuming(hub, Subscription(name=unique), url=url(node)) as following:
+            again = [await following() for _ in range(2)]
+            assert [delivery.envelope.body for delivery in again] == [b"1", b"3"]
+            for delivery in again:
+                assert delivery.redelivered
+                delivery.ack()
+
+    asyncio.run(main())
+    assert node.queue_depth(unique) == 0
+
+
+def test_no_more_than_prefetch_is_unsettled(node: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(node)) as ctx:
+            await publish(hub, ctx, *(event(unique, b"%d" % number) for number in range(4)))
+        async with consuming(hub, Subscription(name=unique, prefetch=2), url=url(node)) as following:
+            found = [await following() for _ in range(2)]
+            waiting = asyncio.ensure_future(following())
+            assert not (await asyncio.wait({waiting}, timeout=0.2))[0]
+            found[0].ack()
+            assert (await waiting).envelope.body == b"2"
+
+    asyncio.run(main())
+
+
+def test_a_rejected_event_is_given_up_and_a_requeued_one_comes_again(node: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(node)) as ctx:
+            await publish(hub, ctx, event(unique, b"bad"), event(unique, b"later"))
+        async with consuming(hub, Subscription(name=unique), url=url(node)) as following:
+            first, second = await following(), await following()
+            first.reject()
+            second.reject(requeue=True)
+            again = await following()
+            assert again.envelope.body == b"later"
+            assert again.redelivered
+            again.ack()
+
+    asyncio.run(main())
+    assert node.queue_depth(unique) == 0
+
+
+def test_every_group_has_its_copy_and_its_members_share_it(node: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        data = {"url": url(node), "destination": topic_of(node)}
+        one, two = (Subscription(name=unique, group=group) for group in ("one", "two"))
+        async with opened(hub, **data) as ctx:
+            # Its first consumer makes the copy of a group, which stays when it goes.
+            for wanted in (one, two):
+                async with consuming(hub, wanted, **data) as following:
+                    waiting = asyncio.ensure_future(following())
+                    while not _subscribed(hub):
+                        await hub_turn()
+                    waiting.cancel()
+                    await asyncio.wait({waiting})
+            await publish(hub, ctx, event(unique, b"1"), event(unique, b"2"))
+            for wanted in (one, two):
+                async with consuming(hub, wanted, **data) as following:
+                    found = [await following() for _ in range(2)]
+                    assert [delivery.envelope.body for delivery in found] == [b"1", b"2"]
+                    assert {delivery.envelope.routing_key for delivery in found} == {unique}
+                    for delivery in found:
+                        delivery.ack()
+
+    asyncio.run(main())
+
+
+def _subscribed(hub: Any) -> bool:
+    """Return whether all SUBSCRIBE frames of the hub's only connection have their receipts."""
+    (entry,) = hub.connection.SHARED._entries.values()
+    session = entry.connection.session
+    return bool(session._takers) and not session.receipts
+
+
+async def hub_turn() -> None:
+    await asyncio.sleep(0)
+
+
+def test_processes_have_copies_of_their_own_which_end_with_them(node: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        data = {"url": url(node), "destination": "/topic/{routing_key}"}
+        wanted = Subscription(name=unique, per_process=True)
+        async with (
+            consuming(hub, wanted, **data) as one,
+            consuming(hub, wanted, **data) as two,
+            opened(hub, **data) as ctx,
+        ):
+            both = [asyncio.ensure_future(following()) for following in (one, two)]
+            (entry,) = hub.connection.SHARED._entries.values()
+            while len(entry.connection.session._takers) < 2 or entry.connection.session.receipts:
+                await hub_turn()
+            await publish(hub, ctx, event(unique, b"1"))
+            assert [(await waiting).envelope.body for waiting in both] == [b"1", b"1"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("destination", ["/exchange/nope/{routing_key}", "/nonsense/{routing_key}"])
+def test_a_refused_subscription_is_told(rabbitmq: Any, unique: str, destination: str) -> None:
+    async def main() -> None:
+        async with consuming(
+            new_hub(), Subscription(name=unique, group="g"), url=url(rabbitmq), destination=destination
+        ) as following:
+            with pytest.raises(ConnectFailed, match="stomp profile 'orders': cannot consume /") as caught:
+                await following()
+            assert "\n" not in str(caught.value)
+
+    asyncio.run(main())
+
+
+def test_what_the_destination_cannot_give_is_told(rabbitmq: Any) -> None:
+    async def main() -> None:
+        wanted = Subscription(name="a", per_process=True)
+        async with consuming(new_hub(), wanted, url=url(rabbitmq)) as following:
+            with pytest.raises(ProfileError, match="stomp profile 'orders'.*needs a topic"):
+                await following()
+
+    asyncio.run(main())
+
+
+def test_a_lost_connection_brings_the_unsettled_again_and_old_deliveries_settle_nothing(
+    node: Any, proxy: Any, unique: str
+) -> None:
+    way = proxy(node.stomp_port)
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(node)) as ctx:
+            await publish(hub, ctx, event(unique, b"1"), event(unique, b"2"))
+            async with consuming(hub, Subscription(name=unique), url=url(node, way.port)) as following:
+                old = [await following(), await following()]
+                way.cut()
+                again = [await following(), await following()]
+                assert [delivery.envelope.body for delivery in again] == [b"1", b"2"]
+                assert all(delivery.redelivered for delivery in again)
+                for delivery in old:
+                    delivery.ack()
+                again[0].ack()
+                await publish(hub, ctx, event(unique, b"3"))
+                assert (await following()).envelope.body == b"3"
+
+    asyncio.run(main())
+    # The second and third were never acknowledged over the connection that they came by last.
+    assert node.queue_depth(unique) == 2
+
+
+def test_a_consumer_waits_out_the_death_of_its_broker(broken_rabbitmq: Any, unique: str) -> None:
+    node = broken_rabbitmq
+
+    async def main() -> None:
+        hub = new_hub()
+        async with (
+            consuming(hub, Subscription(name=unique), url=url(node)) as following,
+            opened(hub, url=url(node)) as ctx,
+        ):
+            await publish(hub, ctx, event(unique, b"1"), event(unique, b"2"))
+            (await following()).ack()
+            await asyncio.to_thread(node.restart)
+            found = hub.ingress.stomp.ready(ctx)
+            if found is not None:
+                await asyncio.wait_for(found[1], WAIT)
+            seen = {(await following()).envelope.body}
+            # The acknowledgement may have died with the broker.
+            if seen == {b"1"}:
+                seen = {(await following()).envelope.body}
+            assert seen == {b"2"}
+
+    asyncio.run(main())

@@ -1,0 +1,172 @@
+"""A bridge in a program: ``hub.evbus.bridge``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evbus.api import bus
+from evbus.errors import BusStopped, ConfigError, ConnectFailed, Unavailable
+from tests.evbus.kit import WAIT, bodies, new_hub, running, write
+from tests.servers._rabbitmq import RabbitMQ
+
+#: A source that yields the profile's ``bodies`` and then waits, and notes what is acknowledged.
+BODIES = """
+import asyncio
+from evbus.types import Delivery, Envelope
+
+def __init__(hub):
+    hub.egress.ACKED = []
+
+async def consume(hub, ctx, subscription):
+    def settle(tag, accepted, requeue):
+        hub.egress.ACKED.append(tag)
+    for body in ctx.acct["bodies"]:
+        yield Delivery(Envelope(ctx.name, "key", body.encode(), {"x": "y"}), settle, body)
+    if ctx.acct.get("fails"):
+        raise OSError(f"no such thing as {ctx.acct.password}")
+    await asyncio.Event().wait()
+"""
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Any:
+    root = write(tmp_path / "plugins", egress__bodies=BODIES)
+    return new_hub(plugin_dirs=[root], dead_store=tmp_path / "dead.jsonl", drain_timeout=WAIT)
+
+
+def contexts(*texts: str, **more: Any) -> dict[str, Any]:
+    return {"bodies": {"in": {"bodies": texts, **more}}, "internal": {"default": {}}}
+
+
+def test_what_is_consumed_reaches_the_profiles_that_match(hub: Any) -> None:
+    async def main() -> None:
+        profiles = contexts("1", "2", "3")
+        profiles["internal"]["other"] = {}
+        async with running(hub, profiles):
+            await hub.evbus.bridge.run(profiles, "in", count=2)
+            assert await bodies(hub, "key", 2) == [b"1", b"2"]
+            assert hub.egress.ACKED == ["1", "2"]
+            assert hub.evbus.stats.snapshot()["lanes"]["internal.internal.other"]["accepted"] == 0
+        latency = hub.evbus.stats.snapshot()["lanes"]["internal.internal.default"]["latency"]
+        assert latency["max"] < WAIT
+
+    asyncio.run(main())
+
+
+def test_two_sources_run_side_by_side_and_one_ends_by_itself(hub: Any) -> None:
+    async def main() -> None:
+        profiles = contexts("1", "2")
+        profiles["bodies"]["more"] = {"bodies": ["3"]}
+        async with running(hub, profiles):
+            endless = asyncio.ensure_future(hub.evbus.bridge.run(profiles, "more"))
+            await asyncio.wait_for(hub.evbus.bridge.run(profiles, "in", count=2), WAIT)
+            assert sorted(await bodies(hub, "key", 3)) == [b"1", b"2", b"3"]
+            assert not endless.done()
+            endless.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await endless
+
+    asyncio.run(main())
+
+
+def test_what_is_not_settled_in_time_is_told(
+    hub: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    hub.OPT = hub.pop.data.imap({"evbus": {**hub.OPT.evbus, "drain_timeout": 0.01}})
+    data = {"path": str(tmp_path / "file" / "out"), "delivery": {"retry": {"min": 9, "max": 9}}}
+    profiles = {**contexts("1", "2"), "file": {"out": data}}
+    left: list[int] = []
+
+    async def main() -> None:
+        async with running(hub, profiles):
+            await hub.evbus.bridge.run(profiles, "in", "out", count=2, on_left=left.append)
+            assert hub.egress.ACKED == []
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(main())
+    assert left == [2]
+    assert "bodies profile 'in': 2 deliveries were not settled in time, and stay with" in caplog.text
+    assert not (tmp_path / "dead.jsonl").exists()
+
+
+def test_a_bus_that_does_not_run_bridges_nothing(hub: Any) -> None:
+    with pytest.raises(BusStopped):
+        asyncio.run(hub.evbus.bridge.run(contexts("1"), "in"))
+
+
+def test_a_bus_that_was_started_with_other_profiles_is_told(hub: Any) -> None:
+    async def main() -> None:
+        async with running(hub, {"internal": {"other": {}}}):
+            with pytest.raises(
+                ConfigError, match="the bus was started without a profile that matches 'default'"
+            ):
+                await hub.evbus.bridge.run(contexts("1"), "in")
+
+    asyncio.run(main())
+
+
+def test_a_source_that_fails_is_one_sentence_without_secrets(hub: Any) -> None:
+    async def main() -> None:
+        profiles = contexts(fails=True, password="hunter22")
+        async with running(hub, profiles):
+            with pytest.raises(Unavailable) as caught:
+                await hub.evbus.bridge.run(profiles, "in")
+            assert str(caught.value) == (
+                "bodies profile 'in': the source ended: OSError: no such thing as ***"
+            )
+
+    asyncio.run(main())
+
+
+# On a real broker
+
+
+def test_a_program_that_is_no_pop_project_bridges_through_its_handle(
+    rabbitmq: RabbitMQ, unique: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    profiles = {
+        "amqp": {"orders": {"url": rabbitmq.url, "queue": unique}},
+        "file": {"archive": {"path": str(out)}},
+    }
+
+    async def main() -> None:
+        async with bus(profiles, dead_store=str(tmp_path / "dead.jsonl")) as events:
+            for number in range(3):
+                await events.put(routing_key=unique, body={"id": number}, profile="orders")
+            await events.hub.evbus.bridge.run(profiles, "orders", "archive", count=3)
+
+    asyncio.run(main())
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(line["profile"], line["routing_key"], line["body"]) for line in lines] == [
+        ("archive", unique, {"id": number}) for number in range(3)
+    ]
+    assert rabbitmq.depth(unique) == (0, 0)
+
+
+def test_a_queue_that_may_not_be_read_fails_at_first(rabbitmq: RabbitMQ, unique: str, tmp_path: Path) -> None:
+    rabbitmq.declare_queue(unique)
+    rabbitmq.add_user(unique, "secret-word")
+    rabbitmq.set_permissions(unique, read="")
+    url = rabbitmq.url.replace("guest:guest", f"{unique}:secret-word")
+    profiles = {"amqp": {"in": {"url": url, "queue": unique}}, "internal": {"default": {}}}
+
+    async def main() -> None:
+        async with bus(profiles, dead_store=str(tmp_path / "dead.jsonl")) as events:
+            with pytest.raises(
+                ConnectFailed, match=f"cannot consume from '{unique}': ACCESS_REFUSED"
+            ) as caught:
+                await events.hub.evbus.bridge.run(profiles, "in")
+            assert "secret-word" not in str(caught.value)
+
+    try:
+        asyncio.run(main())
+    finally:
+        rabbitmq.delete_user(unique)

@@ -1,0 +1,602 @@
+"""Publishing by AMQP to a real broker: what arrives, what comes back, and what the broker does meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from evbus.errors import ConnectFailed, DeliveryError, InvalidRoutingKey, Rejected, Unavailable
+from evbus.ingress import amqp as plugin
+from tests.evbus.kit import KEEPER, write
+from tests.evbus.kit import new_hub as new_bus
+from tests.ingress.amqp_kit import (
+    WAIT,
+    bus,
+    context,
+    event,
+    eventually,
+    got,
+    kill,
+    lane,
+    library,
+    new_hub,
+    numbered,
+    opened,
+    publish,
+    put,
+    ready,
+    until_lost,
+    url,
+)
+
+PLUGIN: Any = plugin  # its functions take the hub, which no type checker knows
+
+
+def payloads(node: Any, queue: str) -> list[str]:
+    return [message["payload"] for message in node.take(queue, 3000)]
+
+
+def test_the_plugin_declares_its_providers_profile_and_that_it_replaces_others() -> None:
+    hub = new_hub()
+    assert hub.ingress.amqp.ACCT == ["amqp", "rabbitmq", "pika"]
+    assert hub.ingress.amqp.PROFILE.__name__ == "Profile"
+    assert hub.ingress.amqp.SOLE is True
+
+
+def test_close_without_open_is_nothing() -> None:
+    asyncio.run(PLUGIN.close_(None, context(url="amqp://h")))
+
+
+def rejected(outcomes: list[Any]) -> list[bool | None]:
+    """Return for each outcome whether it is a rejection, None for what was delivered."""
+    return [outcome if outcome is None else isinstance(outcome, Rejected) for outcome in outcomes]
+
+
+# Where it arrives
+
+
+def test_events_arrive_in_their_order_by_the_default_exchange(rabbitmq: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
+            assert await publish(hub, ctx, *numbered(unique, 500)) == [None] * 500
+            assert await publish(hub, ctx) == []
+            await hub.ingress.amqp.publish(ctx, unique, b"last", {"a": "b"})
+            assert "pending=0" in repr(ctx.state)
+
+    asyncio.run(main())
+    assert payloads(rabbitmq, unique) == [*map(str, range(500)), "last"]
+
+
+def test_an_exchange_and_its_queue_are_declared_and_bound(rabbitmq: Any, unique: str) -> None:
+    exchange = {"name": unique, "type": "topic", "auto_delete": True}
+    queue = {"name": unique, "bind": ["orders.#", "bills.*"]}
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), exchange=exchange, queue=queue) as ctx:
+            outcomes = await publish(
+                hub, ctx, *(event(key, key.encode()) for key in ("orders.a.b", "bills.x", "other", "orders"))
+            )
+            assert rejected(outcomes) == [None, None, True, None]
+
+    asyncio.run(main())
+    assert payloads(rabbitmq, unique) == ["orders.a.b", "bills.x", "orders"]
+
+
+@pytest.mark.parametrize("kind", ["quorum", "stream"])
+def test_quorum_queues_and_streams_take_events(rabbitmq: Any, unique: str, kind: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), queue={"name": unique, "type": kind}) as ctx:
+            assert await publish(hub, ctx, *numbered(unique, 50)) == [None] * 50
+
+    asyncio.run(main())
+    rabbitmq.delete_queue(unique)
+
+
+def test_an_exchange_that_is_not_there_is_a_sentence_with_the_way_out(rabbitmq: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        with pytest.raises(ConnectFailed) as caught:
+            await hub.ingress.amqp.open(context(url=url(rabbitmq), exchange=unique))
+        assert str(caught.value) == (
+            f"amqp profile 'orders': there is no exchange '{unique}' on the broker; create it, or have it "
+            f"declared with 'exchange: {{name: {unique}, type: topic}}'"
+        )
+        async with opened(hub, url=url(rabbitmq), exchange=unique, first_connect="wait") as ctx:
+            with pytest.raises(Unavailable, match="there is no exchange"):
+                await publish(hub, ctx, event("k"))
+            rabbitmq.declare_exchange(unique)
+            rabbitmq.declare_queue(unique)
+            rabbitmq.bind(unique, unique, "k")
+            assert await publish(hub, ctx, event("k", b"late")) == [None]
+        rabbitmq.delete_exchange(unique)
+
+    asyncio.run(main())
+    assert payloads(rabbitmq, unique) == ["late"]
+
+
+def test_the_routing_key_of_the_profile_may_hold_the_events_own(
+    rabbitmq: Any, tmp_path: Any, unique: str
+) -> None:
+    async def main() -> None:
+        async with bus(
+            tmp_path,
+            fixed={"url": url(rabbitmq), "queue": unique, "routing_key": unique},
+            filled={"url": url(rabbitmq), "routing_key": f"{unique}{{routing_key}}"},
+        ) as hub:
+            await put(hub, "fixed", "whatever", 1)
+            await eventually(lambda: lane(hub, "fixed")["delivered"] == 1, "the first is delivered")
+            await put(hub, "filled", "", 2)
+
+    asyncio.run(main())
+    assert payloads(rabbitmq, unique) == ["1", "2"]
+
+
+# What it says
+
+
+def test_headers_become_properties_and_the_profile_fills_in_what_is_missing(
+    rabbitmq: Any, unique: str
+) -> None:
+    headers = {
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "ce-id": "event-7",
+        "correlation-id": "c",
+        "reply-to": "r",
+        "timestamp": "1700000000",
+        "type": "made",
+        "app-id": "shop",
+        "x-own": "ü",
+    }
+    data = {"expiry": 600, "priority": 4, "headers": {"x-own": "less", "x-fixed": "f"}, "persistent": True}
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), queue=unique, **data) as ctx:
+            own = event(unique, b"2", {"priority": "9", "expiration": "70000", "message-id": "m"})
+            assert await publish(hub, ctx, event(unique, b"1", headers), own) == [None, None]
+
+    asyncio.run(main())
+    first, second = (message["properties"] for message in rabbitmq.take(unique))
+    table = first.pop("headers")
+    assert table == {"ce-id": "event-7", "x-own": "ü", "x-fixed": "f"}
+    assert first == {
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        "message_id": "event-7",
+        "correlation_id": "c",
+        "reply_to": "r",
+        "timestamp": 1700000000,
+        "type": "made",
+        "app_id": "shop",
+        "expiration": "600000",
+        "priority": 4,
+        "delivery_mode": 2,
+    }
+    assert (second["priority"], second["expiration"], second["message_id"]) == (9, "70000", "m")
+
+
+def test_events_are_transient_when_the_profile_says_so(rabbitmq: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), queue=unique, persistent=False) as ctx:
+            assert await publish(hub, ctx, event(unique, b"1", {"delivery-mode": "2"})) == [None]
+
+    asyncio.run(main())
+    (message,) = rabbitmq.take(unique)
+    assert message["properties"]["delivery_mode"] == 1
+
+
+def test_bodies_of_every_size_arrive_byte_for_byte(rabbitmq: Any, unique: str) -> None:
+    frame = 131072 - 8
+    sizes = [0, 1, frame - 1, frame, frame + 1, 2 * frame, 1024 * 1024]
+    pattern = bytes(range(256)) * 4097
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
+            events = [event(unique, pattern[:size]) for size in sizes]
+            assert await publish(hub, ctx, *events) == [None] * len(sizes)
+        async with library(rabbitmq) as channel:
+            for size in sizes:
+                assert (await got(channel, unique)).body == pattern[:size]
+
+    asyncio.run(main())
+
+
+def test_events_that_share_their_headers_and_others_are_told_apart(rabbitmq: Any, unique: str) -> None:
+    from evbus.types import Envelope, SharedHeaders
+
+    shared = [SharedHeaders({"n": str(number)}) for number in range(3)]
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
+            events = [
+                Envelope("orders", unique, b"%d" % (n % 3), shared[n % 3], 1.0 + n) for n in range(3000)
+            ]
+            assert set(await publish(hub, ctx, *events)) == {None}
+        async with library(rabbitmq) as channel:
+            for n in range(3000):
+                message = await got(channel, unique)
+                assert message.header.properties.headers == {"n": message.body.decode()} == {"n": str(n % 3)}
+
+    asyncio.run(main())
+
+
+# What is refused
+
+
+def test_unroutable_events_come_back_with_the_reason_and_the_others_are_delivered(
+    rabbitmq: Any, unique: str
+) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
+            events = [event(unique if number % 3 else f"{unique}-no", b"same") for number in range(300)]
+            outcomes = await publish(hub, ctx, *events)
+            assert rejected(outcomes) == [True, None, None] * 100
+            assert str(outcomes[0]) == (
+                f"amqp profile 'orders': unroutable: there is no queue of the name of the routing key "
+                f"'{unique}-no' (NO_ROUTE, 312)"
+            )
+            with pytest.raises(Rejected, match="unroutable"):
+                await hub.ingress.amqp.publish(ctx, f"{unique}-no", b"")
+        async with opened(hub, url=url(rabbitmq), exchange="amq.topic") as ctx:
+            (outcome,) = await publish(hub, ctx, event(f"{unique}-no", b"x" * 300_000))
+            assert f"the exchange 'amq.topic' leads to no queue for the routing key '{unique}-no'" in str(
+                outcome
+            )
+
+    asyncio.run(main())
+    assert rabbitmq.queue_depth(unique) == 200
+
+
+def test_unroutable_events_are_dropped_when_the_profile_says_so(rabbitmq: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), mandatory=False) as ctx:
+            assert await publish(hub, ctx, event(f"{unique}-no")) == [None]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("refused", "kind"), [("retry", DeliveryError), ("reject", Rejected)])
+def test_what_a_full_queue_refuses_is_tried_again_or_given_up(
+    rabbitmq: Any, unique: str, refused: str, kind: type
+) -> None:
+    queue = {"name": unique, "arguments": {"x-max-length": 2, "x-overflow": "reject-publish"}}
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), queue=queue, refused=refused) as ctx:
+            for _ in range(2):
+                assert await publish(hub, ctx, event(unique)) == [None]
+            (outcome,) = await publish(hub, ctx, event(unique))
+            assert type(outcome) is kind
+            assert str(outcome).startswith("amqp profile 'orders': refused by the broker (basic.nack)")
+
+    asyncio.run(main())
+    assert rabbitmq.queue_depth(unique) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "headers", "why"),
+    [
+        ("k" * 256, {}, "the routing key has 256 bytes, more than the 255"),
+        ("ü" * 128, {}, "the routing key has 256 bytes, more than the 255"),
+        ("", {"priority": "256"}, "'priority'"),
+        ("", {"expiration": "-1"}, "'expiration'"),
+        ("", {"content-type": "x" * 256}, "'content-type' has 256 bytes"),
+        ("", {"n" * 256: ""}, "the header name"),
+        ("", {"big": "x" * 131072}, "more than the broker's frame_max of 131072"),
+        ("", {"CC": "other"}, "the header 'CC' is a list for RabbitMQ"),
+        ("", {"BCC": "other"}, "the header 'BCC' is a list for RabbitMQ"),
+    ],
+)
+def test_what_amqp_cannot_carry_is_rejected_before_it_is_sent_and_the_rest_arrives(
+    rabbitmq: Any, unique: str, key: str, headers: dict[str, str], why: str
+) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
+            outcomes = await publish(
+                hub, ctx, event(unique, b"1"), event(key or unique, b"2", headers), event(unique, b"3")
+            )
+            assert rejected(outcomes) == [None, True, None]
+            assert why in str(outcomes[1])
+            assert str(outcomes[1]).startswith("amqp profile 'orders': ")
+            assert "\n" not in str(outcomes[1])
+            if len(key) > 255:
+                assert isinstance(outcomes[1].__cause__, InvalidRoutingKey)
+            assert ctx.state.connection.connects == 1
+
+    asyncio.run(main())
+    assert payloads(rabbitmq, unique) == ["1", "3"]
+
+
+def test_a_body_that_the_server_does_not_take_is_one_dead_letter_with_its_reason(
+    broken_rabbitmq: Any, tmp_path: Any, unique: str
+) -> None:
+    broken_rabbitmq.ctl("eval", "application:set_env(rabbit, max_message_size, 10000).")
+
+    async def main() -> None:
+        async with bus(tmp_path, orders={"url": url(broken_rabbitmq), "queue": unique}) as hub:
+            await put(hub, "orders", unique, 1, "x" * 10000, 2, 3)
+            await eventually(lambda: lane(hub, "orders")["delivered"] == 3, "the others are delivered")
+            await eventually(lambda: lane(hub, "orders")["dead"] == 1, "the large one is given up")
+            assert "message size 10002 is larger than configured max size 10000" in str(
+                lane(hub, "orders")["last_error"]
+            )
+
+    try:
+        asyncio.run(main())
+    finally:
+        broken_rabbitmq.ctl("eval", "application:set_env(rabbit, max_message_size, 134217728).")
+    assert set(payloads(broken_rabbitmq, unique)) == {"1", "2", "3"}
+
+
+# What the broker does meanwhile
+
+
+def test_an_exchange_deleted_under_the_lane_is_declared_again(
+    rabbitmq: Any, tmp_path: Any, unique: str
+) -> None:
+    exchange = {"name": unique, "type": "fanout"}
+
+    async def main() -> None:
+        profile = {"url": url(rabbitmq), "exchange": exchange, "queue": unique}
+        async with bus(tmp_path, orders=profile) as hub:
+            await put(hub, "orders", "k", 1)
+            await eventually(lambda: lane(hub, "orders")["delivered"] == 1, "the first is delivered")
+            await asyncio.to_thread(rabbitmq.delete_exchange, unique)
+            await put(hub, "orders", "k", 2)
+            await eventually(lambda: lane(hub, "orders")["delivered"] == 2, "the second is delivered")
+            assert lane(hub, "orders")["dead"] == 0
+
+    asyncio.run(main())
+    rabbitmq.delete_exchange(unique)
+    assert payloads(rabbitmq, unique) == ["1", "2"]
+
+
+def test_a_queue_deleted_under_the_lane_is_declared_again_and_other_keys_stay_unroutable(
+    rabbitmq: Any, unique: str
+) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
+            for number in range(3):
+                assert await publish(hub, ctx, event(unique, b"before")) == [None]
+                await asyncio.to_thread(rabbitmq.delete_queue, unique)
+                events = [event(unique, b"1"), event(f"{unique}-no"), event(unique, b"%d" % number)]
+                assert rejected(await publish(hub, ctx, *events)) == [None, True, None]
+            assert ctx.state.connection.connects == 1
+
+    asyncio.run(main())
+    assert payloads(rabbitmq, unique) == ["1", "2"]
+
+
+def test_a_lane_whose_exchange_is_gone_waits_for_it_and_its_neighbour_on_the_connection_goes_on(
+    rabbitmq: Any, tmp_path: Any, unique: str
+) -> None:
+    rabbitmq.declare_exchange(unique, "fanout")
+    rabbitmq.declare_queue(unique)
+    rabbitmq.bind(unique, unique)
+
+    async def main() -> None:
+        async with bus(
+            tmp_path,
+            orders={"url": url(rabbitmq), "exchange": unique},
+            beside={"url": url(rabbitmq), "queue": f"{unique}-beside"},
+        ) as hub:
+            await put(hub, "orders", "k", 0)
+            await eventually(lambda: lane(hub, "orders")["delivered"] == 1, "the first is delivered")
+            await asyncio.to_thread(rabbitmq.delete_exchange, unique)
+            await put(hub, "orders", "k", 1, 2)
+            await eventually(
+                lambda: f"there is no exchange '{unique}'" in str(lane(hub, "orders")["last_error"]),
+                "the lane says what is missing",
+            )
+            await put(hub, "beside", f"{unique}-beside", 0)
+            await eventually(lambda: lane(hub, "beside")["delivered"] == 1, "the neighbour delivers")
+            await asyncio.to_thread(rabbitmq.declare_exchange, unique, "fanout")
+            await asyncio.to_thread(rabbitmq.bind, unique, unique)
+            await eventually(lambda: lane(hub, "orders")["delivered"] == 3, "all are delivered")
+            assert lane(hub, "orders")["dead"] == lane(hub, "beside")["retried"] == 0
+
+    asyncio.run(main())
+    rabbitmq.delete_exchange(unique)
+    assert payloads(rabbitmq, unique) == ["0", "1", "2"]
+
+
+def test_revoked_permissions_are_waited_for(rabbitmq: Any, tmp_path: Any, unique: str) -> None:
+    rabbitmq.declare_queue(unique)
+    rabbitmq.add_user(unique, "hunter22-hunter22")
+    rabbitmq.set_permissions(unique)
+    account = url(rabbitmq, user=unique, password="hunter22-hunter22")
+
+    async def main() -> None:
+        profile = {"url": account, "exchange": "amq.direct", "queue": {"name": unique, "bind": "k"}}
+        async with bus(tmp_path, orders=profile) as hub:
+            await put(hub, "orders", "k", 1)
+            await eventually(lambda: lane(hub, "orders")["delivered"] == 1, "the first is delivered")
+            await asyncio.to_thread(rabbitmq.set_permissions, unique, write="")
+            # The broker remembers a permission for a while on each channel: this one is to ask again.
+            await asyncio.to_thread(rabbitmq.close_connections, "out")
+            await put(hub, "orders", "k", 2)
+            await eventually(
+                lambda: "ACCESS_REFUSED" in str(lane(hub, "orders")["last_error"]), "the lane says why"
+            )
+            assert "hunter22" not in repr(hub.evbus.stats.snapshot())
+            await asyncio.to_thread(rabbitmq.set_permissions, unique)
+            await eventually(lambda: lane(hub, "orders")["delivered"] == 2, "the second is delivered")
+            assert lane(hub, "orders")["dead"] == 0
+
+    asyncio.run(main())
+    rabbitmq.delete_user(unique)
+    assert payloads(rabbitmq, unique) == ["1", "2"]
+
+
+def test_a_connection_that_an_operator_closes_is_restored(
+    broken_rabbitmq: Any, tmp_path: Any, unique: str
+) -> None:
+    async def main() -> None:
+        async with bus(tmp_path, orders={"url": url(broken_rabbitmq), "queue": unique}) as hub:
+            for number in range(3):
+                await put(hub, "orders", unique, number)
+                await eventually(
+                    lambda: lane(hub, "orders")["delivered"] == number + 1,  # noqa: B023 - called at once
+                    "it is delivered",
+                )
+                await asyncio.to_thread(broken_rabbitmq.close_connections, "maintenance")
+            await eventually(
+                lambda: hub.evbus.stats.snapshot()["connections"]["amqp.orders"]["connects"] == 4,
+                "it is connected again",
+            )
+            last = hub.evbus.stats.snapshot()["connections"]["amqp.orders"]["last_error"]
+            assert "maintenance" in last
+
+    asyncio.run(main())
+    assert payloads(broken_rabbitmq, unique) == ["0", "1", "2"]
+
+
+def test_a_memory_alarm_is_waited_for_and_nothing_is_sent_twice(
+    broken_rabbitmq: Any, tmp_path: Any, unique: str
+) -> None:
+    async def main() -> None:
+        profile = {"url": url(broken_rabbitmq), "queue": unique, "confirm_timeout": 0.2}
+        async with bus(tmp_path, orders=profile) as hub:
+            await put(hub, "orders", unique, -1)
+            await eventually(lambda: lane(hub, "orders")["delivered"] == 1, "the first is delivered")
+            await asyncio.to_thread(broken_rabbitmq.memory_alarm, True)
+            await put(hub, "orders", unique, *range(300))
+            await eventually(
+                lambda: "blocks publishers" in str(lane(hub, "orders")["last_error"]), "the lane says why"
+            )
+            assert hub.evbus.stats.snapshot()["connections"]["amqp.orders"]["blocked"]
+            await asyncio.to_thread(broken_rabbitmq.memory_alarm, False)
+            await eventually(lambda: lane(hub, "orders")["delivered"] == 301, "all are delivered")
+            assert lane(hub, "orders")["dead"] == 0
+
+    asyncio.run(main())
+    assert payloads(broken_rabbitmq, unique) == [str(number) for number in range(-1, 300)]
+
+
+def test_nothing_is_lost_when_the_broker_is_killed(broken_rabbitmq: Any, tmp_path: Any, unique: str) -> None:
+    async def main() -> None:
+        async with bus(tmp_path, orders={"url": url(broken_rabbitmq), "queue": unique}) as hub:
+            await put(hub, "orders", unique, *range(500))
+            await eventually(lambda: lane(hub, "orders")["delivered"] > 0, "some are delivered")
+            await kill(broken_rabbitmq)
+            await put(hub, "orders", unique, *range(500, 1000))
+            await asyncio.to_thread(broken_rabbitmq.start)
+            await eventually(lambda: lane(hub, "orders")["delivered"] == 1000, "all are delivered")
+            assert lane(hub, "orders")["dead"] == 0
+
+    asyncio.run(main())
+    assert {int(payload) for payload in payloads(broken_rabbitmq, unique)} == set(range(1000))
+
+
+# Profiles of evbus-pika, secrets
+
+
+def test_a_profile_of_evbus_pika_works_as_it_is(rabbitmq: Any, unique: str) -> None:
+    rabbitmq.declare_queue(unique)
+    connection = {
+        "host": rabbitmq.host,
+        "port": rabbitmq.port,
+        "login": "guest",
+        "password": "guest",
+        "virtualhost": "/",
+    }
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(
+            hub,
+            provider="pika",
+            connection=connection,
+            routing_key=unique,
+            exchange="default",
+            timeout=10,
+        ) as ctx:
+            assert await publish(hub, ctx, event(unique, b"old")) == [None]
+
+    asyncio.run(main())
+    assert payloads(rabbitmq, unique) == ["old"]
+
+
+@pytest.mark.parametrize("where", ["refused", "login"])
+def test_no_error_log_or_snapshot_shows_a_secret(
+    rabbitmq: Any, caplog: pytest.LogCaptureFixture, unique: str, where: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = "hunter22-hunter22"
+
+    async def main() -> None:
+        hub = new_hub()
+        port = 1 if where == "refused" else rabbitmq.port
+        data = {"url": f"amqp://{unique}:{secret}@127.0.0.1:{port}/"}
+        with pytest.raises(ConnectFailed) as caught:
+            await hub.ingress.amqp.open(context(**data))
+        seen = f"{caught.value!r} {caught.value.__cause__!r}"
+        async with opened(hub, first_connect="wait", **data) as ctx:
+            with pytest.raises(Unavailable) as missing:
+                await publish(hub, ctx, event("k"))
+            found = hub.ingress.amqp.ready(ctx)
+            found[1].close()
+            seen += f"{missing.value!r} {found[0]} {hub.connection.init.states()} {ctx.state!r}"
+        assert secret not in seen
+
+    asyncio.run(main())
+    assert secret not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("plugin_name", "provider", "taker"),
+    [
+        ("pika", "pika", "pika"),
+        ("pika", "amqp", "amqp"),
+        ("other", "pika", "amqp"),
+        ("other", "other", "other"),
+    ],
+)
+def test_a_profile_goes_one_way_to_the_broker_although_another_plugin_accepts_it(
+    tmp_path: Any, plugin_name: str, provider: str, taker: str
+) -> None:
+    text = KEEPER.format(name=plugin_name) + "\n"
+    text = text.replace(f'ACCT = ["{plugin_name}"]', f'ACCT = ["{plugin_name}", "pika", "amqp"]')
+    root = write(tmp_path / "plugins", **{f"ingress__{plugin_name}": text})
+    hub = new_bus(plugin_dirs=[root])
+    links = hub.evbus.init.connect({provider: {"orders": {}}})
+    assert [link.lane.key.plugin for link in links] == [taker]
+
+
+def test_a_lost_connection_leaves_no_event_without_an_outcome(rabbitmq: Any, proxy: Any, unique: str) -> None:
+    way = proxy(rabbitmq.port)
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq, way.port), queue=unique) as ctx:
+            assert await publish(hub, ctx, event(unique, b"1")) == [None]
+            way.freeze("down")
+            waiting = asyncio.ensure_future(publish(hub, ctx, *numbered(unique, 2)))
+            await eventually(lambda: "pending=2" in repr(ctx.state), "they are sent")
+            way.cut()
+            outcomes = await waiting
+            assert [type(outcome) for outcome in outcomes] == [Unavailable, Unavailable]
+            assert "the connection was lost before the broker confirmed" in str(outcomes[0])
+            with pytest.raises(Unavailable, match="not connected"):
+                await publish(hub, ctx, event(unique))
+            way.thaw("down")
+            await until_lost(ctx)
+            await ready(hub, ctx)
+            assert await asyncio.wait_for(publish(hub, ctx, event(unique, b"2")), WAIT) == [None]
+
+    asyncio.run(main())
