@@ -7,11 +7,20 @@ from typing import Any
 
 import pytest
 
-from evbus._call import call
+from evbus._call import Deadline
+from evbus._call import call as call_once
 from evbus.errors import DeliveryError, DeliveryTimeout
 from tests.evbus.rig import turns, within
 
 TINY = 1e-6
+
+
+@pytest.fixture(params=["call", "Deadline"])
+def call(request: Any) -> Any:
+    """Return both ways of awaiting a plugin, one after the other."""
+    return (
+        call_once if request.param == "call" else lambda coroutine, seconds: Deadline(seconds).call(coroutine)
+    )
 
 
 async def value() -> int:
@@ -54,30 +63,30 @@ async def forever() -> None:
 
 @pytest.mark.parametrize("seconds", [0, 20])
 @pytest.mark.parametrize("plugin", [value, value_later])
-def test_the_result_comes_out(plugin: Any, seconds: float) -> None:
+def test_the_result_comes_out(plugin: Any, seconds: float, call: Any) -> None:
     assert asyncio.run(call(plugin(), seconds)) == 5
 
 
 @pytest.mark.parametrize("seconds", [0, 20])
 @pytest.mark.parametrize("plugin", [stray, stray_later, awaits_cancelled])
-def test_a_plugin_that_cancels_itself_failed_to_deliver(plugin: Any, seconds: float) -> None:
+def test_a_plugin_that_cancels_itself_failed_to_deliver(plugin: Any, seconds: float, call: Any) -> None:
     with pytest.raises(DeliveryError, match="cancelled from within"):
         asyncio.run(call(plugin(), seconds))
 
 
 @pytest.mark.parametrize(("plugin", "kind"), [(fails, KeyError), (times_out_itself, TimeoutError)])
-def test_its_own_errors_stay_what_they_are(plugin: Any, kind: type[Exception]) -> None:
+def test_its_own_errors_stay_what_they_are(plugin: Any, kind: type[Exception], call: Any) -> None:
     with pytest.raises(kind) as caught:
         asyncio.run(call(plugin(), 20))
     assert not isinstance(caught.value, DeliveryError)
 
 
-def test_what_takes_too_long_says_so() -> None:
+def test_what_takes_too_long_says_so(call: Any) -> None:
     with pytest.raises(DeliveryTimeout, match=r"delivery.timeout"):
         asyncio.run(call(forever(), TINY))
 
 
-def test_a_plugin_that_ends_well_when_it_is_told_to_end_has_delivered() -> None:
+def test_a_plugin_that_ends_well_when_it_is_told_to_end_has_delivered(call: Any) -> None:
     async def stubborn() -> int:
         try:
             await forever()
@@ -89,7 +98,7 @@ def test_a_plugin_that_ends_well_when_it_is_told_to_end_has_delivered() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, 20])
-def test_our_own_cancellation_stays_one_and_reaches_the_plugin(seconds: float) -> None:
+def test_our_own_cancellation_stays_one_and_reaches_the_plugin(seconds: float, call: Any) -> None:
     seen = []
 
     async def plugin() -> None:
@@ -110,7 +119,7 @@ def test_our_own_cancellation_stays_one_and_reaches_the_plugin(seconds: float) -
     asyncio.run(main())
 
 
-def test_a_plugin_that_fails_when_it_is_cancelled_makes_no_noise(caplog: Any) -> None:
+def test_a_plugin_that_fails_when_it_is_cancelled_makes_no_noise(caplog: Any, call: Any) -> None:
     async def plugin() -> None:
         try:
             await forever()
@@ -128,7 +137,7 @@ def test_a_plugin_that_fails_when_it_is_cancelled_makes_no_noise(caplog: Any) ->
     assert caplog.text == ""
 
 
-def test_a_plugin_finds_its_own_task_and_timeouts_work_inside_it() -> None:
+def test_a_plugin_finds_its_own_task_and_timeouts_work_inside_it(call: Any) -> None:
     async def plugin() -> str:
         assert asyncio.current_task() is not None
         try:
@@ -138,3 +147,21 @@ def test_a_plugin_finds_its_own_task_and_timeouts_work_inside_it() -> None:
         return ""
 
     assert asyncio.run(call(plugin(), 20)) == "timed out inside"
+
+
+def test_one_timer_serves_many_calls_in_turn_and_at_once() -> None:
+    async def main() -> None:
+        deadline = Deadline(0.05)
+        for _ in range(3):
+            assert await deadline.call(value_later()) == 5
+        slow = [asyncio.ensure_future(deadline.call(forever())) for _ in range(3)]
+        await turns(2)
+        quick = asyncio.ensure_future(deadline.call(value_later()))
+        await asyncio.wait([*slow, quick])
+        assert quick.result() == 5
+        for task in slow:
+            assert isinstance(task.exception(), DeliveryTimeout)
+        assert await deadline.call(value_later()) == 5
+        deadline.close()
+
+    asyncio.run(main())

@@ -9,20 +9,20 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from enum import Enum
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from evbus._backoff import backoff
 from evbus.redact import one_line, redact
 from evbus.types import Envelope
 
+from ._overlap import Overlap, Steps
 from ._queue import Queue
 from ._relay import Tracker
 from ._retry import Dead, Outcome, failed_as_one, size_of, sort, without
 from ._sender import Sender
 from ._settings import Delivery
-from ._stats import Counters, Latency
+from ._stats import Counters, LaneKey, LaneState, Latency
 
 __all__ = ["Dead", "Lane", "LaneKey", "LaneState"]
 
@@ -32,27 +32,6 @@ log = logging.getLogger("evbus.lane")
 NO_WORKER = -1
 #: Seconds until a worker that failed by a fault of the bus itself is started again.
 RESTART = 1.0
-
-
-class LaneKey(NamedTuple):
-    """What a lane is called: ``plugin.provider.profile``."""
-
-    plugin: str
-    provider: str
-    profile: str
-
-    def __str__(self) -> str:
-        return ".".join(self)
-
-
-class LaneState(Enum):
-    """What a lane is doing, as the operator sees it."""
-
-    IDLE = "idle"
-    RUNNING = "running"
-    RETRYING = "retrying"
-    WAITING = "waiting"  # for a destination that is down
-    CLOSED = "closed"
 
 
 class Lane:
@@ -227,7 +206,8 @@ class Lane:
                 await self._work(worker)
             except Exception:
                 log.exception("lane %s: the worker failed and is started again", self.key)
-                self._return(worker)
+                for flight in sorted(self._flying, reverse=True) if self._overlaps else (worker,):
+                    self._return(flight)
                 await asyncio.sleep(RESTART)
 
     def _return(self, worker: int) -> None:
@@ -245,32 +225,75 @@ class Lane:
         # Without publish_batch one event is taken at a time: what waits stays in the lane's order and
         # what is in flight is what is being sent.
         most = self.delivery.batch if self._sender.batching else 1
-        loop = asyncio.get_running_loop()
+        if self._overlaps:
+            await self._overlap(most)
         # A plugin may swallow the cancellation that close() begins with, and return.
         while not self._closing:
             if not self._pending:
-                sleeper: asyncio.Future[None] = loop.create_future()
-                self._sleepers.append(sleeper)
-                # Looked at again, as a finalizer may have put an event before there was a sleeper.
-                if self._pending:
-                    sleeper.cancel()
-                else:
-                    await sleeper
+                await self._arrival()
                 continue
             batch = self._take(worker, most)
             await self._deliver(worker, batch, [0] * len(batch))
             if self.on_idle is not None and self.idle:
                 self.on_idle()
 
-    async def _deliver(self, worker: int, left: list[Envelope], tries: list[int]) -> None:
-        """Publish ``left``, which was tried ``tries`` times before, until none of it is left."""
+    def _arrival(self) -> asyncio.Future[None]:
+        """Return a future that is done when an event is queued."""
+        sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleepers.append(sleeper)
+        # Looked at again, as a finalizer may have put an event before there was a sleeper.
+        if self._pending and not sleeper.done():
+            sleeper.set_result(None)
+        return sleeper
+
+    @property
+    def _overlaps(self) -> bool:
+        return self._sender.overlap and self.delivery.concurrency == 1
+
+    async def _overlap(self, most: int) -> None:
+        async def land(flight: int, events: list[Envelope], outcomes: Sequence[Outcome]) -> None:
+            await self._deliver(flight, events, [0] * len(events), outcomes)
+            if self._closing:
+                return  # what is left of it is told by close()
+            self._flying.pop(flight, None)
+            self._sizes.pop(flight, None)
+            if self.on_idle is not None and self.idle:
+                self.on_idle()
+
+        steps = Steps(
+            room=lambda: min(most, 2 * most - self.counters.in_flight),
+            waiting=lambda: bool(self._pending),
+            take=self._take,
+            send=self._sender.send,
+            land=land,
+            note=lambda flight, delivered: self._settle(flight, delivered, [], 0),
+            arrival=self._arrival,
+            ready=self._ready,
+        )
+        await Overlap(steps).run()
+
+    async def _ready(self) -> None:
+        while (waiting := self._sender.not_ready()) is not None:
+            await self._wait(*waiting)
+
+    async def _deliver(
+        self,
+        worker: int,
+        left: list[Envelope],
+        tries: list[int],
+        outcomes: Sequence[Outcome] | None = None,
+    ) -> None:
+        """Publish ``left``, which was tried ``tries`` times before, until none of it is left.
+
+        :param outcomes: those of a first try that was made already.
+        """
         rounds = 0
-        while left and not self._closing:
-            waiting = self._sender.not_ready()
-            if waiting is not None:
-                await self._wait(*waiting)
-                continue
-            outcomes = await self._sender.send(left)
+        while left:
+            if outcomes is None:
+                if self._closing:
+                    return
+                await self._ready()
+                outcomes = await self._sender.send(left)
             if outcomes.count(None) == len(left):
                 self._settle(worker, left, [], 0)
                 return
@@ -282,6 +305,7 @@ class Lane:
             if not left or self._closing:
                 return
             self._failed(outcomes)
+            outcomes = None
             await self._pause(rounds, found.wait)
             if alone:
                 for event, count in zip(left, tries):  # noqa: B905 - equal by construction
@@ -325,7 +349,7 @@ class Lane:
         text = str(problem) or type(problem).__name__
         return one_line(redact(text, self.secrets))
 
-    def _failed(self, outcomes: list[Outcome]) -> None:
+    def _failed(self, outcomes: Sequence[Outcome]) -> None:
         problem = next(outcome for outcome in outcomes if outcome is not None)
         self.last_error = self.reason(problem)
         self._failing += 1

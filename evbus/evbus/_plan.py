@@ -32,6 +32,7 @@ class Ingress(NamedTuple):
     publish_batch: Callable[..., Coroutine[Any, Any, Any]] | None = None
     publish_nowait: Callable[..., Any] | None = None
     ready: Callable[..., Any] | None = None
+    overlap: bool = False
     opener: Callable[..., Coroutine[Any, Any, Any]] | None = None
     closer: Callable[..., Coroutine[Any, Any, Any]] | None = None
 
@@ -65,6 +66,7 @@ def _connect(
         publish_batch=plugin.publish_batch,
         publish_nowait=plugin.publish_nowait,
         ready=plugin.ready,
+        overlap=plugin.overlap,
         opener=plugin.opener,
         closer=plugin.closer,
         route=_router(profile.routing_key),

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
-from evbus._call import call
+from evbus._call import Deadline, call
 from evbus.errors import DeliveryError, PluginError, Unavailable
 from evbus.redact import one_line, redact
 from evbus.types import Envelope
@@ -68,6 +68,8 @@ class Sender:
     :param opener: makes what the plugin finds in ``ctx.state``, before the first publish.
     :param closer: ends it.
     :param route: makes the envelope that this profile sends, or None when it is sent as it is.
+    :param overlap: whether ``publish_batch`` may be called again before it has returned: it hands over its
+        events in the order of the calls.
     :param timeout: seconds that one call of the plugin may take, 0 for any time.
     :param secrets: strings of the profile that must not appear in a log line.
     """
@@ -77,6 +79,7 @@ class Sender:
         "_closed",
         "_closer",
         "_ctx",
+        "_deadline",
         "_nowait",
         "_opened",
         "_opener",
@@ -88,6 +91,7 @@ class Sender:
         "_takes",
         "batching",
         "immediate",
+        "overlap",
         "timeout",
     )
 
@@ -103,6 +107,7 @@ class Sender:
         opener: Callable[[Any], Coroutine[Any, Any, Any]] | None = None,
         closer: Callable[[Any], Coroutine[Any, Any, Any]] | None = None,
         route: Callable[[Envelope], Envelope] | None = None,
+        overlap: bool = False,
         timeout: float = 0.0,
         secrets: frozenset[str] = frozenset(),
     ) -> None:
@@ -120,7 +125,9 @@ class Sender:
         self._route = route
         self.batching = publish_batch is not None
         self.immediate = publish_nowait is not None
+        self.overlap = overlap and publish_batch is not None
         self.timeout = timeout
+        self._deadline = Deadline(timeout)
         self._secrets = secrets
 
     async def open(self, seconds: float) -> None:
@@ -146,6 +153,7 @@ class Sender:
             await self._end(seconds)
 
     async def _end(self, seconds: float) -> None:
+        self._deadline.close()
         if not self._opened or self._closer is None:
             return
         self._opened = self._opener is None
@@ -194,7 +202,7 @@ class Sender:
                 events = [self._route(event) for event in events]
             if self._batch is None:
                 return await self._one_by_one(events)
-            outcomes = await call(self._batch(self._ctx, events), self.timeout)
+            outcomes = await self._deadline.call(self._batch(self._ctx, events))
         except Exception as exc:
             return [exc] * len(events)
         return _checked(outcomes, len(events))
@@ -203,7 +211,7 @@ class Sender:
         outcomes: list[Outcome] = []
         for event in events:
             try:
-                await call(self._publish(self._ctx, **self._arguments(event)), self.timeout)  # type: ignore[arg-type]
+                await self._deadline.call(self._publish(self._ctx, **self._arguments(event)))  # type: ignore[arg-type]
             except Exception as exc:
                 outcomes.append(exc)
                 break

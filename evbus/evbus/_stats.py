@@ -1,16 +1,38 @@
-"""What a lane counts, and the numbers an operator reads."""
+"""What a lane is called, does and counts: what an operator reads."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from enum import Enum
+from typing import Any, NamedTuple
 
 from evbus.types import Envelope
 
-__all__ = ["Counters", "Latency"]
+__all__ = ["Counters", "LaneKey", "LaneState", "Latency"]
 
 SAMPLES = 1024
 PER_BATCH = 8
+
+
+class LaneKey(NamedTuple):
+    """What a lane is called: ``plugin.provider.profile``."""
+
+    plugin: str
+    provider: str
+    profile: str
+
+    def __str__(self) -> str:
+        return ".".join(self)
+
+
+class LaneState(Enum):
+    """What a lane is doing, as the operator sees it."""
+
+    IDLE = "idle"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    WAITING = "waiting"  # for a destination that is down
+    CLOSED = "closed"
 
 
 class Latency:

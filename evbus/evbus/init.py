@@ -306,6 +306,7 @@ def _ingress(hub):
             if _unwatched(functions, "publish", "publish_batch")
             else None,
             ready=_optional(functions, "ready"),
+            overlap=bool(getattr(module, "OVERLAP", False)),
             opener=_optional(functions, "open"),
             closer=_optional(functions, "close"),
         )

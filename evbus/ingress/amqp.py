@@ -12,6 +12,7 @@ __func_alias__ = {"open_": "open", "close_": "close"}
 def __init__(hub):
     hub.ingress.amqp.ACCT = ["amqp", "rabbitmq", "pika"]
     hub.ingress.amqp.SOLE = True
+    hub.ingress.amqp.OVERLAP = True
     hub.ingress.amqp.PROFILE = _amqp_profile.Profile
 
 

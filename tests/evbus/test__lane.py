@@ -366,7 +366,7 @@ def test_a_worker_that_fails_is_started_again_and_loses_nothing(
     class Buggy:
         """A sender with a bug in it, twice."""
 
-        batching, immediate = True, False
+        batching, immediate, overlap = True, False, False
 
         def not_ready(self) -> None:
             return None

@@ -25,6 +25,10 @@ in ``__init__(hub)`` which providers it accepts, ``hub.ingress.<plugin>.ACCT = [
 name), and may give the type of its profiles, ``hub.ingress.<plugin>.PROFILE`` (a ``msgspec.Struct``):
 then profiles are checked at start and ``ctx.profile`` holds the result.
 
+``hub.ingress.<plugin>.OVERLAP = True`` says that ``publish_batch`` may be called again before it has
+returned, because it hands over its events before it waits for anything: a lane with ``concurrency: 1`` then
+has up to two batches in flight.
+
 Raising means 'try again later'. Raising :class:`evbus.errors.Rejected` means 'never', and
 :class:`evbus.errors.Unavailable` 'the destination is down': tried again for ever.
 """

@@ -1,0 +1,111 @@
+"""A worker that hands over a batch while the one before is still waiting for its answers.
+
+Waiting out each answer costs a round trip, and a disk's flush, between any two batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
+
+from evbus.errors import DeliveryError
+from evbus.types import Envelope
+
+from ._retry import Outcome
+
+__all__ = ["Overlap", "Steps"]
+
+
+class Steps(NamedTuple):
+    """What a lane lets its worker do. A flight is a batch on its way, by its number.
+
+    :ivar room: how many more events may be in flight.
+    :ivar waiting: whether events are queued.
+    :ivar take: takes events off the queue for a flight, at most so many.
+    :ivar send: publishes a flight's events.
+    :ivar land: deals with the outcomes of a flight, and tries again what failed until nothing is left of it.
+    :ivar note: notes which events of a flight were delivered, when the worker ends.
+    :ivar arrival: returns a future that is done when an event is queued.
+    :ivar ready: returns once the destination takes events.
+    """
+
+    room: Callable[[], int]
+    waiting: Callable[[], bool]
+    take: Callable[[int, int], list[Envelope]]
+    send: Callable[[list[Envelope]], Coroutine[Any, Any, Sequence[Outcome]]]
+    land: Callable[[int, list[Envelope], Sequence[Outcome]], Coroutine[Any, Any, None]]
+    note: Callable[[int, list[Envelope]], None]
+    arrival: Callable[[], asyncio.Future[None]]
+    ready: Callable[[], Awaitable[None]]
+
+
+class _Flight(NamedTuple):
+    number: int
+    events: list[Envelope]
+    task: asyncio.Task[Sequence[Outcome]]
+
+
+class Overlap:
+    """One lane's worker. Batches begin, and end, in the order of their events.
+
+    When one fails, those behind it are waited for, and nothing more is sent until all of it was dealt with:
+    its events come before theirs.
+    """
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._flights: deque[_Flight] = deque()
+        self._arrival: asyncio.Future[None] | None = None
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        flights = self._flights
+        number = 0
+        try:
+            while True:
+                while self._steps.waiting() and self._steps.room() > 0:
+                    if not flights:
+                        await self._steps.ready()
+                    number += 1
+                    events = self._steps.take(number, self._steps.room())
+                    flights.append(_Flight(number, events, asyncio.ensure_future(self._steps.send(events))))
+                await self._something()
+                while flights and flights[0].task.done():
+                    await self._land(flights.popleft())
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        """End what is in flight; what is known of it by then is noted."""
+        flights = self._flights
+        for flight in flights:
+            flight.task.cancel()
+        if flights:
+            await asyncio.wait([flight.task for flight in flights])
+        for flight in flights:
+            if not flight.task.cancelled() and flight.task.exception() is None:
+                outcomes = zip(flight.events, flight.task.result())  # noqa: B905 - one each
+                self._steps.note(flight.number, [event for event, outcome in outcomes if outcome is None])
+        flights.clear()
+
+    async def _something(self) -> None:
+        """Wait until the first flight has ended, or an event may be sent."""
+        waited: set[asyncio.Future[Any]] = set()
+        if self._flights:
+            waited.add(self._flights[0].task)
+        if self._steps.room() > 0:
+            if self._arrival is None or self._arrival.done():
+                self._arrival = self._steps.arrival()
+            waited.add(self._arrival)
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _land(self, flight: _Flight) -> None:
+        if flight.task.cancelled():
+            outcomes: Sequence[Outcome] = [DeliveryError("the publish was cancelled")] * len(flight.events)
+        else:
+            outcomes = flight.task.result()
+        if outcomes.count(None) < len(flight.events) and self._flights:
+            await asyncio.wait([behind.task for behind in self._flights])
+        await self._steps.land(flight.number, flight.events, outcomes)
