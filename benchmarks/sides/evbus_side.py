@@ -11,11 +11,9 @@ import time
 from contextlib import aclosing
 from typing import Any
 
-import msgspec
 from common import IN_FLIGHT, PREFETCH, WARM_UP, Clock, at_rate, body, main, payload, percentiles
 
 from evbus.api import BusHandle, bus
-from evbus.evbus import _plan
 from evbus.types import CONTENT_TYPE, Delivery, Envelope, SharedHeaders, Subscription
 
 PROFILE = "bench"
@@ -68,10 +66,8 @@ async def publish_one(count: int, url: str, queue: str) -> dict[str, float]:
 
 def deliveries(hub: Any, url: str, queue: str) -> Any:
     """Return the asynchronous generator of what is in the queue."""
-    data = {"url": url, "queue": queue}
-    profile = msgspec.convert(data, hub.egress.amqp.PROFILE)
-    ctx = _plan.context_of(PROFILE, "amqp", data, profile)
-    return aclosing(hub.egress.amqp.consume(ctx, Subscription(prefetch=PREFETCH)))
+    profiles = {"amqp": {PROFILE: {"url": url, "queue": queue}}}
+    return aclosing(hub.evbus.bridge.consume(profiles, PROFILE, Subscription(prefetch=PREFETCH)))
 
 
 async def consume(count: int, url: str, queue: str) -> dict[str, float]:

@@ -22,6 +22,7 @@ from tests.connection.stomp_kit import (
     publish,
     url,
 )
+from tests.ingress.amqp_kit import kill
 
 PLUGIN: Any = plugin  # its functions take the hub, which no type checker knows
 
@@ -253,27 +254,33 @@ def test_a_broker_that_does_not_read_does_not_stop_the_loop(rabbitmq: Any, proxy
 
 
 def test_nothing_is_lost_when_the_broker_is_killed(broken_rabbitmq: Any, unique: str) -> None:
-    async def main() -> None:
+    async def main() -> int:
         hub = new_hub()
+        count = 0
+        left: list[Any] = []
         async with opened(hub, url=url(broken_rabbitmq), window=200) as ctx:
-            left = [event(unique, b"%d" % number) for number in range(2000)]
-            await publish(hub, ctx, *left[:500])
-            killing = asyncio.ensure_future(asyncio.to_thread(broken_rabbitmq.kill))
-            while left:
+            await publish(hub, ctx, event(unique, b"first"))
+            killing = asyncio.ensure_future(kill(broken_rabbitmq))
+            while left or not killing.done():
+                if not left:
+                    left = [event(unique, b"%d" % number) for number in range(count, count + 200)]
+                    count += 200
                 outcomes = await publish(hub, ctx, *left)
                 left = [one for one, outcome in zip(left, outcomes, strict=True) if outcome is not None]
-                if killing.done() and not broken_rabbitmq.alive:
-                    await asyncio.to_thread(broken_rabbitmq.start)
-                found = hub.ingress.stomp.ready(ctx)
-                if left and found is not None:
-                    await asyncio.wait({asyncio.ensure_future(found[1])}, timeout=WAIT)
-            await killing
+                if left:
+                    await killing
+                    if not broken_rabbitmq.alive:
+                        await asyncio.to_thread(broken_rabbitmq.start)
+                    found = hub.ingress.stomp.ready(ctx)
+                    if found is not None:
+                        await asyncio.wait({asyncio.ensure_future(found[1])}, timeout=WAIT)
+        return count
 
-    asyncio.run(main())
+    count = asyncio.run(main())
     if not broken_rabbitmq.alive:
         broken_rabbitmq.start()
-    bodies = {int(message["payload"]) for message in broken_rabbitmq.take(unique, 6000)}
-    assert bodies == set(range(2000))
+    bodies = {message["payload"] for message in broken_rabbitmq.take(unique, 1_000_000)}
+    assert bodies == {"first", *map(str, range(count))}
 
 
 def test_cancelled_anywhere_an_event_is_sent_exactly_once_over_one_connection(
