@@ -22,7 +22,8 @@ from evbus.errors import DeliveryTimeout, Unavailable
 from evbus.redact import one_line, secrets_of
 from evbus.version import version
 
-from ._amqp_profile import Address, Profile
+from ._address import Address
+from ._amqp_profile import Profile
 from ._amqp_wire import Wire
 from ._supervisor import Connection
 from ._tls import Tls, client_context, tls_reason

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
+from ._address import Address, host_and_port
 from ._pause import Pause
 from ._tls import Tls
 
-__all__ = ["Address", "Exchange", "Profile", "Queue"]
+__all__ = ["Exchange", "Profile", "Queue"]
 
 PORT, TLS_PORT = 5672, 5671
 #: evbus-pika hands the key ``connection`` to aio-pika's ``connect_robust``; of its parameters these matter.
@@ -86,20 +87,6 @@ class Queue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         if self.dead_letter_routing_key is not None:
             table["x-dead-letter-routing-key"] = self.dead_letter_routing_key
         return table
-
-
-class Address(NamedTuple):
-    """Where and as whom to connect. ``hosts`` are tried in turn."""
-
-    hosts: tuple[tuple[str, int], ...]
-    login: str
-    password: str
-    vhost: str
-    tls: Tls | None
-
-    def __repr__(self) -> str:
-        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
-        return f"<Address {'amqps' if self.tls else 'amqp'}://{self.login}@{hosts}/{self.vhost.lstrip('/')}>"
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -242,7 +229,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         tls = _tls(self.tls, old, encrypted=url is not None and url.scheme == "amqps")
         default = TLS_PORT if tls is not None else PORT
         if given:
-            hosts = tuple(_host(host, default) for host in given)
+            hosts = tuple(host_and_port(host, default) for host in given)
         elif url is not None:
             hosts = ((url.hostname or "localhost", url.port or default),)
         else:
@@ -272,17 +259,6 @@ def _split(url: Any) -> SplitResult | None:
     if parts.query or parts.fragment:
         raise ValueError("the url has a part after '?' or '#'; its settings are keys of the profile here")
     return parts
-
-
-def _host(text: str, default: int) -> tuple[str, int]:
-    found = urlsplit(f"//{text}")
-    try:
-        port = found.port
-    except ValueError:
-        port = -1
-    if not found.hostname or port == -1 or found.username or found.path:
-        raise ValueError(f"hosts: {text!r} is no host or host:port")
-    return found.hostname, port or default
 
 
 def _port(given: Any) -> int:

@@ -13,8 +13,9 @@ from evbus.errors import DeliveryTimeout, Unavailable
 from evbus.redact import one_line, secrets_of
 
 from . import _stomp_library
+from ._address import Address
 from ._stomp_frame import Frame, escape
-from ._stomp_profile import Address, Profile
+from ._stomp_profile import Profile
 from ._stomp_session import Broker, StompSession, error_text
 from ._supervisor import Connection
 from ._tls import client_context, tls_reason

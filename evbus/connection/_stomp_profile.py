@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
+from ._address import Address, host_and_port
 from ._pause import Pause
 from ._stomp_frame import unfit
 from ._tls import Tls
 
-__all__ = ["KEY", "ROUTING_KEY", "Address", "Profile"]
+__all__ = ["KEY", "ROUTING_KEY", "Profile"]
 
 PORT, TLS_PORT = 61613, 61614
 #: Stands in the template of a destination for the routing key.
@@ -21,20 +22,6 @@ KEY = "{routing_key}"
 ROUTING_KEY = "evbus-routing-key"
 #: What evbus writes into every frame that it sends, and so no header of a profile may.
 OURS = frozenset({"destination", "receipt", "content-length", "transaction", "id", "ack", "subscription"})
-
-
-class Address(NamedTuple):
-    """Where and as whom to connect. ``hosts`` are tried in turn, all of them with ``tls``."""
-
-    hosts: tuple[tuple[str, int], ...]
-    login: str
-    password: str
-    vhost: str
-    tls: Tls | None
-
-    def __repr__(self) -> str:
-        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
-        return f"<Address {'stomp+ssl' if self.tls else 'stomp'}://{hosts} vhost {self.vhost!r}>"
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -169,7 +156,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         port = TLS_PORT if chosen else PORT
         listed = [self.hosts] if isinstance(self.hosts, str) else self.hosts
         if listed:
-            hosts = tuple(_host(text, port) for text in listed)
+            hosts = tuple(host_and_port(text, port) for text in listed)
         elif parts.hostname:
             hosts = ((parts.hostname, parts.port or port),)
         else:
@@ -197,17 +184,6 @@ def _split(url: str | None) -> SplitResult:
     if parts.query or parts.fragment:
         raise ValueError("url holds a '?' or '#'; percent-encode them in a password; options are keys")
     return parts
-
-
-def _host(text: str, port: int) -> tuple[str, int]:
-    try:
-        parts = urlsplit(f"//{text.strip()}")
-        found = parts.hostname, parts.port or port
-    except ValueError:
-        found = None, 0
-    if not found[0] or "@" in text or parts.path:
-        raise ValueError("hosts holds an entry that is no 'host' or 'host:port'")
-    return found[0], found[1]
 
 
 def _check_header(where: str, name: str, value: str) -> None:

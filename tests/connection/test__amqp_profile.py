@@ -95,7 +95,7 @@ def test_options_for_tls_of_aio_pika_mean_ours() -> None:
 
 def test_an_address_shows_no_password() -> None:
     address = profile(url="amqps://a:hunter22@h/shop").address()
-    assert repr(address) == "<Address amqps://a@h:5671/shop>"
+    assert repr(address) == "<Address h:5671 vhost 'shop' with TLS>"
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_an_address_shows_no_password() -> None:
             {"url": "amqp://h?heartbeat=3"},
             "has a part after '?' or '#'; its settings are keys of the profile",
         ),
-        ({"hosts": "a b:c"}, "hosts: 'a b:c' is no host or host:port"),
-        ({"hosts": ["amqp://h"]}, "hosts: 'amqp://h' is no host or host:port"),
-        ({"hosts": [""]}, "hosts: '' is no host or host:port"),
+        ({"hosts": "a b:c"}, "hosts holds an entry that is no 'host' or 'host:port'"),
+        ({"hosts": ["amqp://h"]}, "hosts holds an entry that is no 'host' or 'host:port'"),
+        ({"hosts": [""]}, "hosts holds an entry that is no 'host' or 'host:port'"),
         ({"connection": {"hots": "h"}}, "connection: there is no key 'hots'; known: url, host, port"),
         ({"connection": {"port": 65536}}, "connection.port: 65536 is no port"),
         ({"connection": {"port": "many"}}, "connection.port: 'many' is no port"),
