@@ -222,8 +222,7 @@ class Lane:
                 self._overflow(excess)
 
     async def _work(self, worker: int) -> None:
-        # Without publish_batch one event is taken at a time: what waits stays in the lane's order and
-        # what is in flight is what is being sent.
+        # Without publish_batch one event is taken at a time, so that what is in flight is being sent.
         most = self.delivery.batch if self._sender.batching else 1
         if self._overlaps:
             await self._overlap(most)
@@ -261,6 +260,7 @@ class Lane:
                 self.on_idle()
 
         steps = Steps(
+            going=lambda: not self._closing,
             room=lambda: min(most, 2 * most - self.counters.in_flight),
             waiting=lambda: bool(self._pending),
             take=self._take,
@@ -268,7 +268,8 @@ class Lane:
             land=land,
             note=lambda flight, delivered: self._settle(flight, delivered, [], 0),
             arrival=self._arrival,
-            ready=self._ready,
+            not_ready=self._sender.not_ready,
+            wait=self._wait,
         )
         await Overlap(steps).run()
 
@@ -283,10 +284,7 @@ class Lane:
         tries: list[int],
         outcomes: Sequence[Outcome] | None = None,
     ) -> None:
-        """Publish ``left``, which was tried ``tries`` times before, until none of it is left.
-
-        :param outcomes: those of a first try that was made already.
-        """
+        """Publish ``left``, tried ``tries`` times before; ``outcomes`` are those of a first try, if made."""
         rounds = 0
         while left:
             if outcomes is None:
@@ -317,8 +315,7 @@ class Lane:
         with self._lock:
             flying = self._flying.get(worker)
             if flying is None:
-                # The lane was closed while a plugin did not end: these were counted as dead.
-                return
+                return  # The lane was closed while a plugin did not end: these were counted as dead.
             counters.in_flight -= len(delivered) + len(dead)
             counters.delivered += len(delivered)
             whole = len(delivered) == len(flying)

@@ -21,6 +21,7 @@ __all__ = ["Overlap", "Steps"]
 class Steps(NamedTuple):
     """What a lane lets its worker do. A flight is a batch on its way, by its number.
 
+    :ivar going: whether the lane is not being closed. A plugin may swallow the cancellation.
     :ivar room: how many more events may be in flight.
     :ivar waiting: whether events are queued.
     :ivar take: takes events off the queue for a flight, at most so many.
@@ -28,9 +29,11 @@ class Steps(NamedTuple):
     :ivar land: deals with the outcomes of a flight, and tries again what failed until nothing is left of it.
     :ivar note: notes which events of a flight were delivered, when the worker ends.
     :ivar arrival: returns a future that is done when an event is queued.
-    :ivar ready: returns once the destination takes events.
+    :ivar not_ready: returns None when the destination takes events, else why not and what to await.
+    :ivar wait: waits for the destination, given that.
     """
 
+    going: Callable[[], bool]
     room: Callable[[], int]
     waiting: Callable[[], bool]
     take: Callable[[int, int], list[Envelope]]
@@ -38,7 +41,8 @@ class Steps(NamedTuple):
     land: Callable[[int, list[Envelope], Sequence[Outcome]], Coroutine[Any, Any, None]]
     note: Callable[[int, list[Envelope]], None]
     arrival: Callable[[], asyncio.Future[None]]
-    ready: Callable[[], Awaitable[None]]
+    not_ready: Callable[[], tuple[str, Awaitable[None]] | None]
+    wait: Callable[[str, Awaitable[None]], Coroutine[Any, Any, None]]
 
 
 class _Flight(NamedTuple):
@@ -57,29 +61,41 @@ class Overlap:
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
         self._flights: deque[_Flight] = deque()
+        self._number = 0
         self._arrival: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Work until cancelled, or the lane is closed."""
         flights = self._flights
-        number = 0
         try:
-            while True:
-                while self._steps.waiting() and self._steps.room() > 0:
-                    if not flights:
-                        await self._steps.ready()
-                    number += 1
-                    events = self._steps.take(number, self._steps.room())
-                    flights.append(_Flight(number, events, asyncio.ensure_future(self._steps.send(events))))
+            while self._steps.going():
+                await self._begin()
                 await self._something()
                 while flights and flights[0].task.done():
-                    await self._land(flights.popleft())
+                    await self._land()
         finally:
             await self._end()
+
+    async def _begin(self) -> None:
+        """Send what may be sent."""
+        steps = self._steps
+        while steps.going() and steps.waiting() and steps.room() > 0:
+            if (not_ready := steps.not_ready()) is not None:
+                if self._flights:
+                    if asyncio.iscoroutine(not_ready[1]):
+                        not_ready[1].close()
+                    return  # it still has to answer for these
+                await steps.wait(*not_ready)
+                continue  # meanwhile what was queued may have been delivered without a worker
+            self._number += 1
+            events = steps.take(self._number, steps.room())
+            self._flights.append(_Flight(self._number, events, asyncio.ensure_future(steps.send(events))))
 
     async def _end(self) -> None:
         """End what is in flight; what is known of it by then is noted."""
         flights = self._flights
+        if self._arrival is not None:
+            self._arrival.cancel()  # or it would be woken in place of the next worker's
         for flight in flights:
             flight.task.cancel()
         if flights:
@@ -95,17 +111,21 @@ class Overlap:
         waited: set[asyncio.Future[Any]] = set()
         if self._flights:
             waited.add(self._flights[0].task)
-        if self._steps.room() > 0:
+        # What is queued although there is room waits for the destination, and so for its answers.
+        if not self._flights or (self._steps.room() > 0 and not self._steps.waiting()):
             if self._arrival is None or self._arrival.done():
                 self._arrival = self._steps.arrival()
             waited.add(self._arrival)
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _land(self, flight: _Flight) -> None:
+    async def _land(self) -> None:
+        flight = self._flights[0]
         if flight.task.cancelled():
             outcomes: Sequence[Outcome] = [DeliveryError("the publish was cancelled")] * len(flight.events)
         else:
             outcomes = flight.task.result()
-        if outcomes.count(None) < len(flight.events) and self._flights:
-            await asyncio.wait([behind.task for behind in self._flights])
+        if outcomes.count(None) < len(flight.events) and len(self._flights) > 1:
+            await asyncio.wait([each.task for each in self._flights])
+        # Not sooner: what is known of it is noted if the worker ends while it waits.
+        self._flights.popleft()
         await self._steps.land(flight.number, flight.events, outcomes)

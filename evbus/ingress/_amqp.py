@@ -91,6 +91,9 @@ class Publisher:
         self._declares = queue is not None and bool(queue.name)
         # Routing keys that lead to no queue although the profile's own is there.
         self._nowhere: set[str] = set()
+        # Those that may do so because the queue was deleted.
+        self._suspects: set[str] = set()
+        self._declarations = 0
         # Twins, alike even in what they are known by, are told apart by their number only.
         self._unknown: dict[_Identity, deque[_Flight]] = {}
 
@@ -128,12 +131,12 @@ class Publisher:
 
         :raises Unavailable: no connection or channel, or no answer for ``confirm_timeout`` seconds.
         """
+        if self._suspects:
+            await self._declare_again()
+        declarations = self._declarations
         outcomes = await self._publish(events)
-        if not self._declares:
-            return outcomes
-        back = [index for index, outcome in enumerate(outcomes) if type(outcome) is _Unroutable]
-        if any(events[index].routing_key not in self._nowhere for index in back):
-            await self._restore(events, outcomes, back)
+        if self._declares:
+            self._suspect(events, outcomes, sure=declarations == self._declarations)
         return outcomes
 
     async def _publish(self, events: list[Envelope]) -> list[Outcome]:
@@ -151,21 +154,36 @@ class Publisher:
             raise
         return batch.outcomes if outcomes is None else _merged(outcomes, batch)
 
-    async def _restore(self, events: list[Envelope], outcomes: list[Outcome], back: list[int]) -> None:
-        """Declare the queue again, which somebody may have deleted, and publish once more what came back."""
-        returned = [events[index] for index in back]
-        again: list[Outcome]
-        try:
-            await declared(self.connection.up(), self._profile)
-            again = await self._publish(returned)
-        except Unavailable as exc:
-            again = [exc] * len(returned)
-        if len(self._nowhere) >= CACHED:
-            self._nowhere.clear()
-        for index, event, outcome in zip(back, returned, again):  # noqa: B905 - one each
-            outcomes[index] = outcome
-            if type(outcome) is _Unroutable:
-                self._nowhere.add(event.routing_key)
+    def _suspect(self, events: list[Envelope], outcomes: list[Outcome], *, sure: bool) -> None:
+        """Let what came back be published again, as somebody may have deleted the profile's queue.
+
+        The queue is declared again when the lane does that, and not before: then nothing is under way that
+        would come to the new queue before what came back.
+
+        :param sure: the queue was not declared meanwhile, so that a key known to lead nowhere does so still.
+        """
+        for index, (event, outcome) in enumerate(zip(events, outcomes)):  # noqa: B905 - one each
+            key = event.routing_key
+            if outcome is None:
+                self._nowhere.discard(key)
+            elif type(outcome) is _Unroutable and not (sure and key in self._nowhere):
+                self._suspects.add(key)
+                outcomes[index] = Unavailable(f"{outcome}; the queue may have been deleted")
+
+    async def _declare_again(self) -> None:
+        async with self._opening:
+            suspects, self._suspects = self._suspects, set()
+            if not suspects:
+                return
+            try:
+                await declared(self.connection.up(), self._profile)
+            except Unavailable as exc:
+                self._suspects |= suspects
+                raise Unavailable(f"{self._name}: {exc}") from exc
+            self._declarations += 1
+            if len(self._nowhere) >= CACHED:
+                self._nowhere.clear()
+            self._nowhere |= suspects
 
     # The channel
 
@@ -177,6 +195,7 @@ class Publisher:
             self._channel = None
             self._unknown.clear()
             self._nowhere.clear()
+            self._suspects.clear()
             session = self.connection.up()
             try:
                 await declared(session, self._profile)

@@ -19,8 +19,8 @@ from tests.servers._wait import until
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: Events in flight at once: the profile's delivery.batch, at a concurrency of 1.
-WINDOW = 500
+#: Events in flight at once: two of the profile's delivery.batch, at a concurrency of 1; by STOMP one.
+WINDOW = 1000
 
 
 class Run:

@@ -336,6 +336,7 @@ def test_a_bridge_survives_the_death_of_its_broker(
     assert shell.run("run", "-p", "p.yml", "-q", "in.jsonl").returncode == 0
     with shell.start("run", "-p", "p.yml", "-q", "--from", "in", "--profile", "out") as process:
         until(lambda: node.queue_depth(second) > 0, 30, "the first events")
+        node.sync()
         node.restart()
         until(lambda: node.queue_depth(second) >= 2_000, 60, "the others")
         until(lambda: node.queue_depth(first) == 0, 30, "the end of the queue")

@@ -216,6 +216,7 @@ def test_a_consumer_waits_out_the_death_of_its_broker(broken_rabbitmq: Any, uniq
         ):
             await publish(hub, ctx, event(unique, b"1"), event(unique, b"2"))
             (await following()).ack()
+            await asyncio.to_thread(node.sync)
             await asyncio.to_thread(node.restart)
             found = hub.ingress.stomp.ready(ctx)
             if found is not None:

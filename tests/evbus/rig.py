@@ -35,10 +35,12 @@ class Target:
 
     ``plan`` holds what happens to the next tries: None (all is well), an exception, a function that is
     called with the events and returns an awaitable of outcomes, or :data:`HANG`. Afterwards all is well.
+    With ``overlap``, and ``batching``, it is given batches while it has not answered for others.
     """
 
-    def __init__(self, *, batching: bool = False) -> None:
+    def __init__(self, *, batching: bool = False, overlap: bool = False) -> None:
         self.batching = batching
+        self.overlap = overlap
         self.plan: deque[Any] = deque()
         self.got: list[bytes] = []
         self.tried: list[list[bytes]] = []
@@ -84,6 +86,7 @@ def sender(target: Any, **options: Any) -> Sender:
     takes = ("routing_key", "body", "headers")
     batch = target.publish_batch if target.batching else None
     ctx = options.pop("ctx", {"state": None})
+    options.setdefault("overlap", getattr(target, "overlap", False))
     return Sender(ctx, publish=target.publish, takes=takes, publish_batch=batch, **options)
 
 

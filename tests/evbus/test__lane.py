@@ -15,6 +15,9 @@ from evbus.evbus._lane import LaneState
 from evbus.evbus._settings import Delivery, Retry
 from tests.evbus.rig import HANG, SOON, Rig, Target, numbers, turns, until
 
+#: The ways in which a lane may publish: one by one, in batches, and with two batches under way.
+WAYS: list[dict[str, bool]] = [{}, {"batching": True}, {"batching": True, "overlap": True}]
+
 
 def run(rig: Rig, count: int, *, profile: str = "default") -> None:
     """Put ``count`` events before the start, deliver them, and stop."""
@@ -65,11 +68,11 @@ def test_only_what_failed_of_a_batch_is_tried_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
-@pytest.mark.parametrize("batching", [True, False])
+@pytest.mark.parametrize("way", WAYS)
 def test_an_event_gets_exactly_its_attempts_and_then_is_dead(
-    tmp_path: Path, attempts: int, batching: bool
+    tmp_path: Path, attempts: int, way: dict[str, bool]
 ) -> None:
-    rig, target = Rig(tmp_path), Target(batching=batching)
+    rig, target = Rig(tmp_path), Target(**way)
     target.plan.extend([ValueError("no good")] * attempts)
     rig.add(target, delivery=Delivery(retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
     run(rig, 1)
@@ -78,8 +81,9 @@ def test_an_event_gets_exactly_its_attempts_and_then_is_dead(
     assert (record.dead["attempts"], record.dead["reason"]) == (attempts, "no good")
 
 
-def test_without_a_limit_an_event_is_tried_until_it_is_taken(tmp_path: Path) -> None:
-    rig, target = Rig(tmp_path), Target()
+@pytest.mark.parametrize("way", WAYS)
+def test_without_a_limit_an_event_is_tried_until_it_is_taken(tmp_path: Path, way: dict[str, bool]) -> None:
+    rig, target = Rig(tmp_path), Target(**way)
     target.plan.extend([ValueError("x")] * 200)
     rig.add(target, delivery=Delivery(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
     run(rig, 1)
@@ -95,8 +99,9 @@ def test_rejected_is_dead_at_once(tmp_path: Path) -> None:
     assert rig.buried() == [b"0"]
 
 
-def test_unavailable_costs_no_attempt(tmp_path: Path) -> None:
-    rig, target = Rig(tmp_path), Target()
+@pytest.mark.parametrize("way", WAYS)
+def test_unavailable_costs_no_attempt(tmp_path: Path, way: dict[str, bool]) -> None:
+    rig, target = Rig(tmp_path), Target(**way)
     target.plan.extend([Unavailable("down")] * 50)
     rig.add(target, delivery=Delivery(retry=Retry(attempts=2, min=1e-9, max=1e-9)))
     run(rig, 2)
@@ -129,6 +134,18 @@ def test_a_poison_event_gets_its_attempts_and_the_others_arrive_in_order(
     assert sum(b"20" in bodies for bodies in target.tried) == attempts
     assert target.tried.count([b"20"]) == attempts - 1  # the first was with the others
     assert rig.buried() == [b"20"]
+    assert rig.dead()[0].dead["attempts"] == attempts
+
+
+@pytest.mark.parametrize("attempts", [2, 4])
+def test_a_poison_event_costs_the_batch_behind_it_nothing(tmp_path: Path, attempts: int) -> None:
+    rig, target = Rig(tmp_path), Poisoned(b"20", batching=True, overlap=True)
+    rig.add(target, delivery=Delivery(batch=50, retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
+    run(rig, 120)
+    # Both were under way when the first failed; what was still to be sent waited for it.
+    good = [body for body in numbers(120) if body != b"20"]
+    assert target.got == [*good[49:99], *good[:49], *good[99:]]
+    assert target.tried.count([b"20"]) == attempts - 1
     assert rig.dead()[0].dead["attempts"] == attempts
 
 
@@ -169,11 +186,12 @@ def test_pauses_double_and_a_destination_may_ask_for_more(tmp_path: Path, monkey
     assert slept == [1, 2, 4, 8, 10, 77, 1]
 
 
-def test_delivered_bytes_are_those_of_what_was_delivered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("overlap", [False, True])
+def test_delivered_bytes_are_those_of_what_was_delivered(tmp_path: Path, overlap: bool) -> None:
     async def mixed(events: Any) -> list[Any]:
         return [Rejected("x"), None, ValueError("x"), None, Rejected("x"), ValueError("x"), None]
 
-    rig, target = Rig(tmp_path), Target(batching=True)
+    rig, target = Rig(tmp_path), Target(batching=True, overlap=overlap)
     target.plan.append(mixed)
     rig.add(target)
 

@@ -41,6 +41,14 @@ class Shaky(Target):
         async def short(events: Any) -> list[Any]:
             return []
 
+        async def slow(events: Any) -> list[Any]:
+            await turns(seed % 7)
+            return [None] * len(events)
+
+        async def slow_to_fail(events: Any) -> list[Any]:
+            await turns(seed % 7)
+            return await mixed(events)
+
         return {
             "ok": None,
             "fail": ValueError("again"),
@@ -50,15 +58,20 @@ class Shaky(Target):
             "hang": HANG,
             "mixed": mixed,
             "short": short,
+            "slow": slow,
+            "slow to fail": slow_to_fail,
         }[what]
 
 
-OUTCOMES = st.sampled_from(["ok", "fail", "refuse", "down", "cancel", "hang", "mixed", "short"])
+OUTCOMES = st.sampled_from(
+    ["ok", "fail", "refuse", "down", "cancel", "hang", "mixed", "short", "slow", "slow to fail"]
+)
 
 lanes = st.fixed_dictionaries(
     {
         "pattern": st.sampled_from(PATTERNS),
         "batching": st.booleans(),
+        "overlap": st.booleans(),
         "now": st.sampled_from([None, None, "takes", "refuses"]),
         "buffer": st.integers(1, 5),
         "batch": st.integers(1, 4),
@@ -112,7 +125,7 @@ class Run:
             self.targets.append(self.target(lane))
 
     def target(self, lane: Any) -> Shaky:
-        target = Shaky(batching=lane["batching"])
+        target = Shaky(batching=lane["batching"], overlap=lane["overlap"])
 
         def publish_nowait(_ctx: Any, events: Any) -> None:
             if lane["now"] == "refuses" or target.plan:
@@ -250,7 +263,9 @@ def test_every_accepted_event_is_somewhere_at_every_moment_and_at_the_end(progra
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 30), OUTCOMES.filter(lambda o: o not in ("mixed", "hang")))),
+    st.lists(
+        st.tuples(st.integers(1, 30), OUTCOMES.filter(lambda o: o not in ("mixed", "hang", "slow to fail")))
+    ),
     st.booleans(),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -273,6 +288,44 @@ def test_one_lane_with_concurrency_one_keeps_the_order_of_put(plan: Any, batchin
         assert delivered == sorted(delivered)
         assert dead == sorted(dead)
         assert sorted(delivered + dead) == list(range(1, serial + 1))
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(main(Path(folder)))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), OUTCOMES.filter(lambda o: o != "hang"), st.integers(0, 30))),
+    st.integers(1, 4),
+)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+def test_overlapping_batches_begin_in_order_and_so_do_their_retries(plan: Any, batch: int) -> None:
+    async def main(folder: Path) -> None:
+        rig, target = Rig(folder), Shaky(batching=True, overlap=True)
+        lane = rig.add(target, delivery=Delivery(batch=batch, retry=Retry(attempts=3, min=1e-9, max=1e-9)))
+        serial = 0
+        async with rig.running():
+            for count, outcome, seed in plan:
+                target.plan.append(target.next(outcome, seed))
+                for _ in range(count):
+                    serial += 1
+                    await rig.put(serial)
+                for _ in range(seed % 5):
+                    await turns(1)
+                    rig.check()
+                    assert lane.counters.in_flight <= 2 * batch
+            target.plan.clear()
+        delivered = [int(body) for body in target.got]
+        dead = [int(body) for body in rig.buried()]
+        assert sorted(delivered + dead) == list(range(1, serial + 1))
+        first: dict[int, None] = {}
+        for tried in target.tried:
+            fresh = [int(body) for body in tried if int(body) not in first]
+            first.update(dict.fromkeys(fresh))
+            assert fresh == [int(body) for body in tried] or not fresh
+            if not fresh:
+                # Until it was dealt with, nothing new was sent.
+                assert int(tried[0]) > len(first) - 2 * batch
+        assert list(first) == list(range(1, serial + 1))
 
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(main(Path(folder)))

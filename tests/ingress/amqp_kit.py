@@ -15,6 +15,7 @@ import pop.hub
 from dict_tools.data import NamespaceDict
 
 from evbus.connection._amqp_profile import Profile
+from evbus.errors import Unavailable
 from evbus.types import Delivery, Envelope, Subscription
 
 WAIT = 30.0  # seconds; nothing is waited for that long unless something is wrong
@@ -62,6 +63,17 @@ async def opened(hub: Any, **data: Any) -> AsyncIterator[Any]:
 async def publish(hub: Any, ctx: Any, *events: Envelope) -> list[Any]:
     found: list[Any] = await asyncio.wait_for(hub.ingress.amqp.publish_batch(ctx, list(events)), WAIT)
     return found
+
+
+async def publish_as_a_lane(hub: Any, ctx: Any, *events: Envelope) -> list[Any]:
+    """Publish events, and again, in their order, those that have to wait for the queue to be declared."""
+    outcomes = await publish(hub, ctx, *events)
+    waiting = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, Unavailable)]
+    if waiting:
+        again = await publish(hub, ctx, *(events[index] for index in waiting))
+        for index, outcome in zip(waiting, again, strict=True):
+            outcomes[index] = outcome
+    return outcomes
 
 
 async def ready(hub: Any, ctx: Any) -> None:
@@ -148,10 +160,6 @@ def lane(hub: Any, profile: str) -> Any:
 
 
 async def kill(node: Any) -> None:
-    """Kill a broker once what was declared is on its disk.
-
-    RabbitMQ writes that a while after it has answered: a queue that is new when it is killed is forgotten,
-    with all the messages in it that were confirmed.
-    """
-    await asyncio.to_thread(node.ctl, "eval", "mnesia:sync_log().")
+    """Kill a broker once what was declared is on its disk."""
+    await asyncio.to_thread(node.sync)
     await asyncio.to_thread(node.kill)

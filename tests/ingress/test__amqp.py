@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from aiormq.exceptions import ChannelNotFoundEntity
 
 from evbus.connection import _amqp_frames as frames
 from evbus.connection._amqp_profile import Profile
@@ -47,6 +48,7 @@ class Line:
         self.sink: Any = None
         self.written: list[bytes] = []
         self.refuses: Exception | None = None
+        self.queue_is_there = True
         self.publisher = Publisher(self, msgspec.convert(data, Profile))  # type: ignore[arg-type]
 
     def up(self) -> Any:
@@ -56,12 +58,21 @@ class Line:
 
     async def channel(self) -> Any:
         self.number += 1
-        return SimpleNamespace(number=self.number, confirm_delivery=lambda: "confirm", close=lambda: "close")
+        return SimpleNamespace(
+            number=self.number,
+            confirm_delivery=lambda: "confirm",
+            close=lambda: "close",
+            queue_declare=lambda _name, passive=False, **_options: "look" if passive else "declare",
+        )
 
     async def rpc(self, what: Any) -> None:
         if self.refuses is not None:
             raise self.refuses
         self.written.append(what.encode())
+        await asyncio.sleep(0)
+        if what == "look" and not self.queue_is_there:
+            raise ChannelNotFoundEntity("no queue")
+        self.queue_is_there = self.queue_is_there or what == "declare"
 
     def attach(self, channel: int, sink: Any) -> None:
         assert channel == self.number
@@ -77,13 +88,29 @@ class Line:
     @property
     def bodies(self) -> list[bytes]:
         """The bodies of all that was published, in order, each from a frame of its own."""
-        found, data = [], b"".join(each for each in self.written if each not in (b"confirm", b"close"))
+        return self.payloads(3)
+
+    def payloads(self, wanted: int) -> list[bytes]:
+        """Return what is in the frames of one kind: 1 for methods, 2 for headers, 3 for bodies."""
+        calls = (b"confirm", b"close", b"look", b"declare")
+        found, data = [], b"".join(each for each in self.written if each not in calls)
         while data:
             kind, _, size = struct.unpack_from(">BHI", data)
-            if kind == 3:
+            if kind == wanted:
                 found.append(data[7 : 7 + size])
             data = data[8 + size :]
         return found
+
+    def come_back(self, *tags: int) -> None:
+        """Return what was published under these numbers, as no queue is bound for it, and confirm it."""
+        for tag in tags:
+            method = self.payloads(1)[tag - 1]
+            key = method[8 : 8 + method[7]]  # what is before it is the same for all: the default exchange
+            texts = b"".join(bytes((len(text),)) + text for text in (b"NO_ROUTE", b"", key))
+            self.sink.frame(1, frames.RETURN, struct.pack(">IH", frames.RETURN, 312) + texts)
+            self.sink.frame(2, 0, self.payloads(2)[tag - 1])
+            self.sink.frame(3, 0, self.payloads(3)[tag - 1])
+            self.ack(tag)
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         self.sink.frame(1, frames.ACK, struct.pack(">IQB", frames.ACK, tag, multiple))
@@ -293,6 +320,96 @@ def test_cached_heads_are_those_of_their_key_headers_and_size() -> None:
         assert b"".join(line.written) == b"".join(alone.written)
 
     run(check)
+
+
+# A queue that is deleted under the lane
+
+
+async def again(line: Line, task: Any) -> list[bool]:
+    """Return which events are to be published again, and have not been yet."""
+    before = len(line.bodies)
+    outcomes = await task
+    assert len(line.bodies) == before
+    assert all(outcome is None or isinstance(outcome, Unavailable) for outcome in outcomes)
+    return [outcome is not None for outcome in outcomes]
+
+
+def test_the_queue_is_declared_anew_when_what_came_back_is_published_again_and_not_before() -> None:
+    async def check(line: Line) -> None:
+        await line.publisher.open()
+        line.queue_is_there = False
+        first = await line.sent(event("k", b"1"), event("k", b"2"))
+        second = await line.sent(event("k", b"3"), event("k", b"4"))
+        line.come_back(1, 2, 3, 4)
+        assert await again(line, first) == await again(line, second) == [True, True]
+        assert not line.queue_is_there
+        third = await line.sent(event("k", b"1"), event("k", b"2"))
+        assert line.queue_is_there
+        line.ack(6, multiple=True)
+        assert await third == [None, None]
+
+    run(check, queue="k")
+
+
+def test_what_came_back_from_before_the_queue_was_declared_is_published_again_too() -> None:
+    async def check(line: Line) -> None:
+        await line.publisher.open()
+        first = await line.sent(event("k", b"1"))
+        second = await line.sent(event("k", b"2"))
+        line.come_back(1)
+        assert await again(line, first) == [True]
+        third = await line.sent(event("k", b"1"))
+        line.come_back(2)
+        assert await again(line, second) == [True]
+        line.ack(3)
+        assert await third == [None]
+
+    run(check, queue="k")
+
+
+def test_without_the_connection_what_came_back_waits_for_it() -> None:
+    async def check(line: Line) -> None:
+        await line.publisher.open()
+        task = await line.sent(event("k", b"1"), event("k", b"2"))
+        line.ack(1)
+        line.come_back(2)
+        assert await again(line, task) == [False, True]
+        line.session = None
+        with pytest.raises(Unavailable):
+            await line.publisher.publish([event("k", b"2")])
+
+    run(check, queue="k")
+
+
+def test_a_key_that_leads_nowhere_is_rejected_and_declares_the_queue_only_once() -> None:
+    async def check(line: Line) -> None:
+        await line.publisher.open()
+        before = line.written.count(b"look")
+        task = await line.sent(event("elsewhere", b"1"))
+        line.come_back(1)
+        assert await again(line, task) == [True]
+        for number in (2, 3):
+            task = await line.sent(event("elsewhere", b"%d" % number))
+            line.come_back(number)
+            (outcome,) = await task
+            assert isinstance(outcome, Rejected)
+        assert line.written.count(b"look") == before + 1
+
+    run(check, queue="k")
+
+
+def test_a_queue_that_is_deleted_a_second_time_is_declared_a_second_time() -> None:
+    async def check(line: Line) -> None:
+        await line.publisher.open()
+        for number in (1, 3):
+            task = await line.sent(event("k", b"x"))
+            line.come_back(number)
+            assert await again(line, task) == [True]
+            task = await line.sent(event("k", b"x"))
+            line.ack(number + 1)
+            assert await task == [None]
+
+    run(check, queue="k")
 
 
 # With a broker

@@ -26,6 +26,7 @@ from tests.ingress.amqp_kit import (
     numbered,
     opened,
     publish,
+    publish_as_a_lane,
     put,
     ready,
     until_lost,
@@ -78,9 +79,8 @@ def test_an_exchange_and_its_queue_are_declared_and_bound(rabbitmq: Any, unique:
     async def main() -> None:
         hub = new_hub()
         async with opened(hub, url=url(rabbitmq), exchange=exchange, queue=queue) as ctx:
-            outcomes = await publish(
-                hub, ctx, *(event(key, key.encode()) for key in ("orders.a.b", "bills.x", "other", "orders"))
-            )
+            keys = ("orders.a.b", "bills.x", "other", "orders")
+            outcomes = await publish_as_a_lane(hub, ctx, *(event(key, key.encode()) for key in keys))
             assert rejected(outcomes) == [None, None, True, None]
 
     asyncio.run(main())
@@ -240,7 +240,7 @@ def test_unroutable_events_come_back_with_the_reason_and_the_others_are_delivere
         hub = new_hub()
         async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
             events = [event(unique if number % 3 else f"{unique}-no", b"same") for number in range(300)]
-            outcomes = await publish(hub, ctx, *events)
+            outcomes = await publish_as_a_lane(hub, ctx, *events)
             assert rejected(outcomes) == [True, None, None] * 100
             assert str(outcomes[0]) == (
                 f"amqp profile 'orders': unroutable: there is no queue of the name of the routing key "
@@ -375,7 +375,7 @@ def test_a_queue_deleted_under_the_lane_is_declared_again_and_other_keys_stay_un
                 assert await publish(hub, ctx, event(unique, b"before")) == [None]
                 await asyncio.to_thread(rabbitmq.delete_queue, unique)
                 events = [event(unique, b"1"), event(f"{unique}-no"), event(unique, b"%d" % number)]
-                assert rejected(await publish(hub, ctx, *events)) == [None, True, None]
+                assert rejected(await publish_as_a_lane(hub, ctx, *events)) == [None, True, None]
             assert ctx.state.connection.connects == 1
 
     asyncio.run(main())

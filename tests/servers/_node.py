@@ -89,6 +89,9 @@ class Node(ABC):
         until(self._is_ready, START_LIMIT, f"the start of {self.name}, see {log}")
         return self
 
+    def sync(self) -> None:  # noqa: B027 - most have nothing to do
+        """Have what was declared on the disk, so that a kill does not make the node forget it."""
+
     def kill(self) -> None:
         """SIGKILL; returns when the process is gone. ``start()`` starts it again."""
         self._running().kill()

@@ -84,6 +84,14 @@ class RabbitMQ(Node, Management):
         self._epmd = None
         super().close()
 
+    def sync(self) -> None:
+        """Have what was declared on the disk.
+
+        RabbitMQ writes that a while after it has answered: a queue that is new when the node is killed is
+        forgotten, with all the messages in it that were confirmed.
+        """
+        self.ctl("eval", "mnesia:sync_log().")
+
     def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl``, which takes a second or two, and return what it prints.
 

@@ -110,6 +110,7 @@ def tls_version(host: str, port: int, authority: Path) -> str:
 def test_a_killed_node_comes_back_with_its_messages(broken_rabbitmq: RabbitMQ, unique: str) -> None:
     broken_rabbitmq.declare_queue(unique)
     broken_rabbitmq.publish(unique, "survivor")
+    broken_rabbitmq.sync()
     pid, url = broken_rabbitmq.pid, broken_rabbitmq.url
     broken_rabbitmq.kill()
     assert not broken_rabbitmq.alive

@@ -58,6 +58,7 @@ def bridge(
             least = before + (dice.randrange(1, max(2, share // 2)) if victim else share)
             _until(lambda least=least: node.queue_depth(target) >= least, "deliveries", process)
             if victim == "broker":
+                node.sync()
                 node.restart()
             elif victim == "bridge":
                 process.kill()

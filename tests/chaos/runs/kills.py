@@ -63,6 +63,8 @@ def kill(
             least = program.delivered(lanes[0]) + dice.randrange(1, max(2, share // 2))
             program.put(share, profile="+".join(lanes))
             program.until(lambda least=least: program.delivered(lanes[0]) >= least, "confirms")
+            if not number:
+                node.sync()
             node.kill()
             recovery.append(_start(node, program, lanes, in_flight, getattr(node, via.port)))
         program.until(lambda: program.settled(*lanes), "the end of the deliveries")

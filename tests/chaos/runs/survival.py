@@ -94,6 +94,7 @@ class _Life:
         self.program.until(lambda: "ACCESS_REFUSED" in said(), "the refusal")
 
     def broker_killed(self) -> None:
+        self.node.sync()
         self._through("broker_killed", self.node.kill, self.node.start)
 
     def broker_frozen(self) -> None:
