@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
-from evbus.errors import DeliveryError
+from evbus.errors import DeliveryError, Unavailable
 from evbus.types import Envelope
 
 from ._retry import Outcome
@@ -49,6 +49,13 @@ class _Flight(NamedTuple):
     number: int
     events: list[Envelope]
     task: asyncio.Task[Sequence[Outcome]]
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended, and something of it is left."""
+        if not self.task.done():
+            return False
+        return self.task.cancelled() or self.task.result().count(None) < len(self.events)
 
 
 class Overlap:
@@ -89,7 +96,14 @@ class Overlap:
                 continue  # meanwhile what was queued may have been delivered without a worker
             self._number += 1
             events = steps.take(self._number, steps.room())
-            self._flights.append(_Flight(self._number, events, asyncio.ensure_future(steps.send(events))))
+            task = asyncio.ensure_future(self._send(self._number, events))
+            self._flights.append(_Flight(self._number, events, task))
+
+    async def _send(self, number: int, events: list[Envelope]) -> Sequence[Outcome]:
+        # Between the making of this task and its first step the batch before may have failed.
+        if any(flight.failed for flight in self._flights if flight.number < number):
+            return [Unavailable("the batch before failed, and comes first")] * len(events)
+        return await self._steps.send(events)
 
     async def _end(self) -> None:
         """End what is in flight; what is known of it by then is noted."""

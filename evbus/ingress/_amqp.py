@@ -94,6 +94,8 @@ class Publisher:
         # Those that may do so because the queue was deleted.
         self._suspects: set[str] = set()
         self._declarations = 0
+        self._calls = 0
+        self._under_way: set[int] = set()
         # Twins, alike even in what they are known by, are told apart by their number only.
         self._unknown: dict[_Identity, deque[_Flight]] = {}
 
@@ -131,17 +133,26 @@ class Publisher:
 
         :raises Unavailable: no connection or channel, or no answer for ``confirm_timeout`` seconds.
         """
-        if self._suspects:
-            await self._declare_again()
-        declarations = self._declarations
-        outcomes = await self._publish(events)
+        self._calls += 1
+        call = self._calls
+        self._under_way.add(call)
+        try:
+            if self._suspects:
+                await self._declare_again()
+            declarations = self._declarations
+            outcomes = await self._publish(events, call)
+        finally:
+            self._under_way.discard(call)
         if self._declares:
             self._suspect(events, outcomes, sure=declarations == self._declarations)
         return outcomes
 
-    async def _publish(self, events: list[Envelope]) -> list[Outcome]:
+    async def _publish(self, events: list[Envelope], call: int) -> list[Outcome]:
         channel = self._channel
         if channel is None or channel.confirms.ended is not None:
+            if min(self._under_way) < call:
+                # Theirs comes first, and may have been lost with the channel: nothing may overtake it.
+                raise Unavailable(f"{self._name}: an earlier batch waits for a channel")
             channel = await self._open()
         if self._unknown:
             return await self._publish_again(channel, events)

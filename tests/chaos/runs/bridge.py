@@ -41,6 +41,7 @@ def bridge(
     source, target = f"{run.name}-source", f"{run.name}-target"
     node.declare_queue(source)
     node.declare_queue(target)
+    node.sync()
     dice = random.Random(5)  # noqa: S311 - no secret
     whom = ["broker"] * broker_kills + ["bridge"] * bridge_kills
     dice.shuffle(whom)
@@ -58,7 +59,6 @@ def bridge(
             least = before + (dice.randrange(1, max(2, share // 2)) if victim else share)
             _until(lambda least=least: node.queue_depth(target) >= least, "deliveries", process)
             if victim == "broker":
-                node.sync()
                 node.restart()
             elif victim == "bridge":
                 process.kill()

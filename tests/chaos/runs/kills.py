@@ -58,13 +58,12 @@ def kill(
     with Program(folder, run.name, {via.provider: profiles}) as program:
         if "quorum" in lanes:
             until(lambda: _is_registered(node, queues["quorum"]), 30, "the queue on the broker's disk")
+        node.sync()
         for number in range(kills):
             share = events * (number + 1) // kills - events * number // kills
             least = program.delivered(lanes[0]) + dice.randrange(1, max(2, share // 2))
             program.put(share, profile="+".join(lanes))
             program.until(lambda least=least: program.delivered(lanes[0]) >= least, "confirms")
-            if not number:
-                node.sync()
             node.kill()
             recovery.append(_start(node, program, lanes, in_flight, getattr(node, via.port)))
         program.until(lambda: program.settled(*lanes), "the end of the deliveries")
