@@ -150,10 +150,7 @@ class Publisher:
     async def _publish(self, events: list[Envelope], call: int) -> list[Outcome]:
         channel = self._channel
         if channel is None or channel.confirms.ended is not None:
-            if min(self._under_way) < call:
-                # Theirs comes first, and may have been lost with the channel: nothing may overtake it.
-                raise Unavailable(f"{self._name}: an earlier batch waits for a channel")
-            channel = await self._open()
+            channel = await (self._opened() if min(self._under_way) < call else self._open())
         if self._unknown:
             return await self._publish_again(channel, events)
         batch, outcomes = self._write(channel, events)
@@ -197,6 +194,14 @@ class Publisher:
             self._nowhere |= suspects
 
     # The channel
+
+    async def _opened(self) -> _Channel:
+        """Return the channel that an earlier call has opened; what that has lost must not be overtaken."""
+        async with self._opening:
+            channel = self._channel
+        if channel is None or channel.confirms.ended is not None:
+            raise Unavailable(f"{self._name}: an earlier batch waits for a channel")
+        return channel
 
     async def _open(self) -> _Channel:
         async with self._opening:
