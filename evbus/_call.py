@@ -24,15 +24,11 @@ if sys.version_info >= (3, 11):
         comes out as :class:`DeliveryError`; only a cancellation of the calling task stays one. Raises
         :class:`DeliveryTimeout` after ``seconds``.
         """
-        # Much of what plugins do ends without waiting for anything. That costs no timer: cancelled ones pile
-        # up in the loop until they would have rung.
+        deadline = Deadline(seconds)
         try:
-            awaited = coroutine.send(None)
-        except StopIteration as done:
-            return done.value
-        except asyncio.CancelledError as exc:
-            raise DeliveryError(_STRAY) from exc
-        return await _wait(_resume(coroutine, awaited), seconds)
+            return await deadline.call(coroutine)
+        finally:
+            deadline.close()
 
     @types.coroutine
     def _resume(coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
@@ -50,21 +46,6 @@ if sys.version_info >= (3, 11):
                     awaited = coroutine.send(sent)
             except StopIteration as done:
                 return done.value
-
-    async def _wait(coroutine: Any, seconds: float) -> Any:
-        deadline = asyncio.timeout(seconds or None)
-        try:
-            async with deadline:
-                return await coroutine
-        except asyncio.CancelledError as exc:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise DeliveryError(_STRAY) from exc
-        except TimeoutError as exc:
-            if deadline.expired():
-                raise DeliveryTimeout(seconds) from exc
-            raise
 
     class _Waiting:
         """A task that awaits a plugin, and until when."""
@@ -93,8 +74,7 @@ if sys.version_info >= (3, 11):
 
         async def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
             """Await ``coroutine``; see :func:`call`."""
-            if not self._seconds:
-                return await call(coroutine, 0)
+            # Much of what plugins do ends without waiting for anything, and costs no timer.
             try:
                 awaited = coroutine.send(None)
             except StopIteration as done:
@@ -104,7 +84,7 @@ if sys.version_info >= (3, 11):
             loop = asyncio.get_running_loop()
             entry = _Waiting(loop.time() + self._seconds)
             self._waiting[entry] = None
-            if self._timer is None:
+            if self._timer is None and self._seconds:
                 self._timer = loop.call_at(entry.when, self._look)
             try:
                 return await _resume(coroutine, awaited)

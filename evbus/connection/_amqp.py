@@ -105,7 +105,7 @@ class AmqpSession:
         self._watch = self._later(self._heartbeat / 2)
 
     async def channel(self) -> aiormq.abc.AbstractChannel:
-        """Open a channel. Confirms are asked for by :meth:`confirm`, as aiormq would count them itself.
+        """Open a channel without confirms, which aiormq would count itself.
 
         :raises Unavailable: the connection is lost.
         """

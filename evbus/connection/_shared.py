@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from evbus._names import unique
+
 from ._supervisor import Connection
 
 __all__ = ["Key", "Shared", "key_of"]
@@ -84,9 +86,5 @@ class Shared:
         """Return the state of every connection under ``provider.profile``; a second one ends in ``#2``."""
         found: dict[str, dict[str, Any]] = {}
         for key, entry in list(self._entries.items()):
-            name = plain = f"{key.provider}.{key.profile}"
-            number = 2
-            while name in found:
-                name, number = f"{plain}#{number}", number + 1
-            found[name] = entry.connection.snapshot()
+            found[unique(f"{key.provider}.{key.profile}", found)] = entry.connection.snapshot()
         return found

@@ -3,8 +3,6 @@
 The keys of a profile are documented at :class:`evbus.connection._stomp_profile.Profile`.
 """
 
-from evbus.connection import _stomp
-
 __func_alias__ = {"open_": "open", "close_": "close"}
 
 
@@ -14,6 +12,9 @@ async def open_(hub, ctx):
     :raises ConnectFailed: the first attempt failed, and the profile does not say ``first_connect: wait``.
     :raises ProfileError: a file of ``tls`` is not usable.
     """
+    # Here, as importing the client library takes a moment that others need not wait for.
+    from evbus.connection import _stomp
+
     return await hub.connection.init.share(
         "stomp", ctx, lambda: _stomp.connection(ctx.profile, ctx.name, ctx.provider)
     )

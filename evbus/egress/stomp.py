@@ -6,7 +6,6 @@ The keys of a profile are documented at :class:`evbus.connection._stomp_profile.
 from contextlib import aclosing
 
 from evbus.connection._stomp_profile import Profile
-from evbus.egress import _stomp
 
 
 def __init__(hub):
@@ -21,6 +20,8 @@ async def consume(hub, ctx, subscription):
         broker refuses the subscription.
     :raises ProfileError: the destination cannot give what the subscription wants.
     """
+    from evbus.egress import _stomp
+
     connection = await hub.connection.stomp.open(ctx)
     try:
         consumer = _stomp.Consumer(connection, ctx.profile, ctx.name, subscription)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from evbus._names import unique
 from evbus.errors import BusStopped, ConfigError, ConnectFailed, EvbusError, Rejected
 from evbus.redact import one_line, redact
 from evbus.types import Delivery, Envelope
@@ -17,7 +18,7 @@ from evbus.types import Delivery, Envelope
 from ._broker import Broker
 from ._dead_letters import DeadLetters
 from ._lane import Dead, Lane
-from ._queue import Queue
+from ._queue import Queue, resolve
 from ._relay import Tracker
 from ._route import Destination, Router, Totals
 from ._run import BusState, Connection, Plan, Report
@@ -50,7 +51,6 @@ class Bus:
         self._router: Router | None = None
         self._dead: DeadLetters | None = None
         self._tracker: Tracker | None = None
-        self._relayed = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._joiners: list[asyncio.Future[None]] = []
         self._quiet: asyncio.Future[None] | None = None
@@ -111,7 +111,7 @@ class Bus:
         self._loop = loop
         self._plan = plan
         self._dead = DeadLetters(self.queue, plan.dead_store, plan.on_error, plan.contexts, self._check_quiet)
-        self._tracker = Tracker(plan.dead_store.flush)
+        self._tracker = Tracker(self._totals, self.queue.lock, self._dead.bury, plan.dead_store.flush)
         self._stopping, self._hurry, self._ended = (loop.create_future() for _ in range(3))
         opened = False
         try:
@@ -152,7 +152,7 @@ class Bus:
         lanes: dict[str, Lane] = {}
         for connection in plan.connections:
             lane = connection.lane
-            name = _unique(str(lane.key), lanes)
+            name = unique(str(lane.key), lanes)
             lanes[name] = lane
             before = self.lanes.get(name)
             if before is not None:
@@ -190,7 +190,7 @@ class Bus:
         for joiner in joiners:
             # The loop of a joiner may have ended.
             with suppress(RuntimeError):
-                joiner.get_loop().call_soon_threadsafe(_resolve, joiner)
+                joiner.get_loop().call_soon_threadsafe(resolve, joiner)
 
     def _feed(self) -> None:
         """Move a slice of queued events to their lanes; come again while there are more."""
@@ -248,7 +248,7 @@ class Bus:
         self.broker.draining = True
         self.queue.wake(everyone=True)
         if self._stopping is not None:
-            _resolve(self._stopping)
+            resolve(self._stopping)
 
     def hurry(self) -> None:
         """Let a stop that is under way deliver no more: what is left goes to the dead store now."""
@@ -257,7 +257,7 @@ class Bus:
             self._tracker.hurry()
         for waiting in (self._quiet, self._hurry):
             if waiting is not None:
-                _resolve(waiting)
+                resolve(waiting)
 
     # Relay
 
@@ -271,39 +271,20 @@ class Bus:
         return self._router.lanes(profile)
 
     def relay(self, delivery: Delivery, event: Envelope, lanes: Sequence[Lane]) -> None:
-        """Hand a delivery that came from outside to ``lanes``; it is settled when they are done with it.
+        """Hand ``event``, made of a delivery, to ``lanes``; that is settled when they are done with it.
 
-        :param event: what they get, made of the delivery's envelope.
         :raises BusStopped: the bus takes nothing any more; the delivery is not settled.
         """
-        if self._tracker is None or self.state is not BusState.RUNNING:
-            raise BusStopped
-        self._tracker.track(delivery, event, len(lanes))
-        size = len(event.body)
-        with self.queue.lock:
-            ready = []
-            for lane in lanes:
-                lane.tracker = self._tracker
-                if lane.offer([event], size):
-                    ready.append(lane)
-        for lane in ready:
-            lane.deliver_now()
+        self._relaying().relay(delivery, event, lanes)
 
     def refuse(self, delivery: Delivery, event: Envelope, lanes: Sequence[Lane], problem: Exception) -> None:
-        """Record a delivery that no lane can have as dead in each of them.
+        """Record a delivery that no lane can have as dead in each of them; raises as :meth:`relay` does."""
+        self._relaying().refuse(delivery, event, lanes, problem)
 
-        :raises BusStopped: the bus takes nothing any more; the delivery is not settled.
-        """
-        if self._tracker is None or self._dead is None or self.state is not BusState.RUNNING:
+    def _relaying(self) -> Tracker:
+        if self._tracker is None or self.state is not BusState.RUNNING:
             raise BusStopped
-        self._tracker.track(delivery, event, len(lanes))
-        for lane in lanes:
-            with self.queue.lock:
-                lane.tracker = self._tracker
-                lane.counters.accepted += 1
-                lane.counters.dead += 1
-            self._dead.bury(lane, [Dead(event, problem, 0)])
-            self._tracker.died([event])
+        return self._tracker
 
     async def relayed(self, seconds: float) -> None:
         """Return when every delivery that was relayed is settled, at the latest after ``seconds``."""
@@ -328,7 +309,7 @@ class Bus:
 
     def _check_quiet(self) -> None:
         if self._quiet is not None and self._is_quiet():
-            _resolve(self._quiet)
+            resolve(self._quiet)
 
     async def _shutdown(self, plan: Plan, dead: DeadLetters, started: bool) -> None:
         if self.state is not BusState.DRAINING:
@@ -349,14 +330,12 @@ class Bus:
             self.report = Report(dict(undelivered), str(plan.dead_store.path), seconds)
             if undelivered:
                 log.error("%s", self.report)
-            if self._tracker is not None:
-                self._relayed += self._tracker.relayed
-                self._tracker = None
+            self._tracker = None
             if started:
                 self._become(BusState.STOPPED)
             self._taken = False
             if self._ended is not None:
-                _resolve(self._ended)
+                resolve(self._ended)
 
     async def _end_lanes(self, dead: DeadLetters, undelivered: Counter[str]) -> None:
         """Move what is queued to the lanes, end them, and record what they did not deliver."""
@@ -408,7 +387,7 @@ class Bus:
                 "bus": {
                     "routed": self._totals.routed,
                     "unmatched": self._totals.unmatched,
-                    "relayed": self._relayed + (self._tracker.relayed if self._tracker is not None else 0),
+                    "relayed": self._totals.relayed,
                     **counts,
                 },
                 "lanes": {name: lane.snapshot() for name, lane in self.lanes.items()},
@@ -419,17 +398,3 @@ class Bus:
                     "lost": store.lost if store else 0,
                 },
             }
-
-
-def _unique(name: str, taken: dict[str, Lane]) -> str:
-    number = 2
-    unique = name
-    while unique in taken:
-        unique = f"{name}#{number}"
-        number += 1
-    return unique
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

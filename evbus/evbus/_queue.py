@@ -19,7 +19,7 @@ from evbus.types import Envelope
 
 from ._chunk import Chunk, Entry, Meta
 
-__all__ = ["Meta", "Queue"]
+__all__ = ["Meta", "Queue", "resolve"]
 
 log = logging.getLogger("evbus.queue")
 
@@ -379,10 +379,10 @@ class Queue:
         gone = False
         for loop, future in woken:
             if threading.get_ident() == self._loop_thread and loop is self._loop:
-                _resolve(future)
+                resolve(future)
                 continue
             try:
-                loop.call_soon_threadsafe(_resolve, future)
+                loop.call_soon_threadsafe(resolve, future)
             except RuntimeError:
                 gone = True
         if gone:
@@ -390,6 +390,7 @@ class Queue:
             self.wake(everyone=everyone)
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
+def resolve(future: asyncio.Future[None]) -> None:
+    """Set the result of a future that has none yet."""
     if not future.done():
         future.set_result(None)

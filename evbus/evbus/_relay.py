@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from evbus.types import Delivery, Envelope
+
+from ._retry import Dead
 
 __all__ = ["Tracker"]
 
@@ -31,17 +34,31 @@ class _Tracked:
         self.returned = False
 
 
+class _Totals(Protocol):
+    relayed: int
+
+
 class Tracker:
     """What lanes have of deliveries that their source still keeps.
 
     Nothing here is written down: a delivery that no lane settles before the bus ends stays with its source.
 
+    :param totals: where deliveries are counted.
+    :param lock: guards the lanes.
+    :param bury: records what a lane gave up.
     :param flush: writes the dead store to the disk; returns whether that succeeded.
-    :ivar relayed: deliveries that lanes have got.
     """
 
-    def __init__(self, flush: Callable[[], Coroutine[Any, Any, bool]]) -> None:
-        self.relayed = 0
+    def __init__(
+        self,
+        totals: _Totals,
+        lock: AbstractContextManager[object],
+        bury: Callable[[Any, list[Dead]], None],
+        flush: Callable[[], Coroutine[Any, Any, bool]],
+    ) -> None:
+        self._totals = totals
+        self._lock = lock
+        self._bury = bury
         self._flush = flush
         # By the identity of an envelope, which the entry holds so that it stays its own.
         self._tracked: dict[int, _Tracked] = {}
@@ -50,13 +67,37 @@ class Tracker:
         self._quiet: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Tracker unsettled={self._unsettled} relayed={self.relayed}>"
+        return f"<Tracker unsettled={self._unsettled} relayed={self._totals.relayed}>"
+
+    def relay(self, delivery: Delivery, event: Envelope, lanes: Sequence[Any]) -> None:
+        """Hand ``event``, made of a delivery, to ``lanes``; that is settled when they are done with it."""
+        self.track(delivery, event, len(lanes))
+        size = len(event.body)
+        with self._lock:
+            ready = []
+            for lane in lanes:
+                lane.tracker = self
+                if lane.offer([event], size):
+                    ready.append(lane)
+        for lane in ready:
+            lane.deliver_now()
+
+    def refuse(self, delivery: Delivery, event: Envelope, lanes: Sequence[Any], problem: Exception) -> None:
+        """Record a delivery that no lane can have as dead in each of them."""
+        self.track(delivery, event, len(lanes))
+        for lane in lanes:
+            with self._lock:
+                lane.tracker = self
+                lane.counters.accepted += 1
+                lane.counters.dead += 1
+            self._bury(lane, [Dead(event, problem, 0)])
+            self.died([event])
 
     def track(self, delivery: Delivery, envelope: Envelope, lanes: int) -> None:
         """Note that ``envelope`` is about to be offered to so many lanes."""
         self._tracked[id(envelope)] = _Tracked(delivery, envelope, lanes)
         self._unsettled += 1
-        self.relayed += 1
+        self._totals.relayed += 1
 
     def follow(self, event: Envelope, letter: Envelope, lanes: int) -> None:
         """Note that a dead event goes on as ``letter`` to so many lanes."""

@@ -21,13 +21,17 @@ CACHE_NAMES = 10_000
 
 
 class Totals:
-    """Events that left the queue for lanes, and those that no profile matched; kept across starts."""
+    """Events that left the queue for lanes, those that no profile matched, and deliveries from outside.
 
-    __slots__ = ("routed", "unmatched")
+    Kept across starts.
+    """
+
+    __slots__ = ("relayed", "routed", "unmatched")
 
     def __init__(self) -> None:
         self.routed = 0
         self.unmatched = 0
+        self.relayed = 0
 
 
 class Destination(NamedTuple):

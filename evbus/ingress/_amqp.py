@@ -68,10 +68,7 @@ class _Unroutable(Rejected):
 
 
 class Publisher:
-    """One lane's way to a broker: a channel of its own on the profile's connection.
-
-    :param name: what the profile is called in errors.
-    """
+    """One lane's way to a broker: a channel of its own on the profile's connection."""
 
     def __init__(self, connection: Connection[AmqpSession], profile: Profile) -> None:
         self.connection = connection

@@ -4,7 +4,6 @@ The keys of a profile are documented at :class:`evbus.connection._stomp_profile.
 """
 
 from evbus.connection._stomp_profile import Profile
-from evbus.ingress import _stomp
 from evbus.types import Envelope
 
 __func_alias__ = {"open_": "open", "close_": "close"}
@@ -21,6 +20,8 @@ async def open_(hub, ctx):
     :raises ConnectFailed: the first attempt failed, and the profile does not say ``first_connect: wait``.
     :raises ProfileError: a file of ``tls`` is not usable.
     """
+    from evbus.ingress import _stomp
+
     return _stomp.Publisher(await hub.connection.stomp.open(ctx), ctx.profile)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from typing import Any
 
 import pytest
 
 from evbus.errors import BusStopped, Rejected
 from evbus.evbus._relay import Tracker
+from evbus.evbus._route import Totals
 from evbus.evbus._settings import Delivery as Settings
 from evbus.types import Delivery, Envelope
 from tests.evbus.rig import HANG, SOON, Rig, Target, turns, until, within
@@ -260,7 +262,7 @@ def test_nothing_is_kept_of_what_is_settled(acks: Acks) -> None:
         return True
 
     async def main() -> None:
-        tracker = Tracker(flush)
+        tracker = Tracker(Totals(), threading.Lock(), lambda _lane, _dead: None, flush)
         delivery = acks.make(1)
         event, letter = delivery.envelope, delivery.envelope.replace(profile="parking")
         tracker.track(delivery, event, 2)
