@@ -16,19 +16,34 @@ from typing import Any
 
 import pop.hub
 
+from evbus.dispatch._declare import command, on, query
+from evbus.dispatch._dispatcher import Dispatcher
+from evbus.dispatch._handler import AbstractHandler, HandlerProtocol
+from evbus.dispatch._kinds import EventRouter, RequestRouter
+from evbus.dispatch._providers import Factory, Singleton
 from evbus.errors import EvbusError, Rejected, Unavailable
 from evbus.types import Delivery, Envelope, Event, Subscription
 
 __all__ = [
+    "AbstractHandler",
     "BusHandle",
     "Delivery",
+    "Dispatcher",
     "Envelope",
     "EvbusError",
     "Event",
+    "EventRouter",
+    "Factory",
+    "HandlerProtocol",
     "Rejected",
+    "RequestRouter",
+    "Singleton",
     "Subscription",
     "Unavailable",
     "bus",
+    "command",
+    "on",
+    "query",
 ]
 
 
@@ -98,6 +113,8 @@ async def bus(
 ) -> AsyncIterator[BusHandle]:
     """Make a hub, start its bus, and at the end deliver what is left and stop it.
 
+    The dispatcher is stopped before it, if the program has started it.
+
     :param profiles: ``{provider: {name: data}}``, or the path of a YAML file of them.
     :param acct_key: the key when acct encrypted the file.
     :param options: options of the section ``evbus``, such as ``plugin_dirs=["plugins"]``.
@@ -114,5 +131,7 @@ async def bus(
         await hub.evbus.init.join()
         yield handle
     finally:
+        if hub.dispatch.init.running():
+            await hub.dispatch.init.stop()
         handle.report = await hub.evbus.init.stop()
         await asyncio.gather(listener, return_exceptions=True)

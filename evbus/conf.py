@@ -17,7 +17,7 @@ CONFIG = {
     "plugin_dirs": {
         "default": None,
         "os": "EVBUS_PLUGIN_DIRS",
-        "help": "Folders whose subfolders (ingress, egress, pipeline, serialize, match) hold plugins",
+        "help": "Folders whose subfolders (ingress, egress, handler, pipeline, ...) hold plugins",
     },
     "serialize_plugin": {
         "default": "json",
@@ -75,6 +75,15 @@ CONFIG = {
         "default": None,
         "os": "EVBUS_EVENT_SOURCE",
         "help": "The CloudEvents source that the pipeline plugin stamp sets; default: /<host>/<program>",
+    },
+    "engine_workers": {
+        "default": 100,
+        "os": "EVBUS_ENGINE_WORKERS",
+        "help": "How many handlers each router of the dispatcher runs at once; 0 for any number",
+    },
+    "dispatch_backlog": {
+        "default": 10000,
+        "help": "Messages that may wait for a handler in each router before senders wait; 0 for any number",
     },
     "input": {"default": None, "help": "A file of JSON lines; default, and -: standard input"},
     "socket": {"default": None, "help": "Listen on a Unix socket at this path for JSON lines"},
@@ -177,8 +186,10 @@ SUBCOMMANDS = {
 
 DYNE = {
     "connection": ["connection"],
+    "dispatch": ["dispatch"],
     "egress": ["egress"],
     "evbus": ["evbus"],
+    "handler": ["handler"],
     "ingress": ["ingress"],
     "log": ["log"],
     "match": ["match"],

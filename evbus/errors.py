@@ -19,7 +19,17 @@ __all__ = [
     "DeliveryError",
     "DeliveryTimeout",
     "DestinationForbidden",
+    "DispatchDeadlock",
+    "DispatchError",
+    "DispatchTimeout",
+    "DispatcherNotStarted",
+    "DispatcherStopped",
     "EvbusError",
+    "HandlerDoesNotExist",
+    "HandlerError",
+    "HandlerExists",
+    "HandlerIsSync",
+    "HandlerSignatureError",
     "InvalidHeader",
     "InvalidPayload",
     "InvalidRoutingKey",
@@ -30,6 +40,8 @@ __all__ = [
     "PluginError",
     "ProfileError",
     "Rejected",
+    "RemoteError",
+    "RouterFrozen",
     "SerializeError",
     "SettingsError",
     "Unavailable",
@@ -223,3 +235,74 @@ class DeliveryTimeout(DeliveryError):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         super().__init__(f"no answer within {seconds:g} s (delivery.timeout)")
+
+
+class HandlerError(ConfigError):
+    """A handler cannot be bound: ``message`` and ``handler`` as they are named, and ``reason``."""
+
+    def __init__(self, reason: str, *, message: str = "", handler: str = "") -> None:
+        self.reason = reason
+        self.message = message
+        self.handler = handler
+        of = f" of {message}" if message else ""
+        super().__init__(f"the handler {handler}{of}: {reason}" if handler else reason)
+
+
+class HandlerDoesNotExist(HandlerError):
+    """There is no handler for a message."""
+
+
+class HandlerIsSync(HandlerError):
+    """A handler is a plain function, and handlers are asynchronous."""
+
+
+class HandlerSignatureError(HandlerError):
+    """It is not clear how a handler is to be called, or it cannot be called with what there is."""
+
+
+class HandlerExists(HandlerError):
+    """A command or query has a handler already, or an event has this one."""
+
+
+class RouterFrozen(HandlerError):
+    """The dispatcher is started, and its routers take no more handlers."""
+
+
+class DispatchError(EvbusError):
+    """A message could not be handled, for a reason that lies outside its handler."""
+
+
+class DispatcherNotStarted(DispatchError):
+    """The dispatcher was not started yet."""
+
+    def __init__(self) -> None:
+        super().__init__("the dispatcher is not started; call hub.dispatch.init.start() first")
+
+
+class DispatcherStopped(DispatchError):
+    """The dispatcher was stopped, and handles no new messages."""
+
+    def __init__(self) -> None:
+        super().__init__("the dispatcher was stopped and handles no new messages; start it again first")
+
+
+class DispatchTimeout(DispatchError, TimeoutError):
+    """A message was not handled in time: ``message`` as it is named, and ``seconds``."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        self.message = message
+        self.seconds = seconds
+        super().__init__(f"{message} was not handled within {seconds:g} s")
+
+
+class DispatchDeadlock(DispatchError):
+    """A handler waits for a message that cannot be handled before the handler itself has ended."""
+
+
+class RemoteError(DispatchError):
+    """A handler in another process failed: ``type`` is the name of its exception, ``reason`` its text."""
+
+    def __init__(self, type: str, reason: str) -> None:  # noqa: A002 - what it is
+        self.type = type
+        self.reason = reason
+        super().__init__(f"{type}: {reason}" if reason else type)

@@ -20,7 +20,7 @@ ROWS = [
     {"command"},
     {"service"},
     {"channel", "registry", "health"},
-    {"dispatch", "event"},
+    {"dispatch", "event", "handler"},
     {"evbus", "log"},
     {"ingress", "egress"},
     {"connection"},

@@ -122,7 +122,7 @@ class Broker:
             except (KeyError, TypeError):
                 meta = _meta(metas, profile, routing_key, shared)
         else:
-            meta = self._envelope(routing_key, body, profile, headers)
+            meta = self._intercepted(routing_key, body, profile, headers)
             data = meta.body
         size = len(data)
         if size > self._max_body:
@@ -181,7 +181,19 @@ class Broker:
         # Last: another thread that finds the names unchanged uses what was chosen.
         self._new_name, self._old_name = new, old
 
-    def _envelope(self, routing_key: Any, body: Any, profile: Any, headers: Any) -> Envelope:
+    def envelope(self, routing_key: Any, body: Any, profile: Any, headers: Any) -> Envelope:
+        """Return what would be queued for a put, encoded and intercepted.
+
+        :raises PayloadError: it cannot travel.
+        """
+        if self._new["SERIAL_PLUGIN"] is not self._new_name or self._old["PLUGIN"] is not self._old_name:
+            self._choose()
+        event = self._intercepted(routing_key, body, profile, headers)
+        if len(event.body) > self._max_body:
+            raise PayloadTooLarge(len(event.body), self._max_body)
+        return event
+
+    def _intercepted(self, routing_key: Any, body: Any, profile: Any, headers: Any) -> Envelope:
         """Make an envelope of its own: it has headers, or interceptors may give it some."""
         _check_names(profile, routing_key)
         own = _check_headers(headers or {})

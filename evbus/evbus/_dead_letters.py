@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from evbus._call import call
 from evbus.types import Envelope
 
-from ._broker import IN_CALLBACK
 from ._dead import DeadStore
 from ._lane import Dead, Lane
 from ._queue import Queue
 from ._route import Router
+from ._teller import Teller
 
 __all__ = ["DeadLetters"]
 
 log = logging.getLogger("evbus.bus")
-
-#: Dead events that the error callback has not been told of yet, at most.
-MAX_UNTOLD = 10_000
 
 
 class DeadLetters:
@@ -48,17 +41,13 @@ class DeadLetters:
         self.router: Router | None = None
         self._queue = queue
         self._store = store
-        self._on_error = on_error
         self._contexts = contexts
-        self._on_told = on_told
-        self._untold: deque[dict[str, Any]] = deque()
-        self._teller: asyncio.Task[None] | None = None
-        self._skipped = 0
+        self._teller = Teller(on_error, on_told) if on_error is not None else None
 
     @property
     def telling(self) -> bool:
         """Whether the error callback is still being told."""
-        return self._teller is not None
+        return self._teller is not None and self._teller.busy
 
     def bury(self, lane: Lane, dead: list[Dead]) -> None:
         """Send events to their dead letter profile or to the dead store, and tell the error callback."""
@@ -110,56 +99,19 @@ class DeadLetters:
         )
 
     def _tell(self, lane: Lane, entry: Dead) -> None:
-        if self._on_error is None:
-            return
-        if len(self._untold) >= MAX_UNTOLD:
-            if not self._skipped:
-                log.warning("the function named by error_callback_ref is too slow: it is not told of all")
-            self._skipped += 1
-            return
-        self._untold.append(
-            {
-                "exception": entry.reason,
-                "plugin": lane.key.plugin,
-                "profile": entry.event.profile,
-                "body": entry.event.body,
-                "context": self._contexts,
-            }
-        )
-        if self._teller is None:
-            loop = asyncio.get_running_loop()
-            self._teller = loop.create_task(self._tell_all(self._on_error), name="evbus error callback")
-
-    async def _tell_all(self, on_error: Callable[[dict[str, Any]], Any]) -> None:
-        IN_CALLBACK.set(True)
-        try:
-            while self._untold:
-                try:
-                    await call(_tell_one(on_error, self._untold.popleft()), 0)
-                except Exception:
-                    log.exception("the function named by error_callback_ref failed")
-        finally:
-            self._teller = None
-        self._on_told()
+        if self._teller is not None:
+            self._teller.tell(
+                {
+                    "exception": entry.reason,
+                    "plugin": lane.key.plugin,
+                    "profile": entry.event.profile,
+                    "body": entry.event.body,
+                    "context": self._contexts,
+                }
+            )
 
     async def close(self, patience: float) -> None:
         """Stop telling; flush and close the store. A callback has ``patience`` seconds to end."""
-        teller = self._teller
-        left = len(self._untold) + self._skipped
-        if teller is not None:
-            left += 1
-            teller.cancel()
-            await asyncio.wait({teller}, timeout=patience)
-        self._untold.clear()
-        if left:
-            log.warning("the function named by error_callback_ref was not told of %d dead events", left)
+        if self._teller is not None:
+            await self._teller.close(patience)
         await self._store.close()
-
-
-async def _tell_one(on_error: Callable[[dict[str, Any]], Any], data: dict[str, Any]) -> None:
-    if inspect.iscoroutinefunction(getattr(on_error, "func", on_error)):
-        await on_error(data)
-        return
-    result = await asyncio.to_thread(on_error, data)
-    if inspect.isawaitable(result):
-        await result

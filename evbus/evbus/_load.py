@@ -23,7 +23,7 @@ import pop.loader
 
 from evbus.errors import PluginError
 
-__all__ = ["Check", "Plugin", "load_plugins", "open_room"]
+__all__ = ["Check", "Plugin", "load_plugins", "module_of", "open_room"]
 
 Check = Callable[[ModuleType], None]
 
@@ -246,6 +246,11 @@ def _quiet_pop() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
+
+
+def module_of(file: str) -> ModuleType:
+    """Return the module of a plugin file that is loaded."""
+    return sys.modules[_module_name(file)]
 
 
 def _module_name(file: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from evbus.errors import SettingsError, nearest
+from evbus.types import Envelope
 
-__all__ = ["Interceptor", "arrange"]
+__all__ = ["Interceptor", "around", "arrange", "before"]
+
+_Handle = Callable[[Envelope], Awaitable[Any]]
 
 
 class Interceptor(NamedTuple):
@@ -36,3 +39,34 @@ def arrange(plugins: Mapping[str, Interceptor], chosen: Sequence[str] | None) ->
         if name in chosen[:index]:
             raise SettingsError(f"evbus.pipeline[{index}]: {name!r} is named twice")
     return list(chosen)
+
+
+def before(steps: Sequence[Callable[[Envelope], Any]]) -> Callable[[Envelope], None] | None:
+    """Return one function that calls all ``steps``, None when there are none."""
+    if not steps:
+        return None
+
+    def send(envelope: Envelope) -> None:
+        for step in steps:
+            step(envelope)
+
+    return send
+
+
+def around(
+    steps: Sequence[Callable[[Envelope, _Handle], Awaitable[Any]]],
+) -> Callable[[Envelope, _Handle], Awaitable[Any]] | None:
+    """Return one function that calls ``steps`` around what it is given, the first outermost, or None."""
+    if not steps:
+        return None
+
+    def handle(envelope: Envelope, call_next: _Handle) -> Awaitable[Any]:
+        for step in reversed(steps):
+            call_next = _around(step, call_next)
+        return call_next(envelope)
+
+    return handle
+
+
+def _around(step: Callable[[Envelope, _Handle], Awaitable[Any]], inner: _Handle) -> _Handle:
+    return lambda envelope: step(envelope, inner)

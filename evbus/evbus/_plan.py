@@ -17,7 +17,7 @@ from ._profiles import Accepts, Profile
 from ._queue import Queue
 from ._sender import Sender, check_publish
 
-__all__ = ["Ingress", "connect", "context_of"]
+__all__ = ["Ingress", "connect", "context_of", "router"]
 
 
 class Ingress(NamedTuple):
@@ -35,6 +35,8 @@ class Ingress(NamedTuple):
     overlap: bool = False
     opener: Callable[..., Coroutine[Any, Any, Any]] | None = None
     closer: Callable[..., Coroutine[Any, Any, Any]] | None = None
+    request: Callable[..., Coroutine[Any, Any, Any]] | None = None
+    reply: Callable[..., Coroutine[Any, Any, Any]] | None = None
 
 
 def connect(
@@ -69,7 +71,7 @@ def _connect(
         overlap=plugin.overlap,
         opener=plugin.opener,
         closer=plugin.closer,
-        route=_router(profile.routing_key),
+        route=router(profile.routing_key),
         timeout=profile.delivery.timeout,
         secrets=secrets,
     )
@@ -85,7 +87,8 @@ def context_of(name: str, provider: str, data: dict[str, Any], settings: Any) ->
     )
 
 
-def _router(template: str | None) -> Callable[[Envelope], Envelope] | None:
+def router(template: str | None) -> Callable[[Envelope], Envelope] | None:
+    """Return what gives an event the routing key that a profile's template makes, None for its own."""
     if template is None or template == "{routing_key}":
         return None
     if "{" not in template and "}" not in template:

@@ -83,9 +83,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dead_store: str | None = None
     dead_store_bytes: int = 256 * 1024 * 1024
     event_source: str | None = None
+    engine_workers: int = 100
+    dispatch_backlog: int = 10_000
 
     def __post_init__(self) -> None:
-        for name in ("queue_limit", "queue_bytes", "max_body", "drain_timeout", "dead_store_bytes"):
+        for name in (
+            "queue_limit",
+            "queue_bytes",
+            "max_body",
+            "drain_timeout",
+            "dead_store_bytes",
+            "engine_workers",
+            "dispatch_backlog",
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number from 0 on")
 

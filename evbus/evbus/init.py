@@ -23,8 +23,8 @@ from evbus.evbus import (
 
 log = logging.getLogger("evbus")
 
-#: The rooms whose plugins the bus uses, in the order in which they are loaded.
-SUBSYSTEMS = ("match", "serialize", "pipeline", "connection", "ingress", "egress")
+#: The rooms that plugins can be dropped into, in the order in which they are loaded.
+SUBSYSTEMS = ("match", "serialize", "pipeline", "connection", "ingress", "egress", "dispatch", "handler")
 
 #: Serialize plugins that are known to return bytes.
 OURS = ("init", "json", "msgpack")
@@ -37,6 +37,7 @@ def __init__(hub):
     """Declare the state; when POP rebuilds the sub this runs again and keeps what there is."""
     if "ENGINE" in vars(hub.evbus):
         return
+    hub.evbus.CHECKS = dict(_shape.CHECKS)
     for room in SUBSYSTEMS:
         _load.open_room(hub, room, f"evbus.{room}")
     hub.evbus.STARTED = False
@@ -45,6 +46,8 @@ def __init__(hub):
     hub.evbus.SETTINGS = None
     hub.evbus.CONFIGURING = threading.RLock()
     hub.evbus.BUSY = False
+    hub.evbus.AROUND = None
+    hub.evbus.CONTEXTS = None
     hub.evbus.PROPAGATING = None
     hub.evbus.BUS = _queue.Queue()
     hub.evbus.BROKER = _broker.Broker(
@@ -57,7 +60,7 @@ def __init__(hub):
     hub.evbus.ENGINE = _bus.Bus(hub.evbus.BUS, hub.evbus.BROKER, lambda state: _on_state(hub, state))
     hub.evbus.BUSY = True
     for room in SUBSYSTEMS:
-        hub.evbus.PLUGINS[room] = _load.load_plugins(hub[room], room, _shape.CHECKS.get(room))
+        hub.evbus.PLUGINS[room] = _load.load_plugins(hub[room], room, hub.evbus.CHECKS.get(room))
     hub.evbus.BUSY = False
 
 
@@ -81,6 +84,7 @@ async def start(hub, contexts):
             # What other plugins run through hub.pop.loop has to run here.
             hub.pop.loop.CURRENT_LOOP = loop
         plan = _make_plan(hub, contexts)
+        hub.evbus.CONTEXTS = contexts
         await engine.run(plan)
     except BaseException as exc:
         engine.fail(exc)
@@ -117,7 +121,7 @@ def plugins(hub):
 def accepts(hub):
     """Return what each loaded ingress plugin accepts: its providers and the type of its profiles."""
     _configure(hub)
-    return [plugin.accepts for plugin in _ingress(hub).values()]
+    return [plugin.accepts for plugin in hub.evbus.init.ingress().values()]
 
 
 def sources(hub):
@@ -140,14 +144,14 @@ def check(hub, contexts, source="contexts"):
     :raises ProfileError: the first thing that is wrong.
     """
     _configure(hub)
-    plugins = _ingress(hub)
+    plugins = hub.evbus.init.ingress()
     return _read(hub, contexts, plugins, hub.evbus.init.finder(contexts, source), source)
 
 
 def connect(hub, contexts, source="contexts"):
     """Return a connection (pattern, lane, sender) for each profile in ``contexts``."""
     _configure(hub)
-    plugins = _ingress(hub)
+    plugins = hub.evbus.init.ingress()
     find = hub.evbus.init.finder(contexts, source)
     profiles = _read(hub, contexts, plugins, find, source)
     engine = hub.evbus.ENGINE
@@ -228,7 +232,7 @@ def _load_plugins(hub, settings):
         folders = _dirs.folders_of(roots, room)
         if folders:
             hub.pop.sub.extend(room, static=folders)
-            hub.evbus.PLUGINS[room] = _load.load_plugins(hub[room], room, _shape.CHECKS.get(room))
+            hub.evbus.PLUGINS[room] = _load.load_plugins(hub[room], room, hub.evbus.CHECKS.get(room))
     for found in hub.evbus.PLUGINS.values():
         for plugin in found:
             if plugin.state == "broken":
@@ -248,15 +252,24 @@ def _compose(hub, settings):
     unused = sorted(name for name, entry in found.items() if not entry.optional and name not in names)
     if unused:
         log.info("pipeline plugins that the option pipeline leaves out: %s", ", ".join(unused))
-    steps = [_face.direct(hub.pipeline[name].send) for name in names if "send" in hub.pipeline[name]._funcs]
-    if not steps:
-        return None
+    hub.evbus.AROUND = _pipeline.around(_functions(hub, names, "handle"))
+    return _pipeline.before(_functions(hub, names, "send"))
 
-    def send(envelope):
-        for step in steps:
-            step(envelope)
 
-    return send
+def _functions(hub, names, function):
+    plugins = [hub.pipeline[name] for name in names]
+    return [_face.direct(plugin[function]) for plugin in plugins if function in plugin._funcs]
+
+
+def interceptors(hub):
+    """Return ``(send, around)`` for what is handled in this process, each None when it is not needed.
+
+    ``send(envelope)`` runs the active pipeline plugins' ``send``, and ``await around(envelope, handle)``
+    their ``handle`` around ``handle(envelope)``, the first of them outermost. Messages in process have
+    headers and no body; without a plugin that has ``handle`` nobody would see these headers.
+    """
+    _configure(hub)
+    return (None if hub.evbus.AROUND is None else hub.evbus.BROKER.prepare), hub.evbus.AROUND
 
 
 def _serializer(hub):
@@ -286,8 +299,9 @@ def _serializer(hub):
     raise errors.SettingsError(f"there is no serialize plugin {chosen!r}{errors.nearest(chosen, loaded)}")
 
 
-def _ingress(hub):
-    """Return the functions of every loaded ingress plugin."""
+def ingress(hub):
+    """Return the functions of every loaded ingress plugin, by its name."""
+    _configure(hub)
     found = {}
     for module in hub.ingress:
         name = module.__name__
@@ -309,6 +323,8 @@ def _ingress(hub):
             overlap=bool(getattr(module, "OVERLAP", False)),
             opener=_optional(functions, "open"),
             closer=_optional(functions, "close"),
+            request=_optional(functions, "request"),
+            reply=_optional(functions, "reply"),
         )
     return found
 

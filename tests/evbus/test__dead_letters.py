@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evbus.errors import Rejected
-from evbus.evbus import _dead_letters
+from evbus.evbus import _dead_letters, _teller
 from evbus.evbus._settings import Delivery
 from tests.evbus.rig import SOON, Rig, Target, turns, until
 
@@ -204,7 +204,7 @@ def test_a_callback_that_fails_is_logged_and_called_again(
 def test_a_slow_callback_stops_no_lane_and_is_not_told_of_more_than_it_can_take(
     tmp_path: Path, monkeypatch: Any, caplog: Any
 ) -> None:
-    monkeypatch.setattr(_dead_letters, "MAX_UNTOLD", 5)
+    monkeypatch.setattr(_teller, "MAX_UNTOLD", 5)
 
     async def main() -> None:
         rig, target, gate, told = Rig(tmp_path), refusing(*(["never"] * 20)), asyncio.Event(), []

@@ -1,0 +1,1 @@
+"""Events, commands and queries in process: what the hub shows as hub.dispatch."""

@@ -1,0 +1,128 @@
+"""What the three routers of a dispatcher share."""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+from evbus.errors import DispatcherNotStarted, DispatchError, DispatcherStopped
+from evbus.redact import one_line
+from evbus.types import Envelope
+
+from ._binding import Binding
+from ._frame import Frame
+from ._providers import Injector
+from ._publish import Publish
+
+__all__ = ["Around", "Core", "Failure", "State"]
+
+log = logging.getLogger("evbus.dispatch")
+
+#: Interceptors around a handler: called with the envelope, and with what handles it.
+Around = Callable[[Envelope, Callable[[Envelope], Awaitable[Any]]], Awaitable[Any]]
+
+
+class State(enum.Enum):
+    """Where a dispatcher is in its life."""
+
+    NEW = "new"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class Failure(NamedTuple):
+    """A handler that failed while nobody waited for it.
+
+    :ivar router: events, commands or queries.
+    :ivar handler: its name.
+    """
+
+    exception: BaseException
+    router: str
+    handler: str
+    message: Any
+    key: Any
+
+
+class Core:
+    """State, injected objects, interceptors and failures.
+
+    :ivar frozen: no handler may be bound any more.
+    :ivar send: interceptors that run when a message is handed over; they may set headers or refuse it.
+    :ivar around: interceptors around each handler.
+    :ivar on_failure: is told of every handler that failed while nobody waited for it.
+    :ivar publish: puts an event on the bus.
+    :ivar emit: sends the events that a handler leaves behind.
+    """
+
+    def __init__(self, the_hub: Any = None) -> None:
+        self.state = State.NEW
+        self.frozen = False
+        self.the_hub = the_hub
+        self.injector = Injector()
+        self.send: Callable[[Envelope], None] | None = None
+        self.around: Around | None = None
+        self.on_failure: Callable[[Failure], None] | None = None
+        self.emit: Callable[[list[Any], Any], None]
+        self.publish: Publish = _no_bus
+        self.on_free: Callable[[], None] = _nothing
+        self.undelivered: Counter[str] = Counter()
+        #: The router of each kind of message that came without saying which.
+        self.routes: dict[Any, Any] = {}
+
+    def refuse(self, above: Frame | None) -> None:
+        """Refuse a message while the dispatcher does not run; handlers may go on sending while it stops."""
+        if self.state is State.STOPPING and above is not None:
+            return
+        raise DispatcherNotStarted if self.state is State.NEW else DispatcherStopped
+
+    def refuse_unless_running(self) -> None:
+        """Refuse what comes from outside unless the dispatcher runs."""
+        if self.state is not State.RUNNING:
+            self.refuse(None)
+
+    def freed(self) -> None:
+        """Be told that a router has nothing waiting."""
+        self.on_free()
+
+    def envelope(self, name: str, headers: Mapping[str, str] | None) -> Envelope:
+        """Return the envelope of a message, for the interceptors: its body is in the message itself."""
+        envelope = Envelope("", name, b"", dict(headers or {}))
+        if self.send is not None:
+            self.send(envelope)
+        return envelope
+
+    def report(
+        self, router: str, binding: Binding, message: Any, frame: Frame, problem: BaseException
+    ) -> None:
+        """Log a failure that nobody waits for, and tell :attr:`on_failure`."""
+        if isinstance(problem, DispatcherStopped):
+            self.undelivered[binding.message_name] += 1
+        else:
+            log.error(
+                "%s: the handler %s of %s failed: %s: %s",
+                router,
+                binding.name,
+                binding.message_name,
+                type(problem).__name__,
+                one_line(str(problem)),
+                exc_info=problem if log.isEnabledFor(logging.DEBUG) else None,
+            )
+        if self.on_failure is None:
+            return
+        try:
+            self.on_failure(Failure(problem, router, binding.name, message, frame.key))
+        except Exception:
+            log.exception("what is told of failed handlers failed itself")
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _no_bus(profile: str, event: Any) -> None:
+    raise DispatchError(f"there is no bus to publish to (profile {profile!r}); use the dispatcher of a hub")

@@ -1,0 +1,109 @@
+"""Lanes: messages with the same key are handled one after another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+__all__ = ["Hold", "Lane", "Queued", "leads_back"]
+
+_Turn = asyncio.Future[None]
+
+
+class Queued(NamedTuple):
+    """A message that nobody waits for.
+
+    :ivar begin: called when it is its turn.
+    :ivar drop: called when it will never have one.
+    """
+
+    begin: Callable[[], None]
+    drop: Callable[[], None]
+
+
+class Hold:
+    """The turn of one message in a lane.
+
+    :ivar waits: the lanes that its handler waits for at present.
+    """
+
+    __slots__ = ("lane", "waits")
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.waits: list[Lane] = []
+
+
+class Lane:
+    """A key, for as long as there is a message with it.
+
+    :ivar hold: whose turn it is.
+    :ivar waiting: who comes next: a future of a caller that waits, or a message.
+    """
+
+    __slots__ = ("_lanes", "hold", "key", "waiting")
+
+    def __init__(self, lanes: dict[Any, Lane], key: Any) -> None:
+        self.key = key
+        self.hold: Hold = Hold(self)
+        self.waiting: deque[_Turn | Queued] = deque()
+        self._lanes = lanes
+        lanes[key] = self
+
+    def pass_on(self) -> None:
+        """End a turn: the next message has it, or the lane is gone."""
+        while self.waiting:
+            upcoming = self.waiting.popleft()
+            if isinstance(upcoming, asyncio.Future):
+                if upcoming.done():
+                    continue  # its caller was cancelled
+                self.hold = Hold(self)
+                upcoming.set_result(None)
+            else:
+                self.hold = Hold(self)
+                upcoming.begin()
+            return
+        del self._lanes[self.key]
+
+    async def turn(self) -> None:
+        """Wait for a turn, behind those that wait already."""
+        turn: _Turn = asyncio.get_running_loop().create_future()
+        self.waiting.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.pass_on()
+            raise
+
+    def drop(self, problem: Exception) -> None:
+        """Give up what waits: callers get ``problem``, messages are told."""
+        while self.waiting:
+            waiting = self.waiting.popleft()
+            if not isinstance(waiting, asyncio.Future):
+                waiting.drop()
+            elif not waiting.done():
+                waiting.set_exception(problem)
+
+
+def leads_back(lane: Lane, holds: Any) -> bool:
+    """Return whether ``lane`` cannot be passed on before one of ``holds`` has ended.
+
+    :param holds: ``(hold, holds above)`` or None.
+    """
+    own = set()
+    while holds is not None:
+        own.add(id(holds[0]))
+        holds = holds[1]
+    seen = set()
+    ahead = [lane]
+    while ahead:
+        hold = ahead.pop().hold
+        if id(hold) in own:
+            return True
+        if id(hold) not in seen:
+            seen.add(id(hold))
+            ahead += hold.waits
+    return False

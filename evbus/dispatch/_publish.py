@@ -1,0 +1,45 @@
+"""Events that go to the bus as well."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from evbus._typed import travels
+from evbus.errors import HandlerSignatureError
+
+from ._annotations import message_name
+from ._binding import Binding
+
+__all__ = ["Publish", "publisher", "wire_name"]
+
+#: Puts an event on the bus: ``(profile, event)``.
+Publish = Callable[[str, Any], Awaitable[None]]
+
+
+def wire_name(message: Any) -> str:
+    """Return what a message is called outside of this process: the name of its class, or its string."""
+    return message if isinstance(message, str) else message.__name__
+
+
+def publisher(message: Any, profile: Any, publish: Publish) -> Binding:
+    """Return a binding that puts an event on the bus.
+
+    :raises HandlerSignatureError: the event cannot travel, or the profile is no name.
+    """
+    where = {"message": message_name(message), "handler": f"the bus, profile {profile!r}"}
+    if not isinstance(profile, str) or not profile:
+        raise HandlerSignatureError("publish_to is the name of a profile", **where)
+    if isinstance(message, type) and message.__module__ != "builtins" and not travels(message):
+        raise HandlerSignatureError(
+            "its instances cannot travel; make it a dataclass, a msgspec Struct, an attrs class or a "
+            "pydantic model",
+            **where,
+        )
+
+    async def call(event: Any) -> None:
+        await publish(profile, event)
+
+    binding = Binding(message, ("publish", profile), call, where["handler"])
+    binding.handled_here = False
+    return binding

@@ -1,0 +1,291 @@
+"""Start and stop the dispatcher, and hand messages to whichever router has handlers for them."""
+
+import asyncio
+import logging
+
+from evbus.dispatch import _core, _declare, _dispatcher, _frame, _plan, _remote, _serve, _signature
+from evbus.dispatch import _publish as _publish_to
+from evbus.evbus import _bridge, _face, _load, _teller
+
+log = logging.getLogger("evbus.dispatch")
+
+
+def __init__(hub):
+    """Declare the state; when POP rebuilds the sub this runs again and keeps what there is."""
+    known = vars(hub.dispatch).get("DISPATCHER")
+    if known is None:
+        hub.dispatch.DISPATCHER = known = _dispatcher.Dispatcher(the_hub=hub)
+        hub.dispatch.HANDLERS = set()
+        hub.dispatch.TELLER = None
+        hub.dispatch.LINKS = {}
+        hub.dispatch.FORWARDER = _remote.Forwarder(
+            lambda profile: _link(hub, profile),
+            lambda *parts: _encode(hub, *parts),
+            lambda kind, data: _decode(hub, kind, data),
+        )
+        known.core.publish = lambda profile, event: _publish(hub, profile, event)
+        known.core.on_failure = lambda failure: _tell(hub, failure)
+        hub.evbus.CHECKS["handler"] = _declare.check(
+            lambda handler, says: _check(hub, handler, says), lambda file: file in hub.handler._vmap
+        )
+    for name in ("start", "handle", "stop", "wait_for_shutdown"):
+        _face.shorten(hub.dispatch.init, name)
+        setattr(hub.dispatch, name, getattr(hub.dispatch.init, name))
+
+
+def start(hub, engine_workers=None):
+    """Bind the handlers of the folders ``handler/``, freeze the routers, and take messages from now on.
+
+    It need not be awaited; awaited it makes first what handlers take and what has to be awaited.
+
+    :param engine_workers: how many handlers each router runs at once, 0 for any number; default: the option
+        of this name.
+    :raises HandlerError: something that a handler takes is provided by nobody.
+    :raises DispatchError: it is started already.
+    :raises SettingsError: an option of the section ``evbus`` has a bad value.
+    """
+    if engine_workers is not None and not (type(engine_workers) is int and engine_workers >= 0):
+        raise ValueError(
+            f"engine_workers is a number of handlers, or 0 for any number, and not {engine_workers!r}"
+        )
+    settings = hub.evbus.init.settings()
+    callback = hub.evbus.init.error_callback()
+    send, around = hub.evbus.init.interceptors()
+    dispatcher = hub.dispatch.DISPATCHER
+    _bind_files(hub)
+    started = dispatcher.start()
+    # Not before: it raises when it is started already, and then all stays as it is.
+    dispatcher.bound(
+        settings.engine_workers if engine_workers is None else engine_workers, settings.dispatch_backlog
+    )
+    hub.dispatch.TELLER = None if callback is None else _teller.Teller(callback, lambda: None)
+    dispatcher.core.send, dispatcher.core.around = send, around
+    return started
+
+
+async def handle(hub, message, key=None, wait_for_response=False, timeout=None, headers=None):
+    """Hand a message to its handlers: an event to all of them, a command or a query to the one it has.
+
+    Without ``wait_for_response`` this returns as soon as the message is handed over (when very many wait,
+    as soon as there are fewer); a failure of its handler is then logged, and told to the function that the
+    option ``error_callback_ref`` names.
+
+    :param message: an instance of a class that handlers are bound to, or of a subclass; or a string.
+    :param key: messages with the same key are handled one after another, others at the same time.
+    :param wait_for_response: return what the handler returns, or raise what it raises. Of an event, whose
+        handlers may be several, nothing is returned, and the first failure raised when all have ended.
+        The handler runs in the task of the caller: cancelled, it is cancelled, too.
+    :param timeout: seconds from now after which the handler is cancelled; default: as long as it wants.
+    :param headers: string to string, for interceptors and for handlers in another process.
+    :raises HandlerDoesNotExist: no handler is bound to such a message.
+    :raises DispatchTimeout: it was not handled within ``timeout``.
+    :raises DispatchDeadlock: the handler that sends it holds, or waits for, the same key.
+    :raises DispatcherNotStarted: call :func:`start` first.
+    :raises DispatcherStopped: the dispatcher is stopping, and this is not called by a handler.
+    """
+    return await hub.dispatch.DISPATCHER.handle(message, key, wait_for_response, timeout, headers)
+
+
+async def stop(hub, timeout=None):
+    """Take no new messages, handle those that are there, close what was made for handlers; return a report.
+
+    :param timeout: seconds that this may take, before what is not handled is given up; default: the option
+        ``drain_timeout``.
+    """
+    return await _end(hub, hub.dispatch.DISPATCHER.stop(_patience(hub, timeout)))
+
+
+async def wait_for_shutdown(hub, timeout=None):
+    """Wait for SIGINT or SIGTERM, then :func:`stop`; a second signal waits for nothing more."""
+    return await _end(hub, hub.dispatch.DISPATCHER.wait_for_shutdown(_patience(hub, timeout)))
+
+
+def use(hub, events_router_cls=None, commands_router_cls=None, queries_router_cls=None):
+    """Put other routers in place of ours: subclasses of ``evbus.api.EventRouter`` and ``RequestRouter``.
+
+    :raises HandlerExists: a router that is to be replaced has handlers, which would be lost.
+    """
+    hub.dispatch.DISPATCHER.use(
+        events_router_cls=events_router_cls,
+        commands_router_cls=commands_router_cls,
+        queries_router_cls=queries_router_cls,
+    )
+
+
+def provide(hub, type, value):  # noqa: A002 - what it is
+    """Let handlers take ``value`` by naming its type: ``async def handle(command, repo: Repo)``.
+
+    :param type: a class.
+    :param value: an instance of it, or ``Singleton["name": function]`` or ``Factory["name": function]``.
+    :raises HandlerSignatureError: something of this type is provided already.
+    """
+    hub.dispatch.DISPATCHER.core.injector.provide(type, value)
+
+
+def envelope(hub):
+    """Return the envelope of the message that is being handled, with its headers; None when it has none.
+
+    Messages have one when there are interceptors (pipeline plugins with ``handle``), when they were sent
+    with headers, and when they come from another process.
+    """
+    frame = _frame.CURRENT.get()
+    return None if frame is None else frame.envelope
+
+
+def running(hub):
+    """Return whether the dispatcher takes messages."""
+    return hub.dispatch.DISPATCHER.running
+
+
+def snapshot(hub):
+    """Return the state, and for each router how much was handled, failed, runs, and waits."""
+    return hub.dispatch.DISPATCHER.snapshot()
+
+
+def forward(hub, router, message, to, response=None, timeout=30.0):
+    """Have a message handled in another process; see ``hub.dispatch.commands.forward``."""
+    found = getattr(hub.dispatch.DISPATCHER, router)
+    found.check_open(message, f"in another process, over the profile {to!r}")
+    binding = hub.dispatch.FORWARDER.binding(message, to, response, timeout)
+    found.add(binding)
+    return binding
+
+
+async def serve(hub, profile, contexts=None):
+    """Handle the commands and queries that others forward to ``profile``, until cancelled or stopped.
+
+    A request is settled when its reply is sent, so that it is handled again by another process when this one
+    dies: at least once, and never after its deadline. Cancelled, it takes nothing more, and waits for what is
+    being handled, at most for the option ``drain_timeout``.
+
+    :param profile: the name of a profile, or ``provider.name``; its queue holds the requests.
+    :param contexts: the profiles; default: those that the bus was started with.
+    :raises ProfileError: there is no such profile, or it cannot be consumed from, or cannot reply.
+    """
+    contexts = hub.evbus.rpc.contexts(contexts)
+    link = hub.evbus.rpc.link(profile, contexts)
+    dispatcher = hub.dispatch.DISPATCHER
+    dispatcher.core.refuse_unless_running()
+    routers = (dispatcher.commands, dispatcher.queries)
+    forwarder = hub.dispatch.FORWARDER
+    server = _serve.Server(routers, link, forwarder.encode, forwarder.decode)
+    bridge = _bridge.Bridge(hub.evbus.bridge.consume(contexts, profile), server.take, asyncio.sleep)
+    task = asyncio.current_task()
+    dispatcher.intakes.add(task)
+    try:
+        await link.open()
+        await bridge.run(0, _patience(hub, None))
+    finally:
+        dispatcher.intakes.discard(task)
+        await server.close()
+        await link.close()
+
+
+async def _end(hub, ending):
+    """Await what ends the dispatcher, and end what only this hub has of it."""
+    try:
+        return await ending
+    finally:
+        # Who was cancelled while waiting for a signal has not stopped it.
+        if hub.dispatch.DISPATCHER.core.state is _core.State.STOPPED:
+            await _close_links(hub)
+            await _told(hub)
+
+
+async def _publish(hub, profile, event):
+    """Put an event on the bus that is bound to a profile, with the headers that it was handed over with."""
+    envelope = hub.dispatch.init.envelope()
+    await hub.dispatch.events.publish(event, profile, None if envelope is None else envelope.headers)
+
+
+async def _link(hub, profile):
+    """Return the link over a profile, made by the first message that goes there."""
+    links = hub.dispatch.LINKS
+    if profile not in links:
+        links[profile] = hub.evbus.rpc.link(profile)
+    await links[profile].open()
+    return links[profile]
+
+
+async def _close_links(hub):
+    links = list(hub.dispatch.LINKS.values())
+    hub.dispatch.LINKS.clear()
+    await asyncio.gather(*(link.close() for link in links), return_exceptions=True)
+
+
+def _encode(hub, name, body, profile, headers):
+    return hub.evbus.BROKER.envelope(name, body, profile, headers)
+
+
+def _decode(hub, content_type, data):
+    return hub.serialize[hub.serialize.init.by_content_type(content_type)].load(data)
+
+
+def _patience(hub, timeout):
+    return hub.evbus.init.settings().drain_timeout if timeout is None else timeout
+
+
+def _bind_files(hub):
+    """Bind what the files in folders ``handler/`` declare; what cannot be bound is a broken plugin."""
+    plugins = hub.evbus.PLUGINS["handler"]
+    for place, plugin in enumerate(plugins):
+        if plugin.state == "loaded" and plugin.file not in hub.dispatch.HANDLERS:
+            hub.dispatch.HANDLERS.add(plugin.file)
+            broken = _bind_file(hub, plugin)
+            if broken is not None:
+                plugins[place] = broken
+                log.warning("plugin not loaded: %s", broken.error())
+
+
+def _bind_file(hub, plugin):
+    """Bind all handlers of a file, or none of them; return what is to be said of it then."""
+    watched = {fn.func: fn for fn in hub.handler[plugin.name]._funcs.values() if _face.watched(fn)}
+    bound = []
+    for _, handler, says in _declare.declarations(_load.module_of(plugin.file)):
+        router = getattr(hub.dispatch.DISPATCHER, says.router)
+        try:
+            bound.append((router, router.bind(says.message, watched.get(handler, handler), **says.options)))
+        except Exception as exc:
+            for router, binding in bound:
+                router.remove(binding)
+            return plugin._replace(state="broken", reason=str(exc), line=_declare.line_of(handler))
+    return None
+
+
+def _check(hub, handler, says):
+    """Check what can be known of a handler before there is a start; see :func:`_bind_file`."""
+    options = dict(says.options)
+    argname, response_event = options.pop("argname"), options.pop("response_event")
+    publish_to = options.pop("publish_to", None) if says.router == "events" else None
+    plan = _signature.read(
+        handler,
+        message=says.message,
+        name=getattr(handler, "__qualname__", ""),
+        argname=argname,
+        given=options,
+        provided=hub.dispatch.DISPATCHER.core.injector.find,
+    )
+    if response_event is not None:
+        _plan.check_response(plan, response_event)
+    if publish_to is not None:
+        _publish_to.publisher(says.message, publish_to, None)
+
+
+def _tell(hub, failure):
+    if hub.dispatch.TELLER is not None:
+        hub.dispatch.TELLER.tell(
+            {
+                "exception": failure.exception,
+                "plugin": f"dispatch.{failure.router}",
+                "profile": None,
+                "body": failure.message,
+                "context": {"handler": failure.handler, "key": failure.key},
+            }
+        )
+
+
+async def _told(hub):
+    teller, hub.dispatch.TELLER = hub.dispatch.TELLER, None
+    if teller is not None:
+        await teller.wait(_patience(hub, None))
+        await teller.close(1.0)

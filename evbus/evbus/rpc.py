@@ -1,0 +1,31 @@
+"""Requests and replies over the profiles whose transport brings replies back."""
+
+from evbus import errors
+from evbus.evbus import _rpc
+
+
+def link(hub, profile, contexts=None):
+    """Return a link (``request``, ``reply``, ``close``) over the profile called ``profile``.
+
+    :param profile: its name, or ``provider.name`` when several providers have one of that name.
+    :param contexts: the profiles; default: those that the bus was started with.
+    :raises ProfileError: there is no such profile, or replies cannot come back through it.
+    """
+    contexts = hub.evbus.rpc.contexts(contexts)
+    plugins = hub.evbus.init.ingress()
+    found = _rpc.find(hub.evbus.init.check(contexts), plugins, profile)
+    return _rpc.Link(found, plugins[found.plugin])
+
+
+def contexts(hub, given=None):
+    """Return ``given``, or else the profiles that the bus was started with.
+
+    :raises ConfigError: it was not started, and nothing is given.
+    """
+    if given is not None:
+        return given
+    if hub.evbus.CONTEXTS is None:
+        raise errors.ConfigError(
+            "the bus has no profiles yet: start it first (hub.evbus.init.start(contexts)), or pass contexts"
+        )
+    return hub.evbus.CONTEXTS
