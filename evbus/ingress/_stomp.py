@@ -9,7 +9,7 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from evbus.connection._stomp import StompConnection
 from evbus.connection._stomp_frame import escape, header_lines, unfit
@@ -70,16 +70,24 @@ class Frames:
 
     :param broker: whom they are for: the brokers differ in how expiry is said and destinations are written.
     :param clock: tells the time, in seconds since 1970.
+    :param skip: names in lower case of headers that events have no say in, besides `NEVER_FORWARDED`.
     """
 
     __slots__ = ("_broker", "_clock", "_expiry", "_fixed", "_heads", "_keyed", "_profile", "_shared", "_skip")
 
-    def __init__(self, profile: Profile, broker: Broker, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        broker: Broker,
+        *,
+        clock: Callable[[], float] = time.time,
+        skip: Collection[str] = (),
+    ) -> None:
         self._profile = profile
         self._broker = broker
         self._clock = clock
         self._fixed = header_lines(self._fixed_headers())
-        self._skip = NEVER_FORWARDED | {name.lower() for name in profile.headers}
+        self._skip = NEVER_FORWARDED.union((name.lower() for name in profile.headers), skip)
         # Only what stands at the end of a queue or topic can be told from the MESSAGE that comes of it.
         self._keyed = not profile.destination.endswith("/" + KEY)
         self._expiry = profile.expiry if broker is not Broker.RABBITMQ else None
@@ -99,26 +107,27 @@ class Frames:
             fixed["expiration"] = str(int(profile.expiry * 1000))
         return fixed
 
-    def frame(self, event: Envelope, receipt: int) -> bytes:
+    def frame(self, event: Envelope, receipt: int, *, to: str = "", extra: bytes = b"") -> bytes:
         """Return the SEND frame of an event.
 
+        :param to: a destination that takes the place of the profile's.
+        :param extra: lines of further headers.
         :raises InvalidHeader: STOMP cannot carry one of its headers.
         :raises InvalidRoutingKey: its routing key makes no destination.
         """
-        head = self._heads.get(event.routing_key)
+        head = self._heads.get(event.routing_key) if not to else self._head(to, event.routing_key)
         if head is None:
-            head = self._head(event.routing_key)
+            head = self._head(self.destination(event.routing_key), event.routing_key, keyed=self._keyed)
             if len(self._heads) < 10_000:
                 self._heads[event.routing_key] = head
         tail = b"content-length:%d\nreceipt:%d\n\n" % (len(event.body), receipt)
         if self._expiry is not None:
             tail = b"expires:%d\n%s" % (int((self._clock() + self._expiry) * 1000), tail)
-        return b"".join((head, self._own(event.headers), tail, event.body, b"\0"))
+        return b"".join((head, extra, self._own(event.headers), tail, event.body, b"\0"))
 
-    def _head(self, key: str) -> bytes:
-        destination = self.destination(key)
+    def _head(self, destination: str, key: str, *, keyed: bool = True) -> bytes:
         head = f"SEND\ndestination:{escape(destination)}\n".encode() + self._fixed
-        return head + header_lines({ROUTING_KEY: key}) if self._keyed and key else head
+        return head + header_lines({ROUTING_KEY: key}) if keyed and key else head
 
     def destination(self, key: str) -> str:
         """Return where an event of this routing key goes."""

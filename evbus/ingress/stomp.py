@@ -20,9 +20,9 @@ async def open_(hub, ctx):
     :raises ConnectFailed: the first attempt failed, and the profile does not say ``first_connect: wait``.
     :raises ProfileError: a file of ``tls`` is not usable.
     """
-    from evbus.ingress import _stomp
+    from evbus.ingress import _stomp_requests
 
-    return _stomp.Publisher(await hub.connection.stomp.open(ctx), ctx.profile)
+    return _stomp_requests.Requester(await hub.connection.stomp.open(ctx), ctx.profile, ctx.name)
 
 
 def ready(hub, ctx):
@@ -47,7 +47,33 @@ async def publish_batch(hub, ctx, events):
     return await ctx.state.publish(events)
 
 
+async def request(hub, ctx, event, timeout):
+    """Send an event and return the reply to it, an envelope; ``timeout`` is in seconds.
+
+    :raises DeliveryTimeout: no reply came in time.
+    :raises Rejected: STOMP cannot carry a header or the routing key, or the broker refused the event.
+    :raises Unavailable: no connection within ``timeout``, or it was lost before the reply: then it is not
+        known whether the event was handled.
+    """
+    return await ctx.state.request(event, timeout)
+
+
+async def reply(hub, ctx, address, event):
+    """Send an event to whoever waits at an address, which is the header ``reply-to`` of a request.
+
+    Its headers have to hold the request's ``correlation-id``. RabbitMQ gives a receipt although nobody waits
+    there any more; ActiveMQ refuses the event.
+
+    :raises Rejected: there is no such address, or STOMP cannot carry a header.
+    :raises Unavailable: not connected, lost before the receipt, or no receipt within ``receipt_timeout``.
+    """
+    await ctx.state.reply(address, event)
+
+
 async def close_(hub, ctx):
-    """Give the connection up; the last one that does closes it."""
+    """End the requests, and give the connection up; the last one that does closes it."""
     if ctx.state is not None:
-        await hub.connection.stomp.close(ctx.state.connection)
+        try:
+            await ctx.state.close()
+        finally:
+            await hub.connection.stomp.close(ctx.state.connection)
