@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 
 import brokers
 import bus
+import dispatch
 import page
 import rounds
 from peers import ROOT, say
@@ -30,7 +32,7 @@ def chosen(cases: list[Case], only: list[str], sides: list[str]) -> list[Case]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare evbus with its peers.")
-    parser.add_argument("groups", nargs="*", metavar="bus|brokers", help="what to measure (both)")
+    parser.add_argument("groups", nargs="*", metavar="bus|dispatch|brokers", help="what to measure (all)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each case runs on each side (5)")
     parser.add_argument("--only", nargs="*", default=[], help="names of cases; the page is not written then")
     parser.add_argument("--sides", nargs="*", default=[], help="names of sides; the page is not written then")
@@ -39,9 +41,16 @@ def main() -> None:
     )
     parser.add_argument("--stomp", help="stomp://user:password@host:port of the same RabbitMQ")
     options = parser.parse_args()
-    groups = set(options.groups or ("bus", "brokers"))
-    if groups - {"bus", "brokers"}:
-        parser.error("there are two groups of cases: bus and brokers")
+    groups = set(options.groups or ("bus", "dispatch", "brokers"))
+    if groups - {"bus", "dispatch", "brokers"}:
+        parser.error("there are three groups of cases: bus, dispatch and brokers")
+    if "dispatch" in groups and sys.version_info < dispatch.NEEDS:
+        needs = ".".join(map(str, dispatch.NEEDS))
+        said = f"the peer of the dispatcher needs Python {needs} or later: make bench PYTHON=..."
+        if options.groups:
+            parser.error(said)
+        say(f"left out: {said}")
+        groups.discard("dispatch")
     if bool(options.amqp) != bool(options.stomp):
         parser.error("a broker is named with both --amqp and --stomp")
 
@@ -62,6 +71,10 @@ def main() -> None:
     if "bus" in groups:
         found = rounds.run(options.rounds, chosen(bus.CASES, options.only, options.sides), bus.measure)
         report(bus.MARK, bus.table(found))
+    if "dispatch" in groups:
+        cases = chosen(dispatch.CASES, options.only, options.sides)
+        found = rounds.run(options.rounds, cases, dispatch.measure)
+        report(dispatch.MARK, dispatch.table(found))
 
 
 if __name__ == "__main__":
