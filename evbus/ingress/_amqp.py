@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import aiormq.abc
@@ -20,7 +20,7 @@ from evbus.types import Envelope, SharedHeaders
 
 from ._amqp_confirms import PENDING, Batch, Confirms, Sent
 
-__all__ = ["Publisher"]
+__all__ = ["Publisher", "fixed_of", "properties_for", "refused", "rejected", "unroutable"]
 
 Outcome = BaseException | None
 #: Heads of messages that are kept because others are likely to need the same.
@@ -75,12 +75,7 @@ class Publisher:
         self._profile = profile
         self._name = connection.name
         self._exchange = profile.exchange_name()
-        self._fixed = frames.Fixed(
-            persistent=profile.persistent,
-            priority=profile.priority,
-            expiration=None if profile.expiry is None else str(round(profile.expiry * 1000)),
-            headers=tuple(profile.headers.items()),
-        )
+        self._fixed = fixed_of(profile)
         self._patience = profile.timeout or profile.confirm_timeout
         self._channel: _Channel | None = None
         self._opening = asyncio.Lock()
@@ -224,15 +219,10 @@ class Publisher:
             return channel
 
     def _refused(self) -> Exception:
-        said = f"{self._name}: refused by the broker (basic.nack): a queue is full and rejects, or failed"
-        return Rejected(said) if self._profile.refused == "reject" else DeliveryError(said)
+        return refused(self._name, self._profile)
 
     def _unroutable(self, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
-        where = f"the exchange {exchange!r} leads" if exchange else "there is"
-        what = "to no queue for" if exchange else "no queue of the name of"
-        return _Unroutable(
-            f"{self._name}: unroutable: {where} {what} the routing key {routing_key!r} ({text}, {code})"
-        )
+        return unroutable(self._name, code, text, exchange, routing_key)
 
     def _ended(self, code: int, text: str) -> Exception:
         if not code:
@@ -260,7 +250,7 @@ class Publisher:
                 except PayloadError as exc:
                     if outcomes is None:
                         outcomes = [PENDING] * len(events)
-                    outcomes[index] = _rejected(self._name, exc)
+                    outcomes[index] = rejected(self._name, exc)
                     continue
             sent.append((event.routing_key, head.properties, body))
             if 0 < size <= most:
@@ -273,14 +263,7 @@ class Publisher:
 
     def _head(self, channel: _Channel, event: Envelope, size: int) -> _Head:
         number, frame_max = channel.number, channel.session.frame_max
-        for name in _FURTHER_KEYS:
-            if name in event.headers or name in self._profile.headers:
-                raise InvalidHeader(f"the header {name!r} is a list for RabbitMQ, and no text; leave it out")
-        properties = frames.encode_properties(event.headers, self._fixed)
-        if len(properties) + 24 > frame_max:
-            raise PayloadError(
-                f"the headers have {len(properties)} bytes, more than the broker's frame_max of {frame_max}"
-            )
+        properties = properties_for(event.headers, self._profile, self._fixed, frame_max)
         data = frames.publish_method(
             number, self._exchange, event.routing_key, mandatory=self._profile.mandatory
         ) + frames.content_header(number, size, properties)
@@ -344,6 +327,47 @@ class Publisher:
         return [next(rest) if flight is None else flight.batch.outcomes[flight.number] for flight in known]
 
 
+def fixed_of(profile: Profile) -> frames.Fixed:
+    """Return what the profile says about every message."""
+    return frames.Fixed(
+        persistent=profile.persistent,
+        priority=profile.priority,
+        expiration=None if profile.expiry is None else str(round(profile.expiry * 1000)),
+        headers=tuple(profile.headers.items()),
+    )
+
+
+def properties_for(
+    headers: Mapping[str, str], profile: Profile, fixed: frames.Fixed, frame_max: int
+) -> bytes:
+    """Return the properties of a message.
+
+    :raises PayloadError: AMQP, or the broker, cannot carry them.
+    """
+    for name in _FURTHER_KEYS:
+        if name in headers or name in profile.headers:
+            raise InvalidHeader(f"the header {name!r} is a list for RabbitMQ, and no text; leave it out")
+    properties = frames.encode_properties(headers, fixed)
+    if len(properties) + 24 > frame_max:
+        raise PayloadError(
+            f"the headers have {len(properties)} bytes, more than the broker's frame_max of {frame_max}"
+        )
+    return properties
+
+
+def refused(name: str, profile: Profile) -> DeliveryError:
+    """Return the error of a ``basic.nack`` on the connection ``name``."""
+    said = f"{name}: refused by the broker (basic.nack): a queue is full and rejects, or failed"
+    return Rejected(said) if profile.refused == "reject" else DeliveryError(said)
+
+
+def unroutable(name: str, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
+    """Return the error of a ``basic.return`` on the connection ``name``."""
+    where = f"the exchange {exchange!r} leads" if exchange else "there is"
+    what = "to no queue for" if exchange else "no queue of the name of"
+    return _Unroutable(f"{name}: unroutable: {where} {what} the routing key {routing_key!r} ({text}, {code})")
+
+
 def _identity(event: Envelope) -> _Identity:
     return (id(event.body), event.accepted_at, event.routing_key)
 
@@ -362,7 +386,8 @@ def _merged(outcomes: list[Outcome], batch: Batch) -> list[Outcome]:
     return [next(rest) if outcome is PENDING else outcome for outcome in outcomes]
 
 
-def _rejected(name: str, problem: PayloadError) -> Rejected:
-    rejected = Rejected(f"{name}: {problem}")
-    rejected.__cause__ = problem
-    return rejected
+def rejected(name: str, problem: PayloadError) -> Rejected:
+    """Return the error of an event that cannot be carried."""
+    made = Rejected(f"{name}: {problem}")
+    made.__cause__ = problem
+    return made

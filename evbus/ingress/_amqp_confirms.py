@@ -15,7 +15,7 @@ from collections.abc import Callable
 from evbus.connection import _amqp_frames as frames
 from evbus.errors import Rejected
 
-__all__ = ["PENDING", "Batch", "Confirms", "Sent"]
+__all__ = ["PENDING", "Batch", "Confirms", "Sent", "read_return"]
 
 _TAG = struct.Struct(">QB")
 _CONTENT = struct.Struct(">HHQ")
@@ -88,6 +88,18 @@ class Batch:
         self.left = 0
         if not self.done.done():
             self.done.set_result(None)
+
+
+def read_return(payload: bytes) -> tuple[int, str, str, str]:
+    """Return the code, the text, the exchange and the routing key of ``basic.return``."""
+    (code,) = struct.unpack_from(">H", payload, 4)
+    texts, position = [], 6
+    for _ in range(3):
+        stop = position + 1 + payload[position]
+        texts.append(payload[position + 1 : stop].decode("utf-8", "replace"))
+        position = stop
+    text, exchange, routing_key = texts
+    return code, text, exchange, routing_key
 
 
 class _SilentError(Exception):
@@ -229,13 +241,7 @@ class Confirms:
                     del self._back[sent]
 
     def _begin_return(self, payload: bytes) -> None:
-        (code,) = struct.unpack_from(">H", payload, 4)
-        texts, position = [], 6
-        for _ in range(3):
-            stop = position + 1 + payload[position]
-            texts.append(payload[position + 1 : stop].decode("utf-8", "replace"))
-            position = stop
-        text, exchange, routing_key = texts
+        code, text, exchange, routing_key = read_return(payload)
         self._returning = self._unroutable(code, text, exchange, routing_key)
         self._returned = (routing_key, b"")
         self._parts = []

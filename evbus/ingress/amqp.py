@@ -17,21 +17,21 @@ def __init__(hub):
 
 
 async def open_(hub, ctx):
-    """Return the publisher of one profile: its connection open, its exchange and queue declared.
+    """Return what one profile sends by: its connection open, its exchange and queue declared.
 
     :raises ConnectFailed: there is no connection, or the broker refuses the exchange or the queue; unless
         the profile says ``first_connect: wait``.
     """
-    from evbus.ingress import _amqp
+    from evbus.ingress import _amqp_requests
 
     connection = await hub.connection.amqp.open(ctx)
-    publisher = _amqp.Publisher(connection, ctx.profile)
+    correspondent = _amqp_requests.Correspondent(connection, ctx.profile, ctx.name)
     try:
-        await publisher.open()
+        await correspondent.open()
     except BaseException:
         await hub.connection.amqp.close(connection)
         raise
-    return publisher
+    return correspondent
 
 
 def ready(hub, ctx):
@@ -58,8 +58,29 @@ async def publish_batch(hub, ctx, events):
     return await ctx.state.publish(events)
 
 
+async def request(hub, ctx, event, timeout):
+    """Publish an event and return the reply to it, an Envelope; RabbitMQ's direct reply-to brings it.
+
+    The broker drops the request when nobody has taken it within ``timeout`` seconds.
+
+    :raises DeliveryTimeout: no reply came in time.
+    :raises Rejected: unroutable, or not to be carried by AMQP.
+    :raises Unavailable: no connection in time; or it, or the channel, was lost before the reply came.
+    """
+    return await ctx.state.request(event, timeout)
+
+
+async def reply(hub, ctx, address, event):
+    """Publish an event to whoever waits at ``address``, the header ``reply-to`` of a delivery.
+
+    :raises Rejected: the queue is gone. With direct reply-to RabbitMQ does not tell who waits no longer.
+    :raises Unavailable: no connection, or no answer of the broker.
+    """
+    await ctx.state.reply(address, event)
+
+
 async def close_(hub, ctx):
-    """Close the channel, and the connection unless others use it."""
+    """Close the channels, and the connection unless others use it."""
     if ctx.state is not None:
         try:
             await ctx.state.close()
