@@ -16,12 +16,14 @@ from typing import Any
 
 import pop.hub
 
+from evbus import session
 from evbus.dispatch._declare import command, on, query
 from evbus.dispatch._dispatcher import Dispatcher
 from evbus.dispatch._handler import AbstractHandler, HandlerProtocol
 from evbus.dispatch._kinds import EventRouter, RequestRouter
 from evbus.dispatch._providers import Factory, Singleton
 from evbus.errors import EvbusError, Rejected, Unavailable
+from evbus.event._declare import EventListener, event, event_listener
 from evbus.types import Delivery, Envelope, Event, Subscription
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Envelope",
     "EvbusError",
     "Event",
+    "EventListener",
     "EventRouter",
     "Factory",
     "HandlerProtocol",
@@ -42,8 +45,11 @@ __all__ = [
     "Unavailable",
     "bus",
     "command",
+    "event",
+    "event_listener",
     "on",
     "query",
+    "session",
 ]
 
 

@@ -17,7 +17,7 @@ CONFIG = {
     "plugin_dirs": {
         "default": None,
         "os": "EVBUS_PLUGIN_DIRS",
-        "help": "Folders whose subfolders (ingress, egress, handler, pipeline, ...) hold plugins",
+        "help": "Folders whose subfolders (ingress, egress, handler, listener, pipeline, ...) hold plugins",
     },
     "serialize_plugin": {
         "default": "json",
@@ -84,6 +84,41 @@ CONFIG = {
     "dispatch_backlog": {
         "default": 10000,
         "help": "Messages that may wait for a handler in each router before senders wait; 0 for any number",
+    },
+    "sign_keys": {
+        "default": None,
+        "os": "EVBUS_SIGN_KEYS",
+        "sensitive": True,
+        "help": "Keys of the pipeline plugin sign, id:secret or @file each: the first signs, all verify",
+    },
+    "sign_tolerance": {
+        "default": 300.0,
+        "os": "EVBUS_SIGN_TOLERANCE",
+        "help": "Seconds for which the signature of an event is good",
+    },
+    "sign_limit": {
+        "default": 1000000,
+        "help": "Most signatures that are remembered so that no event is replayed, some 150 bytes each",
+    },
+    "compress_with": {
+        "default": "auto",
+        "os": "EVBUS_COMPRESS_WITH",
+        "help": "How the pipeline plugin compress compresses: zstd, zlib, auto (zstd where it is installed)",
+    },
+    "compress_over": {
+        "default": 1024,
+        "os": "EVBUS_COMPRESS_OVER",
+        "help": "Bytes beyond which the pipeline plugin compress compresses a body",
+    },
+    "dedupe_window": {
+        "default": 3600.0,
+        "os": "EVBUS_DEDUPE_WINDOW",
+        "help": "Seconds for which the pipeline plugin dedupe remembers what was handled",
+    },
+    "dedupe_limit": {
+        "default": 100000,
+        "os": "EVBUS_DEDUPE_LIMIT",
+        "help": "Most events that the pipeline plugin dedupe remembers",
     },
     "input": {"default": None, "help": "A file of JSON lines; default, and -: standard input"},
     "socket": {"default": None, "help": "Listen on a Unix socket at this path for JSON lines"},
@@ -188,9 +223,11 @@ DYNE = {
     "connection": ["connection"],
     "dispatch": ["dispatch"],
     "egress": ["egress"],
+    "event": ["event"],
     "evbus": ["evbus"],
     "handler": ["handler"],
     "ingress": ["ingress"],
+    "listener": ["listener"],
     "log": ["log"],
     "match": ["match"],
     "pipeline": ["pipeline"],

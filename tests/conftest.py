@@ -15,10 +15,11 @@ from typing import Any
 import pop.hub
 import pytest
 
-from tests.servers import _activemq, _rabbitmq
+from tests.servers import _activemq, _rabbitmq, _rabbitmq4
 from tests.servers._activemq import ActiveMQ
 from tests.servers._proxy import Proxy
 from tests.servers._rabbitmq import RabbitMQ
+from tests.servers._rabbitmq4 import RabbitMQ4
 
 GRACE = 5.0  # seconds that a thread which was told to end may take to do so
 FDS = Path("/proc/self/fd")
@@ -105,6 +106,18 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     _need(_rabbitmq.missing())
     with RabbitMQ(tls=True) as node:
         yield node.start(tmp_path_factory.mktemp("rabbitmq"))
+
+
+@pytest.fixture(scope="session")
+def rabbitmq4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ4]:
+    """Return a node of RabbitMQ 4 with TLS that tests share: use `unique` names, and neither kill nor block.
+
+    It has to be fetched from Debian's archive. Where it was not, its tests are skipped, in CI as well.
+    """
+    if _rabbitmq4.missing():
+        pytest.skip(_rabbitmq4.missing())
+    with RabbitMQ4(tls=True) as node:
+        yield node.start(tmp_path_factory.mktemp("rabbitmq4"))
 
 
 @pytest.fixture(scope="session")

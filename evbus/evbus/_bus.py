@@ -281,6 +281,15 @@ class Bus:
         """Record a delivery that no lane can have as dead in each of them; raises as :meth:`relay` does."""
         self._relaying().refuse(delivery, event, lanes, problem)
 
+    def record_dead(self, event: Envelope, where: str, reason: str, attempts: int) -> None:
+        """Record an event that was given up somewhere else than in a lane.
+
+        :raises BusStopped: the bus does not run.
+        """
+        if self._plan is None:
+            raise BusStopped
+        self._plan.dead_store.add(event, lane=where, reason=reason, attempts=attempts)
+
     def _relaying(self) -> Tracker:
         if self._tracker is None or self.state is not BusState.RUNNING:
             raise BusStopped

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from evbus.errors import SettingsError, nearest
+from evbus.pipeline._receiver import RECEIVER
 from evbus.types import Envelope
 
-__all__ = ["Interceptor", "around", "arrange", "before"]
+__all__ = ["Around", "Interceptor", "around", "arrange", "before"]
 
 _Handle = Callable[[Envelope], Awaitable[Any]]
+
+
+class Around(Protocol):
+    """All ``handle`` of the pipeline in one."""
+
+    def __call__(self, envelope: Envelope, call_next: _Handle, receiver: str = "") -> Awaitable[Any]:
+        """Await them around ``call_next(envelope)``.
+
+        :param receiver: the listener or handler that ``call_next`` stands for, where there are several:
+            each of them has the event handled once.
+        """
 
 
 class Interceptor(NamedTuple):
@@ -53,20 +65,29 @@ def before(steps: Sequence[Callable[[Envelope], Any]]) -> Callable[[Envelope], N
     return send
 
 
-def around(
-    steps: Sequence[Callable[[Envelope, _Handle], Awaitable[Any]]],
-) -> Callable[[Envelope, _Handle], Awaitable[Any]] | None:
-    """Return one function that calls ``steps`` around what it is given, the first outermost, or None."""
+def around(steps: Sequence[Callable[[Envelope, _Handle], Awaitable[Any]]]) -> Around | None:
+    """Return one function that calls ``steps`` around what it is given, None when there are none.
+
+    The last is the outermost: what was done last to an event when it was sent is undone first.
+    """
     if not steps:
         return None
 
-    def handle(envelope: Envelope, call_next: _Handle) -> Awaitable[Any]:
-        for step in reversed(steps):
+    def handle(envelope: Envelope, call_next: _Handle, receiver: str = "") -> Awaitable[Any]:
+        for step in steps:
             call_next = _around(step, call_next)
-        return call_next(envelope)
+        return _received(receiver, envelope, call_next) if receiver else call_next(envelope)
 
     return handle
 
 
 def _around(step: Callable[[Envelope, _Handle], Awaitable[Any]], inner: _Handle) -> _Handle:
     return lambda envelope: step(envelope, inner)
+
+
+async def _received(receiver: str, envelope: Envelope, handle: _Handle) -> Any:
+    token = RECEIVER.set(receiver)
+    try:
+        return await handle(envelope)
+    finally:
+        RECEIVER.reset(token)

@@ -85,6 +85,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     event_source: str | None = None
     engine_workers: int = 100
     dispatch_backlog: int = 10_000
+    sign_keys: tuple[str, ...] | None = None
+    sign_tolerance: float = 300.0
+    sign_limit: int = 1_000_000
+    compress_with: Literal["auto", "zstd", "zlib"] = "auto"
+    compress_over: int = 1024
+    dedupe_window: float = 3600.0
+    dedupe_limit: int = 100_000
+
+    def __repr__(self) -> str:
+        # Without the keys, which would else be in every traceback and log that shows the settings.
+        shown = ((name, getattr(self, name)) for name in self.__struct_fields__ if name != "sign_keys")
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown)})"
 
     def __post_init__(self) -> None:
         for name in (
@@ -95,9 +107,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "dead_store_bytes",
             "engine_workers",
             "dispatch_backlog",
+            "compress_over",
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number from 0 on")
+        for name in ("sign_tolerance", "sign_limit", "dedupe_window", "dedupe_limit"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number above 0")
 
     def dead_store_path(self) -> Path:
         """Return the file of the dead store: the option, else one in the user's state directory."""
@@ -145,7 +161,7 @@ def read_settings(options: Mapping[str, Any]) -> Settings:
     :raises SettingsError: names the option and what would be right.
     """
     data = {key: value for key, value in options.items() if value is not None}
-    for key in ("pipeline", "plugin_dirs"):
+    for key in ("pipeline", "plugin_dirs", "sign_keys"):
         if key in data:
             data[key] = _listed(data[key])
     if isinstance(data.get("dead_store"), os.PathLike):

@@ -40,7 +40,7 @@ def check_ingress(module: ModuleType) -> None:
 
 
 def check_pipeline(module: ModuleType) -> None:
-    """Check ``send``, ``handle`` and ``__order__``.
+    """Check ``send``, ``handle``, ``configure`` and ``__order__``.
 
     :raises PluginError: with the line of the function.
     """
@@ -51,6 +51,9 @@ def check_pipeline(module: ModuleType) -> None:
         _located(_check_plain, send, "send", "hub, envelope", "runs wherever an event is put")
     if handle is not None:
         _located(_check_async, handle, "handle", "hub, envelope, call_next")
+    configure = _function(module, "configure")
+    if configure is not None:
+        _located(_check_plain, configure, "configure", "hub, settings", "runs before any event")
     order = getattr(module, "__order__", 0)
     if isinstance(order, bool) or not isinstance(order, (int, float)):
         raise PluginError(f"__order__ is a number, not {order!r}")

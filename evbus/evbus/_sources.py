@@ -11,7 +11,7 @@ from evbus.errors import ConfigError, ProfileError, nearest
 
 from ._profiles import Accepts, Profile, convert, providers
 
-__all__ = ["Source", "check", "find"]
+__all__ = ["Source", "check", "find", "matching"]
 
 
 class Source(NamedTuple):
@@ -53,7 +53,41 @@ def find(
     if len(takers) > 1:
         choices = " or ".join(f"{entry[0]}.{entry[1]}" for _, entry in takers)
         raise ProfileError(f"several profiles are called {wanted!r}; say {choices}", source=source)
-    accept, (provider, name, path, info) = takers[0]
+    accept, entry = takers[0]
+    return _source(accept, entry, source)
+
+
+def matching(
+    contexts: Mapping[str, Any],
+    wanted: str,
+    accepts: Sequence[Accepts],
+    matches: Callable[[str, str], bool],
+    source: str = "contexts",
+) -> list[Source]:
+    """Return every profile whose name is a pattern that ``wanted`` matches, if it can be consumed from.
+
+    :param matches: ``find(name, pattern)`` of the matcher.
+    :raises ProfileError: there is none.
+    """
+    known = list(providers(contexts, source=source))
+    found = [
+        _source(accept, entry, source)
+        for entry in known
+        for accept in accepts
+        if entry[0] in accept.providers and matches(wanted, entry[1])
+    ]
+    if not found:
+        able = ", ".join(sorted({provider for accept in accepts for provider in accept.providers}))
+        raise ProfileError(
+            f"there is no profile that {wanted!r} matches and that can be consumed from; providers that can: "
+            f"{able}{nearest(wanted, [entry[1] for entry in known])}",
+            source=source,
+        )
+    return found
+
+
+def _source(accept: Accepts, entry: tuple[str, str, str, Any], source: str) -> Source:
+    provider, name, path, info = entry
     if info is not None and not isinstance(info, Mapping):
         raise ProfileError(
             f"a profile's data are a mapping, not {type(info).__name__}", source=source, path=path

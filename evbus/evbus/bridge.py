@@ -36,6 +36,16 @@ def consume(hub, contexts, source, subscription=None):
     return _open(hub, _sources.find(contexts, source, hub.evbus.init.sources()), subscription)
 
 
+def sources(hub, contexts, profile, subscription):
+    """Return a generator of deliveries for each profile that ``profile`` matches and that can be consumed from.
+
+    :raises ProfileError: there is none.
+    """
+    accepts = hub.evbus.init.sources()
+    found = _sources.matching(contexts, profile, accepts, hub.evbus.init.finder(contexts))
+    return [_open(hub, source, subscription) for source in found]
+
+
 def _open(hub, found, subscription=None):
     ctx = _plan.context_of(found.name, found.provider, found.data, found.settings)
     # POP's wrapper of an asynchronous generator does not close what it wraps.

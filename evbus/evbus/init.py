@@ -24,7 +24,18 @@ from evbus.evbus import (
 log = logging.getLogger("evbus")
 
 #: The rooms that plugins can be dropped into, in the order in which they are loaded.
-SUBSYSTEMS = ("match", "serialize", "pipeline", "connection", "ingress", "egress", "dispatch", "handler")
+SUBSYSTEMS = (
+    "match",
+    "serialize",
+    "pipeline",
+    "connection",
+    "ingress",
+    "egress",
+    "dispatch",
+    "handler",
+    "event",
+    "listener",
+)
 
 #: Serialize plugins that are known to return bytes.
 OURS = ("init", "json", "msgpack")
@@ -38,6 +49,9 @@ def __init__(hub):
     if "ENGINE" in vars(hub.evbus):
         return
     hub.evbus.CHECKS = dict(_shape.CHECKS)
+    #: What starts after the bus and stops before it: objects with ``start(contexts)`` and ``stop()``.
+    hub.evbus.COMPANIONS = []
+    hub.evbus.BEGINNING = None
     for room in SUBSYSTEMS:
         _load.open_room(hub, room, f"evbus.{room}")
     hub.evbus.STARTED = False
@@ -66,6 +80,18 @@ def __init__(hub):
 
 def _on_state(hub, state):
     hub.evbus.STARTED = state in (_bus.BusState.RUNNING, _bus.BusState.DRAINING)
+    if state is _bus.BusState.RUNNING and hub.evbus.COMPANIONS:
+        hub.evbus.BEGINNING = asyncio.get_running_loop().create_task(_begin(hub), name="evbus listeners")
+
+
+async def _begin(hub):
+    """Let those go on who need a bus that runs; what fails is said by :func:`join`, and in the log."""
+    try:
+        for companion in hub.evbus.COMPANIONS:
+            await companion.start(hub.evbus.CONTEXTS)
+    except errors.EvbusError as exc:
+        log.error("the bus runs, but not all of its listeners: %s", exc)
+        raise
 
 
 async def start(hub, contexts):
@@ -92,8 +118,10 @@ async def start(hub, contexts):
 
 
 async def join(hub):
-    """Return once the bus is started; raise what made the start fail."""
+    """Return once the bus is started and its listeners listen; raise what made the start fail."""
     await hub.evbus.ENGINE.join()
+    if hub.evbus.BEGINNING is not None:
+        await asyncio.shield(hub.evbus.BEGINNING)
 
 
 async def stop(hub):
@@ -103,6 +131,13 @@ async def stop(hub):
     handlers and ``finally`` blocks have to say until everything is delivered. After the option
     ``drain_timeout`` (seconds) the rest is written to the dead store.
     """
+    beginning, hub.evbus.BEGINNING = hub.evbus.BEGINNING, None
+    if beginning is not None:
+        await asyncio.wait({beginning})
+        if not beginning.cancelled():
+            beginning.exception()  # said by join
+        for companion in reversed(hub.evbus.COMPANIONS):
+            await companion.stop()
     return await hub.evbus.ENGINE.stop()
 
 
@@ -249,6 +284,8 @@ def _compose(hub, settings):
             order, optional = getattr(module, "__order__", 0), getattr(module, "__optional__", False)
             found[module.__name__] = _pipeline.Interceptor(module.__name__, order, optional)
     names = _pipeline.arrange(found, settings.pipeline)
+    for configure in _functions(hub, names, "configure"):
+        configure(settings)
     unused = sorted(name for name, entry in found.items() if not entry.optional and name not in names)
     if unused:
         log.info("pipeline plugins that the option pipeline leaves out: %s", ", ".join(unused))
@@ -265,8 +302,9 @@ def interceptors(hub):
     """Return ``(send, around)`` for what is handled in this process, each None when it is not needed.
 
     ``send(envelope)`` runs the active pipeline plugins' ``send``, and ``await around(envelope, handle)``
-    their ``handle`` around ``handle(envelope)``, the first of them outermost. Messages in process have
-    headers and no body; without a plugin that has ``handle`` nobody would see these headers.
+    their ``handle`` around ``handle(envelope)``, the last of them outermost; with a third argument for the
+    one of several receivers that ``handle`` stands for (:class:`~evbus.evbus._pipeline.Around`). Messages in
+    process have headers and no body; without a plugin that has ``handle`` nobody would see these headers.
     """
     _configure(hub)
     return (None if hub.evbus.AROUND is None else hub.evbus.BROKER.prepare), hub.evbus.AROUND

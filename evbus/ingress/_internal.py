@@ -12,7 +12,7 @@ import msgspec
 from evbus.errors import Unavailable
 from evbus.types import Envelope
 
-__all__ = ["BodyQueue", "InternalProfile", "Queues", "put_all", "put_now", "queue"]
+__all__ = ["BodyQueue", "InternalProfile", "Queues", "Taps", "put_all", "put_now", "queue"]
 
 #: Seconds that publishing waits for room before the lane hears of it.
 PATIENCE = 10.0
@@ -67,6 +67,8 @@ class BodyQueue(asyncio.Queue[bytes]):
 
 
 Queues = dict[str | None, BodyQueue]
+#: Subscriptions by the name of what they want; each gets the envelopes.
+Taps = dict[str, list[Callable[[list[Envelope]], None]]]
 
 
 def queue(queues: Queues, routing_key: str | None) -> BodyQueue:
@@ -77,17 +79,20 @@ def queue(queues: Queues, routing_key: str | None) -> BodyQueue:
     return found
 
 
-async def put_all(queues: Queues, limit: int, events: list[Envelope]) -> list[Unavailable | None]:
+async def put_all(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> list[Unavailable | None]:
     """Put the bodies of ``events`` on their queues, in order; with a limit, wait for room.
 
     Nobody reading is no fault of an event's: what finds no room within :data:`PATIENCE` is tried again,
     for ever.
     """
     if not limit:
-        put_now(queues, limit, events)
+        put_now(queues, taps, limit, events)
         return [None] * len(events)
     deadline = time.monotonic() + PATIENCE
     for index, event in enumerate(events):
+        if event.routing_key in taps:
+            put_now(queues, taps, 0, [event])
+            continue
         target = queue(queues, event.routing_key)
         target.bound(limit)
         try:
@@ -101,8 +106,8 @@ async def put_all(queues: Queues, limit: int, events: list[Envelope]) -> list[Un
     return [None] * len(events)
 
 
-def put_now(queues: Queues, limit: int, events: list[Envelope]) -> None:
-    """Put the bodies of ``events`` on their queues, in order.
+def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> None:
+    """Put the bodies of ``events`` on their queues, in order, or the envelopes into the subscriptions there are.
 
     :raises asyncio.QueueFull: there is a limit, which may have to be waited for; none was put.
     """
@@ -114,5 +119,10 @@ def put_now(queues: Queues, limit: int, events: list[Envelope]) -> None:
         end = start + 1
         while end < len(events) and events[end].routing_key == key:
             end += 1
-        queue(queues, key).put_all([event.body for event in events[start:end]])
+        run = events[start:end]
+        if key in taps:
+            for tap in taps[key]:
+                tap(run)
+        else:
+            queue(queues, key).put_all([event.body for event in run])
         start = end

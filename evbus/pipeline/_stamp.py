@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from evbus.types import Envelope
 
-__all__ = ["Stamper", "default_source", "stamp"]
+__all__ = ["Stamper", "default_source", "new_id", "stamp"]
 
 
 _ATTRIBUTES = frozenset({"ce-specversion", "ce-id", "ce-time", "ce-source", "ce-type"})
@@ -39,6 +39,10 @@ class Stamper:
         prefix = os.urandom(8).hex()
         # One object for both, so that no thread ever sees the prefix of one and the count of another.
         self._next_id = map(f"{prefix}-%x".__mod__, itertools.count(1)).__next__
+
+    def new_id(self) -> str:
+        """Return an id for an event, unique in the world."""
+        return self._next_id()
 
     def stamp(self, envelope: Envelope, source: str) -> None:
         """Set the attributes that the headers of ``envelope`` do not have yet."""
@@ -70,6 +74,7 @@ class Stamper:
 _stamper = Stamper()
 os.register_at_fork(after_in_child=_stamper.renew)
 stamp = _stamper.stamp
+new_id = _stamper.new_id
 
 
 def default_source() -> str:

@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-__all__ = ["Trace", "current", "inside", "parse", "send"]
+from evbus.types import Envelope
+from evbus.version import version
+
+__all__ = ["Trace", "current", "handling", "inside", "parse", "send"]
 
 # Version ff is forbidden; a later version may append fields behind a hyphen, which are not understood.
 _TRACEPARENT = re.compile(
@@ -29,6 +32,8 @@ def _optional(module: str) -> Any:
 # The extra "otel"; None without it.
 _otel = _optional("opentelemetry.trace")
 _otel_context = _optional("opentelemetry.context")
+# It stands for the tracer of whatever provider is set, be that later.
+_tracer: Any = None if _otel is None else _otel.get_tracer("evbus", version)
 
 
 class Trace(NamedTuple):
@@ -114,6 +119,27 @@ def inside(headers: Mapping[str, str]) -> Iterator[Trace | None]:
         if attached is not None:
             _otel_context.detach(attached)
         _current.reset(token)
+
+
+@contextmanager
+def handling(envelope: Envelope) -> Iterator[None]:
+    """Put the context into the trace of a received event, with a span of its own where OpenTelemetry is.
+
+    The span has the kind CONSUMER, the sender's span as its parent, and the attributes of OpenTelemetry's
+    semantic conventions for messaging; an exception is recorded in it.
+    """
+    headers = envelope.headers
+    with inside(headers):
+        if _otel is None:
+            yield
+            return
+        name = envelope.routing_key or envelope.profile
+        about = {"messaging.system": "evbus", "messaging.destination.name": name}
+        event_id = headers.get("ce-id") or headers.get("message-id")
+        if event_id:
+            about["messaging.message.id"] = event_id
+        with _tracer.start_as_current_span(name, kind=_otel.SpanKind.CONSUMER, attributes=about):
+            yield
 
 
 def _attach(traceparent: str | None, trace: Trace | None) -> Any:

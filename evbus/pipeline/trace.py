@@ -14,6 +14,9 @@ def send(hub, envelope):
 
 
 async def handle(hub, envelope, call_next):
-    """Run the handler inside the event's trace: what it puts, and its spans, belong to the same trace."""
-    with _trace.inside(envelope.headers):
+    """Run the handler inside the event's trace: what it puts, and its spans, belong to the same trace.
+
+    Where OpenTelemetry is installed there is a span for it, which says whether it failed, and why.
+    """
+    with _trace.handling(envelope):
         return await call_next(envelope)

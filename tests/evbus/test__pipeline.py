@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from evbus.errors import SettingsError
-from evbus.evbus._pipeline import Interceptor, arrange
+from evbus.evbus._pipeline import Interceptor, around, arrange
+from evbus.pipeline._receiver import RECEIVER
+from evbus.types import Envelope
 
 PLUGINS = {
     name: Interceptor(name, order, optional)
@@ -40,3 +45,42 @@ def test_a_name_given_twice_is_refused() -> None:
     with pytest.raises(SettingsError) as caught:
         arrange(PLUGINS, ("a", "b", "a"))
     assert str(caught.value) == "evbus.pipeline[2]: 'a' is named twice"
+
+
+def test_nothing_runs_around_without_steps() -> None:
+    assert around([]) is None
+
+
+def test_the_last_step_is_the_outermost() -> None:
+    def step(name: str) -> Any:
+        async def run(envelope: Envelope, call_next: Any) -> str:
+            return f"{name}({await call_next(envelope)})"
+
+        return run
+
+    async def main() -> str:
+        async def handler(envelope: Envelope) -> str:
+            return envelope.routing_key
+
+        handle = around([step("compress"), step("sign")])
+        assert handle is not None
+        return str(await handle(Envelope("p", "k"), handler))
+
+    assert asyncio.run(main()) == "sign(compress(k))"
+
+
+def test_a_step_sees_for_which_receiver_it_runs() -> None:
+    async def step(envelope: Envelope, call_next: Any) -> list[str]:
+        return [RECEIVER.get(), *(await call_next(envelope))]
+
+    async def main() -> list[list[str]]:
+        async def handler(envelope: Envelope) -> list[str]:
+            return [RECEIVER.get()]
+
+        handle = around([step])
+        assert handle is not None
+        found = [await handle(Envelope("p"), handler, "billing"), await handle(Envelope("p"), handler)]
+        assert RECEIVER.get() == ""
+        return found
+
+    assert asyncio.run(main()) == [["billing", "billing"], ["", ""]]

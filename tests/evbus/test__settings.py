@@ -69,6 +69,11 @@ def test_options_of_other_packages_are_let_be() -> None:
         ({"full_policy": "no"}, "evbus.full_policy: 'no' is none of raise, drop_oldest, drop_newest"),
         ({"pipeline": 7}, "evbus.pipeline: expected array | null, found int"),
         ({"pipeline": ["a", 7]}, "evbus.pipeline[1]: expected str, found int"),
+        ({"sign_keys": 7}, "evbus.sign_keys: expected array | null, found int"),
+        ({"sign_tolerance": 0}, "evbus: sign_tolerance must be a number above 0"),
+        ({"dedupe_limit": 0}, "evbus: dedupe_limit must be a number above 0"),
+        ({"compress_over": -1}, "evbus: compress_over must be a number from 0 on"),
+        ({"compress_with": "gzip"}, "evbus.compress_with: 'gzip' is none of auto, zstd, zlib"),
         ({"dead_store": 3}, "evbus.dead_store: expected str | null, found int"),
     ],
 )
@@ -85,6 +90,13 @@ def test_the_dead_store_lies_in_the_state_folder_of_the_user(monkeypatch: pytest
     monkeypatch.setenv("HOME", "/home/joe")
     assert Settings().dead_store_path() == Path("/home/joe/.local/state/evbus/dead.jsonl")
     assert Settings(dead_store="~/dead").dead_store_path() == Path("/home/joe/dead")
+
+
+def test_the_keys_of_signatures_are_never_shown() -> None:
+    settings = read_settings({"sign_keys": "2026:a-secret-of-16-bytes, @keys"})
+    assert settings.sign_keys == ("2026:a-secret-of-16-bytes", "@keys")
+    assert "a-secret" not in repr(settings) + str(settings)
+    assert "queue_limit=100000" in repr(settings)
 
 
 def test_settings_cannot_be_changed() -> None:

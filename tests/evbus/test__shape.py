@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evbus.errors import PluginError
-from evbus.evbus._shape import CHECKS, check_egress, check_ingress
+from evbus.evbus._shape import CHECKS, check_egress, check_ingress, check_pipeline
 
 
 async def publish(hub: Any, ctx: Any, body: bytes) -> None: ...
@@ -63,6 +63,18 @@ def test_consume_may_be_an_alias() -> None:
 def test_what_is_no_source_is_told(names: dict[str, Any], sentence: str) -> None:
     with pytest.raises(PluginError, match=sentence):
         check_egress(module(**names))
+
+
+def test_configure_of_a_pipeline_plugin_is_a_plain_function_of_the_settings() -> None:
+    async def late(hub: Any, settings: Any) -> None: ...
+
+    def send(hub: Any, envelope: Any) -> None: ...
+
+    check_pipeline(module(send=send, configure=lambda hub, settings: None))
+    with pytest.raises(PluginError, match="configure runs before any event and must be plain 'def'"):
+        check_pipeline(module(send=send, configure=late))
+    with pytest.raises(PluginError, match=r"configure takes \(hub\), but is called with \(hub, settings\)"):
+        check_pipeline(module(send=send, configure=lambda hub: None))
 
 
 def test_the_rooms_that_are_checked() -> None:

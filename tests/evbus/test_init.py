@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from evbus.errors import BusStopped, ConfigError, EvbusError, PluginError, ProfileError, SettingsError
+from evbus.types import Event
 from tests.evbus.kit import KEEPER, WAIT, bodies, new_hub, plugin, running, states, write
 
 
@@ -210,7 +211,7 @@ def test_plugins_lists_every_plugin_with_its_file(hub: Any) -> None:
         "egress": {"amqp", "stomp"},
         "ingress": {"amqp", "console", "file", "internal", "stomp", "webhook"},
         "match": {"exact", "glob", "regex"},
-        "pipeline": {"stamp", "trace"},
+        "pipeline": {"compress", "dedupe", "session", "sign", "stamp", "trace"},
         "serialize": {"json", "msgpack"},
     }
     for plugins in found.values():
@@ -299,13 +300,49 @@ def test_the_pipeline_runs_in_order_before_the_event_is_queued(tmp_path: Path) -
         assert asyncio.run(hub.evbus.broker.get()).body == body
 
 
+def test_a_pipeline_plugin_that_takes_part_is_given_the_options(tmp_path: Path) -> None:
+    step = """
+        __optional__ = True
+
+
+        def configure(hub, settings):
+            vars(hub.pipeline).setdefault("GIVEN", []).append(settings.event_source)
+
+
+        def send(hub, envelope):
+            assert hub.pipeline.GIVEN == ["shop"]
+    """
+    root = write(tmp_path / "plugins", pipeline__a=step, pipeline__b=step)
+    hub = new_hub(plugin_dirs=[root], pipeline=["b"], event_source="shop")
+    hub.evbus.broker.put_nowait(body=1)
+    assert hub.pipeline.GIVEN == ["shop"]
+
+
+def test_the_handlers_of_the_pipeline_run_in_the_reverse_order(tmp_path: Path) -> None:
+    step = """
+        async def handle(hub, envelope, call_next):
+            return await call_next(envelope.replace(routing_key=envelope.routing_key + "{name}"))
+    """
+    root = write(tmp_path / "plugins", pipeline__a=step.format(name="a"), pipeline__b=step.format(name="b"))
+    hub = new_hub(plugin_dirs=[root], pipeline=["a", "b"])
+
+    async def main() -> str:
+        async def handler(envelope: Event) -> str:
+            return envelope.routing_key
+
+        _, around = hub.evbus.init.interceptors()
+        return str(await around(Event("p"), handler))
+
+    assert asyncio.run(main()) == "ba"
+
+
 def test_pipeline_plugins_that_the_option_leaves_out_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    root = write(tmp_path / "plugins", pipeline__sign="def send(hub, envelope):\n    pass\n")
+    root = write(tmp_path / "plugins", pipeline__audit="def send(hub, envelope):\n    pass\n")
     new_hub(plugin_dirs=[root], pipeline=["stamp"]).evbus.init.settings()
-    assert "pipeline plugins that the option pipeline leaves out: sign" in caplog.text
+    assert "pipeline plugins that the option pipeline leaves out: audit" in caplog.text
 
 
 def test_errors_of_configuration_are_one_class(tmp_path: Path) -> None:

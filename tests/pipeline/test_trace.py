@@ -253,5 +253,64 @@ class TestWithOpenTelemetry:
         asyncio.run(main())
 
 
+class TestSpans:
+    @pytest.fixture(autouse=True)
+    def spans(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+        sdk = pytest.importorskip("opentelemetry.sdk.trace")
+        export = pytest.importorskip("opentelemetry.sdk.trace.export")
+        memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+        exporter = memory.InMemorySpanExporter()
+        provider = sdk.TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(export.SimpleSpanProcessor(exporter))
+        monkeypatch.setattr(_trace, "_tracer", provider.get_tracer("evbus"))
+        yield exporter.get_finished_spans
+        provider.shutdown()
+
+    def test_each_handling_has_a_span(self, room: Any, spans: Any) -> None:
+        async def main() -> dict[str, str]:
+            async def handler(envelope: Envelope) -> dict[str, str]:
+                return send(room)
+
+            return dict(await handle(room, {"traceparent": GIVEN, "ce-id": "7"}, handler))
+
+        inner = asyncio.run(main())
+        (span,) = spans()
+        assert (span.name, span.kind.name, span.status.status_code.name) == ("k", "CONSUMER", "UNSET")
+        assert dict(span.attributes) == {
+            "messaging.system": "evbus",
+            "messaging.destination.name": "k",
+            "messaging.message.id": "7",
+        }
+        assert f"{span.context.trace_id:032x}" == trace_of(inner) == TRACE
+        assert f"{span.parent.span_id:016x}" == PARENT
+        assert parent_of(inner) == f"{span.context.span_id:016x}"
+
+    def test_a_span_says_why_its_handler_failed(self, room: Any, spans: Any) -> None:
+        async def main() -> None:
+            async def handler(envelope: Envelope) -> None:
+                raise KeyError("from the handler")
+
+            with pytest.raises(KeyError):
+                await handle(room, {}, handler)
+
+        asyncio.run(main())
+        (span,) = spans()
+        assert span.status.status_code.name == "ERROR"
+        (recorded,) = span.events
+        assert recorded.attributes["exception.type"] == "KeyError"
+        assert span.parent is None
+        assert "messaging.message.id" not in span.attributes
+
+    def test_a_span_without_a_routing_key_is_named_after_the_profile(self, room: Any, spans: Any) -> None:
+        async def main() -> None:
+            async def handler(envelope: Envelope) -> None: ...
+
+            await room.pipeline.trace.handle(Envelope("p", "", b"", {"message-id": "8"}), handler)
+
+        asyncio.run(main())
+        (span,) = spans()
+        assert (span.name, span.attributes["messaging.message.id"]) == ("p", "8")
+
+
 def test_trace_takes_part_only_when_it_is_named(room: Any) -> None:
     assert room.pipeline.trace.__optional__ is True

@@ -45,6 +45,7 @@ class RabbitMQ(Node, Management):
 
     name = "RabbitMQ"
     user, password = USER, PASSWORD
+    scripts = SCRIPTS
 
     def __init__(self, *, tls: bool = False) -> None:
         super().__init__()
@@ -98,7 +99,7 @@ class RabbitMQ(Node, Management):
         Raises `RuntimeError` with what it complains about.
         """
         done = subprocess.run(
-            [str(SCRIPTS / "rabbitmqctl"), "--quiet", *arguments],
+            [str(self.scripts / "rabbitmqctl"), "--quiet", *arguments],
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -145,7 +146,7 @@ class RabbitMQ(Node, Management):
             epmd = ["epmd", "-port", str(self._epmd_port), "-address", HOST]
             self._epmd = processes.start(epmd, self._environment(), self.folder / "epmd.log")
             until(lambda: _open(self._epmd_port), START_LIMIT, "the start of epmd")
-        return processes.start([SCRIPTS / "rabbitmq-server"], self._environment(), self.log)
+        return processes.start([self.scripts / "rabbitmq-server"], self._environment(), self.log)
 
     def _answers(self) -> bool:
         self._connect("/").close()
@@ -169,7 +170,7 @@ class RabbitMQ(Node, Management):
         cookie = folder / ".erlang.cookie"
         cookie.write_text("A" * 20)
         cookie.chmod(0o400)
-        _link_program(folder / "server")
+        _link_program(self.scripts, folder / "server")
         (folder / "environment.conf").touch()
         (folder / "plugins").write_text(f"[{','.join(PLUGINS)}].")
         lines = [f"{key} = {value}" for key, value in self._settings().items()]
@@ -236,9 +237,9 @@ class RabbitMQ(Node, Management):
         }
 
 
-def _link_program(folder: Path) -> None:
+def _link_program(scripts: Path, folder: Path) -> None:
     """Make a folder that looks like the installed program and has the plugins that are used here."""
-    (installed,) = (SCRIPTS.parent / "lib").glob("rabbitmq_server-*")
+    (installed,) = (scripts.parent / "lib").glob("rabbitmq_server-*")
     for part in ("sbin", "escript", "plugins"):
         (folder / part).mkdir(parents=True)
         for entry in (installed / part).iterdir():

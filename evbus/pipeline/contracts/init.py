@@ -1,4 +1,4 @@
-"""A pipeline plugin is one file with either or both of two functions.
+"""A pipeline plugin is one file with either or both of the first two of these functions.
 
 ``def send(hub, envelope)``
     Runs before an event is queued, in the context of whoever puts it; a plain function. It may write to
@@ -7,11 +7,17 @@
 
 ``async def handle(hub, envelope, call_next)``
     Runs around the handler on the receiving side: ``return await call_next(envelope)`` goes on to the
-    next plugin, and at last to the handler. What is raised below passes through here.
+    next plugin, and at last to the handler. What is raised below passes through here. A received envelope
+    has the body as it came, and headers that may be shared: hand on a copy to change them
+    (``envelope.replace(headers=...)``). That of a message in process has the profile ``""`` and no body.
+
+``def configure(hub, settings)``
+    Optional. Runs once the options are read, before the first event, if the plugin takes part: ``settings``
+    is the typed object of all options of the section ``evbus``. It may raise a ``ConfigError``.
 
 The plugins run in the order of the option ``pipeline``, else by ``__order__`` (a number, default 0) and
-then by name; ``handle`` in the reverse order. A plugin with ``__optional__ = True`` takes part only
-when the option names it.
+then by name; ``handle`` in the reverse order: the last is the outermost, so that what was done last to an
+event is undone first. A plugin with ``__optional__ = True`` takes part only when the option names it.
 
 There are no ``sig_`` functions here because POP would then demand both functions of every plugin.
 """

@@ -1,0 +1,26 @@
+"""Connections to AMQP 1.0 brokers such as Artemis and RabbitMQ. Needs the extra ``amqp1``.
+
+The keys of a profile are documented at :class:`evbus.connection._amqp1_profile.Profile`.
+"""
+
+__func_alias__ = {"open_": "open", "close_": "close"}
+
+
+async def open_(hub, ctx):
+    """Return the connection of the profile, opened and shared by all who use the profile.
+
+    :raises MissingExtra: python-qpid-proton is not installed.
+    :raises ConnectFailed: the first attempt failed, and the profile does not say ``first_connect: wait``.
+    :raises ProfileError: a file of ``tls`` is not usable.
+    """
+    # Here, as the client library is an extra, and importing it takes a moment.
+    from evbus.connection import _amqp1
+
+    return await hub.connection.init.share(
+        "amqp1", ctx, lambda: _amqp1.connection(ctx.profile, ctx.name, ctx.provider)
+    )
+
+
+async def close_(hub, connection):
+    """Give up the use of a connection; the last one that does closes it."""
+    await hub.connection.init.release(connection)

@@ -1,0 +1,33 @@
+"""Events from the queues and topics of an AMQP 1.0 broker: Artemis, RabbitMQ. Needs the extra ``amqp1``.
+
+The keys of a profile are documented at :class:`evbus.connection._amqp1_profile.Profile`.
+"""
+
+from contextlib import aclosing
+
+from evbus.connection._amqp1_profile import Profile
+
+
+def __init__(hub):
+    hub.egress.amqp1.ACCT = ["amqp1"]
+    hub.egress.amqp1.PROFILE = Profile
+
+
+async def consume(hub, ctx, subscription):
+    """Yield deliveries of a queue until closed; what is not settled then comes again.
+
+    :raises MissingExtra: python-qpid-proton is not installed.
+    :raises ConnectFailed: there is no connection (unless the profile says ``first_connect: wait``), or the
+        broker refuses the link.
+    :raises ProfileError: the address cannot give what the subscription wants.
+    """
+    connection = await hub.connection.amqp1.open(ctx)
+    try:
+        from evbus.egress import _amqp1
+
+        consumer = _amqp1.Consumer(connection, ctx.profile, ctx.name, subscription)
+        async with aclosing(consumer.deliveries()) as deliveries:
+            async for delivery in deliveries:
+                yield delivery
+    finally:
+        await hub.connection.amqp1.close(connection)

@@ -1,0 +1,1 @@
+"""Typed events and their listeners: what the hub shows as hub.event."""

@@ -1,0 +1,208 @@
+"""Events and listeners as they are declared: ``@event``, ``@event_listener``, :class:`EventListener`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from evbus.errors import HandlerSignatureError
+
+from ._shape import check_fields
+
+__all__ = [
+    "LISTENS",
+    "EventListener",
+    "EventSpec",
+    "ListenerSpec",
+    "Retries",
+    "event",
+    "event_listener",
+    "listener_spec",
+    "spec_of",
+]
+
+_EVENT = "__evbus_event__"
+LISTENS = "__evbus_listens__"
+
+_Class = TypeVar("_Class", bound=type)
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
+_Event = TypeVar("_Event")
+
+#: Makes the plain values of an older version those of the present one: ``(version, values)``.
+Upcast = Callable[[int, dict[str, Any]], Mapping[str, Any]]
+
+
+class EventSpec(msgspec.Struct, frozen=True):
+    """What an event is called, and how it travels.
+
+    :ivar name: the name of its queue, topic or address.
+    :ivar durable: kept while no listener is there.
+    :ivar broadcast: every listener gets a copy for each process.
+    :ivar version: of its fields; a message says its own in a header.
+    """
+
+    cls: type
+    name: str
+    durable: bool
+    broadcast: bool
+    version: int
+    upcast: Upcast | None
+
+
+class Retries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How often a listener gets an event before it is a dead letter, and the pauses in seconds.
+
+    :ivar attempts: in all; 0 for ever.
+    :ivar min: the bound of the first pause; it doubles with every failure.
+    :ivar max: the largest bound. The pause is a random part of the bound (full jitter).
+    """
+
+    attempts: int = 3
+    min: float = 0.1
+    max: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 0 or not 0 < self.min <= self.max:
+            raise ValueError(
+                "attempts is 0 (for ever) or more, and min and max are seconds with 0 < min <= max"
+            )
+
+
+class ListenerSpec(msgspec.Struct, frozen=True):
+    """What a listener wants; see :func:`event_listener`."""
+
+    event: Any
+    name: str = ""
+    group: str = ""
+    per_process: bool = False
+    profile: str = "default"
+    subclasses: bool = False
+    retry: Retries = Retries()
+    concurrency: int = 1
+    prefetch: int = 0
+    key: str | Callable[[Any], Any] | None = None
+    timeout: float | None = None
+    on_error: Callable[..., Any] | None = None
+
+
+class EventListener(Generic[_Event]):
+    """A base for listeners that are classes: write ``on(self, event)``, plain or asynchronous.
+
+    The hub makes the object; a parameter ``hub`` of ``__init__`` gets it.
+    """
+
+    def on(self, event: _Event) -> Any:
+        """Handle an event."""
+        raise NotImplementedError(f"{type(self).__qualname__} has no on(self, event)")
+
+
+def event(
+    name: str = "",
+    durable: bool = False,
+    broadcast: bool = False,
+    *,
+    version: int = 1,
+    upcast: Upcast | None = None,
+) -> Callable[[_Class], _Class]:
+    """Make a dataclass, msgspec Struct, attrs class or pydantic model an event.
+
+    :param name: what its queue, topic or address is called; default: the name of the class.
+    :param durable: it is kept while no listener is there.
+    :param broadcast: every process gets a copy for each of its listeners.
+    :param version: of its fields. A message of an older version goes through ``upcast`` first.
+    :param upcast: ``upcast(version, values)`` returns the values as the present version has them.
+    :raises HandlerSignatureError: the class cannot travel; names the field and its type.
+    """
+
+    def decorate(cls: _Class) -> _Class:
+        check_fields(cls)
+        if not isinstance(version, int) or version < 1:
+            raise HandlerSignatureError(f"the event {cls.__qualname__}: version is a number from 1 on")
+        spec = EventSpec(cls, name or cls.__name__, durable, broadcast, version, upcast)
+        setattr(cls, _EVENT, spec)
+        return cls
+
+    if isinstance(name, type):
+        raise HandlerSignatureError(f"write @event() above {name.__qualname__}, with parentheses")
+    return decorate
+
+
+def spec_of(cls: Any) -> EventSpec | None:
+    """Return what ``@event`` says of a class itself, None for a class without it."""
+    found = vars(cls).get(_EVENT) if isinstance(cls, type) else None
+    # The slots of a dataclass make another class of the same name, which has what was set on the first.
+    return found if isinstance(found, EventSpec) else None
+
+
+def event_listener(
+    event: Any, name: str = "", group: str = "", per_process: bool = False, **options: Any
+) -> Callable[[_Handler], _Handler]:
+    """Make a function or a class deriving :class:`EventListener` listen to an event.
+
+    :param event: its class, made an event by :func:`event`.
+    :param name: what the listener is called, in its queue and in errors; default: the name of the class, of
+        the function, or of the file for a function ``on``.
+    :param group: listeners of one group share the events; by default every listener gets all.
+    :param per_process: each process gets a copy of its own.
+    :param options: see :func:`listener_spec`.
+    """
+    spec = listener_spec(event, name, group, per_process, **options)
+
+    def decorate(listener: _Handler) -> _Handler:
+        known: list[ListenerSpec] = list(vars(listener).get(LISTENS, ()))
+        setattr(listener, LISTENS, [spec, *known])
+        return listener
+
+    return decorate
+
+
+def listener_spec(
+    event: Any,
+    name: str = "",
+    group: str = "",
+    per_process: bool = False,
+    *,
+    profile: str = "default",
+    subclasses: bool = False,
+    retry: Retries | Mapping[str, Any] | None = None,
+    concurrency: int = 1,
+    prefetch: int = 0,
+    key: str | Callable[[Any], Any] | None = None,
+    timeout: float | None = None,
+    on_error: Callable[..., Any] | None = None,
+) -> ListenerSpec:
+    """Return what a listener wants, checked.
+
+    :param profile: the profile of the bus that its events come through.
+    :param subclasses: the events that derive from this one, too.
+    :param retry: how often it is tried: :class:`Retries`, or a mapping of its fields.
+    :param concurrency: events handled at once; with 1 they are handled in order.
+    :param prefetch: events that may wait here to be handled; 0 takes the profile's.
+    :param key: an attribute of the event, or a function of it: those with the same key are handled in order,
+        whatever ``concurrency`` is.
+    :param timeout: seconds that one attempt may take.
+    :param on_error: ``on_error(event, exception)``, plain or asynchronous, is told of what was given up.
+    :raises HandlerSignatureError: one of them is wrong.
+    """
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        raise HandlerSignatureError("concurrency of a listener is 1 or more")
+    try:
+        policy = retry if isinstance(retry, Retries) else msgspec.convert(dict(retry or {}), Retries)
+    except (msgspec.ValidationError, ValueError, TypeError) as exc:
+        raise HandlerSignatureError(f"retry of a listener: {exc}") from None
+    return ListenerSpec(
+        event=event,
+        name=name,
+        group=group,
+        per_process=per_process,
+        profile=profile,
+        subclasses=subclasses,
+        retry=policy,
+        concurrency=concurrency,
+        prefetch=prefetch,
+        key=key,
+        timeout=timeout,
+        on_error=on_error,
+    )

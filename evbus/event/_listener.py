@@ -1,0 +1,148 @@
+"""Listeners: functions and classes, plain or asynchronous, made into one thing to call with an event."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from contextvars import copy_context
+from typing import Any, NamedTuple
+
+from evbus.dispatch._providers import is_async, name_of
+from evbus.errors import HandlerSignatureError
+
+from ._declare import LISTENS, EventListener, ListenerSpec
+
+__all__ = ["Listener", "check", "line_of", "listens", "made"]
+
+
+class Listener(NamedTuple):
+    """A listener that can be called.
+
+    :ivar name: part of its queue's name.
+    :ivar full_name: for sentences.
+    :ivar call: awaits it for one event.
+    """
+
+    name: str
+    full_name: str
+    call: Callable[[Any], Awaitable[Any]]
+
+
+def listens(listener: Any) -> list[ListenerSpec]:
+    """Return what a function or class listens to."""
+    return list(vars(listener).get(LISTENS, ())) if hasattr(listener, "__dict__") else []
+
+
+def made(listener: Any, name: str, the_hub: Any, pool: Callable[[], Executor]) -> Listener:
+    """Return a listener that can be called; of a class an object is made.
+
+    :param name: what it was told to be called, ``""`` for nothing.
+    :param the_hub: what a parameter ``hub`` gets.
+    :param pool: returns where plain functions run, so that they do not block the loop.
+    :raises HandlerSignatureError: it cannot be called with an event.
+    """
+    full_name = name_of(listener)
+    function = listener
+    if inspect.isclass(listener):
+        function = _object(listener, full_name, the_hub).on
+    elif isinstance(listener, EventListener):
+        function = listener.on
+    if not callable(function):
+        raise HandlerSignatureError(
+            "a listener is a function, or a class with on(self, event)", handler=full_name
+        )
+    call = _bound(function, full_name, the_hub)
+    return Listener(
+        name or _short_name(listener), full_name, call if is_async(function) else _threaded(call, pool)
+    )
+
+
+def check(listener: Any) -> None:
+    """Refuse what cannot be called with an event, before an object is made of it.
+
+    :raises HandlerSignatureError: says what would be right.
+    """
+    name = name_of(listener)
+    if inspect.isclass(listener):
+        _check_class(listener, name)
+        # A method of the class takes the object first, which an object's does not.
+        _bound(functools.partial(listener.on, None), name, None)
+    else:
+        _bound(listener, name, None)
+
+
+def line_of(listener: Any) -> int:
+    """Return the line that a listener begins on, 0 when it is not known."""
+    try:
+        return inspect.getsourcelines(inspect.unwrap(listener))[1]
+    except (OSError, TypeError):
+        return 0
+
+
+def _object(cls: Any, full_name: str, the_hub: Any) -> Any:
+    _check_class(cls, full_name)
+    return cls(hub=the_hub) if "hub" in inspect.signature(cls).parameters else cls()
+
+
+def _check_class(cls: Any, full_name: str) -> None:
+    if not callable(getattr(cls, "on", None)):
+        raise HandlerSignatureError("it has no on(self, event)", handler=full_name)
+    parameters = [
+        one
+        for one in inspect.signature(cls).parameters.values()
+        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    strange = [one.name for one in parameters if one.name != "hub"]
+    if strange:
+        raise HandlerSignatureError(
+            f"the hub makes its object, and has nothing for {', '.join(strange)}; take the hub alone: "
+            "__init__(self, hub)",
+            handler=full_name,
+        )
+
+
+def _bound(function: Any, full_name: str, the_hub: Any) -> Callable[[Any], Any]:
+    parameters = list(inspect.signature(function).parameters.values())
+    own = [one for one in parameters if one.name != "hub"]
+    required = [
+        one
+        for one in own
+        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    takes_one = own and own[0].kind in (
+        own[0].POSITIONAL_ONLY,
+        own[0].POSITIONAL_OR_KEYWORD,
+        own[0].VAR_POSITIONAL,
+    )
+    if not takes_one or len(required) > 1:
+        shown = ", ".join(one.name for one in parameters)
+        raise HandlerSignatureError(
+            f"it takes ({shown}), and is called with the event alone, or with (hub, event)", handler=full_name
+        )
+    if parameters[0].name == "hub":
+        return functools.partial(function, the_hub)
+    if any(one.name == "hub" for one in parameters):
+        return functools.partial(function, hub=the_hub)
+    return function  # type: ignore[no-any-return]
+
+
+def _threaded(call: Callable[[Any], Any], pool: Callable[[], Executor]) -> Callable[[Any], Awaitable[Any]]:
+    async def on(event: Any) -> Any:
+        context = copy_context()
+        result = await asyncio.get_running_loop().run_in_executor(pool(), context.run, call, event)
+        # A plain function may return something to await.
+        return await result if inspect.isawaitable(result) else result
+
+    return on
+
+
+def _short_name(listener: Any) -> str:
+    if isinstance(listener, EventListener):
+        return type(listener).__name__
+    function = inspect.unwrap(listener.func if isinstance(listener, functools.partial) else listener)
+    name = str(getattr(function, "__name__", type(function).__name__))
+    # A file holds one function called on, as a rule: the file's name says more.
+    return str(function.__module__).rpartition(".")[2] if name == "on" else name

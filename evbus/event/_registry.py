@@ -1,0 +1,80 @@
+"""The events that a hub knows, by name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from evbus.errors import HandlerExists, HandlerSignatureError
+
+from ._declare import EventSpec, spec_of
+
+__all__ = ["Registry"]
+
+
+class Registry:
+    """Event classes by name: each name stands for one class."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, EventSpec] = {}
+        self._by_class: dict[type, EventSpec] = {}
+
+    def __repr__(self) -> str:
+        return f"<Registry {', '.join(sorted(self._by_name))}>"
+
+    def __iter__(self) -> Any:
+        return iter(list(self._by_name.values()))
+
+    def of(self, cls: Any) -> EventSpec:
+        """Return the event that a class is, and know its name from now on.
+
+        :raises HandlerSignatureError: the class is no event.
+        :raises HandlerExists: another class has its name.
+        """
+        found = self._by_class.get(cls)
+        return found if found is not None else self._learn(cls)
+
+    def _learn(self, cls: Any) -> EventSpec:
+        spec = spec_of(cls)
+        if spec is None:
+            name = getattr(cls, "__qualname__", repr(cls))
+            raise HandlerSignatureError(f"{name} is no event; put @event() above the class")
+        if spec.cls is not cls:
+            # The slots of a dataclass make a second class, which has what was said of the first.
+            spec = EventSpec(cls, spec.name, spec.durable, spec.broadcast, spec.version, spec.upcast)
+        known = self._by_name.get(spec.name)
+        if known is not None and known.cls is not cls:
+            raise HandlerExists(_clash(spec, known))
+        self._by_name[spec.name] = self._by_class[cls] = spec
+        return spec
+
+    def named(self, name: str) -> EventSpec | None:
+        """Return the event of a name, None when no class has it."""
+        return self._by_name.get(name)
+
+    def below(self, cls: type) -> list[EventSpec]:
+        """Return the events that derive from a class, it among them if it is one."""
+        pending, found = [cls], []
+        while pending:
+            each = pending.pop()
+            pending += each.__subclasses__()
+            if spec_of(each) is not None and self.of(each) not in found:
+                found.append(self.of(each))
+        return found
+
+
+def _clash(new: EventSpec, known: EventSpec) -> str:
+    both = f"{known.cls.__module__}.{known.cls.__qualname__} and {new.cls.__module__}.{new.cls.__qualname__}"
+    if _file(new.cls) is not None and _file(new.cls) == _file(known.cls):
+        return (
+            f"the event {new.name!r} is there twice, as {both}, which are one file loaded under two names: POP "
+            "loads plugin files by their paths; put events into a plain module and import it"
+        )
+    return f"two events are called {new.name!r}: {both}; give one of them another name: @event(name=...)"
+
+
+def _file(cls: type) -> str | None:
+    try:
+        return inspect.getfile(cls)
+    except (OSError, TypeError):
+        return None

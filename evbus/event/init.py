@@ -1,0 +1,154 @@
+"""Send typed events, and listen to them."""
+
+import asyncio
+import concurrent.futures
+import logging
+
+from evbus import errors, redact
+from evbus.evbus import _face, _load
+from evbus.event import _declare, _listener, _listening, _reader, _registry, _subscriptions
+
+log = logging.getLogger("evbus.event")
+
+
+def __init__(hub):
+    """Declare the state; when POP rebuilds the sub this runs again and keeps what there is."""
+    if "SUBSCRIPTIONS" in vars(hub.event):
+        return
+    hub.event.REGISTRY = _registry.Registry()
+    hub.event.READER = _reader.Reader(
+        lambda kind: _face.direct(hub.serialize[hub.serialize.init.by_content_type(kind)].load)
+    )
+    hub.event.SUBSCRIPTIONS = _subscriptions.Subscriptions(lambda: hub.evbus.init.settings().drain_timeout)
+    hub.event.FILES = set()
+    hub.event.POOL = None
+    hub.event.UNREADABLE = 0
+    hub.evbus.CHECKS["listener"] = lambda module: _check(hub, module)
+    hub.evbus.COMPANIONS.append(hub.event.init)
+    _face.shorten(hub.event.init, "send")
+
+
+async def send(hub, event, headers=None, profile="default"):
+    """Send an event to its listeners, and to whatever else the profile leads to; wait while the bus is full.
+
+    :param event: an instance of a class with ``@event()``.
+    :param headers: string to string, sent along where the transport has headers.
+    :param profile: a name; the event goes to every profile whose pattern matches it.
+    :raises HandlerSignatureError: its class is no event.
+    :raises SerializeError: it cannot be encoded; says where.
+    """
+    spec = hub.event.REGISTRY.of(type(event))
+    if spec.version != 1:
+        headers = {**(headers or {}), _reader.VERSION: str(spec.version)}
+    await hub.evbus.broker.put(routing_key=spec.name, body=event, profile=profile, headers=headers)
+
+
+def subscribe(
+    hub, event, callback, name="", group="", per_process=False, metadata=None, profile="default", **options
+):
+    """Let ``callback`` listen to an event from now on, or from the start on; return the subscription's id.
+
+    :param event: the class, or a name: what comes then is plain values, unless a class has that name.
+    :param callback: a function of the event, or of ``(hub, event)``, plain or asynchronous; or a class
+        deriving ``EventListener``.
+    :param metadata: kept for :func:`subscriptions`.
+    :param options: the others of ``evbus.api.event_listener``.
+    :raises HandlerSignatureError: the callback cannot be called with an event.
+    """
+    spec = _declare.listener_spec(event, name, group, per_process, profile=profile, **options)
+    return _add(hub, spec, callback, metadata).id
+
+
+async def unsubscribe(hub, id):  # noqa: A002 - what it is
+    """End a subscription, at the broker, too, once what it is handling is handled; False if there is none."""
+    return await hub.event.SUBSCRIPTIONS.remove(id)
+
+
+def subscriptions(hub, event_name=None):
+    """Return what is known of every subscription, or of those to one event: a list of mappings."""
+    found = [entry.describe() for entry in hub.event.SUBSCRIPTIONS]
+    return [one for one in found if event_name is None or event_name in one["events"]]
+
+
+async def start(hub, contexts):
+    """Listen, to the profiles in ``contexts``; the bus calls this when it has started."""
+    _subscribe_files(hub)
+    core = hub.dispatch.DISPATCHER.core
+    if not hub.dispatch.init.running():
+        core.send, core.around = hub.evbus.init.interceptors()
+    hub.event.SUBSCRIPTIONS.start(lambda profile, wanted: hub.evbus.bridge.sources(contexts, profile, wanted))
+
+
+async def stop(hub):
+    """Listen no more; the bus calls this before it stops, so that listeners can still send."""
+    await hub.event.SUBSCRIPTIONS.stop()
+    pool, hub.event.POOL = hub.event.POOL, None
+    if pool is not None:
+        await asyncio.to_thread(pool.shutdown)
+
+
+def _pool(hub):
+    if hub.event.POOL is None:
+        hub.event.POOL = concurrent.futures.ThreadPoolExecutor(thread_name_prefix="evbus-listener")
+    return hub.event.POOL
+
+
+def _add(hub, spec, listener, metadata=None):
+    registry = hub.event.REGISTRY
+    if isinstance(spec.event, str):
+        known = registry.named(spec.event)
+        events = [known or _declare.EventSpec(None, spec.event, False, False, 1, None)]
+    else:
+        events = registry.below(spec.event) if spec.subclasses else [registry.of(spec.event)]
+    made = _listener.made(listener, spec.name, hub, lambda: _pool(hub))
+    listening = _listening.Listening(
+        hub.dispatch.DISPATCHER.core,
+        spec,
+        made,
+        hub.event.READER,
+        registry.named,
+        lambda dead: _bury(hub, dead),
+    )
+    return hub.event.SUBSCRIPTIONS.add(spec, listening, events, metadata)
+
+
+def _bury(hub, dead):
+    """Record an event that a listener gave up, as the bus records its own."""
+    if isinstance(dead.reason, errors.PayloadError):
+        hub.event.UNREADABLE += 1
+    reason = redact.one_line(f"{type(dead.reason).__name__}: {dead.reason}")
+    hub.evbus.ENGINE.record_dead(dead.envelope, f"listener.{dead.listener}", reason, dead.attempts)
+
+
+def _check(hub, module):
+    """Refuse a file of the folder ``listener/`` without a listener, or with one that cannot be called."""
+    found = list(_declared(module))
+    if not found:
+        raise errors.PluginError("it has no listener: a function or class with @event_listener(Event)")
+    for listener, spec in found:
+        try:
+            if not isinstance(spec.event, str):
+                hub.event.REGISTRY.of(spec.event)
+            _listener.check(listener)
+        except errors.HandlerError as exc:
+            raise errors.PluginError(str(exc), line=_listener.line_of(listener)) from exc
+
+
+def _declared(module):
+    for listener in list(vars(module).values()):
+        if getattr(listener, "__module__", None) == module.__name__:
+            for spec in _listener.listens(listener):
+                yield listener, spec
+
+
+def _subscribe_files(hub):
+    for place, plugin in enumerate(hub.evbus.PLUGINS["listener"]):
+        if plugin.state != "loaded" or plugin.file in hub.event.FILES:
+            continue
+        hub.event.FILES.add(plugin.file)
+        try:
+            for listener, spec in _declared(_load.module_of(plugin.file)):
+                _add(hub, spec, listener)
+        except Exception as exc:
+            hub.evbus.PLUGINS["listener"][place] = broken = plugin._replace(state="broken", reason=str(exc))
+            log.warning("plugin not loaded: %s", broken.error())

@@ -1,0 +1,365 @@
+"""A connection of AMQP 1.0: what goes wrong on the way in, what it notices, and what it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import proton
+import pytest
+
+from evbus.connection._supervisor import State
+from evbus.errors import ConnectFailed
+from tests.connection.amqp1_kit import (
+    WAIT,
+    Peer,
+    context,
+    event,
+    new_hub,
+    opened,
+    peer,
+    peer_url,
+    publish,
+    ready,
+    url,
+)
+
+
+@pytest.fixture(scope="session", params=["rabbitmq", "rabbitmq4"])
+def node(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
+
+
+def refusal(**data: Any) -> str:
+    """Return the sentence with which a connection fails."""
+
+    async def main() -> str:
+        hub = new_hub()
+        with pytest.raises(ConnectFailed) as caught:
+            await asyncio.wait_for(hub.connection.amqp1.open(context(**data)), WAIT)
+        assert hub.connection.init.states() == {}
+        return str(caught.value)
+
+    said = asyncio.run(main())
+    assert said.startswith("amqp1 profile 'orders': ")
+    assert "\n" not in said
+    assert "hunter22" not in said
+    return said
+
+
+def closed_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def test_a_wrong_port_is_told() -> None:
+    assert "nothing listens there" in refusal(url=f"amqp://u:p@127.0.0.1:{closed_port()}")
+
+
+def test_a_wrong_host_is_told() -> None:
+    assert "cannot be resolved" in refusal(url="amqp://u:p@nosuchhost.invalid")
+
+
+def test_a_wrong_login_is_told(node: Any) -> None:
+    said = refusal(url=f"amqp://guest:hunter22@127.0.0.1:{node.port}")
+    assert "refused the login of the user 'guest'" in said
+
+
+def test_a_wrong_vhost_is_told(node: Any) -> None:
+    assert "'nope'" in refusal(url=url(node), vhost="nope")
+
+
+def test_a_login_that_the_broker_does_not_offer_is_told(node: Any) -> None:
+    ca = str(node.certificates.ca)
+    tls = {"ca_file": ca, "cert_file": str(node.certificates.stranger), "key_file": ""}
+    tls["key_file"] = str(node.certificates.stranger_key)
+    said = refusal(url=f"amqps://127.0.0.1:{node.tls_port}", tls=tls, auth="external")
+    assert "TLS" in said or "certificate" in said
+
+
+def test_tls_towards_a_plain_port_is_told(node: Any) -> None:
+    assert "does not speak TLS" in refusal(url=url(node), tls=True)
+
+
+def test_no_tls_towards_a_tls_port_is_told(node: Any) -> None:
+    assert "use amqps://" in refusal(url=url(node, node.tls_port))
+
+
+@pytest.mark.parametrize(
+    ("hello", "said"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is no AMQP 1.0 broker (it said b'HTTP/1.1 400"),
+        (b"AMQP\0\0\x09\x01", "its plugin rabbitmq_amqp1_0"),
+        (b"", "ended the connection without a word"),
+    ],
+)
+def test_another_protocol_is_told(hello: bytes, said: str) -> None:
+    class Old(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            transport.write(hello)
+            transport.close()
+
+    async def main() -> str:
+        server = await asyncio.get_running_loop().create_server(Old, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ConnectFailed) as caught:
+            await new_hub().connection.amqp1.open(context(url=f"amqp://u:p@127.0.0.1:{port}"))
+        server.close()
+        return str(caught.value)
+
+    assert said in asyncio.run(main())
+
+
+def test_a_certificate_of_a_stranger_is_refused_for_every_host(node: Any) -> None:
+    hosts = [f"127.0.0.1:{node.tls_port}", f"localhost:{node.tls_port}"]
+    assert "certificate was refused" in refusal(hosts=hosts, tls=True, login="guest", password="guest")
+
+
+def test_a_certificate_for_another_host_is_refused(node: Any, proxy: Any) -> None:
+    way = proxy(node.tls_port, host="127.0.0.2")
+    said = refusal(
+        url=f"amqps://guest:guest@127.0.0.2:{way.port}", tls={"ca_file": str(node.certificates.ca)}
+    )
+    assert "certificate was refused" in said
+
+
+def test_tls_works_with_the_authority(node: Any, unique: str) -> None:
+    node.declare_queue(unique)
+
+    async def main() -> None:
+        tls = {"ca_file": str(node.certificates.ca)}
+        async with opened(hub := new_hub(), url=url(node, node.tls_port), tls=tls) as ctx:
+            assert await publish(hub, ctx, event(unique, b"x" * 300_000), event(unique, b"y")) == [None, None]
+
+    asyncio.run(main())
+    assert node.queue_depth(unique) == 2
+
+
+def test_a_certificate_logs_in(node: Any, unique: str) -> None:
+    node.declare_queue(unique)
+    made = node.certificates
+    tls = {"ca_file": str(made.ca), "cert_file": str(made.client), "key_file": str(made.client_key)}
+
+    async def main() -> None:
+        data = {"url": f"amqps://127.0.0.1:{node.tls_port}", "tls": tls, "auth": "external"}
+        async with opened(hub := new_hub(), **data) as ctx:
+            assert await publish(hub, ctx, event(unique)) == [None]
+
+    asyncio.run(main())
+
+
+def test_a_login_may_hold_what_urls_escape(node: Any, unique: str) -> None:
+    password = "a:b@c/d ü"
+    node.add_user(unique, password)
+    node.set_permissions(unique)
+
+    async def main() -> None:
+        address = f"amqp://127.0.0.1:{node.port}"
+        async with opened(new_hub(), url=address, login=unique, password=password) as ctx:
+            assert ctx.state.connection.state is State.UP
+
+    asyncio.run(main())
+    node.delete_user(unique)
+
+
+def test_a_vhost_is_used(node: Any, unique: str) -> None:
+    node.add_vhost(unique)
+    node.set_permissions("guest", vhost=unique)
+
+    node.api("PUT", f"queues/{unique}/here", {"durable": True})
+
+    async def main() -> None:
+        async with opened(hub := new_hub(), url=url(node), vhost=unique) as ctx:
+            assert await publish(hub, ctx, event("here")) == [None]
+
+    asyncio.run(main())
+    assert node.queue_depth("here", unique) == 1
+    node.delete_vhost(unique)
+
+
+def test_a_silent_host_is_given_up() -> None:
+    async def main() -> str:
+        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ConnectFailed) as caught:
+            await new_hub().connection.amqp1.open(
+                context(url=f"amqp://u:p@127.0.0.1:{port}", connect_timeout=0.2)
+            )
+        server.close()
+        return str(caught.value)
+
+    assert "no answer within 0.2 s (connect_timeout)" in asyncio.run(main())
+
+
+def test_the_next_host_is_tried(node: Any) -> None:
+    async def main() -> None:
+        hosts = [f"127.0.0.1:{closed_port()}", f"127.0.0.1:{node.port}"]
+        async with opened(new_hub(), hosts=hosts, login="guest", password="guest") as ctx:
+            assert ctx.state.connection.state is State.UP
+
+    asyncio.run(main())
+
+
+def test_users_of_a_profile_share_the_connection(rabbitmq: Any) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq)) as one, opened(hub, url=url(rabbitmq)) as two:
+            assert one.state.connection is two.state.connection
+            assert hub.connection.init.states()["amqp1.orders"]["state"] == "up"
+        assert hub.connection.init.states() == {}
+
+    asyncio.run(main())
+
+
+def test_the_password_is_in_no_log(rabbitmq: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    rabbitmq.add_user("wary", "hunter22")
+    rabbitmq.set_permissions("wary")
+
+    async def main() -> None:
+        async with opened(new_hub(), url=f"amqp://wary:hunter22@127.0.0.1:{rabbitmq.port}") as ctx:
+            assert "hunter22" not in repr(ctx.state)
+
+    asyncio.run(main())
+    rabbitmq.delete_user("wary")
+    assert "hunter22" not in caplog.text
+
+
+def test_a_broker_that_falls_silent_is_given_up_and_connected_again(
+    node: Any, proxy: Any, unique: str
+) -> None:
+    way = proxy(node.port)
+    node.declare_queue(unique)
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(node, way.port), heartbeat=1) as ctx:
+            way.freeze()
+            (outcome,) = await publish(hub, ctx, event(unique, b"1"))
+            assert "two heartbeats" in str(outcome)
+            way.thaw()
+            await ready(hub, ctx)
+            assert ctx.state.connection.connects == 2
+            assert await publish(hub, ctx, event(unique, b"2")) == [None]
+
+    asyncio.run(main())
+
+
+def test_heartbeats_are_sent_as_the_peer_wants_them() -> None:
+    class Idle(Peer):
+        def __init__(self) -> None:
+            super().__init__()
+            self._engine.idle_timeout = 0.2
+            self.beats = 0
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if data == b"\0\0\0\x08\x02\0\0\0":
+                beaten.release()
+
+    beaten = asyncio.Semaphore(0)
+
+    async def main() -> None:
+        async with peer(Idle) as port, opened(new_hub(), **peer_url(port)) as ctx:
+            for _ in range(3):
+                await asyncio.wait_for(beaten.acquire(), WAIT)
+            assert ctx.state.connection.connects == 1
+
+    asyncio.run(main())
+
+
+def test_close_says_goodbye_and_a_peer_without_an_answer_does_not_hold_it_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("evbus.connection._supervisor.CLOSE_TIMEOUT", 0.1)
+    said: list[str] = []
+
+    class Mute(Peer):
+        def on_connection_remote_close(self, event: Any) -> None:
+            said.append("close")
+
+    async def main() -> None:
+        async with peer(Mute) as port, opened(new_hub(), **peer_url(port)):
+            pass
+
+    asyncio.run(main())
+    assert said == ["close"]
+
+
+def test_a_peer_that_closes_with_a_reason_is_quoted_and_connected_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    peers: list[Peer] = []
+
+    class Leaving(Peer):
+        def __init__(self) -> None:
+            super().__init__()
+            peers.append(self)
+
+        def leave(self) -> None:
+            self._connection.condition = proton.Condition("amqp:connection:forced", "going\ndown")
+            self._connection.close()
+            self.pump()
+
+    async def main() -> None:
+        hub = new_hub()
+        async with peer(Leaving) as port, opened(hub, **peer_url(port)) as ctx:
+            lost = ctx.state.connection.session.lost
+            peers[0].leave()  # type: ignore[attr-defined]
+            reason = await asyncio.wait_for(asyncio.shield(lost), WAIT)
+            assert "amqp:connection:forced: going" in reason
+            await ready(hub, ctx)
+            assert ctx.state.connection.connects == 2
+
+    asyncio.run(main())
+
+
+def test_bytes_that_are_no_amqp_end_the_connection_and_nothing_else() -> None:
+    class Garbled(Peer):
+        def on_link_remote_open(self, event: Any) -> None:
+            self.transport.write(b"\0\0\0\x01garbage garbage")
+
+    async def main() -> None:
+        hub = new_hub()
+        async with peer(Garbled) as port, opened(hub, **peer_url(port)) as ctx:
+            (outcome,) = await publish(hub, ctx, event("k"))
+            assert "connection was lost" in str(outcome)
+
+    asyncio.run(main())
+
+
+def test_without_the_extra_one_sentence_says_how_to_get_it() -> None:
+    program = (
+        "import sys, asyncio\n"
+        "class No:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('proton', 'cproton'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, No())\n"
+        "import pop.hub\n"
+        "from dict_tools.data import NamespaceDict\n"
+        "from evbus.connection._amqp1_profile import Profile\n"
+        "hub = pop.hub.Hub()\n"
+        "for room in ('connection', 'ingress', 'egress'):\n"
+        "    hub.pop.sub.add(dyne_name=room, pypath=f'evbus.{room}')\n"
+        "ctx = NamespaceDict(name='n', provider='amqp1', profile=Profile(url='amqp://u:p@h'), state=None)\n"
+        "async def main():\n"
+        "    try:\n"
+        "        await hub.ingress.amqp1.open(ctx)\n"
+        "    except Exception as exc:\n"
+        "        print(f'{type(exc).__name__}: {exc}')\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == (
+        "MissingExtra: the provider amqp1 (AMQP 1.0) needs the package python-qpid-proton, which is not "
+        "installed; install it with: pip install 'evbus[amqp1]'\n"
+    )
