@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import types
 from collections.abc import Coroutine, Generator
 from contextvars import Context, ContextVar
@@ -30,7 +31,11 @@ class Frame(msgspec.Struct, eq=False):
     :ivar events: what the handler wants to be sent when it has succeeded.
     :ivar blocked: for a root: how many calls below it wait for a lane.
     :ivar away: for a root: the slot is given to others, because of such a call.
-    :ivar suspended: its handler did not end at once. Those that do share a frame.
+    :ivar below: for a root: how many calls below it are handled.
+    :ivar kept: for a root that has ended while some are: whose slot they have.
+    :ivar ended: its handlers have ended.
+    :ivar task: the worker that runs its handler, when that did not end at once; those that do share a frame.
+    :ivar inside: the context within the interceptors, to send the events in.
     """
 
     above: Frame | None
@@ -42,19 +47,45 @@ class Frame(msgspec.Struct, eq=False):
     events: list[Any] | None = None
     blocked: int = 0
     away: bool = False
-    suspended: bool = False
+    below: int = 0
+    kept: Slots | None = None
+    ended: bool = False
+    task: asyncio.Task[Any] | None = None
+    inside: Context | None = None
 
     def leave(self) -> None:
         """End a root whose caller took the slot: give it back, unless somebody below has done that."""
         slots, self.slots = self.slots, None
-        if slots is not None and not self.away:
+        if slots is None:
+            return
+        if self.below:
+            # Tasks that outlive the handler have something handled still: that has the slot now.
+            self.kept = slots
+            if self.away:
+                slots.take()
+        elif not self.away:
             slots.leave()
 
-    async def end(self) -> None:
-        """End a root that a worker runs: the worker keeps the slot, so what was given away is taken again."""
+    def end(self) -> None:
+        """End a root that a worker runs: the worker has the slot, so what was given away is taken again.
+
+        That may be one more than there are; the worker sees to that.
+        """
         slots, self.slots = self.slots, None
-        if slots is not None and self.away:
-            await slots.enter()
+        if slots is None:
+            return
+        if self.away:
+            slots.take()
+        if self.below:
+            slots.take()
+            self.kept = slots
+
+    def done_below(self) -> None:
+        """Be told that a call below has ended."""
+        self.below -= 1
+        if not self.below and self.kept is not None:
+            kept, self.kept = self.kept, None
+            kept.leave()
 
     def give_way(self) -> None:
         """Let others have the slot while a call below waits for a lane: its holder may need one to go on."""
@@ -69,11 +100,26 @@ class Frame(msgspec.Struct, eq=False):
         slots = self.slots
         if slots is None or not self.away or self.blocked:
             return
-        await slots.enter()
+        try:
+            await slots.enter()
+        except BaseException:
+            self._take()
+            raise
         if self._wants_it():
             self.away = False
         else:
             slots.leave()
+
+    def take_back(self) -> None:
+        """Take the slot again without waiting: who was cancelled must not wait, and is about to end."""
+        self.blocked -= 1
+        self._take()
+
+    def _take(self) -> None:
+        slots = self.slots
+        if slots is not None and self._wants_it():
+            self.away = False
+            slots.take()
 
     def _wants_it(self) -> bool:
         """Return whether a slot that was waited for is still wanted: others went on meanwhile."""
