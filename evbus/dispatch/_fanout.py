@@ -98,8 +98,8 @@ class Fanout:
             try:
                 awaited = context.run(handling.send, None)
             except StopIteration:
-                frame.slots = None
                 frame.ended = True
+                frame.end()
             else:
                 return self._finish(frame, resume(context, handling, awaited))
         return None

@@ -27,12 +27,11 @@ class Frame(msgspec.Struct, eq=False):
     :ivar holds: the lanes held here and above: ``(hold, holds above)``.
     :ivar envelope: the headers of the message, where there are interceptors or it came from outside.
     :ivar limit: how long it may take, None for as long as it wants.
-    :ivar slots: for a root: where it has taken a slot, None when it has none or has ended.
+    :ivar slots: for a root: where it has taken a slot, None when it needs none any more.
     :ivar events: what the handler wants to be sent when it has succeeded.
     :ivar blocked: for a root: how many calls below it wait for a lane.
     :ivar away: for a root: the slot is given to others, because of such a call.
-    :ivar below: for a root: how many calls below it are handled.
-    :ivar kept: for a root that has ended while some are: whose slot they have.
+    :ivar below: for a root: how many calls below it are handled, or will be.
     :ivar ended: its handlers have ended.
     :ivar task: the worker that runs its handler, when that did not end at once; those that do share a frame.
     :ivar inside: the context within the interceptors, to send the events in.
@@ -48,44 +47,41 @@ class Frame(msgspec.Struct, eq=False):
     blocked: int = 0
     away: bool = False
     below: int = 0
-    kept: Slots | None = None
     ended: bool = False
     task: asyncio.Task[Any] | None = None
     inside: Context | None = None
 
     def leave(self) -> None:
-        """End a root whose caller took the slot: give it back, unless somebody below has done that."""
-        slots, self.slots = self.slots, None
-        if slots is None:
-            return
+        """End a root whose caller took the slot: give it back, unless it is given away or needed below.
+
+        Tasks that outlive the handler may have something handled still, and that has the slot then.
+        """
         if self.below:
-            # Tasks that outlive the handler have something handled still: that has the slot now.
-            self.kept = slots
-            if self.away:
-                slots.take()
-        elif not self.away:
+            return
+        slots, self.slots = self.slots, None
+        if slots is not None and not self.away:
             slots.leave()
 
     def end(self) -> None:
-        """End a root that a worker runs: the worker has the slot, so what was given away is taken again.
+        """End a root that a worker runs, and that keeps a slot for what it does next.
 
         That may be one more than there are; the worker sees to that.
         """
-        slots, self.slots = self.slots, None
+        slots = self.slots
         if slots is None:
+            return
+        if self.below:
+            slots.take()
             return
         if self.away:
             slots.take()
-        if self.below:
-            slots.take()
-            self.kept = slots
+        self.slots = None
 
     def done_below(self) -> None:
         """Be told that a call below has ended."""
         self.below -= 1
-        if not self.below and self.kept is not None:
-            kept, self.kept = self.kept, None
-            kept.leave()
+        if self.ended:
+            self.leave()
 
     def give_way(self) -> None:
         """Let others have the slot while a call below waits for a lane: its holder may need one to go on."""

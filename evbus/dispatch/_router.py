@@ -111,19 +111,29 @@ class Router(Registry):
         envelope: Envelope | None,
         limit: Limit | None,
     ) -> Any:
+        root = _root(above)
+        if root is not None:
+            root.below += 1
         lane = None
-        if key is not None:
-            lane = find(self.lanes, key)
-            if lane is None:
-                lane = Lane(self.lanes, key)
-            else:
-                await self._turn(lane, message, above)
-        if len(bindings) > 1:
-            await self._run_all(bindings, message, key, above, lane, envelope, limit)
-            return None
-        frame = Frame(_root(above), key, _held(lane, above), envelope, limit)
         try:
-            return await self._run(bindings[0], message, frame)
+            if key is not None:
+                lane = find(self.lanes, key)
+                if lane is None:
+                    lane = Lane(self.lanes, key)
+                else:
+                    await self._turn(lane, message, above)
+            if len(bindings) > 1:
+                await self._run_all(bindings, message, key, above, lane, envelope, limit)
+                return None
+            frame = Frame(root, key, _held(lane, above), envelope, limit)
+            return await self._run_one(bindings[0], message, frame, lane)
+        finally:
+            if root is not None:
+                root.done_below()
+
+    async def _run_one(self, binding: Binding, message: Any, frame: Frame, lane: Lane | None) -> Any:
+        try:
+            return await self._run(binding, message, frame)
         finally:
             if lane is not None:
                 lane.pass_on()

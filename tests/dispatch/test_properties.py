@@ -287,3 +287,27 @@ def test_programs_of_messages(program: list[Any], workers: int) -> None:
         await World(workers).run(program)
 
     asyncio.run(main())
+
+
+def test_a_call_that_outlives_its_failed_handler_hangs_nobody() -> None:
+    """What random programs once found: it kept its root's slot, the only one, and waited for another."""
+    failing = Spec(router=2, key=1, steps=(("turns", 1), ("fail",)))
+    siblings = [
+        Spec(router=0, key=None, steps=()),
+        Spec(router=2, key=1, steps=()),
+        Spec(router=2, key=1, steps=(("cancelled",), ("turns", 2))),
+    ]
+    gathered = [
+        Spec(router=0, key=None, steps=(("event",), ("event",))),
+        Spec(router=2, key=None, steps=(("turns", 0), ("cancelled",))),
+        Spec(router=0, key=None, steps=(("call", failing), ("gather", siblings), ("event",))),
+    ]
+    program = [
+        (Spec(0, None, (("event",), ("turns", 0))), True, False, None),
+        (Spec(2, None, (("gather", gathered),)), True, False, None),
+    ]
+
+    async def main() -> None:
+        await within(World(1).run(program))
+
+    asyncio.run(main())
