@@ -25,21 +25,29 @@ WARM_UP = 1000
 
 @dataclass
 class OrderPlaced:
+    """An event with one handler."""
+
     number: int
 
 
 @dataclass
 class Audited:
+    """An event with many."""
+
     number: int
 
 
 @dataclass
 class PlaceOrder:
+    """A command."""
+
     number: int
 
 
 @dataclass
 class GetOrder:
+    """A query."""
+
     number: int
 
 
@@ -52,11 +60,13 @@ class Handled:
         self.done: asyncio.Future[None] | None = None
 
     def expect(self, wanted: int) -> asyncio.Future[None]:
+        """Return what is done when so many are handled."""
         self.count, self.wanted = 0, wanted
         self.done = asyncio.get_running_loop().create_future()
         return self.done
 
     def one(self) -> None:
+        """Count one."""
         self.count += 1
         if self.count == self.wanted and self.done is not None:
             self.done.set_result(None)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from evbus.errors import HandlerSignatureError
 
 from ._annotations import message_name
+from ._frame import Frame
 from ._handler import AbstractHandler
-from ._plan import Plan, Values, check_response, make, sources
+from ._plan import Values, check_response, make, sources
 from ._providers import Injector, Provider
 from ._signature import read
 
 __all__ = ["Binding", "HandlerBinding"]
+
+log = logging.getLogger("evbus.dispatch")
 
 Call = Callable[[Any], Coroutine[Any, Any, Any]]
 
@@ -27,7 +31,7 @@ class Binding:
     :ivar call: awaits the handler for one message.
     :ivar name: the handler's, and ``message_name`` the message's, for sentences.
     :ivar leaves: it may leave events behind: see :meth:`left`.
-    :ivar alone: it keeps its events in itself, and so gets one message at a time.
+    :ivar alone: tells apart who keep events in themselves, and so get one message at a time; None for others.
     :ivar handled_here: it does not only pass the message to the bus.
     """
 
@@ -50,7 +54,8 @@ class Binding:
         self.call = call
         self.name = name
         self.message_name = message_name(message)
-        self.leaves = self.alone = False
+        self.leaves = False
+        self.alone: int | None = None
         self.handled_here = True
 
     def __repr__(self) -> str:
@@ -62,9 +67,9 @@ class Binding:
     async def prepare(self) -> None:
         """Make the rest of it."""
 
-    async def left(self, result: Any, events: list[Any] | None) -> list[Any]:
+    async def left(self, result: Any, frame: Frame) -> list[Any]:
         """Return the events to send after a success."""
-        return events or []
+        return frame.events or []
 
     async def discard(self) -> None:
         """Forget the events of a handler that has failed."""
@@ -108,8 +113,11 @@ class HandlerBinding(Binding):
         super().__init__(message, handler, self._first, plan.name)
         self.given = dict(given or {})
         self.response_event = response_event
-        self.alone = plan.collects and not issubclass(_class_of(plan), AbstractHandler)
-        self.leaves = self.alone or response_event is not None
+        kind = handler if plan.init is not None else type(handler)
+        if plan.collects and getattr(kind, "dump_events", None) is not AbstractHandler.dump_events:
+            # An object may be bound several times; of a class each binding makes an object of its own.
+            self.alone = id(handler if plan.init is None else self)
+        self.leaves = self.alone is not None or response_event is not None
         self._injector = injector
         self._hub = the_hub
         self._plan = plan
@@ -162,26 +170,27 @@ class HandlerBinding(Binding):
         self.call, self._owner = bound.call, bound.owner
         self._made = True
 
-    async def left(self, result: Any, events: list[Any] | None) -> list[Any]:
+    async def left(self, result: Any, frame: Frame) -> list[Any]:
         """Return the events to send after a success: those added, and a result that is a response event."""
-        left = list(events or ())
-        if self.alone:
-            left += await self._owner.dump_events()
+        own = await self._dump() if self.alone is not None else ()
+        left = [*(frame.events or ()), *own]
         if self.response_event is not None and isinstance(result, self.response_event):
             left.append(result)
         return left
 
     async def discard(self) -> None:
         """Forget the events that a handler which failed keeps in itself."""
-        if self.alone and self._owner is not None:
-            await self._owner.dump_events()
+        if self.alone is None or not self._made:
+            return
+        try:
+            await self._dump()
+        except Exception as exc:
+            log.error("the events of %s cannot be forgotten: %s", self.name, type(exc).__name__)
+
+    async def _dump(self) -> list[Any]:
+        owner = self.handler if self._owner is None else self._owner
+        return await owner.dump_events() or []
 
 
 def _providers(values: Values) -> list[Provider]:
     return [value for part in values for value in part.values() if isinstance(value, Provider)]
-
-
-def _class_of(plan: Plan) -> type:
-    if plan.init is not None:
-        return plan.target  # type: ignore[no-any-return]
-    return type(getattr(plan.target, "__self__", None))

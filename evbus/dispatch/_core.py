@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
-from evbus.errors import DispatcherNotStarted, DispatchError, DispatcherStopped
+from evbus.errors import DispatcherNotStarted, DispatchError, DispatcherStopped, InvalidHeader
 from evbus.redact import one_line
 from evbus.types import Envelope
 
 from ._binding import Binding
 from ._frame import Frame
+from ._lane import Lane
 from ._providers import Injector
-from ._publish import Publish
+from ._publish import Publish, Received
 
 __all__ = ["Around", "Core", "Failure", "State"]
 
@@ -73,6 +75,8 @@ class Core:
         self.undelivered: Counter[str] = Counter()
         #: The router of each kind of message that came without saying which.
         self.routes: dict[Any, Any] = {}
+        #: Handlers that get one message at a time, whatever router it comes from.
+        self.alone: dict[Any, Lane] = {}
 
     def refuse(self, above: Frame | None) -> None:
         """Refuse a message while the dispatcher does not run; handlers may go on sending while it stops."""
@@ -90,34 +94,60 @@ class Core:
         self.on_free()
 
     def envelope(self, name: str, headers: Mapping[str, str] | None) -> Envelope:
-        """Return the envelope of a message, for the interceptors: its body is in the message itself."""
+        """Return the envelope of a message, for the interceptors: its body is in the message itself.
+
+        :raises InvalidHeader: headers are no strings.
+        """
+        if headers:
+            _check(headers)
         envelope = Envelope("", name, b"", dict(headers or {}))
-        if self.send is not None:
+        if self.send is not None and not isinstance(headers, Received):
             self.send(envelope)
         return envelope
 
     def report(
         self, router: str, binding: Binding, message: Any, frame: Frame, problem: BaseException
-    ) -> None:
-        """Log a failure that nobody waits for, and tell :attr:`on_failure`."""
-        if isinstance(problem, DispatcherStopped):
-            self.undelivered[binding.message_name] += 1
-        else:
+    ) -> bool:
+        """Log a failure that nobody waits for, and tell :attr:`on_failure`.
+
+        :returns: whether a stop gave the message up, which is told of all of them together in the end.
+        """
+        stopped = isinstance(problem, DispatcherStopped)
+        stopped = stopped or (isinstance(problem, asyncio.CancelledError) and self.state is State.STOPPED)
+        if not stopped:
             log.error(
                 "%s: the handler %s of %s failed: %s: %s",
                 router,
                 binding.name,
                 binding.message_name,
                 type(problem).__name__,
-                one_line(str(problem)),
+                _text(problem),
                 exc_info=problem if log.isEnabledFor(logging.DEBUG) else None,
             )
-        if self.on_failure is None:
-            return
-        try:
-            self.on_failure(Failure(problem, router, binding.name, message, frame.key))
-        except Exception:
-            log.exception("what is told of failed handlers failed itself")
+        if self.on_failure is not None:
+            try:
+                self.on_failure(Failure(problem, router, binding.name, message, frame.key))
+            except Exception:
+                log.exception("what is told of failed handlers failed itself")
+        return stopped
+
+
+def _check(headers: Any) -> None:
+    if not isinstance(headers, Mapping):
+        raise InvalidHeader(f"headers are a mapping of strings to strings, not {type(headers).__name__}")
+    for name, value in headers.items():
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise InvalidHeader(
+                f"headers are a mapping of strings to strings; {one_line(repr(name))} is a "
+                f"{type(name).__name__} with a {type(value).__name__}"
+            )
+
+
+def _text(problem: BaseException) -> str:
+    try:
+        return one_line(str(problem))
+    except Exception as exc:
+        return f"(its text cannot be had: {type(exc).__name__})"
 
 
 def _nothing() -> None:

@@ -29,7 +29,9 @@ class _Router(Protocol):
 
     def emit(self, events: list[Any], key: Any) -> None: ...
 
-    def report(self, binding: Binding, message: Any, frame: Frame, problem: BaseException) -> None: ...
+    def report(self, binding: Binding, message: Any, frame: Frame, problem: BaseException) -> bool: ...
+
+    def lost(self, binding: Binding) -> None: ...
 
 
 class Fanout:
@@ -39,14 +41,15 @@ class Fanout:
     :param on_done: called when the last handler has ended.
     :param waits: somebody waits, and gets the first failure; without it all are reported.
     :ivar left: handlers that were not begun yet.
-    :ivar error: what the first that failed raised, when somebody waits.
     """
 
     __slots__ = (
         "_bindings",
         "_cancelled",
         "_context",
+        "_first",
         "_frame",
+        "_lost",
         "_message",
         "_on_done",
         "_plain",
@@ -54,7 +57,6 @@ class Fanout:
         "_running",
         "_undone",
         "_waits",
-        "error",
         "left",
     )
 
@@ -81,34 +83,35 @@ class Fanout:
         # Its handlers need nothing around them, but for those that leave events behind.
         self._plain = frame[4] is None and not router.intercepted
         self._running: set[asyncio.Task[Any]] | None = None
-        self.error: BaseException | None = None
+        # The first failure, when somebody waits.
+        self._first: tuple[Binding, Frame, BaseException] | None = None
+        # It was counted as a message that a stop gave up.
+        self._lost = False
 
     def begin(self, most: int) -> Coroutine[Any, Any, None] | None:
         """Call at most ``most`` handlers, until one does not end at once; return what to await of it."""
-        end = self.left - most
-        while self.left > 0 and self.left > end:
+        end = max(0, self.left - most)
+        while self.left > end:
             context = self._context.copy() if self.left > 1 else self._context
             frame = Frame(*self._frame)
             handling = self._handle(frame, end)
             try:
                 awaited = context.run(handling.send, None)
             except StopIteration:
-                frame.slots = None
+                frame.ended = True
+                frame.end()
             else:
-                frame.suspended = True
                 return self._finish(frame, resume(context, handling, awaited))
         return None
 
     async def _handle(self, frame: Frame, end: int) -> None:
         """Call handlers until ``end`` are left, one does not end at once, or one has changed the context."""
         CURRENT.set(frame)
-        router, message, plain = self._router, self._message, self._plain
+        router, message, plain, bindings = self._router, self._message, self._plain, self._bindings
         clean = copy_context()
-        for binding in self._bindings[-self.left :]:
+        while self.left > 0:
+            binding = bindings[-self.left]
             self.left -= 1
-            if self._cancelled:
-                self._one_done()
-                continue
             counted = True
             try:
                 if plain and not binding.leaves:
@@ -120,19 +123,19 @@ class Fanout:
                         router.emit(events, frame.key)
                 else:
                     await self._limited(binding, frame)
-            except (KeyboardInterrupt, SystemExit):
+            except (KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
             except BaseException as exc:
                 self._failed(binding, frame, exc, counted=counted)
             if self._on_done is not None:
                 self._one_done()
-            if frame.suspended or self.left <= end or copy_context() != clean:
+            if frame.task is not None or self.left <= end or copy_context() != clean:
                 return
 
     async def _finish(self, frame: Frame, rest: Awaitable[None]) -> None:
         """Await the rest of a handler."""
-        task = asyncio.current_task()
-        assert task is not None
+        task: Any = asyncio.current_task()
+        frame.task = task
         if self._running is None:
             self._running = set()
         self._running.add(task)
@@ -140,19 +143,21 @@ class Fanout:
             await rest
         finally:
             self._running.discard(task)
+            frame.ended = True
+            frame.end()
             if self._cancelled:
-                # The worker goes on; newer Pythons count who wanted to cancel it.
-                getattr(task, "uncancel", int)()
-            if frame.slots is not None:
-                await frame.end()
+                # The worker goes on.
+                task.uncancel()
 
     async def _limited(self, binding: Binding, frame: Frame) -> None:
         handling = self._router.perform(binding, self._message, frame)
-        if frame.limit is None:
+        # Who waits sees to the limit.
+        if frame.limit is None or self._waits:
             await handling
             return
         if frame.limit.left() <= 0:
             handling.close()
+            self._router.failed += 1
             raise DispatchTimeout(binding.message_name, frame.limit.seconds)
         await within(handling, frame.limit, binding.message_name)
 
@@ -160,10 +165,29 @@ class Fanout:
         frame.events = None
         if not counted:
             self._router.failed += 1
-        if self._waits and self.error is None:
-            self.error = problem
-        elif not self._cancelled:
-            self._router.report(binding, self._message, frame, problem)
+        if self._waits and not self._cancelled:
+            if self._first is None:
+                self._first = (binding, frame, problem)
+                return
+        elif self._cancelled and isinstance(problem, asyncio.CancelledError):
+            return
+        self._report(binding, frame, problem)
+
+    def _report(self, binding: Binding, frame: Frame, problem: BaseException) -> None:
+        lost = self._router.report(binding, self._message, frame, problem)
+        if lost and not self._lost:
+            self._lost = True
+            self._router.lost(binding)
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the first that failed raised, when somebody waits."""
+        return None if self._first is None else self._first[2]
+
+    @property
+    def ended(self) -> bool:
+        """Whether all handlers have ended, when somebody waits."""
+        return not self._undone
 
     def _one_done(self) -> None:
         self._undone -= 1
@@ -171,15 +195,20 @@ class Fanout:
             self._on_done()
 
     def cancel(self) -> None:
-        """Cancel the handlers that run, and begin no others."""
+        """Cancel the handlers that run, and begin no others. Nobody waits for a failure any more."""
         self._cancelled = True
         for task in self._running or ():
             task.cancel()
+        if self._first is not None:
+            self._report(*self._first)
+        left, self.left = self.left, 0
+        for _ in range(left):
+            self._one_done()
 
     def drop(self) -> None:
         """Report that the message will not be handled by those handlers that have not begun."""
-        problem = DispatcherStopped()
         left, self.left = self.left, 0
         for binding in self._bindings[len(self._bindings) - left :]:
-            self._failed(binding, Frame(*self._frame), problem, counted=True)
+            if not self._waits or self._first is None:
+                self._failed(binding, Frame(*self._frame), DispatcherStopped(), counted=True)
             self._one_done()

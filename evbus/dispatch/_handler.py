@@ -54,10 +54,10 @@ class AbstractHandler(abc.ABC):
 def add_event(event: Any) -> None:
     """Keep an event for the message that is being handled.
 
-    :raises DispatchError: none is.
+    :raises DispatchError: none is, or no longer.
     """
     frame = CURRENT.get()
-    if frame is None:
+    if frame is None or frame.ended:
         raise DispatchError(
             "events are added while a message is handled; elsewhere send them by hub.dispatch.events.handle"
         )

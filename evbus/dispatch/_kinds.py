@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from evbus.errors import HandlerExists
+from evbus.errors import DispatcherStopped, HandlerExists
+from evbus.redact import one_line
 
 from ._binding import Binding
-from ._core import Core
+from ._core import Core, State
 from ._publish import publisher
 from ._registry import REMEMBERED
 from ._router import Router
@@ -40,14 +41,14 @@ class EventRouter(Router):
 
         :param publish_to: put the event on the bus as well, with this profile; then there need be no handler.
         """
-        bound = None
-        if handler is not None or publish_to is None:
-            bound = super().bind(message, handler, argname, response_event, **initkwargs)
         if publish_to is None:
-            assert bound is not None
-            return bound
+            return super().bind(message, handler, argname, response_event, **initkwargs)
+        # First, as either both are bound or none.
         publishing = publisher(message, publish_to, self.core.publish)
         self.check_open(message, publishing.name)
+        bound = None
+        if handler is not None:
+            bound = super().bind(message, handler, argname, response_event, **initkwargs)
         if not any(publishing.same(other) for other in self._bindings.get(message, ())):
             self.add(publishing)
         return bound or publishing
@@ -72,8 +73,11 @@ class EventRouter(Router):
     def pass_on(self, event: Any, key: Any) -> None:
         """Hand an event over that a handler left behind; never waits.
 
+        :raises DispatcherStopped: the dispatcher waits no longer for what handlers send.
         :raises EvbusError: an interceptor refuses it.
         """
+        if self.core.state is State.STOPPED:
+            raise DispatcherStopped
         bindings = self.find(event)
         if not bindings:
             self.unhandled(event)
@@ -87,7 +91,7 @@ class EventRouter(Router):
         name = self.name_of(message)
         if name not in self._told and len(self._told) < REMEMBERED:
             self._told.add(name)
-            log.info("%s: there is no handler for %s", self.name, name)
+            log.info("%s: there is no handler for %s", self.name, one_line(name))
 
     def snapshot(self) -> dict[str, int]:
         """Return the router's counters."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
-__all__ = ["Hold", "Lane", "Queued", "leads_back"]
+__all__ = ["Hold", "Lane", "Queued", "find", "held", "leads_back"]
 
 _Turn = asyncio.Future[None]
 
@@ -39,17 +39,18 @@ class Hold:
 class Lane:
     """A key, for as long as there is a message with it.
 
+    :ivar of: the lanes that it is one of, by their keys.
     :ivar hold: whose turn it is.
     :ivar waiting: who comes next: a future of a caller that waits, or a message.
     """
 
-    __slots__ = ("_lanes", "hold", "key", "waiting")
+    __slots__ = ("hold", "key", "of", "waiting")
 
     def __init__(self, lanes: dict[Any, Lane], key: Any) -> None:
         self.key = key
         self.hold: Hold = Hold(self)
         self.waiting: deque[_Turn | Queued] = deque()
-        self._lanes = lanes
+        self.of = lanes
         lanes[key] = self
 
     def pass_on(self) -> None:
@@ -65,7 +66,7 @@ class Lane:
                 self.hold = Hold(self)
                 upcoming.begin()
             return
-        del self._lanes[self.key]
+        del self.of[self.key]
 
     async def turn(self) -> None:
         """Wait for a turn, behind those that wait already."""
@@ -78,14 +79,34 @@ class Lane:
                 self.pass_on()
             raise
 
-    def drop(self, problem: Exception) -> None:
-        """Give up what waits: callers get ``problem``, messages are told."""
+    def drop(self, problem: Callable[[], Exception]) -> None:
+        """Give up what waits: callers get a ``problem``, messages are told."""
         while self.waiting:
             waiting = self.waiting.popleft()
             if not isinstance(waiting, asyncio.Future):
                 waiting.drop()
             elif not waiting.done():
-                waiting.set_exception(problem)
+                waiting.set_exception(problem())
+
+
+def find(lanes: dict[Any, Lane], key: Any) -> Lane | None:
+    """Return the lane of a key, if there is one.
+
+    :raises TypeError: it is not hashable, and so cannot be a key.
+    """
+    try:
+        return lanes.get(key)
+    except TypeError:
+        raise TypeError(
+            f"key is something hashable, such as a string or a number, and no {type(key).__name__}"
+        ) from None
+
+
+def held(holds: Any) -> Generator[Hold, None, None]:
+    """Return the holds of a chain: ``(hold, holds above)`` or None."""
+    while holds is not None:
+        yield holds[0]
+        holds = holds[1]
 
 
 def leads_back(lane: Lane, holds: Any) -> bool:
@@ -93,10 +114,7 @@ def leads_back(lane: Lane, holds: Any) -> bool:
 
     :param holds: ``(hold, holds above)`` or None.
     """
-    own = set()
-    while holds is not None:
-        own.add(id(holds[0]))
-        holds = holds[1]
+    own = {id(hold) for hold in held(holds)}
     seen = set()
     ahead = [lane]
     while ahead:

@@ -17,7 +17,6 @@ from evbus.errors import DispatchError, HandlerSignatureError
 __all__ = ["MISSING", "Factory", "Injector", "Missing", "Provider", "Singleton", "is_async", "name_of"]
 
 _log = logging.getLogger("evbus.dispatch")
-
 _GRACE = 1.0  # seconds that something which was cancelled may take to end
 
 

@@ -11,10 +11,16 @@ from evbus.errors import HandlerSignatureError
 from ._annotations import message_name
 from ._binding import Binding
 
-__all__ = ["Publish", "publisher", "wire_name"]
+__all__ = ["Publish", "Received", "publisher", "wire_name"]
 
 #: Puts an event on the bus: ``(profile, event)``.
 Publish = Callable[[str, Any], Awaitable[None]]
+
+
+class Received(dict[str, str]):
+    """Headers of a message that came from outside: the interceptors' ``send`` ran where it was sent."""
+
+    __slots__ = ()
 
 
 def wire_name(message: Any) -> str:
@@ -27,19 +33,21 @@ def publisher(message: Any, profile: Any, publish: Publish) -> Binding:
 
     :raises HandlerSignatureError: the event cannot travel, or the profile is no name.
     """
-    where = {"message": message_name(message), "handler": f"the bus, profile {profile!r}"}
+    name = message_name(message)
     if not isinstance(profile, str) or not profile:
-        raise HandlerSignatureError("publish_to is the name of a profile", **where)
+        raise HandlerSignatureError(
+            f"publish_to of {name} is the name of a profile, and not {profile!r}", message=name
+        )
     if isinstance(message, type) and message.__module__ != "builtins" and not travels(message):
         raise HandlerSignatureError(
-            "its instances cannot travel; make it a dataclass, a msgspec Struct, an attrs class or a "
-            "pydantic model",
-            **where,
+            f"{name} cannot be published to {profile!r}: its instances cannot travel; make it a dataclass, a "
+            "msgspec Struct, an attrs class or a pydantic model",
+            message=name,
         )
 
     async def call(event: Any) -> None:
         await publish(profile, event)
 
-    binding = Binding(message, ("publish", profile), call, where["handler"])
+    binding = Binding(message, ("publish", profile), call, f"the bus, profile {profile!r}")
     binding.handled_here = False
     return binding

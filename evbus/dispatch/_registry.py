@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from evbus.errors import HandlerDoesNotExist, HandlerExists, RouterFrozen, nearest
+from evbus.errors import HandlerDoesNotExist, RouterFrozen, nearest
 
 from ._annotations import message_name
 from ._binding import Binding, HandlerBinding
-from ._core import Core
+from ._core import Core, State
 from ._providers import name_of
 
 __all__ = ["REMEMBERED", "Registry"]
@@ -94,15 +94,13 @@ class Registry:
         """Add a binding, at any time.
 
         :raises HandlerExists: there is one in its place.
+        :raises HandlerSignatureError: the dispatcher runs, and something that the handler takes is provided
+            by nobody.
         """
-        bound = self._bindings.setdefault(binding.message, [])
-        try:
-            self._check_room(binding, bound)
-        except HandlerExists:
-            if not bound:
-                del self._bindings[binding.message]
-            raise
-        bound.append(binding)
+        self._check_room(binding, self._bindings.get(binding.message, []))
+        if self.core.state in (State.RUNNING, State.STOPPING):
+            binding.complete()
+        self._bindings.setdefault(binding.message, []).append(binding)
         self._found.clear()
         self.core.routes.clear()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from ._binding import Binding
 from ._core import Core, State
 from ._fanout import Fanout
 from ._frame import CURRENT, Frame
-from ._lane import Lane, Queued, leads_back
+from ._lane import Lane, Queued, find, held, leads_back
 from ._registry import Registry
 from ._slots import Slots
 from ._within import Limit, within
@@ -38,9 +38,6 @@ class Router(Registry):
         self.failed = 0
         # What is handled within another message needs no slot of its own: its root has one.
         self._nested = Slots(core.freed)
-        self._queued = 0
-        # Handlers that get one message at a time.
-        self._alone: dict[Any, Lane] = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} messages={len(self._bindings)} {self.slots!r}>"
@@ -57,6 +54,8 @@ class Router(Registry):
         kind = message if isinstance(message, (str, type)) else type(message)
         bindings = self._found.get(kind) or self.find(message)
         above = CURRENT.get()
+        if above is not None and (above.above or above).slots is None:
+            above = None  # this task was begun by a handler, and has outlived it
         core = self.core
         if core.state is not State.RUNNING:
             core.refuse(above)
@@ -68,8 +67,9 @@ class Router(Registry):
             envelope = core.envelope(message_name(kind), headers)
         limit = None if timeout is None else Limit.of(timeout)
         if not wait_for_response:
-            if above is None and len(self.slots) + self._queued >= self.slots.backlog:
+            while above is None and self.slots.full():
                 await self.slots.room()
+                core.refuse_unless_running()
             self.hand_over(bindings, message, key, envelope, limit)
             return None
         if limit is not None:
@@ -78,22 +78,28 @@ class Router(Registry):
         if key is not None or len(bindings) > 1:
             return await self._wait(bindings, message, key, above, envelope, None)
         frame = Frame(_root(above), None, _held(None, above), envelope, None)
-        return await self._run(bindings[0], message, frame, above)
+        return await self._run(bindings[0], message, frame)
 
     def unhandled(self, message: Any) -> None:
         """Do what is to be done about a message that has no handler."""
         raise self.missing(message)
 
-    async def _run(self, binding: Binding, message: Any, frame: Frame, above: Frame | None) -> Any:
+    async def _run(self, binding: Binding, message: Any, frame: Frame) -> Any:
         """Handle a message in the task of its caller."""
-        if above is None:
+        root = frame.above
+        if root is not None:
+            root.below += 1
+        else:
             if not self.slots.try_enter():
                 await self.slots.enter()
             frame.slots = self.slots
         try:
             return await self.perform(binding, message, frame)
         finally:
-            if above is None:
+            frame.ended = True
+            if root is not None:
+                root.done_below()
+            else:
                 frame.leave()
 
     async def _wait(
@@ -105,55 +111,79 @@ class Router(Registry):
         envelope: Envelope | None,
         limit: Limit | None,
     ) -> Any:
+        root = _root(above)
+        if root is not None:
+            root.below += 1
         lane = None
-        if key is not None:
-            lane = self.lanes.get(key)
-            if lane is None:
-                lane = Lane(self.lanes, key)
-            else:
-                await self._turn(lane, message, above)
-        if len(bindings) > 1:
-            await self._run_all(bindings, message, key, above, lane, envelope, limit)
-            return None
-        frame = Frame(_root(above), key, _held(lane, above), envelope, limit)
         try:
-            return await self._run(bindings[0], message, frame, above)
+            if key is not None:
+                lane = find(self.lanes, key)
+                if lane is None:
+                    lane = Lane(self.lanes, key)
+                else:
+                    await self._turn(lane, message, above)
+            if len(bindings) > 1:
+                await self._run_all(bindings, message, key, above, lane, envelope, limit)
+                return None
+            frame = Frame(root, key, _held(lane, above), envelope, limit)
+            return await self._run_one(bindings[0], message, frame, lane)
+        finally:
+            if root is not None:
+                root.done_below()
+
+    async def _run_one(self, binding: Binding, message: Any, frame: Frame, lane: Lane | None) -> Any:
+        try:
+            return await self._run(binding, message, frame)
         finally:
             if lane is not None:
                 lane.pass_on()
+                self.core.freed()
 
     async def _turn(self, lane: Lane, message: Any, above: Frame | None) -> None:
         """Wait for a turn in a lane that others hold."""
         if above is None:
-            await lane.turn()
-            return
+            try:
+                await lane.turn()
+            except BaseException:
+                self.core.freed()
+                raise
+        else:
+            await self._turn_within(lane, message, above)
+        if self.core.state is State.STOPPED:
+            lane.pass_on()
+            raise DispatcherStopped
+
+    async def _turn_within(self, lane: Lane, message: Any, above: Frame) -> None:
         holds = above.holds
         if leads_back(lane, holds):
             raise self._deadlock(lane, message)
-        waiting = []
-        while holds is not None:
-            waiting.append(holds[0])
-            holds = holds[1]
+        waiting = list(held(holds))
         for hold in waiting:
             hold.waits.append(lane)
         root = above.above or above
         root.give_way()
-        has_turn = False
         try:
             await lane.turn()
-            has_turn = True
+        except BaseException:
+            root.take_back()
+            raise
         finally:
             for hold in waiting:
                 hold.waits.remove(lane)
-            try:
-                await root.go_on()
-            except BaseException:
-                if has_turn:
-                    lane.pass_on()
-                raise
+        try:
+            await root.go_on()
+        except BaseException:
+            lane.pass_on()
+            raise
 
     def _deadlock(self, lane: Lane, message: Any) -> DispatchDeadlock:
         name = self.name_of(message)
+        if lane.of is self.core.alone:
+            return DispatchDeadlock(
+                f"{self.name}: {name} is to be handled by an object that keeps its events in itself, and so "
+                "gets one message at a time, within a handler that waits for that; hand it over without "
+                "wait_for_response, or derive the handler's class from AbstractHandler"
+            )
         return DispatchDeadlock(
             f"{self.name}: {name} with the key {lane.key!r} is to be handled within a handler that holds "
             "this key, or waits for one that does, so neither could ever end; hand it over without "
@@ -172,23 +202,31 @@ class Router(Registry):
     ) -> None:
         """Run several handlers at once and wait for all of them; raise what the first that failed raised."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        root = _root(above)
 
         def on_done() -> None:
             if lane is not None:
                 lane.pass_on()
+            if root is not None:
+                root.done_below()
+            self.core.freed()
             if not done.done():
                 done.set_result(None)
 
         # What is handled within another message needs no slot of its own: its root has one.
-        slots = self.slots if above is None else self._nested
-        taken = self.slots if above is None else None
-        frame = (_root(above), key, _held(lane, above), envelope, limit, taken)
+        slots, taken = (self.slots, self.slots) if root is None else (self._nested, None)
+        frame = (root, key, _held(lane, above), envelope, limit, taken)
         job = Fanout(self, bindings, message, frame, copy_context(), on_done, waits=True)
+        if root is not None:
+            root.below += 1
         slots.submit(job)
         try:
             await done
-        except BaseException:
+        except asyncio.CancelledError:
+            done = asyncio.get_running_loop().create_future()
             job.cancel()
+            if not job.ended:
+                await done
             raise
         if job.error is not None:
             raise job.error
@@ -207,11 +245,11 @@ class Router(Registry):
             self.slots.submit(Fanout(self, bindings, message, frame, copy_context()))
             return
         begin = partial(self._begin, bindings, message, key, envelope, limit, copy_context())
-        lane = self.lanes.get(key)
+        lane = find(self.lanes, key)
         if lane is None:
             begin(Lane(self.lanes, key))
         else:
-            self._queued += 1
+            self.slots.behind += 1
             lane.waiting.append(
                 Queued(partial(self._turn_comes, begin, lane), partial(self._drop, bindings, message, key))
             )
@@ -230,11 +268,12 @@ class Router(Registry):
         self.slots.submit(Fanout(self, bindings, message, frame, context, lane.pass_on))
 
     def _turn_comes(self, begin: Callable[[Lane], None], lane: Lane) -> None:
-        self._queued -= 1
+        self.slots.behind -= 1
         begin(lane)
 
     def _drop(self, bindings: tuple[Binding, ...], message: Any, key: Any) -> None:
-        self._queued -= 1
+        self.slots.behind -= 1
+        self.lost(bindings[0])
         for binding in bindings:
             self.report(binding, message, Frame(None, key, None, None, None), DispatcherStopped())
 
@@ -242,48 +281,65 @@ class Router(Registry):
         """Call a handler, with the interceptors around it, and send the events that it leaves behind."""
         token = CURRENT.set(frame)
         try:
-            if self.core.around is None and not binding.alone:
+            if self.core.around is None and not binding.leaves:
                 result = await binding.call(message)
             else:
                 result = await self._guarded(binding, message, frame)
-            events = frame.events
-            if binding.leaves:
-                events = await binding.left(result, events)
             self.handled += 1
-            if events:
-                self.emit(events, frame.key)
+            if frame.events:
+                events, frame.events = frame.events, None
+                if frame.inside is None:
+                    self.emit(events, frame.key)
+                else:
+                    frame.inside.run(self.emit, events, frame.key)
         except BaseException:
             self.failed += 1
-            if binding.leaves:
-                await binding.discard()
             raise
         finally:
             CURRENT.reset(token)
         return result
 
     async def _guarded(self, binding: Binding, message: Any, frame: Frame) -> Any:
-        """Call a handler with interceptors around it, or one that gets one message at a time."""
-        around = self.core.around
-        if not binding.alone:
-            lane = None
-        elif (lane := self._alone.get(binding)) is None:
-            lane = Lane(self._alone, binding)
+        """Call a handler when it is its turn, where it gets one message at a time."""
+        if binding.alone is None:
+            return await self._called(binding, message, frame)
+        lane = self.core.alone.get(binding.alone)
+        if lane is None:
+            lane = Lane(self.core.alone, binding.alone)
         else:
             await self._turn(lane, message, frame)
+        above, frame.holds = frame.holds, (lane.hold, frame.holds)
         try:
-            if lane is not None:
-                frame.holds = (lane.hold, frame.holds)
-            if around is None:
-                return await binding.call(message)
-
-            async def handle(envelope: Envelope) -> Any:
-                frame.envelope = envelope
-                return await binding.call(message)
-
-            return await around(frame.envelope or self.core.envelope(binding.message_name, None), handle)
+            return await self._called(binding, message, frame)
         finally:
-            if lane is not None:
-                lane.pass_on()
+            frame.holds = above
+            lane.pass_on()
+
+    async def _called(self, binding: Binding, message: Any, frame: Frame) -> Any:
+        """Call a handler with the interceptors around it; what it leaves behind is in the frame then."""
+        around = self.core.around
+        try:
+            if around is None:
+                result = await binding.call(message)
+            else:
+                frame.inside = None
+
+                async def handle(envelope: Envelope) -> Any:
+                    frame.envelope = envelope
+                    result = await binding.call(message)
+                    # Its events belong to what the interceptors have set, such as a session or a trace.
+                    frame.inside = copy_context()
+                    return result
+
+                envelope = frame.envelope or self.core.envelope(binding.message_name, None)
+                result = await around(envelope, handle)
+            if binding.leaves:
+                frame.events = await binding.left(result, frame)
+        except BaseException:
+            if binding.leaves:
+                await binding.discard()
+            raise
+        return result
 
     @property
     def intercepted(self) -> bool:
@@ -294,9 +350,13 @@ class Router(Registry):
         """Send the events that a handler left behind."""
         self.core.emit(events, key)
 
-    def report(self, binding: Binding, message: Any, frame: Frame, problem: BaseException) -> None:
-        """Tell of a failure that nobody waits for."""
-        self.core.report(self.name, binding, message, frame, problem)
+    def report(self, binding: Binding, message: Any, frame: Frame, problem: BaseException) -> bool:
+        """Tell of a failure that nobody waits for; return whether it comes of a stop."""
+        return self.core.report(self.name, binding, message, frame, problem)
+
+    def lost(self, binding: Binding) -> None:
+        """Count a message that a stop gave up."""
+        self.core.undelivered[binding.message_name] += 1
 
     def snapshot(self) -> dict[str, int]:
         """Return the router's counters."""
@@ -305,24 +365,29 @@ class Router(Registry):
             "handled": self.handled,
             "failed": self.failed,
             "running": self.slots.active,
-            "queued": len(self.slots) + self._queued,
+            "queued": len(self.slots) + self.slots.behind,
             "keys": len(self.lanes),
         }
 
-    def idle(self, own: int) -> bool:
-        """Return whether nothing waits, and no more than ``own`` handlers run."""
-        return self.slots.active <= own and not len(self.slots) and not self._nested.active
+    def idle(self, own: set[int]) -> bool:
+        """Return whether nothing runs or waits, but for what waits for a key that one of ``own`` holds.
 
-    def drop(self, problem: Exception) -> None:
+        :param own: the ids of holds.
+        """
+        if self.slots.active or len(self.slots):
+            return False
+        return len(self.lanes) <= len(own) and all(id(lane.hold) in own for lane in self.lanes.values())
+
+    def drop(self) -> None:
         """Give up what waits for a slot or for its key's turn."""
         for lane in list(self.lanes.values()):
-            lane.drop(problem)
-        self.slots.drop(problem)
-        self._nested.drop(problem)
+            lane.drop(DispatcherStopped)
+        self.slots.drop(DispatcherStopped)
+        self._nested.drop(DispatcherStopped)
 
-    async def cancel(self, seconds: float) -> None:
-        """Cancel the handlers that workers run."""
-        await asyncio.gather(self.slots.cancel(seconds), self._nested.cancel(seconds))
+    async def cancel(self, seconds: float, spared: Collection[Any]) -> None:
+        """Cancel the handlers that workers run, but for those of some workers."""
+        await asyncio.gather(self.slots.cancel(seconds, spared), self._nested.cancel(seconds, spared))
 
 
 def _root(above: Frame | None) -> Frame | None:

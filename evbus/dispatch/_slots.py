@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
+from contextvars import Context
 from typing import Any, Protocol
+
+from ._worker import Worker
 
 __all__ = ["Job", "Slots"]
 
-#: Handlers that a worker calls before it lets the loop have its turn.
+#: Handlers that workers call before they let the loop have its turn.
 SLICE = 100
+#: Seconds until another worker takes the place of one that somebody cancelled: mostly who ends the loop.
+PAUSE = 0.05
 UNBOUNDED = 2**63
 
 _Turn = asyncio.Future[None]
@@ -36,6 +41,7 @@ class Slots:
 
     :ivar active: slots that are taken.
     :ivar backlog: how much may wait before senders should wait for :meth:`room`.
+    :ivar behind: what will wait for a slot, and is part of the backlog, when it is its key's turn.
     :param on_free: called when a slot is given back and nothing waits for one.
     """
 
@@ -43,13 +49,18 @@ class Slots:
         self.limit = UNBOUNDED
         self.active = 0
         self.backlog = UNBOUNDED
+        self.behind = 0
         self._crowd: deque[_Turn] = deque()
         self._on_free = on_free
         self._ready: deque[Job | _Turn] = deque()
         self._pumping = False
+        # Handlers have contexts of their own, and a worker is to know nothing of who happened to wake it.
+        self._context = Context()
         self._workers: dict[asyncio.Task[None], None] = {}
         # Workers that are in the middle of a job.
         self._busy = 0
+        # Handlers that all workers have called since the loop had its turn.
+        self._called = 0
 
     def __repr__(self) -> str:
         return f"<Slots active={self.active} ready={len(self._ready)} workers={len(self._workers)}>"
@@ -59,7 +70,13 @@ class Slots:
         return len(self._ready)
 
     def bound(self, limit: int, backlog: int) -> None:
-        """Set both bounds; 0 lifts one."""
+        """Set both bounds; 0 lifts one.
+
+        :raises ValueError: one is no whole number, or below 0.
+        """
+        for name, value in (("engine_workers", limit), ("backlog", backlog)):
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name} is a whole number, or 0 for no bound, and not {value!r}")
         self.limit = limit or UNBOUNDED
         self.backlog = backlog or UNBOUNDED
 
@@ -84,6 +101,10 @@ class Slots:
                 self.leave()
             raise
 
+    def take(self) -> None:
+        """Take a slot without waiting, even if there is none."""
+        self.active += 1
+
     def leave(self) -> None:
         """Give a slot back."""
         self.active -= 1
@@ -97,11 +118,21 @@ class Slots:
         self._ready.append(job)
         self._wake()
 
+    def full(self) -> bool:
+        """Return whether as much waits as may wait."""
+        return len(self._ready) + self.behind >= self.backlog
+
     async def room(self) -> None:
-        """Wait until less than half of the backlog waits for a slot."""
+        """Wait until at most half of the backlog waits; then others may have been quicker."""
         turn: _Turn = asyncio.get_running_loop().create_future()
         self._crowd.append(turn)
         await turn
+
+    def _next(self) -> None:
+        """Take off what waited longest, and tell senders when there is room."""
+        self._ready.popleft()
+        if self._crowd and len(self._ready) + self.behind <= self.backlog // 2:
+            self._let_in()
 
     def _let_in(self) -> None:
         crowd, self._crowd = self._crowd, deque()
@@ -112,57 +143,62 @@ class Slots:
     def _wake(self) -> None:
         if not self._pumping and self.active < self.limit:
             self._pumping = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            asyncio.get_running_loop().call_soon(self._pump, context=self._context)
 
     def _pump(self) -> None:
         """Let go on who waits for a slot, and start workers for jobs."""
         self._pumping = False
-        while self._ready and self.active < self.limit:
-            first = self._ready[0]
+        self._called = 0
+        ready = self._ready
+        while ready and self.active < self.limit:
+            first = ready[0]
             if not isinstance(first, asyncio.Future):
                 # A worker does as many jobs as it can without waiting. Those that are busy now do wait for
                 # something: as many again double them.
-                for _ in range(min(self._busy + 1, len(self._ready), self.limit - self.active)):
+                for _ in range(min(self._busy + 1, len(ready), self.limit - self.active, SLICE)):
                     self._start_worker()
                 return
-            self._ready.popleft()
+            self._next()
             if not first.done():
                 self.active += 1
                 first.set_result(None)
+        if not ready:
+            # The last may have been a caller that waits no longer, and takes no slot that it could give back.
+            self._on_free()
 
     def _start_worker(self) -> None:
         self.active += 1
-        worker = asyncio.get_running_loop().create_task(self._work(), name="evbus-dispatch")
+        worker = Worker(self._work(), loop=asyncio.get_running_loop(), name="evbus-dispatch")
         self._workers[worker] = None
         worker.add_done_callback(self._ended)
 
     def _ended(self, worker: asyncio.Task[None]) -> None:
         del self._workers[worker]
         # Here, as a task that is cancelled before its first step runs nothing of its coroutine.
-        self.leave()
-        if not worker.cancelled() and worker.exception() is not None:
+        if self._ready and (worker.cancelled() or _is_cancelled(worker)):
+            self.active -= 1
+            worker.get_loop().call_later(PAUSE, self._wake)
+        else:
+            self.leave()
+        problem = None if worker.cancelled() else worker.exception()
+        if problem is not None and not isinstance(problem, (KeyboardInterrupt, SystemExit)):
             worker.get_loop().call_exception_handler(
-                {
-                    "message": "a worker of the dispatcher failed",
-                    "exception": worker.exception(),
-                    "task": worker,
-                }
+                {"message": "a worker of the dispatcher failed", "exception": problem, "task": worker}
             )
 
     async def _work(self) -> None:
         ready = self._ready
-        most = SLICE
-        while most > 0 and ready:
+        worker = asyncio.current_task()
+        while ready and self._called < SLICE:
             job = ready[0]
             if isinstance(job, asyncio.Future):
                 return
             before = job.left
-            rest = job.begin(most)
-            most -= before - job.left
-            if not job.left:
-                ready.popleft()
-                if self._crowd and len(ready) <= self.backlog // 2:
-                    self._let_in()
+            rest = job.begin(SLICE - self._called)
+            self._called += before - job.left
+            # A handler may have stopped the dispatcher, and everything was dropped.
+            if not job.left and ready and ready[0] is job:
+                self._next()
             if rest is not None:
                 self._busy += 1
                 if ready:
@@ -171,21 +207,30 @@ class Slots:
                     await rest
                 finally:
                     self._busy -= 1
+                if self.active > self.limit or _is_cancelled(worker):
+                    return
 
-    def drop(self, problem: Exception) -> None:
-        """Give up what waits: callers get ``problem``, jobs are told."""
+    def drop(self, problem: Callable[[], Exception]) -> None:
+        """Give up what waits: callers get a ``problem``, jobs are told."""
         while self._ready:
             waiting = self._ready.popleft()
             if not isinstance(waiting, asyncio.Future):
                 waiting.drop()
             elif not waiting.done():
-                waiting.set_exception(problem)
+                waiting.set_exception(problem())
+        # The loop that was to call it may be gone.
+        self._pumping = False
         self._let_in()
 
-    async def cancel(self, seconds: float) -> None:
-        """Cancel the workers, and wait so many seconds for their end."""
-        workers = list(self._workers)
+    async def cancel(self, seconds: float, spared: Collection[Any] = ()) -> None:
+        """Cancel the workers, but for those that are spared, and wait so many seconds for their end."""
+        workers = [worker for worker in self._workers if worker not in spared]
         for worker in workers:
             worker.cancel()
         if workers:
             await asyncio.wait(workers, timeout=seconds)
+
+
+def _is_cancelled(worker: Any) -> bool:
+    """Return whether somebody wants a worker to end, who is not the message that it handles."""
+    return bool(worker.cancelling())

@@ -45,7 +45,7 @@ if sys.version_info >= (3, 11):
         try:
             async with asyncio.timeout_at(limit.end) as timeout:
                 return await coroutine
-        except TimeoutError as exc:
+        except Exception as exc:
             if timeout.expired():
                 raise DispatchTimeout(message, limit.seconds) from exc
             raise
@@ -64,7 +64,8 @@ else:
                 task.cancel()
                 await asyncio.wait({task})
                 if task.cancelled() or task.exception() is not None:
-                    raise DispatchTimeout(message, limit.seconds)
+                    cause = None if task.cancelled() else task.exception()
+                    raise DispatchTimeout(message, limit.seconds) from cause
         except asyncio.CancelledError:
             task.cancel()
             await asyncio.wait({task})

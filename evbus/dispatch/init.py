@@ -5,7 +5,7 @@ import logging
 
 from evbus.dispatch import _core, _declare, _dispatcher, _frame, _plan, _remote, _serve, _signature
 from evbus.dispatch import _publish as _publish_to
-from evbus.evbus import _bridge, _face, _load, _teller
+from evbus.evbus import _broker, _face, _load, _teller
 
 log = logging.getLogger("evbus.dispatch")
 
@@ -20,6 +20,7 @@ def __init__(hub):
         hub.dispatch.LINKS = {}
         hub.dispatch.FORWARDER = _remote.Forwarder(
             lambda profile: _link(hub, profile),
+            lambda profile: _check_link(hub, profile),
             lambda *parts: _encode(hub, *parts),
             lambda kind, data: _decode(hub, kind, data),
         )
@@ -43,6 +44,7 @@ def start(hub, engine_workers=None):
     :raises HandlerError: something that a handler takes is provided by nobody.
     :raises DispatchError: it is started already.
     :raises SettingsError: an option of the section ``evbus`` has a bad value.
+    :raises ValueError: ``engine_workers`` is no such number.
     """
     if engine_workers is not None and not (type(engine_workers) is int and engine_workers >= 0):
         raise ValueError(
@@ -92,6 +94,7 @@ async def stop(hub, timeout=None):
     :param timeout: seconds that this may take, before what is not handled is given up; default: the option
         ``drain_timeout``.
     """
+    _serve.stand_by()
     return await _end(hub, hub.dispatch.DISPATCHER.stop(_patience(hub, timeout)))
 
 
@@ -156,29 +159,30 @@ async def serve(hub, profile, contexts=None):
 
     A request is settled when its reply is sent, so that it is handled again by another process when this one
     dies: at least once, and never after its deadline. Cancelled, it takes nothing more, and waits for what is
-    being handled, at most for the option ``drain_timeout``.
+    being handled, at most for the option ``drain_timeout``. It returns when the dispatcher is stopped.
 
     :param profile: the name of a profile, or ``provider.name``; its queue holds the requests.
     :param contexts: the profiles; default: those that the bus was started with.
     :raises ProfileError: there is no such profile, or it cannot be consumed from, or cannot reply.
+    :raises ConnectFailed: there is no connection at first, and the profile does not say to wait.
+    :raises DispatchError: the dispatcher does not run.
     """
     contexts = hub.evbus.rpc.contexts(contexts)
-    link = hub.evbus.rpc.link(profile, contexts)
+    link = hub.evbus.rpc.link(profile, contexts, replies=True)
     dispatcher = hub.dispatch.DISPATCHER
     dispatcher.core.refuse_unless_running()
-    routers = (dispatcher.commands, dispatcher.queries)
-    forwarder = hub.dispatch.FORWARDER
-    server = _serve.Server(routers, link, forwarder.encode, forwarder.decode)
-    bridge = _bridge.Bridge(hub.evbus.bridge.consume(contexts, profile), server.take, asyncio.sleep)
-    task = asyncio.current_task()
-    dispatcher.intakes.add(task)
-    try:
-        await link.open()
-        await bridge.run(0, _patience(hub, None))
-    finally:
-        dispatcher.intakes.discard(task)
-        await server.close()
-        await link.close()
+    server = _serve.Server(
+        (dispatcher.commands, dispatcher.queries),
+        link,
+        hub.evbus.BROKER.reply,
+        lambda kind, data: _decode(hub, kind, data),
+    )
+    deliveries = hub.evbus.bridge.consume(contexts, profile)
+    # In a task of its own: who stops the dispatcher ends that, and cancels nobody.
+    serving = asyncio.ensure_future(server.run(deliveries, _patience(hub, None)))
+    dispatcher.intakes.add(serving)
+    serving.add_done_callback(dispatcher.intakes.discard)
+    await _serve.served(serving)
 
 
 async def _end(hub, ending):
@@ -198,13 +202,18 @@ async def _publish(hub, profile, event):
     await hub.dispatch.events.publish(event, profile, None if envelope is None else envelope.headers)
 
 
-async def _link(hub, profile):
-    """Return the link over a profile, made by the first message that goes there."""
+def _link(hub, profile):
+    """Return the link over a profile, made at the start; the first request opens it."""
     links = hub.dispatch.LINKS
     if profile not in links:
         links[profile] = hub.evbus.rpc.link(profile)
-    await links[profile].open()
     return links[profile]
+
+
+def _check_link(hub, profile):
+    """Look for a profile that messages are forwarded to; a bus that is started later is asked later."""
+    if hub.evbus.CONTEXTS is not None:
+        _link(hub, profile)
 
 
 async def _close_links(hub):
@@ -285,6 +294,8 @@ def _tell(hub, failure):
 
 
 async def _told(hub):
+    if _broker.IN_CALLBACK.get():
+        return  # the callback itself stops the dispatcher, and cannot wait for its own end
     teller, hub.dispatch.TELLER = hub.dispatch.TELLER, None
     if teller is not None:
         await teller.wait(_patience(hub, None))

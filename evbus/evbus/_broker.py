@@ -207,6 +207,19 @@ class Broker:
         self.prepare(event)
         return event
 
+    def reply(self, body: Any, headers: Mapping[str, str]) -> Envelope:
+        """Return the reply to a request, encoded. Interceptors do not see it: nobody has put it.
+
+        :raises PayloadError: it cannot travel.
+        """
+        if self._new["SERIAL_PLUGIN"] is not self._new_name or self._old["PLUGIN"] is not self._old_name:
+            self._choose()
+        apply, _, shared = self._chosen
+        data = apply(body)
+        if len(data) > self._max_body:
+            raise PayloadTooLarge(len(data), self._max_body)
+        return Envelope("", "", data, {**headers, **shared}, _monotonic())
+
     def prepare(self, event: Envelope) -> None:
         """Run the interceptors on an envelope that came from outside, as on one that is put.
 

@@ -14,6 +14,7 @@ from evbus.errors import DeliveryError, Unavailable
 from evbus.types import Envelope
 
 from ._retry import Outcome
+from ._sender import Publishing, Turn
 
 __all__ = ["Overlap", "Steps"]
 
@@ -25,7 +26,7 @@ class Steps(NamedTuple):
     :ivar room: how many more events may be in flight.
     :ivar waiting: whether events are queued.
     :ivar take: takes events off the queue for a flight, at most so many.
-    :ivar send: publishes a flight's events.
+    :ivar send: publishes a flight's events, and lets a function call the plugin.
     :ivar land: deals with the outcomes of a flight, and tries again what failed until nothing is left of it.
     :ivar note: notes which events of a flight were delivered, when the worker ends.
     :ivar arrival: returns a future that is done when an event is queued.
@@ -37,7 +38,7 @@ class Steps(NamedTuple):
     room: Callable[[], int]
     waiting: Callable[[], bool]
     take: Callable[[int, int], list[Envelope]]
-    send: Callable[[list[Envelope]], Coroutine[Any, Any, Sequence[Outcome]]]
+    send: Callable[[list[Envelope], Turn], Publishing]
     land: Callable[[int, list[Envelope], Sequence[Outcome]], Coroutine[Any, Any, None]]
     note: Callable[[int, list[Envelope]], None]
     arrival: Callable[[], asyncio.Future[None]]
@@ -50,13 +51,6 @@ class _Flight(NamedTuple):
     events: list[Envelope]
     task: asyncio.Task[Sequence[Outcome]]
 
-    @property
-    def failed(self) -> bool:
-        """Whether it has ended, and something of it is left."""
-        if not self.task.done():
-            return False
-        return self.task.cancelled() or self.task.result().count(None) < len(self.events)
-
 
 class Overlap:
     """One lane's worker. Batches begin, and end, in the order of their events.
@@ -68,6 +62,8 @@ class Overlap:
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
         self._flights: deque[_Flight] = deque()
+        # Numbers of those of which something is left.
+        self._failed: set[int] = set()
         self._number = 0
         self._arrival: asyncio.Future[None] | None = None
 
@@ -100,10 +96,25 @@ class Overlap:
             self._flights.append(_Flight(self._number, events, task))
 
     async def _send(self, number: int, events: list[Envelope]) -> Sequence[Outcome]:
-        # Between the making of this task and its first step the batch before may have failed.
-        if any(flight.failed for flight in self._flights if flight.number < number):
-            return [Unavailable("the batch before failed, and comes first")] * len(events)
-        return await self._steps.send(events)
+        async def in_turn(publish: Callable[[], Publishing]) -> Sequence[Outcome]:
+            # Looked at where the plugin is called, and noted where it has ended: on Python 3.10 that is in a
+            # task of its own, some turns of the loop away from this one.
+            if min(self._failed, default=number) < number:
+                raise Unavailable("the batch before failed, and comes first")
+            return await self._noted(number, len(events), publish())
+
+        return await self._noted(number, len(events), self._steps.send(events, in_turn))
+
+    async def _noted(self, number: int, count: int, publishing: Publishing) -> Sequence[Outcome]:
+        """Return the outcomes; when something is left of the flight, that is known as soon as they are."""
+        left = True
+        try:
+            outcomes = await publishing
+            left = outcomes.count(None) < count
+            return outcomes
+        finally:
+            if left:
+                self._failed.add(number)
 
     async def _end(self) -> None:
         """End what is in flight; what is known of it by then is noted."""
@@ -142,4 +153,5 @@ class Overlap:
             await asyncio.wait([each.task for each in self._flights])
         # Not sooner: what is known of it is noted if the worker ends while it waits.
         self._flights.popleft()
+        self._failed.discard(flight.number)
         await self._steps.land(flight.number, flight.events, outcomes)

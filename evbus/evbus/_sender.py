@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from evbus._call import Deadline, call
@@ -15,7 +16,7 @@ from evbus.types import Envelope
 
 from ._retry import Outcome
 
-__all__ = ["Sender", "check_publish"]
+__all__ = ["Publishing", "Sender", "Turn", "check_publish"]
 
 log = logging.getLogger("evbus.sender")
 
@@ -23,6 +24,10 @@ PUBLISH_FORMS = (
     "publish(hub, ctx, routing_key, body), with headers after it if wanted, or publish(hub, ctx, body)"
 )
 _KNOWN = frozenset(("routing_key", "body", "headers"))
+
+Publishing = Coroutine[Any, Any, Sequence[Outcome]]
+#: Makes the call of a plugin, or raises.
+Turn = Callable[[Callable[[], Publishing]], Publishing]
 
 
 def check_publish(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -78,6 +83,7 @@ class Sender:
         "_batch",
         "_closed",
         "_closer",
+        "_coming",
         "_ctx",
         "_deadline",
         "_nowait",
@@ -121,6 +127,7 @@ class Sender:
         self._closer = closer
         self._opened = opener is None
         self._opening = asyncio.Lock()
+        self._coming = 0
         self._closed = False
         self._route = route
         self.batching = publish_batch is not None
@@ -130,18 +137,27 @@ class Sender:
         self._deadline = Deadline(timeout)
         self._secrets = secrets
 
+    @property
+    def _to_open(self) -> bool:
+        """Whether it is closed, or others that found it so are still to go on."""
+        return not self._opened or self._coming > 0
+
     async def open(self, seconds: float) -> None:
         """Let the plugin open its state, for at most ``seconds``; does nothing when it is open."""
-        if self._opened or self._opener is None:
+        if self._opener is None or not self._to_open:
             return
-        # Several workers may find it closed.
-        async with self._opening:
-            if self._opened:
-                return
-            if self._closed:
-                raise Unavailable("the bus was stopped")
-            self._ctx["state"] = await call(self._opener(self._ctx), seconds)
-            self._opened = True
+        # Several may find it closed, and go on in the order in which they did.
+        self._coming += 1
+        try:
+            async with self._opening:
+                if self._opened:
+                    return
+                if self._closed:
+                    raise Unavailable("the bus was stopped")
+                self._ctx["state"] = await call(self._opener(self._ctx), seconds)
+                self._opened = True
+        finally:
+            self._coming -= 1
         if self._closed:
             # It swallowed the cancellation; nobody else ends what it made.
             await self._end(seconds)
@@ -182,13 +198,15 @@ class Sender:
             return False
         return True
 
-    async def send(self, events: list[Envelope]) -> list[Outcome]:
+    async def send(self, events: list[Envelope], turn: Turn | None = None) -> list[Outcome]:
         """Publish ``events`` and return one outcome for each: None, or why it failed.
 
         A failure of the whole call is every event's outcome. Without ``publish_batch`` the events go
         one by one and the first failure ends the call: the list is then shorter than ``events``.
+
+        :param turn: calls ``publish_batch``, which it is given, or raises; in the task that the plugin has.
         """
-        if not self._opened:
+        if self._to_open:
             try:
                 await self.open(self.timeout)
             except Unavailable as exc:
@@ -202,10 +220,16 @@ class Sender:
                 events = [self._route(event) for event in events]
             if self._batch is None:
                 return await self._one_by_one(events)
-            outcomes = await self._deadline.call(self._batch(self._ctx, events))
+            publish = partial(self._in_one, self._batch, events)
+            outcomes: list[Outcome] = await self._deadline.call(publish() if turn is None else turn(publish))
         except Exception as exc:
             return [exc] * len(events)
-        return _checked(outcomes, len(events))
+        return outcomes
+
+    async def _in_one(
+        self, batch: Callable[..., Coroutine[Any, Any, Any]], events: list[Envelope]
+    ) -> list[Outcome]:
+        return _checked(await batch(self._ctx, events), len(events))
 
     async def _one_by_one(self, events: list[Envelope]) -> list[Outcome]:
         outcomes: list[Outcome] = []

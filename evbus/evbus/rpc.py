@@ -4,16 +4,19 @@ from evbus import errors
 from evbus.evbus import _rpc
 
 
-def link(hub, profile, contexts=None):
+def link(hub, profile, contexts=None, replies=False):
     """Return a link (``request``, ``reply``, ``close``) over the profile called ``profile``.
+
+    It opens its connection by itself, with the first request or reply. Close it in the end.
 
     :param profile: its name, or ``provider.name`` when several providers have one of that name.
     :param contexts: the profiles; default: those that the bus was started with.
-    :raises ProfileError: there is no such profile, or replies cannot come back through it.
+    :param replies: it is to send replies to the requests of others; otherwise requests.
+    :raises ProfileError: there is no such profile, or its plugin cannot do that.
     """
     contexts = hub.evbus.rpc.contexts(contexts)
     plugins = hub.evbus.init.ingress()
-    found = _rpc.find(hub.evbus.init.check(contexts), plugins, profile)
+    found = _rpc.find(hub.evbus.init.check(contexts), plugins, profile, replies=replies)
     return _rpc.Link(found, plugins[found.plugin])
 
 

@@ -88,6 +88,7 @@ class Publisher:
         self._declarations = 0
         self._calls = 0
         self._under_way: set[int] = set()
+        self._unwritten: set[int] = set()
         # Twins, alike even in what they are known by, are told apart by their number only.
         self._unknown: dict[_Identity, deque[_Flight]] = {}
 
@@ -128,6 +129,7 @@ class Publisher:
         self._calls += 1
         call = self._calls
         self._under_way.add(call)
+        self._unwritten.add(call)
         try:
             if self._suspects:
                 await self._declare_again()
@@ -135,14 +137,17 @@ class Publisher:
             outcomes = await self._publish(events, call)
         finally:
             self._under_way.discard(call)
+            self._unwritten.discard(call)
         if self._declares:
             self._suspect(events, outcomes, sure=declarations == self._declarations)
         return outcomes
 
     async def _publish(self, events: list[Envelope], call: int) -> list[Outcome]:
         channel = self._channel
-        if channel is None or channel.confirms.ended is not None:
+        # Who waits for the channel is woken some time after it is there.
+        if channel is None or channel.confirms.ended is not None or min(self._unwritten) < call:
             channel = await (self._opened() if min(self._under_way) < call else self._open())
+        self._unwritten.discard(call)
         if self._unknown:
             return await self._publish_again(channel, events)
         batch, outcomes = self._write(channel, events)

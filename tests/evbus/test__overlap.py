@@ -253,6 +253,51 @@ def test_nothing_new_is_sent_while_a_failure_is_dealt_with(tmp_path: Path) -> No
     asyncio.run(main())
 
 
+class Remembering(Target):
+    """Fails once; ``afterwards`` holds what it is called with from then on."""
+
+    def __init__(self) -> None:
+        super().__init__(batching=True, overlap=True)
+        self.failing = asyncio.Event()
+        self.failed = False
+        self.afterwards: list[bytes] = []
+
+    async def publish_batch(self, ctx: Any, events: Any) -> Any:
+        first = not self.tried
+        if self.failed:
+            self.afterwards += [event.body for event in events]
+        outcomes = await super().publish_batch(ctx, events)
+        if first:
+            await self.failing.wait()
+            self.failed = True
+            raise Unavailable("the queue was deleted")
+        return outcomes
+
+
+@pytest.mark.parametrize("earlier", range(10))
+def test_no_batch_is_handed_over_once_the_plugin_knows_that_one_before_failed(
+    tmp_path: Path, earlier: int
+) -> None:
+    """On Python 3.10 a plugin has a task of its own, and knows that some turns before the lane does."""
+
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Remembering()
+        lane = rig.add(target, delivery=THREES)
+        async with rig.running():
+            for number in range(3):
+                rig.put_nowait(number)
+            await until(lambda: target.tried)
+            for number in range(3, 6):
+                rig.put_nowait(number)
+            await turns(earlier)
+            target.failing.set()
+            await until(lambda: lane.counters.delivered == 6)
+        assert target.afterwards[:3] == bodies(0, 3)
+        assert target.afterwards[3:] in ([], bodies(3, 6))
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("attempts", [1, 2, 4])
 def test_events_of_both_batches_get_exactly_their_attempts(tmp_path: Path, attempts: int) -> None:
     async def main() -> None:
@@ -525,12 +570,12 @@ class Buggy:
     def not_ready(self) -> None:
         return None
 
-    async def send(self, events: Any) -> Any:
+    async def send(self, events: Any, *turn: Any) -> Any:
         self.number += 1
         if self.number in self.calls:
             await turns(2)
             raise RuntimeError("a bug")
-        return await self.plain.send(events)
+        return await self.plain.send(events, *turn)
 
 
 @pytest.mark.parametrize("calls", [(1,), (2,), (1, 2), (2, 5), (1, 3, 4)])

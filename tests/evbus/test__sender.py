@@ -234,6 +234,21 @@ def test_the_state_is_opened_once_for_many_workers_and_closed_once() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("later", range(12))
+def test_who_sends_when_it_is_open_comes_after_those_who_waited_for_that(later: int) -> None:
+    async def main() -> None:
+        target, door = Target(batching=True), Door()
+        made = sender(target, opener=door.open, closer=door.close)
+        tasks = [asyncio.ensure_future(made.send([event])) for event in THREE[:2]]
+        await turns(later)
+        tasks.append(asyncio.ensure_future(made.send([THREE[2]])))
+        assert [await task for task in tasks] == [[None]] * 3
+        assert target.got == [b"1", b"2", b"3"]
+        await made.close(5)
+
+    asyncio.run(within(main()))
+
+
 def test_an_open_that_fails_is_tried_again_with_the_next_send_and_counts_as_unavailable() -> None:
     async def main() -> None:
         door = Door(ConnectionError("refused"), Unavailable("busy", retry_after=5), asyncio.CancelledError())

@@ -208,7 +208,9 @@ def test_plugins_lists_every_plugin_with_its_file(hub: Any) -> None:
     names = {room: {one.name for one in plugins} for room, plugins in found.items()}
     assert names == {
         "connection": {"amqp", "stomp"},
+        "dispatch": {"commands", "events", "queries"},
         "egress": {"amqp", "stomp"},
+        "handler": set(),
         "ingress": {"amqp", "console", "file", "internal", "stomp", "webhook"},
         "match": {"exact", "glob", "regex"},
         "pipeline": {"compress", "dedupe", "session", "sign", "stamp", "trace"},

@@ -385,9 +385,12 @@ def test_a_queue_deleted_under_the_lane_is_declared_again_and_other_keys_stay_un
 def test_a_lane_whose_exchange_is_gone_waits_for_it_and_its_neighbour_on_the_connection_goes_on(
     rabbitmq: Any, tmp_path: Any, unique: str
 ) -> None:
-    rabbitmq.declare_exchange(unique, "fanout")
     rabbitmq.declare_queue(unique)
-    rabbitmq.bind(unique, unique)
+    rabbitmq.declare_exchange(f"{unique}-other", "fanout")
+    rabbitmq.bind(f"{unique}-other", unique)
+    # It leads to the queue from its first moment: a binding of its own would come a step later.
+    made = unique, "fanout", {"alternate-exchange": f"{unique}-other"}
+    rabbitmq.declare_exchange(*made)
 
     async def main() -> None:
         async with bus(
@@ -405,13 +408,13 @@ def test_a_lane_whose_exchange_is_gone_waits_for_it_and_its_neighbour_on_the_con
             )
             await put(hub, "beside", f"{unique}-beside", 0)
             await eventually(lambda: lane(hub, "beside")["delivered"] == 1, "the neighbour delivers")
-            await asyncio.to_thread(rabbitmq.declare_exchange, unique, "fanout")
-            await asyncio.to_thread(rabbitmq.bind, unique, unique)
+            await asyncio.to_thread(rabbitmq.declare_exchange, *made)
             await eventually(lambda: lane(hub, "orders")["delivered"] == 3, "all are delivered")
             assert lane(hub, "orders")["dead"] == lane(hub, "beside")["retried"] == 0
 
     asyncio.run(main())
     rabbitmq.delete_exchange(unique)
+    rabbitmq.delete_exchange(f"{unique}-other")
     assert payloads(rabbitmq, unique) == ["0", "1", "2"]
 
 

@@ -19,6 +19,12 @@ The least that a plugin has is one function::
     Called once for each profile before its first publish; what it returns is ``ctx.state`` from then on.
 ``async def close(hub, ctx)``
     Called once at the end for whatever was opened.
+``async def request(hub, ctx, event, timeout)``
+    Sends an envelope and returns the reply to it, an envelope. Raises DeliveryTimeout after ``timeout``
+    seconds, and Unavailable when the connection is lost before; it does not send again by itself.
+``async def reply(hub, ctx, address, event)``
+    Sends an envelope to ``address``, the header ``reply-to`` of a request that came in. Raises Rejected when
+    nobody waits there any more.
 
 ``ctx.acct`` is the profile's data, ``ctx.name`` its name and ``ctx.provider`` its provider. A plugin says
 in ``__init__(hub)`` which providers it accepts, ``hub.ingress.<plugin>.ACCT = ["slack"]`` (default: its own

@@ -1,0 +1,629 @@
+"""Requests that come in: from a source and over a link that a test scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from evbus.dispatch import _serve
+from evbus.dispatch._dispatcher import Dispatcher
+from evbus.dispatch._frame import CURRENT
+from evbus.dispatch._serve import Server, served, stand_by
+from evbus.errors import InvalidPayload, PayloadTooLarge, Rejected, SerializeError, Unavailable
+from evbus.serialize import _json
+from evbus.types import Delivery, Envelope
+from tests.dispatch.hub_kit import CreateUser, User, UserQuery, go
+
+REPLY_TO = {"reply-to": "there", "correlation-id": "7"}
+
+
+@dataclasses.dataclass(frozen=True)
+class CreateRoot(CreateUser):
+    rights: str = "all"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CreateGuest(CreateUser):
+    days: int = 1
+
+
+class Plain:
+    pass
+
+
+class Wire:
+    """A link that notes replies, and raises `problems` first; and a source of what is put into it."""
+
+    name = "wire profile 'users'"
+
+    def __init__(self, *problems: Exception) -> None:
+        self.replies: list[tuple[str, dict[str, str], Any]] = []
+        self.settled: list[tuple[Any, str]] = []
+        self.calls: list[str] = []
+        self.problems = list(problems)
+        self.dispatcher = Dispatcher()
+        routers = (self.dispatcher.commands, self.dispatcher.queries)
+        self.server = Server(routers, self, self._encode, self._decode)
+        self._source: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._changed = asyncio.Event()
+
+    async def open(self) -> None:
+        self.calls.append("open")
+
+    async def close(self) -> None:
+        self.calls.append("close")
+
+    def problem(self, exc: Exception, what: str) -> Exception:
+        return Unavailable(f"{what}: {exc}")
+
+    async def reply(self, address: str, event: Envelope) -> None:
+        if self.problems:
+            raise self.problems.pop(0)
+        self.replies.append((address, dict(event.headers), _json.load(event.body)))
+        self._changed.set()
+
+    def put(self, name: str, body: Any = None, tag: Any = None, **headers: Any) -> None:
+        """Let a request come in: headers as they are, but with hyphens."""
+        named = {"evbus_message": name, "content_type": "application/json", **headers}
+        sent = {key.replace("_", "-"): value for key, value in named.items() if value is not None}
+        raw = body if isinstance(body, bytes) else _json.apply(body)
+        self._source.put_nowait(Delivery(Envelope("users", "key", raw, sent), self._settle, tag or name))
+
+    def _settle(self, tag: Any, accepted: bool, requeue: bool) -> None:
+        self.settled.append((tag, "ack" if accepted else "requeue" if requeue else "reject"))
+        self._changed.set()
+
+    async def deliveries(self) -> Any:
+        try:
+            while True:
+                yield await self._source.get()
+        finally:
+            self.calls.append("end")
+
+    async def until(self, true: Callable[[], Any]) -> None:
+        while not true():
+            self._changed.clear()
+            await self._changed.wait()
+
+    @contextlib.asynccontextmanager
+    async def serving(self, patience: float = 10.0) -> AsyncIterator[asyncio.Task[None]]:
+        self.dispatcher.start()
+        task = asyncio.ensure_future(self.server.run(self.deliveries(), patience))
+        self.dispatcher.intakes.add(task)
+        try:
+            yield task
+        finally:
+            await self.dispatcher.stop()
+            assert task.done()
+
+    def run(self, count: int = 1, patience: float = 10.0) -> None:
+        """Serve until so many deliveries are settled."""
+
+        async def main() -> None:
+            async with self.serving(patience):
+                await self.until(lambda: len(self.settled) >= count)
+
+        go(main)
+
+    def _encode(self, body: Any, headers: Any) -> Envelope:
+        data = _json.apply(body)
+        if len(data) > 10_000:
+            raise PayloadTooLarge(len(data), 10_000)
+        return Envelope("", "", data, {**headers, "content-type": "application/json"})
+
+    def _decode(self, content_type: str, body: bytes) -> Any:
+        if content_type != "application/json":
+            raise InvalidPayload(f"no plugin reads {content_type!r}")
+        return _json.load(body)
+
+
+def handling(wire: Wire, handler: Callable[..., Awaitable[Any]]) -> None:
+    """Bind a handler of one argument to CreateUser."""
+
+    async def handle(command: CreateUser) -> Any:
+        return await handler(command)
+
+    wire.dispatcher.commands.bind(CreateUser, handle)
+
+
+async def name_of(message: Any) -> str:
+    return f"{type(message).__name__} {message.name}"
+
+
+async def same(message: Any) -> Any:
+    return message
+
+
+def test_a_request_is_handled_answered_and_then_settled() -> None:
+    wire = Wire()
+
+    async def user(query: UserQuery) -> User:
+        return User(query.name)
+
+    wire.dispatcher.queries.bind(UserQuery, user)
+    wire.put("UserQuery", {"name": "bob"}, **REPLY_TO, evbus_deadline=f"{time.time() + 60}")
+    wire.run()
+    headers = {"evbus-outcome": "ok", "correlation-id": "7", "content-type": "application/json"}
+    assert wire.replies == [("there", headers, {"name": "bob"})]
+    assert wire.settled == [("UserQuery", "ack")]
+    assert wire.calls == ["open", "end", "close"]
+    assert repr(wire.server) == "<Server running=0 handled=1 failed=0 expired=0>"
+
+
+def test_a_string_and_a_request_that_is_named_by_its_routing_key_alone_are_handled() -> None:
+    wire = Wire()
+    wire.dispatcher.commands.bind("sync", same)
+    wire.dispatcher.commands.bind("key", same)
+    wire.put("sync", b"\xff", content_type=None, reply_to="a")
+    wire.put("", None, reply_to="b", evbus_message=None)
+    wire.run(2)
+    assert [(address, body) for address, _, body in wire.replies] == [("a", "sync"), ("b", "key")]
+
+
+def test_a_class_derived_from_one_that_is_bound_is_handled_as_what_it_is() -> None:
+    wire = Wire()
+    handling(wire, name_of)
+    wire.put("CreateRoot", {"name": "eve", "rights": "none"}, reply_to="a")
+    wire.put("CreateGuest", {"name": "bob"}, reply_to="a")
+    wire.run(2)
+    assert [body for _, _, body in wire.replies] == ["CreateRoot eve", "CreateGuest bob"]
+
+
+def test_key_deadline_and_headers_reach_the_handler() -> None:
+    wire = Wire()
+    seen: list[Any] = []
+
+    async def handle(command: CreateUser) -> None:
+        frame = CURRENT.get()
+        assert frame is not None
+        assert frame.envelope is not None
+        assert frame.limit is not None
+        seen.append((frame.key, 0 < frame.limit.seconds <= 60, frame.envelope.headers["x-user"]))
+
+    handling(wire, handle)
+    wire.put("CreateUser", {}, evbus_key="k", evbus_deadline=str(time.time() + 60), x_user="ann")
+    wire.run()
+    assert seen == [("k", True, "ann")]
+
+
+def test_send_of_interceptors_does_not_run_again_over_what_came_in() -> None:
+    wire = Wire()
+    wire.dispatcher.core.send = lambda envelope: envelope.headers.update({"x-user": "nobody"})
+    seen: list[Any] = []
+
+    async def around(envelope: Envelope, call_next: Callable[[Envelope], Awaitable[Any]]) -> Any:
+        seen.append(envelope.headers["x-user"])
+        return await call_next(envelope)
+
+    wire.dispatcher.core.around = around
+    handling(wire, same)
+    wire.put("CreateUser", {}, x_user="ann")
+    wire.run()
+    assert seen == ["ann"]
+
+
+def test_requests_with_the_same_key_are_handled_in_their_order_and_others_beside_them() -> None:
+    wire = Wire()
+    begun: list[str] = []
+
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def handle(command: CreateUser) -> None:
+            begun.append(command.name)
+            if command.name == "a1":
+                await gate.wait()
+            if command.name == "b":
+                gate.set()
+
+        handling(wire, handle)
+        async with wire.serving():
+            for name in ("a1", "a2", "a3", "b"):
+                wire.put("CreateUser", {"name": name}, evbus_key=name[0])
+            await wire.until(lambda: len(wire.settled) == 4)
+
+    go(main)
+    assert begun == ["a1", "b", "a2", "a3"]
+
+
+# Failures
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "said"),
+    [
+        (
+            "CreateUsr",
+            {},
+            "HandlerDoesNotExist: there is no handler for CreateUsr; did you mean 'CreateUser'?",
+        ),
+        ("__class__", {}, "HandlerDoesNotExist: there is no handler for __class__; known: CreateUser, sync"),
+        ("x.CreateUser", {}, "HandlerDoesNotExist: there is no handler for x.CreateUser; did you mean 'Crea"),
+        ("Elsewhere", {}, "HandlerDoesNotExist: there is no handler for Elsewhere; known: CreateUser, sync"),
+        ("Plain", {}, "HandlerDoesNotExist: there is no handler for Plain; known: CreateUser, sync"),
+        ("str", "sync", "HandlerDoesNotExist: there is no handler for str; known: CreateUser, sync"),
+        ("object", {}, "HandlerDoesNotExist: there is no handler for object; known: CreateUser, sync"),
+        ("a\nb", {}, r"HandlerDoesNotExist: there is no handler for a\nb; known: CreateUser, sync"),
+        (
+            "x" * 9999,
+            {},
+            f"HandlerDoesNotExist: there is no handler for {'x' * 197}...; known: CreateUser, sy",
+        ),
+        (
+            "CreateUser",
+            {"name": 5},
+            "InvalidPayload: this is no CreateUser: Expected `str`, got `int` - at `$.name`",
+        ),
+        ("CreateUser", b"{", "InvalidPayload: "),
+        ("CreateUser", {"name": "key"}, "KeyError: 'key'"),
+        (
+            "CreateUser",
+            {"name": "bytes"},
+            "SerializeError: the event body cannot be serialized as json: a lone",
+        ),
+        (
+            "CreateUser",
+            {"name": "large"},
+            "PayloadTooLarge: the event body has 10003 bytes, more than the 10000",
+        ),
+        ("CreateUser", {"name": "text"}, r"ValueError: one\ntwo \ud800"),
+        ("CreateUser", {"name": "mute"}, "Mute: (its text cannot be had: ZeroDivisionError)"),
+        ("CreateUser", {"name": "cancelled"}, "DeliveryError: the plugin was cancelled from within"),
+    ],
+)
+def test_a_failure_comes_back_as_its_type_and_its_text(name: str, body: Any, said: str) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ZeroDivisionError
+
+    async def handle(command: CreateUser) -> Any:
+        results: dict[str, Any] = {
+            "key": KeyError("key"),
+            "bytes": "\ud800",
+            "large": "x" * 10_001,
+            "text": ValueError("one\ntwo \ud800"),
+            "mute": Mute(),
+            "cancelled": asyncio.CancelledError(),
+        }
+        if isinstance(results[command.name], BaseException):
+            raise results[command.name]
+        return results[command.name]
+
+    wire = Wire()
+    handling(wire, handle)
+    wire.dispatcher.commands.bind("sync", same)
+    wire.dispatcher.queries.bind(Plain, same)
+    wire.dispatcher.queries.bind(str, same)
+    wire.dispatcher.queries.bind(object, same)
+    elsewhere = wire.dispatcher.queries.bind(User, same)
+    elsewhere.handled_here = False
+    wire.put(name, body, reply_to="there")
+    wire.run()
+    ((_, headers, reply),) = wire.replies
+    assert headers["evbus-outcome"] == "error"
+    assert sorted(reply) == ["reason", "type"]
+    assert f"{reply['type']}: {reply['reason']}".startswith(said)
+    assert wire.settled == [(name, "ack")]
+    assert "failed=1" in repr(wire.server)
+
+
+def test_two_messages_of_one_name_are_told_apart_by_nobody() -> None:
+    other = dataclasses.make_dataclass("CreateUser", [])
+    other.__module__ = "elsewhere"
+    wire = Wire()
+    handling(wire, same)
+    wire.dispatcher.queries.bind(other, same)
+    wire.put("CreateUser", {}, reply_to="there")
+    wire.run()
+    assert wire.replies[0][2] == {
+        "type": "HandlerExists",
+        "reason": "several messages are called CreateUser: elsewhere.CreateUser in queries, "
+        "tests.dispatch.hub_kit.CreateUser in commands; rename one of them",
+    }
+
+
+def test_a_content_type_that_nobody_reads_is_told() -> None:
+    wire = Wire()
+    handling(wire, same)
+    wire.put("CreateUser", {}, reply_to="there", content_type="application/x-pickle")
+    wire.run()
+    assert wire.replies[0][2]["reason"] == "no plugin reads 'application/x-pickle'"
+
+
+def test_a_request_that_asks_for_no_reply_is_handled_and_its_failure_told_here(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wire = Wire()
+    failures: list[Any] = []
+    wire.dispatcher.core.on_failure = failures.append
+
+    async def handle(command: CreateUser) -> None:
+        if command.name != "ann":
+            raise KeyError(command.name)
+
+    handling(wire, handle)
+    wire.put("CreateUser", {}, "good")
+    wire.put("CreateUser", {"name": "bob"}, "bad", evbus_key="k")
+    wire.put("CreateUsr", {}, "unknown")
+    wire.run(3)
+    assert sorted(wire.settled) == [("bad", "reject"), ("good", "ack"), ("unknown", "reject")]
+    assert wire.replies == []
+    assert [(each.router, each.message, each.key) for each in failures] == [
+        ("commands", CreateUser("bob"), "k")
+    ]
+    assert "of CreateUser failed: KeyError: 'bob'" in caplog.text
+    assert "that asks for no reply is given up: there is no handler for CreateUsr" in caplog.text
+
+
+# Deadlines
+
+
+def test_a_request_whose_time_is_up_is_not_handled() -> None:
+    wire = Wire()
+    handled: list[Any] = []
+
+    async def handle(command: CreateUser) -> None:
+        handled.append(command)
+
+    handling(wire, handle)
+    wire.put("CreateUser", {}, **REPLY_TO, evbus_deadline=f"{time.time() - 0.001}")
+    wire.run()
+    assert (handled, wire.replies, wire.settled) == ([], [], [("CreateUser", "ack")])
+    assert "expired=1" in repr(wire.server)
+
+
+def test_a_handler_is_cancelled_at_the_deadline_and_no_reply_goes_to_who_waits_no_longer() -> None:
+    wire = Wire()
+    cancelled: list[Any] = []
+
+    async def handle(command: CreateUser) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(command.name)
+            raise
+
+    handling(wire, handle)
+    wire.put("CreateUser", {}, **REPLY_TO, evbus_deadline=f"{time.time() + 0.05}")
+    wire.run()
+    assert cancelled == ["ann"]
+    assert (wire.replies, wire.settled) == ([], [("CreateUser", "ack")])
+
+
+@pytest.mark.parametrize("deadline", ["soon", "nan", "inf", ""])
+def test_a_deadline_that_is_no_time_is_told(deadline: str) -> None:
+    wire = Wire()
+    handling(wire, same)
+    wire.put("CreateUser", {}, **REPLY_TO, evbus_deadline=deadline)
+    wire.run()
+    assert wire.replies[0][2] == {
+        "type": "InvalidPayload",
+        "reason": f"the header evbus-deadline is in seconds since the epoch, and not {deadline}",
+    }
+
+
+# Replies that cannot be sent
+
+
+def test_a_reply_that_cannot_be_sent_is_sent_again_and_the_request_is_not_handled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_serve, "PAUSE", (0.0, 0.0))
+    wire = Wire(Unavailable("down"), Unavailable("down"))
+    handled: list[Any] = []
+
+    async def handle(command: CreateUser) -> str:
+        handled.append(command)
+        return "done"
+
+    handling(wire, handle)
+    wire.put("CreateUser", {}, **REPLY_TO)
+    wire.run()
+    assert len(handled) == 1
+    assert [body for _, _, body in wire.replies] == ["done"]
+    assert wire.settled == [("CreateUser", "ack")]
+
+
+@pytest.mark.parametrize(("deadline", "outcome"), [(True, "ack"), (False, "requeue")])
+def test_a_reply_that_cannot_be_sent_is_given_up_in_the_end(
+    deadline: bool, outcome: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_serve, "PAUSE", (0.0, 0.0))
+    monkeypatch.setattr(_serve, "REPLYING", 0.05)
+    wire = Wire(*[Unavailable("down")] * 1_000_000)
+    handling(wire, same)
+    until = f"{time.time() + 0.5}" if deadline else None
+    wire.put("CreateUser", {}, **REPLY_TO, evbus_deadline=until)
+    wire.run()
+    assert wire.settled == [("CreateUser", outcome)]
+    assert "the reply to CreateUser could not be sent: down" in caplog.text
+
+
+def test_who_waits_no_longer_is_no_reason_to_handle_it_again(caplog: pytest.LogCaptureFixture) -> None:
+    wire = Wire(Rejected("nobody waits there"))
+    handling(wire, same)
+    wire.put("CreateUser", {}, **REPLY_TO)
+    with caplog.at_level(logging.INFO):
+        wire.run()
+    assert wire.settled == [("CreateUser", "ack")]
+    assert "who sent CreateUser waits no longer: nobody waits there" in caplog.text
+
+
+def test_a_link_or_an_encoder_that_is_broken_ends_no_server(caplog: pytest.LogCaptureFixture) -> None:
+    wire = Wire(RuntimeError("broken"))
+    handling(wire, same)
+
+    def encode(body: Any, headers: Any) -> Envelope:
+        raise SerializeError("broken, too")
+
+    async def main() -> None:
+        async with wire.serving():
+            wire.put("CreateUser", {}, "link", **REPLY_TO)
+            await wire.until(lambda: len(wire.settled) == 1)
+            wire.server._encode = encode
+            wire.put("CreateUser", {}, "encoder", **REPLY_TO)
+            await wire.until(lambda: len(wire.settled) == 2)
+
+    go(main)
+    assert wire.settled == [("link", "reject"), ("encoder", "reject")]
+    assert "a request is given up: RuntimeError: broken" in caplog.text
+    assert "a request is given up: SerializeError: " in caplog.text
+
+
+# The end
+
+
+def test_what_is_being_handled_when_it_ends_is_answered_and_the_rest_stays_with_its_source() -> None:
+    wire = Wire()
+
+    async def main() -> None:
+        begun, gate = asyncio.Event(), asyncio.Event()
+
+        async def handle(command: CreateUser) -> str:
+            begun.set()
+            await gate.wait()
+            return "done"
+
+        handling(wire, handle)
+        async with wire.serving() as task:
+            wire.put("CreateUser", {}, "first", reply_to="there")
+            await begun.wait()
+            task.cancel()
+            await asyncio.sleep(0)
+            wire.put("CreateUser", {}, "second", reply_to="there")
+            gate.set()
+            await asyncio.wait({task})
+            assert task.cancelled()
+
+    go(main)
+    assert [body for _, _, body in wire.replies] == ["done"]
+    assert wire.settled == [("first", "ack")]
+    assert wire.calls == ["open", "end", "close"]
+
+
+@pytest.mark.parametrize("how", ["patience", "cancelled again"])
+def test_what_takes_too_long_at_the_end_is_cancelled_and_goes_back(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire = Wire()
+
+    async def main() -> None:
+        begun = asyncio.Event()
+
+        async def handle(command: CreateUser) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        handling(wire, handle)
+        async with wire.serving(0.01 if how == "patience" else 20) as task:
+            wire.put("CreateUser", {}, **REPLY_TO)
+            await begun.wait()
+            task.cancel()
+            if how != "patience":
+                await asyncio.sleep(0)
+                task.cancel()
+            await asyncio.wait({task})
+
+    go(main)
+    assert (wire.replies, wire.settled) == ([], [("CreateUser", "requeue")])
+
+
+def test_a_handler_may_stop_the_dispatcher_that_serves_it() -> None:
+    wire = Wire()
+    after: list[str] = []
+
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        async def handle(command: CreateUser) -> None:
+            stand_by()
+            await wire.dispatcher.stop()
+            after.append("stopped")
+            ended.set()
+
+        handling(wire, handle)
+        async with wire.serving():
+            wire.put("CreateUser", {}, **REPLY_TO)
+            await ended.wait()
+
+    go(main)
+    assert after == ["stopped"]
+    assert [body for _, _, body in wire.replies] == [None]
+    assert wire.settled == [("CreateUser", "ack")]
+
+
+def test_a_source_that_fails_ends_the_server_with_a_sentence() -> None:
+    wire = Wire()
+
+    async def broken() -> Any:
+        raise OSError("no such thing")
+        yield
+
+    async def main() -> None:
+        with pytest.raises(Unavailable, match="the source ended: no such thing"):
+            await wire.server.run(broken(), 1)
+
+    go(main)
+    assert wire.calls == ["open", "close"]
+
+
+# Waiting for it
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+def test_that_somebody_else_ends_a_server_is_no_error_of_who_waits_for_it() -> None:
+    async def main() -> None:
+        task = asyncio.ensure_future(forever())
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await served(task)
+        assert task.cancelled()
+
+    go(main)
+
+
+def test_who_is_cancelled_while_waiting_cancels_the_server_and_waits_for_its_end() -> None:
+    cancels: list[int] = []
+
+    async def stubborn() -> None:
+        for number in range(2):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancels.append(number)
+
+    async def main() -> None:
+        task = asyncio.ensure_future(stubborn())
+        waiting = asyncio.ensure_future(served(task))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert task.done()
+
+    go(main)
+    assert cancels == [0, 1]
+
+
+def test_what_a_server_fails_with_reaches_who_waits_for_it() -> None:
+    async def fail() -> None:
+        raise Unavailable("down")
+
+    async def main() -> None:
+        with pytest.raises(Unavailable, match="down"):
+            await served(asyncio.ensure_future(fail()))
+
+    go(main)

@@ -1,0 +1,289 @@
+"""Events on the hub: to all handlers, and to the bus."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from typing import Any
+
+import msgspec
+import pytest
+
+from evbus.errors import DispatcherNotStarted, DispatchError, HandlerDoesNotExist, HandlerSignatureError
+from tests.dispatch.hub_kit import UserCreated, failure, go, started
+from tests.evbus.kit import bodies, running
+
+ANYWHERE = {"internal": {"*": {}}}
+
+
+@dataclasses.dataclass(frozen=True)
+class AdminCreated(UserCreated):
+    rights: tuple[str, ...] = ()
+
+
+class Struct(msgspec.Struct):
+    at: int
+
+
+class Plain:
+    """It cannot travel."""
+
+
+def test_an_event_goes_to_all_handlers_of_its_class_and_its_bases(hub: Any) -> None:
+    seen = []
+    for kind in (object, UserCreated, AdminCreated):
+
+        @hub.dispatch.events.register(kind)
+        async def handler(event: Any, kind: Any = kind) -> None:
+            seen.append(kind)
+
+    async def main() -> None:
+        async with started(hub) as dp:
+            assert await dp.events.handle(AdminCreated()) is None
+            assert await dp.events.handle(UserCreated(), wait_for_response=True) is None
+
+    go(main)
+    assert sorted(kind.__name__ for kind in seen) == [
+        "AdminCreated",
+        *["UserCreated"] * 2,
+        *["object"] * 2,
+    ]
+
+
+def test_the_first_failure_is_raised_when_all_have_ended(hub: Any, caplog: pytest.LogCaptureFixture) -> None:
+    ended = []
+
+    @hub.dispatch.events.register(UserCreated)
+    async def first() -> None:
+        raise LookupError("first")
+
+    @hub.dispatch.events.register(UserCreated)
+    async def second() -> None:
+        await asyncio.sleep(0)
+        raise LookupError("second")
+
+    @hub.dispatch.events.register(UserCreated)
+    async def third() -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        ended.append("third")
+
+    async def main() -> None:
+        async with started(hub) as dp:
+            with pytest.raises(LookupError, match="first"):
+                await dp.events.handle(UserCreated(), wait_for_response=True)
+            assert ended == ["third"]
+
+    go(main)
+    assert caplog.text.count("failed: LookupError: second") == 1
+
+
+def test_an_event_that_nobody_handles_is_counted_and_told_once(
+    hub: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "evbus.dispatch")
+
+    async def main() -> None:
+        async with started(hub) as dp:
+            for _ in range(3):
+                await dp.events.handle(UserCreated())
+
+    go(main)
+    assert [record.getMessage() for record in caplog.records] == [
+        "events: there is no handler for UserCreated"
+    ]
+    assert hub.dispatch.init.snapshot()["events"]["without_handler"] == 3
+
+
+def test_a_handler_adds_events_that_are_sent_when_it_has_succeeded(hub: Any) -> None:
+    seen = []
+
+    @hub.dispatch.commands.register("create")
+    async def create(hub: Any) -> None:
+        hub.dispatch.events.add_event(UserCreated("bob"))
+        assert seen == []
+
+    @hub.dispatch.commands.register("fail")
+    async def fail(hub: Any) -> None:
+        hub.dispatch.events.add_event(UserCreated("eve"))
+        raise LookupError
+
+    @hub.dispatch.events.register(UserCreated)
+    async def created(event: UserCreated) -> None:
+        seen.append(event.name)
+
+    async def main() -> None:
+        async with started(hub) as dp:
+            await dp.handle("create", wait_for_response=True)
+            with pytest.raises(LookupError):
+                await dp.handle("fail", wait_for_response=True)
+
+    go(main)
+    assert seen == ["bob"]
+
+
+def test_an_event_is_added_within_a_handler_only(hub: Any) -> None:
+    assert failure(DispatchError, hub.dispatch.events.add_event, UserCreated()) == (
+        "events are added while a message is handled; elsewhere send them by hub.dispatch.events.handle"
+    )
+
+
+# To the bus as well
+
+
+async def published(hub: Any, key: str, count: int = 1) -> list[bytes]:
+    """Return what arrived in an internal queue, and that it is all."""
+    found = await bodies(hub, key, count)
+    assert (await hub.ingress.internal.get(key)).empty()
+    return found
+
+
+@pytest.mark.parametrize("handled", [True, False])
+def test_an_event_that_is_bound_to_a_profile_goes_to_the_bus_as_well(hub: Any, handled: bool) -> None:
+    seen = []
+
+    async def handler(event: UserCreated) -> None:
+        seen.append(event)
+
+    if handled:
+        hub.dispatch.events.bind(UserCreated, handler, publish_to="users")
+    else:
+        hub.dispatch.events.bind(UserCreated, publish_to="users")
+
+    async def main() -> list[bytes]:
+        async with running(hub, {"internal": {"users": {}}}), started(hub) as dp:
+            await dp.handle(UserCreated("bob"))
+        return await published(hub, "UserCreated")
+
+    assert go(main) == [b'{"name":"bob"}']
+    assert seen == ([UserCreated("bob")] if handled else [])
+
+
+def test_the_decorator_takes_publish_to_too(hub: Any) -> None:
+    @hub.dispatch.events.register(Struct, publish_to="users")
+    async def handler(event: Struct) -> None:
+        pass
+
+    async def main() -> list[bytes]:
+        async with running(hub, ANYWHERE), started(hub) as dp:
+            await dp.handle(Struct(7))
+        return await published(hub, "Struct")
+
+    assert go(main) == [b'{"at":7}']
+
+
+def test_what_is_put_on_the_bus_names_the_event_and_has_its_headers(hub: Any) -> None:
+    hub.dispatch.events.bind(UserCreated, publish_to="users")
+    hub.dispatch.events.bind("on startup", publish_to="users")
+
+    async def main() -> list[Any]:
+        async with started(hub) as dp:
+            await dp.handle(UserCreated("bob"), headers={"x-tenant": "acme"})
+            await dp.handle("on startup")
+        return [await hub.evbus.broker.get() for _ in range(2)]
+
+    event, startup = go(main)
+    assert (event.profile, event.routing_key, event.body) == ("users", "UserCreated", b'{"name":"bob"}')
+    assert event.headers == {
+        "content-type": "application/json",
+        "evbus-message": "UserCreated",
+        "x-tenant": "acme",
+    }
+    assert (startup.profile, startup.routing_key, startup.body) == ("users", "on startup", b"null")
+    assert startup.headers["evbus-message"] == "on startup"
+
+
+def test_a_base_and_its_subclass_go_to_one_profile_once(hub: Any) -> None:
+    hub.dispatch.events.bind(UserCreated, publish_to="users")
+    hub.dispatch.events.bind(AdminCreated, publish_to="users")
+    hub.dispatch.events.bind(AdminCreated, publish_to="users")
+    hub.dispatch.events.bind(AdminCreated, publish_to="admins")
+
+    async def main() -> list[bytes]:
+        async with (
+            running(hub, {"internal": {"users": {"routing_key": "u"}, "admins": {"routing_key": "a"}}}),
+            started(hub) as dp,
+        ):
+            await dp.handle(AdminCreated("bob"))
+            await dp.handle(UserCreated("eve"))
+        return [*await published(hub, "u", 2), *await published(hub, "a")]
+
+    admin = b'{"name":"bob","rights":[]}'
+    assert sorted(go(main)) == sorted([admin, b'{"name":"eve"}', admin])
+
+
+def test_one_event_may_be_published_when_it_is_handed_over(hub: Any) -> None:
+    hub.dispatch.events.bind(UserCreated, publish_to="users")
+
+    async def main() -> list[Any]:
+        async with started(hub) as dp:
+            await dp.events.handle(UserCreated("to users"), publish_to="users")
+            await dp.events.handle(UserCreated("to both"), publish_to="others", headers={"a": "b"})
+            await dp.events.handle("unhandled", publish_to="others")
+        return [await hub.evbus.broker.get() for _ in range(hub.evbus.BUS.qsize())]
+
+    found = sorted((event.profile, event.body.decode(), event.headers.get("a")) for event in go(main))
+    assert found == [
+        ("others", "null", None),
+        ("others", '{"name":"to both"}', "b"),
+        ("users", '{"name":"to both"}', "b"),
+        ("users", '{"name":"to users"}', None),
+    ]
+    assert hub.dispatch.init.snapshot()["events"]["without_handler"] == 0
+
+
+def test_nothing_is_published_by_a_dispatcher_that_does_not_run(hub: Any) -> None:
+    assert failure(DispatcherNotStarted, hub.dispatch.events.handle, UserCreated(), publish_to="users")
+    assert hub.evbus.BUS.qsize() == 0
+
+
+def test_a_class_that_is_sent_itself_is_published_by_its_name(hub: Any) -> None:
+    async def main() -> Any:
+        async with started(hub) as dp:
+            await dp.events.handle(UserCreated, publish_to="users")
+        return await hub.evbus.broker.get()
+
+    event = go(main)
+    assert (event.routing_key, event.body) == ("UserCreated", b"null")
+
+
+def test_an_event_may_be_published_and_handed_to_nobody(hub: Any) -> None:
+    @hub.dispatch.events.register(UserCreated)
+    async def handler() -> None:
+        raise AssertionError
+
+    async def main() -> Any:
+        async with started(hub) as dp:
+            await dp.events.publish(UserCreated("bob"), "users", headers={"a": "b"})
+        return await hub.evbus.broker.get()
+
+    event = go(main)
+    assert (event.profile, event.routing_key, event.headers["a"]) == ("users", "UserCreated", "b")
+    assert hub.dispatch.init.snapshot()["events"]["failed"] == 0
+
+
+def test_an_event_that_cannot_travel_is_refused_when_it_is_bound(hub: Any) -> None:
+    async def handler(event: Plain) -> None:
+        pass
+
+    with pytest.raises(HandlerSignatureError):
+        hub.dispatch.events.bind(Plain, handler, publish_to="users")
+    assert hub.dispatch.init.snapshot()["events"]["handlers"] == 0
+    assert failure(HandlerSignatureError, hub.dispatch.events.bind, Plain, publish_to="users") == (
+        "Plain cannot be published to 'users': its instances cannot travel; make it a dataclass, a msgspec "
+        "Struct, an attrs class or a pydantic model"
+    )
+
+
+@pytest.mark.parametrize("profile", ["", 5])
+def test_a_profile_is_a_name(hub: Any, profile: Any) -> None:
+    assert failure(HandlerSignatureError, hub.dispatch.events.bind, UserCreated, publish_to=profile) == (
+        f"publish_to of UserCreated is the name of a profile, and not {profile!r}"
+    )
+
+
+def test_without_publish_to_there_has_to_be_a_handler(hub: Any) -> None:
+    assert failure(HandlerDoesNotExist, hub.dispatch.events.bind, UserCreated) == (
+        "None was bound to UserCreated; bind an `async def` function"
+    )
