@@ -17,7 +17,7 @@ from evbus._backoff import backoff
 from evbus.connection._stomp import StompConnection
 from evbus.connection._stomp_frame import Frame, unfit
 from evbus.connection._stomp_profile import KEY, ROUTING_KEY, Profile
-from evbus.connection._stomp_session import Broker, StompSession, fill
+from evbus.connection._stomp_session import Broker, StompSession, fill, sender_headers
 from evbus.connection._supervisor import State
 from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
 from evbus.types import Delivery, Envelope, Subscription
@@ -28,27 +28,6 @@ log = logging.getLogger("evbus.egress.stomp")
 
 _TOPICS = ("/topic/", "/exchange/")
 _VIRTUAL = "/topic/VirtualTopic."
-
-# What a broker says about a MESSAGE, and not what its sender said. RabbitMQ brings "receipt" along from SEND.
-_NOT_THE_SENDERS = frozenset(
-    {
-        "ack",
-        "content-length",
-        "destination",
-        "expiration",
-        "expires",
-        "message-id",
-        "original-destination",
-        "persistent",
-        "priority",
-        "receipt",
-        "redelivered",
-        "subscription",
-        "timestamp",
-        "x-delivery-count",
-        ROUTING_KEY,
-    }
-)
 
 
 class Plan(NamedTuple):
@@ -262,7 +241,7 @@ class Consumer:
         if session.broker is not Broker.RABBITMQ:
             self._unsettled[tag] = frame
         count = headers.get("x-delivery-count", "")
-        kept = {name: value for name, value in headers.items() if name not in _NOT_THE_SENDERS}
+        kept = sender_headers(headers)
         return Delivery(
             Envelope(self._name, routing_key(self._profile, headers, session.broker), frame.body, kept),
             partial(self._settle, session),
