@@ -12,7 +12,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # What a peer shares with evbus has the versions of evbus; what it has alone, those of bench.txt.
 PINS = (ROOT / "requirements/base.txt", ROOT / "requirements/bench.txt")
 # What is installed for a peer, where that is more than its name says.
-INSTALL = {"evbus-pika": ["evbus-pika", "pop-evbus"], "FastStream": ["faststream[rabbit]"]}
+INSTALL = {
+    "evbus-pika": ["evbus-pika", "pop-evbus"],
+    "FastStream": ["faststream[rabbit,nats]", "msgspec"],
+    "aspyx-event": ["aspyx-event", "fastapi"],  # which it imports, and does not ask for
+}
 
 
 def say(text: str) -> None:

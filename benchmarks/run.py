@@ -13,10 +13,13 @@ import sys
 import brokers
 import bus
 import dispatch
+import events
 import page
 import rounds
 from peers import ROOT, say
 from rounds import Case, Results
+
+GROUPS = ("bus", "dispatch", "events", "brokers")
 
 
 def chosen(cases: list[Case], only: list[str], sides: list[str]) -> list[Case]:
@@ -32,7 +35,9 @@ def chosen(cases: list[Case], only: list[str], sides: list[str]) -> list[Case]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare evbus with its peers.")
-    parser.add_argument("groups", nargs="*", metavar="bus|dispatch|brokers", help="what to measure (all)")
+    parser.add_argument(
+        "groups", nargs="*", metavar="bus|dispatch|events|brokers", help="what to measure (all)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="how often each case runs on each side (5)")
     parser.add_argument("--only", nargs="*", default=[], help="names of cases; the page is not written then")
     parser.add_argument("--sides", nargs="*", default=[], help="names of sides; the page is not written then")
@@ -41,9 +46,9 @@ def main() -> None:
     )
     parser.add_argument("--stomp", help="stomp://user:password@host:port of the same RabbitMQ")
     options = parser.parse_args()
-    groups = set(options.groups or ("bus", "dispatch", "brokers"))
-    if groups - {"bus", "dispatch", "brokers"}:
-        parser.error("there are three groups of cases: bus, dispatch and brokers")
+    groups = set(options.groups or GROUPS)
+    if groups - set(GROUPS):
+        parser.error("there are four groups of cases: bus, dispatch, events and brokers")
     if "dispatch" in groups and sys.version_info < dispatch.NEEDS:
         needs = ".".join(map(str, dispatch.NEEDS))
         said = f"the peer of the dispatcher needs Python {needs} or later: make bench PYTHON=..."
@@ -61,13 +66,19 @@ def main() -> None:
             page.write(mark, text)
             say(f"written to {page.PAGE.relative_to(ROOT)}")
 
+    through_broker = brokers.CASES if "brokers" in groups else []
+    through_broker = chosen(through_broker, options.only, options.sides)
+    listened = events.THROUGH_RABBITMQ if "events" in groups else []
+    listened = chosen(listened, options.only, options.sides)
+    of_events: Results = {}
     # The broker first: if there is none, nobody waits for that.
-    if "brokers" in groups:
+    if through_broker or listened:
         given = brokers.Broker(options.amqp, options.stomp) if options.amqp else None
         with contextlib.nullcontext(given) if given else brokers.private_node() as broker:
-            cases = chosen(brokers.CASES, options.only, options.sides)
-            found: Results = rounds.run(options.rounds, cases, broker.measure)
-        report(brokers.MARK, brokers.table(found))
+            found: Results = rounds.run(options.rounds, through_broker, broker.measure)
+            of_events |= rounds.run(options.rounds, listened, events.through(broker.amqp))
+        if through_broker:
+            report(brokers.MARK, brokers.table(found))
     if "bus" in groups:
         found = rounds.run(options.rounds, chosen(bus.CASES, options.only, options.sides), bus.measure)
         report(bus.MARK, bus.table(found))
@@ -75,6 +86,10 @@ def main() -> None:
         cases = chosen(dispatch.CASES, options.only, options.sides)
         found = rounds.run(options.rounds, cases, dispatch.measure)
         report(dispatch.MARK, dispatch.table(found))
+    if "events" in groups:
+        cases = chosen(events.cases(), options.only, options.sides)
+        of_events |= rounds.run(options.rounds, cases, events.measure)
+        report(events.MARK, events.table(of_events))
 
 
 if __name__ == "__main__":

@@ -135,18 +135,39 @@ CONFIG = {
     "count": {"default": 0, "help": "How many events (of --from); 0, the default, for ever"},
     "quiet": {"default": False, "help": "No status line and no closing table"},
     "subsystem": {"default": None, "help": "Only the plugins of this subsystem"},
+    "events": {
+        "default": None,
+        "help": "Modules whose classes with @event are shown, such as shop.events, besides those that "
+        "listeners listen to; the current folder is looked in, too",
+    },
+    "output": {"default": None, "help": "The file to write; default, and -: standard output"},
+    "format": {
+        "default": None,
+        "help": "asyncapi: json (the default) or yaml; graph: text (the default), dot or svg. Without it "
+        "the ending of the output file says which",
+    },
+    "title": {"default": "Events", "help": "The title of the AsyncAPI document"},
+    "api_version": {"default": "1.0.0", "help": "The version of what the AsyncAPI document describes"},
 }
 
 CLI_CONFIG = {
     "config": {"options": ["-c"], "subcommands": ["_global_"]},
-    "profiles": {"options": ["-p"], "subcommands": ["run", "tail", "demo", "put", "check", "replay"]},
-    "acct_key": {"subcommands": ["run", "tail", "demo", "put", "check", "replay"]},
+    "profiles": {
+        "options": ["-p"],
+        "subcommands": ["run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"],
+    },
+    "acct_key": {"subcommands": ["run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"]},
     "plugin_dirs": {
         "nargs": "+",
-        "subcommands": ["run", "tail", "demo", "put", "check", "replay", "plugins"],
+        "subcommands": ["run", "tail", "demo", "put", "check", "replay", "plugins", "asyncapi", "graph"],
     },
-    "serialize_plugin": {"subcommands": ["run", "tail", "demo", "put", "check", "replay"]},
-    "pipeline": {"nargs": "+", "subcommands": ["run", "tail", "demo", "put", "check", "replay"]},
+    "serialize_plugin": {
+        "subcommands": ["run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"]
+    },
+    "pipeline": {
+        "nargs": "+",
+        "subcommands": ["run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"],
+    },
     "drain_timeout": {"type": float, "subcommands": ["run", "tail", "demo", "put", "replay"]},
     "dead_store": {"subcommands": ["run", "tail", "demo", "put"]},
     "input": {"positional": True, "nargs": "?", "subcommands": ["run", "tail"]},
@@ -154,7 +175,7 @@ CLI_CONFIG = {
     "from": {"action": "extend", "nargs": "+", "subcommands": ["run", "tail"]},
     "body": {"positional": True, "subcommands": ["put"]},
     "routing_key": {"options": ["-k"], "subcommands": ["put", "demo"]},
-    "profile": {"subcommands": ["run", "tail", "put", "demo"]},
+    "profile": {"subcommands": ["run", "tail", "put", "demo", "asyncapi", "graph"]},
     "header": {"action": "append", "subcommands": ["put"]},
     "rate": {"type": float, "subcommands": ["demo"]},
     "count": {"type": int, "subcommands": ["run", "tail", "demo"]},
@@ -165,6 +186,11 @@ CLI_CONFIG = {
     },
     "store": {"positional": True, "nargs": "?", "subcommands": ["replay", "dead"]},
     "subsystem": {"positional": True, "nargs": "?", "subcommands": ["plugins"]},
+    "events": {"action": "extend", "nargs": "+", "subcommands": ["asyncapi", "graph"]},
+    "output": {"options": ["-o"], "subcommands": ["asyncapi", "graph"]},
+    "format": {"subcommands": ["asyncapi", "graph"]},
+    "title": {"subcommands": ["asyncapi"]},
+    "api_version": {"subcommands": ["asyncapi"]},
 }
 
 SUBCOMMANDS = {
@@ -203,6 +229,20 @@ SUBCOMMANDS = {
         "help": "Put made-up events at a rate",
         "desc": "Put made-up events on the bus at a rate. Without profiles they are printed on the console. "
         "Exit codes: those of 'evbus run'.",
+    },
+    "asyncapi": {
+        "help": "Describe events, listeners and profiles as an AsyncAPI 3.0 document",
+        "desc": "Write an AsyncAPI 3.0.0 document of the events that the listeners of --plugin-dirs and of "
+        "installed packages listen to, and of those in the modules that --events names: where the profiles "
+        "send and receive them, and JSON Schemas of them. Nothing is connected to, and no login, password "
+        "or key is in it. Events that nobody here listens to are taken to be sent with --profile. Exit "
+        "codes: 0, or 2 when there is a mistake in the options, modules, plugins or profiles.",
+    },
+    "graph": {
+        "help": "Show who sends what to whom, as text or SVG",
+        "desc": "Show events, the profiles that they go through, and the listeners that get them, found as "
+        "by 'evbus asyncapi'. Text and dot need nothing else, SVG the program dot of Graphviz. Exit codes: "
+        "0, or 2 when there is a mistake in the options, modules, plugins or profiles.",
     },
     "dead": {
         "help": "Show which events were given up, and why",

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-__all__ = ["CONTENT_TYPE", "Delivery", "Envelope", "Event", "SharedHeaders", "Subscription"]
+__all__ = ["CONTENT_TYPE", "Delivery", "Envelope", "Event", "SharedHeaders", "StandingHeaders", "Subscription"]
 
 #: The header that names the encoding of a body.
 CONTENT_TYPE = "content-type"
@@ -31,6 +31,19 @@ class SharedHeaders(dict[str, str]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (SharedHeaders, (dict(self),))
+
+
+class StandingHeaders(SharedHeaders):
+    """Shared headers that are told apart by their identity: all events of one kind are put with the same."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
 
 
 # No cycles can run through an envelope, so the collector need not look at it (gc=False): with
@@ -81,6 +94,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     :ivar per_process: this process gets a copy of its own, for as long as it lives.
     :ivar durable: what arrives while nobody consumes is kept. Copies of a process are never durable.
     :ivar prefetch: deliveries that may be unsettled at once; 0 takes the profile's.
+    :ivar on_ready: called when the consumer gets what is sent from then on: at first, and whenever it is back.
     """
 
     name: str = ""
@@ -88,9 +102,16 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     per_process: bool = False
     durable: bool = True
     prefetch: int = 0
+    on_ready: Callable[[], None] | None = None
+
+    def ready(self) -> None:
+        """Tell who asked for it that the consumer is there."""
+        if self.on_ready is not None:
+            self.on_ready()
 
 
-class Delivery:
+# The collector need not look at it either: what settles a delivery keeps its tag, and not the delivery.
+class Delivery(msgspec.Struct, eq=False, gc=False):
     """A message that came in, to be settled exactly once: :meth:`ack` or :meth:`reject`.
 
     Both are plain functions for the consumer's event loop and never fail: when the connection over which it
@@ -102,23 +123,12 @@ class Delivery:
     :ivar delivery_count: how often it was delivered before, None when the message system does not count.
     """
 
-    __slots__ = ("_settle", "_tag", "delivery_count", "envelope", "redelivered")
-
-    def __init__(
-        self,
-        envelope: Envelope,
-        settle: Callable[[Any, bool, bool], None],
-        tag: Any,
-        *,
-        redelivered: bool = False,
-        delivery_count: int | None = None,
-    ) -> None:
-        """``settle(tag, accepted, requeue)`` tells the message system."""
-        self.envelope = envelope
-        self.redelivered = redelivered
-        self.delivery_count = delivery_count
-        self._settle: Callable[[Any, bool, bool], None] | None = settle
-        self._tag = tag
+    envelope: Envelope
+    #: ``settle(tag, accepted, requeue)`` tells the message system.
+    _settle: Callable[[Any, bool, bool], None] | None
+    _tag: Any
+    redelivered: bool = False
+    delivery_count: int | None = None
 
     def __repr__(self) -> str:
         state = "settled" if self._settle is None else "unsettled"

@@ -103,9 +103,16 @@ class Wire:
 
     def depth(self, queue: str) -> int:
         """Return how many messages wait in the queue; those that a consumer holds do not count."""
+        return self._declared(queue)[0]
+
+    def consumers(self, queue: str) -> int:
+        """Return how many consume from the queue."""
+        return self._declared(queue)[1]
+
+    def _declared(self, queue: str) -> tuple[int, int]:
         answer = self.call(QUEUE_DECLARE, b"\0\0" + short_string(queue) + bytes([PASSIVE]) + bytes(4))
-        depth: int = struct.unpack_from(">I", answer, 1 + answer[0])[0]
-        return depth
+        depth, consumers = struct.unpack_from(">II", answer, 1 + answer[0])
+        return depth, consumers
 
     def delete(self, queue: str) -> None:
         """Delete the queue, if there is one."""

@@ -32,12 +32,14 @@ class Binding:
     :ivar name: the handler's, and ``message_name`` the message's, for sentences.
     :ivar leaves: it may leave events behind: see :meth:`left`.
     :ivar alone: tells apart who keep events in themselves, and so get one message at a time; None for others.
-    :ivar handled_here: it does not only pass the message to the bus.
+    :ivar handled_here: it does not only pass the message to the bus, or to another process.
+    :ivar forwarded: it passes it to another process, and the interceptors run there around the handler.
     """
 
     __slots__ = (
         "alone",
         "call",
+        "forwarded",
         "given",
         "handled_here",
         "handler",
@@ -57,6 +59,7 @@ class Binding:
         self.leaves = False
         self.alone: int | None = None
         self.handled_here = True
+        self.forwarded = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.message_name} -> {self.name}>"

@@ -17,7 +17,7 @@ from ._binding import Binding
 from ._frame import Frame
 from ._lane import Lane
 from ._providers import Injector
-from ._publish import Publish, Received
+from ._publish import Publish
 
 __all__ = ["Around", "Core", "Failure", "State"]
 
@@ -93,15 +93,16 @@ class Core:
         """Be told that a router has nothing waiting."""
         self.on_free()
 
-    def envelope(self, name: str, headers: Mapping[str, str] | None) -> Envelope:
+    def envelope(self, name: str, headers: Mapping[str, str] | None, *, sends: bool = True) -> Envelope:
         """Return the envelope of a message, for the interceptors: its body is in the message itself.
 
+        :param sends: :attr:`send` runs here, and not where the message leaves the process.
         :raises InvalidHeader: headers are no strings.
         """
         if headers:
             _check(headers)
         envelope = Envelope("", name, b"", dict(headers or {}))
-        if self.send is not None and not isinstance(headers, Received):
+        if sends and self.send is not None:
             self.send(envelope)
         return envelope
 

@@ -7,12 +7,14 @@ from typing import Any
 
 from evbus.errors import DispatcherStopped, HandlerExists
 from evbus.redact import one_line
+from evbus.types import Envelope
 
 from ._binding import Binding
 from ._core import Core, State
 from ._publish import publisher
 from ._registry import REMEMBERED
 from ._router import Router
+from ._within import Limit, within
 
 __all__ = ["EventRouter", "RequestRouter"]
 
@@ -100,6 +102,25 @@ class EventRouter(Router):
 
 class RequestRouter(Router):
     """A command or a query goes to exactly one handler: that of its own class, or of the nearest base."""
+
+    async def receive(
+        self, binding: Binding, message: Any, key: Any, timeout: float | None, envelope: Envelope
+    ) -> Any:
+        """Have ``binding`` handle what came from outside, and return what it returns.
+
+        The interceptors' ``send`` has run where it was sent. Their ``handle`` runs here, when it is the
+        message's turn, around ``binding`` and with ``envelope``; what they hand on is then that of
+        :data:`~evbus.dispatch._frame.CURRENT`.
+
+        :raises DispatchTimeout: it was not handled within ``timeout`` seconds.
+        :raises DispatcherStopped: the dispatcher takes nothing any more.
+        """
+        self.core.refuse_unless_running()
+        limit = None if timeout is None else Limit.of(timeout)
+        handling = self._wait((binding,), message, key, None, envelope, limit)
+        if limit is None:
+            return await handling
+        return await within(handling, limit, binding.message_name)
 
     def _check_room(self, binding: Binding, bound: list[Binding]) -> None:
         if bound:

@@ -11,16 +11,10 @@ from evbus.errors import HandlerSignatureError
 from ._annotations import message_name
 from ._binding import Binding
 
-__all__ = ["Publish", "Received", "publisher", "wire_name"]
+__all__ = ["Publish", "publisher", "wire_name"]
 
 #: Puts an event on the bus: ``(profile, event)``.
 Publish = Callable[[str, Any], Awaitable[None]]
-
-
-class Received(dict[str, str]):
-    """Headers of a message that came from outside: the interceptors' ``send`` ran where it was sent."""
-
-    __slots__ = ()
 
 
 def wire_name(message: Any) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from evbus._call import call
 from evbus._typed import reader, travels
 from evbus.errors import (
     DeliveryTimeout,
     DispatchTimeout,
     HandlerSignatureError,
     InvalidPayload,
+    Rejected,
     RemoteError,
 )
 from evbus.redact import one_line
@@ -19,16 +22,50 @@ from evbus.types import CONTENT_TYPE, Envelope
 
 from ._annotations import message_name
 from ._binding import Binding
+from ._core import Around
 from ._frame import CURRENT
 from ._publish import wire_name
 
-__all__ = ["DEADLINE", "ERROR", "KEY", "MESSAGE", "OK", "OUTCOME", "Forwarder"]
+__all__ = [
+    "ANSWERS",
+    "DEADLINE",
+    "ERROR",
+    "EVENT_ID",
+    "KEY",
+    "MESSAGE",
+    "OK",
+    "OUTCOME",
+    "Forwarder",
+    "decoded",
+]
 
 #: Headers of a request: what the message is called, its key, and until when it may be handled, in seconds
 #: since the epoch. Clocks of different machines have to agree as well as such deadlines want to be kept.
 MESSAGE, KEY, DEADLINE = "evbus-message", "evbus-key", "evbus-deadline"
 #: The header of a reply that says whether the handler succeeded (:data:`OK`) or failed (:data:`ERROR`).
 OUTCOME, OK, ERROR = "evbus-outcome", "ok", "error"
+#: What tells a request from all others, if a pipeline plugin set it, and the header of the reply to it.
+EVENT_ID, ANSWERS = "ce-id", "evbus-answers"
+
+_ENCODING = "content-encoding"
+#: Headers that say which message it is, how it is encoded or what becomes of it, and so are of one message
+#: alone. Whoever passes the headers of what is handled on, for its trace and session, means others.
+_OWN = frozenset(
+    {
+        CONTENT_TYPE,
+        _ENCODING,
+        "message-id",
+        "correlation-id",
+        "reply-to",
+        "evbus-routing-key",
+        "evbus-signature",
+        KEY,
+        DEADLINE,
+        OUTCOME,
+        ANSWERS,
+    }
+)
+_OWN_PREFIXES = ("ce-", "evbus-signed-", "evbus-dead-")
 
 
 class _Link(Protocol):
@@ -42,6 +79,7 @@ class Forwarder:
     :param check: is told the name of each profile at the start, and raises when nothing can go there.
     :param encode: makes an envelope of ``(routing key, body, profile, headers)``.
     :param decode: makes plain values of a body: ``(content type, body)``.
+    :param around: returns the interceptors that are around what comes back.
     """
 
     def __init__(
@@ -50,11 +88,13 @@ class Forwarder:
         check: Callable[[str], None],
         encode: Callable[[str, Any, str, Mapping[str, str]], Envelope],
         decode: Callable[[str, bytes], Any],
+        around: Callable[[], Around | None],
     ) -> None:
         self.link = link
         self.check = check
         self._encode = encode
         self._decode = decode
+        self._around = around
 
     def binding(self, message: Any, to: str, response: Any, seconds: float) -> Binding:
         """Return a binding that has ``message`` handled at the other end of the profile ``to``.
@@ -87,30 +127,79 @@ class Forwarder:
             raise DispatchTimeout(name, total)
         headers: dict[str, str] = {}
         if frame is not None:
-            headers.update(frame.envelope.headers if frame.envelope is not None else {})
-            headers.pop(KEY, None)
+            headers.update(_passed_on({} if frame.envelope is None else frame.envelope.headers))
             if frame.key is not None:
                 headers[KEY] = str(frame.key)
-        headers.pop(CONTENT_TYPE, None)
         headers[MESSAGE] = name
         headers[DEADLINE] = f"{time.time() + left:.3f}"
         event = self._encode(name, None if isinstance(message, str) else message, to, headers)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + left
         try:
             reply = await self.link(to).request(event, left)
+            around = self._around()
+            if around is not None:
+                # What they wait for has no deadline of its own.
+                seconds = max(0.001, end - loop.time())
+                reply = await call(_received(around, reply, name), seconds)
         except DeliveryTimeout as exc:
             raise DispatchTimeout(name, total) from exc
-        return self._result(reply, name)
+        return self._result(reply, event, name)
 
-    def _result(self, reply: Envelope, name: str) -> Any:
+    def _result(self, reply: Envelope, request: Envelope, name: str) -> Any:
         outcome = reply.headers.get(OUTCOME)
         if outcome not in (OK, ERROR):
             said = "missing" if outcome is None else one_line(repr(outcome), 50)
             raise InvalidPayload(f"the reply to {name} is none of evbus: its header {OUTCOME} is {said}")
-        value = self._decode(reply.headers.get(CONTENT_TYPE, ""), reply.body)
+        asked, answered = request.headers.get(EVENT_ID), reply.headers.get(ANSWERS)
+        if asked and answered and asked != answered:
+            raise InvalidPayload(f"the reply to {name} is one to another request")
+        value = decoded(self._decode, reply)
         if outcome == OK:
             return value
         failed = value if isinstance(value, dict) else {}
         raise RemoteError(one_line(failed.get("type", "unknown"), 200), one_line(failed.get("reason", "")))
+
+
+async def _received(around: Around, reply: Envelope, name: str) -> Envelope:
+    """Return a reply as the interceptors hand it on."""
+    handed_on: list[Envelope] = []
+
+    async def take(envelope: Envelope) -> None:
+        handed_on.append(envelope)
+
+    try:
+        # Where it was sent to says nothing to them.
+        await around(reply.replace(routing_key=name), take)
+    except Rejected as exc:
+        raise Rejected(f"the reply to {name} is refused: {exc}") from exc
+    if not handed_on:
+        raise Rejected(f"the reply to {name} is dropped: a pipeline plugin takes it for one that came before")
+    return handed_on[-1]
+
+
+def decoded(decode: Callable[[str, bytes], Any], envelope: Envelope) -> Any:
+    """Return the body of a request or a reply as plain values.
+
+    :raises PayloadError: it cannot be read.
+    """
+    try:
+        return decode(envelope.headers.get(CONTENT_TYPE, ""), envelope.body)
+    except InvalidPayload as exc:
+        encoding = envelope.headers.get(_ENCODING)
+        if encoding is None:
+            raise
+        hint = "the option pipeline may need compress here, too"
+        raise InvalidPayload(f"{exc}; its {_ENCODING} is {one_line(encoding, 50)!r}: {hint}") from exc
+
+
+def _passed_on(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return those of the headers that a message was handed over with which it goes out with."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if (lowered := name.lower()) not in _OWN and not lowered.startswith(_OWN_PREFIXES)
+    }
 
 
 class _Forwarded(Binding):
@@ -134,6 +223,7 @@ class _Forwarded(Binding):
         super().__init__(message, (to, response), call, f"in another process, over the profile {to!r}")
         # So that it is not served to others again: two processes could hand it to each other for ever.
         self.handled_here = False
+        self.forwarded = True
         self._forwarder = forwarder
         self._to = to
 

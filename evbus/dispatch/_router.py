@@ -64,7 +64,7 @@ class Router(Registry):
             return None
         envelope = None
         if core.send is not None or headers is not None:
-            envelope = core.envelope(message_name(kind), headers)
+            envelope = core.envelope(message_name(kind), headers, sends=not bindings[0].forwarded)
         limit = None if timeout is None else Limit.of(timeout)
         if not wait_for_response:
             while above is None and self.slots.full():
@@ -317,7 +317,7 @@ class Router(Registry):
 
     async def _called(self, binding: Binding, message: Any, frame: Frame) -> Any:
         """Call a handler with the interceptors around it; what it leaves behind is in the frame then."""
-        around = self.core.around
+        around = None if binding.forwarded else self.core.around
         try:
             if around is None:
                 result = await binding.call(message)

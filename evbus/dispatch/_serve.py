@@ -6,32 +6,21 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from evbus._backoff import backoff
 from evbus._call import call
-from evbus._typed import reader, travels
-from evbus.errors import (
-    DeliveryError,
-    EvbusError,
-    HandlerDoesNotExist,
-    HandlerExists,
-    InvalidPayload,
-    Rejected,
-    nearest,
-)
+from evbus.errors import DeliveryError, EvbusError, HandlerError, InvalidPayload, Rejected
 from evbus.evbus._bridge import Bridge
 from evbus.redact import one_line
-from evbus.types import CONTENT_TYPE, Delivery, Envelope
+from evbus.types import Delivery, Envelope
 
-from ._annotations import message_name
-from ._binding import Binding
 from ._frame import Frame
 from ._kinds import RequestRouter
-from ._publish import Received, wire_name
-from ._remote import DEADLINE, ERROR, KEY, MESSAGE, OK, OUTCOME
+from ._remote import ANSWERS, DEADLINE, ERROR, EVENT_ID, KEY, MESSAGE, OK, OUTCOME
+from ._served import LONGEST, Names, Reading, Served, name_in
 
 __all__ = ["Server", "served", "stand_by"]
 
@@ -45,8 +34,6 @@ REPLYING = 60.0
 PAUSE = (0.05, 5.0)
 #: Seconds that cancelled handlers have to end, and handlers that stop the dispatcher to return.
 GRACE = 5.0
-#: Most characters of a foreign name that are repeated.
-_LONGEST = 200
 
 
 class _Link(Protocol):
@@ -65,14 +52,16 @@ class _Request:
     """A request that is being handled.
 
     :ivar end: until when, in seconds since the epoch; None for ever.
+    :ivar reading: its message.
     :ivar stops: its handler stops the dispatcher, and so cannot be waited for.
     """
 
-    __slots__ = ("delivery", "end", "headers", "stops")
+    __slots__ = ("delivery", "end", "headers", "reading", "stops")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         self.headers = delivery.envelope.headers
+        self.reading = Reading()
         self.end: float | None = None
         self.stops = False
 
@@ -81,13 +70,11 @@ class _Request:
         """Whether nobody waits for the reply any more."""
         return self.end is not None and time.time() >= self.end
 
-
-class _Found(NamedTuple):
-    """What a request's name stands for: ``read`` makes the message, None when it is a string."""
-
-    router: RequestRouter
-    binding: Binding
-    read: Callable[[Any], Any] | None
+    def asks_as(self, other: _Request) -> bool:
+        """Return whether both want the same reply."""
+        return all(
+            self.headers.get(name, "") == other.headers.get(name) for name in (_REPLY_TO, _CORRELATION)
+        )
 
 
 _HANDLING: ContextVar[_Request | None] = ContextVar("evbus_request", default=None)
@@ -109,9 +96,11 @@ class Server:
     :param link: where replies go.
     :param encode: makes an envelope of ``(body, headers)``.
     :param decode: makes plain values of a body: ``(content type, body)``.
+    :param prepare: runs the interceptors' ``send`` over a reply.
     :ivar handled: requests whose handlers succeeded.
     :ivar failed: those that were answered with an error.
     :ivar expired: those whose time was up before they were handled, or while they were.
+    :ivar dropped: those that the interceptors did not hand on, as they were handled before.
     """
 
     def __init__(
@@ -120,17 +109,18 @@ class Server:
         link: _Link,
         encode: Callable[[Any, Mapping[str, str]], Envelope],
         decode: Callable[[str, bytes], Any],
+        prepare: Callable[[Envelope], None],
     ) -> None:
-        self._routers = routers
+        self._core = routers[0].core
+        self._names = Names(routers, decode)
         self._link = link
         self._encode = encode
-        self._decode = decode
+        self._prepare = prepare
         self._tasks: dict[asyncio.Task[None], _Request] = {}
-        self._names: dict[str, _Found] = {}
-        self.handled = self.failed = self.expired = 0
+        self.handled = self.failed = self.expired = self.dropped = 0
 
     def __repr__(self) -> str:
-        counts = f"handled={self.handled} failed={self.failed} expired={self.expired}"
+        counts = f"handled={self.handled} failed={self.failed} expired={self.expired} dropped={self.dropped}"
         return f"<Server running={len(self._tasks)} {counts}>"
 
     async def run(self, deliveries: AsyncGenerator[Delivery, None], patience: float) -> None:
@@ -194,7 +184,11 @@ class Server:
         for task, request in stopping.items():
             if not task.done():
                 # Or it would be delivered again, and the next server would be stopped.
-                await self._answer(request, self._encode(None, {OUTCOME: OK}))
+                try:
+                    reply = self._reply(request, None, OK, None)
+                except Exception as exc:
+                    reply = self._failure(request, exc, None)
+                await self._answer(request, reply)
 
     async def _serve(self, request: _Request) -> None:
         _HANDLING.set(request)
@@ -255,91 +249,104 @@ class Server:
     # Handling
 
     async def _handled(self, request: _Request) -> Envelope | None:
-        """Return the reply to a request, None when its time is up."""
-        found = message = None
+        """Return the reply to a request, None when there is to be none: its time is up, or it is dropped."""
+        served = None
         try:
             left = _left(request)
             if left is not None and left <= 0:
                 self.expired += 1
                 return None
-            found = self._named(request.delivery.envelope)
-            message = self._message(found, request.delivery.envelope)
-            key = request.headers.get(KEY)
+            envelope = request.delivery.envelope
+            # What a profile made of the routing key says nothing to the interceptors.
+            envelope = envelope.replace(routing_key=name_in(envelope))
+            try:
+                served = self._served(envelope)
+            except (HandlerError, InvalidPayload) as exc:
+                handling, seconds = self._unserved(envelope, exc), left or 0
+            else:
+                key = request.headers.get(KEY)
+                handling, seconds = served.router.receive(served, request.reading, key, left, envelope), 0
             # A handler may raise what looks like a cancellation, when a library of its is closed.
-            handling = found.router.handle(message, key, True, left, Received(request.headers))
-            reply = self._encode(await call(handling, 0), {OUTCOME: OK})
+            result = await call(handling, seconds)
+            if result is None and request.reading.context is None:
+                self.dropped += 1
+                return None
+            reply = self._reply(request, result, OK, served)
         except Exception as exc:
             if request.late:
                 self.expired += 1
                 return None
+            if self._repeated(request, exc):
+                self.dropped += 1
+                return None
             self.failed += 1
-            return self._failure(request, exc, found, message)
+            return self._failure(request, exc, served)
         self.handled += 1
         return reply
 
-    def _failure(self, request: _Request, problem: Exception, found: _Found | None, message: Any) -> Envelope:
+    def _served(self, envelope: Envelope) -> Served:
+        if OUTCOME in envelope.headers:
+            raise InvalidPayload(f"this is a reply, and no request: it has the header {OUTCOME}")
+        return self._names.find(name_in(envelope))
+
+    async def _unserved(self, envelope: Envelope, problem: Exception) -> Any:
+        """Raise why a request is not handled, to whom the interceptors would let have it handled."""
+
+        async def fail(_: Envelope) -> None:
+            raise problem
+
+        around = self._core.around
+        return await (fail(envelope) if around is None else around(envelope, fail))
+
+    def _repeated(self, request: _Request, problem: Exception) -> bool:
+        """Return whether a request was refused while the same one, delivered before, is handled here.
+
+        That one brings the reply, which an error may not forestall.
+        """
+        return (
+            isinstance(problem, Rejected)
+            and request.reading.context is None
+            and request.delivery.redelivered
+            and any(other is not request and other.asks_as(request) for other in self._tasks.values())
+        )
+
+    def _failure(self, request: _Request, problem: Exception, served: Served | None) -> Envelope:
+        message = request.reading.message
         if request.headers.get(_REPLY_TO):
             log.debug("%s failed", _name(request.headers), exc_info=problem)
-        elif found is not None and message is not None:
+        elif served is not None and message is not None:
             frame = Frame(None, request.headers.get(KEY), None, None, None)
-            found.router.report(found.binding, message, frame, problem)
+            served.router.report(served.bound, message, frame, problem)
         else:
             log.error("a request that asks for no reply is given up: %s", _text(problem))
         said = {"type": type(problem).__name__, "reason": _text(problem)}
-        return self._encode(said, {OUTCOME: ERROR})
+        try:
+            return self._reply(request, said, ERROR, served)
+        except Exception as exc:
+            log.error(
+                "pipeline plugins do not let a failure of %s be told: %s", _name(request.headers), _text(exc)
+            )
+            return self._encode(said, {OUTCOME: ERROR})
 
-    def _message(self, found: _Found, request: Envelope) -> Any:
-        if found.read is None:
-            return found.binding.message
-        return found.read(self._decode(request.headers.get(CONTENT_TYPE, ""), request.body))
-
-    def _named(self, request: Envelope) -> _Found:
-        """Return what a request's name stands for: a message that is bound here, and nothing else."""
-        name = request.headers.get(MESSAGE) or request.routing_key
-        found = self._names.get(name)
-        if found is None:
-            found = self._names[name] = self._find(name)
-        return found
-
-    def _find(self, name: str) -> _Found:
-        bound = [
-            (kind, router, binding)
-            for router in self._routers
-            for binding in router.bindings()
-            if binding.handled_here
-            for kind in _kinds(binding.message)
-        ]
-        named = [each for each in bound if wire_name(each[0]) == name]
-        exact = [each for each in named if each[0] == each[2].message]
-        # A class with slots has a forerunner of the same name, which goes with the next garbage.
-        found = exact or list({_full_name(each[0]): each for each in named}.values())
-        if not found:
-            known = {wire_name(kind) for kind, _, binding in bound if kind == binding.message}
-            hint = nearest(name[:_LONGEST], known)
-            raise HandlerDoesNotExist(f"there is no handler for {one_line(name, _LONGEST)}{hint}")
-        if len(found) > 1:
-            names = ", ".join(sorted(f"{_full_name(kind)} in {router.name}" for kind, router, _ in found))
-            raise HandlerExists(f"several messages are called {one_line(name)}: {names}; rename one of them")
-        kind, router, binding = found[0]
-        return _Found(router, binding, None if isinstance(kind, str) else reader(kind))
-
-
-def _kinds(message: Any) -> Iterator[Any]:
-    """Yield a bound message and the classes derived from it, as far as their instances can travel."""
-    if isinstance(message, str):
-        yield message
-    elif travels(message):
-        yield message
-        for derived in message.__subclasses__():
-            yield from _kinds(derived)
-
-
-def _full_name(message: Any) -> str:
-    return f"{getattr(message, '__module__', 'the string')}.{message_name(message)}"
+    def _reply(self, request: _Request, body: Any, outcome: str, served: Served | None) -> Envelope:
+        """Return a reply as it leaves: the interceptors send it from where they had let the request to."""
+        reply = self._encode(body, {OUTCOME: outcome})
+        received = request.delivery.envelope
+        reply.profile = received.profile
+        if served is not None:
+            reply.routing_key = served.wire_name
+        if EVENT_ID in received.headers:
+            reply.headers[ANSWERS] = received.headers[EVENT_ID]
+        context = request.reading.context
+        if context is None:
+            self._prepare(reply)
+        else:
+            context.run(self._prepare, reply)
+        return reply
 
 
 def _name(headers: Mapping[str, str]) -> str:
-    return one_line(headers.get(MESSAGE, "a request"), _LONGEST)
+    return one_line(headers.get(MESSAGE, "a request"), LONGEST)
 
 
 def _text(problem: BaseException) -> str:

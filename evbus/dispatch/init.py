@@ -23,6 +23,7 @@ def __init__(hub):
             lambda profile: _check_link(hub, profile),
             lambda *parts: _encode(hub, *parts),
             lambda kind, data: _decode(hub, kind, data),
+            lambda: known.core.around,
         )
         known.core.publish = lambda profile, event: _publish(hub, profile, event)
         known.core.on_failure = lambda failure: _tell(hub, failure)
@@ -176,6 +177,7 @@ async def serve(hub, profile, contexts=None):
         link,
         hub.evbus.BROKER.reply,
         lambda kind, data: _decode(hub, kind, data),
+        hub.evbus.BROKER.prepare,
     )
     deliveries = hub.evbus.bridge.consume(contexts, profile)
     # In a task of its own: who stops the dispatcher ends that, and cancels nobody.

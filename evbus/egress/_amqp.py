@@ -103,6 +103,7 @@ class Consumer:
         self._profile = profile
         self._profile_name = name
         self._source = source_of(profile, subscription)
+        self._on_ready = subscription.ready
         self._prefetch = subscription.prefetch or profile.prefetch
         self._next: int | None = None
         # A queue that was named only may be a stream or not; its messages tell, unless they are strange.
@@ -152,6 +153,7 @@ class Consumer:
                 if self._failures:
                     log.info("%s: consuming from %r again", self.connection.name, self._name)
                 self._started, self._failures = True, 0
+                self._on_ready()
                 return found
 
     async def _pause(self, problem: Exception) -> None:

@@ -122,6 +122,7 @@ class Consumer:
             # begins elsewhere, so that the difference would be credit.
             link.grant(self._prefetch)
             self._subscribed = True
+            self._wanted.ready()
             return None
         return self._refusal(name, text) if not session.lost.done() else None
 

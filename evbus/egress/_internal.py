@@ -6,22 +6,195 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
 
 from evbus.errors import ProfileError
 from evbus.types import Delivery, Envelope, Subscription
 
-__all__ = ["Group", "Groups", "group_of"]
+__all__ = ["Group", "Groups", "Member", "Taps", "attach", "close", "deliveries", "held"]
 
 Groups = dict[tuple[str, str], "Group"]
-_Taps = dict[str, list[Callable[[list[Envelope]], None]]]
+Taps = dict[str, list["Group"]]
+Take = Callable[[list[Delivery]], None]
 
 #: Deliveries that a consumer may have unsettled at once when it says nothing.
 PREFETCH = 1000
 
 
-def group_of(groups: Groups, taps: _Taps, subscription: Subscription) -> Group:
-    """Return the group that a subscription belongs to.
+class Group:
+    """Consumers that share the events of one name; each event goes to one of them.
+
+    :param key: the name, and that of the group.
+    """
+
+    def __init__(self, key: tuple[str, str], groups: Groups, taps: Taps) -> None:
+        self.waiting: deque[Envelope] = deque()
+        #: How often those were delivered that wait again, by their identity.
+        self.counts: dict[int, int] = {}
+        self._key = key
+        self._groups = groups
+        self._taps = taps
+        self._members: deque[Member] = deque()
+        self._durable = False
+        self._crowd: deque[asyncio.Future[None]] = deque()
+        self._lost: Callable[[list[Envelope]], None] | None = None
+        groups[key] = self
+        taps.setdefault(key[0], []).append(self)
+
+    def __repr__(self) -> str:
+        return f"<Group {'::'.join(self._key)} waiting={len(self.waiting)} members={len(self._members)}>"
+
+    def __len__(self) -> int:
+        """How many events wait for a consumer."""
+        return len(self.waiting)
+
+    def put(self, events: list[Envelope]) -> None:
+        """Take events, for consumers there are or will be."""
+        if self._lost is not None:
+            self._lost(events)
+            return
+        self.waiting.extend(events)
+        self.push()
+
+    def held(self) -> int:
+        """Return how many events are with its consumers, or wait for them."""
+        return sum(member.unsettled for member in self._members) + (len(self.waiting) if self._members else 0)
+
+    async def room(self, limit: int) -> None:
+        """Return when fewer than ``limit`` events wait."""
+        while len(self.waiting) >= limit:
+            turn = asyncio.get_running_loop().create_future()
+            self._crowd.append(turn)
+            await turn
+
+    def push(self) -> None:
+        """Hand what waits to consumers that have room."""
+        waiting, members = self.waiting, self._members
+        full = 0
+        while waiting and full < len(members):
+            member = members[0]
+            room = member.room()
+            if room <= 0:
+                full += 1
+            else:
+                # Consumers take turns; the only one gets all that it has room for.
+                most = min(room, len(waiting)) if len(members) == 1 else 1
+                member.give([waiting.popleft() for _ in range(most)])
+                full = 0
+            if len(members) > 1:
+                members.rotate(-1)
+        while self._crowd:
+            turn = self._crowd.popleft()
+            if not turn.done():
+                turn.set_result(None)
+
+    def join(self, member: Member, durable: bool) -> None:
+        """Add a consumer."""
+        self._lost = None
+        self._durable = self._durable or durable
+        self._members.append(member)
+        self.push()
+
+    def leave(self, member: Member, unsettled: list[Envelope]) -> None:
+        """Drop a consumer; what it did not settle is for the others. The last one ends what is not durable."""
+        self._members.remove(member)
+        for event in reversed(unsettled):
+            self.give_back(event)
+        if self._members or self._durable:
+            self.push()
+        elif self._lost is None:
+            self._end()
+
+    def give_back(self, event: Envelope) -> None:
+        """Let an event wait again, before the others."""
+        self.counts[id(event)] = self.counts.get(id(event), 0) + 1
+        self.waiting.appendleft(event)
+
+    def lose(self, lost: Callable[[list[Envelope]], None]) -> None:
+        """Hand what waits, and what comes before there is a consumer again, to ``lost``."""
+        self._lost = lost
+        left = list(self.waiting)
+        self.waiting.clear()
+        self.counts.clear()
+        if left:
+            lost(left)
+
+    def _end(self) -> None:
+        name = self._key[0]
+        del self._groups[self._key]
+        self._taps[name].remove(self)
+        if not self._taps[name]:
+            del self._taps[name]
+
+
+class Member:
+    """A consumer of a group.
+
+    :param most: deliveries that it may have unsettled at once.
+    :param take: gets deliveries.
+    """
+
+    def __init__(self, group: Group, most: int, take: Take, durable: bool) -> None:
+        self._group = group
+        self._most = most
+        # It gets more when it has settled half of what it may have: to look with every one takes time.
+        self._low = most // 2
+        self._take = take
+        self._unsettled: dict[int, Envelope] = {}
+        self._number = 0
+        self._paused = False
+        self._ended = False
+        group.join(self, durable)
+
+    def __repr__(self) -> str:
+        return f"<Member of {self._group!r} unsettled={len(self._unsettled)}>"
+
+    @property
+    def unsettled(self) -> int:
+        """How many deliveries it has not settled."""
+        return len(self._unsettled)
+
+    def room(self) -> int:
+        """Return how many deliveries it takes."""
+        return 0 if self._paused else self._most - len(self._unsettled)
+
+    def give(self, events: list[Envelope]) -> None:
+        """Deliver."""
+        deliveries, unsettled, number, settle = [], self._unsettled, self._number, self._settle
+        counts = self._group.counts
+        for event in events:
+            number += 1
+            unsettled[number] = event
+            count = counts.get(id(event), 0) if counts else 0
+            deliveries.append(Delivery(event, settle, number, count > 0, count))
+        self._number = number
+        self._take(deliveries)
+
+    def _settle(self, number: int, accepted: bool, requeue: bool) -> None:
+        event = self._unsettled.pop(number, None)
+        group = self._group
+        if requeue and not accepted and event is not None:
+            group.give_back(event)
+            group.push()
+            return
+        if group.counts:
+            group.counts.pop(id(event), None)
+        if group.waiting and len(self._unsettled) <= self._low:
+            group.push()
+
+    def pause(self) -> None:
+        """Take nothing more."""
+        self._paused = True
+
+    def end(self) -> None:
+        """Leave the group; what is not settled is for others."""
+        if not self._ended:
+            self._ended = self._paused = True
+            unsettled, self._unsettled = list(self._unsettled.values()), {}
+            self._group.leave(self, unsettled)
+
+
+def attach(groups: Groups, taps: Taps, subscription: Subscription, take: Take) -> Member:
+    """Make a consumer of a subscription.
 
     :raises ProfileError: it does not say what it wants.
     """
@@ -29,77 +202,37 @@ def group_of(groups: Groups, taps: _Taps, subscription: Subscription) -> Group:
         raise ProfileError("a subscription to internal events has a name, the routing key of the events")
     own = secrets.token_hex(4) if subscription.per_process else ""
     key = (subscription.name, f"{subscription.group}{own}")
-    found = groups.get(key)
-    if found is None:
-        found = groups[key] = Group(key, groups, taps)
-    return found
+    group = groups.get(key) or Group(key, groups, taps)
+    durable = subscription.durable and not subscription.per_process
+    return Member(group, subscription.prefetch or PREFETCH, take, durable)
 
 
-class Group:
-    """Consumers that share the events of one name."""
+async def deliveries(groups: Groups, taps: Taps, subscription: Subscription) -> AsyncGenerator[Delivery, None]:
+    """Yield what a consumer of a subscription gets."""
+    waiting: deque[Delivery] = deque()
+    arrived = asyncio.Event()
 
-    def __init__(self, key: tuple[str, str], groups: Groups, taps: _Taps) -> None:
-        self._key = key
-        self._groups = groups
-        self._taps = taps
-        self._waiting: deque[tuple[Envelope, int]] = deque()
-        self._idle: deque[asyncio.Future[None]] = deque()
-        self._consumers = 0
-        taps.setdefault(key[0], []).append(self._take)
+    def take(found: list[Delivery]) -> None:
+        waiting.extend(found)
+        arrived.set()
 
-    def __repr__(self) -> str:
-        return f"<Group {'::'.join(self._key)} waiting={len(self._waiting)} consumers={self._consumers}>"
+    member = attach(groups, taps, subscription, take)
+    try:
+        while True:
+            while waiting:
+                yield waiting.popleft()
+            arrived.clear()
+            await arrived.wait()
+    finally:
+        member.end()
 
-    def _take(self, events: list[Envelope]) -> None:
-        self._waiting.extend([(event, 0) for event in events])
-        self._wake()
 
-    def _wake(self) -> None:
-        while self._idle:
-            idle = self._idle.popleft()
-            if not idle.done():
-                idle.set_result(None)
-                return
+def held(groups: Groups) -> int:
+    """Return how many events wait for a consumer that there is, or are not settled by one."""
+    return sum(group.held() for group in groups.values())
 
-    async def deliveries(self, subscription: Subscription) -> AsyncGenerator[Delivery, None]:
-        """Yield deliveries, at most ``prefetch`` of them unsettled."""
-        most = subscription.prefetch or PREFETCH
-        unsettled: dict[int, tuple[Envelope, int]] = {}
-        free = asyncio.Event()
-        number = 0
 
-        def settle(tag: int, accepted: bool, requeue: bool) -> None:
-            event, count = unsettled.pop(tag)
-            free.set()
-            if not accepted and requeue:
-                self._waiting.appendleft((event, count + 1))
-                self._wake()
-
-        self._consumers += 1
-        try:
-            while True:
-                while self._waiting and len(unsettled) < most:
-                    number += 1
-                    entry = unsettled[number] = self._waiting.popleft()
-                    event, count = entry
-                    yield Delivery(event, settle, number, redelivered=count > 0, delivery_count=count)
-                if len(unsettled) >= most:
-                    free.clear()
-                    await free.wait()
-                    continue
-                idle: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-                self._idle.append(idle)
-                await idle
-        finally:
-            self._consumers -= 1
-            self._waiting.extendleft([(event, count + 1) for event, count in reversed(unsettled.values())])
-            self._wake()
-            if not self._consumers and not subscription.durable:
-                self._end()
-
-    def _end(self) -> None:
-        name = self._key[0]
-        del self._groups[self._key]
-        self._taps[name].remove(self._take)
-        if not self._taps[name]:
-            del self._taps[name]
+def close(groups: Groups, lost: Callable[[list[Envelope]], None]) -> None:
+    """Hand what waits in any group, and what comes while it has no consumer, to ``lost``."""
+    for group in list(groups.values()):
+        group.lose(lost)

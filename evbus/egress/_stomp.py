@@ -197,6 +197,7 @@ class Consumer:
         refusal = answer.result() if done else Unavailable("the broker does not answer")
         if refusal is None:
             self._subscribed = True
+            self._wanted.ready()
             return None
         if not done:
             session.fail("the broker did not answer a SUBSCRIBE")

@@ -12,6 +12,7 @@ from evbus.connection import _amqp_profile
 def __init__(hub):
     hub.egress.amqp.ACCT = ["amqp", "rabbitmq", "pika"]
     hub.egress.amqp.PROFILE = _amqp_profile.Profile
+    hub.egress.amqp.READY = True
 
 
 async def consume(hub, ctx, subscription):

@@ -11,6 +11,7 @@ from evbus.connection._amqp1_profile import Profile
 def __init__(hub):
     hub.egress.amqp1.ACCT = ["amqp1"]
     hub.egress.amqp1.PROFILE = Profile
+    hub.egress.amqp1.READY = True
 
 
 async def consume(hub, ctx, subscription):

@@ -20,6 +20,24 @@ async def consume(hub, ctx, subscription):
     Subscriptions of one name and group share the events, others get one each. What is not settled, and what
     comes while nobody of a group consumes, waits for the next of the group if the subscription is durable.
     """
-    group = _internal.group_of(hub.egress.GROUPS, hub.ingress.TAPS, subscription)
-    async for delivery in group.deliveries(subscription):
+    async for delivery in _internal.deliveries(hub.egress.GROUPS, hub.ingress.TAPS, subscription):
         yield delivery
+
+
+def attach(hub, ctx, subscription, take):
+    """Hand deliveries to ``take([delivery, ...])`` from now on, as :func:`consume` yields them.
+
+    :returns: an object with ``pause()``, which lets nothing more come, and ``end()``, which gives back what is
+        not settled.
+    """
+    return _internal.attach(hub.egress.GROUPS, hub.ingress.TAPS, subscription, take)
+
+
+def held(hub):
+    """Return how many events consumers have not settled, or wait for one that there is."""
+    return _internal.held(hub.egress.GROUPS)
+
+
+def close(hub, lost):
+    """Hand the envelopes that wait, and those that come while nobody consumes them, to ``lost([...])``."""
+    _internal.close(hub.egress.GROUPS, lost)

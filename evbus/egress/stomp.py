@@ -11,6 +11,7 @@ from evbus.connection._stomp_profile import Profile
 def __init__(hub):
     hub.egress.stomp.ACCT = ["stomp"]
     hub.egress.stomp.PROFILE = Profile
+    hub.egress.stomp.READY = True
 
 
 async def consume(hub, ctx, subscription):

@@ -20,7 +20,7 @@ from evbus.errors import (
     InvalidRoutingKey,
     PayloadTooLarge,
 )
-from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders
+from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders, StandingHeaders
 
 from ._queue import UNBOUNDED, Meta, Queue
 from ._settings import Settings
@@ -32,7 +32,7 @@ log = logging.getLogger("evbus.broker")
 #: True where the bus itself runs an application's code: that code may put while the bus drains.
 IN_CALLBACK: ContextVar[bool] = ContextVar("evbus_in_callback", default=False)
 
-#: Pairs of profile and routing key whose shared part is remembered.
+#: Profiles and routing keys whose shared part is remembered.
 CACHE_PAIRS = 10_000
 
 _monotonic = time.monotonic
@@ -57,7 +57,9 @@ def to_bytes(apply: Callable[[Any], Any]) -> Callable[[Any], bytes]:
     return applied
 
 
-_Chosen = tuple[Callable[[Any], bytes], dict[tuple[Any, Any], Meta], SharedHeaders]
+# By profile, routing key, and the standing headers or None.
+_Metas = dict[tuple[Any, Any, Any], Meta]
+_Chosen = tuple[Callable[[Any], bytes], _Metas, SharedHeaders]
 
 
 class Broker:
@@ -114,13 +116,13 @@ class Broker:
         if self._new["SERIAL_PLUGIN"] is not self._new_name or self._old["PLUGIN"] is not self._old_name:
             self._choose()
         meta: Meta | Envelope
-        if headers is None and self._send is None:
+        if self._send is None and (headers is None or type(headers) is StandingHeaders):
             apply, metas, shared = self._chosen
             data = apply(body)
             try:
-                meta = metas[profile, routing_key]
+                meta = metas[profile, routing_key, headers]
             except (KeyError, TypeError):
-                meta = _meta(metas, profile, routing_key, shared)
+                meta = _meta(metas, profile, routing_key, headers, shared)
         else:
             meta = self._intercepted(routing_key, body, profile, headers)
             data = meta.body
@@ -246,11 +248,12 @@ class Broker:
             log.warning("the bus is full: %d events dropped so far (%s)", queue.dropped, self._full_policy)
 
 
-def _meta(metas: dict[tuple[Any, Any], Meta], profile: Any, routing_key: Any, shared: SharedHeaders) -> Meta:
+def _meta(metas: _Metas, profile: Any, routing_key: Any, headers: Any, shared: SharedHeaders) -> Meta:
     _check_names(profile, routing_key)
     if len(metas) >= CACHE_PAIRS:
         metas.clear()
-    meta = metas[profile, routing_key] = Meta(profile, routing_key or "", shared)
+    known = shared if headers is None else SharedHeaders({**_check_headers(headers), **shared})
+    meta = metas[profile, routing_key, headers] = Meta(profile, routing_key or "", known)
     return meta
 
 

@@ -281,14 +281,30 @@ class Bus:
         """Record a delivery that no lane can have as dead in each of them; raises as :meth:`relay` does."""
         self._relaying().refuse(delivery, event, lanes, problem)
 
-    def record_dead(self, event: Envelope, where: str, reason: str, attempts: int) -> None:
-        """Record an event that was given up somewhere else than in a lane.
+    async def give_up(self, event: Envelope, where: str, problem: Exception, attempts: int) -> bool:
+        """Record an event that was given up outside the lanes; return whether the record is on the disk.
+
+        :raises BusStopped: the bus does not run.
+        """
+        if self._dead is None or not self._taken:
+            raise BusStopped
+        return await self._dead.give_up(event, where, problem, attempts)
+
+    def keep(self, events: Iterable[Envelope], where: str, reason: str) -> None:
+        """Write events to the dead store that nobody takes any more.
 
         :raises BusStopped: the bus does not run.
         """
         if self._plan is None:
             raise BusStopped
-        self._plan.dead_store.add(event, lane=where, reason=reason, attempts=attempts)
+        for event in events:
+            self._plan.dead_store.add(event, lane=where, profile=event.profile, reason=reason, attempts=0)
+
+    def passing(self, plugin: str) -> bool:
+        """Return whether events wait for their lanes, or for being published by a plugin."""
+        if self._moving or not self.queue.empty():
+            return True
+        return any(not lane.idle for lane in self.lanes.values() if lane.key.plugin == plugin)
 
     def _relaying(self) -> Tracker:
         if self._tracker is None or self.state is not BusState.RUNNING:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from evbus.redact import one_line
 from evbus.types import Envelope
 
 from ._dead import DeadStore
@@ -59,7 +60,7 @@ class DeadLetters:
                     self.keep(lane, entry.event, reason, entry.attempts)
             except Exception:
                 log.exception("lane %s: a dead event could not be recorded", lane.key)
-            self._tell(lane, entry)
+            self._tell(entry.event, lane.key.plugin, entry.reason)
 
     def _send(self, lane: Lane, entry: Dead, reason: str) -> bool:
         profile = lane.delivery.dead_letter
@@ -98,14 +99,25 @@ class DeadLetters:
             attempts=attempts,
         )
 
-    def _tell(self, lane: Lane, entry: Dead) -> None:
+    async def give_up(self, event: Envelope, where: str, problem: Exception, attempts: int) -> bool:
+        """Write an event that no lane gave up to the dead store, and tell the error callback.
+
+        :returns: whether it is on the disk.
+        """
+        reason = one_line(f"{type(problem).__name__}: {problem}")
+        log.error("%s: an event is dead after %d attempts: %s", where, attempts, reason)
+        self._tell(event, where, problem)
+        kept = self._store.add(event, lane=where, profile=event.profile, reason=reason, attempts=attempts)
+        return kept and await self._store.flush()
+
+    def _tell(self, event: Envelope, plugin: str, problem: BaseException) -> None:
         if self._teller is not None:
             self._teller.tell(
                 {
-                    "exception": entry.reason,
-                    "plugin": lane.key.plugin,
-                    "profile": entry.event.profile,
-                    "body": entry.event.body,
+                    "exception": problem,
+                    "plugin": plugin,
+                    "profile": event.profile,
+                    "body": event.body,
                     "context": self._contexts,
                 }
             )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from evbus.errors import ConfigError, ProfileError, nearest
+from evbus.types import Delivery, Subscription
 
 from ._profiles import Accepts, Profile, convert, providers
 
-__all__ = ["Source", "check", "find", "matching"]
+__all__ = ["Source", "Supply", "check", "find", "matching"]
 
 
 class Source(NamedTuple):
@@ -22,6 +23,22 @@ class Source(NamedTuple):
     name: str
     data: dict[str, Any]
     settings: msgspec.Struct | None
+
+
+class Supply(NamedTuple):
+    """How to get what comes in through a profile.
+
+    :ivar name: ``provider.name``.
+    :ivar consume: returns a generator of deliveries for a subscription.
+    :ivar attach: for plugins whose messages are in this process, else None: hands lists of deliveries for a
+        subscription to a function from now on, and returns what ends that.
+    :ivar announces: ``consume`` calls ``ready()`` of the subscription.
+    """
+
+    name: str
+    consume: Callable[[Subscription], AsyncGenerator[Delivery, None]]
+    attach: Callable[[Subscription, Callable[[list[Delivery]], None]], Any] | None
+    announces: bool
 
 
 def find(

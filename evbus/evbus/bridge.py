@@ -1,5 +1,6 @@
 """From one message system into others: consume, and hand every delivery to the lanes that match."""
 
+import functools
 import logging
 import time
 
@@ -36,14 +37,29 @@ def consume(hub, contexts, source, subscription=None):
     return _open(hub, _sources.find(contexts, source, hub.evbus.init.sources()), subscription)
 
 
-def sources(hub, contexts, profile, subscription):
-    """Return a generator of deliveries for each profile that ``profile`` matches and that can be consumed from.
+def sources(hub, contexts, profile):
+    """Return a :class:`~evbus.evbus._sources.Supply` for each profile that ``profile`` matches, if it can be
+    consumed from.
 
     :raises ProfileError: there is none.
     """
     accepts = hub.evbus.init.sources()
     found = _sources.matching(contexts, profile, accepts, hub.evbus.init.finder(contexts))
-    return [_open(hub, source, subscription) for source in found]
+    return [_supply(hub, source) for source in found]
+
+
+def _supply(hub, source):
+    plugin = hub.egress[source.plugin]
+    ctx = _plan.context_of(source.name, source.provider, source.data, source.settings)
+    attach = None
+    if "attach" in plugin._funcs:
+        attach = functools.partial(_face.direct(plugin.attach), ctx)
+    return _sources.Supply(
+        name=f"{source.provider}.{source.name}",
+        consume=functools.partial(_open, hub, source),
+        attach=attach,
+        announces=bool(getattr(plugin, "READY", False)),
+    )
 
 
 def _open(hub, found, subscription=None):

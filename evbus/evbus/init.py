@@ -49,7 +49,7 @@ def __init__(hub):
     if "ENGINE" in vars(hub.evbus):
         return
     hub.evbus.CHECKS = dict(_shape.CHECKS)
-    #: What starts after the bus and stops before it: objects with ``start(contexts)`` and ``stop()``.
+    #: Rooms that start after the bus and stop before it: their init has ``start(contexts)`` and ``stop()``.
     hub.evbus.COMPANIONS = []
     hub.evbus.BEGINNING = None
     for room in SUBSYSTEMS:
@@ -87,8 +87,8 @@ def _on_state(hub, state):
 async def _begin(hub):
     """Let those go on who need a bus that runs; what fails is said by :func:`join`, and in the log."""
     try:
-        for companion in hub.evbus.COMPANIONS:
-            await companion.start(hub.evbus.CONTEXTS)
+        for room in hub.evbus.COMPANIONS:
+            await hub[room].init.start(hub.evbus.CONTEXTS)
     except errors.EvbusError as exc:
         log.error("the bus runs, but not all of its listeners: %s", exc)
         raise
@@ -136,8 +136,8 @@ async def stop(hub):
         await asyncio.wait({beginning})
         if not beginning.cancelled():
             beginning.exception()  # said by join
-        for companion in reversed(hub.evbus.COMPANIONS):
-            await companion.stop()
+        for room in reversed(hub.evbus.COMPANIONS):
+            await hub[room].init.stop()
     return await hub.evbus.ENGINE.stop()
 
 

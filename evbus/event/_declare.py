@@ -34,16 +34,17 @@ _Event = TypeVar("_Event")
 Upcast = Callable[[int, dict[str, Any]], Mapping[str, Any]]
 
 
-class EventSpec(msgspec.Struct, frozen=True):
+class EventSpec(msgspec.Struct, frozen=True, eq=False):
     """What an event is called, and how it travels.
 
+    :ivar cls: None for an event that is known by its name only.
     :ivar name: the name of its queue, topic or address.
     :ivar durable: kept while no listener is there.
     :ivar broadcast: every listener gets a copy for each process.
     :ivar version: of its fields; a message says its own in a header.
     """
 
-    cls: type
+    cls: type | None
     name: str
     durable: bool
     broadcast: bool

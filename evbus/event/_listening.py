@@ -6,22 +6,25 @@ import asyncio
 import inspect
 import logging
 import operator
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
+import msgspec
+
 from evbus._backoff import backoff
-from evbus.dispatch._binding import Binding
-from evbus.dispatch._core import Core
-from evbus.dispatch._frame import CURRENT, Frame
-from evbus.dispatch._router import Router
 from evbus.dispatch._within import Limit, within
 from evbus.errors import PayloadError, Rejected
+from evbus.evbus._pipeline import Around
 from evbus.evbus._teller import Teller
+from evbus.redact import one_line
 from evbus.types import Delivery, Envelope
 
 from ._declare import EventSpec, ListenerSpec
+from ._keys import Keys
 from ._listener import Listener
 from ._reader import Reader
+from ._workers import Workers
 
 __all__ = ["Dead", "Listening"]
 
@@ -37,150 +40,189 @@ class Dead(NamedTuple):
     attempts: int
 
 
-class _Work:
+# As with deliveries: an event knows nothing of the work that it is.
+class _Work(msgspec.Struct, eq=False, gc=False):
     """A delivery on its way to a listener.
 
-    :ivar event: what it says, once that is read of ``envelope``.
+    :ivar event: what it says, once that is read.
     """
 
-    __slots__ = ("attempts", "delivery", "envelope", "event", "spec")
-
-    def __init__(self, delivery: Delivery, spec: EventSpec) -> None:
-        self.delivery = delivery
-        self.spec = spec
-        self.event: Any = None
-        self.envelope: Envelope | None = None
-        self.attempts = 0
+    delivery: Delivery
+    spec: EventSpec
+    event: Any = None
+    attempts: int = 0
 
 
 class Listening:
     """One listener's deliveries, from wherever they come.
 
-    :param dead: records an event that was given up.
+    :param dead: records an event that was given up; returns whether the record is on the disk.
+    :ivar around: the interceptors around each handling, None when there are none.
     """
 
     def __init__(
-        self,
-        core: Core,
-        spec: ListenerSpec,
-        listener: Listener,
-        reader: Reader,
-        event_of: Callable[[str], EventSpec | None],
-        dead: Callable[[Dead], None],
+        self, spec: ListenerSpec, listener: Listener, reader: Reader, dead: Callable[[Dead], Awaitable[bool]]
     ) -> None:
         self.listener = listener
         self.spec = spec
+        self.around: Around | None = None
         self._reader = reader
-        self._event_of = event_of
         self._dead = dead
+        self._call = listener.call
+        # Nothing to do beside reading the event and calling the listener.
+        self._plain = spec.key is None and spec.timeout is None
         self._key = operator.attrgetter(spec.key) if isinstance(spec.key, str) else spec.key
-        self._router = _ListenerRouter(core, f"listener {listener.name}", self._settle)
-        self._router.slots.bound(spec.concurrency, 0)
-        self._binding = Binding(spec.event, listener, self._handle, listener.full_name)
+        self._workers: Workers[_Work] = Workers(self._handle, spec.concurrency, f"listener {listener.name}")
+        self._keys = Keys(self._workers)
         self._teller = None if spec.on_error is None else Teller(_told(spec.on_error), lambda: None)
+        self._counts: Counter[str] = Counter()
+        self._handled = 0
 
     def __repr__(self) -> str:
-        return f"<Listening {self.listener.name} {self._router.snapshot()}>"
+        return f"<Listening {self.listener.name} {self.snapshot()}>"
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has nothing to handle, and nobody to tell of what it gave up."""
+        return self._workers.idle and (self._teller is None or not self._teller.busy)
 
     def take(self, delivery: Delivery, spec: EventSpec) -> None:
         """Handle a delivery when it is its turn; it is settled after that."""
-        work = _Work(delivery, spec)
-        key = None if self._key is None else self._key_of(work)
-        self._router.hand_over((self._binding,), work, key, delivery.envelope, None)
+        self._workers.submit(_Work(delivery, spec))
 
-    def _key_of(self, work: _Work) -> Any:
-        """Return the key of an event that can be read already, before the interceptors."""
+    async def _handle(self, work: _Work) -> None:
         try:
-            event = self._read(work, work.delivery.envelope)
-        except PayloadError:
-            return None
-        assert self._key is not None
-        return self._key(event)
+            if self.around is None and self._plain:
+                work.event = event = self._reader.read(work.spec, work.delivery.envelope)
+                work.attempts = 1
+                try:
+                    await self._call(event)
+                except Exception as exc:
+                    await self._again(work, exc)
+            elif self.around is None:
+                await self._in_turn(work, work.delivery.envelope)
+            else:
+                await self._intercepted(work, self.around)
+        except Exception as exc:
+            await self._give_up(work, exc)
+        except asyncio.CancelledError:
+            await self._give_back(work)
+        except BaseException:
+            work.delivery.reject(requeue=True)
+            raise
+        else:
+            self._handled += 1
+            work.delivery.ack()
 
-    def _read(self, work: _Work, envelope: Envelope) -> Any:
-        if work.envelope is not envelope:
-            work.event = self._reader.read(self._spec_of(work, envelope), envelope)
-            work.envelope = envelope
-        return work.event
+    async def _intercepted(self, work: _Work, around: Around) -> None:
+        async def handle(envelope: Envelope) -> Any:
+            return await self._in_turn(work, envelope)
 
-    def _spec_of(self, work: _Work, envelope: Envelope) -> EventSpec:
-        said = envelope.headers.get("evbus-message")
-        if said is None or said == work.spec.name:
-            return work.spec
-        found = self._event_of(said)
-        if found is None:
-            raise Rejected(f"there is no event {said!r} here")
-        return found
+        receiver = self.spec.group or self.listener.name
+        await around(work.delivery.envelope, handle, receiver)
 
-    async def _handle(self, work: _Work) -> Any:
-        """Call the listener, as often as its retries say."""
-        frame = CURRENT.get()
-        envelope = (
-            frame.envelope if frame is not None and frame.envelope is not None else work.delivery.envelope
-        )
-        event = self._read(work, envelope)
-        retry, timeout = self.spec.retry, self.spec.timeout
-        while True:
+    async def _in_turn(self, work: _Work, envelope: Envelope) -> Any:
+        """Call the listener when it is the turn of the event's key."""
+        work.event = event = self._reader.read(work.spec, envelope)
+        if self._key is None:
+            return await self._attempts(work)
+        key = self._key(event)
+        await self._keys.turn(key)
+        try:
+            return await self._attempts(work)
+        finally:
+            self._keys.pass_on(key)
+
+    async def _attempts(self, work: _Work) -> Any:
+        work.attempts = 1
+        try:
+            return await self._attempt(work)
+        except Exception as exc:
+            return await self._again(work, exc)
+
+    async def _attempt(self, work: _Work) -> Any:
+        timeout = self.spec.timeout
+        if timeout is None:
+            return await self._call(work.event)
+        return await within(_awaited(self._call(work.event)), Limit.of(timeout), work.spec.name)
+
+    async def _again(self, work: _Work, problem: Exception) -> Any:
+        """Call the listener again after it failed, as often as its retries say; raise what it failed with last."""
+        retry = self.spec.retry
+        while not isinstance(problem, Rejected) and (not retry.attempts or work.attempts < retry.attempts):
+            self._counts["retried"] += 1
+            log.warning(
+                "listener %s: %s fails and is tried again: %s",
+                self.listener.name,
+                work.spec.name,
+                one_line(f"{type(problem).__name__}: {problem}"),
+            )
+            await asyncio.sleep(backoff(work.attempts, retry.min, retry.max))
             work.attempts += 1
             try:
-                if timeout is None:
-                    return await self.listener.call(event)
-                return await within(_awaited(self.listener.call(event)), Limit.of(timeout), work.spec.name)
-            except Rejected:
-                raise
+                return await self._attempt(work)
             except Exception as exc:
-                if retry.attempts and work.attempts >= retry.attempts:
-                    raise
-                log.warning(
-                    "listener %s: %s fails and is tried again: %r", self.listener.name, work.spec.name, exc
-                )
-                await asyncio.sleep(backoff(work.attempts, retry.min, retry.max))
+                problem = exc
+        raise problem
 
-    def _settle(self, work: _Work, problem: BaseException | None) -> None:
-        if problem is None:
-            work.delivery.ack()
-        elif isinstance(problem, Exception):
-            self._dead(Dead(work.delivery.envelope, self.listener.name, problem, work.attempts))
+    async def _give_up(self, work: _Work, problem: Exception) -> None:
+        if isinstance(problem, PayloadError):
+            self._counts["unreadable"] += 1
+        self._counts["dead"] += 1
+        dead = Dead(work.delivery.envelope, self.listener.name, problem, work.attempts)
+        try:
+            recorded = await self._dead(dead)
+        except Exception as exc:
+            recorded = False
+            log.debug("listener %s: %r", self.listener.name, exc)
+        if recorded:
             work.delivery.reject()
-            if self._teller is not None:
-                self._teller.tell({"event": work.event, "exception": problem})
         else:
+            log.error("a dead event of listener %s cannot be recorded, and stays with its source", dead.listener)
+        if self._teller is not None:
+            self._teller.tell({"event": work.event, "exception": problem})
+
+    async def _give_back(self, work: _Work) -> None:
+        """Let a delivery come again whose handling was cancelled: by the end of the listener, or by itself."""
+        worker: Any = asyncio.current_task()
+        try:
+            if not worker.cancelling():
+                self._counts["cancelled"] += 1
+                log.warning(
+                    "listener %s: the handling of %s was cancelled; it is delivered again",
+                    self.listener.name,
+                    work.spec.name,
+                )
+                # One that always is would be handled again and again without a pause.
+                retry = self.spec.retry
+                await asyncio.sleep(backoff((work.delivery.delivery_count or 0) + 1, retry.min, retry.max))
+        finally:
             work.delivery.reject(requeue=True)
+        if worker.cancelling():
+            raise asyncio.CancelledError
+
+    async def quiet(self, seconds: float) -> bool:
+        """Return when nothing is left to handle, or after ``seconds``: whether it is so."""
+        return await self._workers.quiet(seconds)
 
     async def close(self, seconds: float) -> None:
-        """Cancel what is being handled; it goes back to where it came from."""
-        self._router.drop(asyncio.CancelledError())  # type: ignore[arg-type]
-        await self._router.cancel(seconds)
+        """Cancel what is being handled; it goes back to where it came from, with what was not begun."""
+        for work in self._workers.take_back():
+            work.delivery.reject(requeue=True)
+        await self._workers.cancel(seconds)
         if self._teller is not None:
             await self._teller.wait(seconds)
             await self._teller.close(seconds)
 
     def snapshot(self) -> dict[str, int]:
         """Return the counters."""
-        return self._router.snapshot()
-
-
-class _ListenerRouter(Router):
-    """A router with one handler, whose messages are settled when it is done with them."""
-
-    def __init__(self, core: Core, name: str, settle: Callable[[_Work, BaseException | None], None]) -> None:
-        super().__init__(core, name)
-        self._settle = settle
-
-    @property
-    def intercepted(self) -> bool:
-        """Always: each message goes through :meth:`perform`."""
-        return True
-
-    async def perform(self, binding: Binding, message: Any, frame: Frame) -> Any:
-        """Handle a delivery and settle it."""
-        try:
-            result = await super().perform(binding, message, frame)
-        except BaseException as exc:
-            self._settle(message, exc)
-            raise
-        self._settle(message, None)
-        return result
+        return {
+            "handled": self._handled,
+            **{name: self._counts[name] for name in ("retried", "dead", "unreadable", "cancelled")},
+            "running": self._workers.running,
+            "queued": len(self._workers),
+            "keys": len(self._keys),
+        }
 
 
 async def _awaited(awaitable: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from evbus._typed import reader
 from evbus.errors import InvalidPayload
@@ -12,54 +12,109 @@ from evbus.types import CONTENT_TYPE, Envelope
 
 from ._declare import EventSpec
 
-__all__ = ["VERSION", "Reader"]
+__all__ = ["NAME", "VERSION", "Loader", "Reader"]
 
+#: The header that says which event a message is; without it, what was subscribed to.
+NAME = "evbus-message"
 #: The header that says which version of its fields an event has; without it, the present one.
 VERSION = "evbus-version"
 #: Content types that are remembered; they come from outside, and may be made up.
 REMEMBERED = 100
 
 
+class Loader(NamedTuple):
+    """What reads bodies of a content type.
+
+    :ivar load: makes plain values of a body.
+    :ivar typed: returns what makes instances of a class of a body in one go; that raises ``ValueError`` for all
+        that it is not sure of. None when there is no such thing.
+    """
+
+    load: Callable[[bytes], Any]
+    typed: Callable[[type], Callable[[bytes], Any] | None] | None
+
+
+class _Way(NamedTuple):
+    """How the events of one class are read of bodies of one content type."""
+
+    spec: EventSpec
+    version: str
+    load: Callable[[bytes], Any]
+    make: Callable[[Any], Any]
+    at_once: Callable[[bytes], Any] | None
+
+
 class Reader:
     """Makes events of envelopes.
 
-    :param load_of: returns what makes plain values of bodies of a content type.
+    :param loader_of: returns what reads bodies of a content type.
+    :param named: returns the event of a name.
     """
 
-    def __init__(self, load_of: Callable[[str], Callable[[bytes], Any]]) -> None:
-        self._load_of = load_of
-        self._loads: dict[str, Callable[[bytes], Any]] = {}
-        self._made: dict[type, Callable[[Any], Any]] = {}
+    def __init__(
+        self, loader_of: Callable[[str], Loader], named: Callable[[str], EventSpec | None]
+    ) -> None:
+        self._loader_of = loader_of
+        self._named = named
+        self._ways: dict[tuple[EventSpec, str], _Way] = {}
 
     def read(self, spec: EventSpec, envelope: Envelope) -> Any:
         """Return the event.
 
-        :raises InvalidPayload: it does not fit its class; names the place and the reason.
+        :param spec: what was subscribed to.
+        :raises InvalidPayload: it does not fit its class, or is another event; says why.
         """
-        make = self._made.get(spec.cls)
-        if make is None:
-            make = self._made[spec.cls] = reader(spec.cls)
-        kind = envelope.headers.get(CONTENT_TYPE, "")
-        load = self._loads.get(kind)
-        if load is None:
-            load = self._load_of(kind)
-            if len(self._loads) < REMEMBERED:
-                self._loads[kind] = load
-        values = load(envelope.body)
-        said = envelope.headers.get(VERSION)
-        if said is not None and said != str(spec.version):
-            values = _raised(spec, said, values)
-        return make(values)
+        headers = envelope.headers
+        name = headers.get(NAME)
+        if name is not None and name != spec.name and spec.cls is not None:
+            spec = self._other(name, spec)
+        kind = headers.get(CONTENT_TYPE, "")
+        way = self._ways.get((spec, kind)) or self._learn(spec, kind)
+        said = headers.get(VERSION)
+        if said is None or said == way.version:
+            if way.at_once is not None:
+                try:
+                    return way.at_once(envelope.body)
+                except ValueError:
+                    pass  # read more closely, it may do, or the error says why not
+            return way.make(way.load(envelope.body))
+        return way.make(_raised(spec, said, way.load(envelope.body)))
+
+    def _other(self, name: str, wanted: EventSpec) -> EventSpec:
+        """Return the event that came where another was wanted, which is right for what derives from that."""
+        found = self._named(name)
+        if found is None or found.cls is None:
+            raise InvalidPayload(f"it is a {one_line(name)}, and there is no event of that name here")
+        assert wanted.cls is not None
+        if not issubclass(found.cls, wanted.cls):
+            raise InvalidPayload(f"it is a {name}, and the listener wants a {wanted.name}")
+        return found
+
+    def _learn(self, spec: EventSpec, kind: str) -> _Way:
+        loader = self._loader_of(kind)
+        make, at_once = _plain, None
+        if spec.cls is not None:
+            try:
+                make = reader(spec.cls)
+                at_once = loader.typed(spec.cls) if loader.typed is not None else None
+            except (TypeError, NameError) as exc:
+                raise InvalidPayload(f"{spec.cls.__qualname__} cannot be read: {exc}") from exc
+        way = _Way(spec, str(spec.version), loader.load, make, at_once)
+        if len(self._ways) < REMEMBERED:
+            self._ways[spec, kind] = way
+        return way
+
+
+def _plain(values: Any) -> Any:
+    return values
 
 
 def _raised(spec: EventSpec, said: str, values: Any) -> Any:
     if not said.isdecimal():
         raise InvalidPayload(f"the header {VERSION} is no number: {one_line(said)}")
     version = int(said)
-    if version > spec.version:
+    if version > spec.version or spec.upcast is None:
         # Of what is newer, fields that are known may do; what is missing shows.
-        return values
-    if spec.upcast is None:
         return values
     if not isinstance(values, dict):
         raise InvalidPayload(f"{spec.name} of version {version} is no object")

@@ -3,27 +3,61 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from evbus.errors import HandlerExists, HandlerSignatureError
+from evbus.errors import HandlerExists, HandlerSignatureError, InvalidHeader
+from evbus.types import StandingHeaders
 
 from ._declare import EventSpec, spec_of
+from ._reader import NAME, VERSION
 
-__all__ = ["Registry"]
+__all__ = ["Kind", "Registry"]
+
+
+class Kind(NamedTuple):
+    """An event as it is sent.
+
+    :ivar headers: those of every event of its kind: its name, and the version of its fields.
+    """
+
+    spec: EventSpec
+    headers: StandingHeaders
+
+    def headers_with(self, headers: Any) -> dict[str, str]:
+        """Return the headers of an event that has some of its own."""
+        if not isinstance(headers, Mapping):
+            raise InvalidHeader(f"headers are a mapping of strings to strings, not {type(headers).__name__}")
+        return {**headers, **self.headers}
 
 
 class Registry:
-    """Event classes by name: each name stands for one class."""
+    """Event classes by name: each name stands for one class.
+
+    :ivar kinds: those that were sent, by class.
+    """
 
     def __init__(self) -> None:
         self._by_name: dict[str, EventSpec] = {}
         self._by_class: dict[type, EventSpec] = {}
+        self.kinds: dict[type, Kind] = {}
 
     def __repr__(self) -> str:
         return f"<Registry {', '.join(sorted(self._by_name))}>"
 
     def __iter__(self) -> Any:
         return iter(list(self._by_name.values()))
+
+    def kind(self, cls: Any) -> Kind:
+        """Return what goes with every event of a class; raises as :meth:`of` does."""
+        found = self.kinds.get(cls)
+        if found is None:
+            spec = self.of(cls)
+            headers = {NAME: spec.name}
+            if spec.version != 1:
+                headers[VERSION] = str(spec.version)
+            found = self.kinds[cls] = Kind(spec, StandingHeaders(headers))
+        return found
 
     def of(self, cls: Any) -> EventSpec:
         """Return the event that a class is, and know its name from now on.

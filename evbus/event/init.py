@@ -4,7 +4,7 @@ import asyncio
 import concurrent.futures
 import logging
 
-from evbus import errors, redact
+from evbus import errors
 from evbus.evbus import _face, _load
 from evbus.event import _declare, _listener, _listening, _reader, _registry, _subscriptions
 
@@ -13,19 +13,17 @@ log = logging.getLogger("evbus.event")
 
 def __init__(hub):
     """Declare the state; when POP rebuilds the sub this runs again and keeps what there is."""
+    _face.shorten(hub.event.init, "send")
     if "SUBSCRIPTIONS" in vars(hub.event):
         return
     hub.event.REGISTRY = _registry.Registry()
-    hub.event.READER = _reader.Reader(
-        lambda kind: _face.direct(hub.serialize[hub.serialize.init.by_content_type(kind)].load)
-    )
+    hub.event.KINDS = hub.event.REGISTRY.kinds
+    hub.event.READER = _reader.Reader(lambda kind: _loader(hub, kind), hub.event.REGISTRY.named)
     hub.event.SUBSCRIPTIONS = _subscriptions.Subscriptions(lambda: hub.evbus.init.settings().drain_timeout)
     hub.event.FILES = set()
     hub.event.POOL = None
-    hub.event.UNREADABLE = 0
     hub.evbus.CHECKS["listener"] = lambda module: _check(hub, module)
-    hub.evbus.COMPANIONS.append(hub.event.init)
-    _face.shorten(hub.event.init, "send")
+    hub.evbus.COMPANIONS.append("event")
 
 
 async def send(hub, event, headers=None, profile="default"):
@@ -36,11 +34,17 @@ async def send(hub, event, headers=None, profile="default"):
     :param profile: a name; the event goes to every profile whose pattern matches it.
     :raises HandlerSignatureError: its class is no event.
     :raises SerializeError: it cannot be encoded; says where.
+    :raises BusStopped: the bus is stopping or was stopped.
     """
-    spec = hub.event.REGISTRY.of(type(event))
-    if spec.version != 1:
-        headers = {**(headers or {}), _reader.VERSION: str(spec.version)}
-    await hub.evbus.broker.put(routing_key=spec.name, body=event, profile=profile, headers=headers)
+    kind = hub.event.KINDS.get(type(event)) or hub.event.REGISTRY.kind(type(event))
+    broker = hub.evbus.BROKER
+    if broker.draining:
+        broker.refuse_unless_callback()
+    left = broker.offer(
+        kind.spec.name, event, profile, kind.headers if headers is None else kind.headers_with(headers)
+    )
+    if left is not None:
+        await broker.wait(left)
 
 
 def subscribe(
@@ -48,12 +52,15 @@ def subscribe(
 ):
     """Let ``callback`` listen to an event from now on, or from the start on; return the subscription's id.
 
+    ``await hub.event.init.ready()`` returns when a broker has it.
+
     :param event: the class, or a name: what comes then is plain values, unless a class has that name.
     :param callback: a function of the event, or of ``(hub, event)``, plain or asynchronous; or a class
         deriving ``EventListener``.
     :param metadata: kept for :func:`subscriptions`.
     :param options: the others of ``evbus.api.event_listener``.
     :raises HandlerSignatureError: the callback cannot be called with an event.
+    :raises ProfileError: the bus runs, and no profile that matches can be listened to.
     """
     spec = _declare.listener_spec(event, name, group, per_process, profile=profile, **options)
     return _add(hub, spec, callback, metadata).id
@@ -70,21 +77,58 @@ def subscriptions(hub, event_name=None):
     return [one for one in found if event_name is None or event_name in one["events"]]
 
 
+async def ready(hub):
+    """Return once every listener gets what is sent from then on, as far as its transport tells.
+
+    :raises Unavailable: a broker refused one of them at first, and its profile does not say to wait.
+    :raises ProfileError: a profile cannot give what one of them wants.
+    """
+    await hub.event.SUBSCRIPTIONS.ready()
+
+
+async def settle(hub, seconds):
+    """Return when what is in this process is delivered and handled, or after ``seconds``: whether it is so."""
+    return await hub.event.SUBSCRIPTIONS.settle(seconds, lambda: _passing(hub))
+
+
 async def start(hub, contexts):
     """Listen, to the profiles in ``contexts``; the bus calls this when it has started."""
     _subscribe_files(hub)
-    core = hub.dispatch.DISPATCHER.core
-    if not hub.dispatch.init.running():
-        core.send, core.around = hub.evbus.init.interceptors()
-    hub.event.SUBSCRIPTIONS.start(lambda profile, wanted: hub.evbus.bridge.sources(contexts, profile, wanted))
+    _, around = hub.evbus.init.interceptors()
+    hub.event.SUBSCRIPTIONS.start(lambda profile: hub.evbus.bridge.sources(contexts, profile), around)
+    await hub.event.init.ready()
 
 
 async def stop(hub):
-    """Listen no more; the bus calls this before it stops, so that listeners can still send."""
-    await hub.event.SUBSCRIPTIONS.stop()
+    """Listen no more; the bus calls this before it stops, so that listeners can still send.
+
+    What is in this process is handled before, at most for the option ``drain_timeout``; what is left then is
+    written to the dead store. What came from a broker and is not handled goes back there.
+    """
+    subscriptions = hub.event.SUBSCRIPTIONS
+    if not subscriptions.running:
+        return
+    await subscriptions.pause()
+    await hub.event.init.settle(hub.evbus.init.settings().drain_timeout)
+    await subscriptions.stop()
+    hub.egress.internal.close(lambda events: hub.evbus.ENGINE.keep(events, "listeners", LATE))
     pool, hub.event.POOL = hub.event.POOL, None
     if pool is not None:
         await asyncio.to_thread(pool.shutdown)
+
+
+#: Why events are dead that nobody listens to any more.
+LATE = "the bus was stopped before a listener had handled it"
+
+
+def _loader(hub, content_type):
+    plugin = hub.serialize[hub.serialize.init.by_content_type(content_type)]
+    typed = None if _face.watched(plugin.load) else getattr(plugin, "TYPED", None)
+    return _reader.Loader(_face.direct(plugin.load), typed)
+
+
+def _passing(hub):
+    return hub.evbus.ENGINE.passing("internal") or bool(hub.egress.internal.held())
 
 
 def _pool(hub):
@@ -101,23 +145,14 @@ def _add(hub, spec, listener, metadata=None):
     else:
         events = registry.below(spec.event) if spec.subclasses else [registry.of(spec.event)]
     made = _listener.made(listener, spec.name, hub, lambda: _pool(hub))
-    listening = _listening.Listening(
-        hub.dispatch.DISPATCHER.core,
-        spec,
-        made,
-        hub.event.READER,
-        registry.named,
-        lambda dead: _bury(hub, dead),
-    )
+    listening = _listening.Listening(spec, made, hub.event.READER, lambda dead: _bury(hub, dead))
     return hub.event.SUBSCRIPTIONS.add(spec, listening, events, metadata)
 
 
-def _bury(hub, dead):
-    """Record an event that a listener gave up, as the bus records its own."""
-    if isinstance(dead.reason, errors.PayloadError):
-        hub.event.UNREADABLE += 1
-    reason = redact.one_line(f"{type(dead.reason).__name__}: {dead.reason}")
-    hub.evbus.ENGINE.record_dead(dead.envelope, f"listener.{dead.listener}", reason, dead.attempts)
+async def _bury(hub, dead):
+    """Record an event that a listener gave up; return whether that is on the disk."""
+    where = f"listener {dead.listener}"
+    return await hub.evbus.ENGINE.give_up(dead.envelope, where, dead.reason, dead.attempts)
 
 
 def _check(hub, module):

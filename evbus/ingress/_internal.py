@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import msgspec
 
 from evbus.errors import Unavailable
 from evbus.types import Envelope
 
-__all__ = ["BodyQueue", "InternalProfile", "Queues", "Taps", "put_all", "put_now", "queue"]
+__all__ = ["BodyQueue", "InternalProfile", "Queues", "Tap", "Taps", "put_all", "put_now", "queue"]
 
 #: Seconds that publishing waits for room before the lane hears of it.
 PATIENCE = 10.0
+#: Events that may wait for subscriptions in a profile without a limit: listeners that are too slow for ever
+#: hold back who sends, and do not fill memory.
+MOST = 100_000
 
 
 class InternalProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -67,8 +71,22 @@ class BodyQueue(asyncio.Queue[bytes]):
 
 
 Queues = dict[str | None, BodyQueue]
-#: Subscriptions by the name of what they want; each gets the envelopes.
-Taps = dict[str, list[Callable[[list[Envelope]], None]]]
+
+
+class Tap(Protocol):
+    """Subscriptions that share what comes for one routing key."""
+
+    def __len__(self) -> int:
+        """How many events wait."""
+
+    def put(self, events: list[Envelope], /) -> None:
+        """Take events, whatever waits."""
+
+    async def room(self, limit: int, /) -> None:
+        """Return when fewer than ``limit`` events wait."""
+
+
+Taps = dict[str, list[Tap]]
 
 
 def queue(queues: Queues, routing_key: str | None) -> BodyQueue:
@@ -80,30 +98,36 @@ def queue(queues: Queues, routing_key: str | None) -> BodyQueue:
 
 
 async def put_all(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> list[Unavailable | None]:
-    """Put the bodies of ``events`` on their queues, in order; with a limit, wait for room.
+    """Put ``events`` on their queues, in order; wait for room.
 
     Nobody reading is no fault of an event's: what finds no room within :data:`PATIENCE` is tried again,
     for ever.
     """
-    if not limit:
-        put_now(queues, taps, limit, events)
-        return [None] * len(events)
     deadline = time.monotonic() + PATIENCE
+    most = limit or MOST
     for index, event in enumerate(events):
-        if event.routing_key in taps:
-            put_now(queues, taps, 0, [event])
-            continue
-        target = queue(queues, event.routing_key)
-        target.bound(limit)
+        subscribed = taps.get(event.routing_key)
         try:
-            if target.full():
-                await asyncio.wait_for(target.put(event.body), deadline - time.monotonic())
+            if subscribed:
+                if any(len(tap) >= most for tap in subscribed):
+                    rooms = asyncio.gather(*[tap.room(most) for tap in subscribed])
+                    await asyncio.wait_for(rooms, deadline - time.monotonic())
+                for tap in list(subscribed):
+                    tap.put([event])
             else:
-                target.put_nowait(event.body)
+                await _put(queue(queues, event.routing_key), limit, event.body, deadline)
         except asyncio.TimeoutError:
-            full = Unavailable(f"the internal queue {event.routing_key!r} holds {limit} events, its limit")
+            full = Unavailable(f"the internal queue {event.routing_key!r} holds {most} events, its limit")
             return [*[None] * index, *[full] * (len(events) - index)]
     return [None] * len(events)
+
+
+async def _put(target: BodyQueue, limit: int, body: bytes, deadline: float) -> None:
+    target.bound(limit)
+    if target.full():
+        await asyncio.wait_for(target.put(body), deadline - time.monotonic())
+    else:
+        target.put_nowait(body)
 
 
 def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> None:
@@ -113,16 +137,24 @@ def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> N
     """
     if limit:
         raise asyncio.QueueFull
+    runs = list(_runs(events))
+    if taps and any(len(tap) >= MOST for key, _ in runs for tap in taps.get(key, ())):
+        raise asyncio.QueueFull
+    for key, run in runs:
+        if key in taps:
+            for tap in taps[key]:
+                tap.put(run)
+        else:
+            queue(queues, key).put_all([event.body for event in run])
+
+
+def _runs(events: list[Envelope]) -> Iterator[tuple[str, list[Envelope]]]:
+    """Return the events in parts of one routing key each."""
     start = 0
     while start < len(events):
         key = events[start].routing_key
         end = start + 1
         while end < len(events) and events[end].routing_key == key:
             end += 1
-        run = events[start:end]
-        if key in taps:
-            for tap in taps[key]:
-                tap(run)
-        else:
-            queue(queues, key).put_all([event.body for event in run])
+        yield key, events[start:end]
         start = end

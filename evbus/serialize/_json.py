@@ -11,11 +11,13 @@ import decimal
 import enum
 import json
 import math
+import operator
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
+import msgspec.inspect
 
 from evbus import strictjson
 from evbus.errors import InvalidPayload
@@ -24,7 +26,17 @@ from evbus.serialize._content import as_bytes, refuse_pickle
 from evbus.serialize._normal import Normaliser
 from evbus.strictjson import MAX_DEPTH
 
-__all__ = ["apply", "load", "strict_load"]
+__all__ = ["apply", "load", "strict_load", "typed"]
+
+_SCALARS = (
+    *(msgspec.inspect.StrType, msgspec.inspect.IntType, msgspec.inspect.FloatType, msgspec.inspect.BoolType),
+    *(msgspec.inspect.DecimalType, msgspec.inspect.UUIDType, msgspec.inspect.DateTimeType),
+    *(msgspec.inspect.DateType, msgspec.inspect.TimeType, msgspec.inspect.TimeDeltaType),
+    *(msgspec.inspect.BytesType, msgspec.inspect.EnumType),
+)
+#: Classes of which is remembered how to get the values of their fields.
+CLASSES = 1000
+_FIELDS: dict[type, Callable[[Any], Iterable[Any]]] = {}
 
 _encode = msgspec.json.Encoder().encode
 _HUGE = 10**strictjson.DIGITS
@@ -79,7 +91,13 @@ def _plain(value: Any, atoms: frozenset[type], room: int) -> bool:
     if kind is float:
         return math.isfinite(value)
     children: Iterable[Any]
-    if kind is list or kind is tuple:
+    fields = _FIELDS.get(kind)
+    if fields is not None:
+        try:
+            children = fields(value)
+        except AttributeError:
+            return False  # one was deleted, or never set
+    elif kind is list or kind is tuple:
         children = value
     elif isinstance(value, dict):
         for key in value:
@@ -89,7 +107,7 @@ def _plain(value: Any, atoms: frozenset[type], room: int) -> bool:
     elif isinstance(value, enum.Enum):
         return _plain(value.value, atoms, room)
     elif names := getattr(kind, "__struct_fields__", None) or getattr(kind, "__dataclass_fields__", None):
-        children = [getattr(value, name, None) for name in names]
+        children = _learn(kind, tuple(names))(value)
     else:
         return kind in atoms
     if room == 0:
@@ -98,6 +116,17 @@ def _plain(value: Any, atoms: frozenset[type], room: int) -> bool:
         if type(child) not in atoms and not _plain(child, atoms, room - 1):
             return False
     return True
+
+
+def _learn(kind: type, names: tuple[str, ...]) -> Callable[[Any], Iterable[Any]]:
+    """Return what gets the values of the fields of a class, and remember it."""
+    get: Callable[[Any], Iterable[Any]]
+    if len(names) > 1:
+        get = operator.attrgetter(*names)
+        if len(_FIELDS) >= CLASSES:
+            _FIELDS.clear()
+        _FIELDS[kind] = get
+    return lambda value: [getattr(value, name, None) for name in names]
 
 
 def _slow(data: object) -> bytes:
@@ -151,6 +180,49 @@ def load(data: bytes) -> Any:
     :raises ContentDisallowed: the bytes are a Python pickle.
     """
     return _load(data, allow_nan=True)
+
+
+def typed(kind: type) -> Callable[[bytes], Any] | None:
+    """Return what makes a ``kind`` of a JSON text in one go, as :func:`load` and ``msgspec.convert`` would.
+
+    It raises ``ValueError`` also where those two would not: what it cannot be sure of is for them to read. None
+    when it can never be sure, as the number of keys in the text varies.
+    """
+    try:
+        keys = _keys(msgspec.inspect.type_info(kind))
+    except RecursionError:
+        return None  # a class that holds itself
+    if keys is None:
+        return None
+    decode = msgspec.json.Decoder(kind).decode
+
+    def read(data: bytes) -> Any:
+        # A key that stands twice shows in the number of colons: every key is there at least once, or the text
+        # does not fit. Colons in texts follow no quote, unless that is written as an escape.
+        if data.count(b":") != keys and (
+            data.count(b'":') != keys or b" :" in data or b"\t:" in data or b"\n:" in data or b"\r:" in data
+        ):
+            raise ValueError
+        return decode(data)
+
+    return read
+
+
+def _keys(info: Any) -> int | None:
+    """Return how many keys the JSON of a type has, None when not all of that type have as many."""
+    if isinstance(info, _SCALARS):
+        return 0
+    if not isinstance(info, (msgspec.inspect.DataclassType, msgspec.inspect.StructType)):
+        return None
+    if isinstance(info, msgspec.inspect.StructType) and (info.array_like or info.tag_field is not None):
+        return None
+    found = len(info.fields)
+    for field in info.fields:
+        inner = _keys(field.type) if field.required else None
+        if inner is None:
+            return None
+        found += inner
+    return found
 
 
 def strict_load(data: bytes) -> Any:

@@ -5,7 +5,7 @@ def __init__(hub):
     """Declare the content type of what this plugin writes, and the plain function behind ``apply``."""
     hub.serialize.json.CONTENT_TYPE = "application/json"
     hub.serialize.json.ENGINE = _json.apply
-    hub.serialize.json.ENGINE = _json.apply
+    hub.serialize.json.TYPED = _json.typed
 
 
 def apply(hub, data) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable
@@ -43,7 +44,9 @@ class Wire:
         self.checked: list[str] = []
         self.linked: list[str] = []
         self._answers = list(answers)
-        self.forwarder = Forwarder(self._link, self.checked.append, self._encode, self._decode)
+        self.forwarder = Forwarder(self._link, self.checked.append, self._encode, self._decode, self._around)
+        self.around: Any = None
+        self.event_id: str | None = None
         self.dispatcher = Dispatcher()
 
     def forward(self, message: Any, response: Any = None, seconds: float = 30.0, to: str = "users") -> None:
@@ -61,8 +64,14 @@ class Wire:
         self.linked.append(profile)
         return self
 
+    def _around(self) -> Any:
+        return self.around
+
     def _encode(self, key: str, body: Any, profile: str, headers: Any) -> Envelope:
-        return Envelope(profile, key, _json.apply(body), {**headers, "content-type": "application/json"})
+        own = {} if self.event_id is None else {"ce-id": self.event_id}
+        return Envelope(
+            profile, key, _json.apply(body), {**headers, "content-type": "application/json", **own}
+        )
 
     def _decode(self, content_type: str, body: bytes) -> Any:
         if content_type != "application/json":
@@ -119,6 +128,122 @@ def test_key_headers_and_what_is_left_of_the_timeout_travel() -> None:
         "evbus-message": "CreateUser",
         "content-type": "application/json",
     }
+
+
+def test_headers_that_are_of_one_message_alone_do_not_go_along() -> None:
+    wire = Wire(reply(None))
+    wire.forward(CreateUser)
+    received = {
+        "traceparent": "00-1-2-01",
+        "evbus-session": "{}",
+        "x-user": "ann",
+        "ce-id": "17",
+        "CE-Time": "now",
+        "message-id": "17",
+        "reply-to": "me",
+        "correlation-id": "1",
+        "Content-Encoding": "zstd",
+        "evbus-outcome": "ok",
+        "evbus-answers": "16",
+        "evbus-signature": "v1,x,y",
+        "evbus-signed-at": "1",
+        "evbus-dead-reason": "old",
+    }
+    wire.ask(CreateUser(), headers=received)
+    headers = wire.sent[0][0].headers
+    del headers["evbus-deadline"]
+    assert headers == {
+        "traceparent": "00-1-2-01",
+        "evbus-session": "{}",
+        "x-user": "ann",
+        "evbus-message": "CreateUser",
+        "content-type": "application/json",
+    }
+
+
+def test_interceptors_do_not_run_where_a_message_is_handed_over_but_where_it_is_handled() -> None:
+    wire = Wire(reply(1))
+    wire.forward(CreateUser)
+    seen: list[Any] = []
+
+    async def around(envelope: Envelope, call_next: Callable[[Envelope], Awaitable[Any]]) -> Any:
+        seen.append(envelope)
+        return await call_next(envelope)
+
+    wire.dispatcher.core.send = seen.append
+    wire.dispatcher.core.around = around
+    assert wire.ask(CreateUser(), headers={"x-user": "ann"}) == 1
+    assert seen == []
+    assert wire.sent[0][0].headers["x-user"] == "ann"
+
+
+# Replies
+
+
+def test_a_reply_is_read_as_the_interceptors_hand_it_on() -> None:
+    wire = Wire(Envelope("users", "amq.reply", b"secret", OK))
+    wire.forward(UserQuery)
+
+    async def around(envelope: Envelope, call_next: Callable[[Envelope], Awaitable[Any]]) -> None:
+        assert (envelope.profile, envelope.routing_key, envelope.body) == ("users", "UserQuery", b"secret")
+        await call_next(reply(["plain"]))
+
+    wire.around = around
+    assert wire.ask(UserQuery()) == ["plain"]
+
+
+def test_a_reply_that_the_interceptors_refuse_or_drop_is_an_error() -> None:
+    wire = Wire(reply(1), reply(1))
+    wire.forward(UserQuery)
+
+    async def refuse(envelope: Envelope, call_next: Any) -> None:
+        raise Rejected("not signed")
+
+    async def drop(envelope: Envelope, call_next: Any) -> None:
+        pass
+
+    wire.around = refuse
+    with pytest.raises(Rejected, match="^the reply to UserQuery is refused: not signed$"):
+        wire.ask(UserQuery())
+    wire.around = drop
+    with pytest.raises(Rejected, match="^the reply to UserQuery is dropped: a pipeline plugin takes it for "):
+        wire.ask(UserQuery())
+
+
+def test_interceptors_of_a_reply_that_never_end_are_cancelled_at_the_deadline() -> None:
+    wire = Wire(reply(1))
+    wire.forward(UserQuery, seconds=0.05)
+
+    async def hang(envelope: Envelope, call_next: Any) -> None:
+        await asyncio.Event().wait()
+
+    wire.around = hang
+    with pytest.raises(DispatchTimeout, match=r"UserQuery was not handled within 0\.05 s"):
+        wire.ask(UserQuery())
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "right"),
+    [("1", "1", True), ("1", "2", False), ("1", None, True), (None, "2", True), (None, None, True)],
+)
+def test_a_reply_that_names_another_request_is_refused(
+    asked: str | None, answered: str | None, right: bool
+) -> None:
+    wire = Wire(reply(1, {**OK, **({} if answered is None else {"evbus-answers": answered})}))
+    wire.forward(UserQuery)
+    wire.event_id = asked
+    if right:
+        assert wire.ask(UserQuery()) == 1
+    else:
+        with pytest.raises(InvalidPayload, match="^the reply to UserQuery is one to another request$"):
+            wire.ask(UserQuery())
+
+
+def test_a_reply_that_is_still_compressed_is_told_to_be() -> None:
+    wire = Wire(Envelope("users", "", b"x", {**OK, "content-encoding": "zstd"}))
+    wire.forward(UserQuery)
+    with pytest.raises(InvalidPayload, match="its content-encoding is 'zstd': the option pipeline may need"):
+        wire.ask(UserQuery())
 
 
 def test_a_subclass_goes_out_by_its_own_name() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import dataclasses
 import logging
 import time
@@ -50,7 +51,8 @@ class Wire:
         self.problems = list(problems)
         self.dispatcher = Dispatcher()
         routers = (self.dispatcher.commands, self.dispatcher.queries)
-        self.server = Server(routers, self, self._encode, self._decode)
+        self.server = Server(routers, self, self._encode, self._decode, self._prepare)
+        self.send: Callable[[Envelope], None] | None = None
         self._source: asyncio.Queue[Delivery] = asyncio.Queue()
         self._changed = asyncio.Event()
 
@@ -69,12 +71,15 @@ class Wire:
         self.replies.append((address, dict(event.headers), _json.load(event.body)))
         self._changed.set()
 
-    def put(self, name: str, body: Any = None, tag: Any = None, **headers: Any) -> None:
+    def put(
+        self, name: str, body: Any = None, tag: Any = None, *, again: bool = False, **headers: Any
+    ) -> None:
         """Let a request come in: headers as they are, but with hyphens."""
         named = {"evbus_message": name, "content_type": "application/json", **headers}
         sent = {key.replace("_", "-"): value for key, value in named.items() if value is not None}
         raw = body if isinstance(body, bytes) else _json.apply(body)
-        self._source.put_nowait(Delivery(Envelope("users", "key", raw, sent), self._settle, tag or name))
+        envelope = Envelope("users", "key", raw, sent)
+        self._source.put_nowait(Delivery(envelope, self._settle, tag or name, redelivered=again))
 
     def _settle(self, tag: Any, accepted: bool, requeue: bool) -> None:
         self.settled.append((tag, "ack" if accepted else "requeue" if requeue else "reject"))
@@ -118,6 +123,10 @@ class Wire:
             raise PayloadTooLarge(len(data), 10_000)
         return Envelope("", "", data, {**headers, "content-type": "application/json"})
 
+    def _prepare(self, reply: Envelope) -> None:
+        if self.send is not None:
+            self.send(reply)
+
     def _decode(self, content_type: str, body: bytes) -> Any:
         if content_type != "application/json":
             raise InvalidPayload(f"no plugin reads {content_type!r}")
@@ -154,7 +163,7 @@ def test_a_request_is_handled_answered_and_then_settled() -> None:
     assert wire.replies == [("there", headers, {"name": "bob"})]
     assert wire.settled == [("UserQuery", "ack")]
     assert wire.calls == ["open", "end", "close"]
-    assert repr(wire.server) == "<Server running=0 handled=1 failed=0 expired=0>"
+    assert repr(wire.server) == "<Server running=0 handled=1 failed=0 expired=0 dropped=0>"
 
 
 def test_a_string_and_a_request_that_is_named_by_its_routing_key_alone_are_handled() -> None:
@@ -231,6 +240,252 @@ def test_requests_with_the_same_key_are_handled_in_their_order_and_others_beside
 
     go(main)
     assert begun == ["a1", "b", "a2", "a3"]
+
+
+# Interceptors
+
+
+Next = Callable[[Envelope], Awaitable[Any]]
+
+
+def test_interceptors_see_a_request_before_it_is_read_and_hand_on_what_is_read() -> None:
+    wire = Wire()
+    seen: list[Any] = []
+
+    async def around(envelope: Envelope, call_next: Next) -> Any:
+        seen.append((envelope.profile, envelope.routing_key, envelope.body))
+        plain = envelope.replace(headers={**envelope.headers, "x-user": "ann"})
+        plain.body = b'{"name":"bob"}'
+        return f"{await call_next(plain)}!"
+
+    async def handle(command: CreateUser) -> str:
+        frame = CURRENT.get()
+        assert frame is not None
+        assert frame.envelope is not None
+        return f"{frame.envelope.headers['x-user']} creates {command.name}"
+
+    wire.dispatcher.core.around = around
+    handling(wire, handle)
+    wire.put("CreateUser", b"unreadable", reply_to="there")
+    wire.run()
+    assert seen == [("users", "CreateUser", b"unreadable")]
+    assert [body for _, _, body in wire.replies] == ["ann creates bob!"]
+
+
+def test_interceptors_run_when_it_is_a_requests_turn_so_that_those_with_a_key_stay_in_order() -> None:
+    wire = Wire()
+    begun: list[str] = []
+
+    async def around(envelope: Envelope, call_next: Next) -> Any:
+        begun.append(envelope.body.decode())
+        for _ in range(10 if "a1" in begun[-1] else 0):
+            await asyncio.sleep(0)
+        return await call_next(envelope)
+
+    async def handle(command: CreateUser) -> None:
+        begun.append(command.name)
+
+    wire.dispatcher.core.around = around
+    handling(wire, handle)
+    for name in ("a1", "a2"):
+        wire.put("CreateUser", {"name": name}, evbus_key="a")
+    wire.run(2)
+    assert begun == ['{"name":"a1"}', "a1", '{"name":"a2"}', "a2"]
+
+
+def test_an_interceptor_that_never_ends_is_cancelled_at_the_deadline() -> None:
+    wire = Wire()
+    cancelled: list[str] = []
+
+    async def around(envelope: Envelope, call_next: Next) -> Any:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(envelope.routing_key)
+            raise
+
+    wire.dispatcher.core.around = around
+    handling(wire, same)
+    for name in ("CreateUser", "unknown"):
+        wire.put(name, {}, **REPLY_TO, evbus_deadline=f"{time.time() + 0.05}")
+    wire.run(2)
+    assert sorted(cancelled) == ["CreateUser", "unknown"]
+    assert wire.replies == []
+    assert {outcome for _, outcome in wire.settled} == {"ack"}
+    assert "expired=2" in repr(wire.server)
+
+
+def test_what_interceptors_refuse_is_not_handled_and_told_before_anything_else() -> None:
+    wire = Wire()
+
+    async def around(envelope: Envelope, call_next: Next) -> Any:
+        raise Rejected("not signed")
+
+    wire.dispatcher.core.around = around
+    handling(wire, same)
+    for name in ("CreateUser", "unknown"):
+        wire.put(name, b"{", **REPLY_TO)
+    wire.run(2)
+    assert [body for _, _, body in wire.replies] == [{"type": "Rejected", "reason": "not signed"}] * 2
+
+
+def test_what_interceptors_drop_is_settled_without_a_reply() -> None:
+    wire = Wire()
+
+    async def around(envelope: Envelope, call_next: Next) -> Any:
+        return None if envelope.headers["ce-id"] == "seen" else await call_next(envelope)
+
+    async def nothing(command: CreateUser) -> None:
+        pass
+
+    wire.dispatcher.core.around = around
+    handling(wire, nothing)
+    wire.put("CreateUser", {}, "dropped", **REPLY_TO, ce_id="seen")
+    wire.put("CreateUser", {}, "handled", **REPLY_TO, ce_id="new")
+    wire.run(2)
+    assert [body for _, _, body in wire.replies] == [None]
+    assert sorted(wire.settled) == [("dropped", "ack"), ("handled", "ack")]
+    assert repr(wire.server) == "<Server running=0 handled=1 failed=0 expired=0 dropped=1>"
+
+
+def test_an_interceptor_may_answer_in_place_of_the_handler() -> None:
+    wire = Wire()
+
+    async def around(envelope: Envelope, call_next: Next) -> Any:
+        return "from the cache"
+
+    wire.dispatcher.core.around = around
+    handling(wire, same)
+    wire.put("CreateUser", {}, **REPLY_TO)
+    wire.run()
+    assert [body for _, _, body in wire.replies] == ["from the cache"]
+
+
+def test_a_request_that_turns_out_to_be_another_one_is_not_handled() -> None:
+    wire = Wire()
+
+    async def around(envelope: Envelope, call_next: Next) -> Any:
+        return await call_next(envelope.replace(routing_key="delete"))
+
+    wire.dispatcher.core.around = around
+    wire.dispatcher.commands.bind("key", same)
+    wire.dispatcher.commands.bind("delete", same)
+    wire.put("", None, reply_to="there", evbus_message=None)
+    wire.run()
+    assert wire.replies[0][2] == {
+        "type": "InvalidPayload",
+        "reason": "the request came as key, and is delete once the pipeline plugins have seen it; name it in "
+        "the header evbus-message",
+    }
+
+
+def test_a_second_delivery_that_is_refused_leaves_the_reply_to_the_first() -> None:
+    wire = Wire()
+
+    async def main() -> None:
+        begun, gate = asyncio.Event(), asyncio.Event()
+
+        async def around(envelope: Envelope, call_next: Next) -> Any:
+            if begun.is_set():
+                raise Rejected("a replay")
+            return await call_next(envelope)
+
+        async def handle(command: CreateUser) -> str:
+            begun.set()
+            await gate.wait()
+            return "done"
+
+        wire.dispatcher.core.around = around
+        handling(wire, handle)
+        async with wire.serving():
+            wire.put("CreateUser", {}, "first", **REPLY_TO)
+            await begun.wait()
+            wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
+            wire.put("CreateUser", {}, "other", again=True, reply_to="there", correlation_id="8")
+            await wire.until(lambda: len(wire.settled) == 2)
+            gate.set()
+            await wire.until(lambda: len(wire.settled) == 3)
+
+    go(main)
+    assert [(headers["correlation-id"], headers["evbus-outcome"]) for _, headers, _ in wire.replies] == [
+        ("8", "error"),
+        ("7", "ok"),
+    ]
+    assert {outcome for _, outcome in wire.settled} == {"ack"}
+
+
+# Replies through the interceptors
+
+
+def test_a_reply_goes_through_send_in_the_context_that_the_interceptors_had_set() -> None:
+    wire = Wire()
+    user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
+    sent: list[Any] = []
+
+    async def around(envelope: Envelope, call_next: Next) -> Any:
+        token = user.set("ann")
+        try:
+            return await call_next(envelope)
+        finally:
+            user.reset(token)
+
+    def send(reply: Envelope) -> None:
+        reply.headers["x-user"] = user.get()
+        sent.append((reply.profile, reply.routing_key, reply.headers["evbus-outcome"]))
+
+    async def handle(command: CreateUser) -> None:
+        if command.name == "bob":
+            raise KeyError("bob")
+
+    wire.dispatcher.core.around = around
+    wire.send = send
+    handling(wire, handle)
+    for name, user_name in (("CreateUser", "ann"), ("CreateUser", "bob"), ("unknown", "ann")):
+        wire.put(name, {"name": user_name}, reply_to="there", ce_id="17")
+    wire.run(3)
+    assert sorted(sent) == [
+        ("users", "", "error"),
+        ("users", "CreateUser", "error"),
+        ("users", "CreateUser", "ok"),
+    ]
+    found = [(headers["evbus-answers"], headers["x-user"]) for _, headers, _ in wire.replies]
+    assert sorted(found) == [("17", "ann"), ("17", "ann"), ("17", "nobody")]
+
+
+@pytest.mark.parametrize("refused", [["ok"], ["ok", "error"]])
+def test_a_reply_that_send_refuses_is_an_error_and_that_is_told_in_any_case(
+    refused: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    wire = Wire()
+
+    def send(reply: Envelope) -> None:
+        if reply.headers["evbus-outcome"] in refused:
+            raise Rejected("not this")
+
+    wire.send = send
+    handling(wire, name_of)
+    wire.put("CreateUser", {}, reply_to="there")
+    wire.run()
+    assert [body for _, _, body in wire.replies] == [{"type": "Rejected", "reason": "not this"}]
+    assert ("do not let a failure of CreateUser be told: not this" in caplog.text) == (len(refused) == 2)
+
+
+def test_a_reply_is_no_request() -> None:
+    wire = Wire()
+    handling(wire, same)
+    wire.put("CreateUser", {}, reply_to="there", evbus_outcome="ok")
+    wire.run()
+    assert wire.replies[0][2]["reason"] == "this is a reply, and no request: it has the header evbus-outcome"
+
+
+def test_a_derived_class_that_is_handled_elsewhere_is_not_handled_here_as_its_base() -> None:
+    wire = Wire()
+    handling(wire, same)
+    elsewhere = wire.dispatcher.commands.bind(CreateRoot, same)
+    elsewhere.handled_here = False
+    wire.put("CreateRoot", {}, reply_to="there")
+    wire.run()
+    assert wire.replies[0][2]["reason"].startswith("there is no handler for CreateRoot")
 
 
 # Failures

@@ -53,7 +53,7 @@ def seen() -> list[Any]:
 @pytest.fixture
 def with_session(tmp_path: Path, seen: list[Any]) -> Any:
     """Return a hub with a plugin that carries the user of a session to the handlers."""
-    return new_hub(plugin_dirs=[write(tmp_path / "plugins", pipeline__session=SESSION)])
+    return new_hub(plugin_dirs=[write(tmp_path / "plugins", pipeline__user=SESSION)])
 
 
 def test_a_session_reaches_the_handler_through_a_header(with_session: Any) -> None:
@@ -166,7 +166,8 @@ def test_send_runs_once_for_a_message_and_handle_around_each_handler(tmp_path: P
             await hub.dispatch.handle(UserCreated())
 
     go(main)
-    one = ["before b", "before a", "handler", "after a", "after b"]
+    # What was done last is undone first.
+    one = ["before a", "before b", "handler", "after b", "after a"]
     assert seen == ["send b", "send a", *one, *one]
 
 

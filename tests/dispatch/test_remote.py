@@ -622,8 +622,8 @@ SESSION = """
 def test_session_and_trace_of_the_caller_are_those_of_the_handler(
     users: Any, options: Any, tmp_path: Path
 ) -> None:
-    plugins = write(tmp_path / "plugins", pipeline__session=SESSION)
-    with_session = {**options, "plugin_dirs": [plugins], "pipeline": ["trace", "session"]}
+    plugins = write(tmp_path / "plugins", pipeline__user=SESSION)
+    with_session = {**options, "plugin_dirs": [plugins], "pipeline": ["trace", "user"]}
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
     async def get(hub: Any, query: Get) -> list[str]:

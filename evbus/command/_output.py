@@ -1,0 +1,60 @@
+"""Where a subcommand writes what it has made, and in which format."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evbus.errors import ConfigError, nearest
+
+__all__ = ["as_json", "as_yaml", "chosen", "write"]
+
+
+def chosen(wanted: str | None, path: str | None, formats: Mapping[str, str], default: str) -> str:
+    """Return the format that was asked for, or else the one that the name of the file says.
+
+    :param formats: by the endings of files, such as ``{".json": "json"}``.
+    :param default: for files without one of these endings, and standard output.
+    :raises ConfigError: there is no such format.
+    """
+    known = sorted(set(formats.values()))
+    if wanted is not None and wanted not in known:
+        raise ConfigError(f"--format {wanted!r}: there is no such format{nearest(wanted, known)}")
+    ending = Path(path).suffix.lower() if path else ""
+    return wanted or formats.get(ending, default)
+
+
+def write(path: str | None, text: str) -> None:
+    """Write a text to a file, or to standard output if there is none or it is ``-``.
+
+    :raises ConfigError: the file cannot be written.
+    """
+    if path is None or path == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(path).expanduser().write_text(text, "utf-8")
+    except OSError as exc:
+        raise ConfigError(f"--output {path}: it cannot be written: {exc.strerror}") from None
+
+
+def as_json(document: Any) -> str:
+    """Return plain values as JSON for people."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def as_yaml(document: Any) -> str:
+    """Return plain values as YAML, without anchors for what stands there twice."""
+    return yaml.dump(
+        document, Dumper=_Plain, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100
+    )
+
+
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, _data: Any) -> bool:
+        return True

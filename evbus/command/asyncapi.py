@@ -1,0 +1,77 @@
+"""``evbus asyncapi``: describe the events of an application for others, as an AsyncAPI 3.0 document."""
+
+import pathlib
+
+from evbus import errors
+from evbus.command import _asyncapi, _output, _session, _table
+from evbus.evbus import _load, _pipeline
+from evbus.event import _catalogue
+
+FORMATS = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}
+
+
+async def main(hub, options):
+    """Write the document of all events, listeners and profiles."""
+    path = options.get("output")
+    kind = _output.chosen(options.get("format"), path, FORMATS, "json")
+    found = await hub.command.asyncapi.catalogue(options)
+    if not found.events:
+        raise errors.ConfigError(
+            "there are no events: name the modules that hold them with --events, or folders of listeners "
+            "with --plugin-dirs"
+        )
+    serializer = hub.serialize[hub.evbus.init.settings().serialize_plugin]
+    about = _asyncapi.About(
+        title=options.get("title") or "Events",
+        version=str(options.get("api_version") or "1.0.0"),
+        content_type=serializer.CONTENT_TYPE,
+        pipeline=_pipeline_of(hub),
+    )
+    document = _asyncapi.document(found, about)
+    _output.write(path, _output.as_yaml(document) if kind == "yaml" else _output.as_json(document))
+    return _session.EXIT.OK
+
+
+async def catalogue(hub, options):
+    """Return the events, listeners and profiles that the options name, and tell what leads nowhere.
+
+    :raises ConfigError: a module, a listener or a profile is wrong; nothing is left out silently.
+    """
+    file = str(options.get("profiles") or options.get("acct_file") or "profiles")
+    folder = str(pathlib.Path.cwd())
+    names = [options["events"]] if isinstance(options.get("events"), str) else options.get("events") or ()
+    registry = hub.event.REGISTRY
+    for name in names:
+        for event in _catalogue.events_in(name, folder):
+            registry.of(event)
+    listeners = []
+    for plugin in hub.evbus.init.plugins()["listener"]:
+        if plugin.state == "broken":
+            raise plugin.error()
+        if plugin.state == "loaded":
+            module = _load.module_of(plugin.file)
+            listeners += _catalogue.listeners_in(module, plugin.ref, registry)
+    contexts = await hub.command.init.contexts(options, {"internal": {"*": {}}})
+    bus = _catalogue.Bus(
+        contexts,
+        hub.evbus.init.check(contexts, file),
+        hub.evbus.init.sources(),
+        hub.evbus.init.finder(contexts, file),
+        file,
+    )
+    found = _catalogue.catalogue(bus, listeners, list(registry), options.get("profile") or "default")
+    for problem in found.problems:
+        _table.tell(f"evbus: {problem}")
+    return found
+
+
+def _pipeline_of(hub):
+    """Return the names of the active pipeline plugins."""
+    found = {
+        module.__name__: _pipeline.Interceptor(
+            module.__name__, getattr(module, "__order__", 0), getattr(module, "__optional__", False)
+        )
+        for module in hub.pipeline
+        if module.__name__ != "init"
+    }
+    return _pipeline.arrange(found, hub.evbus.init.settings().pipeline)

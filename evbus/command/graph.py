@@ -1,0 +1,29 @@
+"""``evbus graph``: show who sends what to whom."""
+
+import sys
+
+from evbus import errors
+from evbus.command import _graph, _graph_dot, _graph_text, _output, _session
+
+FORMATS = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".txt": "text"}
+
+
+async def main(hub, options):
+    """Write events, the profiles that they go through, and the listeners that get them."""
+    path = options.get("output")
+    kind = _output.chosen(options.get("format"), path, FORMATS, "text")
+    found = await hub.command.asyncapi.catalogue(options)
+    if not found.events and not (options.get("profiles") or options.get("acct_file")):
+        raise errors.ConfigError(
+            "there is nothing to show: name the modules that hold events with --events, folders of listeners "
+            "with --plugin-dirs, a file of profiles with --profiles"
+        )
+    graph = _graph.graph(found)
+    if kind == "text":
+        encoding = getattr(sys.stdout, "encoding", None) if path in (None, "-") else "utf-8"
+        text = _graph_text.text(graph, encoding or "ascii")
+    else:
+        text = _graph_dot.dot(graph)
+        text = _graph_dot.svg(text) if kind == "svg" else text
+    _output.write(path, text)
+    return _session.EXIT.OK

@@ -1,0 +1,157 @@
+"""What the name of a request stands for: a handler here, whose message is read of what came in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextvars import Context, copy_context
+from typing import Any
+
+from evbus._typed import reader, travels
+from evbus.errors import HandlerDoesNotExist, HandlerExists, InvalidPayload, nearest
+from evbus.redact import one_line
+from evbus.types import Envelope
+
+from ._annotations import message_name
+from ._binding import Binding
+from ._frame import CURRENT, Frame
+from ._kinds import RequestRouter
+from ._publish import wire_name
+from ._remote import MESSAGE, decoded
+
+__all__ = ["LONGEST", "Names", "Reading", "Served", "name_in"]
+
+#: Most characters of a foreign name that are repeated.
+LONGEST = 200
+
+
+def name_in(envelope: Envelope) -> str:
+    """Return what the message in an envelope is called."""
+    return envelope.headers.get(MESSAGE) or envelope.routing_key
+
+
+class Reading:
+    """A message that is read when the interceptors have let it through.
+
+    :ivar context: the context within them, None before.
+    :ivar message: what was read.
+    """
+
+    __slots__ = ("context", "message")
+
+    def __init__(self) -> None:
+        self.context: Context | None = None
+        self.message: Any = None
+
+
+class Served(Binding):
+    """A binding as others reach it: called with a :class:`Reading`, it reads the message of its envelope.
+
+    :param kind: the message's class, or a string.
+    :ivar router: that of ``bound``.
+    :ivar wire_name: what the message is called outside.
+    """
+
+    __slots__ = ("_decode", "_read", "bound", "router", "wire_name")
+
+    def __init__(
+        self, kind: Any, router: RequestRouter, bound: Binding, decode: Callable[[str, bytes], Any]
+    ) -> None:
+        super().__init__(bound.message, bound.handler, self._called, bound.name)
+        self.message_name = message_name(kind)
+        self.leaves, self.alone = bound.leaves, bound.alone
+        self.router = router
+        self.bound = bound
+        self.wire_name = wire_name(kind)
+        self._read = None if isinstance(kind, str) else reader(kind)
+        self._decode = decode
+
+    async def _called(self, reading: Reading) -> Any:
+        frame = CURRENT.get()
+        assert frame is not None
+        assert frame.envelope is not None
+        reading.context = copy_context()
+        reading.message = self._message(frame.envelope)
+        return await self.bound.call(reading.message)
+
+    def _message(self, envelope: Envelope) -> Any:
+        name = name_in(envelope)
+        if name != self.wire_name:
+            # Or what was signed as one thing would be handled as another.
+            raise InvalidPayload(
+                f"the request came as {self.wire_name}, and is {one_line(name, LONGEST)} once the pipeline "
+                f"plugins have seen it; name it in the header {MESSAGE}"
+            )
+        return self.wire_name if self._read is None else self._read(decoded(self._decode, envelope))
+
+    async def left(self, result: Any, frame: Frame) -> list[Any]:
+        """Return the events to send after a success."""
+        return await self.bound.left(result, frame)
+
+    async def discard(self) -> None:
+        """Forget the events of a handler that has failed."""
+        await self.bound.discard()
+
+
+class Names:
+    """The messages that others can have handled here, by their names.
+
+    :param routers: those that have the handlers.
+    :param decode: makes plain values of a body: ``(content type, body)``.
+    """
+
+    def __init__(self, routers: tuple[RequestRouter, ...], decode: Callable[[str, bytes], Any]) -> None:
+        self._routers = routers
+        self._decode = decode
+        self._found: dict[str, Served] = {}
+
+    def __repr__(self) -> str:
+        return f"<Names {', '.join(self._found)}>"
+
+    def find(self, name: str) -> Served:
+        """Return what a name stands for: a message that is bound here, and nothing else.
+
+        :raises HandlerDoesNotExist: no such message is bound.
+        :raises HandlerExists: several are.
+        """
+        found = self._found.get(name)
+        if found is None:
+            found = self._found[name] = self._find(name)
+        return found
+
+    def _find(self, name: str) -> Served:
+        bound = [
+            (kind, router, binding)
+            for router in self._routers
+            for binding in router.bindings()
+            if binding.handled_here
+            for kind in _kinds(binding.message)
+        ]
+        named = [each for each in bound if wire_name(each[0]) == name]
+        exact = [each for each in named if each[0] == each[2].message]
+        # A class with slots has a forerunner of the same name, which goes with the next garbage.
+        found = exact or list({_full_name(each[0]): each for each in named}.values())
+        if len(found) > 1:
+            names = ", ".join(sorted(f"{_full_name(kind)} in {router.name}" for kind, router, _ in found))
+            raise HandlerExists(f"several messages are called {one_line(name)}: {names}; rename one of them")
+        for kind, router, _ in found:
+            # The one of the nearest base, which may be in yet another process.
+            (nearest_one,) = router.find(kind)
+            if nearest_one.handled_here:
+                return Served(kind, router, nearest_one, self._decode)
+        known = {wire_name(kind) for kind, _, binding in bound if kind == binding.message}
+        hint = nearest(name[:LONGEST], known)
+        raise HandlerDoesNotExist(f"there is no handler for {one_line(name, LONGEST)}{hint}")
+
+
+def _kinds(message: Any) -> Iterator[Any]:
+    """Yield a bound message and the classes derived from it, as far as their instances can travel."""
+    if isinstance(message, str):
+        yield message
+    elif travels(message):
+        yield message
+        for derived in message.__subclasses__():
+            yield from _kinds(derived)
+
+
+def _full_name(message: Any) -> str:
+    return f"{getattr(message, '__module__', 'the string')}.{message_name(message)}"

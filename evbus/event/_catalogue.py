@@ -1,0 +1,246 @@
+"""What an application consists of: its events, listeners and profiles, and who gets what from whom."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from evbus.errors import ConfigError, EvbusError, nearest
+from evbus.evbus import _sources
+from evbus.evbus._profiles import Accepts, Profile, providers
+from evbus.evbus._sources import Source
+from evbus.redact import one_line
+from evbus.types import Subscription
+
+from ._channel import Channel, received, sent
+from ._declare import EventSpec, ListenerSpec, spec_of
+from ._listener import _short_name, listens
+from ._registry import Registry
+
+__all__ = ["Bus", "Catalogue", "KnownListener", "Received", "Sent", "catalogue", "events_in", "listeners_in"]
+
+Find = Callable[[str, str], bool]
+
+
+class KnownListener(NamedTuple):
+    """A listener of a file.
+
+    :ivar name: what it is called, in its queue and in errors.
+    :ivar place: the file, as the hub names it.
+    :ivar text: what its docstring says.
+    """
+
+    name: str
+    place: str
+    spec: ListenerSpec
+    events: tuple[EventSpec, ...]
+    text: str
+
+    @property
+    def group(self) -> str:
+        """The listeners of one group share the events."""
+        return self.spec.group or self.name
+
+    def per_process(self, event: EventSpec) -> bool:
+        """Whether each process gets a copy of an event."""
+        return self.spec.per_process or event.broadcast
+
+
+class Sent(NamedTuple):
+    """An event goes to a profile."""
+
+    event: EventSpec
+    profile: Profile
+    channel: Channel
+
+
+class Received(NamedTuple):
+    """A listener gets an event from a profile."""
+
+    event: EventSpec
+    listener: KnownListener
+    source: Source
+    channel: Channel
+
+
+class Bus(NamedTuple):
+    """The profiles, and what the plugins accept.
+
+    :ivar profiles: those that events can go to.
+    :ivar accepts: what the egress plugins accept.
+    :ivar find: ``find(name, pattern)`` of the matcher.
+    :ivar source: what the contexts are called in errors.
+    """
+
+    contexts: Mapping[str, Any]
+    profiles: Sequence[Profile]
+    accepts: Sequence[Accepts]
+    find: Find
+    source: str
+
+    def every(self) -> list[Source]:
+        """Return every profile once, those that can only be consumed from as well."""
+        known = {(one.provider, one.name): one for one in reversed(self.profiles)}
+        found: dict[tuple[str, str], Source] = {}
+        for provider, name, _, _ in providers(self.contexts, source=self.source):
+            one = known.get((provider, name))
+            found[provider, name] = (
+                Source(one.plugin, provider, name, one.data, one.settings)
+                if one is not None
+                else _sources.find(self.contexts, f"{provider}.{name}", self.accepts, self.source)
+            )
+        return list(found.values())
+
+
+class Catalogue(NamedTuple):
+    """Everything, in an order that depends on nothing but names and the file of profiles.
+
+    :ivar profiles: those that events can go to, come from, or both.
+    :ivar dead: profiles, each with one that gets what it gives up.
+    :ivar problems: a sentence for each event that goes nowhere, and each listener that gets nothing.
+    """
+
+    events: list[EventSpec]
+    listeners: list[KnownListener]
+    profiles: list[Source]
+    sent: list[Sent]
+    received: list[Received]
+    dead: list[tuple[Profile, Profile]]
+    problems: list[str]
+
+
+def events_in(name: str, folder: str) -> list[type]:
+    """Import a module and return its classes that are events.
+
+    :param folder: is looked in first, as ``python -m`` looks in the current one.
+    :raises ConfigError: there is no such module, importing it fails, or it has no events.
+    """
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not f"{name}.".startswith(f"{exc.name}."):
+            raise ConfigError(f"the module {name!r} cannot be imported: {one_line(str(exc))}") from exc
+        raise ConfigError(
+            f"there is no module {name!r}; it is looked for in {folder} and where Python finds packages"
+        ) from None
+    except (Exception, SystemExit) as exc:
+        reason = one_line(f"{type(exc).__name__}: {exc}")
+        raise ConfigError(f"the module {name!r} cannot be imported: {reason}") from exc
+    found = [each for each in vars(module).values() if spec_of(each) is not None]
+    if not found:
+        raise ConfigError(
+            f"the module {name!r} has no events; put @event() above its classes, and of a package name the "
+            "module that holds them"
+        )
+    return found
+
+
+def listeners_in(module: ModuleType, place: str, registry: Registry) -> list[KnownListener]:
+    """Return the listeners that a file declares, and learn their events.
+
+    :raises HandlerError: one of the events is none, or another class has its name.
+    """
+    found = []
+    for listener in vars(module).values():
+        if getattr(listener, "__module__", None) != module.__name__:
+            continue
+        for spec in listens(listener):
+            name = spec.name or _short_name(listener)
+            text = inspect.cleandoc(getattr(listener, "__doc__", None) or "")
+            found.append(KnownListener(name, place, spec, _events(spec, registry), text))
+    return found
+
+
+def _events(spec: ListenerSpec, registry: Registry) -> tuple[EventSpec, ...]:
+    if isinstance(spec.event, str):
+        known = registry.named(spec.event)
+        return (known or EventSpec(None, spec.event, False, False, 1, None),)
+    found = registry.below(spec.event) if spec.subclasses else [registry.of(spec.event)]
+    return tuple(sorted(found, key=lambda event: event.name))
+
+
+def catalogue(
+    bus: Bus, listeners: Sequence[KnownListener], registry: Iterable[EventSpec], sent_with: str
+) -> Catalogue:
+    """Put together who gets what from whom.
+
+    An event is taken to be sent with the profile that its listeners listen to.
+
+    :param sent_with: the profile with which events are sent that nobody here listens to.
+    """
+    ordered = sorted(listeners, key=lambda listener: (listener.name, listener.place))
+    events = {event.name: event for listener in ordered for event in listener.events}
+    events.update({event.name: event for event in registry})
+    problems: list[str] = []
+    going, coming = [], []
+    for name in sorted(events):
+        heard = [listener for listener in ordered if any(each.name == name for each in listener.events)]
+        profiles = {listener.spec.profile for listener in heard} or {sent_with}
+        going += _going(bus, events[name], sorted(profiles), problems)
+    for listener in ordered:
+        for event in listener.events:
+            coming += _coming(bus, listener, events[event.name], problems)
+    return Catalogue(
+        [events[name] for name in sorted(events)],
+        ordered,
+        bus.every(),
+        going,
+        coming,
+        list(_dead(bus)),
+        problems,
+    )
+
+
+def _dead(bus: Bus) -> Iterator[tuple[Profile, Profile]]:
+    for profile in bus.profiles:
+        letter = profile.delivery.dead_letter
+        if letter is not None:
+            yield from ((profile, other) for other in bus.profiles if bus.find(letter, other.name))
+
+
+def _going(bus: Bus, event: EventSpec, names: Collection[str], problems: list[str]) -> list[Sent]:
+    found: list[Sent] = []
+    for name in names:
+        targets = [profile for profile in bus.profiles if bus.find(name, profile.name)]
+        if not targets:
+            hint = nearest(name, [profile.name for profile in bus.profiles])
+            problems.append(f"the event {event.name} goes nowhere: no profile matches {name!r}{hint}")
+        for profile in targets:
+            if any(profile is known.profile for known in found):
+                continue
+            try:
+                found.append(Sent(event, profile, sent(profile, event.name, name)))
+            except EvbusError as exc:
+                problems.append(
+                    f"the event {event.name} cannot go to {profile.provider}.{profile.name}: {exc}"
+                )
+    return found
+
+
+def _coming(bus: Bus, listener: KnownListener, event: EventSpec, problems: list[str]) -> list[Received]:
+    spec = listener.spec
+    wanted = Subscription(
+        name=event.name,
+        group=listener.group,
+        per_process=listener.per_process(event),
+        durable=event.durable,
+        prefetch=spec.prefetch,
+    )
+    found = []
+    try:
+        sources = _sources.matching(bus.contexts, spec.profile, bus.accepts, bus.find, bus.source)
+    except EvbusError as exc:
+        sources = []
+        problems.append(f"the listener {listener.name} gets no {event.name}: {exc}")
+    for source in sources:
+        try:
+            found.append(Received(event, listener, source, received(source, wanted)))
+        except EvbusError as exc:
+            problems.append(f"the listener {listener.name} gets no {event.name}: {exc}")
+    return found

@@ -1,0 +1,108 @@
+"""What one profile gives of one event, on its way to a listener."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec.structs
+
+from evbus.evbus._bridge import Bridge
+from evbus.evbus._sources import Supply
+from evbus.types import Delivery, Subscription
+
+from ._declare import EventSpec
+from ._listening import Listening
+
+__all__ = ["Feed"]
+
+log = logging.getLogger("evbus.event")
+
+#: Seconds that a start waits for a consumer that is there, or refused, at once as a rule.
+PATIENCE = 10.0
+
+
+class Feed:
+    """A subscription at work.
+
+    :param patience: seconds that what was taken may take when it ends.
+    :ivar local: the messages are in this process, and nothing has to be asked for.
+    """
+
+    def __init__(
+        self, supply: Supply, event: EventSpec, listening: Listening, name: str, patience: float
+    ) -> None:
+        self.local = supply.attach is not None
+        self._supply = supply
+        self._event = event
+        self._listening = listening
+        self._name = name
+        self._patience = patience
+        self._member: Any = None
+        self._task: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Feed {self._supply.name} {self._event.name} of {self._name}>"
+
+    @property
+    def ready(self) -> bool:
+        """Whether the listener gets what is sent now, as far as the source says."""
+        return self._member is not None or (self._task is not None and not self._task.done())
+
+    def start(self, wanted: Subscription) -> None:
+        """Begin to take."""
+        if self._supply.attach is not None:
+            self._member = self._supply.attach(wanted, self._take_all)
+            return
+        wanted = msgspec.structs.replace(wanted, on_ready=self._ready.set)
+        bridge = Bridge(self._supply.consume(wanted), self._take, self._settled)
+        self._task = asyncio.get_running_loop().create_task(
+            bridge.run(0, self._patience), name=f"evbus {self._name}"
+        )
+        self._task.add_done_callback(self._ended)
+
+    async def _settled(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def _take(self, delivery: Delivery) -> None:
+        self._listening.take(delivery, self._event)
+
+    def _take_all(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            self._listening.take(delivery, self._event)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or self._closed:
+            return
+        problem = task.exception() or "its source ended"
+        log.error("%s: takes nothing more of %s from %s: %s", self._name, self._event.name, self._supply.name, problem)
+
+    async def wait_ready(self) -> None:
+        """Return once it is ready; raise what the source refused with."""
+        if self._task is None:
+            return
+        if self._supply.announces:
+            waiting = asyncio.ensure_future(self._ready.wait())
+            await asyncio.wait({waiting, self._task}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+        if self._task.done() and not self._task.cancelled():
+            self._task.result()
+
+    def pause(self) -> None:
+        """Take nothing more of what is in this process."""
+        if self._member is not None:
+            self._member.pause()
+
+    async def close(self) -> None:
+        """Take nothing more; what is not settled in time stays with its source."""
+        self._closed = True
+        if self._member is not None:
+            self._member.end()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            if not self._task.cancelled():
+                self._task.exception()  # said when it ended

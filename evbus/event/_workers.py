@@ -1,0 +1,128 @@
+"""Workers: what comes in is handled in order, so many at once at most."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
+from typing import Any, Generic, TypeVar
+
+from evbus.dispatch._worker import Worker
+
+__all__ = ["Workers"]
+
+#: How many one worker handles before the loop has its turn.
+SLICE = 100
+
+_Job = TypeVar("_Job")
+
+
+class Workers(Generic[_Job]):
+    """At most ``limit`` jobs at once, begun in the order in which they came.
+
+    A worker does one after another as long as they end at once; others join it when it has to wait.
+
+    :param handle: does a job; it lets nothing out but what ends the program, and the worker's cancellation.
+    :ivar running: jobs that are being done.
+    """
+
+    def __init__(self, handle: Callable[[_Job], Awaitable[None]], limit: int, name: str) -> None:
+        self.running = 0
+        self._handle = handle
+        self._limit = limit
+        self._name = name
+        self._ready: deque[_Job] = deque()
+        self._waking = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        # Handlers know nothing of who happened to wake their worker.
+        self._context = copy_context()
+        self._quiet: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Workers {self._name} running={self.running} ready={len(self._ready)}>"
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._ready)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, and nothing is being done."""
+        return not self._tasks and not self._ready
+
+    def submit(self, job: _Job) -> None:
+        """Do a job when it is its turn."""
+        self._ready.append(job)
+        if not self._waking:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self.running < self._limit:
+            self._waking = True
+            asyncio.get_running_loop().call_soon(self._start)
+
+    def _start(self) -> None:
+        self._waking = False
+        if self._ready and self.running < self._limit:
+            self.running += 1
+            self._context.copy().run(self._begin)
+
+    def _begin(self) -> None:
+        worker = Worker(self._work(), loop=asyncio.get_running_loop(), name=f"evbus {self._name}")
+        self._tasks.add(worker)
+        worker.add_done_callback(self._ended)
+
+    async def _work(self) -> None:
+        ready, handle = self._ready, self._handle
+        if len(ready) > 1 and not self._waking:
+            self._wake()  # its turn comes when this worker has to wait
+        clean = copy_context()
+        for _ in range(SLICE):
+            if not ready or self.running > self._limit:
+                return
+            await handle(ready.popleft())
+            if copy_context() != clean:
+                return  # what a handler has set is not for the next
+
+    def _ended(self, worker: asyncio.Task[None]) -> None:
+        self._tasks.discard(worker)
+        self.running -= 1
+        if self._ready:
+            if not self._waking:
+                self._wake()
+        elif self._quiet is not None and self.idle and not self._quiet.done():
+            self._quiet.set_result(None)
+        if not worker.cancelled():
+            worker.exception()  # what ends the program is raised by the loop
+
+    def leave(self) -> None:
+        """Be told that a job waits for something that another job has: a third may be begun."""
+        self.running -= 1
+        if self._ready and not self._waking:
+            self._wake()
+
+    def enter(self) -> None:
+        """Be told that a job goes on, in the place of another that is about to end."""
+        self.running += 1
+
+    def take_back(self) -> list[_Job]:
+        """Return what was not begun, and forget it."""
+        left = list(self._ready)
+        self._ready.clear()
+        return left
+
+    async def quiet(self, seconds: float) -> bool:
+        """Return when nothing waits and nothing is being done, or after ``seconds``: whether it is so."""
+        if not self.idle:
+            self._quiet = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._quiet}, timeout=seconds)
+            self._quiet = None
+        return self.idle
+
+    async def cancel(self, seconds: float) -> None:
+        """Cancel what is being done; a handler that goes on after ``seconds`` is left alone."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=seconds)

@@ -1,0 +1,134 @@
+"""For tests of applications that stand on evbus: a real bus, on memory, that tells what happened on it.
+
+With pytest there is the fixture ``event_bus``, which needs no import::
+
+    async def test_an_order_is_billed(event_bus):
+        await place_order(event_bus.hub, "A-1")
+        placed = await event_bus.expect(OrderPlaced, where=lambda event: event.order_id == "A-1")
+        await event_bus.handled(OrderPlaced, listener="billing")
+
+Without it, :func:`bus` is the same as an asynchronous context manager, and :func:`sync_bus` one for plain
+functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pop.hub
+
+from evbus.errors import EvbusError
+from evbus.evbus._profiles import load_yaml
+
+from ._bus import Bus
+from ._failures import Failure
+from ._profiles import in_memory
+from ._sent import Sent
+from ._sync import SyncBus
+from ._watch import Dead
+
+__all__ = ["Bus", "Dead", "Failure", "Sent", "SyncBus", "bus", "in_memory", "prepared", "sync_bus"]
+
+#: The profiles of a bus that is told of none: whatever the profile of an event, it stays in the process.
+PROFILES: dict[str, Any] = {"internal": {"*": {}}}
+
+
+@contextlib.contextmanager
+def prepared(
+    profiles: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    *,
+    hub: Any = None,
+    plugin_dirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    settle_timeout: float = 5.0,
+    **options: Any,
+) -> Iterator[Bus]:
+    """Make a bus that is not started; for plugins of other test frameworks. Parameters as for :func:`bus`.
+
+    It is started with ``await made.start()``, and ended with ``await made.finish()``, or with
+    ``await made.abandon()`` when the test has failed.
+    """
+    if hub is None:
+        hub = pop.hub.Hub()
+    if "evbus" not in hub._subs:
+        hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
+    if hub.evbus.STARTED:
+        raise EvbusError("the bus of this hub is started already; hand the hub over before")
+    contexts = _profiles(profiles)
+    before = hub.OPT
+    with tempfile.TemporaryDirectory(prefix="evbus-test-") as folder:
+        own = {"dead_store": str(Path(folder) / "dead.jsonl"), "drain_timeout": 1.0, **options}
+        folders = [plugin_dirs] if isinstance(plugin_dirs, (str, os.PathLike)) else list(plugin_dirs)
+        if folders:
+            own["plugin_dirs"] = [os.fspath(one) for one in folders]
+        known = dict(before or {})
+        hub.OPT = hub.pop.data.imap({**known, "evbus": {**known.get("evbus", {}), **own}})
+        try:
+            hub.evbus.init.settings()
+            _refuse_broken(hub)
+            yield Bus(hub, contexts, settle_timeout)
+        finally:
+            hub.OPT = before
+
+
+@contextlib.asynccontextmanager
+async def bus(
+    profiles: Mapping[str, Any] | str | os.PathLike[str] | None = None, **others: Any
+) -> AsyncIterator[Bus]:
+    """Make a hub and start its bus; at the end let everything be handled, and stop it.
+
+    :param profiles: ``{provider: {name: data}}``, or the path of a YAML file of them; see :func:`in_memory`
+        for an application's own. Default: every profile delivers within the process.
+    :param hub: the application's own hub; default: a new one.
+    :param plugin_dirs: folders with the application's plugins, such as its ``listener/``.
+    :param settle_timeout: seconds that everything may take to be handled, in :meth:`Bus.settle` and at the
+        end; default 5.
+    :param others: these, and options of the section ``evbus``.
+    :raises AssertionError: at the end, when something became a dead letter that the test has neither looked
+        at nor wanted; from the exception of the listener.
+    :raises ConfigError: a profile or an option has to be mended, or a plugin, which else is only logged.
+    """
+    __tracebackhide__ = True
+    with prepared(profiles, **others) as made:
+        await made.start()
+        try:
+            yield made
+        except BaseException:
+            await made.abandon()
+            raise
+        await made.finish()
+
+
+@contextlib.contextmanager
+def sync_bus(
+    profiles: Mapping[str, Any] | str | os.PathLike[str] | None = None, **others: Any
+) -> Iterator[SyncBus]:
+    """Do as :func:`bus` does for plain functions; the bus runs in a thread of its own."""
+    __tracebackhide__ = True
+    with prepared(profiles, **others) as made:
+        sync = SyncBus(made)
+        sync.start()
+        try:
+            yield sync
+        except BaseException:
+            sync.abandon()
+            raise
+        sync.finish()
+
+
+def _profiles(profiles: Mapping[str, Any] | str | os.PathLike[str] | None) -> Mapping[str, Any]:
+    if profiles is None:
+        return PROFILES
+    return profiles if isinstance(profiles, Mapping) else load_yaml(Path(profiles))
+
+
+def _refuse_broken(hub: Any) -> None:
+    """Raise what is wrong with a plugin that could not be loaded: a test without it would test nothing."""
+    for found in hub.evbus.init.plugins().values():
+        for plugin in found:
+            if plugin.state == "broken":
+                raise plugin.error()

@@ -1,0 +1,365 @@
+"""The bus of a test."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, cast, overload
+
+from evbus.errors import nearest
+from evbus.types import Envelope
+
+from ._failures import Failure, Failures
+from ._profiles import names, without_pauses
+from ._sent import News, Recorder, Sent
+from ._view import View, readable, told
+from ._watch import Dead, Watch
+
+__all__ = ["Bus"]
+
+log = logging.getLogger("evbus.testing")
+
+_Event = TypeVar("_Event")
+#: Turns of the loop in a row in which nothing is to be done before a bus counts as settled.
+TURNS = 3
+GLANCE = 0.002
+
+
+class Bus:
+    """A real bus, on memory, that tells what happened on it.
+
+    :ivar hub: its hub, where everything else is found.
+    """
+
+    def __init__(self, the_hub: Any, profiles: Mapping[str, Any], patience: float) -> None:
+        self.hub = the_hub
+        self._profiles = profiles
+        self._patience = patience
+        self._news = News()
+        self._failures = Failures(self._news.tell)
+        self._recorder = Recorder(self._read, self._news)
+        self._watch = Watch(the_hub, self._read, self._recorder, self._failures, self._news)
+        self._view = View(the_hub, self._recorder, self._watch, self._failures)
+        self._task: asyncio.Task[None] | None = None
+        self._looked_at = 0
+
+    def __repr__(self) -> str:
+        state = self.hub.evbus.ENGINE.state.value
+        return f"<Bus {state} sent={len(self._recorder.all)} dead={len(self._watch.dead)}>"
+
+    # What an application does
+
+    async def send(
+        self, event: Any, headers: Mapping[str, str] | None = None, profile: str = "default"
+    ) -> None:
+        """Send a typed event; see ``hub.event.init.send``."""
+        await self.hub.event.init.send(event, headers=headers, profile=profile)
+
+    async def put(
+        self,
+        routing_key: str | None = None,
+        body: Any = None,
+        profile: str = "default",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Put an event on the bus; see ``hub.evbus.broker.put``."""
+        await self.hub.evbus.broker.put(routing_key=routing_key, body=body, profile=profile, headers=headers)
+
+    def put_nowait(
+        self,
+        routing_key: str | None = None,
+        body: Any = None,
+        profile: str = "default",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Put an event on the bus from any thread; see ``hub.evbus.broker.put_nowait``."""
+        self.hub.evbus.broker.put_nowait(routing_key=routing_key, body=body, profile=profile, headers=headers)
+
+    def subscribe(self, event: Any, callback: Callable[..., Any], name: str = "", **options: Any) -> str:
+        """Let a function or class listen to an event; see ``hub.event.init.subscribe``."""
+        return cast(str, self.hub.event.init.subscribe(event, callback, name=name, **options))
+
+    async def unsubscribe(self, id: str) -> bool:  # noqa: A002 - what it is
+        """End a subscription; see ``hub.event.init.unsubscribe``."""
+        return bool(await self.hub.event.init.unsubscribe(id))
+
+    # What happened
+
+    @property
+    def recorded(self) -> list[Sent]:
+        """Everything that was put on the bus, in order."""
+        return list(self._recorder.all)
+
+    @overload
+    def sent(self, event: type[_Event], where: Callable[[_Event], bool] | None = None) -> list[_Event]: ...
+
+    @overload
+    def sent(self, event: str | None = None, where: Callable[[Any], bool] | None = None) -> list[Any]: ...
+
+    def sent(self, event: Any = None, where: Callable[[Any], bool] | None = None) -> list[Any]:
+        """Return the events that were sent, in order.
+
+        :param event: a class, those of its subclasses among them; or the name of an event, or None for all.
+        :param where: returns whether an event is wanted.
+        """
+        is_one = self._view.sent_is(event)
+        events = [one.event for one in self._recorder.all if is_one(one)]
+        return [one for one in events if where is None or where(one)]
+
+    @property
+    def dead(self) -> list[Dead]:
+        """What lanes, listeners and handlers gave up, in order. Who looks at it takes care of it.
+
+        The test does not fail for the sake of what was looked at.
+        """
+        self._looked_at = len(self._watch.dead)
+        return list(self._watch.dead)
+
+    # Waiting
+
+    @overload
+    async def expect(  # type: ignore[overload-overlap]
+        self,
+        event: type[_Event],
+        where: Callable[[_Event], bool] | None = None,
+        *,
+        timeout: float = 1.0,
+        count: Literal[1] = 1,
+    ) -> _Event: ...
+
+    @overload
+    async def expect(
+        self,
+        event: type[_Event],
+        where: Callable[[_Event], bool] | None = None,
+        *,
+        timeout: float = 1.0,
+        count: int,
+    ) -> list[_Event]: ...
+
+    @overload
+    async def expect(
+        self, event: str, where: Callable[[Any], bool] | None = None, *, timeout: float = 1.0, count: int = 1
+    ) -> Any: ...
+
+    async def expect(
+        self,
+        event: Any,
+        where: Callable[[Any], bool] | None = None,
+        *,
+        timeout: float = 1.0,
+        count: int = 1,
+    ) -> Any:
+        """Return an event that was sent, or that is sent within ``timeout`` seconds.
+
+        :param event: its class, or its name.
+        :param where: returns whether it is the one.
+        :param count: how many there have to be; of several a list is returned.
+        :raises AssertionError: it was not sent; tells what was.
+        """
+        __tracebackhide__ = True
+        _check_count(count, "expect")
+        is_one = self._view.sent_is(event)
+
+        def look() -> list[Any] | None:
+            found = readable([one for one in self.recorded if is_one(one)])
+            found = [one for one in found if where is None or where(one)]
+            return found[:count] if len(found) >= count else None
+
+        found = await self._news.until(look, timeout)
+        if found is None:
+            raise AssertionError(self._view.not_sent(event, where, count, timeout))
+        return found[0] if count == 1 else found
+
+    @overload
+    async def handled(  # type: ignore[overload-overlap]
+        self,
+        event: type[_Event],
+        where: Callable[[_Event], bool] | None = None,
+        *,
+        listener: str = "",
+        timeout: float = 1.0,
+        count: Literal[1] = 1,
+    ) -> _Event: ...
+
+    @overload
+    async def handled(
+        self,
+        event: type[_Event],
+        where: Callable[[_Event], bool] | None = None,
+        *,
+        listener: str = "",
+        timeout: float = 1.0,
+        count: int,
+    ) -> list[_Event]: ...
+
+    @overload
+    async def handled(
+        self,
+        event: str,
+        where: Callable[[Any], bool] | None = None,
+        *,
+        listener: str = "",
+        timeout: float = 1.0,
+        count: int = 1,
+    ) -> Any: ...
+
+    async def handled(
+        self,
+        event: Any,
+        where: Callable[[Any], bool] | None = None,
+        *,
+        listener: str = "",
+        timeout: float = 1.0,
+        count: int = 1,
+    ) -> Any:
+        """Return an event that a listener has handled, or handles within ``timeout`` seconds.
+
+        :param listener: the name of the listener; default: any.
+        :param count: how often it has to be handled; of several a list is returned.
+        :raises AssertionError: it was not handled; tells what listeners did. At once when one gave it up
+            that was not meant to.
+        """
+        __tracebackhide__ = True
+        _check_count(count, "handled")
+        is_one = self._view.handled_is(event, where, listener)
+
+        def look() -> list[Any] | Dead | None:
+            done = [one.event for one in list(self._watch.handled) if one.error is None and is_one(one)]
+            return done[:count] if len(done) >= count else self._view.given_up(is_one)
+
+        found = await self._news.until(look, timeout)
+        if isinstance(found, Dead):
+            raise AssertionError(str(found)) from found.exception  # noqa: TRY004 - the test fails
+        if found is None:
+            raise AssertionError(self._view.not_handled(event, listener, count, timeout))
+        return found[0] if count == 1 else found
+
+    async def settle(self, timeout: float | None = None) -> None:
+        """Return when everything that was put is delivered, and every listener is done with it.
+
+        What is on its way to a destination that fails for good (:meth:`fail`) is not waited for.
+
+        :param timeout: seconds; default: what the bus was made with, 5.
+        :raises AssertionError: it took longer; tells what is left.
+        """
+        __tracebackhide__ = True
+        seconds = self._patience if timeout is None else timeout
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        turns = 0
+        while turns < TURNS:
+            busy = self._view.busy()
+            if busy and loop.time() >= deadline:
+                raise AssertionError(f"the bus did not settle within {seconds:g} s: {'; '.join(busy)}")
+            turns = 0 if busy else turns + 1
+            await asyncio.sleep(GLANCE if busy else 0)
+
+    # Failures
+
+    def fail(
+        self,
+        destination: str = "",
+        *,
+        listener: str = "",
+        times: int | None = 1,
+        error: Exception | None = None,
+    ) -> Failure:
+        """Let deliveries to a destination, or calls of a listener, fail from now on.
+
+        They are tried again as the real ones are, without the pauses. ``Unavailable`` is tried for ever,
+        ``Rejected`` never, and other exceptions as often as the profile or the listener says.
+
+        :param destination: the name of a profile.
+        :param listener: the name of a listener.
+        :param times: how many attempts fail; None for all, until ``mend()`` of what is returned.
+        :param error: what is raised; default: ``Unavailable`` for a destination.
+        :raises ValueError: there is no such profile.
+        """
+        if bool(destination) == bool(listener):
+            raise ValueError("say what is to fail: fail('a profile') or fail(listener='a listener')")
+        if listener:
+            return self._failures.add("listener", listener, error, times)
+        known = names(self._profiles)
+        if destination not in known:
+            raise ValueError(
+                f"there is no profile {destination!r}{nearest(destination, known)}; the profiles of this bus "
+                f"are {', '.join(map(repr, known))}"
+            )
+        return self._failures.add("destination", destination, error, times)
+
+    # Its life
+
+    async def start(self) -> None:
+        """Start the bus in the running loop."""
+        self._watch.attach()
+        try:
+            start = self.hub.evbus.init.start(without_pauses(self._profiles))
+            self._task = asyncio.get_running_loop().create_task(start, name="evbus of a test")
+            await self.hub.evbus.init.join()
+        except BaseException:
+            await self.stop(hurry=True)
+            raise
+
+    async def stop(self, *, hurry: bool) -> None:
+        """Stop the bus; what it has still to deliver is left with ``hurry``."""
+        task, self._task = self._task, None
+        try:
+            if self.hub.dispatch.init.running():
+                await self.hub.dispatch.init.stop(timeout=0 if hurry else None)
+            if hurry or any(failure.active for failure in self._failures.all):
+                self.hub.evbus.ENGINE.hurry()
+            await self.hub.evbus.init.stop()
+            if task is not None:
+                await asyncio.gather(task, return_exceptions=True)
+        finally:
+            self._watch.detach()
+
+    async def finish(self) -> None:
+        """Let everything be done, stop, and fail for what went wrong and nobody looked at.
+
+        :raises AssertionError: from the first exception of a listener.
+        """
+        __tracebackhide__ = True
+        unsettled = ""
+        try:
+            await self.settle()
+        except AssertionError as exc:
+            unsettled = str(exc)
+        await self.stop(hurry=bool(unsettled))
+        problems = [one for one in self._watch.dead[self._looked_at :] if not one.injected]
+        if problems:
+            raise AssertionError(told(problems)) from problems[0].exception
+        if unsettled:
+            raise AssertionError(unsettled)
+        idle = [failure for failure in self._failures.all if not failure.failed]
+        if idle:
+            raise AssertionError(
+                f"{idle[0].what} was to fail with {idle[0].error!r}, but nothing came to it: "
+                f"{self._view.what_was_sent()}"
+            )
+
+    async def abandon(self) -> None:
+        """Stop at once, as the test has failed; log what else went wrong, which may be the reason."""
+        await self.stop(hurry=True)
+        problems = [one for one in self._watch.dead[self._looked_at :] if not one.injected]
+        if problems:
+            log.error("%s", told(problems), exc_info=problems[0].exception)
+
+    def _read(self, envelope: Envelope) -> tuple[Any, bool]:
+        event = self.hub.event
+        spec = event.REGISTRY.named(envelope.headers.get("evbus-message") or envelope.routing_key)
+        if spec is not None and spec.cls is not None:
+            return event.READER.read(spec, envelope), True
+        kind = envelope.headers.get("content-type", "")
+        serialize = self.hub.serialize
+        return serialize[serialize.init.by_content_type(kind)].load(envelope.body), False
+
+
+def _check_count(count: int, what: str) -> None:
+    if type(count) is not int or count < 1:
+        raise ValueError(
+            f"{what} waits for 1 or more; to see that there is none: await bus.settle(), then look at "
+            "bus.sent(Event)"
+        )

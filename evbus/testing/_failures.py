@@ -1,0 +1,148 @@
+"""Failures that a test wants: what fails, how often, and with which error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from evbus.errors import Unavailable
+from evbus.evbus._plan import Ingress
+from evbus.types import Envelope
+
+__all__ = ["Failure", "Failures"]
+
+
+class Failure:
+    """A failure that was asked for.
+
+    :ivar failed: how often it has happened.
+    """
+
+    def __init__(self, what: str, error: Exception, times: int | None, told: Callable[[], None]) -> None:
+        self.what = what
+        self.error = error
+        self.failed = 0
+        self._left = times
+        self._told = told
+
+    def __repr__(self) -> str:
+        left = "for good" if self._left is None else f"{self._left} more"
+        return f"<Failure of {self.what}: {self.error!r}, failed={self.failed}, {left}>"
+
+    @property
+    def active(self) -> bool:
+        """Whether the next attempt will fail."""
+        return self._left is None or self._left > 0
+
+    @property
+    def lasting(self) -> bool:
+        """Whether it fails until it is mended."""
+        return self._left is None
+
+    def take(self) -> Exception:
+        """Return the error of one attempt."""
+        self.failed += 1
+        if self._left is not None:
+            self._left -= 1
+        self._told()
+        return self.error
+
+    def mend(self) -> None:
+        """Let nothing fail any more."""
+        self._left = 0
+        self._told()
+
+
+class Failures:
+    """All failures that were asked for.
+
+    :param told: is told when one has happened.
+    """
+
+    def __init__(self, told: Callable[[], None]) -> None:
+        self.all: list[Failure] = []
+        self._destinations: dict[str, list[Failure]] = {}
+        self._listeners: dict[str, list[Failure]] = {}
+        self._told = told
+
+    def add(self, kind: str, name: str, error: Exception | None, times: int | None) -> Failure:
+        """Let deliveries to a ``destination``, or calls of a ``listener``, fail."""
+        if times is not None and (type(times) is not int or times < 1):
+            raise ValueError(f"times is how often it fails, 1 or more, or None for good, and not {times!r}")
+        if error is None:
+            error = Unavailable(f"{name} is down") if kind == "destination" else RuntimeError(f"{name} fails")
+        failure = Failure(f"the {kind} {name!r}", error, times, self._told)
+        known = self._destinations if kind == "destination" else self._listeners
+        known.setdefault(name, []).append(failure)
+        self.all.append(failure)
+        return failure
+
+    def caused(self, problem: BaseException | None) -> bool:
+        """Return whether an exception, or what it was raised from, was asked for."""
+        while problem is not None:
+            if any(failure.error is problem for failure in self.all):
+                return True
+            problem = problem.__cause__
+        return False
+
+    def of_listener(self, name: str) -> Exception | None:
+        """Return the error that the next call of a listener raises, counted; None when it goes well."""
+        failure = _first(self._listeners.get(name, ()))
+        return None if failure is None else failure.take()
+
+    def lasting(self, destination: str) -> bool:
+        """Return whether deliveries to a destination fail until that is mended."""
+        failure = _first(self._destinations.get(destination, ()))
+        return failure is not None and failure.lasting
+
+    def _of(self, destination: str) -> Failure | None:
+        return _first(self._destinations.get(destination, ()))
+
+    def gate(self, plugin: Ingress) -> Ingress:
+        """Return an ingress plugin whose deliveries fail when they are to, before they reach it."""
+        return plugin._replace(
+            publish=self._publish(plugin.publish),
+            publish_batch=None if plugin.publish_batch is None else self._batch(plugin.publish_batch),
+            publish_nowait=None if plugin.publish_nowait is None else self._nowait(plugin.publish_nowait),
+        )
+
+    def _publish(self, publish: Callable[..., Any]) -> Callable[..., Any]:
+        async def gated(ctx: Any, **event: Any) -> Any:
+            failure = self._of(ctx.name)
+            if failure is not None:
+                raise failure.take()
+            return await publish(ctx, **event)
+
+        return gated
+
+    def _batch(self, publish: Callable[..., Any]) -> Callable[..., Any]:
+        async def gated(ctx: Any, events: list[Envelope]) -> Any:
+            failed = self._errors(ctx.name, len(events))
+            well = [event for event, error in zip(events, failed) if error is None]  # noqa: B905 - one each
+            outcomes = iter(await publish(ctx, well) if well else ())
+            return [next(outcomes) if error is None else error for error in failed]
+
+        return gated
+
+    def _errors(self, destination: str, count: int) -> list[Exception | None]:
+        errors: list[Exception | None] = []
+        while len(errors) < count:
+            failure = self._of(destination)
+            errors.append(None if failure is None else failure.take())
+            if isinstance(errors[-1], Unavailable):
+                # Who is down for one is down for those behind it, which would else overtake it.
+                errors += [errors[-1]] * (count - len(errors))
+        return errors
+
+    def _nowait(self, publish: Callable[..., Any]) -> Callable[..., Any]:
+        def gated(ctx: Any, events: list[Envelope]) -> Any:
+            failure = self._of(ctx.name)
+            if failure is not None:
+                raise failure.error  # the lane then tries publish_batch, and there it counts
+            return publish(ctx, events)
+
+        return gated
+
+
+def _first(failures: Sequence[Failure]) -> Failure | None:
+    return next((failure for failure in failures if failure.active), None)

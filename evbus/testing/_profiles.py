@@ -1,0 +1,54 @@
+"""Profiles for tests: without pauses between attempts, and on memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evbus.evbus._profiles import MATCH_PLUGIN, providers
+
+from ._watch import PAUSES
+
+__all__ = ["in_memory", "names", "without_pauses"]
+
+
+def in_memory(profiles: Mapping[str, Any]) -> dict[str, Any]:
+    """Return profiles of the same names that deliver within the process, whatever their providers are.
+
+    The keys ``delivery`` stay, as does a ``routing_key`` that is a plain template. Of several providers
+    with a profile of one name there is one.
+
+    :raises ProfileError: they are no profiles.
+    """
+    found: dict[str, Any] = {}
+    for _, name, _, info in providers(profiles, source="profiles"):
+        data = info if isinstance(info, Mapping) else {}
+        found.setdefault(name, {key: data[key] for key in ("delivery", "routing_key") if key in data})
+    kept = {MATCH_PLUGIN: profiles[MATCH_PLUGIN]} if MATCH_PLUGIN in profiles else {}
+    return {**kept, "internal": found}
+
+
+def names(profiles: Mapping[str, Any]) -> list[str]:
+    """Return what the profiles are called."""
+    return [name for _, name, _, _ in providers(profiles, source="profiles")]
+
+
+def without_pauses(profiles: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same profiles, whose lanes try again at once."""
+    found: dict[str, Any] = {}
+    if MATCH_PLUGIN in profiles:
+        found[MATCH_PLUGIN] = profiles[MATCH_PLUGIN]
+    for provider, name, _, info in providers(profiles, source="profiles"):
+        if info is None or isinstance(info, Mapping):
+            info = _hasty(dict(info or {}))
+        found.setdefault(provider, []).append({name: info})
+    return found
+
+
+def _hasty(data: dict[str, Any]) -> dict[str, Any]:
+    delivery = data.get("delivery") or {}
+    if isinstance(delivery, Mapping):
+        retry = delivery.get("retry") or {}
+        if isinstance(retry, Mapping):
+            data["delivery"] = {**delivery, "retry": {**retry, **PAUSES}}
+    return data

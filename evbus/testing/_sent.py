@@ -1,0 +1,128 @@
+"""What was sent: a record of every event, and waiting for one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from evbus.types import Envelope
+
+__all__ = ["News", "Read", "Recorder", "Sent"]
+
+_Found = TypeVar("_Found")
+_UNREAD: Any = object()
+#: Makes the event of an envelope, and says whether it is one of a class.
+Read = Callable[[Envelope], tuple[Any, bool]]
+
+
+class Sent:
+    """An event that was put on the bus.
+
+    :ivar name: its routing key, which is the name of a typed event.
+    :ivar profile: what it was sent to.
+    :ivar headers: as they travel, with those that interceptors have set.
+    :ivar body: the encoded body, as it was before interceptors changed it.
+    """
+
+    __slots__ = ("_event", "_read", "body", "headers", "name", "profile")
+
+    def __init__(self, envelope: Envelope, body: bytes, read: Read) -> None:
+        self.name = envelope.routing_key
+        self.profile = envelope.profile
+        self.headers: Mapping[str, str] = dict(envelope.headers)
+        self.body = body
+        self._read = read
+        self._event = _UNREAD
+
+    def __repr__(self) -> str:
+        """Say what it says, or what it would not say."""
+        try:
+            what = repr(self.event)
+        except Exception as exc:
+            what = f"{self.name or 'an event'} that cannot be read ({exc})"
+        else:
+            if not what.startswith(f"{self.name}("):
+                what = f"{self.name} {what}" if self.name else what
+        return what if self.profile == "default" else f"{what} to {self.profile!r}"
+
+    @property
+    def event(self) -> Any:
+        """The event, decoded: an instance of its class, or plain values where no class has its name.
+
+        A copy of what was sent, which nobody has changed since.
+
+        :raises InvalidPayload: the body does not fit the class; says where and why.
+        """
+        if self._event is not _UNREAD:
+            return self._event
+        event, typed = self._read(Envelope(self.profile, self.name, self.body, dict(self.headers)))
+        if typed:
+            # Plain values are read again, as their class may be known by then.
+            self._event = event
+        return event
+
+
+class News:
+    """Who waits for something to happen is woken by whoever makes it happen, in any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def tell(self) -> None:
+        """Wake all who wait, so that they look again."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            # The loop of somebody who waits no longer may have ended.
+            with suppress(RuntimeError):
+                future.get_loop().call_soon_threadsafe(_wake, future)
+
+    async def until(self, look: Callable[[], _Found | None], seconds: float) -> _Found | None:
+        """Return what ``look`` returns as soon as that is not None; None after ``seconds``."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while True:
+            future: asyncio.Future[None] = loop.create_future()
+            with self._lock:
+                self._waiting.append(future)
+            # Looked at when whatever happens from now on wakes this.
+            try:
+                found = look()
+                left = deadline - loop.time()
+                if found is not None or left <= 0:
+                    return found
+                await asyncio.wait({future}, timeout=left)
+            finally:
+                future.cancel()
+                with self._lock, suppress(ValueError):
+                    self._waiting.remove(future)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Recorder:
+    """Everything that was sent, in order.
+
+    :param read: makes the event of an envelope.
+    :param news: is told of each.
+    """
+
+    def __init__(self, read: Read, news: News) -> None:
+        self.all: list[Sent] = []
+        self._read = read
+        self._news = news
+
+    def add(self, envelope: Envelope, body: bytes) -> None:
+        """Record an event; may be called from any thread.
+
+        :param body: what it was before interceptors changed it.
+        """
+        self.all.append(Sent(envelope, body, self._read))
+        self._news.tell()
