@@ -29,13 +29,16 @@ help:
 run: $(VENV)/.installed
 	$(BIN)/evbus run examples/events.jsonl --profiles examples/profiles.yml
 
-# Without the brokers their tests are skipped, and that is a failure where CI is set.
+# Without the brokers their tests are skipped, and that is a failure where CI is set. RabbitMQ 4 comes from a newer Debian,
+# to a folder of its own: not every machine can have it, and those tests are skipped, with the reason, in CI as well.
 test: $(VENV)/.tests
 	.ci/servers || [ -z "$${CI:-}" ]
+	.ci/rabbitmq4 || true
 	$(BIN)/python -m pytest -q $(ARGS)
 
 servers:
 	.ci/servers
+	.ci/rabbitmq4 || true
 
 # What `make test` needs, without running it: .ci/run prepares several interpreters at a time.
 venv: $(VENV)/.tests
@@ -84,6 +87,7 @@ $(VENV)/.installed: $(VENV)/.created requirements/base.txt setup.cfg pyproject.t
 	touch $@
 
 $(VENV)/.tests: $(VENV)/.installed requirements/test.txt
+	.ci/compiler $(BIN)/python
 	$(PIP) install -r requirements/test.txt
 	touch $@
 

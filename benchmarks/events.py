@@ -1,4 +1,4 @@
-"""What the benchmark of typed events measures: from ``send`` to the listener, in a process and through RabbitMQ."""
+"""What the benchmark of typed events measures: from ``send`` to the listener, in one process and in two."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MARK = "the table of typed events"
 #: The queue that evbus gives the listener ``listener`` of the event ``evbus-bench``.
 QUEUE = "evbus-bench::listener"
 OURS, ASPYX, IAMBUS, FASTSTREAM = "evbus", "aspyx-event", "iambus", "FastStream"
-NATS, RABBIT = "FastStream, test broker of NATS", "FastStream, test broker of RabbitMQ"
+NATS, RABBIT = "FastStream TestNatsBroker", "FastStream TestRabbitBroker"
 ONE_BY_ONE, HUNDRED = "FastStream, one by one", "FastStream, 100 in flight"
-FASTEST = "FastStream, 1,000 in flight, without types"
+FASTEST = "FastStream, 1,000, no types"
 ON_THE_LOOP = "aspyx-event, on the loop"
 AIM = 3.0  # times the fastest peer that encodes and decodes
 
@@ -149,9 +149,9 @@ def _output(process: subprocess.Popen[str]) -> dict[str, float]:
     try:
         said, problems = process.communicate(timeout=rounds.LIMIT)
     except subprocess.TimeoutExpired:
-        sys.exit(f"not done within {rounds.LIMIT} s: {process.args}")
+        sys.exit(f"not done within {rounds.LIMIT} s: {process.args!r}")
     if process.returncode != 0:
-        sys.exit(f"failed: {process.args}\n{problems.strip()}")
+        sys.exit(f"failed: {process.args!r}\n{problems.strip()}")
     result: dict[str, float] = json.loads(said.splitlines()[-1])
     return result
 
@@ -178,7 +178,7 @@ def table(found: Results) -> list[str]:
     return [
         *lines,
         "",
-        "The aim is set against the fastest side that encodes and decodes, which iambus does not.",
+        "The aim is against the fastest side that encodes and decodes, which iambus does not.",
     ]
 
 

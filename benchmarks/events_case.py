@@ -1,8 +1,8 @@
 """One measurement of typed events within one process: `python events_case.py SIDE CASE N`.
 
-Every side gets the same events, made before the clock starts, and sends one after the other, each awaited. The
-clock stops when the last is handled. What was handled is compared with what was sent then: each event exactly
-once for each listener, equal, and another object than was sent. It prints one line of JSON with its results.
+Every side gets the same events, made before the clock starts, and sends one after the other, each awaited.
+The clock stops when the last is handled. Then what was handled is compared with what was sent: each event
+exactly once for each listener, equal, and another object than was sent. It prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ async def measured(
                 await send(event)
         await done
         result = clock.result(some)
+        await asyncio.sleep(0.02)  # time for what comes twice
         HANDLED.check(events, each, copied=copied)
     return result
 
@@ -74,9 +75,9 @@ async def aspyx_side(case: str, count: int) -> dict[str, float]:
     """Measure aspyx-event with a provider that does without a broker.
 
     The LocalProvider of its documentation is not in the package. This one does what its providers for brokers
-    do, and no more: the body is JSON by its own serializers, and goes to ``dispatch_event``. It is decoded once
-    for all listeners, which is cheaper than what those do. Without a pause all events would be tasks at once,
-    which makes it up to half as slow.
+    do, and no more: the body is JSON by its own serializers, and goes to ``dispatch_event``. It is decoded
+    once for all listeners, which is cheaper than what those do. Without a pause all events become tasks at
+    once, and it has 25 to 45 thousand events/s where it has 45 thousand with one.
     """
     from aspyx_event import EventManager, event
 

@@ -27,13 +27,15 @@ def chosen(cases: list[Case], only: list[str], sides: list[str]) -> list[Case]:
     wanted = [case for case in cases if not only or case.name in only]
     if not sides:
         return wanted
-    return [
+    fewer = [
         case._replace(events={side: events for side, events in case.events.items() if side in sides})
         for case in wanted
     ]
+    return [case for case in fewer if case.events]
 
 
-def main() -> None:
+def asked() -> argparse.Namespace:
+    """Return what the command line asks for; ``groups`` is a set then."""
     parser = argparse.ArgumentParser(description="Compare evbus with its peers.")
     parser.add_argument(
         "groups", nargs="*", metavar="bus|dispatch|events|brokers", help="what to measure (all)"
@@ -46,18 +48,25 @@ def main() -> None:
     )
     parser.add_argument("--stomp", help="stomp://user:password@host:port of the same RabbitMQ")
     options = parser.parse_args()
-    groups = set(options.groups or GROUPS)
+    named = bool(options.groups)
+    options.groups = groups = set(options.groups or GROUPS)
     if groups - set(GROUPS):
         parser.error("there are four groups of cases: bus, dispatch, events and brokers")
     if "dispatch" in groups and sys.version_info < dispatch.NEEDS:
         needs = ".".join(map(str, dispatch.NEEDS))
         said = f"the peer of the dispatcher needs Python {needs} or later: make bench PYTHON=..."
-        if options.groups:
+        if named:
             parser.error(said)
         say(f"left out: {said}")
         groups.discard("dispatch")
     if bool(options.amqp) != bool(options.stomp):
         parser.error("a broker is named with both --amqp and --stomp")
+    return options
+
+
+def main() -> None:
+    options = asked()
+    groups = options.groups
 
     def report(mark: str, table: list[str]) -> None:
         text = "\n".join([page.machine(options.rounds), "", *table])
@@ -66,10 +75,10 @@ def main() -> None:
             page.write(mark, text)
             say(f"written to {page.PAGE.relative_to(ROOT)}")
 
-    through_broker = brokers.CASES if "brokers" in groups else []
-    through_broker = chosen(through_broker, options.only, options.sides)
-    listened = events.THROUGH_RABBITMQ if "events" in groups else []
-    listened = chosen(listened, options.only, options.sides)
+    def of(group: str, cases: list[Case]) -> list[Case]:
+        return chosen(cases, options.only, options.sides) if group in groups else []
+
+    through_broker, listened = of("brokers", brokers.CASES), of("events", events.THROUGH_RABBITMQ)
     of_events: Results = {}
     # The broker first: if there is none, nobody waits for that.
     if through_broker or listened:

@@ -75,17 +75,20 @@ def _in_its_loop(node: Any, made: Any) -> Iterator[Any]:
     @functools.wraps(test)
     async def run(*args: Any, **kwargs: Any) -> None:
         __tracebackhide__ = True
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pytest.fail("the bus runs in asyncio, and this test in another event loop", pytrace=False)
+        if asyncio._get_running_loop() is None:
+            _tell("the bus runs in asyncio, and this test in another event loop; run it in asyncio's")
         await made.start()
         try:
             await test(*args, **kwargs)
         except BaseException:
             await made.abandon()
             raise
-        await made.finish()
+        wrong = ""
+        try:
+            await made.finish()
+        except AssertionError as exc:
+            wrong = str(exc)
+        _tell(wrong)
 
     node.obj = run
     try:
@@ -106,7 +109,12 @@ def _in_a_thread(node: Any, made: Any) -> Iterator[Any]:
         except BaseException:
             running.pop().abandon()
             raise
-        running.pop().finish()
+        wrong = ""
+        try:
+            running.pop().finish()
+        except AssertionError as exc:
+            wrong = str(exc)
+        _tell(wrong)
 
     if callable(test):
         # In the call of the test, so that it is the test that fails, and not the taking down of a fixture.
@@ -118,3 +126,9 @@ def _in_a_thread(node: Any, made: Any) -> Iterator[Any]:
             node.obj = test
         if running:
             running.pop().abandon()
+
+
+def _tell(wrong: str) -> None:
+    """Fail the test by a sentence alone: the place where it is raised says nothing."""
+    if wrong:
+        pytest.fail(wrong, pytrace=False)

@@ -138,6 +138,8 @@ async def bus(
         yield handle
     finally:
         if hub.dispatch.init.running():
+            # What listeners have still to handle may need it.
+            await hub.event.init.settle(hub.evbus.init.settings().drain_timeout)
             await hub.dispatch.init.stop()
         handle.report = await hub.evbus.init.stop()
         await asyncio.gather(listener, return_exceptions=True)

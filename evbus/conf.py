@@ -154,22 +154,35 @@ CLI_CONFIG = {
     "config": {"options": ["-c"], "subcommands": ["_global_"]},
     "profiles": {
         "options": ["-p"],
-        "subcommands": ["run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"],
+        "subcommands": ["listen", "run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"],
     },
-    "acct_key": {"subcommands": ["run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"]},
+    "acct_key": {
+        "subcommands": ["listen", "run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"]
+    },
     "plugin_dirs": {
         "nargs": "+",
-        "subcommands": ["run", "tail", "demo", "put", "check", "replay", "plugins", "asyncapi", "graph"],
+        "subcommands": [
+            "listen",
+            "run",
+            "tail",
+            "demo",
+            "put",
+            "check",
+            "replay",
+            "plugins",
+            "asyncapi",
+            "graph",
+        ],
     },
     "serialize_plugin": {
-        "subcommands": ["run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"]
+        "subcommands": ["listen", "run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"]
     },
     "pipeline": {
         "nargs": "+",
-        "subcommands": ["run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"],
+        "subcommands": ["listen", "run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"],
     },
-    "drain_timeout": {"type": float, "subcommands": ["run", "tail", "demo", "put", "replay"]},
-    "dead_store": {"subcommands": ["run", "tail", "demo", "put"]},
+    "drain_timeout": {"type": float, "subcommands": ["listen", "run", "tail", "demo", "put", "replay"]},
+    "dead_store": {"subcommands": ["listen", "run", "tail", "demo", "put"]},
     "input": {"positional": True, "nargs": "?", "subcommands": ["run", "tail"]},
     "socket": {"subcommands": ["run", "tail"]},
     "from": {"action": "extend", "nargs": "+", "subcommands": ["run", "tail"]},
@@ -182,7 +195,7 @@ CLI_CONFIG = {
     "quiet": {
         "action": "store_true",
         "options": ["-q"],
-        "subcommands": ["run", "tail", "demo", "put", "replay"],
+        "subcommands": ["listen", "run", "tail", "demo", "put", "replay"],
     },
     "store": {"positional": True, "nargs": "?", "subcommands": ["replay", "dead"]},
     "subsystem": {"positional": True, "nargs": "?", "subcommands": ["plugins"]},
@@ -208,6 +221,14 @@ SUBCOMMANDS = {
         "desc": "Read events as 'evbus run' does and print every body that reaches an internal queue, behind "
         "its routing key. Without profiles every event goes to the internal queue of its routing key. Exit "
         "codes: those of 'evbus run'.",
+    },
+    "listen": {
+        "help": "Run the listeners of the plugins",
+        "desc": "Hand what comes in through the profiles to the listeners in the folders listener/ of the "
+        "plugins, deliver what they send, and say at the end what became of it. Ctrl-C or SIGTERM takes "
+        "nothing more and lets them end what they are at; a second one stops at once. Exit codes: 0 all was "
+        "handled and delivered, 1 something was given up, 2 a mistake in the options, profiles or plugins, "
+        "130 stopped at once by a second signal.",
     },
     "put": {
         "help": "Put one event on the bus and deliver it",

@@ -7,7 +7,15 @@ from typing import Any, NoReturn
 
 import msgspec
 
-__all__ = ["CONTENT_TYPE", "Delivery", "Envelope", "Event", "SharedHeaders", "StandingHeaders", "Subscription"]
+__all__ = [
+    "CONTENT_TYPE",
+    "Delivery",
+    "Envelope",
+    "Event",
+    "SharedHeaders",
+    "StandingHeaders",
+    "Subscription",
+]
 
 #: The header that names the encoding of a body.
 CONTENT_TYPE = "content-type"
@@ -94,7 +102,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     :ivar per_process: this process gets a copy of its own, for as long as it lives.
     :ivar durable: what arrives while nobody consumes is kept. Copies of a process are never durable.
     :ivar prefetch: deliveries that may be unsettled at once; 0 takes the profile's.
-    :ivar on_ready: called when the consumer gets what is sent from then on: at first, and whenever it is back.
+    :ivar on_ready: called when the consumer gets what is sent from then on; again whenever it is back.
     """
 
     name: str = ""

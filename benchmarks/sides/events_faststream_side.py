@@ -1,11 +1,13 @@
 """Typed events of FastStream through RabbitMQ: `python SCRIPT CASE N URL QUEUE`, one process for each end.
 
-Logging is off. ``listen`` takes the events as the documentation has it, by the type of the handler's argument;
-``listen-fastest`` leaves that to a decoder, and the injection of dependencies out (``apply_types=False``).
+Logging is off. ``listen`` takes the events as the documentation has it, by the type of the handler's
+argument; ``listen-fastest`` leaves that to a decoder, and injection out (``apply_types=False``), which is the
+least processor time that FastStream was seen to take.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -57,6 +59,7 @@ async def listen(count: int, url: str, queue: str, *, fastest: bool = False) -> 
         clock = Clock()
         await done
         ended, result = time.monotonic(), clock.result(count)
+        await asyncio.sleep(0.1)  # time for what comes twice, and for the last acknowledgements
     handled.check(made(count))
     return {"ended": ended, **result}
 

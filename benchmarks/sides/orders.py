@@ -1,4 +1,4 @@
-"""The typed event that all sides send, and the proof that each listener got each of them; no library is needed.
+"""The typed event that all sides send, and the proof that each listener got each; needs no library.
 
 Annotations are types here, not strings: aspyx-event reads them as they are.
 """
@@ -21,7 +21,7 @@ class OrderPlaced:
 
 
 def made(count: int) -> list[OrderPlaced]:
-    """Return so many different events; what is made before the clock starts is no garbage collector's work."""
+    """Return so many different events, which the garbage collector does not look at while it is measured."""
     events = [OrderPlaced(f"A-{1_000_000 + number}", number + 0.5) for number in range(count)]
     gc.collect()
     gc.freeze()
@@ -79,5 +79,7 @@ class Handled:
         for event in sent:
             for _ in range(each):
                 copy = next(got)
-                if type(copy) is not OrderPlaced or copy != event or (copy is event) == copied:
+                if type(copy) is not OrderPlaced or copy != event:
                     raise RuntimeError(f"{copy!r} was handled, {event!r} was sent")
+                if (copy is event) == copied:
+                    raise RuntimeError(f"{event!r} was {'not ' * copied}encoded and decoded")

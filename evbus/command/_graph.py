@@ -116,8 +116,8 @@ def _label(channel: Channel, event: EventSpec) -> str:
     if channel.kind == "exchange" and channel.channel is not None:
         exchange = f"exchange {channel.channel['exchange']['name']}"
         return exchange if channel.address == event.name else f"{exchange}, key {channel.address}"
-    if channel.kind == "events":
-        return "" if channel.address == event.name else f"key {channel.address}"
+    if channel.kind in ("events", "address"):
+        return "" if channel.address == event.name else f"address {channel.address}"
     if channel.address is None or channel.address.startswith("/"):
         return channel.address or ""
     return f"{channel.kind} {channel.address}"

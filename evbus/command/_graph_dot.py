@@ -99,7 +99,7 @@ def _edges(graph: Graph) -> Iterator[str]:
             yield f"{_id('event', event.name)}:e -> {ports[event.name, name]}:w"
     for listener in graph.listeners:
         for pair in listener.gets:
-            yield f"{ports[pair]}:e -> {_id('listener', listener.key)}"
+            yield f"{ports[pair]}:e -> {_id('listener', listener.key)}:w"
     for profile in graph.profiles:
         for target in profile.dead:
             yield f"{_id('profile', profile.name)}:top -> {_id('profile', target)}:top [{_DEAD}]"

@@ -151,6 +151,7 @@ def exit_code(end: Ended, refused: int = 0) -> int:
         return EXIT.STOPPED
     lanes = end.snapshot["lanes"].values()
     lost = sum(lane["dead"] + lane["dropped"] + lane["queued"] + lane["in_flight"] for lane in lanes)
+    lost += sum(listener["dead"] for listener in end.snapshot["listeners"].values())
     bus = end.snapshot["bus"]
     if lost or bus["unmatched"] or bus["dropped"] or bus["queued"]:
         return EXIT.UNDELIVERED

@@ -48,6 +48,8 @@ def closing(snapshot: Mapping[str, Any], seconds: float) -> str:
     text = (
         render(["destination", *COLUMNS, "events/s"], rows, right=range(1, 8)) if rows else "no destinations"
     )
+    if snapshot["listeners"]:
+        text = f"{text}\n\n{_listeners(snapshot['listeners'])}"
     notes = []
     if snapshot["bus"]["unmatched"]:
         notes.append(f"{number(snapshot['bus']['unmatched'])} events matched no profile")
@@ -60,6 +62,16 @@ def closing(snapshot: Mapping[str, Any], seconds: float) -> str:
         f"{name}: {lane['last_error']}" for name, lane in snapshot["lanes"].items() if lane["last_error"]
     ]
     return "\n".join([text, *notes, *(f"last error of {problem}" for problem in failing)])
+
+
+def _listeners(found: Mapping[str, Any]) -> str:
+    """Return what became of the events that came in, a row for each listener."""
+    columns = ("handled", "retried", "dead", "queued")
+    rows = [
+        [one["name"], ", ".join(one["events"]), *(number(one[column]) for column in columns)]
+        for one in found.values()
+    ]
+    return render(["listener", "events", *columns], rows, right=range(2, 6))
 
 
 class StatusLine:

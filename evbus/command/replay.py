@@ -20,6 +20,7 @@ async def main(hub, options):
 
     async def produce():
         lanes.update(engine.lanes)
+        lanes.update(hub.event.init.lanes())
         await replay.run()
 
     end = await hub.command.init.deliver(options, profiles, produce)

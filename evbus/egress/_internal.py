@@ -10,11 +10,13 @@ from collections.abc import AsyncGenerator, Callable
 from evbus.errors import ProfileError
 from evbus.types import Delivery, Envelope, Subscription
 
-__all__ = ["Group", "Groups", "Member", "Taps", "attach", "close", "deliveries", "held"]
+__all__ = ["Group", "Groups", "Member", "Taps", "attach", "close", "deliveries", "held", "resume"]
 
 Groups = dict[tuple[str, str], "Group"]
 Taps = dict[str, list["Group"]]
 Take = Callable[[list[Delivery]], None]
+#: Gets the name of a group, and envelopes that nobody of it takes any more.
+Lost = Callable[[str, list[Envelope]], None]
 
 #: Deliveries that a consumer may have unsettled at once when it says nothing.
 PREFETCH = 1000
@@ -23,20 +25,22 @@ PREFETCH = 1000
 class Group:
     """Consumers that share the events of one name; each event goes to one of them.
 
-    :param key: the name, and that of the group.
+    :param key: the name, and that of the group, made unique for a copy of one process.
+    :param name: that of the group.
     """
 
-    def __init__(self, key: tuple[str, str], groups: Groups, taps: Taps) -> None:
+    def __init__(self, key: tuple[str, str], name: str, groups: Groups, taps: Taps) -> None:
         self.waiting: deque[Envelope] = deque()
         #: How often those were delivered that wait again, by their identity.
         self.counts: dict[int, int] = {}
         self._key = key
+        self._name = name
         self._groups = groups
         self._taps = taps
         self._members: deque[Member] = deque()
         self._durable = False
         self._crowd: deque[asyncio.Future[None]] = deque()
-        self._lost: Callable[[list[Envelope]], None] | None = None
+        self._lost: Lost | None = None
         groups[key] = self
         taps.setdefault(key[0], []).append(self)
 
@@ -50,7 +54,7 @@ class Group:
     def put(self, events: list[Envelope]) -> None:
         """Take events, for consumers there are or will be."""
         if self._lost is not None:
-            self._lost(events)
+            self._lost(self._name, events)
             return
         self.waiting.extend(events)
         self.push()
@@ -89,19 +93,21 @@ class Group:
 
     def join(self, member: Member, durable: bool) -> None:
         """Add a consumer."""
-        self._lost = None
+        self._lost = None  # the bus was started again
         self._durable = self._durable or durable
         self._members.append(member)
         self.push()
 
     def leave(self, member: Member, unsettled: list[Envelope]) -> None:
-        """Drop a consumer; what it did not settle is for the others. The last one ends what is not durable."""
+        """Drop a consumer; what it did not settle is for others. The last one ends what is not durable."""
         self._members.remove(member)
         for event in reversed(unsettled):
             self.give_back(event)
-        if self._members or self._durable:
+        if self._lost is not None:
+            self.lose(self._lost)
+        elif self._members or self._durable:
             self.push()
-        elif self._lost is None:
+        else:
             self._end()
 
     def give_back(self, event: Envelope) -> None:
@@ -109,14 +115,21 @@ class Group:
         self.counts[id(event)] = self.counts.get(id(event), 0) + 1
         self.waiting.appendleft(event)
 
-    def lose(self, lost: Callable[[list[Envelope]], None]) -> None:
+    def lose(self, lost: Lost) -> None:
         """Hand what waits, and what comes before there is a consumer again, to ``lost``."""
         self._lost = lost
         left = list(self.waiting)
         self.waiting.clear()
         self.counts.clear()
         if left:
-            lost(left)
+            lost(self._name, left)
+
+    def resume(self) -> None:
+        """Be told that the bus was started again: without a consumer, only what is durable goes on."""
+        if self._lost is not None and not self._members:
+            self._lost = None
+            if not self._durable:
+                self._end()
 
     def _end(self) -> None:
         name = self._key[0]
@@ -202,12 +215,16 @@ def attach(groups: Groups, taps: Taps, subscription: Subscription, take: Take) -
         raise ProfileError("a subscription to internal events has a name, the routing key of the events")
     own = secrets.token_hex(4) if subscription.per_process else ""
     key = (subscription.name, f"{subscription.group}{own}")
-    group = groups.get(key) or Group(key, groups, taps)
+    group = groups.get(key)
+    if group is None:
+        group = Group(key, subscription.group, groups, taps)
     durable = subscription.durable and not subscription.per_process
     return Member(group, subscription.prefetch or PREFETCH, take, durable)
 
 
-async def deliveries(groups: Groups, taps: Taps, subscription: Subscription) -> AsyncGenerator[Delivery, None]:
+async def deliveries(
+    groups: Groups, taps: Taps, subscription: Subscription
+) -> AsyncGenerator[Delivery, None]:
     """Yield what a consumer of a subscription gets."""
     waiting: deque[Delivery] = deque()
     arrived = asyncio.Event()
@@ -232,7 +249,13 @@ def held(groups: Groups) -> int:
     return sum(group.held() for group in groups.values())
 
 
-def close(groups: Groups, lost: Callable[[list[Envelope]], None]) -> None:
+def resume(groups: Groups) -> None:
+    """End the groups that were closed, and that nobody has joined again."""
+    for group in list(groups.values()):
+        group.resume()
+
+
+def close(groups: Groups, lost: Lost) -> None:
     """Hand what waits in any group, and what comes while it has no consumer, to ``lost``."""
     for group in list(groups.values()):
         group.lose(lost)

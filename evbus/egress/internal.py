@@ -3,13 +3,13 @@
 What a subscription gets does not go to the queues of ``hub.ingress.internal``.
 """
 
+from evbus.connection import _internal as _shared
 from evbus.egress import _internal
-from evbus.ingress import _internal as _queues
 
 
 def __init__(hub):
     hub.egress.internal.ACCT = ["internal"]
-    hub.egress.internal.PROFILE = _queues.InternalProfile
+    hub.egress.internal.PROFILE = _shared.InternalProfile
     if "GROUPS" not in vars(hub.egress):
         hub.egress.GROUPS = {}
 
@@ -27,8 +27,8 @@ async def consume(hub, ctx, subscription):
 def attach(hub, ctx, subscription, take):
     """Hand deliveries to ``take([delivery, ...])`` from now on, as :func:`consume` yields them.
 
-    :returns: an object with ``pause()``, which lets nothing more come, and ``end()``, which gives back what is
-        not settled.
+    :returns: an object with ``pause()``, which lets nothing more come, and ``end()``, which gives back what
+        is not settled.
     """
     return _internal.attach(hub.egress.GROUPS, hub.ingress.TAPS, subscription, take)
 
@@ -38,6 +38,11 @@ def held(hub):
     return _internal.held(hub.egress.GROUPS)
 
 
+def resume(hub):
+    """End the subscriptions that :func:`close` has closed, and that nobody consumes again."""
+    _internal.resume(hub.egress.GROUPS)
+
+
 def close(hub, lost):
-    """Hand the envelopes that wait, and those that come while nobody consumes them, to ``lost([...])``."""
+    """Hand the envelopes that wait, and those that come while nobody consumes them, to ``lost(group, [...])``."""
     _internal.close(hub.egress.GROUPS, lost)

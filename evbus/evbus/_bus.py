@@ -11,8 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from evbus._names import unique
-from evbus.errors import BusStopped, ConfigError, ConnectFailed, EvbusError, Rejected
-from evbus.redact import one_line, redact
+from evbus.errors import BusStopped, EvbusError
 from evbus.types import Delivery, Envelope
 
 from ._broker import Broker
@@ -22,6 +21,7 @@ from ._queue import Queue, resolve
 from ._relay import Tracker
 from ._route import Destination, Router, Totals
 from ._run import BusState, Connection, Plan, Report
+from ._together import open_all, within
 
 __all__ = ["Bus", "BusState", "Connection", "Plan", "Report"]
 
@@ -34,6 +34,9 @@ OPEN_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 5.0
 #: The same when the bus was told to hurry.
 HURRY_TIMEOUT = 0.2
+
+#: What a snapshot has of the dead store before the first start.
+NO_STORE = {"path": "", "stored": 0, "pending": 0, "lost": 0}
 
 
 class Bus:
@@ -60,12 +63,14 @@ class Bus:
         self._ending: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
         self._taken = False
-        self._hurried = False
+        self.hurried = False
         self._stop_early = False
         self._stopped_at = 0.0
         self._feeding = False
         # Events on their way from the queue to lanes that have yet to be found.
         self._moving = 0
+        # What could not be delivered in this run, by lane.
+        self._undelivered: Counter[str] = Counter()
 
     @property
     def state(self) -> BusState:
@@ -92,7 +97,7 @@ class Bus:
             raise EvbusError("the bus is already started; stop it first")
         self._taken = True
         self._failure = None
-        self._hurried = False
+        self.hurried = False
 
     def fail(self, problem: BaseException) -> None:
         """Tell everybody who joins that the start failed."""
@@ -110,12 +115,15 @@ class Bus:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._plan = plan
+        self._undelivered = Counter()
         self._dead = DeadLetters(self.queue, plan.dead_store, plan.on_error, plan.contexts, self._check_quiet)
         self._tracker = Tracker(self._totals, self.queue.lock, self._dead.bury, plan.dead_store.flush)
         self._stopping, self._hurry, self._ended = (loop.create_future() for _ in range(3))
+        if self.hurried:
+            resolve(self._hurry)
         opened = False
         try:
-            await self._open(plan)
+            await open_all(plan.connections, OPEN_TIMEOUT)
             opened = True
             self._listen(loop, plan, self._dead)
             if self._stop_early:
@@ -131,17 +139,6 @@ class Bus:
             # A second cancellation must not cut the shutdown off between an event and its record.
             self._ending = asyncio.ensure_future(self._shutdown(plan, self._dead, opened))
             await asyncio.shield(self._ending)
-
-    async def _open(self, plan: Plan) -> None:
-        results = await asyncio.gather(
-            *(connection.sender.open(OPEN_TIMEOUT) for connection in plan.connections), return_exceptions=True
-        )
-        for connection, problem in zip(plan.connections, results):  # noqa: B905 - one result each
-            if isinstance(problem, (ConfigError, ConnectFailed, Rejected, asyncio.CancelledError)):
-                raise problem
-            if isinstance(problem, BaseException):
-                reason = one_line(redact(str(problem) or type(problem).__name__, connection.lane.secrets))
-                log.warning("lane %s: cannot be opened, and is tried again: %s", connection.lane.key, reason)
 
     def _listen(self, loop: asyncio.AbstractEventLoop, plan: Plan, dead: DeadLetters) -> None:
         self._router = dead.router = Router(
@@ -252,7 +249,7 @@ class Bus:
 
     def hurry(self) -> None:
         """Let a stop that is under way deliver no more: what is left goes to the dead store now."""
-        self._hurried = True
+        self.hurried = True
         if self._tracker is not None:
             self._tracker.hurry()
         for waiting in (self._quiet, self._hurry):
@@ -298,6 +295,7 @@ class Bus:
         if self._plan is None:
             raise BusStopped
         for event in events:
+            self._undelivered[where] += 1
             self._plan.dead_store.add(event, lane=where, profile=event.profile, reason=reason, attempts=0)
 
     def passing(self, plugin: str) -> bool:
@@ -313,7 +311,7 @@ class Bus:
 
     async def relayed(self, seconds: float) -> None:
         """Return when every delivery that was relayed is settled, at the latest after ``seconds``."""
-        if self._tracker is not None and not self._hurried:
+        if self._tracker is not None and not self.hurried:
             await self._tracker.quiet(seconds)
 
     async def _drain(self, seconds: float) -> None:
@@ -321,7 +319,7 @@ class Bus:
         deadline = loop.time() + seconds
         for lane in self.lanes.values():
             lane.on_idle = self._check_quiet
-        while not self._hurried and not self._is_quiet() and loop.time() < deadline:
+        while not self.hurried and not self._is_quiet() and loop.time() < deadline:
             self._quiet = loop.create_future()
             await asyncio.wait({self._quiet}, timeout=deadline - loop.time())
         self._quiet = None
@@ -339,7 +337,7 @@ class Bus:
     async def _shutdown(self, plan: Plan, dead: DeadLetters, started: bool) -> None:
         if self.state is not BusState.DRAINING:
             self._stopped_at = time.monotonic()
-        undelivered: Counter[str] = Counter()
+        undelivered = self._undelivered
         try:
             if started:
                 self.broker.refusal = BusStopped
@@ -349,7 +347,7 @@ class Bus:
                     await self._end_lanes(dead, undelivered)
             closing = [connection.sender.close(CLOSE_TIMEOUT) for connection in plan.connections]
             await self._within(CLOSE_TIMEOUT + 1, closing)
-            await dead.close(HURRY_TIMEOUT if self._hurried else CLOSE_TIMEOUT)
+            await dead.close(HURRY_TIMEOUT if self.hurried else CLOSE_TIMEOUT)
         finally:
             seconds = time.monotonic() - self._stopped_at
             self.report = Report(dict(undelivered), str(plan.dead_store.path), seconds)
@@ -384,20 +382,8 @@ class Bus:
                 dead.keep(lane, event, reason, 0)
 
     async def _within(self, seconds: float, waiting: Iterable[Awaitable[Any]]) -> None:
-        """Wait for all for ``seconds``, or for a moment once the bus was told to hurry; cancel the rest."""
-        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(one) for one in waiting]
-        if not tasks:
-            return
-        together = asyncio.ensure_future(asyncio.wait(tasks))
-        if self._hurry is not None and not self._hurried:
-            first: set[asyncio.Future[Any]] = {together, self._hurry}
-            await asyncio.wait(first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if self._hurried:
-            await asyncio.wait({together}, timeout=HURRY_TIMEOUT)
-        together.cancel()
-        for task in tasks:
-            if not task.done():
-                task.cancel()
+        if self._hurry is not None:
+            await within(seconds, waiting, self._hurry, HURRY_TIMEOUT)
 
     # Looking in
 
@@ -409,17 +395,7 @@ class Bus:
             counts["queued"] += self._moving
             return {
                 "state": self.state.value,
-                "bus": {
-                    "routed": self._totals.routed,
-                    "unmatched": self._totals.unmatched,
-                    "relayed": self._totals.relayed,
-                    **counts,
-                },
+                "bus": {**self._totals.snapshot(), **counts},
                 "lanes": {name: lane.snapshot() for name, lane in self.lanes.items()},
-                "dead_store": {
-                    "path": str(store.path) if store else "",
-                    "stored": store.stored if store else 0,
-                    "pending": store.pending if store else 0,
-                    "lost": store.lost if store else 0,
-                },
+                "dead_store": store.snapshot() if store else NO_STORE,
             }

@@ -84,6 +84,15 @@ class DeadStore:
         """Events that are not on the disk yet and wait in memory."""
         return len(self._waiting)
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return where it is, and its counters."""
+        return {
+            "path": str(self.path),
+            "stored": self.stored,
+            "pending": self.pending,
+            "lost": self.lost,
+        }
+
     def add(
         self,
         envelope: Envelope,

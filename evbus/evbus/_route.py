@@ -33,6 +33,10 @@ class Totals:
         self.unmatched = 0
         self.relayed = 0
 
+    def snapshot(self) -> dict[str, int]:
+        """Return all of them by name."""
+        return {"routed": self.routed, "unmatched": self.unmatched, "relayed": self.relayed}
+
 
 class Destination(NamedTuple):
     """A lane and the pattern that an event's profile has to match."""

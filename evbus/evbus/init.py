@@ -13,7 +13,6 @@ from evbus.evbus import (
     _dirs,
     _face,
     _load,
-    _pipeline,
     _plan,
     _profiles,
     _queue,
@@ -49,9 +48,9 @@ def __init__(hub):
     if "ENGINE" in vars(hub.evbus):
         return
     hub.evbus.CHECKS = dict(_shape.CHECKS)
-    #: Rooms that start after the bus and stop before it: their init has ``start(contexts)`` and ``stop()``.
+    #: Rooms that start with the bus and stop before it: their init has ``start(contexts)``, a plain function,
+    #: ``ready()``, which waits for what that began, and ``stop()``.
     hub.evbus.COMPANIONS = []
-    hub.evbus.BEGINNING = None
     for room in SUBSYSTEMS:
         _load.open_room(hub, room, f"evbus.{room}")
     hub.evbus.STARTED = False
@@ -80,18 +79,10 @@ def __init__(hub):
 
 def _on_state(hub, state):
     hub.evbus.STARTED = state in (_bus.BusState.RUNNING, _bus.BusState.DRAINING)
-    if state is _bus.BusState.RUNNING and hub.evbus.COMPANIONS:
-        hub.evbus.BEGINNING = asyncio.get_running_loop().create_task(_begin(hub), name="evbus listeners")
-
-
-async def _begin(hub):
-    """Let those go on who need a bus that runs; what fails is said by :func:`join`, and in the log."""
-    try:
+    if state is _bus.BusState.RUNNING:
+        # Before the first event leaves the queue, or it would miss listeners of this process.
         for room in hub.evbus.COMPANIONS:
-            await hub[room].init.start(hub.evbus.CONTEXTS)
-    except errors.EvbusError as exc:
-        log.error("the bus runs, but not all of its listeners: %s", exc)
-        raise
+            hub[room].init.start(hub.evbus.CONTEXTS)
 
 
 async def start(hub, contexts):
@@ -120,8 +111,8 @@ async def start(hub, contexts):
 async def join(hub):
     """Return once the bus is started and its listeners listen; raise what made the start fail."""
     await hub.evbus.ENGINE.join()
-    if hub.evbus.BEGINNING is not None:
-        await asyncio.shield(hub.evbus.BEGINNING)
+    for room in hub.evbus.COMPANIONS:
+        await hub[room].init.ready()
 
 
 async def stop(hub):
@@ -131,13 +122,8 @@ async def stop(hub):
     handlers and ``finally`` blocks have to say until everything is delivered. After the option
     ``drain_timeout`` (seconds) the rest is written to the dead store.
     """
-    beginning, hub.evbus.BEGINNING = hub.evbus.BEGINNING, None
-    if beginning is not None:
-        await asyncio.wait({beginning})
-        if not beginning.cancelled():
-            beginning.exception()  # said by join
-        for room in reversed(hub.evbus.COMPANIONS):
-            await hub[room].init.stop()
+    for room in reversed(hub.evbus.COMPANIONS):
+        await hub[room].init.stop()
     return await hub.evbus.ENGINE.stop()
 
 
@@ -246,7 +232,7 @@ def _configure(hub):
 def _apply_options(hub, options, known):
     settings = _settings.read_settings(dict(options or {}))
     _load_plugins(hub, settings)
-    send = _compose(hub, settings)
+    send = hub.evbus.pipeline.compose(settings)
     old = known[1].serialize_plugin if known is not None else _settings.Settings().serialize_plugin
     if old == hub.evbus.SERIAL_PLUGIN:
         hub.evbus.SERIAL_PLUGIN = settings.serialize_plugin
@@ -274,28 +260,6 @@ def _load_plugins(hub, settings):
                 log.warning("plugin not loaded: %s", plugin.error())
             elif plugin.state == "disabled":
                 log.info("plugin not loaded: %s", plugin.error())
-
-
-def _compose(hub, settings):
-    """Return one function that runs every active interceptor's ``send``, or None when there is none."""
-    found = {}
-    for module in hub.pipeline:
-        if module.__name__ != "init":
-            order, optional = getattr(module, "__order__", 0), getattr(module, "__optional__", False)
-            found[module.__name__] = _pipeline.Interceptor(module.__name__, order, optional)
-    names = _pipeline.arrange(found, settings.pipeline)
-    for configure in _functions(hub, names, "configure"):
-        configure(settings)
-    unused = sorted(name for name, entry in found.items() if not entry.optional and name not in names)
-    if unused:
-        log.info("pipeline plugins that the option pipeline leaves out: %s", ", ".join(unused))
-    hub.evbus.AROUND = _pipeline.around(_functions(hub, names, "handle"))
-    return _pipeline.before(_functions(hub, names, "send"))
-
-
-def _functions(hub, names, function):
-    plugins = [hub.pipeline[name] for name in names]
-    return [_face.direct(plugin[function]) for plugin in plugins if function in plugin._funcs]
 
 
 def interceptors(hub):

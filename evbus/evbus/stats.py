@@ -9,6 +9,11 @@ def snapshot(hub):
     in_flight``. ``latency`` is the time from put to delivery in seconds (``p50``, ``p90``, ``p99``,
     ``max``), sampled from the last deliveries; sizes are in bytes. ``connections`` (named
     ``provider.profile``): ``state`` (connecting, up, down, closed), ``since`` (seconds since 1970),
-    ``connects``, ``blocked`` (why the broker takes nothing) and ``last_error``.
+    ``connects``, ``blocked`` (why the broker takes nothing) and ``last_error``. ``listeners`` (named by
+    their ids): what ``hub.event.init.subscriptions`` returns of them.
     """
-    return {**hub.evbus.ENGINE.snapshot(), "connections": hub.connection.init.states()}
+    return {
+        **hub.evbus.ENGINE.snapshot(),
+        "connections": hub.connection.init.states(),
+        "listeners": {found["id"]: found for found in hub.event.init.subscriptions()},
+    }

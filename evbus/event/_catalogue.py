@@ -18,7 +18,7 @@ from evbus.types import Subscription
 
 from ._channel import Channel, received, sent
 from ._declare import EventSpec, ListenerSpec, spec_of
-from ._listener import _short_name, listens
+from ._listener import listens, short_name
 from ._registry import Registry
 
 __all__ = ["Bus", "Catalogue", "KnownListener", "Received", "Sent", "catalogue", "events_in", "listeners_in"]
@@ -151,7 +151,7 @@ def listeners_in(module: ModuleType, place: str, registry: Registry) -> list[Kno
         if getattr(listener, "__module__", None) != module.__name__:
             continue
         for spec in listens(listener):
-            name = spec.name or _short_name(listener)
+            name = spec.name or short_name(listener)
             text = inspect.cleandoc(getattr(listener, "__doc__", None) or "")
             found.append(KnownListener(name, place, spec, _events(spec, registry), text))
     return found

@@ -7,9 +7,9 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from evbus.errors import HandlerSignatureError
+from evbus.errors import HandlerSignatureError, nearest
 
-from ._shape import check_fields
+from ._shape import check_fields, fields_of
 
 __all__ = [
     "LISTENS",
@@ -119,8 +119,10 @@ def event(
 
     def decorate(cls: _Class) -> _Class:
         check_fields(cls)
-        if not isinstance(version, int) or version < 1:
+        if type(version) is not int or version < 1:
             raise HandlerSignatureError(f"the event {cls.__qualname__}: version is a number from 1 on")
+        if not isinstance(name, str):
+            raise HandlerSignatureError(f"the event {cls.__qualname__}: name is a text, and not {name!r}")
         spec = EventSpec(cls, name or cls.__name__, durable, broadcast, version, upcast)
         setattr(cls, _EVENT, spec)
         return cls
@@ -149,6 +151,9 @@ def event_listener(
     :param per_process: each process gets a copy of its own.
     :param options: see :func:`listener_spec`.
     """
+    unknown = [option for option in options if option not in OPTIONS]
+    if unknown:
+        raise HandlerSignatureError(f"a listener has no option {unknown[0]!r}{nearest(unknown[0], OPTIONS)}")
     spec = listener_spec(event, name, group, per_process, **options)
 
     def decorate(listener: _Handler) -> _Handler:
@@ -157,6 +162,30 @@ def event_listener(
         return listener
 
     return decorate
+
+
+#: The options of a listener beside its event, name, group and per_process.
+OPTIONS = ("profile", "subclasses", "retry", "concurrency", "prefetch", "key", "timeout", "on_error")
+
+
+def _check_texts(**texts: Any) -> None:
+    for option, text in texts.items():
+        if not isinstance(text, str):
+            raise HandlerSignatureError(f"{option} of a listener is a text, and not {text!r}")
+
+
+def _check_key(event: Any, key: Any) -> None:
+    """Refuse a key that no event of a class has."""
+    if key is None or callable(key):
+        return
+    if not isinstance(key, str):
+        raise HandlerSignatureError(
+            f"key of a listener is an attribute of the event, or a function of it, and not {key!r}"
+        )
+    fields = fields_of(event) if isinstance(event, type) else []
+    name = key.partition(".")[0]
+    if fields and name not in fields and not hasattr(event, name):
+        raise HandlerSignatureError(f"key: {event.__qualname__} has no field {name!r}{nearest(name, fields)}")
 
 
 def listener_spec(
@@ -187,8 +216,19 @@ def listener_spec(
     :param on_error: ``on_error(event, exception)``, plain or asynchronous, is told of what was given up.
     :raises HandlerSignatureError: one of them is wrong.
     """
-    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-        raise HandlerSignatureError("concurrency of a listener is 1 or more")
+    _check_texts(name=name, group=group, profile=profile)
+    for option, number, least in (("concurrency", concurrency, 1), ("prefetch", prefetch, 0)):
+        if type(number) is not int or number < least:
+            raise HandlerSignatureError(
+                f"{option} of a listener is a number from {least} on, and not {number!r}"
+            )
+    if timeout is not None and (type(timeout) not in (int, float) or not timeout > 0):
+        raise HandlerSignatureError(
+            f"timeout of a listener is a number of seconds above 0, or None, and not {timeout!r}"
+        )
+    if on_error is not None and not callable(on_error):
+        raise HandlerSignatureError("on_error of a listener is a function on_error(event, exception)")
+    _check_key(event, key)
     try:
         policy = retry if isinstance(retry, Retries) else msgspec.convert(dict(retry or {}), Retries)
     except (msgspec.ValidationError, ValueError, TypeError) as exc:

@@ -78,7 +78,13 @@ class Feed:
         if task.cancelled() or self._closed:
             return
         problem = task.exception() or "its source ended"
-        log.error("%s: takes nothing more of %s from %s: %s", self._name, self._event.name, self._supply.name, problem)
+        log.error(
+            "%s: takes nothing more of %s from %s: %s",
+            self._name,
+            self._event.name,
+            self._supply.name,
+            problem,
+        )
 
     async def wait_ready(self) -> None:
         """Return once it is ready; raise what the source refused with."""
@@ -92,17 +98,28 @@ class Feed:
             self._task.result()
 
     def pause(self) -> None:
-        """Take nothing more of what is in this process."""
+        """Take nothing more."""
         if self._member is not None:
             self._member.pause()
+        if self._task is not None and not self._closed:
+            # Once: a second time would end its waiting for what is not settled.
+            self._task.cancel()
+        self._closed = True
 
-    async def close(self) -> None:
-        """Take nothing more; what is not settled in time stays with its source."""
+    def abandon(self) -> None:
+        """Take nothing, without waiting for anything."""
         self._closed = True
         if self._member is not None:
             self._member.end()
         if self._task is not None:
             self._task.cancel()
+
+    async def close(self) -> None:
+        """Take nothing more; what is not settled in time stays with its source."""
+        self.pause()
+        if self._member is not None:
+            self._member.end()
+        if self._task is not None:
             await asyncio.wait({self._task})
             if not self._task.cancelled():
                 self._task.exception()  # said when it ended

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
-from contextvars import copy_context
 from typing import Any, NamedTuple
 
 from evbus.dispatch._providers import is_async, name_of
 from evbus.errors import HandlerSignatureError
 
 from ._declare import LISTENS, EventListener, ListenerSpec
+from ._threads import Threads
 
-__all__ = ["Listener", "check", "line_of", "listens", "made"]
+__all__ = ["Listener", "check", "line_of", "listens", "made", "short_name"]
 
 
 class Listener(NamedTuple):
@@ -24,11 +22,13 @@ class Listener(NamedTuple):
     :ivar name: part of its queue's name.
     :ivar full_name: for sentences.
     :ivar call: awaits it for one event.
+    :ivar threads: where it is called, None when it is asynchronous.
     """
 
     name: str
     full_name: str
     call: Callable[[Any], Awaitable[Any]]
+    threads: Threads | None = None
 
 
 def listens(listener: Any) -> list[ListenerSpec]:
@@ -36,12 +36,12 @@ def listens(listener: Any) -> list[ListenerSpec]:
     return list(vars(listener).get(LISTENS, ())) if hasattr(listener, "__dict__") else []
 
 
-def made(listener: Any, name: str, the_hub: Any, pool: Callable[[], Executor]) -> Listener:
+def made(listener: Any, name: str, the_hub: Any, concurrency: int) -> Listener:
     """Return a listener that can be called; of a class an object is made.
 
     :param name: what it was told to be called, ``""`` for nothing.
     :param the_hub: what a parameter ``hub`` gets.
-    :param pool: returns where plain functions run, so that they do not block the loop.
+    :param concurrency: threads of a plain function, so that it does not block the loop.
     :raises HandlerSignatureError: it cannot be called with an event.
     """
     full_name = name_of(listener)
@@ -55,9 +55,11 @@ def made(listener: Any, name: str, the_hub: Any, pool: Callable[[], Executor]) -
             "a listener is a function, or a class with on(self, event)", handler=full_name
         )
     call = _bound(function, full_name, the_hub)
-    return Listener(
-        name or _short_name(listener), full_name, call if is_async(function) else _threaded(call, pool)
-    )
+    name = name or short_name(listener)
+    if is_async(function):
+        return Listener(name, full_name, call)
+    threads = Threads(concurrency, name)
+    return Listener(name, full_name, _threaded(call, threads), threads)
 
 
 def check(listener: Any) -> None:
@@ -69,7 +71,7 @@ def check(listener: Any) -> None:
     if inspect.isclass(listener):
         _check_class(listener, name)
         # A method of the class takes the object first, which an object's does not.
-        _bound(functools.partial(listener.on, None), name, None)
+        _bound(functools.partial(getattr(listener, "on"), None), name, None)  # noqa: B009 - mypy
     else:
         _bound(listener, name, None)
 
@@ -129,20 +131,20 @@ def _bound(function: Any, full_name: str, the_hub: Any) -> Callable[[Any], Any]:
     return function  # type: ignore[no-any-return]
 
 
-def _threaded(call: Callable[[Any], Any], pool: Callable[[], Executor]) -> Callable[[Any], Awaitable[Any]]:
+def _threaded(call: Callable[[Any], Any], threads: Threads) -> Callable[[Any], Awaitable[Any]]:
     async def on(event: Any) -> Any:
-        context = copy_context()
-        result = await asyncio.get_running_loop().run_in_executor(pool(), context.run, call, event)
+        result = await threads.run(call, event)
         # A plain function may return something to await.
         return await result if inspect.isawaitable(result) else result
 
     return on
 
 
-def _short_name(listener: Any) -> str:
+def short_name(listener: Any) -> str:
+    """Return what a listener is called that was told no name."""
     if isinstance(listener, EventListener):
         return type(listener).__name__
     function = inspect.unwrap(listener.func if isinstance(listener, functools.partial) else listener)
     name = str(getattr(function, "__name__", type(function).__name__))
     # A file holds one function called on, as a rule: the file's name says more.
-    return str(function.__module__).rpartition(".")[2] if name == "on" else name
+    return str(function.__module__).rpartition(".")[2] if name == "on" else name.strip("<>")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import operator
@@ -56,8 +57,8 @@ class _Work(msgspec.Struct, eq=False, gc=False):
 class Listening:
     """One listener's deliveries, from wherever they come.
 
+    :ivar receiver: what it shares its events by: its group, or its name.
     :param dead: records an event that was given up; returns whether the record is on the disk.
-    :ivar around: the interceptors around each handling, None when there are none.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class Listening:
     ) -> None:
         self.listener = listener
         self.spec = spec
-        self.around: Around | None = None
+        self.receiver = spec.group or listener.name
+        self._around: Around | None = None
+        self._closing = False
         self._reader = reader
         self._dead = dead
         self._call = listener.call
@@ -86,27 +89,40 @@ class Listening:
         """Whether it has nothing to handle, and nobody to tell of what it gave up."""
         return self._workers.idle and (self._teller is None or not self._teller.busy)
 
+    def begin(self, around: Around | None) -> None:
+        """Be told that deliveries will come.
+
+        :param around: the interceptors around each handling.
+        """
+        self._around = around
+        self._closing = False
+        self._workers.begin()
+
+    def within(self) -> bool:
+        """Return whether it is this listener that calls."""
+        return asyncio.current_task() in self._workers
+
     def take(self, delivery: Delivery, spec: EventSpec) -> None:
         """Handle a delivery when it is its turn; it is settled after that."""
         self._workers.submit(_Work(delivery, spec))
 
     async def _handle(self, work: _Work) -> None:
         try:
-            if self.around is None and self._plain:
+            if self._around is None and self._plain:
                 work.event = event = self._reader.read(work.spec, work.delivery.envelope)
                 work.attempts = 1
                 try:
                     await self._call(event)
                 except Exception as exc:
                     await self._again(work, exc)
-            elif self.around is None:
+            elif self._around is None:
                 await self._in_turn(work, work.delivery.envelope)
             else:
-                await self._intercepted(work, self.around)
+                await self._intercepted(work, self._around)
         except Exception as exc:
             await self._give_up(work, exc)
         except asyncio.CancelledError:
-            await self._give_back(work)
+            await self._cancelled(work)
         except BaseException:
             work.delivery.reject(requeue=True)
             raise
@@ -118,8 +134,7 @@ class Listening:
         async def handle(envelope: Envelope) -> Any:
             return await self._in_turn(work, envelope)
 
-        receiver = self.spec.group or self.listener.name
-        await around(work.delivery.envelope, handle, receiver)
+        await around(work.delivery.envelope, handle, self.receiver)
 
     async def _in_turn(self, work: _Work, envelope: Envelope) -> Any:
         """Call the listener when it is the turn of the event's key."""
@@ -147,7 +162,7 @@ class Listening:
         return await within(_awaited(self._call(work.event)), Limit.of(timeout), work.spec.name)
 
     async def _again(self, work: _Work, problem: Exception) -> Any:
-        """Call the listener again after it failed, as often as its retries say; raise what it failed with last."""
+        """Call the listener again, as often as its retries say; raise what it failed with last."""
         retry = self.spec.retry
         while not isinstance(problem, Rejected) and (not retry.attempts or work.attempts < retry.attempts):
             self._counts["retried"] += 1
@@ -178,28 +193,36 @@ class Listening:
         if recorded:
             work.delivery.reject()
         else:
-            log.error("a dead event of listener %s cannot be recorded, and stays with its source", dead.listener)
+            log.error("listener %s: a dead event cannot be recorded, and stays where it is", dead.listener)
         if self._teller is not None:
             self._teller.tell({"event": work.event, "exception": problem})
 
-    async def _give_back(self, work: _Work) -> None:
-        """Let a delivery come again whose handling was cancelled: by the end of the listener, or by itself."""
+    async def _cancelled(self, work: _Work) -> None:
+        """Let a delivery come again whose handling was cancelled, by the listener's end or by itself."""
         worker: Any = asyncio.current_task()
-        try:
-            if not worker.cancelling():
-                self._counts["cancelled"] += 1
-                log.warning(
-                    "listener %s: the handling of %s was cancelled; it is delivered again",
-                    self.listener.name,
-                    work.spec.name,
-                )
-                # One that always is would be handled again and again without a pause.
-                retry = self.spec.retry
-                await asyncio.sleep(backoff((work.delivery.delivery_count or 0) + 1, retry.min, retry.max))
-        finally:
-            work.delivery.reject(requeue=True)
+        again = functools.partial(work.delivery.reject, requeue=True)
+        if self._closing:
+            again()
+        else:
+            self._counts["cancelled"] += 1
+            log.warning(
+                "listener %s: the handling of %s was cancelled; it is delivered again",
+                self.listener.name,
+                work.spec.name,
+            )
+            # One that always is would be handled again and again without a pause. What is not settled by the
+            # end goes back as well.
+            retry = self.spec.retry
+            pause = backoff((work.delivery.delivery_count or 0) + 1, retry.min, retry.max)
+            asyncio.get_running_loop().call_later(pause, again)
         if worker.cancelling():
             raise asyncio.CancelledError
+
+    def give_back(self) -> None:
+        """Let what was not begun go back to where it came from."""
+        # The last goes first, so that a source that puts them in front has them in order.
+        for work in reversed(self._workers.take_back()):
+            work.delivery.reject(requeue=True)
 
     async def quiet(self, seconds: float) -> bool:
         """Return when nothing is left to handle, or after ``seconds``: whether it is so."""
@@ -207,9 +230,11 @@ class Listening:
 
     async def close(self, seconds: float) -> None:
         """Cancel what is being handled; it goes back to where it came from, with what was not begun."""
-        for work in self._workers.take_back():
-            work.delivery.reject(requeue=True)
+        self._closing = True
+        self.give_back()
         await self._workers.cancel(seconds)
+        if self.listener.threads is not None:
+            await self.listener.threads.close(seconds)
         if self._teller is not None:
             await self._teller.wait(seconds)
             await self._teller.close(seconds)

@@ -16,18 +16,22 @@ __all__ = ["NAME", "VERSION", "Loader", "Reader"]
 
 #: The header that says which event a message is; without it, what was subscribed to.
 NAME = "evbus-message"
-#: The header that says which version of its fields an event has; without it, the present one.
+#: The header that says which version of its fields an event has. Without it, an event that says its name has
+#: the first, and a message that was not sent as an event has the present one.
 VERSION = "evbus-version"
+FIRST = "1"
 #: Content types that are remembered; they come from outside, and may be made up.
 REMEMBERED = 100
+#: Most digits of a version.
+DIGITS = 9
 
 
 class Loader(NamedTuple):
     """What reads bodies of a content type.
 
     :ivar load: makes plain values of a body.
-    :ivar typed: returns what makes instances of a class of a body in one go; that raises ``ValueError`` for all
-        that it is not sure of. None when there is no such thing.
+    :ivar typed: returns what makes instances of a class of a body in one go; that raises ``ValueError`` for
+        all that it is not sure of. None when there is no such thing.
     """
 
     load: Callable[[bytes], Any]
@@ -51,9 +55,7 @@ class Reader:
     :param named: returns the event of a name.
     """
 
-    def __init__(
-        self, loader_of: Callable[[str], Loader], named: Callable[[str], EventSpec | None]
-    ) -> None:
+    def __init__(self, loader_of: Callable[[str], Loader], named: Callable[[str], EventSpec | None]) -> None:
         self._loader_of = loader_of
         self._named = named
         self._ways: dict[tuple[EventSpec, str], _Way] = {}
@@ -70,8 +72,8 @@ class Reader:
             spec = self._other(name, spec)
         kind = headers.get(CONTENT_TYPE, "")
         way = self._ways.get((spec, kind)) or self._learn(spec, kind)
-        said = headers.get(VERSION)
-        if said is None or said == way.version:
+        said = headers.get(VERSION) or (way.version if name is None else FIRST)
+        if said == way.version:
             if way.at_once is not None:
                 try:
                     return way.at_once(envelope.body)
@@ -92,7 +94,8 @@ class Reader:
 
     def _learn(self, spec: EventSpec, kind: str) -> _Way:
         loader = self._loader_of(kind)
-        make, at_once = _plain, None
+        make: Callable[[Any], Any] = _plain
+        at_once = None
         if spec.cls is not None:
             try:
                 make = reader(spec.cls)
@@ -110,10 +113,10 @@ def _plain(values: Any) -> Any:
 
 
 def _raised(spec: EventSpec, said: str, values: Any) -> Any:
-    if not said.isdecimal():
+    if not said.isdecimal() or len(said) > DIGITS:
         raise InvalidPayload(f"the header {VERSION} is no number: {one_line(said)}")
     version = int(said)
-    if version > spec.version or spec.upcast is None:
+    if version >= spec.version or spec.upcast is None:
         # Of what is newer, fields that are known may do; what is missing shows.
         return values
     if not isinstance(values, dict):

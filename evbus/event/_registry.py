@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from evbus.errors import HandlerExists, HandlerSignatureError, InvalidHeader
 from evbus.types import StandingHeaders
 
-from ._declare import EventSpec, spec_of
+from ._declare import EventSpec, ListenerSpec, spec_of
 from ._reader import NAME, VERSION
 
 __all__ = ["Kind", "Registry"]
@@ -70,6 +70,8 @@ class Registry:
 
     def _learn(self, cls: Any) -> EventSpec:
         spec = spec_of(cls)
+        if spec is None and cls is type:
+            raise HandlerSignatureError("a class was sent; send an instance of it")
         if spec is None:
             name = getattr(cls, "__qualname__", repr(cls))
             raise HandlerSignatureError(f"{name} is no event; put @event() above the class")
@@ -86,23 +88,44 @@ class Registry:
         """Return the event of a name, None when no class has it."""
         return self._by_name.get(name)
 
+    def wanted(self, listener: ListenerSpec) -> list[EventSpec]:
+        """Return the events that a listener wants."""
+        if isinstance(listener.event, str):
+            known = self.named(listener.event)
+            return [known or EventSpec(None, listener.event, False, False, 1, None)]
+        return self.below(listener.event) if listener.subclasses else [self.of(listener.event)]
+
     def below(self, cls: type) -> list[EventSpec]:
-        """Return the events that derive from a class, it among them if it is one."""
-        pending, found = [cls], []
+        """Return the events that derive from a class, it among them if it is one.
+
+        :raises HandlerSignatureError: there are none.
+        """
+        if not isinstance(cls, type) or cls is object:
+            raise HandlerSignatureError(f"subclasses=True wants a class that events derive from, not {cls!r}")
+        pending: list[type] = [cls]
+        found: list[EventSpec] = []
         while pending:
             each = pending.pop()
             pending += each.__subclasses__()
             if spec_of(each) is not None and self.of(each) not in found:
                 found.append(self.of(each))
+        if not found:
+            raise HandlerSignatureError(
+                f"{cls.__qualname__} is no event, and no event derives from it yet; put @event() above the "
+                "classes, and import them first"
+            )
         return found
 
 
 def _clash(new: EventSpec, known: EventSpec) -> str:
-    both = f"{known.cls.__module__}.{known.cls.__qualname__} and {new.cls.__module__}.{new.cls.__qualname__}"
-    if _file(new.cls) is not None and _file(new.cls) == _file(known.cls):
+    first, second = known.cls, new.cls
+    assert first is not None
+    assert second is not None
+    both = f"{first.__module__}.{first.__qualname__} and {second.__module__}.{second.__qualname__}"
+    if _file(second) is not None and _file(second) == _file(first):
         return (
-            f"the event {new.name!r} is there twice, as {both}, which are one file loaded under two names: POP "
-            "loads plugin files by their paths; put events into a plain module and import it"
+            f"the event {new.name!r} is there twice, as {both}, which are one file loaded under two names: "
+            "POP loads plugin files by their paths; put events into a plain module and import it"
         )
     return f"two events are called {new.name!r}: {both}; give one of them another name: @event(name=...)"
 

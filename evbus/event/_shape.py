@@ -9,7 +9,7 @@ import msgspec.inspect
 from evbus._typed import travels
 from evbus.errors import HandlerSignatureError
 
-__all__ = ["check_fields"]
+__all__ = ["check_fields", "fields_of"]
 
 
 def check_fields(cls: Any) -> None:
@@ -20,8 +20,8 @@ def check_fields(cls: Any) -> None:
     if not isinstance(cls, type) or not travels(cls):
         name = getattr(cls, "__qualname__", repr(cls))
         raise HandlerSignatureError(
-            f"{name} cannot be an event: it is no dataclass, msgspec Struct, attrs class or pydantic model; put "
-            "@event() above @dataclass"
+            f"{name} cannot be an event: it is no dataclass, msgspec Struct, attrs class or pydantic model; "
+            "put @event() above @dataclass"
         )
     if hasattr(cls, "model_validate"):
         return  # pydantic refuses such fields itself
@@ -35,9 +35,19 @@ def check_fields(cls: Any) -> None:
     if found is not None:
         path, kind = found
         raise HandlerSignatureError(
-            f"the event {cls.__qualname__}: the field {path} is a {getattr(kind, '__qualname__', kind)}, which "
-            "cannot be encoded; make that a dataclass or a plain value"
+            f"the event {cls.__qualname__}: the field {path} is a {getattr(kind, '__qualname__', kind)}, "
+            "which cannot be encoded; make that a dataclass or a plain value"
         )
+
+
+def fields_of(cls: type) -> list[str]:
+    """Return the names of the fields of an event, none when they cannot be had."""
+    found = getattr(cls, "model_fields", None) or getattr(cls, "__struct_fields__", None)
+    if found is None:
+        found = getattr(cls, "__dataclass_fields__", None) or [
+            each.name for each in getattr(cls, "__attrs_attrs__", ())
+        ]
+    return list(found)
 
 
 def _custom(info: Any, path: str, seen: set[int]) -> tuple[str, Any] | None:
@@ -46,7 +56,7 @@ def _custom(info: Any, path: str, seen: set[int]) -> tuple[str, Any] | None:
         return None
     seen.add(id(info))
     if isinstance(info, msgspec.inspect.CustomType):
-        return path, info.cls
+        return None if travels(info.cls) else (path, info.cls)  # a pydantic model travels
     for field in getattr(info, "fields", ()):
         found = _custom(field.type, f"{path}.{field.name}" if path else field.name, seen)
         if found is not None:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from evbus.errors import EvbusError
+from evbus.errors import EvbusError, HandlerExists
 from evbus.evbus._sources import Supply
 from evbus.types import Subscription
 
@@ -53,7 +53,7 @@ class Entry:
             "id": self.id,
             "events": [event.name for event in self.events],
             "name": self.listening.listener.name,
-            "group": self.spec.group or self.listening.listener.name,
+            "group": self.listening.receiver,
             "per_process": self.spec.per_process,
             "profile": self.spec.profile,
             "metadata": self.metadata,
@@ -66,7 +66,7 @@ class Entry:
         for event in self.events:
             wanted = Subscription(
                 name=event.name,
-                group=self.spec.group or self.listening.listener.name,
+                group=self.listening.receiver,
                 per_process=self.spec.per_process or event.broadcast,
                 durable=event.durable,
                 prefetch=self.spec.prefetch,
@@ -76,11 +76,18 @@ class Entry:
                 self.feeds.append(feed)
                 feed.start(wanted)
 
+    def abandon(self) -> None:
+        """Take nothing at all, as the start has failed."""
+        feeds, self.feeds = self.feeds, []
+        for feed in feeds:
+            feed.abandon()
+
     async def end(self, patience: float, grace: float = 1.0) -> None:
-        """Take nothing more, handle what was taken, and leave the rest to where it comes from."""
+        """Take nothing more, end what was begun, and leave the rest to where it comes from."""
         feeds, self.feeds = self.feeds, []
         for feed in feeds:
             feed.pause()
+        self.listening.give_back()
         await asyncio.gather(*(feed.close() for feed in feeds if not feed.local))
         await self.listening.quiet(patience)
         await self.listening.close(grace)
@@ -101,6 +108,8 @@ class Subscriptions:
         self._numbers = itertools.count(1)
         self._supplies: Supplies | None = None
         self._around: Any = None
+        # Listeners that have ended themselves.
+        self._ending: set[asyncio.Future[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Subscriptions {', '.join(self._entries)}>"
@@ -129,8 +138,47 @@ class Subscriptions:
         entry = self._entries.pop(number, None)
         if entry is None:
             return False
-        await entry.end(self._patience())
+        ending = asyncio.ensure_future(entry.end(self._patience()))
+        if entry.listening.within():
+            # It listens once: its end has to wait for it.
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+            await asyncio.sleep(0)
+        else:
+            await ending
         return True
+
+    def refuse_within(self) -> None:
+        """Refuse a listener that would wait for its own end.
+
+        :raises EvbusError: says what to write instead.
+        """
+        for entry in self:
+            if entry.listening.within():
+                raise EvbusError(
+                    f"listener {entry.id} stops the bus, which waits for its listeners; let others do it, or "
+                    "asyncio.create_task(hub.evbus.init.stop())"
+                )
+
+    def free_name(self, name: str) -> str:
+        """Return a name that no listener has: ``name``, or that with a number."""
+        taken = {entry.listening.listener.name for entry in self}
+        numbers = (f"{name}-{number}" for number in itertools.count(2))
+        return next(each for each in itertools.chain([name], numbers) if each not in taken)
+
+    def refuse_second(self, spec: ListenerSpec, default: str) -> None:
+        """Refuse a listener that would share its events with another without having been told so.
+
+        :raises HandlerExists: another listens to the same event under its name.
+        """
+        name = spec.name or default
+        for entry in self:
+            other = entry.listening
+            if not spec.group and other.spec.event == spec.event and other.listener.name == name:
+                raise HandlerExists(
+                    f"two listeners of one event are called {name!r}, this and {other.listener.full_name}, "
+                    "and would share its events; give one another name=, or both the same group="
+                )
 
     def start(self, supplies: Supplies, around: Any) -> None:
         """Let all of them listen.
@@ -139,15 +187,22 @@ class Subscriptions:
         :raises ProfileError: there is no profile that one of them can listen to.
         """
         self._supplies, self._around = supplies, around
-        for entry in self:
-            self._listen(entry, supplies)
+        try:
+            for entry in self:
+                self._listen(entry, supplies)
+        except BaseException:
+            self._supplies = None
+            for entry in self:
+                entry.abandon()
+            raise
 
     def _listen(self, entry: Entry, supplies: Supplies) -> None:
-        entry.listening.around = self._around
+        entry.listening.begin(self._around)
         try:
             entry.listen(supplies(entry.spec.profile), self._patience())
-        except EvbusError as exc:
-            exc.args = (f"listener {entry.id}: {exc}",)
+        except BaseException:
+            log.error("listener %s cannot listen", entry.id)
+            entry.abandon()
             raise
 
     async def ready(self) -> None:
@@ -156,15 +211,18 @@ class Subscriptions:
             for feed in list(entry.feeds):
                 await feed.wait_ready()
 
-    async def settle(self, seconds: float, passing: Callable[[], bool]) -> bool:
+    async def settle(
+        self, seconds: float, passing: Callable[[], object], hurried: Callable[[], bool]
+    ) -> bool:
         """Return when all that is in this process is handled, or after ``seconds``: whether it is so.
 
         :param passing: whether more is on its way.
+        :param hurried: whether not to wait any longer.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while passing() or not all(entry.listening.idle for entry in self._entries.values()):
-            if loop.time() >= end:
+            if hurried() or loop.time() >= end:
                 return False
             await asyncio.sleep(GLANCE)
         return True
@@ -177,4 +235,4 @@ class Subscriptions:
     async def stop(self) -> None:
         """Take nothing more, and give what is being handled a moment; the rest stays with its source."""
         self._supplies = None
-        await asyncio.gather(*(entry.end(0) for entry in self))
+        await asyncio.gather(*(entry.end(0) for entry in self), *self._ending)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextvars import Context, copy_context
-from typing import Any, Generic, TypeVar
+from contextvars import copy_context
+from typing import Generic, TypeVar
 
 from evbus.dispatch._worker import Worker
 
@@ -50,6 +50,15 @@ class Workers(Generic[_Job]):
     def idle(self) -> bool:
         """Whether nothing waits, and nothing is being done."""
         return not self._tasks and not self._ready
+
+    def __contains__(self, task: object) -> bool:
+        """Return whether a task is one of the workers."""
+        return task in self._tasks
+
+    def begin(self) -> None:
+        """Forget what an event loop that has ended left behind."""
+        self._waking = False
+        self._context = copy_context()
 
     def submit(self, job: _Job) -> None:
         """Do a job when it is its turn."""

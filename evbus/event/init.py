@@ -1,12 +1,12 @@
 """Send typed events, and listen to them."""
 
 import asyncio
-import concurrent.futures
+import functools
 import logging
 
 from evbus import errors
 from evbus.evbus import _face, _load
-from evbus.event import _declare, _listener, _listening, _reader, _registry, _subscriptions
+from evbus.event import _declare, _listener, _listening, _reader, _registry, _replayed, _subscriptions
 
 log = logging.getLogger("evbus.event")
 
@@ -21,7 +21,6 @@ def __init__(hub):
     hub.event.READER = _reader.Reader(lambda kind: _loader(hub, kind), hub.event.REGISTRY.named)
     hub.event.SUBSCRIPTIONS = _subscriptions.Subscriptions(lambda: hub.evbus.init.settings().drain_timeout)
     hub.event.FILES = set()
-    hub.event.POOL = None
     hub.evbus.CHECKS["listener"] = lambda module: _check(hub, module)
     hub.evbus.COMPANIONS.append("event")
 
@@ -57,11 +56,14 @@ def subscribe(
     :param event: the class, or a name: what comes then is plain values, unless a class has that name.
     :param callback: a function of the event, or of ``(hub, event)``, plain or asynchronous; or a class
         deriving ``EventListener``.
+    :param name: those of one name share the events, in this process and others; default: that of the function
+        or class, with a number when another listener of this process has it.
     :param metadata: kept for :func:`subscriptions`.
     :param options: the others of ``evbus.api.event_listener``.
     :raises HandlerSignatureError: the callback cannot be called with an event.
     :raises ProfileError: the bus runs, and no profile that matches can be listened to.
     """
+    name = name or hub.event.SUBSCRIPTIONS.free_name(_listener.short_name(callback))
     spec = _declare.listener_spec(event, name, group, per_process, profile=profile, **options)
     return _add(hub, spec, callback, metadata).id
 
@@ -87,16 +89,31 @@ async def ready(hub):
 
 
 async def settle(hub, seconds):
-    """Return when what is in this process is delivered and handled, or after ``seconds``: whether it is so."""
-    return await hub.event.SUBSCRIPTIONS.settle(seconds, lambda: _passing(hub))
+    """Return when all that is in this process is handled, or after ``seconds``: whether it is so."""
+    engine = hub.evbus.ENGINE
+    return await hub.event.SUBSCRIPTIONS.settle(
+        seconds, lambda: engine.passing("internal") or hub.egress.internal.held(), lambda: engine.hurried
+    )
 
 
-async def start(hub, contexts):
-    """Listen, to the profiles in ``contexts``; the bus calls this when it has started."""
+def lanes(hub):
+    """Return what takes events that listeners gave up, by the name that stands in the dead store."""
+    found = {}
+    for entry in hub.event.SUBSCRIPTIONS:
+        # What a listener gave up has its name, and what a stop left over that of its group.
+        for name in (entry.listening.receiver, entry.listening.listener.name):
+            lane = _replayed.lane_of(name)
+            keep = functools.partial(hub.evbus.ENGINE.keep, where=lane, reason=LATE)
+            found[lane] = _replayed.Replayed(entry.listening, entry.events, keep)
+    return found
+
+
+def start(hub, contexts):
+    """Listen, to the profiles in ``contexts``; the bus calls this when it starts."""
     _subscribe_files(hub)
     _, around = hub.evbus.init.interceptors()
     hub.event.SUBSCRIPTIONS.start(lambda profile: hub.evbus.bridge.sources(contexts, profile), around)
-    await hub.event.init.ready()
+    hub.egress.internal.resume()
 
 
 async def stop(hub):
@@ -108,13 +125,13 @@ async def stop(hub):
     subscriptions = hub.event.SUBSCRIPTIONS
     if not subscriptions.running:
         return
-    await subscriptions.pause()
-    await hub.event.init.settle(hub.evbus.init.settings().drain_timeout)
+    subscriptions.refuse_within()
+    patience = hub.evbus.init.settings().drain_timeout
+    await asyncio.gather(subscriptions.pause(), hub.event.init.settle(patience))
+    hub.egress.internal.close(
+        lambda group, events: hub.evbus.ENGINE.keep(events, _replayed.lane_of(group), LATE)
+    )
     await subscriptions.stop()
-    hub.egress.internal.close(lambda events: hub.evbus.ENGINE.keep(events, "listeners", LATE))
-    pool, hub.event.POOL = hub.event.POOL, None
-    if pool is not None:
-        await asyncio.to_thread(pool.shutdown)
 
 
 #: Why events are dead that nobody listens to any more.
@@ -127,31 +144,16 @@ def _loader(hub, content_type):
     return _reader.Loader(_face.direct(plugin.load), typed)
 
 
-def _passing(hub):
-    return hub.evbus.ENGINE.passing("internal") or bool(hub.egress.internal.held())
-
-
-def _pool(hub):
-    if hub.event.POOL is None:
-        hub.event.POOL = concurrent.futures.ThreadPoolExecutor(thread_name_prefix="evbus-listener")
-    return hub.event.POOL
-
-
 def _add(hub, spec, listener, metadata=None):
-    registry = hub.event.REGISTRY
-    if isinstance(spec.event, str):
-        known = registry.named(spec.event)
-        events = [known or _declare.EventSpec(None, spec.event, False, False, 1, None)]
-    else:
-        events = registry.below(spec.event) if spec.subclasses else [registry.of(spec.event)]
-    made = _listener.made(listener, spec.name, hub, lambda: _pool(hub))
+    events = hub.event.REGISTRY.wanted(spec)
+    made = _listener.made(listener, spec.name, hub, spec.concurrency)
     listening = _listening.Listening(spec, made, hub.event.READER, lambda dead: _bury(hub, dead))
     return hub.event.SUBSCRIPTIONS.add(spec, listening, events, metadata)
 
 
 async def _bury(hub, dead):
     """Record an event that a listener gave up; return whether that is on the disk."""
-    where = f"listener {dead.listener}"
+    where = _replayed.lane_of(dead.listener)
     return await hub.evbus.ENGINE.give_up(dead.envelope, where, dead.reason, dead.attempts)
 
 
@@ -183,7 +185,9 @@ def _subscribe_files(hub):
         hub.event.FILES.add(plugin.file)
         try:
             for listener, spec in _declared(_load.module_of(plugin.file)):
+                hub.event.SUBSCRIPTIONS.refuse_second(spec, _listener.short_name(listener))
                 _add(hub, spec, listener)
         except Exception as exc:
-            hub.evbus.PLUGINS["listener"][place] = broken = plugin._replace(state="broken", reason=str(exc))
+            broken = plugin._replace(state="broken", reason=str(exc))
+            hub.evbus.PLUGINS["listener"][place] = broken
             log.warning("plugin not loaded: %s", broken.error())

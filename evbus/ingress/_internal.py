@@ -6,10 +6,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
-import msgspec
-
+from evbus.connection._internal import InternalProfile, Tap, Taps
 from evbus.errors import Unavailable
 from evbus.types import Envelope
 
@@ -20,21 +18,6 @@ PATIENCE = 10.0
 #: Events that may wait for subscriptions in a profile without a limit: listeners that are too slow for ever
 #: hold back who sends, and do not fill memory.
 MOST = 100_000
-
-
-class InternalProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A profile of the provider ``internal``.
-
-    :ivar routing_key: template of the queue's key; default: the event's own routing key.
-    :ivar limit: most bodies that a queue may hold before publishing waits; 0: any number.
-    """
-
-    routing_key: str | None = None
-    limit: int = 0
-
-    def __post_init__(self) -> None:
-        if self.limit < 0:
-            raise ValueError("limit must be 0 (any number) or more")
 
 
 class BodyQueue(asyncio.Queue[bytes]):
@@ -71,22 +54,6 @@ class BodyQueue(asyncio.Queue[bytes]):
 
 
 Queues = dict[str | None, BodyQueue]
-
-
-class Tap(Protocol):
-    """Subscriptions that share what comes for one routing key."""
-
-    def __len__(self) -> int:
-        """How many events wait."""
-
-    def put(self, events: list[Envelope], /) -> None:
-        """Take events, whatever waits."""
-
-    async def room(self, limit: int, /) -> None:
-        """Return when fewer than ``limit`` events wait."""
-
-
-Taps = dict[str, list[Tap]]
 
 
 def queue(queues: Queues, routing_key: str | None) -> BodyQueue:
@@ -131,7 +98,7 @@ async def _put(target: BodyQueue, limit: int, body: bytes, deadline: float) -> N
 
 
 def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> None:
-    """Put the bodies of ``events`` on their queues, in order, or the envelopes into the subscriptions there are.
+    """Put the bodies of ``events`` on their queues, in order, or the envelopes into their subscriptions.
 
     :raises asyncio.QueueFull: there is a limit, which may have to be waited for; none was put.
     """

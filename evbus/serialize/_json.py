@@ -79,7 +79,11 @@ def apply(data: object) -> bytes:
                 break
         else:
             return out
-    return out if _plain(data, _ATOMS if null else _ATOMS_AND_FLOAT, MAX_DEPTH) else _slow(data)
+    try:
+        plain = _plain(data, _ATOMS if null else _ATOMS_AND_FLOAT, MAX_DEPTH)
+    except AttributeError:
+        plain = False  # a field was deleted, or never set
+    return out if plain else _slow(data)
 
 
 def _plain(value: Any, atoms: frozenset[type], room: int) -> bool:
@@ -93,10 +97,7 @@ def _plain(value: Any, atoms: frozenset[type], room: int) -> bool:
     children: Iterable[Any]
     fields = _FIELDS.get(kind)
     if fields is not None:
-        try:
-            children = fields(value)
-        except AttributeError:
-            return False  # one was deleted, or never set
+        children = fields(value)
     elif kind is list or kind is tuple:
         children = value
     elif isinstance(value, dict):
@@ -185,8 +186,8 @@ def load(data: bytes) -> Any:
 def typed(kind: type) -> Callable[[bytes], Any] | None:
     """Return what makes a ``kind`` of a JSON text in one go, as :func:`load` and ``msgspec.convert`` would.
 
-    It raises ``ValueError`` also where those two would not: what it cannot be sure of is for them to read. None
-    when it can never be sure, as the number of keys in the text varies.
+    It raises ``ValueError`` also where those two would not: what it cannot be sure of is for them to read.
+    None when it can never be sure, as the number of keys in the text varies.
     """
     try:
         keys = _keys(msgspec.inspect.type_info(kind))
@@ -194,7 +195,7 @@ def typed(kind: type) -> Callable[[bytes], Any] | None:
         return None  # a class that holds itself
     if keys is None:
         return None
-    decode = msgspec.json.Decoder(kind).decode
+    decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
 
     def read(data: bytes) -> Any:
         # A key that stands twice shows in the number of colons: every key is there at least once, or the text

@@ -25,6 +25,7 @@ import pop.hub
 from evbus.errors import EvbusError
 from evbus.evbus._profiles import load_yaml
 
+from . import _options
 from ._bus import Bus
 from ._failures import Failure
 from ._profiles import in_memory
@@ -65,12 +66,11 @@ def prepared(
         folders = [plugin_dirs] if isinstance(plugin_dirs, (str, os.PathLike)) else list(plugin_dirs)
         if folders:
             own["plugin_dirs"] = [os.fspath(one) for one in folders]
-        known = dict(before or {})
-        hub.OPT = hub.pop.data.imap({**known, "evbus": {**known.get("evbus", {}), **own}})
         try:
+            _options.change(hub, **own)
             hub.evbus.init.settings()
-            _refuse_broken(hub)
-            yield Bus(hub, contexts, settle_timeout)
+            with Bus(hub, contexts, settle_timeout).watched() as made:
+                yield made
         finally:
             hub.OPT = before
 
@@ -89,7 +89,7 @@ async def bus(
         end; default 5.
     :param others: these, and options of the section ``evbus``.
     :raises AssertionError: at the end, when something became a dead letter that the test has neither looked
-        at nor wanted; from the exception of the listener.
+        at nor wanted; with the traceback of the listener.
     :raises ConfigError: a profile or an option has to be mended, or a plugin, which else is only logged.
     """
     __tracebackhide__ = True
@@ -124,11 +124,3 @@ def _profiles(profiles: Mapping[str, Any] | str | os.PathLike[str] | None) -> Ma
     if profiles is None:
         return PROFILES
     return profiles if isinstance(profiles, Mapping) else load_yaml(Path(profiles))
-
-
-def _refuse_broken(hub: Any) -> None:
-    """Raise what is wrong with a plugin that could not be loaded: a test without it would test nothing."""
-    for found in hub.evbus.init.plugins().values():
-        for plugin in found:
-            if plugin.state == "broken":
-                raise plugin.error()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, overload
 
-from evbus.errors import nearest
+from evbus.errors import EvbusError, nearest
 from evbus.types import Envelope
 
 from ._failures import Failure, Failures
+from ._options import change
 from ._profiles import names, without_pauses
 from ._sent import News, Recorder, Sent
-from ._view import View, readable, told
+from ._view import View, readable, told, traced
 from ._watch import Dead, Watch
 
 __all__ = ["Bus"]
@@ -223,6 +226,7 @@ class Bus:
         """
         __tracebackhide__ = True
         _check_count(count, "handled")
+        self._check_started("handled")
         is_one = self._view.handled_is(event, where, listener)
 
         def look() -> list[Any] | Dead | None:
@@ -231,7 +235,8 @@ class Bus:
 
         found = await self._news.until(look, timeout)
         if isinstance(found, Dead):
-            raise AssertionError(str(found)) from found.exception  # noqa: TRY004 - the test fails
+            self._looked_at = len(self._watch.dead)
+            raise AssertionError(traced(found, self._watch.errors))  # noqa: TRY004 - the test fails
         if found is None:
             raise AssertionError(self._view.not_handled(event, listener, count, timeout))
         return found[0] if count == 1 else found
@@ -245,6 +250,7 @@ class Bus:
         :raises AssertionError: it took longer; tells what is left.
         """
         __tracebackhide__ = True
+        self._check_started("settle")
         seconds = self._patience if timeout is None else timeout
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -277,6 +283,7 @@ class Bus:
         :param error: what is raised; default: ``Unavailable`` for a destination.
         :raises ValueError: there is no such profile.
         """
+        __tracebackhide__ = True
         if bool(destination) == bool(listener):
             raise ValueError("say what is to fail: fail('a profile') or fail(listener='a listener')")
         if listener:
@@ -284,42 +291,64 @@ class Bus:
         known = names(self._profiles)
         if destination not in known:
             raise ValueError(
-                f"there is no profile {destination!r}{nearest(destination, known)}; the profiles of this bus "
-                f"are {', '.join(map(repr, known))}"
+                f"there is no profile {destination!r} on this bus{nearest(destination, known)}; give it one: "
+                f"profiles={{'internal': {{'default': {{}}, {destination!r}: {{}}}}}}"
             )
         return self._failures.add("destination", destination, error, times)
 
     # Its life
 
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[Bus]:
+        """Note what happens on the hub from now on, and leave the hub as it was."""
+        self._watch.attach()
+        try:
+            yield self
+        finally:
+            self._watch.detach()
+
     async def start(self) -> None:
         """Start the bus in the running loop."""
-        self._watch.attach()
         try:
             start = self.hub.evbus.init.start(without_pauses(self._profiles))
             self._task = asyncio.get_running_loop().create_task(start, name="evbus of a test")
             await self.hub.evbus.init.join()
+            self._refuse_broken()
         except BaseException:
             await self.stop(hurry=True)
             raise
 
+    def _check_started(self, what: str) -> None:
+        if self._task is None:
+            raise EvbusError(
+                f"{what}() waits for a bus that runs, and this one starts and ends with the test"
+            )
+
+    def _refuse_broken(self) -> None:
+        """Raise what is wrong with a plugin of the application: a test without it would test nothing."""
+        folders = [Path(folder).resolve() for folder in self.hub.evbus.init.settings().plugin_dirs]
+        for found in self.hub.evbus.init.plugins().values():
+            for plugin in found:
+                own = any(folder in Path(plugin.file).resolve().parents for folder in folders)
+                if plugin.state == "broken" and (own or plugin.subsystem in ("listener", "handler")):
+                    raise plugin.error()
+
     async def stop(self, *, hurry: bool) -> None:
         """Stop the bus; what it has still to deliver is left with ``hurry``."""
         task, self._task = self._task, None
-        try:
-            if self.hub.dispatch.init.running():
-                await self.hub.dispatch.init.stop(timeout=0 if hurry else None)
-            if hurry or any(failure.active for failure in self._failures.all):
-                self.hub.evbus.ENGINE.hurry()
-            await self.hub.evbus.init.stop()
-            if task is not None:
-                await asyncio.gather(task, return_exceptions=True)
-        finally:
-            self._watch.detach()
+        if self.hub.dispatch.init.running():
+            await self.hub.dispatch.init.stop(timeout=0 if hurry else None)
+        if hurry or any(failure.active for failure in self._failures.all):
+            change(self.hub, drain_timeout=0.0)
+            self.hub.evbus.ENGINE.hurry()
+        await self.hub.evbus.init.stop()
+        if task is not None:
+            await asyncio.gather(task, return_exceptions=True)
 
     async def finish(self) -> None:
         """Let everything be done, stop, and fail for what went wrong and nobody looked at.
 
-        :raises AssertionError: from the first exception of a listener.
+        :raises AssertionError: tells of each with its traceback.
         """
         __tracebackhide__ = True
         unsettled = ""
@@ -330,7 +359,7 @@ class Bus:
         await self.stop(hurry=bool(unsettled))
         problems = [one for one in self._watch.dead[self._looked_at :] if not one.injected]
         if problems:
-            raise AssertionError(told(problems)) from problems[0].exception
+            raise AssertionError(told(problems, self._watch.errors))
         if unsettled:
             raise AssertionError(unsettled)
         idle = [failure for failure in self._failures.all if not failure.failed]
@@ -345,7 +374,7 @@ class Bus:
         await self.stop(hurry=True)
         problems = [one for one in self._watch.dead[self._looked_at :] if not one.injected]
         if problems:
-            log.error("%s", told(problems), exc_info=problems[0].exception)
+            log.error("%s", told(problems, self._watch.errors))
 
     def _read(self, envelope: Envelope) -> tuple[Any, bool]:
         event = self.hub.event

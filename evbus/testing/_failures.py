@@ -90,9 +90,19 @@ class Failures:
         failure = _first(self._listeners.get(name, ()))
         return None if failure is None else failure.take()
 
-    def lasting(self, destination: str) -> bool:
-        """Return whether deliveries to a destination fail until that is mended."""
-        failure = _first(self._destinations.get(destination, ()))
+    def blocks(self, destination: str, *, for_ever: bool) -> bool:
+        """Return whether deliveries to a destination fail, and are tried again, until that is mended.
+
+        :param for_ever: whether it is tried for ever, whatever the error.
+        """
+        failure = self._of(destination)
+        return (
+            failure is not None and failure.lasting and (for_ever or isinstance(failure.error, Unavailable))
+        )
+
+    def blocks_listener(self, name: str) -> bool:
+        """Return whether every call of a listener fails."""
+        failure = _first(self._listeners.get(name, ()))
         return failure is not None and failure.lasting
 
     def _of(self, destination: str) -> Failure | None:

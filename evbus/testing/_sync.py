@@ -56,6 +56,7 @@ class SyncBus:
         done: Future[_Result] = Future()
 
         async def do() -> None:
+            __tracebackhide__ = True
             try:
                 result = await function()
             except BaseException as exc:
@@ -68,6 +69,9 @@ class SyncBus:
             done.add_done_callback(lambda _: task)  # the loop itself keeps a task no longer than it waits
 
         self._loop.call_soon_threadsafe(begin, context=copy_context())
+        problem = done.exception()
+        if problem is not None:
+            raise problem
         return done.result()
 
     # What an application does

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from evbus.errors import EvbusError, nearest
@@ -12,10 +15,15 @@ from ._failures import Failures
 from ._sent import Recorder, Sent
 from ._watch import Dead, Handled, Watch
 
-__all__ = ["View", "readable", "told"]
+__all__ = ["View", "readable", "told", "traced"]
 
 #: What an error shows of what happened, at most.
 SHOWN = 20
+#: Whose frames a traceback is shown without.
+HIDDEN = (
+    f"{Path(__file__).parents[1]}/",
+    *(f"{Path(str(module.__file__)).parent}/" for module in (asyncio, concurrent.futures)),
+)
 
 
 class View:
@@ -88,7 +96,8 @@ class View:
         if not engine.queue.empty():
             found.append(f"{engine.queue.qsize()} events wait for their lanes")
         for name, lane in engine.lanes.items():
-            if not lane.idle and not self._failures.lasting(lane.key.profile):
+            for_ever = not lane.delivery.retry.attempts
+            if not lane.idle and not self._failures.blocks(lane.key.profile, for_ever=for_ever):
                 counts = lane.snapshot()
                 left = counts["queued"] + counts["in_flight"]
                 why = f" ({lane.last_error})" if lane.last_error else ""
@@ -96,13 +105,21 @@ class View:
         return found
 
     def _busy_listeners(self) -> list[str]:
-        groups = [group for group in self.hub.egress.GROUPS.values() if len(group) and group._members]
-        found = [f"{_events(len(group))} wait for listeners that have no room" for group in groups]
+        found = []
+        blocked = False
         for entry in self.hub.event.SUBSCRIPTIONS:
-            if not entry.listening.idle:
-                counts = entry.listening.snapshot()
-                left = max(counts["running"] + counts["queued"], 1)
-                found.append(f"the listener {entry.listening.listener.name} is not done with {_events(left)}")
+            name = entry.listening.listener.name
+            if entry.listening.idle:
+                continue
+            if not entry.listening.spec.retry.attempts and self._failures.blocks_listener(name):
+                blocked = True
+                continue
+            counts = entry.listening.snapshot()
+            left = max(counts["running"] + counts["queued"], 1)
+            found.append(f"the listener {name} is not done with {_events(left)}")
+        held = self.hub.egress.internal.held()
+        if held and not found and not blocked:
+            found.append(f"{_events(held)} with consumers that have not settled them")
         if self.hub.dispatch.init.running():
             routers = self.hub.dispatch.init.snapshot()
             for name in ("events", "commands", "queries"):
@@ -135,17 +152,17 @@ class View:
         name = event if isinstance(event, str) else event.__qualname__
         who = f"by the listener {listener}" if listener else "by a listener"
         what = f"no {name} was handled" if count == 1 else f"not {count} {name} were handled"
-        known = [entry.listening.listener.name for entry in self.hub.event.SUBSCRIPTIONS]
-        if listener and listener not in known:
-            who += f", which there is none of{nearest(listener, known)}"
+        known = sorted({entry.listening.listener.name for entry in self.hub.event.SUBSCRIPTIONS})
+        there = f"the listeners are {', '.join(known)}" if known else "there are no listeners"
+        if known and listener and listener not in known:
+            there = f"there is no listener {listener!r}{nearest(listener, known)}"
         recent = self._watch.handled[-SHOWN:]
-        calls = [f"  {one.listener}: {one.event!r}{_outcome(one)}" for one in recent]
-        did = "what listeners handled:\n" + "\n".join(calls) if calls else "no listener was called"
-        there = f"the listeners are {', '.join(sorted(set(known)))}" if known else "there are no listeners"
+        calls = [f"\n  {one.listener}: {one.event!r}{_outcome(one)}" for one in recent]
+        did = f"what listeners handled:{''.join(calls)}" if calls else "no listener was called"
         busy = self.busy()
         going = f"\nnot done yet: {'; '.join(busy)}" if busy else ""
         return (
-            f"{what} {who} within {seconds:g} s; {there}, and {did}\n{self.what_was_sent()}"
+            f"{what} {who} within {seconds:g} s; {there}\n{did}\n{self.what_was_sent()}"
             f"{self._what_died()}{going}"
         )
 
@@ -172,13 +189,37 @@ def _outcome(one: Handled) -> str:
     return "" if one.error is None else f" failed with {type(one.error).__name__}: {one.error}"
 
 
-def told(problems: list[Dead]) -> str:
+def told(problems: list[Dead], earlier: Collection[BaseException]) -> str:
+    """Return a sentence about dead letters, each with its traceback.
+
+    :param earlier: what earlier attempts raised, which is shown only once.
+    """
     count = "a dead letter" if len(problems) == 1 else f"{len(problems)} dead letters"
     lines = [f"the test left {count} that it neither looked at (dead) nor wanted (fail):"]
-    for number, problem in enumerate(problems[:SHOWN]):
-        lines.append(f"  {problem}")
-        if number and problem.exception is not None:
-            lines.append("".join(traceback.format_exception(problem.exception)).rstrip())
+    lines += [traced(problem, earlier) for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:
-        lines.append(f"  ... and {len(problems) - SHOWN} more")
+        lines.append(f"... and {len(problems) - SHOWN} more")
     return "\n".join(lines)
+
+
+def traced(problem: Dead, earlier: Collection[BaseException]) -> str:
+    """Return a sentence about a dead letter, with the traceback of its exception, less the bus's part."""
+    if problem.exception is None:
+        return str(problem)
+    trace = traceback.TracebackException.from_exception(problem.exception)
+    shown = _trim(trace, problem.exception, {id(one) for one in earlier})
+    text = "".join(trace.format()).rstrip() if shown else ""
+    return f"{problem}\n{text}".rstrip()
+
+
+def _trim(trace: traceback.TracebackException, problem: BaseException, earlier: set[int]) -> bool:
+    """Leave the frames of the application in a traceback; return whether there are any."""
+    own = [frame for frame in trace.stack if not frame.filename.startswith(HIDDEN)]
+    trace.stack = traceback.StackSummary.from_list(own)
+    shown = bool(own)
+    if problem.__context__ is not None and id(problem.__context__) in earlier:
+        trace.__context__ = None
+    for part, whole in ((trace.__cause__, problem.__cause__), (trace.__context__, problem.__context__)):
+        if part is not None and whole is not None:
+            shown = _trim(part, whole, earlier) or shown
+    return shown

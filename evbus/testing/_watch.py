@@ -80,6 +80,11 @@ class Watch:
         self._news = news
         self._undo: list[Callable[[], None]] = []
 
+    @property
+    def errors(self) -> list[BaseException]:
+        """What listeners have raised."""
+        return [one.error for one in self.handled if one.error is not None]
+
     def attach(self) -> None:
         """Begin; the plugins of the hub are loaded, and its bus is not started."""
         evbus, event = self._hub.evbus, self._hub.event

@@ -23,13 +23,13 @@ KEYS = ("2026:0123456789abcdef",)
 LONG = ["again"] * 1000
 
 SPY = """
-    from tests.dispatch.test_remote_pipeline import SEEN
+    from tests.dispatch.test_remote_pipeline import see
 
     def send(hub, envelope):
-        SEEN.append(("send", envelope.routing_key, envelope))
+        see("send", envelope)
 
     async def handle(hub, envelope, call_next):
-        SEEN.append(("handle", envelope.routing_key, envelope))
+        see("handle", envelope)
         return await call_next(envelope)
 """
 #: Alters what was signed, when it comes behind `sign`.
@@ -38,8 +38,15 @@ TAMPER = """
         envelope.headers["evbus-session"] = '{"user":"mallory"}'
 """
 SEEN: list[tuple[str, str, Envelope]] = []
+WATCHERS: list[Callable[[], None]] = []
 
 Profiles = dict[str, Any]
+
+
+def see(what: str, envelope: Envelope) -> None:
+    SEEN.append((what, envelope.routing_key, envelope))
+    for watcher in WATCHERS:
+        watcher()
 
 
 @pytest.fixture(params=TRANSPORTS, scope="session")
@@ -58,6 +65,7 @@ def users(place: tuple[Any, str], unique: str) -> Profiles:
 def options(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Return what makes the options of a process with these plugins, of which `spy` fills `SEEN`."""
     SEEN.clear()
+    WATCHERS.clear()
     folder = write(tmp_path / "plugins", pipeline__spy=SPY, pipeline__tamper=TAMPER)
     return lambda *pipeline, **more: {
         "dead_store": tmp_path / "dead.jsonl",
@@ -235,6 +243,43 @@ def test_a_request_that_is_sent_again_by_others_is_not_handled_again(
 
     go(main)
     assert handled == [Get(1)]
+
+
+@pytest.mark.parametrize("last", ["sign", "dedupe"])
+def test_a_request_that_is_delivered_again_while_it_is_handled_gets_the_reply_of_the_first(
+    place: Any, users: Profiles, options: Any, proxy: Any, unique: str, last: str
+) -> None:
+    handled: list[Any] = []
+    node, transport = place
+
+    async def main() -> None:
+        begun, gate, again = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def get(query: Get) -> int:
+            handled.append(query)
+            begun.set()
+            await gate.wait()
+            return query.id
+
+        def bind(dispatch: Any) -> None:
+            dispatch.queries.bind(Get, get)
+
+        way = proxy(node.port if transport == "amqp" else node.stomp_port)
+        pipeline = ("stamp", "dedupe", "sign") if last == "sign" else ("stamp", "sign", "dedupe")
+        async with (
+            serving(contexts(node, transport, unique, port=way.port), bind, **options(*pipeline, "spy")),
+            process(users, forwards, **options(*pipeline)) as hub,
+        ):
+            task = asyncio.ensure_future(ask(hub, Get(7)))
+            await asyncio.wait_for(begun.wait(), WAIT)
+            WATCHERS.append(again.set)
+            await asyncio.to_thread(way.cut)
+            await asyncio.wait_for(again.wait(), WAIT)
+            gate.set()
+            assert await task == 7
+
+    go(main)
+    assert handled == [Get(7)]
 
 
 def test_messages_that_go_out_with_the_headers_of_the_one_being_handled_are_others(

@@ -207,11 +207,13 @@ def test_plugins_lists_every_plugin_with_its_file(hub: Any) -> None:
     found = hub.evbus.init.plugins()
     names = {room: {one.name for one in plugins} for room, plugins in found.items()}
     assert names == {
-        "connection": {"amqp", "stomp"},
+        "connection": {"amqp", "amqp1", "stomp"},
         "dispatch": {"commands", "events", "queries"},
-        "egress": {"amqp", "stomp"},
+        "egress": {"amqp", "amqp1", "internal", "stomp"},
+        "event": set(),
         "handler": set(),
-        "ingress": {"amqp", "console", "file", "internal", "stomp", "webhook"},
+        "ingress": {"amqp", "amqp1", "console", "file", "internal", "stomp", "webhook"},
+        "listener": set(),
         "match": {"exact", "glob", "regex"},
         "pipeline": {"compress", "dedupe", "session", "sign", "stamp", "trace"},
         "serialize": {"json", "msgpack"},
@@ -225,7 +227,7 @@ def test_plugins_lists_every_plugin_with_its_file(hub: Any) -> None:
 
 def test_accepts_names_the_providers_before_anything_else_ran(hub: Any) -> None:
     assert {one.plugin: one.providers for one in hub.evbus.init.accepts()} == {
-        **{name: (name,) for name in ("console", "file", "internal", "stomp", "webhook")},
+        **{name: (name,) for name in ("amqp1", "console", "file", "internal", "stomp", "webhook")},
         "amqp": ("amqp", "rabbitmq", "pika"),
     }
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from evbus.connection._internal import InternalProfile
 from evbus.errors import Unavailable
 from evbus.ingress import _internal
-from evbus.ingress._internal import BodyQueue, InternalProfile
+from evbus.ingress._internal import BodyQueue
 from evbus.types import Envelope
 from tests.evbus.kit import WAIT, bodies, running
 
@@ -102,7 +103,7 @@ def test_a_wrong_limit_is_refused(hub: Any, limit: Any) -> None:
 def test_many_bodies_at_once_keep_their_order_per_key() -> None:
     queues: _internal.Queues = {}
     batch = events(("a", "1"), ("a", "2"), ("b", "3"), ("a", "4"))
-    assert asyncio.run(_internal.put_all(queues, 0, batch)) == [None] * 4
+    assert asyncio.run(_internal.put_all(queues, {}, 0, batch)) == [None] * 4
     assert {key: [queue.get_nowait() for _ in range(queue.qsize())] for key, queue in queues.items()} == {
         "a": [b"1", b"2", b"4"],
         "b": [b"3"],
@@ -192,7 +193,7 @@ def test_putters_of_a_bounded_queue_go_on_in_their_order() -> None:
     async def main() -> list[bytes]:
         queues: _internal.Queues = {}
         puts = [
-            asyncio.ensure_future(_internal.put_all(queues, 1, [event(str(number).encode())]))
+            asyncio.ensure_future(_internal.put_all(queues, {}, 1, [event(str(number).encode())]))
             for number in range(4)
         ]
         await settled()
@@ -209,9 +210,9 @@ def test_putters_of_a_bounded_queue_go_on_in_their_order() -> None:
 def test_a_putter_that_is_cancelled_leaves_its_place_to_the_next() -> None:
     async def main() -> None:
         queues: _internal.Queues = {}
-        await _internal.put_all(queues, 1, [event(b"0")])
+        await _internal.put_all(queues, {}, 1, [event(b"0")])
         gone, waits = (
-            asyncio.ensure_future(_internal.put_all(queues, 1, [event(body)])) for body in (b"1", b"2")
+            asyncio.ensure_future(_internal.put_all(queues, {}, 1, [event(body)])) for body in (b"1", b"2")
         )
         await settled()
         gone.cancel()
@@ -227,7 +228,7 @@ def test_what_finds_no_room_is_unavailable_and_told_for_each_event(monkeypatch: 
 
     async def main() -> None:
         queues: _internal.Queues = {}
-        outcomes = await _internal.put_all(queues, 2, [event(body) for body in (b"0", b"1", b"2", b"3")])
+        outcomes = await _internal.put_all(queues, {}, 2, [event(body) for body in (b"0", b"1", b"2", b"3")])
         assert outcomes[:2] == [None, None]
         assert [type(outcome) for outcome in outcomes[2:]] == [Unavailable, Unavailable]
         assert str(outcomes[2]) == "the internal queue 'k' holds 2 events, its limit"

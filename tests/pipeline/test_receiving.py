@@ -168,6 +168,30 @@ def test_a_message_in_process_with_headers_of_another_one_is_signed_anew() -> No
     assert asyncio.run(main()) == 7
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_an_event_that_goes_to_the_bus_as_well_is_signed_and_compressed_for_it(waits: bool) -> None:
+    async def main() -> Envelope:
+        hub = bus(compress_over=0)
+
+        async def handle(order: Order) -> None:
+            pass
+
+        hub.dispatch.events.bind(Order, handle, publish_to="p")
+        hub.dispatch.init.start()
+        try:
+            with session.use(user="joe"):
+                await hub.dispatch.init.handle(Order(10**200), wait_for_response=waits)
+            return await asyncio.wait_for(hub.evbus.broker.get(), WAIT)  # type: ignore[no-any-return]
+        finally:
+            await hub.dispatch.init.stop()
+
+    envelope, other = asyncio.run(main()), bus()
+    assert "content-encoding" in envelope.headers
+    plain, found = handled(other, envelope)
+    assert (plain.profile, plain.routing_key, found) == ("p", "Order", {"user": "joe"})
+    assert other.serialize.json.load(plain.body) == {"id": 10**200}
+
+
 @pytest.mark.parametrize("chosen", ["zlib", "auto"])
 def test_through_a_broker_and_a_profile_that_has_a_routing_key_of_its_own(
     rabbitmq: Any, unique: str, chosen: str

@@ -1,4 +1,4 @@
-"""The script that installs the brokers, in a made-up root folder and with made-up commands."""
+"""The scripts that install what the tests need, in a made-up root folder and with made-up commands."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent.parent / ".ci" / "servers"
+SCRIPTS = Path(__file__).parent.parent.parent / ".ci"
+PACKAGES = "rabbitmq-server activemq graphviz"
 ALLOWS = "#!/bin/sh\nexit 0\n"
 FORBIDS = "#!/bin/sh\n# somebody's\nexit 101\n"
 APT = """#!/bin/sh
 echo "$@" >>"$ROOT/calls"
-case "$*" in *install*) cat "$ROOT/usr/sbin/policy-rc.d" >"$ROOT/policy"; exit "${APT_ANSWERS:-0}";; esac
+case "$*" in *install*)
+  [ ! -e "$ROOT/usr/sbin/policy-rc.d" ] || cat "$ROOT/usr/sbin/policy-rc.d" >"$ROOT/policy"
+  exit "${APT_ANSWERS:-0}";;
+esac
+"""
+# A Python 3.12 whose headers lie in the made-up root folder.
+PYTHON = """#!/bin/sh
+case "$2" in *include*) echo "$ROOT/include";; *) echo python3.12-dev;; esac
 """
 
 
 class Machine:
-    """A root folder and the commands that the script may use."""
+    """A root folder and the commands that the scripts may use."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "root"
@@ -35,9 +43,16 @@ class Machine:
     def command(self, name: str, text: str) -> None:
         executable(self.bin / name, text)
 
-    def run(self, **environment: str) -> subprocess.CompletedProcess[str]:
+    def calls(self) -> list[str]:
+        """Return the arguments of each call of apt-get."""
+        log = self.root / "calls"
+        return log.read_text().splitlines() if log.exists() else []
+
+    def run(
+        self, script: str = "servers", argument: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(SCRIPT), str(self.root)],
+            [str(SCRIPTS / script), str(argument or self.root)],
             env={"PATH": str(self.bin), "ROOT": str(self.root), **environment},
             capture_output=True,
             text=True,
@@ -61,14 +76,15 @@ def test_installs_what_is_missing_after_an_update(machine: Machine) -> None:
     executable(machine.root / "usr/share/activemq/bin/activemq.jar")
     done = machine.run()
     assert done.returncode == 0, done.stderr
-    update, install = (machine.root / "calls").read_text().splitlines()
+    update, install = machine.calls()
     assert update.endswith("update")
-    assert install.endswith("install -y --no-install-recommends rabbitmq-server")
+    assert install.endswith("install -y --no-install-recommends rabbitmq-server graphviz")
 
 
 def test_does_nothing_when_all_is_there(machine: Machine) -> None:
     executable(machine.root / "usr/share/activemq/bin/activemq.jar")
     executable(machine.root / "usr/lib/rabbitmq/bin/rabbitmq-server")
+    executable(machine.root / "usr/bin/dot")
     (machine.bin / "apt-get").unlink()
     done = machine.run()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -92,18 +108,81 @@ def test_says_the_command_when_not_root(machine: Machine) -> None:
     machine.command("id", "#!/bin/sh\necho 1000\n")
     done = machine.run()
     assert done.returncode == 1
-    assert "sudo apt-get install --no-install-recommends rabbitmq-server activemq" in done.stderr
-    assert not (machine.root / "calls").exists()
+    assert f"sudo apt-get install --no-install-recommends {PACKAGES}\n" in done.stderr
+    assert machine.calls() == []
 
 
 def test_says_what_is_needed_without_apt_get(machine: Machine) -> None:
     (machine.bin / "apt-get").unlink()
     done = machine.run()
     assert done.returncode == 1
-    assert "RabbitMQ and ActiveMQ as Debian packs them" in done.stderr
+    assert f"RabbitMQ, ActiveMQ and Graphviz as Debian packs them ({PACKAGES})" in done.stderr
 
 
 def test_says_so_when_apt_get_fails(machine: Machine) -> None:
     done = machine.run(APT_ANSWERS="100")
     assert done.returncode == 1
     assert "apt-get could not install them" in done.stderr
+
+
+# The compiler
+
+
+@pytest.fixture
+def python(machine: Machine) -> Path:
+    machine.command("python", PYTHON)
+    return machine.bin / "python"
+
+
+def test_a_compiler_and_the_headers_of_the_python_are_installed(machine: Machine, python: Path) -> None:
+    done = machine.run("compiler", python)
+    assert done.returncode == 0, done.stderr
+    update, install = machine.calls()
+    assert update.endswith("update")
+    assert install.endswith("install -y --no-install-recommends gcc libc6-dev python3.12-dev")
+
+
+@pytest.mark.parametrize("compiler", ["cc", "gcc"])
+def test_only_what_building_lacks_is_installed(machine: Machine, python: Path, compiler: str) -> None:
+    machine.command(compiler, "")
+    assert machine.run("compiler", python).returncode == 0
+    assert machine.calls()[-1].endswith("--no-install-recommends python3.12-dev")
+
+
+def test_nothing_is_done_where_all_is_there_to_build(machine: Machine, python: Path) -> None:
+    executable(machine.root / "include" / "Python.h")
+    machine.command("cc", "")
+    (machine.bin / "apt-get").unlink()
+    done = machine.run("compiler", python)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_what_building_lacks_is_said_when_not_root(machine: Machine, python: Path) -> None:
+    machine.command("id", "#!/bin/sh\necho 1000\n")
+    done = machine.run("compiler", python)
+    assert done.returncode == 1
+    assert "sudo apt-get install --no-install-recommends gcc libc6-dev python3.12-dev\n" in done.stderr
+    assert machine.calls() == []
+
+
+def test_a_compiler_that_apt_get_cannot_install_is_said(machine: Machine, python: Path) -> None:
+    done = machine.run("compiler", python, APT_ANSWERS="100")
+    assert done.returncode == 1
+    assert "apt-get could not install them" in done.stderr
+
+
+# RabbitMQ 4
+
+
+def test_rabbitmq_4_is_not_fetched_again(machine: Machine) -> None:
+    (machine.root / "complete").touch()
+    done = machine.run("rabbitmq4")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert machine.calls() == []
+
+
+def test_rabbitmq_4_is_not_fetched_where_it_cannot_run(machine: Machine) -> None:
+    (machine.bin / "apt-get").unlink()
+    done = machine.run("rabbitmq4")
+    assert done.returncode == 1
+    assert "RabbitMQ 4 is fetched by apt-get" in done.stderr

@@ -1,0 +1,23 @@
+"""``evbus listen``: run the listeners of the plugins."""
+
+import asyncio
+
+from evbus import errors
+from evbus.command import _session
+
+
+async def main(hub, options):
+    """Hand events to the listeners until told to stop; a bus delivers what they send."""
+    profiles = await hub.command.init.contexts(options)
+    broken = [plugin.error() for plugin in hub.evbus.init.plugins()["listener"] if plugin.state == "broken"]
+    if broken:
+        raise broken[0]
+
+    async def produce():
+        await asyncio.get_running_loop().create_future()
+
+    if not hub.evbus.init.plugins()["listener"]:
+        raise errors.ConfigError(
+            "there are no listeners; name a folder that has a folder listener/ with them: --plugin-dirs DIR"
+        )
+    return _session.exit_code(await hub.command.init.deliver(options, profiles, produce))

@@ -1,0 +1,59 @@
+"""Where subcommands write, and in which format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evbus.command._output import as_json, as_yaml, chosen, write
+from evbus.errors import ConfigError
+
+FORMATS = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "path", "right"),
+    [
+        (None, None, "json"),
+        (None, "-", "json"),
+        (None, "a/b.YML", "yaml"),
+        (None, "a.txt", "json"),
+        ("json", "a.yaml", "json"),
+        ("yaml", None, "yaml"),
+    ],
+)
+def test_the_format_is_the_one_wanted_or_that_of_the_ending(
+    wanted: str | None, path: str | None, right: str
+) -> None:
+    assert chosen(wanted, path, FORMATS, "json") == right
+
+
+def test_a_format_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--format 'yml': there is no such format; did you mean 'yaml'\?"):
+        chosen("yml", None, FORMATS, "json")
+
+
+def test_a_file_is_written_in_utf_8_and_standard_output_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(str(tmp_path / "a"), "ü\n")
+    assert (tmp_path / "a").read_bytes() == b"\xc3\xbc\n"
+    write(None, "one ")
+    write("-", "two")
+    assert capsys.readouterr().out == "one two"
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--output .*/none/a: it cannot be written: No such file"):
+        write(str(tmp_path / "none" / "a"), "x")
+
+
+def test_yaml_has_no_anchors_and_reads_back_as_json_does() -> None:
+    part = {"a": [1, "1.0", "yes", "ü"]}
+    document = {"z": part, "b": part}
+    assert yaml.safe_load(as_yaml(document)) == document
+    assert list(yaml.safe_load(as_yaml(document))) == ["z", "b"]
+    assert "&" not in as_yaml(document)
+    assert yaml.safe_load(as_json(document)) == document

@@ -1,0 +1,105 @@
+"""``evbus listen`` in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.command.kit import INTERNAL, Shell, wait_for
+
+FOLDER = ("-p", "p.yml", "--plugin-dirs", "plugins")
+LISTENER = """
+from evbus.api import event_listener
+
+@event_listener("start", retry={"attempts": 2, "min": 0.001, "max": 0.001})
+async def on(hub, event):
+    print("handling", event, flush=True)
+    if event == "bad":
+        raise ValueError("it does not work")
+    if event == 1:
+        await hub.evbus.broker.put(routing_key="start", body=2)
+"""
+INPUT = '{{"routing_key": "start", "body": {}}}\n'
+
+
+@pytest.fixture
+def application(shell: Shell) -> Shell:
+    shell.file("p.yml", INTERNAL)
+    shell.file("plugins/listener/starter.py", LISTENER)
+    return shell
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_a_table_of_its_listeners(application: Shell, number: signal.Signals) -> None:
+    # A pipe through which it can be seen that it runs: a listener prints when it is made.
+    application.file(
+        "plugins/listener/maker.py",
+        "from evbus.api import EventListener, event_listener\n"
+        "@event_listener('never')\n"
+        "class Maker(EventListener):\n"
+        "    def __init__(self):\n"
+        "        print('made', flush=True)\n"
+        "    async def on(self, event):\n"
+        "        pass\n",
+    )
+    with application.start("listen", *FOLDER) as process:
+        wait_for(process.stdout, "made")
+        process.send_signal(number)
+        assert process.wait(60) == 0
+        table = process.stderr.read()
+    assert "starter   start         0        0     0       0" in table
+    assert "Maker     never         0        0     0       0" in table
+
+
+def test_run_hands_what_it_reads_to_the_listeners_and_waits_for_what_they_send(application: Shell) -> None:
+    done = application.run("run", *FOLDER, stdin=INPUT.format(1))
+    assert done.returncode == 0
+    assert done.stdout == "handling 1\nhandling 2\n"
+    assert "starter   start         2        0     0       0" in done.stderr
+
+
+def test_what_a_listener_gave_up_is_stored_counted_and_an_exit_code(application: Shell) -> None:
+    done = application.run("run", *FOLDER, "--quiet", stdin=INPUT.format('"bad"'))
+    assert done.returncode == 1
+    [dead] = application.lines("state/evbus/dead.jsonl")
+    assert dead["body"] == "bad"
+    assert dead["dead"]["lane"] == "listener starter"
+    assert dead["dead"]["reason"] == "ValueError: it does not work"
+    assert dead["dead"]["attempts"] == 2
+
+
+def test_what_was_given_up_is_replayed_for_its_listener_alone(application: Shell) -> None:
+    application.run("run", *FOLDER, "--quiet", stdin=INPUT.format('"bad"'))
+    application.file("plugins/listener/starter.py", LISTENER.replace('raise ValueError("it does not work")', 'print("it works")'))
+    application.file(
+        "plugins/listener/other.py",
+        "from evbus.api import event_listener\n"
+        "@event_listener('start')\n"
+        "async def on(event):\n"
+        "    print('handled a second time')\n",
+    )
+    done = application.run("replay", *FOLDER)
+    assert done.returncode == 0
+    assert done.stdout == "handling bad\nit works\n"
+
+
+def test_no_listener_at_all_is_a_mistake(shell: Shell) -> None:
+    shell.file("p.yml", INTERNAL)
+    done = shell.run("listen", "-p", "p.yml")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "evbus: there are no listeners; name a folder that has a folder listener/ with them: "
+        "--plugin-dirs DIR\n"
+    )
+
+
+def test_a_listener_that_cannot_be_called_is_a_mistake_with_its_place(application: Shell) -> None:
+    path = application.file(
+        "plugins/listener/wrong.py",
+        "from evbus.api import event_listener\n\n@event_listener('start')\ndef on(hub, event, more): ...\n",
+    )
+    done = application.run("listen", *FOLDER)
+    assert done.returncode == 2
+    assert f"evbus: listener.wrong ({path}:3): " in done.stderr
+    assert "it takes (hub, event, more), and is called with the event alone, or with (hub, " in done.stderr

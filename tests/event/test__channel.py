@@ -1,0 +1,200 @@
+"""Where events go, and where listeners get them from, by transport."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evbus.connection import _amqp1_profile, _amqp_profile, _stomp_profile
+from evbus.errors import EvbusError, ProfileError
+from evbus.evbus._profiles import Accepts, read_profiles
+from evbus.evbus._sources import Source
+from evbus.event._channel import Channel, received, sent
+from evbus.ingress import _console, _file, _internal, _webhook
+from evbus.types import Subscription
+
+SCHEMAS = {
+    "amqp": _amqp_profile.Profile,
+    "amqp1": _amqp1_profile.Profile,
+    "stomp": _stomp_profile.Profile,
+    "internal": _internal.InternalProfile,
+    "file": _file.FileProfile,
+    "console": _console.ConsoleProfile,
+    "webhook": _webhook.Profile,
+}
+ACCEPTS = [Accepts(name, (name,), schema) for name, schema in SCHEMAS.items()] + [Accepts("own", ("own",))]
+EVENTS = {"name": "events", "type": "topic"}
+ANONYMOUS = {"url": "amqp://mq.example/", "auth": "anonymous"}
+STOMP = {"url": "stomp://mq.example/"}
+
+
+def going(provider: str, event: str = "OrderPlaced", **data: Any) -> Channel:
+    (profile,) = read_profiles(
+        {provider: {"default": data}}, ACCEPTS, source="p.yml", find=lambda *_: True, broken={}
+    )
+    return sent(profile, event, "shop")
+
+
+def coming(provider: str, *, group: str = "billing", durable: bool = True, **data: Any) -> Channel:
+    per_process = data.pop("per_process", False)
+    schema = SCHEMAS.get(provider)
+    source = Source(provider, provider, "default", data, schema(**data) if schema else None)
+    wanted = Subscription(name="OrderPlaced", group=group, durable=durable, per_process=per_process)
+    return received(source, wanted)
+
+
+# AMQP 0-9-1
+
+
+def test_rabbitmq_is_sent_to_an_exchange() -> None:
+    exchange = _amqp_profile.Exchange(name="events", type="topic")
+    data = {"vhost": "prod", "priority": 3, "expiry": 1.5, "persistent": False}
+    found = going("amqp", exchange=EVENTS, routing_key="{profile}.{routing_key}", **data)
+    assert found.address == "shop.OrderPlaced"
+    assert found.channel == {
+        "is": "routingKey",
+        "exchange": {
+            "name": exchange.name,
+            "type": "topic",
+            "durable": True,
+            "autoDelete": False,
+            "vhost": "prod",
+        },
+        "bindingVersion": "0.3.0",
+    }
+    assert found.operation == {
+        "deliveryMode": 1,
+        "mandatory": True,
+        "priority": 3,
+        "expiration": 1500,
+        "bindingVersion": "0.3.0",
+    }
+
+
+def test_of_an_exchange_that_is_there_already_no_type_is_claimed() -> None:
+    channel = going("amqp", exchange="events").channel
+    assert channel is not None
+    assert channel["exchange"] == {"name": "events", "vhost": "/"}
+    channel = going("amqp", exchange={"name": "events", "type": "x-random"}).channel
+    assert channel is not None
+    assert "type" not in channel["exchange"]
+
+
+def test_the_default_exchange_leads_to_a_queue() -> None:
+    found = going("amqp")
+    assert (found.kind, found.address) == ("queue", "OrderPlaced")
+    assert found.channel is not None
+    assert found.channel["exchange"] == {"name": "", "type": "default", "vhost": "/"}
+
+
+def test_a_listener_of_rabbitmq_has_a_queue_bound_to_the_exchange() -> None:
+    found = coming("amqp", exchange=_amqp_profile.Exchange(name="events"))
+    assert found.address == "OrderPlaced::billing"
+    assert found.channel is not None
+    assert found.channel["queue"] == {
+        "name": "OrderPlaced::billing",
+        "durable": True,
+        "exclusive": False,
+        "autoDelete": False,
+        "vhost": "/",
+    }
+    assert found.extra == {"boundTo": "events", "bindingKeys": ["OrderPlaced"]}
+
+
+def test_without_durability_the_queue_goes_with_its_last_consumer() -> None:
+    found = coming("amqp", exchange="events", durable=False).channel
+    assert found is not None
+    assert (found["queue"]["durable"], found["queue"]["autoDelete"]) == (False, True)
+
+
+def test_the_type_of_a_queue_that_is_not_classic_is_told() -> None:
+    found = coming("amqp", exchange="events", queue=_amqp_profile.Queue(type="quorum"))
+    assert found.extra is not None
+    assert found.extra["queueType"] == "quorum"
+
+
+def test_a_copy_for_each_process_has_a_parameter_and_is_the_same_every_time() -> None:
+    found = coming("amqp", exchange="events", per_process=True)
+    assert found.address == "OrderPlaced::billing::{process}"
+    assert found.channel is not None
+    assert (found.channel["queue"]["exclusive"], found.channel["queue"]["durable"]) == (True, False)
+    assert coming("amqp", exchange="events", per_process=True) == found
+
+
+def test_a_profile_that_cannot_feed_groups_is_named() -> None:
+    with pytest.raises(ProfileError, match=r"amqp\.default: .*name one, such as 'exchange:"):
+        coming("amqp")
+
+
+# AMQP 1.0
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "queue"),
+    [
+        ("artemis", "OrderPlaced", "OrderPlaced::billing"),
+        ("auto", "OrderPlaced", "OrderPlaced::billing"),
+        ("rabbitmq3", "/queue/OrderPlaced", "/amq/queue/OrderPlaced::billing"),
+        ("rabbitmq4", "/queues/OrderPlaced", "/queues/OrderPlaced%3A%3Abilling"),
+    ],
+)
+def test_addresses_of_amqp_1_follow_the_model_of_the_broker(model: str, target: str, queue: str) -> None:
+    assert going("amqp1", address_model=model, **ANONYMOUS).address == target
+    assert coming("amqp1", address_model=model, **ANONYMOUS).address == queue
+
+
+def test_artemis_gives_each_process_its_copy() -> None:
+    found = coming("amqp1", per_process=True, **ANONYMOUS)
+    assert found.address == "OrderPlaced::billing-{process}"
+    named = coming("amqp1", per_process=True, server_name="one", **ANONYMOUS)
+    assert named.address == "OrderPlaced::billing-one"
+    assert found.extra == {"capabilities": ["topic"]}
+
+
+def test_a_name_that_makes_no_address_is_refused() -> None:
+    with pytest.raises(EvbusError, match="holds '::'"):
+        going("amqp1", "a::b", **ANONYMOUS)
+
+
+# STOMP
+
+
+def test_destinations_of_stomp_are_filled() -> None:
+    found = going("stomp", "a/b", destination="/topic/shop.{routing_key}", **STOMP)
+    assert (found.kind, found.address) == ("topic", "/topic/shop.a%2Fb")
+    assert going("stomp", **STOMP).kind == "queue"
+
+
+def test_a_group_of_stomp_is_the_queue_of_a_subscription() -> None:
+    found = coming("stomp", destination="/topic/shop.{routing_key}", **STOMP)
+    assert found.address == "/topic/shop.OrderPlaced"
+    assert found.extra == {
+        "headers": {
+            "x-queue-name": "shop.OrderPlaced.billing",
+            "durable": "true",
+            "auto-delete": "false",
+        }
+    }
+
+
+def test_a_virtual_topic_is_one_of_activemq() -> None:
+    found = coming("stomp", destination="/topic/VirtualTopic.{routing_key}", **STOMP)
+    assert found.address == "/queue/Consumer.billing.VirtualTopic.OrderPlaced"
+
+
+# The others
+
+
+def test_destinations_without_a_broker_say_what_they_can() -> None:
+    assert going("internal", routing_key="all") == Channel("all", "events")
+    assert going("file", path="out.jsonl") == Channel("out.jsonl", "file")
+    assert going("console") == Channel("stdout", "console")
+    assert going("own", anything=1) == Channel("OrderPlaced", "events")
+    assert coming("internal") == Channel("OrderPlaced", "events")
+
+
+def test_the_path_of_a_webhook_stays_secret() -> None:
+    found = going("webhook", url="https://hooks.example/T0/s3cr3t")
+    assert found.address is None
+    assert "s3cr3t" not in repr(found)

@@ -1,0 +1,278 @@
+"""Events out of what was received."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import decimal
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from evbus.errors import InvalidPayload
+from evbus.event import _reader
+from evbus.event._declare import EventSpec, event, listener_spec
+from evbus.event._reader import Loader, Reader
+from evbus.event._registry import Registry
+from evbus.serialize import _json, _msgpack
+from evbus.types import Envelope
+from tests.event.kit import (
+    Book,
+    Color,
+    Colored,
+    Leaf,
+    Measured,
+    Named,
+    OrderPlaced,
+    Tree,
+    Valued,
+    known,
+)
+
+JSON, MSGPACK = "application/json", "application/msgpack"
+LOADERS = {JSON: Loader(_json.load, _json.typed), MSGPACK: Loader(_msgpack.load, None)}
+VALUED = Valued(
+    color=Color.BLUE,
+    at=dt.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=dt.timezone.utc),
+    day=dt.date(2026, 1, 2),
+    lasts=dt.timedelta(hours=1, microseconds=5),
+    id=uuid.UUID(int=7),
+    price=decimal.Decimal("9.90"),
+    raw=b"\x00\xff",
+    tags={"a", "b"},
+    pair=(1, "one"),
+)
+TREE = Tree(Leaf(1), "x", Tree(Leaf(2, "two"), 5), [Leaf(3)], {"four": Leaf(4)})
+
+
+@event(version=3, upcast=lambda version, values: {"name": f"{values['title']} of {version}"})
+@dataclasses.dataclass
+class Third:
+    name: str
+    more: int = 0
+
+
+@event("held")
+@dataclasses.dataclass
+class Holder:
+    leaf: Leaf
+    numbers: list[int]
+
+
+def reader(*classes: Any) -> Reader:
+    registry = Registry()
+    for cls in classes:
+        registry.of(cls)
+    return Reader(LOADERS.__getitem__, registry.named)
+
+
+def read(cls: Any, body: Any, headers: Mapping[str, str] | None = None, *others: Any) -> Any:
+    spec = cls if isinstance(cls, EventSpec) else known(cls)
+    raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    return reader(*others).read(spec, Envelope("p", "k", raw, {"content-type": JSON, **(headers or {})}))
+
+
+def refused(cls: Any, body: Any, headers: Mapping[str, str] | None = None, *others: Any) -> str:
+    with pytest.raises(InvalidPayload) as caught:
+        read(cls, body, headers, *others)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        OrderPlaced("B", 1.5),
+        VALUED,
+        TREE,
+        Book(title="t", at=dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc)),
+        Measured(2.5),
+        Named("n", [1]),
+        Colored(Book(title="t"), Color.BLUE),
+    ],
+    ids=lambda sent: type(sent).__name__,
+)
+@pytest.mark.parametrize("content_type", [JSON, MSGPACK])
+def test_what_was_sent_is_read(sent: Any, content_type: str) -> None:
+    write = _json.apply if content_type == JSON else _msgpack.apply
+    envelope = Envelope("p", "k", write(sent), {"content-type": content_type})
+    found = reader().read(known(type(sent)), envelope)
+    assert type(found) is type(sent)
+    assert found == sent
+
+
+def test_fields_that_are_unknown_are_ignored_and_those_with_defaults_filled() -> None:
+    assert read(Holder, {"leaf": {"size": 1, "colour": "red"}, "numbers": [], "new": 1}) == Holder(Leaf(1), [])
+    assert read(OrderPlaced, {}) == OrderPlaced("A-1", 9.5)
+    assert read(Book, {"title": "t", "isbn": 1}) == Book(title="t")
+    assert read(Measured, {"value": 1, "new": []}) == Measured(1.0, "m")
+    assert read(Named, {"name": "n"}) == Named("n", [])
+
+
+@pytest.mark.parametrize(
+    ("cls", "body", "said"),
+    [
+        (OrderPlaced, {"total": "x"}, "this is no OrderPlaced: Expected `float`, got `str` - at `$.total`"),
+        (Holder, {"leaf": {}, "numbers": []}, "missing required field `size` - at `$.leaf`"),
+        (Holder, {"leaf": {"size": 1}, "numbers": [1, "2"]}, "Expected `int`, got `str` - at `$.numbers[1]`"),
+        (OrderPlaced, [1], "this is no OrderPlaced: Expected `object`, got `array`"),
+        (Valued, {"color": "green"}, "Invalid enum value 'green' - at `$.color`"),
+        (Tree, {"leaf": {"size": 1}, "either": []}, "at `$.either`"),
+        (Book, {"title": 5}, "this is no Book: Input should be a valid string - at `$.title`"),
+        (Book, {}, "this is no Book: Field required - at `$.title`"),
+        (Colored, {"book": {"title": []}}, "at `$.book`"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_does_not_fit_is_told_with_its_path_and_the_reason(cls: Any, body: Any, said: str) -> None:
+    assert said in refused(cls, body)
+
+
+def test_a_body_that_cannot_be_read_at_all_is_refused() -> None:
+    assert "JSON" in refused(OrderPlaced, b"{")
+    assert "twice" in refused(OrderPlaced, b'{"id":"a","id":"b"}')
+
+
+def test_values_of_the_event_are_not_repeated_where_they_do_not_fit() -> None:
+    for cls, body in ((OrderPlaced, {"total": "s3cret"}), (Book, {"title": "t", "pages": "s3cret"})):
+        assert "s3cret" not in refused(cls, body)
+
+
+# Versions
+
+
+def test_the_present_version_is_read_as_it_is() -> None:
+    for headers in ({}, {"evbus-version": "3"}, {"evbus-message": "Third", "evbus-version": "3"}):
+        assert read(Third, {"name": "n", "more": 1}, headers) == Third("n", 1)
+
+
+@pytest.mark.parametrize(
+    ("headers", "version"),
+    [
+        ({"evbus-version": "1"}, 1),
+        ({"evbus-version": "2"}, 2),
+        ({"evbus-message": "Third", "evbus-version": "2"}, 2),
+        ({"evbus-message": "Third"}, 1),  # which is what a sender of the first version writes
+    ],
+)
+def test_an_older_version_is_made_the_present_one(headers: dict[str, str], version: int) -> None:
+    assert read(Third, {"title": "t"}, headers) == Third(f"t of {version}", 0)
+
+
+def test_of_a_newer_version_the_known_fields_do() -> None:
+    headers = {"evbus-version": "4"}
+    assert read(Third, {"name": "n", "new": []}, headers) == Third("n", 0)
+    assert refused(Third, {"title": "t"}, headers) == (
+        "this is no Third: Object missing required field `name`"
+    )
+    assert read(OrderPlaced, {"id": "n"}, {"evbus-version": "4"}) == OrderPlaced("n")
+
+
+def test_a_version_that_is_written_in_another_way_is_the_same() -> None:
+    assert read(Third, {"name": "n"}, {"evbus-version": "03"}) == Third("n")
+
+
+@pytest.mark.parametrize("said", ["x", "-1", "1.5", " 1", "9" * 5000])
+def test_a_version_that_is_no_number_is_refused(said: str) -> None:
+    found = refused(Third, {"name": "n"}, {"evbus-version": said})
+    assert found.startswith("the header evbus-version is no number: ")
+    assert len(found) < 1000
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({}, "Third of version 1 cannot be made one of version 3: KeyError: 'title'"),
+        ([1], "Third of version 1 is no object"),
+    ],
+)
+def test_an_older_version_that_cannot_be_made_the_present_one_is_refused(body: Any, said: str) -> None:
+    assert refused(Third, body, {"evbus-version": "1"}) == said
+
+
+def test_an_upcast_that_returns_no_mapping_is_told() -> None:
+    odd = event("odd", version=2, upcast=lambda version, values: 5)(  # type: ignore[arg-type, return-value]
+        dataclasses.make_dataclass("Odd", [("id", int)])
+    )
+    assert "Odd" in repr(odd)
+    assert refused(odd, {}, {"evbus-version": "1"}).startswith(
+        "odd of version 1 cannot be made one of version 2: TypeError: "
+    )
+
+
+def test_what_an_upcast_returns_is_checked() -> None:
+    odd = event("odd", version=2, upcast=lambda version, values: {"id": "x"})(
+        dataclasses.make_dataclass("Odd", [("id", int)])
+    )
+    assert refused(odd, {}, {"evbus-version": "1"}) == "this is no Odd: Expected `int`, got `str` - at `$.id`"
+
+
+# Names
+
+
+@event()
+@dataclasses.dataclass
+class Base:
+    id: int
+
+
+@event()
+@dataclasses.dataclass
+class Sub(Base):
+    more: str = ""
+
+
+def test_a_message_without_a_name_is_what_was_subscribed_to() -> None:
+    assert read(Base, {"id": 1}) == Base(1)
+
+
+def test_a_message_says_that_it_is_of_a_class_that_derives_from_the_wanted_one() -> None:
+    assert read(Base, {"id": 1, "more": "m"}, {"evbus-message": "Sub"}, Sub) == Sub(1, "m")
+
+
+def test_a_message_of_an_unknown_name_is_refused() -> None:
+    said = refused(Base, {"id": 1}, {"evbus-message": "Su\nb"})
+    assert said == "it is a Su\\nb, and there is no event of that name here"
+
+
+def test_a_message_of_another_event_is_refused() -> None:
+    said = refused(Base, {"id": 1}, {"evbus-message": "OrderPlaced"}, OrderPlaced)
+    assert said == "it is a OrderPlaced, and the listener wants a Base"
+
+
+def test_what_was_subscribed_to_by_a_name_without_a_class_is_plain_values() -> None:
+    (spec,) = Registry().wanted(listener_spec("anything"))
+    for headers in ({}, {"evbus-message": "anything"}, {"evbus-message": "other", "evbus-version": "7"}):
+        assert read(spec, {"id": 1}, headers) == {"id": 1}
+
+
+# What is remembered
+
+
+def test_how_a_class_is_read_is_found_out_once() -> None:
+    asked = []
+
+    def loader_of(content_type: str) -> Loader:
+        asked.append(content_type)
+        return LOADERS[JSON]
+
+    made = Reader(loader_of, Registry().named)
+    for content_type in (JSON, JSON, "", JSON):
+        assert made.read(known(Base), Envelope("p", "k", b'{"id":1}', {"content-type": content_type})) == Base(1)
+    assert made.read(known(Base), Envelope("p", "k", b'{"id":1}', {})) == Base(1)
+    assert asked == [JSON, ""]
+
+
+def test_made_up_content_types_fill_no_memory_and_are_read() -> None:
+    made = Reader(lambda content_type: LOADERS[JSON], Registry().named)
+    for number in range(_reader.REMEMBERED + 50):
+        envelope = Envelope("p", "k", b'{"id":1}', {"content-type": f"application/json; n={number}"})
+        assert made.read(known(Base), envelope) == Base(1)
+    assert len(made._ways) <= _reader.REMEMBERED
+
+
+def test_a_class_whose_annotations_mean_nothing_is_told() -> None:
+    odd: Any = event("odd")(dataclasses.make_dataclass("Odd", [("id", "Nowhere")]))
+    assert refused(odd, {"id": 1}) == "Odd cannot be read: name 'Nowhere' is not defined"

@@ -1,0 +1,68 @@
+"""Typed events over RabbitMQ by AMQP 0-9-1: listeners declare and bind their queues themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.event.transports.behaviour import BrokerBehaviour, Inbox, looped, order
+
+
+class TestAmqp(BrokerBehaviour):
+    @pytest.fixture(autouse=True)
+    def _broker(self, rabbitmq: Any, proxy: Callable[..., Any]) -> None:
+        self.node, self.proxy, self.port = rabbitmq, proxy, rabbitmq.port
+
+    def profiles(self, port: int = 0) -> dict[str, Any]:
+        return {
+            "amqp": {
+                "default": {
+                    "url": f"amqp://guest:guest@{self.node.host}:{port or self.node.port}/",
+                    "exchange": {"name": f"{self.name}-events", "type": "topic"},
+                    "reconnect": {"min": 0.01, "max": 0.1},
+                }
+            }
+        }
+
+    def consumers(self, name: str, group: str) -> int:
+        return int(self.node.depth(f"{name}::{group}").consumers)
+
+    @looped
+    async def test_what_is_not_durable_is_a_dead_letter_while_nobody_listens(self) -> None:
+        kind = order(self.name)
+        inbox = Inbox(kind)
+        async with self.process() as sender:
+            async with self.process(inbox):
+                await sender.event.init.send(kind(1))
+                assert await inbox.numbers(1) == [1]
+            assert not self.node.has_queue(f"{self.name}::inbox")
+            await sender.event.init.send(kind(2))
+        (record,) = self.dead()
+        assert record.body["number"] == 2
+        assert record.dead is not None
+        assert "leads to no queue" in record.dead["reason"]
+
+    def test_a_broker_that_dies_is_waited_out(self, broken_rabbitmq: Any) -> None:
+        self.node = broken_rabbitmq
+        kind = order(self.name, durable=True)
+
+        async def main() -> None:
+            inbox = Inbox(kind)
+            async with self.process() as sender, self.process(inbox):
+                await sender.event.init.send(kind(0))
+                assert await inbox.numbers(1) == [0]
+                await asyncio.to_thread(self.node.sync)
+                await asyncio.to_thread(self.node.kill)
+                for number in range(1, 10):
+                    await sender.event.init.send(kind(number))
+                await asyncio.to_thread(self.node.start)
+                missing = set(range(1, 10))
+                while missing:
+                    # The first may come twice: its acknowledgement may have died with the broker.
+                    missing.discard((await inbox.next()).number)
+
+        asyncio.run(main())
+        assert not self.dead()

@@ -1,0 +1,51 @@
+"""Typed events by AMQP 1.0. RabbitMQ binds no queue for its clients: somebody else has to, here `prepare`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.event.transports.behaviour import BrokerBehaviour
+
+EXCHANGE = "amq.topic"
+
+
+class Amqp1(BrokerBehaviour):
+    address: str
+
+    def profiles(self, port: int = 0) -> dict[str, Any]:
+        return {
+            "amqp1": {
+                "default": {
+                    "url": f"amqp://guest:guest@{self.node.host}:{port or self.node.port}/",
+                    "address": self.address,
+                    "reconnect": {"min": 0.01, "max": 0.1},
+                }
+            }
+        }
+
+    def prepare(self, name: str, *groups: str) -> None:
+        for group in groups:
+            self.node.declare_queue(f"{name}::{group}")
+            self.node.bind(EXCHANGE, f"{name}::{group}", name)
+
+    def consumers(self, name: str, group: str) -> int:
+        return int(self.node.depth(f"{name}::{group}").consumers)
+
+
+class TestRabbitmq3(Amqp1):
+    address = f"/exchange/{EXCHANGE}/{{routing_key}}"
+
+    @pytest.fixture(autouse=True)
+    def _broker(self, rabbitmq: Any, proxy: Callable[..., Any]) -> None:
+        self.node, self.proxy, self.port = rabbitmq, proxy, rabbitmq.port
+
+
+class TestRabbitmq4(Amqp1):
+    address = f"/exchanges/{EXCHANGE}/{{routing_key}}"
+
+    @pytest.fixture(autouse=True)
+    def _broker(self, rabbitmq4: Any, proxy: Callable[..., Any]) -> None:
+        self.node, self.proxy, self.port = rabbitmq4, proxy, rabbitmq4.port
