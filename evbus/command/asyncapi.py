@@ -2,7 +2,7 @@
 
 import pathlib
 
-from evbus import errors
+from evbus import errors, types
 from evbus.command import _asyncapi, _output, _session, _table
 from evbus.evbus import _load, _pipeline
 from evbus.event import _catalogue
@@ -20,11 +20,11 @@ async def main(hub, options):
             "there are no events: name the modules that hold them with --events, or folders of listeners "
             "with --plugin-dirs"
         )
-    serializer = hub.serialize[hub.evbus.init.settings().serialize_plugin]
     about = _asyncapi.About(
         title=options.get("title") or "Events",
         version=str(options.get("api_version") or "1.0.0"),
-        content_type=serializer.CONTENT_TYPE,
+        # Whichever plugin the application chose, in whichever way, an event says what it wrote.
+        content_type=hub.evbus.BROKER.envelope("", None, "default", None).headers[types.CONTENT_TYPE],
         pipeline=_pipeline_of(hub),
     )
     document = _asyncapi.document(found, about)

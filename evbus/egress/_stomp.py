@@ -96,7 +96,7 @@ def _destination(profile: Profile, name: str, broker: Broker) -> str:
 def _on_rabbitmq(destination: str, group: str, headers: dict[str, str], *, durable: bool) -> Plan:
     # The queue behind the subscription gets a name, so that the consumers of a group find the same one.
     topic = unquote(destination.split("/", 2)[2]).replace("/", ".")
-    headers["x-queue-name"] = f"{topic}.{group}"
+    headers["x-queue-name"] = f"{topic}::{group}"
     headers["durable"] = "true" if durable else "false"
     headers["auto-delete"] = "false" if durable else "true"
     return Plan(destination, headers)
@@ -104,6 +104,12 @@ def _on_rabbitmq(destination: str, group: str, headers: dict[str, str], *, durab
 
 def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[str, str]) -> Plan:
     if destination.startswith(_VIRTUAL):
+        strange = next((each for each in ".*>" if each in group), None)
+        if strange is not None:
+            raise ProfileError(
+                f"a group of a virtual topic of ActiveMQ holds no {strange!r}, or it would get nothing: {group}",
+                path="subscription",
+            )
         return Plan(f"/queue/Consumer.{group}.{destination[len('/topic/') :]}", headers)
     if not profile.client_id:
         raise ProfileError(

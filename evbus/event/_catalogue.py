@@ -229,7 +229,7 @@ def _coming(bus: Bus, listener: KnownListener, event: EventSpec, problems: list[
         name=event.name,
         group=listener.group,
         per_process=listener.per_process(event),
-        durable=event.durable,
+        durable=event.durable if spec.durable is None else spec.durable,
         prefetch=spec.prefetch,
     )
     found = []

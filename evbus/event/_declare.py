@@ -79,6 +79,7 @@ class ListenerSpec(msgspec.Struct, frozen=True):
     group: str = ""
     per_process: bool = False
     profile: str = "default"
+    durable: bool | None = None
     subclasses: bool = False
     retry: Retries = Retries()
     concurrency: int = 1
@@ -165,7 +166,17 @@ def event_listener(
 
 
 #: The options of a listener beside its event, name, group and per_process.
-OPTIONS = ("profile", "subclasses", "retry", "concurrency", "prefetch", "key", "timeout", "on_error")
+OPTIONS = (
+    "profile",
+    "durable",
+    "subclasses",
+    "retry",
+    "concurrency",
+    "prefetch",
+    "key",
+    "timeout",
+    "on_error",
+)
 
 
 def _check_texts(**texts: Any) -> None:
@@ -195,6 +206,7 @@ def listener_spec(
     per_process: bool = False,
     *,
     profile: str = "default",
+    durable: bool | None = None,
     subclasses: bool = False,
     retry: Retries | Mapping[str, Any] | None = None,
     concurrency: int = 1,
@@ -206,6 +218,8 @@ def listener_spec(
     """Return what a listener wants, checked.
 
     :param profile: the profile of the bus that its events come through.
+    :param durable: what comes while no listener of the group is there is kept for it; default: what the event
+        says, and for one that is known by its name only, that it is not.
     :param subclasses: the events that derive from this one, too.
     :param retry: how often it is tried: :class:`Retries`, or a mapping of its fields.
     :param concurrency: events handled at once; with 1 they are handled in order.
@@ -239,6 +253,7 @@ def listener_spec(
         group=group,
         per_process=per_process,
         profile=profile,
+        durable=durable,
         subclasses=subclasses,
         retry=policy,
         concurrency=concurrency,

@@ -68,7 +68,7 @@ class Entry:
                 name=event.name,
                 group=self.listening.receiver,
                 per_process=self.spec.per_process or event.broadcast,
-                durable=event.durable,
+                durable=event.durable if self.spec.durable is None else self.spec.durable,
                 prefetch=self.spec.prefetch,
             )
             for supply in supplies:

@@ -250,6 +250,7 @@ def test_what_leads_nowhere_is_told(shell: Shell) -> None:
     [
         ((), "there are no events: name the modules that hold them with --events"),
         (("--events", "shop.evnts"), "there is no module 'shop.evnts'; it is looked for in "),
+        (("--events", "shop.events", "--serialize-plugin", "jason"), "there is no serialize plugin 'jason'"),
         (("--events", "shop.events", "again"), "two events are called 'Heartbeat': "),
         (
             ("--plugin-dirs", "broken"),

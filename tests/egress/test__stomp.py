@@ -41,7 +41,7 @@ def test_a_group_on_a_topic_of_rabbitmq_has_a_queue_of_its_own() -> None:
         {
             "x-queue-type": "quorum",
             "prefetch-count": "1000",
-            "x-queue-name": "a.b.g",
+            "x-queue-name": "a.b::g",
             "durable": "true",
             "auto-delete": "false",
         },
@@ -52,7 +52,7 @@ def test_a_group_on_a_topic_of_rabbitmq_has_a_queue_of_its_own() -> None:
 
 def test_the_profiles_subscription_is_the_group_of_who_has_none() -> None:
     made = profile(destination="/exchange/events/{routing_key}", subscription="copy")
-    assert plan(made, Subscription(name="a"), RABBIT).headers["x-queue-name"] == "events.a.copy"
+    assert plan(made, Subscription(name="a"), RABBIT).headers["x-queue-name"] == "events.a::copy"
 
 
 def test_a_copy_for_a_process_is_temporary() -> None:

@@ -9,7 +9,7 @@ import datetime as dt
 import decimal
 import enum
 import json
-import os
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
@@ -158,9 +158,10 @@ def failure(kind: type[BaseException], function: Callable[..., Any], *args: Any,
 @contextlib.asynccontextmanager
 async def listening(profiles: Any = None, **options: Any) -> AsyncIterator[Any]:
     """Yield the hub of a started bus; at the end everything is handled."""
-    hub = new_hub(**{"dead_store": os.devnull, **options})
-    async with running(hub, INTERNAL if profiles is None else profiles):
-        yield hub
+    with tempfile.TemporaryDirectory() as folder:
+        hub = new_hub(**{"dead_store": f"{folder}/dead.jsonl", **options})
+        async with running(hub, INTERNAL if profiles is None else profiles):
+            yield hub
 
 
 async def settled(hub: Any) -> None:

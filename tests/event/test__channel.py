@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evbus.api import bus, event
 from evbus.connection import _amqp1_profile, _amqp_profile, _stomp_profile
 from evbus.errors import EvbusError, ProfileError
 from evbus.evbus._profiles import Accepts, read_profiles
@@ -13,6 +18,8 @@ from evbus.evbus._sources import Source
 from evbus.event._channel import Channel, received, sent
 from evbus.ingress import _console, _file, _internal, _webhook
 from evbus.types import Subscription
+from tests.ingress.amqp_kit import eventually
+from tests.servers._rabbitmq import RabbitMQ
 
 SCHEMAS = {
     "amqp": _amqp_profile.Profile,
@@ -125,6 +132,51 @@ def test_a_copy_for_each_process_has_a_parameter_and_is_the_same_every_time() ->
 def test_a_profile_that_cannot_feed_groups_is_named() -> None:
     with pytest.raises(ProfileError, match=r"amqp\.default: .*name one, such as 'exchange:"):
         coming("amqp")
+
+
+@event(durable=True)
+@dataclass
+class OrderPlaced:
+    id: int
+
+
+def test_the_queues_that_are_told_are_those_that_listeners_make(
+    rabbitmq: RabbitMQ, unique: str, tmp_path: Path
+) -> None:
+    exchange = {"name": unique, "type": "topic", "auto_delete": True}
+    data = {"url": rabbitmq.url, "exchange": exchange}
+    # Queues of their own: durable ones outlive the test.
+    settings = _amqp_profile.Profile(
+        url=rabbitmq.url, exchange=_amqp_profile.Exchange(name=unique, auto_delete=True)
+    )
+    group = f"{unique}-billing"
+    told = {}
+    for per_process in (False, True):
+        wanted = Subscription(name="OrderPlaced", group=group, durable=True, per_process=per_process)
+        found = received(Source("amqp", "amqp", "default", data, settings), wanted)
+        assert found.channel is not None
+        assert found.extra is not None
+        told[found.address] = (found.channel["queue"]["durable"], found.extra["bindingKeys"])
+
+    async def main() -> dict[str, tuple[bool, list[str]]]:
+        profiles = {"amqp": {"default": data}}
+        async with bus(profiles, dead_store=str(tmp_path / "dead.jsonl")) as running:
+            listening = running.hub.event.init
+            for per_process in (False, True):
+                listening.subscribe(OrderPlaced, lambda event: None, group=group, per_process=per_process)
+            await eventually(lambda: all(one["listening"] for one in listening.subscriptions()))
+            bindings = await asyncio.to_thread(rabbitmq.api, "GET", f"exchanges/%2F/{unique}/bindings/source")
+            made = {}
+            for binding in bindings:
+                queue = await asyncio.to_thread(rabbitmq.api, "GET", f"queues/%2F/{binding['destination']}")
+                name = re.sub("[0-9a-f]{16}$", "{process}", binding["destination"])
+                made[name] = (queue["durable"], [binding["routing_key"]])
+            return made
+
+    try:
+        assert asyncio.run(main()) == told
+    finally:
+        rabbitmq.delete_queue(f"OrderPlaced::{group}")
 
 
 # AMQP 1.0

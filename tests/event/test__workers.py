@@ -179,10 +179,15 @@ def test_the_workers_go_on_in_another_event_loop() -> None:
 
     go(main)
 
-    async def torn_off() -> None:
-        workers.submit(7)
+    loop = asyncio.new_event_loop()
 
-    go(torn_off)
-    workers.take_back()
+    def submit_and_end() -> None:
+        workers.submit(7)
+        loop.stop()
+
+    loop.call_soon(submit_and_end)
+    loop.run_forever()
+    loop.close()
+    assert workers.take_back() == [7]
     go(main)
     assert done == [0, 1]

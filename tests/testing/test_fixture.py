@@ -12,6 +12,8 @@ pytest_plugins = ["pytester"]
 
 Run = Callable[..., pytest.RunResult]
 
+#: Without plugins that take a second to be loaded.
+QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 SHOP = """
     from dataclasses import dataclass
     from evbus.api import event
@@ -66,7 +68,7 @@ def run(pytester: pytest.Pytester, request: pytest.FixtureRequest) -> Run:
 
     def run(text: str, *args: str) -> pytest.RunResult:
         pytester.makepyfile(test_shop=HEAD + text)
-        return pytester.runpytest_inprocess("-p", "no:cacheprovider", *plugin, *args)
+        return pytester.runpytest_inprocess(*QUICK, *plugin, *args)
 
     return run
 
@@ -264,7 +266,7 @@ def test_fixtures_of_the_project_use_the_bus(run: Run) -> None:
         event_bus.put_nowait("OrderPlaced", OrderPlaced("A-1", 1))
 
     async def test_before_the_start(filled, event_bus):
-        assert event_bus.sent() == [OrderPlaced("A-1", 1)]
+        assert event_bus.sent(OrderPlaced) == [OrderPlaced("A-1", 1)]
         await event_bus.handled(OrderPlaced, listener="billing")
 
     @pytest.fixture
@@ -342,5 +344,5 @@ def test_who_does_not_use_it_does_not_pay_for_it(run: Run, pytester: pytest.Pyte
         loaded = [name for name in sys.modules if name.split(".")[0] in ("evbus", "pop", "msgspec")]
         assert sorted(loaded) == ["evbus", "evbus._pytest"]
     """)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "evbus._pytest", "-p", "no:evbus")
+    result = pytester.runpytest_subprocess(*QUICK, "-p", "evbus._pytest", "-p", "no:evbus")
     result.assert_outcomes(passed=1)

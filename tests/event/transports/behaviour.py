@@ -149,6 +149,8 @@ class Behaviour:
     folder: Path
     #: Made up for each test: the name of its event.
     name: str
+    #: What an event's name may end in, and what a group may be called.
+    strange_name, strange_group = ".ü/€ :%2C", "ä.b/c :%2C"
 
     @pytest.fixture(autouse=True)
     def _own(self, tmp_path: Path, unique: str) -> None:
@@ -332,11 +334,12 @@ class Behaviour:
 
     @looped
     async def test_the_names_of_events_and_groups_may_hold_strange_characters(self) -> None:
-        names = [f"{self.name}.ü/€ :%2C", f"{self.name}.ü/€"]
+        names = [self.name + self.strange_name, self.name]
+        groups = [self.strange_group, "c"]
         kinds = [order(name) for name in names]
-        inboxes = [Inbox(kind, group=group) for kind in kinds for group in ("ä.b/c :%", "c")]
+        inboxes = [Inbox(kind, group=group) for kind in kinds for group in groups]
         for name in names:
-            self.prepare(name, "ä.b/c :%", "c")
+            self.prepare(name, *groups)
         async with self.process(*inboxes) as hub:
             for number, kind in enumerate(kinds):
                 await hub.event.init.send(kind(number))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.event.transports.behaviour import BrokerBehaviour
+from evbus.errors import ConnectFailed, ProfileError
+from tests.event.transports.behaviour import BrokerBehaviour, Inbox, order
 
 EXCHANGE = "amq.topic"
 
@@ -34,6 +36,14 @@ class Amqp1(BrokerBehaviour):
     def consumers(self, name: str, group: str) -> int:
         return int(self.node.depth(f"{name}::{group}").consumers)
 
+    def test_a_queue_that_nobody_made_is_said_at_the_start(self) -> None:
+        async def main() -> None:
+            with pytest.raises(ConnectFailed, match=f"cannot consume .*{self.name}.*inbox.*no queue"):
+                async with self.process(Inbox(order(self.name))):
+                    pass
+
+        asyncio.run(main())
+
 
 class TestRabbitmq3(Amqp1):
     address = f"/exchange/{EXCHANGE}/{{routing_key}}"
@@ -49,3 +59,14 @@ class TestRabbitmq4(Amqp1):
     @pytest.fixture(autouse=True)
     def _broker(self, rabbitmq4: Any, proxy: Callable[..., Any]) -> None:
         self.node, self.proxy, self.port = rabbitmq4, proxy, rabbitmq4.port
+
+    def test_each_process_gets_a_copy_when_the_listener_or_the_event_says_so(self) -> None:
+        """It cannot: RabbitMQ 4 makes no queue for who consumes. That is said at the start."""
+        kind = order(self.name)
+
+        async def main() -> None:
+            with pytest.raises(ProfileError, match="which RabbitMQ 4 makes for no consumer: use the provider"):
+                async with self.process(Inbox(kind, per_process=True)):
+                    pass
+
+        asyncio.run(main())

@@ -1,0 +1,566 @@
+"""hub.event: send, subscribe, unsubscribe, subscriptions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime as dt
+import threading
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evbus.errors import BusStopped, Rejected
+from evbus.event._declare import EventListener, event
+from evbus.types import Subscription
+from tests.event.kit import (
+    INTERNAL,
+    SOON,
+    WAIT,
+    Book,
+    Color,
+    Colored,
+    Gate,
+    Got,
+    Leaf,
+    Measured,
+    Named,
+    OrderPlaced,
+    Tree,
+    dead,
+    go,
+    listening,
+    new_hub,
+    settled,
+)
+from tests.event.test__reader import VALUED
+from tests.evbus.kit import running
+
+VAR: ContextVar[str] = ContextVar("var", default="")
+
+
+@event()
+@dataclasses.dataclass
+class Base:
+    id: int = 0
+
+
+@event()
+@dataclasses.dataclass
+class Sub(Base):
+    more: str = ""
+
+
+@event("loud", broadcast=True)
+@dataclasses.dataclass
+class Loud:
+    id: int = 0
+
+
+@event(durable=True)
+@dataclasses.dataclass
+class Kept:
+    id: int = 0
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        OrderPlaced("B", 1.5),
+        VALUED,
+        Tree(Leaf(1), "x", Tree(Leaf(2, "two"), 5), [Leaf(3)], {"four": Leaf(4)}),
+        Book(title="t", at=dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc)),
+        Measured(2.5),
+        Named("n", [1]),
+        Colored(Book(title="t"), Color.BLUE),
+    ],
+    ids=lambda sent: type(sent).__name__,
+)
+@pytest.mark.parametrize("serializer", ["json", "msgpack"])
+def test_a_listener_gets_an_event_equal_to_the_one_that_was_sent(sent: Any, serializer: str) -> None:
+    async def main() -> None:
+        got = Got()
+        async with listening(serialize_plugin=serializer) as hub:
+            hub.event.init.subscribe(type(sent), got.on)
+            await hub.event.init.send(sent)
+        assert got == [sent]
+        assert type(got[0]) is type(sent)
+        assert got[0] is not sent
+
+    go(main)
+
+
+def test_several_listeners_get_each_event_once() -> None:
+    async def main() -> None:
+        lists = [Got() for _ in range(3)]
+        async with listening() as hub:
+            for got in lists:
+                hub.event.init.subscribe(OrderPlaced, got.on)
+            names = [found["name"] for found in hub.event.init.subscriptions()]
+            assert len(set(names)) == 3
+            for number in range(5):
+                await hub.event.init.send(OrderPlaced(str(number)))
+        assert [[each.id for each in got] for got in lists] == [list("01234")] * 3
+
+    go(main)
+
+
+@pytest.mark.parametrize("shared", [{"group": "shop"}, {"name": "shop"}], ids=str)
+def test_listeners_of_one_group_or_name_share_the_events(shared: dict[str, str]) -> None:
+    async def main() -> None:
+        lists = [Got() for _ in range(3)]
+        other = Got()
+        async with listening() as hub:
+            for got in lists:
+                hub.event.init.subscribe(OrderPlaced, got.on, prefetch=1, **shared)
+            hub.event.init.subscribe(OrderPlaced, other.on, group="audit")
+            for number in range(12):
+                await hub.event.init.send(OrderPlaced(f"{number:02}"))
+        assert sorted(each.id for got in lists for each in got) == [f"{number:02}" for number in range(12)]
+        assert all(lists)
+        assert len(other) == 12
+
+    go(main)
+
+
+@pytest.mark.parametrize("cls", [OrderPlaced, Loud])
+def test_per_process_gives_each_its_copy_even_in_one_group(cls: Any) -> None:
+    async def main() -> None:
+        lists = [Got() for _ in range(2)]
+        async with listening() as hub:
+            for got in lists:
+                hub.event.init.subscribe(cls, got.on, group="shop", per_process=cls is OrderPlaced)
+            await hub.event.init.send(cls())
+        assert lists == [[cls()], [cls()]]
+
+    go(main)
+
+
+def test_a_listener_on_a_base_gets_its_subclasses_only_when_asked() -> None:
+    async def main() -> None:
+        exact, below = Got(), Got()
+        async with listening() as hub:
+            hub.event.init.subscribe(Base, exact.on)
+            found = hub.event.init.subscribe(Base, below.on, subclasses=True)
+            assert hub.event.init.subscriptions()[1]["events"] == ["Base", "Sub"]
+            await hub.event.init.send(Base(1))
+            await hub.event.init.send(Sub(2, "more"))
+            await settled(hub)
+            assert await hub.event.init.unsubscribe(found)
+            await hub.event.init.send(Sub(3))
+        assert exact == [Base(1)]
+        assert below == [Base(1), Sub(2, "more")]
+
+    go(main)
+
+
+def test_a_listener_to_a_name_gets_plain_values_or_the_event_if_it_is_known() -> None:
+    async def main() -> None:
+        plain, typed = Got(), Got()
+        async with listening() as hub:
+            hub.event.init.subscribe("OrderPlaced", plain.on)
+            await hub.event.init.send(OrderPlaced())
+            hub.event.init.subscribe("OrderPlaced", typed.on)
+            await hub.event.init.send(OrderPlaced())
+        assert plain == [{"id": "A-1", "total": 9.5}] * 2
+        assert typed == [OrderPlaced()]
+
+    go(main)
+
+
+def test_a_message_that_was_put_by_others_is_read_as_the_event_of_its_key() -> None:
+    async def main() -> None:
+        got = Got()
+        async with listening() as hub:
+            hub.event.init.subscribe(OrderPlaced, got.on)
+            await hub.evbus.broker.put(routing_key="OrderPlaced", body={"id": "x"})
+        assert got == [OrderPlaced("x")]
+
+    go(main)
+
+
+def test_what_is_put_before_the_start_reaches_the_listeners_there_are() -> None:
+    async def main() -> None:
+        got, hub = Got(), new_hub()
+        hub.event.init.subscribe(OrderPlaced, got.on)
+        hub.evbus.broker.put_nowait(routing_key="OrderPlaced", body=OrderPlaced("early"))
+        await hub.event.init.send(OrderPlaced("typed"))
+        async with running(hub, {"internal": {"*": {}}}):
+            pass
+        assert got == [OrderPlaced("early"), OrderPlaced("typed")]
+
+    go(main)
+
+
+def test_after_a_stop_the_listeners_of_the_next_start_go_on() -> None:
+    hub, got = new_hub(), Got()
+    hub.event.init.subscribe(OrderPlaced, got.on, name="counts")
+    threads: list[str] = []
+    hub.event.init.subscribe(OrderPlaced, lambda event: threads.append(event.id), name="plain")
+
+    async def main() -> None:
+        async with running(hub, {"internal": {"*": {}}}):
+            await hub.event.init.send(OrderPlaced(str(len(got))))
+
+    for _ in range(3):
+        go(main)
+    assert [each.id for each in got] == threads == ["0", "1", "2"]
+    assert [found["handled"] for found in hub.event.init.subscriptions()] == [3, 3]
+
+
+def test_a_stopped_bus_takes_no_events() -> None:
+    async def main() -> None:
+        async with listening() as hub:
+            pass
+        with pytest.raises(BusStopped):
+            await hub.event.init.send(OrderPlaced())
+
+    go(main)
+
+
+def test_headers_go_along_with_the_name_of_the_event() -> None:
+    async def main() -> None:
+        async with listening() as hub:
+            found: Any = asyncio.ensure_future(first(hub))
+            await asyncio.sleep(0)
+            await hub.event.init.send(OrderPlaced(), headers={"tenant": "acme"})
+            envelope = (await found).envelope
+        assert envelope.headers["tenant"] == "acme"
+        assert envelope.headers["evbus-message"] == "OrderPlaced"
+        assert envelope.headers["content-type"] == "application/json"
+
+    go(main)
+
+
+async def first(hub: Any) -> Any:
+    """Return the first message that comes."""
+    wanted = Subscription(name="OrderPlaced")
+    async with contextlib.aclosing(hub.evbus.bridge.consume(INTERNAL, "internal.*", wanted)) as deliveries:
+        async for delivery in deliveries:
+            delivery.ack()
+            return delivery
+
+
+def test_an_event_goes_to_every_profile_that_matches(tmp_path: Path) -> None:
+    async def main() -> None:
+        got = Got()
+        profiles = {
+            "internal": {"orders": {}},
+            "file": {"ord*": {"path": str(tmp_path / "orders.jsonl")}},
+        }
+        async with listening(profiles) as hub:
+            hub.event.init.subscribe(OrderPlaced, got.on, profile="orders")
+            await hub.event.init.send(OrderPlaced(), profile="orders")
+        assert got == [OrderPlaced()]
+        assert '"total":9.5' in (tmp_path / "orders.jsonl").read_text()
+
+    go(main)
+
+
+def test_a_listener_that_was_made_by_the_hub_has_the_hub() -> None:
+    class Billing(EventListener[OrderPlaced]):
+        def __init__(self, hub: Any) -> None:
+            self.hub = hub
+
+        async def on(self, event: OrderPlaced) -> None:
+            await self.hub.event.init.send(Book(title=event.id))
+
+    async def main() -> None:
+        got = Got()
+        async with listening() as hub:
+            hub.event.init.subscribe(OrderPlaced, Billing)
+            hub.event.init.subscribe(Book, got.on)
+            assert hub.event.init.subscriptions()[0]["name"] == "Billing"
+            await hub.event.init.send(OrderPlaced("x"))
+        assert got == [Book(title="x")]
+
+    go(main)
+
+
+def test_a_plain_function_does_not_block_the_loop() -> None:
+    async def main() -> None:
+        inside, loop_was_here, results = threading.Event(), threading.Event(), list[bool]()
+
+        def on(event: Any) -> None:
+            inside.set()
+            results.append(loop_was_here.wait(WAIT))
+
+        got = Got()
+        async with listening() as hub:
+            hub.event.init.subscribe(OrderPlaced, on)
+            hub.event.init.subscribe(Book, got.on)
+            await hub.event.init.send(OrderPlaced())
+            while not inside.is_set():
+                await asyncio.sleep(0)
+            await hub.event.init.send(Book(title="another listener goes on"))
+            await got.wait(1)
+            loop_was_here.set()
+        assert results == [True]
+
+    go(main)
+
+
+def test_one_listener_does_not_wait_for_another() -> None:
+    async def main() -> None:
+        gate, got = Gate(), Got()
+        async with listening() as hub:
+            hub.event.init.subscribe(OrderPlaced, gate.on)
+            hub.event.init.subscribe(OrderPlaced, got.on)
+            for number in range(3):
+                await hub.event.init.send(OrderPlaced(str(number)))
+            await got.wait(3)
+            assert await gate.entered(1) == [OrderPlaced("0")]
+            gate.release(*got)
+
+    go(main)
+
+
+def test_what_a_handler_has_set_in_its_context_is_not_for_others() -> None:
+    async def main() -> None:
+        seen = list[str]()
+
+        async def on(event: Any) -> None:
+            seen.append(VAR.get())
+            VAR.set(event.id)
+
+        async with listening() as hub:
+            hub.event.init.subscribe(OrderPlaced, on)
+            VAR.set("of the sender")
+            for each in "ab":
+                await hub.event.init.send(OrderPlaced(each))
+        assert seen == ["", ""]
+
+    go(main)
+
+
+# Failures
+
+
+def test_a_dead_event_stands_in_the_dead_store_with_its_reason(tmp_path: Path) -> None:
+    async def on(event: Any) -> None:
+        raise KeyError(event.id)
+
+    async def main() -> None:
+        async with listening(dead_store=str(tmp_path / "dead.jsonl")) as hub:
+            hub.event.init.subscribe(OrderPlaced, on, name="billing", retry=SOON)
+            await hub.event.init.send(OrderPlaced("x"), headers={"tenant": "acme"})
+            await settled(hub)
+            (line,) = dead(tmp_path / "dead.jsonl")
+        assert line["routing_key"] == "OrderPlaced"
+        assert line["body"] == {"id": "x", "total": 9.5}
+        assert line["headers"]["tenant"] == "acme"
+        assert line["headers"]["evbus-message"] == "OrderPlaced"
+        about = line["dead"]
+        assert (about["lane"], about["reason"], about["attempts"]) == ("listener billing", "KeyError: 'x'", 3)
+
+    go(main)
+
+
+def test_the_error_callback_and_on_error_are_told(tmp_path: Path) -> None:
+    problem, told = Rejected("no"), list[Any]()
+
+    async def on(event: Any) -> None:
+        raise problem
+
+    async def main() -> None:
+        hub = new_hub(error_callback_ref="evbus.ON_ERROR", dead_store=str(tmp_path / "dead.jsonl"))
+        hub.evbus.ON_ERROR = lambda data: told.append(data)
+        async with running(hub, {"internal": {"*": {}}}):
+            hub.event.init.subscribe(
+                OrderPlaced, on, name="billing", on_error=lambda event, exc: told.append((event, exc))
+            )
+            await hub.event.init.send(OrderPlaced("x"))
+        by_event = [one for one in told if isinstance(one, tuple)]
+        (data,) = [one for one in told if isinstance(one, dict)]
+        assert by_event == [(OrderPlaced("x"), problem)]
+        assert data["exception"] is problem
+        assert (data["plugin"], data["profile"]) == ("listener billing", "default")
+        assert data["body"] == b'{"id":"x","total":9.5}'
+
+    go(main)
+
+
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (
+            {"body": {"total": "x"}},
+            "InvalidPayload: this is no OrderPlaced: Expected `float`, got `str` - at `$.total`",
+        ),
+        (
+            {"body": {}, "headers": {"evbus-message": "Unheard"}},
+            "InvalidPayload: it is a Unheard, and there is no event of that name here",
+        ),
+    ],
+    ids=["unfit", "unknown"],
+)
+def test_a_message_that_does_not_fit_is_dead_and_counted(
+    put: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        got = Got()
+        async with listening(dead_store=str(tmp_path / "dead.jsonl")) as hub:
+            hub.event.init.subscribe(OrderPlaced, got.on)
+            await hub.evbus.broker.put(routing_key="OrderPlaced", **put)
+            await settled(hub)
+            (found,) = hub.event.init.subscriptions()
+            assert (found["unreadable"], found["dead"], found["handled"]) == (1, 1, 0)
+            assert hub.evbus.stats.snapshot()["listeners"][found["id"]]["unreadable"] == 1
+        assert got == []
+        (line,) = dead(tmp_path / "dead.jsonl")
+        assert line["dead"]["reason"] == said
+
+    go(main)
+
+
+def test_a_handler_that_cancels_itself_gets_its_event_again() -> None:
+    async def main() -> None:
+        calls = list[str]()
+
+        async def on(event: Any) -> None:
+            calls.append(event.id)
+            if calls.count(event.id) < 3:
+                raise asyncio.CancelledError
+
+        async with listening() as hub:
+            hub.event.init.subscribe(OrderPlaced, on, retry=SOON)
+            await hub.event.init.send(OrderPlaced("x"))
+            await settled(hub)
+            (found,) = hub.event.init.subscriptions()
+            assert (found["cancelled"], found["handled"], found["dead"]) == (2, 1, 0)
+        assert calls == ["x"] * 3
+
+    go(main)
+
+
+# Subscriptions
+
+
+def test_subscriptions_tell_what_is_known_of_each() -> None:
+    async def main() -> None:
+        got, hub = Got(), new_hub()
+        first = hub.event.init.subscribe(
+            OrderPlaced, got.on, "billing", "shop", True, {"owner": "joe"}, profile="orders"
+        )
+        second = hub.event.init.subscribe(Book, got.on)
+        found = {one["id"]: one for one in hub.event.init.subscriptions()}
+        assert found[first] == {
+            "id": first,
+            "events": ["OrderPlaced"],
+            "name": "billing",
+            "group": "shop",
+            "per_process": True,
+            "profile": "orders",
+            "metadata": {"owner": "joe"},
+            "listening": False,
+            "handled": 0,
+            "retried": 0,
+            "dead": 0,
+            "unreadable": 0,
+            "cancelled": 0,
+            "running": 0,
+            "queued": 0,
+            "keys": 0,
+        }
+        assert [one["id"] for one in hub.event.init.subscriptions("Book")] == [second]
+        assert hub.event.init.subscriptions("Unheard") == []
+        async with running(hub, {"internal": {"*": {}}}):
+            assert [one["listening"] for one in hub.event.init.subscriptions()] == [True, True]
+        assert [one["listening"] for one in hub.event.init.subscriptions()] == [False, False]
+
+    go(main)
+
+
+def test_unsubscribe_waits_for_what_is_being_handled() -> None:
+    async def main() -> None:
+        gate = Gate(lambda event: event.id)
+        async with listening() as hub:
+            found = hub.event.init.subscribe(OrderPlaced, gate.on)
+            await hub.event.init.send(OrderPlaced("x"))
+            await gate.entered(1)
+            ending = asyncio.ensure_future(hub.event.init.unsubscribe(found))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not ending.done()
+            await hub.event.init.send(OrderPlaced("nobody listens to it"))
+            gate.release("x")
+            assert await ending is True
+            assert gate.done == ["x"]
+            assert hub.event.init.subscriptions() == []
+            assert await hub.event.init.unsubscribe(found) is False
+            assert await hub.event.init.unsubscribe("no such") is False
+
+    go(main)
+
+
+def test_a_listener_may_end_itself() -> None:
+    async def main() -> None:
+        got = list[Any]()
+
+        async with listening() as hub:
+
+            async def once(event: Any) -> None:
+                got.append(await hub.event.init.unsubscribe(found))
+                await asyncio.sleep(0)
+                got.append(event)
+
+            found = hub.event.init.subscribe(OrderPlaced, once)
+            await hub.event.init.send(OrderPlaced("x"))
+            while len(got) < 2:
+                await asyncio.sleep(0)
+            await hub.event.init.send(OrderPlaced("y"))
+        assert got == [True, OrderPlaced("x")]
+
+    go(main)
+
+
+def test_a_durable_event_is_kept_while_its_listener_is_away() -> None:
+    async def main() -> None:
+        before, after = Got(), Got()
+        async with listening() as hub:
+            found = hub.event.init.subscribe(Kept, before.on, name="audit")
+            await hub.event.init.send(Kept(1))
+            await settled(hub)
+            await hub.event.init.unsubscribe(found)
+            await hub.event.init.send(Kept(2))
+            await settled(hub)
+            hub.event.init.subscribe(Kept, after.on, name="audit")
+            await hub.event.init.send(Kept(3))
+        assert (before, after) == ([Kept(1)], [Kept(2), Kept(3)])
+
+    go(main)
+
+
+def test_a_listener_can_be_added_and_ended_at_any_time() -> None:
+    async def main() -> None:
+        got = Got()
+        async with listening() as hub:
+            for number in range(5):
+                found = hub.event.init.subscribe(OrderPlaced, got.on, name="again")
+                await hub.event.init.send(OrderPlaced(str(number)))
+                await hub.event.init.ready()
+                assert await hub.event.init.settle(WAIT)
+                assert await hub.event.init.unsubscribe(found)
+            assert hub.egress.GROUPS == {}
+            assert hub.ingress.TAPS == {}
+        assert [each.id for each in got] == list("01234")
+
+    go(main)
+
+
+def test_settle_says_whether_everything_was_handled_in_time() -> None:
+    async def main() -> None:
+        gate = Gate(lambda event: event.id)
+        async with listening() as hub:
+            hub.event.init.subscribe(OrderPlaced, gate.on)
+            await hub.event.init.send(OrderPlaced("x"))
+            await gate.entered(1)
+            assert await hub.event.init.settle(0) is False
+            gate.release("x")
+            assert await hub.event.init.settle(WAIT) is True
+            assert gate.done == ["x"]
+
+    go(main)

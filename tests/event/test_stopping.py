@@ -1,0 +1,188 @@
+"""What becomes of events when the bus stops: nothing is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evbus.event._declare import event
+from tests.event.kit import SOON, WAIT, Book, Gate, Got, OrderPlaced, dead, go, new_hub
+from tests.evbus.kit import running
+
+PROFILES: dict[str, Any] = {"internal": {"*": {}}}
+
+
+@event()
+@dataclasses.dataclass
+class Step:
+    number: int = 0
+    chain: int = 0
+
+
+@event(durable=True)
+@dataclasses.dataclass
+class Kept:
+    id: int = 0
+
+
+def hub_of(tmp_path: Path, **options: Any) -> Any:
+    return new_hub(dead_store=str(tmp_path / "dead.jsonl"), **options)
+
+
+@pytest.mark.parametrize("concurrency", [1, 7])
+@pytest.mark.parametrize("limit", [0, 3])
+def test_what_was_sent_before_is_handled(concurrency: int, limit: int, tmp_path: Path) -> None:
+    async def main() -> None:
+        got, hub = list[int](), hub_of(tmp_path)
+
+        async def on(event: Any) -> None:
+            for _ in range(event.number % 3):
+                await asyncio.sleep(0)
+            got.append(event.number)
+
+        async with running(hub, {"internal": {"*": {"limit": limit}}}):
+            hub.event.init.subscribe(Step, on, concurrency=concurrency, prefetch=2)
+            for number in range(300):
+                await hub.event.init.send(Step(number))
+        assert sorted(got) == list(range(300))
+        assert concurrency > 1 or got == sorted(got)
+        assert dead(tmp_path / "dead.jsonl") == []
+
+    go(main)
+
+
+def test_what_listeners_send_while_it_stops_is_handled(tmp_path: Path) -> None:
+    async def main() -> None:
+        got, hub = list[tuple[int, int]](), hub_of(tmp_path)
+
+        async def on(hub: Any, event: Any) -> None:
+            got.append((event.chain, event.number))
+            if event.number < 20:
+                await hub.event.init.send(Step(event.number + 1, event.chain))
+
+        async with running(hub, PROFILES):
+            hub.event.init.subscribe(Step, on)
+            for chain in range(3):
+                await hub.event.init.send(Step(0, chain))
+        assert sorted(got) == [(chain, number) for chain in range(3) for number in range(21)]
+
+    go(main)
+
+
+def test_what_is_being_tried_again_is_waited_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        calls, hub = list[str](), hub_of(tmp_path)
+
+        async def on(event: Any) -> None:
+            calls.append(event.id)
+            await asyncio.sleep(0)
+            if len(calls) < 3:
+                raise KeyError
+
+        async with running(hub, PROFILES):
+            hub.event.init.subscribe(OrderPlaced, on, retry=SOON)
+            await hub.event.init.send(OrderPlaced("x"))
+        assert calls == ["x"] * 3
+
+    go(main)
+
+
+def test_on_error_is_told_before_it_ends_and_may_send(tmp_path: Path) -> None:
+    async def main() -> None:
+        got, hub = Got(), hub_of(tmp_path)
+
+        async def on(event: Any) -> None:
+            raise KeyError
+
+        async def on_error(event: Any, exception: Exception) -> None:
+            await hub.event.init.send(Book(title=event.id))
+
+        async with running(hub, PROFILES):
+            hub.event.init.subscribe(OrderPlaced, on, retry={**SOON, "attempts": 1}, on_error=on_error)
+            hub.event.init.subscribe(Book, got.on)
+            await hub.event.init.send(OrderPlaced("x"))
+        assert got == [Book(title="x")]
+
+    go(main)
+
+
+@pytest.mark.parametrize("cls", [Step, Kept])
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_what_is_not_handled_in_time_is_in_the_dead_store(
+    cls: Any, concurrency: int, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        hub = hub_of(tmp_path, drain_timeout=0.05)
+        gate = Gate(lambda event: event)
+        fast = Got()
+        async with running(hub, PROFILES):
+            hub.event.init.subscribe(cls, gate.on, name="slow", concurrency=concurrency, prefetch=6)
+            hub.event.init.subscribe(cls, fast.on, name="fast")
+            sent = [cls(number) for number in range(20)]
+            for each in sent:
+                await hub.event.init.send(each)
+            await gate.entered(concurrency)
+        lines = dead(tmp_path / "dead.jsonl")
+        assert len(fast) == 20
+        assert gate.done == []
+        key = "number" if cls is Step else "id"
+        assert sorted(line["body"][key] for line in lines) == list(range(20))
+        assert {line["dead"]["reason"] for line in lines} == {
+            "the bus was stopped before a listener had handled it"
+        }
+
+    go(main)
+
+
+def test_what_some_handled_in_time_is_not_in_the_dead_store_for_them(tmp_path: Path) -> None:
+    async def main() -> None:
+        hub = hub_of(tmp_path, drain_timeout=0.05)
+        gate = Gate(lambda event: event.number)
+        gate.release(*range(5))
+        async with running(hub, PROFILES):
+            hub.event.init.subscribe(Step, gate.on)
+            for number in range(10):
+                await hub.event.init.send(Step(number))
+        left = [line["body"]["number"] for line in dead(tmp_path / "dead.jsonl")]
+        assert gate.done == list(range(5))
+        assert sorted(left) == list(range(5, 10))
+
+    go(main)
+
+
+def test_a_plain_function_that_does_not_end_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    async def main() -> None:
+        hub = hub_of(tmp_path, drain_timeout=0.05)
+        inside = threading.Event()
+
+        def on(event: Any) -> None:
+            inside.set()
+            gate.wait(WAIT)
+
+        async with running(hub, PROFILES):
+            hub.event.init.subscribe(OrderPlaced, on)
+            await hub.event.init.send(OrderPlaced("x"))
+            await asyncio.to_thread(inside.wait, WAIT)
+        (line,) = dead(tmp_path / "dead.jsonl")
+        assert line["body"]["id"] == "x"
+        gate.set()
+
+    go(main)
+
+
+def test_a_start_without_a_profile_to_listen_to_fails_with_a_sentence(tmp_path: Path) -> None:
+    async def main() -> None:
+        hub = hub_of(tmp_path)
+        hub.event.init.subscribe(OrderPlaced, Got().on)
+        with pytest.raises(Exception, match=r"there is no profile that 'default' matches and that can be consumed"):
+            async with running(hub, {"file": {"*": {"path": str(tmp_path / "out.jsonl")}}}):
+                pass
+
+    go(main)
