@@ -56,6 +56,13 @@ def plan(profile: Profile, wanted: Subscription, broker: Broker) -> Plan:
                 f"{destination} gives each event to one consumer; a copy for every process needs a topic",
                 path="destination",
             )
+        if wanted.group:
+            topic = _VIRTUAL if broker is Broker.ACTIVEMQ else "/topic/"
+            raise ProfileError(
+                f"{destination} gives each event to one consumer, and its listeners would share them; write "
+                f"'destination: {topic}{KEY}'",
+                path="destination",
+            )
         return Plan(destination, headers)
     if wanted.per_process:
         return Plan(destination, headers)
@@ -95,7 +102,9 @@ def _destination(profile: Profile, name: str, broker: Broker) -> str:
 
 def _on_rabbitmq(destination: str, group: str, headers: dict[str, str], *, durable: bool) -> Plan:
     # The queue behind the subscription gets a name, so that the consumers of a group find the same one.
-    topic = unquote(destination.split("/", 2)[2]).replace("/", ".")
+    # It is that which the provider amqp gives it: the key under which it is bound, and the group.
+    topic = unquote(destination.split("/", 3 if destination.startswith("/exchange/") else 2)[-1])
+    topic = topic.replace("/", ".")
     headers["x-queue-name"] = f"{topic}::{group}"
     headers["durable"] = "true" if durable else "false"
     headers["auto-delete"] = "false" if durable else "true"

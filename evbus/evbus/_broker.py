@@ -210,7 +210,7 @@ class Broker:
         return event
 
     def reply(self, body: Any, headers: Mapping[str, str]) -> Envelope:
-        """Return the reply to a request, encoded. Interceptors do not see it: nobody has put it.
+        """Return the reply to a request, encoded; :meth:`prepare` runs the interceptors over it.
 
         :raises PayloadError: it cannot travel.
         """

@@ -71,8 +71,7 @@ class Feed:
         self._listening.take(delivery, self._event)
 
     def _take_all(self, deliveries: list[Delivery]) -> None:
-        for delivery in deliveries:
-            self._listening.take(delivery, self._event)
+        self._listening.take_all(deliveries, self._event)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or self._closed:

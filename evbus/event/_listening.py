@@ -106,6 +106,10 @@ class Listening:
         """Handle a delivery when it is its turn; it is settled after that."""
         self._workers.submit(_Work(delivery, spec))
 
+    def take_all(self, deliveries: list[Delivery], spec: EventSpec) -> None:
+        """Handle deliveries in their order; see :meth:`take`."""
+        self._workers.submit_all([_Work(delivery, spec) for delivery in deliveries])
+
     async def _handle(self, work: _Work) -> None:
         try:
             if self._around is None and self._plain:

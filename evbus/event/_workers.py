@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
 from typing import Generic, TypeVar
 
@@ -62,7 +62,11 @@ class Workers(Generic[_Job]):
 
     def submit(self, job: _Job) -> None:
         """Do a job when it is its turn."""
-        self._ready.append(job)
+        self.submit_all((job,))
+
+    def submit_all(self, jobs: Iterable[_Job]) -> None:
+        """Do jobs in their order."""
+        self._ready.extend(jobs)
         if not self._waking:
             self._wake()
 

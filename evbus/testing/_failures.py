@@ -13,7 +13,7 @@ __all__ = ["Failure", "Failures"]
 
 
 class Failure:
-    """A failure that was asked for.
+    """A failure that a test wants; :meth:`.Bus.fail` returns it.
 
     :ivar failed: how often it has happened.
     """

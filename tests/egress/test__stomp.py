@@ -23,10 +23,30 @@ def profile(**data: Any) -> Profile:
 
 @pytest.mark.parametrize("broker", [RABBIT, ACTIVE])
 def test_a_queue_is_shared_by_its_consumers(broker: Broker) -> None:
-    for wanted in (Subscription(name="orders"), Subscription(name="orders", group="g")):
-        assert plan(profile(), wanted, broker) == Plan("/queue/orders", PREFETCH[broker])
+    assert plan(profile(), Subscription(name="orders"), broker) == Plan("/queue/orders", PREFETCH[broker])
     for made in (profile(destination="/queue/orders"), profile(routing_key="orders")):
         assert plan(made, Subscription(), broker).destination == "/queue/orders"
+
+
+@pytest.mark.parametrize("broker, topic", [(RABBIT, "/topic/"), (ACTIVE, "/topic/VirtualTopic.")])
+def test_a_queue_has_no_copies_for_groups(broker: Broker, topic: str) -> None:
+    with pytest.raises(ProfileError) as caught:
+        plan(profile(), Subscription(name="orders", group="g"), broker)
+    assert str(caught.value) == (
+        "destination: /queue/orders gives each event to one consumer, and its listeners would share them; "
+        f"write 'destination: {topic}{{routing_key}}'"
+    )
+
+
+@pytest.mark.parametrize("strange", [".", "*", ">"])
+def test_a_group_of_a_virtual_topic_has_a_name_that_it_takes(strange: str) -> None:
+    topic = profile(destination="/topic/VirtualTopic.{routing_key}")
+    with pytest.raises(ProfileError) as caught:
+        plan(topic, Subscription(name="orders", group=f"a{strange}b"), ACTIVE)
+    assert str(caught.value) == (
+        f"subscription: a group of a virtual topic of ActiveMQ holds no {strange!r}, or it would get nothing: "
+        f"a{strange}b"
+    )
 
 
 def test_prefetch_is_the_subscriptions_else_the_profiles() -> None:
@@ -52,7 +72,7 @@ def test_a_group_on_a_topic_of_rabbitmq_has_a_queue_of_its_own() -> None:
 
 def test_the_profiles_subscription_is_the_group_of_who_has_none() -> None:
     made = profile(destination="/exchange/events/{routing_key}", subscription="copy")
-    assert plan(made, Subscription(name="a"), RABBIT).headers["x-queue-name"] == "events.a::copy"
+    assert plan(made, Subscription(name="a"), RABBIT).headers["x-queue-name"] == "a::copy"
 
 
 def test_a_copy_for_a_process_is_temporary() -> None:

@@ -118,7 +118,7 @@ def test_what_is_not_handled_in_time_is_in_the_dead_store(
 ) -> None:
     async def main() -> None:
         hub = hub_of(tmp_path, drain_timeout=0.05)
-        gate = Gate(lambda event: event)
+        gate = Gate(repr)
         fast = Got()
         async with running(hub, PROFILES):
             hub.event.init.subscribe(cls, gate.on, name="slow", concurrency=concurrency, prefetch=6)

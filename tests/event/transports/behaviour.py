@@ -1,7 +1,7 @@
 """What typed events do, whatever carries them: each transport inherits these tests.
 
-A process is a bus on a hub of its own. Where a transport has to know of listeners before they come, its class says
-so in `prepare`; what it cannot do at all stands in its class as well, with the reason.
+A process is a bus on a hub of its own. Where queues have to be there before their listeners, a transport
+makes them in `prepare`; what it cannot do at all stands in its class as well, with the reason.
 """
 
 from __future__ import annotations

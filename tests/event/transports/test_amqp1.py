@@ -65,7 +65,9 @@ class TestRabbitmq4(Amqp1):
         kind = order(self.name)
 
         async def main() -> None:
-            with pytest.raises(ProfileError, match="which RabbitMQ 4 makes for no consumer: use the provider"):
+            with pytest.raises(
+                ProfileError, match="which RabbitMQ 4 makes for no consumer: use the provider"
+            ):
                 async with self.process(Inbox(kind, per_process=True)):
                     pass
 

@@ -39,7 +39,7 @@ class TestRabbitmq(Stomp):
         self.node, self.proxy, self.port = rabbitmq, proxy, rabbitmq.stomp_port
 
     def consumers(self, name: str, group: str) -> int:
-        return int(self.node.depth(f"{name}.{group}").consumers)
+        return int(self.node.depth(f"{name}::{group}").consumers)
 
 
 class TestActivemq(Stomp):
