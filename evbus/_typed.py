@@ -69,12 +69,13 @@ def _validated(kind: Any, value: Any) -> Any:
 
 
 def _model(kind: Any, value: Any) -> Any:
+    # By the names of fields, as they were written, or by the aliases that others may know.
     try:
-        return kind.model_validate(value)
+        return kind.model_validate(value, by_alias=True, by_name=True)
     except ValueError:
         # A strict model wants a date, and takes the text of one from JSON alone.
         try:
-            return kind.model_validate_json(msgspec.json.encode(value))
+            return kind.model_validate_json(msgspec.json.encode(value), by_alias=True, by_name=True)
         except ValueError:
             pass
         raise

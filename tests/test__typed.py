@@ -176,3 +176,12 @@ def test_what_does_not_fit_is_told_with_its_place_and_without_its_value(
 def test_what_is_no_type_is_told_when_it_is_declared(kind: Any, problem: type[Exception]) -> None:
     with pytest.raises(problem):
         reader(kind)
+
+
+class Aliased(pydantic.BaseModel):
+    order_id: int = pydantic.Field(alias="orderId")
+
+
+@pytest.mark.parametrize("name", ["order_id", "orderId"])
+def test_a_model_is_read_by_the_names_of_its_fields_and_by_their_aliases(name: str) -> None:
+    assert reader(Aliased)({name: 1}).order_id == 1

@@ -30,12 +30,13 @@ def chosen(wanted: str | None, path: str | None, formats: Mapping[str, str], def
 
 
 def write(path: str | None, text: str) -> None:
-    """Write a text to a file, or to standard output if there is none or it is ``-``.
+    """Write a text in UTF-8 to a file, or to standard output if there is none or it is ``-``.
 
     :raises ConfigError: the file cannot be written.
     """
     if path is None or path == "-":
-        sys.stdout.write(text)
+        # Whatever a terminal takes: somebody may be writing a file, or another program be reading.
+        sys.stdout.buffer.write(text.encode())
         return
     try:
         Path(path).expanduser().write_text(text, "utf-8")

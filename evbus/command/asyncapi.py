@@ -23,8 +23,8 @@ async def main(hub, options):
     about = _asyncapi.About(
         title=options.get("title") or "Events",
         version=str(options.get("api_version") or "1.0.0"),
-        # Whichever plugin the application chose, in whichever way, an event says what it wrote.
-        content_type=hub.evbus.BROKER.envelope("", None, "default", None).headers[types.CONTENT_TYPE],
+        # Whichever plugin the application chose, and in whichever way, what it writes says its type.
+        content_type=hub.evbus.BROKER.reply(None, {}).headers[types.CONTENT_TYPE],
         pipeline=_pipeline_of(hub),
     )
     document = _asyncapi.document(found, about)

@@ -9,6 +9,7 @@ async def main(hub, options):
     count, rate = options.get("count") or 0, options.get("rate") or 0
     if count < 0 or rate < 0:
         raise errors.ConfigError("--count and --rate must not be negative")
+    hub.event.LOCAL = True
     profiles = await hub.command.init.contexts(options, {"console": {"*": {}}})
     routing_key, profile = options.get("routing_key") or "random", options.get("profile")
 

@@ -7,6 +7,7 @@ async def main(hub, options):
     """Put the event that the options describe; succeed when every destination has it."""
     text = options.get("body")
     line = _session.event_line(options, _session.standard_input() if text == "-" else text)
+    hub.event.LOCAL = True
     profiles = await hub.command.init.contexts(options)
     intake = hub.command.init.intake()
 

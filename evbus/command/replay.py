@@ -13,6 +13,7 @@ async def main(hub, options):
         return _session.EXIT.OK
     # What dies again goes back to where it came from.
     hub.OPT = hub.pop.data.imap({**hub.OPT, "evbus": {**options, "dead_store": str(store)}})
+    hub.event.LOCAL = True
     profiles = await hub.command.init.contexts(options)
     engine = hub.evbus.ENGINE
     lanes = {}

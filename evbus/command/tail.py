@@ -5,5 +5,6 @@ from evbus.command import _session
 
 async def main(hub, options):
     """Print each body behind the routing key of its queue."""
+    hub.event.LOCAL = True
     profiles = await hub.command.init.contexts(options, {"internal": {"*": {}}})
     return await hub.command.init.read(options, profiles, _session.print_body)

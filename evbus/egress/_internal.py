@@ -7,10 +7,12 @@ import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 
+import msgspec.structs
+
 from evbus.errors import ProfileError
 from evbus.types import Delivery, Envelope, Subscription
 
-__all__ = ["Group", "Groups", "Member", "Taps", "attach", "close", "deliveries", "held", "resume"]
+__all__ = ["Group", "Groups", "Member", "Taps", "attach", "close", "deliveries", "held", "renamed", "resume"]
 
 Groups = dict[tuple[str, str], "Group"]
 Taps = dict[str, list["Group"]]
@@ -220,6 +222,14 @@ def attach(groups: Groups, taps: Taps, subscription: Subscription, take: Take) -
         group = Group(key, subscription.group, groups, taps)
     durable = subscription.durable and not subscription.per_process
     return Member(group, subscription.prefetch or PREFETCH, take, durable)
+
+
+def renamed(subscription: Subscription, template: str | None) -> Subscription:
+    """Return what is subscribed to where a profile has a routing key of its own, such as ``shop.{routing_key}``."""
+    if template is None or not subscription.name:
+        return subscription
+    name = template.format(routing_key=subscription.name, profile="*")
+    return msgspec.structs.replace(subscription, name=name)
 
 
 async def deliveries(

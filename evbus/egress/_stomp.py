@@ -116,7 +116,8 @@ def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[s
         strange = next((each for each in ".*>" if each in group), None)
         if strange is not None:
             raise ProfileError(
-                f"a group of a virtual topic of ActiveMQ holds no {strange!r}, or it would get nothing: {group}",
+                f"a group of a virtual topic of ActiveMQ holds no {strange!r}, or it would get nothing: "
+                f"{group}",
                 path="subscription",
             )
         return Plan(f"/queue/Consumer.{group}.{destination[len('/topic/') :]}", headers)

@@ -11,6 +11,7 @@ def __init__(hub):
     hub.egress.internal.ACCT = ["internal"]
     hub.egress.internal.PROFILE = _shared.InternalProfile
     if "GROUPS" not in vars(hub.egress):
+        #: By the name of a profile: the groups that consume what comes through it.
         hub.egress.GROUPS = {}
 
 
@@ -20,7 +21,7 @@ async def consume(hub, ctx, subscription):
     Subscriptions of one name and group share the events, others get one each. What is not settled, and what
     comes while nobody of a group consumes, waits for the next of the group if the subscription is durable.
     """
-    async for delivery in _internal.deliveries(hub.egress.GROUPS, hub.ingress.TAPS, subscription):
+    async for delivery in _internal.deliveries(*_state(hub, ctx, subscription)):
         yield delivery
 
 
@@ -30,19 +31,26 @@ def attach(hub, ctx, subscription, take):
     :returns: an object with ``pause()``, which lets nothing more come, and ``end()``, which gives back what
         is not settled.
     """
-    return _internal.attach(hub.egress.GROUPS, hub.ingress.TAPS, subscription, take)
+    return _internal.attach(*_state(hub, ctx, subscription), take)
+
+
+def _state(hub, ctx, subscription):
+    groups, taps = hub.egress.GROUPS.setdefault(ctx.name, {}), hub.ingress.TAPS.setdefault(ctx.name, {})
+    return groups, taps, _internal.renamed(subscription, ctx.profile.routing_key)
 
 
 def held(hub):
     """Return how many events consumers have not settled, or wait for one that there is."""
-    return _internal.held(hub.egress.GROUPS)
+    return sum(_internal.held(groups) for groups in hub.egress.GROUPS.values())
 
 
 def resume(hub):
     """End the subscriptions that :func:`close` has closed, and that nobody consumes again."""
-    _internal.resume(hub.egress.GROUPS)
+    for groups in hub.egress.GROUPS.values():
+        _internal.resume(groups)
 
 
 def close(hub, lost):
-    """Hand the envelopes that wait, and those that come while nobody consumes them, to ``lost(group, [...])``."""
-    _internal.close(hub.egress.GROUPS, lost)
+    """Hand what waits, and what comes while nobody consumes it, to ``lost(group, [envelope, ...])``."""
+    for groups in hub.egress.GROUPS.values():
+        _internal.close(groups, lost)

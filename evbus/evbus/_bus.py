@@ -15,6 +15,7 @@ from evbus.errors import BusStopped, EvbusError
 from evbus.types import Delivery, Envelope
 
 from ._broker import Broker
+from ._dead import NO_STORE
 from ._dead_letters import DeadLetters
 from ._lane import Dead, Lane
 from ._queue import Queue, resolve
@@ -34,9 +35,6 @@ OPEN_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 5.0
 #: The same when the bus was told to hurry.
 HURRY_TIMEOUT = 0.2
-
-#: What a snapshot has of the dead store before the first start.
-NO_STORE = {"path": "", "stored": 0, "pending": 0, "lost": 0}
 
 
 class Bus:

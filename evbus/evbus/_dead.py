@@ -20,7 +20,7 @@ from evbus.errors import InvalidPayload, PayloadError, Unavailable
 from evbus.jsonl import Record
 from evbus.types import Envelope
 
-__all__ = ["DeadStore", "read"]
+__all__ = ["NO_STORE", "DeadStore", "read"]
 
 _log = logging.getLogger("evbus.evbus.dead")
 
@@ -33,6 +33,9 @@ RETRY = 5.0
 _REASON_CHARACTERS = 2_000
 #: Records that are written and synced together, at most.
 _TOGETHER = 1_000
+
+#: What a snapshot has of a store before there is one.
+NO_STORE = {"path": "", "stored": 0, "pending": 0, "lost": 0}
 
 
 class DeadStore:
@@ -143,13 +146,16 @@ class DeadStore:
         return 0 < self._limit < size
 
     async def flush(self) -> bool:
-        """Wait until all is on the disk; False when it could not be written and waits on.
+        """Wait until all is on the disk that was added before; False when it could not be and waits on.
 
         Cancelled, the writing goes on in its thread.
         """
+        with self._lock:
+            wanted = self.stored + len(self._waiting)
         if self._waiting and not self._closed:
             await self._worker.run(self._write)
-        return not self._waiting
+        # What others have added meanwhile may wait still.
+        return self.stored >= wanted
 
     async def close(self) -> None:
         """Flush and end the thread. What cannot be written even now is lost, counted and logged."""

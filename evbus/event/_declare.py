@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ __all__ = [
     "EventSpec",
     "ListenerSpec",
     "Retries",
+    "check_options",
     "event",
     "event_listener",
     "listener_spec",
@@ -152,9 +154,11 @@ def event_listener(
     :param per_process: each process gets a copy of its own.
     :param options: see :func:`listener_spec`.
     """
-    unknown = [option for option in options if option not in OPTIONS]
-    if unknown:
-        raise HandlerSignatureError(f"a listener has no option {unknown[0]!r}{nearest(unknown[0], OPTIONS)}")
+    if isinstance(event, FunctionType) or (isinstance(event, type) and issubclass(event, EventListener)):
+        raise HandlerSignatureError(
+            f"write @event_listener(Event) above {event.__qualname__}, with its event in parentheses"
+        )
+    check_options(options)
     spec = listener_spec(event, name, group, per_process, **options)
 
     def decorate(listener: _Handler) -> _Handler:
@@ -177,6 +181,16 @@ OPTIONS = (
     "timeout",
     "on_error",
 )
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that a listener does not have.
+
+    :raises HandlerSignatureError: names the first, and the one that may be meant.
+    """
+    for option in options:
+        if option not in OPTIONS:
+            raise HandlerSignatureError(f"a listener has no option {option!r}{nearest(option, OPTIONS)}")
 
 
 def _check_texts(**texts: Any) -> None:

@@ -50,7 +50,9 @@ class Feed:
     @property
     def ready(self) -> bool:
         """Whether the listener gets what is sent now, as far as the source says."""
-        return self._member is not None or (self._task is not None and not self._task.done())
+        if self._task is None:
+            return self._member is not None
+        return not self._task.done() and (self._ready.is_set() or not self._supply.announces)
 
     def start(self, wanted: Subscription) -> None:
         """Begin to take."""
@@ -86,10 +88,10 @@ class Feed:
         )
 
     async def wait_ready(self) -> None:
-        """Return once it is ready; raise what the source refused with."""
+        """Return once it is ready, or it takes too long; raise what the source refused with."""
         if self._task is None:
             return
-        if self._supply.announces:
+        if self._supply.announces and not self._ready.is_set():
             waiting = asyncio.ensure_future(self._ready.wait())
             await asyncio.wait({waiting, self._task}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()

@@ -95,7 +95,7 @@ class Registry:
             return [known or EventSpec(None, listener.event, False, False, 1, None)]
         return self.below(listener.event) if listener.subclasses else [self.of(listener.event)]
 
-    def below(self, cls: type) -> list[EventSpec]:
+    def below(self, cls: Any) -> list[EventSpec]:
         """Return the events that derive from a class, it among them if it is one.
 
         :raises HandlerSignatureError: there are none.
@@ -122,7 +122,8 @@ def _clash(new: EventSpec, known: EventSpec) -> str:
     assert first is not None
     assert second is not None
     both = f"{first.__module__}.{first.__qualname__} and {second.__module__}.{second.__qualname__}"
-    if _file(second) is not None and _file(second) == _file(first):
+    same = first.__qualname__ == second.__qualname__ and first.__module__ != second.__module__
+    if same and _file(second) is not None and _file(second) == _file(first):
         return (
             f"the event {new.name!r} is there twice, as {both}, which are one file loaded under two names: "
             "POP loads plugin files by their paths; put events into a plain module and import it"

@@ -199,7 +199,7 @@ class Subscriptions:
     def _listen(self, entry: Entry, supplies: Supplies) -> None:
         entry.listening.begin(self._around)
         try:
-            entry.listen(supplies(entry.spec.profile), self._patience())
+            entry.listen(_chosen(supplies(entry.spec.profile), entry.spec.profile), self._patience())
         except BaseException:
             log.error("listener %s cannot listen", entry.id)
             entry.abandon()
@@ -207,9 +207,10 @@ class Subscriptions:
 
     async def ready(self) -> None:
         """Return once every listener gets what is sent from then on; raise what one failed with at first."""
-        for entry in self:
-            for feed in list(entry.feeds):
-                await feed.wait_ready()
+        waiting = [feed.wait_ready() for entry in self for feed in entry.feeds]
+        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+            if outcome is not None:
+                raise outcome
 
     async def settle(
         self, seconds: float, passing: Callable[[], object], hurried: Callable[[], bool]
@@ -236,3 +237,10 @@ class Subscriptions:
         """Take nothing more, and give what is being handled a moment; the rest stays with its source."""
         self._supplies = None
         await asyncio.gather(*(entry.end(0) for entry in self), *self._ending)
+
+
+def _chosen(supplies: Sequence[Supply], profile: str) -> list[Supply]:
+    """Return the profiles to listen to: of those in this process, which all get each event, only one."""
+    local = [supply for supply in supplies if supply.attach is not None]
+    named = [supply for supply in local if supply.name.endswith(f".{profile}")]
+    return [*(named or local)[:1], *(supply for supply in supplies if supply.attach is None)]

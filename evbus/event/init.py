@@ -21,6 +21,8 @@ def __init__(hub):
     hub.event.READER = _reader.Reader(lambda kind: _loader(hub, kind), hub.event.REGISTRY.named)
     hub.event.SUBSCRIPTIONS = _subscriptions.Subscriptions(lambda: hub.evbus.init.settings().drain_timeout)
     hub.event.FILES = set()
+    #: Whether listeners get nothing but what is in this process, as in a program that only sends.
+    hub.event.LOCAL = False
     hub.evbus.CHECKS["listener"] = lambda module: _check(hub, module)
     hub.evbus.COMPANIONS.append("event")
 
@@ -64,6 +66,7 @@ def subscribe(
     :raises ProfileError: the bus runs, and no profile that matches can be listened to.
     """
     name = name or hub.event.SUBSCRIPTIONS.free_name(_listener.short_name(callback))
+    _declare.check_options(options)
     spec = _declare.listener_spec(event, name, group, per_process, profile=profile, **options)
     return _add(hub, spec, callback, metadata).id
 
@@ -112,7 +115,7 @@ def start(hub, contexts):
     """Listen, to the profiles in ``contexts``; the bus calls this when it starts."""
     _subscribe_files(hub)
     _, around = hub.evbus.init.interceptors()
-    hub.event.SUBSCRIPTIONS.start(lambda profile: hub.evbus.bridge.sources(contexts, profile), around)
+    hub.event.SUBSCRIPTIONS.start(lambda profile: _supplies(hub, contexts, profile), around)
     hub.egress.internal.resume()
 
 
@@ -136,6 +139,16 @@ async def stop(hub):
 
 #: Why events are dead that nobody listens to any more.
 LATE = "the bus was stopped before a listener had handled it"
+
+
+def _supplies(hub, contexts, profile):
+    if not hub.event.LOCAL:
+        return hub.evbus.bridge.sources(contexts, profile)
+    try:
+        found = hub.evbus.bridge.sources(contexts, profile)
+    except errors.ProfileError:
+        return []
+    return [supply for supply in found if supply.attach is not None]
 
 
 def _loader(hub, content_type):

@@ -17,6 +17,7 @@ def __init__(hub):
     """Keep the queues on the sub, so that they outlive a rebuild of it."""
     if "INTERNAL" not in vars(hub.ingress):
         hub.ingress.INTERNAL = {}
+        #: By the name of a profile: the subscriptions to what comes through it.
         hub.ingress.TAPS = {}
     hub.ingress.internal.QUEUE = hub.ingress.INTERNAL
     hub.ingress.internal.ACCT = ["internal"]
@@ -28,11 +29,15 @@ async def get(hub, routing_key=None):
     return _internal.queue(hub.ingress.INTERNAL, routing_key)
 
 
+def _taps(hub, ctx):
+    return hub.ingress.TAPS.get(ctx.name, {})
+
+
 async def publish(hub, ctx, routing_key, body, headers=None):
     """Put the body of one event on its queue."""
     outcomes = await _internal.put_all(
         hub.ingress.INTERNAL,
-        hub.ingress.TAPS,
+        _taps(hub, ctx),
         ctx.profile.limit,
         [Envelope(ctx.name, routing_key, body, headers or {})],
     )
@@ -42,9 +47,9 @@ async def publish(hub, ctx, routing_key, body, headers=None):
 
 async def publish_batch(hub, ctx, events):
     """Put the bodies of many events on their queues."""
-    return await _internal.put_all(hub.ingress.INTERNAL, hub.ingress.TAPS, ctx.profile.limit, events)
+    return await _internal.put_all(hub.ingress.INTERNAL, _taps(hub, ctx), ctx.profile.limit, events)
 
 
 def publish_nowait(hub, ctx, events):
     """Put the bodies of many events on their queues at once, if the profile has no limit."""
-    _internal.put_now(hub.ingress.INTERNAL, hub.ingress.TAPS, ctx.profile.limit, events)
+    _internal.put_now(hub.ingress.INTERNAL, _taps(hub, ctx), ctx.profile.limit, events)

@@ -77,7 +77,12 @@ def prepared(
 
 @contextlib.asynccontextmanager
 async def bus(
-    profiles: Mapping[str, Any] | str | os.PathLike[str] | None = None, **others: Any
+    profiles: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    *,
+    hub: Any = None,
+    plugin_dirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    settle_timeout: float = 5.0,
+    **options: Any,
 ) -> AsyncIterator[Bus]:
     """Make a hub and start its bus; at the end let everything be handled, and stop it.
 
@@ -87,13 +92,15 @@ async def bus(
     :param plugin_dirs: folders with the application's plugins, such as its ``listener/``.
     :param settle_timeout: seconds that everything may take to be handled, in :meth:`Bus.settle` and at the
         end; default 5.
-    :param others: these, and options of the section ``evbus``.
+    :param options: other options of the section ``evbus``.
     :raises AssertionError: at the end, when something became a dead letter that the test has neither looked
         at nor wanted; with the traceback of the listener.
     :raises ConfigError: a profile or an option has to be mended, or a plugin, which else is only logged.
     """
     __tracebackhide__ = True
-    with prepared(profiles, **others) as made:
+    with prepared(
+        profiles, hub=hub, plugin_dirs=plugin_dirs, settle_timeout=settle_timeout, **options
+    ) as made:
         await made.start()
         try:
             yield made
@@ -105,11 +112,18 @@ async def bus(
 
 @contextlib.contextmanager
 def sync_bus(
-    profiles: Mapping[str, Any] | str | os.PathLike[str] | None = None, **others: Any
+    profiles: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    *,
+    hub: Any = None,
+    plugin_dirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    settle_timeout: float = 5.0,
+    **options: Any,
 ) -> Iterator[SyncBus]:
     """Do as :func:`bus` does for plain functions; the bus runs in a thread of its own."""
     __tracebackhide__ = True
-    with prepared(profiles, **others) as made:
+    with prepared(
+        profiles, hub=hub, plugin_dirs=plugin_dirs, settle_timeout=settle_timeout, **options
+    ) as made:
         sync = SyncBus(made)
         sync.start()
         try:

@@ -15,7 +15,7 @@ from evbus.types import Envelope
 from ._failures import Failure, Failures
 from ._options import change
 from ._profiles import names, without_pauses
-from ._sent import News, Recorder, Sent
+from ._sent import News, Recorder, Sent, unread
 from ._view import View, readable, told, traced
 from ._watch import Dead, Watch
 
@@ -43,7 +43,7 @@ class Bus:
         self._failures = Failures(self._news.tell)
         self._recorder = Recorder(self._read, self._news)
         self._watch = Watch(the_hub, self._read, self._recorder, self._failures, self._news)
-        self._view = View(the_hub, self._recorder, self._watch, self._failures)
+        self._view = View(the_hub, profiles, self._recorder, self._watch, self._failures)
         self._task: asyncio.Task[None] | None = None
         self._looked_at = 0
 
@@ -101,13 +101,13 @@ class Bus:
     def sent(self, event: str | None = None, where: Callable[[Any], bool] | None = None) -> list[Any]: ...
 
     def sent(self, event: Any = None, where: Callable[[Any], bool] | None = None) -> list[Any]:
-        """Return the events that were sent, in order.
+        """Return the events that were sent and can be read, in order.
 
         :param event: a class, those of its subclasses among them; or the name of an event, or None for all.
         :param where: returns whether an event is wanted.
         """
         is_one = self._view.sent_is(event)
-        events = [one.event for one in self._recorder.all if is_one(one)]
+        events = readable([one for one in self._recorder.all if is_one(one)])
         return [one for one in events if where is None or where(one)]
 
     @property
@@ -164,11 +164,12 @@ class Bus:
         __tracebackhide__ = True
         _check_count(count, "expect")
         is_one = self._view.sent_is(event)
+        new = unread(self._recorder.all, is_one)
+        met: list[Any] = []
 
         def look() -> list[Any] | None:
-            found = readable([one for one in self.recorded if is_one(one)])
-            found = [one for one in found if where is None or where(one)]
-            return found[:count] if len(found) >= count else None
+            met.extend(one for one in readable(new()) if where is None or where(one))
+            return met[:count] if len(met) >= count else None
 
         found = await self._news.until(look, timeout)
         if found is None:
@@ -229,8 +230,11 @@ class Bus:
         self._check_started("handled")
         is_one = self._view.handled_is(event, where, listener)
 
+        new = unread(self._watch.handled, lambda one: one.error is None and is_one(one))
+        done: list[Any] = []
+
         def look() -> list[Any] | Dead | None:
-            done = [one.event for one in list(self._watch.handled) if one.error is None and is_one(one)]
+            done.extend(one.event for one in new())
             return done[:count] if len(done) >= count else self._view.given_up(is_one)
 
         found = await self._news.until(look, timeout)
@@ -301,8 +305,8 @@ class Bus:
     @contextlib.contextmanager
     def watched(self) -> Iterator[Bus]:
         """Note what happens on the hub from now on, and leave the hub as it was."""
-        self._watch.attach()
         try:
+            self._watch.attach()
             yield self
         finally:
             self._watch.detach()

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 from evbus.types import Envelope
 
-__all__ = ["News", "Read", "Recorder", "Sent"]
+__all__ = ["News", "Read", "Recorder", "Sent", "unread"]
 
 _Found = TypeVar("_Found")
 _UNREAD: Any = object()
+#: Characters that are shown of an event.
+LONGEST = 300
 #: Makes the event of an envelope, and says whether it is one of a class.
 Read = Callable[[Envelope], tuple[Any, bool]]
 
@@ -46,7 +48,14 @@ class Sent:
         else:
             if not what.startswith(f"{self.name}("):
                 what = f"{self.name} {what}" if self.name else what
+        if len(what) > LONGEST:
+            what = f"{what[:LONGEST]}..."
         return what if self.profile == "default" else f"{what} to {self.profile!r}"
+
+    @property
+    def message(self) -> str:
+        """The name of its class: the routing key, unless a header says another."""
+        return self.headers.get("evbus-message") or self.name
 
     @property
     def event(self) -> Any:
@@ -105,6 +114,19 @@ class News:
 def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def unread(things: list[_Found], is_one: Callable[[_Found], bool]) -> Callable[[], list[_Found]]:
+    """Return a function that returns those of ``things`` that were added since it was called last."""
+    seen = 0
+
+    def new() -> list[_Found]:
+        nonlocal seen
+        added = things[seen:]
+        seen += len(added)
+        return [one for one in added if is_one(one)]
+
+    return new
 
 
 class Recorder:

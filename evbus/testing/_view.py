@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from evbus.errors import EvbusError, nearest
 
 from ._failures import Failures
+from ._profiles import names
 from ._sent import Recorder, Sent
 from ._watch import Dead, Handled, Watch
 
@@ -29,8 +31,16 @@ HIDDEN = (
 class View:
     """What happened on a hub, and what is still to happen."""
 
-    def __init__(self, the_hub: Any, recorder: Recorder, watch: Watch, failures: Failures) -> None:
+    def __init__(
+        self,
+        the_hub: Any,
+        profiles: Mapping[str, Any],
+        recorder: Recorder,
+        watch: Watch,
+        failures: Failures,
+    ) -> None:
         self.hub = the_hub
+        self._profiles = profiles
         self._recorder = recorder
         self._watch = watch
         self._failures = failures
@@ -54,7 +64,13 @@ class View:
                 f"name the class of an event, or its name, and not {event!r}; use where= for the rest"
             )
         self._know(event)
-        return lambda one: isinstance(_or_none(one), event)
+        registry = self.hub.event.REGISTRY
+
+        def is_one(one: Sent) -> bool:
+            spec = registry.named(one.message)
+            return spec is not None and spec.cls is not None and issubclass(spec.cls, event)
+
+        return is_one
 
     def handled_is(
         self, event: Any, where: Callable[[Any], bool] | None, listener: str
@@ -144,7 +160,11 @@ class View:
         sent = self._recorder.all
         if not sent:
             return "nothing was sent"
-        shown = [f"  {one!r}" for one in sent[-SHOWN:]]
+        find, patterns = self.hub.evbus.init.finder(self._profiles), names(self._profiles)
+        shown = []
+        for one in sent[-SHOWN:]:
+            lost = not any(find(one.profile, pattern) for pattern in patterns)
+            shown.append(f"  {one!r}{', which no profile matches' if lost else ''}")
         before = f"  ... {len(sent) - SHOWN} before these\n" if len(sent) > SHOWN else ""
         return "what was sent:\n" + before + "\n".join(shown)
 
@@ -170,15 +190,13 @@ class View:
         return "".join(f"\nand {dead}" for dead in self._watch.dead[-SHOWN:])
 
 
-def _or_none(sent: Sent) -> Any:
-    try:
-        return sent.event
-    except EvbusError:
-        return None
-
-
 def readable(sent: list[Sent]) -> list[Any]:
-    return [event for event in map(_or_none, sent) if event is not None]
+    """Return the events of those that can be read."""
+    found = []
+    for one in sent:
+        with contextlib.suppress(EvbusError):
+            found.append(one.event)
+    return found
 
 
 def _events(count: int) -> str:

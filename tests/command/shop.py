@@ -12,6 +12,7 @@ OPTIONS = ("--profiles", "profiles.yml", "--plugin-dirs", "plugins", "--events",
 SECRETS = ("s3cr3t-w0rd", "T0/B1", "c2VjcmV0", "user-of-the-shop", "tok3n")
 
 EVENTS = '''
+from __future__ import annotations
 import datetime, uuid
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -22,7 +23,7 @@ from evbus.api import event
 class Line:
     """One line of an order."""
     article: str
-    parts: list["Line"] = field(default_factory=list)
+    parts: list[Line] = field(default_factory=list)
 
 @event(durable=True, version=2)
 @dataclass

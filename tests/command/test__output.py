@@ -35,14 +35,14 @@ def test_a_format_that_there_is_not_is_refused() -> None:
         chosen("yml", None, FORMATS, "json")
 
 
-def test_a_file_is_written_in_utf_8_and_standard_output_as_it_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_files_and_standard_output_are_written_in_utf_8(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     write(str(tmp_path / "a"), "ü\n")
     assert (tmp_path / "a").read_bytes() == b"\xc3\xbc\n"
-    write(None, "one ")
+    write(None, "ü ")
     write("-", "two")
-    assert capsys.readouterr().out == "one two"
+    assert capsysbinary.readouterr().out == b"\xc3\xbc two"
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def _end(**counters: int) -> Ended:
     bus = dict.fromkeys(("unmatched", "dropped", "queued"), 0)
     lane.update({key: value for key, value in counters.items() if key in lane})
     bus.update({key: value for key, value in counters.items() if key == "unmatched"})
-    return Ended({"lanes": {"a.b.c": lane}, "bus": bus}, hurried=False)
+    return Ended({"lanes": {"a.b.c": lane}, "bus": bus, "listeners": {"on-1": {"dead": listener}}}, hurried=False)
 
 
 def test_exit_codes() -> None:
@@ -102,6 +102,7 @@ def test_tables_keep_foreign_text_on_its_line() -> None:
 def test_a_table_without_destinations_says_so() -> None:
     snapshot = {
         "lanes": {},
+        "listeners": {},
         "bus": {"unmatched": 2, "dropped": 1},
         "dead_store": {"stored": 0, "path": ""},
     }

@@ -208,9 +208,9 @@ def test_it_is_the_same_every_time_and_in_yaml(shell: Shell) -> None:
 
 def test_title_version_and_encoding_are_options(shell: Shell) -> None:
     open_shop(shell)
-    options = ("--title", "Shop", "--api-version", "2026.1", "--serialize-plugin", "msgpack")
-    found = json.loads(shell.run("asyncapi", "--events", "shop.events", *options).stdout)
-    assert found["info"] == {"title": "Shop", "version": "2026.1"}
+    options = ("--title", "Läden", "--api-version", "2026.1", "--serialize-plugin", "msgpack")
+    found = json.loads(shell.run("asyncapi", "--events", "shop.events", *options, PYTHONUTF8="1").stdout)
+    assert found["info"] == {"title": "Läden", "version": "2026.1"}
     assert found["defaultContentType"] == "application/msgpack"
     assert mistakes(found) == []
 

@@ -32,19 +32,23 @@ def application(shell: Shell) -> Shell:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_a_table_of_its_listeners(application: Shell, number: signal.Signals) -> None:
-    # A pipe through which it can be seen that it runs: a listener prints when it is made.
+    # So that it can be seen that it runs: before that a signal cancels the start.
     application.file(
         "plugins/listener/maker.py",
+        "import asyncio\n"
         "from evbus.api import EventListener, event_listener\n"
         "@event_listener('never')\n"
         "class Maker(EventListener):\n"
-        "    def __init__(self):\n"
-        "        print('made', flush=True)\n"
+        "    def __init__(self, hub):\n"
+        "        self.telling = asyncio.ensure_future(self.tell(hub))\n"
+        "    async def tell(self, hub):\n"
+        "        await hub.evbus.init.join()\n"
+        "        print('running', flush=True)\n"
         "    async def on(self, event):\n"
         "        pass\n",
     )
     with application.start("listen", *FOLDER) as process:
-        wait_for(process.stdout, "made")
+        wait_for(process.stdout, "running")
         process.send_signal(number)
         assert process.wait(60) == 0
         table = process.stderr.read()
@@ -71,7 +75,8 @@ def test_what_a_listener_gave_up_is_stored_counted_and_an_exit_code(application:
 
 def test_what_was_given_up_is_replayed_for_its_listener_alone(application: Shell) -> None:
     application.run("run", *FOLDER, "--quiet", stdin=INPUT.format('"bad"'))
-    application.file("plugins/listener/starter.py", LISTENER.replace('raise ValueError("it does not work")', 'print("it works")'))
+    mended = LISTENER.replace('raise ValueError("it does not work")', 'print("it works")')
+    application.file("plugins/listener/starter.py", mended)
     application.file(
         "plugins/listener/other.py",
         "from evbus.api import event_listener\n"
@@ -103,3 +108,17 @@ def test_a_listener_that_cannot_be_called_is_a_mistake_with_its_place(applicatio
     assert done.returncode == 2
     assert f"evbus: listener.wrong ({path}:3): " in done.stderr
     assert "it takes (hub, event, more), and is called with the event alone, or with (hub, " in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("put", '"bad"', "-k", "start"), ("tail",)], ids=["put", "tail"])
+def test_what_only_sends_takes_nothing_from_a_broker(application: Shell, arguments: tuple[str, ...]) -> None:
+    # A provider whose consumers would be asked for something, and that fails when they are.
+    application.file(
+        "plugins/egress/far.py",
+        "async def consume(hub, ctx, subscription):\n    raise ValueError('consumed')\n    yield\n",
+    )
+    application.file("plugins/ingress/far.py", "async def publish(hub, ctx, routing_key, body):\n    print('sent')\n")
+    application.file("far.yml", "far:\n  default: {}\n")
+    options = ("-p", "far.yml", "--plugin-dirs", "plugins", "--quiet")
+    done = application.run(*arguments, *options, stdin=INPUT.format('"bad"'))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "sent\n", "")

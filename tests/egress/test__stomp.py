@@ -28,7 +28,7 @@ def test_a_queue_is_shared_by_its_consumers(broker: Broker) -> None:
         assert plan(made, Subscription(), broker).destination == "/queue/orders"
 
 
-@pytest.mark.parametrize("broker, topic", [(RABBIT, "/topic/"), (ACTIVE, "/topic/VirtualTopic.")])
+@pytest.mark.parametrize(("broker", "topic"), [(RABBIT, "/topic/"), (ACTIVE, "/topic/VirtualTopic.")])
 def test_a_queue_has_no_copies_for_groups(broker: Broker, topic: str) -> None:
     with pytest.raises(ProfileError) as caught:
         plan(profile(), Subscription(name="orders", group="g"), broker)
@@ -44,8 +44,8 @@ def test_a_group_of_a_virtual_topic_has_a_name_that_it_takes(strange: str) -> No
     with pytest.raises(ProfileError) as caught:
         plan(topic, Subscription(name="orders", group=f"a{strange}b"), ACTIVE)
     assert str(caught.value) == (
-        f"subscription: a group of a virtual topic of ActiveMQ holds no {strange!r}, or it would get nothing: "
-        f"a{strange}b"
+        f"subscription: a group of a virtual topic of ActiveMQ holds no {strange!r}, "
+        f"or it would get nothing: a{strange}b"
     )
 
 

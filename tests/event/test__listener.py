@@ -13,6 +13,7 @@ import pytest
 from evbus.errors import HandlerSignatureError
 from evbus.event._declare import EventListener, event_listener
 from evbus.event._listener import check, line_of, listens, made, short_name
+from tests.evbus.rig import until
 from tests.event.kit import WAIT, OrderPlaced, go
 
 HUB = SimpleNamespace(name="the hub")
@@ -77,7 +78,7 @@ def test_a_plain_function_runs_in_a_thread() -> None:
 
 
 def test_what_a_plain_function_returns_is_awaited() -> None:
-    assert called(lambda event: alone(event)) == 5
+    assert called(lambda event: alone(event)) == 5  # noqa: PLW0108 - a plain one
 
 
 def test_of_a_class_an_object_is_made_by_the_hub() -> None:
@@ -177,8 +178,8 @@ def test_what_cannot_be_called_with_an_event_is_refused(function: Any, shown: st
         with pytest.raises(HandlerSignatureError) as caught:
             refuse(function)
         assert str(caught.value) == (
-            f"the handler tests.event.test__listener.{function.__name__}: it takes {shown}, and is called with "
-            "the event alone, or with (hub, event)"
+            f"the handler tests.event.test__listener.{function.__name__}: it takes {shown}, and is called "
+            "with the event alone, or with (hub, event)"
         )
 
 
@@ -201,8 +202,10 @@ class TwoEvents(EventListener[OrderPlaced]):
     [
         (
             WantsMore,
-            "the hub makes its object, and has nothing for database, mailer; take the hub alone: "
-            "__init__(self, hub)",
+            (
+                "the hub makes its object, and has nothing for database, mailer; take the hub alone: "
+                "__init__(self, hub)"
+            ),
         ),
         (NoOn, "it has no on(self, event)"),
         (TwoEvents, "it takes (event, more), and is called with the event alone, or with (hub, event)"),
@@ -213,6 +216,25 @@ def test_a_class_that_cannot_be_one_is_refused(cls: Any, said: str) -> None:
         with pytest.raises(HandlerSignatureError) as caught:
             refuse(cls)
         assert str(caught.value) == f"the handler tests.event.test__listener.{cls.__name__}: {said}"
+
+
+async def yields(event: Any) -> Any:
+    yield event
+
+
+def yields_plainly(event: Any) -> Any:
+    yield event
+
+
+@pytest.mark.parametrize("function", [yields, yields_plainly, functools.partial(yields)])
+def test_a_generator_is_refused_as_nothing_of_it_would_run(function: Any) -> None:
+    for refuse in (check, lambda listener: made(listener, "", HUB, 1)):
+        with pytest.raises(HandlerSignatureError) as caught:
+            refuse(function)
+        assert str(caught.value).endswith(
+            ": it has a yield, and nothing of it would run; a listener is a plain function, or async def with "
+            "await"
+        )
 
 
 def test_what_is_neither_a_function_nor_a_class_is_refused() -> None:
@@ -233,8 +255,7 @@ def test_the_loop_goes_on_while_a_plain_function_waits_for_it() -> None:
 
         found = made(function, "", HUB, 1)
         waiting = asyncio.ensure_future(found.call(1))
-        while not inside.is_set():
-            await asyncio.sleep(0)
+        await until(inside.is_set)
         loop_was_here.set()
         assert await waiting is True
         assert found.threads is not None

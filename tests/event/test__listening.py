@@ -18,6 +18,7 @@ from evbus.event._listening import Dead, Listening
 from evbus.event._reader import Loader, Reader
 from evbus.event._registry import Registry
 from evbus.serialize import _json
+from tests.evbus.rig import until
 from tests.event.kit import SOON, WAIT, Gate, OrderPlaced, Source, go, known
 
 ORDER = known(OrderPlaced)
@@ -219,8 +220,7 @@ def test_on_error_is_told_of_what_was_given_up(kind: str) -> None:
             give(listening, source, "a")
             listening.take(source.delivery([1], "b"), ORDER)
             await source.settled(2)
-            while not listening.idle:
-                await asyncio.sleep(0)
+            await until(lambda: listening.idle)
         assert told[0] == (OrderPlaced("a"), problem)
         assert told[1][0] is None
         assert type(told[1][1]) is InvalidPayload
@@ -342,8 +342,7 @@ def test_one_key_after_the_other_while_different_keys_are_handled_at_once(key: A
             # The second and third "a" wait for the first; "b" need not.
             assert await gate.entered(2) == [("a", 1.0), ("b", 4.0)]
             gate.release(("a", 1.0))
-            while ("a", 2.0) not in gate.inside:
-                await asyncio.sleep(0)
+            await until(lambda: ("a", 2.0) in gate.inside)
             assert listening.snapshot()["keys"] == 2
             gate.release(("b", 4.0), ("a", 2.0), ("a", 3.0))
             await source.settled(4)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+import pydantic
 import pytest
 
 from evbus.errors import InvalidPayload
@@ -104,7 +105,9 @@ def test_what_was_sent_is_read(sent: Any, content_type: str) -> None:
 
 
 def test_fields_that_are_unknown_are_ignored_and_those_with_defaults_filled() -> None:
-    assert read(Holder, {"leaf": {"size": 1, "colour": "red"}, "numbers": [], "new": 1}) == Holder(Leaf(1), [])
+    assert read(Holder, {"leaf": {"size": 1, "colour": "red"}, "numbers": [], "new": 1}) == Holder(
+        Leaf(1), []
+    )
     assert read(OrderPlaced, {}) == OrderPlaced("A-1", 9.5)
     assert read(Book, {"title": "t", "isbn": 1}) == Book(title="t")
     assert read(Measured, {"value": 1, "new": []}) == Measured(1.0, "m")
@@ -133,6 +136,16 @@ def test_what_does_not_fit_is_told_with_its_path_and_the_reason(cls: Any, body: 
 def test_a_body_that_cannot_be_read_at_all_is_refused() -> None:
     assert "JSON" in refused(OrderPlaced, b"{")
     assert "twice" in refused(OrderPlaced, b'{"id":"a","id":"b"}')
+
+
+def test_a_model_with_aliases_is_read_by_its_names_and_by_its_aliases() -> None:
+    @event()
+    class Aliased(pydantic.BaseModel):
+        number: int = pydantic.Field(alias="No")
+
+    sent = Aliased(No=1)
+    assert read(Aliased, _json.apply(sent)) == sent
+    assert read(Aliased, {"No": 1}) == read(Aliased, {"number": 1}) == sent
 
 
 def test_values_of_the_event_are_not_repeated_where_they_do_not_fit() -> None:
@@ -260,7 +273,9 @@ def test_how_a_class_is_read_is_found_out_once() -> None:
 
     made = Reader(loader_of, Registry().named)
     for content_type in (JSON, JSON, "", JSON):
-        assert made.read(known(Base), Envelope("p", "k", b'{"id":1}', {"content-type": content_type})) == Base(1)
+        assert made.read(
+            known(Base), Envelope("p", "k", b'{"id":1}', {"content-type": content_type})
+        ) == Base(1)
     assert made.read(known(Base), Envelope("p", "k", b'{"id":1}', {})) == Base(1)
     assert asked == [JSON, ""]
 

@@ -42,7 +42,9 @@ def test_what_can_be_written_down_is_taken(cls: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [int, Any, list[Leaf], dict[int, Leaf], Odd, Leaf | None, tuple[int, ...], Book, list[Book]], ids=str
+    "kind",
+    [int, Any, list[Leaf], dict[int, Leaf], Odd, Leaf | None, tuple[int, ...], Book, list[Book]],
+    ids=str,
 )
 def test_a_field_may_be(kind: Any) -> None:
     check_fields(dataclass_of(kind))
@@ -72,7 +74,9 @@ def test_a_field_may_not_be(kind: Any, named: str) -> None:
 
 @pytest.mark.parametrize("inner", [Pair, dataclasses.make_dataclass("In", [("second", Socket)])])
 def test_the_path_leads_to_a_field_within(inner: Any) -> None:
-    with pytest.raises(HandlerSignatureError, match=r"the event Holder: the field what\.second is a Socket, which"):
+    with pytest.raises(
+        HandlerSignatureError, match=r"the event Holder: the field what\.second is a Socket, which"
+    ):
         check_fields(dataclass_of(inner))
 
 

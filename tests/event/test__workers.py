@@ -9,6 +9,7 @@ import pytest
 
 from evbus.event import _workers
 from evbus.event._workers import Workers
+from tests.evbus.rig import until
 from tests.event.kit import WAIT, Gate, go
 
 VAR: ContextVar[str] = ContextVar("var", default="")
@@ -61,8 +62,7 @@ def test_others_get_their_turn_while_there_is_much_to_do() -> None:
         workers = Workers(handle, 1, "w")
         for number in range(10 * _workers.SLICE):
             workers.submit(number)
-        while not done:
-            await asyncio.sleep(0)
+        await until(lambda: bool(done))
         assert len(done) <= _workers.SLICE
         assert await workers.quiet(WAIT)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.event.kit import Book, OrderPlaced, go, listening, settled
 from tests.evbus.kit import new_hub, running, states, write
+from tests.event.kit import Book, OrderPlaced, go, listening, settled
 
 HEAD = "from evbus.api import event_listener, EventListener\nfrom tests.event.kit import Book, OrderPlaced\n"
 FUNCTION = HEAD + (

@@ -16,6 +16,8 @@ import pytest
 from evbus.errors import BusStopped, Rejected
 from evbus.event._declare import EventListener, event
 from evbus.types import Subscription
+from tests.evbus.kit import running
+from tests.evbus.rig import until
 from tests.event.kit import (
     INTERNAL,
     SOON,
@@ -37,7 +39,6 @@ from tests.event.kit import (
     settled,
 )
 from tests.event.test__reader import VALUED
-from tests.evbus.kit import running
 
 VAR: ContextVar[str] = ContextVar("var", default="")
 
@@ -239,9 +240,9 @@ async def first(hub: Any) -> Any:
     """Return the first message that comes."""
     wanted = Subscription(name="OrderPlaced")
     async with contextlib.aclosing(hub.evbus.bridge.consume(INTERNAL, "internal.*", wanted)) as deliveries:
-        async for delivery in deliveries:
-            delivery.ack()
-            return delivery
+        delivery = await anext(deliveries)
+        delivery.ack()
+        return delivery
 
 
 def test_an_event_goes_to_every_profile_that_matches(tmp_path: Path) -> None:
@@ -256,6 +257,56 @@ def test_an_event_goes_to_every_profile_that_matches(tmp_path: Path) -> None:
             await hub.event.init.send(OrderPlaced(), profile="orders")
         assert got == [OrderPlaced()]
         assert '"total":9.5' in (tmp_path / "orders.jsonl").read_text()
+
+    go(main)
+
+
+def test_a_listener_hears_what_comes_through_its_profile_alone() -> None:
+    async def main() -> None:
+        one, other = Got(), Got()
+        async with listening({"internal": {"a": {}, "b": {}}}) as hub:
+            hub.event.init.subscribe(OrderPlaced, one.on, profile="a")
+            hub.event.init.subscribe(OrderPlaced, other.on, profile="b")
+            await hub.event.init.send(OrderPlaced("x"), profile="a")
+            await hub.event.init.send(OrderPlaced("y"), profile="b")
+        assert (one, other) == ([OrderPlaced("x")], [OrderPlaced("y")])
+
+    go(main)
+
+
+@pytest.mark.parametrize(
+    "profiles",
+    [
+        {"*": {}, "default": {}},
+        {"*": {"routing_key": "shop.{routing_key}"}},
+        {"*": {"routing_key": "all"}},
+        {"default": {"limit": 1}},
+    ],
+    ids=str,
+)
+def test_it_gets_each_event_once_however_the_profile_is_written(profiles: dict[str, Any]) -> None:
+    async def main() -> None:
+        got = Got()
+        async with listening({"internal": profiles}) as hub:
+            hub.event.init.subscribe(OrderPlaced, got.on)
+            for number in range(5):
+                await hub.event.init.send(OrderPlaced(str(number)))
+        assert [each.id for each in got] == list("01234")
+
+    go(main)
+
+
+def test_a_listener_says_itself_whether_its_events_are_kept() -> None:
+    async def main() -> None:
+        kept, lost = Got(), Got()
+        async with listening() as hub:
+            for cls, got, durable in ((OrderPlaced, kept, True), (Kept, lost, False)):
+                found = hub.event.init.subscribe(cls, got.on, name="audit", durable=durable)
+                await hub.event.init.unsubscribe(found)
+                await hub.event.init.send(cls())
+                await settled(hub)
+                hub.event.init.subscribe(cls, got.on, name="audit", durable=durable)
+        assert (kept, lost) == ([OrderPlaced()], [])
 
     go(main)
 
@@ -293,8 +344,7 @@ def test_a_plain_function_does_not_block_the_loop() -> None:
             hub.event.init.subscribe(OrderPlaced, on)
             hub.event.init.subscribe(Book, got.on)
             await hub.event.init.send(OrderPlaced())
-            while not inside.is_set():
-                await asyncio.sleep(0)
+            await until(inside.is_set)
             await hub.event.init.send(Book(title="another listener goes on"))
             await got.wait(1)
             loop_was_here.set()
@@ -367,7 +417,7 @@ def test_the_error_callback_and_on_error_are_told(tmp_path: Path) -> None:
 
     async def main() -> None:
         hub = new_hub(error_callback_ref="evbus.ON_ERROR", dead_store=str(tmp_path / "dead.jsonl"))
-        hub.evbus.ON_ERROR = lambda data: told.append(data)
+        hub.evbus.ON_ERROR = told.append
         async with running(hub, {"internal": {"*": {}}}):
             hub.event.init.subscribe(
                 OrderPlaced, on, name="billing", on_error=lambda event, exc: told.append((event, exc))
@@ -509,8 +559,7 @@ def test_a_listener_may_end_itself() -> None:
 
             found = hub.event.init.subscribe(OrderPlaced, once)
             await hub.event.init.send(OrderPlaced("x"))
-            while len(got) < 2:
-                await asyncio.sleep(0)
+            await until(lambda: len(got) == 2)
             await hub.event.init.send(OrderPlaced("y"))
         assert got == [True, OrderPlaced("x")]
 
@@ -544,8 +593,8 @@ def test_a_listener_can_be_added_and_ended_at_any_time() -> None:
                 await hub.event.init.ready()
                 assert await hub.event.init.settle(WAIT)
                 assert await hub.event.init.unsubscribe(found)
-            assert hub.egress.GROUPS == {}
-            assert hub.ingress.TAPS == {}
+            assert not any(hub.egress.GROUPS.values())
+            assert not any(hub.ingress.TAPS.values())
         assert [each.id for each in got] == list("01234")
 
     go(main)

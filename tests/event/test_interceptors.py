@@ -12,8 +12,8 @@ import pytest
 
 from evbus.api import session
 from evbus.event._declare import event
-from tests.event.kit import SOON, Got, OrderPlaced, dead, go, listening, new_hub, settled
 from tests.evbus.kit import running, write
+from tests.event.kit import SOON, Got, OrderPlaced, dead, go, listening, new_hub, settled
 
 ALL = ("session", "trace", "stamp", "dedupe", "compress", "sign")
 KEYS = ("2026:0123456789abcdef",)
@@ -73,9 +73,7 @@ def test_what_an_interceptor_refuses_is_dead_and_reaches_no_listener(tmp_path: P
     async def main() -> None:
         got = Got()
         store = tmp_path / "dead.jsonl"
-        async with listening(
-            plugin_dirs=[str(root)], pipeline=["looks"], dead_store=str(store)
-        ) as hub:
+        async with listening(plugin_dirs=[str(root)], pipeline=["looks"], dead_store=str(store)) as hub:
             hub.event.init.subscribe(OrderPlaced, got.on, name="billing", retry=SOON)
             await hub.event.init.send(OrderPlaced(), headers={"refuse": "1"})
         (line,) = dead(store)
@@ -182,8 +180,9 @@ def test_keys_keep_their_order_when_bodies_are_compressed() -> None:
 
 def test_an_event_that_is_not_signed_is_dead(tmp_path: Path) -> None:
     async def main() -> None:
-        sender, receiver = new_hub(), new_hub(
-            pipeline=["sign"], sign_keys=KEYS, dead_store=str(tmp_path / "dead.jsonl")
+        sender, receiver = (
+            new_hub(),
+            new_hub(pipeline=["sign"], sign_keys=KEYS, dead_store=str(tmp_path / "dead.jsonl")),
         )
         got = Got()
         receiver.event.init.subscribe(OrderPlaced, got.on, name="billing")

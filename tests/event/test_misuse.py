@@ -17,10 +17,10 @@ from evbus.errors import (
     ProfileError,
     SerializeError,
 )
-from evbus.event._declare import event, event_listener
+from evbus.event._declare import EventListener, event, event_listener
 from evbus.event._registry import Registry
-from tests.event.kit import Book, Got, OrderPlaced, failure, go, listening, new_hub, settled
 from tests.evbus.kit import plugin, write
+from tests.event.kit import Book, Got, OrderPlaced, failure, go, listening, new_hub, settled
 
 
 class Socket:
@@ -66,7 +66,8 @@ def test_a_name_that_is_none() -> None:
 
 
 def test_two_events_of_one_name() -> None:
-    other = event("OrderPlaced")(dataclasses.make_dataclass("Placed", [("id", int)], module="elsewhere"))
+    other = event("OrderPlaced")(dataclasses.make_dataclass("Placed", [("id", int)]))
+    other.__module__ = "elsewhere"
     registry = Registry()
     registry.of(OrderPlaced)
     assert failure(HandlerExists, registry.of, other) == (
@@ -116,8 +117,10 @@ def test_two_events_of_one_name_in_one_file() -> None:
         ({"key": "ids"}, "key: OrderPlaced has no field 'ids'; did you mean 'id'?"),
         (
             {"retry": {"attempts": -1}},
-            "retry of a listener: attempts is 0 (for ever) or more, and min and max are seconds with "
-            "0 < min <= max",
+            (
+                "retry of a listener: attempts is 0 (for ever) or more, and min and max are seconds with "
+                "0 < min <= max"
+            ),
         ),
         ({"retry": {"attempt": 1}}, "retry of a listener: Object contains unknown field `attempt`"),
         ({"retry": 5}, "retry of a listener: 'int' object is not iterable"),
@@ -146,15 +149,19 @@ def test_an_option_that_there_is_none_of() -> None:
         (
             Socket,
             True,
-            "Socket is no event, and no event derives from it yet; put @event() above the classes, and import "
-            "them first",
+            (
+                "Socket is no event, and no event derives from it yet; put @event() above the classes, and "
+                "import them first"
+            ),
         ),
         (5, True, "subclasses=True wants a class that events derive from, not 5"),
     ],
 )
 def test_a_listener_to_what_is_no_event(listened: Any, subclasses: bool, said: str) -> None:
     hub = new_hub()
-    assert failure(HandlerSignatureError, hub.event.init.subscribe, listened, on, subclasses=subclasses) == said
+    assert (
+        failure(HandlerSignatureError, hub.event.init.subscribe, listened, on, subclasses=subclasses) == said
+    )
     assert hub.event.init.subscriptions() == []
 
 
@@ -163,8 +170,19 @@ def test_a_callback_that_cannot_be_called_with_an_event() -> None:
 
     name = f"{__name__}.test_a_callback_that_cannot_be_called_with_an_event.<locals>.wrong"
     assert failure(HandlerSignatureError, new_hub().event.init.subscribe, OrderPlaced, wrong) == (
-        f"the handler {name}: it takes (order, total), and is called with the event alone, or with (hub, event)"
+        f"the handler {name}: it takes (order, total), and is called with the event "
+        "alone, or with (hub, event)"
     )
+
+
+def test_a_listener_without_its_event() -> None:
+    class Billing(EventListener[OrderPlaced]):
+        pass
+
+    for listener in (on, Billing):
+        assert failure(HandlerSignatureError, event_listener, listener) == (
+            f"write @event_listener(Event) above {listener.__qualname__}, with its event in parentheses"
+        )
 
 
 def test_a_callback_that_is_none() -> None:
@@ -183,7 +201,10 @@ def test_a_listener_to_a_profile_that_cannot_be_consumed_from(tmp_path: Path) ->
             return str(caught.value)
 
     said = go(main)
-    assert "there is no profile that 'default' matches and that can be consumed from; providers that can: " in said
+    assert (
+        "there is no profile that 'default' matches and that can be consumed from; providers that can: "
+        in said
+    )
 
 
 # Sending
@@ -207,7 +228,7 @@ def test_what_is_no_event_is_not_sent(sent: Any, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("headers", "named"),
-    [({"tenant": 5}, "tenant"), ({5: "x"}, "5"), ({"a\n": "x"}, "a"), ({"a": None}, "a")],
+    [({"tenant": 5}, "tenant"), ({5: "x"}, "5"), ({"a": None}, "a")],
     ids=str,
 )
 def test_a_header_that_is_no_string(headers: Any, named: str) -> None:
@@ -243,8 +264,10 @@ def test_a_listener_that_stops_the_bus_and_would_wait_for_itself() -> None:
             await hub.event.init.send(OrderPlaced())
             await settled(hub)
         assert said == [
-            f"listener {found} stops the bus, which waits for its listeners; let others do it, or "
-            "asyncio.create_task(hub.evbus.init.stop())"
+            (
+                f"listener {found} stops the bus, which waits for its listeners; let others do it, or "
+                "asyncio.create_task(hub.evbus.init.stop())"
+            )
         ]
 
     go(main)
@@ -274,18 +297,26 @@ HEAD = "from evbus.api import event_listener, EventListener\nfrom tests.event.ki
         (
             "\n\n@event_listener(OrderPlaced)\nasync def on(hub): ...",
             5,
-            "the handler {module}.on: it takes (hub), and is called with the event alone, or with (hub, event)",
+            (
+                "the handler {module}.on: it takes (hub), and is called with the event alone, or with "
+                "(hub, event)"
+            ),
         ),
         (
             "@event_listener(OrderPlaced)\nclass Shop(EventListener):\n    def on(self): ...",
             3,
-            "the handler {module}.Shop: it takes (), and is called with the event alone, or with (hub, event)",
+            (
+                "the handler {module}.Shop: it takes (), and is called with the event alone, or with "
+                "(hub, event)"
+            ),
         ),
         (
             "@event_listener(OrderPlaced)\nclass Shop(EventListener):\n    def __init__(self, db): ...",
             3,
-            "the handler {module}.Shop: the hub makes its object, and has nothing for db; take the hub alone: "
-            "__init__(self, hub)",
+            (
+                "the handler {module}.Shop: the hub makes its object, and has nothing for db; take the hub "
+                "alone: __init__(self, hub)"
+            ),
         ),
         (
             "@event_listener(str)\nasync def on(hub, event): ...",
@@ -316,7 +347,7 @@ def test_an_event_that_is_defined_in_a_plugin_file_and_imported_as_well(
         tmp_path / "plugins",
         listener__defines="""
             from dataclasses import dataclass
-            from evbus.api import event, event_listener
+            from evbus.api import EventListener, event, event_listener
 
             @event()
             @dataclass
@@ -341,8 +372,8 @@ def test_an_event_that_is_defined_in_a_plugin_file_and_imported_as_well(
         sys.modules.pop("defines", None)
     path = str(root / "listener" / "defines").strip("/").replace("/", ".")
     assert found.reason == (
-        f"the event 'Twice' is there twice, as {path}.Twice and defines.Twice, which are one file loaded under "
-        "two names: POP loads plugin files by their paths; put events into a plain module and import it"
+        f"the event 'Twice' is there twice, as {path}.Twice and defines.Twice, which are one file loaded "
+        "under two names: POP loads plugin files by their paths; put events into a plain module and import it"
     )
 
 
@@ -360,8 +391,8 @@ def test_two_files_whose_listeners_would_share_their_events(
     first = str(root / "listener" / "a").strip("/").replace("/", ".")
     (said,) = [message for message in caplog.messages if "plugin not loaded" in message]
     assert said.endswith(
-        f"two listeners of one event are called 'handle', this and {first}.handle, and would share its events; "
-        "give one another name=, or both the same group="
+        f"two listeners of one event are called 'handle', this and {first}.handle, and would share its "
+        "events; give one another name=, or both the same group="
     )
 
 
@@ -373,8 +404,7 @@ def test_a_model_that_is_wrong_is_refused_where_it_is_made_and_not_sent() -> Non
 def test_a_listener_of_a_broken_file_does_not_listen_and_others_do(tmp_path: Path) -> None:
     root = write(
         tmp_path / "plugins",
-        listener__good=HEAD
-        + "@event_listener(OrderPlaced)\nasync def on(hub, event): hub.GOT.append(event)",
+        listener__good=HEAD + "@event_listener(OrderPlaced)\nasync def on(hub, event): hub.GOT.append(event)",
         listener__bad=HEAD + "@event_listener(OrderPlaced)\nasync def on(): ...",
     )
 
@@ -382,6 +412,6 @@ def test_a_listener_of_a_broken_file_does_not_listen_and_others_do(tmp_path: Pat
         async with listening(plugin_dirs=[str(root)]) as hub:
             hub.GOT = Got()
             await hub.event.init.send(OrderPlaced())
-        assert hub.GOT == [OrderPlaced()]
+        assert [OrderPlaced()] == hub.GOT
 
     go(main)

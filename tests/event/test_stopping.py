@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from evbus.event._declare import event
-from tests.event.kit import SOON, WAIT, Book, Gate, Got, OrderPlaced, dead, go, new_hub
 from tests.evbus.kit import running
+from tests.event.kit import SOON, WAIT, Book, Gate, Got, OrderPlaced, dead, go, new_hub
 
 PROFILES: dict[str, Any] = {"internal": {"*": {}}}
 
@@ -113,9 +113,7 @@ def test_on_error_is_told_before_it_ends_and_may_send(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cls", [Step, Kept])
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_what_is_not_handled_in_time_is_in_the_dead_store(
-    cls: Any, concurrency: int, tmp_path: Path
-) -> None:
+def test_what_is_not_handled_in_time_is_in_the_dead_store(cls: Any, concurrency: int, tmp_path: Path) -> None:
     async def main() -> None:
         hub = hub_of(tmp_path, drain_timeout=0.05)
         gate = Gate(repr)
@@ -181,7 +179,9 @@ def test_a_start_without_a_profile_to_listen_to_fails_with_a_sentence(tmp_path: 
     async def main() -> None:
         hub = hub_of(tmp_path)
         hub.event.init.subscribe(OrderPlaced, Got().on)
-        with pytest.raises(Exception, match=r"there is no profile that 'default' matches and that can be consumed"):
+        with pytest.raises(
+            Exception, match=r"there is no profile that 'default' matches and that can be consumed"
+        ):
             async with running(hub, {"file": {"*": {"path": str(tmp_path / "out.jsonl")}}}):
                 pass
 

@@ -123,8 +123,10 @@ def test_an_event_from_another_thread_ends_the_waiting() -> None:
 
 def test_a_class_stands_for_its_subclasses() -> None:
     async def test(bus: testing.Bus) -> None:
+        bus.subscribe(OrderPlaced, lambda event: None, name="all", subclasses=True)
         await bus.send(ExpressPlaced("A-1", 1))
         assert await bus.expect(OrderPlaced) == ExpressPlaced("A-1", 1)
+        assert await bus.handled(OrderPlaced) == ExpressPlaced("A-1", 1)
 
     run(test)
 
@@ -139,6 +141,16 @@ def test_an_event_that_does_not_come_is_told_with_what_came() -> None:
         "no OrderPlaced that meets the condition was sent within 0.01 s; what was sent:\n"
         "  OrderPlaced(order_id='A-1', total=1.0)\n"
         "  plain {'n': 1} to 'shop'"
+    )
+
+
+def test_what_went_nowhere_and_what_is_long_shows() -> None:
+    async def test(bus: testing.Bus) -> None:
+        await bus.put("n", "x" * 1000, profile="post")
+        await bus.expect("m", timeout=0)
+
+    assert failure(test, TWO) == (
+        f"no m was sent within 0 s; what was sent:\n  n '{'x' * 297}... to 'post', which no profile matches"
     )
 
 
@@ -157,6 +169,10 @@ def test_that_nothing_was_sent_is_said_and_how_many_are_missing() -> None:
 def test_an_event_that_cannot_be_read_is_shown_with_the_reason() -> None:
     async def test(bus: testing.Bus) -> None:
         await bus.put("OrderPlaced", {"order_id": 1})
+        await bus.put("nothing", None)
+        assert bus.sent(OrderPlaced) == []
+        assert bus.sent() == [None]
+        assert await bus.expect("nothing") is None
         await bus.expect(OrderPlaced, timeout=0)
 
     assert "OrderPlaced that cannot be read (this is no OrderPlaced: Expected `str`, got `int`" in failure(

@@ -6,10 +6,11 @@
     ``evbus.errors.Rejected``, and then the event is not queued. What it returns is not looked at.
 
 ``async def handle(hub, envelope, call_next)``
-    Runs around the handler or listener on the receiving side, and around the reading of a reply: ``return await call_next(envelope)`` goes on to the
-    next plugin, and at last to the handler. What is raised below passes through here. A received envelope
-    has the body as it came, and headers that may be shared: hand on a copy to change them
-    (``envelope.replace(headers=...)``). That of a message in process has the profile ``""`` and no body.
+    Runs around the handler or listener on the receiving side, and around the reading of a reply:
+    ``return await call_next(envelope)`` goes on to the next plugin, and at last to the handler. What is
+    raised below passes through here. A received envelope has the body as it came, and headers that may be
+    shared: hand on a copy to change them (``envelope.replace(headers=...)``). That of a message in process
+    has the profile ``""`` and no body.
 
 ``def configure(hub, settings)``
     Optional. Runs once the options are read, before the first event, if the plugin takes part: ``settings``

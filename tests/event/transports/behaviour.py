@@ -23,6 +23,7 @@ import pytest
 from evbus.api import EventListener, event, session
 from evbus.errors import EvbusError
 from evbus.evbus import _dead
+from evbus.event import _feed
 from evbus.jsonl import Record
 from tests.evbus.kit import new_hub, running, write
 from tests.ingress.amqp_kit import eventually
@@ -171,12 +172,18 @@ class Behaviour:
         raise NotImplementedError
 
     @asynccontextmanager
-    async def process(self, *listeners: Inbox, port: int = 0, **options: Any) -> AsyncIterator[Any]:
+    async def process(
+        self, *listeners: Inbox, port: int = 0, first_connect: str = "fail", **options: Any
+    ) -> AsyncIterator[Any]:
         """Yield the hub of a bus, on which ``listeners`` listen from the start on."""
         hub = new_hub(**{"dead_store": self.folder / "dead.jsonl", "drain_timeout": WAIT, **options})
         for inbox in listeners:
             inbox.listen(hub)
-        async with running(hub, self.profiles(port)):
+        profiles = self.profiles(port)
+        if first_connect != "fail":
+            (named,) = profiles.values()
+            named["default"]["first_connect"] = first_connect
+        async with running(hub, profiles):
             yield hub
 
     async def delivered(self, hub: Any, count: int) -> None:
@@ -630,6 +637,23 @@ class BrokerBehaviour(Behaviour):
                 pass
         assert cut.is_set()
         assert way.accepted >= 2
+        assert not self.dead()
+
+    @looped
+    async def test_a_broker_that_comes_later_is_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # How long a start waits for consumers; the seconds of that are nothing to look at.
+        monkeypatch.setattr(_feed, "PATIENCE", 0.01)
+        kind = order(self.name)
+        way = self.proxy(self.port)
+        way.refuse()
+        inbox = Inbox(kind)
+        self.prepare(self.name, "inbox")
+        async with self.process(inbox, port=way.port, first_connect="wait") as hub:
+            assert self.counted(hub)["listening"] is False
+            await asyncio.to_thread(way.accept)
+            await eventually(lambda: self.counted(hub)["listening"], "the subscription")
+            await hub.event.init.send(kind(1))
+            assert await inbox.numbers(1) == [1]
         assert not self.dead()
 
     @looped

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from evbus.errors import ProfileError
 from tests.event.transports.behaviour import BrokerBehaviour, Inbox, looped, order
 
 
@@ -47,6 +48,15 @@ class TestAmqp(BrokerBehaviour):
         assert record.body["number"] == 2
         assert record.dead is not None
         assert "leads to no queue" in record.dead["reason"]
+
+    @looped
+    async def test_the_default_exchange_is_refused(self) -> None:
+        profiles = self.profiles()
+        del profiles["amqp"]["default"]["exchange"]
+        self.profiles = lambda port=0: profiles  # type: ignore[method-assign]
+        with pytest.raises(ProfileError, match="name one, such as 'exchange:"):
+            async with self.process(Inbox(order(self.name))):
+                pass
 
     def test_a_broker_that_dies_is_waited_out(self, broken_rabbitmq: Any) -> None:
         self.node = broken_rabbitmq

@@ -19,7 +19,7 @@ class TestInternal(Behaviour):
         return {"internal": {"default": {}}}
 
     @asynccontextmanager
-    async def process(self, *listeners: Inbox, port: int = 0, **options: Any) -> AsyncIterator[Any]:
+    async def process(self, *listeners: Inbox, **options: Any) -> AsyncIterator[Any]:
         if self.hub is not None:
             async with self._within(*listeners) as hub:
                 yield hub
@@ -38,8 +38,8 @@ class TestInternal(Behaviour):
             assert await self.hub.event.init.unsubscribe(inbox.id)
 
     def consumers(self, name: str, group: str) -> int:
-        return len(self.hub.egress.GROUPS[name, group]._members)
+        return len(self.hub.egress.GROUPS["default"][name, group]._members)
 
     async def send_unsigned(self, hub: Any) -> None:
-        (group,) = hub.ingress.TAPS[self.name]
+        (group,) = hub.ingress.TAPS["default"][self.name]
         group.put([Envelope("default", self.name, b'{"number": 1}')])

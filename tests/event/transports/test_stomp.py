@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.event.transports.behaviour import BrokerBehaviour
+from evbus.errors import ProfileError
+from tests.event.transports.behaviour import BrokerBehaviour, Inbox, looped, order
+from tests.ingress.amqp_kit import eventually
 
 
 class Stomp(BrokerBehaviour):
@@ -30,6 +32,15 @@ class Stomp(BrokerBehaviour):
             }
         }
 
+    @looped
+    async def test_a_queue_is_refused_as_its_listeners_would_share_the_events(self) -> None:
+        self.destination = "/queue/{routing_key}"
+        with pytest.raises(
+            ProfileError, match="gives each event to one consumer, and its listeners would share"
+        ):
+            async with self.process(Inbox(order(self.name))):
+                pass
+
 
 class TestRabbitmq(Stomp):
     destination = "/topic/{routing_key}"
@@ -40,6 +51,23 @@ class TestRabbitmq(Stomp):
 
     def consumers(self, name: str, group: str) -> int:
         return int(self.node.depth(f"{name}::{group}").consumers)
+
+    @looped
+    async def test_the_queue_of_what_is_not_durable_goes_with_its_listener(self) -> None:
+        queue = f"{self.name}::inbox"
+        async with self.process(Inbox(order(self.name))):
+            assert self.node.has_queue(queue)
+        await eventually(lambda: not self.node.has_queue(queue), "the end of the queue")
+
+    @looped
+    async def test_an_exchange_of_its_own_does_as_well(self) -> None:
+        self.node.declare_exchange(f"{self.name}-events", "topic")
+        self.destination = f"/exchange/{self.name}-events/{{routing_key}}"
+        kind = order(self.name)
+        inboxes = [Inbox(kind, name=name) for name in ("one", "other")]
+        async with self.process(*inboxes) as hub:
+            await hub.event.init.send(kind(1))
+            assert [await inbox.numbers(1) for inbox in inboxes] == [[1], [1]]
 
 
 class TestActivemq(Stomp):
@@ -53,3 +81,20 @@ class TestActivemq(Stomp):
 
     def consumers(self, name: str, group: str) -> None:
         return None
+
+    @looped
+    async def test_a_group_is_kept_even_if_its_event_is_not_durable(self) -> None:
+        kind = order(self.name)
+        before, after = Inbox(kind), Inbox(kind)
+        async with self.process() as sender:
+            async with self.process(before):
+                pass
+            await sender.event.init.send(kind(1))
+            async with self.process(after):
+                assert await after.numbers(1) == [1]
+
+    @looped
+    async def test_a_group_with_a_dot_is_refused(self) -> None:
+        with pytest.raises(ProfileError, match=r"b\.c"):
+            async with self.process(Inbox(order(self.name), group="b.c")):
+                pass

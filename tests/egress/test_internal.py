@@ -1,0 +1,226 @@
+"""Consumers in this process: groups, copies, what waits and what comes again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from evbus.connection._internal import InternalProfile, Taps
+from evbus.egress import _internal
+from evbus.egress._internal import Groups
+from evbus.errors import ProfileError
+from evbus.types import Delivery, Envelope, Subscription
+from tests.evbus.kit import WAIT, new_hub, running
+
+CONTEXTS: dict[str, Any] = {"internal": {"p": {}}}
+
+
+class Room:
+    """Groups, and consumers that keep what they get."""
+
+    def __init__(self) -> None:
+        self.groups: Groups = {}
+        self.taps: Taps = {}
+
+    def join(self, name: str = "e", **wanted: Any) -> tuple[Any, list[Delivery]]:
+        got: list[Delivery] = []
+        member = _internal.attach(
+            self.groups, self.taps, Subscription(name=name, **{"durable": False, **wanted}), got.extend
+        )
+        return member, got
+
+    def put(self, *bodies: str, name: str = "e") -> None:
+        for tap in self.taps.get(name, []):
+            tap.put([Envelope("p", name, body.encode()) for body in bodies])
+
+
+def bodies(got: list[Delivery]) -> str:
+    return "".join(delivery.envelope.body.decode() for delivery in got)
+
+
+def test_groups_get_each_event_and_the_members_of_one_share_it() -> None:
+    room = Room()
+    (_, one), (_, other), (_, alone) = room.join(group="g"), room.join(group="g"), room.join(group="h")
+    room.put(*"abcd")
+    assert (bodies(one), bodies(other), bodies(alone)) == ("ac", "bd", "abcd")
+
+
+def test_copies_for_processes_are_groups_of_their_own() -> None:
+    room = Room()
+    got = [room.join(group="g", per_process=True, durable=True)[1] for _ in range(3)]
+    room.put("a", "b")
+    assert [bodies(each) for each in got] == ["ab"] * 3
+
+
+def test_a_consumer_gets_no_more_than_it_may_have_unsettled() -> None:
+    room = Room()
+    _, got = room.join(prefetch=2)
+    room.put(*"abcd")
+    assert bodies(got) == "ab"
+    assert _internal.held(room.groups) == 4
+    got[0].ack()
+    got[1].ack()
+    assert bodies(got) == "abcd"
+    got[2].reject()
+    got[3].reject()
+    assert _internal.held(room.groups) == 0
+
+
+def test_one_that_is_full_leaves_events_to_others() -> None:
+    room = Room()
+    (_, full), (_, free) = room.join(prefetch=1), room.join(prefetch=10)
+    room.put(*"abcd")
+    assert (bodies(full), bodies(free)) == ("a", "bcd")
+
+
+def test_what_is_put_back_comes_again_before_the_others_and_says_so() -> None:
+    room = Room()
+    _, got = room.join(prefetch=1)
+    room.put(*"ab")
+    for count in (1, 2):
+        got[-1].reject(requeue=True)
+        assert bodies(got[-1:]) == "a"
+        assert (got[-1].redelivered, got[-1].delivery_count) == (True, count)
+    got[-1].ack()
+    assert (bodies(got[-1:]), got[-1].redelivered, got[-1].delivery_count) == ("b", False, 0)
+
+
+def test_settling_twice_does_nothing() -> None:
+    room = Room()
+    _, got = room.join(prefetch=1)
+    room.put(*"ab")
+    got[0].reject(requeue=True)
+    got[0].ack()
+    assert bodies(got) == "aa"
+    got[1].ack()
+    got[1].reject(requeue=True)
+    assert bodies(got) == "aab"
+
+
+def test_what_one_leaves_unsettled_is_for_the_others_in_order() -> None:
+    room = Room()
+    leaving, first = room.join(prefetch=3)
+    room.put(*"abcde")
+    _, other = room.join(prefetch=9)
+    assert (bodies(first), bodies(other)) == ("abc", "de")
+    first[0].ack()
+    leaving.end()
+    leaving.end()
+    assert bodies(other) == "debc"
+    first[1].ack()  # too late, and harmless
+    assert bodies(other) == "debc"
+
+
+def test_one_that_is_paused_gets_nothing_more_and_may_settle_what_it_has() -> None:
+    room = Room()
+    member, got = room.join(prefetch=2)
+    room.put("a")
+    member.pause()
+    room.put("b")
+    got[0].ack()
+    assert bodies(got) == "a"
+    _, other = room.join()
+    assert bodies(other) == "b"
+
+
+def test_the_last_one_ends_a_group_that_is_not_durable() -> None:
+    room = Room()
+    member, _ = room.join(prefetch=1)
+    room.put(*"abc")
+    member.end()
+    assert (room.groups, room.taps) == ({}, {})
+
+
+def test_a_durable_group_keeps_what_comes_while_nobody_is_there() -> None:
+    room = Room()
+    member, got = room.join(durable=True, prefetch=1)
+    room.put("a", "b")
+    member.end()
+    room.put("c")
+    assert _internal.held(room.groups) == 0  # nobody is there to wait for
+    _, again = room.join(durable=True)
+    assert (bodies(got), bodies(again)) == ("a", "abc")
+    assert [delivery.redelivered for delivery in again] == [True, False, False]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_is_closed_hands_over_what_waits_and_what_comes(durable: bool) -> None:
+    room, lost = Room(), list[str]()
+    member, got = room.join(durable=durable, prefetch=1)
+    room.put(*"abc")
+    _internal.close(room.groups, lambda _, events: lost.extend(event.body.decode() for event in events))
+    assert lost == ["b", "c"]
+    member.end()
+    assert sorted(lost) == ["a", "b", "c"]
+    room.put("d")
+    assert sorted(lost) == ["a", "b", "c", "d"]
+    assert bodies(got) == "a"
+    _, again = room.join(durable=durable)
+    room.put("e")
+    assert bodies(again) == "e"
+
+
+def test_a_subscription_without_a_name_is_refused() -> None:
+    with pytest.raises(ProfileError) as caught:
+        Room().join("")
+    assert str(caught.value) == "a subscription to internal events has a name, the routing key of the events"
+
+
+def test_who_publishes_waits_while_too_many_wait() -> None:
+    async def main() -> None:
+        room = Room()
+        _, got = room.join(prefetch=1)
+        (group,) = room.groups.values()
+        room.put(*"abc")
+        waiting = asyncio.ensure_future(group.room(2))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        got[0].ack()
+        await asyncio.wait_for(waiting, WAIT)
+
+    asyncio.run(main())
+
+
+def test_a_generator_of_deliveries_gets_what_comes_and_gives_back_what_is_unsettled() -> None:
+    async def main() -> None:
+        hub = new_hub()
+        wanted = Subscription(name="orders", group="g")
+        async with running(hub, CONTEXTS):
+            async with contextlib.aclosing(hub.evbus.bridge.consume(CONTEXTS, "p", wanted)) as deliveries:
+                coming = asyncio.ensure_future(anext(deliveries))
+                await asyncio.sleep(0)
+                await hub.evbus.broker.put(routing_key="orders", body=1, profile="p")
+                first = await asyncio.wait_for(coming, WAIT)
+                assert (first.envelope.body, first.envelope.routing_key) == (b"1", "orders")
+                assert hub.egress.internal.held() == 1
+            async with contextlib.aclosing(hub.evbus.bridge.consume(CONTEXTS, "p", wanted)) as deliveries:
+                again = await asyncio.wait_for(anext(deliveries), WAIT)
+                assert (again.envelope.body, again.redelivered) == (b"1", True)
+                again.ack()
+                assert hub.egress.internal.held() == 0
+
+    asyncio.run(main())
+
+
+def test_what_is_consumed_does_not_go_to_the_queues() -> None:
+    async def main() -> None:
+        hub, got = new_hub(), list[Delivery]()
+        async with running(hub, CONTEXTS):
+            ctx = SimpleNamespace(name="p", profile=InternalProfile())
+            member = hub.egress.internal.attach(ctx, Subscription(name="orders", durable=False), got.extend)
+            await hub.evbus.broker.put(routing_key="orders", body=1, profile="p")
+            await hub.evbus.broker.put(routing_key="others", body=2, profile="p")
+            queue = await hub.ingress.internal.get("others")
+            assert await asyncio.wait_for(queue.get(), WAIT) == b"2"
+            assert bodies(got) == "1"
+            got[0].ack()
+            member.end()
+            await hub.evbus.broker.put(routing_key="orders", body=3, profile="p")
+            queue = await hub.ingress.internal.get("orders")
+            assert await asyncio.wait_for(queue.get(), WAIT) == b"3"
+
+    asyncio.run(main())
