@@ -225,7 +225,7 @@ def attach(groups: Groups, taps: Taps, subscription: Subscription, take: Take) -
 
 
 def renamed(subscription: Subscription, template: str | None) -> Subscription:
-    """Return what is subscribed to where a profile has a routing key of its own, such as ``shop.{routing_key}``."""
+    """Return what is subscribed to where a profile has a routing key such as ``shop.{routing_key}``."""
     if template is None or not subscription.name:
         return subscription
     name = template.format(routing_key=subscription.name, profile="*")

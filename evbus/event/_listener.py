@@ -109,7 +109,8 @@ def _check_class(cls: Any, full_name: str) -> None:
 def _bound(function: Any, full_name: str, the_hub: Any) -> Callable[[Any], Any]:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise HandlerSignatureError(
-            "it has a yield, and nothing of it would run; a listener is a plain function, or async def with await",
+            "it has a yield, and nothing of it would run; a listener is a plain function, or async def with "
+            "await",
             handler=full_name,
         )
     parameters = list(inspect.signature(function).parameters.values())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from evbus._typed import reader
 from evbus.errors import InvalidPayload
 from evbus.redact import one_line
-from evbus.types import CONTENT_TYPE, Envelope
+from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders
 
 from ._declare import EventSpec
 
@@ -59,6 +60,10 @@ class Reader:
         self._loader_of = loader_of
         self._named = named
         self._ways: dict[tuple[EventSpec, str], _Way] = {}
+        # What was read last: what was subscribed to, the headers, and how.
+        self._spec: EventSpec | None = None
+        self._headers: SharedHeaders | None = None
+        self._at_once: Callable[[bytes], Any] = _plain
 
     def read(self, spec: EventSpec, envelope: Envelope) -> Any:
         """Return the event.
@@ -66,21 +71,30 @@ class Reader:
         :param spec: what was subscribed to.
         :raises InvalidPayload: it does not fit its class, or is another event; says why.
         """
-        headers = envelope.headers
+        if envelope.headers is self._headers and spec is self._spec:
+            # As the one before: headers that are shared never change.
+            try:
+                return self._at_once(envelope.body)
+            except ValueError:
+                pass  # read more closely, it may do, or the error says why not
+        return self._read(spec, envelope)
+
+    def _read(self, wanted: EventSpec, envelope: Envelope) -> Any:
+        headers, spec = envelope.headers, wanted
         name = headers.get(NAME)
         if name is not None and name != spec.name and spec.cls is not None:
             spec = self._other(name, spec)
         kind = headers.get(CONTENT_TYPE, "")
         way = self._ways.get((spec, kind)) or self._learn(spec, kind)
         said = headers.get(VERSION) or (way.version if name is None else FIRST)
-        if said == way.version:
-            if way.at_once is not None:
-                try:
-                    return way.at_once(envelope.body)
-                except ValueError:
-                    pass  # read more closely, it may do, or the error says why not
-            return way.make(way.load(envelope.body))
-        return way.make(_raised(spec, said, way.load(envelope.body)))
+        if said != way.version:
+            return way.make(_raised(spec, said, way.load(envelope.body)))
+        if way.at_once is not None:
+            if isinstance(headers, SharedHeaders):
+                self._headers, self._spec, self._at_once = headers, wanted, way.at_once
+            with contextlib.suppress(ValueError):
+                return way.at_once(envelope.body)
+        return way.make(way.load(envelope.body))
 
     def _other(self, name: str, wanted: EventSpec) -> EventSpec:
         """Return the event that came where another was wanted, which is right for what derives from that."""

@@ -37,6 +37,8 @@ _SCALARS = (
 #: Classes of which is remembered how to get the values of their fields.
 CLASSES = 1000
 _FIELDS: dict[type, Callable[[Any], Iterable[Any]]] = {}
+#: Those of them whose fields are single values, as they are declared: without NaN they need no closer look.
+_FLAT: set[type] = set()
 
 _encode = msgspec.json.Encoder().encode
 _HUGE = 10**strictjson.DIGITS
@@ -72,6 +74,8 @@ def apply(data: object) -> bytes:
         return _slow(data)
     # Looking for single bytes is much cheaper than for b"null", which only NaN and None leave behind.
     null = 117 in out and 110 in out and out.find(b"null") >= 0
+    if not null and type(data) in _FLAT:
+        return out
     # One brace and no bracket is a flat object, and so without sets. Its keys are left to look at.
     if not null and 91 not in out and type(data) is dict and out.rfind(b"{") == 0:
         for key in data:
@@ -126,8 +130,19 @@ def _learn(kind: type, names: tuple[str, ...]) -> Callable[[Any], Iterable[Any]]
         get = operator.attrgetter(*names)
         if len(_FIELDS) >= CLASSES:
             _FIELDS.clear()
+            _FLAT.clear()
         _FIELDS[kind] = get
+        if _is_flat(kind):
+            _FLAT.add(kind)
     return lambda value: [getattr(value, name, None) for name in names]
+
+
+def _is_flat(kind: type) -> bool:
+    try:
+        fields = msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
+    except Exception:  # annotations may be anything, and fail in any way
+        return False
+    return all(isinstance(field.type, _SCALARS) for field in fields)
 
 
 def _slow(data: object) -> bytes:

@@ -59,18 +59,19 @@ def test_an_event_that_comes_while_the_bus_stops_is_not_called_refused() -> None
     assert intake.refused == 0
 
 
-def _end(**counters: int) -> Ended:
+def _end(*, unheard: int = 0, **counters: int) -> Ended:
     lane = dict.fromkeys(("delivered", "dead", "dropped", "queued", "in_flight"), 0)
     bus = dict.fromkeys(("unmatched", "dropped", "queued"), 0)
     lane.update({key: value for key, value in counters.items() if key in lane})
     bus.update({key: value for key, value in counters.items() if key == "unmatched"})
-    return Ended({"lanes": {"a.b.c": lane}, "bus": bus, "listeners": {"on-1": {"dead": listener}}}, hurried=False)
+    listeners = {"billing-1": {"dead": unheard}}
+    return Ended({"lanes": {"a.b.c": lane}, "bus": bus, "listeners": listeners}, hurried=False)
 
 
 def test_exit_codes() -> None:
     assert exit_code(_end(delivered=5)) == EXIT.OK
     assert exit_code(_end(), refused=1) == EXIT.REFUSED
-    for lost in ("dead", "dropped", "queued", "in_flight", "unmatched"):
+    for lost in ("dead", "dropped", "queued", "in_flight", "unmatched", "unheard"):
         assert exit_code(_end(**{lost: 1}), refused=1) == EXIT.UNDELIVERED
     assert exit_code(_end()._replace(hurried=True)) == EXIT.STOPPED
 

@@ -117,7 +117,8 @@ def test_what_only_sends_takes_nothing_from_a_broker(application: Shell, argumen
         "plugins/egress/far.py",
         "async def consume(hub, ctx, subscription):\n    raise ValueError('consumed')\n    yield\n",
     )
-    application.file("plugins/ingress/far.py", "async def publish(hub, ctx, routing_key, body):\n    print('sent')\n")
+    publish = "async def publish(hub, ctx, routing_key, body):\n    print('sent')\n"
+    application.file("plugins/ingress/far.py", publish)
     application.file("far.yml", "far:\n  default: {}\n")
     options = ("-p", "far.yml", "--plugin-dirs", "plugins", "--quiet")
     done = application.run(*arguments, *options, stdin=INPUT.format('"bad"'))

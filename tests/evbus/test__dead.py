@@ -143,6 +143,25 @@ def test_a_full_disk_keeps_the_events_in_memory_until_there_is_room(
     assert [record.routing_key for record in read(path)] == ["k.0", "k.1", "k.2", "k.3"]
 
 
+def test_what_dies_while_others_are_written_is_not_held_against_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DeadStore(path)
+    run = store._worker.run
+
+    async def run_and_add(function: Callable[[], None]) -> None:
+        await run(function)
+        add(store, event(2))
+
+    async def work() -> None:
+        add(store, event(1))
+        monkeypatch.setattr(store._worker, "run", run_and_add)
+        assert await store.flush()
+        assert store.stored + store.pending == 2
+
+    use(store, work)
+
+
 def test_a_failed_fsync_is_tried_again_and_doubles_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

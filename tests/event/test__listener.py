@@ -232,8 +232,8 @@ def test_a_generator_is_refused_as_nothing_of_it_would_run(function: Any) -> Non
         with pytest.raises(HandlerSignatureError) as caught:
             refuse(function)
         assert str(caught.value).endswith(
-            ": it has a yield, and nothing of it would run; a listener is a plain function, or async def with "
-            "await"
+            ": it has a yield, and nothing of it would run; a listener is a plain function, or async def "
+            "with await"
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from evbus.errors import DispatchTimeout, InvalidPayload, Rejected
+from evbus.event import _listening
 from evbus.event._declare import listener_spec
 from evbus.event._listener import made
 from evbus.event._listening import Dead, Listening
@@ -259,6 +260,24 @@ def test_a_handler_that_is_fast_enough_has_no_trouble_with_its_timeout() -> None
             assert calls == ["a", "b"]
 
     go(main)
+
+
+def test_the_pauses_between_attempts_are_those_of_its_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, float, float]] = []
+
+    def pause(failures: int, least: float, most: float) -> float:
+        asked.append((failures, least, most))
+        return 0
+
+    async def main() -> None:
+        (on, _), source = failing(99), Source()
+        async with at_work(on, retry={"attempts": 4, "min": 2.5, "max": 60}) as listening:
+            give(listening, source, "a")
+            await source.settled(1)
+
+    monkeypatch.setattr(_listening, "backoff", pause)
+    go(main)
+    assert asked == [(1, 2.5, 60.0), (2, 2.5, 60.0), (3, 2.5, 60.0)]
 
 
 # Cancellation
