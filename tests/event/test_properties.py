@@ -172,3 +172,63 @@ def assert_in_order(handled: list[Numbered], own: list[Member], sent: list[Numbe
         for key in "xyz":
             numbers = [each.number for each in handled if each.key == key]
             assert numbers == sorted(numbers)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    members=st.lists(
+        st.builds(
+            Member,
+            st.sampled_from("ab"),
+            st.just(value=False),
+            st.integers(1, 4),
+            st.integers(0, 3),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    hanging=st.lists(st.booleans(), max_size=12),
+    durable=st.booleans(),
+)
+def test_when_the_bus_stops_too_soon_each_group_has_handled_an_event_or_left_it_in_the_dead_store(
+    members: list[Member], hanging: list[bool], durable: bool
+) -> None:
+    handled: Counter[tuple[str, int]] = Counter()
+
+    def listener(group: str) -> Any:
+        async def on(event: Numbered) -> None:
+            if hanging[event.number]:
+                await asyncio.Event().wait()
+            await asyncio.sleep(0)
+            handled[group, event.number] += 1
+
+        return on
+
+    async def main(store: Path) -> None:
+        hub = new_hub(dead_store=str(store), drain_timeout=0.01)
+        for number, member in enumerate(members):
+            hub.event.init.subscribe(
+                Numbered,
+                listener(member.group),
+                name=f"{member.group}{number}",
+                group=member.group,
+                concurrency=member.concurrency,
+                prefetch=member.prefetch,
+                key="key" if member.keyed else None,
+                durable=durable,
+            )
+        async with running(hub, {"internal": {"*": {}}}):
+            for number in range(len(hanging)):
+                await hub.event.init.send(Numbered(number, "xyz"[number % 3], {}))
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "dead.jsonl"
+        go(lambda: main(store))
+        lines = [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
+    groups = {member.group for member in members}
+    dead = Counter(line["body"]["number"] for line in lines)
+    for number in range(len(hanging)):
+        done = sum(handled[group, number] for group in groups)
+        assert done + dead[number] == len(groups), (number, done, dead[number])
+        assert all(handled[group, number] <= 1 for group in groups)
