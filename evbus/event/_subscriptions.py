@@ -233,6 +233,10 @@ class Subscriptions:
         feeds = [feed for entry in self for feed in entry.feeds if not feed.local]
         await asyncio.gather(*(feed.close() for feed in feeds))
 
+    def end(self) -> None:
+        """Be told that the bus stops, and that there is no listener to wait for."""
+        self._supplies = None
+
     async def stop(self) -> None:
         """Take nothing more, and give what is being handled a moment; the rest stays with its source."""
         self._supplies = None

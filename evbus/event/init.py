@@ -129,11 +129,17 @@ async def stop(hub):
     if not subscriptions.running:
         return
     subscriptions.refuse_within()
-    patience = hub.evbus.init.settings().drain_timeout
-    await asyncio.gather(subscriptions.pause(), hub.event.init.settle(patience))
+    listening = bool(list(subscriptions))
+    if listening:
+        patience = hub.evbus.init.settings().drain_timeout
+        await asyncio.gather(subscriptions.pause(), hub.event.init.settle(patience))
     hub.egress.internal.close(
         lambda group, events: hub.evbus.ENGINE.keep(events, _replayed.lane_of(group), LATE)
     )
+    if not listening:
+        # Without a turn of the loop until here: the bus is to refuse events at once.
+        subscriptions.end()
+        return
     await subscriptions.stop()
 
 

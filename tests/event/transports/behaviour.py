@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -28,14 +28,13 @@ from evbus.jsonl import Record
 from tests.evbus.kit import new_hub, running, write
 from tests.ingress.amqp_kit import eventually
 
-__all__ = ["AMONG", "WAIT", "Behaviour", "BrokerBehaviour", "Inbox", "looped", "order"]
+__all__ = ["WAIT", "Behaviour", "BrokerBehaviour", "Inbox", "looped", "order"]
 
 WAIT = 30.0  # seconds; nothing is waited for that long unless something is wrong
 SOON = {"attempts": 3, "min": 0.001, "max": 0.01}
-#: One process says this of itself where its events are to be handled by others, too.
-AMONG = {"prefetch": 1}
 PROTECTED = {
-    "pipeline": ("session", "stamp", "dedupe", "compress", "sign"),
+    # Who receives goes from the last to the first: what came before is known before its signature is a replay.
+    "pipeline": ("session", "stamp", "compress", "sign", "dedupe"),
     "sign_keys": ("2026:0123456789abcdef",),
 }
 #: Messages that are no event, and why: headers, body, part of the reason.
@@ -290,8 +289,8 @@ class Behaviour:
                 both.set()
             await both.wait()
 
-        one = Inbox(kind, handle, group="g", **AMONG)
-        other = Inbox(kind, handle, group="g", **AMONG)
+        one = Inbox(kind, handle, group="g", prefetch=1)
+        other = Inbox(kind, handle, group="g", prefetch=1)
         self.prepare(self.name, "g")
         async with self.process() as sender, self.process(one), self.process(other):
             for number in range(20):
@@ -493,11 +492,14 @@ class Behaviour:
         slow, after = Inbox(kind, handle), Inbox(kind)
         self.prepare(self.name, "inbox")
         async with self.process() as sender:
-            async with self.process(slow):
-                await sender.event.init.send(kind(1))
-                assert await slow.numbers(1) == [1]
-                # The stop has begun when that comes.
-                asyncio.get_running_loop().call_later(0.02, go_on.set)
+            stack = AsyncExitStack()
+            await stack.enter_async_context(self.process(slow))
+            await sender.event.init.send(kind(1))
+            assert await slow.numbers(1) == [1]
+            stopping = asyncio.ensure_future(stack.aclose())
+            assert not (await asyncio.wait({stopping}, timeout=0.1))[0]
+            go_on.set()
+            await stopping
             assert handled == [1]
             async with self.process(after):
                 await sender.event.init.send(kind(2))
@@ -637,6 +639,28 @@ class BrokerBehaviour(Behaviour):
                 pass
         assert cut.is_set()
         assert way.accepted >= 2
+        assert not self.dead()
+
+    @looped
+    async def test_with_dedupe_a_cut_connection_brings_nothing_twice(self) -> None:
+        kind = order(self.name, durable=True)
+        way = self.proxy(self.port)
+
+        async def handle(event: Any) -> None:
+            if event.number in (5, 15):
+                await asyncio.to_thread(way.cut)
+
+        inbox = Inbox(kind, handle, prefetch=5)
+        self.prepare(self.name, "inbox")
+        async with self.process(**PROTECTED) as sender:
+            async with self.process(inbox, port=way.port, **PROTECTED):
+                for number in range(30):
+                    await sender.event.init.send(kind(number))
+                assert sorted(await inbox.numbers(30)) == list(range(30))
+                await sender.event.init.send(kind(30))
+                assert await inbox.numbers(1) == [30]
+        assert len(inbox.got) == 31
+        assert way.accepted >= 3
         assert not self.dead()
 
     @looped
