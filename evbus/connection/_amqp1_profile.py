@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from typing import Literal
-from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
-from ._address import Address, host_and_port
+from ._address import Address, Scheme, locate
 from ._pause import Pause
 from ._tls import Tls
 
 __all__ = ["KEY", "Model", "Profile"]
 
-PORT, TLS_PORT = 5672, 5671
+SCHEME = Scheme("amqp", "amqps", 5672, 5671)
 #: Stands in the template of an address for the routing key.
 KEY = "{routing_key}"
 
@@ -138,39 +137,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
         :raises ValueError: the url or a host is none; does not hold the password.
         """
-        parts = _split(self.url)
-        tls = self.tls
-        if parts.scheme == "amqps" and tls is False:
-            tls = True
-        chosen = Tls() if tls is True else tls or None
-        port = TLS_PORT if chosen else PORT
-        listed = [self.hosts] if isinstance(self.hosts, str) else self.hosts
-        if listed:
-            hosts = tuple(host_and_port(text, port) for text in listed)
-        elif parts.hostname:
-            hosts = ((parts.hostname, parts.port or port),)
-        else:
-            raise ValueError("neither url nor hosts is given; write url: amqp://login:password@host:5672/")
-        return Address(
-            hosts,
-            self.login if self.login is not None else unquote(parts.username or ""),
-            self.password if self.password is not None else unquote(parts.password or ""),
-            self.vhost if self.vhost is not None else unquote(parts.path[1:]),
-            chosen,
-        )
-
-
-def _split(url: str | None) -> SplitResult:
-    try:
-        parts = urlsplit((url or "amqp:").strip())
-        _ = parts.port  # a property that raises
-    except ValueError:
-        raise ValueError("url has no valid host and port; percent-encode @, / and : in a password") from None
-    if parts.scheme not in ("amqp", "amqps"):
-        raise ValueError(f"url begins with {parts.scheme[:20] or 'no scheme'!r}; write amqp:// or amqps://")
-    if parts.query or parts.fragment:
-        raise ValueError("url holds a '?' or '#'; percent-encode them in a password; options are keys")
-    return parts
+        return locate(self, SCHEME, "")
 
 
 def _unfit(text: str) -> bool:

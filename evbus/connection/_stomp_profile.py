@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from typing import Literal
-from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
-from ._address import Address, host_and_port
+from ._address import Address, Scheme, locate
 from ._pause import Pause
 from ._stomp_frame import unfit
 from ._tls import Tls
 
 __all__ = ["KEY", "ROUTING_KEY", "Profile"]
 
-PORT, TLS_PORT = 61613, 61614
+SCHEME = Scheme("stomp", "stomp+ssl", 61613, 61614)
 #: Stands in the template of a destination for the routing key.
 KEY = "{routing_key}"
 #: The header that brings the routing key along where the destination does not tell it.
@@ -148,42 +147,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
         :raises ValueError: the url or a host is none; does not hold the password.
         """
-        parts = _split(self.url)
-        tls = self.tls
-        if parts.scheme == "stomp+ssl" and tls is False:
-            tls = True
-        chosen = Tls() if tls is True else tls or None
-        port = TLS_PORT if chosen else PORT
-        listed = [self.hosts] if isinstance(self.hosts, str) else self.hosts
-        if listed:
-            hosts = tuple(host_and_port(text, port) for text in listed)
-        elif parts.hostname:
-            hosts = ((parts.hostname, parts.port or port),)
-        else:
-            raise ValueError("neither url nor hosts is given; write url: stomp://login:password@host:61613/")
-        vhost = self.vhost
-        if vhost is None:
-            vhost = unquote(parts.path[1:]) or "/"
-        return Address(
-            hosts,
-            self.login if self.login is not None else unquote(parts.username or ""),
-            self.password if self.password is not None else unquote(parts.password or ""),
-            vhost,
-            chosen,
-        )
-
-
-def _split(url: str | None) -> SplitResult:
-    try:
-        parts = urlsplit((url or "stomp:").strip())
-        _ = parts.port  # a property that raises
-    except ValueError:
-        raise ValueError("url has no valid host and port; percent-encode @, / and : in a password") from None
-    if parts.scheme not in ("stomp", "stomp+ssl"):
-        raise ValueError(f"url begins with {parts.scheme or 'no scheme'!r}; write stomp:// or stomp+ssl://")
-    if parts.query or parts.fragment:
-        raise ValueError("url holds a '?' or '#'; percent-encode them in a password; options are keys")
-    return parts
+        return locate(self, SCHEME, "/")
 
 
 def _check_header(where: str, name: str, value: str) -> None:
