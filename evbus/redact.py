@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import parse_qsl, quote, unquote
 
-__all__ = ["MASK", "is_secret_name", "one_line", "redact", "secrets_of"]
+__all__ = ["MASK", "is_secret_name", "one_line", "problem_text", "redact", "secrets_of"]
 
 #: What stands in the place of a secret.
 MASK = "***"
@@ -147,3 +147,12 @@ def _escape(found: re.Match[str]) -> str:
     char = found[0]
     code = ord(char)
     return _SHORT_ESCAPES.get(char) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def problem_text(problem: BaseException) -> str:
+    """Return what an exception says, in one line, behind its type; also when it cannot say it."""
+    kind = type(problem).__name__
+    try:
+        return one_line(f"{kind}: {problem}")
+    except Exception as exc:
+        return f"{kind}: (its text cannot be had: {type(exc).__name__})"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evbus.redact import MASK, is_secret_name, one_line, redact, secrets_of
+from evbus.redact import MASK, is_secret_name, one_line, problem_text, redact, secrets_of
 
 
 @pytest.mark.parametrize(
@@ -157,3 +157,19 @@ def test_every_text_makes_exactly_one_line(text: str, limit: int) -> None:
 
 def test_any_object_has_a_line() -> None:
     assert one_line(ValueError("a\nb")) == "a\\nb"
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    "problem, text",
+    [
+        (ValueError("two\nlines"), "ValueError: two\\nlines"),
+        (Mute(), "Mute: (its text cannot be had: RuntimeError)"),
+    ],
+)
+def test_an_exception_is_told_in_one_line_whatever_it_is(problem: Exception, text: str) -> None:
+    assert problem_text(problem) == text

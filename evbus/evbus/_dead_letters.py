@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from evbus.redact import one_line
+from evbus.redact import problem_text
 from evbus.types import Envelope
 
 from ._dead import DeadStore
@@ -104,7 +104,7 @@ class DeadLetters:
 
         :returns: whether it is on the disk.
         """
-        reason = one_line(f"{type(problem).__name__}: {problem}")
+        reason = problem_text(problem)
         log.error("%s: an event is dead after %d attempts: %s", where, attempts, reason)
         self._tell(event, where, problem)
         kept = self._store.add(event, lane=where, profile=event.profile, reason=reason, attempts=attempts)

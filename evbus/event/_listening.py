@@ -18,7 +18,7 @@ from evbus.dispatch._within import Limit, within
 from evbus.errors import PayloadError, Rejected
 from evbus.evbus._pipeline import Around
 from evbus.evbus._teller import Teller
-from evbus.redact import one_line
+from evbus.redact import problem_text
 from evbus.types import Delivery, Envelope
 
 from ._declare import EventSpec, ListenerSpec
@@ -174,7 +174,7 @@ class Listening:
                 "listener %s: %s fails and is tried again: %s",
                 self.listener.name,
                 work.spec.name,
-                one_line(f"{type(problem).__name__}: {problem}"),
+                problem_text(problem),
             )
             await asyncio.sleep(backoff(work.attempts, retry.min, retry.max))
             work.attempts += 1

@@ -33,7 +33,7 @@ __all__ = ["WAIT", "Behaviour", "BrokerBehaviour", "Inbox", "looped", "order"]
 WAIT = 30.0  # seconds; nothing is waited for that long unless something is wrong
 SOON = {"attempts": 3, "min": 0.001, "max": 0.01}
 PROTECTED = {
-    # Who receives goes from the last to the first: what came before is known before its signature is a replay.
+    # In the order of who sends. Who receives begins at the end: a second delivery is dropped, and no replay.
     "pipeline": ("session", "stamp", "compress", "sign", "dedupe"),
     "sign_keys": ("2026:0123456789abcdef",),
 }
@@ -652,13 +652,15 @@ class BrokerBehaviour(Behaviour):
 
         inbox = Inbox(kind, handle, prefetch=5)
         self.prepare(self.name, "inbox")
-        async with self.process(**PROTECTED) as sender:
-            async with self.process(inbox, port=way.port, **PROTECTED):
-                for number in range(30):
-                    await sender.event.init.send(kind(number))
-                assert sorted(await inbox.numbers(30)) == list(range(30))
-                await sender.event.init.send(kind(30))
-                assert await inbox.numbers(1) == [30]
+        async with (
+            self.process(**PROTECTED) as sender,
+            self.process(inbox, port=way.port, **PROTECTED),
+        ):
+            for number in range(30):
+                await sender.event.init.send(kind(number))
+            assert sorted(await inbox.numbers(30)) == list(range(30))
+            await sender.event.init.send(kind(30))
+            assert await inbox.numbers(1) == [30]
         assert len(inbox.got) == 31
         assert way.accepted >= 3
         assert not self.dead()
