@@ -165,7 +165,7 @@ class Mute(Exception):
 
 
 @pytest.mark.parametrize(
-    "problem, text",
+    ("problem", "text"),
     [
         (ValueError("two\nlines"), "ValueError: two\\nlines"),
         (Mute(), "Mute: (its text cannot be had: RuntimeError)"),
