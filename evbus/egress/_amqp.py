@@ -66,8 +66,8 @@ def source_of(profile: Profile, subscription: Subscription) -> Source:
     name, group = subscription.name, subscription.group
     if (group or subscription.per_process) and not exchange:
         raise ProfileError(
-            "copies for groups or processes need an exchange that feeds several queues, and the default one "
-            "feeds the queue of the routing key alone: name one, such as "
+            "listeners, groups and copies for processes need an exchange that feeds several queues, and the "
+            "default one feeds the queue of the routing key alone: name one, such as "
             "'exchange: {name: events, type: topic}'",
             path="exchange",
         )
@@ -102,7 +102,10 @@ class Consumer:
         self.connection = connection
         self._profile = profile
         self._profile_name = name
-        self._source = source_of(profile, subscription)
+        try:
+            self._source = source_of(profile, subscription)
+        except ProfileError as exc:
+            raise ProfileError(f"{connection.name}: {exc.reason}", path=exc.path) from None
         self._on_ready = subscription.ready
         self._prefetch = subscription.prefetch or profile.prefetch
         self._next: int | None = None

@@ -151,8 +151,9 @@ class Member:
     def __init__(self, group: Group, most: int, take: Take, durable: bool) -> None:
         self._group = group
         self._most = most
-        # It gets more when it has settled half of what it may have: to look with every one takes time.
-        self._low = most // 2
+        # It gets more when it has settled a part of what it may have: to look with every one takes time, and
+        # as many may be under way for long.
+        self._low = most - max(1, most // 16)
         self._take = take
         self._unsettled: dict[int, Envelope] = {}
         self._number = 0

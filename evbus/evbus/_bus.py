@@ -7,7 +7,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from evbus._names import unique
@@ -22,7 +21,7 @@ from ._queue import Queue, resolve
 from ._relay import Tracker
 from ._route import Destination, Router, Totals
 from ._run import BusState, Connection, Plan, Report
-from ._together import open_all, within
+from ._together import Joiners, open_all, within
 
 __all__ = ["Bus", "BusState", "Connection", "Plan", "Report"]
 
@@ -53,7 +52,7 @@ class Bus:
         self._dead: DeadLetters | None = None
         self._tracker: Tracker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._joiners: list[asyncio.Future[None]] = []
+        self._joiners = Joiners()
         self._quiet: asyncio.Future[None] | None = None
         self._stopping: asyncio.Future[None] | None = None
         self._hurry: asyncio.Future[None] | None = None
@@ -106,7 +105,7 @@ class Bus:
         self._stop_early = False
         if self._ended is None or self._ended.done():
             self._taken = False
-        self._wake_joiners()
+        self._joiners.wake()
 
     async def run(self, plan: Plan) -> None:
         """Deliver events by ``plan`` until :meth:`stop` is called."""
@@ -122,8 +121,8 @@ class Bus:
         opened = False
         try:
             await open_all(plan.connections, OPEN_TIMEOUT)
-            opened = True
             self._listen(loop, plan, self._dead)
+            opened = True
             if self._stop_early:
                 self._stop_early = False
                 self._begin_drain()
@@ -144,6 +143,7 @@ class Bus:
             plan.find,
             self._totals,
         )
+        self._begin()
         lanes: dict[str, Lane] = {}
         for connection in plan.connections:
             lane = connection.lane
@@ -155,12 +155,21 @@ class Bus:
                 lane.counters = before.counters
             lane.start()
         self.lanes = lanes
-        self.broker.refusal = None
-        self.broker.draining = False
-        self._become(BusState.RUNNING)
         self.queue.bind(loop)
         self.queue.listen(self._feed)
-        self._wake_joiners()
+        self._joiners.wake()
+
+    def _begin(self) -> None:
+        """Tell that the bus runs, before anything is taken: who cannot go along with it ends the start."""
+        before, refusal = self._state, self.broker.refusal
+        self.broker.refusal = None
+        self.broker.draining = False
+        try:
+            self._become(BusState.RUNNING)
+        except BaseException:
+            self.broker.refusal = refusal
+            self._become(before)
+            raise
 
     async def join(self) -> None:
         """Return when the bus is started; raise what made the start fail."""
@@ -170,22 +179,9 @@ class Bus:
         if self.state is BusState.RUNNING or self.state is BusState.DRAINING:
             return
         if self._failure is None:
-            joiner: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._joiners.append(joiner)
-            try:
-                await joiner
-            finally:
-                with suppress(ValueError):
-                    self._joiners.remove(joiner)
+            await self._joiners.join()
         if self._failure is not None:
             raise self._failure
-
-    def _wake_joiners(self) -> None:
-        joiners, self._joiners = self._joiners, []
-        for joiner in joiners:
-            # The loop of a joiner may have ended.
-            with suppress(RuntimeError):
-                joiner.get_loop().call_soon_threadsafe(resolve, joiner)
 
     def _feed(self) -> None:
         """Move a slice of queued events to their lanes; come again while there are more."""

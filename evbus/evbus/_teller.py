@@ -35,6 +35,10 @@ class Teller:
         self._task: asyncio.Task[None] | None = None
         self._skipped = 0
 
+    def __contains__(self, task: object) -> bool:
+        """Return whether it is this task that tells."""
+        return task is self._task and task is not None
+
     @property
     def busy(self) -> bool:
         """Whether it is still being told."""

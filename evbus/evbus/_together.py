@@ -1,20 +1,50 @@
-"""Many things at once that may take too long: senders that open, tasks that are to end."""
+"""Many at once: senders that open, tasks that are to end, and who waits for the start."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from evbus.errors import ConfigError, ConnectFailed, Rejected
 from evbus.redact import one_line, redact
 
+from ._queue import resolve
 from ._run import Connection
 
-__all__ = ["open_all", "within"]
+__all__ = ["Joiners", "open_all", "within"]
 
 log = logging.getLogger("evbus.bus")
+
+
+class Joiners:
+    """Those who wait for the bus to be started, each in a loop of its own."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def join(self) -> None:
+        """Wait for :meth:`wake`."""
+        joiner: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(joiner)
+        try:
+            await joiner
+        finally:
+            with suppress(ValueError):
+                self._waiting.remove(joiner)
+
+    def wake(self) -> None:
+        """Let all go on."""
+        waiting, self._waiting = self._waiting, []
+        for joiner in waiting:
+            # The loop of a joiner may have ended.
+            with suppress(RuntimeError):
+                joiner.get_loop().call_soon_threadsafe(resolve, joiner)
 
 
 async def open_all(connections: Sequence[Connection], seconds: float) -> None:

@@ -49,7 +49,8 @@ def __init__(hub):
         return
     hub.evbus.CHECKS = dict(_shape.CHECKS)
     #: Rooms that start with the bus and stop before it: their init has ``start(contexts)``, a plain function,
-    #: ``ready()``, which waits for what that began, and ``stop()``.
+    #: ``ready()``, which waits for what that began, ``stop()``, and ``abandon()``, a plain function for a bus
+    #: that was not stopped.
     hub.evbus.COMPANIONS = []
     for room in SUBSYSTEMS:
         _load.open_room(hub, room, f"evbus.{room}")
@@ -83,6 +84,9 @@ def _on_state(hub, state):
         # Before the first event leaves the queue, or it would miss listeners of this process.
         for room in hub.evbus.COMPANIONS:
             hub[room].init.start(hub.evbus.CONTEXTS)
+    elif state is _bus.BusState.STOPPED:
+        for room in hub.evbus.COMPANIONS:
+            hub[room].init.abandon()
 
 
 async def start(hub, contexts):

@@ -94,7 +94,8 @@ class ListenerSpec(msgspec.Struct, frozen=True):
 class EventListener(Generic[_Event]):
     """A base for listeners that are classes: write ``on(self, event)``, plain or asynchronous.
 
-    The hub makes the object; a parameter ``hub`` of ``__init__`` gets it.
+    The hub makes the object; a parameter ``hub`` of ``__init__`` gets it. A parameter ``envelope`` of ``on``
+    gets the envelope that the event came in.
     """
 
     def on(self, event: _Event) -> Any:
@@ -190,7 +191,8 @@ def check_options(options: Mapping[str, Any]) -> None:
     """
     for option in options:
         if option not in OPTIONS:
-            raise HandlerSignatureError(f"a listener has no option {option!r}{nearest(option, OPTIONS)}")
+            known = ("name", "group", "per_process", *OPTIONS)
+            raise HandlerSignatureError(f"a listener has no option {option!r}{nearest(option, known)}")
 
 
 def _check_texts(**texts: Any) -> None:
@@ -260,7 +262,9 @@ def listener_spec(
     try:
         policy = retry if isinstance(retry, Retries) else msgspec.convert(dict(retry or {}), Retries)
     except (msgspec.ValidationError, ValueError, TypeError) as exc:
-        raise HandlerSignatureError(f"retry of a listener: {exc}") from None
+        raise HandlerSignatureError(
+            f"retry of a listener: {exc}; write retry={{'attempts': 3, 'min': 0.1, 'max': 10}}"
+        ) from None
     return ListenerSpec(
         event=event,
         name=name,

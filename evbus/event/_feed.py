@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -42,6 +43,7 @@ class Feed:
         self._member: Any = None
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -67,7 +69,8 @@ class Feed:
         self._task.add_done_callback(self._ended)
 
     async def _settled(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), seconds)
 
     def _take(self, delivery: Delivery) -> None:
         self._listening.take(delivery, self._event)
@@ -106,6 +109,10 @@ class Feed:
             # Once: a second time would end its waiting for what is not settled.
             self._task.cancel()
         self._closed = True
+
+    def hurry(self) -> None:
+        """Wait no longer for what was taken; it stays with its source."""
+        self._hurry.set()
 
     def abandon(self) -> None:
         """Take nothing, without waiting for anything."""

@@ -16,19 +16,24 @@ from ._threads import Threads
 __all__ = ["Listener", "check", "line_of", "listens", "made", "short_name"]
 
 
+#: Parameters that are given by their names, beside the event.
+GIVEN = ("hub", "envelope")
+
+
 class Listener(NamedTuple):
     """A listener that can be called.
 
     :ivar name: part of its queue's name.
     :ivar full_name: for sentences.
-    :ivar call: awaits it for one event.
+    :ivar call: awaits it for one event; or for an event and its envelope, if ``takes_envelope``.
     :ivar threads: where it is called, None when it is asynchronous.
     """
 
     name: str
     full_name: str
-    call: Callable[[Any], Awaitable[Any]]
+    call: Callable[..., Awaitable[Any]]
     threads: Threads | None = None
+    takes_envelope: bool = False
 
 
 def listens(listener: Any) -> list[ListenerSpec]:
@@ -56,10 +61,11 @@ def made(listener: Any, name: str, the_hub: Any, concurrency: int) -> Listener:
         )
     call = _bound(function, full_name, the_hub)
     name = name or short_name(listener)
+    takes_envelope = "envelope" in inspect.signature(function).parameters
     if is_async(function):
-        return Listener(name, full_name, call)
+        return Listener(name, full_name, call, None, takes_envelope)
     threads = Threads(concurrency, name)
-    return Listener(name, full_name, _threaded(call, threads), threads)
+    return Listener(name, full_name, _threaded(call, threads), threads, takes_envelope)
 
 
 def check(listener: Any) -> None:
@@ -106,7 +112,7 @@ def _check_class(cls: Any, full_name: str) -> None:
         )
 
 
-def _bound(function: Any, full_name: str, the_hub: Any) -> Callable[[Any], Any]:
+def _bound(function: Any, full_name: str, the_hub: Any) -> Callable[..., Any]:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise HandlerSignatureError(
             "it has a yield, and nothing of it would run; a listener is a plain function, or async def with "
@@ -114,7 +120,7 @@ def _bound(function: Any, full_name: str, the_hub: Any) -> Callable[[Any], Any]:
             handler=full_name,
         )
     parameters = list(inspect.signature(function).parameters.values())
-    own = [one for one in parameters if one.name != "hub"]
+    own = [one for one in parameters if one.name not in GIVEN]
     required = [
         one
         for one in own
@@ -130,16 +136,19 @@ def _bound(function: Any, full_name: str, the_hub: Any) -> Callable[[Any], Any]:
         raise HandlerSignatureError(
             f"it takes ({shown}), and is called with the event alone, or with (hub, event)", handler=full_name
         )
-    if parameters[0].name == "hub":
-        return functools.partial(function, the_hub)
-    if any(one.name == "hub" for one in parameters):
-        return functools.partial(function, hub=the_hub)
+    names = [one.name for one in parameters]
+    if names[0] == "hub":
+        function = functools.partial(function, the_hub)
+    elif "hub" in names:
+        function = functools.partial(function, hub=the_hub)
+    if "envelope" in names:
+        return lambda event, envelope, call=function: call(event, envelope=envelope)
     return function  # type: ignore[no-any-return]
 
 
-def _threaded(call: Callable[[Any], Any], threads: Threads) -> Callable[[Any], Awaitable[Any]]:
-    async def on(event: Any) -> Any:
-        result = await threads.run(call, event)
+def _threaded(call: Callable[..., Any], threads: Threads) -> Callable[..., Awaitable[Any]]:
+    async def on(*event: Any) -> Any:
+        result = await threads.run(call, *event)
         # A plain function may return something to await.
         return await result if inspect.isawaitable(result) else result
 

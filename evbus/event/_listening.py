@@ -46,11 +46,13 @@ class _Work(msgspec.Struct, eq=False, gc=False):
     """A delivery on its way to a listener.
 
     :ivar event: what it says, once that is read.
+    :ivar envelope: what it was read of, after the interceptors.
     """
 
     delivery: Delivery
     spec: EventSpec
     event: Any = None
+    envelope: Envelope | None = None
     attempts: int = 0
 
 
@@ -73,7 +75,7 @@ class Listening:
         self._dead = dead
         self._call = listener.call
         # Nothing to do beside reading the event and calling the listener.
-        self._plain = spec.key is None and spec.timeout is None
+        self._plain = spec.key is None and spec.timeout is None and not listener.takes_envelope
         self._key = operator.attrgetter(spec.key) if isinstance(spec.key, str) else spec.key
         self._workers: Workers[_Work] = Workers(self._handle, spec.concurrency, f"listener {listener.name}")
         self._keys = Keys(self._workers)
@@ -100,7 +102,8 @@ class Listening:
 
     def within(self) -> bool:
         """Return whether it is this listener that calls."""
-        return asyncio.current_task() in self._workers
+        task = asyncio.current_task()
+        return task in self._workers or (self._teller is not None and task in self._teller)
 
     def take(self, delivery: Delivery, spec: EventSpec) -> None:
         """Handle a delivery when it is its turn; it is settled after that."""
@@ -125,11 +128,11 @@ class Listening:
                 await self._intercepted(work, self._around)
         except Exception as exc:
             await self._give_up(work, exc)
-        except asyncio.CancelledError:
-            await self._cancelled(work)
-        except BaseException:
+        except (SystemExit, KeyboardInterrupt, GeneratorExit):
             work.delivery.reject(requeue=True)
             raise
+        except BaseException as exc:
+            self._cancelled(work, exc)
         else:
             self._handled += 1
             work.delivery.ack()
@@ -142,6 +145,7 @@ class Listening:
 
     async def _in_turn(self, work: _Work, envelope: Envelope) -> Any:
         """Call the listener when it is the turn of the event's key."""
+        work.envelope = envelope
         work.event = event = self._reader.read(work.spec, envelope)
         if self._key is None:
             return await self._attempts(work)
@@ -160,10 +164,11 @@ class Listening:
             return await self._again(work, exc)
 
     async def _attempt(self, work: _Work) -> Any:
+        event = (work.event, work.envelope) if self.listener.takes_envelope else (work.event,)
         timeout = self.spec.timeout
         if timeout is None:
-            return await self._call(work.event)
-        return await within(_awaited(self._call(work.event)), Limit.of(timeout), work.spec.name)
+            return await self._call(*event)
+        return await within(_awaited(self._call(*event)), Limit.of(timeout), work.spec.name)
 
     async def _again(self, work: _Work, problem: Exception) -> Any:
         """Call the listener again, as often as its retries say; raise what it failed with last."""
@@ -201,7 +206,7 @@ class Listening:
         if self._teller is not None:
             self._teller.tell({"event": work.event, "exception": problem})
 
-    async def _cancelled(self, work: _Work) -> None:
+    def _cancelled(self, work: _Work, problem: BaseException) -> None:
         """Let a delivery come again whose handling was cancelled, by the listener's end or by itself."""
         worker: Any = asyncio.current_task()
         again = functools.partial(work.delivery.reject, requeue=True)
@@ -210,9 +215,10 @@ class Listening:
         else:
             self._counts["cancelled"] += 1
             log.warning(
-                "listener %s: the handling of %s was cancelled; it is delivered again",
+                "listener %s: the handling of %s was cancelled%s; it is delivered again",
                 self.listener.name,
                 work.spec.name,
+                "" if isinstance(problem, asyncio.CancelledError) else f" by {type(problem).__name__}",
             )
             # One that always is would be handled again and again without a pause. What is not settled by the
             # end goes back as well.

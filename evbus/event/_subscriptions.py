@@ -77,8 +77,9 @@ class Entry:
                 feed.start(wanted)
 
     def abandon(self) -> None:
-        """Take nothing at all, as the start has failed."""
+        """Take nothing at all; what was not begun goes back to where it came from."""
         feeds, self.feeds = self.feeds, []
+        self.listening.give_back()
         for feed in feeds:
             feed.abandon()
 
@@ -108,8 +109,8 @@ class Subscriptions:
         self._numbers = itertools.count(1)
         self._supplies: Supplies | None = None
         self._around: Any = None
-        # Listeners that have ended themselves.
-        self._ending: set[asyncio.Future[None]] = set()
+        # Those that were removed and have not ended yet.
+        self._ending: dict[asyncio.Future[None], Entry] = {}
 
     def __repr__(self) -> str:
         return f"<Subscriptions {', '.join(self._entries)}>"
@@ -121,6 +122,11 @@ class Subscriptions:
     def running(self) -> bool:
         """Whether they listen."""
         return self._supplies is not None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no listener to wait for, not even one that was removed."""
+        return not self._entries and not self._ending
 
     def add(self, spec: ListenerSpec, listening: Listening, events: list[EventSpec], metadata: Any) -> Entry:
         """Add a listener; it listens at once when the others do.
@@ -139,13 +145,14 @@ class Subscriptions:
         if entry is None:
             return False
         ending = asyncio.ensure_future(entry.end(self._patience()))
+        # A stop meanwhile has to wait for it.
+        self._ending[ending] = entry
+        ending.add_done_callback(self._ending.pop)
         if entry.listening.within():
             # It listens once: its end has to wait for it.
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
             await asyncio.sleep(0)
         else:
-            await ending
+            await asyncio.shield(ending)
         return True
 
     def refuse_within(self) -> None:
@@ -153,7 +160,7 @@ class Subscriptions:
 
         :raises EvbusError: says what to write instead.
         """
-        for entry in self:
+        for entry in (*self, *self._ending.values()):
             if entry.listening.within():
                 raise EvbusError(
                     f"listener {entry.id} stops the bus, which waits for its listeners; let others do it, or "
@@ -189,11 +196,10 @@ class Subscriptions:
         self._supplies, self._around = supplies, around
         try:
             for entry in self:
+                entry.abandon()  # a bus that was cancelled has left them
                 self._listen(entry, supplies)
         except BaseException:
-            self._supplies = None
-            for entry in self:
-                entry.abandon()
+            self.abandon()
             raise
 
     def _listen(self, entry: Entry, supplies: Supplies) -> None:
@@ -222,25 +228,41 @@ class Subscriptions:
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while passing() or not all(entry.listening.idle for entry in self._entries.values()):
+        while passing() or not all(
+            entry.listening.idle for entry in (*self._entries.values(), *self._ending.values())
+        ):
             if hurried() or loop.time() >= end:
                 return False
             await asyncio.sleep(GLANCE)
         return True
 
-    async def pause(self) -> None:
-        """Take nothing more from outside this process, and wait for what was taken."""
-        feeds = [feed for entry in self for feed in entry.feeds if not feed.local]
-        await asyncio.gather(*(feed.close() for feed in feeds))
+    async def pause(self, hurried: Callable[[], bool]) -> None:
+        """Take nothing more from outside this process, and wait for what was taken.
 
-    def end(self) -> None:
-        """Be told that the bus stops, and that there is no listener to wait for."""
+        :param hurried: whether not to wait any longer.
+        """
+        feeds = [feed for entry in self for feed in entry.feeds if not feed.local]
+        closing = asyncio.gather(*(feed.close() for feed in feeds))
+        try:
+            while not closing.done() and not hurried():
+                await asyncio.wait({closing}, timeout=GLANCE)
+            for feed in feeds:
+                feed.hurry()
+            await closing
+        finally:
+            closing.cancel()
+
+    def abandon(self) -> None:
+        """Take nothing at all from now on, without waiting for anything."""
         self._supplies = None
+        for entry in self:
+            entry.abandon()
 
     async def stop(self) -> None:
         """Take nothing more, and give what is being handled a moment; the rest stays with its source."""
         self._supplies = None
-        await asyncio.gather(*(entry.end(0) for entry in self), *self._ending)
+        entries = (*self, *self._ending.values())
+        await asyncio.gather(*(entry.end(0) for entry in entries), *self._ending)
 
 
 def _chosen(supplies: Sequence[Supply], profile: str) -> list[Supply]:

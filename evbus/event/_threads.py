@@ -29,12 +29,12 @@ class Threads:
     def __repr__(self) -> str:
         return f"<Threads {self._name} limit={self._limit}>"
 
-    async def run(self, call: Callable[[Any], Any], event: Any) -> Any:
+    async def run(self, call: Callable[..., Any], *event: Any) -> Any:
         """Call a function in a thread, in a copy of the present context."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._limit, f"evbus listener {self._name}")
         loop, context = asyncio.get_running_loop(), copy_context()
-        return await loop.run_in_executor(self._pool, context.run, _called, call, event)
+        return await loop.run_in_executor(self._pool, context.run, _called, call, *event)
 
     async def close(self, seconds: float) -> None:
         """End the threads; one that still runs after ``seconds`` is left alone, as nothing can end it."""
@@ -48,9 +48,9 @@ class Threads:
             log.warning("listener %s: a plain function still runs in its thread", self._name)
 
 
-def _called(call: Callable[[Any], Any], event: Any) -> Any:
+def _called(call: Callable[..., Any], *event: Any) -> Any:
     try:
-        return call(event)
+        return call(*event)
     except StopIteration as exc:
         # A future cannot hold it: nobody would ever hear of it.
         raise RuntimeError("the listener raised StopIteration") from exc

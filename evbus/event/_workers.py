@@ -128,9 +128,10 @@ class Workers(Generic[_Job]):
     async def quiet(self, seconds: float) -> bool:
         """Return when nothing waits and nothing is being done, or after ``seconds``: whether it is so."""
         if not self.idle:
-            self._quiet = asyncio.get_running_loop().create_future()
+            # Several may wait, each for a time of its own.
+            if self._quiet is None or self._quiet.done():
+                self._quiet = asyncio.get_running_loop().create_future()
             await asyncio.wait({self._quiet}, timeout=seconds)
-            self._quiet = None
         return self.idle
 
     async def cancel(self, seconds: float) -> None:

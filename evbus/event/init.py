@@ -57,7 +57,7 @@ def subscribe(
 
     :param event: the class, or a name: what comes then is plain values, unless a class has that name.
     :param callback: a function of the event, or of ``(hub, event)``, plain or asynchronous; or a class
-        deriving ``EventListener``.
+        deriving ``EventListener``. A parameter ``envelope`` gets the headers and what else came with it.
     :param name: those of one name share the events, in this process and others; default: that of the function
         or class, with a number when another listener of this process has it.
     :param metadata: kept for :func:`subscriptions`.
@@ -119,6 +119,12 @@ def start(hub, contexts):
     hub.egress.internal.resume()
 
 
+def abandon(hub):
+    """Listen no more; the bus calls this when it has ended without having been stopped."""
+    if hub.event.SUBSCRIPTIONS.running:
+        hub.event.SUBSCRIPTIONS.abandon()
+
+
 async def stop(hub):
     """Listen no more; the bus calls this before it stops, so that listeners can still send.
 
@@ -129,16 +135,17 @@ async def stop(hub):
     if not subscriptions.running:
         return
     subscriptions.refuse_within()
-    listening = bool(list(subscriptions))
+    listening = not subscriptions.empty
     if listening:
         patience = hub.evbus.init.settings().drain_timeout
-        await asyncio.gather(subscriptions.pause(), hub.event.init.settle(patience))
+        hurried = functools.partial(getattr, hub.evbus.ENGINE, "hurried")
+        await asyncio.gather(subscriptions.pause(hurried), hub.event.init.settle(patience))
     hub.egress.internal.close(
         lambda group, events: hub.evbus.ENGINE.keep(events, _replayed.lane_of(group), LATE)
     )
     if not listening:
         # Without a turn of the loop until here: the bus is to refuse events at once.
-        subscriptions.end()
+        subscriptions.abandon()
         return
     await subscriptions.stop()
 

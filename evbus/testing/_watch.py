@@ -190,12 +190,12 @@ class Watch:
         retry = msgspec.structs.replace(spec.retry, **PAUSES)
         self._replace(listening, "spec", msgspec.structs.replace(spec, retry=retry))
 
-    async def _call(self, listener: str, name: str, call: Callable[[Any], Any], event: Any) -> Any:
+    async def _call(self, listener: str, name: str, call: Callable[..., Any], event: Any, *more: Any) -> Any:
         try:
             error = self._failures.of_listener(listener)
             if error is not None:
                 raise error
-            result = await call(event)
+            result = await call(event, *more)
         except BaseException as exc:
             self.handled.append(Handled(listener, name, event, exc))
             raise

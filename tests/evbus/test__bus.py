@@ -175,7 +175,7 @@ def test_joiners_that_give_up_are_forgotten(rig: Rig) -> None:
         await turns(1)
         joiner.cancel()
         await asyncio.wait({joiner})
-        assert rig.bus._joiners == []
+        assert len(rig.bus._joiners) == 0
 
     asyncio.run(main())
 

@@ -613,3 +613,28 @@ def test_settle_says_whether_everything_was_handled_in_time() -> None:
             assert gate.done == ["x"]
 
     go(main)
+
+
+@pytest.mark.parametrize("options", [{}, {"key": "id"}, {"timeout": 60}])
+def test_a_listener_that_wants_it_gets_the_envelope(options: dict[str, Any]) -> None:
+    got: list[Any] = []
+
+    async def asked(hub: Any, event: OrderPlaced, envelope: Any) -> None:
+        got.append((event, envelope.headers["tenant"], envelope.routing_key))
+
+    def plain(event: OrderPlaced, *, envelope: Any) -> None:
+        got.append((event, envelope.headers["tenant"], envelope.routing_key))
+
+    class Asking(EventListener[OrderPlaced]):
+        async def on(self, event: OrderPlaced, envelope: Any) -> None:
+            got.append((event, envelope.headers["tenant"], envelope.routing_key))
+
+    async def main() -> None:
+        async with listening() as hub:
+            for listener in (asked, plain, Asking):
+                hub.event.init.subscribe(OrderPlaced, listener, **options)
+            await hub.event.init.send(OrderPlaced("A-1", 1.0), headers={"tenant": "acme"})
+            await settled(hub)
+
+    go(main)
+    assert got == [(OrderPlaced("A-1", 1.0), "acme", "OrderPlaced")] * 3

@@ -22,6 +22,8 @@ from evbus.event._registry import Registry
 from tests.evbus.kit import plugin, write
 from tests.event.kit import Book, Got, OrderPlaced, failure, go, listening, new_hub, settled
 
+RETRY = "; write retry={'attempts': 3, 'min': 0.1, 'max': 10}"
+
 
 class Socket:
     pass
@@ -119,11 +121,11 @@ def test_two_events_of_one_name_in_one_file() -> None:
             {"retry": {"attempts": -1}},
             (
                 "retry of a listener: attempts is 0 (for ever) or more, and min and max are seconds with "
-                "0 < min <= max"
+                "0 < min <= max" + RETRY
             ),
         ),
-        ({"retry": {"attempt": 1}}, "retry of a listener: Object contains unknown field `attempt`"),
-        ({"retry": 5}, "retry of a listener: 'int' object is not iterable"),
+        ({"retry": {"attempt": 1}}, "retry of a listener: Object contains unknown field `attempt`" + RETRY),
+        ({"retry": 5}, "retry of a listener: 'int' object is not iterable" + RETRY),
     ],
     ids=str,
 )
@@ -139,6 +141,8 @@ def test_an_option_that_there_is_none_of() -> None:
     assert said == "a listener has no option 'concurency'; did you mean 'concurrency'?"
     said = failure(HandlerSignatureError, new_hub().event.init.subscribe, OrderPlaced, on, concurency=2)
     assert said == "a listener has no option 'concurency'; did you mean 'concurrency'?"
+    said = failure(HandlerSignatureError, event_listener, OrderPlaced, gruop="b")
+    assert said == "a listener has no option 'gruop'; did you mean 'group'?"
 
 
 @pytest.mark.parametrize(

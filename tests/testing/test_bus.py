@@ -366,7 +366,7 @@ def test_what_does_not_end_is_named() -> None:
 def test_a_destination_that_fails_for_a_while_gets_everything_in_order() -> None:
     async def test(bus: testing.Bus) -> None:
         seen: list[int] = []
-        bus.subscribe("n", seen.append, name="seen")
+        bus.subscribe("n", seen.append, name="seen", profile="mail")
         down = bus.fail("mail", times=2)
         for number in range(5):
             await bus.put("n", number, profile="mail")
@@ -405,7 +405,8 @@ def test_a_dead_letter_of_a_destination_says_all() -> None:
 def test_a_destination_fails_for_good_until_it_is_mended() -> None:
     async def test(bus: testing.Bus) -> None:
         seen: list[int] = []
-        bus.subscribe("n", seen.append, name="seen")
+        for profile in ("default", "mail"):
+            bus.subscribe("n", seen.append, profile=profile)
         down = bus.fail("mail", error=Unavailable("no power"), times=None)
         await bus.put("n", 1, profile="mail")
         await bus.put("n", 2)

@@ -249,7 +249,7 @@ def test_fixtures_of_the_project_use_the_bus(run: Run) -> None:
     result = run("""
     @pytest.fixture
     def shop(event_bus):
-        event_bus.subscribe(OrderBilled, lambda event: None, name="audit")
+        event_bus.subscribe(OrderBilled, lambda event: None, name="audit", profile="mail")
         yield event_bus
         assert event_bus.sent(OrderPlaced)
 
