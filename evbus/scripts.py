@@ -50,7 +50,15 @@ def main() -> None:
     sys.exit(code)
 
 
+def _see_this_folder() -> None:
+    """Let plugins import the modules of the project in whose folder the command is called, behind others."""
+    folder = str(pathlib.Path.cwd())
+    if not {folder, ""} & set(sys.path) and not getattr(sys.flags, "safe_path", False):
+        sys.path.append(folder)
+
+
 def _main() -> int:
+    _see_this_folder()
     hub = pop.hub.Hub()
     hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
     hub.pop.sub.add(dyne_name="log", pypath="evbus.log")

@@ -61,7 +61,10 @@ class Control:
             task.result()
 
     async def joined(self, listener: asyncio.Future[None], join: Coroutine[Any, Any, None]) -> bool:
-        """Wait until the bus is started; False when it was stopped before, and the start cancelled."""
+        """Wait until the bus is started; False when it was stopped before, and the start cancelled.
+
+        Raises what ``join`` raises; what runs already is then to be stopped.
+        """
         joining: asyncio.Future[Any] = asyncio.ensure_future(join)
         stop: asyncio.Future[Any] = asyncio.ensure_future(self.stopping.wait())
         await asyncio.wait({joining, listener, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -70,6 +73,9 @@ class Control:
         if started:
             await asyncio.wait({stop})
             return True
+        if joining.done() and not joining.cancelled() and not self.stopping.is_set():
+            await asyncio.wait({stop})
+            joining.result()
         joining.cancel()
         if not listener.done():
             listener.cancel()

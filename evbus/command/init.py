@@ -35,8 +35,13 @@ async def deliver(hub, options, profiles, produce, show=None):
     problem = None
     with _signals.handled(control, lambda: _pending(hub) > 0, quiet=quiet):
         listener = asyncio.ensure_future(hub.evbus.init.start(profiles))
-        if not await control.joined(listener, hub.evbus.init.join()):
-            raise KeyboardInterrupt
+        try:
+            if not await control.joined(listener, hub.evbus.init.join()):
+                raise KeyboardInterrupt
+        except errors.EvbusError:
+            await hub.evbus.init.stop()
+            await asyncio.gather(listener, return_exceptions=True)
+            raise
         status = _table.StatusLine(enabled=not quiet and not _prints(hub, show))
         ticker = asyncio.ensure_future(_tick(hub, control, status, show))
         try:

@@ -3,7 +3,7 @@
 import asyncio
 
 from evbus import errors
-from evbus.command import _session
+from evbus.command import _session, _table
 
 
 async def main(hub, options):
@@ -14,6 +14,8 @@ async def main(hub, options):
         raise broken[0]
 
     async def produce():
+        if not options.get("quiet"):
+            _table.tell(_listening(hub))
         await asyncio.get_running_loop().create_future()
 
     if not hub.evbus.init.plugins()["listener"]:
@@ -21,3 +23,11 @@ async def main(hub, options):
             "there are no listeners; name a folder that has a folder listener/ with them: --plugin-dirs DIR"
         )
     return _session.exit_code(await hub.command.init.deliver(options, profiles, produce))
+
+
+def _listening(hub):
+    found = [f"{one['name']} ({', '.join(one['events'])})" for one in hub.event.init.subscriptions()]
+    said = f"evbus: listening: {', '.join(found)}; Ctrl-C stops"
+    if not hub.event.init.listens_outside():
+        said = f"{said}\nevbus: nothing comes in from outside: their profiles are all in this process"
+    return said

@@ -143,6 +143,13 @@ def _rabbitmq(profile: Profile, model: Model, wanted: Subscription) -> Source:
             raise ProfileError(f"a copy for every process needs {needs}", path="address")
         return Source(_address(profile, model, wanted.name), durable=False)
     if wanted.group:
+        exchange = "/exchange/" if model == "rabbitmq3" else "/exchanges/"
+        if not template.startswith((exchange, *_COPIES)):
+            raise ProfileError(
+                f"{template!r} is a queue, and gives each event to one consumer: its listeners would not get "
+                f"all; write 'address: {exchange}events/{{routing_key}}'",
+                path="address",
+            )
         # Neither version binds a queue to an exchange for a consumer of AMQP 1.0, so it has to be there.
         name = f"{wanted.name}::{wanted.group}" if wanted.name else wanted.group
         return Source(_queue(model, name))

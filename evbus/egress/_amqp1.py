@@ -135,6 +135,8 @@ class Consumer:
     def _refusal(self, name: str, text: str) -> DeliveryError:
         where = self._source.address if self._source is not None else ""
         said = f"{self._connection.name}: cannot consume {where}: {name}{': ' if text else ''}{text}"
+        if name == "amqp:not-found" and self._wanted.group:
+            said += "; AMQP 1.0 cannot make it: declare and bind it, or take the provider amqp, which does"
         return Unavailable(said) if name in WAITED else DeliveryError(said)
 
     def _refused(self, refusal: DeliveryError, failures: int) -> None:

@@ -25,12 +25,16 @@ from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders, StandingHeaders
 from ._queue import UNBOUNDED, Meta, Queue
 from ._settings import Settings
 
-__all__ = ["IN_CALLBACK", "Broker", "Serializer", "to_bytes"]
+__all__ = ["HANDLING", "IN_CALLBACK", "Broker", "Serializer", "to_bytes"]
 
 log = logging.getLogger("evbus.broker")
 
 #: True where the bus itself runs an application's code: that code may put while the bus drains.
 IN_CALLBACK: ContextVar[bool] = ContextVar("evbus_in_callback", default=False)
+
+#: The task that handles an event, in whatever is called by it: it does not wait for room that its own end
+#: may have to make.
+HANDLING: ContextVar[asyncio.Task[Any] | None] = ContextVar("evbus_handling", default=None)
 
 #: Profiles and routing keys whose shared part is remembered.
 CACHE_PAIRS = 10_000
@@ -166,12 +170,14 @@ class Broker:
         meta, data = left
         if self.queue.on_event is not None:
             await asyncio.sleep(0)
+        handling = HANDLING.get()
+        beyond = handling is not None and handling is asyncio.current_task()
         while True:
             if self.draining:
                 self.refuse_unless_callback()
             if self.refusal is not None:
                 raise self.refusal
-            if self.queue.put(meta, data, _monotonic()):
+            if self.queue.put(meta, data, _monotonic(), beyond=beyond):
                 return
             await self.queue.wait_room(len(data))
 

@@ -344,7 +344,9 @@ class Bus:
             await dead.close(HURRY_TIMEOUT if self.hurried else CLOSE_TIMEOUT)
         finally:
             seconds = time.monotonic() - self._stopped_at
-            self.report = Report(dict(undelivered), str(plan.dead_store.path), seconds)
+            store = plan.dead_store
+            died = store.stored + store.lost - sum(undelivered.values())
+            self.report = Report(dict(undelivered), str(store.path), seconds, max(0, died))
             if undelivered:
                 log.error("%s", self.report)
             self._tracker = None

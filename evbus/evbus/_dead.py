@@ -83,6 +83,11 @@ class DeadStore:
         return f"<DeadStore {self.path} stored={self.stored} pending={self.pending} lost={self.lost}>"
 
     @property
+    def closed(self) -> bool:
+        """Whether it takes nothing more."""
+        return self._closed
+
+    @property
     def pending(self) -> int:
         """Events that are not on the disk yet and wait in memory."""
         return len(self._waiting)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +20,9 @@ from ._teller import Teller
 __all__ = ["DeadLetters"]
 
 log = logging.getLogger("evbus.bus")
+
+#: Seconds until it is asked again whether what could not be written is on the disk.
+PAUSE = 1.0
 
 
 class DeadLetters:
@@ -102,13 +107,26 @@ class DeadLetters:
     async def give_up(self, event: Envelope, where: str, problem: Exception, attempts: int) -> bool:
         """Write an event that no lane gave up to the dead store, and tell the error callback.
 
-        :returns: whether it is on the disk.
+        It waits until the event is on the disk, as long as that takes.
+
+        :returns: whether it is there; if not, the bus has ended meanwhile.
         """
         reason = problem_text(problem)
-        log.error("%s: an event is dead after %d attempts: %s", where, attempts, reason)
+        tries = f" after {attempts} attempts" if attempts else ""
+        log.error("%s: an event is dead%s: %s", where, tries, reason)
         self._tell(event, where, problem)
-        kept = self._store.add(event, lane=where, profile=event.profile, reason=reason, attempts=attempts)
-        return kept and await self._store.flush()
+        record = functools.partial(
+            self._store.add, event, lane=where, profile=event.profile, reason=reason, attempts=attempts
+        )
+        while not record():
+            if self._store.closed:
+                return False
+            await asyncio.sleep(PAUSE)
+        while not await self._store.flush():
+            if self._store.closed:
+                return False
+            await asyncio.sleep(PAUSE)
+        return True
 
     def _tell(self, event: Envelope, plugin: str, problem: BaseException) -> None:
         if self._teller is not None:

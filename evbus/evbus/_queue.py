@@ -136,13 +136,16 @@ class Queue:
         # A whole inbox of bodies of this size still fits.
         self.body_limit = room // INBOX_EVENTS
 
-    def put(self, meta: Meta | Envelope, body: bytes, time: float) -> bool:
-        """Queue an event and return True, or return False when there is no room."""
+    def put(self, meta: Meta | Envelope, body: bytes, time: float, *, beyond: bool = False) -> bool:
+        """Queue an event and return True, or return False when there is no room.
+
+        :param beyond: queue it whether there is room or not.
+        """
         inbox = self.inbox
         with self.lock:
             # A finalizer or a signal handler that runs in the middle of a change may only append.
             free = not self._changing
-            if free and self._full(len(body)):
+            if free and not beyond and self._full(len(body)):
                 return False
             if free and len(inbox) >= INBOX_EVENTS:
                 self._pack()

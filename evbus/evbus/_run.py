@@ -42,14 +42,21 @@ class Plan(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What ``stop()`` could not deliver: events by lane, and where they were written."""
+    """What ``stop()`` could not deliver: events by lane, and where they were written.
+
+    :ivar dead: events that were written there before, as their lane or listener gave them up.
+    """
 
     undelivered: dict[str, int]
     dead_store: str
     seconds: float
+    dead: int = 0
 
     def __str__(self) -> str:
-        if not self.undelivered:
-            return f"everything was delivered ({self.seconds:.2f} s)"
-        lanes = ", ".join(f"{name}: {count}" for name, count in self.undelivered.items())
-        return f"not delivered: {lanes}; written to {self.dead_store}"
+        dead = f"{self.dead} dead before the stop" if self.dead else ""
+        if self.undelivered:
+            lanes = ", ".join(f"{name}: {count}" for name, count in self.undelivered.items())
+            return f"not delivered: {lanes}{f'; {dead}' if dead else ''}; written to {self.dead_store}"
+        if self.dead:
+            return f"everything was delivered but {dead}, written to {self.dead_store} ({self.seconds:.2f} s)"
+        return f"everything was delivered ({self.seconds:.2f} s)"

@@ -34,10 +34,12 @@ class Teller:
         self._untold: deque[dict[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._skipped = 0
+        # What calls the function: a task of its own in Python 3.10.
+        self._teller: asyncio.Task[Any] | None = None
 
     def __contains__(self, task: object) -> bool:
         """Return whether it is this task that tells."""
-        return task is self._task and task is not None
+        return task is self._teller and task is not None
 
     @property
     def busy(self) -> bool:
@@ -61,12 +63,19 @@ class Teller:
         try:
             while self._untold:
                 try:
-                    await call(_tell_one(self._on_error, self._untold.popleft()), 0)
+                    await call(self._tell_one(self._untold.popleft()), 0)
                 except Exception:
                     log.exception("the function named by error_callback_ref failed")
         finally:
             self._task = None
         self._on_told()
+
+    async def _tell_one(self, data: dict[str, Any]) -> None:
+        self._teller = asyncio.current_task()
+        try:
+            await _tell_one(self._on_error, data)
+        finally:
+            self._teller = None
 
     async def wait(self, patience: float) -> None:
         """Return when it has been told of everything, at the latest after ``patience`` seconds."""

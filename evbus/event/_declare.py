@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any, Generic, TypeVar
@@ -125,6 +126,8 @@ def event(
         check_fields(cls)
         if type(version) is not int or version < 1:
             raise HandlerSignatureError(f"the event {cls.__qualname__}: version is a number from 1 on")
+        if upcast is not None:
+            _check_upcast(cls, upcast)
         if not isinstance(name, str):
             raise HandlerSignatureError(f"the event {cls.__qualname__}: name is a text, and not {name!r}")
         spec = EventSpec(cls, name or cls.__name__, durable, broadcast, version, upcast)
@@ -134,6 +137,15 @@ def event(
     if isinstance(name, type):
         raise HandlerSignatureError(f"write @event() above {name.__qualname__}, with parentheses")
     return decorate
+
+
+def _check_upcast(cls: type, upcast: Any) -> None:
+    try:
+        inspect.signature(upcast).bind(1, {})
+    except (TypeError, ValueError):
+        raise HandlerSignatureError(
+            f"the event {cls.__qualname__}: upcast is a function of (version, values) that returns the values"
+        ) from None
 
 
 def spec_of(cls: Any) -> EventSpec | None:
@@ -246,6 +258,10 @@ def listener_spec(
     :param on_error: ``on_error(event, exception)``, plain or asynchronous, is told of what was given up.
     :raises HandlerSignatureError: one of them is wrong.
     """
+    if not isinstance(event, (str, type)):
+        raise HandlerSignatureError(
+            f"a listener listens to a class of events, or to the name of one, not to a {type(event).__name__}"
+        )
     _check_texts(name=name, group=group, profile=profile)
     for option, number, least in (("concurrency", concurrency, 1), ("prefetch", prefetch, 0)):
         if type(number) is not int or number < least:

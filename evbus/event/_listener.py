@@ -5,15 +5,24 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from evbus.dispatch._providers import is_async, name_of
 from evbus.errors import HandlerSignatureError
 
-from ._declare import LISTENS, EventListener, ListenerSpec
+from ._declare import LISTENS, EventListener, ListenerSpec, spec_of
 from ._threads import Threads
 
-__all__ = ["Listener", "check", "line_of", "listens", "made", "short_name"]
+__all__ = [
+    "Listener",
+    "check",
+    "line_of",
+    "listens",
+    "made",
+    "refuse_other",
+    "refuse_uncallable",
+    "short_name",
+]
 
 
 #: Parameters that are given by their names, beside the event.
@@ -55,10 +64,6 @@ def made(listener: Any, name: str, the_hub: Any, concurrency: int) -> Listener:
         function = _object(listener, full_name, the_hub).on
     elif isinstance(listener, EventListener):
         function = listener.on
-    if not callable(function):
-        raise HandlerSignatureError(
-            "a listener is a function, or a class with on(self, event)", handler=full_name
-        )
     call = _bound(function, full_name, the_hub)
     name = name or short_name(listener)
     takes_envelope = "envelope" in inspect.signature(function).parameters
@@ -66,6 +71,20 @@ def made(listener: Any, name: str, the_hub: Any, concurrency: int) -> Listener:
         return Listener(name, full_name, call, None, takes_envelope)
     threads = Threads(concurrency, name)
     return Listener(name, full_name, _threaded(call, threads), threads, takes_envelope)
+
+
+def refuse_uncallable(listener: Any) -> None:
+    """Refuse what is neither a function nor a class, nor an object with ``on``.
+
+    :raises HandlerSignatureError: says what would be right.
+    """
+    if callable(listener) or isinstance(listener, EventListener):
+        return
+    said = f"a {type(listener).__name__}"
+    if inspect.iscoroutine(listener):
+        said = f"a coroutine: write {listener.__name__} without calling it"
+        listener.close()
+    raise HandlerSignatureError(f"a listener is a function, or a class with on(self, event), and not {said}")
 
 
 def check(listener: Any) -> None:
@@ -82,6 +101,31 @@ def check(listener: Any) -> None:
         _bound(listener, name, None)
 
 
+def refuse_other(listener: Any, event: Any) -> None:
+    """Refuse a listener whose parameter is another event than the one that it listens to.
+
+    :raises HandlerSignatureError: names both.
+    """
+    meant = _meant(listener)
+    if isinstance(event, type) and spec_of(meant) is not None and not issubclass(event, meant):
+        raise HandlerSignatureError(
+            f"it listens to {event.__qualname__}, and takes a {meant.__qualname__}", handler=name_of(listener)
+        )
+
+
+def _meant(listener: Any) -> Any:
+    """Return what the annotations of a listener say that it takes, None if they say nothing."""
+    for base in vars(listener).get("__orig_bases__", ()) if inspect.isclass(listener) else ():
+        if get_origin(base) is EventListener:
+            return get_args(base)[0]
+    function: Any = getattr(listener, "on", None) if inspect.isclass(listener) else listener
+    try:
+        hints = get_type_hints(function)
+    except Exception:  # annotations may name what is not there at run time, and fail in any way
+        return None
+    return next((kind for name, kind in hints.items() if name not in (*GIVEN, "return")), None)
+
+
 def line_of(listener: Any) -> int:
     """Return the line that a listener begins on, 0 when it is not known."""
     try:
@@ -96,7 +140,8 @@ def _object(cls: Any, full_name: str, the_hub: Any) -> Any:
 
 
 def _check_class(cls: Any, full_name: str) -> None:
-    if not callable(getattr(cls, "on", None)):
+    on = getattr(cls, "on", None)
+    if not callable(on) or on is EventListener.on:
         raise HandlerSignatureError("it has no on(self, event)", handler=full_name)
     parameters = [
         one

@@ -15,7 +15,7 @@ import msgspec
 
 from evbus._backoff import backoff
 from evbus.dispatch._within import Limit, within
-from evbus.errors import PayloadError, Rejected
+from evbus.errors import DispatchTimeout, PayloadError, Rejected
 from evbus.evbus._pipeline import Around
 from evbus.evbus._teller import Teller
 from evbus.redact import problem_text
@@ -164,11 +164,17 @@ class Listening:
             return await self._again(work, exc)
 
     async def _attempt(self, work: _Work) -> Any:
+        threads = self.listener.threads
         event = (work.event, work.envelope) if self.listener.takes_envelope else (work.event,)
         timeout = self.spec.timeout
         if timeout is None:
             return await self._call(*event)
-        return await within(_awaited(self._call(*event)), Limit.of(timeout), work.spec.name)
+        try:
+            return await within(_awaited(self._call(*event)), Limit.of(timeout), work.spec.name)
+        except DispatchTimeout:
+            if threads is not None:
+                threads.replace()
+            raise
 
     async def _again(self, work: _Work, problem: Exception) -> Any:
         """Call the listener again, as often as its retries say; raise what it failed with last."""
@@ -196,6 +202,10 @@ class Listening:
         dead = Dead(work.delivery.envelope, self.listener.name, problem, work.attempts)
         try:
             recorded = await self._dead(dead)
+        except asyncio.CancelledError:
+            # By the listener's end, while the disk takes nothing: it comes again, and may be kept as well.
+            work.delivery.reject(requeue=True)
+            raise
         except Exception as exc:
             recorded = False
             log.debug("listener %s: %r", self.listener.name, exc)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from evbus._typed import reader
@@ -136,7 +136,10 @@ def _raised(spec: EventSpec, said: str, values: Any) -> Any:
     if not isinstance(values, dict):
         raise InvalidPayload(f"{spec.name} of version {version} is no object")
     try:
-        return dict(spec.upcast(version, values))
+        raised = spec.upcast(version, values)
+        if not isinstance(raised, Mapping):
+            raise TypeError(f"upcast returned {type(raised).__name__}, and not the values")
+        return dict(raised)
     except Exception as exc:
         raise InvalidPayload(
             f"{spec.name} of version {version} cannot be made one of version {spec.version}: "

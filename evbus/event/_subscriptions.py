@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from evbus.errors import EvbusError, HandlerExists
+from evbus.errors import EvbusError, HandlerExists, ProfileError
 from evbus.evbus._sources import Supply
 from evbus.types import Subscription
 
@@ -206,9 +206,11 @@ class Subscriptions:
         entry.listening.begin(self._around)
         try:
             entry.listen(_chosen(supplies(entry.spec.profile), entry.spec.profile), self._patience())
-        except BaseException:
-            log.error("listener %s cannot listen", entry.id)
+        except BaseException as exc:
             entry.abandon()
+            if isinstance(exc, ProfileError):
+                reason = f"listener {entry.id}: {exc.reason}"
+                raise ProfileError(reason, source=exc.source, path=exc.path) from None
             raise
 
     async def ready(self) -> None:

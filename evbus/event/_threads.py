@@ -36,6 +36,13 @@ class Threads:
         loop, context = asyncio.get_running_loop(), copy_context()
         return await loop.run_in_executor(self._pool, context.run, _called, call, *event)
 
+    def replace(self) -> None:
+        """Leave the threads alone, one of which does not end, and begin others with the next call."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False)
+            log.warning("listener %s: a plain function goes on in its thread after its timeout", self._name)
+
     async def close(self, seconds: float) -> None:
         """End the threads; one that still runs after ``seconds`` is left alone, as nothing can end it."""
         pool, self._pool = self._pool, None

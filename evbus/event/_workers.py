@@ -9,6 +9,7 @@ from contextvars import copy_context
 from typing import Generic, TypeVar
 
 from evbus.dispatch._worker import Worker
+from evbus.evbus._broker import HANDLING
 
 __all__ = ["Workers"]
 
@@ -90,6 +91,7 @@ class Workers(Generic[_Job]):
         ready, handle = self._ready, self._handle
         if len(ready) > 1 and not self._waking:
             self._wake()  # its turn comes when this worker has to wait
+        HANDLING.set(asyncio.current_task())
         clean = copy_context()
         for _ in range(SLICE):
             if not ready or self.running > self._limit:

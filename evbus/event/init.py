@@ -65,6 +65,7 @@ def subscribe(
     :raises HandlerSignatureError: the callback cannot be called with an event.
     :raises ProfileError: the bus runs, and no profile that matches can be listened to.
     """
+    _listener.refuse_uncallable(callback)
     name = name or hub.event.SUBSCRIPTIONS.free_name(_listener.short_name(callback))
     _declare.check_options(options)
     spec = _declare.listener_spec(event, name, group, per_process, profile=profile, **options)
@@ -80,6 +81,11 @@ def subscriptions(hub, event_name=None):
     """Return what is known of every subscription, or of those to one event: a list of mappings."""
     found = [entry.describe() for entry in hub.event.SUBSCRIPTIONS]
     return [one for one in found if event_name is None or event_name in one["events"]]
+
+
+def listens_outside(hub):
+    """Return whether any listener gets what comes from outside this process."""
+    return any(not feed.local for entry in hub.event.SUBSCRIPTIONS for feed in entry.feeds)
 
 
 async def ready(hub):
@@ -172,6 +178,7 @@ def _loader(hub, content_type):
 
 def _add(hub, spec, listener, metadata=None):
     events = hub.event.REGISTRY.wanted(spec)
+    _listener.refuse_other(listener, spec.event)
     made = _listener.made(listener, spec.name, hub, spec.concurrency)
     listening = _listening.Listening(spec, made, hub.event.READER, lambda dead: _bury(hub, dead))
     return hub.event.SUBSCRIPTIONS.add(spec, listening, events, metadata)
@@ -193,6 +200,7 @@ def _check(hub, module):
             if not isinstance(spec.event, str):
                 hub.event.REGISTRY.of(spec.event)
             _listener.check(listener)
+            _listener.refuse_other(listener, spec.event)
         except errors.HandlerError as exc:
             raise errors.PluginError(str(exc), line=_listener.line_of(listener)) from exc
 
@@ -210,8 +218,10 @@ def _subscribe_files(hub):
             continue
         hub.event.FILES.add(plugin.file)
         try:
-            for listener, spec in _declared(_load.module_of(plugin.file)):
+            found = list(_declared(_load.module_of(plugin.file)))
+            for listener, spec in found:
                 hub.event.SUBSCRIPTIONS.refuse_second(spec, _listener.short_name(listener))
+            for listener, spec in found:
                 _add(hub, spec, listener)
         except Exception as exc:
             broken = plugin._replace(state="broken", reason=str(exc))

@@ -82,7 +82,12 @@ def test_a_key_that_makes_no_address_is_refused(model: Any, key: str, said: str)
         ("artemis", {}, {"name": "P", "group": "g", "durable": False}, Source("P::g", ("topic",), False)),
         ("artemis", {"routing": "anycast"}, {"name": "Placed"}, Source("Placed", ("queue",))),
         ("rabbitmq3", {}, {"name": "a/b"}, Source("/queue/a%2Fb")),
-        ("rabbitmq3", {}, {"name": "a", "group": "g"}, Source("/amq/queue/a::g")),
+        (
+            "rabbitmq3",
+            {"address": "/exchange/x/{routing_key}"},
+            {"name": "a", "group": "g"},
+            Source("/amq/queue/a::g"),
+        ),
         ("rabbitmq3", {"address": "/queue/fixed"}, {}, Source("/queue/fixed")),
         ("rabbitmq3", {"address": "/exchange/x/{routing_key}"}, {"name": "a"}, Source("/amq/queue/a")),
         (
@@ -92,7 +97,12 @@ def test_a_key_that_makes_no_address_is_refused(model: Any, key: str, said: str)
             Source("/exchange/x/a.#", durable=False),
         ),
         ("rabbitmq4", {}, {"name": "a/b"}, Source("/queues/a%2Fb")),
-        ("rabbitmq4", {}, {"name": "a", "group": "g"}, Source("/queues/a%3A%3Ag")),
+        (
+            "rabbitmq4",
+            {"address": "/exchanges/x/{routing_key}"},
+            {"name": "a", "group": "g"},
+            Source("/queues/a%3A%3Ag"),
+        ),
         ("rabbitmq4", {"address": "/exchanges/x/{routing_key}"}, {"name": "a"}, Source("/queues/a")),
     ],
 )
@@ -116,6 +126,8 @@ def test_every_process_has_a_name_of_its_own_on_artemis() -> None:
         ("rabbitmq4", {}, {"name": "a", "per_process": True}, "use the provider amqp"),
         ("rabbitmq4", {"address": "/exchanges/x"}, {}, "say what to consume"),
         ("artemis", {"routing": "anycast"}, {"name": "a", "group": "g"}, "anycast gives none"),
+        ("rabbitmq3", {}, {"name": "a", "group": "g"}, "write 'address: /exchange/events/{routing_key}'"),
+        ("rabbitmq4", {}, {"name": "a", "group": "g"}, "write 'address: /exchanges/events/{routing_key}'"),
     ],
 )
 def test_what_a_broker_cannot_give_is_told(model: Any, data: Any, wanted: Any, said: str) -> None:

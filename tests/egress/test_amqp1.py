@@ -264,6 +264,7 @@ def test_a_refused_link_is_told(node: Any, unique: str) -> None:
             with pytest.raises(ConnectFailed, match="amqp1 profile 'orders': cannot consume /") as caught:
                 await following()
             assert "no queue" in str(caught.value)
+            assert "declare and bind it, or take the provider amqp" in str(caught.value)
             assert "\n" not in str(caught.value)
 
     asyncio.run(main())

@@ -70,6 +70,20 @@ def test_a_consumer_gets_no_more_than_it_may_have_unsettled() -> None:
     assert _internal.held(room.groups) == 0
 
 
+@pytest.mark.parametrize("most", [2, 4, 10, 40])
+def test_one_whose_others_are_under_way_for_long_gets_more(most: int) -> None:
+    room = Room()
+    _, got = room.join(prefetch=most)
+    room.put(*(["x"] * most * 4))
+    # One place, or one of each sixteen, is free again and again, and the others never.
+    free = max(1, most // 16)
+    for _ in range(3):
+        count = len(got)
+        for delivery in got[-free:]:
+            delivery.ack()
+        assert len(got) == count + free
+
+
 def test_one_that_is_full_leaves_events_to_others() -> None:
     room = Room()
     (_, full), (_, free) = room.join(prefetch=1), room.join(prefetch=10)

@@ -188,17 +188,22 @@ def test_the_queues_that_are_told_are_those_that_listeners_make(
 
 
 @pytest.mark.parametrize(
-    ("model", "target", "queue"),
+    ("model", "exchange", "target", "queue"),
     [
-        ("artemis", "OrderPlaced", "OrderPlaced::billing"),
-        ("auto", "OrderPlaced", "OrderPlaced::billing"),
-        ("rabbitmq3", "/queue/OrderPlaced", "/amq/queue/OrderPlaced::billing"),
-        ("rabbitmq4", "/queues/OrderPlaced", "/queues/OrderPlaced%3A%3Abilling"),
+        ("artemis", "", "OrderPlaced", "OrderPlaced::billing"),
+        ("auto", "", "OrderPlaced", "OrderPlaced::billing"),
+        ("rabbitmq3", "/exchange/shop/", "/exchange/shop/OrderPlaced", "/amq/queue/OrderPlaced::billing"),
+        ("rabbitmq4", "/exchanges/shop/", "/exchanges/shop/OrderPlaced", "/queues/OrderPlaced%3A%3Abilling"),
     ],
 )
-def test_addresses_of_amqp_1_follow_the_model_of_the_broker(model: str, target: str, queue: str) -> None:
-    assert going("amqp1", address_model=model, **ANONYMOUS).address == target
-    assert coming("amqp1", address_model=model, **ANONYMOUS).address == queue
+def test_addresses_of_amqp_1_follow_the_model_of_the_broker(
+    model: str, exchange: str, target: str, queue: str
+) -> None:
+    data = {"address_model": model, **ANONYMOUS}
+    if exchange:
+        data["address"] = exchange + "{routing_key}"
+    assert going("amqp1", **data).address == target
+    assert coming("amqp1", **data).address == queue
 
 
 def test_artemis_gives_each_process_its_copy() -> None:

@@ -145,11 +145,22 @@ def test_an_option_that_there_is_none_of() -> None:
     assert said == "a listener has no option 'gruop'; did you mean 'group'?"
 
 
+def test_what_cannot_be_called_is_no_listener() -> None:
+    async def on(event: OrderPlaced) -> None: ...
+
+    subscribe = new_hub().event.init.subscribe
+    wrong = "a listener is a function, or a class with on(self, event), and not "
+    assert failure(HandlerSignatureError, subscribe, OrderPlaced, 5) == f"{wrong}a int"
+    assert failure(HandlerSignatureError, subscribe, OrderPlaced, on(OrderPlaced("A", 1))) == (
+        f"{wrong}a coroutine: write on without calling it"
+    )
+
+
 @pytest.mark.parametrize(
     ("listened", "subclasses", "said"),
     [
         (Socket, False, "Socket is no event; put @event() above the class"),
-        (5, False, "5 is no event; put @event() above the class"),
+        (5, False, "a listener listens to a class of events, or to the name of one, not to a int"),
         (
             Socket,
             True,
@@ -158,7 +169,7 @@ def test_an_option_that_there_is_none_of() -> None:
                 "import them first"
             ),
         ),
-        (5, True, "subclasses=True wants a class that events derive from, not 5"),
+        (object, True, "subclasses=True wants a class that events derive from, not <class 'object'>"),
     ],
 )
 def test_a_listener_to_what_is_no_event(listened: Any, subclasses: bool, said: str) -> None:
@@ -187,12 +198,6 @@ def test_a_listener_without_its_event() -> None:
         assert failure(HandlerSignatureError, event_listener, listener) == (
             f"write @event_listener(Event) above {listener.__qualname__}, with its event in parentheses"
         )
-
-
-def test_a_callback_that_is_none() -> None:
-    assert failure(HandlerSignatureError, new_hub().event.init.subscribe, OrderPlaced, 5) == (
-        "the handler builtins.int: a listener is a function, or a class with on(self, event)"
-    )
 
 
 def test_a_listener_to_a_profile_that_cannot_be_consumed_from(tmp_path: Path) -> None:
@@ -286,7 +291,9 @@ def broken(tmp_path: Path, text: str) -> Any:
     return plugin(new_hub(plugin_dirs=[str(root)]), "shop", "listener")
 
 
-HEAD = "from evbus.api import event_listener, EventListener\nfrom tests.event.kit import OrderPlaced\n"
+HEAD = (
+    "from evbus.api import event_listener, EventListener\nfrom tests.event.kit import Measured, OrderPlaced\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +322,25 @@ HEAD = "from evbus.api import event_listener, EventListener\nfrom tests.event.ki
             ),
         ),
         (
-            "@event_listener(OrderPlaced)\nclass Shop(EventListener):\n    def __init__(self, db): ...",
+            "@event_listener(OrderPlaced)\nclass Shop(EventListener):\n    def handle(self, event): ...",
+            3,
+            "the handler {module}.Shop: it has no on(self, event)",
+        ),
+        (
+            "@event_listener(OrderPlaced)\nasync def on(hub, event: Measured): ...",
+            3,
+            "the handler {module}.on: it listens to OrderPlaced, and takes a Measured",
+        ),
+        (
+            "@event_listener(OrderPlaced)\nclass Shop(EventListener[Measured]):\n    def on(self, one): ...",
+            3,
+            "the handler {module}.Shop: it listens to OrderPlaced, and takes a Measured",
+        ),
+        (
+            (
+                "@event_listener(OrderPlaced)\nclass Shop(EventListener):\n"
+                "    def __init__(self, db): ...\n    def on(self, event): ..."
+            ),
             3,
             (
                 "the handler {module}.Shop: the hub makes its object, and has nothing for db; take the hub "
@@ -333,7 +358,10 @@ HEAD = "from evbus.api import event_listener, EventListener\nfrom tests.event.ki
             "HandlerSignatureError: concurrency of a listener is a number from 1 on, and not 0",
         ),
     ],
-    ids=["empty", "undecorated", "signature", "method", "construction", "no event", "option"],
+    ids=[
+        *("empty", "undecorated", "signature", "method", "no method", "other", "other base"),
+        *("construction", "no event", "option"),
+    ],
 )
 def test_a_file_is_told_with_its_line(text: str, line: int, reason: str, tmp_path: Path) -> None:
     found = broken(tmp_path, HEAD + text)

@@ -1,0 +1,46 @@
+"""A stop that was told to hurry does not wait for listeners."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.event.kit import WAIT, Gate, OrderPlaced, go
+from tests.event.test__feed import Remote
+from tests.event.test__subscriptions import add, subscriptions
+
+
+def test_what_came_from_elsewhere_and_is_being_handled_goes_back_at_once() -> None:
+    async def main() -> None:
+        remote, gate, found = Remote(), Gate(lambda event: event.id), subscriptions()
+        hurried = asyncio.Event()
+        add(found, gate.on)
+        found.start(lambda profile: [remote.supply()], None)
+        remote.queue.put_nowait(remote.delivery(OrderPlaced("a"), "a"))
+        await gate.entered(1)
+        pausing = asyncio.ensure_future(found.pause(hurried.is_set))
+        await asyncio.wait({pausing}, timeout=0)
+        assert not pausing.done()
+        hurried.set()
+        await asyncio.wait_for(pausing, WAIT / 2)  # the patience of the feeds is WAIT
+        await found.stop()
+        assert remote.closed
+        assert gate.done == []
+
+    go(main)
+
+
+def test_without_hurry_what_is_being_handled_is_waited_for() -> None:
+    async def main() -> None:
+        remote, gate, found = Remote(), Gate(lambda event: event.id), subscriptions()
+        add(found, gate.on)
+        found.start(lambda profile: [remote.supply()], None)
+        remote.queue.put_nowait(remote.delivery(OrderPlaced("a"), "a"))
+        await gate.entered(1)
+        pausing = asyncio.ensure_future(found.pause(lambda: False))
+        await asyncio.wait({pausing}, timeout=0)
+        gate.release("a")
+        await pausing
+        assert remote.told == [("a", True, False)]
+        await found.stop()
+
+    go(main)
