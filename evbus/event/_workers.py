@@ -93,12 +93,14 @@ class Workers(Generic[_Job]):
             self._wake()  # its turn comes when this worker has to wait
         HANDLING.set(asyncio.current_task())
         clean = copy_context()
-        for _ in range(SLICE):
-            if not ready or self.running > self._limit:
-                return
+        done = 0
+        while ready and self.running <= self._limit:
             await handle(ready.popleft())
             if copy_context() != clean:
                 return  # what a handler has set is not for the next
+            done += 1
+            if not done % SLICE:
+                await asyncio.sleep(0)
 
     def _ended(self, worker: asyncio.Task[None]) -> None:
         self._tasks.discard(worker)
