@@ -10,7 +10,6 @@ import pytest
 
 from evbus.event import _workers
 from evbus.event._workers import Workers
-from tests.evbus.rig import until
 from tests.event.kit import WAIT, Gate, go
 
 VAR: ContextVar[str] = ContextVar("var", default="")
