@@ -28,6 +28,7 @@ log = logging.getLogger("evbus.egress.stomp")
 
 _TOPICS = ("/topic/", "/exchange/")
 _VIRTUAL = "/topic/VirtualTopic."
+_QUEUES = ("/queue/", "/amq/queue/")
 
 
 class Plan(NamedTuple):
@@ -56,7 +57,7 @@ def plan(profile: Profile, wanted: Subscription, broker: Broker) -> Plan:
                 f"{destination} gives each event to one consumer; a copy for every process needs a topic",
                 path="destination",
             )
-        if wanted.group:
+        if wanted.group and destination.startswith(_QUEUES):
             topic = _VIRTUAL if broker is Broker.ACTIVEMQ else "/topic/"
             raise ProfileError(
                 f"{destination} gives each event to one consumer, and its listeners would share them; write "

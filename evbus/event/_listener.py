@@ -58,6 +58,7 @@ def made(listener: Any, name: str, the_hub: Any, concurrency: int) -> Listener:
     :param concurrency: threads of a plain function, so that it does not block the loop.
     :raises HandlerSignatureError: it cannot be called with an event.
     """
+    refuse_uncallable(listener)
     full_name = name_of(listener)
     function = listener
     if inspect.isclass(listener):

@@ -25,6 +25,7 @@ from tests.connection.amqp1_kit import (
     url,
 )
 from tests.ingress.amqp_kit import eventually
+from tests.servers._rabbitmq4 import RabbitMQ4
 
 
 @pytest.fixture(scope="session", params=["rabbitmq", "rabbitmq4"])
@@ -260,7 +261,9 @@ def test_processes_have_copies_of_their_own_on_rabbitmq_3(rabbitmq: Any, unique:
 def test_a_refused_link_is_told(node: Any, unique: str) -> None:
     async def main() -> None:
         wanted = Subscription(name=unique, group="g")
-        async with consuming(new_hub(), wanted, url=url(node)) as following:
+        room = "exchanges" if isinstance(node, RabbitMQ4) else "exchange"
+        address = f"/{room}/amq.topic/{{routing_key}}"
+        async with consuming(new_hub(), wanted, url=url(node), address=address) as following:
             with pytest.raises(ConnectFailed, match="amqp1 profile 'orders': cannot consume /") as caught:
                 await following()
             assert "no queue" in str(caught.value)
