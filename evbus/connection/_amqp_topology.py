@@ -132,7 +132,7 @@ async def _step(session: AmqpSession, what: str, method: str, *args: Any, **kwar
         if str(exc).startswith("Invalid value for"):
             raise Unavailable(
                 f"{what} cannot have this name: the client library takes letters of ASCII, digits, spaces "
-                "and -_.:@#,/+ in names of queues and exchanges"
+                "and -_.:@#,/ in names of queues and exchanges"
             ) from exc
         raise Unavailable(f"{what} cannot have this name or these arguments: {one_line(exc)}") from exc
     await session.rpc(channel.close())
