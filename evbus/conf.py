@@ -138,7 +138,7 @@ CONFIG = {
     "events": {
         "default": None,
         "help": "Modules whose classes with @event are shown, such as shop.events, besides those that "
-        "listeners listen to; they are looked for in the current folder first",
+        "listeners listen to; they are looked for in the current folder, too",
     },
     "output": {"default": None, "help": "The file to write; default, and -: standard output"},
     "format": {

@@ -3,15 +3,17 @@
 import pathlib
 
 from evbus import errors, types
-from evbus.command import _asyncapi, _output, _session, _table
+from evbus.command import _output, _session, _table
 from evbus.evbus import _load, _pipeline
-from evbus.event import _catalogue
 
 FORMATS = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}
 
 
 async def main(hub, options):
     """Write the document of all events, listeners and profiles."""
+    # Here, as it knows all transports, and every command loads this file.
+    from evbus.command import _asyncapi
+
     path = options.get("output")
     kind = _output.chosen(options.get("format"), path, FORMATS, "json")
     found = await hub.command.asyncapi.catalogue(options)
@@ -25,7 +27,7 @@ async def main(hub, options):
         version=str(options.get("api_version") or "1.0.0"),
         # Whichever plugin the application chose, and in whichever way, what it writes says its type.
         content_type=hub.evbus.BROKER.reply(None, {}).headers[types.CONTENT_TYPE],
-        pipeline=_pipeline_of(hub),
+        pipeline=_pipeline.arrange(hub.evbus.pipeline.known(), hub.evbus.init.settings().pipeline),
     )
     document = _asyncapi.document(found, about)
     _output.write(path, _output.as_yaml(document) if kind == "yaml" else _output.as_json(document))
@@ -37,6 +39,8 @@ async def catalogue(hub, options):
 
     :raises ConfigError: a module, a listener or a profile is wrong; nothing is left out silently.
     """
+    from evbus.event import _catalogue
+
     file = str(options.get("profiles") or options.get("acct_file") or "profiles")
     folder = str(pathlib.Path.cwd())
     names = [options["events"]] if isinstance(options.get("events"), str) else options.get("events") or ()
@@ -63,15 +67,3 @@ async def catalogue(hub, options):
     for problem in found.problems:
         _table.tell(f"evbus: {problem}")
     return found
-
-
-def _pipeline_of(hub):
-    """Return the names of the active pipeline plugins."""
-    found = {
-        module.__name__: _pipeline.Interceptor(
-            module.__name__, getattr(module, "__order__", 0), getattr(module, "__optional__", False)
-        )
-        for module in hub.pipeline
-        if module.__name__ != "init"
-    }
-    return _pipeline.arrange(found, hub.evbus.init.settings().pipeline)

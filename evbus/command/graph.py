@@ -3,13 +3,16 @@
 import sys
 
 from evbus import errors
-from evbus.command import _graph, _graph_dot, _graph_text, _output, _session
+from evbus.command import _output, _session
 
 FORMATS = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".txt": "text"}
 
 
 async def main(hub, options):
     """Write events, the profiles that they go through, and the listeners that get them."""
+    # Here, as it knows all transports, and every command loads this file.
+    from evbus.command import _graph, _graph_dot, _graph_text
+
     path = options.get("output")
     kind = _output.chosen(options.get("format"), path, FORMATS, "text")
     found = await hub.command.asyncapi.catalogue(options)

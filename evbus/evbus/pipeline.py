@@ -16,11 +16,7 @@ def compose(hub, settings):
     :returns: one function that runs every ``send``, or None when there is none.
     :raises SettingsError: the option ``pipeline`` names a plugin that there is none of, or one twice.
     """
-    found = {}
-    for module in hub.pipeline:
-        if module.__name__ != "init":
-            order, optional = getattr(module, "__order__", 0), getattr(module, "__optional__", False)
-            found[module.__name__] = _pipeline.Interceptor(module.__name__, order, optional)
+    found = hub.evbus.pipeline.known()
     names = _pipeline.arrange(found, settings.pipeline)
     for configure in _functions(hub, names, "configure"):
         configure(settings)
@@ -29,6 +25,16 @@ def compose(hub, settings):
         log.info("pipeline plugins that the option pipeline leaves out: %s", ", ".join(unused))
     hub.evbus.AROUND = _pipeline.around(_functions(hub, names, "handle"))
     return _pipeline.before(_functions(hub, names, "send"))
+
+
+def known(hub):
+    """Return every pipeline plugin that is loaded, active or not, by name."""
+    found = {}
+    for module in hub.pipeline:
+        if module.__name__ != "init":
+            order, optional = getattr(module, "__order__", 0), getattr(module, "__optional__", False)
+            found[module.__name__] = _pipeline.Interceptor(module.__name__, order, optional)
+    return found
 
 
 def _functions(hub, names, function):

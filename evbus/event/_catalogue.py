@@ -13,12 +13,11 @@ from evbus.errors import ConfigError, EvbusError, nearest
 from evbus.evbus import _sources
 from evbus.evbus._profiles import Accepts, Profile, providers
 from evbus.evbus._sources import Source
-from evbus.redact import one_line
-from evbus.types import Subscription
+from evbus.redact import one_line, problem_text
 
 from ._channel import Channel, received, sent
-from ._declare import EventSpec, ListenerSpec, spec_of
-from ._listener import listens, short_name
+from ._declare import EventSpec, ListenerSpec, spec_of, subscription_of
+from ._listener import declared, short_name
 from ._registry import Registry
 
 __all__ = ["Bus", "Catalogue", "KnownListener", "Received", "Sent", "catalogue", "events_in", "listeners_in"]
@@ -116,7 +115,7 @@ class Catalogue(NamedTuple):
 def events_in(name: str, folder: str) -> list[type]:
     """Import a module and return its classes that are events.
 
-    :param folder: is looked in first, as ``python -m`` looks in the current one.
+    :param folder: is looked in as well.
     :raises ConfigError: there is no such module, importing it fails, or it has no events.
     """
     if folder not in sys.path:
@@ -130,8 +129,7 @@ def events_in(name: str, folder: str) -> list[type]:
             f"there is no module {name!r}; it is looked for in {folder} and where Python finds packages"
         ) from None
     except (Exception, SystemExit) as exc:
-        reason = one_line(f"{type(exc).__name__}: {exc}")
-        raise ConfigError(f"the module {name!r} cannot be imported: {reason}") from exc
+        raise ConfigError(f"the module {name!r} cannot be imported: {problem_text(exc)}") from exc
     found = [each for each in vars(module).values() if spec_of(each) is not None]
     if not found:
         raise ConfigError(
@@ -147,22 +145,12 @@ def listeners_in(module: ModuleType, place: str, registry: Registry) -> list[Kno
     :raises HandlerError: one of the events is none, or another class has its name.
     """
     found = []
-    for listener in vars(module).values():
-        if getattr(listener, "__module__", None) != module.__name__:
-            continue
-        for spec in listens(listener):
-            name = spec.name or short_name(listener)
-            text = inspect.cleandoc(getattr(listener, "__doc__", None) or "")
-            found.append(KnownListener(name, place, spec, _events(spec, registry), text))
+    for listener, spec in declared(module):
+        name = spec.name or short_name(listener)
+        text = inspect.cleandoc(getattr(listener, "__doc__", None) or "")
+        events = sorted(registry.wanted(spec), key=lambda event: event.name)
+        found.append(KnownListener(name, place, spec, tuple(events), text))
     return found
-
-
-def _events(spec: ListenerSpec, registry: Registry) -> tuple[EventSpec, ...]:
-    if isinstance(spec.event, str):
-        known = registry.named(spec.event)
-        return (known or EventSpec(None, spec.event, False, False, 1, None),)
-    found = registry.below(spec.event) if spec.subclasses else [registry.of(spec.event)]
-    return tuple(sorted(found, key=lambda event: event.name))
 
 
 def catalogue(
@@ -224,17 +212,10 @@ def _going(bus: Bus, event: EventSpec, names: Collection[str], problems: list[st
 
 
 def _coming(bus: Bus, listener: KnownListener, event: EventSpec, problems: list[str]) -> list[Received]:
-    spec = listener.spec
-    wanted = Subscription(
-        name=event.name,
-        group=listener.group,
-        per_process=listener.per_process(event),
-        durable=event.durable if spec.durable is None else spec.durable,
-        prefetch=spec.prefetch,
-    )
+    wanted = subscription_of(listener.spec, listener.name, event)
     found = []
     try:
-        sources = _sources.matching(bus.contexts, spec.profile, bus.accepts, bus.find, bus.source)
+        sources = _sources.matching(bus.contexts, listener.spec.profile, bus.accepts, bus.find, bus.source)
     except EvbusError as exc:
         sources = []
         problems.append(f"the listener {listener.name} gets no {event.name}: {exc}")

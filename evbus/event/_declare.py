@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from evbus.errors import HandlerSignatureError, nearest
+from evbus.types import Subscription
 
 from ._shape import check_fields, fields_of
 
@@ -24,6 +25,7 @@ __all__ = [
     "event_listener",
     "listener_spec",
     "spec_of",
+    "subscription_of",
 ]
 
 _EVENT = "__evbus_event__"
@@ -90,6 +92,17 @@ class ListenerSpec(msgspec.Struct, frozen=True):
     key: str | Callable[[Any], Any] | None = None
     timeout: float | None = None
     on_error: Callable[..., Any] | None = None
+
+
+def subscription_of(spec: ListenerSpec, name: str, event: EventSpec) -> Subscription:
+    """Return what a listener called ``name`` wants of a message system, of one of its events."""
+    return Subscription(
+        name=event.name,
+        group=spec.group or name,
+        per_process=spec.per_process or event.broadcast,
+        durable=event.durable if spec.durable is None else spec.durable,
+        prefetch=spec.prefetch,
+    )
 
 
 class EventListener(Generic[_Event]):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from types import ModuleType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from evbus.dispatch._providers import is_async, name_of
@@ -16,6 +17,7 @@ from ._threads import Threads
 __all__ = [
     "Listener",
     "check",
+    "declared",
     "line_of",
     "listens",
     "made",
@@ -48,6 +50,14 @@ class Listener(NamedTuple):
 def listens(listener: Any) -> list[ListenerSpec]:
     """Return what a function or class listens to."""
     return list(vars(listener).get(LISTENS, ())) if hasattr(listener, "__dict__") else []
+
+
+def declared(module: ModuleType) -> Iterator[tuple[Any, ListenerSpec]]:
+    """Yield the listeners that a file declares itself, each with what it listens to."""
+    for listener in list(vars(module).values()):
+        if getattr(listener, "__module__", None) == module.__name__:
+            for spec in listens(listener):
+                yield listener, spec
 
 
 def made(listener: Any, name: str, the_hub: Any, concurrency: int) -> Listener:

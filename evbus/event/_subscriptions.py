@@ -10,9 +10,8 @@ from typing import Any
 
 from evbus.errors import EvbusError, HandlerExists, ProfileError
 from evbus.evbus._sources import Supply
-from evbus.types import Subscription
 
-from ._declare import EventSpec, ListenerSpec
+from ._declare import EventSpec, ListenerSpec, subscription_of
 from ._feed import Feed
 from ._listening import Listening
 
@@ -64,13 +63,7 @@ class Entry:
     def listen(self, supplies: Sequence[Supply], patience: float) -> None:
         """Take what the profiles give."""
         for event in self.events:
-            wanted = Subscription(
-                name=event.name,
-                group=self.listening.receiver,
-                per_process=self.spec.per_process or event.broadcast,
-                durable=event.durable if self.spec.durable is None else self.spec.durable,
-                prefetch=self.spec.prefetch,
-            )
+            wanted = subscription_of(self.spec, self.listening.listener.name, event)
             for supply in supplies:
                 feed = Feed(supply, event, self.listening, f"listener {self.id}", patience)
                 self.feeds.append(feed)

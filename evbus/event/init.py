@@ -192,7 +192,7 @@ async def _bury(hub, dead):
 
 def _check(hub, module):
     """Refuse a file of the folder ``listener/`` without a listener, or with one that cannot be called."""
-    found = list(_declared(module))
+    found = list(_listener.declared(module))
     if not found:
         raise errors.PluginError("it has no listener: a function or class with @event_listener(Event)")
     for listener, spec in found:
@@ -205,20 +205,13 @@ def _check(hub, module):
             raise errors.PluginError(str(exc), line=_listener.line_of(listener)) from exc
 
 
-def _declared(module):
-    for listener in list(vars(module).values()):
-        if getattr(listener, "__module__", None) == module.__name__:
-            for spec in _listener.listens(listener):
-                yield listener, spec
-
-
 def _subscribe_files(hub):
     for place, plugin in enumerate(hub.evbus.PLUGINS["listener"]):
         if plugin.state != "loaded" or plugin.file in hub.event.FILES:
             continue
         hub.event.FILES.add(plugin.file)
         try:
-            found = list(_declared(_load.module_of(plugin.file)))
+            found = list(_listener.declared(_load.module_of(plugin.file)))
             for listener, spec in found:
                 hub.event.SUBSCRIPTIONS.refuse_second(spec, _listener.short_name(listener))
             for listener, spec in found:

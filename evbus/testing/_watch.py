@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from evbus.redact import one_line
+from evbus.redact import problem_text
 from evbus.types import Envelope
 
 from ._failures import Failures
@@ -168,7 +168,7 @@ class Watch:
                 "",
                 {},
                 f"handler {failure.handler}",
-                one_line(f"{type(problem).__name__}: {problem}"),
+                problem_text(problem),
                 1,
                 problem,
                 self._failures.caused(problem),
@@ -206,6 +206,6 @@ class Watch:
     async def _give_up(
         self, give_up: Callable[..., Any], event: Envelope, where: str, problem: Exception, attempts: int
     ) -> Any:
-        reason = one_line(f"{type(problem).__name__}: {problem}")
+        reason = problem_text(problem)
         self._died(event, where, reason, attempts, problem)
         return await give_up(event, where, problem, attempts)
