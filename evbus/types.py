@@ -12,6 +12,7 @@ __all__ = [
     "Delivery",
     "Envelope",
     "Event",
+    "Origin",
     "SharedHeaders",
     "StandingHeaders",
     "Subscription",
@@ -101,7 +102,9 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     :ivar group: consumers of one group share the events; every group has its copy.
     :ivar per_process: this process gets a copy of its own, for as long as it lives.
     :ivar durable: what arrives while nobody consumes is kept. Copies of a process are never durable.
-    :ivar prefetch: deliveries that may be unsettled at once; 0 takes the profile's.
+    :ivar prefetch: deliveries that may be unsettled at once; 0 takes the profile's, or what
+        :meth:`prefetch_for` makes of ``concurrency``.
+    :ivar concurrency: how many the consumer works on at once; 0 when that is not known.
     :ivar on_ready: called when the consumer gets what is sent from then on; again whenever it is back.
     """
 
@@ -110,12 +113,55 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     per_process: bool = False
     durable: bool = True
     prefetch: int = 0
+    concurrency: int = 0
     on_ready: Callable[[], None] | None = None
+
+    def prefetch_for(self, profile: int | None) -> int:
+        """Return how many deliveries may be unsettled at once: asked for, else of the profile, else derived.
+
+        A consumer that takes many more than it works on keeps them from others, and holds them long: the
+        default is twice its concurrency, from 10 to 1,000; 100 when that is not known.
+
+        :param profile: what the profile says, None when it says nothing.
+        """
+        if self.prefetch or profile:
+            return self.prefetch or profile or 0
+        return min(max(10, 2 * self.concurrency), 1000) if self.concurrency else 100
 
     def ready(self) -> None:
         """Tell who asked for it that the consumer is there."""
         if self.on_ready is not None:
             self.on_ready()
+
+
+class Origin:
+    """What deliveries came over, and can be settled over alone: a channel, a subscription, a link.
+
+    When it ends, the message system delivers what is unsettled again, to this consumer or another. Whoever
+    holds deliveries that nobody has begun with drops them then (:meth:`Delivery.drop`), or they would be
+    handled twice.
+
+    :ivar ended: why it is gone, ``""`` while it is there.
+    """
+
+    def __init__(self) -> None:
+        self.ended = ""
+        self._watchers: list[Callable[[Origin], None]] = []
+
+    def watch(self, on_end: Callable[[Origin], None]) -> None:
+        """Call ``on_end`` with this origin when it ends; at once when it has ended."""
+        if self.ended:
+            on_end(self)
+        elif on_end not in self._watchers:
+            self._watchers.append(on_end)
+
+    def end(self, reason: str) -> None:
+        """Note that it is gone, and tell who watches it; only the first time counts."""
+        if not self.ended:
+            self.ended = reason or "it ended"
+            watchers, self._watchers = self._watchers, []
+            for on_end in watchers:
+                on_end(self)
 
 
 # The collector need not look at it either: what settles a delivery keeps its tag, and not the delivery.
@@ -129,6 +175,7 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     :ivar envelope: the message; its ``profile`` is the name of the profile that it came through.
     :ivar redelivered: whether it was, or may have been, delivered before.
     :ivar delivery_count: how often it was delivered before, None when the message system does not count.
+    :ivar origin: what it came over, None where a delivery can be settled for as long as the process lives.
     """
 
     envelope: Envelope
@@ -137,6 +184,7 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     _tag: Any
     redelivered: bool = False
     delivery_count: int | None = None
+    origin: Origin | None = None
 
     def __repr__(self) -> str:
         state = "settled" if self._settle is None else "unsettled"
@@ -146,6 +194,15 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     def settled(self) -> bool:
         """Whether it was acknowledged or rejected."""
         return self._settle is None
+
+    @property
+    def gone(self) -> bool:
+        """Whether what it came over has ended: it cannot be settled any more, and comes again."""
+        return self.origin is not None and bool(self.origin.ended)
+
+    def drop(self) -> None:
+        """Forget it without a word to the message system, which delivers it again by itself."""
+        self._settle = None
 
     def ack(self) -> None:
         """The message was handled: it is not delivered again."""

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from evbus.types import Delivery, Envelope, Subscription
+from evbus.types import Delivery, Envelope, Origin, Subscription
 
 
 def delivery(**options: Any) -> tuple[Delivery, list[tuple[Any, bool, bool]]]:
@@ -77,3 +77,45 @@ def test_a_subscription_is_a_value() -> None:
         Subscription("a")  # type: ignore[misc]
     changed = msgspec.structs.replace(Subscription(name="a"), prefetch=5)
     assert (changed.name, changed.prefetch) == ("a", 5)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "profile", "right"),
+    [
+        (Subscription(), None, 100),
+        (Subscription(concurrency=1), None, 10),
+        (Subscription(concurrency=50), None, 100),
+        (Subscription(concurrency=5000), None, 1000),
+        (Subscription(concurrency=50), 7, 7),
+        (Subscription(prefetch=3, concurrency=50), 7, 3),
+    ],
+)
+def test_the_prefetch_follows_the_concurrency_unless_somebody_says_otherwise(
+    wanted: Subscription, profile: int | None, right: int
+) -> None:
+    assert wanted.prefetch_for(profile) == right
+
+
+def test_an_origin_tells_once_that_it_has_ended() -> None:
+    origin, told = Origin(), []
+    origin.watch(told.append)
+    origin.watch(told.append)
+    one, _ = delivery(origin=origin)
+    assert not one.gone
+
+    origin.end("the channel was closed")
+    origin.end("again")
+
+    assert told == [origin]
+    assert origin.ended == "the channel was closed"
+    assert one.gone
+    origin.watch(told.append)
+    assert told == [origin, origin]
+
+
+def test_what_is_dropped_is_settled_without_a_word() -> None:
+    one, settled = delivery()
+    one.drop()
+    one.ack()
+    assert one.settled
+    assert settled == []

@@ -25,6 +25,7 @@ from evbus.version import version
 from ._address import Address
 from ._amqp_profile import Profile
 from ._amqp_wire import Wire
+from ._dial import dial
 from ._supervisor import Connection
 from ._tls import Tls, client_context, tls_reason
 
@@ -55,13 +56,13 @@ class _Transport(TransportFactory):
         self.wire = Wire(asyncio.get_running_loop())
         self._host = host
         self._port = port
-        self._name = (tls.server_name or host) if tls else None
+        self._name = tls.server_name if tls else None
         self._context = context
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_connection(
-            lambda: self.wire, self._host, self._port, ssl=self._context, server_hostname=self._name
+        transport, _ = await dial(
+            lambda: self.wire, self._host, self._port, context=self._context, server_name=self._name
         )
         return self.wire.reader, asyncio.StreamWriter(transport, self.wire, self.wire.reader, loop)
 

@@ -20,6 +20,7 @@ from ._amqp1_address import model_of
 from ._amqp1_login import Login
 from ._amqp1_profile import Model, Profile
 from ._amqp1_session import Amqp1Session
+from ._dial import dial
 from ._supervisor import Connection
 from ._tls import client_context, tls_reason
 
@@ -99,10 +100,8 @@ async def _dial(
 async def _open(
     session: Amqp1Session, address: Address, host: tuple[str, int], context: ssl.SSLContext | None
 ) -> None:
-    server_name = (address.tls.server_name or host[0]) if address.tls is not None else None
-    transport, _ = await asyncio.get_running_loop().create_connection(
-        lambda: session, *host, ssl=context, server_hostname=server_name
-    )
+    server_name = address.tls.server_name if address.tls is not None else None
+    transport, _ = await dial(lambda: session, *host, context=context, server_name=server_name)
     raw = transport.get_extra_info("socket")
     if raw is not None:
         # Without heartbeats this is the only sign of life that is asked for.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
 
@@ -14,6 +13,7 @@ from evbus.redact import one_line, secrets_of
 
 from . import _stomp_library
 from ._address import Address
+from ._dial import dial
 from ._stomp_frame import Frame, escape
 from ._stomp_profile import Profile
 from ._stomp_session import Broker, StompSession, error_text
@@ -76,10 +76,8 @@ async def _dial(
 async def _connect(
     session: StompSession, address: Address, host: tuple[str, int], context: ssl.SSLContext | None
 ) -> None:
-    server_name = (address.tls.server_name or host[0]) if address.tls is not None else None
-    transport, _ = await asyncio.get_running_loop().create_connection(
-        lambda: session, *host, ssl=context, server_hostname=server_name
-    )
+    server_name = address.tls.server_name if address.tls is not None else None
+    transport, _ = await dial(lambda: session, *host, context=context, server_name=server_name)
     raw = transport.get_extra_info("socket")
     if raw is not None:
         # Without heartbeats this is the only sign of life that is asked for.
