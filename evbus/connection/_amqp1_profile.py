@@ -60,7 +60,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     Receiving:
 
-    :ivar prefetch: deliveries that may be unsettled at once.
+    :ivar prefetch: deliveries that may be unsettled at once; default: what
+        :meth:`evbus.types.Subscription.prefetch_for` makes of the consumer's concurrency.
     :ivar server_name: what a process's own copy is called by on Artemis; default: a name made up.
     """
 
@@ -87,7 +88,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     settle_timeout: float = 30.0
     window: int = 1000
 
-    prefetch: int = 1000
+    prefetch: int | None = None
     server_name: str | None = None
 
     def __repr__(self) -> str:
@@ -108,7 +109,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise ValueError("priority is a number from 0 to 255 (Artemis: 9)")
         if self.ttl is not None and not 0 < self.ttl <= 4_294_967:
             raise ValueError("ttl is a number of seconds above 0, at most 4294967")
-        if not 1 <= self.prefetch <= 65535:
+        if self.prefetch is not None and not 1 <= self.prefetch <= 65535:
             raise ValueError("prefetch is a number from 1 to 65535")
         if not 1 <= self.window <= 1_000_000:
             raise ValueError("window is a number from 1 to 1000000")

@@ -57,7 +57,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     Receiving:
 
-    :ivar prefetch: deliveries that may be unsettled at once.
+    :ivar prefetch: deliveries that may be unsettled at once; default: what
+        :meth:`evbus.types.Subscription.prefetch_for` makes of the consumer's concurrency.
     :ivar subscription: the group of consumers that name none: what makes a subscription to a topic durable.
     :ivar durable: false makes every subscription to a topic a temporary one.
 
@@ -88,7 +89,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     receipt_timeout: float = 30.0
     window: int = 1000
 
-    prefetch: int = 1000
+    prefetch: int | None = None
     subscription: str | None = None
     durable: bool = True
 
@@ -120,7 +121,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise ValueError("priority is a number from 0 to 255 (ActiveMQ: 9)")
         if self.expiry is not None and not 0 < self.expiry <= 4_294_967:
             raise ValueError("expiry is a number of seconds above 0, at most 4294967")
-        if not 1 <= self.prefetch <= 65535:
+        if self.prefetch is not None and not 1 <= self.prefetch <= 65535:
             raise ValueError("prefetch is a number from 1 to 65535")
         if not 1 <= self.window <= 1_000_000:
             raise ValueError("window is a number from 1 to 1000000")

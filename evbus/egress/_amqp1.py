@@ -20,7 +20,7 @@ from evbus.connection._amqp1_types import Malformed
 from evbus.connection._supervisor import State
 from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
 from evbus.redact import one_line
-from evbus.types import Delivery, Envelope, SharedHeaders, Subscription
+from evbus.types import Delivery, Envelope, Origin, SharedHeaders, Subscription
 
 __all__ = ["Consumer"]
 
@@ -45,7 +45,7 @@ class Consumer:
         self._profile = profile
         self._name = name
         self._wanted = subscription
-        self._prefetch = subscription.prefetch or profile.prefetch
+        self._prefetch = subscription.prefetch_for(profile.prefetch)
         self._source: Source | None = None
         self._counts = False
         self._messages: deque[tuple[int, bytes]] = deque()
@@ -66,12 +66,12 @@ class Consumer:
             session = await self._session()
             if session is None:
                 return
-            link = self._attach(session)
+            link, origin = self._attach(session)
             try:
                 refusal = await self._attached(session, link)
                 while refusal is None and await self._next(link):
                     failures = 0
-                    yield self._delivery(link, *self._messages.popleft())
+                    yield self._delivery(link, origin, *self._messages.popleft())
                 refusal = refusal or self._ended(session, link)
             finally:
                 self._messages.clear()
@@ -92,7 +92,7 @@ class Consumer:
             await connection.changed()
         return connection.session
 
-    def _attach(self, session: Amqp1Session) -> Receiver:
+    def _attach(self, session: Amqp1Session) -> tuple[Receiver, Origin]:
         found = model(self._profile, session)
         # RabbitMQ 3 leaves out how often it delivered a message, and that is not the same as never.
         self._counts = found != "rabbitmq3"
@@ -104,8 +104,9 @@ class Consumer:
         link = session.receiver(
             self._source.address, self._source.capabilities, durable=self._durable, taker=self._take
         )
-        link.changed = self._wake
-        return link
+        origin = Origin()
+        link.changed = partial(self._changed, link, origin)
+        return link, origin
 
     @property
     def _durable(self) -> bool:
@@ -153,6 +154,11 @@ class Consumer:
         if self._arrived is not None:
             self._wake()
 
+    def _changed(self, link: Receiver, origin: Origin) -> None:
+        if link.end is not None:
+            origin.end(": ".join(part for part in link.end if part))
+        self._wake()
+
     def _wake(self) -> None:
         arrived, self._arrived = self._arrived, None
         if arrived is not None and not arrived.done():
@@ -167,7 +173,7 @@ class Consumer:
             await self._arrived
         return False
 
-    def _delivery(self, link: Receiver, number: int, message: bytes) -> Delivery:
+    def _delivery(self, link: Receiver, origin: Origin, number: int, message: bytes) -> Delivery:
         key, headers, body, count, again = "", SharedHeaders(), message, None, False
         try:
             key, headers, body, count, again = decode(message)
@@ -184,6 +190,7 @@ class Consumer:
             number,
             redelivered=again,
             delivery_count=count,
+            origin=origin,
         )
 
 

@@ -20,7 +20,7 @@ from evbus.connection._stomp_profile import KEY, ROUTING_KEY, Profile
 from evbus.connection._stomp_session import Broker, StompSession, fill, sender_headers
 from evbus.connection._supervisor import State
 from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
-from evbus.types import Delivery, Envelope, Subscription
+from evbus.types import Delivery, Envelope, Origin, Subscription
 
 __all__ = ["Consumer", "Plan", "plan", "routing_key"]
 
@@ -44,7 +44,7 @@ def plan(profile: Profile, wanted: Subscription, broker: Broker) -> Plan:
     :raises ProfileError: the profile leads to no destination, or the destination cannot give it.
     """
     destination = _destination(profile, wanted.name, broker)
-    prefetch = str(wanted.prefetch or profile.prefetch)
+    prefetch = str(wanted.prefetch_for(profile.prefetch))
     headers: dict[str, str] = {}
     if broker is not Broker.ACTIVEMQ:
         headers.update(profile.declare)
@@ -178,14 +178,20 @@ class Consumer:
             if session is None:
                 return
             name = f"evbus-{session.next_number}"
+            origin = Origin()
+            lost = partial(_lost, origin)
+            session.lost.add_done_callback(lost)
             try:
                 refusal = await self._subscribe(session, name)
                 while refusal is None and await self._next(session):
                     failures = 0
-                    yield self._delivery(session, self._messages.popleft())
+                    yield self._delivery(session, origin, self._messages.popleft())
             finally:
                 self._messages.clear()
                 self._unsettled.clear()
+                session.lost.remove_done_callback(lost)
+                # RabbitMQ takes an ACK for a subscription that ended for an error, which ends the connection.
+                origin.end("the subscription was ended")
                 await session.unsubscribe(name)
             if refusal is not None:
                 failures += 1
@@ -252,7 +258,7 @@ class Consumer:
                 session.lost.remove_done_callback(self._wake)
         return False
 
-    def _delivery(self, session: StompSession, frame: Frame) -> Delivery:
+    def _delivery(self, session: StompSession, origin: Origin, frame: Frame) -> Delivery:
         headers = frame.headers
         tag = headers.get("ack") or headers.get("message-id", "")
         again = tag in self._unsettled
@@ -262,15 +268,16 @@ class Consumer:
         kept = sender_headers(headers)
         return Delivery(
             Envelope(self._name, routing_key(self._profile, headers, session.broker), frame.body, kept),
-            partial(self._settle, session),
+            partial(self._settle, session, origin),
             tag,
             redelivered=again or headers.get("redelivered") == "true",
             delivery_count=int(count) if count.isdecimal() else None,
+            origin=origin,
         )
 
-    def _settle(self, session: StompSession, tag: str, accepted: bool, requeue: bool) -> None:
-        """Tell the broker ("ACK", "NACK"); a session that is lost needs to be told nothing."""
-        if session.lost.done():
+    def _settle(self, session: StompSession, origin: Origin, tag: str, accepted: bool, requeue: bool) -> None:
+        """Tell the broker ("ACK", "NACK"), if the subscription is still there."""
+        if origin.ended or session.lost.done():
             return
         if session.broker is Broker.RABBITMQ:
             headers = "" if accepted else f"requeue:{'true' if requeue else 'false'}\n"
@@ -285,3 +292,7 @@ class Consumer:
             return
         self._unsettled.pop(tag, None)
         session.settle(tag, accepted=accepted)
+
+
+def _lost(origin: Origin, lost: asyncio.Future[str]) -> None:
+    origin.end(lost.result())

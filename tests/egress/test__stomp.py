@@ -14,7 +14,7 @@ from evbus.errors import ProfileError
 from evbus.types import Subscription
 
 RABBIT, ACTIVE = Broker.RABBITMQ, Broker.ACTIVEMQ
-PREFETCH = {RABBIT: {"prefetch-count": "1000"}, ACTIVE: {"activemq.prefetchSize": "1000"}}
+PREFETCH = {RABBIT: {"prefetch-count": "100"}, ACTIVE: {"activemq.prefetchSize": "100"}}
 
 
 def profile(**data: Any) -> Profile:
@@ -52,6 +52,7 @@ def test_a_group_of_a_virtual_topic_has_a_name_that_it_takes(strange: str) -> No
 def test_prefetch_is_the_subscriptions_else_the_profiles() -> None:
     assert plan(profile(prefetch=7), Subscription(name="a"), RABBIT).headers == {"prefetch-count": "7"}
     assert plan(profile(), Subscription(name="a", prefetch=3), RABBIT).headers == {"prefetch-count": "3"}
+    assert plan(profile(), Subscription(name="a", concurrency=8), RABBIT).headers == {"prefetch-count": "16"}
 
 
 def test_a_group_on_a_topic_of_rabbitmq_has_a_queue_of_its_own() -> None:
@@ -60,7 +61,7 @@ def test_a_group_on_a_topic_of_rabbitmq_has_a_queue_of_its_own() -> None:
         "/topic/a.b",
         {
             "x-queue-type": "quorum",
-            "prefetch-count": "1000",
+            "prefetch-count": "100",
             "x-queue-name": "a.b::g",
             "durable": "true",
             "auto-delete": "false",

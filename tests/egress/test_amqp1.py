@@ -24,6 +24,7 @@ from tests.connection.amqp1_kit import (
     ready,
     url,
 )
+from tests.egress.kit import watched
 from tests.ingress.amqp_kit import eventually
 from tests.servers._rabbitmq4 import RabbitMQ4
 
@@ -307,6 +308,47 @@ def test_a_lost_connection_brings_the_unsettled_again_and_old_deliveries_settle_
     asyncio.run(main())
     # The second and third were never acknowledged over the connection that they came by last.
     assert node.queue_depth(queue) == 2
+
+
+def test_deliveries_are_told_that_their_connection_or_their_link_is_gone(
+    node: Any, proxy: Any, queue: str
+) -> None:
+    way = proxy(node.port)
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(node)) as ctx:
+            await publish(hub, ctx, event(queue, b"1"), event(queue, b"2"))
+        async with consuming(hub, Subscription(name=queue), url=url(node, way.port)) as following:
+            old = [await following(), await following()]
+            ended = watched(old[0])
+            assert old[0].origin is old[1].origin
+            assert not old[1].gone
+            way.cut()
+            # Nobody asks for the next delivery meanwhile.
+            assert await asyncio.wait_for(ended, WAIT)
+            assert all(delivery.gone for delivery in old)
+            last = await following()
+            assert not last.gone
+        assert last.gone
+        last.ack()
+
+    asyncio.run(main())
+    assert node.queue_depth(queue) == 2
+
+
+def test_deliveries_are_told_that_the_broker_has_ended_their_link(node: Any, queue: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(node)) as ctx:
+            await publish(hub, ctx, event(queue, b"1"))
+        async with consuming(hub, Subscription(name=queue), url=url(node)) as following:
+            ended = watched(await following())
+            await asyncio.to_thread(node.delete_queue, queue)
+            # RabbitMQ 3 resets the connection, RabbitMQ 4 detaches the link.
+            assert await asyncio.wait_for(ended, WAIT)
+
+    asyncio.run(main())
 
 
 def test_a_consumer_waits_out_the_death_of_its_broker(broken_rabbitmq: Any, unique: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from evbus.errors import ConnectFailed, ProfileError
 from evbus.types import Subscription
 from tests.connection.stomp_kit import WAIT, consuming, event, new_hub, opened, publish, url
+from tests.egress.kit import watched
 
 
 @pytest.fixture(scope="session", params=["rabbitmq", "activemq"])
@@ -202,6 +203,33 @@ def test_a_lost_connection_brings_the_unsettled_again_and_old_deliveries_settle_
 
     asyncio.run(main())
     # The second and third were never acknowledged over the connection that they came by last.
+    assert node.queue_depth(unique) == 2
+
+
+def test_deliveries_are_told_that_their_connection_or_their_subscription_is_gone(
+    node: Any, proxy: Any, unique: str
+) -> None:
+    way = proxy(node.stomp_port)
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(node)) as ctx:
+            await publish(hub, ctx, event(unique, b"1"), event(unique, b"2"))
+        async with consuming(hub, Subscription(name=unique), url=url(node, way.port)) as following:
+            old = [await following(), await following()]
+            ended = watched(old[0])
+            assert old[0].origin is old[1].origin
+            assert not old[1].gone
+            way.cut()
+            # Nobody asks for the next delivery meanwhile.
+            assert await asyncio.wait_for(ended, WAIT)
+            assert all(delivery.gone for delivery in old)
+            last = await following()
+            assert not last.gone
+        assert last.gone
+        last.ack()
+
+    asyncio.run(main())
     assert node.queue_depth(unique) == 2
 
 
