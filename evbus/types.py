@@ -155,6 +155,13 @@ class Origin:
         elif on_end not in self._watchers:
             self._watchers.append(on_end)
 
+    def pause(self) -> None:
+        """Take nothing more over it, and give back what nobody has taken yet.
+
+        For the end of its consumer: what was taken can be settled still, and nothing comes in its place. Does
+        nothing where that cannot be had.
+        """
+
     def end(self, reason: str) -> None:
         """Note that it is gone, and tell who watches it; only the first time counts."""
         if not self.ended:
@@ -166,9 +173,9 @@ class Origin:
 
 # The collector need not look at it either: what settles a delivery keeps its tag, and not the delivery.
 class Delivery(msgspec.Struct, eq=False, gc=False):
-    """A message that came in, to be settled exactly once: :meth:`ack` or :meth:`reject`.
+    """A message that came in, to be settled exactly once: :meth:`ack`, :meth:`reject` or :meth:`give_back`.
 
-    Both are plain functions for the consumer's event loop and never fail: when the connection over which it
+    These are plain functions for the consumer's event loop and never fail: when the connection over which it
     came is lost, the message system delivers it again, to this consumer or another. Settling twice does
     nothing.
 
@@ -179,8 +186,9 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     """
 
     envelope: Envelope
-    #: ``settle(tag, accepted, requeue)`` tells the message system.
-    _settle: Callable[[Any, bool, bool], None] | None
+    #: ``settle(tag, accepted, requeue)`` tells the message system. What is given back is neither accepted nor
+    #: refused: ``settle(tag, None, True)``, which is a requeue for who knows no difference.
+    _settle: Callable[[Any, Any, bool], None] | None
     _tag: Any
     redelivered: bool = False
     delivery_count: int | None = None
@@ -213,8 +221,19 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     def reject(self, *, requeue: bool = False) -> None:
         """The message was not handled: deliver it again with ``requeue``, else give it up.
 
-        What was given up goes where the message system sends dead letters, if it was told where.
+        Either is a failed delivery, and counts where the message system counts. What was given up goes
+        where it sends dead letters, if it was told where.
         """
         settle, self._settle = self._settle, None
         if settle is not None:
             settle(self._tag, False, requeue)
+
+    def give_back(self) -> None:
+        """Nobody has begun with the message, or who did is about to end: deliver it again.
+
+        That is no failed delivery, and does not count where the message system can tell the two apart;
+        elsewhere it is ``reject(requeue=True)``.
+        """
+        settle, self._settle = self._settle, None
+        if settle is not None:
+            settle(self._tag, None, True)

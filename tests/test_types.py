@@ -25,6 +25,7 @@ def delivery(**options: Any) -> tuple[Delivery, list[tuple[Any, bool, bool]]]:
         (lambda one: one.ack(), (7, True, False)),
         (lambda one: one.reject(), (7, False, False)),
         (lambda one: one.reject(requeue=True), (7, False, True)),
+        (lambda one: one.give_back(), (7, None, True)),
     ],
 )
 def test_it_is_settled_once(how: Any, told: Any) -> None:
@@ -103,6 +104,8 @@ def test_an_origin_tells_once_that_it_has_ended() -> None:
     one, _ = delivery(origin=origin)
     assert not one.gone
 
+    origin.pause()
+    assert not one.gone
     origin.end("the channel was closed")
     origin.end("again")
 

@@ -133,7 +133,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     Receiving:
 
-    :ivar prefetch: deliveries that may be unsettled at once.
+    :ivar prefetch: deliveries that may be unsettled at once; default: what their consumer works on at once,
+        twice, from 10 to 1,000; 500 for a bridge, 100 where that is not known.
     :ivar consumer_priority: consumers of a higher one are served first.
     :ivar exclusive: nobody else may consume from the queue.
     :ivar offset: where a stream is read from when nothing was acknowledged in this run: ``first``, ``last``,
@@ -167,7 +168,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     confirm_timeout: float = 30.0
     timeout: float | None = None
 
-    prefetch: int = 1000
+    prefetch: int | None = None
     consumer_priority: int | None = None
     exclusive: bool = False
     offset: int | str = "next"
@@ -184,7 +185,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise ValueError("priority is a number from 0 to 255")
         if self.expiry is not None and not 0 <= self.expiry <= 4_294_967:
             raise ValueError("expiry is a number of seconds from 0 to 4294967")
-        if not 1 <= self.prefetch <= 65535:
+        if self.prefetch is not None and not 1 <= self.prefetch <= 65535:
             raise ValueError("prefetch is a number from 1 to 65535")
         for name in ("connect_timeout", "confirm_timeout", "timeout"):
             seconds = getattr(self, name)

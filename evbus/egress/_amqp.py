@@ -107,7 +107,7 @@ class Consumer:
         except ProfileError as exc:
             raise ProfileError(f"{connection.name}: {exc.reason}", path=exc.path) from None
         self._on_ready = subscription.ready
-        self._prefetch = subscription.prefetch or profile.prefetch
+        self._prefetch = subscription.prefetch_for(profile.prefetch)
         self._next: int | None = None
         # A queue that was named only may be a stream or not; its messages tell, unless they are strange.
         self._resumes = True

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from evbus.connection import _amqp_frames as frames
 from evbus.redact import one_line
-from evbus.types import Delivery, Envelope, SharedHeaders
+from evbus.types import Delivery, Envelope, Origin, SharedHeaders
 
 __all__ = ["Intake"]
 
@@ -25,19 +25,18 @@ _PROPERTIES = 12
 _OFFSET = "x-stream-offset"
 
 
-class Intake:
+class Intake(Origin):
     """A consumer's deliveries on one channel; a :class:`evbus.connection._amqp_wire.Sink`.
 
     :param channel: the number of the channel.
     :param write: writes frames.
     :param profile: the name of the profile, for the envelopes.
     :ivar waiting: deliveries that nobody has taken yet.
-    :ivar ended: why there will be no more, ``""`` while there may be.
     """
 
     def __init__(self, channel: int, write: Callable[[bytes], None], profile: str) -> None:
+        super().__init__()
         self.waiting: deque[Delivery] = deque()
-        self.ended = ""
         self._after: int | None = None
         self._warned = False
         self._channel = channel
@@ -83,8 +82,8 @@ class Intake:
 
     def end(self, reason: str) -> None:
         """Take no more; what nobody has taken yet comes again."""
-        self.ended = self.ended or reason
         self.waiting.clear()
+        super().end(reason)
         self._wake()
 
     # Reading
@@ -126,9 +125,7 @@ class Intake:
         envelope = Envelope(self._profile, self._routing_key, body, headers, time.monotonic())
         tag = self._tag
         self._unsettled[tag] = _offset(headers[_OFFSET]) if _OFFSET in headers else None
-        self.waiting.append(
-            Delivery(envelope, self._settle, tag, redelivered=bool(self._redelivered), delivery_count=count)
-        )
+        self.waiting.append(Delivery(envelope, self._settle, tag, bool(self._redelivered), count, self))
         if self._arrival is not None:
             self._wake()
 

@@ -110,9 +110,11 @@ class Bridge:
             return False
         return True
 
-    def _settle(self, delivery: Delivery, accepted: bool, requeue: bool) -> None:
+    def _settle(self, delivery: Delivery, accepted: bool | None, requeue: bool) -> None:
         if accepted:
             delivery.ack()
+        elif accepted is None:
+            delivery.give_back()
         else:
             delivery.reject(requeue=requeue)
         self.unsettled -= 1

@@ -162,6 +162,8 @@ def test_settling_twice_tells_the_broker_once() -> None:
 def test_when_the_channel_is_gone_nothing_is_told_and_nothing_waits() -> None:
     async def check(channel: Channel) -> None:
         found = [channel.deliver() for _ in range(3)]
+        told: list[Any] = []
+        channel.intake.watch(told.append)
         found[0].ack()
         channel.intake.lost("reset")
         found[1].ack()
@@ -170,6 +172,8 @@ def test_when_the_channel_is_gone_nothing_is_told_and_nothing_waits() -> None:
         assert channel.frames == []
         assert not channel.intake.waiting
         assert channel.intake.ended == "the connection was lost: reset"
+        assert all(delivery.origin is channel.intake and delivery.gone for delivery in found)
+        assert told == [channel.intake]
         channel.intake.end("later")
         await asyncio.wait_for(channel.intake.arrival(), WAIT)
         assert repr(channel.intake) == (

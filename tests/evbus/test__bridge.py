@@ -22,7 +22,7 @@ class Source:
     """
 
     def __init__(self, count: int, end: Exception | bool = False) -> None:
-        self.told: list[tuple[int, bool, bool]] = []
+        self.told: list[tuple[int, bool | None, bool]] = []
         self.yielded = 0
         self.closed = False
         self._count = count
@@ -41,7 +41,7 @@ class Source:
             self.closed = True
             raise
 
-    def _settle(self, tag: int, accepted: bool, requeue: bool) -> None:
+    def _settle(self, tag: int, accepted: bool | None, requeue: bool) -> None:
         assert not self.closed
         self.told.append((tag, accepted, requeue))
 
@@ -62,18 +62,19 @@ def test_so_many_are_taken_and_the_source_is_open_until_they_are_settled() -> No
     async def main() -> None:
         source, taken = Source(10), list[Delivery]()
         made = bridge(source, taken.append)
-        task = asyncio.ensure_future(made.run(3, 1))
-        await until(lambda: len(taken) == 3)
-        assert repr(made) == "<Bridge unsettled=3>"
-        assert [delivery.delivery_count for delivery in taken] == [7] * 3
+        task = asyncio.ensure_future(made.run(4, 1))
+        await until(lambda: len(taken) == 4)
+        assert repr(made) == "<Bridge unsettled=4>"
+        assert [delivery.delivery_count for delivery in taken] == [7] * 4
         taken[0].ack()
         taken[1].reject()
+        taken[2].give_back()
         assert not task.done()
-        taken[2].reject(requeue=True)
-        taken[2].ack()
+        taken[3].reject(requeue=True)
+        taken[3].ack()
         await within(task)
-        assert source.told == [(0, True, False), (1, False, False), (2, False, True)]
-        assert (source.yielded, source.closed, made.unsettled) == (3, True, 0)
+        assert source.told == [(0, True, False), (1, False, False), (2, None, True), (3, False, True)]
+        assert (source.yielded, source.closed, made.unsettled) == (4, True, 0)
 
     asyncio.run(main())
 
