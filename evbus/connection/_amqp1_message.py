@@ -15,6 +15,7 @@ from evbus.errors import InvalidHeader
 from evbus.types import CONTENT_TYPE, SharedHeaders
 
 from ._amqp1_types import (
+    FALSE,
     NULL,
     TRUE,
     Described,
@@ -28,8 +29,10 @@ from ._amqp1_types import (
     value_map,
 )
 
-__all__ = ["ROUTING_KEY", "Encoder", "Message", "decode"]
+__all__ = ["ROUTING_KEY", "SHORT", "Encoder", "Message", "decode"]
 
+#: The most bytes that AMQP 0-9-1, and so RabbitMQ, carries in a property and in the name of a header.
+SHORT = 255
 #: The application property that brings the routing key along, where a broker writes its own into the subject.
 ROUTING_KEY = "evbus-routing-key"
 
@@ -56,6 +59,8 @@ _OURS = {name for name, encoder in _FIELDS if encoder is not None}
 _SUBJECT = 3
 #: Fields of ``properties`` that come in as headers.
 _SHOWN = (*sorted(_OURS), "user-id")
+#: Is set in the constructor of a text that has more than 255 bytes (section 1.6).
+_WIDE = 0x10
 _INDEX = {name: index for index, (name, _) in enumerate(_FIELDS)}
 
 
@@ -66,20 +71,30 @@ class Encoder:
     :param priority: 0 to 255, None for the broker's own.
     :param ttl: seconds after which the broker drops what nobody took.
     :param headers: added to every message; they win over its own.
+    :param short: whether its properties, and the names of its headers, have :data:`SHORT` bytes at most. A
+        broker that has more languages than one may be unable to say longer ones in the others.
     """
 
-    __slots__ = ("_added", "_head", "_shared")
+    __slots__ = ("_added", "_head", "_shared", "_short")
 
     def __init__(
-        self, *, durable: bool, priority: int | None, ttl: float | None, headers: Mapping[str, str]
+        self,
+        *,
+        durable: bool,
+        priority: int | None,
+        ttl: float | None,
+        headers: Mapping[str, str],
+        short: bool = False,
     ) -> None:
         fields = [
-            TRUE if durable else NULL,
+            # RabbitMQ 4 takes a message that does not say for a durable one.
+            TRUE if durable else FALSE,
             NULL if priority is None else bytes((0x50, priority)),
             NULL if ttl is None else uint(int(ttl * 1000)),
         ]
-        self._head = _MARK[HEADER] + value_list(fields) if any(each != NULL for each in fields) else b""
+        self._head = _MARK[HEADER] + value_list(fields)
         self._added = dict(headers)
+        self._short = short
         self._shared: tuple[Mapping[str, str], str, bool, bytes] | None = None
 
     def encode(self, routing_key: str, headers: Mapping[str, str], body: bytes, *, keyed: bool) -> bytes:
@@ -101,7 +116,7 @@ class Encoder:
         merged = {**headers, **self._added} if self._added else headers
         fields = [NULL] * (_INDEX["group-id"] + 1)
         if routing_key:
-            fields[_SUBJECT] = _encoded("the routing key", routing_key, string)
+            fields[_SUBJECT] = self._bound("the routing key", _encoded("the routing key", routing_key))
         pairs: list[bytes] = []
         for name, value in merged.items():
             if not _strings(name, value):
@@ -111,9 +126,13 @@ class Encoder:
             if name in _OURS:
                 encoder = _FIELDS[_INDEX[name]][1]
                 assert encoder is not None
-                fields[_INDEX[name]] = _encoded(f"the header {name!r}", value, encoder)
+                what = f"the header {name!r}"
+                fields[_INDEX[name]] = self._bound(what, _encoded(what, value, encoder))
             elif name != ROUTING_KEY:
-                pairs += (_encoded("a header's name", name, string), _encoded(f"the header {name!r}", value))
+                key = _encoded("a header's name", name)
+                if key[0] & _WIDE:
+                    key = self._bound(f"the name of the header {name[:60]!r}...", key)
+                pairs += (key, _encoded(f"the header {name!r}", value))
         if keyed:
             pairs += (string(ROUTING_KEY), string(routing_key))
         parts: list[bytes] = []
@@ -122,6 +141,11 @@ class Encoder:
         if pairs:
             parts += (_MARK[APPLICATION], value_map(pairs))
         return b"".join(parts)
+
+    def _bound(self, what: str, encoded: bytes) -> bytes:
+        if self._short and encoded[0] & _WIDE:
+            raise InvalidHeader(f"{what} has {len(encoded) - 5} bytes, more than the {SHORT} of AMQP 0-9-1")
+        return encoded
 
 
 def _strings(*given: object) -> bool:

@@ -17,6 +17,7 @@ DEPTH = 32
 
 NULL = b"\x40"
 TRUE = b"\x41"
+FALSE = b"\x42"
 
 # By constructor, section 1.6: the size of a fixed value and how it is unpacked.
 _FIXED: dict[int, struct.Struct] = {

@@ -12,7 +12,7 @@ from functools import partial
 from evbus._backoff import backoff
 from evbus.connection._amqp1 import Amqp1Connection, model
 from evbus.connection._amqp1_address import Source, source
-from evbus.connection._amqp1_link import ACCEPTED, MODIFIED, REJECTED, Receiver
+from evbus.connection._amqp1_link import ACCEPTED, MODIFIED, REJECTED, RELEASED, Receiver
 from evbus.connection._amqp1_message import decode
 from evbus.connection._amqp1_profile import Profile
 from evbus.connection._amqp1_session import Amqp1Session
@@ -48,6 +48,7 @@ class Consumer:
         self._prefetch = subscription.prefetch_for(profile.prefetch)
         self._source: Source | None = None
         self._counts = False
+        self._again = MODIFIED
         self._messages: deque[tuple[int, bytes]] = deque()
         self._arrived: asyncio.Future[None] | None = None
         self._subscribed = self._warned = False
@@ -96,6 +97,8 @@ class Consumer:
         found = model(self._profile, session)
         # RabbitMQ 3 leaves out how often it delivered a message, and that is not the same as never.
         self._counts = found != "rabbitmq3"
+        # It does not know *modified* either, and ends the session for it.
+        self._again = MODIFIED if self._counts else RELEASED
         if self._source is None:
             try:
                 self._source = source(self._profile, found, self._wanted)
@@ -186,7 +189,7 @@ class Consumer:
             count = 0
         return Delivery(
             Envelope(self._name, key, body, headers, time.monotonic()),
-            partial(_settle, link),
+            partial(_settle, link, self._again),
             number,
             redelivered=again,
             delivery_count=count,
@@ -194,10 +197,11 @@ class Consumer:
         )
 
 
-def _settle(link: Receiver, number: int, accepted: bool, requeue: bool) -> None:
+def _settle(link: Receiver, again: int, number: int, accepted: bool, requeue: bool) -> None:
     """Tell the broker; a link that has ended needs to be told nothing.
 
-    What is to come again is *modified* with ``delivery-failed`` (section 3.4.5) and not *released*, which
-    says that nobody tried: only so do brokers count it, and can end what always fails.
+    :param again: the outcome of what is to be delivered again: *modified* with ``delivery-failed`` (section
+        3.4.5), and where it can be helped not *released*, which says that nobody tried: only so do brokers
+        count it, and can end what always fails.
     """
-    link.settle(number, ACCEPTED if accepted else MODIFIED if requeue else REJECTED)
+    link.settle(number, ACCEPTED if accepted else again if requeue else REJECTED)

@@ -48,9 +48,7 @@ class Publisher:
     def __init__(self, connection: Amqp1Connection, profile: Profile) -> None:
         self.connection = connection
         self._profile = profile
-        self._encoder = Encoder(
-            durable=profile.durable, priority=profile.priority, ttl=profile.ttl, headers=profile.headers
-        )
+        self._encoder = self._encoder_for("artemis")
         self._session: Amqp1Session | None = None
         self._model: Model = "artemis"
         self._links: OrderedDict[str, Sender] = OrderedDict()
@@ -103,10 +101,21 @@ class Publisher:
     def _begin(self, session: Amqp1Session) -> None:
         self._session = session
         self._model = model(self._profile, session)
+        self._encoder = self._encoder_for(self._model)
         self._links.clear()
         self._targets.clear()
         self._left.clear()
         self._flying = 0
+
+    def _encoder_for(self, model: Model) -> Encoder:
+        profile = self._profile
+        return Encoder(
+            durable=profile.durable,
+            priority=profile.priority,
+            ttl=profile.ttl,
+            headers=profile.headers,
+            short=model != "artemis",
+        )
 
     async def _send(
         self, session: Amqp1Session, batch: Batch, events: list[Envelope], sent: list[Sent | None]

@@ -32,6 +32,11 @@ def url(node: Any, port: int | None = None) -> str:
     return f"amqp://guest:guest@{node.host}:{port or node.port}/"
 
 
+def existing(node: Any) -> str:
+    """Return the template of queues that are there, with whatever settings."""
+    return "/queues/{routing_key}" if node.name == "RabbitMQ 4" else "/amq/queue/{routing_key}"
+
+
 def context(name: str = "orders", **data: Any) -> Any:
     """Return what a plugin gets; attempts to connect follow each other quickly unless `data` says more."""
     data = {"reconnect": SOON, **data}

@@ -56,6 +56,30 @@ def test_nothing_is_said_of_what_an_event_does_not_have() -> None:
     assert bytes(message.body) == b""
 
 
+def test_a_message_that_is_not_durable_says_so() -> None:
+    # proton takes a header that says nothing for the same; a broker may not.
+    raw = encoder(durable=False).encode("", {}, b"", keyed=False)
+    assert raw.startswith(b"\x00\x53\x70\xc0\x02\x01\x42")
+
+
+@pytest.mark.parametrize(
+    ("key", "headers"),
+    [
+        ("k" * 256, {}),
+        ("", {"message-id": "ü" * 128}),
+        ("", {"content-type": "a" * 256}),
+        ("", {"x" * 256: "1"}),
+    ],
+)
+def test_what_amqp_0_9_1_cannot_say_is_refused_where_it_has_to(key: str, headers: dict[str, str]) -> None:
+    found = decode(encoder().encode(key, headers, b"", keyed=False))
+    assert (found.subject, found.headers) == (key, headers)
+    with pytest.raises(InvalidHeader, match="256 bytes, more than the 255 of AMQP 0-9-1"):
+        encoder(short=True).encode(key, headers, b"", keyed=False)
+    long = {"message-id": "m" * 255, "x" * 255: "v" * 1000}
+    assert decode(encoder(short=True).encode("k" * 255, long, b"", keyed=False)).headers == long
+
+
 def test_a_message_becomes_the_event_that_it_was() -> None:
     found = decode(encoder().encode("k", HEADERS, b"body", keyed=False))
     assert (found.subject, found.headers, found.body) == ("k", HEADERS, b"body")

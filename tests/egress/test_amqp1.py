@@ -15,6 +15,7 @@ from tests.connection.amqp1_kit import (
     Peer,
     consuming,
     event,
+    existing,
     new_hub,
     numbered,
     opened,
@@ -188,6 +189,32 @@ def test_a_rejected_event_is_given_up_and_a_requeued_one_comes_again(node: Any, 
 
     asyncio.run(main())
     assert node.queue_depth(queue) == 0
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_what_is_requeued_disturbs_no_other(node: Any, unique: str, kind: str) -> None:
+    node.declare_queue(unique, {"x-queue-type": kind})
+    again = [b"5", b"12"]
+
+    async def main() -> list[bytes]:
+        hub = new_hub()
+        seen: list[bytes] = []
+        data = {"url": url(node), "address": existing(node)}
+        async with opened(hub, **data) as ctx:
+            assert await publish(hub, ctx, *numbered(unique, 20)) == [None] * 20
+        async with consuming(hub, Subscription(name=unique, prefetch=5), **data) as following:
+            while len(seen) < 22:
+                delivery = await following()
+                seen.append(delivery.envelope.body)
+                if delivery.envelope.body in again and not delivery.redelivered:
+                    delivery.reject(requeue=True)
+                else:
+                    delivery.ack()
+        return seen
+
+    seen = asyncio.run(main())
+    assert sorted(seen, key=int) == sorted([*(b"%d" % number for number in range(20)), *again], key=int)
+    assert node.queue_depth(unique) == 0
 
 
 def test_how_often_an_event_was_delivered_is_told_by_rabbitmq_4(rabbitmq4: Any, unique: str) -> None:
@@ -403,12 +430,11 @@ def test_a_frozen_broker_is_waited_out(broken_rabbitmq: Any, unique: str) -> Non
 
 
 def test_a_deleted_queue_is_waited_for(node: Any, queue: str, caplog: pytest.LogCaptureFixture) -> None:
-    address = "/queues/{routing_key}" if node.name == "RabbitMQ 4" else "/amq/queue/{routing_key}"
 
     async def main() -> None:
         hub = new_hub()
         wanted = Subscription(name=queue)
-        async with consuming(hub, wanted, url=url(node), address=address) as following:
+        async with consuming(hub, wanted, url=url(node), address=existing(node)) as following:
             node.publish(queue, "1")
             (await following()).ack()
             waiting = asyncio.ensure_future(following())

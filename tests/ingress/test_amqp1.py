@@ -15,6 +15,7 @@ from tests.connection.amqp1_kit import (
     Peer,
     context,
     event,
+    existing,
     new_hub,
     numbered,
     opened,
@@ -66,6 +67,33 @@ def test_events_arrive_in_their_order(node: Any, queue: str) -> None:
     asyncio.run(main())
     found = [message["payload"] for message in node.take(queue, 3000)]
     assert found == [*map(str, range(2500)), "last"]
+
+
+@pytest.mark.parametrize(("durable", "mode"), [(True, 2), (False, 1)])
+def test_what_is_not_durable_is_not_kept(node: Any, queue: str, durable: bool, mode: int) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(node), durable=durable, address=existing(node)) as ctx:
+            assert await publish(hub, ctx, event(queue)) == [None]
+
+    asyncio.run(main())
+    (message,) = node.take(queue)
+    # The properties of a message that has none are an empty list.
+    assert dict(message["properties"]).get("delivery_mode", 1) == mode
+
+
+def test_properties_that_other_clients_of_rabbitmq_cannot_be_told_are_refused(node: Any, queue: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(node)) as ctx:
+            bad = event(queue, b"1", {"correlation-id": "c" * 256})
+            outcomes = await publish(hub, ctx, bad, event(queue, b"2"))
+            assert isinstance(outcomes[0], Rejected)
+            assert "'correlation-id' has 256 bytes" in str(outcomes[0])
+            assert outcomes[1] is None
+
+    asyncio.run(main())
+    assert [message["payload"] for message in node.take(queue)] == ["2"]
 
 
 def test_rabbitmq_3_declares_the_queue_of_an_event(rabbitmq: Any, unique: str) -> None:
