@@ -221,6 +221,23 @@ class Unavailable(DeliveryError):
         super().__init__(reason)
 
 
+class ConnectionLost(Unavailable):
+    """The connection broke while the event was in flight, and the event may be what broke it.
+
+    For a connection that the other side ended without naming a cause of its own. One that was given up for
+    its silence, or that an operator closed, is plainly :class:`Unavailable`.
+
+    A lane sends such events again, and each of them alone when the connection breaks again; the first break
+    costs no attempt, and every further one that finds an event ``alone`` in flight costs it one.
+
+    :ivar alone: nothing else was in flight.
+    """
+
+    def __init__(self, reason: str, *, alone: bool, retry_after: float = 0.0) -> None:
+        self.alone = alone
+        super().__init__(reason, retry_after=retry_after)
+
+
 class ConnectFailed(Unavailable):
     """The first connection to a destination failed, and its profile says not to wait for it.
 

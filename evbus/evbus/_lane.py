@@ -13,16 +13,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from evbus._backoff import backoff
+from evbus.errors import ConnectionLost
 from evbus.redact import one_line, redact
 from evbus.types import Envelope
 
 from ._overlap import Overlap, Steps
 from ._queue import Queue
 from ._relay import Tracker
-from ._retry import Dead, Outcome, failed_as_one, size_of, sort, without
+from ._retry import Dead, Outcome, blamed, size_of, sort, without
 from ._sender import Sender
 from ._settings import Delivery
 from ._stats import Counters, LaneKey, LaneState, Latency
+from ._turns import Turns
 
 __all__ = ["Dead", "Lane", "LaneKey", "LaneState"]
 
@@ -63,6 +65,7 @@ class Lane:
         self.on_idle: Callable[[], None] | None = None
         self.tracker: Tracker | None = None
         self._sender = sender
+        self._turns = Turns()
         self._queue = queue
         self._lock = queue.lock
         self._on_dead = on_dead
@@ -283,31 +286,37 @@ class Lane:
         left: list[Envelope],
         tries: list[int],
         outcomes: Sequence[Outcome] | None = None,
+        *,
+        broke: bool = False,
     ) -> None:
-        """Publish ``left``, tried ``tries`` times before; ``outcomes`` are those of a first try, if made."""
+        """Publish ``left``, tried ``tries`` times before; ``outcomes`` are those of a first try, if made.
+
+        :param broke: the connection broke when they were sent the last time.
+        """
         rounds = 0
         while left:
             if outcomes is None:
                 if self._closing:
                     return
                 await self._ready()
-                outcomes = await self._sender.send(left)
+                outcomes = await self._turns.take(self._sender.send, left, alone=broke and len(left) == 1)
             if outcomes.count(None) == len(left):
                 self._settle(worker, left, [], 0)
                 return
             rounds += 1
-            alone = failed_as_one(left, outcomes)
-            found = sort(left, tries, outcomes, self.delivery.retry.attempts, spare=alone)
+            spare = blamed(outcomes, broke=broke)
+            found = sort(left, tries, outcomes, self.delivery.retry.attempts, spare=spare, broke=broke)
             left, tries = found.again, found.tries
             self._settle(worker, found.delivered, found.dead, len(left))
             if not left or self._closing:
                 return
             self._failed(outcomes)
+            broke = broke or any(isinstance(outcome, ConnectionLost) for outcome in outcomes)
             outcomes = None
             await self._pause(rounds, found.wait)
-            if alone:
+            if spare:
                 for event, count in zip(left, tries):  # noqa: B905 - equal by construction
-                    await self._deliver(worker, [event], [count])
+                    await self._deliver(worker, [event], [count], broke=broke)
                 return
 
     def _settle(self, worker: int, delivered: list[Envelope], dead: list[Dead], retried: int) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from evbus.errors import Rejected, Unavailable
+from evbus.errors import ConnectionLost, Rejected, Unavailable
 from evbus.types import Envelope
 
-__all__ = ["Dead", "Outcome", "Sorted", "failed_as_one", "size_of", "sort", "without"]
+__all__ = ["Dead", "Outcome", "Sorted", "blamed", "size_of", "sort", "without"]
 
 Outcome = BaseException | None
 
@@ -36,25 +36,41 @@ class Sorted(NamedTuple):
     wait: float
 
 
-def failed_as_one(events: Sequence[Envelope], outcomes: Sequence[Outcome]) -> bool:
-    """Return whether a call failed as a whole, perhaps for the sake of a single event.
+def blamed(outcomes: Sequence[Outcome], *, broke: bool) -> frozenset[int]:
+    """Return the identities of the errors that stand for several events, perhaps for the sake of one of them.
 
-    Sent alone, that event is found and the others are delivered. A destination that is down for all of
-    them is no such case.
+    Sent alone, that event is found and the others are delivered. A destination that is down for all of them
+    is no such case; a connection that breaks again is one.
+
+    :param broke: the connection broke the last time that these events were sent.
     """
-    first = outcomes[0]
-    if len(events) < 2 or len(outcomes) < len(events) or isinstance(first, Unavailable):
-        return False
-    return all(outcome is first for outcome in outcomes)
+    seen: set[int] = set()
+    several: set[int] = set()
+    for outcome in outcomes:
+        if outcome is None or (
+            isinstance(outcome, Unavailable) and not (broke and isinstance(outcome, ConnectionLost))
+        ):
+            continue
+        (several if id(outcome) in seen else seen).add(id(outcome))
+    return frozenset(several)
 
 
 def sort(
-    events: Sequence[Envelope], tries: Sequence[int], outcomes: Sequence[Outcome], most: int, *, spare: bool
+    events: Sequence[Envelope],
+    tries: Sequence[int],
+    outcomes: Sequence[Outcome],
+    most: int,
+    *,
+    spare: frozenset[int] = frozenset(),
+    broke: bool = False,
 ) -> Sorted:
     """Tell apart what was delivered, what is dead after ``most`` tries (0: never), and the rest.
 
-    Outcomes may be missing at the end: those events were not tried. With ``spare`` nothing dies in this
-    round: every event has a try of its own to come.
+    Outcomes may be missing at the end: those events were not tried.
+
+    :param spare: what :func:`blamed` returned: nobody dies of these in this round, as every event has a try
+        of its own to come.
+    :param broke: see :func:`blamed`.
     """
     delivered: list[Envelope] = []
     dead: list[Dead] = []
@@ -68,9 +84,9 @@ def sort(
         count = tried
         if isinstance(outcome, Unavailable):
             wait = max(wait, outcome.retry_after or 0.0)
-        else:
+        if _counts(outcome, broke=broke):
             count += 1
-            if spare:
+            if id(outcome) in spare:
                 count = min(count, most - 1) if most else count
             elif isinstance(outcome, Rejected) or (most and count >= most):
                 dead.append(Dead(event, outcome, count))
@@ -80,6 +96,13 @@ def sort(
     again.extend(events[len(outcomes) :])
     counts.extend(tries[len(outcomes) :])
     return Sorted(delivered, dead, again, counts, wait)
+
+
+def _counts(outcome: BaseException, *, broke: bool) -> bool:
+    """Return whether it is an attempt: a destination that is down costs none."""
+    if isinstance(outcome, ConnectionLost):
+        return broke and outcome.alone
+    return not isinstance(outcome, Unavailable)
 
 
 def without(events: list[Envelope], gone: Sequence[Envelope]) -> list[Envelope]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evbus import _backoff
-from evbus.errors import ConnectFailed, DeliveryTimeout, Rejected, Unavailable
+from evbus.errors import ConnectFailed, ConnectionLost, DeliveryTimeout, Rejected, Unavailable
 from evbus.evbus import _lane
 from evbus.evbus._lane import LaneState
 from evbus.evbus._settings import Delivery, Retry
@@ -156,6 +156,67 @@ def test_a_batch_refused_for_one_event_rejects_that_one(tmp_path: Path, attempts
     run(rig, 6)
     assert target.got == [b"0", b"1", b"2", b"4", b"5"]
     assert rig.buried() == [b"3"]
+
+
+class Breaking(Target):
+    """A connection that breaks over one event, with all in flight; ``down`` breaks are nobody's fault."""
+
+    def __init__(self, poison: bytes, *, down: int = 0, **options: Any) -> None:
+        super().__init__(**options)
+        self.poison = poison
+        self.down = down
+        self.flying: dict[int, tuple[list[bytes], asyncio.Future[list[Any]]]] = {}
+
+    async def publish_batch(self, ctx: Any, events: Any) -> Any:
+        bodies = [event.body for event in events]
+        self.tried.append(bodies)
+        answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self.flying[len(self.tried)] = (bodies, answer)
+        asyncio.get_running_loop().call_soon(self.answer)
+        outcomes = await answer
+        self.got += [body for body, outcome in zip(bodies, outcomes, strict=True) if outcome is None]
+        return outcomes
+
+    def answer(self) -> None:
+        flying, self.flying = list(self.flying.values()), {}
+        bodies = [body for sent, _ in flying for body in sent]
+        problem = None
+        if bodies and (self.down or self.poison in bodies):
+            self.down = max(0, self.down - 1)
+            problem = ConnectionLost("it broke", alone=len(bodies) == 1)
+        for sent, answer in flying:
+            if not answer.done():
+                answer.set_result([problem] * len(sent))
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+@pytest.mark.parametrize(
+    "way", [{}, {"batching": True}, {"overlap": True}, {"workers": 3}, {"workers": 3, "batching": True}]
+)
+def test_an_event_that_breaks_the_connection_is_found_and_is_dead_after_its_attempts(
+    tmp_path: Path, way: dict[str, Any], attempts: int
+) -> None:
+    workers, batching = way.get("workers", 1), bool(way.get("batching") or way.get("overlap"))
+    rig, target = Rig(tmp_path), Breaking(b"20", batching=batching, overlap="overlap" in way)
+    retry = Retry(attempts=attempts, min=1e-9, max=1e-9)
+    rig.add(target, delivery=Delivery(batch=15, concurrency=workers, retry=retry))
+    run(rig, 80)
+    good = [body for body in numbers(80) if body != b"20"]
+    assert target.got == good if workers == 1 else sorted(target.got) == sorted(good)
+    assert rig.buried() == [b"20"]
+    assert rig.dead()[0].dead["attempts"] == attempts
+    assert target.tried.count([b"20"]) >= attempts
+
+
+@pytest.mark.parametrize("down", [1, 2])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_connection_that_breaks_by_itself_costs_events_in_a_batch_no_attempt(
+    tmp_path: Path, way: dict[str, bool], down: int
+) -> None:
+    rig, target = Rig(tmp_path), Breaking(b"none", down=down if way else 1, **way)
+    rig.add(target, delivery=Delivery(retry=Retry(attempts=1, min=1e-9, max=1e-9)))
+    run(rig, 30)
+    assert (target.got, rig.dead()) == (numbers(30), [])
 
 
 def test_attempts_that_take_too_long_are_counted(tmp_path: Path) -> None:

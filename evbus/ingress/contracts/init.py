@@ -36,7 +36,8 @@ returned, because it hands over its events before it waits for anything: a lane 
 has up to two batches in flight.
 
 Raising means 'try again later'. Raising :class:`evbus.errors.Rejected` means 'never', and
-:class:`evbus.errors.Unavailable` 'the destination is down': tried again for ever.
+:class:`evbus.errors.Unavailable` 'the destination is down': tried again for ever. What was in flight when a
+connection broke gets one :class:`evbus.errors.ConnectionLost`: the lane finds the event that breaks it.
 """
 
 

@@ -1,0 +1,56 @@
+"""Calls of a destination side by side, or one that has it for itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+__all__ = ["Turns"]
+
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
+
+
+class Turns:
+    """Lets workers call a destination at the same time, unless one of them has to be alone.
+
+    What several have in flight when a connection breaks tells nothing about whose fault it was.
+    """
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._alone = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def take(
+        self, call: Callable[[_Given], Awaitable[_Made]], given: _Given, *, alone: bool = False
+    ) -> _Made:
+        """Await ``call(given)``; with ``alone`` while no other call is under way."""
+        while self._alone:
+            await self._change()
+        self._alone = alone
+        try:
+            while alone and self._under_way:
+                await self._change()
+            self._under_way += 1
+            try:
+                return await call(given)
+            finally:
+                self._under_way -= 1
+        finally:
+            if alone:
+                self._alone = False
+            if self._waiting:
+                self._wake()
+
+    def _change(self) -> asyncio.Future[None]:
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        return waiting
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.done():
+                each.set_result(None)
