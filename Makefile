@@ -29,16 +29,18 @@ help:
 run: $(VENV)/.installed
 	$(BIN)/evbus run examples/events.jsonl --profiles examples/profiles.yml
 
-# Without the brokers their tests are skipped, and that is a failure where CI is set. RabbitMQ 4 comes from a newer Debian,
-# to a folder of its own: not every machine can have it, and those tests are skipped, with the reason, in CI as well.
+# Without the brokers their tests are skipped, and that is a failure where CI is set. RabbitMQ 4.0 and 4.3 come from newer
+# Debians, to folders of their own: not every machine can have them, and those tests are skipped, with the reason, in CI too.
 test: $(VENV)/.tests
 	.ci/servers || [ -z "$${CI:-}" ]
-	.ci/rabbitmq4 || true
+	.ci/rabbitmq 4.0 || true
+	.ci/rabbitmq 4.3 || true
 	$(BIN)/python -m pytest -q $(ARGS)
 
 servers:
 	.ci/servers
-	.ci/rabbitmq4 || true
+	.ci/rabbitmq 4.0 || true
+	.ci/rabbitmq 4.3 || true
 
 # What `make test` needs, without running it: .ci/run prepares several interpreters at a time.
 venv: $(VENV)/.tests
@@ -69,6 +71,8 @@ bench: $(VENV)/.installed
 # Every bar of docs/reliability.rst in full, about half an hour; ARGS="1 --kills 3" runs one, shorter.
 chaos: $(VENV)/.tests
 	.ci/servers
+	.ci/rabbitmq 4.0 || true
+	.ci/rabbitmq 4.3 || true
 	$(BIN)/python -m tests.chaos $(or $(ARGS),all)
 
 clean:

@@ -100,24 +100,86 @@ def _children() -> set[int]:
 # again is no child of this process.
 
 
-@pytest.fixture(scope="session")
-def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    """Return a RabbitMQ node with TLS that tests share: use `unique` names, and neither kill nor block it."""
-    _need(_rabbitmq.missing())
-    with RabbitMQ(tls=True) as node:
-        yield node.start(tmp_path_factory.mktemp("rabbitmq"))
+# The brokers that `each_rabbitmq` is; "4.0-denied" forbids queues that are neither durable nor exclusive.
+VERSIONS = ("3.10", "4.0", "4.0-denied", "4.3")
+
+
+class RabbitMQs:
+    """Nodes with TLS, each started when it is asked for the first time."""
+
+    def __init__(self, folder: Callable[[str], Path], stack: ExitStack) -> None:
+        self._folder, self._stack = folder, stack
+        self._nodes: dict[str, RabbitMQ] = {}
+
+    def __call__(self, version: str) -> RabbitMQ:
+        """Return the node of one of `VERSIONS`. Skips the test, with the reason, where it cannot be had."""
+        if version not in self._nodes:
+            node = self._stack.enter_context(_new(version))
+            self._nodes[version] = node.start(self._folder(f"rabbitmq-{version}-"))
+        return self._nodes[version]
+
+
+def _new(version: str) -> RabbitMQ:
+    if version == "3.10":
+        _need(_rabbitmq.missing())
+        return RabbitMQ(tls=True)
+    number, _, denied = version.partition("-")
+    if missing := _rabbitmq4.missing(number):
+        pytest.skip(missing)  # in CI too: it is fetched, which not every machine can do
+    return RabbitMQ4(number, tls=True, settings=_rabbitmq4.DENIED if denied else None)
 
 
 @pytest.fixture(scope="session")
-def rabbitmq4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ4]:
-    """Return a node of RabbitMQ 4 with TLS that tests share: use `unique` names, and neither kill nor block.
+def rabbitmqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQs]:
+    """Return ``rabbitmqs(version)``, nodes that tests share: use `unique` names, neither kill nor block."""
+    with ExitStack() as stack:
+        yield RabbitMQs(tmp_path_factory.mktemp, stack)
 
-    It has to be fetched from Debian's archive. Where it was not, its tests are skipped, in CI as well.
+
+@pytest.fixture(scope="session")
+def spare_rabbitmqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQs]:
+    """Return the nodes behind `broken_rabbitmq` and `each_broken_rabbitmq`; tests ask for those."""
+    with ExitStack() as stack:
+        yield RabbitMQs(tmp_path_factory.mktemp, stack)
+
+
+@pytest.fixture(scope="session")
+def spare_rabbitmq_of_the_run(spare_rabbitmqs: RabbitMQs) -> RabbitMQ:
+    """Return the node behind `broken_rabbitmq`; tests ask for that one."""
+    return spare_rabbitmqs("3.10")
+
+
+@pytest.fixture(scope="session", params=("3.10", "4.0", "4.3"))
+def each_spare_rabbitmq_of_the_run(request: pytest.FixtureRequest, spare_rabbitmqs: RabbitMQs) -> RabbitMQ:
+    """Return the nodes behind `each_broken_rabbitmq`; tests ask for that one."""
+    return spare_rabbitmqs(request.param)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(rabbitmqs: RabbitMQs) -> RabbitMQ:
+    """Return the installed RabbitMQ, 3.10 (see `rabbitmqs`)."""
+    return rabbitmqs("3.10")
+
+
+@pytest.fixture(scope="session")
+def rabbitmq4(rabbitmqs: RabbitMQs) -> RabbitMQ:
+    """Return a RabbitMQ 4.0 (see `rabbitmqs`)."""
+    return rabbitmqs("4.0")
+
+
+@pytest.fixture(scope="session")
+def rabbitmq43(rabbitmqs: RabbitMQs) -> RabbitMQ:
+    """Return a RabbitMQ 4.3 (see `rabbitmqs`)."""
+    return rabbitmqs("4.3")
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def each_rabbitmq(request: pytest.FixtureRequest, rabbitmqs: RabbitMQs) -> RabbitMQ:
+    """Return one RabbitMQ after another: the test runs once with each of `VERSIONS`.
+
+    Fewer: ``@pytest.mark.parametrize("each_rabbitmq", ["4.0", "4.3"], indirect=True)``.
     """
-    if _rabbitmq4.missing():
-        pytest.skip(_rabbitmq4.missing())
-    with RabbitMQ4(tls=True) as node:
-        yield node.start(tmp_path_factory.mktemp("rabbitmq4"))
+    return rabbitmqs(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -126,14 +188,6 @@ def activemq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ActiveMQ]:
     _need(_activemq.missing())
     with ActiveMQ(tls=True) as node:
         yield node.start(tmp_path_factory.mktemp("activemq"))
-
-
-@pytest.fixture(scope="session")
-def spare_rabbitmq_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    """Return the node behind `broken_rabbitmq`; tests ask for that one."""
-    _need(_rabbitmq.missing())
-    with RabbitMQ(tls=True) as node:
-        yield node.start(tmp_path_factory.mktemp("spare-rabbitmq"))
 
 
 @pytest.fixture(scope="session")
@@ -148,6 +202,12 @@ def spare_activemq_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Itera
 def broken_rabbitmq(spare_rabbitmq_of_the_run: RabbitMQ) -> RabbitMQ:
     """Return a running node to kill, freeze and alarm; what a test does to it is mended before the next."""
     return spare_rabbitmq_of_the_run.mend()
+
+
+@pytest.fixture
+def each_broken_rabbitmq(each_spare_rabbitmq_of_the_run: RabbitMQ) -> RabbitMQ:
+    """Return nodes of 3.10, 4.0 and 4.3, one after another, to kill, freeze and alarm."""
+    return each_spare_rabbitmq_of_the_run.mend()
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from tests.connection.amqp1_kit import (
 )
 from tests.egress.kit import watched
 from tests.ingress.amqp_kit import eventually
-from tests.servers._rabbitmq4 import RabbitMQ4
 
 
 @pytest.fixture(scope="session", params=["rabbitmq", "rabbitmq4"])
@@ -289,7 +288,7 @@ def test_processes_have_copies_of_their_own_on_rabbitmq_3(rabbitmq: Any, unique:
 def test_a_refused_link_is_told(node: Any, unique: str) -> None:
     async def main() -> None:
         wanted = Subscription(name=unique, group="g")
-        room = "exchanges" if isinstance(node, RabbitMQ4) else "exchange"
+        room = "exchanges" if node.name == "RabbitMQ 4" else "exchange"
         address = f"/{room}/amq.topic/{{routing_key}}"
         async with consuming(new_hub(), wanted, url=url(node), address=address) as following:
             with pytest.raises(ConnectFailed, match="amqp1 profile 'orders': cannot consume /") as caught:

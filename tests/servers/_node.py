@@ -83,10 +83,13 @@ class Node(ABC):
             folder.mkdir(parents=True, exist_ok=True)
             self._folder = folder
             self._prepare(folder)
-        log = self.log  # before anything is started: without a folder there is none
+        self.log.touch()  # before anything is started: without a folder there is none
         self._processes = self._processes or Processes()
         self._process = self._launch(self._processes)
-        until(self._is_ready, START_LIMIT, f"the start of {self.name}, see {log}")
+        try:
+            until(self._is_ready, START_LIMIT, f"the start of {self.name}")
+        except TimeoutError as exc:
+            raise TimeoutError(f"{exc}; {self._end_of_log()}") from None
         return self
 
     def sync(self) -> None:  # noqa: B027 - most have nothing to do
@@ -142,9 +145,12 @@ class Node(ABC):
 
     def _is_ready(self) -> bool:
         if not self.alive:
-            end = "\n".join(self.log.read_text(errors="replace").splitlines()[-SHOWN:])
-            raise RuntimeError(f"{self.name} ended while it started; the end of {self.log}:\n{end}")
+            raise RuntimeError(f"{self.name} ended while it started; {self._end_of_log()}")
         return self._answers()
+
+    def _end_of_log(self) -> str:
+        end = "\n".join(self.log.read_text(errors="replace").splitlines()[-SHOWN:])
+        return f"the end of {self.log}:\n{end}"
 
     @abstractmethod
     def _prepare(self, folder: Path) -> None:

@@ -40,21 +40,27 @@ class RabbitMQ(Node, Management):
     """A node, whose life is that of `Node`; what can be done to its inside by HTTP stands in `Management`.
 
     With `tls` there are two more listeners, certificates, and the user "client" who logs in by certificate
-    (SASL EXTERNAL, no password).
+    (SASL EXTERNAL, no password). `settings` are more lines of its rabbitmq.conf.
     """
 
     name = "RabbitMQ"
     user, password = USER, PASSWORD
     scripts = SCRIPTS
 
-    def __init__(self, *, tls: bool = False) -> None:
+    def __init__(self, *, tls: bool = False, settings: Mapping[str, object] | None = None) -> None:
         super().__init__()
         self.tls = tls
+        self._more_settings = settings or {}
         self.port = self.stomp_port = self.management_port = 0
         self.tls_port = self.stomp_tls_port = 0
         self.certificates: Certificates | None = None
         self._epmd_port = self._distribution_port = 0
         self._epmd: Process | None = None
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The version of the program, such as (3, 10, 8)."""
+        return tuple(int(part) for part in _program(self.scripts).name.partition("-")[2].split("."))
 
     @property
     def address(self) -> str:
@@ -208,7 +214,7 @@ class RabbitMQ(Node, Management):
                 "auth_mechanisms.2": "AMQPLAIN",
                 "auth_mechanisms.3": "EXTERNAL",
             }
-        return settings
+        return {**settings, **self._more_settings}
 
     def _environment(self) -> Mapping[str, str]:
         home = self.folder
@@ -237,9 +243,14 @@ class RabbitMQ(Node, Management):
         }
 
 
+def _program(scripts: Path) -> Path:
+    (installed,) = (scripts.parent / "lib").glob("rabbitmq_server-*")
+    return installed
+
+
 def _link_program(scripts: Path, folder: Path) -> None:
     """Make a folder that looks like the installed program and has the plugins that are used here."""
-    (installed,) = (scripts.parent / "lib").glob("rabbitmq_server-*")
+    installed = _program(scripts)
     for part in ("sbin", "escript", "plugins"):
         (folder / part).mkdir(parents=True)
         for entry in (installed / part).iterdir():

@@ -1,4 +1,4 @@
-"""A private node of RabbitMQ 4, which speaks AMQP 1.0 by itself, from the folder that .ci/rabbitmq4 fills."""
+"""Private nodes of RabbitMQ 4, which speaks AMQP 1.0 by itself, from the folders that .ci/rabbitmq fills."""
 
 from __future__ import annotations
 
@@ -7,25 +7,40 @@ from pathlib import Path
 
 from tests.servers._rabbitmq import RabbitMQ
 
-FOLDER = Path(__file__).parent.parent.parent / ".servers" / "rabbitmq4"
-ROOT = FOLDER / "root"
-ERLANG = ROOT / "usr" / "lib" / "erlang" / "bin"
+SERVERS = Path(__file__).parent.parent.parent / ".servers"
+# The setting of brokers that forbid queues which are neither durable nor exclusive.
+DENIED = {"deprecated_features.permit.transient_nonexcl_queues": "false"}
 
 
-def missing() -> str:
-    """Return what is to be done before a node can start here, or an empty string."""
-    if (FOLDER / "complete").exists():
+def missing(version: str = "4.0") -> str:
+    """Return what is to be done before a node of that version can start here, or an empty string."""
+    if (_folder(version) / "complete").exists():
         return ""
-    return "RabbitMQ 4 is not here: .ci/rabbitmq4 fetches it, from Debian 13, into .servers"
+    return f"RabbitMQ {version} is not here: `.ci/rabbitmq {version}` fetches it, from Debian, into .servers"
 
 
 class RabbitMQ4(RabbitMQ):
-    """A node that is like one of version 3 in everything that tests do to it."""
+    """A node, of 4.0 or 4.3, that is like one of version 3 in everything that tests do to it."""
 
     name = "RabbitMQ 4"
-    scripts = ROOT / "usr" / "lib" / "rabbitmq" / "bin"
+
+    def __init__(
+        self, version: str = "4.0", *, tls: bool = False, settings: Mapping[str, object] | None = None
+    ) -> None:
+        super().__init__(tls=tls, settings=settings)
+        self.scripts = _folder(version) / "root" / "usr" / "lib" / "rabbitmq" / "bin"
+        self._erlang = _folder(version) / "root" / "usr" / "lib" / "erlang" / "bin"
+
+    def sync(self) -> None:
+        """Have what was declared on the disk: since 4.3 it is there before the broker answers."""
+        if self.version < (4, 3):
+            super().sync()
 
     def _environment(self) -> Mapping[str, str]:
         found = dict(super()._environment())
-        found["PATH"] = f"{ERLANG}:{found['PATH']}"
+        found["PATH"] = f"{self._erlang}:{found['PATH']}"
         return found
+
+
+def _folder(version: str) -> Path:
+    return SERVERS / f"rabbitmq-{version}"

@@ -107,19 +107,19 @@ def tls_version(host: str, port: int, authority: Path) -> str:
         return secure.version() or ""
 
 
-def test_a_killed_node_comes_back_with_its_messages(broken_rabbitmq: RabbitMQ, unique: str) -> None:
-    broken_rabbitmq.declare_queue(unique)
-    broken_rabbitmq.publish(unique, "survivor")
-    broken_rabbitmq.sync()
-    pid, url = broken_rabbitmq.pid, broken_rabbitmq.url
-    broken_rabbitmq.kill()
-    assert not broken_rabbitmq.alive
+def test_a_killed_node_comes_back_with_its_messages(each_broken_rabbitmq: RabbitMQ, unique: str) -> None:
+    each_broken_rabbitmq.declare_queue(unique)
+    each_broken_rabbitmq.publish(unique, "survivor")
+    each_broken_rabbitmq.sync()
+    pid, url = each_broken_rabbitmq.pid, each_broken_rabbitmq.url
+    each_broken_rabbitmq.kill()
+    assert not each_broken_rabbitmq.alive
     assert not Path(f"/proc/{pid}/exe").exists()
     with pytest.raises(RuntimeError, match="is down>: start it first"):
-        broken_rabbitmq.freeze()
-    broken_rabbitmq.start()
-    assert broken_rabbitmq.url == url
-    assert [message["payload"] for message in broken_rabbitmq.take(unique)] == ["survivor"]
+        each_broken_rabbitmq.freeze()
+    each_broken_rabbitmq.start()
+    assert each_broken_rabbitmq.url == url
+    assert [message["payload"] for message in each_broken_rabbitmq.take(unique)] == ["survivor"]
 
 
 def test_a_frozen_node_keeps_its_connections_and_is_silent(broken_rabbitmq: RabbitMQ, unique: str) -> None:

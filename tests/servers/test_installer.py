@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -49,10 +50,10 @@ class Machine:
         return log.read_text().splitlines() if log.exists() else []
 
     def run(
-        self, script: str = "servers", argument: Path | None = None, **environment: str
+        self, script: str = "servers", *arguments: str | Path, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(SCRIPTS / script), str(argument or self.root)],
+            [str(SCRIPTS / script), *map(str, arguments or [self.root])],
             env={"PATH": str(self.bin), "ROOT": str(self.root), **environment},
             capture_output=True,
             text=True,
@@ -173,16 +174,114 @@ def test_a_compiler_that_apt_get_cannot_install_is_said(machine: Machine, python
 
 # RabbitMQ 4
 
+# What apt-get makes of sources that name three archives.
+SOURCES = """#!/bin/sh
+case "$*" in
+  *indextargets*) printf '%s\n' a://mirror/debian/ a://mirror/debian/ b://elsewhere/ c://third/;;
+  *) echo "$* $(tail -n 1 "${APT_CONFIG%/*}/sources.list")" >>"$ROOT/calls"; exit 100;;
+esac
+"""
+
+
+@pytest.fixture
+def debian(machine: Machine) -> Machine:
+    if not Path("/usr/share/keyrings/debian-archive-keyring.gpg").exists():
+        pytest.skip("the keys of Debian are not here, and so RabbitMQ 4 is not fetched")
+    for name in ("sort", "mkdir", "touch", "head", "sh", "tail"):
+        (machine.bin / name).symlink_to(Path("/usr/bin", name))
+    machine.command("dpkg", "#!/bin/sh\necho amd64\n")
+    return machine
+
 
 def test_rabbitmq_4_is_not_fetched_again(machine: Machine) -> None:
     (machine.root / "complete").touch()
-    done = machine.run("rabbitmq4")
+    done = machine.run("rabbitmq", "4.0", machine.root)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert machine.calls() == []
 
 
 def test_rabbitmq_4_is_not_fetched_where_it_cannot_run(machine: Machine) -> None:
     (machine.bin / "apt-get").unlink()
-    done = machine.run("rabbitmq4")
+    done = machine.run("rabbitmq", "4.3", machine.root)
     assert done.returncode == 1
-    assert "RabbitMQ 4 is fetched by apt-get" in done.stderr
+    assert "RabbitMQ 4.3 is fetched by apt-get" in done.stderr
+
+
+def test_a_version_that_nobody_packs_is_refused(machine: Machine) -> None:
+    done = machine.run("rabbitmq", "5.0", machine.root)
+    assert done.returncode == 1
+    assert "a RabbitMQ 4.0 and a 4.3 to be had, not 5.0" in done.stderr
+
+
+def test_rabbitmq_4_comes_from_an_archive_that_the_sources_of_apt_name(debian: Machine) -> None:
+    debian.command("apt-get", SOURCES)
+    done = debian.run("rabbitmq", "4.3", debian.root)
+    assert done.returncode == 1
+    assert "RabbitMQ 4.3 could not be fetched from Debian (forky sid): see above" in done.stderr
+    asked = [call.split("] ")[1] for call in debian.calls()]
+    assert asked == [
+        f"{archive} {suite} main"
+        for suite in ("forky", "sid")
+        for archive in ("a://mirror/debian/", "b://elsewhere/", "c://third/")
+    ]
+    assert all("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" in c for c in debian.calls())
+    assert not (debian.root / "complete").exists()
+
+
+def test_rabbitmq_4_is_not_fetched_where_apt_has_no_sources(debian: Machine) -> None:
+    done = debian.run("rabbitmq", "4.0", debian.root)
+    assert done.returncode == 1
+    assert "the archive that the apt sources name, and they name none" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("sources.list", "deb [arch=amd64 signed-by=/k.gpg] a://mirror/debian bookworm main\n"),
+        ("parts/a.list", "# deb b://off/debian bookworm main\ndeb a://mirror/debian/ bookworm main\n"),
+        (
+            "parts/a.sources",
+            """\
+Types: deb
+URIs: a://mirror/debian
+Suites: bookworm
+Components: main
+Signed-By: /k.gpg
+
+Types: deb
+URIs: b://off/debian
+Suites: bookworm
+Components: main
+Enabled: no
+""",
+        ),
+    ],
+)
+def test_apt_reads_each_format_of_its_sources(tmp_path: Path, name: str, text: str) -> None:
+    """It is apt-get, not the script, that knows the formats: this says that the script asks it rightly."""
+    if not (shutil.which("apt-get") and shutil.which("dpkg")):
+        pytest.skip("there is no apt-get here")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / name).write_text(text)
+    asked = next(line for line in (SCRIPTS / "rabbitmq").read_text().splitlines() if "indextargets" in line)
+    said = subprocess.run(
+        ["bash", "-c", f'{asked.strip()}\necho "$archives"'],
+        env={"PATH": os.environ["PATH"], "APT_CONFIG": str(_apt_configuration(tmp_path))},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert said.stdout == "a://mirror/debian/\n"
+
+
+def _apt_configuration(folder: Path) -> Path:
+    lines = [
+        f'Dir::Etc::sourcelist "{folder}/sources.list";',
+        f'Dir::Etc::sourceparts "{folder}/parts";',
+        f'Dir::State "{folder}";',
+        f'Dir::Cache "{folder}";',
+    ]
+    path = folder / "apt.conf"
+    path.write_text("\n".join(lines) + "\n")
+    return path
