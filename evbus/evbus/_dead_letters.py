@@ -72,13 +72,11 @@ class DeadLetters:
         # A dead letter that dies is not sent round again.
         if profile is None or self.router is None or "evbus-dead-lane" in entry.event.headers:
             return False
-        headers = {
-            **entry.event.headers,
-            "evbus-dead-lane": str(lane.key),
-            "evbus-dead-profile": entry.event.profile,
-            "evbus-dead-reason": reason,
-            "evbus-dead-attempts": str(entry.attempts),
-        }
+        headers = entry.event.headers.copy()
+        headers["evbus-dead-lane"] = str(lane.key)
+        headers["evbus-dead-profile"] = entry.event.profile
+        headers["evbus-dead-reason"] = reason
+        headers["evbus-dead-attempts"] = str(entry.attempts)
         letter = entry.event.replace(profile=profile, headers=headers)
         lanes = self.router.lanes(profile)
         if lane.tracker is not None:

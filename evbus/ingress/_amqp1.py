@@ -125,6 +125,7 @@ class Publisher:
             ttl=profile.ttl,
             headers=profile.headers,
             short=model != "artemis",
+            annotates=model == "rabbitmq4",
         )
 
     async def _send(

@@ -35,7 +35,7 @@ CHUNK = 64 * 1024
 SHORT = 255
 
 # These say what is done with a frame ("SEND", "Standard Headers"), or how RabbitMQ declares the queue: an
-# event has no say in that. The profile has.
+# event has no say in that. The profile has. And what a broker noted about a former life is its own.
 NEVER_FORWARDED = frozenset(
     {
         "ack",
@@ -67,7 +67,7 @@ NEVER_FORWARDED = frozenset(
 )
 _DECLARING = re.compile(
     r"x-(queue-.*|max-.*|message-ttl|expires|overflow|dead-letter-.*|single-active-consumer|stream-.*|"
-    r"cancel-on-ha-failover|initial-cluster-size)"
+    r"cancel-on-ha-failover|initial-cluster-size|death|(first|last)-death-.*|delivery-count|acquired-count)"
 )
 
 

@@ -56,6 +56,8 @@ def test_headers_of_the_event_travel_escaped_and_those_of_frames_do_not() -> Non
         "transaction": "t",
         "priority": "9",
         "x-queue-type": "quorum",
+        "x-death": "[]",
+        "x-first-death-queue": "q",
         "auto-delete": "true",
     }
     found = sent(frames(priority=3), Envelope("p", "orders", b"", headers)).headers
@@ -64,7 +66,14 @@ def test_headers_of_the_event_travel_escaped_and_those_of_frames_do_not() -> Non
     assert found["a:b"] == "c\r\nd\\:e"
     assert (found["destination"], found["receipt"], found["content-length"]) == ("/queue/orders", "7", "0")
     assert found["priority"] == "3"
-    assert not {"transaction", "x-queue-type", "auto-delete", "Receipt"} & set(found)
+    assert not {
+        "transaction",
+        "x-queue-type",
+        "x-death",
+        "x-first-death-queue",
+        "auto-delete",
+        "Receipt",
+    } & set(found)
 
 
 def test_headers_of_the_profile_win_and_those_that_declare_are_rabbitmqs() -> None:
