@@ -1,18 +1,73 @@
-"""Await a plugin's coroutine with a deadline, telling its failures from our own cancellation."""
+"""Await somebody's code with a deadline, telling its failures from our own cancellation."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from evbus.errors import DeliveryError, DeliveryTimeout
+from evbus.redact import problem_text
 
-__all__ = ["Deadline", "call"]
+__all__ = ["Deadline", "call", "cancelled", "ends", "failure_of", "running", "stray"]
 
-_STRAY = "the plugin was cancelled from within; a client library does that when it loses its connection"
+_STRAY = "it was cancelled from within; client libraries do that when they lose their connection"
+
+
+def cancelled(task: asyncio.Task[Any] | None, before: int = 0) -> bool:
+    """Return whether a task was asked to end more than ``before`` times.
+
+    A plain task of Python 3.10 does not count that, and is taken to have been asked.
+    """
+    cancelling = getattr(task, "cancelling", None)
+    return True if cancelling is None else bool(cancelling() > before)
+
+
+def running() -> asyncio.Task[Any] | None:
+    """Return the task that runs, None when there is none."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+def failure_of(problem: BaseException, task: asyncio.Task[Any] | None) -> Exception:
+    """Return the failure that somebody's code has ended with, whatever it raised.
+
+    What is no failure of its own is raised again: the cancellation of its task, the end of its coroutine with
+    the event loop, and ``KeyboardInterrupt``, which is the operator's.
+
+    :param task: the task that the code ran in; None when it does not run any more.
+    """
+    if isinstance(problem, Exception):
+        return problem
+    if task is None or isinstance(problem, KeyboardInterrupt):
+        raise problem
+    if isinstance(problem, asyncio.CancelledError) and cancelled(task):
+        raise problem
+    return stray(problem)
+
+
+def stray(problem: BaseException) -> DeliveryError:
+    """Return the failure that something is which only looks as if it were to end more than its own code."""
+    said = _STRAY
+    if not isinstance(problem, asyncio.CancelledError):
+        said = f"it raised {problem_text(problem).rstrip(': ')}"
+    failure = DeliveryError(said)
+    failure.__cause__ = problem
+    return failure
+
+
+def ends(problem: BaseException, task: asyncio.Task[Any] | None) -> bool:
+    """Return whether something ends more than the code that raised it: an interrupt, the end of the loop.
+
+    :param task: the task that the code has run in, None when it is the present one.
+    """
+    if isinstance(problem, GeneratorExit):
+        return task is not None and running() is not task
+    return isinstance(problem, KeyboardInterrupt)
 
 
 if sys.version_info >= (3, 11):
@@ -21,8 +76,8 @@ if sys.version_info >= (3, 11):
         """Await ``coroutine`` for at most ``seconds`` (0: for ever) and return its result.
 
         A ``CancelledError`` that the plugin raises by itself, as client libraries do when a connection dies,
-        comes out as :class:`DeliveryError`; only a cancellation of the calling task stays one. Raises
-        :class:`DeliveryTimeout` after ``seconds``.
+        ``SystemExit`` and the like come out as :class:`DeliveryError`; only a cancellation of the calling
+        task and ``KeyboardInterrupt`` stay what they are. Raises :class:`DeliveryTimeout` after ``seconds``.
         """
         deadline = Deadline(seconds)
         try:
@@ -33,19 +88,25 @@ if sys.version_info >= (3, 11):
     @types.coroutine
     def _resume(coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
         """Await a coroutine that was begun by hand and waits for ``awaited``."""
+        step: Callable[[Any], Any]
         while True:
             try:
-                try:
-                    sent = yield awaited
-                except GeneratorExit:
-                    coroutine.close()
-                    raise
-                except BaseException as exc:
-                    awaited = coroutine.throw(exc)
-                else:
-                    awaited = coroutine.send(sent)
+                value = yield awaited
+            except GeneratorExit:
+                coroutine.close()  # the loop has ended
+                raise
+            except BaseException as exc:
+                step, value = coroutine.throw, exc
+            else:
+                step = coroutine.send
+            try:
+                awaited = step(value)
             except StopIteration as done:
                 return done.value
+            except (Exception, asyncio.CancelledError, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                raise stray(exc) from exc
 
     class _Waiting:
         """A task that awaits a plugin, and until when."""
@@ -79,8 +140,10 @@ if sys.version_info >= (3, 11):
                 awaited = coroutine.send(None)
             except StopIteration as done:
                 return done.value
-            except asyncio.CancelledError as exc:
-                raise DeliveryError(_STRAY) from exc
+            except (Exception, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                raise stray(exc) from exc
             loop = asyncio.get_running_loop()
             entry = _Waiting(loop.time() + self._seconds)
             self._waiting[entry] = None
@@ -93,7 +156,7 @@ if sys.version_info >= (3, 11):
                     raise DeliveryTimeout(self._seconds) from exc
                 if entry.task.cancelling() > entry.cancels:
                     raise
-                raise DeliveryError(_STRAY) from exc
+                raise stray(exc) from exc
             except TimeoutError as exc:
                 if entry.expired:
                     raise DeliveryTimeout(self._seconds) from exc
@@ -142,7 +205,7 @@ else:
 
         Python 3.10 does not tell who cancelled a task, so the plugin gets a task of its own.
         """
-        task = asyncio.ensure_future(coroutine)
+        task = asyncio.ensure_future(_contained(coroutine))
         try:
             done, _ = await asyncio.wait({task}, timeout=seconds or None)
         except asyncio.CancelledError:
@@ -159,3 +222,12 @@ else:
         if task.cancelled():
             raise DeliveryError(_STRAY)
         return task.result()
+
+    async def _contained(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Await ``coroutine``; let nothing out of its task that would end the loop."""
+        try:
+            return await coroutine
+        except (Exception, asyncio.CancelledError, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            raise failure_of(exc, running()) from exc

@@ -15,7 +15,6 @@ __all__ = [
     "BusStopped",
     "ConfigError",
     "ConnectFailed",
-    "ConnectionLost",
     "ContentDisallowed",
     "DeliveryError",
     "DeliveryTimeout",
@@ -46,6 +45,7 @@ __all__ = [
     "SerializeError",
     "SettingsError",
     "Unavailable",
+    "is_rejected",
     "nearest",
 ]
 
@@ -205,6 +205,14 @@ class DeliveryError(EvbusError):
 
 class Rejected(DeliveryError):
     """The destination will never take this event: it goes to the dead letters at once."""
+
+
+def is_rejected(problem: BaseException) -> bool:
+    """Return whether a failure is :class:`Rejected`, or a group, as of a ``TaskGroup``, of nothing else."""
+    parts = getattr(problem, "exceptions", None)
+    if isinstance(parts, tuple) and parts:
+        return all(is_rejected(part) for part in parts)
+    return isinstance(problem, Rejected)
 
 
 class DestinationForbidden(Rejected):

@@ -9,17 +9,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
 
 import msgspec
 
 from evbus.errors import InvalidHeader, InvalidRoutingKey
-from evbus.types import CONTENT_TYPE, Native, SharedHeaders, SharedNativeHeaders
+from evbus.types import CONTENT_TYPE, SharedHeaders
 
-from ._amqp1_decode import SECTIONED, SECTIONS, handed_over
-from ._amqp1_message import ROUTING_KEY
 from ._amqp_table import read_table
-from ._crossing import HISTORY, as_field, without_frame
 
 __all__ = [
     "ACK",
@@ -35,7 +31,6 @@ __all__ = [
     "RETURN",
     "UNBLOCKED",
     "Fixed",
-    "Properties",
     "ack_frame",
     "body_head",
     "content_header",
@@ -85,10 +80,11 @@ _PROPERTIES = (
 # The broker compares user-id with the user of the connection and closes the channel when they differ, so what
 # came in with a message stays a plain header; cluster-id is deprecated.
 _WRITTEN = {name for _, name, kind in _PROPERTIES if kind != _TABLE} - {"user-id", "cluster-id"}
+# What brokers wrote about a former life. Sent again as text it would be taken for a broker's own notes.
+_HISTORY = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 # Whose turn it is to say how the message is kept, not the event's.
 _DELIVERY_MODE = "delivery-mode"
 _EVENT_ID = "ce-id"
-_NO_NATIVE: Mapping[str, Native] = {}
 
 
 class Fixed(msgspec.Struct, frozen=True):
@@ -168,7 +164,7 @@ def encode_properties(headers: Mapping[str, str], fixed: Fixed) -> bytes:
     ``content-type``, ``content-encoding``, ``priority``, ``correlation-id``, ``reply-to``, ``expiration``
     (milliseconds), ``message-id``, ``timestamp`` (seconds), ``type`` and ``app-id`` become the properties of
     that name; ``message-id`` is the event's ``ce-id`` when it has none of its own. All others go into the
-    table ``headers``: as they came, if they are known as :class:`evbus.types.Native`, else as text.
+    table ``headers`` as text.
 
     :raises InvalidHeader: AMQP cannot carry one of them; names it.
     """
@@ -181,31 +177,28 @@ def encode_properties(headers: Mapping[str, str], fixed: Fixed) -> bytes:
     for name, value in {**dict(fixed.headers), **headers}.items():
         if name in _WRITTEN:
             values[name] = value
-        elif not name.startswith(HISTORY):
+        elif not name.startswith(_HISTORY):
             table[name] = value
-    native = getattr(headers, "native", _NO_NATIVE)
     if _EVENT_ID in headers:
         values.setdefault("message-id", headers[_EVENT_ID])
     values[_DELIVERY_MODE] = "2" if fixed.persistent else "1"
     flags, parts = 0, []
     for bit, name, kind in _PROPERTIES:
         if kind == _TABLE:
-            data = _table(table, native) if table else b""
+            data = _table(table) if table else b""
         else:
-            data = _property(name, kind, values[name], native) if name in values else b""
+            data = _property(name, kind, values[name]) if name in values else b""
         if data:
             flags |= 1 << bit
             parts.append(data)
     return struct.pack(">H", flags) + b"".join(parts)
 
 
-def _property(name: str, kind: str, value: str, native: Mapping[str, Native]) -> bytes:
+def _property(name: str, kind: str, value: str) -> bytes:
     if kind == _SHORT:
         if name == "expiration":
             _number(name, value, 2**32)
-        field = _native(name, value, native) if native else None
-        # A property is bytes, whatever else came in a table under its name.
-        data = field[5:] if field and field[:1] in b"Sx" else value.encode("utf-8", "surrogatepass")
+        data = value.encode("utf-8", "surrogatepass")
         if len(data) > 255:
             raise InvalidHeader(
                 f"the header {name!r} has {len(data)} bytes, more than the 255 that AMQP carries"
@@ -225,48 +218,24 @@ def _number(name: str, value: str, below: int) -> int:
     )
 
 
-def _native(name: str, value: str, native: Mapping[str, Native]) -> bytes | None:
-    """Return a header's value as it came, None when it was a text, was changed since, or has no form here."""
-    found = native.get(name)
-    return as_field(found) if found is not None and found.text == value else None
-
-
-def _table(table: Mapping[str, str], native: Mapping[str, Native]) -> bytes:
+def _table(table: Mapping[str, str]) -> bytes:
     parts = []
     for name, value in table.items():
         key = name.encode("utf-8", "surrogatepass")
         if len(key) > 255:
             raise InvalidHeader(f"the header name {name[:40]!r}... has {len(key)} bytes, AMQP carries 255")
-        field = _native(name, value, native) if native else None
-        if field is None:
-            data = value.encode("utf-8", "surrogatepass")
-            field = b"S" + struct.pack(">I", len(data)) + data
-        parts.append(bytes((len(key),)) + key + field)
+        data = value.encode("utf-8", "surrogatepass")
+        parts.append(bytes((len(key),)) + key + b"S" + struct.pack(">I", len(data)) + data)
     whole = b"".join(parts)
     return struct.pack(">I", len(whole)) + whole
 
 
-class Properties(NamedTuple):
-    """What a message says about itself.
-
-    :ivar delivery_count: how often it was delivered before, None when the broker does not count.
-    :ivar routing_key: the key that its sender gave it, None when that is the key it came with.
-    :ivar sectioned: its body is sections of AMQP 1.0, for :func:`evbus.connection._amqp1_decode.body_of`.
-    """
-
-    headers: SharedHeaders
-    delivery_count: int | None = None
-    routing_key: str | None = None
-    sectioned: bool = False
-
-
 @lru_cache(maxsize=512)
-def properties_of(data: bytes) -> Properties:
-    """Return a message's properties and headers.
+def properties_of(data: bytes) -> tuple[SharedHeaders, int | None]:
+    """Return a message's headers and how often it was delivered before (None: the broker does not count).
 
     The reverse of :func:`encode_properties`; values of the table that are no text become text, nested ones
-    JSON, and are kept as they are beside it. A property wins over an entry of the table with its name. What
-    RabbitMQ has made of a message that was sent by STOMP or AMQP 1.0 is as if it had come so.
+    JSON. A property wins over an entry of the table with its name.
 
     :raises ValueError: these are no properties.
     """
@@ -276,30 +245,23 @@ def properties_of(data: bytes) -> Properties:
         raise ValueError(f"the properties of a message are malformed: {exc}") from None
 
 
-def _read_properties(data: bytes) -> Properties:
+def _read_properties(data: bytes) -> tuple[SharedHeaders, int | None]:
     (flags,) = struct.unpack_from(">H", data)
     position = 2
     headers: dict[str, str] = {}
-    native: dict[str, Native] = {}
     count = None
     for bit, name, kind in _PROPERTIES:
         if not flags & (1 << bit):
             continue
         if kind == _TABLE:
-            table, entries, count, position = read_table(data, position)
+            table, count, position = read_table(data, position)
             headers = {**table, **headers}
-            native = {**entries, **native}
             continue
         if kind == _SHORT:
             stop = position + 1 + data[position]
             if stop > len(data):
                 raise ValueError(f"{name} reaches beyond their end")
-            raw = data[position + 1 : stop]
-            try:
-                value = raw.decode()
-            except UnicodeDecodeError:
-                value = raw.decode("utf-8", "replace")
-                native[name] = Native(value, "amqp", b"S" + struct.pack(">I", len(raw)) + raw)
+            value = data[position + 1 : stop].decode("utf-8", "replace")
             position = stop
         elif kind == _OCTET:
             value, position = str(data[position]), position + 1
@@ -307,29 +269,7 @@ def _read_properties(data: bytes) -> Properties:
             value, position = str(struct.unpack_from(">Q", data, position)[0]), position + 8
         if name != _DELIVERY_MODE:
             headers[name] = value
-    return _told(headers, native, count)
-
-
-def _told(headers: dict[str, str], native: dict[str, Native], count: int | None) -> Properties:
-    """Return what the sender said, where it spoke another protocol."""
-    without_frame(headers)
-    sectioned = headers.get("type") == SECTIONED
-    key = None
-    sections = {name: _raw(headers.pop(name), native.pop(name, None)) for name in SECTIONS if name in headers}
-    if sectioned or sections:
-        headers.pop("type", None)  # the broker's own
-    sent = handed_over(sections) if sections else None
-    if sent is not None:
-        headers.update(sent.headers)
-        native.update(getattr(sent.headers, "native", _NO_NATIVE))
-        key = sent.subject or None
-    key = headers.pop(ROUTING_KEY, key)
-    shared = SharedNativeHeaders(headers, native) if native else SharedHeaders(headers)
-    return Properties(shared, count, key, sectioned)
-
-
-def _raw(text: str, native: Native | None) -> bytes:
-    return text.encode() if native is None else native.data[5:]
+    return SharedHeaders(headers), count
 
 
 def read_close(payload: bytes) -> tuple[int, str]:

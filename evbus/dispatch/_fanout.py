@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, Protocol
 
+from evbus._call import ends, stray
 from evbus.errors import DispatcherStopped, DispatchTimeout
 from evbus.types import Envelope
 
@@ -123,9 +124,9 @@ class Fanout:
                         router.emit(events, frame.key)
                 else:
                     await self._limited(binding, frame)
-            except (KeyboardInterrupt, SystemExit, GeneratorExit):
-                raise
             except BaseException as exc:
+                if ends(exc, frame.task):
+                    raise
                 self._failed(binding, frame, exc, counted=counted)
             if self._on_done is not None:
                 self._one_done()
@@ -165,6 +166,8 @@ class Fanout:
         frame.events = None
         if not counted:
             self._router.failed += 1
+        if not isinstance(problem, (Exception, asyncio.CancelledError)):
+            problem = stray(problem)
         if self._waits and not self._cancelled:
             if self._first is None:
                 self._first = (binding, frame, problem)

@@ -8,6 +8,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
+from evbus._call import failure_of, running
 from evbus.errors import DispatchDeadlock, DispatcherStopped
 from evbus.types import Envelope
 
@@ -292,9 +293,12 @@ class Router(Registry):
                     self.emit(events, frame.key)
                 else:
                     frame.inside.run(self.emit, events, frame.key)
-        except BaseException:
+        except BaseException as exc:
             self.failed += 1
-            raise
+            if isinstance(exc, (Exception, GeneratorExit)):
+                raise
+            # Whoever waits is not to end with it, or to think that it was cancelled.
+            raise failure_of(exc, running()) from exc
         finally:
             CURRENT.reset(token)
         return result

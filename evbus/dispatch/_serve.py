@@ -7,15 +7,16 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any, Protocol
 
 from evbus._backoff import backoff
-from evbus._call import call
-from evbus.errors import DeliveryError, EvbusError, HandlerError, InvalidPayload, Rejected
+from evbus._call import call, failure_of, running
+from evbus.errors import DeliveryError, EvbusError, HandlerError, InvalidPayload, PayloadTooLarge, Rejected
 from evbus.evbus._bridge import Bridge
+from evbus.evbus._queue import UNBOUNDED
 from evbus.redact import one_line
-from evbus.types import Delivery, Envelope
+from evbus.types import Delivery, Envelope, Origin
 
 from ._frame import Frame
 from ._kinds import RequestRouter
@@ -54,9 +55,10 @@ class _Request:
     :ivar end: until when, in seconds since the epoch; None for ever.
     :ivar reading: its message.
     :ivar stops: its handler stops the dispatcher, and so cannot be waited for.
+    :ivar handled: its handler has ended, or it has none.
     """
 
-    __slots__ = ("delivery", "end", "headers", "reading", "stops")
+    __slots__ = ("delivery", "end", "handled", "headers", "reading", "stops")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
@@ -64,6 +66,12 @@ class _Request:
         self.reading = Reading()
         self.end: float | None = None
         self.stops = False
+        self.handled = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether its handler was called; before that, another process may as well have it."""
+        return self.handled or self.reading.context is not None
 
     @property
     def late(self) -> bool:
@@ -97,6 +105,7 @@ class Server:
     :param encode: makes an envelope of ``(body, headers)``.
     :param decode: makes plain values of a body: ``(content type, body)``.
     :param prepare: runs the interceptors' ``send`` over a reply.
+    :param max_body: bytes that the body of a request may have.
     :ivar handled: requests whose handlers succeeded.
     :ivar failed: those that were answered with an error.
     :ivar expired: those whose time was up before they were handled, or while they were.
@@ -110,12 +119,15 @@ class Server:
         encode: Callable[[Any, Mapping[str, str]], Envelope],
         decode: Callable[[str, bytes], Any],
         prepare: Callable[[Envelope], None],
+        max_body: int = UNBOUNDED,
     ) -> None:
         self._core = routers[0].core
         self._names = Names(routers, decode)
         self._link = link
         self._encode = encode
         self._prepare = prepare
+        self._max_body = max_body
+        self._origin: Origin | None = None
         self._tasks: dict[asyncio.Task[None], _Request] = {}
         self.handled = self.failed = self.expired = self.dropped = 0
 
@@ -154,10 +166,25 @@ class Server:
 
     def take(self, delivery: Delivery) -> None:
         """Handle a delivery beside the others, and settle it when the reply is sent."""
+        origin = delivery.origin
+        if origin is not self._origin:
+            self._origin = origin
+            if origin is not None:
+                origin.watch(self._lost)
         request = _Request(delivery)
         task = asyncio.get_running_loop().create_task(self._serve(request), name="evbus-serve")
         self._tasks[task] = request
         task.add_done_callback(self._tasks.pop)
+
+    def _lost(self, origin: Origin) -> None:
+        self._let_go(lambda delivery: delivery.origin is origin, Delivery.drop)
+
+    def _let_go(self, which: Callable[[Delivery], bool], settle: Callable[[Delivery], None]) -> None:
+        """Leave those requests to their source whose handlers were not called."""
+        for task, request in list(self._tasks.items()):
+            if not request.begun and which(request.delivery):
+                settle(request.delivery)
+                task.cancel()
 
     async def close(self) -> None:
         """Cancel what is still handled; it stays with its source."""
@@ -170,7 +197,8 @@ class Server:
                 log.error("%s: %d handlers do not end although cancelled", self._link.name, len(left))
 
     async def _settled(self, seconds: float) -> None:
-        """Return when only those are being handled that cannot end before the server does."""
+        """Give back what was not begun; return when only what cannot end before the server is handled."""
+        self._let_go(lambda _: True, Delivery.give_back)
         end = time.monotonic() + seconds
         while tasks := [task for task, request in self._tasks.items() if not request.stops]:
             left = end - time.monotonic()
@@ -192,18 +220,22 @@ class Server:
 
     async def _serve(self, request: _Request) -> None:
         _HANDLING.set(request)
+        task = asyncio.current_task()
         try:
             reply = await self._handled(request)
+            request.handled = True
             if reply is None:
                 request.delivery.ack()
             else:
                 await self._answer(request, reply)
         except BaseException as exc:
-            gone = not isinstance(exc, Exception)
-            request.delivery.reject(requeue=gone)
-            if gone:
+            try:
+                problem = failure_of(exc, task if running() is task else None)
+            except BaseException:
+                request.delivery.give_back()
                 raise
-            log.error("a request is given up: %s: %s", type(exc).__name__, _text(exc), exc_info=exc)
+            request.delivery.reject()
+            log.error("a request is given up: %s: %s", type(problem).__name__, _text(problem), exc_info=exc)
 
     # Replying
 
@@ -257,6 +289,8 @@ class Server:
                 self.expired += 1
                 return None
             envelope = request.delivery.envelope
+            if len(envelope.body) > self._max_body:
+                raise PayloadTooLarge(len(envelope.body), self._max_body)
             # What a profile made of the routing key says nothing to the interceptors.
             envelope = envelope.replace(routing_key=name_in(envelope))
             try:
@@ -337,11 +371,12 @@ class Server:
             reply.routing_key = served.wire_name
         if EVENT_ID in received.headers:
             reply.headers[ANSWERS] = received.headers[EVENT_ID]
-        context = request.reading.context
-        if context is None:
-            self._prepare(reply)
-        else:
+        context = request.reading.context or copy_context()
+        try:
             context.run(self._prepare, reply)
+        except BaseException as exc:
+            # An interceptor may raise anything, as what it wraps may.
+            raise failure_of(exc, running()) from exc
         return reply
 
 

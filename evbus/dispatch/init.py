@@ -3,11 +3,15 @@
 import asyncio
 import logging
 
+from evbus import types
 from evbus.dispatch import _core, _declare, _dispatcher, _frame, _plan, _remote, _serve, _signature
 from evbus.dispatch import _publish as _publish_to
 from evbus.evbus import _broker, _face, _load, _teller
 
 log = logging.getLogger("evbus.dispatch")
+
+#: Requests that a server without a bound of its own is taken to work on at once.
+MOST_WORKERS = 500
 
 
 def __init__(hub):
@@ -178,8 +182,11 @@ async def serve(hub, profile, contexts=None):
         hub.evbus.BROKER.reply,
         lambda kind, data: _decode(hub, kind, data),
         hub.evbus.BROKER.prepare,
+        hub.evbus.BROKER.max_body,
     )
-    deliveries = hub.evbus.bridge.consume(contexts, profile)
+    workers = min(dispatcher.commands.slots.limit, MOST_WORKERS)
+    wanted = types.Subscription(concurrency=workers)
+    deliveries = hub.evbus.bridge.consume(contexts, profile, wanted, any_size=True)
     # In a task of its own: who stops the dispatcher ends that, and cancels nobody.
     serving = asyncio.ensure_future(server.run(deliveries, _patience(hub, None)))
     dispatcher.intakes.add(serving)

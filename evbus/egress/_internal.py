@@ -40,6 +40,8 @@ class Group:
         self._groups = groups
         self._taps = taps
         self._members: deque[Member] = deque()
+        # They take turns; one of them stands for all.
+        self._first: Member | None = None
         self._durable = False
         self._crowd: deque[asyncio.Future[None]] = deque()
         self._lost: Lost | None = None
@@ -93,16 +95,23 @@ class Group:
             if not turn.done():
                 turn.set_result(None)
 
+    def leads(self, member: Member) -> bool:
+        """Return whether a consumer is the first of those that there are."""
+        return member is self._first
+
     def join(self, member: Member, durable: bool) -> None:
         """Add a consumer."""
         self._lost = None  # the bus was started again
         self._durable = self._durable or durable
         self._members.append(member)
+        self._first = self._first or member
         self.push()
 
     def leave(self, member: Member, unsettled: list[Envelope]) -> None:
         """Drop a consumer; what it did not settle is for others. The last one ends what is not durable."""
         self._members.remove(member)
+        if self._first is member:
+            self._first = self._members[0] if self._members else None
         for event in reversed(unsettled):
             self.give_back(event)
         if self._lost is not None:
@@ -169,6 +178,11 @@ class Member:
         """How many deliveries it has not settled."""
         return len(self._unsettled)
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for its group, told by the first of those that share them."""
+        return len(self._group) if self._group.leads(self) else 0
+
     def room(self) -> int:
         """Return how many deliveries it takes."""
         return 0 if self._paused else self._most - len(self._unsettled)
@@ -185,7 +199,7 @@ class Member:
         self._number = number
         self._take(deliveries)
 
-    def _settle(self, number: int, accepted: bool, requeue: bool) -> None:
+    def _settle(self, number: int, accepted: bool | None, requeue: bool) -> None:
         event = self._unsettled.pop(number, None)
         group = self._group
         if requeue and not accepted and event is not None:

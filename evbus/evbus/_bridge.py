@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from evbus.errors import BusStopped, PluginError
-from evbus.types import Delivery
+from evbus.types import Delivery, Origin
 
 __all__ = ["Bridge"]
 
@@ -15,6 +15,16 @@ __all__ = ["Bridge"]
 MOST = 10_000
 #: Deliveries that are taken before others get their turn: a source may never wait.
 SLICE = 256
+
+
+class _Bridged(Delivery):
+    """A delivery that a bridge handed on, which counts it until it is settled or dropped."""
+
+    def drop(self) -> None:
+        settle, self._settle = self._settle, None
+        if settle is not None:
+            self._tag.drop()
+            settle(self._tag, False, False)
 
 
 class Bridge:
@@ -38,6 +48,7 @@ class Bridge:
         self._settled = settled
         self._closing = False
         self._stopped: BusStopped | None = None
+        self._origin: Origin | None = None
         self._enough = asyncio.Event()
         self._room = asyncio.Event()
         self._idle = asyncio.Event()
@@ -59,6 +70,8 @@ class Bridge:
             await asyncio.wait({pump, enough}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._closing = True
+            if self._origin is not None:
+                self._origin.pause()
             try:
                 if not pump.done():
                     await self._settle_all(patience)
@@ -75,7 +88,7 @@ class Bridge:
         taken = 0
         async with contextlib.aclosing(self._deliveries) as deliveries:
             async for delivery in deliveries:
-                if self._closing or not self._hand_on(delivery):
+                if not self._hand_on(delivery):
                     break
                 taken += 1
                 if taken == count:
@@ -92,16 +105,23 @@ class Bridge:
     def _hand_on(self, delivery: Delivery) -> bool:
         if not isinstance(delivery, Delivery):
             raise PluginError(f"consume yielded {type(delivery).__name__}; an evbus.types.Delivery is right")
+        origin = self._origin = delivery.origin
+        if origin is not None and origin.ended:
+            return True  # it comes again
+        if self._closing:
+            delivery.give_back()
+            return False
         self.unsettled += 1
         self._idle.clear()
         try:
             self._take(
-                Delivery(
+                _Bridged(
                     delivery.envelope,
                     self._settle,
                     delivery,
                     redelivered=delivery.redelivered,
                     delivery_count=delivery.delivery_count,
+                    origin=origin,
                 )
             )
         except BusStopped as exc:

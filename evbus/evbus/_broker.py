@@ -75,6 +75,7 @@ class Broker:
     :param new: the variables of ``hub.evbus``, where it may choose since pop-evbus 6.2 (``SERIAL_PLUGIN``).
     :param old: the variables of ``hub.serialize``, where it may choose up to pop-evbus 4 (``PLUGIN``).
         Either may change at any time; a change makes the broker select again.
+    :ivar max_body: bytes that the body of an event may have, from here or from outside.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Broker:
         # One attribute, so that no thread sees the encoder of one serializer and the headers of another.
         self._chosen: _Chosen = (bytes, {}, SharedHeaders())
         self._send: Callable[[Envelope], None] | None = None
-        self._max_body = 0
+        self.max_body = 0
         self._full_policy = "raise"
         self._dropped_at = 0.0
         _brokers.add(self)
@@ -106,7 +107,7 @@ class Broker:
     def configure(self, settings: Settings, send: Callable[[Envelope], None] | None) -> None:
         """Take over the options, and the composed pipeline (None: there is none)."""
         self.queue.bound(settings.queue_limit, settings.queue_bytes)
-        self._max_body = settings.max_body or UNBOUNDED
+        self.max_body = settings.max_body or UNBOUNDED
         self._full_policy = settings.full_policy
         self._send = send
         self._new_name = self._old_name = None
@@ -131,8 +132,8 @@ class Broker:
             meta = self._intercepted(routing_key, body, profile, headers)
             data = meta.body
         size = len(data)
-        if size > self._max_body:
-            raise PayloadTooLarge(size, self._max_body)
+        if size > self.max_body:
+            raise PayloadTooLarge(size, self.max_body)
         queue = self.queue
         inbox = queue.inbox
         if len(inbox) < queue.inbox_limit and size <= queue.body_limit:
@@ -197,8 +198,8 @@ class Broker:
         if self._new["SERIAL_PLUGIN"] is not self._new_name or self._old["PLUGIN"] is not self._old_name:
             self._choose()
         event = self._intercepted(routing_key, body, profile, headers)
-        if len(event.body) > self._max_body:
-            raise PayloadTooLarge(len(event.body), self._max_body)
+        if len(event.body) > self.max_body:
+            raise PayloadTooLarge(len(event.body), self.max_body)
         return event
 
     def _intercepted(self, routing_key: Any, body: Any, profile: Any, headers: Any) -> Envelope:
@@ -224,8 +225,8 @@ class Broker:
             self._choose()
         apply, _, shared = self._chosen
         data = apply(body)
-        if len(data) > self._max_body:
-            raise PayloadTooLarge(len(data), self._max_body)
+        if len(data) > self.max_body:
+            raise PayloadTooLarge(len(data), self.max_body)
         return Envelope("", "", data, {**headers, **shared}, _monotonic())
 
     def prepare(self, event: Envelope) -> None:

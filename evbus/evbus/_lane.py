@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from evbus._backoff import backoff
+from evbus._call import failure_of, running
 from evbus.errors import ConnectionLost
 from evbus.redact import one_line, redact
 from evbus.types import Envelope
@@ -75,8 +76,6 @@ class Lane:
         self._held = 0
         self._held_size = 0
         self._flying: dict[int, list[Envelope]] = {}
-        # How often those in flight were tried that are tried again, by their identity.
-        self._tried: dict[int, dict[int, int]] = {}
         self._sizes: dict[int, int] = {}
         self._sleepers: deque[asyncio.Future[None]] = deque()
         self._workers: list[asyncio.Task[None]] = []
@@ -177,6 +176,39 @@ class Lane:
         self._queue.hold(-released, -size)
         self._queue.wake()
 
+    def withdraw(self, gone: Callable[[Envelope], bool]) -> list[Envelope]:
+        """Take back what is queued and comes again from its source: it counts as never accepted.
+
+        Needs the queue's lock.
+        """
+        found = [event for event in self._pending if gone(event)]
+        if found:
+            kept = without(list(self._pending), found)
+            self._pending.clear()
+            self._pending.extend(kept)
+            self._pending_size -= size_of(found)
+            self.counters.accepted -= len(found)
+            self._release()
+        return found
+
+    def _still_wanted(
+        self, worker: int, left: list[Envelope], tries: list[int]
+    ) -> tuple[list[Envelope], list[int]]:
+        """Return what is to be tried again, less what comes again from its source meanwhile."""
+        if self.tracker is None:
+            return left, tries
+        gone = [event for event in left if self.tracker.gone(event)]
+        if not gone:
+            return left, tries
+        with self._lock:
+            self.counters.accepted -= len(gone)
+            self.counters.in_flight -= len(gone)
+            self._flying[worker] = without(self._flying[worker], gone)
+            self._sizes[worker] -= size_of(gone)
+        self.tracker.withdrawn(gone)
+        wanted = [pair for pair in zip(left, tries) if pair[0] not in gone]  # noqa: B905 - one each
+        return [event for event, _ in wanted], [count for _, count in wanted]
+
     def _take(self, worker: int, most: int) -> list[Envelope]:
         with self._lock:
             pending = self._pending
@@ -191,8 +223,6 @@ class Lane:
             self._sizes[worker] = size
             self.counters.in_flight += len(batch)
             self._flying[worker] = batch
-            if self._tried:
-                self._tried.pop(worker, None)
             if self._held:
                 self._release()
         return batch
@@ -208,10 +238,13 @@ class Lane:
             self._workers.append(task)
 
     async def _supervise(self, worker: int) -> None:
+        task = running()
         while not self._closing:
             try:
                 await self._work(worker)
-            except Exception:
+            except BaseException as exc:
+                # Whatever it is, as of a plugin's ready(): the lane must not stand.
+                failure_of(exc, task if running() is task else None)
                 log.exception("lane %s: the worker failed and is started again", self.key)
                 for flight in sorted(self._flying, reverse=True) if self._overlaps else (worker,):
                     self._return(flight)
@@ -303,8 +336,6 @@ class Lane:
                 if self._closing:
                     return
                 await self._ready()
-                if rounds or tries[0]:
-                    self._note_tries(worker, left, [count + 1 for count in tries])
                 outcomes = await self._turns.take(self._sender.send, left, alone=broke and len(left) == 1)
             if outcomes.count(None) == len(left):
                 self._settle(worker, left, [], 0)
@@ -316,18 +347,15 @@ class Lane:
             self._settle(worker, found.delivered, found.dead, len(left))
             if not left or self._closing:
                 return
-            self._note_tries(worker, left, tries)
             self._failed(outcomes)
             broke = broke or any(isinstance(outcome, ConnectionLost) for outcome in outcomes)
             outcomes = None
             await self._pause(rounds, found.wait)
+            left, tries = self._still_wanted(worker, left, tries)
             if spare:
                 for event, count in zip(left, tries):  # noqa: B905 - equal by construction
                     await self._deliver(worker, [event], [count], broke=broke)
                 return
-
-    def _note_tries(self, worker: int, events: list[Envelope], tries: list[int]) -> None:
-        self._tried.setdefault(worker, {}).update(zip(map(id, events), tries))  # noqa: B905 - equal
 
     def _settle(self, worker: int, delivered: list[Envelope], dead: list[Dead], retried: int) -> None:
         counters = self.counters
@@ -395,8 +423,8 @@ class Lane:
             task.cancel()
         return workers
 
-    def close(self) -> list[tuple[Envelope, int]]:
-        """Return what was not delivered, counted as dead, in order, and how often it was tried.
+    def close(self) -> list[Envelope]:
+        """Return what was not delivered, counted as dead, in order.
 
         The outcome of what was in flight is unknown: its destination may have it. What came from a source
         that has it still goes back there, and counts as never accepted.
@@ -404,14 +432,8 @@ class Lane:
         self._closing = True
         with self._lock:
             left = [event for worker in sorted(self._flying) for event in self._flying[worker]]
-            # What is in flight is being sent, unless its destination is down.
-            first = 0 if self._waiting else 1
-            tries = dict.fromkeys(map(id, left), first)
-            for tried in self._tried.values():
-                tries.update((event, count) for event, count in tried.items() if event in tries)
             left.extend(self._pending)
             self._flying.clear()
-            self._tried.clear()
             self._pending.clear()
             self._pending_size = 0
             self.counters.in_flight = 0
@@ -421,4 +443,4 @@ class Lane:
                 left = own
             self.counters.dead += len(left)
             self._release()
-        return [(event, tries.get(id(event), 0)) for event in left]
+        return left

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from evbus.types import Delivery, Envelope
+from evbus.types import Delivery, Envelope, Origin
 
 from ._retry import Dead
 
@@ -38,6 +38,10 @@ class _Totals(Protocol):
     relayed: int
 
 
+class _Lane(Protocol):
+    def withdraw(self, gone: Callable[[Envelope], bool]) -> list[Envelope]: ...
+
+
 class Tracker:
     """What lanes have of deliveries that their source still keeps.
 
@@ -47,6 +51,7 @@ class Tracker:
     :param lock: guards the lanes.
     :param bury: records what a lane gave up.
     :param flush: writes the dead store to the disk; returns whether that succeeded.
+    :param every: returns all lanes.
     """
 
     def __init__(
@@ -55,11 +60,14 @@ class Tracker:
         lock: AbstractContextManager[object],
         bury: Callable[[Any, list[Dead]], None],
         flush: Callable[[], Coroutine[Any, Any, bool]],
+        every: Callable[[], Iterable[_Lane]] = tuple,
     ) -> None:
         self._totals = totals
         self._lock = lock
         self._bury = bury
         self._flush = flush
+        self._every = every
+        self._origin: Origin | None = None
         # By the identity of an envelope, which the entry holds so that it stays its own.
         self._tracked: dict[int, _Tracked] = {}
         self._unsettled = 0
@@ -95,6 +103,11 @@ class Tracker:
 
     def track(self, delivery: Delivery, envelope: Envelope, lanes: int) -> None:
         """Note that ``envelope`` is about to be offered to so many lanes."""
+        origin = delivery.origin
+        if origin is not self._origin:
+            self._origin = origin
+            if origin is not None:
+                origin.watch(self._lost)
         self._tracked[id(envelope)] = _Tracked(delivery, envelope, lanes)
         self._unsettled += 1
         self._totals.relayed += 1
@@ -135,12 +148,35 @@ class Tracker:
                 self._settled()
         return own
 
+    def gone(self, event: Envelope) -> bool:
+        """Return whether an event was made of a delivery that cannot be settled any more, and comes again."""
+        found = self._tracked.get(id(event))
+        return found is not None and found.delivery.gone
+
+    def _lost(self, _origin: Origin) -> None:
+        """Take back what no lane has begun with of deliveries that come again."""
+        with self._lock:
+            for lane in self._every():
+                self.withdrawn(lane.withdraw(self.gone))
+
+    def withdrawn(self, events: Iterable[Envelope]) -> None:
+        """Note that a lane has let go of events that come again."""
+        for event in events:
+            found = self._tracked.get(id(event))
+            if found is not None:
+                self._leave(found)
+
     def _leave(self, tracked: _Tracked) -> None:
         tracked.left -= 1
         if tracked.left:
             return
         for envelope in tracked.envelopes:
             del self._tracked[id(envelope)]
+        origin = tracked.delivery.origin
+        if origin is not None and origin.ended:
+            tracked.delivery.drop()
+            self._settled()
+            return
         if not tracked.died:
             tracked.delivery.ack()
             self._settled()

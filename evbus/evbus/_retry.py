@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from evbus.errors import ConnectionLost, Rejected, Unavailable
+from evbus.errors import ConnectionLost, Unavailable, is_rejected
 from evbus.types import Envelope
 
 __all__ = ["Dead", "Outcome", "Sorted", "blamed", "size_of", "sort", "without"]
@@ -88,7 +88,7 @@ def sort(
             count += 1
             if id(outcome) in spare:
                 count = min(count, most - 1) if most else count
-            elif isinstance(outcome, Rejected) or (most and count >= most):
+            elif is_rejected(outcome) or (most and count >= most):
                 dead.append(Dead(event, outcome, count))
                 continue
         again.append(event)

@@ -193,7 +193,9 @@ class Sender:
             if self._route is not None:
                 events = [self._route(event) for event in events]
             self._nowait(self._ctx, events)
-        except (Exception, asyncio.CancelledError):
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             # The worker publishes them, and deals with what is wrong.
             return False
         return True

@@ -1,13 +1,17 @@
 """From one message system into others: consume, and hand every delivery to the lanes that match."""
 
+import contextlib
 import functools
 import logging
 import time
 
-from evbus import errors, redact, types
+from evbus import _call, errors, redact, types
 from evbus.evbus import _bridge, _face, _plan, _sources
 
 log = logging.getLogger("evbus.bridge")
+
+#: Deliveries that a bridge works on at once: what a lane hands over at once, by default.
+BATCH = 500
 
 
 def check(hub, contexts, source, profile="default", file="contexts"):
@@ -22,7 +26,7 @@ def check(hub, contexts, source, profile="default", file="contexts"):
     return found
 
 
-def consume(hub, contexts, source, subscription=None):
+def consume(hub, contexts, source, subscription=None, *, any_size=False):
     """Return an asynchronous generator of what comes in through the profile ``source``.
 
     Each :class:`~evbus.types.Delivery` is to be settled once. Close the generator when no more is wanted
@@ -32,9 +36,42 @@ def consume(hub, contexts, source, subscription=None):
     :param source: the name of a profile, or ``provider.name`` when several providers have one of that name.
     :param subscription: what is wanted (:class:`~evbus.types.Subscription`); default: the queue that the
         profile names.
+    :param any_size: yield bodies above the option ``max_body`` as well; else these are dead letters.
     :raises ProfileError: there is no such profile, or it cannot be consumed from.
     """
-    return _open(hub, _sources.find(contexts, source, hub.evbus.init.sources()), subscription)
+    found = _sources.find(contexts, source, hub.evbus.init.sources())
+    deliveries = _open(hub, found, subscription)
+    return deliveries if any_size else _bounded(hub, found, deliveries)
+
+
+async def _bounded(hub, found, deliveries):
+    """Yield deliveries, and give up those whose bodies are too large."""
+    hub.evbus.init.settings()
+    async with contextlib.aclosing(deliveries):
+        async for delivery in deliveries:
+            try:
+                _check_size(hub, delivery.envelope)
+            except errors.PayloadTooLarge as exc:
+                await _refuse(hub, f"{found.provider}.{found.name}", delivery, exc)
+            else:
+                yield delivery
+
+
+def _check_size(hub, event):
+    size, limit = len(event.body), hub.evbus.BROKER.max_body
+    if size > limit:
+        raise errors.PayloadTooLarge(size, limit)
+
+
+async def _refuse(hub, where, delivery, problem):
+    """Record a delivery that nobody gets; without a bus, what its source does with it has to do."""
+    try:
+        recorded = await hub.evbus.ENGINE.give_up(delivery.envelope, where, problem, 0)
+    except errors.BusStopped:
+        log.error("%s: a delivery is refused: %s", where, problem)
+        recorded = True
+    if recorded:
+        delivery.reject()
 
 
 def sources(hub, contexts, profile):
@@ -96,14 +133,15 @@ async def run(hub, contexts, source, profile="default", count=0, on_left=None):
         event = delivery.envelope.replace(profile=profile, headers=delivery.envelope.headers)
         event.accepted_at = event.accepted_at or time.monotonic()
         try:
+            _check_size(hub, event)
             hub.evbus.BROKER.prepare(event)
-        except Exception as exc:
+        except BaseException as exc:
             # Whatever an interceptor raises: left with its source, the event would come again and again.
-            engine.refuse(delivery, event, lanes, exc)
+            engine.refuse(delivery, event, lanes, _call.failure_of(exc, _call.running()))
         else:
             engine.relay(delivery, event, lanes)
 
-    bridge = _bridge.Bridge(_open(hub, found), take, engine.relayed)
+    bridge = _bridge.Bridge(_open(hub, found, types.Subscription(concurrency=BATCH)), take, engine.relayed)
     try:
         await bridge.run(count, hub.evbus.init.settings().drain_timeout)
     except errors.EvbusError:

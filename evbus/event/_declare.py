@@ -102,6 +102,7 @@ def subscription_of(spec: ListenerSpec, name: str, event: EventSpec) -> Subscrip
         per_process=spec.per_process or event.broadcast,
         durable=event.durable if spec.durable is None else spec.durable,
         prefetch=spec.prefetch,
+        concurrency=spec.concurrency,
     )
 
 

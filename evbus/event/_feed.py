@@ -11,7 +11,7 @@ import msgspec.structs
 
 from evbus.evbus._bridge import Bridge
 from evbus.evbus._sources import Supply
-from evbus.types import Delivery, Subscription
+from evbus.types import Delivery, Origin, Subscription
 
 from ._declare import EventSpec
 from ._listening import Listening
@@ -45,6 +45,7 @@ class Feed:
         self._ready = asyncio.Event()
         self._hurry = asyncio.Event()
         self._closed = False
+        self._origin: Origin | None = None
 
     def __repr__(self) -> str:
         return f"<Feed {self._supply.name} {self._event.name} of {self._name}>"
@@ -73,7 +74,15 @@ class Feed:
             await asyncio.wait_for(self._hurry.wait(), seconds)
 
     def _take(self, delivery: Delivery) -> None:
-        self._listening.take(delivery, self._event)
+        origin = delivery.origin
+        if origin is not self._origin:
+            self._origin = origin
+            if origin is not None:
+                origin.watch(self._listening.lost)
+        if self._closed:
+            delivery.give_back()
+        else:
+            self._listening.take(delivery, self._event, outside=True)
 
     def _take_all(self, deliveries: list[Delivery]) -> None:
         self._listening.take_all(deliveries, self._event)
@@ -100,6 +109,11 @@ class Feed:
             waiting.cancel()
         if self._task.done() and not self._task.cancelled():
             self._task.result()
+
+    @property
+    def waiting(self) -> int:
+        """Events in this process that the listener has not got yet."""
+        return 0 if self._member is None else int(self._member.waiting)
 
     def pause(self) -> None:
         """Take nothing more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from evbus.errors import InvalidPayload
@@ -24,13 +25,21 @@ class Keys:
     def __init__(self, workers: Workers[Any]) -> None:
         self._workers = workers
         self._waiting: dict[Any, deque[_Turn]] = {}
+        # What each turn is waited for with.
+        self._jobs: dict[_Turn, Any] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    async def turn(self, key: Any) -> None:
+    @property
+    def waiting(self) -> int:
+        """How many wait for a turn."""
+        return len(self._jobs)
+
+    async def turn(self, key: Any, job: Any = None) -> None:
         """Wait for the turn of a key; :meth:`pass_on` ends it.
 
+        :param job: what :meth:`take_back` calls it; it waits no longer then, as if it had been cancelled.
         :raises InvalidPayload: it cannot be a key.
         """
         try:
@@ -44,6 +53,7 @@ class Keys:
             return
         turn: _Turn = asyncio.get_running_loop().create_future()
         waiting.append(turn)
+        self._jobs[turn] = job
         self._workers.leave()
         try:
             await turn
@@ -53,6 +63,15 @@ class Keys:
             else:
                 self._workers.enter()
             raise
+        finally:
+            self._jobs.pop(turn, None)
+
+    def take_back(self, which: Callable[[Any], bool]) -> list[Any]:
+        """Return those that wait, and let them wait no longer."""
+        found = [turn for turn, job in self._jobs.items() if not turn.done() and which(job)]
+        for turn in found:
+            turn.cancel()
+        return [self._jobs.pop(turn) for turn in found]
 
     def pass_on(self, key: Any) -> None:
         """End a turn: the next has it."""
@@ -60,6 +79,7 @@ class Keys:
         while waiting:
             turn = waiting.popleft()
             if not turn.done():
+                del self._jobs[turn]
                 self._workers.enter()
                 turn.set_result(None)
                 return

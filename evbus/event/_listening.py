@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import logging
 import operator
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -15,12 +13,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from evbus._backoff import backoff
+from evbus._call import failure_of
 from evbus.dispatch._within import Limit, within
-from evbus.errors import DispatchTimeout, PayloadError, Rejected
+from evbus.errors import DispatchError, DispatchTimeout, PayloadError, PayloadTooLarge, is_rejected
 from evbus.evbus._pipeline import Around
+from evbus.evbus._queue import UNBOUNDED
 from evbus.evbus._teller import Teller
 from evbus.redact import problem_text
-from evbus.types import Delivery, Envelope
+from evbus.types import Delivery, Envelope, Origin
 
 from ._declare import EventSpec, ListenerSpec
 from ._keys import Keys
@@ -31,11 +31,6 @@ from ._workers import Workers
 __all__ = ["Dead", "Listening"]
 
 log = logging.getLogger("evbus.event")
-
-#: Seconds that each step of an end has at the least.
-MOMENT = 0.1
-#: Seconds that the record of a dead event may take that is under way when its listener ends.
-RECORDING = 0.5
 
 
 class Dead(NamedTuple):
@@ -51,15 +46,19 @@ class Dead(NamedTuple):
 class _Work(msgspec.Struct, eq=False, gc=False):
     """A delivery on its way to a listener.
 
+    :ivar outside: it came from another process, which has it still.
     :ivar event: what it says, once that is read.
     :ivar envelope: what it was read of, after the interceptors.
+    :ivar refused: why it is not read at all.
     """
 
     delivery: Delivery
     spec: EventSpec
+    outside: bool = False
     event: Any = None
     envelope: Envelope | None = None
     attempts: int = 0
+    refused: Exception | None = None
 
 
 class Listening:
@@ -88,8 +87,8 @@ class Listening:
         self._teller = None if spec.on_error is None else Teller(_told(spec.on_error), lambda: None)
         self._counts: Counter[str] = Counter()
         self._handled = 0
-        #: How often those were tried that its end has cut short, by the identity of their envelopes.
-        self.tried: dict[int, int] = {}
+        self._accepted = 0
+        self._max_body = UNBOUNDED
 
     def __repr__(self) -> str:
         return f"<Listening {self.listener.name} {self.snapshot()}>"
@@ -99,14 +98,15 @@ class Listening:
         """Whether it has nothing to handle, and nobody to tell of what it gave up."""
         return self._workers.idle and (self._teller is None or not self._teller.busy)
 
-    def begin(self, around: Around | None) -> None:
+    def begin(self, around: Around | None, max_body: int = UNBOUNDED) -> None:
         """Be told that deliveries will come.
 
         :param around: the interceptors around each handling.
+        :param max_body: bytes that a body from outside this process may have.
         """
         self._around = around
+        self._max_body = max_body
         self._closing = False
-        self.tried = {}
         self._workers.begin()
 
     def within(self) -> bool:
@@ -114,37 +114,47 @@ class Listening:
         task = asyncio.current_task()
         return task in self._workers or (self._teller is not None and task in self._teller)
 
-    def take(self, delivery: Delivery, spec: EventSpec) -> None:
-        """Handle a delivery when it is its turn; it is settled after that."""
-        self._workers.submit(_Work(delivery, spec))
+    def take(self, delivery: Delivery, spec: EventSpec, *, outside: bool = False) -> None:
+        """Handle a delivery when it is its turn; it is settled after that.
+
+        :param outside: it came from another process, which has it still.
+        """
+        work = _Work(delivery, spec, outside)
+        size = len(delivery.envelope.body)
+        if outside and size > self._max_body:
+            work.refused = PayloadTooLarge(size, self._max_body)
+        self._accepted += 1
+        self._workers.submit(work)
 
     def take_all(self, deliveries: list[Delivery], spec: EventSpec) -> None:
-        """Handle deliveries in their order; see :meth:`take`."""
+        """Handle deliveries of this process in their order; see :meth:`take`."""
+        self._accepted += len(deliveries)
         self._workers.submit_all([_Work(delivery, spec) for delivery in deliveries])
 
     async def _handle(self, work: _Work) -> None:
         try:
+            if work.refused is not None:
+                raise work.refused
             if self._around is None and self._plain:
                 work.event = event = self._reader.read(work.spec, work.delivery.envelope)
                 work.attempts = 1
                 try:
                     await self._call(event)
-                except Exception as exc:
-                    await self._again(work, exc)
+                except BaseException as exc:
+                    await self._again(work, self._failure(exc))
             elif self._around is None:
                 await self._in_turn(work, work.delivery.envelope)
             else:
                 await self._intercepted(work, self._around)
-        except Exception as exc:
-            await self._give_up(work, exc)
-        except (SystemExit, KeyboardInterrupt, GeneratorExit):
-            work.delivery.reject(requeue=True)
-            raise
         except BaseException as exc:
-            self._cancelled(work, exc)
+            await self._failed(work, exc)
         else:
             self._handled += 1
             work.delivery.ack()
+
+    def _failure(self, problem: BaseException) -> Exception:
+        """Return why a listener has failed; raise what is no failure of its own."""
+        return failure_of(problem, self._workers.current())
 
     async def _intercepted(self, work: _Work, around: Around) -> None:
         async def handle(envelope: Envelope) -> Any:
@@ -159,7 +169,7 @@ class Listening:
         if self._key is None:
             return await self._attempts(work)
         key = self._key(event)
-        await self._keys.turn(key)
+        await self._keys.turn(key, work)
         try:
             return await self._attempts(work)
         finally:
@@ -169,8 +179,8 @@ class Listening:
         work.attempts = 1
         try:
             return await self._attempt(work)
-        except Exception as exc:
-            return await self._again(work, exc)
+        except BaseException as exc:
+            return await self._again(work, self._failure(exc))
 
     async def _attempt(self, work: _Work) -> Any:
         threads = self.listener.threads
@@ -188,7 +198,7 @@ class Listening:
     async def _again(self, work: _Work, problem: Exception) -> Any:
         """Call the listener again, as often as its retries say; raise what it failed with last."""
         retry = self.spec.retry
-        while not isinstance(problem, Rejected) and (not retry.attempts or work.attempts < retry.attempts):
+        while not is_rejected(problem) and (not retry.attempts or work.attempts < retry.attempts):
             self._counts["retried"] += 1
             log.warning(
                 "listener %s: %s fails and is tried again: %s",
@@ -197,26 +207,69 @@ class Listening:
                 problem_text(problem),
             )
             await asyncio.sleep(backoff(work.attempts, retry.min, retry.max))
+            if work.delivery.gone:
+                self._leave(work, Delivery.drop)
+                raise asyncio.CancelledError("it is delivered again, perhaps to another process")
             work.attempts += 1
             try:
                 return await self._attempt(work)
-            except Exception as exc:
-                problem = exc
+            except BaseException as exc:
+                problem = self._failure(exc)
         raise problem
+
+    async def _failed(self, work: _Work, problem: BaseException) -> None:
+        """Give up an event whose listener has failed for the last time; what was cut short comes again."""
+        try:
+            failure = self._failure(problem)
+        except asyncio.CancelledError:
+            if not self._comes_again(work):
+                await self._give_up(work, DispatchError("each time its handling was cancelled"))
+            raise
+        except BaseException:
+            # The program ends, or the event loop has.
+            self._leave(work, Delivery.give_back)
+            raise
+        if not work.delivery.settled:
+            await self._give_up(work, failure)
+
+    def _comes_again(self, work: _Work) -> bool:
+        """Let a delivery come again whose worker was cancelled; return False if it did so too often."""
+        if self._closing:
+            self._leave(work, Delivery.give_back)
+        if work.delivery.settled:
+            return True
+        self._counts["cancelled"] += 1
+        retry, count = self.spec.retry, (work.delivery.delivery_count or 0) + 1
+        if retry.attempts and count >= retry.attempts and not work.outside:
+            return False
+        log.warning(
+            "listener %s: the handling of %s was cancelled; it is delivered again",
+            self.listener.name,
+            work.spec.name,
+        )
+        # One that always is would be handled again and again without a pause. What is not settled by the end
+        # goes back as well.
+        pause = backoff(count, retry.min, retry.max)
+        asyncio.get_running_loop().call_later(pause, self._leave, work, Delivery.give_back)
+        return True
+
+    def _leave(self, work: _Work, settle: Callable[[Delivery], None]) -> None:
+        """Leave a delivery to its source: it counts as never accepted."""
+        if not work.delivery.settled:
+            self._accepted -= 1
+            settle(work.delivery)
 
     async def _give_up(self, work: _Work, problem: Exception) -> None:
         if isinstance(problem, PayloadError):
             self._counts["unreadable"] += 1
         self._counts["dead"] += 1
         dead = Dead(work.delivery.envelope, self.listener.name, problem, work.attempts)
-        recording = asyncio.ensure_future(self._dead(dead))
         try:
-            recorded = await asyncio.shield(recording)
+            recorded = await self._dead(dead)
         except asyncio.CancelledError:
-            # By the listener's end. While the disk takes nothing, it comes again, and may be kept as well.
-            done, _ = await asyncio.wait({recording}, timeout=RECORDING)
-            recording.cancel()
-            work.delivery.reject(requeue=not (done and not recording.exception() and recording.result()))
+            # By the listener's end, while the disk takes nothing: it comes again, and may be kept as well.
+            self._counts["dead"] -= 1
+            self._leave(work, Delivery.give_back)
             raise
         except Exception as exc:
             recorded = False
@@ -228,67 +281,59 @@ class Listening:
         if self._teller is not None:
             self._teller.tell({"event": work.event, "exception": problem})
 
-    def _cancelled(self, work: _Work, problem: BaseException) -> None:
-        """Let a delivery come again whose handling was cancelled, by the listener's end or by itself."""
-        worker: Any = asyncio.current_task()
-        again = functools.partial(work.delivery.reject, requeue=True)
-        if self._closing:
-            self.tried[id(work.delivery.envelope)] = work.attempts
-            again()
-        else:
-            self._counts["cancelled"] += 1
-            log.warning(
-                "listener %s: the handling of %s was cancelled%s; it is delivered again",
-                self.listener.name,
-                work.spec.name,
-                "" if isinstance(problem, asyncio.CancelledError) else f" by {type(problem).__name__}",
-            )
-            # One that always is would be handled again and again without a pause. What is not settled by the
-            # end goes back as well.
-            retry = self.spec.retry
-            pause = backoff((work.delivery.delivery_count or 0) + 1, retry.min, retry.max)
-            asyncio.get_running_loop().call_later(pause, again)
-        if worker.cancelling():
-            raise asyncio.CancelledError
+    def lost(self, origin: Origin) -> None:
+        """Drop what came over something that has ended, unless the listener was called: it comes again."""
+        for work in self._take_back(lambda work: work.delivery.origin is origin):
+            self._leave(work, Delivery.drop)
 
-    def give_back(self) -> None:
-        """Let what was not begun go back to where it came from."""
+    def give_back(self, *, outside: bool = False) -> None:
+        """Let what the listener was not called with go back to where it came from.
+
+        :param outside: only what came from another process.
+        """
         # The last goes first, so that a source that puts them in front has them in order.
-        for work in reversed(self._workers.take_back()):
-            work.delivery.reject(requeue=True)
+        for work in reversed(self._take_back(lambda work: work.outside or not outside)):
+            self._leave(work, Delivery.give_back)
+
+    def _take_back(self, which: Callable[[_Work], bool]) -> list[_Work]:
+        return [*self._keys.take_back(which), *self._workers.take_back(which)]
 
     async def quiet(self, seconds: float) -> bool:
         """Return when nothing is left to handle, or after ``seconds``: whether it is so."""
         return await self._workers.quiet(seconds)
 
     async def close(self, seconds: float) -> None:
-        """Cancel what is being handled; it goes back to where it came from, with what was not begun.
-
-        :param seconds: that all of this may take.
-        """
+        """Cancel what is being handled; it goes back to where it came from, with what was not begun."""
         self._closing = True
         self.give_back()
-        end = time.monotonic() + seconds
         await self._workers.cancel(seconds)
         if self.listener.threads is not None:
-            await self.listener.threads.close(max(MOMENT, end - time.monotonic()))
+            await self.listener.threads.close(seconds)
         if self._teller is not None:
-            await self._teller.wait(max(MOMENT, end - time.monotonic()))
-            await self._teller.close(MOMENT)
+            await self._teller.wait(seconds)
+            await self._teller.close(seconds)
 
-    def left(self, count: int) -> None:
-        """Count events as dead that were left when the bus was stopped."""
-        self._counts["dead"] += count
+    def snapshot(self, waiting: int = 0) -> dict[str, int]:
+        """Return the counters: ``accepted = delivered + dead + dropped + queued + in_flight``.
 
-    def snapshot(self) -> dict[str, int]:
-        """Return the counters."""
+        :param waiting: events in this process that its workers have not got yet.
+        """
+        accepted, dead, queued = self._accepted + waiting, self._counts["dead"], self._queued() + waiting
         return {
+            "accepted": accepted,
+            "delivered": self._handled,
             "handled": self._handled,
             **{name: self._counts[name] for name in ("retried", "dead", "unreadable", "cancelled")},
+            "dropped": 0,
+            "in_flight": accepted - self._handled - dead - queued,
             "running": self._workers.running,
-            "queued": len(self._workers),
+            "queued": queued,
             "keys": len(self._keys),
         }
+
+    def _queued(self) -> int:
+        """Return how many wait for a worker, or for the turn of their key."""
+        return len(self._workers) + self._keys.waiting
 
 
 async def _awaited(awaitable: Any) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from evbus.errors import EvbusError, HandlerExists, ProfileError
+from evbus.evbus._queue import UNBOUNDED
 from evbus.evbus._sources import Supply
 
 from ._declare import EventSpec, ListenerSpec, subscription_of
@@ -57,7 +58,7 @@ class Entry:
             "profile": self.spec.profile,
             "metadata": self.metadata,
             "listening": bool(self.feeds) and all(feed.ready for feed in self.feeds),
-            **self.listening.snapshot(),
+            **self.listening.snapshot(sum(feed.waiting for feed in self.feeds)),
         }
 
     def listen(self, supplies: Sequence[Supply], patience: float) -> None:
@@ -102,6 +103,7 @@ class Subscriptions:
         self._numbers = itertools.count(1)
         self._supplies: Supplies | None = None
         self._around: Any = None
+        self._max_body = UNBOUNDED
         # Those that were removed and have not ended yet.
         self._ending: dict[asyncio.Future[None], Entry] = {}
 
@@ -180,13 +182,14 @@ class Subscriptions:
                     "and would share its events; give one another name=, or both the same group="
                 )
 
-    def start(self, supplies: Supplies, around: Any) -> None:
+    def start(self, supplies: Supplies, around: Any, max_body: int = UNBOUNDED) -> None:
         """Let all of them listen.
 
         :param around: the interceptors around each handling, or None.
+        :param max_body: bytes that a body from outside this process may have.
         :raises ProfileError: there is no profile that one of them can listen to.
         """
-        self._supplies, self._around = supplies, around
+        self._supplies, self._around, self._max_body = supplies, around, max_body
         try:
             for entry in self:
                 entry.abandon()  # a bus that was cancelled has left them
@@ -196,7 +199,7 @@ class Subscriptions:
             raise
 
     def _listen(self, entry: Entry, supplies: Supplies) -> None:
-        entry.listening.begin(self._around)
+        entry.listening.begin(self._around, self._max_body)
         try:
             entry.listen(_chosen(supplies(entry.spec.profile), entry.spec.profile), self._patience())
         except BaseException as exc:
@@ -232,11 +235,15 @@ class Subscriptions:
         return True
 
     async def pause(self, hurried: Callable[[], bool]) -> None:
-        """Take nothing more from outside this process, and wait for what was taken.
+        """Take nothing more from outside this process, and wait for what was begun; the rest goes back.
 
         :param hurried: whether not to wait any longer.
         """
         feeds = [feed for entry in self for feed in entry.feeds if not feed.local]
+        for feed in feeds:
+            feed.pause()
+        for entry in self:
+            entry.listening.give_back(outside=True)
         closing = asyncio.gather(*(feed.close() for feed in feeds))
         try:
             while not closing.done() and not hurried():
@@ -253,11 +260,11 @@ class Subscriptions:
         for entry in self:
             entry.abandon()
 
-    async def stop(self, grace: float = 1.0) -> None:
-        """Take nothing more, and give what is being handled ``grace`` seconds; the rest goes back."""
+    async def stop(self) -> None:
+        """Take nothing more, and give what is being handled a moment; the rest stays with its source."""
         self._supplies = None
         entries = (*self, *self._ending.values())
-        await asyncio.gather(*(entry.end(0, grace) for entry in entries), *self._ending)
+        await asyncio.gather(*(entry.end(0) for entry in entries), *self._ending)
 
 
 def _chosen(supplies: Sequence[Supply], profile: str) -> list[Supply]:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
 from typing import Generic, TypeVar
 
+from evbus._call import running
 from evbus.dispatch._worker import Worker
 from evbus.evbus._broker import HANDLING
 
@@ -108,10 +109,14 @@ class Workers(Generic[_Job]):
         if self._ready:
             if not self._waking:
                 self._wake()
-        elif self._quiet is not None and self.idle and not self._quiet.done():
-            self._quiet.set_result(None)
+        else:
+            self._told_quiet()
         if not worker.cancelled():
             worker.exception()  # what ends the program is raised by the loop
+
+    def _told_quiet(self) -> None:
+        if self._quiet is not None and self.idle and not self._quiet.done():
+            self._quiet.set_result(None)
 
     def leave(self) -> None:
         """Be told that a job waits for something that another job has: a third may be begun."""
@@ -123,11 +128,20 @@ class Workers(Generic[_Job]):
         """Be told that a job goes on, in the place of another that is about to end."""
         self.running += 1
 
-    def take_back(self) -> list[_Job]:
+    def current(self) -> asyncio.Task[None] | None:
+        """Return the worker that runs now, None when none does."""
+        task = running()
+        return task if task in self._tasks else None
+
+    def take_back(self, which: Callable[[_Job], bool] = lambda job: True) -> list[_Job]:
         """Return what was not begun, and forget it."""
-        left = list(self._ready)
+        jobs = list(self._ready)
+        found = [job for job in jobs if which(job)]
         self._ready.clear()
-        return left
+        self._ready.extend([job for job in jobs if not which(job)])
+        if not self._ready and not self._tasks:
+            self._told_quiet()
+        return found
 
     async def quiet(self, seconds: float) -> bool:
         """Return when nothing waits and nothing is being done, or after ``seconds``: whether it is so."""

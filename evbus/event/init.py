@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import logging
-import math
 
 from evbus import errors
 from evbus.evbus import _face, _load
@@ -98,16 +97,11 @@ async def ready(hub):
     await hub.event.SUBSCRIPTIONS.ready()
 
 
-async def settle(hub, seconds, enough=None):
-    """Return when all that is in this process is handled, or after ``seconds``: whether it is so.
-
-    :param enough: returns whether not to wait any longer; default: when the bus was told to hurry.
-    """
+async def settle(hub, seconds):
+    """Return when all that is in this process is handled, or after ``seconds``: whether it is so."""
     engine = hub.evbus.ENGINE
     return await hub.event.SUBSCRIPTIONS.settle(
-        seconds,
-        lambda: engine.passing("internal") or hub.egress.internal.held(),
-        enough or (lambda: engine.hurried),
+        seconds, lambda: engine.passing("internal") or hub.egress.internal.held(), lambda: engine.hurried
     )
 
 
@@ -118,7 +112,7 @@ def lanes(hub):
         # What a listener gave up has its name, and what a stop left over that of its group.
         for name in (entry.listening.receiver, entry.listening.listener.name):
             lane = _replayed.lane_of(name)
-            keep = functools.partial(hub.evbus.ENGINE.keep, where=lane, reason=LATE, tried={})
+            keep = functools.partial(hub.evbus.ENGINE.keep, where=lane, reason=LATE)
             found[lane] = _replayed.Replayed(entry.listening, entry.events, keep)
     return found
 
@@ -127,7 +121,9 @@ def start(hub, contexts):
     """Listen, to the profiles in ``contexts``; the bus calls this when it starts."""
     _subscribe_files(hub)
     _, around = hub.evbus.init.interceptors()
-    hub.event.SUBSCRIPTIONS.start(lambda profile: _supplies(hub, contexts, profile), around)
+    hub.event.SUBSCRIPTIONS.start(
+        lambda profile: _supplies(hub, contexts, profile), around, hub.evbus.BROKER.max_body
+    )
     hub.egress.internal.resume()
 
 
@@ -148,34 +144,18 @@ async def stop(hub):
         return
     subscriptions.refuse_within()
     listening = not subscriptions.empty
-    patience = hub.evbus.ENGINE.patience()
     if listening:
+        patience = hub.evbus.init.settings().drain_timeout
         hurried = functools.partial(getattr, hub.evbus.ENGINE, "hurried")
-        await asyncio.gather(
-            subscriptions.pause(hurried),
-            hub.event.init.settle(math.inf, lambda: hurried() or not patience.left()),
-        )
-    hub.egress.internal.close(lambda group, events: _left(hub, group, events))
+        await asyncio.gather(subscriptions.pause(hurried), hub.event.init.settle(patience))
+    hub.egress.internal.close(
+        lambda group, events: hub.evbus.ENGINE.keep(events, _replayed.lane_of(group), LATE)
+    )
     if not listening:
         # Without a turn of the loop until here: the bus is to refuse events at once.
         subscriptions.abandon()
         return
-    await subscriptions.stop(0.2 if hub.evbus.ENGINE.hurried else patience.grace(1.0))
-
-
-def salvage(hub):
-    """Let what is in this process be recorded, from another thread, as the loop does not get round to it."""
-    hub.egress.internal.close(lambda group, events: _left(hub, group, events))
-    hub.event.SUBSCRIPTIONS.abandon()
-
-
-def _left(hub, group, events):
-    """Record events that a group of listeners has not handled, and count them as dead with one of it."""
-    members = [entry for entry in hub.event.SUBSCRIPTIONS if entry.listening.receiver == group]
-    tried = {event: count for entry in members for event, count in entry.listening.tried.items()}
-    if members:
-        members[0].listening.left(len(events))
-    hub.evbus.ENGINE.keep(events, _replayed.lane_of(group), LATE, tried)
+    await subscriptions.stop()
 
 
 #: Why events are dead that nobody listens to any more.

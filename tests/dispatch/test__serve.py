@@ -19,8 +19,9 @@ from evbus.dispatch._frame import CURRENT
 from evbus.dispatch._serve import Server, served, stand_by
 from evbus.errors import InvalidPayload, PayloadTooLarge, Rejected, SerializeError, Unavailable
 from evbus.serialize import _json
-from evbus.types import Delivery, Envelope
+from evbus.types import Delivery, Envelope, Origin
 from tests.dispatch.hub_kit import CreateUser, User, UserQuery, go
+from tests.evbus.rig import turns
 
 REPLY_TO = {"reply-to": "there", "correlation-id": "7"}
 
@@ -44,14 +45,14 @@ class Wire:
 
     name = "wire profile 'users'"
 
-    def __init__(self, *problems: Exception) -> None:
+    def __init__(self, *problems: Exception, **options: Any) -> None:
         self.replies: list[tuple[str, dict[str, str], Any]] = []
         self.settled: list[tuple[Any, str]] = []
         self.calls: list[str] = []
         self.problems = list(problems)
         self.dispatcher = Dispatcher()
         routers = (self.dispatcher.commands, self.dispatcher.queries)
-        self.server = Server(routers, self, self._encode, self._decode, self._prepare)
+        self.server = Server(routers, self, self._encode, self._decode, self._prepare, **options)
         self.send: Callable[[Envelope], None] | None = None
         self._source: asyncio.Queue[Delivery] = asyncio.Queue()
         self._changed = asyncio.Event()
@@ -72,14 +73,21 @@ class Wire:
         self._changed.set()
 
     def put(
-        self, name: str, body: Any = None, tag: Any = None, *, again: bool = False, **headers: Any
+        self,
+        name: str,
+        body: Any = None,
+        tag: Any = None,
+        *,
+        again: bool = False,
+        origin: Origin | None = None,
+        **headers: Any,
     ) -> None:
         """Let a request come in: headers as they are, but with hyphens."""
         named = {"evbus_message": name, "content_type": "application/json", **headers}
         sent = {key.replace("_", "-"): value for key, value in named.items() if value is not None}
         raw = body if isinstance(body, bytes) else _json.apply(body)
         envelope = Envelope("users", "key", raw, sent)
-        self._source.put_nowait(Delivery(envelope, self._settle, tag or name, redelivered=again))
+        self._source.put_nowait(Delivery(envelope, self._settle, tag or name, again, None, origin))
 
     def _settle(self, tag: Any, accepted: bool, requeue: bool) -> None:
         self.settled.append((tag, "ack" if accepted else "requeue" if requeue else "reject"))
@@ -530,7 +538,9 @@ def test_a_derived_class_that_is_handled_elsewhere_is_not_handled_here_as_its_ba
         ),
         ("CreateUser", {"name": "text"}, r"ValueError: one\ntwo \ud800"),
         ("CreateUser", {"name": "mute"}, "Mute: (its text cannot be had: ZeroDivisionError)"),
-        ("CreateUser", {"name": "cancelled"}, "DeliveryError: the plugin was cancelled from within"),
+        ("CreateUser", {"name": "cancelled"}, "DeliveryError: it was cancelled from within"),
+        ("CreateUser", {"name": "exit"}, "DeliveryError: it raised SystemExit: 2"),
+        ("CreateUser", {"name": "generator"}, "DeliveryError: it raised GeneratorExit"),
     ],
 )
 def test_a_failure_comes_back_as_its_type_and_its_text(name: str, body: Any, said: str) -> None:
@@ -546,7 +556,10 @@ def test_a_failure_comes_back_as_its_type_and_its_text(name: str, body: Any, sai
             "text": ValueError("one\ntwo \ud800"),
             "mute": Mute(),
             "cancelled": asyncio.CancelledError(),
+            "exit": SystemExit(2),
+            "generator": GeneratorExit(),
         }
+        await asyncio.sleep(0)
         if isinstance(results[command.name], BaseException):
             raise results[command.name]
         return results[command.name]
@@ -759,8 +772,77 @@ def test_what_is_being_handled_when_it_ends_is_answered_and_the_rest_stays_with_
 
     go(main)
     assert [body for _, _, body in wire.replies] == ["done"]
-    assert wire.settled == [("first", "ack")]
+    assert wire.settled == [("second", "requeue"), ("first", "ack")]
     assert wire.calls == ["open", "end", "close"]
+
+
+@pytest.mark.parametrize("how", ["gone", "the end"])
+def test_requests_that_were_not_begun_are_left_to_others(how: str) -> None:
+    """Only as many run as there are workers; the others wait for them, or for the turn of their key."""
+    wire, origins, calls = Wire(), [Origin(), Origin()], list[str]()
+
+    async def main() -> None:
+        begun, gate = asyncio.Event(), asyncio.Event()
+
+        async def handle(command: CreateUser) -> str:
+            calls.append(command.name)
+            if len(calls) == 2:
+                begun.set()
+            await gate.wait()
+            return command.name
+
+        handling(wire, handle)
+        wire.dispatcher.bound(2, 0)
+        async with wire.serving() as task:
+            wire.put("CreateUser", {"name": "a"}, "a", origin=origins[0], reply_to="there", evbus_key="k")
+            wire.put("CreateUser", {"name": "b"}, "b", origin=origins[0], reply_to="there")
+            wire.put("CreateUser", {"name": "c"}, "c", origin=origins[0], reply_to="there", evbus_key="k")
+            wire.put("CreateUser", {"name": "d"}, "d", origin=origins[0], reply_to="there")
+            await begun.wait()
+            await turns(10)
+            if how == "gone":
+                origins[0].end("the channel was closed")
+                wire.put("CreateUser", {"name": "c"}, "again", origin=origins[1], reply_to="there")
+            else:
+                task.cancel()
+            await turns(10)
+            gate.set()
+            await wire.until(lambda: len(wire.replies) == (3 if how == "gone" else 2))
+
+    go(main)
+    if how == "gone":
+        assert calls == ["a", "b", "c"]
+        assert sorted(wire.settled) == [("a", "ack"), ("again", "ack"), ("b", "ack")]
+    else:
+        assert calls == ["a", "b"]
+        assert sorted(wire.settled) == [("a", "ack"), ("b", "ack"), ("c", "requeue"), ("d", "requeue")]
+
+
+def test_a_request_whose_body_is_too_large_is_answered_before_it_is_read() -> None:
+    wire = Wire(max_body=20)
+    handling(wire, name_of)
+    wire.put("CreateUser", b"{" * 21, reply_to="there")
+    wire.run()
+    ((_, _, reply),) = wire.replies
+    assert reply["type"] == "PayloadTooLarge"
+    assert reply["reason"] == "the event body has 21 bytes, more than the 20 that the option max_body allows"
+
+
+def test_an_interceptor_that_ends_the_program_fails_its_request_and_no_more() -> None:
+    wire = Wire()
+    handling(wire, name_of)
+    said: list[str] = []
+
+    def send(reply: Envelope) -> None:
+        said.append(reply.headers["evbus-outcome"])
+        if len(said) == 1:
+            raise SystemExit(2)
+
+    wire.send = send
+    wire.put("CreateUser", {"name": "a"}, reply_to="there")
+    wire.run()
+    assert said == ["ok", "error"]
+    assert wire.replies[0][2] == {"type": "DeliveryError", "reason": "it raised SystemExit: 2"}
 
 
 @pytest.mark.parametrize("how", ["patience", "cancelled again"])

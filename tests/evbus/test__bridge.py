@@ -11,7 +11,7 @@ import pytest
 from evbus.errors import BusStopped, PluginError, Unavailable
 from evbus.evbus import _bridge
 from evbus.evbus._bridge import Bridge
-from evbus.types import Delivery, Envelope
+from evbus.types import Delivery, Envelope, Origin
 from tests.evbus.rig import until, within
 
 
@@ -97,7 +97,7 @@ def test_cancelled_it_takes_nothing_more_and_settles_what_is_under_way() -> None
     asyncio.run(main())
 
 
-def test_what_comes_in_while_it_ends_is_left_to_the_source() -> None:
+def test_what_comes_in_while_it_ends_goes_back_to_the_source() -> None:
     async def main() -> None:
         door, taken = asyncio.Event(), list[Delivery]()
         told = list[int]()
@@ -118,7 +118,7 @@ def test_what_comes_in_while_it_ends_is_left_to_the_source() -> None:
         taken[0].ack()
         with pytest.raises(asyncio.CancelledError):
             await within(task)
-        assert (len(taken), told) == (1, [0])
+        assert (len(taken), told) == (1, [1, 0])
 
     asyncio.run(main())
 
@@ -221,4 +221,62 @@ def test_a_source_that_never_waits_lets_others_run(monkeypatch: pytest.MonkeyPat
         with pytest.raises(asyncio.CancelledError):
             await within(task)
 
+    asyncio.run(main())
+
+
+def test_what_is_dropped_counts_no_longer_and_what_it_came_over_is_handed_on() -> None:
+    async def main() -> None:
+        origins, taken, told = [Origin(), Origin()], list[Delivery](), list[int]()
+
+        async def consume() -> AsyncGenerator[Delivery, None]:
+            for number in range(4):
+                origin = origins[number // 2]
+                if number == 3:
+                    origin.end("lost on the way")
+                yield Delivery(Envelope("in"), lambda tag, *_: told.append(tag), number, origin=origin)
+            await asyncio.Event().wait()
+
+        made = Bridge(consume(), taken.append, at_once)
+        task = asyncio.ensure_future(made.run(0, 1))
+        await until(lambda: len(taken) == 3)
+        await asyncio.sleep(0)
+        assert [delivery.origin for delivery in taken] == [origins[0], origins[0], origins[1]]
+        assert made.unsettled == 3
+        for delivery in taken[:2]:
+            delivery.drop()
+            delivery.drop()
+            delivery.ack()
+        assert (made.unsettled, told) == (1, [])
+        taken[2].ack()
+        assert (made.unsettled, told) == (0, [2])
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await within(task)
+
+    asyncio.run(main())
+
+
+def test_what_it_came_over_takes_nothing_more_when_the_bridge_ends() -> None:
+    class Paused(Origin):
+        def pause(self) -> None:
+            said.append("pause")
+
+    async def main() -> None:
+        taken, origin = list[Delivery](), Paused()
+
+        async def consume() -> AsyncGenerator[Delivery, None]:
+            yield Delivery(Envelope("in"), lambda *told: said.append("settled"), 1, origin=origin)
+            await asyncio.Event().wait()
+
+        made = Bridge(consume(), taken.append, forever)
+        task = asyncio.ensure_future(made.run(0, 1))
+        await until(lambda: taken)
+        task.cancel()
+        await until(lambda: said)
+        taken[0].ack()
+        with pytest.raises(asyncio.CancelledError):
+            await within(task)
+        assert said == ["pause", "settled"]
+
+    said: list[str] = []
     asyncio.run(main())

@@ -46,6 +46,50 @@ def test_events_arrive_in_order_and_retries_do_not_change_it(tmp_path: Path, bat
     assert rig.check()["lanes"]["plugin0.provider.*"]["retried"] == 5
 
 
+class Panic(BaseException):
+    """What a library in another language raises."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "problem", [Panic("index"), SystemExit(2), GeneratorExit(), asyncio.CancelledError()]
+)
+def test_whatever_publish_raises_is_a_failed_attempt(
+    tmp_path: Path, way: Any, problem: BaseException
+) -> None:
+    class Falling(Target):
+        async def publish_batch(self, ctx: Any, events: Any) -> Any:
+            if events[0].body == b"0":
+                raise problem
+            return await super().publish_batch(ctx, events)
+
+    rig, target = Rig(tmp_path), Falling(**way)
+    lane = rig.add(target, delivery=Delivery(batch=1, retry=SOON))
+    run(rig, 3)
+    assert target.got == numbers(3)[1:]
+    assert rig.buried() == numbers(1)
+    assert lane.counters.dead == 1
+    said = "cancelled from within" if isinstance(problem, asyncio.CancelledError) else type(problem).__name__
+    assert said in rig.dead()[0].dead["reason"]
+
+
+@pytest.mark.parametrize("problem", [Panic("index"), SystemExit(2), asyncio.CancelledError()])
+def test_a_lane_goes_on_whatever_its_worker_comes_upon(
+    tmp_path: Path, problem: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_lane, "RESTART", 0)
+    rig, target, problems = Rig(tmp_path), Target(), [problem]
+
+    def ready(_ctx: Any) -> None:
+        if problems:
+            raise problems.pop()
+
+    lane = rig.add(target, ready=ready)
+    run(rig, 3)
+    assert target.got == numbers(3)
+    assert lane.counters.delivered == 3
+
+
 def test_batches_are_no_larger_than_they_may_be(tmp_path: Path) -> None:
     rig, target = Rig(tmp_path), Target(batching=True)
     rig.add(target, delivery=Delivery(batch=7))

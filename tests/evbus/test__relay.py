@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from evbus.errors import BusStopped, Rejected
+from evbus.errors import BusStopped, Rejected, Unavailable
 from evbus.evbus._relay import Tracker
 from evbus.evbus._route import Totals
 from evbus.evbus._settings import Delivery as Settings
-from evbus.types import Delivery, Envelope
-from tests.evbus.rig import HANG, SOON, Rig, Target, turns, until, within
+from evbus.evbus._settings import Retry
+from evbus.types import Delivery, Envelope, Origin
+from tests.evbus.rig import HANG, SOON, Rig, Target, numbers, turns, until, within
 
 
 class Acks:
@@ -23,17 +24,17 @@ class Acks:
     def __init__(self) -> None:
         self.acked: list[int] = []
 
-    def make(self, number: int) -> Delivery:
-        return Delivery(Envelope("in", body=b"%d" % number), self._settle, number)
+    def make(self, number: int, origin: Origin | None = None) -> Delivery:
+        return Delivery(Envelope("in", body=b"%d" % number), self._settle, number, origin=origin)
 
     def _settle(self, tag: int, accepted: bool, requeue: bool) -> None:
         assert accepted
         self.acked.append(tag)
 
 
-def relay(rig: Rig, acks: Acks, *numbers: int, profile: str = "out") -> None:
+def relay(rig: Rig, acks: Acks, *numbers: int, profile: str = "out", origin: Origin | None = None) -> None:
     for number in numbers:
-        delivery = acks.make(number)
+        delivery = acks.make(number, origin)
         rig.bus.relay(delivery, delivery.envelope.replace(profile=profile), rig.bus.destinations(profile))
 
 
@@ -87,7 +88,7 @@ def test_a_dead_event_is_on_the_disk_before_its_delivery_is_acknowledged(rig: Ri
     target, other = Target(), Target()
     target.plan.append(Rejected("never"))
     seen: list[list[bytes]] = []
-    acks.make = lambda number: Delivery(  # type: ignore[method-assign]
+    acks.make = lambda number, origin=None: Delivery(  # type: ignore[method-assign]
         Envelope("in", body=b"%d" % number), lambda *_: seen.append(rig.buried()), number
     )
 
@@ -277,3 +278,85 @@ def test_nothing_is_kept_of_what_is_settled(acks: Acks) -> None:
 
     asyncio.run(main())
     assert acks.acked == [1]
+
+
+@pytest.mark.parametrize("batching", [True, False])
+def test_what_no_lane_has_begun_with_is_dropped_with_what_it_came_over(
+    rig: Rig, acks: Acks, batching: bool
+) -> None:
+    target, other = Target(batching=batching), Target()
+    target.plan.append(HANG)
+
+    async def main() -> None:
+        first, second = Origin(), Origin()
+        lane = rig.add(target, "out", delivery=Settings(batch=2, retry=SOON))
+        rig.add(other)
+        async with rig.running():
+            relay(rig, acks, *range(6), origin=first)
+            await rig.put(b"own", "out")
+            await within(target.hanging.wait())
+            await until(lambda: len(other.got) == 7)
+            flying = lane.counters.in_flight
+            first.end("the connection was lost")
+            rig.check()
+            assert (lane.counters.accepted, lane.snapshot()["queued"]) == (flying + 1, 1)
+            relay(rig, acks, *range(6), origin=second)
+            target.release.set()
+            await within(rig.bus.relayed(9))
+            # What was in flight cannot be called back.
+            again = [b"%d" % number for number in range(6)]
+            assert target.got == [*again[:flying], b"own", *again]
+            assert acks.acked[-6:] == [*range(6)]
+            rig.check()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("batching", [True, False])
+def test_what_comes_again_is_not_tried_again(rig: Rig, acks: Acks, batching: bool) -> None:
+    target, origin = Target(batching=batching), Origin()
+
+    async def fails(events: list[Envelope]) -> list[Exception]:
+        origin.end("the connection was lost")
+        return [Unavailable("down") for _ in events]
+
+    target.plan.append(fails)
+
+    async def main() -> None:
+        lane = rig.add(target, delivery=Settings(retry=SOON))
+        async with rig.running():
+            relay(rig, acks, 1, origin=origin)
+            await until(lambda: lane.idle)
+            rig.check()
+            await rig.put(b"own", "out")
+            await until(lambda: target.got)
+        assert (target.tried, acks.acked) == ([[b"1"], [b"own"]], [])
+        assert (lane.counters.accepted, lane.counters.delivered) == (1, 1)
+
+    asyncio.run(main())
+
+
+def test_under_way_is_never_more_than_was_taken_however_often_the_source_is_lost(
+    rig: Rig, acks: Acks
+) -> None:
+    target = Target(batching=True)
+    target.plan.extend([Unavailable("down")] * 1000)
+
+    async def main() -> None:
+        lane = rig.add(target, delivery=Settings(retry=Retry(attempts=3, min=0.01, max=0.01)))
+        async with rig.running():
+            for _ in range(6):
+                origin = Origin()
+                relay(rig, acks, *range(4), origin=origin)
+                await turns(20)
+                found = lane.snapshot()
+                assert found["queued"] + found["in_flight"] <= 8
+                origin.end("lost")
+            await until(lambda: lane.idle)
+            target.plan.clear()
+            relay(rig, acks, *range(4), origin=Origin())
+            await within(rig.bus.relayed(9))
+        assert target.got == numbers(4)
+        assert acks.acked == [*range(4)]
+
+    asyncio.run(main())

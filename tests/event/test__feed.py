@@ -53,6 +53,8 @@ class Remote(Source):
 class Local:
     """A source within this process."""
 
+    waiting = 0
+
     def __init__(self) -> None:
         self.take: Any = None
         self.calls: list[str] = []

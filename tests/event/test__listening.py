@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import logging
+import sys
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from evbus.errors import DispatchTimeout, InvalidPayload, Rejected
+from evbus.errors import DispatchTimeout, InvalidPayload, PayloadTooLarge, Rejected
 from evbus.event import _listening
 from evbus.event._declare import listener_spec
 from evbus.event._listener import made
@@ -19,10 +21,13 @@ from evbus.event._listening import Dead, Listening
 from evbus.event._reader import Loader, Reader
 from evbus.event._registry import Registry
 from evbus.serialize import _json
-from tests.evbus.rig import until
-from tests.event.kit import SOON, WAIT, Gate, OrderPlaced, Source, go, known
+from evbus.types import Origin
+from tests.evbus.rig import turns, until
+from tests.event.kit import SOON, WAIT, Gate, Got, OrderPlaced, Source, go, known
 
 ORDER = known(OrderPlaced)
+#: What ``accepted`` is the sum of.
+PARTS = ("delivered", "dead", "dropped", "queued", "in_flight")
 READER = Reader(lambda content_type: Loader(_json.load, _json.typed), Registry().named)
 
 
@@ -156,6 +161,38 @@ def test_with_no_attempts_named_it_is_tried_for_ever() -> None:
     go(main)
 
 
+def group(*problems: Exception) -> Exception:
+    """Return what a ``TaskGroup`` raises."""
+    if sys.version_info < (3, 11):
+        pytest.skip("Python 3.10 has no groups of exceptions")
+    made: Exception = vars(builtins)["ExceptionGroup"]("unhandled errors in a TaskGroup", problems)
+    return made
+
+
+def test_a_group_of_nothing_but_rejections_is_not_tried_again() -> None:
+    async def main() -> None:
+        source, graves = Source(), Graves()
+        on, calls = failing(9, group(Rejected("a"), group(Rejected("b"))))
+        async with at_work(on, graves) as listening:
+            give(listening, source, "a")
+            assert await source.settled(1) == [("a", False, False)]
+        assert calls == ["a"]
+
+    go(main)
+
+
+def test_a_group_with_something_else_than_rejections_is_tried_again() -> None:
+    async def main() -> None:
+        source = Source()
+        on, calls = failing(1, group(Rejected("a"), KeyError("b")))
+        async with at_work(on) as listening:
+            give(listening, source, "a")
+            assert await source.settled(1) == [("a", True, False)]
+        assert calls == ["a", "a"]
+
+    go(main)
+
+
 def test_what_a_listener_rejects_is_not_tried_again() -> None:
     async def main() -> None:
         (on, calls), source, graves = failing(99, Rejected("no such customer")), Source(), Graves()
@@ -283,37 +320,261 @@ def test_the_pauses_between_attempts_are_those_of_its_retries(monkeypatch: pytes
 # Cancellation
 
 
-async def raises_it() -> None:
+class Panic(BaseException):
+    """What a library in another language raises."""
+
+
+async def a_cancelled_task_of_its_own() -> None:
+    task = asyncio.ensure_future(asyncio.Event().wait())
+    task.cancel()
+    await task
+
+
+async def a_cancellation() -> None:
     raise asyncio.CancelledError
 
 
-async def cancels_its_task() -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    task.cancel()
+async def the_end_of_the_program() -> None:
+    sys.exit(2)
+
+
+async def the_end_of_a_generator() -> None:
     await asyncio.sleep(0)
+    raise GeneratorExit
 
 
-@pytest.mark.parametrize("way", [raises_it, cancels_its_task])
-def test_what_cancels_itself_comes_again_and_the_listener_goes_on(
-    way: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def a_panic() -> None:
+    raise Panic("index out of bounds")
+
+
+ENDS: list[Any] = [
+    (a_cancelled_task_of_its_own, "cancelled from within"),
+    (a_cancellation, "cancelled from within"),
+    (the_end_of_the_program, "it raised SystemExit: 2"),
+    (the_end_of_a_generator, "it raised GeneratorExit"),
+    (a_panic, "it raised Panic: index out of bounds"),
+]
+
+
+@pytest.mark.parametrize("key", [None, "id"])
+@pytest.mark.parametrize(("way", "reason"), ENDS, ids=[way.__name__ for way, _ in ENDS])
+def test_whatever_a_listener_ends_with_is_a_failed_attempt(way: Any, reason: str, key: str | None) -> None:
+    calls: list[str] = []
+
     async def on(event: Any) -> None:
+        calls.append(event.id)
         if event.id == "bad":
             await way()
 
     async def main() -> None:
-        source = Source()
-        async with at_work(on) as listening:
+        source, graves = Source(), Graves()
+        async with at_work(on, graves, key=key) as listening:
+            give(listening, source, "bad", "good")
+            assert await source.settled(2) == [("bad", False, False), ("good", True, False)]
+            found = listening.snapshot()
+            assert (found["retried"], found["dead"], found["cancelled"]) == (2, 1, 0)
+        assert calls == ["bad"] * 3 + ["good"]
+        ((_, _, problem, attempts),) = graves
+        assert reason in str(problem)
+        assert attempts == 3
+
+    go(main)
+
+
+def test_what_a_plain_listener_ends_its_thread_with_is_a_failed_attempt() -> None:
+    def on(event: Any) -> None:
+        if event.id == "bad":
+            sys.exit("no such customer")
+
+    async def main() -> None:
+        source, graves = Source(), Graves()
+        async with at_work(on, graves) as listening:
+            give(listening, source, "bad", "good")
+            assert await source.settled(2) == [("bad", False, False), ("good", True, False)]
+        assert "SystemExit: no such customer" in str(graves[0].reason)
+
+    go(main)
+
+
+def test_an_interceptor_that_ends_the_program_gives_its_event_up() -> None:
+    async def around(_envelope: Any, _handle: Any, _receiver: str) -> None:
+        sys.exit(2)
+
+    async def main() -> None:
+        source, graves = Source(), Graves()
+        async with at_work(Got().on, graves) as listening:
+            listening.begin(around)
+            give(listening, source, "bad")
+            assert await source.settled(1) == [("bad", False, False)]
+        assert "SystemExit" in str(graves[0].reason)
+
+    go(main)
+
+
+def test_an_interrupt_is_the_operators() -> None:
+    async def on(_event: Any) -> None:
+        raise KeyboardInterrupt
+
+    source, graves = Source(), Graves()
+
+    async def main() -> None:
+        async with at_work(on, graves) as listening:
+            give(listening, source, "a")
+            await asyncio.Event().wait()
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert source.told == [("a", None, True)]
+    assert graves == []
+
+
+def test_what_its_worker_is_cancelled_in_comes_again_and_the_listener_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def on(event: Any) -> None:
+        if event.id == "bad":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        source, graves = Source(), Graves()
+        async with at_work(on, graves) as listening:
             give(listening, source, "bad", "good", "bad", "good")
             told = await source.settled(4)
-            assert sorted(told) == [("bad", False, True)] * 2 + [("good", True, False)] * 2
-            assert listening.snapshot()["cancelled"] == 2
+            assert sorted(told, key=str) == [("bad", None, True)] * 2 + [("good", True, False)] * 2
+            found = listening.snapshot()
+            assert (found["cancelled"], found["accepted"], found["in_flight"]) == (2, 2, 0)
+            # In this process there is nobody else who would end that.
+            often = source.delivery({"id": "bad"}, "often")
+            often.delivery_count = 2
+            listening.take(often, ORDER)
+            assert (await source.settled(5))[-1] == ("often", False, False)
+        assert [dead.attempts for dead in graves] == [1]
 
     with caplog.at_level(logging.WARNING, "evbus.event"):
         go(main)
     said = "listener billing: the handling of OrderPlaced was cancelled; it is delivered again"
     assert caplog.messages == [said] * 2
+
+
+# What is gone
+
+
+def over(source: Source, origin: Origin, each: str) -> Any:
+    delivery = source.delivery({"id": each}, each)
+    delivery.origin = origin
+    return delivery
+
+
+@pytest.mark.parametrize("key", [None, lambda event: "the same"], ids=["no key", "one key"])
+def test_what_was_not_begun_is_dropped_with_what_it_came_over(key: Any) -> None:
+    async def main() -> None:
+        source, gate = Source(), Gate(lambda event: event.id)
+        first, second = Origin(), Origin()
+        async with at_work(gate.on, key=key, concurrency=2) as listening:
+            first.watch(listening.lost)
+            for each in "abcde":
+                listening.take(over(source, first, each), ORDER, outside=True)
+            begun = await gate.entered(1 if key else 2)
+            await until(lambda: listening.snapshot()["queued"] == 5 - len(begun))
+            first.end("the channel was closed")
+            assert listening.snapshot()["queued"] == 0
+            listening.take(over(source, second, "f"), ORDER, outside=True)
+            gate.release(*"abcdef")
+            told = await source.settled(len(begun) + 1)
+            found = listening.snapshot()
+            assert (found["accepted"], found["delivered"]) == (len(begun) + 1, len(begun) + 1)
+            assert (found["queued"], found["in_flight"], found["keys"]) == (0, 0, 0)
+        assert sorted(told) == [(each, True, False) for each in sorted([*begun, "f"])]
+        assert sorted(gate.done) == sorted([*begun, "f"])
+
+    go(main)
+
+
+def test_what_is_gone_is_not_tried_again() -> None:
+    async def main() -> None:
+        source, graves, origin = Source(), Graves(), Origin()
+        on, calls = failing(10)
+
+        async def ends(event: Any) -> None:
+            origin.end("gone")
+            await on(event)
+
+        async with at_work(ends, graves) as listening:
+            listening.take(over(source, origin, "a"), ORDER, outside=True)
+            await until(lambda: listening.idle)
+            found = listening.snapshot()
+            assert (found["accepted"], found["dead"], found["in_flight"]) == (0, 0, 0)
+        assert calls == ["a"]
+        assert source.told == graves == []
+
+    go(main)
+
+
+@pytest.mark.parametrize("key", [None, lambda event: "the same"], ids=["no key", "one key"])
+def test_what_came_from_outside_and_was_not_begun_goes_back_at_once(key: Any) -> None:
+    async def main() -> None:
+        source, gate = Source(), Gate(lambda event: event.id)
+        async with at_work(gate.on, key=key, concurrency=3) as listening:
+            for each in "abcde":
+                listening.take(source.delivery({"id": each}, each), ORDER, outside=each != "e")
+            begun = await gate.entered(1 if key else 3)
+            await until(lambda: listening.snapshot()["queued"] == 5 - len(begun))
+            listening.give_back(outside=True)
+            back = [each for each in "abcd" if each not in begun]
+            assert source.told == [(each, None, True) for each in reversed(back)]
+            gate.release(*"abcde")
+            assert await listening.quiet(WAIT)
+        assert sorted(gate.done) == sorted([*begun, "e"])
+
+    go(main)
+
+
+def test_a_body_from_outside_that_is_too_large_is_dead_before_it_is_read() -> None:
+    async def main() -> None:
+        source, graves, got = Source(), Graves(), Got()
+        async with at_work(got.on, graves) as listening:
+            listening.begin(None, max_body=20)
+            listening.take(source.delivery(b"{" * 21, "long"), ORDER, outside=True)
+            listening.take(source.delivery({"id": "1234567890"}, "right"), ORDER, outside=True)
+            listening.take(source.delivery({"id": "1234567890+"}, "own"), ORDER)
+            told = await source.settled(3)
+            assert told == [("long", False, False), ("right", True, False), ("own", True, False)]
+            assert listening.snapshot()["unreadable"] == 1
+        ((_, _, problem, attempts),) = graves
+        assert (type(problem), attempts) == (PayloadTooLarge, 0)
+
+    go(main)
+
+
+def test_every_event_of_a_listener_is_somewhere_at_every_moment() -> None:
+    """The numbers are looked at from outside: what is in the gate is in flight."""
+
+    async def main() -> None:
+        source, gate, graves = Source(), Gate(lambda event: event.id), Graves()
+
+        async def on(event: Any) -> None:
+            await gate.on(event)
+            if event.id in "ch":
+                raise Rejected(event.id)
+
+        async with at_work(
+            on, graves, concurrency=3, key=lambda event: event.id.replace("b", "a")
+        ) as listening:
+            give(listening, source, *"abcdefgh")
+            for each in "bcadhefg":
+                await turns(20)
+                found = listening.snapshot()
+                assert found["in_flight"] == len(gate.inside)
+                assert found["accepted"] == 8 == sum(found[name] for name in PARTS)
+                gate.release(each)
+            assert await listening.quiet(WAIT)
+            found = listening.snapshot()
+            assert [found[name] for name in ("accepted", *PARTS)] == [8, 6, 2, 0, 0, 0]
+
+    go(main)
 
 
 def test_at_its_end_a_listener_gives_back_what_it_handles_and_what_waits() -> None:
@@ -323,7 +584,7 @@ def test_at_its_end_a_listener_gives_back_what_it_handles_and_what_waits() -> No
             give(listening, source, *"abc")
             await gate.entered(1)
             await listening.close(WAIT)
-            assert sorted(source.told) == [(each, False, True) for each in "abc"]
+            assert sorted(source.told) == [(each, None, True) for each in "abc"]
             assert listening.snapshot()["cancelled"] == 0
             assert listening.idle
 

@@ -18,7 +18,7 @@ class Odd(BaseException):
 
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("options", [{}, {"key": "id"}, {"timeout": 20}])
-def test_it_is_delivered_again_told_and_counted(
+def test_it_is_a_failed_attempt_and_told(
     plain: bool, options: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls = list[str]()
@@ -26,7 +26,7 @@ def test_it_is_delivered_again_told_and_counted(
     def handle(event: Any) -> None:
         calls.append(event.id)
         if calls.count("a") < 3 and event.id == "a":
-            raise Odd
+            raise Odd("panicked")
 
     async def wait(event: Any) -> None:
         await asyncio.sleep(0)
@@ -43,7 +43,7 @@ def test_it_is_delivered_again_told_and_counted(
             await settled(hub)
             (told,) = hub.event.init.subscriptions()
         assert calls == ["a", "a", "a", "b"]
-        assert (told["handled"], told["cancelled"]) == (2, 2)
+        assert (told["handled"], told["retried"], told["cancelled"], told["dead"]) == (2, 2, 0, 0)
 
     go(main)
-    assert "the handling of OrderPlaced was cancelled by Odd; it is delivered again" in caplog.text
+    assert "OrderPlaced fails and is tried again: DeliveryError: it raised Odd: panicked" in caplog.text

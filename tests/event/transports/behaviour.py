@@ -444,8 +444,10 @@ class Behaviour:
         kind = order(self.name, durable=True)
 
         async def handle(_event: Any) -> None:
-            if len(inbox.got) == 1:
-                raise asyncio.CancelledError
+            task = asyncio.current_task()
+            if len(inbox.got) == 1 and task is not None:
+                task.cancel()
+                await asyncio.sleep(0)
 
         inbox = Inbox(kind, handle)
         self.prepare(self.name, "inbox")
