@@ -56,6 +56,8 @@ class AppendFile:
     :param mode: permissions of files that are created.
     :param lock_timeout: seconds to wait for another writer to let go of the file.
     :param on_drop: called with the oldest file, open for reading, after ``keep`` made it go.
+    :param on_rotate: called when the file was renamed and is begun anew, with how many lines of those
+        being written are in the renamed one.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class AppendFile:
         folder_mode: int = 0o777,
         lock_timeout: float = 0.0,
         on_drop: Callable[[io.BufferedReader], None] | None = None,
+        on_rotate: Callable[[int], None] | None = None,
     ) -> None:
         self.path = path
         self._max_size = max_size
@@ -78,6 +81,7 @@ class AppendFile:
         self._folder_mode = folder_mode
         self._lock_timeout = lock_timeout
         self._on_drop = on_drop
+        self._on_rotate = on_rotate
         self._target = path
         self._fd = _CLOSED
         self._newline_first = False
@@ -101,6 +105,30 @@ class AppendFile:
         except OSError as exc:
             raise explain(self.path, exc) from exc
         self._broken = False
+
+    def try_out(self) -> None:
+        """See whether the file could be written, as far as that can be seen without making or changing it.
+
+        :raises Unavailable: a sentence with the path.
+        """
+        target = Path(os.path.realpath(self.path))
+        try:
+            if target.exists():
+                fd = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY)
+                try:
+                    self._refuse_special(os.fstat(fd))
+                finally:
+                    os.close(fd)
+                return
+            folder = next(parent for parent in target.parents if os.path.lexists(parent))
+            if not folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "")
+            if os.statvfs(folder).f_flag & os.ST_RDONLY:
+                raise OSError(errno.EROFS, "")
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "")
+        except OSError as exc:
+            raise explain(self.path, exc) from exc
 
     def write(self, lines: Sequence[bytes]) -> tuple[int, Unavailable | None]:
         """Append lines, each with its line break; return how many are in the file, and why not all.
@@ -188,7 +216,7 @@ class AppendFile:
             count += 1
         if count:
             return count
-        if size and self._rotate():
+        if size and self._rotate(start):
             return self._room_for(lines, start)
         # A line longer than max_size has a file of its own; a file that cannot be renamed grows on.
         return 1 if not size else len(lines) - start
@@ -230,7 +258,7 @@ class AppendFile:
         finally:
             self._dirty_since = None
 
-    def _rotate(self) -> bool:
+    def _rotate(self, done: int) -> bool:
         """Rename the file out of the way and begin a new one; False when renaming failed."""
         if self._dirty_since is not None:
             self._fsync()
@@ -240,6 +268,8 @@ class AppendFile:
             self._warn("rotate", f"{self.path} cannot be rotated and grows on: {exc.strerror}")
             return False
         self._warned.discard("rotate")
+        if self._on_rotate is not None:
+            self._on_rotate(done)
         self._release()
         self._open()
         return True
@@ -296,11 +326,7 @@ class AppendFile:
     def _take(self, fd: int, deadline: float) -> bool:
         """Lock the file; False when it is no longer the one at the path."""
         opened = os.fstat(fd)
-        if not stat.S_ISREG(opened.st_mode):
-            raise Unavailable(
-                f"cannot write {self.path}: it is a pipe, socket or device, not a file; "
-                "for standard output there is the provider console"
-            )
+        self._refuse_special(opened)
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -320,6 +346,13 @@ class AppendFile:
                 return os.path.samestat(self._target.stat(), opened)
             except FileNotFoundError:
                 return False
+
+    def _refuse_special(self, opened: os.stat_result) -> None:
+        if not stat.S_ISREG(opened.st_mode):
+            raise Unavailable(
+                f"cannot write {self.path}: it is a pipe, socket or device, not a file; "
+                "for standard output there is the provider console"
+            )
 
     def _created(self, fd: int) -> None:
         # The umask took away from what the profile asks for.

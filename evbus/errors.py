@@ -15,6 +15,7 @@ __all__ = [
     "BusStopped",
     "ConfigError",
     "ConnectFailed",
+    "ConnectionLost",
     "ContentDisallowed",
     "DeliveryError",
     "DeliveryTimeout",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
@@ -12,8 +12,11 @@ __all__ = [
     "Delivery",
     "Envelope",
     "Event",
+    "Native",
+    "NativeHeaders",
     "Origin",
     "SharedHeaders",
+    "SharedNativeHeaders",
     "StandingHeaders",
     "Subscription",
 ]
@@ -26,13 +29,13 @@ class SharedHeaders(dict[str, str]):
     """Headers that many envelopes share, and that therefore cannot be changed.
 
     An event without headers of its own costs no dictionary; writing to the shared one would change
-    every other event, so it raises ``TypeError``. ``dict(headers)`` gives a copy to write to.
+    every other event, so it raises ``TypeError``. ``headers.copy()`` gives a copy to write to.
     """
 
     __slots__ = ()
 
     def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
-        raise TypeError("these headers are shared between events; copy them first: dict(headers)")
+        raise TypeError("these headers are shared between events; copy them first: headers.copy()")
 
     __setitem__ = __delitem__ = _refuse
     __ior__ = _refuse
@@ -53,6 +56,56 @@ class StandingHeaders(SharedHeaders):
 
     def __ne__(self, other: object) -> bool:
         return self is not other
+
+
+class Native(NamedTuple):
+    """The value of a header as it came, where that was no text.
+
+    :ivar text: the header's text, which stands for the value; any other text is another value.
+    :ivar form: the protocol in whose encoding ``data`` is: ``amqp`` (0-9-1) or ``amqp1``.
+    :ivar data: the value with its type, encoded.
+    """
+
+    text: str
+    form: str
+    data: bytes
+
+
+class NativeHeaders(dict[str, str]):
+    """Headers that know which of them were no text where they came from.
+
+    A destination whose protocol has types sends such a value as it came, while the header's text is what was
+    made of it. ``headers.copy()`` keeps that; ``dict(headers)`` gives texts alone.
+
+    :ivar native: the values as they came, by the header's name.
+    """
+
+    __slots__ = ("native",)
+
+    def __init__(self, headers: Mapping[str, str], native: Mapping[str, Native]) -> None:
+        super().__init__(headers)
+        self.native = native
+
+    def copy(self) -> NativeHeaders:
+        """Return headers of the same values."""
+        return NativeHeaders(self, self.native)
+
+
+class SharedNativeHeaders(SharedHeaders):
+    """:class:`NativeHeaders` that many envelopes share."""
+
+    __slots__ = ("native",)
+
+    def __init__(self, headers: Mapping[str, str], native: Mapping[str, Native]) -> None:
+        super().__init__(headers)
+        self.native = native
+
+    def copy(self) -> NativeHeaders:
+        """Return headers of the same values, to write to."""
+        return NativeHeaders(self, self.native)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (SharedNativeHeaders, (dict(self), self.native))
 
 
 # No cycles can run through an envelope, so the collector need not look at it (gc=False): with
@@ -80,14 +133,18 @@ class Envelope(msgspec.Struct, gc=False):
         profile: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Envelope:
-        """Return a copy with another routing key, profile or headers."""
+        """Return a copy with another routing key, profile or headers, which are copied."""
         return Envelope(
             self.profile if profile is None else profile,
             self.routing_key if routing_key is None else routing_key,
             self.body,
-            self.headers if headers is None else dict(headers),
+            self.headers if headers is None else _copied(headers),
             self.accepted_at,
         )
+
+
+def _copied(headers: Mapping[str, str]) -> dict[str, str]:
+    return headers.copy() if isinstance(headers, dict) else dict(headers)
 
 
 #: The name that applications written for pop-evbus know the class by.

@@ -20,10 +20,12 @@ from ._amqp1_link import Link, Receiver, Sender, condition_of
 from ._amqp1_links import Links
 from ._amqp1_login import Login
 
-__all__ = ["Amqp1Session"]
+__all__ = ["FORCED", "Amqp1Session"]
 
 #: Bytes that may wait in the transport before nothing more is taken out of the engine.
 HIGH_WATER = 256 * 1024
+#: The condition with which a broker closes a connection for reasons of its own (section 2.8.16).
+FORCED = "amqp:connection:forced"
 #: Bytes that are taken out of the engine at once, and the largest frame that is asked for.
 CHUNK = 64 * 1024
 
@@ -38,6 +40,8 @@ class Amqp1Session(asyncio.Protocol):
     :ivar blocked: always ``""``: AMQP 1.0 does not tell. A broker that takes nothing settles nothing.
     :ivar opened: the properties that the broker tells of itself (section 2.7.1), once it takes links.
     :ivar heard: the first bytes that came.
+    :ivar broke: whether the other side ended it without a cause of its own, such as an operator: then what
+        was in flight may be the cause.
     :ivar refused: condition and description with which the broker closed the connection.
     """
 
@@ -47,6 +51,7 @@ class Amqp1Session(asyncio.Protocol):
         self.lost: asyncio.Future[str] = self._loop.create_future()
         self.opened: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
         self.heard = b""
+        self.broke = False
         self.refused: tuple[str, str] = ("", "")
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._transport: asyncio.Transport | None = None
@@ -118,6 +123,7 @@ class Amqp1Session(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody who waits."""
+        self.broke = self.broke or not self.lost.done()
         self.fail(f"the connection broke: {exc}" if exc else "the broker closed the connection")
         if not self._closed.done():
             self._closed.set_result(None)
@@ -231,6 +237,7 @@ class Amqp1Session(asyncio.Protocol):
         if condition is not None:
             self.refused = condition.name or "", condition.description or ""
         said = ": ".join(part for part in self.refused if part)
+        self.broke = self.refused[0] != FORCED
         # The answer has to go out before the end.
         self._connection.close()
         self._ending = f"the broker closed the connection{': ' if said else ''}{said}"

@@ -7,10 +7,23 @@ is most of what sending it costs.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 from uuid import UUID
 
-__all__ = ["Described", "Malformed", "binary", "read", "string", "symbol", "uint", "value_list", "value_map"]
+__all__ = [
+    "Described",
+    "Malformed",
+    "binary",
+    "items",
+    "read",
+    "string",
+    "symbol",
+    "timestamp",
+    "uint",
+    "value_list",
+    "value_map",
+]
 
 #: Containers within containers; deeper is refused before the interpreter's own limit is met.
 DEPTH = 32
@@ -81,6 +94,11 @@ def uint(number: int) -> bytes:
     return bytes((0x52, number)) if number < 256 else b"\x70" + _SIZE.pack(number)
 
 
+def timestamp(milliseconds: int) -> bytes:
+    """Encode a time, in milliseconds since 1970."""
+    return b"\x83" + _FIXED[0x83].pack(milliseconds)
+
+
 def value_list(values: list[bytes]) -> bytes:
     """Encode a list of encoded values; the nulls at its end are left out."""
     while values and values[-1] == NULL:
@@ -109,6 +127,22 @@ def read(data: bytes, position: int, depth: int = DEPTH) -> tuple[Any, int]:
         return _read(data, position, depth)
     except (IndexError, struct.error, UnicodeDecodeError) as exc:
         raise Malformed(f"a value is cut short or none: {exc}") from None
+
+
+def items(data: bytes, position: int) -> Iterator[tuple[int, int]]:
+    """Yield where each value in the list or map at a position begins and ends; none if it is neither.
+
+    :raises Malformed: see :func:`read`.
+    """
+    code = data[position]
+    if code & 0xEF not in (0xC0, 0xC1):
+        return
+    _, stop = read(data, position)
+    position += 9 if code & 0x10 else 3
+    while position < stop:
+        begin = position
+        _, position = read(data, position)
+        yield begin, position
 
 
 def _read(data: bytes, position: int, depth: int) -> tuple[Any, int]:

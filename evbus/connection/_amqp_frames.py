@@ -9,13 +9,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
 from evbus.errors import InvalidHeader, InvalidRoutingKey
-from evbus.types import CONTENT_TYPE, SharedHeaders
+from evbus.types import CONTENT_TYPE, Native, SharedHeaders, SharedNativeHeaders
 
+from ._amqp1_decode import SECTIONED, SECTIONS, handed_over
+from ._amqp1_message import ROUTING_KEY
 from ._amqp_table import read_table
+from ._crossing import HISTORY, as_field, without_frame
 
 __all__ = [
     "ACK",
@@ -31,6 +35,7 @@ __all__ = [
     "RETURN",
     "UNBLOCKED",
     "Fixed",
+    "Properties",
     "ack_frame",
     "body_head",
     "content_header",
@@ -80,11 +85,10 @@ _PROPERTIES = (
 # The broker compares user-id with the user of the connection and closes the channel when they differ, so what
 # came in with a message stays a plain header; cluster-id is deprecated.
 _WRITTEN = {name for _, name, kind in _PROPERTIES if kind != _TABLE} - {"user-id", "cluster-id"}
-# What brokers wrote about a former life. Sent again as text it would be taken for a broker's own notes.
-_HISTORY = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 # Whose turn it is to say how the message is kept, not the event's.
 _DELIVERY_MODE = "delivery-mode"
 _EVENT_ID = "ce-id"
+_NO_NATIVE: Mapping[str, Native] = {}
 
 
 class Fixed(msgspec.Struct, frozen=True):
@@ -164,7 +168,7 @@ def encode_properties(headers: Mapping[str, str], fixed: Fixed) -> bytes:
     ``content-type``, ``content-encoding``, ``priority``, ``correlation-id``, ``reply-to``, ``expiration``
     (milliseconds), ``message-id``, ``timestamp`` (seconds), ``type`` and ``app-id`` become the properties of
     that name; ``message-id`` is the event's ``ce-id`` when it has none of its own. All others go into the
-    table ``headers`` as text.
+    table ``headers``: as they came, if they are known as :class:`evbus.types.Native`, else as text.
 
     :raises InvalidHeader: AMQP cannot carry one of them; names it.
     """
@@ -177,28 +181,31 @@ def encode_properties(headers: Mapping[str, str], fixed: Fixed) -> bytes:
     for name, value in {**dict(fixed.headers), **headers}.items():
         if name in _WRITTEN:
             values[name] = value
-        elif not name.startswith(_HISTORY):
+        elif not name.startswith(HISTORY):
             table[name] = value
+    native = getattr(headers, "native", _NO_NATIVE)
     if _EVENT_ID in headers:
         values.setdefault("message-id", headers[_EVENT_ID])
     values[_DELIVERY_MODE] = "2" if fixed.persistent else "1"
     flags, parts = 0, []
     for bit, name, kind in _PROPERTIES:
         if kind == _TABLE:
-            data = _table(table) if table else b""
+            data = _table(table, native) if table else b""
         else:
-            data = _property(name, kind, values[name]) if name in values else b""
+            data = _property(name, kind, values[name], native) if name in values else b""
         if data:
             flags |= 1 << bit
             parts.append(data)
     return struct.pack(">H", flags) + b"".join(parts)
 
 
-def _property(name: str, kind: str, value: str) -> bytes:
+def _property(name: str, kind: str, value: str, native: Mapping[str, Native]) -> bytes:
     if kind == _SHORT:
         if name == "expiration":
             _number(name, value, 2**32)
-        data = value.encode("utf-8", "surrogatepass")
+        field = _native(name, value, native) if native else None
+        # A property is bytes, whatever else came in a table under its name.
+        data = field[5:] if field and field[:1] in b"Sx" else value.encode("utf-8", "surrogatepass")
         if len(data) > 255:
             raise InvalidHeader(
                 f"the header {name!r} has {len(data)} bytes, more than the 255 that AMQP carries"
@@ -218,24 +225,48 @@ def _number(name: str, value: str, below: int) -> int:
     )
 
 
-def _table(table: Mapping[str, str]) -> bytes:
+def _native(name: str, value: str, native: Mapping[str, Native]) -> bytes | None:
+    """Return a header's value as it came, None when it was a text, was changed since, or has no form here."""
+    found = native.get(name)
+    return as_field(found) if found is not None and found.text == value else None
+
+
+def _table(table: Mapping[str, str], native: Mapping[str, Native]) -> bytes:
     parts = []
     for name, value in table.items():
         key = name.encode("utf-8", "surrogatepass")
         if len(key) > 255:
             raise InvalidHeader(f"the header name {name[:40]!r}... has {len(key)} bytes, AMQP carries 255")
-        data = value.encode("utf-8", "surrogatepass")
-        parts.append(bytes((len(key),)) + key + b"S" + struct.pack(">I", len(data)) + data)
+        field = _native(name, value, native) if native else None
+        if field is None:
+            data = value.encode("utf-8", "surrogatepass")
+            field = b"S" + struct.pack(">I", len(data)) + data
+        parts.append(bytes((len(key),)) + key + field)
     whole = b"".join(parts)
     return struct.pack(">I", len(whole)) + whole
 
 
+class Properties(NamedTuple):
+    """What a message says about itself.
+
+    :ivar delivery_count: how often it was delivered before, None when the broker does not count.
+    :ivar routing_key: the key that its sender gave it, None when that is the key it came with.
+    :ivar sectioned: its body is sections of AMQP 1.0, for :func:`evbus.connection._amqp1_decode.body_of`.
+    """
+
+    headers: SharedHeaders
+    delivery_count: int | None = None
+    routing_key: str | None = None
+    sectioned: bool = False
+
+
 @lru_cache(maxsize=512)
-def properties_of(data: bytes) -> tuple[SharedHeaders, int | None]:
-    """Return a message's headers and how often it was delivered before (None: the broker does not count).
+def properties_of(data: bytes) -> Properties:
+    """Return a message's properties and headers.
 
     The reverse of :func:`encode_properties`; values of the table that are no text become text, nested ones
-    JSON. A property wins over an entry of the table with its name.
+    JSON, and are kept as they are beside it. A property wins over an entry of the table with its name. What
+    RabbitMQ has made of a message that was sent by STOMP or AMQP 1.0 is as if it had come so.
 
     :raises ValueError: these are no properties.
     """
@@ -245,23 +276,30 @@ def properties_of(data: bytes) -> tuple[SharedHeaders, int | None]:
         raise ValueError(f"the properties of a message are malformed: {exc}") from None
 
 
-def _read_properties(data: bytes) -> tuple[SharedHeaders, int | None]:
+def _read_properties(data: bytes) -> Properties:
     (flags,) = struct.unpack_from(">H", data)
     position = 2
     headers: dict[str, str] = {}
+    native: dict[str, Native] = {}
     count = None
     for bit, name, kind in _PROPERTIES:
         if not flags & (1 << bit):
             continue
         if kind == _TABLE:
-            table, count, position = read_table(data, position)
+            table, entries, count, position = read_table(data, position)
             headers = {**table, **headers}
+            native = {**entries, **native}
             continue
         if kind == _SHORT:
             stop = position + 1 + data[position]
             if stop > len(data):
                 raise ValueError(f"{name} reaches beyond their end")
-            value = data[position + 1 : stop].decode("utf-8", "replace")
+            raw = data[position + 1 : stop]
+            try:
+                value = raw.decode()
+            except UnicodeDecodeError:
+                value = raw.decode("utf-8", "replace")
+                native[name] = Native(value, "amqp", b"S" + struct.pack(">I", len(raw)) + raw)
             position = stop
         elif kind == _OCTET:
             value, position = str(data[position]), position + 1
@@ -269,7 +307,29 @@ def _read_properties(data: bytes) -> tuple[SharedHeaders, int | None]:
             value, position = str(struct.unpack_from(">Q", data, position)[0]), position + 8
         if name != _DELIVERY_MODE:
             headers[name] = value
-    return SharedHeaders(headers), count
+    return _told(headers, native, count)
+
+
+def _told(headers: dict[str, str], native: dict[str, Native], count: int | None) -> Properties:
+    """Return what the sender said, where it spoke another protocol."""
+    without_frame(headers)
+    sectioned = headers.get("type") == SECTIONED
+    key = None
+    sections = {name: _raw(headers.pop(name), native.pop(name, None)) for name in SECTIONS if name in headers}
+    if sectioned or sections:
+        headers.pop("type", None)  # the broker's own
+    sent = handed_over(sections) if sections else None
+    if sent is not None:
+        headers.update(sent.headers)
+        native.update(getattr(sent.headers, "native", _NO_NATIVE))
+        key = sent.subject or None
+    key = headers.pop(ROUTING_KEY, key)
+    shared = SharedNativeHeaders(headers, native) if native else SharedHeaders(headers)
+    return Properties(shared, count, key, sectioned)
+
+
+def _raw(text: str, native: Native | None) -> bytes:
+    return text.encode() if native is None else native.data[5:]
 
 
 def read_close(payload: bytes) -> tuple[int, str]:

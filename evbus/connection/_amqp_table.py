@@ -1,4 +1,6 @@
-"""Read the field table of an AMQP message as text (section 4.2.5.5, and RabbitMQ's errata to it).
+"""Read the field table of an AMQP message as text, and what is no text as it is as well.
+
+Section 4.2.5.5, and RabbitMQ's errata to it.
 
 What another program put there comes through the broker as it is. So nothing in it may be slow, endless or
 fatal, and of what nests deep only the outer levels are read.
@@ -9,11 +11,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-__all__ = ["DEEPEST", "read_table"]
+from evbus.types import Native
+
+from ._crossing import HISTORY
+
+__all__ = ["DEEPEST", "Table", "read_table"]
 
 #: Levels of tables and arrays that are read; what is below is null.
 DEEPEST = 16
@@ -27,8 +33,23 @@ _NUMBERS = {
 _DECIMAL = struct.Struct(">Bi")
 
 
-def read_table(data: bytes, position: int) -> tuple[dict[str, str], int | None, int]:
-    """Return the table at ``position`` as text, its ``x-delivery-count`` if it has one, and where it ends.
+class Table(NamedTuple):
+    """A table that was read.
+
+    :ivar headers: its entries as text.
+    :ivar native: those that were no text, as they came; without what brokers note.
+    :ivar delivery_count: its ``x-delivery-count``, None if it has none.
+    :ivar stop: where it ends.
+    """
+
+    headers: dict[str, str]
+    native: dict[str, Native]
+    delivery_count: int | None
+    stop: int
+
+
+def read_table(data: bytes, position: int) -> Table:
+    """Return the table at ``position``.
 
     Arrays and tables become JSON, in which bytes are Base64.
 
@@ -38,20 +59,29 @@ def read_table(data: bytes, position: int) -> tuple[dict[str, str], int | None, 
     start = position + 4
     stop = start + _size(data, position, len(data))
     found: dict[str, str] = {}
+    native: dict[str, Native] = {}
     count = None
     position = start
     while position < stop:
         key, position = _key(data, position, stop)
-        if data[position] == _STRING:
-            end = position + 5 + _size(data, position + 1, stop)
-            found[key] = data[position + 5 : end].decode("utf-8", "replace")
-            position = end
-            continue
-        value, position = _value(data, position, stop, DEEPEST)
-        found[key] = _text(value)
-        if key == "x-delivery-count" and isinstance(value, int):
+        begin = position
+        value: Any
+        if data[begin] == _STRING:
+            position = begin + 5 + _size(data, begin + 1, stop)
+            raw = data[begin + 5 : position]
+            try:
+                found[key] = raw.decode()
+                continue
+            except UnicodeDecodeError:
+                value = raw
+        else:
+            value, position = _value(data, begin, stop, DEEPEST)
+        text = found[key] = _text(value)
+        if not key.startswith(HISTORY):
+            native[key] = Native(text, "amqp", data[begin:position])
+        elif key == "x-delivery-count" and isinstance(value, int):
             count = value
-    return found, count, stop
+    return Table(found, native, count, stop)
 
 
 def _size(data: bytes, position: int, stop: int) -> int:

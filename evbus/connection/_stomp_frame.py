@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from ._amqp1_decode import SECTIONED, body_of, handed_over
+from ._amqp1_message import ROUTING_KEY
+
 __all__ = ["Frame", "Malformed", "Parser", "escape", "frame", "header_lines", "unfit"]
 
 #: The most bytes that the command and headers of a frame from the broker may have, and its body.
@@ -14,6 +17,7 @@ MOST_HEADERS, MOST_BODY = 1024 * 1024, 512 * 1024 * 1024
 _SPECIAL = re.compile(r"[\\\r\n:]")
 _ESCAPES = str.maketrans({"\\": "\\\\", "\r": "\\r", "\n": "\\n", ":": "\\c"})
 _ESCAPED = re.compile(r"\\(.)")
+_ESCAPED_BYTES = re.compile(rb"\\([\\rnc])")
 _MEANING = {"\\": "\\", "r": "\r", "n": "\n", "c": ":"}
 _UNFIT = re.compile("[\x00\ud800-\udfff]")
 
@@ -124,8 +128,11 @@ class Parser:
                 return None
             if view[end]:
                 raise Malformed("a frame does not end where its content-length says")
-        command, headers = _head(view[start : blank.start()])
-        return Frame(command, headers, view[blank.end() : end]), end + 1
+        head, body = view[start : blank.start()], view[blank.end() : end]
+        command, headers = _head(head)
+        if b"amqp-1.0" in head and command == "MESSAGE":
+            body = _sent_by_amqp1(head, headers, body)
+        return Frame(command, headers, body), end + 1
 
 
 def _receipts(view: bytes, start: int) -> tuple[list[int], int]:
@@ -145,6 +152,33 @@ def _head(head: bytes) -> tuple[str, dict[str, str]]:
             raise Malformed("a header line has no colon")
         headers.setdefault(_unescape(name), _unescape(value))
     return command, headers
+
+
+def _sent_by_amqp1(head: bytes, headers: dict[str, str], body: bytes) -> bytes:
+    """Take what RabbitMQ has made of a message of AMQP 1.0 for what it was; return its body.
+
+    It puts bytes into headers, which are no text.
+    """
+    sectioned = headers.get("type") == SECTIONED
+    sections: dict[str, bytes] = {}
+    for line in head.split(b"\n"):
+        name, _, value = line.partition(b":")
+        if name.startswith(b"x-amqp-1.0-"):
+            mark = name.decode("ascii", "replace")
+            headers.pop(mark, None)
+            sections[mark] = _ESCAPED_BYTES.sub(lambda found: _MEANING[found[1].decode()].encode(), value)
+    if sections or sectioned:
+        headers.pop("type", None)  # the broker's own
+    sent = handed_over(sections) if sections else None
+    if sent is not None:
+        # What the broker says of the frame, as its subscription, is not for the sender to say.
+        for header, text in sent.headers.items():
+            headers.setdefault(header, text)
+        if "timestamp" in sent.headers:
+            headers["timestamp"] = sent.headers["timestamp"]
+        if sent.subject:
+            headers[ROUTING_KEY] = sent.subject
+    return body_of(body) if sectioned else body
 
 
 def _check_command(view: bytes, start: int) -> None:

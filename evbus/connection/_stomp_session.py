@@ -13,14 +13,23 @@ from enum import Enum
 from functools import partial
 from typing import Protocol
 
-from evbus.errors import DeliveryError, Rejected, Unavailable
+from evbus.errors import ConnectionLost, DeliveryError, Rejected, Unavailable
 from evbus.redact import one_line
 
 from . import _stomp_library
 from ._stomp_frame import Frame, Malformed, Parser, escape
 from ._stomp_profile import KEY, ROUTING_KEY
 
-__all__ = ["Broker", "Pending", "StompSession", "fill", "sender_headers"]
+__all__ = [
+    "MESSAGE_ID",
+    "TIMESTAMP",
+    "Broker",
+    "Pending",
+    "StompSession",
+    "fill",
+    "sender_headers",
+    "taken_apart",
+]
 
 Outcome = DeliveryError | None
 
@@ -31,8 +40,12 @@ TCP_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 #: Seconds that the end of a subscription may take.
 UNSUBSCRIBE_TIMEOUT = 3.0
 #: What RabbitMQ says in an ERROR that is not about the frames in flight. The first ones stand in ``message``.
-NOT_ABOUT_FRAMES = ("access_refused", "connection_forced", "internal_error", "resource_error")
+NOT_ABOUT_FRAMES = ("access_refused", "connection_forced", "resource_error")
 CLOSING = ("server_initiated_close", "connection_closing", "forced connection closure")
+
+#: Headers of events that go by another name, as brokers write their own under it: the id of a frame, and on
+#: ActiveMQ the time at which it came there.
+MESSAGE_ID, TIMESTAMP = ("message-id", "amqp-message-id"), ("timestamp", "amqp-timestamp")
 
 # What a broker says about a MESSAGE, and not what its sender said. RabbitMQ brings "receipt" along from SEND.
 _NOT_THE_SENDERS = frozenset(
@@ -49,7 +62,6 @@ _NOT_THE_SENDERS = frozenset(
         "receipt",
         "redelivered",
         "subscription",
-        "timestamp",
         "x-delivery-count",
         ROUTING_KEY,
     }
@@ -76,9 +88,31 @@ def fill(template: str, key: str, *, broker: Broker) -> str:
     return template.replace(KEY, key)
 
 
-def sender_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return those of the headers of a MESSAGE that its sender has given it."""
-    return {name: value for name, value in headers.items() if name not in _NOT_THE_SENDERS}
+def taken_apart(destination: str) -> str:
+    """Return why ActiveMQ takes a destination for another one, or for several; ``""`` when it does not.
+
+    It has no way to escape what it finds a meaning in.
+    """
+    name = destination.split("/", 2)[-1]
+    if "," in name:
+        return "holds a comma, which separates destinations on ActiveMQ"
+    if "?" in name:
+        return "holds a question mark, behind which ActiveMQ reads options"
+    # What Java's String.trim takes away.
+    if not name or name[0] <= " " or name[-1] <= " ":
+        return "is empty, or begins or ends with a space, which ActiveMQ takes away"
+    return ""
+
+
+def sender_headers(headers: Mapping[str, str], broker: Broker) -> dict[str, str]:
+    """Return those of the headers of a MESSAGE that its sender has given it, by the names that they had."""
+    kept = {name: value for name, value in headers.items() if name not in _NOT_THE_SENDERS}
+    if broker is not Broker.RABBITMQ:
+        kept.pop(TIMESTAMP[0], None)
+    for name, sent in (MESSAGE_ID, TIMESTAMP):
+        if sent in kept:
+            kept[name] = kept.pop(sent)
+    return kept
 
 
 class Pending(Protocol):
@@ -154,7 +188,8 @@ class StompSession(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody who waits."""
-        self.fail(f"the connection broke: {exc}" if exc else "the broker closed the connection")
+        reason = f"the connection broke: {exc}" if exc else "the broker closed the connection"
+        self.fail(reason, self._broke(reason))
         if not self._closed.done():
             self._closed.set_result(None)
 
@@ -206,6 +241,16 @@ class StompSession(asyncio.Protocol):
             return
         self.fail(f"the broker reports an error: {reason}", self._blame(frame, reason))
 
+    def _broke(self, reason: str) -> DeliveryError:
+        """Return the outcome of what is in flight when the broker ends the connection and does not say why.
+
+        ActiveMQ does that to who sends a header that it cannot read.
+        """
+        events = sum(not isinstance(waiting, _Answer) for waiting, _ in self.receipts.values())
+        return ConnectionLost(
+            f"the connection was lost before the receipt: {one_line(reason)}", alone=events == 1
+        )
+
     def _blame(self, frame: Frame, reason: str) -> DeliveryError | None:
         """Return the outcome of what is in flight, after an ERROR that names none of it.
 
@@ -214,6 +259,8 @@ class StompSession(asyncio.Protocol):
         message = frame.headers.get("message", "").lower()
         if any(word in message for word in NOT_ABOUT_FRAMES) or any(word in reason for word in CLOSING):
             return None
+        if "internal_error" in message:
+            return self._broke(reason)
         if len(self.receipts) == 1:
             return Rejected(f"the broker refused it: {reason}")
         return DeliveryError(f"the broker refused one of the frames in flight: {reason}")

@@ -12,8 +12,8 @@ from functools import partial
 from evbus._backoff import backoff
 from evbus.connection._amqp1 import Amqp1Connection, model
 from evbus.connection._amqp1_address import Source, source
+from evbus.connection._amqp1_decode import decode
 from evbus.connection._amqp1_link import ACCEPTED, MODIFIED, REJECTED, RELEASED, Receiver
-from evbus.connection._amqp1_message import decode
 from evbus.connection._amqp1_profile import Profile
 from evbus.connection._amqp1_session import Amqp1Session
 from evbus.connection._amqp1_types import Malformed
@@ -179,7 +179,7 @@ class Consumer:
     def _delivery(self, link: Receiver, origin: Origin, number: int, message: bytes) -> Delivery:
         key, headers, body, count, again = "", SharedHeaders(), message, None, False
         try:
-            key, headers, body, count, again = decode(message)
+            key, headers, body, count, again = decode(message, seconds=not self._counts)
         except Malformed as exc:
             # It is taken, as its bytes, by whoever decodes bodies: refused here it would come again.
             if not self._warned:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from evbus.connection import _amqp_frames as frames
+from evbus.connection._amqp1_decode import body_of
 from evbus.redact import one_line
 from evbus.types import Delivery, Envelope, Origin, SharedHeaders
 
@@ -121,15 +122,19 @@ class Intake(Origin):
         )
 
     def _arrived(self, body: bytes) -> None:
-        headers, count = self._headers()
-        envelope = Envelope(self._profile, self._routing_key, body, headers, time.monotonic())
+        headers, count, key, sectioned = self._headers()
+        if sectioned:
+            body = body_of(body)
+        envelope = Envelope(
+            self._profile, self._routing_key if key is None else key, body, headers, time.monotonic()
+        )
         tag = self._tag
         self._unsettled[tag] = _offset(headers[_OFFSET]) if _OFFSET in headers else None
         self.waiting.append(Delivery(envelope, self._settle, tag, bool(self._redelivered), count, self))
         if self._arrival is not None:
             self._wake()
 
-    def _headers(self) -> tuple[SharedHeaders, int | None]:
+    def _headers(self) -> frames.Properties:
         try:
             return frames.properties_of(self._properties)
         # Raised here it would end the connection, and the message would come again over the next one.
@@ -137,7 +142,7 @@ class Intake(Origin):
             if not self._warned:
                 log.warning("%s: a message is taken without its headers: %s", self._profile, one_line(exc))
             self._warned = True
-            return SharedHeaders(), None
+            return frames.Properties(SharedHeaders())
 
     def _look(self, method: int, payload: bytes) -> None:
         if method == frames.CANCEL:

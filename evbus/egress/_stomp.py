@@ -17,7 +17,7 @@ from evbus._backoff import backoff
 from evbus.connection._stomp import StompConnection
 from evbus.connection._stomp_frame import Frame, unfit
 from evbus.connection._stomp_profile import KEY, ROUTING_KEY, Profile
-from evbus.connection._stomp_session import Broker, StompSession, fill, sender_headers
+from evbus.connection._stomp_session import Broker, StompSession, fill, sender_headers, taken_apart
 from evbus.connection._supervisor import State
 from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
 from evbus.types import Delivery, Envelope, Origin, Subscription
@@ -97,8 +97,17 @@ def _destination(profile: Profile, name: str, broker: Broker) -> str:
     if template == KEY:
         if not key.startswith("/"):
             raise ProfileError(f"{key!r} is no destination: it begins with no '/'", path="destination")
-        return key
-    return fill(template, key, broker=broker)
+        destination = key
+    else:
+        destination = fill(template, key, broker=broker)
+    _check_whole(destination, broker)
+    return destination
+
+
+def _check_whole(destination: str, broker: Broker) -> None:
+    why = taken_apart(destination) if broker is Broker.ACTIVEMQ else ""
+    if why:
+        raise ProfileError(f"the destination {destination[:100]!r} {why}", path="destination")
 
 
 def _on_rabbitmq(destination: str, group: str, headers: dict[str, str], *, durable: bool) -> Plan:
@@ -121,7 +130,9 @@ def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[s
                 f"{group}",
                 path="subscription",
             )
-        return Plan(f"/queue/Consumer.{group}.{destination[len('/topic/') :]}", headers)
+        queue = f"/queue/Consumer.{group}.{destination[len('/topic/') :]}"
+        _check_whole(queue, Broker.ACTIVEMQ)
+        return Plan(queue, headers)
     if not profile.client_id:
         raise ProfileError(
             f"ActiveMQ keeps a subscription to {destination} for a client_id only, and for one consumer; "
@@ -265,7 +276,7 @@ class Consumer:
         if session.broker is not Broker.RABBITMQ:
             self._unsettled[tag] = frame
         count = headers.get("x-delivery-count", "")
-        kept = sender_headers(headers)
+        kept = sender_headers(headers, session.broker)
         return Delivery(
             Envelope(self._name, routing_key(self._profile, headers, session.broker), frame.body, kept),
             partial(self._settle, session, origin),

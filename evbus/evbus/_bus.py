@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from evbus._names import unique
@@ -17,6 +17,7 @@ from ._broker import Broker
 from ._dead import NO_STORE
 from ._dead_letters import DeadLetters
 from ._lane import Dead, Lane
+from ._patience import Patience
 from ._queue import Queue, resolve
 from ._relay import Tracker
 from ._route import Destination, Router, Totals
@@ -34,6 +35,10 @@ OPEN_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 5.0
 #: The same when the bus was told to hurry.
 HURRY_TIMEOUT = 0.2
+#: Seconds between two looks at whether a drain goes on, and those that another thread waits for the lock.
+GLANCE = 1.0
+#: Why events are dead that were left.
+LEFT = "not delivered when the bus stopped"
 
 
 class Bus:
@@ -63,6 +68,7 @@ class Bus:
         self.hurried = False
         self._stop_early = False
         self._stopped_at = 0.0
+        self._patience: Patience | None = None
         self._feeding = False
         # Events on their way from the queue to lanes that have yet to be found.
         self._moving = 0
@@ -94,6 +100,7 @@ class Bus:
             raise EvbusError("the bus is already started; stop it first")
         self._taken = True
         self._failure = None
+        self._patience = None
         self.hurried = False
 
     def fail(self, problem: BaseException) -> None:
@@ -112,6 +119,7 @@ class Bus:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._plan = plan
+        self._patience = None
         self._undelivered = Counter()
         self._dead = DeadLetters(self.queue, plan.dead_store, plan.on_error, plan.contexts, self._check_quiet)
         self._tracker = Tracker(
@@ -133,7 +141,7 @@ class Bus:
                 self._stop_early = False
                 self._begin_drain()
             await self._stopping
-            await self._drain(plan.drain_timeout)
+            await self._drain(self.patience())
         except asyncio.CancelledError:
             if opened:
                 log.warning("the bus was cancelled; call stop() to let it drain")
@@ -223,6 +231,21 @@ class Bus:
 
     # Stop
 
+    def patience(self, progress: Callable[[], int] | None = None) -> Patience:
+        """Return the time that the present stop has; the first to ask begins it.
+
+        :param progress: see :class:`Patience`.
+        """
+        if self._patience is None:
+            seconds = self._plan.drain_timeout if self._plan is not None else 0.0
+            self._patience = Patience(seconds, progress)
+        return self._patience
+
+    def limit(self) -> None:
+        """Let a stop that is under way take the drain timeout from now on, whatever is delivered."""
+        if self._patience is not None:
+            self._patience.limit()
+
     async def stop(self) -> Report:
         """Take no new events, deliver what is there, and report what could not be delivered."""
         ended = self._ended
@@ -290,16 +313,17 @@ class Bus:
             raise BusStopped
         return await self._dead.give_up(event, where, problem, attempts)
 
-    def keep(self, events: Iterable[Envelope], where: str, reason: str) -> None:
-        """Write events to the dead store that nobody takes any more.
+    def keep(self, events: Iterable[Envelope], where: str, reason: str, tried: Mapping[int, int]) -> None:
+        """Write events to the dead store that nobody takes any more, and tell the error callback.
 
+        :param tried: how often they were tried that were, by their identity.
         :raises BusStopped: the bus does not run.
         """
-        if self._plan is None:
+        if self._dead is None:
             raise BusStopped
         for event in events:
             self._undelivered[where] += 1
-            self._plan.dead_store.add(event, lane=where, profile=event.profile, reason=reason, attempts=0)
+            self._dead.keep(event, where, reason, tried.get(id(event), 0))
 
     def passing(self, plugin: str) -> bool:
         """Return whether events wait for their lanes, or for being published by a plugin."""
@@ -317,14 +341,12 @@ class Bus:
         if self._tracker is not None and not self.hurried:
             await self._tracker.quiet(seconds)
 
-    async def _drain(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
+    async def _drain(self, patience: Patience) -> None:
         for lane in self.lanes.values():
             lane.on_idle = self._check_quiet
-        while not self.hurried and not self._is_quiet() and loop.time() < deadline:
-            self._quiet = loop.create_future()
-            await asyncio.wait({self._quiet}, timeout=deadline - loop.time())
+        while not self.hurried and not self._is_quiet() and (left := patience.left()):
+            self._quiet = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._quiet}, timeout=min(left, GLANCE))
         self._quiet = None
         # At once: what were put from here on could not be delivered.
         self.broker.refusal = BusStopped
@@ -340,24 +362,20 @@ class Bus:
     async def _shutdown(self, plan: Plan, dead: DeadLetters, started: bool) -> None:
         if self.state is not BusState.DRAINING:
             self._stopped_at = time.monotonic()
-        undelivered = self._undelivered
+        patience = self.patience()
         try:
             if started:
                 self.broker.refusal = BusStopped
-                await self._end_lanes(dead, undelivered)
+                await self._end_lanes(dead, patience)
                 while not self.queue.empty():
                     # Put by threads that were let in before.
-                    await self._end_lanes(dead, undelivered)
+                    await self._end_lanes(dead, patience)
+            await self._within(patience, [dead.told()])
             closing = [connection.sender.close(CLOSE_TIMEOUT) for connection in plan.connections]
-            await self._within(CLOSE_TIMEOUT + 1, closing)
-            await dead.close(HURRY_TIMEOUT if self.hurried else CLOSE_TIMEOUT)
+            await self._within(patience, closing)
+            await dead.close(HURRY_TIMEOUT if self.hurried else patience.grace(CLOSE_TIMEOUT))
         finally:
-            seconds = time.monotonic() - self._stopped_at
-            store = plan.dead_store
-            died = store.stored + store.lost - sum(undelivered.values())
-            self.report = Report(dict(undelivered), str(store.path), seconds, max(0, died))
-            if undelivered:
-                log.error("%s", self.report)
+            self.report = self._account(plan, dead)
             self._tracker = None
             if started:
                 self._become(BusState.STOPPED)
@@ -365,7 +383,17 @@ class Bus:
             if self._ended is not None:
                 resolve(self._ended)
 
-    async def _end_lanes(self, dead: DeadLetters, undelivered: Counter[str]) -> None:
+    def _account(self, plan: Plan, dead: DeadLetters) -> Report:
+        store = plan.dead_store
+        seconds = time.monotonic() - self._stopped_at
+        report = Report(
+            dict(self._undelivered), str(store.path), seconds, dead.died, store.lost, store.last_error
+        )
+        if report.undelivered or report.lost:
+            log.error("%s", report)
+        return report
+
+    async def _end_lanes(self, dead: DeadLetters, patience: Patience) -> None:
         """Move what is queued to the lanes, end them, and record what they did not deliver."""
         while not self.queue.empty():
             self._feed()
@@ -374,21 +402,46 @@ class Bus:
         # A lane that ended takes no dead letters.
         dead.router = None
         workers = {name: lane.cancel() for name, lane in self.lanes.items()}
-        await self._within(CLOSE_TIMEOUT, [task for tasks in workers.values() for task in tasks])
+        await self._within(patience, [task for tasks in workers.values() for task in tasks])
         for name, lane in self.lanes.items():
             if not all(task.done() for task in workers[name]):
                 log.error("lane %s: the plugin's publish does not end when it is cancelled", lane.key)
-            reason = "not delivered when the bus stopped"
-            if lane.last_error:
-                reason = f"{reason}: {lane.last_error}"
-            left = lane.close()
-            undelivered.update({name: len(left)} if left else {})
-            for event in left:
-                dead.keep(lane, event, reason, 0)
+            self._bury_rest(name, lane, dead)
 
-    async def _within(self, seconds: float, waiting: Iterable[Awaitable[Any]]) -> None:
+    def _bury_rest(self, name: str, lane: Lane, dead: DeadLetters) -> None:
+        """Close a lane, and record what it did not deliver."""
+        reason = f"{LEFT}: {lane.last_error}" if lane.last_error else LEFT
+        left = lane.close()
+        self._undelivered.update({name: len(left)} if left else {})
+        for event, attempts in left:
+            dead.keep(event, str(lane.key), reason, attempts, lane.key)
+
+    def salvage(self) -> Report | None:
+        """Record what is not delivered, from another thread, as the loop does not get round to it.
+
+        Returns what to report, None when it cannot be had. What a plugin delivers meanwhile is recorded too.
+        """
+        plan, dead, router = self._plan, self._dead, self._router
+        if plan is None or dead is None or router is None or not self.queue.lock.acquire(timeout=GLANCE):
+            return None
+        dead.mute()
+        try:
+            self.broker.refusal = BusStopped
+            while not self.queue.empty():
+                left = self.queue.take_locked(SLICE)
+                while left:
+                    router.lanes(left[0].profile)
+                    _, left = router.dispatch(left)
+            for name, lane in self.lanes.items():
+                self._bury_rest(name, lane, dead)
+        finally:
+            self.queue.lock.release()
+        plan.dead_store.flush_in_time()
+        return self._account(plan, dead)
+
+    async def _within(self, patience: Patience, waiting: Iterable[Awaitable[Any]]) -> None:
         if self._hurry is not None:
-            await within(seconds, waiting, self._hurry, HURRY_TIMEOUT)
+            await within(patience.grace(CLOSE_TIMEOUT), waiting, self._hurry, HURRY_TIMEOUT)
 
     # Looking in
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import threading
@@ -29,13 +30,15 @@ MAX_PENDING = 10_000
 MAX_PENDING_BYTES = 64 * 1024 * 1024
 #: Seconds until a file that could not be written is tried again.
 RETRY = 5.0
+#: Seconds that writing may take when the process is about to end.
+LAST_WRITE = 10.0
 
 _REASON_CHARACTERS = 2_000
 #: Records that are written and synced together, at most.
 _TOGETHER = 1_000
 
 #: What a snapshot has of a store before there is one.
-NO_STORE = {"path": "", "stored": 0, "pending": 0, "lost": 0}
+NO_STORE = {"path": "", "stored": 0, "pending": 0, "lost": 0, "last_error": ""}
 
 
 class DeadStore:
@@ -52,14 +55,17 @@ class DeadStore:
     :param path: the file.
     :param limit: bytes that both files together take. Default 256 MiB; 0 for no limit. When they are
         full, the older half is deleted, counted as lost and logged.
-    :ivar stored: events that are in the file and on the disk.
-    :ivar lost: events that were given up after all.
+    :ivar lost: events that it was given and could not keep, those among them that the limit made go.
+    :ivar last_error: why events are not written at present, or else why they were lost.
     """
 
     def __init__(self, path: Path, limit: int = 256 * 1024 * 1024) -> None:
         self.path = path
-        self.stored = 0
         self.lost = 0
+        self.last_error = ""
+        self._why_lost = ""
+        # What it has written into each of the two files, and in all.
+        self._older = self._newer = self._written = 0
         self._file = AppendFile(
             path.absolute(),
             max_size=max(limit // 2, 1) if limit else 0,
@@ -68,6 +74,7 @@ class DeadStore:
             folder_mode=0o700,
             lock_timeout=1.0,
             on_drop=self._dropped,
+            on_rotate=self._rotated,
         )
         self._limit = limit
         self._worker = Worker("evbus-dead", self._tick)
@@ -81,6 +88,11 @@ class DeadStore:
 
     def __repr__(self) -> str:
         return f"<DeadStore {self.path} stored={self.stored} pending={self.pending} lost={self.lost}>"
+
+    @property
+    def stored(self) -> int:
+        """Events that it has put into the files, and that are in them still."""
+        return self._older + self._newer
 
     @property
     def closed(self) -> bool:
@@ -99,7 +111,16 @@ class DeadStore:
             "stored": self.stored,
             "pending": self.pending,
             "lost": self.lost,
+            "last_error": self.last_error,
         }
+
+    def try_out(self) -> str:
+        """Return why the file cannot be written, or ``""``; nothing is made or changed."""
+        try:
+            self._file.try_out()
+        except Unavailable as exc:
+            return str(exc)
+        return ""
 
     def add(
         self,
@@ -138,8 +159,8 @@ class DeadStore:
                     self._scheduled = True
                     self._worker.submit(self._write)
                 return True
-            self.lost += 1
-        why = "too many wait for it" if full else "it is closed"
+            why = "too many wait for it" if full else "it is closed"
+            self._lose(1, f"it is not stored in {self.path}, as {why}")
         self._tell("full", f"dead events are lost, not stored in {self.path}: {why}")
         return False
 
@@ -156,11 +177,27 @@ class DeadStore:
         Cancelled, the writing goes on in its thread.
         """
         with self._lock:
-            wanted = self.stored + len(self._waiting)
+            wanted = self._written + len(self._waiting)
         if self._waiting and not self._closed:
             await self._worker.run(self._write)
         # What others have added meanwhile may wait still.
-        return self.stored >= wanted
+        return self._written >= wanted
+
+    def flush_in_time(self) -> None:
+        """Write what waits, from another thread than the loop's, and give up what cannot be written.
+
+        A disk has a second for each part of it, and ten in all.
+        """
+        end = time.monotonic() + LAST_WRITE
+        before = -1
+        while self._waiting and before != self._written and time.monotonic() < end:
+            before = self._written
+            with contextlib.suppress(RuntimeError):  # it is closed, and is at its last work
+                self._worker.submit(self._write)
+            for _ in range(20):
+                if self._waiting:
+                    time.sleep(0.05)
+        self._lose_rest()
 
     async def close(self) -> None:
         """Flush and end the thread. What cannot be written even now is lost, counted and logged."""
@@ -182,7 +219,9 @@ class DeadStore:
             with self._lock:
                 for _ in range(done):
                     self._waiting_bytes -= len(self._waiting.popleft())
-                self.stored += done
+                self._newer += done
+                self._written += done
+                self.last_error = self._why_lost if problem is None else str(problem)
                 self._failed_at = None if problem is None else time.monotonic()
         self._tell("write", f"dead events are kept in memory: {problem}")
 
@@ -209,18 +248,37 @@ class DeadStore:
 
     def _write_last(self) -> None:
         self._write()
-        left = len(self._waiting)
-        if left:
-            self.lost += left
+        self._lose_rest()
+
+    def _lose_rest(self) -> None:
+        with self._lock:
+            self._closed = True
+            left = len(self._waiting)
             self._waiting.clear()
-            _log.error("%d dead events are lost: %s could not be written", left, self.path)
+            if left:
+                self._lose(left, self.last_error or f"{self.path} is not written in time")
+        if left:
+            _log.error("%d dead events are lost: %s", left, self.last_error)
+
+    def _lose(self, count: int, why: str) -> None:
+        self.lost += count
+        self.last_error = self._why_lost = why
 
     def _dropped(self, file: io.BufferedReader) -> None:
         """Count the events of the older file, which the limit made go."""
         count = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+        limit = f"the dead store {self.path} is at its limit"
         with self._lock:
-            self.lost += count
-        self._tell("limit", f"the dead store {self.path} is at its limit: its {count} oldest are lost")
+            # Those that were there before are nobody's here.
+            if self._older:
+                self._lose(self._older, limit)
+            self._older = 0
+        self._tell("limit", f"{limit}: its {count} oldest are lost")
+
+    def _rotated(self, lines: int) -> None:
+        """Be told that the file begins anew; ``lines`` of those being written are in the older one."""
+        with self._lock:
+            self._older, self._newer = self._newer + lines, -lines
 
     def _tell(self, about: str, message: str) -> None:
         """Log once; what a flush can mend is told again when it comes back."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import Callable
 from typing import Any
 
+from evbus.errors import DeliveryError
 from evbus.redact import problem_text
 from evbus.types import Envelope
 
@@ -15,6 +15,7 @@ from ._dead import DeadStore
 from ._lane import Dead, Lane
 from ._queue import Queue
 from ._route import Router
+from ._stats import LaneKey
 from ._teller import Teller
 
 __all__ = ["DeadLetters"]
@@ -34,6 +35,7 @@ class DeadLetters:
     :param contexts: what the callback is told the profiles are.
     :param on_told: called when the callback has been told of every dead event.
     :ivar router: finds the lanes of a dead letter profile; without it all goes to the store.
+    :ivar died: events that were given up while the bus ran, and went to the store.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class DeadLetters:
         on_told: Callable[[], None],
     ) -> None:
         self.router: Router | None = None
+        self.died = 0
         self._queue = queue
         self._store = store
         self._contexts = contexts
@@ -62,7 +65,8 @@ class DeadLetters:
             log.error("lane %s: an event is dead after %d attempts: %s", lane.key, entry.attempts, reason)
             try:
                 if not self._send(lane, entry, reason):
-                    self.keep(lane, entry.event, reason, entry.attempts)
+                    self.died += 1
+                    self._record(entry.event, str(lane.key), reason, entry.attempts, lane.key)
             except Exception:
                 log.exception("lane %s: a dead event could not be recorded", lane.key)
             self._tell(entry.event, lane.key.plugin, entry.reason)
@@ -72,13 +76,11 @@ class DeadLetters:
         # A dead letter that dies is not sent round again.
         if profile is None or self.router is None or "evbus-dead-lane" in entry.event.headers:
             return False
-        headers = {
-            **entry.event.headers,
-            "evbus-dead-lane": str(lane.key),
-            "evbus-dead-profile": entry.event.profile,
-            "evbus-dead-reason": reason,
-            "evbus-dead-attempts": str(entry.attempts),
-        }
+        headers = entry.event.headers.copy()
+        headers["evbus-dead-lane"] = str(lane.key)
+        headers["evbus-dead-profile"] = entry.event.profile
+        headers["evbus-dead-reason"] = reason
+        headers["evbus-dead-attempts"] = str(entry.attempts)
         letter = entry.event.replace(profile=profile, headers=headers)
         lanes = self.router.lanes(profile)
         if lane.tracker is not None:
@@ -91,15 +93,23 @@ class DeadLetters:
             target.deliver_now()
         return bool(lanes)
 
-    def keep(self, lane: Lane, event: Envelope, reason: str, attempts: int) -> None:
-        """Write an event to the dead store."""
-        key = lane.key
-        self._store.add(
+    def keep(
+        self, event: Envelope, where: str, reason: str, attempts: int, key: LaneKey | None = None
+    ) -> None:
+        """Write an event to the dead store that a stop has left, and tell the error callback."""
+        self._record(event, where, reason, attempts, key)
+        self._tell(event, key.plugin if key is not None else where, DeliveryError(reason))
+
+    def _record(
+        self, event: Envelope, where: str, reason: str, attempts: int, key: LaneKey | None = None
+    ) -> bool:
+        plugin, provider, profile = key or ("", "", event.profile)
+        return self._store.add(
             event,
-            lane=str(key),
-            plugin=key.plugin,
-            provider=key.provider,
-            profile=key.profile,
+            lane=where,
+            plugin=plugin,
+            provider=provider,
+            profile=profile,
             reason=reason,
             attempts=attempts,
         )
@@ -115,10 +125,8 @@ class DeadLetters:
         tries = f" after {attempts} attempts" if attempts else ""
         log.error("%s: an event is dead%s: %s", where, tries, reason)
         self._tell(event, where, problem)
-        record = functools.partial(
-            self._store.add, event, lane=where, profile=event.profile, reason=reason, attempts=attempts
-        )
-        while not record():
+        self.died += 1
+        while not self._record(event, where, reason, attempts):
             if self._store.closed:
                 return False
             await asyncio.sleep(PAUSE)
@@ -139,6 +147,15 @@ class DeadLetters:
                     "context": self._contexts,
                 }
             )
+
+    def mute(self) -> None:
+        """Tell the error callback nothing more."""
+        self._teller = None
+
+    async def told(self) -> None:
+        """Return when the error callback has been told of everything."""
+        if self._teller is not None:
+            await self._teller.wait(None)
 
     async def close(self, patience: float) -> None:
         """Stop telling; flush and close the store. A callback has ``patience`` seconds to end."""

@@ -76,6 +76,8 @@ class Lane:
         self._held = 0
         self._held_size = 0
         self._flying: dict[int, list[Envelope]] = {}
+        # How often those in flight were tried that are tried again, by their identity.
+        self._tried: dict[int, dict[int, int]] = {}
         self._sizes: dict[int, int] = {}
         self._sleepers: deque[asyncio.Future[None]] = deque()
         self._workers: list[asyncio.Task[None]] = []
@@ -223,6 +225,8 @@ class Lane:
             self._sizes[worker] = size
             self.counters.in_flight += len(batch)
             self._flying[worker] = batch
+            if self._tried:
+                self._tried.pop(worker, None)
             if self._held:
                 self._release()
         return batch
@@ -336,6 +340,8 @@ class Lane:
                 if self._closing:
                     return
                 await self._ready()
+                if rounds or tries[0]:
+                    self._note_tries(worker, left, [count + 1 for count in tries])
                 outcomes = await self._turns.take(self._sender.send, left, alone=broke and len(left) == 1)
             if outcomes.count(None) == len(left):
                 self._settle(worker, left, [], 0)
@@ -347,6 +353,7 @@ class Lane:
             self._settle(worker, found.delivered, found.dead, len(left))
             if not left or self._closing:
                 return
+            self._note_tries(worker, left, tries)
             self._failed(outcomes)
             broke = broke or any(isinstance(outcome, ConnectionLost) for outcome in outcomes)
             outcomes = None
@@ -356,6 +363,9 @@ class Lane:
                 for event, count in zip(left, tries):  # noqa: B905 - equal by construction
                     await self._deliver(worker, [event], [count], broke=broke)
                 return
+
+    def _note_tries(self, worker: int, events: list[Envelope], tries: list[int]) -> None:
+        self._tried.setdefault(worker, {}).update(zip(map(id, events), tries))  # noqa: B905 - equal
 
     def _settle(self, worker: int, delivered: list[Envelope], dead: list[Dead], retried: int) -> None:
         counters = self.counters
@@ -423,8 +433,8 @@ class Lane:
             task.cancel()
         return workers
 
-    def close(self) -> list[Envelope]:
-        """Return what was not delivered, counted as dead, in order.
+    def close(self) -> list[tuple[Envelope, int]]:
+        """Return what was not delivered, counted as dead, in order, and how often it was tried.
 
         The outcome of what was in flight is unknown: its destination may have it. What came from a source
         that has it still goes back there, and counts as never accepted.
@@ -432,8 +442,14 @@ class Lane:
         self._closing = True
         with self._lock:
             left = [event for worker in sorted(self._flying) for event in self._flying[worker]]
+            # What is in flight is being sent, unless its destination is down.
+            first = 0 if self._waiting else 1
+            tries = dict.fromkeys(map(id, left), first)
+            for tried in self._tried.values():
+                tries.update((event, count) for event, count in tried.items() if event in tries)
             left.extend(self._pending)
             self._flying.clear()
+            self._tried.clear()
             self._pending.clear()
             self._pending_size = 0
             self.counters.in_flight = 0
@@ -443,4 +459,4 @@ class Lane:
                 left = own
             self.counters.dead += len(left)
             self._release()
-        return left
+        return [(event, tries.get(id(event), 0)) for event in left]

@@ -42,21 +42,35 @@ class Plan(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What ``stop()`` could not deliver: events by lane, and where they were written.
+    """What ``stop()`` could not deliver: events by lane or listener, and where they were written.
 
-    :ivar dead: events that were written there before, as their lane or listener gave them up.
+    :ivar dead: events that had been given up before, by lanes and listeners, and were written there too.
+    :ivar lost: how many of all these, or of older ones that were there, could not be kept.
+    :ivar problem: why they could not.
     """
 
     undelivered: dict[str, int]
     dead_store: str
     seconds: float
     dead: int = 0
+    lost: int = 0
+    problem: str = ""
 
     def __str__(self) -> str:
         dead = f"{self.dead} dead before the stop" if self.dead else ""
         if self.undelivered:
             lanes = ", ".join(f"{name}: {count}" for name, count in self.undelivered.items())
-            return f"not delivered: {lanes}{f'; {dead}' if dead else ''}; written to {self.dead_store}"
-        if self.dead:
-            return f"everything was delivered but {dead}, written to {self.dead_store} ({self.seconds:.2f} s)"
+            return f"not delivered: {lanes}{f'; {dead}' if dead else ''}; {self._where()}"
+        if self.dead or self.lost:
+            what = f" but {dead}" if dead else ""
+            return f"everything was delivered{what}; {self._where()} ({self.seconds:.2f} s)"
         return f"everything was delivered ({self.seconds:.2f} s)"
+
+    def _where(self) -> str:
+        """Return what became of the dead events."""
+        written = f"written to {self.dead_store}"
+        if not self.lost:
+            return written
+        lost = f"{self.lost} dead {'event is' if self.lost == 1 else 'events are'} lost: {self.problem}"
+        left = sum(self.undelivered.values()) + self.dead - self.lost
+        return f"{lost}; the others are {written}" if left > 0 else lost

@@ -77,8 +77,8 @@ class Teller:
         finally:
             self._teller = None
 
-    async def wait(self, patience: float) -> None:
-        """Return when it has been told of everything, at the latest after ``patience`` seconds."""
+    async def wait(self, patience: float | None) -> None:
+        """Return when it has been told of everything, at the latest after ``patience`` seconds if given."""
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=patience)
 

@@ -119,16 +119,25 @@ async def join(hub):
         await hub[room].init.ready()
 
 
-async def stop(hub):
+async def stop(hub, steady=False):
     """Take no new events, deliver what is there, and return a report of what could not be delivered.
 
     ``put`` raises :class:`~evbus.errors.BusStopped` from now on; ``put_nowait`` still takes what log
     handlers and ``finally`` blocks have to say until everything is delivered. After the option
     ``drain_timeout`` (seconds) the rest is written to the dead store.
+
+    :param steady: count these seconds from the last event that was delivered, or handled by a listener.
     """
+    hub.evbus.ENGINE.patience((lambda: _delivered(hub)) if steady else None)
     for room in reversed(hub.evbus.COMPANIONS):
         await hub[room].init.stop()
     return await hub.evbus.ENGINE.stop()
+
+
+def _delivered(hub):
+    """Return how many events lanes have delivered and listeners handled."""
+    found = sum(lane.counters.delivered for lane in hub.evbus.ENGINE.lanes.values())
+    return found + sum(listener["handled"] for listener in hub.event.init.subscriptions())
 
 
 def settings(hub):

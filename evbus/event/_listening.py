@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 import operator
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -31,6 +32,11 @@ from ._workers import Workers
 __all__ = ["Dead", "Listening"]
 
 log = logging.getLogger("evbus.event")
+
+#: Seconds that each step of an end has at the least.
+MOMENT = 0.1
+#: Seconds that the record of a dead event may take that is under way when its listener ends.
+RECORDING = 0.5
 
 
 class Dead(NamedTuple):
@@ -87,6 +93,8 @@ class Listening:
         self._teller = None if spec.on_error is None else Teller(_told(spec.on_error), lambda: None)
         self._counts: Counter[str] = Counter()
         self._handled = 0
+        #: How often those were tried that its end has cut short, by the identity of their envelopes.
+        self.tried: dict[int, int] = {}
         self._accepted = 0
         self._max_body = UNBOUNDED
 
@@ -107,6 +115,7 @@ class Listening:
         self._around = around
         self._max_body = max_body
         self._closing = False
+        self.tried = {}
         self._workers.begin()
 
     def within(self) -> bool:
@@ -235,6 +244,7 @@ class Listening:
     def _comes_again(self, work: _Work) -> bool:
         """Let a delivery come again whose worker was cancelled; return False if it did so too often."""
         if self._closing:
+            self.tried[id(work.delivery.envelope)] = work.attempts
             self._leave(work, Delivery.give_back)
         if work.delivery.settled:
             return True
@@ -264,12 +274,18 @@ class Listening:
             self._counts["unreadable"] += 1
         self._counts["dead"] += 1
         dead = Dead(work.delivery.envelope, self.listener.name, problem, work.attempts)
+        recording = asyncio.ensure_future(self._dead(dead))
         try:
-            recorded = await self._dead(dead)
+            recorded = await asyncio.shield(recording)
         except asyncio.CancelledError:
-            # By the listener's end, while the disk takes nothing: it comes again, and may be kept as well.
-            self._counts["dead"] -= 1
-            self._leave(work, Delivery.give_back)
+            # By the listener's end. While the disk takes nothing, it comes again, and may be kept as well.
+            done, _ = await asyncio.wait({recording}, timeout=RECORDING)
+            recording.cancel()
+            if done and not recording.exception() and recording.result():
+                work.delivery.reject()
+            else:
+                self._counts["dead"] -= 1
+                self._leave(work, Delivery.give_back)
             raise
         except Exception as exc:
             recorded = False
@@ -303,15 +319,24 @@ class Listening:
         return await self._workers.quiet(seconds)
 
     async def close(self, seconds: float) -> None:
-        """Cancel what is being handled; it goes back to where it came from, with what was not begun."""
+        """Cancel what is being handled; it goes back to where it came from, with what was not begun.
+
+        :param seconds: that all of this may take.
+        """
         self._closing = True
         self.give_back()
+        end = time.monotonic() + seconds
         await self._workers.cancel(seconds)
         if self.listener.threads is not None:
-            await self.listener.threads.close(seconds)
+            await self.listener.threads.close(max(MOMENT, end - time.monotonic()))
         if self._teller is not None:
-            await self._teller.wait(seconds)
-            await self._teller.close(seconds)
+            await self._teller.wait(max(MOMENT, end - time.monotonic()))
+            await self._teller.close(MOMENT)
+
+    def left(self, count: int) -> None:
+        """Count events as dead that were left when the bus was stopped."""
+        self._accepted += count
+        self._counts["dead"] += count
 
     def snapshot(self, waiting: int = 0) -> dict[str, int]:
         """Return the counters: ``accepted = delivered + dead + dropped + queued + in_flight``.

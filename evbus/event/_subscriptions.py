@@ -260,11 +260,11 @@ class Subscriptions:
         for entry in self:
             entry.abandon()
 
-    async def stop(self) -> None:
-        """Take nothing more, and give what is being handled a moment; the rest stays with its source."""
+    async def stop(self, grace: float = 1.0) -> None:
+        """Take nothing more, and give what is being handled ``grace`` seconds; the rest goes back."""
         self._supplies = None
         entries = (*self, *self._ending.values())
-        await asyncio.gather(*(entry.end(0) for entry in entries), *self._ending)
+        await asyncio.gather(*(entry.end(0, grace) for entry in entries), *self._ending)
 
 
 def _chosen(supplies: Sequence[Supply], profile: str) -> list[Supply]:

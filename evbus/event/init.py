@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import math
 
 from evbus import errors
 from evbus.evbus import _face, _load
@@ -97,11 +98,16 @@ async def ready(hub):
     await hub.event.SUBSCRIPTIONS.ready()
 
 
-async def settle(hub, seconds):
-    """Return when all that is in this process is handled, or after ``seconds``: whether it is so."""
+async def settle(hub, seconds, enough=None):
+    """Return when all that is in this process is handled, or after ``seconds``: whether it is so.
+
+    :param enough: returns whether not to wait any longer; default: when the bus was told to hurry.
+    """
     engine = hub.evbus.ENGINE
     return await hub.event.SUBSCRIPTIONS.settle(
-        seconds, lambda: engine.passing("internal") or hub.egress.internal.held(), lambda: engine.hurried
+        seconds,
+        lambda: engine.passing("internal") or hub.egress.internal.held(),
+        enough or (lambda: engine.hurried),
     )
 
 
@@ -112,7 +118,7 @@ def lanes(hub):
         # What a listener gave up has its name, and what a stop left over that of its group.
         for name in (entry.listening.receiver, entry.listening.listener.name):
             lane = _replayed.lane_of(name)
-            keep = functools.partial(hub.evbus.ENGINE.keep, where=lane, reason=LATE)
+            keep = functools.partial(hub.evbus.ENGINE.keep, where=lane, reason=LATE, tried={})
             found[lane] = _replayed.Replayed(entry.listening, entry.events, keep)
     return found
 
@@ -144,18 +150,34 @@ async def stop(hub):
         return
     subscriptions.refuse_within()
     listening = not subscriptions.empty
+    patience = hub.evbus.ENGINE.patience()
     if listening:
-        patience = hub.evbus.init.settings().drain_timeout
         hurried = functools.partial(getattr, hub.evbus.ENGINE, "hurried")
-        await asyncio.gather(subscriptions.pause(hurried), hub.event.init.settle(patience))
-    hub.egress.internal.close(
-        lambda group, events: hub.evbus.ENGINE.keep(events, _replayed.lane_of(group), LATE)
-    )
+        await asyncio.gather(
+            subscriptions.pause(hurried),
+            hub.event.init.settle(math.inf, lambda: hurried() or not patience.left()),
+        )
+    hub.egress.internal.close(lambda group, events: _left(hub, group, events))
     if not listening:
         # Without a turn of the loop until here: the bus is to refuse events at once.
         subscriptions.abandon()
         return
-    await subscriptions.stop()
+    await subscriptions.stop(0.2 if hub.evbus.ENGINE.hurried else patience.grace(1.0))
+
+
+def salvage(hub):
+    """Let what is in this process be recorded, from another thread, as the loop does not get round to it."""
+    hub.egress.internal.close(lambda group, events: _left(hub, group, events))
+    hub.event.SUBSCRIPTIONS.abandon()
+
+
+def _left(hub, group, events):
+    """Record events that a group of listeners has not handled, and count them as dead with one of it."""
+    members = [entry for entry in hub.event.SUBSCRIPTIONS if entry.listening.receiver == group]
+    tried = {event: count for entry in members for event, count in entry.listening.tried.items()}
+    if members:
+        members[0].listening.left(len(events))
+    hub.evbus.ENGINE.keep(events, _replayed.lane_of(group), LATE, tried)
 
 
 #: Why events are dead that nobody listens to any more.

@@ -14,8 +14,15 @@ from evbus.connection._amqp1_address import Target, target
 from evbus.connection._amqp1_link import Outcome, Sender
 from evbus.connection._amqp1_message import Encoder
 from evbus.connection._amqp1_profile import Model, Profile
-from evbus.connection._amqp1_session import Amqp1Session
-from evbus.errors import DeliveryError, InvalidHeader, InvalidRoutingKey, Rejected, Unavailable
+from evbus.connection._amqp1_session import FORCED, Amqp1Session
+from evbus.errors import (
+    ConnectionLost,
+    DeliveryError,
+    InvalidHeader,
+    InvalidRoutingKey,
+    Rejected,
+    Unavailable,
+)
 from evbus.types import Envelope
 
 from ._amqp1_batch import Batch, Left, Sent
@@ -31,13 +38,14 @@ CHUNK = 64 * 1024
 #: Conditions that say nothing about the event: it is tried again for ever (sections 2.8.15 to 2.8.17).
 WAITED = frozenset(
     {
-        "amqp:connection:forced",
-        "amqp:internal-error",
+        FORCED,
         "amqp:link:detach-forced",
         "amqp:resource-locked",
         "amqp:unauthorized-access",
     }
 )
+#: What a broker says that has failed itself, perhaps over an event.
+FAILED = "amqp:internal-error"
 #: A queue or a broker that is full: tried again, as often as the lane does.
 FULL = "amqp:resource-limit-exceeded"
 
@@ -57,6 +65,7 @@ class Publisher:
         self._flying = 0
         self._room: list[asyncio.Future[None]] = []
         self._last: tuple[Outcome, Result] = Outcome(""), None
+        self._broken: Unavailable | None = None
 
     def __repr__(self) -> str:
         return f"<Publisher {self.connection!r} in flight={self._flying} links={len(self._links)}>"
@@ -106,6 +115,7 @@ class Publisher:
         self._targets.clear()
         self._left.clear()
         self._flying = 0
+        self._broken = None
 
     def _encoder_for(self, model: Model) -> Encoder:
         profile = self._profile
@@ -115,6 +125,7 @@ class Publisher:
             ttl=profile.ttl,
             headers=profile.headers,
             short=model != "artemis",
+            annotates=model == "rabbitmq4",
         )
 
     async def _send(
@@ -282,6 +293,9 @@ class Publisher:
         said = ": ".join(part for part in (outcome.condition, outcome.text) if part)
         told = f": {said}" if said else ""
         if outcome.name == "ended":
+            session = self._session
+            if session is not None and session.lost.done():
+                return self._gone(session)
             return Unavailable(self._said(f"the connection was lost before the outcome{told}"))
         if outcome.name == "rejected" and outcome.condition != FULL:
             return Rejected(self._said(f"the broker rejected it{told}"))
@@ -296,6 +310,8 @@ class Publisher:
         reason = self._said(f"{what}: {name}{': ' if text else ''}{text}")
         if name in WAITED:
             return Unavailable(reason)
+        if name == FAILED:
+            return ConnectionLost(reason, alone=alone)
         return Rejected(reason) if alone and name != FULL else DeliveryError(reason)
 
     def _silent(self) -> Unavailable:
@@ -305,7 +321,14 @@ class Publisher:
         )
 
     def _gone(self, session: Amqp1Session) -> Unavailable:
-        return Unavailable(f"{self.connection.name}: the connection was lost: {session.lost.result()}")
+        """Return the error of all that was in flight, or about to be, when the connection was lost."""
+        if self._broken is None:
+            reason = self._said(f"the connection was lost before the outcome: {session.lost.result()}")
+            if session.broke:
+                self._broken = ConnectionLost(reason, alone=not self._flying)
+            else:
+                self._broken = Unavailable(reason)
+        return self._broken
 
 
 def _ignore(_number: int, _message: bytes) -> None:

@@ -221,7 +221,7 @@ class Waiting:
         """Hand a reply, or what came back, to whoever waits for it."""
         parts, self._parts = self._parts, []
         try:
-            headers, _ = frames.properties_of(self._properties)
+            headers = frames.properties_of(self._properties).headers
         except ValueError as exc:
             log.debug("%s: a reply is ignored: %s", self._name, one_line(exc))
             return

@@ -14,7 +14,14 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from evbus.connection._stomp import StompConnection
 from evbus.connection._stomp_frame import escape, header_lines, unfit
 from evbus.connection._stomp_profile import KEY, ROUTING_KEY, Profile
-from evbus.connection._stomp_session import Broker, StompSession, fill
+from evbus.connection._stomp_session import (
+    MESSAGE_ID,
+    TIMESTAMP,
+    Broker,
+    StompSession,
+    fill,
+    taken_apart,
+)
 from evbus.errors import DeliveryError, InvalidHeader, InvalidRoutingKey, Rejected, Unavailable
 from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders
 
@@ -28,7 +35,7 @@ CHUNK = 64 * 1024
 SHORT = 255
 
 # These say what is done with a frame ("SEND", "Standard Headers"), or how RabbitMQ declares the queue: an
-# event has no say in that. The profile has.
+# event has no say in that. The profile has. And what a broker noted about a former life is its own.
 NEVER_FORWARDED = frozenset(
     {
         "ack",
@@ -42,7 +49,6 @@ NEVER_FORWARDED = frozenset(
         "heart-beat",
         "id",
         "login",
-        "message-id",
         "passcode",
         "persistent",
         "priority",
@@ -61,7 +67,15 @@ NEVER_FORWARDED = frozenset(
 )
 _DECLARING = re.compile(
     r"x-(queue-.*|max-.*|message-ttl|expires|overflow|dead-letter-.*|single-active-consumer|stream-.*|"
-    r"cancel-on-ha-failover|initial-cluster-size)"
+    r"cancel-on-ha-failover|initial-cluster-size|death|(first|last)-death-.*|delivery-count|acquired-count)"
+)
+
+
+#: How the names of headers begin by which ActiveMQ is told what is done with a message.
+_OBEYED = ("JMS", "AMQ_SCHEDULED_", "amq-msg-type", "transformation")
+#: Headers that RabbitMQ makes properties of, which are short.
+_PROPERTIES = frozenset(
+    {"app-id", "content-encoding", CONTENT_TYPE, "correlation-id", *MESSAGE_ID, "reply-to", "type"}
 )
 
 
@@ -73,7 +87,18 @@ class Frames:
     :param skip: names in lower case of headers that events have no say in, besides `NEVER_FORWARDED`.
     """
 
-    __slots__ = ("_broker", "_clock", "_expiry", "_fixed", "_heads", "_keyed", "_profile", "_shared", "_skip")
+    __slots__ = (
+        "_broker",
+        "_clock",
+        "_expiry",
+        "_fixed",
+        "_heads",
+        "_keyed",
+        "_profile",
+        "_renamed",
+        "_shared",
+        "_skip",
+    )
 
     def __init__(
         self,
@@ -91,6 +116,7 @@ class Frames:
         # Only what stands at the end of a queue or topic can be told from the MESSAGE that comes of it.
         self._keyed = not profile.destination.endswith("/" + KEY)
         self._expiry = profile.expiry if broker is not Broker.RABBITMQ else None
+        self._renamed = dict([MESSAGE_ID] if broker is Broker.RABBITMQ else [MESSAGE_ID, TIMESTAMP])
         self._heads: dict[str, bytes] = {}
         self._shared: tuple[Mapping[str, str], bytes] | None = None
 
@@ -141,7 +167,7 @@ class Frames:
         if template == KEY:
             if not key.startswith("/"):
                 raise InvalidRoutingKey(f"the routing key {key[:100]!r} begins with no '/'")
-            return key
+            return self._whole(key, key)
         if self._broker is Broker.RABBITMQ:
             size = len(key.encode())
             if size > SHORT:
@@ -150,7 +176,15 @@ class Frames:
                 raise InvalidRoutingKey(
                     f"the routing key {key[:100]!r} holds %2F, which RabbitMQ takes for '/'"
                 )
-        return fill(template, key, broker=self._broker)
+        return self._whole(fill(template, key, broker=self._broker), key)
+
+    def _whole(self, destination: str, key: str) -> str:
+        why = taken_apart(destination) if self._broker is Broker.ACTIVEMQ else ""
+        if why:
+            raise InvalidRoutingKey(
+                f"the routing key {key[:100]!r} makes no destination: {destination[:100]!r} {why}"
+            )
+        return destination
 
     def _own(self, headers: Mapping[str, str]) -> bytes:
         shared = self._shared
@@ -169,11 +203,17 @@ class Frames:
             lower = name.lower()
             if lower == CONTENT_TYPE:
                 content = value
-            elif lower not in self._skip and not _DECLARING.fullmatch(lower):
-                kept[name] = value
+            elif not self._decides(name, lower):
+                kept[self._renamed.get(name, name)] = value
         if CONTENT_TYPE not in self._skip - NEVER_FORWARDED:
             kept[CONTENT_TYPE] = content
         return header_lines(kept)
+
+    def _decides(self, name: str, lower: str) -> bool:
+        """Return whether a header is none that events have a say in."""
+        if lower in self._skip or (lower.startswith("x-") and _DECLARING.fullmatch(lower)):
+            return True
+        return self._broker is Broker.ACTIVEMQ and name.startswith(_OBEYED)
 
 
 def _check(name: object, value: object, broker: Broker) -> None:
@@ -184,8 +224,24 @@ def _check(name: object, value: object, broker: Broker) -> None:
         raise InvalidHeader(
             f"the header {name[:100]!r} cannot be sent: it has no name, or holds a NUL or a lone surrogate"
         )
-    if broker is Broker.RABBITMQ and len(name) > SHORT // 4 and len(name.encode()) > SHORT:
+    if broker is not Broker.RABBITMQ:
+        return
+    if _long(name):
         raise InvalidHeader(f"the header {name[:100]!r} cannot be sent: its name has more than {SHORT} bytes")
+    if _long(value) and name.lower() in _PROPERTIES:
+        raise InvalidHeader(f"the header {name!r} cannot be sent: it has more than {SHORT} bytes")
+    if name == TIMESTAMP[0] and not _is_time(value):
+        raise InvalidHeader(
+            f"the header {name!r} cannot be sent: it is no whole number of seconds since 1970, from 0 on"
+        )
+
+
+def _is_time(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 20 and int(text) < 2**63
+
+
+def _long(text: str) -> bool:
+    return len(text) > SHORT // 4 and len(text.encode()) > SHORT
 
 
 class _Batch:

@@ -66,6 +66,10 @@ def expiry_lines(broker: Broker, seconds: float) -> bytes:
     return lines
 
 
+def _anew(problem: DeliveryError, text: str) -> DeliveryError:
+    return Unavailable(text) if isinstance(problem, Unavailable) else type(problem)(text)
+
+
 class _Line:
     """What one session has: its outbox, and the frames of replies that go."""
 
@@ -79,7 +83,7 @@ class _Line:
 
     def problem(self, outcome: DeliveryError) -> DeliveryError:
         """Return an outcome as an error of its own: one may be that of many, and each is raised once."""
-        return type(outcome)(f"{self.connection.name}: {self.connection.clean(outcome)}")
+        return _anew(outcome, f"{self.connection.name}: {self.connection.clean(outcome)}")
 
 
 class _Ask:
@@ -140,7 +144,7 @@ class _Inbox:
         self._subscription = f"evbus-replies-{line.session.next_number}"
         self._subscribed = False
         self._expiry = profile.expiry
-        broker = line.session.broker
+        broker = self._broker = line.session.broker
         self._place = place(broker, f"evbus-reply-{secrets.token_hex(16)}")
         fixed = {**profile.headers, REPLY_TO: self._place.address}
         request = msgspec.structs.replace(profile, headers=fixed, expiry=None)
@@ -167,7 +171,7 @@ class _Inbox:
             return None
         await session.unsubscribe(self._subscription)
         name, reason = self.line.connection.name, self.line.connection.clean(refusal)
-        return type(refusal)(f"{name}: nothing was sent, as no reply could be received: {reason}")
+        return _anew(refusal, f"{name}: nothing was sent, as no reply could be received: {reason}")
 
     async def close(self, problem: DeliveryError) -> None:
         """End all requests, and the queue."""
@@ -198,7 +202,9 @@ class _Inbox:
             log.debug("%s: a reply came that nobody waits for (any more)", self.line.connection.name)
         elif not ask.answer.done():
             key = headers.get(ROUTING_KEY, "")
-            ask.answer.set_result(Envelope(self._name, key, frame.body, sender_headers(headers)))
+            ask.answer.set_result(
+                Envelope(self._name, key, frame.body, sender_headers(headers, self._broker))
+            )
 
     def _lost(self, lost: asyncio.Future[str]) -> None:
         connection = self.line.connection
@@ -212,7 +218,7 @@ class _Inbox:
     def _fail(self, problem: DeliveryError) -> None:
         waiting, self._waiting = self._waiting, {}
         for ask in waiting.values():
-            ask.fail(type(problem)(str(problem)))
+            ask.fail(_anew(problem, str(problem)))
 
 
 class Requester(Publisher):
@@ -326,7 +332,7 @@ class Requester(Publisher):
                 break
             found = opening.result()
             if isinstance(found, DeliveryError):
-                raise type(found)(str(found))
+                raise _anew(found, str(found))
             if found.open:
                 return found
         raise self._over()

@@ -6,6 +6,7 @@ import datetime as dt
 import struct
 from typing import Any
 
+import proton
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from pamqp import commands, encode, frame, header
 
 from evbus.connection import _amqp_frames as frames
 from evbus.errors import InvalidHeader, InvalidRoutingKey
-from evbus.types import SharedHeaders
+from evbus.types import Envelope, SharedHeaders
 
 FIXED = frames.Fixed()
 channels = st.integers(0, 65535)
@@ -30,16 +31,17 @@ SHORT = (
     "app-id",
 )
 NUMBERS = {"priority": 255, "timestamp": 2**32 - 1, "expiration": 2**32 - 1}
+#: Names that have a meaning here.
+OURS = {*SHORT, *NUMBERS, "delivery-mode", "ce-id", "evbus-routing-key", "content-length"}
 properties = st.fixed_dictionaries(
     {},
     optional={
         **dict.fromkeys(SHORT, shorts),
+        "type": shorts.filter(lambda text: text != "amqp-1.0"),
         **{name: st.integers(0, most).map(str) for name, most in NUMBERS.items()},
     },
 )
-others = shorts.filter(
-    lambda name: name not in (*SHORT, *NUMBERS, "delivery-mode", "ce-id") and not name.startswith("x-")
-)
+others = shorts.filter(lambda name: name not in OURS and not name.startswith("x-"))
 
 
 def unmarshal(data: bytes) -> list[tuple[int, Any]]:
@@ -152,16 +154,16 @@ def test_the_numbers_of_methods_are_those_of_others(number: int, command: Any) -
 
 @given(properties, st.dictionaries(others, texts, max_size=8))
 def test_what_is_written_is_read_again(some: dict[str, str], more: dict[str, str]) -> None:
-    found, count = frames.properties_of(frames.encode_properties({**some, **more}, FIXED))
+    found, count, *_ = frames.properties_of(frames.encode_properties({**some, **more}, FIXED))
     assert found == {**some, **more}
     assert isinstance(found, SharedHeaders)
     assert count is None
 
 
 def test_the_id_of_an_event_is_the_id_of_its_message_unless_it_has_one() -> None:
-    found, _ = frames.properties_of(frames.encode_properties({"ce-id": "7"}, FIXED))
+    found, *_ = frames.properties_of(frames.encode_properties({"ce-id": "7"}, FIXED))
     assert found == {"ce-id": "7", "message-id": "7"}
-    found, _ = frames.properties_of(frames.encode_properties({"ce-id": "7", "message-id": "8"}, FIXED))
+    found, *_ = frames.properties_of(frames.encode_properties({"ce-id": "7", "message-id": "8"}, FIXED))
     assert found == {"ce-id": "7", "message-id": "8"}
 
 
@@ -171,7 +173,7 @@ def test_what_a_profile_says_yields_to_what_an_event_says() -> None:
         expiration="1000",
         headers=(("a", "profile"), ("b", "profile"), ("app-id", "shop"), ("content-type", "text/plain")),
     )
-    found, _ = frames.properties_of(frames.encode_properties({}, fixed))
+    found, *_ = frames.properties_of(frames.encode_properties({}, fixed))
     assert found == {
         "a": "profile",
         "b": "profile",
@@ -181,7 +183,7 @@ def test_what_a_profile_says_yields_to_what_an_event_says() -> None:
         "expiration": "1000",
     }
     own = {"a": "event", "app-id": "till", "content-type": "text/csv", "priority": "6", "expiration": "1"}
-    found, _ = frames.properties_of(frames.encode_properties(own, fixed))
+    found, *_ = frames.properties_of(frames.encode_properties(own, fixed))
     assert found == {**own, "b": "profile"}
     ((_, content),) = unmarshal(frames.content_header(1, 0, frames.encode_properties({}, fixed)))
     assert content.properties.app_id == "shop"
@@ -199,7 +201,7 @@ def test_the_history_of_a_message_is_not_sent_again() -> None:
         "cluster-id": "c",
         "delivery-mode": "1",
     }
-    found, count = frames.properties_of(frames.encode_properties({**history, "x-own": "kept"}, FIXED))
+    found, count, *_ = frames.properties_of(frames.encode_properties({**history, "x-own": "kept"}, FIXED))
     assert found == {"x-own": "kept", "user-id": "guest", "cluster-id": "c"}
     assert count is None
     ((_, content),) = unmarshal(frames.content_header(1, 0, frames.encode_properties(history, FIXED)))
@@ -231,7 +233,7 @@ def test_a_property_of_more_than_255_bytes_is_told(name: str) -> None:
 def test_a_name_of_more_than_255_bytes_is_told_shortened() -> None:
     with pytest.raises(InvalidHeader, match=r"the header name 'n{40}'\.\.\. has 256 bytes, AMQP carries 255"):
         frames.encode_properties({"n" * 256: ""}, FIXED)
-    found, _ = frames.properties_of(frames.encode_properties({"n" * 255: "v" * 70_000}, FIXED))
+    found, *_ = frames.properties_of(frames.encode_properties({"n" * 255: "v" * 70_000}, FIXED))
     assert found == {"n" * 255: "v" * 70_000}
 
 
@@ -260,7 +262,7 @@ def test_any_headers_are_either_carried_or_told(headers: dict[str, str]) -> None
 
 def of_others(**values: Any) -> tuple[dict[str, str], int | None]:
     """Return what is read of properties that pamqp wrote."""
-    found, count = frames.properties_of(commands.Basic.Properties(**values).marshal())
+    found, count, *_ = frames.properties_of(commands.Basic.Properties(**values).marshal())
     return dict(found), count
 
 
@@ -310,7 +312,7 @@ def test_deliveries_that_the_broker_counted_are_told() -> None:
 @given(st.binary(max_size=60))
 def test_properties_that_are_none_are_told(data: bytes) -> None:
     try:
-        found, _ = frames.properties_of(data)
+        found, *_ = frames.properties_of(data)
     except ValueError as exc:
         said = str(exc)
     else:
@@ -337,3 +339,132 @@ def test_the_reason_of_a_close_is_read(code: int, text: str) -> None:
 def test_the_table_that_pamqp_writes_is_the_one_that_we_write() -> None:
     table = {"": "", "a": "1", "ä": "2" * 300}
     assert encode.field_table(table) in frames.encode_properties(table, FIXED)
+
+
+# What is no text
+
+
+def table_of(**entries: bytes) -> bytes:
+    """Return properties with a table of headers, whose fields are encoded already."""
+    table = b"".join(bytes((len(name),)) + name.encode() + field for name, field in entries.items())
+    return b"\x20\x00" + struct.pack(">I", len(table)) + table
+
+
+FIELDS = {
+    "int": b"I\0\0\0\x05",
+    "byte": b"b\x05",
+    "true": b"t\x01",
+    "bytes": b"S\0\0\0\x02\xff\xfe",
+    "array": b"A\0\0\0\x02t\x01",
+    "table": b"F\0\0\0\x04\x01at\x01",
+    "decimal": b"D\x02\0\0\0\x7d",
+    "text": b"S\0\0\0\x01a",
+}
+
+
+def fields_of(data: bytes) -> dict[str, bytes]:
+    """Return the fields of the table in properties that evbus wrote."""
+    found = frames.properties_of(data).headers
+    native = getattr(found, "native", {})
+    return {
+        name: native[name].data if name in native else b"S" + struct.pack(">I", len(text)) + text.encode()
+        for name, text in found.items()
+    }
+
+
+def test_headers_that_are_no_text_are_sent_as_they_came() -> None:
+    came = frames.properties_of(table_of(**FIELDS)).headers
+    assert came["int"] == came["byte"] == "5"
+    assert came["bytes"] == "\ufffd\ufffd"
+    for headers in (came, came.copy(), Envelope("p").replace(headers=came).headers):
+        assert fields_of(frames.encode_properties(headers, FIXED)) == FIELDS
+
+
+def test_a_header_that_was_changed_is_sent_as_the_text_that_it_is() -> None:
+    headers = frames.properties_of(table_of(**FIELDS)).headers.copy()
+    headers["int"] = "6"
+    headers["more"] = "5"
+    del headers["true"]
+    found = fields_of(frames.encode_properties(headers, FIXED))
+    assert found["int"] == b"S\0\0\0\x016"
+    assert found["more"] == b"S\0\0\0\x015"
+    assert "true" not in found
+    assert found["byte"] == FIELDS["byte"]
+
+
+def test_headers_that_were_copied_without_their_types_are_sent_as_text() -> None:
+    headers = dict(frames.properties_of(table_of(**FIELDS)).headers)
+    assert set(fields_of(frames.encode_properties(headers, FIXED))) == set(FIELDS)
+    assert fields_of(frames.encode_properties(headers, FIXED))["table"] == b'S\0\0\0\x0a{"a":true}'
+
+
+def test_a_property_that_is_no_utf_8_is_sent_as_it_came() -> None:
+    data = b"\x04\x00" + b"\x03\xff\0a"  # correlation-id
+    headers = frames.properties_of(data).headers
+    assert headers == {"correlation-id": "\ufffd\0a"}
+    written = frames.encode_properties(headers, FIXED)
+    assert written == b"\x14\x00\x02\x03\xff\0a"  # with delivery-mode
+
+
+def test_an_entry_under_the_name_of_a_property_is_sent_as_its_text() -> None:
+    headers = frames.properties_of(table_of(type=b"I\0\0\0\x05")).headers
+    assert frames.properties_of(frames.encode_properties(headers, FIXED)).headers == {"type": "5"}
+
+
+def test_headers_of_texts_alone_cost_nothing_more() -> None:
+    assert type(frames.properties_of(table_of(text=FIELDS["text"])).headers) is SharedHeaders
+
+
+# What RabbitMQ makes of other protocols
+
+
+def test_what_is_left_of_a_stomp_frame_is_no_header() -> None:
+    sent = {"content-length": "2", "receipt": "7", "evbus-routing-key": "a.b", "x": "y"}
+    found = frames.properties_of(frames.encode_properties(sent, FIXED))
+    assert (found.headers, found.routing_key) == ({"x": "y"}, "a.b")
+
+
+def test_a_receipt_of_others_is_a_header() -> None:
+    found = frames.properties_of(frames.encode_properties({"receipt": "R-17"}, FIXED))
+    assert (found.headers, found.routing_key, found.sectioned) == ({"receipt": "R-17"}, None, False)
+
+
+def test_what_rabbitmq_3_hands_over_of_amqp_1_is_read() -> None:
+    message = proton.Message(
+        id="m",
+        subject="a.b",
+        creation_time=1_700_000_000.5,
+        properties={"tenant": "shop", "n": proton.int32(5), "bytes": b"\xff"},
+        inferred=True,
+        body=b"",
+    )
+    raw = bytes(message.encode())
+    properties, application = raw.index(b"\0Ss"), raw.index(b"\0St")
+    fields = {
+        "x-amqp-1.0-properties": raw[properties:application],
+        "x-amqp-1.0-app-properties": raw[application : raw.index(b"\0Su")],
+    }
+    entries = {name: b"S" + struct.pack(">I", len(field)) + field for name, field in fields.items()}
+    data = table_of(**entries)
+    data = b"\x20\x60" + data[2:] + struct.pack(">Q", 1_700_000_000_500) + b"\x06binary"
+    found = frames.properties_of(data)
+    assert found.headers == {
+        "message-id": "m",
+        "timestamp": "1700000000",
+        "tenant": "shop",
+        "n": "5",
+        "bytes": "\ufffd",
+    }
+    assert (found.routing_key, found.sectioned) == ("a.b", False)
+    sent = fields_of(frames.encode_properties(found.headers, FIXED))
+    assert (sent["n"], sent["bytes"]) == (b"I\0\0\0\x05", b"x\0\0\0\x01\xff")
+
+
+def test_a_mark_that_is_no_amqp_1_is_left_out() -> None:
+    found = frames.properties_of(table_of(**{"x-amqp-1.0-app-properties": b"S\0\0\0\x01?", "x": b"t\x01"}))
+    assert found.headers == {"x": "true"}
+
+
+def test_a_body_of_sections_is_told() -> None:
+    found = frames.properties_of(frames.encode_properties({"type": "amqp-1.0"}, FIXED))
+    assert (found.headers, found.sectioned) == ({}, True)

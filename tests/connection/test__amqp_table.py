@@ -17,9 +17,9 @@ from evbus.connection._amqp_table import DEEPEST, read_table
 
 
 def read(data: bytes) -> dict[str, str]:
-    found, _, stop = read_table(data, 0)
-    assert stop == len(data)
-    return found
+    found = read_table(data, 0)
+    assert found.stop == len(data)
+    return found.headers
 
 
 def sized(data: bytes) -> bytes:
@@ -126,11 +126,12 @@ def test_of_what_nests_deep_the_outer_levels_are_read(tag: bytes) -> None:
 def test_what_is_no_table_is_told_soon(data: bytes) -> None:
     for whole in (data, sized(data), entry(data), entry(b"A" + sized(data)), entry(b"F" + sized(data))):
         try:
-            found, _, stop = read_table(whole, 0)
+            found = read_table(whole, 0)
         except (ValueError, IndexError, struct.error):
             continue
-        assert stop <= len(whole)
-        assert all(isinstance(text, str) for pair in found.items() for text in pair)
+        assert found.stop <= len(whole)
+        assert all(isinstance(text, str) for pair in found.headers.items() for text in pair)
+        assert all(native.text == found.headers[name] for name, native in found.native.items())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import proton
 import pytest
 
 from evbus.connection._stomp_frame import Frame, Malformed, Parser, escape, frame, unfit
@@ -77,3 +78,35 @@ def test_a_large_body_in_pieces_is_put_together() -> None:
 def test_what_is_no_stomp_is_malformed(data: bytes) -> None:
     with pytest.raises(Malformed):
         parsed(data)
+
+
+def test_bytes_that_rabbitmq_3_puts_into_headers_are_read_before_they_are_text() -> None:
+    message = proton.Message(
+        id="m\n:",
+        subject="a.b",
+        creation_time=1_700_000_000.5,
+        properties={"tenant": "shöp", "n": proton.int32(10), "subscription": "forged"},
+        body="text",
+    )
+    raw = bytes(message.encode())
+    properties, application, value = raw.index(b"\0Ss"), raw.index(b"\0St"), raw.index(b"\0Sw")
+    marks = {b"properties": raw[properties:application], b"app-properties": raw[application:value]}
+    head = b"MESSAGE\nsubscription:1\ndestination:/queue/q\ntype:amqp-1.0\ntimestamp:1700000000500\n"
+    for name, section in marks.items():
+        for plain, escaped in ((b"\\", b"\\\\"), (b"\r", b"\\r"), (b"\n", b"\\n"), (b":", b"\\c")):
+            section = section.replace(plain, escaped)
+        head += b"x-amqp-1.0-" + name + b":" + section + b"\n"
+    body = raw[value:]
+    (found,) = Parser().feed(head + b"content-length:%d\n\n" % len(body) + body + b"\0")
+    assert isinstance(found, Frame)
+    assert found.body == b"text"
+    assert found.headers == {
+        "subscription": "1",
+        "destination": "/queue/q",
+        "timestamp": "1700000000",
+        "content-length": str(len(body)),
+        "message-id": "m\n:",
+        "tenant": "shöp",
+        "n": "10",
+        "evbus-routing-key": "a.b",
+    }

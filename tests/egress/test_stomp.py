@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
+from pamqp.commands import Basic
 
 from evbus.errors import ConnectFailed, ProfileError
 from evbus.types import Subscription
 from tests.connection.stomp_kit import WAIT, consuming, event, new_hub, opened, publish, url
 from tests.egress.kit import watched
+from tests.ingress.amqp_kit import got, library
 
 
 @pytest.fixture(scope="session", params=["rabbitmq", "activemq"])
@@ -204,6 +207,30 @@ def test_a_lost_connection_brings_the_unsettled_again_and_old_deliveries_settle_
     asyncio.run(main())
     # The second and third were never acknowledged over the connection that they came by last.
     assert node.queue_depth(unique) == 2
+
+
+def test_the_id_that_others_gave_a_message_is_its_own(each_rabbitmq: Any, unique: str) -> None:
+    mine = {"message-id": "m1", "timestamp": "17", "type": "t", "tenant": "shop"}
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(each_rabbitmq)) as ctx, library(each_rabbitmq) as channel:
+            await publish(hub, ctx, event(unique, b"1", {"message-id": "m0"}))
+            sent = await got(channel, unique)
+            assert sent.header.properties.message_id == "m0"
+            properties = Basic.Properties(
+                message_id="m1",
+                timestamp=datetime.fromtimestamp(17, timezone.utc),
+                message_type="t",
+                headers={"tenant": "shop"},
+            )
+            await channel.basic_publish(b"2", routing_key=unique, properties=properties)
+        async with consuming(hub, Subscription(name=unique), url=url(each_rabbitmq)) as following:
+            delivery = await following()
+            assert delivery.envelope.headers == mine
+            delivery.ack()
+
+    asyncio.run(main())
 
 
 def test_deliveries_are_told_that_their_connection_or_their_subscription_is_gone(

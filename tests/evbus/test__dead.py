@@ -194,7 +194,7 @@ def test_what_cannot_be_written_at_the_end_is_lost_and_logged(
     assert (store.stored, store.pending, store.lost) == (0, 0, 2)
     assert caplog.messages == [
         f"dead events are kept in memory: cannot write {path}: it is a folder; a file is right",
-        f"2 dead events are lost: {path} could not be written",
+        f"2 dead events are lost: cannot write {path}: it is a folder; a file is right",
     ]
 
 
@@ -288,7 +288,8 @@ def test_over_the_limit_the_oldest_go_and_are_counted_exactly(
     use(store, work)
     kept = [record.routing_key for record in read(path)]
     assert kept == [f"k.{number}" for number in range(60 - len(kept), 60)]
-    assert (store.stored, store.lost) == (60, 60 - len(kept))
+    assert (store.stored, store.lost) == (len(kept), 60 - len(kept))
+    assert store.last_error == f"the dead store {path} is at its limit"
     assert store.lost > 0
     assert sum(file.stat().st_size for file in path.parent.iterdir()) <= 4_000
     assert len(caplog.messages) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 
 from evbus.errors import Rejected
 from evbus.evbus import _dead_letters, _teller
-from evbus.evbus._settings import Delivery
-from tests.evbus.rig import SOON, Rig, Target, turns, until
+from evbus.evbus._dead import DeadStore
+from evbus.evbus._settings import Delivery, Retry
+from evbus.types import Envelope
+from tests.evbus.rig import HANG, SOON, WAIT, Rig, Target, turns, until, within
 
 
 def refusing(*reasons: str) -> Target:
@@ -272,5 +275,142 @@ def test_a_callback_that_cannot_be_cancelled_does_not_keep_stop_waiting(
             await running.wait()
         gate.set()
         await turns(5)
+
+    asyncio.run(main())
+
+
+# What a stop gives up
+
+
+@pytest.mark.parametrize(("failures", "attempts"), [(0, 1), (3, 4)])
+def test_what_a_stop_gives_up_has_the_attempts_that_were_made(
+    tmp_path: Path, failures: int, attempts: int
+) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path, drain_timeout=0), Target()
+        target.plan.extend([*[ValueError("no")] * failures, HANG])
+        rig.add(target, delivery=Delivery(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
+        async with rig.running():
+            await rig.put(1)
+            await target.hanging.wait()
+            await rig.put(2)
+        assert [record.dead["attempts"] for record in rig.dead()] == [attempts, 0]
+
+    asyncio.run(main())
+
+
+def test_an_event_of_a_batch_that_waits_for_its_next_try_has_the_attempts_before(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path, drain_timeout=0), Target(batching=True)
+
+        async def half(events: list[Envelope]) -> list[Any]:
+            return [None if index % 2 else ValueError("no") for index in range(len(events))]
+
+        target.plan.append(half)
+        lane = rig.add(target, delivery=Delivery(retry=Retry(attempts=9, min=1000, max=1000)))
+        for number in range(4):
+            rig.put_nowait(number)
+        async with rig.running():
+            await until(lambda: lane.counters.retried)
+        assert [(record.body, record.dead["attempts"]) for record in rig.dead()] == [(0, 1), (2, 1)]
+
+    asyncio.run(main())
+
+
+def test_the_callback_is_told_of_what_a_stop_gives_up(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target, told = Rig(tmp_path, drain_timeout=0), Target(), list[Any]()
+        target.plan.append(HANG)
+        rig.add(target)
+        rig.on_error = told.append
+        async with rig.running():
+            rig.put_nowait(1)
+            await target.hanging.wait()
+            rig.put_nowait(2)
+        assert [(data["body"], data["plugin"], str(data["exception"])) for data in told] == [
+            (b"1", "plugin0", "not delivered when the bus stopped"),
+            (b"2", "plugin0", "not delivered when the bus stopped"),
+        ]
+
+    asyncio.run(main())
+
+
+# The report
+
+
+def test_the_report_never_names_the_store_as_the_place_of_what_is_not_there(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig = Rig(tmp_path, drain_timeout=0)
+        rig.path.mkdir()
+        rig.add(refusing("never"))
+        async with rig.running():
+            await rig.put(1)
+        report = rig.bus.report
+        assert report is not None
+        assert (report.dead, report.lost, report.undelivered) == (1, 1, {})
+        assert str(report).startswith(
+            "everything was delivered but 1 dead before the stop; 1 dead event is lost: cannot write "
+            f"{rig.path}: it is a folder"
+        )
+        assert "written" not in str(report)
+
+    asyncio.run(main())
+
+
+def test_the_report_counts_what_died_whatever_the_limit_of_the_store(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("tests.evbus.rig.DeadStore", functools.partial(DeadStore, limit=3_000))
+
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Target()
+        target.plan.extend([Rejected("never")] * 100)
+        rig.add(target)
+        async with rig.running():
+            for number in range(100):
+                await rig.put(number)
+                if not number % 5:
+                    await until(lambda: not rig.bus.snapshot()["dead_store"]["pending"])
+        report, store = rig.bus.report, rig.bus.snapshot()["dead_store"]
+        assert report is not None
+        kept = len(rig.dead())
+        assert 0 < kept < 100
+        assert (report.dead, report.lost) == (100, 100 - kept)
+        assert (store["stored"], store["lost"]) == (kept, 100 - kept)
+        assert str(report).startswith(
+            f"everything was delivered but 100 dead before the stop; {100 - kept} dead events are lost: the "
+            f"dead store {rig.path} is at its limit; the others are written to {rig.path} ("
+        )
+
+    asyncio.run(main())
+
+
+# From another thread, when the loop is blocked
+
+
+def test_what_is_left_can_be_recorded_while_the_loop_is_blocked(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Target()
+        target.plan.append(HANG)
+        rig.add(target)
+        rig.on_error = lambda data: None
+        task = asyncio.ensure_future(rig.start())
+        await within(rig.bus.join())
+        for number in range(3):
+            await rig.put(number)
+        await target.hanging.wait()
+        rig.put_nowait(3)
+        reports: list[Any] = []
+        thread = threading.Thread(target=lambda: reports.append(rig.bus.salvage()))
+        thread.start()
+        thread.join(WAIT)  # the loop stands still meanwhile
+        (report,) = reports
+        assert report.undelivered == {"plugin0.provider.*": 4}
+        assert report.lost == 0
+        assert sorted(rig.buried()) == [b"0", b"1", b"2", b"3"]
+        rig.bus.hurry()
+        await rig.stop()
+        await within(task)
+        assert len(rig.buried()) == 4
 
     asyncio.run(main())

@@ -153,6 +153,79 @@ def test_what_some_handled_in_time_is_not_in_the_dead_store_for_them(tmp_path: P
     go(main)
 
 
+def test_what_is_left_counts_as_dead_with_the_attempts_that_were_made(tmp_path: Path) -> None:
+    async def main() -> None:
+        hub = hub_of(tmp_path, drain_timeout=0.05)
+        calls: list[int] = []
+        waiting = asyncio.Event()
+
+        async def on(event: Any) -> None:
+            calls.append(event.number)
+            if calls.count(0) == 3:
+                waiting.set()
+                await asyncio.Event().wait()
+            raise KeyError
+
+        async with running(hub, PROFILES):
+            hub.event.init.subscribe(Step, on, retry={**SOON, "attempts": 0})
+            for number in range(3):
+                await hub.event.init.send(Step(number))
+            await waiting.wait()
+        lines = dead(tmp_path / "dead.jsonl")
+        assert [(line["body"]["number"], line["dead"]["attempts"]) for line in lines] == [
+            (0, 3),
+            (1, 0),
+            (2, 0),
+        ]
+        (listener,) = hub.evbus.stats.snapshot()["listeners"].values()
+        assert (listener["handled"], listener["dead"]) == (0, 3)
+        assert hub.evbus.ENGINE.report.undelivered == {"listener test_stopping": 3}
+
+    go(main)
+
+
+def test_an_event_that_dies_while_the_bus_stops_is_in_the_dead_store_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        for number in range(10):
+            path = tmp_path / f"{number}.jsonl"
+            hub = new_hub(dead_store=str(path), drain_timeout=0)
+
+            async def on(event: Any) -> None:
+                raise KeyError
+
+            async with running(hub, PROFILES):
+                hub.event.init.subscribe(Step, on, retry={**SOON, "attempts": 1})
+                for step in range(20):
+                    await hub.event.init.send(Step(step))
+                for _ in range(number * 3):
+                    await asyncio.sleep(0)
+            assert sorted(line["body"]["number"] for line in dead(path)) == list(range(20))
+
+    go(main)
+
+
+def test_a_steady_stop_waits_as_long_as_anything_is_handled(tmp_path: Path) -> None:
+    async def main() -> None:
+        hub = hub_of(tmp_path, drain_timeout=0.5)
+        got: list[int] = []
+
+        async def on(event: Any) -> None:
+            await asyncio.sleep(0.05)
+            got.append(event.number)
+
+        listening = asyncio.ensure_future(hub.evbus.init.start(PROFILES))
+        await hub.evbus.init.join()
+        hub.event.init.subscribe(Step, on)
+        for number in range(30):
+            await hub.event.init.send(Step(number))
+        report = await hub.evbus.init.stop(steady=True)
+        await listening
+        assert got == list(range(30))
+        assert report.undelivered == {}
+
+    go(main)
+
+
 def test_a_plain_function_that_does_not_end_does_not_hold_up_the_stop(tmp_path: Path) -> None:
     gate = threading.Event()
 

@@ -9,7 +9,7 @@ import pytest
 
 from evbus.connection._stomp_frame import Frame, Parser
 from evbus.connection._stomp_profile import Profile
-from evbus.connection._stomp_session import Broker
+from evbus.connection._stomp_session import Broker, sender_headers
 from evbus.errors import InvalidHeader, InvalidRoutingKey
 from evbus.ingress._stomp import Frames
 from evbus.types import Envelope, SharedHeaders
@@ -56,6 +56,8 @@ def test_headers_of_the_event_travel_escaped_and_those_of_frames_do_not() -> Non
         "transaction": "t",
         "priority": "9",
         "x-queue-type": "quorum",
+        "x-death": "[]",
+        "x-first-death-queue": "q",
         "auto-delete": "true",
     }
     found = sent(frames(priority=3), Envelope("p", "orders", b"", headers)).headers
@@ -64,7 +66,14 @@ def test_headers_of_the_event_travel_escaped_and_those_of_frames_do_not() -> Non
     assert found["a:b"] == "c\r\nd\\:e"
     assert (found["destination"], found["receipt"], found["content-length"]) == ("/queue/orders", "7", "0")
     assert found["priority"] == "3"
-    assert not {"transaction", "x-queue-type", "auto-delete", "Receipt"} & set(found)
+    assert not {
+        "transaction",
+        "x-queue-type",
+        "x-death",
+        "x-first-death-queue",
+        "auto-delete",
+        "Receipt",
+    } & set(found)
 
 
 def test_headers_of_the_profile_win_and_those_that_declare_are_rabbitmqs() -> None:
@@ -111,6 +120,59 @@ def test_a_destination_is_made_of_the_routing_key(
 def test_a_routing_key_that_makes_no_destination_is_refused(template: str, key: str, sentence: str) -> None:
     with pytest.raises(InvalidRoutingKey, match=sentence):
         frames(destination=template).frame(Envelope("p", key, b""), 1)
+
+
+@pytest.mark.parametrize("key", ["a,b", "a?x=y", "a ", " a", "\ta", " ", ","])
+@pytest.mark.parametrize("template", ["/queue/{routing_key}", "/topic/{routing_key}"])
+def test_a_routing_key_that_activemq_takes_for_another_is_refused(template: str, key: str) -> None:
+    with pytest.raises(InvalidRoutingKey, match="makes no destination"):
+        frames(Broker.ACTIVEMQ, destination=template).destination(key)
+    assert frames(Broker.OTHER, destination=template).destination(key) == template.replace(
+        "{routing_key}", key
+    )
+
+
+def test_a_routing_key_that_is_a_whole_destination_of_activemq_is_one() -> None:
+    made = frames(Broker.ACTIVEMQ, destination="{routing_key}")
+    assert made.destination("/queue/a b:c/d.*>") == "/queue/a b:c/d.*>"
+    with pytest.raises(InvalidRoutingKey, match="comma, which separates destinations"):
+        made.destination("/queue/a,/queue/b")
+    # What a profile says by itself is the user's own.
+    assert frames(Broker.ACTIVEMQ, destination="/queue/a,/queue/b").destination("x,y") == "/queue/a,/queue/b"
+
+
+def test_headers_that_activemq_obeys_are_left_out_for_it() -> None:
+    obeyed = {"JMSExpiration": "5", "JMSXGroupID": "g", "AMQ_SCHEDULED_DELAY": "7", "transformation": "t"}
+    event = Envelope("p", "k", b"", {**obeyed, "jms": "1"})
+    assert not set(obeyed) & set(sent(frames(Broker.ACTIVEMQ), event).headers)
+    assert sent(frames(Broker.ACTIVEMQ), event).headers["jms"] == "1"
+    assert set(obeyed) <= set(sent(frames(), event).headers)
+
+
+def test_the_id_and_the_time_of_an_event_go_by_names_that_are_not_the_frames() -> None:
+    event = Envelope("p", "k", b"", {"message-id": "m", "timestamp": "17"})
+    for broker, stamp in ((Broker.RABBITMQ, "timestamp"), (Broker.ACTIVEMQ, "amqp-timestamp")):
+        found = sent(frames(broker), event).headers
+        assert (found["amqp-message-id"], found[stamp]) == ("m", "17")
+        assert "message-id" not in found
+        assert sender_headers({**found, "message-id": "7"}, broker).items() >= event.headers.items()
+    # ActiveMQ says when it got the message.
+    assert "timestamp" not in sender_headers({"timestamp": "1"}, Broker.ACTIVEMQ)
+
+
+@pytest.mark.parametrize("text", ["noon", "-1", "1.5", " 7", "", "9" * 30, "٣"])
+def test_a_time_that_is_none_is_refused_for_rabbitmq(text: str) -> None:
+    with pytest.raises(InvalidHeader, match="'timestamp' cannot be sent: it is no whole number of seconds"):
+        frames().frame(Envelope("p", "k", b"", {"timestamp": text}), 1)
+    sent(frames(Broker.ACTIVEMQ), Envelope("p", "k", b"", {"timestamp": text}))
+
+
+@pytest.mark.parametrize("name", ["type", "correlation-id", "Content-Type", "message-id", "amqp-message-id"])
+def test_a_property_that_is_too_long_is_refused_for_rabbitmq(name: str) -> None:
+    with pytest.raises(InvalidHeader, match="more than 255 bytes"):
+        frames().frame(Envelope("p", "k", b"", {name: "ü" * 128}), 1)
+    sent(frames(), Envelope("p", "k", b"", {name: "ü" * 127, "other": "x" * 1000}))
+    sent(frames(Broker.ACTIVEMQ), Envelope("p", "k", b"", {name: "ü" * 128}))
 
 
 def test_the_routing_key_goes_along_where_the_destination_does_not_tell_it() -> None:

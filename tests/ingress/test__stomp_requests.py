@@ -83,7 +83,7 @@ async def taking(hub: Any, node: Any, key: str) -> AsyncIterator[tuple[Callable[
     """Yield what returns the next request, and the context to reply with: a connection of its own."""
     async with (
         opened(hub, name="server", url=url(node)) as ctx,
-        consuming(hub, Subscription(name=key), name="server", url=url(node)) as following,
+        consuming(hub, Subscription(name=key, prefetch=1000), name="server", url=url(node)) as following,
     ):
         yield following, ctx
 

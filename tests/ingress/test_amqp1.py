@@ -26,6 +26,7 @@ from tests.connection.amqp1_kit import (
     url,
 )
 from tests.ingress.amqp_kit import eventually, kill
+from tests.ingress.poison_kit import GOOD, breaking, send_among_good_ones
 
 PLUGIN: Any = plugin  # its functions take the hub, which no type checker knows
 
@@ -94,6 +95,15 @@ def test_properties_that_other_clients_of_rabbitmq_cannot_be_told_are_refused(no
 
     asyncio.run(main())
     assert [message["payload"] for message in node.take(queue)] == ["2"]
+
+
+def test_an_event_that_breaks_the_connection_is_dead_after_its_attempts_and_the_others_arrive(
+    node: Any, proxy: Any, tmp_path: Any, queue: str
+) -> None:
+    way = proxy(node.port)
+    way.filter("up", breaking)
+    asyncio.run(send_among_good_ones(tmp_path, "amqp1", {"url": url(node, way.port)}, queue))
+    assert node.queue_depth(queue) == GOOD
 
 
 def test_rabbitmq_3_declares_the_queue_of_an_event(rabbitmq: Any, unique: str) -> None:

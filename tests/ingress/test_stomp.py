@@ -9,9 +9,11 @@ import pytest
 
 from evbus.errors import DeliveryError, Rejected, Unavailable
 from evbus.ingress import stomp as plugin
+from evbus.types import Subscription
 from tests.connection.stomp_kit import (
     WAIT,
     broker,
+    consuming,
     context,
     event,
     frame,
@@ -23,6 +25,7 @@ from tests.connection.stomp_kit import (
     url,
 )
 from tests.ingress.amqp_kit import kill
+from tests.ingress.poison_kit import GOOD, breaking, send_among_good_ones
 
 PLUGIN: Any = plugin  # its functions take the hub, which no type checker knows
 
@@ -142,6 +145,72 @@ class Receipts:
 
     def numbers(self) -> list[str]:
         return [headers["receipt"] for headers, _ in self.sent]
+
+
+def test_an_event_that_breaks_the_connection_is_dead_after_its_attempts_and_the_others_arrive(
+    node: Any, proxy: Any, tmp_path: Any, unique: str
+) -> None:
+    way = proxy(node.stomp_port)
+    way.filter("up", breaking)
+    asyncio.run(send_among_good_ones(tmp_path, "stomp", {"url": url(node, way.port)}, unique))
+    assert node.queue_depth(unique) == GOOD
+
+
+def test_headers_that_activemq_reads_break_no_connection_and_decide_nothing(
+    activemq: Any, unique: str
+) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        obeyed = {"JMSPriority": "9", "JMSExpiration": "1", "JMSXGroupID": "g", "transformation": "t"}
+        mine = {"timestamp": "noon", "message-id": "m-1", "expiration": "soon", "tenant": "shop"}
+        async with opened(hub, url=url(activemq)) as ctx:
+            sent = event(unique, b"1", {**obeyed, **mine, "content-type": "a/b"})
+            assert await publish(hub, ctx, sent, event(unique, b"2", {"timestamp": "17"})) == [None, None]
+        async with consuming(hub, Subscription(name=unique), url=url(activemq)) as following:
+            first, second = await following(), await following()
+            left = {"timestamp": "noon", "message-id": "m-1", "tenant": "shop", "content-type": "a/b"}
+            assert first.envelope.headers == left
+            assert second.envelope.headers["timestamp"] == "17"
+            second.ack()
+            first.ack()
+
+    asyncio.run(main())
+
+
+def test_keys_that_activemq_takes_apart_are_refused_and_reach_no_other_queue(
+    activemq: Any, unique: str
+) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        keys = (f"{unique},other", f"{unique}?x=y", f"{unique} ", f"{unique}:a b/*.>")
+        async with opened(hub, url=url(activemq)) as ctx:
+            outcomes = await publish(hub, ctx, *(event(key, b"{}") for key in keys))
+            assert [type(outcome) for outcome in outcomes] == [Rejected] * 3 + [type(None)]
+
+    asyncio.run(main())
+    assert activemq.queue_depth(unique) == 0
+
+
+@pytest.mark.parametrize("headers", [{"timestamp": "noon"}, {"type": "t" * 256}])
+def test_values_that_rabbitmq_cannot_take_are_refused_before_they_are_sent(
+    each_rabbitmq: Any, unique: str, headers: dict[str, str]
+) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(each_rabbitmq)) as ctx:
+            good, bad = (
+                event(unique, b"1", {"timestamp": "17", "type": "t" * 255}),
+                event(unique, b"2", headers),
+            )
+            outcomes = await publish(hub, ctx, bad, good)
+            assert [type(outcome) for outcome in outcomes] == [Rejected, type(None)]
+            assert ctx.state.connection.connects == 1
+        async with consuming(hub, Subscription(name=unique), url=url(each_rabbitmq)) as following:
+            delivery = await following()
+            assert delivery.envelope.headers.items() >= good.headers.items()
+            delivery.ack()
+
+    asyncio.run(main())
 
 
 def test_delivered_means_a_receipt_of_its_own() -> None:

@@ -37,6 +37,7 @@ class Proxy:
         self.accepted = 0  # connections, ever
         self.bytes: dict[Direction, int] = {"up": 0, "down": 0}  # passed on, ever
         self._delay = 0.0
+        self._filters: dict[Direction, Callable[[], Callable[[bytes], bytes]]] = {}
         self._links: set[_Link] = set()
         self._silent: set[socket.socket] = set()
         self._acceptor: asyncio.Task[None] | None = None
@@ -93,6 +94,13 @@ class Proxy:
     def delay(self, seconds: float) -> None:
         """Hold back each piece for so long, in both directions, from now on; 0 ends that."""
         self._delay = seconds
+
+    def filter(self, direction: Direction, make: Callable[[], Callable[[bytes], bytes]]) -> None:
+        """Have the bytes of a direction go through a function; ``make`` makes one for each new connection.
+
+        It returns what is passed on, and resets the connection by raising an ``OSError``.
+        """
+        self._filters[direction] = make
 
     def half_open(self) -> None:
         """Close the servers' sides; the clients hear nothing, and what they send is never read."""
@@ -165,6 +173,7 @@ class Proxy:
 
     async def _pump(self, direction: Direction, source: socket.socket, sink: socket.socket) -> None:
         gate = self._gates[direction]
+        through = self._filters[direction]() if direction in self._filters else bytes
         while True:
             await gate.wait()
             data = await self._loop.sock_recv(source, CHUNK)
@@ -174,6 +183,7 @@ class Proxy:
             if not data:
                 sink.shutdown(socket.SHUT_WR)
                 return
+            data = through(data)
             await self._loop.sock_sendall(sink, data)
             self.bytes[direction] += len(data)
 

@@ -180,3 +180,34 @@ def test_closing_resets_what_is_open_and_may_be_repeated(pair: Pair) -> None:
         pair.client.recv(1)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((pair.proxy.host, pair.proxy.port), LIMIT)
+
+
+def test_bytes_go_through_a_function_of_each_connection_and_of_its_direction(
+    listener: socket.socket, proxy: Callable[..., Proxy]
+) -> None:
+    def counting() -> Callable[[bytes], bytes]:
+        seen: list[bytes] = []
+
+        def through(data: bytes) -> bytes:
+            if b"!" in data:
+                raise ConnectionResetError
+            seen.append(data)
+            return data.upper() + b"%d" % len(seen)
+
+        return through
+
+    made = proxy(listener.getsockname()[1])
+    made.filter("up", counting)
+    pairs = [Pair(listener, made) for _ in range(2)]
+    try:
+        for pair in pairs:
+            pair.client.sendall(b"up")
+            assert receive(pair.server, 3) == b"UP1"
+            pair.server.sendall(b"down")
+            assert receive(pair.client, 4) == b"down"
+        pairs[0].client.sendall(b"!")
+        with pytest.raises(ConnectionResetError):
+            receive(pairs[0].server, 1)
+    finally:
+        for pair in pairs:
+            pair.close()
