@@ -3,7 +3,7 @@
 # make bench  evbus against its peers               make clean  remove everything that make made
 # make chaos  the reliability runs, in full
 #
-# PYTHON=python3.10 chooses another interpreter, with an environment of its own (.venv-3.10).
+# PYTHON=python3.12 chooses another interpreter, with an environment of its own (.venv-3.12).
 # ARGS="tests/evbus -x" is handed to pytest.
 
 SHELL := /bin/bash

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -24,6 +25,27 @@ from tests.servers._rabbitmq4 import RabbitMQ4
 GRACE = 5.0  # seconds that a thread which was told to end may take to do so
 FDS = Path("/proc/self/fd")
 LEAKY = ("socket:", "pipe:", "anon_inode:[eventfd]", "anon_inode:[eventpoll]")
+
+
+# The brokers that tests can be run on; "4.0-denied" forbids queues that are neither durable nor exclusive.
+VERSIONS = ("3.10", "4.0", "4.0-denied", "4.3")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--rabbitmq 4.3``, the version that `rabbitmq` and `broken_rabbitmq` are, and ``--uvloop``."""
+    parser.addoption(
+        "--rabbitmq", choices=VERSIONS, default=VERSIONS[0], help="the RabbitMQ to run tests on (%(default)s)"
+    )
+    parser.addoption("--uvloop", action="store_true", help="run the tests' event loops by uvloop")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With ``--uvloop`` let ``asyncio.run`` and what else makes event loops make those of uvloop."""
+    if config.getoption("uvloop"):
+        import uvloop
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+        asyncio.run(asyncio.sleep(0))  # the first loop opens a pipe that stays until the process ends
 
 
 @pytest.fixture
@@ -100,10 +122,6 @@ def _children() -> set[int]:
 # again is no child of this process.
 
 
-# The brokers that `each_rabbitmq` is; "4.0-denied" forbids queues that are neither durable nor exclusive.
-VERSIONS = ("3.10", "4.0", "4.0-denied", "4.3")
-
-
 class RabbitMQs:
     """Nodes with TLS, each started when it is asked for the first time."""
 
@@ -144,9 +162,9 @@ def spare_rabbitmqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit
 
 
 @pytest.fixture(scope="session")
-def spare_rabbitmq_of_the_run(spare_rabbitmqs: RabbitMQs) -> RabbitMQ:
+def spare_rabbitmq_of_the_run(spare_rabbitmqs: RabbitMQs, pytestconfig: pytest.Config) -> RabbitMQ:
     """Return the node behind `broken_rabbitmq`; tests ask for that one."""
-    return spare_rabbitmqs("3.10")
+    return spare_rabbitmqs(pytestconfig.getoption("rabbitmq"))
 
 
 @pytest.fixture(scope="session", params=("3.10", "4.0", "4.3"))
@@ -156,20 +174,26 @@ def each_spare_rabbitmq_of_the_run(request: pytest.FixtureRequest, spare_rabbitm
 
 
 @pytest.fixture(scope="session")
-def rabbitmq(rabbitmqs: RabbitMQs) -> RabbitMQ:
-    """Return the installed RabbitMQ, 3.10 (see `rabbitmqs`)."""
+def rabbitmq(rabbitmqs: RabbitMQs, pytestconfig: pytest.Config) -> RabbitMQ:
+    """Return the RabbitMQ that the option ``--rabbitmq`` names, 3.10 by default (see `rabbitmqs`)."""
+    return rabbitmqs(pytestconfig.getoption("rabbitmq"))
+
+
+@pytest.fixture(scope="session")
+def rabbitmq310(rabbitmqs: RabbitMQs) -> RabbitMQ:
+    """Return a RabbitMQ 3.10, the installed one, for what is about that version (see `rabbitmqs`)."""
     return rabbitmqs("3.10")
 
 
 @pytest.fixture(scope="session")
 def rabbitmq4(rabbitmqs: RabbitMQs) -> RabbitMQ:
-    """Return a RabbitMQ 4.0 (see `rabbitmqs`)."""
+    """Return a RabbitMQ 4.0, for what is about that version (see `rabbitmqs`)."""
     return rabbitmqs("4.0")
 
 
 @pytest.fixture(scope="session")
 def rabbitmq43(rabbitmqs: RabbitMQs) -> RabbitMQ:
-    """Return a RabbitMQ 4.3 (see `rabbitmqs`)."""
+    """Return a RabbitMQ 4.3, for what is about that version (see `rabbitmqs`)."""
     return rabbitmqs("4.3")
 
 

@@ -173,4 +173,4 @@ def _code_of(path: Path) -> str:
 
 @every_file
 def test_only_syntax_of_the_oldest_supported_python(path: Path) -> None:
-    ast.parse(path.read_text(), feature_version=(3, 10))
+    ast.parse(path.read_text(), feature_version=(3, 11))
