@@ -109,10 +109,19 @@ def short_text(text: str, what: str) -> bytes:
 
     :raises InvalidRoutingKey: it is longer, or no text.
     """
-    data = text.encode("utf-8", "surrogatepass")
+    data = _encoded(text, what, InvalidRoutingKey)
     if len(data) > 255:
         raise InvalidRoutingKey(f"{what} has {len(data)} bytes, more than the 255 that AMQP carries")
     return bytes((len(data),)) + data
+
+
+def _encoded(text: str, what: str, error: type[InvalidHeader | InvalidRoutingKey]) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise error(
+            f"{what} holds a lone surrogate, which is no UTF-8 and which AMQP does not carry"
+        ) from None
 
 
 def publish_method(channel: int, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
@@ -205,7 +214,10 @@ def _property(name: str, kind: str, value: str, native: Mapping[str, Native]) ->
             _number(name, value, 2**32)
         field = _native(name, value, native) if native else None
         # A property is bytes, whatever else came in a table under its name.
-        data = field[5:] if field and field[:1] in b"Sx" else value.encode("utf-8", "surrogatepass")
+        if field and field[:1] in b"Sx":
+            data = field[5:]
+        else:
+            data = _encoded(value, f"the header {name!r}", InvalidHeader)
         if len(data) > 255:
             raise InvalidHeader(
                 f"the header {name!r} has {len(data)} bytes, more than the 255 that AMQP carries"
@@ -234,12 +246,12 @@ def _native(name: str, value: str, native: Mapping[str, Native]) -> bytes | None
 def _table(table: Mapping[str, str], native: Mapping[str, Native]) -> bytes:
     parts = []
     for name, value in table.items():
-        key = name.encode("utf-8", "surrogatepass")
+        key = _encoded(name, f"the header name {name[:40]!r}", InvalidHeader)
         if len(key) > 255:
             raise InvalidHeader(f"the header name {name[:40]!r}... has {len(key)} bytes, AMQP carries 255")
         field = _native(name, value, native) if native else None
         if field is None:
-            data = value.encode("utf-8", "surrogatepass")
+            data = _encoded(value, f"the header {name[:40]!r}", InvalidHeader)
             field = b"S" + struct.pack(">I", len(data)) + data
         parts.append(bytes((len(key),)) + key + field)
     whole = b"".join(parts)

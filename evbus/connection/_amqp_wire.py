@@ -20,6 +20,8 @@ _HEAD = struct.Struct(">BHI")
 _METHOD = struct.Struct(">I")
 #: Frames have one of these types (section 2.3.5): method, header, body, heartbeat.
 _KINDS = (1, 2, 3, 8)
+#: The reply code of a broker that an operator stops, or has close the connection (section 1.2).
+CONNECTION_FORCED = 320
 #: What a frame can have at most whatever was negotiated: a peer that speaks something else is not buffered.
 _LARGEST = 128 * 1024 * 1024
 
@@ -41,6 +43,8 @@ class Wire(asyncio.StreamReaderProtocol):
     :ivar heard: whether anything ever came in.
     :ivar closed_by: code and text of the broker's ``connection.close``, if it sent one.
     :ivar strange: the first bytes, when they are not AMQP.
+    :ivar broke: whether the other side ended it without a cause of its own, such as an operator or its stop:
+        then what was in flight may be the cause.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -54,6 +58,7 @@ class Wire(asyncio.StreamReaderProtocol):
         self.blocked = ""
         self.on_blocked: Callable[[], None] | None = None
         self.lost: asyncio.Future[str] = loop.create_future()
+        self.broke = False
         self.connections_made = 0
         self.transport: asyncio.Transport | None = None
         self._clock = loop
@@ -69,7 +74,16 @@ class Wire(asyncio.StreamReaderProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if not self.lost.done():
+            self.broke = self._unexplained()
         self.end(self._why(exc))
+
+    def eof_received(self) -> bool | None:
+        self.broke = self._unexplained()
+        return super().eof_received()
+
+    def _unexplained(self) -> bool:
+        return self.closed_by is None or self.closed_by[0] != CONNECTION_FORCED
 
     def _why(self, exc: Exception | None) -> str:
         if self.closed_by is not None:
@@ -93,8 +107,17 @@ class Wire(asyncio.StreamReaderProtocol):
 
     def write(self, data: bytes) -> None:
         """Write whole frames. Nothing happens on a connection that is gone: its sinks have been told."""
-        if self.transport is not None and not self.lost.done():
-            self.transport.write(data)
+        if self.transport is None or self.lost.done():
+            return
+        try:
+            closing = self.transport.is_closing()
+            if not closing:
+                self.transport.write(data)
+        except RuntimeError:
+            closing = True  # aiormq has sent the end of the stream, and is about to close it
+        if closing:
+            self.broke = self.broke or (self.closed_by is not None and self._unexplained())
+            self.end(self._why(None) if self.broke else "it is being closed")
 
     # Reading
 

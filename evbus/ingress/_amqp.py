@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -14,7 +15,15 @@ from evbus.connection._amqp import AmqpSession
 from evbus.connection._amqp_profile import Profile
 from evbus.connection._amqp_topology import declared
 from evbus.connection._supervisor import Connection
-from evbus.errors import ConnectFailed, DeliveryError, InvalidHeader, PayloadError, Rejected, Unavailable
+from evbus.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    DeliveryError,
+    InvalidHeader,
+    PayloadError,
+    Rejected,
+    Unavailable,
+)
 from evbus.redact import one_line
 from evbus.types import Envelope, SharedHeaders
 
@@ -27,6 +36,9 @@ Outcome = BaseException | None
 CACHED = 1024
 #: Events of unknown outcome that are remembered, so that they are not sent twice.
 REMEMBERED = 100_000
+PRECONDITION_FAILED = 406
+#: How RabbitMQ refuses a body (its setting ``max_message_size``).
+_TOO_LARGE = re.compile(r"message size \d+ is larger than (?:configured )?max size (\d+)")
 #: Lists of further routing keys for RabbitMQ, which closes the channel when one of them is text.
 _FURTHER_KEYS = ("CC", "BCC")
 
@@ -85,6 +97,8 @@ class Publisher:
         self._nowhere: set[str] = set()
         # Those that may do so because the queue was deleted.
         self._suspects: set[str] = set()
+        # The bytes of a body that the broker takes at most, once it has said so.
+        self._largest: int | None = None
         self._declarations = 0
         self._calls = 0
         self._under_way: set[int] = set()
@@ -210,10 +224,12 @@ class Publisher:
             self._nowhere.clear()
             self._suspects.clear()
             session = self.connection.up()
+            if channel is None or channel.session is not session:
+                self._largest = None
             try:
                 await declared(session, self._profile)
                 link = await session.channel()
-                confirms = Confirms(self._refused, self._unroutable, self._ended)
+                confirms = self._confirms(session)
                 session.wire.attach(link.number, confirms)
                 await session.rpc(link.confirm_delivery())
             except Unavailable as exc:
@@ -229,12 +245,23 @@ class Publisher:
     def _unroutable(self, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
         return unroutable(self._name, code, text, exchange, routing_key)
 
-    def _ended(self, code: int, text: str) -> Exception:
-        if not code:
-            return Unavailable(f"{self._name}: the connection was lost before the broker confirmed: {text}")
-        said = f"{self._name}: the broker closed the channel: {one_line(text)} ({code})"
-        # 404 and 403 are about the exchange, and so about every event; the others may be about one.
-        return Unavailable(said) if code in (403, 404) else DeliveryError(said)
+    def _confirms(self, session: AmqpSession) -> Confirms:
+        def ended(code: int, text: str) -> Exception:
+            if not code:
+                said = f"{self._name}: the connection was lost before the broker confirmed: {text}"
+                if session.wire.broke and confirms.pending:
+                    return ConnectionLost(said, alone=confirms.pending == 1)
+                return Unavailable(said)
+            said = f"{self._name}: the broker closed the channel: {one_line(text)} ({code})"
+            if code == PRECONDITION_FAILED and (too_large := _TOO_LARGE.search(text)):
+                self._largest = largest = int(too_large[1])
+                confirms.reject(lambda body: len(body) > largest, lambda: Rejected(said))
+                return Unavailable(said)
+            # 404 and 403 are about the exchange, and so about every event; the others may be about one.
+            return Unavailable(said) if code in (403, 404) else DeliveryError(said)
+
+        confirms = Confirms(self._refused, self._unroutable, ended)
+        return confirms
 
     # Writing
 
@@ -267,6 +294,8 @@ class Publisher:
         return batch, outcomes
 
     def _head(self, channel: _Channel, event: Envelope, size: int) -> _Head:
+        if self._largest is not None and size > self._largest:
+            raise PayloadError(f"the body has {size} bytes, and the broker takes {self._largest} at most")
         number, frame_max = channel.number, channel.session.frame_max
         properties = properties_for(event.headers, self._profile, self._fixed, frame_max)
         data = frames.publish_method(

@@ -8,12 +8,15 @@ mandatory publish comes back whole (``basic.return``, reference section 1.8.3.9)
 from __future__ import annotations
 
 import asyncio
+import itertools
 import struct
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 
 from evbus.connection import _amqp_frames as frames
-from evbus.errors import Rejected
+from evbus.errors import DeliveryError, Rejected
+from evbus.types import SharedHeaders
 
 __all__ = ["PENDING", "Batch", "Confirms", "Sent", "read_return"]
 
@@ -29,7 +32,8 @@ PENDING = _Pending()
 Outcome = BaseException | None
 
 
-#: What was published (routing key, properties, body), to know it again when it comes back.
+#: What was published: routing key, properties, body. When it comes back, its headers may have another order,
+#: and more than they had; brokers let their operators add to them.
 Sent = tuple[str, bytes, bytes]
 
 
@@ -50,25 +54,30 @@ class Batch:
         self.done = done
         self._low = 0
 
-    def settle(self, tag: int, outcome: Outcome, *, multiple: bool) -> None:
-        """Note the outcome of one number, or of all up to it."""
+    def settle(self, tag: int, refused: Callable[[], Exception] | None, *, multiple: bool) -> None:
+        """Note the outcome of one number, or of all up to it: confirmed, or what ``refused`` makes."""
         index = min(tag - self.first, len(self.outcomes) - 1)
         if multiple:
-            self._settle_up_to(index, outcome)
+            self._settle_up_to(index, refused)
         else:
-            self.set(index, outcome)
+            self.set(index, refused and refused())
+        self.look()
+
+    def look(self) -> None:
+        """Tell who waits when there is nothing left."""
         if not self.left and not self.done.done():
             self.done.set_result(None)
 
-    def _settle_up_to(self, index: int, outcome: Outcome) -> None:
+    def _settle_up_to(self, index: int, refused: Callable[[], Exception] | None) -> None:
         outcomes, low = self.outcomes, self._low
-        if self.left == len(outcomes) - low and index >= low:
+        if refused is None and self.left == len(outcomes) - low and index >= low:
             count = index + 1 - low
-            outcomes[low : index + 1] = [outcome] * count
+            outcomes[low : index + 1] = [None] * count
             self.left -= count
         else:
+            # An error to each: one for several would mean that it is not known whose it is.
             for each in range(low, index + 1):
-                self.set(each, outcome)
+                self.set(each, refused and refused())
         self._low = max(low, index + 1)
 
     def set(self, index: int, outcome: Outcome) -> None:
@@ -86,8 +95,7 @@ class Batch:
         """Note that no more confirms will come."""
         self.outcomes = [problem if outcome is PENDING else outcome for outcome in self.outcomes]
         self.left = 0
-        if not self.done.done():
-            self.done.set_result(None)
+        self.look()
 
 
 def read_return(payload: bytes) -> tuple[int, str, str, str]:
@@ -138,7 +146,12 @@ class Confirms:
         self._back: dict[Sent, list[Rejected]] = {}
 
     def __repr__(self) -> str:
-        return f"<Confirms next={self._next} pending={sum(batch.left for batch in self._batches)}>"
+        return f"<Confirms next={self._next} pending={self.pending}>"
+
+    @property
+    def pending(self) -> int:
+        """How many publishes are neither confirmed nor given up."""
+        return sum(batch.left for batch in self._batches)
 
     def add(self, sent: list[Sent]) -> Batch:
         """Note what is about to be written, in this order."""
@@ -184,18 +197,48 @@ class Confirms:
 
     def _end(self, code: int, text: str) -> None:
         if self.ended is None:
+            self._tell_returned()
             self.ended = self._on_end(code, text)
-            for batch in self._batches:
-                batch.fail(self.ended)
-            self._batches.clear()
+            self._fail(self.ended)
             if self._timer is not None:
                 self._timer.cancel()
+
+    def reject(self, unfit: Callable[[bytes], bool], problem: Callable[[], Rejected]) -> None:
+        """Give up what is pending and has a body that the broker will never take."""
+        for batch in self._batches:
+            for index, (_, _, body) in enumerate(batch.sent):
+                if unfit(body):
+                    batch.set(index, problem())
+            batch.look()
+
+    def _fail(self, problem: Exception) -> None:
+        for batch in self._batches:
+            batch.fail(problem)
+        self._batches.clear()
+
+    def _tell_returned(self) -> None:
+        """Let what came back be known to have done so, although its confirm will not come."""
+        back, self._back = self._back, {}
+        pending = Counter(self._pending() if back else ())
+        for batch in self._batches if back else ():
+            for index, sent in enumerate(batch.sent):
+                # Of twins of which not all came back it is not known which did.
+                if sent in back and len(back[sent]) >= pending[sent] and batch.outcomes[index] is PENDING:
+                    batch.set(index, back[sent][-1])
+            batch.look()
+
+    def _pending(self) -> Iterator[Sent]:
+        """Yield the publishes that are neither confirmed nor given up."""
+        for batch in self._batches:
+            for index, sent in enumerate(batch.sent):
+                if batch.outcomes[index] is PENDING:
+                    yield sent
 
     def frame(self, kind: int, method: int, payload: bytes) -> bool:
         """Take a confirm or a part of a return; everything else is aiormq's."""
         if method in (frames.ACK, frames.NACK):
             tag, bits = _TAG.unpack_from(payload, 4)
-            self._settle(tag, None if method == frames.ACK else self._refused(), multiple=bool(bits & 1))
+            self._settle(tag, None if method == frames.ACK else self._refused, multiple=bool(bits & 1))
             return True
         if kind == 1:
             if method == frames.CHANNEL_CLOSE:
@@ -216,7 +259,7 @@ class Confirms:
             self._end_return()
         return True
 
-    def _settle(self, tag: int, outcome: Outcome, *, multiple: bool) -> None:
+    def _settle(self, tag: int, refused: Callable[[], Exception] | None, *, multiple: bool) -> None:
         self.progress += 1
         batches = self._batches
         for batch in batches:
@@ -224,9 +267,10 @@ class Confirms:
                 break
             # A tag of 0 would mean all; RabbitMQ does not send it.
             if multiple or tag < batch.first + len(batch.outcomes):
-                if self._back:
+                # What comes back is confirmed by ack: the broker has done with it.
+                if self._back and refused is None:
                     self._reject(batch, tag, multiple=multiple)
-                batch.settle(tag, outcome, multiple=multiple)
+                batch.settle(tag, refused, multiple=multiple)
         while batches and not batches[0].left:
             batches.popleft()
 
@@ -249,10 +293,57 @@ class Confirms:
     def _end_return(self) -> None:
         problem, self._returning = self._returning, None
         assert problem is not None
-        back: Sent = (*self._returned, b"".join(self._parts))
+        (key, properties), body = self._returned, b"".join(self._parts)
         self._parts = []
-        # It carries no number, and others may be like it in every byte; its confirm comes next, and has one.
-        if any(back in batch.sent for batch in self._batches):
-            self._back.setdefault(back, []).append(problem)
-        else:
-            self._end(0, "the broker returned a message that was not sent on this channel")
+        sent = self._found(key, properties, body)
+        if sent is not None:
+            # Twins may be pending; which of them it was is told by its confirm, which comes next.
+            self._back.setdefault(sent, []).append(problem)
+            return
+        # What is pending ends here and is sent again alone; so it is found, or nothing comes back.
+        self._tell_returned()
+        self._fail(
+            DeliveryError(
+                "one of the publishes came back, and it cannot be told which: the broker changed it"
+            )
+        )
+
+    def _found(self, key: str, properties: bytes, body: bytes) -> Sent | None:
+        """Return what came back as it was sent, None when that is not known.
+
+        No broker changes routing keys and bodies. Of several that have the same, it is the one whose headers
+        are most like those that came back.
+        """
+        best, found, back = 0, None, _headers(properties)
+        told = {sent: len(problems) for sent, problems in self._back.items()}
+        for sent in self._pending():
+            if sent[2] != body or sent[0] != key:
+                continue
+            if told.get(sent):
+                told[sent] -= 1
+                continue
+            headers = _headers(sent[1])
+            if headers == back:
+                return sent
+            likeness = _likeness(headers, back)
+            if found is None or likeness > best:
+                best, found = likeness, sent
+        return found if found is not None else self._only()
+
+    def _only(self) -> Sent | None:
+        """Return what is pending when it is a single publish and did not come back."""
+        pending = list(itertools.islice(self._pending(), 2))
+        return pending[0] if len(pending) == 1 and not self._back else None
+
+
+@lru_cache(maxsize=2048)
+def _headers(properties: bytes) -> Mapping[str, str]:
+    try:
+        return frames.properties_of(properties).headers
+    except ValueError:
+        return SharedHeaders()
+
+
+def _likeness(sent: Mapping[str, str], back: Mapping[str, str]) -> int:
+    """Return how many headers came back as they were sent, less those that did not."""
+    return sum(1 if back.get(name) == value else -1 for name, value in sent.items())

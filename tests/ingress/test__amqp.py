@@ -47,6 +47,7 @@ class Line:
         self.wire = self
         self.frame_max = 4096
         self.blocked = ""
+        self.broke = False
         self.number = 0
         self.sink: Any = None
         self.written: list[bytes] = []

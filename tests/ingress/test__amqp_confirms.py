@@ -143,12 +143,99 @@ def test_of_two_that_are_alike_the_one_that_was_not_routed_is_rejected() -> None
     run(check)
 
 
-def test_a_return_of_what_was_never_sent_ends_the_channel_rather_than_to_guess() -> None:
+def headers(**table: str) -> bytes:
+    return frames.encode_properties(table, frames.Fixed())
+
+
+def returned(confirms: Confirms, key: str, body: bytes = b"body", **table: str) -> None:
+    come_back(confirms, (key, headers(**table), body))
+
+
+def test_a_return_is_known_although_its_headers_were_sorted_and_others_added() -> None:
     def check(confirms: Confirms) -> None:
-        batch = confirms.add([GOOD])
+        batch = confirms.add(
+            [("good", headers(b="1", a="2"), b"body"), ("lost", headers(b="1", a="2"), b"body")]
+        )
+        returned(confirms, "lost", a="2", b="1", timestamp_in_ms="17")
+        ack(confirms, 2, multiple=True)
+        assert kinds(batch) == [type(None), Rejected]
+
+    run(check)
+
+
+@pytest.mark.parametrize("came", [0, 1, 2])
+@pytest.mark.parametrize("added", [{}, {"timestamp_in_ms": "17"}])
+def test_of_several_with_one_key_and_body_the_headers_tell_which_came_back(
+    came: int, added: dict[str, str]
+) -> None:
+    tables = [{"a": "1"}, {"a": "1", "b": "2"}, {"a": "2", "c": "3"}]
+
+    def check(confirms: Confirms) -> None:
+        batch = confirms.add([("k", headers(**table), b"body") for table in tables])
+        returned(confirms, "k", **tables[came], **added)
+        ack(confirms, 3, multiple=True)
+        assert [index for index, kind in enumerate(kinds(batch)) if kind is Rejected] == [came]
+
+    run(check)
+
+
+def test_what_a_broker_overwrites_tells_nothing_and_each_return_still_rejects_one() -> None:
+    def check(confirms: Confirms) -> None:
+        batch = confirms.add([("k", headers(t=t), b"body") for t in "12"])
+        returned(confirms, "k", t="9")
+        returned(confirms, "k", t="9")
+        ack(confirms, 2, multiple=True)
+        assert kinds(batch) == [Rejected, Rejected]
+
+    run(check)
+
+
+def test_what_came_back_is_not_sent_again_when_the_connection_is_lost_before_its_confirm() -> None:
+    def check(confirms: Confirms) -> None:
+        batch = confirms.add([GOOD, LOST, ("twin", b"\0\0", b""), ("twin", b"\0\0", b"")])
         come_back(confirms, LOST)
-        assert kinds(batch) == [Ended]
-        assert "not sent on this channel" in str(confirms.ended)
+        come_back(confirms, ("twin", b"\0\0", b""))
+        confirms.lost("reset by peer")
+        # Which of the twins it was is not known.
+        assert kinds(batch) == [Ended, Rejected, Ended, Ended]
+
+    run(check)
+
+
+def test_a_return_that_nobody_knows_ends_one_attempt_of_what_is_pending_and_nothing_else() -> None:
+    def check(confirms: Confirms) -> None:
+        first, batch = confirms.add([GOOD]), confirms.add([GOOD, LOST])
+        ack(confirms, 1)
+        come_back(confirms, ("changed", b"\0\0", b"body"))
+        assert kinds(first) == [type(None)]
+        assert kinds(batch) == [DeliveryError, DeliveryError]
+        assert batch.outcomes[0] is batch.outcomes[1]  # which tells a lane to send each of them alone
+        assert confirms.ended is None
+        again = confirms.add([GOOD])
+        ack(confirms, 3, multiple=True)
+        assert kinds(batch) == [DeliveryError, DeliveryError]
+        ack(confirms, 4)
+        assert kinds(again) == [type(None)]
+
+    run(check)
+
+
+def test_the_only_publish_is_what_came_back_however_the_broker_has_changed_it() -> None:
+    def check(confirms: Confirms) -> None:
+        batch = confirms.add([LOST])
+        come_back(confirms, ("changed", b"\0\0", b"altered"))
+        ack(confirms, 1)
+        assert kinds(batch) == [Rejected]
+
+    run(check)
+
+
+def test_an_error_of_its_own_is_made_for_each_that_one_nack_refuses() -> None:
+    def check(confirms: Confirms) -> None:
+        batch = confirms.add([GOOD, GOOD])
+        nack(confirms, 2, multiple=True)
+        assert kinds(batch) == [DeliveryError, DeliveryError]
+        assert batch.outcomes[0] is not batch.outcomes[1]
 
     run(check)
 
@@ -203,6 +290,7 @@ class Broker:
 
     def answer(self, tag: int, *, multiple: bool, good: bool, pieces: int) -> None:
         tags = [each for each in self.open if each <= tag] if multiple else [tag]
+        good = good or any(self.sent[each][0] == "lost" for each in tags)  # those are acked
         for each in tags:
             self.open.remove(each)
             lost = self.sent[each][0] == "lost"

@@ -58,7 +58,7 @@ async def answer(hub: Any, ctx: Any, delivery: Delivery, body: bytes = b"") -> N
 async def taking(node: Any, queue: str) -> AsyncIterator[tuple[Following, Callable[..., Awaitable[None]]]]:
     """Yield what returns the next request, and what answers one: a server with a connection of its own."""
     hub = new_hub()
-    data = {"url": url(node), "queue": queue, "first_connect": "wait"}
+    data = {"url": url(node), "queue": queue, "first_connect": "wait", "prefetch": 1000}
     async with opened(hub, **data) as ctx, consuming(hub, **data) as following:
 
         async def replying(delivery: Delivery, body: bytes = b"") -> None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import Any
 
 import pytest
 
-from evbus.errors import ConnectFailed, DeliveryError, InvalidRoutingKey, Rejected, Unavailable
+from evbus.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    DeliveryError,
+    InvalidRoutingKey,
+    Rejected,
+    Unavailable,
+)
 from evbus.ingress import amqp as plugin
 from tests.evbus.kit import KEEPER, write
 from tests.evbus.kit import new_hub as new_bus
@@ -32,6 +40,7 @@ from tests.ingress.amqp_kit import (
     until_lost,
     url,
 )
+from tests.servers import _rabbitmq4
 
 PLUGIN: Any = plugin  # its functions take the hub, which no type checker knows
 
@@ -258,6 +267,101 @@ def test_unroutable_events_come_back_with_the_reason_and_the_others_are_delivere
     assert rabbitmq.queue_depth(unique) == 200
 
 
+def dead_letters(folder: Any) -> list[dict[str, Any]]:
+    """Return why each event of a bus is dead."""
+    return [json.loads(line)["dead"] for line in (folder / "dead.jsonl").read_text().splitlines()]
+
+
+#: In no alphabetical order, and one that is a property.
+HEADERS = {"tenant": "acme", "region": "eu", "b": "1", "a": "2", "correlation-id": "c"}
+
+
+async def one_lost_among_good_ones(node: Any, folder: Any, queue: str) -> None:
+    async with bus(folder, orders={"url": url(node), "queue": queue}) as hub:
+        for number in range(10):
+            hub.evbus.broker.put_nowait(body=number, profile="orders", routing_key=queue, headers=HEADERS)
+        lost = f"{queue}-nowhere"
+        hub.evbus.broker.put_nowait(body=0, profile="orders", routing_key=lost, headers=HEADERS)
+        for number in range(10, 20):
+            hub.evbus.broker.put_nowait(body=number, profile="orders", routing_key=queue, headers=HEADERS)
+        await eventually(lambda: lane(hub, "orders")["delivered"] == 20, "the others are delivered")
+        await eventually(lambda: lane(hub, "orders")["dead"] == 1, "the lost one is given up")
+        assert f"the routing key '{lost}' (NO_ROUTE, 312)" in str(lane(hub, "orders")["last_error"])
+
+
+def test_one_unroutable_event_with_headers_among_good_ones_is_dead_and_they_arrive_once(
+    each_rabbitmq: Any, tmp_path: Any, unique: str
+) -> None:
+    asyncio.run(one_lost_among_good_ones(each_rabbitmq, tmp_path, unique))
+    assert payloads(each_rabbitmq, unique) == [str(number) for number in range(20)]
+
+
+@pytest.mark.parametrize("version", ["4.0", "4.3"])
+def test_a_broker_that_adds_headers_to_what_comes_in_changes_nothing_of_it(
+    version: str, tmp_path: Any, unique: str
+) -> None:
+    if missing := _rabbitmq4.missing(version):
+        pytest.skip(missing)
+    settings = {"message_interceptors.incoming.set_header_timestamp.overwrite": "false"}
+    with _rabbitmq4.RabbitMQ4(version, settings=settings) as node:
+        node.start(tmp_path / "node")
+        asyncio.run(one_lost_among_good_ones(node, tmp_path, unique))
+        assert payloads(node, unique) == [str(number) for number in range(20)]
+
+
+def test_of_events_with_one_key_and_body_those_come_back_whose_headers_lead_nowhere(
+    each_rabbitmq: Any, unique: str
+) -> None:
+    async def main() -> None:
+        async with library(each_rabbitmq) as channel:
+            await channel.exchange_declare(unique, exchange_type="headers", durable=True)
+            await channel.queue_declare(unique, durable=True)
+            await channel.queue_bind(unique, unique, arguments={"x-match": "all", "to": "here"})
+        hub = new_hub()
+        async with opened(hub, url=url(each_rabbitmq), exchange=unique) as ctx:
+            kinds = [
+                {"to": "here"},
+                {"to": "nowhere"},
+                {"z": "1", "to": "here", "a": "2"},
+                {"z": "1", "a": "2"},
+            ]
+            events = [event("k", b"same", kinds[number % 4]) for number in range(200)]
+            outcomes = await publish(hub, ctx, *events)
+            assert rejected(outcomes) == [None, True] * 100
+
+    asyncio.run(main())
+    assert each_rabbitmq.queue_depth(unique) == 100
+
+
+def test_an_event_that_breaks_the_connection_is_dead_after_its_attempts_and_the_others_arrive(
+    rabbitmq: Any, proxy: Any, tmp_path: Any, unique: str
+) -> None:
+    """The proxy is a broker that cannot take one body, with the events around it in one batch."""
+
+    def breaking() -> Any:
+        def through(data: bytes) -> bytes:
+            if b"poison" in data:
+                raise ConnectionResetError
+            return data
+
+        return through
+
+    async def main() -> None:
+        way = proxy(rabbitmq.port)
+        way.filter("up", breaking)
+        async with bus(tmp_path, orders={"url": url(rabbitmq, way.port), "queue": unique}) as hub:
+            for body in (*range(10), "poison", *range(10, 20)):
+                hub.evbus.broker.put_nowait(body=body, profile="orders", routing_key=unique)
+            await eventually(lambda: lane(hub, "orders")["delivered"] == 20, "the others are delivered")
+            await eventually(lambda: lane(hub, "orders")["dead"] == 1, "the bad one is given up")
+
+    asyncio.run(main())
+    (letter,) = dead_letters(tmp_path)
+    assert letter["attempts"] == 3
+    assert "the connection was lost before the broker confirmed" in letter["reason"]
+    assert payloads(rabbitmq, unique) == [str(number) for number in range(20)]
+
+
 def test_unroutable_events_are_dropped_when_the_profile_says_so(rabbitmq: Any, unique: str) -> None:
     async def main() -> None:
         hub = new_hub()
@@ -296,6 +400,10 @@ def test_what_a_full_queue_refuses_is_tried_again_or_given_up(
         ("", {"content-type": "x" * 256}, "'content-type' has 256 bytes"),
         ("", {"n" * 256: ""}, "the header name"),
         ("", {"big": "x" * 131072}, "more than the broker's frame_max of 131072"),
+        ("ber\udcfc", {}, "the routing key holds a lone surrogate"),
+        ("", {"type": "\udc00"}, "the header 'type' holds a lone surrogate"),
+        ("", {"own": "\udc00"}, "the header 'own' holds a lone surrogate"),
+        ("", {"\udc00": "x"}, "the header name '\\udc00' holds a lone surrogate"),
         ("", {"CC": "other"}, "the header 'CC' is a list for RabbitMQ"),
         ("", {"BCC": "other"}, "the header 'BCC' is a list for RabbitMQ"),
     ],
@@ -313,7 +421,7 @@ def test_what_amqp_cannot_carry_is_rejected_before_it_is_sent_and_the_rest_arriv
             assert why in str(outcomes[1])
             assert str(outcomes[1]).startswith("amqp profile 'orders': ")
             assert "\n" not in str(outcomes[1])
-            if len(key) > 255:
+            if key:
                 assert isinstance(outcomes[1].__cause__, InvalidRoutingKey)
             assert ctx.state.connection.connects == 1
 
@@ -321,25 +429,39 @@ def test_what_amqp_cannot_carry_is_rejected_before_it_is_sent_and_the_rest_arriv
     assert payloads(rabbitmq, unique) == ["1", "3"]
 
 
+def set_largest(node: Any, size: int) -> None:
+    """Set the largest body that a broker takes, of which RabbitMQ 3 and 4 keep in two places."""
+    places = ("persistent_term:put(", "application:set_env(rabbit, ")
+    node.ctl("eval", ", ".join(f"{place}max_message_size, {size})" for place in places) + ".")
+
+
 def test_a_body_that_the_server_does_not_take_is_one_dead_letter_with_its_reason(
-    broken_rabbitmq: Any, tmp_path: Any, unique: str
+    each_broken_rabbitmq: Any, tmp_path: Any, unique: str
 ) -> None:
-    broken_rabbitmq.ctl("eval", "application:set_env(rabbit, max_message_size, 10000).")
+    node = each_broken_rabbitmq
+    set_largest(node, 10000)
 
     async def main() -> None:
-        async with bus(tmp_path, orders={"url": url(broken_rabbitmq), "queue": unique}) as hub:
+        async with bus(tmp_path, orders={"url": url(node), "queue": unique}) as hub:
             await put(hub, "orders", unique, 1, "x" * 10000, 2, 3)
             await eventually(lambda: lane(hub, "orders")["delivered"] == 3, "the others are delivered")
             await eventually(lambda: lane(hub, "orders")["dead"] == 1, "the large one is given up")
             assert "message size 10002 is larger than configured max size 10000" in str(
                 lane(hub, "orders")["last_error"]
             )
+            # The broker has said it once, and is not asked again.
+            await put(hub, "orders", unique, "x" * 9999)
+            await eventually(lambda: lane(hub, "orders")["dead"] == 2, "the next one is given up")
+            assert "the body has 10001 bytes, and the broker takes 10000 at most" in str(
+                lane(hub, "orders")["last_error"]
+            )
 
     try:
         asyncio.run(main())
     finally:
-        broken_rabbitmq.ctl("eval", "application:set_env(rabbit, max_message_size, 134217728).")
-    assert set(payloads(broken_rabbitmq, unique)) == {"1", "2", "3"}
+        set_largest(node, 134217728)
+    assert [letter["attempts"] for letter in dead_letters(tmp_path)] == [1, 1]
+    assert set(payloads(node, unique)) == {"1", "2", "3"}
 
 
 # What the broker does meanwhile
@@ -593,7 +715,9 @@ def test_a_lost_connection_leaves_no_event_without_an_outcome(rabbitmq: Any, pro
             await eventually(lambda: "pending=2" in repr(ctx.state), "they are sent")
             way.cut()
             outcomes = await waiting
-            assert [type(outcome) for outcome in outcomes] == [Unavailable, Unavailable]
+            assert [type(outcome) for outcome in outcomes] == [ConnectionLost, ConnectionLost]
+            assert outcomes[0] is outcomes[1]
+            assert not outcomes[0].alone
             assert "the connection was lost before the broker confirmed" in str(outcomes[0])
             with pytest.raises(Unavailable, match="not connected"):
                 await publish(hub, ctx, event(unique))
