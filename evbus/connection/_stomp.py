@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 
@@ -68,7 +69,10 @@ async def _dial(
         session.abort()
         version = frame.headers.get("version", "1.0")
         raise Unavailable(f"{where} speaks STOMP {one_line(version, 20)} only; evbus needs STOMP 1.2")
-    session.broker = Broker.of(frame.headers.get("server", ""))
+    server = frame.headers.get("server", "")
+    session.broker = Broker.of(server)
+    if session.broker is Broker.RABBITMQ:
+        session.version = tuple(int(part) for part in re.findall(r"\d+", server)[:3])
     session.beat(profile.heartbeat, frame.headers.get("heart-beat", ""))
     return session
 

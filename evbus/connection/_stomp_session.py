@@ -127,6 +127,7 @@ class StompSession(asyncio.Protocol):
 
     :ivar lost: see :class:`evbus.connection._supervisor.Session`.
     :ivar blocked: always ``""``: STOMP does not tell. A broker that takes nothing sends no receipts.
+    :ivar version: that of RabbitMQ, such as ``(4, 0, 5)``; empty for others.
     :ivar receipts: the frames without a receipt yet, by number: who waits, and for which of his frames.
     """
 
@@ -136,6 +137,7 @@ class StompSession(asyncio.Protocol):
         self.lost: asyncio.Future[str] = self._loop.create_future()
         self.connected: asyncio.Future[Frame] = self._loop.create_future()
         self.broker = Broker.OTHER
+        self.version: tuple[int, ...] = ()
         self.receipts: dict[int, tuple[Pending, int]] = {}
         self.library: _stomp_library.Protocol = None
         self._transport: asyncio.Transport | None = None
@@ -349,14 +351,18 @@ class StompSession(asyncio.Protocol):
         self.library.subscribe(destination, name, ack, dict(headers), receipt=str(receipt))
         return answer.future
 
-    async def unsubscribe(self, name: str) -> None:
-        """End a subscription ("UNSUBSCRIBE"), and return when the broker has done it."""
+    async def unsubscribe(self, name: str, *, delete: str = "") -> None:
+        """End a subscription ("UNSUBSCRIBE"), and return when the broker has done it.
+
+        :param delete: the queue behind a subscription to a topic, which RabbitMQ deletes then.
+        """
         if self._takers.pop(name, None) is None or self.lost.done():
             return
         self._flush()
         answer = _Answer(self._loop)
         receipt = self.expect(answer, 0)
-        self.library.unsubscribe(name, receipt=str(receipt))
+        deleting = {"durable": "true", "x-queue-name": delete} if delete else {}
+        self.library.unsubscribe(name, deleting, receipt=str(receipt))
         await asyncio.wait({answer.future}, timeout=UNSUBSCRIBE_TIMEOUT)
 
     def settle(self, tag: str, headers: str = "", *, accepted: bool) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import deque
 from collections.abc import AsyncGenerator
 from functools import partial
@@ -16,7 +17,7 @@ from urllib.parse import unquote
 from evbus._backoff import backoff
 from evbus.connection._stomp import StompConnection
 from evbus.connection._stomp_frame import Frame, unfit
-from evbus.connection._stomp_profile import KEY, ROUTING_KEY, Profile
+from evbus.connection._stomp_profile import KEY, PASSING, ROUTING_KEY, Profile
 from evbus.connection._stomp_session import Broker, StompSession, fill, sender_headers, taken_apart
 from evbus.connection._supervisor import State
 from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
@@ -29,18 +30,37 @@ log = logging.getLogger("evbus.egress.stomp")
 _TOPICS = ("/topic/", "/exchange/")
 _VIRTUAL = "/topic/VirtualTopic."
 _QUEUES = ("/queue/", "/amq/queue/")
+#: How RabbitMQ and ActiveMQ are told how many deliveries may be unsettled.
+_PREFETCH = ("prefetch-count", "activemq.prefetchSize")
+#: The header that names the queue behind a subscription to a topic of RabbitMQ.
+_QUEUE = "x-queue-name"
+#: Settings of queues that are kept, which those that are there for a while do not have.
+_NOT_CLASSIC = ("x-queue-type", "x-max-age", "x-stream-max-segment-size-bytes", "x-initial-cluster-size")
 
 
 class Plan(NamedTuple):
-    """What to subscribe to, and with which headers."""
+    """What to subscribe to, and with which headers.
+
+    :ivar own: the queue of a copy for this consumer alone, where it has a name.
+    :ivar lossy: what comes while the connection is lost for a moment is lost.
+    """
 
     destination: str
     headers: dict[str, str]
+    own: str = ""
+    lossy: bool = False
+
+    def as_it_is(self) -> Plan | None:
+        """Return how the queue is asked for if it is there with other settings; None: it has no name."""
+        queue = self.headers.get(_QUEUE, "").replace("/", "%2F")
+        kept = {name: value for name, value in self.headers.items() if name in _PREFETCH}
+        return Plan(f"/amq/queue/{queue}", kept) if queue else None
 
 
-def plan(profile: Profile, wanted: Subscription, broker: Broker) -> Plan:
+def plan(profile: Profile, wanted: Subscription, broker: Broker, own: str = "") -> Plan:
     """Return how a broker is asked for what a subscription wants.
 
+    :param own: tells the copies of several consumers apart that have one each.
     :raises ProfileError: the profile leads to no destination, or the destination cannot give it.
     """
     destination = _destination(profile, wanted.name, broker)
@@ -48,9 +68,9 @@ def plan(profile: Profile, wanted: Subscription, broker: Broker) -> Plan:
     headers: dict[str, str] = {}
     if broker is not Broker.ACTIVEMQ:
         headers.update(profile.declare)
-        headers["prefetch-count"] = prefetch
+        headers[_PREFETCH[0]] = prefetch
     if broker is not Broker.RABBITMQ:
-        headers["activemq.prefetchSize"] = prefetch
+        headers[_PREFETCH[1]] = prefetch
     if not destination.startswith(_TOPICS):
         if wanted.per_process:
             raise ProfileError(
@@ -66,7 +86,7 @@ def plan(profile: Profile, wanted: Subscription, broker: Broker) -> Plan:
             )
         return Plan(destination, headers)
     if wanted.per_process:
-        return Plan(destination, headers)
+        return _for_one(profile, destination, (wanted.group, own), headers, broker)
     group = wanted.group or profile.subscription or ""
     durable = wanted.durable and profile.durable
     if durable and not group:
@@ -76,10 +96,10 @@ def plan(profile: Profile, wanted: Subscription, broker: Broker) -> Plan:
             path="subscription",
         )
     if not group:
-        return Plan(destination, headers)
+        return _for_one(profile, destination, (own,), headers, broker)
     if broker is Broker.ACTIVEMQ:
         return _on_activemq(profile, destination, group, headers)
-    return _on_rabbitmq(destination, group, headers, durable=durable)
+    return Plan(destination, _queue(profile, _named(destination, group), headers, durable=durable))
 
 
 def _destination(profile: Profile, name: str, broker: Broker) -> str:
@@ -110,15 +130,36 @@ def _check_whole(destination: str, broker: Broker) -> None:
         raise ProfileError(f"the destination {destination[:100]!r} {why}", path="destination")
 
 
-def _on_rabbitmq(destination: str, group: str, headers: dict[str, str], *, durable: bool) -> Plan:
-    # The queue behind the subscription gets a name, so that the consumers of a group find the same one.
-    # It is that which the provider amqp gives it: the key under which it is bound, and the group.
+def _for_one(
+    profile: Profile, destination: str, names: tuple[str, ...], headers: dict[str, str], broker: Broker
+) -> Plan:
+    """Return the plan for a copy that nobody else consumes."""
+    if broker is not Broker.RABBITMQ or not names[-1]:
+        return Plan(destination, headers, lossy=True)
+    name = _named(destination, *names)
+    return Plan(destination, _queue(profile, name, headers, durable=False), name)
+
+
+def _named(destination: str, *names: str) -> str:
+    """Return the name of the queue behind a subscription, by which its consumers find it.
+
+    It is that which the provider amqp gives it: the key under which it is bound, and the group.
+    """
     topic = unquote(destination.split("/", 3 if destination.startswith("/exchange/") else 2)[-1])
-    topic = topic.replace("/", ".")
-    headers["x-queue-name"] = f"{topic}::{group}"
-    headers["durable"] = "true" if durable else "false"
-    headers["auto-delete"] = "false" if durable else "true"
-    return Plan(destination, headers)
+    return "::".join((topic.replace("/", "."), *filter(None, names)))
+
+
+def _queue(profile: Profile, name: str, headers: dict[str, str], *, durable: bool) -> dict[str, str]:
+    """Return the headers by which RabbitMQ makes a queue of a name, to be kept or to be there for a while."""
+    # RabbitMQ 4 makes exclusive ones for consumers of an exchange if it is not told.
+    declared = {**headers, _QUEUE: name, "durable": "true", "auto-delete": "false", "exclusive": "false"}
+    if durable:
+        return declared
+    for header in _NOT_CLASSIC:
+        declared.pop(header, None)
+    # One that went with its last consumer would go whenever the connection is lost for a moment.
+    declared.setdefault("x-expires", str(PASSING * 1000))
+    return declared
 
 
 def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[str, str]) -> Plan:
@@ -175,7 +216,9 @@ class Consumer:
         self._messages: deque[Frame] = deque()
         self._unsettled: dict[str, Frame] = {}
         self._arrived: asyncio.Future[None] | None = None
-        self._subscribed = False
+        self._subscribed = self._as_it_is = False
+        self._own = secrets.token_hex(8)
+        self._told: set[str] = set()
 
     async def deliveries(self) -> AsyncGenerator[Delivery, None]:
         """Yield deliveries until closed.
@@ -192,19 +235,23 @@ class Consumer:
             origin = Origin()
             lost = partial(_lost, origin)
             session.lost.add_done_callback(lost)
+            own = ""
             try:
-                refusal = await self._subscribe(session, name)
+                found = self._plan(session)
+                refusal = await self._subscribe(session, name, found)
+                own = found.own
                 while refusal is None and await self._next(session):
                     failures = 0
                     yield self._delivery(session, origin, self._messages.popleft())
+                own = ""  # It is kept for the next session.
             finally:
                 self._messages.clear()
                 self._unsettled.clear()
                 session.lost.remove_done_callback(lost)
                 # RabbitMQ takes an ACK for a subscription that ended for an error, which ends the connection.
                 origin.end("the subscription was ended")
-                await session.unsubscribe(name)
-            if refusal is not None:
+                await session.unsubscribe(name, delete=own)
+            if refusal is not None and not self._takes_as_it_is(found, refusal):
                 failures += 1
                 self._refused(refusal, failures)
                 await asyncio.sleep(backoff(failures, *self._pause()))
@@ -221,16 +268,54 @@ class Consumer:
             await connection.changed()
         return connection.session
 
-    async def _subscribe(self, session: StompSession, name: str) -> DeliveryError | None:
+    def _plan(self, session: StompSession) -> Plan:
         try:
-            found = plan(self._profile, self._wanted, session.broker)
+            found = plan(self._profile, self._wanted, session.broker, self._own)
         except ProfileError as exc:
             raise ProfileError(f"{self._connection.name}: {exc.reason}", path=exc.path) from None
+        as_it_is = found.as_it_is() if self._as_it_is else None
+        self._as_it_is = False
+        return as_it_is or found
+
+    def _takes_as_it_is(self, found: Plan, refusal: DeliveryError) -> bool:
+        """Return whether the queue is there with other settings, and is now to be taken with these."""
+        queue = found.headers.get(_QUEUE, "")
+        self._as_it_is = bool(queue) and "inequivalent arg" in str(refusal)
+        if self._as_it_is:
+            self._tell(
+                f"the queue {queue!r} is there with other settings and is used as it is; deleted when nobody "
+                f"consumes it, it is made anew: {self._connection.clean(refusal)}"
+            )
+        return self._as_it_is
+
+    def _tell(self, what: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            log.warning("%s: %s", self._connection.name, what)
+
+    def _warn(self, session: StompSession, found: Plan) -> None:
+        """Say what this subscription cannot promise."""
+        if found.lossy:
+            where = f" at a destination {_VIRTUAL}..." if session.broker is Broker.ACTIVEMQ else ""
+            self._tell(
+                f"what is sent to {found.destination} while the connection of this consumer is lost does not "
+                f"reach it; a group gets that{where}"
+            )
+        quorum = found.headers.get("x-queue-type") == "quorum"
+        if quorum and session.version >= (4,) and "x-dead-letter-exchange" not in found.headers:
+            self._tell(
+                f"{found.destination} is a quorum queue without dead letters, which on RabbitMQ 4 drops what "
+                "was returned 20 times; each end of a consumer counts. STOMP cannot set that limit: declare "
+                "x-dead-letter-exchange, or give the queue a policy with delivery-limit -1"
+            )
+
+    async def _subscribe(self, session: StompSession, name: str, found: Plan) -> DeliveryError | None:
         answer = session.subscribe(name, found.destination, found.headers, self._take)
         done, _ = await asyncio.wait({answer}, timeout=self._profile.receipt_timeout)
         refusal = answer.result() if done else Unavailable("the broker does not answer")
         if refusal is None:
             self._subscribed = True
+            self._warn(session, found)
             self._wanted.ready()
             return None
         if not done:

@@ -65,10 +65,39 @@ def test_a_group_on_a_topic_of_rabbitmq_has_a_queue_of_its_own() -> None:
             "x-queue-name": "a.b::g",
             "durable": "true",
             "auto-delete": "false",
+            "exclusive": "false",
         },
     )
-    temporary = plan(topic, Subscription(name="a.b", group="g", durable=False), RABBIT).headers
-    assert (temporary["durable"], temporary["auto-delete"]) == ("false", "true")
+
+
+def test_what_is_not_kept_outlives_its_consumers_for_a_while_and_is_classic() -> None:
+    declare = {"x-queue-type": "quorum", "x-max-length": "5"}
+    topic = profile(destination="/topic/{routing_key}", declare=declare)
+    passing = {
+        "x-max-length": "5",
+        "prefetch-count": "100",
+        "durable": "true",
+        "auto-delete": "false",
+        "exclusive": "false",
+        "x-expires": "300000",
+    }
+    shared = plan(topic, Subscription(name="a/b", group="g", durable=False), RABBIT, "7f")
+    assert shared == Plan("/topic/a%2Fb", {**passing, "x-queue-name": "a.b::g"})
+    for wanted, queue in (
+        (Subscription(name="a", group="g", per_process=True), "a::g::7f"),
+        (Subscription(name="a", per_process=True), "a::7f"),
+    ):
+        own = plan(topic, wanted, RABBIT, "7f")
+        assert own == Plan("/topic/a", {**passing, "x-queue-name": queue}, queue)
+    alone = plan(profile(destination="/topic/t", durable=False), Subscription(), RABBIT, "7f")
+    assert alone.own == alone.headers["x-queue-name"] == "t::7f"
+
+
+def test_a_queue_that_is_there_is_taken_as_it_is() -> None:
+    topic = profile(destination="/topic/{routing_key}", declare={"x-max-length": "5"})
+    found = plan(topic, Subscription(name="a", group="b/c", prefetch=7), RABBIT)
+    assert found.as_it_is() == Plan("/amq/queue/a::b%2Fc", {"prefetch-count": "7"})
+    assert plan(profile(), Subscription(name="a"), RABBIT).as_it_is() is None
 
 
 def test_the_profiles_subscription_is_the_group_of_who_has_none() -> None:
@@ -79,7 +108,7 @@ def test_the_profiles_subscription_is_the_group_of_who_has_none() -> None:
 def test_a_copy_for_a_process_is_temporary() -> None:
     topic = profile(destination="/topic/{routing_key}", subscription="copy")
     found = plan(topic, Subscription(name="a", per_process=True), RABBIT)
-    assert found == Plan("/topic/a", PREFETCH[RABBIT])
+    assert found == Plan("/topic/a", PREFETCH[RABBIT], lossy=True)
 
 
 def test_groups_on_activemq_consume_the_queues_of_a_virtual_topic() -> None:
