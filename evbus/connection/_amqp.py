@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 from urllib.parse import quote
@@ -71,6 +71,8 @@ class AmqpSession:
     """A connection as long as it lives.
 
     :ivar wire: its transport, for what is written and read by the thousand.
+    :ivar server: the version of the broker, such as ``(4, 0, 5)``; empty when it is no RabbitMQ.
+    :ivar told: warnings about what is declared on it, each of which is given once.
     :ivar lost: see :class:`evbus.connection._supervisor.Session`.
     """
 
@@ -78,6 +80,8 @@ class AmqpSession:
         self.wire = wire
         self.lost = wire.lost
         self.frame_max: int = link.connection_tune.frame_max or 2**31
+        self.server = _version(link.server_properties)
+        self.told: set[str] = set()
         self._link = link
         self._heartbeat = heartbeat
         self._watch = None if not heartbeat else self._later(heartbeat)
@@ -121,14 +125,25 @@ class AmqpSession:
 
         :raises Unavailable: it took longer, or the connection is lost meanwhile.
         """
+        # What aiormq logs of it is known by the context, also that of the tasks that it begins for a channel.
+        ours = _OURS.set(True)
+        cancels = _cancels()
         try:
-            return await call(_coroutine(call_of_aiormq), RPC_TIMEOUT)
+            answer = await call(_coroutine(call_of_aiormq), RPC_TIMEOUT)
         except DeliveryTimeout as exc:
             raise Unavailable(f"the broker did not answer within {RPC_TIMEOUT:g} s") from exc
         except Exception as exc:
+            # aiormq closes a channel whose call is cancelled, and may say that instead.
+            if _cancels() > cancels:
+                raise asyncio.CancelledError from exc
             if self.lost.done():
                 raise Unavailable(f"the connection is lost: {self.lost.result()}") from exc
             raise
+        finally:
+            _OURS.reset(ours)
+        if _cancels() > cancels:
+            raise asyncio.CancelledError  # which the closing of a channel keeps to itself
+        return answer
 
     async def close(self) -> None:
         """Close the connection as the protocol wants it (section 2.2.4)."""
@@ -142,6 +157,22 @@ class AmqpSession:
             self._watch.cancel()
         self.wire.end("it was closed")
         self.wire.abort()
+
+
+def _cancels() -> int:
+    """Return how often the present task was asked to end; 0 on Python 3.10, which does not count that."""
+    return int(getattr(asyncio.current_task(), "cancelling", int)())
+
+
+def _version(properties: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the version that RabbitMQ shows with its ``connection.start`` (section 1.4.2.1)."""
+    product, said = (_text(properties.get(key, "")) for key in ("product", "version"))
+    numbers = [int(part) for part in said.split("-")[0].split(".")[:3] if part.isdecimal()]
+    return tuple(numbers) if product == "RabbitMQ" else ()
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, (bytes, bytearray)) else str(value)
 
 
 async def _coroutine(awaitable: Any) -> Any:

@@ -38,21 +38,25 @@ __all__ = [
     "Properties",
     "ack_frame",
     "body_head",
+    "cancel_frame",
     "content_header",
+    "delete_frame",
     "encode_properties",
     "message",
-    "nack_frame",
     "properties_of",
     "publish_method",
     "read_close",
+    "reject_frame",
+    "return_frame",
     "short_text",
 ]
 
 # Class and method, as the four bytes at the head of a method frame.
 CONNECTION_CLOSE, BLOCKED, UNBLOCKED = (10 << 16) + 50, (10 << 16) + 60, (10 << 16) + 61
 CHANNEL_CLOSE = (20 << 16) + 40
+QUEUE_DELETE = (50 << 16) + 40
 CANCEL, PUBLISH, RETURN, DELIVER = (60 << 16) + 30, (60 << 16) + 40, (60 << 16) + 50, (60 << 16) + 60
-ACK, NACK = (60 << 16) + 80, (60 << 16) + 120
+ACK, REJECT, NACK = (60 << 16) + 80, (60 << 16) + 90, (60 << 16) + 120
 
 END = b"\xce"
 #: A heartbeat frame (section 4.2.7).
@@ -166,9 +170,29 @@ def ack_frame(channel: int, tag: int, *, multiple: bool) -> bytes:
     return _ACK.pack(1, channel, 13, ACK, tag, multiple, 0xCE)
 
 
-def nack_frame(channel: int, tag: int, *, requeue: bool) -> bytes:
-    """Return ``basic.nack``, RabbitMQ's extension of ``basic.reject``."""
-    return _ACK.pack(1, channel, 13, NACK, tag, 2 if requeue else 0, 0xCE)
+def reject_frame(channel: int, tag: int, *, requeue: bool) -> bytes:
+    """Return ``basic.reject`` (reference, section 1.8.3.14), which counts as a failed delivery."""
+    return _ACK.pack(1, channel, 13, REJECT, tag, requeue, 0xCE)
+
+
+def return_frame(channel: int, tag: int, *, multiple: bool) -> bytes:
+    """Return ``basic.nack`` with ``requeue``, RabbitMQ's extension; since version 4.3 it does not count.
+
+    :param multiple: all up to ``tag``; 0 is all that there are.
+    """
+    return _ACK.pack(1, channel, 13, NACK, tag, 3 if multiple else 2, 0xCE)
+
+
+def cancel_frame(channel: int, consumer: str) -> bytes:
+    """Return ``basic.cancel`` that wants no answer (reference, section 1.8.3.5)."""
+    payload = struct.pack(">I", CANCEL) + short_text(consumer, "the consumer") + b"\x01"
+    return _HEAD.pack(1, channel, len(payload)) + payload + END
+
+
+def delete_frame(channel: int, queue: str) -> bytes:
+    """Return ``queue.delete`` that wants no answer (reference, section 1.7.2.9)."""
+    payload = struct.pack(">IH", QUEUE_DELETE, 0) + short_text(queue, "the queue") + b"\x04"
+    return _HEAD.pack(1, channel, len(payload)) + payload + END
 
 
 def encode_properties(headers: Mapping[str, str], fixed: Fixed) -> bytes:

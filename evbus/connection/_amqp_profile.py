@@ -12,9 +12,34 @@ from ._address import Address, host_and_port
 from ._pause import Pause
 from ._tls import Tls
 
-__all__ = ["Exchange", "Profile", "Queue"]
+__all__ = ["PASSING", "Binding", "Exchange", "Profile", "Queue"]
 
 PORT, TLS_PORT = 5672, 5671
+#: Seconds that a queue which is not to be kept outlives its consumers: they may only be reconnecting.
+PASSING = 300
+#: What a queue is bound by: a key, or headers.
+Binding = str | dict[str, Any]
+
+_TYPE = "x-queue-type"
+#: Each says what becomes of a message of a quorum queue that is returned again and again.
+_ENDS = {"x-delivery-limit", "x-dead-letter-exchange"}
+#: Arguments that classic queues do not have, by a version of RabbitMQ at least.
+_NOT_CLASSIC = (
+    _TYPE,
+    "x-delivery-limit",
+    "x-consumer-timeout",
+    "x-dead-letter-strategy",
+    "x-initial-cluster-size",
+    "x-max-age",
+    "x-max-in-memory-bytes",
+    "x-max-in-memory-length",
+    "x-queue-leader-locator",
+    "x-quorum-initial-group-size",
+    "x-stream-filter-size-bytes",
+    "x-stream-max-segment-size-bytes",
+)
+_LOCAL_RANDOM = "x-local-random"
+_MATCHES = ("all", "any", "all-with-x", "any-with-x")
 #: evbus-pika hands the key ``connection`` to aio-pika's ``connect_robust``; of its parameters these matter.
 _OLD = ("url", "host", "port", "login", "password", "virtualhost", "ssl", "ssl_options", "client_properties")
 _OLD_IGNORED = ("timeout", "loop", "reconnect_interval", "fail_fast")
@@ -50,12 +75,16 @@ class Exchange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Queue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A queue to declare. The broker refuses one that is there with other settings.
+    """A queue to declare. One that is there with other settings is used as it is, with a warning.
 
     :ivar name: its name; on the receiving side a subscription's own name comes before it.
-    :ivar type: classic, quorum or stream.
+    :ivar type: classic, quorum or stream, whatever the vhost's default type is. A quorum queue on RabbitMQ 4
+        that has neither dead letters nor a limit of its own (``x-delivery-limit``) is declared without any
+        (-1): the broker's is 20, and what is returned once more is dropped without a word.
     :ivar bind: the keys by which it is bound to the profile's exchange; default: the profile's routing key,
-        else the queue's name.
+        else the queue's name. A mapping in place of a key holds the headers for an exchange of type headers,
+        and ``x-match`` (all, the default, or any; see the broker): ``bind: [{x-match: all, tenant: shop}]``.
+        The headers of evbus's events are texts, and a number matches none of them.
     :ivar dead_letter_exchange: where the broker sends what was rejected or has expired; ``""`` is the default
         exchange.
     :ivar dead_letter_routing_key: its new routing key; default: the one that it has.
@@ -66,7 +95,7 @@ class Queue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     type: Literal["classic", "quorum", "stream"] = "classic"
     durable: bool = True
     auto_delete: bool = False
-    bind: list[str] | str | None = None
+    bind: list[str | dict[str, Any]] | dict[str, Any] | str | None = None
     dead_letter_exchange: str | None = None
     dead_letter_routing_key: str | None = None
     arguments: dict[str, Any] = {}
@@ -77,16 +106,37 @@ class Queue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         if self.dead_letter_routing_key is not None and self.dead_letter_exchange is None:
             raise ValueError("dead_letter_routing_key needs dead_letter_exchange; '' is the default exchange")
 
-    def table(self) -> dict[str, Any]:
-        """Return the arguments of the declaration."""
-        table = dict(self.arguments)
-        if self.type != "classic":
-            table["x-queue-type"] = self.type
+    @property
+    def kind(self) -> str:
+        """Its type, whichever way it was given."""
+        return str(self.arguments.get(_TYPE, self.type))
+
+    def table(self, server: tuple[int, ...] = ()) -> dict[str, Any]:
+        """Return the arguments of the declaration.
+
+        :param server: the version of the RabbitMQ that it is declared on.
+        """
+        table = {_TYPE: self.type, **self.arguments}
         if self.dead_letter_exchange is not None:
             table["x-dead-letter-exchange"] = self.dead_letter_exchange
         if self.dead_letter_routing_key is not None:
             table["x-dead-letter-routing-key"] = self.dead_letter_routing_key
+        # Before version 4 there is none, and -1 drops a message at its first return.
+        if server >= (4,) and self.kind == "quorum" and not _ENDS & table.keys():
+            table["x-delivery-limit"] = -1
         return table
+
+    def passing(self, name: str) -> Queue:
+        """Return a queue of these settings that is there for as long as its consumers are.
+
+        It outlives their absence by :data:`PASSING` seconds. It is always classic, and has none of the
+        arguments that other types have alone.
+        """
+        arguments = {key: value for key, value in self.arguments.items() if key not in _NOT_CLASSIC}
+        arguments.setdefault("x-expires", PASSING * 1000)
+        return msgspec.structs.replace(
+            self, name=name, type="classic", durable=True, auto_delete=False, arguments=arguments
+        )
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -115,8 +165,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     :ivar exchange: the name of an exchange that is there; or its declaration (:class:`Exchange`). Default,
         and by the names ``""`` and ``default``: the default exchange, which leads to the queue named by the
         routing key.
-    :ivar queue: the name of a queue, declared as a durable classic one if it is not there; or its declaration
-        (:class:`Queue`). It is bound to the exchange.
+    :ivar queue: the name of a queue, taken as it is, and declared as a durable classic one if it is not
+        there; or its declaration (:class:`Queue`). It is bound to the exchange.
 
     Sending:
 
@@ -198,7 +248,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     def _check_topology(self) -> None:
         queue, key = self.queue_settings(), self.routing_key
-        if self.exchange_name() or queue is None:
+        if queue is None:
+            return
+        if self.exchange_name():
+            self._check_bindings(queue)
             return
         if queue.bind:
             raise ValueError(
@@ -209,6 +262,25 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
                 f"the default exchange leads to the queue {queue.name!r} by its own name only, and never by "
                 f"the routing_key {key!r}: leave out routing_key, or name an exchange"
             )
+
+    def _check_bindings(self, queue: Queue) -> None:
+        # One without a name only lends its settings to the queues of listeners.
+        for one in self.bindings(queue) if queue.name or queue.bind is not None else ():
+            if isinstance(one, dict) and one.get("x-match", "all") not in _MATCHES:
+                raise ValueError(f"queue.bind: x-match is one of {', '.join(_MATCHES)}")
+            if isinstance(self.exchange, Exchange):
+                _check_binding(one, self.exchange.type, queue.name)
+
+    def bindings(self, queue: Queue) -> list[Binding]:
+        """Return what the profile's queue is bound to its exchange by; nothing to the default one."""
+        if not self.exchange_name():
+            return []
+        if queue.bind is not None:
+            return list(queue.bind) if isinstance(queue.bind, list) else [queue.bind]
+        if isinstance(self.exchange, Exchange) and self.exchange.type == _LOCAL_RANDOM:
+            return [""]
+        key = self.routing_key
+        return [key if key is not None and "{" not in key else queue.name]
 
     def exchange_name(self) -> str:
         """Return the name of the exchange, ``""`` for the default one."""
@@ -245,6 +317,22 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         if vhost is None:
             vhost = unquote(url.path[1:]) if url else old.get("virtualhost")
         return Address(hosts, str(login or "guest"), str(password or "guest"), str(vhost or "/"), tls)
+
+
+def _check_binding(binding: Binding, exchange_type: str, queue: str) -> None:
+    if exchange_type == "headers" and isinstance(binding, str):
+        raise ValueError(
+            "an exchange of type headers looks at no key, and leads everything to a queue that is bound "
+            f"without headers: give them, such as 'queue: {{name: {queue or 'orders'}, "
+            "bind: [{x-match: all, tenant: shop}]}'; {} is everything"
+        )
+    if exchange_type in ("direct", "fanout", "topic") and isinstance(binding, dict):
+        raise ValueError(
+            f"queue.bind: an exchange of type {exchange_type} looks at no headers; give keys, or an exchange "
+            "of type headers"
+        )
+    if exchange_type == _LOCAL_RANDOM and binding != "":
+        raise ValueError(f"queue.bind: an exchange of type {_LOCAL_RANDOM} takes no other key than ''")
 
 
 def _split(url: Any) -> SplitResult | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import struct
 from typing import Any
 
@@ -18,9 +20,28 @@ from evbus.errors import Unavailable
 from evbus.redact import one_line
 
 from ._amqp import AmqpSession
-from ._amqp_profile import Exchange, Profile, Queue
+from ._amqp_profile import Binding, Exchange, Profile, Queue
 
-__all__ = ["bind_keys", "declare_exchange", "declare_queue", "declared"]
+__all__ = ["declare_exchange", "declare_queue", "declared"]
+
+log = logging.getLogger("evbus.connection.amqp")
+
+#: What it means that a queue which is there differs from the one that evbus declares.
+_MEANINGS = {
+    "'x-delivery-limit'.* current is none": (
+        "RabbitMQ 4 drops a message of it that was returned more than 20 times; a policy with "
+        "'delivery-limit: -1' or a dead letter exchange mends that"
+    ),
+    "'durable'.* current is 'false'": (
+        "it goes with its last consumer or with the broker, and what waits in it is lost then; older "
+        "versions of evbus declared it so: stop all of its consumers once, and it is declared anew"
+    ),
+}
+_OTHERWISE = "delete it when nothing waits in it, and it is declared anew; or give the profile its settings"
+_TRANSIENT = (
+    "; this broker has no queues that are neither durable nor exclusive: leave out 'durable: false'; "
+    "'arguments: {x-expires: 300000}' (milliseconds) lets a queue go that nobody uses"
+)
 
 
 async def declared(session: AmqpSession, profile: Profile) -> None:
@@ -32,17 +53,8 @@ async def declared(session: AmqpSession, profile: Profile) -> None:
     queue = profile.queue_settings()
     if queue is not None and queue.name:
         passive = isinstance(profile.queue, str)
-        await declare_queue(session, profile, queue, bind=bind_keys(profile, queue), passive=passive)
-
-
-def bind_keys(profile: Profile, queue: Queue) -> list[str]:
-    """Return the keys by which the profile's queue is bound to its exchange; none to the default one."""
-    if not profile.exchange_name():
-        return []
-    if queue.bind is not None:
-        return [queue.bind] if isinstance(queue.bind, str) else list(queue.bind)
-    key = profile.routing_key
-    return [key if key is not None and "{" not in key else queue.name]
+        bind = profile.bindings(queue)
+        await declare_queue(session, profile, queue, bind=bind, passive=passive)
 
 
 async def declare_exchange(session: AmqpSession, profile: Profile) -> None:
@@ -79,34 +91,68 @@ async def declare_queue(
     profile: Profile,
     queue: Queue,
     *,
-    bind: list[str],
+    bind: list[Binding],
     passive: bool = False,
-    exclusive: bool = False,
-) -> None:
-    """Declare a queue and bind it to the profile's exchange by the keys ``bind``.
+) -> bool:
+    """Declare a queue and bind it to the profile's exchange.
+
+    One that is there with other settings is used as it is, and that is told.
 
     :param passive: take the queue as it is when it is there.
-    :param exclusive: for this connection only, and gone with it.
+    :returns: whether it is as it was to be declared.
     """
     what = f"the queue {queue.name!r}"
-    if not (passive and await _is_there(session, what, queue.name)):
-        await _step(
-            session,
-            what,
-            "queue_declare",
-            queue.name,
-            durable=queue.durable and not exclusive,
-            exclusive=exclusive,
-            auto_delete=queue.auto_delete,
-            arguments=queue.table() or None,
-        )
+    found = not (passive and await _is_there(session, what, queue.name))
+    if found:
+        try:
+            await _step(
+                session,
+                what,
+                "queue_declare",
+                queue.name,
+                durable=queue.durable,
+                auto_delete=queue.auto_delete,
+                arguments=queue.table(session.server),
+            )
+        except _Differs as exc:
+            if not await _is_there(session, what, queue.name):
+                raise
+            found = False
+            _tell(session, what, exc.text)
     exchange = profile.exchange_name()
-    for key in bind if exchange else ():
-        await _step(session, f"{what} or {exchange!r}", "queue_bind", queue.name, exchange, key)
+    for one in bind if exchange else ():
+        key, headers = ("", one) if isinstance(one, dict) else (one, None)
+        await _step(
+            session, f"{what} or {exchange!r}", "queue_bind", queue.name, exchange, key, arguments=headers
+        )
+    return found
+
+
+def _tell(session: AmqpSession, what: str, text: str) -> None:
+    """Say what it means that a queue differs, once for each connection."""
+    meaning = next((meaning for why, meaning in _MEANINGS.items() if re.search(why, text)), _OTHERWISE)
+    said = f"{what} is there with other settings, and is used as it is: {text}; {meaning}"
+    if said not in session.told:
+        session.told.add(said)
+        log.warning("%s", said)
 
 
 class _Missing(Unavailable):
     """Something is not there."""
+
+
+class _Differs(Unavailable):
+    """Something is there with other settings, or cannot have those that are asked for.
+
+    :ivar text: what the broker says.
+    """
+
+    def __init__(self, what: str, text: str) -> None:
+        super().__init__(
+            f"{what} is there with other settings, or cannot have these: {text}; give its own settings, or "
+            "its name alone to use it as it is"
+        )
+        self.text = text
 
 
 async def _is_there(session: AmqpSession, what: str, name: str) -> bool:
@@ -125,7 +171,8 @@ async def _step(session: AmqpSession, what: str, method: str, *args: Any, **kwar
     except (AMQPChannelError, ChannelClosed) as exc:
         raise _explained(exc, what) from exc
     except Unavailable as exc:
-        raise Unavailable(f"{what}: {exc}") from exc
+        hint = _TRANSIENT if "transient_nonexcl_queues" in str(exc) else ""
+        raise Unavailable(f"{what}: {one_line(str(exc))}{hint}") from exc
     except (ValueError, TypeError, struct.error) as exc:
         # The client library has rules of its own for names, and types for arguments.
         await session.rpc(channel.close())
@@ -143,10 +190,7 @@ def _explained(problem: Exception, what: str) -> Unavailable:
     if isinstance(problem, ChannelNotFoundEntity):
         return _Missing(f"{what} is not on the broker: {text}")
     if isinstance(problem, ChannelPreconditionFailed):
-        return Unavailable(
-            f"{what} is there with other settings, or cannot have these: {text}; give its own settings, or "
-            "its name alone to use it as it is"
-        )
+        return _Differs(what, text)
     if isinstance(problem, ChannelAccessRefused):
         return Unavailable(f"the broker does not permit it for {what}: {text}")
     if isinstance(problem, ChannelLockedResource):

@@ -16,14 +16,14 @@ from pamqp.commands import Basic
 
 from evbus._backoff import backoff
 from evbus.connection._amqp import AmqpSession
-from evbus.connection._amqp_profile import Profile, Queue
-from evbus.connection._amqp_topology import bind_keys, declare_exchange, declare_queue
+from evbus.connection._amqp_profile import Binding, Exchange, Profile, Queue
+from evbus.connection._amqp_topology import declare_exchange, declare_queue
 from evbus.connection._supervisor import Connection
 from evbus.errors import ConnectFailed, ProfileError, Unavailable
 from evbus.redact import one_line
 from evbus.types import Delivery, Subscription
 
-from ._amqp_intake import Intake
+from ._amqp_intake import CONSUMER_TAG, Intake
 
 __all__ = ["Consumer", "Source", "source_of"]
 
@@ -33,15 +33,15 @@ log = logging.getLogger("evbus.egress.amqp")
 class Source(NamedTuple):
     """The queue that a subscription consumes from.
 
-    :ivar bind: the keys by which it is bound to the profile's exchange.
+    :ivar bind: what it is bound to the profile's exchange by.
     :ivar passive: it is taken as it is when it is there.
-    :ivar exclusive: for this process alone, and gone with it.
+    :ivar own: for this process alone.
     """
 
     queue: Queue
-    bind: list[str]
+    bind: list[Binding]
     passive: bool = False
-    exclusive: bool = False
+    own: bool = False
 
 
 class _Subscribed(NamedTuple):
@@ -57,7 +57,8 @@ def source_of(profile: Profile, subscription: Subscription) -> Source:
 
     Without a name it is the profile's own queue. With one it is ``<name>``, or ``<name>::<group>``, bound to
     the profile's exchange by the name; other settings are those of the profile's ``queue``. A copy for this
-    process has a name of its own.
+    process has a name of its own. That and what is not durable is gone when it had no consumer for a while
+    (:meth:`evbus.connection._amqp_profile.Queue.passing`).
 
     :raises ProfileError: the profile has no queue, or its exchange cannot feed several.
     """
@@ -76,20 +77,28 @@ def source_of(profile: Profile, subscription: Subscription) -> Source:
             "nothing says what to consume: name a queue, such as 'queue: orders'", path="queue"
         )
     key = name or base.name
-    bind = [_filled(profile.routing_key, key)] if name else bind_keys(profile, base)
+    bind: list[Binding] = [_filled(profile, key)] if name else profile.bindings(base)
     if subscription.per_process:
         unique = "::".join(part for part in (key, group, secrets.token_hex(8)) if part)
-        return Source(msgspec.structs.replace(base, name=unique, type="classic"), bind, exclusive=True)
+        return Source(base.passing(unique), bind, own=True)
     if not name and not group:
         return Source(base, bind, passive=isinstance(profile.queue, str))
     full = f"{key}::{group}" if group else key
-    if subscription.durable:
-        return Source(msgspec.structs.replace(base, name=full), bind)
-    queue = msgspec.structs.replace(base, name=full, type="classic", durable=False, auto_delete=True)
-    return Source(queue, bind)
+    return Source(
+        msgspec.structs.replace(base, name=full) if subscription.durable else base.passing(full), bind
+    )
 
 
-def _filled(template: str | None, name: str) -> str:
+def _filled(profile: Profile, name: str) -> str:
+    """Return the key by which the queue of a name is bound."""
+    exchange = profile.exchange
+    if isinstance(exchange, Exchange) and exchange.type in ("headers", "x-local-random"):
+        raise ProfileError(
+            f"an exchange of type {exchange.type} looks at no routing key, and so leads every event to "
+            f"{name!r}; give one that does, such as 'type: topic'",
+            path="exchange",
+        )
+    template = profile.routing_key
     return name if template is None else template.format(routing_key=name, profile="*")
 
 
@@ -131,7 +140,10 @@ class Consumer:
                         yield intake.waiting.popleft()
                     await intake.arrival()
             finally:
+                intake.leave(delete=self._name if self._source.own else "")
                 await self._leave(session, intake, link)
+            if intake.paused:
+                return
             log.warning(
                 "%s: consuming from %r is interrupted: %s", self.connection.name, self._name, intake.ended
             )
@@ -174,29 +186,28 @@ class Consumer:
     async def _subscribe(self, session: AmqpSession) -> _Subscribed:
         source = self._source
         await declare_exchange(session, self._profile)
-        await declare_queue(
-            session,
-            self._profile,
-            source.queue,
-            bind=source.bind,
-            passive=source.passive,
-            exclusive=source.exclusive,
+        known = await declare_queue(
+            session, self._profile, source.queue, bind=source.bind, passive=source.passive
         )
         link = await session.channel()
-        intake = Intake(link.number, session.wire.write, self._profile_name)
+        stream = source.queue.kind == "stream" or not known
+        intake = Intake(link.number, session.wire.write, self._profile_name, stream=stream)
         session.wire.attach(link.number, intake)
         try:
             await session.rpc(link.basic_qos(prefetch_count=self._prefetch))
             await session.rpc(
                 cast("aiormq.Channel", link).rpc(
                     Basic.Consume(
-                        queue=self._name, exclusive=self._profile.exclusive, arguments=self._arguments()
+                        queue=self._name,
+                        consumer_tag=CONSUMER_TAG,
+                        exclusive=self._profile.exclusive,
+                        arguments=self._arguments(),
                     )
                 )
             )
         except BaseException as exc:
             await self._leave(session, intake, link)
-            if isinstance(exc, ChannelPreconditionFailed) and self._source.queue.type != "stream":
+            if isinstance(exc, ChannelPreconditionFailed) and source.queue.kind != "stream":
                 self._next, self._resumes = None, False
             if isinstance(exc, Unavailable) or not isinstance(exc, Exception):
                 raise
@@ -209,13 +220,12 @@ class Consumer:
             arguments["x-priority"] = self._profile.consumer_priority
         if self._next is not None:
             arguments["x-stream-offset"] = self._next
-        elif self._source.queue.type == "stream":
+        elif self._source.queue.kind == "stream":
             arguments["x-stream-offset"] = self._profile.offset
         return arguments
 
     async def _leave(self, session: AmqpSession, intake: Intake, link: aiormq.abc.AbstractChannel) -> None:
         """Give the channel back; what is unsettled goes to another consumer."""
-        intake.flush()
         if self._resumes and intake.next_offset is not None:
             self._next = intake.next_offset
         intake.end("it was closed")

@@ -15,9 +15,12 @@ from evbus.connection._amqp1_decode import body_of
 from evbus.redact import one_line
 from evbus.types import Delivery, Envelope, Origin, SharedHeaders
 
-__all__ = ["Intake"]
+__all__ = ["CONSUMER_TAG", "Intake"]
 
 log = logging.getLogger("evbus.egress.amqp")
+
+#: What the one consumer of a channel is called. It is in each delivery, so it is short.
+CONSUMER_TAG = "evbus"
 
 _DELIVER = struct.Struct(">QB")
 _SIZE = struct.Struct(">Q")
@@ -32,12 +35,18 @@ class Intake(Origin):
     :param channel: the number of the channel.
     :param write: writes frames.
     :param profile: the name of the profile, for the envelopes.
+    :param stream: whether the queue may be a stream, whose messages have an offset.
     :ivar waiting: deliveries that nobody has taken yet.
+    :ivar paused: no more are wanted.
     """
 
-    def __init__(self, channel: int, write: Callable[[bytes], None], profile: str) -> None:
+    def __init__(
+        self, channel: int, write: Callable[[bytes], None], profile: str, *, stream: bool = False
+    ) -> None:
         super().__init__()
         self.waiting: deque[Delivery] = deque()
+        self.paused = False
+        self._stream = stream
         self._after: int | None = None
         self._warned = False
         self._channel = channel
@@ -45,10 +54,14 @@ class Intake(Origin):
         self._profile = profile
         self._loop = asyncio.get_running_loop()
         self._arrival: asyncio.Future[None] | None = None
+        # Called when something has arrived, if that is anybody's business.
+        self._on_arrival: Callable[[], None] | None = None
         # What the broker waits for, in its order: delivery tag to stream offset.
         self._unsettled: dict[int, int | None] = {}
         self._acked: set[int] = set()
-        self._refused: list[tuple[int, bool]] = []
+        # A stream delivers nothing again, so that is done here: tag to message, and how often it came.
+        self._kept: dict[int, tuple[Envelope, int]] = {}
+        self._refused: list[tuple[int, bool | None, bool]] = []
         self._flushing = False
         self._tag = 0
         self._redelivered = False
@@ -70,9 +83,11 @@ class Intake(Origin):
         """Return when a delivery is waiting, or there will be none any more."""
         if not self.waiting and not self.ended:
             self._arrival = self._loop.create_future()
+            self._on_arrival = self._on_arrival or self._wake
             await self._arrival
 
     def _wake(self) -> None:
+        self._on_arrival = None
         arrival, self._arrival = self._arrival, None
         if arrival is not None and not arrival.done():
             arrival.set_result(None)
@@ -86,6 +101,36 @@ class Intake(Origin):
         self.waiting.clear()
         super().end(reason)
         self._wake()
+
+    def pause(self) -> None:
+        """Take no more, and give back what nobody has taken yet; what was taken can be settled."""
+        if self.ended or self.paused:
+            return
+        self.paused = True
+        self._write(frames.cancel_frame(self._channel, CONSUMER_TAG))
+        self._on_arrival = self._return
+        self._return()
+
+    def _return(self) -> None:
+        """Give back what nobody has taken; a stream keeps everything."""
+        while self.waiting:
+            self.waiting.pop().give_back()
+
+    def leave(self, *, delete: str = "") -> None:
+        """Give back everything that is not settled, before the channel is closed.
+
+        :param delete: the name of a queue that nobody needs any more.
+        """
+        self.flush()
+        if self.ended:
+            return
+        parts = [] if self.paused else [frames.cancel_frame(self._channel, CONSUMER_TAG)]
+        # Closing the channel gives back as well, but counts as a failed delivery of each.
+        if not self._kept:
+            parts.append(frames.return_frame(self._channel, 0, multiple=True))
+        if delete:
+            parts.append(frames.delete_frame(self._channel, delete))
+        self._write(b"".join(parts))
 
     # Reading
 
@@ -129,10 +174,12 @@ class Intake(Origin):
             self._profile, self._routing_key if key is None else key, body, headers, time.monotonic()
         )
         tag = self._tag
-        self._unsettled[tag] = _offset(headers[_OFFSET]) if _OFFSET in headers else None
+        offset = self._unsettled[tag] = _offset(headers.get(_OFFSET, "")) if self._stream else None
+        if offset is not None:
+            self._kept[tag] = (envelope, 0)
         self.waiting.append(Delivery(envelope, self._settle, tag, bool(self._redelivered), count, self))
-        if self._arrival is not None:
-            self._wake()
+        if self._on_arrival is not None:
+            self._on_arrival()
 
     def _headers(self) -> frames.Properties:
         try:
@@ -146,21 +193,22 @@ class Intake(Origin):
 
     def _look(self, method: int, payload: bytes) -> None:
         if method == frames.CANCEL:
-            self.end("the broker cancelled the consumer: its queue was deleted, or moved")
+            late = ", or a delivery was not settled within the consumer timeout" if self._unsettled else ""
+            self.end(f"the broker cancelled the consumer: its queue was deleted or moved{late}")
         elif method == frames.CHANNEL_CLOSE:
             code, text = frames.read_close(payload)
             self.end(f"the broker closed the channel: {text} ({code})")
 
     # Settling
 
-    def _settle(self, tag: int, accepted: bool, requeue: bool) -> None:
+    def _settle(self, tag: int, accepted: bool | None, requeue: bool) -> None:
         # On a channel that is gone the broker has put it back into its queue.
         if self.ended:
             return
         if accepted:
             self._acked.add(tag)
         else:
-            self._refused.append((tag, requeue))
+            self._refused.append((tag, accepted, requeue))
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self.flush)
@@ -172,9 +220,16 @@ class Intake(Origin):
             return
         unsettled, acked = self._unsettled, self._acked
         parts = []
-        for tag, requeue in self._refused:
+        for tag, accepted, requeue in self._refused:
+            if requeue and tag in self._kept:
+                self._again(tag)
+                continue
             self._forget(tag)
-            parts.append(frames.nack_frame(self._channel, tag, requeue=requeue))
+            parts.append(
+                frames.return_frame(self._channel, tag, multiple=False)
+                if accepted is None
+                else frames.reject_frame(self._channel, tag, requeue=requeue)
+            )
         self._refused = []
         first = list(itertools.takewhile(acked.__contains__, unsettled))
         if first:
@@ -182,6 +237,9 @@ class Intake(Origin):
             acked.difference_update(first)
             for tag in first[:-1]:
                 del unsettled[tag]
+            if self._kept:
+                for tag in first[:-1]:
+                    self._kept.pop(tag, None)
             self._forget(first[-1])
         for tag in sorted(acked):
             self._forget(tag)
@@ -189,12 +247,23 @@ class Intake(Origin):
         acked.clear()
         self._write(b"".join(parts))
 
+    def _again(self, tag: int) -> None:
+        """Hand a stream's message out again; one that is asked to do that passes it over."""
+        if self.paused:
+            return
+        envelope, count = self._kept[tag]
+        self._kept[tag] = (envelope, count + 1)
+        self.waiting.append(Delivery(envelope, self._settle, tag, True, count + 1, self))
+        if self._on_arrival is not None:
+            self._on_arrival()
+
     def _forget(self, tag: int) -> None:
         offset = self._unsettled.pop(tag, None)
         if offset is not None:
             self._after = max(self._after or 0, offset + 1)
+            del self._kept[tag]
 
 
 def _offset(text: str) -> int | None:
-    """Return a stream's offset; other people's messages may have anything in a header of that name."""
+    """Return a stream's offset, None if it is none: other people's messages may have such a header."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None

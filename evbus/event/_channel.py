@@ -23,6 +23,7 @@ __all__ = ["PROCESS", "Channel", "received", "sent"]
 #: Stands in an address for the part that each process makes up for its own copy.
 PROCESS = "{process}"
 _AMQP_VERSION = "0.3.0"
+_EXPIRES = "x-expires"
 #: What the schema of AsyncAPI's AMQP binding knows; plugins of RabbitMQ bring others.
 _EXCHANGE_TYPES = ("topic", "direct", "fanout", "headers")
 
@@ -118,20 +119,29 @@ def _to_exchange(settings: _amqp_profile.Profile, key: str) -> Channel:
 def _from_queue(settings: _amqp_profile.Profile, wanted: Subscription) -> Channel:
     found = source_of(settings, wanted)
     queue, name = found.queue, found.queue.name
-    if found.exclusive:
+    if found.own:
         # What a process calls its own copy ends in something random.
         name = f"{name.rpartition('::')[0]}::{PROCESS}"
     about = {
         "name": name,
-        "durable": queue.durable and not found.exclusive,
-        "exclusive": found.exclusive,
+        "durable": queue.durable,
+        "exclusive": False,
         "autoDelete": queue.auto_delete,
         "vhost": settings.address().vhost,
     }
-    extra = {"boundTo": settings.exchange_name(), "bindingKeys": found.bind} if found.bind else None
-    if queue.type != "classic":
-        extra = {"queueType": queue.type, **(extra or {})}
-    return _amqp(name, "queue", {"is": "queue", "queue": about}, {"ack": True}, extra)
+    extra: dict[str, Any] = {}
+    if queue.kind != "classic":
+        extra["queueType"] = queue.kind
+    if _EXPIRES in queue.arguments:
+        # Milliseconds without a consumer, after which it is gone.
+        extra["expires"] = queue.arguments[_EXPIRES]
+    if found.bind:
+        extra["boundTo"] = settings.exchange_name()
+        keys = [one for one in found.bind if isinstance(one, str)]
+        headers = [one for one in found.bind if not isinstance(one, str)]
+        extra |= {"bindingKeys": keys} if keys else {}
+        extra |= {"bindingHeaders": headers} if headers else {}
+    return _amqp(name, "queue", {"is": "queue", "queue": about}, {"ack": True}, extra or None)
 
 
 def _amqp(

@@ -68,6 +68,36 @@ def of_server(talk: Talk, context: ssl.SSLContext | None = None, **data: Any) ->
         thread.join(WAIT)
 
 
+@pytest.mark.parametrize("end", [aiormq.exceptions.ChannelClosed(504, "RPC timeout"), None])
+def test_a_call_that_is_cancelled_is_cancelled_whatever_the_client_library_makes_of_it(
+    rabbitmq: Any, end: Exception | None
+) -> None:
+    async def closes_its_channel() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            if end is not None:
+                raise end from None
+
+    async def main() -> None:
+        async with connected(url=rabbitmq.url) as made:
+            calling = asyncio.ensure_future(made.up().rpc(closes_its_channel()))
+            await asyncio.sleep(0)
+            calling.cancel()
+            await asyncio.wait({calling})
+            assert calling.cancelled()
+
+    asyncio.run(main())
+
+
+def test_the_version_of_rabbitmq_is_known(each_rabbitmq: Any) -> None:
+    async def main() -> None:
+        async with connected(url=each_rabbitmq.url) as made:
+            assert made.up().server == each_rabbitmq.version
+
+    asyncio.run(main())
+
+
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read()
 

@@ -118,13 +118,31 @@ def test_the_head_of_a_body_in_one_frame(channel: int, size: int) -> None:
 
 
 @given(channels, st.integers(0, 2**63 - 1), st.booleans())
-def test_acks_and_nacks_are_what_others_read(channel: int, tag: int, flag: bool) -> None:
+def test_what_settles_deliveries_is_what_others_read(channel: int, tag: int, flag: bool) -> None:
     ((number, ack),) = unmarshal(frames.ack_frame(channel, tag, multiple=flag))
     assert isinstance(ack, commands.Basic.Ack)
     assert (number, ack.delivery_tag, bool(ack.multiple)) == (channel, tag, flag)
-    ((number, nack),) = unmarshal(frames.nack_frame(channel, tag, requeue=flag))
+    ((number, reject),) = unmarshal(frames.reject_frame(channel, tag, requeue=flag))
+    assert isinstance(reject, commands.Basic.Reject)
+    assert (number, reject.delivery_tag, bool(reject.requeue)) == (channel, tag, flag)
+    ((number, nack),) = unmarshal(frames.return_frame(channel, tag, multiple=flag))
     assert isinstance(nack, commands.Basic.Nack)
-    assert (number, nack.delivery_tag, bool(nack.requeue), bool(nack.multiple)) == (channel, tag, flag, False)
+    assert (number, nack.delivery_tag, bool(nack.requeue), bool(nack.multiple)) == (channel, tag, True, flag)
+
+
+def test_what_wants_no_answer_is_what_others_read() -> None:
+    ((number, cancel),) = unmarshal(frames.cancel_frame(7, "me"))
+    assert isinstance(cancel, commands.Basic.Cancel)
+    assert (number, cancel.consumer_tag, cancel.nowait) == (7, "me", True)
+    ((number, delete),) = unmarshal(frames.delete_frame(7, "mine"))
+    assert isinstance(delete, commands.Queue.Delete)
+    assert (number, delete.queue, delete.nowait, delete.if_unused, delete.if_empty) == (
+        7,
+        "mine",
+        True,
+        False,
+        False,
+    )
 
 
 def test_the_heartbeat_is_what_others_read() -> None:

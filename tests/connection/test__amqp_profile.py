@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evbus.connection._amqp_profile import Profile, Queue
+from evbus.connection._amqp_profile import PASSING, Profile, Queue
 from evbus.connection._tls import Tls
+
+HEADERS = {"exchange": {"name": "e", "type": "headers"}}
+LOCAL = {"exchange": {"name": "e", "type": "x-local-random"}}
 
 
 def profile(**data: Any) -> Profile:
@@ -136,6 +139,20 @@ def test_an_address_shows_no_password() -> None:
         ({"timeout": 0}, "timeout is a number of seconds above 0"),
         ({"heartbeat": -1}, "heartbeat is a number of seconds from 0 to 65535"),
         ({"offset": "middle"}, "offset is first, last, next or a number"),
+        (
+            {"queue": "q", **HEADERS},
+            "give them, such as 'queue: {name: q, bind: [{x-match: all, tenant: shop}]}'",
+        ),
+        ({"queue": {"name": "q", "bind": [{"a": "b"}, "key"]}, **HEADERS}, "an exchange of type headers"),
+        (
+            {"queue": {"name": "q", "bind": {"x-match": "some"}}, **HEADERS},
+            "queue.bind: x-match is one of all, any, all-with-x, any-with-x",
+        ),
+        (
+            {"queue": {"name": "q", "bind": {"a": "b"}}, "exchange": {"name": "e"}},
+            "queue.bind: an exchange of type topic looks at no headers; give keys, or an exchange",
+        ),
+        ({"queue": {"name": "q", "bind": "key"}, **LOCAL}, "x-local-random takes no other key than ''"),
     ],
 )
 def test_what_means_nothing_is_told(data: Any, reason: str) -> None:
@@ -146,7 +163,8 @@ def test_what_means_nothing_is_told(data: Any, reason: str) -> None:
 
 
 def test_the_arguments_of_a_queue() -> None:
-    assert Queue(name="q").table() == {}
+    assert Queue(name="q").table() == {"x-queue-type": "classic"}
+    assert Queue(name="q", arguments={"x-queue-type": "quorum"}).table() == {"x-queue-type": "quorum"}
     queue = Queue(
         name="q",
         type="quorum",
@@ -161,6 +179,69 @@ def test_the_arguments_of_a_queue() -> None:
         "x-max-length": 5,
     }
     assert queue.arguments == {"x-max-length": 5}
+
+
+@pytest.mark.parametrize(
+    ("data", "server", "limit"),
+    [
+        ({"type": "quorum"}, (), None),
+        ({"type": "quorum"}, (3, 10, 8), None),
+        ({"type": "quorum"}, (3, 13), None),
+        ({"type": "quorum"}, (4, 0, 5), -1),
+        ({"type": "quorum"}, (4, 3, 6), -1),
+        ({"arguments": {"x-queue-type": "quorum"}}, (4, 0), -1),
+        ({"type": "quorum", "arguments": {"x-delivery-limit": 5}}, (4, 0), 5),
+        ({"type": "quorum", "dead_letter_exchange": ""}, (4, 0), None),
+        ({"type": "quorum", "arguments": {"x-dead-letter-exchange": "dead"}}, (4, 0), None),
+        ({"type": "classic"}, (4, 0), None),
+        ({"type": "stream"}, (4, 0), None),
+    ],
+)
+def test_only_a_quorum_queue_of_version_4_that_says_nothing_gets_a_limit(
+    data: Any, server: tuple[int, ...], limit: int | None
+) -> None:
+    assert Queue(name="q", **data).table(server).get("x-delivery-limit") == limit
+
+
+def test_a_queue_that_is_not_to_be_kept_outlives_its_consumers_for_a_while() -> None:
+    arguments = {"x-delivery-limit": 5, "x-quorum-initial-group-size": 3, "x-max-length": 9}
+    made = Queue(name="q", type="quorum", dead_letter_exchange="dead", arguments=arguments).passing("copy")
+    assert (made.name, made.durable, made.auto_delete) == ("copy", True, False)
+    assert made.table((4, 0)) == {
+        "x-queue-type": "classic",
+        "x-expires": PASSING * 1000,
+        "x-max-length": 9,
+        "x-dead-letter-exchange": "dead",
+    }
+    stream = Queue(type="stream", arguments={"x-max-age": "7D", "x-stream-filter-size-bytes": 32})
+    assert stream.passing("copy").table() == {"x-queue-type": "classic", "x-expires": PASSING * 1000}
+    own = Queue(arguments={"x-expires": 5000, "x-queue-type": "quorum"}).passing("copy")
+    assert own.table() == {"x-queue-type": "classic", "x-expires": 5000}
+
+
+@pytest.mark.parametrize(
+    ("data", "bindings"),
+    [
+        ({"queue": "q"}, []),
+        ({"queue": "q", "exchange": "e"}, ["q"]),
+        ({"queue": "q", "exchange": "e", "routing_key": "k"}, ["k"]),
+        ({"queue": "q", "exchange": "e", "routing_key": "x.{routing_key}"}, ["q"]),
+        ({"queue": {"name": "q", "bind": "b"}, "exchange": "e", "routing_key": "k"}, ["b"]),
+        ({"queue": {"name": "q", "bind": ["b", "c"]}, "exchange": {"name": "e"}}, ["b", "c"]),
+        ({"queue": {"name": "q", "bind": []}, "exchange": "e"}, []),
+        ({"queue": {"name": "q", "bind": {"tenant": "a"}}, **HEADERS}, [{"tenant": "a"}]),
+        ({"queue": {"name": "q", "bind": [{"tenant": "a"}, {}]}, **HEADERS}, [{"tenant": "a"}, {}]),
+        ({"queue": {"name": "q", "bind": [{"tenant": "a"}, "k"]}, "exchange": "e"}, [{"tenant": "a"}, "k"]),
+        ({"queue": "q", **LOCAL}, [""]),
+    ],
+)
+def test_what_a_queue_is_bound_by(data: Any, bindings: list[Any]) -> None:
+    settings = profile(**data)
+    assert settings.bindings(settings.queue_settings() or Queue()) == bindings
+
+
+def test_a_queue_without_a_name_need_not_be_bound() -> None:
+    profile(queue={"type": "quorum"}, **HEADERS)
 
 
 def test_the_default_exchange_has_three_names() -> None:

@@ -9,18 +9,18 @@ from urllib.parse import quote
 
 import pytest
 
-from evbus.connection._amqp_profile import Queue
-from evbus.connection._amqp_topology import bind_keys, declare_queue, declared
+from evbus.connection._amqp_topology import declared
 from evbus.errors import Unavailable
 from tests.connection.amqp_kit import WAIT, connected, no_tasks_left, profile, url
 
 
-def declare(node: Any, *, login: str = "guest:guest", times: int = 1, **data: Any) -> None:
+def declare(node: Any, *, login: str = "guest:guest", vhost: str = "", times: int = 1, **data: Any) -> None:
     """Check and declare what a profile says; the connection and other channels outlive what goes wrong."""
 
     async def main() -> None:
-        settings = profile(url=url(node, login=login), **data)
-        async with connected(url=url(node, login=login)) as made:
+        where = url(node, login=login, vhost=vhost)
+        settings = profile(url=where, **data)
+        async with connected(url=where) as made:
             session = made.up()
             beside = await session.channel()
             try:
@@ -128,11 +128,115 @@ def test_a_queue_that_is_only_named_is_taken_as_it_is(rabbitmq: Any, names: str)
     assert bindings(rabbitmq, names) == {("amq.topic", names)}
 
 
-def test_a_queue_with_other_settings_is_told(rabbitmq: Any, names: str) -> None:
-    rabbitmq.declare_queue(names)
-    said = complaint(rabbitmq, queue={"name": names, "type": "quorum"})
-    assert said.startswith(f"the queue '{names}' is there with other settings, or cannot have these: ")
-    assert "inequivalent arg 'x-queue-type'" in said
+@pytest.mark.parametrize(
+    ("settings", "there", "differs", "meaning"),
+    [
+        ({"type": "quorum"}, {}, "'x-queue-type'", "delete it when nothing waits in it"),
+        ({"arguments": {"x-max-length": 3}}, {"x-max-length": 2}, "'x-max-length'", "delete it when nothing"),
+    ],
+)
+def test_a_queue_with_other_settings_is_used_as_it_is_and_that_is_told_once_for_a_connection(
+    rabbitmq: Any,
+    names: str,
+    caplog: pytest.LogCaptureFixture,
+    settings: Any,
+    there: Any,
+    differs: str,
+    meaning: str,
+) -> None:
+    rabbitmq.declare_queue(names, there)
+    declare(rabbitmq, queue={"name": names, **settings}, exchange="amq.topic", times=2)
+    assert bindings(rabbitmq, names) == {("amq.topic", names)}
+    assert found(rabbitmq, "queues", names)["arguments"] == there
+    (record,) = (one for one in caplog.records if one.name == "evbus.connection.amqp")
+    said = record.message
+    assert said.startswith(f"the queue '{names}' is there with other settings, and is used as it is: ")
+    assert f"inequivalent arg {differs}" in said
+    assert meaning in said
+
+
+@pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
+def test_a_quorum_queue_drops_nothing_that_comes_back_and_one_of_before_is_told(
+    each_rabbitmq: Any, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts = each_rabbitmq.version >= (4,)
+    declare(each_rabbitmq, queue={"name": unique, "type": "quorum"}, times=2)
+    made = found(each_rabbitmq, "queues", unique)["arguments"]
+    assert made == {"x-queue-type": "quorum", **({"x-delivery-limit": -1} if counts else {})}
+    assert not caplog.records
+    each_rabbitmq.delete_queue(unique)
+
+    each_rabbitmq.declare_queue(unique, {"x-queue-type": "quorum"})
+    declare(each_rabbitmq, queue={"name": unique, "type": "quorum"})
+    said = [record.message for record in caplog.records]
+    assert len(said) == counts
+    assert all(
+        one.endswith("a policy with 'delivery-limit: -1' or a dead letter exchange mends that")
+        for one in said
+    )
+    each_rabbitmq.delete_queue(unique)
+
+
+@pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
+def test_a_classic_queue_is_classic_whatever_the_default_of_its_vhost(
+    each_rabbitmq: Any, unique: str
+) -> None:
+    path = f"vhosts/{unique}"
+    each_rabbitmq.api("PUT", path, {"default_queue_type": "quorum"})
+    try:
+        each_rabbitmq.set_permissions("guest", vhost=unique)
+        declare(each_rabbitmq, vhost=unique, queue="named")
+        declare(each_rabbitmq, vhost=unique, queue={"name": "made", "arguments": {"x-max-priority": 5}})
+        listed = each_rabbitmq.api("GET", f"queues/{unique}")
+        assert {one["name"]: one["type"] for one in listed} == {"named": "classic", "made": "classic"}
+    finally:
+        each_rabbitmq.api("DELETE", path)
+
+
+def test_a_queue_that_was_declared_without_a_type_is_a_classic_one(
+    each_rabbitmq: Any, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    each_rabbitmq.declare_queue(unique)
+    declare(each_rabbitmq, queue={"name": unique})
+    assert not caplog.records
+    each_rabbitmq.delete_queue(unique)
+
+
+def test_a_queue_is_bound_by_headers(rabbitmq: Any, names: str) -> None:
+    wanted = [{"x-match": "all", "tenant": "shop"}, {"x-match": "any", "a": "1", "b": "2"}]
+    queue = {"name": f"{names}-q", "bind": wanted}
+    declare(rabbitmq, exchange={"name": f"{names}-e", "type": "headers"}, queue=queue, times=2)
+    listed = rabbitmq.api("GET", f"queues/%2F/{names}-q/bindings")
+    bound = [(one["routing_key"], one["arguments"]) for one in listed if one["source"]]
+    assert [key for key, _ in bound] == ["", ""]
+    assert all(headers in wanted for _, headers in bound)
+
+
+@pytest.mark.parametrize("each_rabbitmq", ["4.0", "4.3"], indirect=True)
+def test_a_local_random_exchange_has_its_only_key(each_rabbitmq: Any, unique: str) -> None:
+    declare(each_rabbitmq, exchange={"name": unique, "type": "x-local-random"}, queue=unique)
+    assert bindings(each_rabbitmq, unique) == {(unique, "")}
+    each_rabbitmq.delete_queue(unique)
+    each_rabbitmq.api("DELETE", f"exchanges/%2F/{unique}")
+
+
+@pytest.mark.parametrize("each_rabbitmq", ["4.0-denied"], indirect=True)
+def test_a_broker_that_has_no_transient_queues_is_told(each_rabbitmq: Any, unique: str) -> None:
+    """It ends the whole connection for that (reply code 541)."""
+
+    async def main() -> None:
+        settings = profile(queue={"name": unique, "durable": False})
+        async with connected(url=each_rabbitmq.url) as made:
+            with pytest.raises(Unavailable) as caught:
+                await asyncio.wait_for(declared(made.up(), settings), WAIT)
+        said = str(caught.value)
+        assert (
+            "this broker has no queues that are neither durable nor exclusive: leave out 'durable: false'"
+            in said
+        )
+        assert "\n" not in said
+
+    asyncio.run(main())
 
 
 def test_settings_that_no_queue_can_have_are_told(rabbitmq: Any, names: str) -> None:
@@ -145,7 +249,7 @@ def test_a_queue_of_another_connection_alone_is_told(rabbitmq: Any, names: str) 
     async def main() -> None:
         async with connected(url=rabbitmq.url) as made, connected(url=rabbitmq.url) as other:
             settings = profile(queue=names)
-            await declare_queue(other.up(), settings, Queue(name=names), bind=[], exclusive=True)
+            await (await other.up().channel()).queue_declare(names, exclusive=True)
             with pytest.raises(
                 Unavailable, match=f"^the queue '{names}' belongs to another connection alone: "
             ):
@@ -217,20 +321,3 @@ def test_a_connection_that_is_lost_meanwhile_is_told(rabbitmq: Any, proxy: Any, 
                 await asyncio.wait_for(declaring, WAIT)
 
     asyncio.run(main())
-
-
-@pytest.mark.parametrize(
-    ("data", "keys"),
-    [
-        ({"queue": "q"}, []),
-        ({"queue": "q", "exchange": "e"}, ["q"]),
-        ({"queue": "q", "exchange": "e", "routing_key": "k"}, ["k"]),
-        ({"queue": "q", "exchange": "e", "routing_key": "x.{routing_key}"}, ["q"]),
-        ({"queue": {"name": "q", "bind": "b"}, "exchange": "e", "routing_key": "k"}, ["b"]),
-        ({"queue": {"name": "q", "bind": ["b", "c"]}, "exchange": {"name": "e"}}, ["b", "c"]),
-        ({"queue": {"name": "q", "bind": []}, "exchange": "e"}, []),
-    ],
-)
-def test_a_queue_is_bound_by_the_keys_of_its_profile(data: Any, keys: list[str]) -> None:
-    settings = profile(**data)
-    assert bind_keys(settings, settings.queue_settings() or Queue()) == keys

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from evbus.connection._amqp_profile import Profile
+from evbus.connection._amqp_profile import Profile, Queue
 from evbus.egress._amqp import source_of
 from evbus.errors import ProfileError
 from evbus.types import Subscription
@@ -21,7 +21,7 @@ def source(subscription: dict[str, Any], **profile: Any) -> Any:
 
 def test_without_a_name_it_is_the_profiles_own_queue() -> None:
     named = source({}, queue="orders")
-    assert (named.queue.name, named.bind, named.passive, named.exclusive) == ("orders", [], True, False)
+    assert (named.queue.name, named.bind, named.passive, named.own) == ("orders", [], True, False)
     declared = source({}, queue={"name": "orders", "type": "quorum", "bind": "a.#"}, **EVENTS)
     assert (declared.queue.name, declared.queue.type, declared.bind) == ("orders", "quorum", ["a.#"])
     assert declared.passive is False
@@ -44,7 +44,7 @@ def test_with_a_name_or_group_it_is_a_queue_of_that_name_bound_by_the_name(
     found = source(subscription, **profile)
     assert (found.queue.name, found.bind) == (name, bind)
     assert found.queue.durable
-    assert not found.exclusive
+    assert not found.own
     assert not found.passive
 
 
@@ -63,14 +63,15 @@ def test_a_copy_for_this_process_has_a_name_of_its_own() -> None:
     one, other = (source(wanted, queue={"type": "quorum"}, **EVENTS) for _ in range(2))
     assert one.queue.name.startswith("made::g::")
     assert one.queue.name != other.queue.name
-    assert one.exclusive
-    assert one.queue.type == "classic"
+    assert one.own
+    assert one.queue == Queue(type="quorum").passing(one.queue.name)
     assert one.bind == ["made"]
 
 
-def test_what_need_not_be_durable_goes_with_its_last_consumer() -> None:
-    found = source({"name": "made", "durable": False}, queue={"type": "quorum"}, **EVENTS).queue
-    assert (found.type, found.durable, found.auto_delete) == ("classic", False, True)
+def test_what_need_not_be_durable_goes_when_nobody_comes_back() -> None:
+    found = source({"name": "made", "durable": False}, queue={"type": "quorum"}, **EVENTS)
+    assert found.queue == Queue(type="quorum").passing("made")
+    assert not found.own
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,12 @@ def test_what_need_not_be_durable_goes_with_its_last_consumer() -> None:
         ({}, {}, "queue", "nothing says what to consume: name a queue, such as 'queue: orders'"),
         ({"name": "made", "group": "g"}, {}, "exchange", "need an exchange that feeds several queues"),
         ({"name": "made", "per_process": True}, {"exchange": "default"}, "exchange", "need an exchange"),
+        (
+            {"name": "made"},
+            {"exchange": {"name": "events", "type": "headers"}},
+            "exchange",
+            "an exchange of type headers looks at no routing key, and so leads every event to 'made'",
+        ),
     ],
 )
 def test_what_cannot_be_consumed_is_a_sentence(

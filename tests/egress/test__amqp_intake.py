@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pamqp import frame as pamqp_frame
-from pamqp.commands import Basic
+from pamqp.commands import Basic, Queue
 
 from evbus.connection import _amqp_frames as frames
 from evbus.egress._amqp_intake import Intake
@@ -28,14 +28,18 @@ def table(data: bytes) -> bytes:
 
 
 class Channel:
-    """A broker's side of a channel: what it has handed out, and what it is told about that."""
+    """A broker's side of a channel: what it has handed out, and what it is told about that.
 
-    def __init__(self) -> None:
-        self.intake = Intake(CHANNEL, self._write, "orders")
+    What was given back is in `refused` as "back".
+    """
+
+    def __init__(self, *, stream: bool = False) -> None:
+        self.intake = Intake(CHANNEL, self._write, "orders", stream=stream)
         self.tag = 0
         self.unsettled: list[int] = []
         self.acked: list[int] = []
-        self.refused: list[tuple[int, bool]] = []
+        self.refused: list[tuple[int, bool | str]] = []
+        self.cancelled = False
         self.frames: list[Any] = []
 
     def deliver(
@@ -59,21 +63,29 @@ class Channel:
             assert number == CHANNEL
             data = data[size:]
             self.frames.append(found)
-            self._settle(found)
+            if isinstance(found, Basic.Cancel):
+                assert (found.consumer_tag, found.nowait) == ("evbus", True)
+                self.cancelled = True
+            elif isinstance(found, Queue.Delete):
+                assert (found.if_unused, found.if_empty, found.nowait) == (False, False, True)
+            else:
+                self._settle(found)
 
     def _settle(self, found: Any) -> None:
         # RabbitMQ closes the channel for a tag that it does not wait for.
-        assert found.delivery_tag in self.unsettled
         tags = [found.delivery_tag]
-        if found.multiple:
-            tags = [tag for tag in self.unsettled if tag <= found.delivery_tag]
+        if not isinstance(found, Basic.Reject) and found.multiple:
+            last = found.delivery_tag or self.tag
+            tags = [tag for tag in self.unsettled if tag <= last]
+        assert all(tag in self.unsettled for tag in tags)
         for tag in tags:
             self.unsettled.remove(tag)
             if isinstance(found, Basic.Ack):
                 self.acked.append(tag)
             else:
-                assert isinstance(found, Basic.Nack)
-                self.refused.append((tag, found.requeue))
+                if isinstance(found, Basic.Nack):
+                    assert found.requeue
+                self.refused.append((tag, "back" if isinstance(found, Basic.Nack) else found.requeue))
 
 
 def run(test: Callable[[Channel], Any]) -> None:
@@ -132,16 +144,17 @@ def test_acks_that_are_first_in_order_go_out_as_one(order: list[int], written: l
 
 def test_a_rejected_one_in_between_is_not_acked_by_those_around_it() -> None:
     async def check(channel: Channel) -> None:
-        found = [channel.deliver() for _ in range(4)]
+        found = [channel.deliver() for _ in range(5)]
         found[0].ack()
         found[1].reject()
         found[2].reject(requeue=True)
-        found[3].ack()
+        found[3].give_back()
+        found[4].ack()
         await turn()
-        assert channel.refused == [(2, False), (3, True)]
-        assert sorted(channel.acked) == [1, 4]
-        # Both are gone, so that the acks stand side by side.
-        assert len(channel.frames) == 3
+        assert channel.refused == [(2, False), (3, True), (4, "back")]
+        assert sorted(channel.acked) == [1, 5]
+        # They are gone, so that the acks stand side by side.
+        assert len(channel.frames) == 4
 
     run(check)
 
@@ -200,7 +213,11 @@ def test_a_cancel_or_close_of_the_broker_ends_it_and_is_the_librarys_to_answer()
     async def check(channel: Channel) -> None:
         cancel = struct.pack(">IB", frames.CANCEL, 1) + b"c\0"
         assert not channel.intake.frame(1, frames.CANCEL, cancel)
-        assert "cancelled the consumer" in channel.intake.ended
+        assert channel.intake.ended == "the broker cancelled the consumer: its queue was deleted or moved"
+        late = Channel()
+        late.deliver()
+        assert not late.intake.frame(1, frames.CANCEL, cancel)
+        assert late.intake.ended.endswith(", or a delivery was not settled within the consumer timeout")
         other = Channel()
         close = struct.pack(">IHB", frames.CHANNEL_CLOSE, 406, 3) + b"why\0\0\0\0"
         assert not other.intake.frame(1, frames.CHANNEL_CLOSE, close)
@@ -231,7 +248,8 @@ def offset(number: int) -> bytes:
 
 
 def test_a_stream_goes_on_at_the_first_message_that_is_not_settled() -> None:
-    async def check(channel: Channel) -> None:
+    async def check(_: Channel) -> None:
+        channel = Channel(stream=True)
         assert channel.intake.next_offset is None
         found = [channel.deliver(properties=offset(number)) for number in range(100, 105)]
         assert channel.intake.next_offset == 100
@@ -255,7 +273,8 @@ def test_a_stream_goes_on_at_the_first_message_that_is_not_settled() -> None:
 
 @pytest.mark.parametrize("text", ["abc", "", "-1", "1.5", "٣", "9" * 30])
 def test_a_strange_header_of_that_name_is_no_offset(text: str) -> None:
-    async def check(channel: Channel) -> None:
+    async def check(_: Channel) -> None:
+        channel = Channel(stream=True)
         channel.deliver(properties=frames.encode_properties({"x-stream-offset": text}, frames.Fixed())).ack()
         await turn()
         assert channel.intake.next_offset is None
@@ -264,8 +283,116 @@ def test_a_strange_header_of_that_name_is_no_offset(text: str) -> None:
     run(check)
 
 
+def test_a_streams_message_is_delivered_again_without_asking_the_broker() -> None:
+    async def check(_: Channel) -> None:
+        channel = Channel(stream=True)
+        first, second = (channel.deliver(b"%d" % number, properties=offset(number)) for number in (7, 8))
+        channel.intake.waiting.clear()
+        waiting = asyncio.ensure_future(channel.intake.arrival())
+        first.reject(requeue=True)
+        second.ack()
+        await asyncio.wait_for(waiting, WAIT)
+        (again,) = channel.intake.waiting
+        assert (again.envelope, again.redelivered, again.delivery_count) == (first.envelope, True, 1)
+        assert (channel.acked, channel.refused) == ([2], [])
+        assert channel.intake.next_offset == 7
+
+        channel.intake.waiting.clear()
+        again.give_back()
+        await turn()
+        (again,) = channel.intake.waiting
+        assert (again.envelope.body, again.delivery_count) == (first.envelope.body, 2)
+        again.ack()
+        await turn()
+        assert (channel.acked, channel.refused, channel.intake.next_offset) == ([2, 1], [], 9)
+
+    run(check)
+
+
+def test_what_looks_like_a_streams_message_elsewhere_is_the_brokers_to_deliver_again() -> None:
+    async def check(channel: Channel) -> None:
+        channel.deliver(properties=offset(7)).reject(requeue=True)
+        await turn()
+        assert (channel.refused, channel.intake.next_offset) == ([(1, True)], None)
+
+    run(check)
+
+
+def test_paused_it_takes_no_more_and_what_was_taken_can_be_settled() -> None:
+    async def check(channel: Channel) -> None:
+        taken = channel.deliver()
+        channel.intake.waiting.clear()
+        for _ in range(2):
+            channel.deliver()
+        channel.intake.pause()
+        assert channel.cancelled
+        channel.deliver()  # it was under way
+        assert not channel.intake.waiting
+        await turn()
+        assert sorted(channel.refused) == [(2, "back"), (3, "back"), (4, "back")]
+        waiting = asyncio.ensure_future(channel.intake.arrival())
+        channel.deliver()
+        await turn()
+        assert not waiting.done()
+        channel.intake.pause()
+        taken.ack()
+        await turn()
+        assert channel.acked == [1]
+        assert sum(isinstance(found, Basic.Cancel) for found in channel.frames) == 1
+        channel.intake.end("it was closed")
+        await asyncio.wait_for(waiting, WAIT)
+
+    run(check)
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_leaving_gives_back_everything_that_is_not_settled_and_may_delete_the_queue(paused: bool) -> None:
+    async def check(channel: Channel) -> None:
+        found = [channel.deliver() for _ in range(4)]
+        for _ in range(2):
+            channel.intake.waiting.popleft()
+        found[0].ack()
+        if paused:
+            channel.intake.pause()
+        channel.intake.leave(delete="mine")
+        assert channel.cancelled
+        assert channel.acked == [1]
+        assert sorted(channel.refused) == [(2, "back"), (3, "back"), (4, "back")]
+        assert isinstance(channel.frames[-1], Queue.Delete)
+        assert channel.frames[-1].queue == "mine"
+
+    run(check)
+
+
+def test_of_a_channel_that_is_gone_nobody_takes_leave() -> None:
+    async def check(channel: Channel) -> None:
+        channel.deliver()
+        channel.intake.lost("reset")
+        channel.intake.pause()
+        channel.intake.leave(delete="mine")
+        assert channel.frames == []
+
+    run(check)
+
+
+def test_what_a_stream_has_delivered_is_not_given_back() -> None:
+    async def check(_: Channel) -> None:
+        channel = Channel(stream=True)
+        channel.deliver(properties=offset(7))
+        channel.deliver(properties=offset(8))
+        channel.intake.waiting.popleft().give_back()
+        channel.intake.pause()
+        channel.intake.leave()
+        await turn()
+        assert (channel.refused, channel.intake.next_offset) == ([], 7)
+
+    run(check)
+
+
 ACTIONS = st.lists(
-    st.tuples(st.sampled_from(["deliver", "ack", "ack", "drop", "requeue", "turn"]), st.integers(0, 30)),
+    st.tuples(
+        st.sampled_from(["deliver", "ack", "ack", "drop", "requeue", "back", "turn"]), st.integers(0, 30)
+    ),
     max_size=60,
 )
 
@@ -288,13 +415,17 @@ def test_the_broker_learns_of_every_settling_once_and_of_nothing_else(actions: l
                 wanted[tags[id(delivery)]] = action
                 if action == "ack":
                     delivery.ack()
+                elif action == "back":
+                    delivery.give_back()
                 else:
                     delivery.reject(requeue=action == "requeue")
                 kept.append(delivery)
         await turn()
         assert sorted(channel.acked) == sorted(tag for tag, action in wanted.items() if action == "ack")
         assert dict(channel.refused) == {
-            tag: action == "requeue" for tag, action in wanted.items() if action != "ack"
+            tag: "back" if action == "back" else action == "requeue"
+            for tag, action in wanted.items()
+            if action != "ack"
         }
         assert channel.unsettled == [tag for tag in range(1, channel.tag + 1) if tag not in wanted]
 

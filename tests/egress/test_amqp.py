@@ -47,6 +47,11 @@ async def bodies(following: Following, count: int) -> list[int]:
     return found
 
 
+def bound(node: Any, exchange: str) -> int:
+    """Return how many queues an exchange leads to; those of a consumer are bound before it consumes."""
+    return len(node.api("GET", f"exchanges/%2F/{exchange}/bindings/source", missing_ok=True) or ())
+
+
 async def nothing(following: Following) -> None:
     """Check that nothing comes while the loop has other things to do."""
     waiting = asyncio.ensure_future(following())
@@ -97,7 +102,9 @@ def test_an_event_comes_back_as_it_was_sent(rabbitmq: Any, unique: str) -> None:
     assert rabbitmq.queue_depth(unique) == 0
 
 
-def test_what_is_acked_is_gone_and_the_rest_comes_again(rabbitmq: Any, unique: str) -> None:
+def test_what_is_acked_is_gone_and_the_rest_comes_again(each_rabbitmq: Any, unique: str) -> None:
+    rabbitmq = each_rabbitmq
+
     async def main() -> None:
         hub = new_hub()
         await fill(hub, rabbitmq, unique, 6)
@@ -142,7 +149,9 @@ def test_never_more_than_prefetch_is_unsettled(rabbitmq: Any, unique: str) -> No
     assert rabbitmq.queue_depth(unique) == 9
 
 
-def test_a_quorum_queue_counts_deliveries_and_gives_up_at_its_limit(rabbitmq: Any, unique: str) -> None:
+@pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
+def test_a_quorum_queue_counts_deliveries_and_gives_up_at_its_limit(each_rabbitmq: Any, unique: str) -> None:
+    rabbitmq = each_rabbitmq
     queue = {
         "name": unique,
         "type": "quorum",
@@ -169,6 +178,85 @@ def test_a_quorum_queue_counts_deliveries_and_gives_up_at_its_limit(rabbitmq: An
 
     asyncio.run(main())
     rabbitmq.delete_queue(unique)
+    rabbitmq.delete_queue(f"{unique}-dead")
+
+
+@pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
+def test_what_is_given_back_counts_only_where_the_broker_cannot_tell_it_apart(
+    each_rabbitmq: Any, unique: str
+) -> None:
+    queue = {"name": unique, "type": "quorum"}
+    counts = each_rabbitmq.version < (4, 3)
+
+    async def main() -> None:
+        hub = new_hub()
+        await fill(hub, each_rabbitmq, queue, 1)
+        for closed in range(3):
+            async with consuming(hub, url=url(each_rabbitmq), queue=queue) as following:
+                found = await following()
+                assert (found.delivery_count or 0) == (2 * closed if counts else 0)
+                found.give_back()
+                found = await following()
+                assert (found.delivery_count or 0) == (2 * closed + 1 if counts else 0)
+
+    asyncio.run(main())
+    each_rabbitmq.delete_queue(unique)
+
+
+@pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
+def test_a_quorum_queue_loses_nothing_however_often_it_comes_back(
+    each_rabbitmq: Any, proxy: Any, unique: str
+) -> None:
+    way = proxy(each_rabbitmq.port)
+    queue = {"name": unique, "type": "quorum"}
+
+    async def main() -> None:
+        hub = new_hub()
+        await fill(hub, each_rabbitmq, queue, 20)
+        data = {"url": url(each_rabbitmq, way.port), "queue": queue}
+        for _ in range(12):
+            async with consuming(hub, **data) as following:
+                await following()
+        async with consuming(hub, **data) as following:
+            for _ in range(12):
+                await following()
+                way.cut()
+            seen: set[int] = set()
+            while seen != set(range(20)):
+                (delivery,) = [await following()]
+                if not delivery.gone:
+                    delivery.ack()
+                    seen.add(int(delivery.envelope.body))
+
+    asyncio.run(main())
+    each_rabbitmq.delete_queue(unique)
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_who_pauses_gets_nothing_more_and_settles_what_it_has(
+    each_rabbitmq: Any, unique: str, kind: str
+) -> None:
+    queue = {"name": unique, "type": kind}
+    data = {"url": url(each_rabbitmq), "queue": queue}
+
+    async def main() -> None:
+        hub = new_hub()
+        await fill(hub, each_rabbitmq, queue, 6)
+        async with consuming(hub, Subscription(prefetch=4), **data) as first:
+            one, two = await first(), await first()
+            assert one.origin is not None
+            await eventually(lambda: len(one.origin.waiting) == 2, "the others are there")
+            one.origin.pause()
+            async with consuming(hub, **data) as second:
+                assert sorted(await bodies(second, 4)) == [2, 3, 4, 5]
+                one.ack()
+                two.reject(requeue=True)
+                assert await bodies(second, 1) == [1]
+            assert not one.gone
+
+    asyncio.run(main())
+    assert each_rabbitmq.queue_depth(unique) == 0
+    each_rabbitmq.delete_queue(unique)
 
 
 def test_what_is_rejected_goes_to_the_dead_letter_exchange(rabbitmq: Any, unique: str) -> None:
@@ -276,7 +364,10 @@ def test_groups_have_a_copy_each_and_their_consumers_share_it(rabbitmq: Any, uni
         rabbitmq.delete_queue(f"made::{unique}-{group}")
 
 
-def test_copies_of_a_process_get_everything_and_are_gone_with_it(rabbitmq: Any, unique: str) -> None:
+def test_copies_of_a_process_get_everything_and_are_gone_when_it_stops(
+    each_rabbitmq: Any, unique: str
+) -> None:
+    rabbitmq = each_rabbitmq
     data = {"url": url(rabbitmq), "exchange": {"name": unique, "type": "fanout", "auto_delete": True}}
     wanted = Subscription(name=unique, per_process=True)
 
@@ -287,14 +378,110 @@ def test_copies_of_a_process_get_everything_and_are_gone_with_it(rabbitmq: Any, 
         hub = new_hub()
         async with consuming(hub, wanted, **data) as first, consuming(hub, wanted, **data) as second:
             waiting = [asyncio.ensure_future(each()) for each in (first, second)]
-            await eventually(lambda: len(queues()) == 2, "both have a queue")
-            assert all(queue["exclusive"] for queue in queues())
+            await eventually(lambda: bound(rabbitmq, unique) == 2, "both have a queue")
+            assert not any(queue["exclusive"] for queue in queues())
             async with opened(hub, **data) as ctx:
                 await publish(hub, ctx, event("k", b"0"))
             assert [(await each).envelope.body for each in waiting] == [b"0", b"0"]
 
     asyncio.run(main())
     asyncio.run(eventually(lambda: not queues(), "both queues are gone"))
+
+
+@pytest.mark.parametrize("per_process", [False, True])
+def test_what_waits_for_a_listener_outlives_the_loss_of_its_connection(
+    each_rabbitmq: Any, proxy: Any, unique: str, caplog: pytest.LogCaptureFixture, per_process: bool
+) -> None:
+    way = proxy(each_rabbitmq.port)
+    # Of another type and with arguments that a classic queue does not have, whichever the profile gives.
+    queue = {"type": "quorum", "arguments": {"x-delivery-limit": 5, "x-quorum-initial-group-size": 1}}
+    data = {"exchange": {"name": unique, "type": "topic", "auto_delete": True}, "queue": queue}
+    wanted = Subscription(name="made", group=unique, durable=False, per_process=per_process, prefetch=2)
+
+    def queues() -> list[Any]:
+        listed = each_rabbitmq.api("GET", "queues")
+        return [one for one in listed if one["name"].startswith(f"made::{unique}")]
+
+    async def main() -> None:
+        hub = new_hub()
+        async with consuming(hub, wanted, url=url(each_rabbitmq, way.port), **data) as following:
+            waiting = asyncio.ensure_future(following())
+            await eventually(lambda: bound(each_rabbitmq, unique), "it listens")
+            async with opened(hub, url=url(each_rabbitmq), exchange=unique) as ctx:
+                assert await publish(hub, ctx, *numbered("made", 10)) == [None] * 10
+                (await waiting).ack()
+                seen = set(await bodies(following, 2))
+                way.cut()
+                assert await publish(hub, ctx, *numbered("made", 2, start=10)) == [None] * 2
+                while seen | {0} != set(range(12)):
+                    seen.update(await bodies(following, 1))
+            (made,) = queues()
+            assert (made["type"], made["durable"], made["auto_delete"]) == ("classic", True, False)
+            assert made["arguments"] == {"x-queue-type": "classic", "x-expires": 300_000}
+        await eventually(lambda: per_process != bool(queues()), "a copy of a process goes with it")
+        for one in queues():
+            each_rabbitmq.delete_queue(one["name"])
+
+    asyncio.run(main())
+    assert not [record for record in caplog.records if record.name == "evbus.connection.amqp"]
+
+
+def test_a_listeners_queue_goes_when_nobody_comes_back(each_rabbitmq: Any, unique: str) -> None:
+    data = {
+        "url": url(each_rabbitmq),
+        "exchange": {"name": unique, "type": "topic", "auto_delete": True},
+        "queue": {"arguments": {"x-expires": 200}},
+    }
+    wanted = Subscription(name=unique, durable=False)
+
+    def there() -> Any:
+        # Asked over AMQP, the queue would be in use.
+        return each_rabbitmq.api("GET", f"queues/%2F/{unique}", missing_ok=True)
+
+    async def main() -> None:
+        async with consuming(new_hub(), wanted, **data) as following:
+            waiting = asyncio.ensure_future(following())
+            await eventually(there, "it listens")
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        await eventually(lambda: not there(), "it is gone")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
+def test_a_listeners_queue_of_before_is_used_as_it_is_and_declared_anew_once_it_is_gone(
+    each_rabbitmq: Any, proxy: Any, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    way = proxy(each_rabbitmq.port)
+    each_rabbitmq.declare_queue(unique, durable=False, auto_delete=True)
+    data = {"url": url(each_rabbitmq, way.port), "exchange": "amq.topic"}
+
+    def durable() -> Any:
+        found = each_rabbitmq.api("GET", f"queues/%2F/{unique}", missing_ok=True)
+        return found and found["durable"]
+
+    async def main() -> None:
+        hub = new_hub()
+        async with (
+            consuming(hub, Subscription(name=unique, durable=False), **data) as following,
+            opened(hub, url=url(each_rabbitmq), exchange="amq.topic") as ctx,
+        ):
+            waiting = asyncio.ensure_future(following())
+            await eventually(lambda: each_rabbitmq.depth(unique).consumers, "it listens")
+            assert not durable()
+            way.cut()
+            await eventually(durable, "it is declared anew")
+            await eventually(lambda: each_rabbitmq.depth(unique).consumers, "it listens again")
+            await publish(hub, ctx, event(unique, b"1"))
+            (await waiting).ack()
+
+    asyncio.run(main())
+    (record,) = (one for one in caplog.records if one.name == "evbus.connection.amqp")
+    assert record.message.endswith(
+        "older versions of evbus declared it so: stop all of its consumers once, and it is declared anew"
+    )
+    each_rabbitmq.delete_queue(unique)
 
 
 def test_consumers_of_a_higher_priority_are_served_first(rabbitmq: Any, unique: str) -> None:
@@ -449,6 +636,38 @@ def test_a_stream_is_read_from_where_the_profile_says_however_often_it_is_cut(
     rabbitmq.delete_queue(unique)
 
 
+@pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
+@pytest.mark.parametrize("named", [False, True])
+def test_a_streams_message_that_is_put_back_comes_again(
+    each_rabbitmq: Any, proxy: Any, unique: str, named: bool
+) -> None:
+    way = proxy(each_rabbitmq.port)
+    stream = {"name": unique, "type": "stream"}
+
+    async def main() -> None:
+        hub = new_hub()
+        await fill(hub, each_rabbitmq, stream, 4)
+        data = {"url": url(each_rabbitmq, way.port), "queue": unique if named else stream}
+        async with consuming(hub, **data) as following, opened(hub, url=url(each_rabbitmq)) as ctx:
+            waiting = asyncio.ensure_future(following())
+            while not waiting.done():  # nothing tells that a stream is being consumed
+                await publish(hub, ctx, event(unique, b"once"))
+            await publish(hub, ctx, event(unique, b"again"))
+            await waiting
+            for count in (None, 1, 2):
+                while (delivery := await following()).envelope.body != b"again":
+                    delivery.ack()
+                assert (delivery.redelivered, delivery.delivery_count) == (count is not None, count)
+                delivery.reject(requeue=True)
+            # Nothing of this is the broker's concern: a reconnect goes on with the first that is not settled.
+            await following()
+            way.cut()
+            assert (await following()).delivery_count is None
+
+    asyncio.run(main())
+    each_rabbitmq.delete_queue(unique)
+
+
 def test_messages_with_somebodys_offset_in_a_common_queue_do_not_stop_the_consumer(
     rabbitmq: Any, proxy: Any, unique: str
 ) -> None:
@@ -514,7 +733,12 @@ def test_an_iteration_that_is_cancelled_leaves_the_queue(rabbitmq: Any, unique: 
         ({}, {}, ProfileError, "nothing says what to consume"),
         ({"name": "made", "group": "g"}, {}, ProfileError, "need an exchange"),
         ({"name": "made", "group": "g"}, {"exchange": "UNIQUE"}, ConnectFailed, "there is no exchange"),
-        ({}, {"queue": {"name": "UNIQUE", "type": "quorum"}}, ConnectFailed, "is there with other settings"),
+        (
+            {},
+            {"queue": {"name": "UNIQUE2", "arguments": {"x-overflow": "x"}}},
+            ConnectFailed,
+            "is there with other settings, or cannot have these",
+        ),
         ({}, {"queue": "secret"}, ConnectFailed, "the broker does not permit it for the queue 'secret'"),
         ({}, {"queue": "UNIQUE", "url": "amqp://127.0.0.1:1/"}, ConnectFailed, "nothing listens there"),
     ],
@@ -530,7 +754,7 @@ def test_what_cannot_be_consumed_is_one_sentence(
     def filled(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: filled(each) for key, each in value.items()}
-        return unique if value == "UNIQUE" else value
+        return value.replace("UNIQUE", unique) if isinstance(value, str) else value
 
     async def main() -> None:
         hub = new_hub()

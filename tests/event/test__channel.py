@@ -110,10 +110,11 @@ def test_a_listener_of_rabbitmq_has_a_queue_bound_to_the_exchange() -> None:
     assert found.extra == {"boundTo": "events", "bindingKeys": ["OrderPlaced"]}
 
 
-def test_without_durability_the_queue_goes_with_its_last_consumer() -> None:
-    found = coming("amqp", exchange="events", durable=False).channel
-    assert found is not None
-    assert (found["queue"]["durable"], found["queue"]["autoDelete"]) == (False, True)
+def test_without_durability_the_queue_goes_when_nobody_comes_back() -> None:
+    found = coming("amqp", exchange="events", durable=False)
+    assert found.channel is not None
+    assert (found.channel["queue"]["durable"], found.channel["queue"]["autoDelete"]) == (True, False)
+    assert found.extra == {"expires": 300_000, "boundTo": "events", "bindingKeys": ["OrderPlaced"]}
 
 
 def test_the_type_of_a_queue_that_is_not_classic_is_told() -> None:
@@ -126,7 +127,9 @@ def test_a_copy_for_each_process_has_a_parameter_and_is_the_same_every_time() ->
     found = coming("amqp", exchange="events", per_process=True)
     assert found.address == "OrderPlaced::billing::{process}"
     assert found.channel is not None
-    assert (found.channel["queue"]["exclusive"], found.channel["queue"]["durable"]) == (True, False)
+    assert (found.channel["queue"]["exclusive"], found.channel["queue"]["durable"]) == (False, True)
+    assert found.extra is not None
+    assert found.extra["expires"] == 300_000
     assert coming("amqp", exchange="events", per_process=True) == found
 
 
