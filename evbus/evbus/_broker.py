@@ -32,8 +32,8 @@ log = logging.getLogger("evbus.broker")
 #: True where the bus itself runs an application's code: that code may put while the bus drains.
 IN_CALLBACK: ContextVar[bool] = ContextVar("evbus_in_callback", default=False)
 
-#: The task that handles an event, in whatever is called by it: it does not wait for room that its own end
-#: may have to make.
+#: The task that handles an event, in whatever is called by it and in what that begins: none of it waits for
+#: room that the end of the task may have to make.
 HANDLING: ContextVar[asyncio.Task[Any] | None] = ContextVar("evbus_handling", default=None)
 
 #: Profiles and routing keys whose shared part is remembered.
@@ -75,6 +75,7 @@ class Broker:
     :param new: the variables of ``hub.evbus``, where it may choose since pop-evbus 6.2 (``SERIAL_PLUGIN``).
     :param old: the variables of ``hub.serialize``, where it may choose up to pop-evbus 4 (``PLUGIN``).
         Either may change at any time; a change makes the broker select again.
+    :ivar stalls: returns whether the events of a profile go to listeners that have as much as they may have.
     :ivar max_body: bytes that the body of an event may have, from here or from outside.
     """
 
@@ -90,6 +91,7 @@ class Broker:
         self.queue = queue
         self.refusal: type[EvbusError] | None = None
         self.draining = False
+        self.stalls: Callable[[str], bool] = lambda profile: False
         self._prepare = prepare
         self._select = select
         self._new = new
@@ -172,12 +174,15 @@ class Broker:
         if self.queue.on_event is not None:
             await asyncio.sleep(0)
         handling = HANDLING.get()
-        beyond = handling is not None and handling is asyncio.current_task()
+        beyond = handling is not None and not handling.done()
         while True:
             if self.draining:
                 self.refuse_unless_callback()
             if self.refusal is not None:
                 raise self.refusal
+            if self.queue.stalled and not beyond and self.stalls(meta.profile):
+                await self.queue.wait_relief()
+                continue
             if self.queue.put(meta, data, _monotonic(), beyond=beyond):
                 return
             await self.queue.wait_room(len(data))

@@ -169,6 +169,7 @@ class Bus:
                 lane.counters = before.counters
             lane.start()
         self.lanes = lanes
+        self.broker.stalls = self._stalls
         self.queue.bind(loop)
         self.queue.listen(self._feed)
         self._joiners.wake()
@@ -280,6 +281,9 @@ class Bus:
                 resolve(waiting)
 
     # Relay
+
+    def _stalls(self, profile: str) -> bool:
+        return self._router is not None and any(lane.stalled for lane in self._router.lanes(profile))
 
     def _every_lane(self) -> Iterable[Lane]:
         return self.lanes.values()

@@ -18,6 +18,7 @@ from evbus.errors import ConnectionLost
 from evbus.redact import one_line, redact
 from evbus.types import Envelope
 
+from ._broker import HANDLING
 from ._overlap import Overlap, Steps
 from ._queue import Queue
 from ._relay import Tracker
@@ -74,7 +75,10 @@ class Lane:
         self._pending: deque[Envelope] = deque()
         self._pending_size = 0
         self._held = 0
-        self._held_size = 0
+        self._flying_size = 0
+        # The bytes that the queue knows of.
+        self._weighed = 0
+        self.stalled = False
         self._flying: dict[int, list[Envelope]] = {}
         # How often those in flight were tried that are tried again, by their identity.
         self._tried: dict[int, dict[int, int]] = {}
@@ -131,8 +135,22 @@ class Lane:
             self._overflow(excess)
         if self._sender.immediate and not self.counters.in_flight and not self._failing:
             return True
+        self._weigh()
         self._wake(len(events))
         return False
+
+    def _weigh(self) -> None:
+        """Tell the queue how many bytes are here, which count against its bound. Needs its lock."""
+        size = self._pending_size + self._flying_size
+        if size != self._weighed:
+            change, self._weighed = size - self._weighed, size
+            self._queue.weigh(change)
+
+    def _stall(self, stalled: bool) -> None:
+        """Hold back who sends what goes here, or do so no longer."""
+        if stalled != self.stalled:
+            self.stalled = stalled
+            self._queue.stall(1 if stalled else -1)
 
     def _wake(self, events: int) -> None:
         while events and self._sleepers:
@@ -145,10 +163,13 @@ class Lane:
         """Deliver what is queued without a worker, if the destination takes it without waiting."""
         while self._pending and not self.counters.in_flight:
             batch = self._take(NO_WORKER, self.delivery.batch)
-            if self._sender.send_nowait(batch):
-                self._settle(NO_WORKER, batch, [], 0)
+            dropped = self._sender.send_nowait(batch)
+            if dropped is not None:
+                self._settle(NO_WORKER, batch, [], 0, dropped)
             else:
                 self._return(NO_WORKER)
+                if self._sender.crowded:
+                    self._stall(True)
                 self._wake(len(self._pending))
                 return
         if self.on_idle is not None and self.idle:
@@ -163,19 +184,15 @@ class Lane:
                 self.tracker.done(dropped)
             return
         new = excess - self._held
-        size = size_of([self._pending[-index] for index in range(1, new + 1)])
         self._held += new
-        self._held_size += size
-        self._queue.hold(new, size)
+        self._queue.hold(new)
 
     def _release(self) -> None:
         released = self._held - max(0, len(self._pending) - self.delivery.buffer)
         if released <= 0:
             return
-        size = self._held_size if released == self._held else self._held_size * released // self._held
         self._held -= released
-        self._held_size -= size
-        self._queue.hold(-released, -size)
+        self._queue.hold(-released)
         self._queue.wake()
 
     def withdraw(self, gone: Callable[[Envelope], bool]) -> list[Envelope]:
@@ -191,6 +208,7 @@ class Lane:
             self._pending_size -= size_of(found)
             self.counters.accepted -= len(found)
             self._release()
+            self._weigh()
         return found
 
     def _still_wanted(
@@ -207,6 +225,8 @@ class Lane:
             self.counters.in_flight -= len(gone)
             self._flying[worker] = without(self._flying[worker], gone)
             self._sizes[worker] -= size_of(gone)
+            self._flying_size -= size_of(gone)
+            self._weigh()
         self.tracker.withdrawn(gone)
         wanted = [pair for pair in zip(left, tries) if pair[0] not in gone]  # noqa: B905 - one each
         return [event for event, _ in wanted], [count for _, count in wanted]
@@ -222,6 +242,7 @@ class Lane:
                 batch = [pending.popleft() for _ in range(most)]
                 size = size_of(batch)
             self._pending_size -= size
+            self._flying_size += size
             self._sizes[worker] = size
             self.counters.in_flight += len(batch)
             self._flying[worker] = batch
@@ -260,12 +281,17 @@ class Lane:
             batch = self._flying.pop(worker, [])
             self.counters.in_flight -= len(batch)
             self._pending.extendleft(reversed(batch))
-            self._pending_size += size_of(batch)
+            size = size_of(batch)
+            self._pending_size += size
+            self._flying_size -= size
             excess = len(self._pending) - self.delivery.buffer
             if excess > self._held and self.delivery.on_full != "drop_oldest":
                 self._overflow(excess)
+            self._weigh()
 
     async def _work(self, worker: int) -> None:
+        # A plugin that puts events itself must not wait for room that the end of its own call makes.
+        HANDLING.set(asyncio.current_task())
         # Without publish_batch one event is taken at a time, so that what is in flight is being sent.
         most = self.delivery.batch if self._sender.batching else 1
         if self._overlaps:
@@ -277,6 +303,8 @@ class Lane:
                 continue
             batch = self._take(worker, most)
             await self._deliver(worker, batch, [0] * len(batch))
+            if self.stalled and not self._pending:
+                self._stall(False)
             if self.on_idle is not None and self.idle:
                 self.on_idle()
 
@@ -367,14 +395,22 @@ class Lane:
     def _note_tries(self, worker: int, events: list[Envelope], tries: list[int]) -> None:
         self._tried.setdefault(worker, {}).update(zip(map(id, events), tries))  # noqa: B905 - equal
 
-    def _settle(self, worker: int, delivered: list[Envelope], dead: list[Dead], retried: int) -> None:
+    def _settle(
+        self, worker: int, delivered: list[Envelope], dead: list[Dead], retried: int, dropped: int = 0
+    ) -> None:
+        """Count what became of events in flight.
+
+        :param dropped: how many gave way at their destination, which is in this process: these, or others
+            that were delivered before.
+        """
         counters = self.counters
         with self._lock:
             flying = self._flying.get(worker)
             if flying is None:
                 return  # The lane was closed while a plugin did not end: these were counted as dead.
             counters.in_flight -= len(delivered) + len(dead)
-            counters.delivered += len(delivered)
+            counters.delivered += len(delivered) - dropped
+            counters.dropped += dropped
             whole = len(delivered) == len(flying)
             size = self._sizes[worker] if whole else size_of(delivered)
             counters.delivered_bytes += size
@@ -385,7 +421,11 @@ class Lane:
             else:
                 gone = [*delivered, *(entry.event for entry in dead)] if dead else delivered
                 self._flying[worker] = without(flying, gone)
-                self._sizes[worker] -= size_of(gone) if dead else size
+                size = size_of(gone) if dead else size
+                self._sizes[worker] -= size
+            self._flying_size -= size
+            if self._weighed:
+                self._weigh()
         if delivered:
             self.latency.sample(delivered, time.monotonic())
             if self._failing and not retried:
@@ -440,6 +480,7 @@ class Lane:
         that has it still goes back there, and counts as never accepted.
         """
         self._closing = True
+        self._stall(False)
         with self._lock:
             left = [event for worker in sorted(self._flying) for event in self._flying[worker]]
             # What is in flight is being sent, unless its destination is down.
@@ -451,8 +492,9 @@ class Lane:
             self._flying.clear()
             self._tried.clear()
             self._pending.clear()
-            self._pending_size = 0
+            self._pending_size = self._flying_size = 0
             self.counters.in_flight = 0
+            self._weigh()
             if self.tracker is not None:
                 own = self.tracker.give_back(left)
                 self.counters.accepted -= len(left) - len(own)

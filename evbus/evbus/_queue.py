@@ -23,6 +23,8 @@ __all__ = ["Meta", "Queue", "resolve"]
 
 log = logging.getLogger("evbus.queue")
 
+_Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]", int]
+
 INBOX_EVENTS = 256
 UNBOUNDED = 1 << 62
 
@@ -39,8 +41,10 @@ class Queue:
     is packed. To append to it is one operation that no other thread can come between, so it needs no
     lock; ``lock`` guards everything else.
 
-    ``held`` and ``held_size`` count events that left the queue but fill lanes beyond their buffers:
-    they count against the bounds, so that a blocked lane holds back producers instead of memory.
+    ``held`` counts events that left the queue but fill lanes beyond their buffers, and ``held_size`` the
+    bytes of all bodies that wait in lanes or are under way: they count against the bounds, so that a blocked
+    lane holds back producers instead of memory. ``stalled`` is how many lanes lead to listeners in this
+    process that have as much as they may have: who can wait waits then, if their event goes there.
     """
 
     def __init__(self, limit: int = 100_000, size_limit: int = 256 * 1024 * 1024) -> None:
@@ -48,6 +52,10 @@ class Queue:
         self.got = 0
         self.held = 0
         self.held_size = 0
+        self.stalled = 0
+        # What was held when it was last worked out what fits, and by how much that may be wrong.
+        self._measured = 0
+        self._step = 0
         # Re-entrant: a finalizer or a signal handler that logs may put while this thread holds it.
         self.lock = threading.RLock()
         self.on_event: Callable[[], object] | None = None
@@ -69,7 +77,8 @@ class Queue:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._getters: deque[asyncio.Future[None]] = deque()
-        self._waiters: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
+        self._waiters: deque[_Waiter] = deque()
+        self._stalled_waiters: deque[_Waiter] = deque()
         self._measure()
 
     def free_lock(self) -> None:
@@ -122,7 +131,7 @@ class Queue:
     def _full(self, size: int) -> bool:
         with self.lock:
             waiting = self.qsize() + self.held
-            if not waiting:
+            if not waiting and not self.held_size:
                 return False
             if self.limit and waiting >= self.limit:
                 return True
@@ -131,8 +140,11 @@ class Queue:
     def _measure(self) -> None:
         """Work out what fits into the inbox without a closer look."""
         free = self.limit - self._packed - self.held if self.limit else INBOX_EVENTS
-        self.inbox_limit = min(INBOX_EVENTS, free)
-        room = self.size_limit - self._packed_size - self.held_size if self.size_limit else UNBOUNDED
+        self.inbox_limit = 0 if self.stalled else min(INBOX_EVENTS, free)
+        self._measured = self.held_size
+        self._step = self.size_limit // 16
+        used = self._packed_size + self.held_size + self._step
+        room = self.size_limit - used if self.size_limit else UNBOUNDED
         # A whole inbox of bodies of this size still fits.
         self.body_limit = room // INBOX_EVENTS
 
@@ -233,7 +245,7 @@ class Queue:
             self._gone += 1
             self.dropped += 1
 
-    def hold(self, events: int, size: int) -> None:
+    def hold(self, events: int, size: int = 0) -> None:
         """Count events (negative: release them) that a lane holds beyond its buffer. Needs the lock."""
         self.held += events
         self.held_size += size
@@ -242,6 +254,28 @@ class Queue:
             self._pack()
         else:
             self._measure()
+
+    def weigh(self, size: int) -> None:
+        """Count bytes of bodies that a lane got (negative: that it has no more). Needs the lock."""
+        self.held_size += size
+        if abs(self.held_size - self._measured) > self._step:
+            if size > 0:
+                self._pack()  # what is in the inbox was let in when there was more room
+            else:
+                self._measure()
+        if size < 0 and self._waiters:
+            self.wake()
+
+    def stall(self, lanes: int) -> None:
+        """Count a lane (negative: no more) whose listeners in this process have as much as they may have."""
+        with self.lock:
+            self.stalled += lanes
+            self._measure()
+            woken = list(self._stalled_waiters) if lanes < 0 else []
+            if lanes < 0:
+                self._stalled_waiters.clear()
+        for loop, future, _ in woken:
+            self._resolve(loop, future)
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make the queue belong to ``loop``: its listener and getters run there.
@@ -353,7 +387,7 @@ class Queue:
         """Wait until an event of ``size`` bytes may fit. Wakes in the order of the calls."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        entry = (loop, future)
+        entry = (loop, future, size)
         with self.lock:
             if not self._full(size):
                 return
@@ -370,27 +404,62 @@ class Queue:
                 self.wake()
             raise
 
+    async def wait_relief(self) -> None:
+        """Wait until a lane that was stalled is no longer."""
+        loop = asyncio.get_running_loop()
+        entry = (loop, loop.create_future(), 0)
+        with self.lock:
+            if not self.stalled:
+                return
+            self._stalled_waiters.append(entry)
+        try:
+            await entry[1]
+        finally:
+            with suppress(ValueError):
+                self._stalled_waiters.remove(entry)
+
     def wake(self, *, everyone: bool = False) -> None:
         """Wake as many waiting puts as there is room for, or ``everyone``."""
-        if not self._waiters:
+        if not self._waiters and not (everyone and self._stalled_waiters):
             return
         with self.lock:
-            room = len(self._waiters)
-            if not everyone and self.limit:
-                room = min(room, max(0, self.limit - self.qsize() - self.held))
-            woken = [self._waiters.popleft() for _ in range(room)]
+            woken = self._woken(everyone=everyone)
         gone = False
-        for loop, future in woken:
-            if threading.get_ident() == self._loop_thread and loop is self._loop:
-                resolve(future)
-                continue
-            try:
-                loop.call_soon_threadsafe(resolve, future)
-            except RuntimeError:
-                gone = True
+        for loop, future, _ in woken:
+            gone |= not self._resolve(loop, future)
         if gone:
             # Loops that ended took puts with them. The room is the next ones'.
             self.wake(everyone=everyone)
+
+    def _woken(self, *, everyone: bool) -> list[_Waiter]:
+        """Take those off that there is room for."""
+        waiters = self._waiters
+        if everyone:
+            everybody = [*waiters, *self._stalled_waiters]
+            waiters.clear()
+            self._stalled_waiters.clear()
+            return everybody
+        waiting = self.qsize() + self.held
+        room = max(0, self.limit - waiting) if self.limit else len(waiters)
+        left = self.size_limit - self.size - self.held_size if self.size_limit else UNBOUNDED
+        if not waiting and not self.held_size:
+            left = max(left, waiters[0][2])  # the first is taken, however large
+        woken: list[_Waiter] = []
+        while waiters and len(woken) < room and waiters[0][2] <= left:
+            woken.append(waiters.popleft())
+            left -= woken[-1][2]
+        return woken
+
+    def _resolve(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> bool:
+        """Let somebody go on who waits; return False if the loop of that has ended."""
+        if threading.get_ident() == self._loop_thread and loop is self._loop:
+            resolve(future)
+            return True
+        try:
+            loop.call_soon_threadsafe(resolve, future)
+        except RuntimeError:
+            return False
+        return True
 
 
 def resolve(future: asyncio.Future[None]) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from evbus._call import Deadline, call
-from evbus.errors import DeliveryError, PluginError, Unavailable
+from evbus.errors import BusFull, DeliveryError, PluginError, Unavailable
 from evbus.redact import one_line, redact
 from evbus.types import Envelope
 
@@ -96,6 +96,7 @@ class Sender:
         "_secrets",
         "_takes",
         "batching",
+        "crowded",
         "immediate",
         "overlap",
         "timeout",
@@ -132,6 +133,7 @@ class Sender:
         self._route = route
         self.batching = publish_batch is not None
         self.immediate = publish_nowait is not None
+        self.crowded = False
         self.overlap = overlap and publish_batch is not None
         self.timeout = timeout
         self._deadline = Deadline(timeout)
@@ -185,20 +187,25 @@ class Sender:
             return None
         return self._ready(self._ctx)
 
-    def send_nowait(self, events: list[Envelope]) -> bool:
-        """Publish ``events`` at once; return False when that cannot be done and none was published."""
+    def send_nowait(self, events: list[Envelope]) -> int | None:
+        """Publish ``events`` at once; return None when that cannot be done and none was published.
+
+        Else return how many others gave way for them; :attr:`crowded` says whether there is no room for them.
+        """
         if self._nowait is None or not self._opened:
-            return False
+            return None
+        self.crowded = False
         try:
             if self._route is not None:
                 events = [self._route(event) for event in events]
-            self._nowait(self._ctx, events)
+            dropped = self._nowait(self._ctx, events)
         except KeyboardInterrupt:
             raise
-        except BaseException:
+        except BaseException as exc:
             # The worker publishes them, and deals with what is wrong.
-            return False
-        return True
+            self.crowded = isinstance(exc, BusFull)
+            return None
+        return min(dropped, len(events)) if type(dropped) is int else 0
 
     async def send(self, events: list[Envelope], turn: Turn | None = None) -> list[Outcome]:
         """Publish ``events`` and return one outcome for each: None, or why it failed.

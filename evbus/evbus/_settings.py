@@ -18,6 +18,10 @@ from evbus.errors import SettingsError, nearest
 __all__ = ["Delivery", "Retry", "Settings", "read_settings"]
 
 
+#: The largest ``concurrency`` of a lane, whose workers are there from the start.
+MOST_AT_ONCE = 1000
+
+
 class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How often and how soon a failed event is tried again.
 
@@ -42,7 +46,7 @@ class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     :ivar durable: keep accepted events on disk.
     :ivar batch: most events handed to ``publish_batch`` at once.
-    :ivar concurrency: publishes in flight at once; 1 keeps the order of put.
+    :ivar concurrency: publishes in flight at once, 1,000 at most; 1 keeps the order of put.
     :ivar buffer: events that the lane may hold in memory.
     :ivar on_full: what happens beyond the buffer: ``block`` (held, and counted against the bounds of
         the bus), ``drop_oldest`` or ``spill`` (to disk).
@@ -64,6 +68,10 @@ class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         for name in ("batch", "concurrency", "buffer"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more")
+        if self.concurrency > MOST_AT_ONCE:
+            raise ValueError(
+                f"concurrency must be at most {MOST_AT_ONCE:,}: each of them is a task of its own"
+            )
         if not 0 <= self.timeout < math.inf:
             raise ValueError("timeout must be 0 (any time) or more seconds")
 

@@ -7,9 +7,11 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 from evbus._call import call
+from evbus._worker import Worker
 
 from ._broker import IN_CALLBACK
 
@@ -23,6 +25,8 @@ MAX_UNTOLD = 10_000
 
 class Teller:
     """Tell the function that ``error_callback_ref`` names; a plain one runs in a thread.
+
+    The thread keeps no process from ending, whatever the function does.
 
     :param on_error: the function, plain or async.
     :param on_told: called when it has been told of everything.
@@ -62,18 +66,27 @@ class Teller:
         IN_CALLBACK.set(True)
         try:
             while self._untold:
-                try:
-                    await call(self._tell_one(self._untold.popleft()), 0)
-                except Exception:
-                    log.exception("the function named by error_callback_ref failed")
+                await self._tell_those_there()
         finally:
             self._task = None
         self._on_told()
 
-    async def _tell_one(self, data: dict[str, Any]) -> None:
+    async def _tell_those_there(self) -> None:
+        worker = Worker("evbus error callback")
+        try:
+            while self._untold:
+                try:
+                    await call(self._tell_one(worker, self._untold.popleft()), 0)
+                except Exception:
+                    log.exception("the function named by error_callback_ref failed")
+            await worker.close()
+        finally:
+            worker.stop()
+
+    async def _tell_one(self, worker: Worker, data: dict[str, Any]) -> None:
         self._teller = asyncio.current_task()
         try:
-            await _tell_one(self._on_error, data)
+            await _tell_one(self._on_error, worker, data)
         finally:
             self._teller = None
 
@@ -95,10 +108,10 @@ class Teller:
             log.warning("the function named by error_callback_ref was not told of %d failures", left)
 
 
-async def _tell_one(on_error: Callable[[dict[str, Any]], Any], data: dict[str, Any]) -> None:
+async def _tell_one(on_error: Callable[[dict[str, Any]], Any], worker: Worker, data: dict[str, Any]) -> None:
     if inspect.iscoroutinefunction(getattr(on_error, "func", on_error)):
         await on_error(data)
         return
-    result = await asyncio.to_thread(on_error, data)
+    result = await worker.run(copy_context().run, on_error, data)
     if inspect.isawaitable(result):
         await result

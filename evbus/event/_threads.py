@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
+
+from evbus._worker import Worker
 
 __all__ = ["Threads"]
 
@@ -17,47 +19,77 @@ log = logging.getLogger("evbus.event")
 class Threads:
     """The threads of one listener, begun when it is first called: no other listener waits for them.
 
-    :param limit: the most at once.
+    They keep no process from ending: one that hangs can be left alone, and cannot be ended.
+
+    :param limit: the most at once; the listener calls no more.
     :param name: what the listener is called.
     """
 
     def __init__(self, limit: int, name: str) -> None:
         self._limit = limit
         self._name = name
-        self._pool: ThreadPoolExecutor | None = None
+        self._numbers = itertools.count()
+        self._idle: list[Worker] = []
+        self._busy: set[Worker] = set()
+        self._ending: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Threads {self._name} limit={self._limit}>"
 
     async def run(self, call: Callable[..., Any], *event: Any) -> Any:
         """Call a function in a thread, in a copy of the present context."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._limit, f"evbus listener {self._name}")
-        loop, context = asyncio.get_running_loop(), copy_context()
-        return await loop.run_in_executor(self._pool, context.run, _called, call, *event)
+        if self._idle:
+            worker = self._idle.pop()
+        else:
+            worker = Worker(f"evbus listener {self._name}_{next(self._numbers)}")
+        self._busy.add(worker)
+        try:
+            result = await worker.run(copy_context().run, _called, call, *event)
+        except asyncio.CancelledError:
+            # The function goes on. Its thread ends with it, and others are there for what comes next.
+            self._busy.discard(worker)
+            self._end(worker)
+            raise
+        except BaseException:
+            self._free(worker)
+            raise
+        self._free(worker)
+        return result
+
+    def _end(self, worker: Worker) -> None:
+        ending = asyncio.ensure_future(worker.close())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    def _free(self, worker: Worker) -> None:
+        if worker in self._busy:
+            self._busy.discard(worker)
+            self._idle.append(worker)
 
     def replace(self) -> None:
-        """Leave the threads alone, one of which does not end, and begin others with the next call."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=False)
-            log.warning("listener %s: a plain function goes on in its thread after its timeout", self._name)
+        """Tell that a function goes on, of which nobody waits for the end any more."""
+        log.warning("listener %s: a plain function goes on in its thread after its timeout", self._name)
 
     async def close(self, seconds: float) -> None:
         """End the threads; one that still runs after ``seconds`` is left alone, as nothing can end it."""
-        pool, self._pool = self._pool, None
-        if pool is None:
+        for worker in (*self._idle, *self._busy):
+            self._end(worker)
+        self._idle.clear()
+        self._busy.clear()
+        if not self._ending:
             return
-        pool.shutdown(wait=False, cancel_futures=True)
-        ended = asyncio.ensure_future(asyncio.to_thread(pool.shutdown))
-        await asyncio.wait({ended}, timeout=seconds)
-        if not ended.done():
+        _, left = await asyncio.wait(set(self._ending), timeout=seconds)
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left)
             log.warning("listener %s: a plain function still runs in its thread", self._name)
 
 
 def _called(call: Callable[..., Any], *event: Any) -> Any:
     try:
         return call(*event)
-    except StopIteration as exc:
-        # A future cannot hold it: nobody would ever hear of it.
-        raise RuntimeError("the listener raised StopIteration") from exc
+    except (StopIteration, KeyboardInterrupt) as exc:
+        # A future cannot hold the one, of which nobody would ever hear; and it is in the main thread that the
+        # other is the operator's.
+        raise RuntimeError(f"the listener raised {type(exc).__name__}") from exc

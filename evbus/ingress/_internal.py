@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 
 from evbus.connection._internal import InternalProfile, Tap, Taps
-from evbus.errors import Unavailable
+from evbus.errors import BusFull, Unavailable
+from evbus.redact import one_line
 from evbus.types import Envelope
 
 __all__ = ["BodyQueue", "InternalProfile", "Queues", "Tap", "Taps", "put_all", "put_now", "queue"]
 
+log = logging.getLogger("evbus.ingress.internal")
+
 #: Seconds that publishing waits for room before the lane hears of it.
 PATIENCE = 10.0
-#: Events that may wait for subscriptions in a profile without a limit: listeners that are too slow for ever
-#: hold back who sends, and do not fill memory.
-MOST = 100_000
+#: Events that a listener may have in a profile without a limit, and bodies that a queue may have that nobody
+#: has asked for. Listeners that are too slow for ever hold back who sends, and do not fill memory.
+MOST = 10_000
+#: Those of a listener's that its consumer has unsettled, and that do not wait for it.
+UNSETTLED = 1_000
+#: Queues that there may be before those are looked for that are empty, and that nobody has.
+SWEEP = 64
 
 
 class BodyQueue(asyncio.Queue[bytes]):
     """The queue of one routing key. Its bound is known only when the first profile delivers to it.
+
+    :ivar wanted: somebody has asked for it, and takes from it. Else it keeps the latest of its bodies.
 
     It stands on what ``asyncio.Queue`` keeps for its subclasses, to take and give many bodies at once.
     """
@@ -33,6 +44,9 @@ class BodyQueue(asyncio.Queue[bytes]):
     _queue: deque[bytes]
     _unfinished_tasks: int
     _wakeup_next: Callable[[deque[asyncio.Future[None]]], None]
+
+    wanted = False
+    _told = False
 
     def bound(self, limit: int) -> None:
         """Let at most ``limit`` bodies wait; 0 lifts the bound."""
@@ -46,6 +60,23 @@ class BodyQueue(asyncio.Queue[bytes]):
         for _ in range(min(len(bodies), len(self._getters))):
             self._wakeup_next(self._getters)
 
+    def trim(self, key: str) -> int:
+        """Drop the oldest beyond :data:`MOST`, if nobody takes from the queue; return how many."""
+        excess = len(self._queue) - MOST
+        if excess <= 0 or self.wanted or self._getters:
+            return 0
+        for _ in range(excess):
+            self._queue.popleft()
+        self._unfinished_tasks -= excess
+        if not self._told:
+            self._told = True
+            log.warning(
+                "nobody takes from the internal queue %s, which holds %d events: its oldest are dropped",
+                one_line(repr(key)),
+                MOST,
+            )
+        return excess
+
     async def get(self) -> bytes:
         """Take the oldest body, waiting for one."""
         if self._queue and not self._putters:
@@ -53,14 +84,36 @@ class BodyQueue(asyncio.Queue[bytes]):
         return await super().get()
 
 
-Queues = dict[str | None, BodyQueue]
+class Queues(dict["str | None", BodyQueue]):
+    """Queues by routing key; one that is empty goes away when nobody has it.
+
+    :ivar untold: bodies that were dropped, and that are in no lane's counters yet.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.untold = 0
+        self._sweep = SWEEP
+
+    def __missing__(self, key: str | None) -> BodyQueue:
+        if len(self) >= self._sweep:
+            self._sweep_empty()
+        found = self[key] = BodyQueue()
+        return found
+
+    def _sweep_empty(self) -> None:
+        # One that somebody has outlives its being let go.
+        kept: weakref.WeakValueDictionary[str | None, BodyQueue] = weakref.WeakValueDictionary()
+        for key in [key for key, each in self.items() if each.empty()]:
+            kept[key] = self.pop(key)
+        self.update(kept.items())
+        self._sweep = max(SWEEP, 2 * len(self))
 
 
 def queue(queues: Queues, routing_key: str | None) -> BodyQueue:
-    """Return the queue of a routing key, made when first asked for. ``""`` and None are one key."""
-    found = queues.get(routing_key or None)
-    if found is None:
-        found = queues[routing_key or None] = BodyQueue()
+    """Return the queue of a routing key for who takes from it. ``""`` and None are one key."""
+    found = queues[routing_key or None]
+    found.wanted = True
     return found
 
 
@@ -71,7 +124,7 @@ async def put_all(queues: Queues, taps: Taps, limit: int, events: list[Envelope]
     for ever.
     """
     deadline = time.monotonic() + PATIENCE
-    most = limit or MOST
+    most = limit or MOST - UNSETTLED
     for index, event in enumerate(events):
         subscribed = taps.get(event.routing_key)
         try:
@@ -82,7 +135,10 @@ async def put_all(queues: Queues, taps: Taps, limit: int, events: list[Envelope]
                 for tap in list(subscribed):
                     tap.put([event])
             else:
-                await _put(queue(queues, event.routing_key), limit, event.body, deadline)
+                target = queues[event.routing_key or None]
+                await _put(target, limit, event.body, deadline)
+                if not limit:
+                    queues.untold += target.trim(event.routing_key)
         except asyncio.TimeoutError:
             full = Unavailable(f"the internal queue {event.routing_key!r} holds {most} events, its limit")
             return [*[None] * index, *[full] * (len(events) - index)]
@@ -97,22 +153,32 @@ async def _put(target: BodyQueue, limit: int, body: bytes, deadline: float) -> N
         target.put_nowait(body)
 
 
-def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> None:
+def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> int:
     """Put the bodies of ``events`` on their queues, in order, or the envelopes into their subscriptions.
 
+    :returns: how many bodies were dropped, the oldest of queues that nobody takes from.
+    :raises BusFull: a subscription has as much as it may have; none was put.
     :raises asyncio.QueueFull: there is a limit, which may have to be waited for; none was put.
     """
+    runs = list(_runs(events))
+    if taps:
+        most = limit or MOST - UNSETTLED
+        for key, run in runs:
+            waiting = max([len(tap) for tap in taps.get(key, ())], default=-1)
+            if waiting >= 0 and waiting + len(run) > most:
+                raise BusFull(waiting, most, 0, 0)
     if limit:
         raise asyncio.QueueFull
-    runs = list(_runs(events))
-    if taps and any(len(tap) >= MOST for key, _ in runs for tap in taps.get(key, ())):
-        raise asyncio.QueueFull
+    dropped, queues.untold = queues.untold, 0
     for key, run in runs:
         if key in taps:
             for tap in taps[key]:
                 tap.put(run)
         else:
-            queue(queues, key).put_all([event.body for event in run])
+            target = queues[key or None]
+            target.put_all([event.body for event in run])
+            dropped += target.trim(key)
+    return dropped
 
 
 def _runs(events: list[Envelope]) -> Iterator[tuple[str, list[Envelope]]]:

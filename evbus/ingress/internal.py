@@ -7,6 +7,10 @@
       orders.*:
         routing_key: orders     # default: the event's own routing key
         limit: 10000            # publishing waits while the queue holds as many; 0, the default: no limit
+
+A queue that nobody has asked for (:func:`get`) holds 10,000 bodies; then the oldest are dropped, and counted
+in the lane's ``dropped``. Listeners in this process have 10,000 events each, or ``limit``; then who sends
+waits.
 """
 
 from evbus.ingress import _internal
@@ -16,7 +20,7 @@ from evbus.types import Envelope
 def __init__(hub):
     """Keep the queues on the sub, so that they outlive a rebuild of it."""
     if "INTERNAL" not in vars(hub.ingress):
-        hub.ingress.INTERNAL = {}
+        hub.ingress.INTERNAL = _internal.Queues()
         #: By the name of a profile: the subscriptions to what comes through it.
         hub.ingress.TAPS = {}
     hub.ingress.internal.QUEUE = hub.ingress.INTERNAL
@@ -51,5 +55,8 @@ async def publish_batch(hub, ctx, events):
 
 
 def publish_nowait(hub, ctx, events):
-    """Put the bodies of many events on their queues at once, if the profile has no limit."""
-    _internal.put_now(hub.ingress.INTERNAL, _taps(hub, ctx), ctx.profile.limit, events)
+    """Put the bodies of many events on their queues at once, if the profile has no limit.
+
+    :returns: how many bodies were dropped for them, in queues that nobody has asked for.
+    """
+    return _internal.put_now(hub.ingress.INTERNAL, _taps(hub, ctx), ctx.profile.limit, events)

@@ -175,6 +175,13 @@ class Rig:
         """Return a snapshot whose every identity holds."""
         found = self.bus.snapshot()
         bus = found["bus"]
+        held = [
+            event.body
+            for lane in self.bus.lanes.values()
+            for events in (lane._pending, *lane._flying.values())
+            for event in events
+        ]
+        assert self.queue.held_size == sum(map(len, held))
         parts = ("routed", "unmatched", "got", "dropped", "queued")
         assert bus["accepted"] == sum(bus[name] for name in parts), bus
         for name, lane in found["lanes"].items():

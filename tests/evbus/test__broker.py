@@ -230,7 +230,7 @@ def test_no_thread_puts_with_half_a_serializer() -> None:
     queue = Queue()
     broker = Broker(queue, prepare=lambda: None, select=select, new=names, old=names)
     broker.queue.bound(0, 0)
-    broker._max_body = 1000
+    broker.max_body = 1000
     thread = threading.Thread(target=broker.offer, args=("k", 5, "p", None))
     thread.start()
     assert inside.wait(20)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evbus import _backoff
-from evbus.errors import ConnectFailed, ConnectionLost, DeliveryTimeout, Rejected, Unavailable
+from evbus.errors import BusFull, ConnectFailed, ConnectionLost, DeliveryTimeout, Rejected, Unavailable
 from evbus.evbus import _lane
 from evbus.evbus._lane import LaneState
 from evbus.evbus._settings import Delivery, Retry
@@ -44,6 +44,76 @@ def test_events_arrive_in_order_and_retries_do_not_change_it(tmp_path: Path, bat
     run(rig, 20)
     assert target.got == numbers(20)
     assert rig.check()["lanes"]["plugin0.provider.*"]["retried"] == 5
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_byte_in_a_lane_counts_against_the_bound_of_the_bus(tmp_path: Path, way: Any) -> None:
+    rig, target = Rig(tmp_path, queue_bytes=10_000), Target(**way)
+    target.plan.extend([HANG, HANG])
+    done: list[int] = []
+
+    async def put_all() -> None:
+        for number in range(40):
+            await rig.put(b"%d" % number * 500)
+            done.append(number)
+
+    async def main() -> None:
+        lane = rig.add(target, delivery=Delivery(batch=3, retry=SOON))
+        async with rig.running():
+            putting = asyncio.ensure_future(put_all())
+            await turns(200)
+            rig.check()
+            count = len(done)
+            assert 10 <= count < 20
+            assert lane.snapshot()["queued"] + lane.counters.in_flight == count
+            with pytest.raises(BusFull) as caught:
+                rig.put_nowait(b"x" * 1000)
+            assert 9_000 < caught.value.size <= 10_000
+            await turns(50)
+            assert len(done) == count
+            while not putting.done():
+                target.release.set()
+                await turns(1)
+            await putting
+        assert sorted(target.got) == sorted(b"%d" % number * 500 for number in range(40))
+        assert rig.queue.held_size == 0
+
+    asyncio.run(main())
+
+
+def test_an_event_larger_than_the_bound_is_taken_when_there_is_no_other(tmp_path: Path) -> None:
+    rig, target = Rig(tmp_path, queue_bytes=100), Target()
+    rig.add(target)
+
+    async def main() -> None:
+        async with rig.running():
+            for number in range(3):
+                await asyncio.wait_for(rig.put(b"%d" % number * 1000), 20)
+        assert target.got == [b"%d" % number * 1000 for number in range(3)]
+
+    asyncio.run(main())
+
+
+def test_a_plugin_that_puts_events_does_not_wait_for_room_that_it_has_to_make(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, queue_bytes=100)
+
+    class Putting(Target):
+        async def publish_batch(self, ctx: Any, events: Any) -> Any:
+            for event in events:
+                if event.body.startswith(b"0"):
+                    await rig.put(b"1" * 90)
+            return await super().publish_batch(ctx, events)
+
+    target = Putting()
+    rig.add(target)
+
+    async def main() -> None:
+        async with rig.running():
+            await asyncio.wait_for(rig.put(b"0" * 90), 20)
+            await until(lambda: len(target.got) == 2)
+        assert target.got == [b"0" * 90, b"1" * 90]
+
+    asyncio.run(main())
 
 
 class Panic(BaseException):
@@ -306,7 +376,7 @@ def test_delivered_bytes_are_those_of_what_was_delivered(tmp_path: Path, overlap
         async with rig.running():
             pass
 
-    rig.broker._max_body = 10**7
+    rig.broker.max_body = 10**7
     asyncio.run(main())
     lane = rig.check()["lanes"]["plugin0.provider.*"]
     assert (lane["delivered"], lane["dead"]) == (5, 2)

@@ -201,6 +201,10 @@ def test_a_mistake_is_named_with_its_place_and_the_nearest_name(contexts: Any, s
         ({"batch": 0}, "delivery: batch must be 1 or more"),
         ({"buffer": -1}, "delivery: buffer must be 1 or more"),
         ({"concurrency": 0}, "delivery: concurrency must be 1 or more"),
+        (
+            {"concurrency": 99999999},
+            "delivery: concurrency must be at most 1,000: each of them is a task of its own",
+        ),
         ({"batch": 1.5}, "delivery.batch: expected int, found float"),
         ({"timeout": -1}, "delivery: timeout must be 0 (any time) or more seconds"),
         ({"timeout": float("nan")}, "delivery: timeout must be 0 (any time) or more seconds"),

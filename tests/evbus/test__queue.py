@@ -212,7 +212,7 @@ def test_a_put_of_a_loop_that_ended_does_not_keep_the_next_waiting() -> None:
     queue = Queue(1, 0)
     fill(queue, b"1")
     gone = asyncio.new_event_loop()
-    queue._waiters.append((gone, gone.create_future()))
+    queue._waiters.append((gone, gone.create_future(), 1))
     gone.close()
 
     async def main() -> None:

@@ -59,7 +59,7 @@ def test_events_of_other_threads_keep_each_threads_order(rig: Rig) -> None:
                 thread.join()
 
     rig.queue.bound(0, 0)
-    rig.broker._max_body = 1000
+    rig.broker.max_body = 1000
     asyncio.run(main())
     for got in (target.got, now):
         found: dict[bytes, list[int]] = {}

@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 
+from evbus.errors import BusStopped
 from evbus.evbus import _dead_letters
+from evbus.ingress import _internal
 from tests.evbus.kit import WAIT
-from tests.evbus.rig import until
+from tests.evbus.rig import turns, until
 from tests.event.kit import OrderPlaced, dead, go, listening, settled
 
 TIGHT = {"internal": {"default": {"limit": 1, "delivery": {"buffer": 1}}}}
 
 
-def test_a_listener_that_sends_does_not_wait_for_room_that_it_has_to_make() -> None:
+@pytest.mark.parametrize("in_a_task", [False, True])
+def test_a_listener_that_sends_does_not_wait_for_room_that_it_has_to_make(in_a_task: bool) -> None:
     got: list[float] = []
 
     async def main() -> None:
@@ -25,8 +28,9 @@ def test_a_listener_that_sends_does_not_wait_for_room_that_it_has_to_make() -> N
 
             async def on(event: OrderPlaced) -> None:
                 if event.total == 0:
-                    await until(hub.evbus.BUS.full)
-                await hub.evbus.broker.put(routing_key="next", body=event.total)
+                    await until(lambda: hub.evbus.BUS.full() or hub.evbus.BUS.stalled)
+                putting = hub.evbus.broker.put(routing_key="next", body=event.total)
+                await (asyncio.create_task(putting) if in_a_task else putting)
 
             async def after(number: float) -> None:
                 got.append(number)
@@ -39,6 +43,79 @@ def test_a_listener_that_sends_does_not_wait_for_room_that_it_has_to_make() -> N
 
     go(main)
     assert got == list(range(50))
+
+
+@pytest.mark.parametrize("limit", [0, 50])
+def test_who_sends_waits_for_listeners_in_this_process_that_have_as_much_as_they_may(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others do not, and the numbers tell where every event is."""
+    monkeypatch.setattr(_internal, "MOST", 1_060)
+    gate, count, got = asyncio.Event(), 3_000, list[float]()
+
+    async def on(event: OrderPlaced) -> None:
+        await gate.wait()
+        got.append(event.total)
+
+    async def main() -> None:
+        profiles = {"internal": {"default": {"limit": limit}, "other": {}}}
+        async with listening(profiles) as hub:
+            hub.event.init.subscribe(OrderPlaced, on)
+            sent = 0
+
+            async def send() -> None:
+                nonlocal sent
+                for number in range(count):
+                    await hub.event.init.send(OrderPlaced("A", number))
+                    sent += 1
+
+            sending = asyncio.ensure_future(send())
+            await until(lambda: hub.evbus.BUS.stalled)
+            before = -1
+            while before != sent:
+                before = sent
+                await turns(50)
+            found = hub.evbus.stats.snapshot()
+            (lane, _), (listener,) = found["lanes"].values(), found["listeners"].values()
+            assert sent < count
+            most = limit + 1_000 if limit else 1_060
+            assert listener["queued"] + listener["in_flight"] == most
+            # What a lane hands over at once, and what came in that moment.
+            assert sent - most <= lane["queued"] + lane["in_flight"] + found["bus"]["queued"] <= 1_100
+            await asyncio.wait_for(hub.evbus.broker.put(routing_key="k", body=1, profile="other"), WAIT)
+            hub.evbus.broker.put_nowait(routing_key="k", body=2)
+            gate.set()
+            await asyncio.wait_for(sending, WAIT)
+            await settled(hub)
+            (listener,) = hub.evbus.stats.snapshot()["listeners"].values()
+            assert (listener["accepted"], listener["delivered"], listener["queued"]) == (count, count, 0)
+            assert not hub.evbus.BUS.stalled
+
+    go(main)
+    assert got == list(range(count))
+
+
+def test_who_waits_for_a_listener_is_told_when_the_bus_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_internal, "MOST", 1_001)
+
+    async def on(event: OrderPlaced) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with listening(drain_timeout=0.01) as hub:
+            hub.event.init.subscribe(OrderPlaced, on)
+
+            async def send() -> None:
+                while True:
+                    await hub.event.init.send(OrderPlaced("A", 1))
+
+            sending = asyncio.ensure_future(send())
+            await until(lambda: hub.evbus.BUS.stalled)
+            await turns(50)
+        with pytest.raises(BusStopped):
+            await asyncio.wait_for(sending, WAIT)
+
+    go(main)
 
 
 def test_a_dead_event_waits_for_the_disk_and_is_recorded_once(

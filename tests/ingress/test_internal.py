@@ -101,7 +101,7 @@ def test_a_wrong_limit_is_refused(hub: Any, limit: Any) -> None:
 
 
 def test_many_bodies_at_once_keep_their_order_per_key() -> None:
-    queues: _internal.Queues = {}
+    queues = _internal.Queues()
     batch = events(("a", "1"), ("a", "2"), ("b", "3"), ("a", "4"))
     assert asyncio.run(_internal.put_all(queues, {}, 0, batch)) == [None] * 4
     assert {key: [queue.get_nowait() for _ in range(queue.qsize())] for key, queue in queues.items()} == {
@@ -191,7 +191,7 @@ def test_a_body_that_a_newcomer_took_is_not_missed_by_the_one_who_was_woken() ->
 
 def test_putters_of_a_bounded_queue_go_on_in_their_order() -> None:
     async def main() -> list[bytes]:
-        queues: _internal.Queues = {}
+        queues = _internal.Queues()
         puts = [
             asyncio.ensure_future(_internal.put_all(queues, {}, 1, [event(str(number).encode())]))
             for number in range(4)
@@ -209,7 +209,7 @@ def test_putters_of_a_bounded_queue_go_on_in_their_order() -> None:
 
 def test_a_putter_that_is_cancelled_leaves_its_place_to_the_next() -> None:
     async def main() -> None:
-        queues: _internal.Queues = {}
+        queues = _internal.Queues()
         await _internal.put_all(queues, {}, 1, [event(b"0")])
         gone, waits = (
             asyncio.ensure_future(_internal.put_all(queues, {}, 1, [event(body)])) for body in (b"1", b"2")
@@ -227,7 +227,7 @@ def test_what_finds_no_room_is_unavailable_and_told_for_each_event(monkeypatch: 
     monkeypatch.setattr(_internal, "PATIENCE", 0.0)
 
     async def main() -> None:
-        queues: _internal.Queues = {}
+        queues = _internal.Queues()
         outcomes = await _internal.put_all(queues, {}, 2, [event(body) for body in (b"0", b"1", b"2", b"3")])
         assert outcomes[:2] == [None, None]
         assert [type(outcome) for outcome in outcomes[2:]] == [Unavailable, Unavailable]
@@ -240,3 +240,51 @@ def test_what_finds_no_room_is_unavailable_and_told_for_each_event(monkeypatch: 
 
 def event(body: bytes) -> Envelope:
     return Envelope("default", "k", body)
+
+
+# Nobody takes
+
+
+@pytest.mark.parametrize("limit", [0, 2_000])
+def test_a_queue_that_nobody_takes_from_keeps_the_latest_and_tells_of_the_others(
+    hub: Any, limit: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_internal, "MOST", 1_000)
+
+    async def main() -> None:
+        async with running(hub, {"internal": {"*": {"limit": limit}}}):
+            for number in range(1_500):
+                await hub.evbus.broker.put(routing_key="k", body=number)
+        (lane,) = hub.evbus.stats.snapshot()["lanes"].values()
+        queue = hub.ingress.internal.QUEUE["k"]
+        if limit:
+            assert (queue.qsize(), lane["dropped"]) == (1_500, 0)
+            return
+        assert (queue.qsize(), lane["dropped"], lane["delivered"]) == (1_000, 500, 1_000)
+        assert lane["accepted"] == 1_500
+        assert await bodies(hub, "k", 1_000) == [b"%d" % number for number in range(500, 1_500)]
+        # From now on somebody takes.
+        held = await hub.ingress.internal.get("k")
+        async with running(hub, {"internal": {"*": {}}}):
+            for number in range(1_500):
+                await hub.evbus.broker.put(routing_key="k", body=number)
+        assert held.qsize() == 1_500
+
+    asyncio.run(main())
+    said = "nobody takes from the internal queue 'k', which holds 1000 events: its oldest are dropped"
+    assert [message for message in caplog.messages if "takes from" in message] == ([] if limit else [said])
+
+
+def test_queues_that_are_empty_and_that_nobody_has_go_away() -> None:
+    async def main() -> None:
+        queues = _internal.Queues()
+        held = _internal.queue(queues, "held")
+        for number in range(10_000):
+            assert _internal.put_now(queues, {}, 0, events((f"key {number}", "x"))) == 0
+            if number % 100:
+                queues[f"key {number}"].get_nowait()
+        assert len(queues) <= 2 * _internal.SWEEP + 100
+        assert queues["held"] is held
+        assert all(queues[f"key {number}"].qsize() == 1 for number in range(0, 10_000, 100))
+
+    asyncio.run(main())
