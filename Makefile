@@ -77,6 +77,7 @@ chaos: $(VENV)/.tests
 
 clean:
 	rm -rf .venv .venv-* .bench build dist *.egg-info docs/_build examples/out
+	git worktree prune 2>/dev/null || true # the builds that were below .bench
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

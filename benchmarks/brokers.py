@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import build
 import page
 import rounds
-from peers import ROOT, python_of, title_of
+from peers import ROOT, title_of
 from rounds import Case, Results
 from sides import common, wire
 
@@ -102,8 +103,8 @@ class Broker(NamedTuple):
         if case == "consume":
             wire.fill(self.amqp, QUEUE, events, common.payload(0))
         url = self.stomp if case == "stomp" else self.amqp
-        script, peer = SIDES[side]
-        python = python_of(peer) if peer else sys.executable
+        script, peer = SIDES[build.script_of(side)]
+        python = build.interpreter(side, peer)
         arguments = [VARIANTS.get((side, case), case), str(events), url, QUEUE]
         # Not -I: the folder of the script, which holds common.py and wire.py, has to stay on the path.
         result = rounds.output_of([python, "-Es", str(ROOT / "benchmarks/sides" / script), *arguments])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from typing import NamedTuple
 
+import build
 import page
 import rounds
-from peers import ROOT, python_of, title_of
+from peers import ROOT, title_of
 from rounds import Case, Results
 
 MARK = "the table"
@@ -46,26 +46,34 @@ ROWS = [
     Row("one at a time, put to delivered, 99th percentile", "latency", "p99", "us", 0, less_is_better=True),
     Row("100,000 queued, resident bytes an event", "memory", "bytes", "bytes", 2, less_is_better=True),
 ]
+#: The cases whose processor time per event the table shows, under the same titles.
+COSTS = [
+    row._replace(title=f"{row.title}, processor time", key="cpu", unit="CPU us", aim=0, less_is_better=True)
+    for row in ROWS
+    if row.key in ("rate", "median")
+]
 
 
 def measure(side: str, case: str, events: int) -> dict[str, float]:
     """Run one case in a process that sees nothing but its own environment."""
-    python = python_of(PEER) if side == PEER else sys.executable
-    # -I: neither PYTHONPATH nor the working directory may bring the other side's package in.
-    return rounds.output_of([python, "-I", str(ROOT / "benchmarks/bus_case.py"), case, str(events)])
+    python = build.interpreter(side, PEER if side == PEER else "")
+    # Not -I: the folder of the script has to stay on the path.
+    return rounds.output_of([python, "-Es", str(ROOT / "benchmarks/bus_case.py"), case, str(events)])
 
 
 def table(found: Results) -> list[str]:
     """Return the medians as a reStructuredText table, with one line for the bound."""
     cells = [["case", "unit", title_of(PEER), OURS, "ratio", "aim"]]
-    for row in ROWS:
+    for row in [*ROWS, *COSTS]:
         values = [found.get((side, row.case, row.key)) for side in (PEER, OURS)]
         if not all(values):
             continue
         theirs, ours = (statistics.median(value) for value in values if value)
         ratio = theirs / ours if row.less_is_better else ours / theirs
         aim = f">= {row.aim:g} x" if row.aim else ""
-        cells.append([row.title, row.unit, f"{theirs:,.0f}", f"{ours:,.0f}", f"{ratio:.1f} x", aim])
+        digits = 1 if row.key == "cpu" else 0
+        figures = [f"{value:,.{digits}f}" for value in (theirs, ours)]
+        cells.append([row.title, row.unit, *figures, f"{ratio:.1f} x", aim])
     lines = page.list_table([40, 12, 15, 15, 10, 10], cells)
     bound, one = found.get((OURS, "bound", "rate")), found.get((OURS, "one", "rate"))
     if bound and one:

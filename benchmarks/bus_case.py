@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sides.common import Clock
+
 PROFILE = "default"
 KEY = "orders"
 WARM_UP = 100
@@ -95,9 +97,9 @@ def throughput(matching: int, others: int = 0) -> Callable[[int], Any]:
 
     async def run(count: int) -> dict[str, float]:
         async def measure(hub: Any) -> dict[str, float]:
-            started = time.perf_counter()
+            clock = Clock()
             await asyncio.gather(put_all(hub, count), get_all(hub, count * matching))
-            return {"rate": count / (time.perf_counter() - started)}
+            return clock.result(count)
 
         return await with_bus(patterns(matching) + [f"other-{i}" for i in range(others)], measure)
 
@@ -111,12 +113,14 @@ async def latency(count: int) -> dict[str, float]:
         queue = await hub.ingress.internal.get(routing_key=KEY)
         extra = arguments(hub)
         taken = []
+        clock = Clock()
         for number in range(count):
             started = time.perf_counter()
             await hub.evbus.broker.put(body=body(number), **extra)
             await queue.get()
             taken.append((time.perf_counter() - started) * 1e6)
-        return {"median": statistics.median(taken), "p99": statistics.quantiles(taken, n=100)[-1]}
+        cpu = clock.result(count)["cpu"]
+        return {"median": statistics.median(taken), "p99": statistics.quantiles(taken, n=100)[-1], "cpu": cpu}
 
     return await with_bus([PROFILE], measure)
 

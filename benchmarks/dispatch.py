@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from typing import NamedTuple
 
+import build
 import page
 import rounds
-from peers import ROOT, python_of, title_of
+from peers import ROOT, title_of
 from rounds import Case, Results
 
 MARK = "the table of the dispatcher"
@@ -52,10 +52,9 @@ ROWS = [
 
 def measure(side: str, case: str, events: int) -> dict[str, float]:
     """Run one case in a process that sees nothing but its own environment."""
-    python = python_of(PEER) if side == PEER else sys.executable
-    return rounds.output_of(
-        [python, "-I", str(ROOT / "benchmarks/dispatch_case.py"), side, case, str(events)]
-    )
+    python = build.interpreter(side, PEER if side == PEER else "")
+    script = str(ROOT / "benchmarks/dispatch_case.py")
+    return rounds.output_of([python, "-Es", script, build.script_of(side), case, str(events)])
 
 
 def table(found: Results) -> list[str]:

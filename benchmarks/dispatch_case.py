@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sides.common import Clock
+
 HANDLERS = 100
 IN_FLIGHT = 100
 WARM_UP = 1000
@@ -117,24 +119,24 @@ def bound(side: str) -> Any:
     return dispatcher
 
 
-async def handed_over(dispatcher: Any, kind: type, count: int, handlers: int = 1) -> float:
-    """Return how many events a second are handed over, until the last is handled."""
+async def handed_over(dispatcher: Any, kind: type, count: int, handlers: int = 1) -> dict[str, float]:
+    """Hand so many events over, until the last is handled."""
     done = HANDLED.expect(count * handlers)
-    started = time.perf_counter()
+    clock = Clock()
     for number in range(count):
         await dispatcher.events.handle(kind(number))
     await done
-    return count / (time.perf_counter() - started)
+    return clock.result(count)
 
 
 async def events(dispatcher: Any, count: int) -> dict[str, float]:
     await handed_over(dispatcher, OrderPlaced, WARM_UP)
-    return {"rate": await handed_over(dispatcher, OrderPlaced, count)}
+    return await handed_over(dispatcher, OrderPlaced, count)
 
 
 async def hundred(dispatcher: Any, count: int) -> dict[str, float]:
     await handed_over(dispatcher, Audited, 10, HANDLERS)
-    return {"rate": await handed_over(dispatcher, Audited, count, HANDLERS)}
+    return await handed_over(dispatcher, Audited, count, HANDLERS)
 
 
 async def asked(router: Any, kind: type, count: int) -> None:
@@ -148,21 +150,25 @@ def awaited(name: str, kind: type, in_flight: int) -> Callable[[Any, int], Await
     async def run(dispatcher: Any, count: int) -> dict[str, float]:
         router = getattr(dispatcher, name)
         await asked(router, kind, WARM_UP)
-        started = time.perf_counter()
+        clock = Clock()
         await asyncio.gather(*(asked(router, kind, count // in_flight) for _ in range(in_flight)))
-        return {"rate": count / (time.perf_counter() - started)}
+        return clock.result(count)
 
     return run
 
 
 async def events_awaited(dispatcher: Any, count: int) -> dict[str, float]:
     taken = []
+    clock = Clock()
     for number in range(WARM_UP + count):
+        if number == WARM_UP:
+            clock = Clock()
         started = time.perf_counter()
         await dispatcher.events.handle(OrderPlaced(number), wait_for_response=True)
         taken.append(time.perf_counter() - started)
     taken = taken[WARM_UP:]
-    return {"rate": count / sum(taken), "p99": statistics.quantiles(taken, n=100)[-1] * 1e6}
+    p99 = statistics.quantiles(taken, n=100)[-1] * 1e6
+    return {"rate": count / sum(taken), "p99": p99, "cpu": clock.result(count)["cpu"]}
 
 
 def resident() -> int:

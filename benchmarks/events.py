@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import build
 import dispatch
 import page
 import rounds
-from peers import ROOT, python_of, title_of
+from peers import ROOT, title_of
 from rounds import Case, Measure, Results
 from sides import wire
 
@@ -92,8 +93,8 @@ def cases() -> list[Case]:
 
 def measure(side: str, case: str, events: int) -> dict[str, float]:
     """Run one case in a process that sees nothing but its own environment."""
-    peer, name, _ = SIDES[side]
-    python = python_of(peer) if peer else sys.executable
+    peer, name, _ = SIDES[build.script_of(side)]
+    python = build.interpreter(side, peer)
     # Not -I: the folder of the script has to stay on the path.
     script = str(ROOT / "benchmarks/events_case.py")
     return rounds.output_of([python, "-Es", script, name, case, str(events)])
@@ -103,14 +104,12 @@ def through(amqp: str) -> Measure:
     """Return what measures through the RabbitMQ at this URL, a process sending and another listening."""
 
     def run(side: str, case: str, events: int) -> dict[str, float]:
-        python, script = (
-            (sys.executable, "events_evbus_side.py")
-            if side == OURS
-            else (python_of(FASTSTREAM), "events_faststream_side.py")
-        )
+        ours = build.script_of(side) == OURS
+        python = build.interpreter(side, "" if ours else FASTSTREAM)
+        script = "events_evbus_side.py" if ours else "events_faststream_side.py"
         command = [python, "-Es", str(ROOT / "benchmarks/sides" / script)]
         rest = [str(events), amqp, QUEUE]
-        send, listen = ENDS[side]
+        send, listen = ENDS[build.script_of(side)]
         with contextlib.closing(wire.Wire(amqp)) as broker:
             broker.delete(QUEUE)
             broker.declare(QUEUE)

@@ -1,7 +1,8 @@
 """Run evbus and its peers by turns, and write the tables into docs/benchmarks.rst: `make bench`.
 
 Only ratios from one run count: the same code varies by half between two runs on a shared machine. So the
-sides alternate within every round, and the tables show medians over the rounds.
+sides alternate within every round, and the tables show medians over the rounds. With ``--before COMMIT`` the
+other side is an older evbus.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections.abc import Callable
 
 import brokers
+import build
 import bus
 import dispatch
 import events
@@ -22,13 +25,15 @@ from rounds import Case, Results
 GROUPS = ("bus", "dispatch", "events", "brokers")
 
 
-def chosen(cases: list[Case], only: list[str], sides: list[str]) -> list[Case]:
+def chosen(cases: list[Case], options: argparse.Namespace) -> list[Case]:
     """Return the cases that were asked for, with the sides that were asked for."""
-    wanted = [case for case in cases if not only or case.name in only]
-    if not sides:
+    wanted = [case for case in cases if not options.only or case.name in options.only]
+    if options.before:
+        return build.beside(wanted, resolution=options.resolution)
+    if not options.sides:
         return wanted
     fewer = [
-        case._replace(events={side: events for side, events in case.events.items() if side in sides})
+        case._replace(events={side: events for side, events in case.events.items() if side in options.sides})
         for case in wanted
     ]
     return [case for case in fewer if case.events]
@@ -44,6 +49,12 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", default=[], help="names of cases; the page is not written then")
     parser.add_argument("--sides", nargs="*", default=[], help="names of sides; the page is not written then")
     parser.add_argument(
+        "--before", metavar="COMMIT", help="measure the build of this commit instead of the peers; no page"
+    )
+    parser.add_argument(
+        "--resolution", action="store_true", help="with --before: that build also against itself"
+    )
+    parser.add_argument(
         "--amqp", help="amqp://user:password@host:port/ of a RabbitMQ to use instead of our own"
     )
     parser.add_argument("--stomp", help="stomp://user:password@host:port of the same RabbitMQ")
@@ -52,7 +63,11 @@ def asked() -> argparse.Namespace:
     options.groups = groups = set(options.groups or GROUPS)
     if groups - set(GROUPS):
         parser.error("there are four groups of cases: bus, dispatch, events and brokers")
-    if "dispatch" in groups and sys.version_info < dispatch.NEEDS:
+    if options.resolution and not options.before:
+        parser.error("--resolution is about the build that --before names")
+    if options.before:
+        options.before = build.choose(options.before)
+    elif "dispatch" in groups and sys.version_info < dispatch.NEEDS:
         needs = ".".join(map(str, dispatch.NEEDS))
         said = f"the peer of the dispatcher needs Python {needs} or later: make bench PYTHON=..."
         if named:
@@ -68,15 +83,16 @@ def main() -> None:
     options = asked()
     groups = options.groups
 
-    def report(mark: str, table: list[str]) -> None:
-        text = "\n".join([page.machine(options.rounds), "", *table])
-        print(text)
-        if not options.only and not options.sides:
+    def report(mark: str, table: Callable[[Results], list[str]], found: Results) -> None:
+        lines = [page.machine(options.rounds), "", *(build.table if options.before else table)(found)]
+        text = "\n".join(lines)
+        print(text, flush=True)
+        if not options.only and not options.sides and not options.before:
             page.write(mark, text)
             say(f"written to {page.PAGE.relative_to(ROOT)}")
 
     def of(group: str, cases: list[Case]) -> list[Case]:
-        return chosen(cases, options.only, options.sides) if group in groups else []
+        return chosen(cases, options) if group in groups else []
 
     through_broker, listened = of("brokers", brokers.CASES), of("events", events.THROUGH_RABBITMQ)
     of_events: Results = {}
@@ -87,18 +103,16 @@ def main() -> None:
             found: Results = rounds.run(options.rounds, through_broker, broker.measure)
             of_events |= rounds.run(options.rounds, listened, events.through(broker.amqp))
         if through_broker:
-            report(brokers.MARK, brokers.table(found))
+            report(brokers.MARK, brokers.table, found)
     if "bus" in groups:
-        found = rounds.run(options.rounds, chosen(bus.CASES, options.only, options.sides), bus.measure)
-        report(bus.MARK, bus.table(found))
+        found = rounds.run(options.rounds, of("bus", bus.CASES), bus.measure)
+        report(bus.MARK, bus.table, found)
     if "dispatch" in groups:
-        cases = chosen(dispatch.CASES, options.only, options.sides)
-        found = rounds.run(options.rounds, cases, dispatch.measure)
-        report(dispatch.MARK, dispatch.table(found))
+        found = rounds.run(options.rounds, of("dispatch", dispatch.CASES), dispatch.measure)
+        report(dispatch.MARK, dispatch.table, found)
     if "events" in groups:
-        cases = chosen(events.cases(), options.only, options.sides)
-        of_events |= rounds.run(options.rounds, cases, events.measure)
-        report(events.MARK, events.table(of_events))
+        of_events |= rounds.run(options.rounds, of("events", events.cases()), events.measure)
+        report(events.MARK, events.table, of_events)
 
 
 if __name__ == "__main__":

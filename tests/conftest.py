@@ -16,19 +16,15 @@ from typing import Any
 import pop.hub
 import pytest
 
-from tests.servers import _activemq, _rabbitmq, _rabbitmq4
+from tests.servers import _activemq, _versions
 from tests.servers._activemq import ActiveMQ
 from tests.servers._proxy import Proxy
 from tests.servers._rabbitmq import RabbitMQ
-from tests.servers._rabbitmq4 import RabbitMQ4
+from tests.servers._versions import VERSIONS
 
 GRACE = 5.0  # seconds that a thread which was told to end may take to do so
 FDS = Path("/proc/self/fd")
 LEAKY = ("socket:", "pipe:", "anon_inode:[eventfd]", "anon_inode:[eventpoll]")
-
-
-# The brokers that tests can be run on; "4.0-denied" forbids queues that are neither durable nor exclusive.
-VERSIONS = ("3.10", "4.0", "4.0-denied", "4.3")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -132,19 +128,14 @@ class RabbitMQs:
     def __call__(self, version: str) -> RabbitMQ:
         """Return the node of one of `VERSIONS`. Skips the test, with the reason, where it cannot be had."""
         if version not in self._nodes:
-            node = self._stack.enter_context(_new(version))
+            missing = _versions.missing(version)
+            if version == VERSIONS[0]:
+                _need(missing)
+            elif missing:
+                pytest.skip(missing)  # in CI too: it is fetched, which not every machine can do
+            node = self._stack.enter_context(_versions.new(version, tls=True))
             self._nodes[version] = node.start(self._folder(f"rabbitmq-{version}-"))
         return self._nodes[version]
-
-
-def _new(version: str) -> RabbitMQ:
-    if version == "3.10":
-        _need(_rabbitmq.missing())
-        return RabbitMQ(tls=True)
-    number, _, denied = version.partition("-")
-    if missing := _rabbitmq4.missing(number):
-        pytest.skip(missing)  # in CI too: it is fetched, which not every machine can do
-    return RabbitMQ4(number, tls=True, settings=_rabbitmq4.DENIED if denied else None)
 
 
 @pytest.fixture(scope="session")

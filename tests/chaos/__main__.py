@@ -19,17 +19,23 @@ from typing import Any
 from tests.chaos._run import Run
 from tests.chaos._transport import TRANSPORTS
 from tests.chaos.runs import BARS
+from tests.servers._rabbitmq import RabbitMQ
+from tests.servers._versions import VERSIONS
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("bar", nargs="+", choices=[*BARS, "all"], help="which ones")
+    parser.add_argument(
+        "--rabbitmq", choices=VERSIONS, default=VERSIONS[0], help="the RabbitMQ to run them on (%(default)s)"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and journals")
     named, rest = parser.parse_known_args()
     bars = list(BARS) if "all" in named.bar else named.bar
     missed = 0
     for bar in bars:
-        missed += _run(BARS[bar], _settings(parser, BARS[bar], rest), keep=named.keep)
+        settings = _settings(parser, BARS[bar], rest)
+        missed += _run(BARS[bar], settings, rabbitmq=named.rabbitmq, keep=named.keep)
     return min(missed, 1)
 
 
@@ -47,18 +53,20 @@ def _settings(parser: argparse.ArgumentParser, bar: Callable[..., Run], rest: li
     return vars(own.parse_args(rest))
 
 
-def _run(bar: Callable[..., Run], settings: dict[str, Any], *, keep: bool) -> bool:
+def _run(bar: Callable[..., Run], settings: dict[str, Any], *, rabbitmq: str, keep: bool) -> bool:
     """Run one bar; return whether it was missed."""
     folder = Path(tempfile.mkdtemp(prefix="evbus-chaos-"))
     begun = time.monotonic()
     via = TRANSPORTS[str(settings.get("transport", "amqp"))]
-    if via.missing():
-        print(via.missing(), file=sys.stderr)  # noqa: T201
+    if missing := via.missing(rabbitmq):
+        print(missing, file=sys.stderr)  # noqa: T201
         return True
     try:
-        with via.node() as node:
+        with via.node(rabbitmq) as node:
             node.start(folder / "broker")
             run = bar(node, folder / "program", **settings)
+            if isinstance(node, RabbitMQ):
+                run.note(rabbitmq=".".join(map(str, node.version)))
     except Exception:
         traceback.print_exc()
         print(f"{bar.__name__} failed; its files are in {folder}", file=sys.stderr)  # noqa: T201

@@ -9,6 +9,7 @@ standard input, whose end stops the bus, and are done one after the other:
   ``rate`` events a second, 0 for as fast as possible, with these routing keys by turns; ``stamp`` adds a
   header ``t`` with the time.
 - ``{"do": "threads", "threads": n, "count": n, "pause": s, "profile": p}``: so many each, by ``put_nowait``.
+- ``{"do": "listen", "event": name}``: a listener that counts what it handles, as ``heard``.
 - ``{"do": "figures"}``: percentiles of the time that the puts since the last such order took.
 """
 
@@ -51,6 +52,7 @@ class Program:
         self._took = array.array("d")
         self._woken = array.array("d")
         self._figures: dict[str, Any] = {}
+        self._heard: set[str] = set()
         self._output = sys.stdout
 
     async def main(self) -> None:
@@ -114,6 +116,13 @@ class Program:
             loop = asyncio.get_running_loop()
             await asyncio.gather(*(loop.run_in_executor(pool, work, thread) for thread in range(threads)))
 
+    async def do_listen(self, event: str) -> None:
+        async def on(event: str) -> None:
+            self._heard.add(event)
+
+        self.handle.hub.event.init.subscribe(event, on, name="chaos")
+        await self.handle.hub.event.init.ready()
+
     def _accept(self, *event: object) -> None:
         os.write(self._journal, (" ".join(map(str, event)) + "\n").encode())
 
@@ -141,6 +150,7 @@ class Program:
             "at": time.monotonic(),
             "put": self._number,
             "done": self._done,
+            "heard": len(self._heard),
             "workers": len(workers),
             "figures": self._figures,
             **self.handle.snapshot(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from tests.servers import _activemq, _rabbitmq
+from tests.servers import _activemq, _versions
 from tests.servers._activemq import ActiveMQ
 from tests.servers._rabbitmq import RabbitMQ
 
@@ -44,21 +44,21 @@ class Transport(NamedTuple):
     :ivar provider: of the profile.
     :ivar profile: makes one, of a node, the name of a queue, and settings.
     :ivar port: the name of the node's port.
-    :ivar node: makes the node.
+    :ivar node: makes the node, of a version of RabbitMQ where it is one.
     :ivar missing: says what is to be installed first.
     """
 
     provider: str
     profile: Callable[..., dict[str, Any]]
     port: str
-    node: Callable[[], Broker]
-    missing: Callable[[], str]
+    node: Callable[[str], Broker]
+    missing: Callable[[str], str]
 
 
 TRANSPORTS: Mapping[str, Transport] = {
-    "amqp": Transport("amqp", amqp, "port", RabbitMQ, _rabbitmq.missing),
-    "stomp": Transport("stomp", _stomp, "stomp_port", RabbitMQ, _rabbitmq.missing),
-    "activemq": Transport("stomp", _stomp, "stomp_port", ActiveMQ, _activemq.missing),
+    "amqp": Transport("amqp", amqp, "port", _versions.new, _versions.missing),
+    "stomp": Transport("stomp", _stomp, "stomp_port", _versions.new, _versions.missing),
+    "activemq": Transport("stomp", _stomp, "stomp_port", lambda _: ActiveMQ(), lambda _: _activemq.missing()),
 }
 
 

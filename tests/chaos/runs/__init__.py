@@ -11,6 +11,8 @@ from tests.chaos.runs.kills import bar_1, bar_3
 from tests.chaos.runs.neighbours import bar_14
 from tests.chaos.runs.pauses import bar_9, bar_10, bar_11
 from tests.chaos.runs.refusals import bar_12, bar_13
+from tests.chaos.runs.restarts import bar_24
+from tests.chaos.runs.slow import bar_26
 from tests.chaos.runs.survival import survival
 from tests.chaos.runs.threads import bar_16
 
@@ -27,6 +29,8 @@ BARS: dict[str, Callable[..., Run]] = {
     "14": bar_14,
     "16": bar_16,
     "17": bar_17,
+    "24": bar_24,
+    "26": bar_26,
     "survival": survival,
     "bridge": bridge,
 }
