@@ -18,7 +18,7 @@ from tests.servers._tls import Certificates, certificates
 from tests.servers._wait import until
 
 SCRIPTS = Path("/usr/lib/rabbitmq/bin")  # those in /usr/sbin switch the user
-CTL_LIMIT = 60.0  # seconds
+CTL_LIMIT = 180.0  # seconds; it starts an Erlang and an Elixir, which on a busy machine takes its time
 MEMORY = 2 * 1024**3  # bytes at which publishers are blocked
 PLUGINS = ("rabbitmq_stomp", "rabbitmq_amqp1_0", "rabbitmq_management", "rabbitmq_auth_mechanism_ssl")
 # What these need. The node gets to see no other plugin: looking for each of its modules in the folders of all
