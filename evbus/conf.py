@@ -58,14 +58,16 @@ CONFIG = {
         "help": "Most bytes of one encoded body; 0 for any size",
     },
     "drain_timeout": {
-        "default": 30.0,
+        "default": 20.0,
         "os": "EVBUS_DRAIN_TIMEOUT",
-        "help": "Seconds that a stop may take to deliver what is queued",
+        "help": "Seconds that a stop may take to deliver what is queued; at the end of an input: seconds "
+        "without a delivery",
     },
     "dead_store": {
         "default": None,
         "os": "EVBUS_DEAD_STORE",
-        "help": "The file of events that were given up; default: evbus/dead.jsonl in the user's state folder",
+        "help": "The file of events that were given up; default: one for each program and folder, in evbus/ "
+        "in the user's state folder",
     },
     "dead_store_bytes": {
         "default": 268435456,
@@ -131,6 +133,7 @@ CONFIG = {
     "profile": {"default": "default", "help": "The event's profile; for run: of what --from consumes"},
     "header": {"default": None, "help": "A header, as name=value; may be given several times"},
     "store": {"default": None, "help": "The dead store; default: the option dead_store"},
+    "all": {"default": False, "help": "List the dead stores of all programs that were told no file"},
     "rate": {"default": 1.0, "help": "Events a second; 0 for as fast as possible; default: 1"},
     "count": {"default": 0, "help": "How many events (of --from); 0, the default, for ever"},
     "quiet": {"default": False, "help": "No status line and no closing table"},
@@ -182,7 +185,7 @@ CLI_CONFIG = {
         "subcommands": ["listen", "run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"],
     },
     "drain_timeout": {"type": float, "subcommands": ["listen", "run", "tail", "demo", "put", "replay"]},
-    "dead_store": {"subcommands": ["listen", "run", "tail", "demo", "put"]},
+    "dead_store": {"subcommands": ["listen", "run", "tail", "demo", "put", "check", "dead", "replay"]},
     "input": {"positional": True, "nargs": "?", "subcommands": ["run", "tail"]},
     "socket": {"subcommands": ["run", "tail"]},
     "from": {"action": "extend", "nargs": "+", "subcommands": ["run", "tail"]},
@@ -198,6 +201,7 @@ CLI_CONFIG = {
         "subcommands": ["listen", "run", "tail", "demo", "put", "replay"],
     },
     "store": {"positional": True, "nargs": "?", "subcommands": ["replay", "dead"]},
+    "all": {"action": "store_true", "subcommands": ["dead"]},
     "subsystem": {"positional": True, "nargs": "?", "subcommands": ["plugins"]},
     "events": {"action": "extend", "nargs": "+", "subcommands": ["asyncapi", "graph"]},
     "output": {"options": ["-o"], "subcommands": ["asyncapi", "graph"]},
@@ -212,7 +216,10 @@ SUBCOMMANDS = {
         "desc": "Read events as JSON lines from a file, from standard input or a Unix socket, or consume "
         "them from the profiles that --from names, deliver them to the profiles that match, and say at the "
         "end what became of them. What is consumed is acknowledged when it is delivered; what is not stays "
-        "with its source. Ctrl-C or SIGTERM drains; a second one stops at once. Exit codes: 0 everything was "
+        "with its source. At the end of the input it goes on as long as anything was delivered in the last "
+        "--drain-timeout seconds. Ctrl-C or SIGTERM drains for so long; a second one stops at once. Exit "
+        "codes: "
+        "0 everything was "
         "delivered, 1 something was not, 2 a mistake in the options, profiles or plugins, 3 a line of the "
         "input was refused, 130 stopped at once by a second signal.",
     },
@@ -226,9 +233,9 @@ SUBCOMMANDS = {
         "help": "Run the listeners of the plugins",
         "desc": "Hand what comes in through the profiles to the listeners in the folders listener/ of the "
         "plugins, deliver what they send, and say at the end what became of it. Ctrl-C or SIGTERM takes "
-        "nothing more and lets them end what they are at; a second one stops at once. Exit codes: 0 all was "
-        "handled and delivered, 1 something was given up, 2 a mistake in the options, profiles or plugins, "
-        "130 stopped at once by a second signal.",
+        "nothing more and lets them end what they are at; a second one stops at once. Exit codes: 0 the stop "
+        "left nothing, 1 it left something, 2 a mistake in the options, profiles or plugins, 130 stopped at "
+        "once by a second signal.",
     },
     "put": {
         "help": "Put one event on the bus and deliver it",
@@ -268,7 +275,8 @@ SUBCOMMANDS = {
     "dead": {
         "help": "Show which events were given up, and why",
         "desc": "Print a table of the dead store: for each lane the number of events, the oldest and the "
-        "newest, and why the newest was given up. Exit codes: 0, or 2 when there is no such file.",
+        "newest, and why the newest was given up; with --all a row for each program's. Exit codes: 0, or 2 "
+        "when there is no such file.",
     },
     "replay": {
         "help": "Give dead events once more to the lanes that had given them up",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from evbus.redact import one_line
+
 __all__ = [
     "BusForked",
     "BusFull",
@@ -86,7 +88,8 @@ class ProfileError(ConfigError):
         self.reason = reason
         self.source = source
         self.path = path
-        where = ": ".join(part for part in (source, path) if part)
+        # Names in a file may hold anything.
+        where = ": ".join(one_line(part) for part in (source, path) if part)
         super().__init__(f"{where}: {reason}" if where else reason)
 
 

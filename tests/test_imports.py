@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From top to bottom; a file may import from its own row's room and from rows below it.
 ROWS = [
     {"__main__", "_pytest"},
-    {"api", "scripts", "testing"},
+    {"api", "scripts", "_program", "testing"},
     {"command"},
     {"service"},
     {"channel", "registry", "health"},
@@ -28,14 +28,20 @@ ROWS = [
     {"pipeline", "serialize", "match"},
     {""},  # the plain modules beside the rooms: types, errors, jsonl, redact, ...
 ]
-TOP = {"__main__", "_pytest", "api", "scripts"}  # files beside the rooms that are no plain modules
+TOP = {
+    "__main__",
+    "_program",
+    "_pytest",
+    "api",
+    "scripts",
+}  # files beside the rooms that are no plain modules
 LEVEL = {room: len(ROWS) - index for index, row in enumerate(ROWS) for room in row}
 
 # Engines know no hub. These two are about POP's own objects, and nothing else imports them but init files:
 # _load.py guards POP's loader against broken plugin files, _face.py steps over POP's function wrapper.
 MAY_IMPORT_POP = {"evbus/evbus/_load.py", "evbus/evbus/_face.py"}
 # The ways in from outside make the hub that everything else is handed.
-MAKES_A_HUB = {"evbus/api.py", "evbus/scripts.py", "evbus/testing/__init__.py"}
+MAKES_A_HUB = {"evbus/api.py", "evbus/_program.py", "evbus/testing/__init__.py"}
 
 NEVER = re.compile(r"\b(c?pickle|marshal|shelve|dill|jsonpickle)\b", re.IGNORECASE)
 UNSAFE_YAML = re.compile(r"\byaml\.(load|load_all|(unsafe|full)_load\w*|(Unsafe|Full)?Loader)\b")

@@ -136,8 +136,8 @@ def test_no_log_file_is_written_unless_asked_for(shell: Shell) -> None:
 def test_a_start_does_not_import_pip() -> None:
     program = (
         "import sys; sys.argv = ['evbus', 'plugins', 'match']\n"
-        "from evbus import scripts\n"
-        "assert scripts._main() == 0\n"
+        "from evbus import _program\n"
+        "assert _program.run() == 0\n"
         "assert not [name for name in sys.modules if name.split('.')[0] == 'pip']\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
+from evbus._paths import expanded
 from evbus.errors import ConfigError, nearest
 
-__all__ = ["as_json", "as_yaml", "chosen", "write"]
+__all__ = ["as_json", "as_yaml", "chosen", "say", "write"]
 
 
 def chosen(wanted: str | None, path: str | None, formats: Mapping[str, str], default: str) -> str:
@@ -29,17 +30,25 @@ def chosen(wanted: str | None, path: str | None, formats: Mapping[str, str], def
     return wanted or formats.get(ending, default)
 
 
+def say(text: str) -> None:
+    """Write a text to standard output, if it is not closed."""
+    if sys.stdout is not None:
+        sys.stdout.write(text)
+
+
 def write(path: str | None, text: str) -> None:
     """Write a text in UTF-8 to a file, or to standard output if there is none or it is ``-``.
 
-    :raises ConfigError: the file cannot be written.
+    :raises ConfigError: the file cannot be written, or there is no standard output.
     """
     if path is None or path == "-":
         # Whatever a terminal takes: somebody may be writing a file, or another program be reading.
+        if sys.stdout is None:
+            raise ConfigError("standard output is closed; name a file with --output")
         sys.stdout.buffer.write(text.encode())
         return
     try:
-        Path(path).expanduser().write_text(text, "utf-8")
+        expanded(path, "--output").write_text(text, "utf-8")
     except OSError as exc:
         raise ConfigError(f"--output {path}: it cannot be written: {exc.strerror}") from None
 

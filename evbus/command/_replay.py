@@ -5,48 +5,39 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import struct
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple
 
 from evbus import jsonl
 from evbus._append import AppendFile
-from evbus.errors import ConfigError, PayloadError
+from evbus.errors import BusStopped, ConfigError, PayloadError
 from evbus.jsonl import Record
 from evbus.redact import one_line
-from evbus.types import Envelope
+from evbus.types import Delivery
 
-__all__ = ["Replay", "Summary", "asides", "files", "summaries"]
+__all__ = ["Replay", "Summary", "Target", "asides", "files", "summaries"]
 
 #: Seconds to wait for a bus that is writing to the store.
 PATIENCE = 2.0
 #: Lines that are kept before they are written back.
 TOGETHER = 1000
+#: Events that one lane has at once, at most.
+MOST = 1000
 
 
-class _Counters(Protocol):
-    accepted: int
-    delivered: int
-    dead: int
-    dropped: int
-    in_flight: int
+class Target(NamedTuple):
+    """A lane, or a listener.
 
+    :ivar take: hands it a delivery, which it settles once it is done with it: a dead one when it is recorded.
+    :ivar most: events that it may have at once without dropping any.
+    """
 
-class _Delivery(Protocol):
-    buffer: int
-
-
-class Target(Protocol):
-    """What is needed of a lane."""
-
-    @property
-    def counters(self) -> _Counters: ...
-    @property
-    def delivery(self) -> _Delivery: ...
-    def offer(self, events: list[Envelope], size: int) -> None:
-        """Queue events."""
+    take: Callable[[Delivery], None]
+    most: int = MOST
 
 
 def files(store: Path) -> list[Path]:
@@ -63,27 +54,79 @@ def _aside(file: Path) -> Path:
     return file.with_name(file.name + ".replaying")
 
 
+class _Aside:
+    """A file that was put aside, and beside it a journal of what is done of it: where each line begins.
+
+    What is written to a file survives the end of the process, whatever ends it.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self.file = file
+        self.done = _done(path)
+        self._journal = _journal(path).open("ab", buffering=0)
+
+    def note(self, offset: int) -> None:
+        """Note that a line is done: what it holds is delivered, or in the store again."""
+        self._journal.write(_OFFSET.pack(offset))
+
+    def close(self, *, remove: bool) -> None:
+        if remove:
+            # In this order: without the journal it would be taken for one that was not begun.
+            self.path.unlink()
+            _journal(self.path).unlink()
+        self._journal.close()
+        self.file.close()
+
+
+_OFFSET = struct.Struct("<Q")
+
+
+def _journal(aside: Path) -> Path:
+    return aside.with_name(aside.name + ".done")
+
+
+def _done(aside: Path) -> set[int]:
+    """Return where the lines begin that are done."""
+    try:
+        found = _journal(aside).read_bytes()
+    except FileNotFoundError:
+        return set()
+    whole = len(found) - len(found) % _OFFSET.size
+    return {offset for (offset,) in _OFFSET.iter_unpack(found[:whole])}
+
+
+def _lines(file: BinaryIO, done: set[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not done, and where they begin."""
+    offset = 0
+    for line in file:
+        if offset not in done:
+            yield offset, line
+        offset += len(line)
+
+
 class Replay:
     """One replay of the store ``store``.
 
     The files are renamed to ``*.replaying`` first and removed at the end, when every event in them is
-    delivered or in the store again. After a crash they are there still, and the next replay begins with
-    them; what was delivered before the crash is then delivered again.
+    delivered or in the store again. After a crash they are there still, with a journal of what was done, and
+    the next replay goes on with the rest.
 
     :ivar offered: events that were handed to their lanes.
     :ivar kept: why events stay in the store, and how many.
     """
 
-    def __init__(
-        self, store: Path, lanes: Mapping[str, Target], lock: AbstractContextManager[object]
-    ) -> None:
+    def __init__(self, store: Path, lanes: Mapping[str, Target]) -> None:
         self.store = Path(os.path.realpath(store))
         self.offered = 0
         self.kept: dict[str, int] = {}
         self._lanes = lanes
-        self._lock = lock
-        self._held: list[tuple[Path, BinaryIO]] = []
-        self._lines: list[bytes] = []
+        self._asides: list[_Aside] = []
+        # Lines to be written back, and those that a lane has.
+        self._lines: list[tuple[_Aside, int, bytes]] = []
+        self._under_way: dict[tuple[_Aside, int], tuple[str, bytes]] = {}
+        self._counts: Counter[str] = Counter()
+        self._room = asyncio.Event()
         self._problem = ""
 
     async def run(self) -> None:
@@ -93,13 +136,13 @@ class Replay:
         """
         self._put_aside()
         stopped: asyncio.CancelledError | None = None
-        for _, file in self._held:
-            for number, line in enumerate(file, 1):
+        for aside in self._asides:
+            for number, (offset, line) in enumerate(_lines(aside.file, aside.done), 1):
                 if stopped is not None:
-                    self._keep(line, "the replay was stopped")
+                    self._keep(aside, offset, line, STOPPED)
                     continue
                 try:
-                    await self._take(line)
+                    await self._take(aside, offset, line)
                     if not number % 256:
                         await asyncio.sleep(0)
                 except asyncio.CancelledError as exc:
@@ -115,34 +158,52 @@ class Replay:
             if source.exists():
                 held = _locked(source)
                 if source is not aside:
+                    _journal(aside).unlink(missing_ok=True)
                     source.rename(aside)
-                self._held.append((aside, held))
+                self._asides.append(_Aside(aside, held))
 
-    async def _take(self, line: bytes) -> None:
+    async def _take(self, aside: _Aside, offset: int, line: bytes) -> None:
         try:
             record = jsonl.decode(line, 0)
         except PayloadError as exc:
-            self._keep(line, f"no event: {one_line(str(exc), 200)}")
+            self._keep(aside, offset, line, f"no event: {one_line(str(exc), 200)}")
             return
         name = str((record.dead or {}).get("lane", ""))
         lane = self._lanes.get(name)
         if lane is None:
-            self._keep(line, f"there is no lane {one_line(name)}" if name else "no lane is named")
+            self._keep(
+                aside, offset, line, f"there is no lane {one_line(name)}" if name else "no lane is named"
+            )
             return
         try:
-            await _room(lane)
-        except asyncio.CancelledError:
-            self._keep(line, "the replay was stopped")
+            # Beyond what it may have, a lane might drop events.
+            while self._counts[name] >= min(lane.most, MOST):
+                self._room.clear()
+                await self._room.wait()
+            event = record.envelope()
+            event.accepted_at = time.monotonic()
+            self._counts[name] += 1
+            self._under_way[aside, offset] = (name, line)
+            lane.take(Delivery(event, self._settle, (aside, offset)))
+        except (asyncio.CancelledError, BusStopped):
+            if self._under_way.pop((aside, offset), None) is not None:
+                self._counts[name] -= 1
+            self._keep(aside, offset, line, STOPPED)
             raise
-        event = record.envelope()
-        event.accepted_at = time.monotonic()
-        with self._lock:
-            lane.offer([event], len(event.body))
         self.offered += 1
 
-    def _keep(self, line: bytes, why: str) -> None:
+    def _settle(self, tag: tuple[_Aside, int], accepted: bool, requeue: bool) -> None:
+        if requeue and not accepted:
+            return  # as if it had not been handed over
+        name, _ = self._under_way.pop(tag)
+        self._counts[name] -= 1
+        self._room.set()
+        aside, offset = tag
+        aside.note(offset)
+
+    def _keep(self, aside: _Aside, offset: int, line: bytes, why: str) -> None:
         self.kept[why] = self.kept.get(why, 0) + 1
-        self._lines.append(line if line.endswith(b"\n") else line + b"\n")
+        self._lines.append((aside, offset, line if line.endswith(b"\n") else line + b"\n"))
         if len(self._lines) >= TOGETHER:
             self._write_back()
 
@@ -150,8 +211,10 @@ class Replay:
         if not self._lines:
             return
         file = AppendFile(self.store, sync=0.0, folder_mode=0o700, lock_timeout=PATIENCE)
-        _, problem = file.write(self._lines)
+        written, problem = file.write([line for _, _, line in self._lines])
         file.close()
+        for aside, offset, _ in self._lines[:written]:
+            aside.note(offset)
         self._lines = []
         if problem is not None:
             self._problem = str(problem)
@@ -159,26 +222,23 @@ class Replay:
     def finish(self, lost: int) -> str:
         """Remove what was put aside, unless ``lost`` events or kept ones did not reach the store.
 
-        Return why it was not removed, or ``""``. Call it when the bus has ended.
+        What lanes had and did not settle goes back to the store. Return why something was not removed, or
+        ``""``. Call it when the bus has ended.
         """
+        for (aside, offset), (_, line) in self._under_way.items():
+            self._keep(aside, offset, line, STOPPED)
+        self._under_way.clear()
+        self._write_back()
         if lost and not self._problem:
             self._problem = f"{lost} events could not be written to {self.store}"
-        for aside, file in self._held:
-            if not self._problem:
-                aside.unlink()
-            file.close()
-        self._held = []
+        for aside in self._asides:
+            aside.close(remove=not self._problem)
+        self._asides = []
         return self._problem
 
 
-async def _room(lane: Target) -> None:
-    """Wait until the lane's buffer has room: beyond it, events may be dropped."""
-    counters = lane.counters
-    while True:
-        gone = counters.delivered + counters.dead + counters.dropped + counters.in_flight
-        if counters.accepted - gone < lane.delivery.buffer:
-            return
-        await asyncio.sleep(0.01)
+#: Why events are kept that no lane was done with.
+STOPPED = "the replay was stopped before they were delivered"
 
 
 def _locked(path: Path) -> BinaryIO:
@@ -234,8 +294,8 @@ def summaries(paths: list[Path]) -> tuple[list[Summary], int]:
 
 def _records(paths: list[Path]) -> Iterator[Record | None]:
     for path in paths:
-        with path.open("rb") as lines:
-            for line in lines:
+        with path.open("rb") as file:
+            for _, line in _lines(file, _done(path)):
                 try:
                     yield jsonl.decode(line, 0)
                 except PayloadError:

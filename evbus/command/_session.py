@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from evbus import jsonl
+from evbus import jsonl, strictjson
 from evbus.errors import ConfigError, PayloadError
+from evbus.evbus._run import Report
 from evbus.redact import one_line, redact
 from evbus.types import CONTENT_TYPE
 
+from ._output import say
 from ._signals import STOPPED
 from ._source import Feed, serve
 from ._table import StatusLine, tell
@@ -35,6 +37,7 @@ __all__ = [
     "no_profiles",
     "print_body",
     "standard_input",
+    "stop_code",
     "tick",
     "together",
     "try_open",
@@ -60,10 +63,11 @@ class EXIT:
 
 
 class Ended(NamedTuple):
-    """How a bus ended: its counters, and whether a second signal cut it short."""
+    """How a bus ended: its counters, whether a second signal cut it short, and what its stop has left."""
 
     snapshot: Mapping[str, Any]
     hurried: bool
+    report: Report
 
 
 class Intake:
@@ -152,10 +156,18 @@ def exit_code(end: Ended, refused: int = 0) -> int:
     lanes = end.snapshot["lanes"].values()
     lost = sum(lane["dead"] + lane["dropped"] + lane["queued"] + lane["in_flight"] for lane in lanes)
     lost += sum(listener["dead"] for listener in end.snapshot["listeners"].values())
+    lost += sum(end.report.undelivered.values()) + end.report.lost
     bus = end.snapshot["bus"]
     if lost or bus["unmatched"] or bus["dropped"] or bus["queued"]:
         return EXIT.UNDELIVERED
     return EXIT.REFUSED if refused else EXIT.OK
+
+
+def stop_code(end: Ended) -> int:
+    """Return the exit code of what runs until it is stopped: whether the stop left anything."""
+    if end.hurried:
+        return EXIT.STOPPED
+    return EXIT.UNDELIVERED if end.report.undelivered or end.report.lost else EXIT.OK
 
 
 async def tick(
@@ -190,14 +202,14 @@ def empty(
             if show is not None:
                 show(key or "", body)
                 some = True
-    if some:
+    if some and sys.stdout is not None:
         sys.stdout.flush()
 
 
 def print_body(routing_key: str, body: bytes) -> None:
     """Print a body on standard output, behind its routing key."""
     text = one_line(body.decode("utf-8", "backslashreplace"), limit=max(len(body) * 10, 500))
-    sys.stdout.write(f"{one_line(routing_key)} {text}\n" if routing_key else f"{text}\n")
+    say(f"{one_line(routing_key)} {text}\n" if routing_key else f"{text}\n")
 
 
 async def together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -280,6 +292,7 @@ def event_line(options: Mapping[str, Any], body: str) -> bytes:
     """Return the event that the options of ``evbus put`` describe, as ``evbus run`` would read it.
 
     :raises ConfigError: the body is no JSON (with a hint for bare words), or a header has no ``=``.
+    :raises PayloadError: it is JSON that the bus does not take; says at which line and column of the body.
     """
     headers = {}
     for option in options.get("header") or ():
@@ -288,20 +301,26 @@ def event_line(options: Mapping[str, Any], body: str) -> bytes:
             raise ConfigError(f"--header {option!r}: a header is given as name=value")
         headers[name] = value
     try:
-        msgspec.json.decode(body)
+        encoded = body.encode()
+        msgspec.json.decode(encoded)
+    except UnicodeEncodeError:
+        raise ConfigError("the event is not text in UTF-8") from None
+    except msgspec.DecodeError as exc:
+        raise ConfigError(f"the body is not JSON ({exc}); a text needs quotes: '\"some text\"'") from None
+    # Before it is part of a line, in which it has another place.
+    strictjson.load(encoded)
+    try:
         return msgspec.json.encode(
             {
                 "routing_key": options.get("routing_key") or "",
                 "profile": options.get("profile") or "default",
                 "headers": headers,
                 # Without line breaks, as a line has it; numbers stay as they are written.
-                "body": msgspec.Raw(msgspec.json.format(body.encode(), indent=-1)),
+                "body": msgspec.Raw(msgspec.json.format(encoded, indent=-1)),
             }
         )
     except UnicodeEncodeError:
         raise ConfigError("the event is not text in UTF-8") from None
-    except msgspec.DecodeError as exc:
-        raise ConfigError(f"the body is not JSON ({exc}); a text needs quotes: '\"some text\"'") from None
 
 
 def standard_input() -> str:

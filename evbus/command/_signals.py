@@ -7,6 +7,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -14,32 +15,42 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import Any
 
+from evbus.redact import one_line
+
 __all__ = ["STOPPED", "Control", "handled", "hang_up", "reader_left"]
 
 #: The exit code after the second signal.
 STOPPED = 130
-#: Seconds that the process lives on after the second signal; a dead store that is being written has longer.
-LAST_CALL = 0.9
-LAST_WRITE = 10.0
+#: That of a process that was told to drain, and did not end by itself.
+UNDELIVERED = 1
+#: Seconds that a stop has beyond those for delivering, and after a second signal; a dead store that is being
+#: written has longer.
+OVERTIME = 3.8
+LAST_CALL = 0.8
+#: Seconds that a loop has to show that it is not blocked.
+TURN = 0.1
 DRAINING = b"\nevbus: delivering what is there; a second signal stops at once\n"
 
 
 class Control:
     """Stop a bus in two steps.
 
+    :param limit: makes a stop that is under way end in time, whatever is delivered.
     :param hurry: makes a stop that is under way, or to come, deliver no more.
     :ivar stopping: set when the bus is to drain.
     :ivar hurried: whether it is to stop at once.
     """
 
-    def __init__(self, hurry: Callable[[], None]) -> None:
+    def __init__(self, limit: Callable[[], None], hurry: Callable[[], None]) -> None:
         self.stopping = asyncio.Event()
         self.hurried = False
+        self._limit = limit
         self._hurry = hurry
 
     def stop(self) -> None:
         """Take nothing more in, and drain."""
         self.stopping.set()
+        self._limit()
 
     def hurry(self) -> None:
         """Stop at once."""
@@ -85,47 +96,128 @@ class Control:
         return False
 
 
-@contextlib.contextmanager
-def handled(control: Control, busy: Callable[[], bool], *, quiet: bool) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM stop, the second hurry, and the third end the process.
+class _Watch:
+    """A thread that is told of signals, whatever the loop does, and that ends a process which does not end.
 
-    The process ends soon after the second one, whatever a plugin does to the loop, but not while ``busy()``
-    says that events are still written to the disk.
+    :param seconds: that a stop may take to deliver what is there.
+    :param salvage: records what is left, from another thread; gets whether the loop is blocked, and returns
+        what is to be said.
     """
-    loop = asyncio.get_running_loop()
-    seen = 0
 
-    def caught(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == 1:
-            if not quiet:
-                # Not through sys.stderr, in the middle of whose work a signal may come.
-                with contextlib.suppress(OSError):
-                    os.write(2, DRAINING)
-            loop.call_soon_threadsafe(control.stop)
-        elif seen == 2:
-            loop.call_soon_threadsafe(control.hurry)
-            threading.Thread(target=_last_call, args=(busy,), name="evbus last call", daemon=True).start()
+    def __init__(
+        self, control: Control, seconds: float, salvage: Callable[[bool], str], *, quiet: bool
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._control = control
+        self._seconds = seconds
+        self._salvage = salvage
+        self._quiet = quiet
+        self._seen = 0
+        self._end: float | None = None
+        # A signal is written to it by Python itself, in whatever state the main thread is.
+        self._ours, self._theirs = socket.socketpair()
+        self._theirs.setblocking(False)
+
+    def start(self) -> int:
+        """Begin; return the descriptor that signals are to be written to."""
+        threading.Thread(target=self._run, name="evbus signals", daemon=True).start()
+        return self._theirs.fileno()
+
+    def close(self) -> None:
+        """End: the process does so by itself."""
+        self._theirs.close()
+
+    def _run(self) -> None:
+        with self._ours:
+            while True:
+                left = None if self._end is None else max(0.0, self._end - time.monotonic())
+                self._ours.settimeout(left)
+                try:
+                    numbers = self._ours.recv(64)
+                except OSError:
+                    self._end = None
+                    threading.Thread(target=self._force, name="evbus last call", daemon=True).start()
+                    continue
+                if not numbers:
+                    return
+                for number in numbers:
+                    if number in _NUMBERS:
+                        self._caught()
+
+    def _caught(self) -> None:
+        self._seen += 1
+        if self._seen == 1:
+            if not self._quiet:
+                _say(DRAINING)
+            self._later(self._control.stop)
+            self._end = time.monotonic() + self._seconds + OVERTIME
+        elif self._seen == 2:
+            self._later(self._control.hurry)
+            self._end = time.monotonic() + LAST_CALL
         else:
             os._exit(STOPPED)
 
+    def _later(self, call: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            self._loop.call_soon_threadsafe(call)
+
+    def _force(self) -> None:
+        """End the process, with what is left recorded if at all possible."""
+        turned = threading.Event()
+        self._later(turned.set)
+        blocked = not turned.wait(TURN)
+        try:
+            said = self._salvage(blocked)
+        except Exception as exc:
+            said = f"what was not delivered is lost: {type(exc).__name__}: {exc}"
+        where = f"; the event loop is blocked{_place()}" if blocked else ""
+        _say(f"\nevbus: {said}\nevbus: the process did not end by itself{where}\n".encode(errors="replace"))
+        os._exit(STOPPED if self._seen > 1 else UNDELIVERED)
+
+
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _say(message: bytes) -> None:
+    # Not through sys.stderr, in the middle of whose work the main thread may be.
+    with contextlib.suppress(OSError):
+        os.write(2, message)
+
+
+def _place() -> str:
+    """Return the innermost line of the main thread."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    return f" in {one_line(frame.f_code.co_filename)}:{frame.f_lineno}" if frame is not None else ""
+
+
+@contextlib.contextmanager
+def handled(
+    control: Control, seconds: float, salvage: Callable[[bool], str], *, quiet: bool
+) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM stop, the second hurry, and the third end the process.
+
+    The process ends ``seconds`` and a moment after the first one, and soon after the second one, whatever a
+    plugin does to the loop.
+
+    :param seconds: that a stop may take to deliver what is there.
+    :param salvage: called in another thread, when the process has not ended by then, with whether the loop is
+        blocked: records what is left, and returns what is to be said.
+    """
+    watch = _Watch(control, seconds, salvage, quiet=quiet)
     # Not loop.add_signal_handler: its handlers wait for a loop that a plugin may block.
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, caught) for number in numbers]
+    descriptor = signal.set_wakeup_fd(watch.start(), warn_on_full_buffer=False)
+    before = [signal.signal(number, _nothing) for number in _NUMBERS]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before):  # noqa: B905 - one each
+        for number, handler in zip(_NUMBERS, before):  # noqa: B905 - one each
             signal.signal(number, handler)
+        signal.set_wakeup_fd(descriptor)
+        watch.close()
 
 
-def _last_call(busy: Callable[[], bool]) -> None:
-    begun = time.monotonic()
-    time.sleep(LAST_CALL)
-    while busy() and time.monotonic() - begun < LAST_WRITE:
-        time.sleep(0.05)
-    os._exit(STOPPED)
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    """Let Python not do what it would by itself."""
 
 
 def reader_left() -> bool:

@@ -14,6 +14,7 @@ from typing import IO
 
 import msgspec
 
+from evbus._paths import expanded
 from evbus.errors import ConfigError
 
 __all__ = ["Feed", "Splitter", "serve"]
@@ -121,7 +122,7 @@ class Feed:
 
 def _open(path: str) -> IO[bytes]:
     try:
-        return Path(path).expanduser().open("rb", buffering=0)
+        return expanded(path, "the input").open("rb", buffering=0)
     except OSError as exc:
         raise ConfigError(f"the input {path} cannot be opened: {exc.strerror}") from None
 

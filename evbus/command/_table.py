@@ -58,6 +58,9 @@ def closing(snapshot: Mapping[str, Any], seconds: float) -> str:
     store = snapshot["dead_store"]
     if store["stored"]:
         notes.append(f"{number(store['stored'])} dead events are kept in {store['path']}")
+    if store["lost"]:
+        lost = "1 dead event is" if store["lost"] == 1 else f"{number(store['lost'])} dead events are"
+        notes.append(f"{lost} lost: {store['last_error']}")
     failing = [
         f"{name}: {lane['last_error']}" for name, lane in snapshot["lanes"].items() if lane["last_error"]
     ]

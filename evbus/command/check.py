@@ -1,9 +1,8 @@
 """``evbus check``: check options, plugins and profiles, and try every destination."""
 
 import asyncio
-import sys
 
-from evbus.command import _session, _table
+from evbus.command import _output, _session, _table
 from evbus.evbus import _profiles, _sources
 
 
@@ -20,11 +19,14 @@ async def main(hub, options):
         for connection, problem in zip(connections, problems)  # noqa: B905 - one each
     ]
     rows += [[name, "source", "not tried: it is only consumed from"] for name in sources]
-    sys.stdout.write(_table.render(["destination", "state", "reason"], rows) + "\n")
+    _output.say(_table.render(["destination", "state", "reason"], rows) + "\n")
+    problem = hub.evbus.init.dead_store().try_out()
+    if problem:
+        _output.say(f"warning: dead events will be lost: {problem}\n")
     found = hub.evbus.init.plugins().values()
     broken = [plugin for plugins in found for plugin in plugins if plugin.state == "broken"]
     for plugin in broken:
-        sys.stdout.write(f"plugin not loaded: {plugin.error()}\n")
+        _output.say(f"plugin not loaded: {plugin.error()}\n")
     if broken:
         return _session.EXIT.MISTAKE
     return _session.EXIT.UNDELIVERED if any(problems) else _session.EXIT.OK

@@ -30,10 +30,12 @@ async def deliver(hub, options, profiles, produce, show=None):
     :return: the counters, and whether a second signal came.
     """
     quiet = bool(options.get("quiet"))
-    control = _signals.Control(hub.evbus.ENGINE.hurry)
+    engine = hub.evbus.ENGINE
+    control = _signals.Control(engine.limit, engine.hurry)
+    seconds = hub.evbus.init.settings().drain_timeout
     begun = time.monotonic()
     problem = None
-    with _signals.handled(control, lambda: _pending(hub) > 0, quiet=quiet):
+    with _signals.handled(control, seconds, lambda blocked: _salvage(hub, blocked), quiet=quiet):
         listener = asyncio.ensure_future(hub.evbus.init.start(profiles))
         try:
             if not await control.joined(listener, hub.evbus.init.join()):
@@ -51,7 +53,8 @@ async def deliver(hub, options, profiles, produce, show=None):
             problem = exc
         finally:
             with status.below_logs():
-                await hub.evbus.init.stop()
+                # The end of the input is no signal: what is there is delivered as long as that goes on.
+                report = await hub.evbus.init.stop(steady=not control.stopping.is_set())
                 await listener
             await _session.ended(ticker)
         status.clear()
@@ -60,12 +63,15 @@ async def deliver(hub, options, profiles, produce, show=None):
         _table.tell(_table.closing(snapshot, time.monotonic() - begun))
     if problem is not None:
         raise problem
-    return _session.Ended(snapshot, control.hurried)
+    return _session.Ended(snapshot, control.hurried, report)
 
 
-def _pending(hub):
-    """Return how many dead events are not on the disk yet."""
-    return hub.evbus.stats.snapshot()["dead_store"]["pending"]
+def _salvage(hub, blocked):
+    """Record what is left, from another thread; return what is to be said of it."""
+    if blocked:
+        hub.event.init.salvage()
+    report = hub.evbus.ENGINE.salvage()
+    return "what was not delivered is lost: it cannot be had" if report is None else str(report)
 
 
 def _prints(hub, show):

@@ -22,7 +22,7 @@ async def main(hub, options):
         raise errors.ConfigError(
             "there are no listeners; name a folder that has a folder listener/ with them: --plugin-dirs DIR"
         )
-    return _session.exit_code(await hub.command.init.deliver(options, profiles, produce))
+    return _session.stop_code(await hub.command.init.deliver(options, profiles, produce))
 
 
 def _listening(hub):

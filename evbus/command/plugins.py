@@ -1,9 +1,7 @@
 """``evbus plugins``: list every plugin by subsystem."""
 
-import sys
-
 from evbus import errors
-from evbus.command import _session, _table
+from evbus.command import _output, _session, _table
 
 
 async def main(hub, options):
@@ -25,6 +23,6 @@ async def main(hub, options):
             accepts = providers.get((subsystem, plugin.name), "") if loaded else ""
             place = f"{plugin.file}:{plugin.line}" if plugin.line else plugin.file
             rows.append([plugin.ref, plugin.state, accepts, plugin.reason, place])
-    sys.stdout.write(_table.render(["plugin", "state", "accepts", "reason", "file"], rows) + "\n")
+    _output.say(_table.render(["plugin", "state", "accepts", "reason", "file"], rows) + "\n")
     broken = any(plugin.state == "broken" for plugins in found.values() for plugin in plugins)
     return _session.EXIT.MISTAKE if broken else _session.EXIT.OK

@@ -1,12 +1,17 @@
 """``evbus put``: put one event and deliver it."""
 
+from evbus import errors, redact
 from evbus.command import _session, _table
 
 
 async def main(hub, options):
     """Put the event that the options describe; succeed when every destination has it."""
     text = options.get("body")
-    line = _session.event_line(options, _session.standard_input() if text == "-" else text)
+    try:
+        line = _session.event_line(options, _session.standard_input() if text == "-" else text)
+    except errors.PayloadError as exc:
+        _table.tell(f"evbus: {redact.one_line(exc)}")
+        return _session.EXIT.REFUSED
     hub.event.LOCAL = True
     profiles = await hub.command.init.contexts(options)
     intake = hub.command.init.intake()

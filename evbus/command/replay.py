@@ -1,15 +1,13 @@
 """``evbus replay``: give dead events once more to the lanes that had given them up."""
 
-import sys
-
-from evbus.command import _replay, _session, _table
+from evbus.command import _output, _replay, _session, _table
 
 
 async def main(hub, options):
     """Replay the dead store; succeed when every event in it was delivered."""
     store = hub.command.dead.store(options)
     if not _replay.files(store) and not _replay.asides(store):
-        sys.stdout.write(f"there are no dead events: there is no file {store}\n")
+        _output.say(f"there are no dead events: there is no file {store}\n")
         return _session.EXIT.OK
     # What dies again goes back to where it came from.
     hub.OPT = hub.pop.data.imap({**hub.OPT, "evbus": {**options, "dead_store": str(store)}})
@@ -17,11 +15,13 @@ async def main(hub, options):
     profiles = await hub.command.init.contexts(options)
     engine = hub.evbus.ENGINE
     lanes = {}
-    replay = _replay.Replay(store, lanes, engine.queue.lock)
+    replay = _replay.Replay(store, lanes)
 
     async def produce():
-        lanes.update(engine.lanes)
-        lanes.update(hub.event.init.lanes())
+        for name, lane in engine.lanes.items():
+            lanes[name] = _replay.Target(_relayed(engine, lane), lane.delivery.buffer)
+        for name, listener in hub.event.init.lanes().items():
+            lanes[name] = _replay.Target(listener.take)
         await replay.run()
 
     end = await hub.command.init.deliver(options, profiles, produce)
@@ -33,3 +33,7 @@ async def main(hub, options):
         _table.tell(f"evbus: {problem}; run the replay again: nothing was removed")
     code = _session.exit_code(end)
     return code or (_session.EXIT.UNDELIVERED if replay.kept or problem else _session.EXIT.OK)
+
+
+def _relayed(engine, lane):
+    return lambda delivery: engine.relay(delivery, delivery.envelope, [lane])

@@ -6,10 +6,10 @@ import logging
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import msgspec
 
+from evbus._paths import expanded
 from evbus.errors import ProfileError
 
 __all__ = ["Tls", "client_context", "tls_reason"]
@@ -69,7 +69,7 @@ def client_context(tls: Tls, path: str = "tls", who: str = "a profile") -> ssl.S
 
 def _readable(where: str, file: str) -> str:
     """Return the path of a file that can be read and for which OpenSSL will not ask for a password."""
-    path = Path(file).expanduser()
+    path = expanded(file, where)
     try:
         content = path.read_bytes()
     except OSError as exc:

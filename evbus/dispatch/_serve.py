@@ -15,7 +15,7 @@ from evbus._call import call, failure_of, running
 from evbus.errors import DeliveryError, EvbusError, HandlerError, InvalidPayload, PayloadTooLarge, Rejected
 from evbus.evbus._bridge import Bridge
 from evbus.evbus._queue import UNBOUNDED
-from evbus.redact import one_line
+from evbus.redact import one_line, redact
 from evbus.types import Delivery, Envelope, Origin
 
 from ._frame import Frame
@@ -353,7 +353,7 @@ class Server:
             served.router.report(served.bound, message, frame, problem)
         else:
             log.error("a request that asks for no reply is given up: %s", _text(problem))
-        said = {"type": type(problem).__name__, "reason": _text(problem)}
+        said = {"type": type(problem).__name__, "reason": redact(_text(problem))}
         try:
             return self._reply(request, said, ERROR, served)
         except Exception as exc:

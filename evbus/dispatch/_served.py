@@ -7,7 +7,7 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from evbus._typed import reader, travels
-from evbus.errors import HandlerDoesNotExist, HandlerExists, InvalidPayload, nearest
+from evbus.errors import HandlerDoesNotExist, HandlerExists, InvalidPayload
 from evbus.redact import one_line
 from evbus.types import Envelope
 
@@ -138,9 +138,8 @@ class Names:
             (nearest_one,) = router.find(kind)
             if nearest_one.handled_here:
                 return Served(kind, router, nearest_one, self._decode)
-        known = {wire_name(kind) for kind, _, binding in bound if kind == binding.message}
-        hint = nearest(name[:LONGEST], known)
-        raise HandlerDoesNotExist(f"there is no handler for {one_line(name, LONGEST)}{hint}")
+        # Whoever asks from outside is not told which others there are.
+        raise HandlerDoesNotExist(f"there is no handler for {one_line(name, LONGEST)}")
 
 
 def _kinds(message: Any) -> Iterator[Any]:

@@ -117,10 +117,19 @@ class DeadStore:
     def try_out(self) -> str:
         """Return why the file cannot be written, or ``""``; nothing is made or changed."""
         try:
+            self._refuse_homeless()
             self._file.try_out()
         except Unavailable as exc:
             return str(exc)
         return ""
+
+    def _refuse_homeless(self) -> None:
+        """Refuse a path whose ``~`` nobody could write out: a folder of that name is not meant."""
+        if str(self.path).startswith("~"):
+            raise Unavailable(
+                f"cannot write {self.path}: there is no home directory; set HOME, or name a file with the "
+                "option dead_store"
+            )
 
     def add(
         self,
@@ -237,6 +246,7 @@ class DeadStore:
 
     def _append(self, lines: list[bytes]) -> tuple[int, Unavailable | None]:
         try:
+            self._refuse_homeless()
             self._file.open()
         except Unavailable as exc:
             return 0, exc

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from evbus._paths import expanded
 from evbus.errors import PluginError, nearest
 
 __all__ = ["check_dirs", "folders_of"]
@@ -24,8 +25,8 @@ def check_dirs(plugin_dirs: Sequence[str], known: Sequence[str]) -> list[Path]:
     """
     found = []
     for index, name in enumerate(plugin_dirs):
-        root = Path(name).expanduser().resolve()
         option = f"evbus.plugin_dirs[{index}]"
+        root = expanded(name, option).resolve()
         if not root.is_dir():
             raise PluginError(f"{option}: {root} is not a folder")
         try:
@@ -61,8 +62,9 @@ def _check_modes(root: Path) -> None:
         folders[:] = [name for name in folders if not name.startswith(".")]
         _check_mode(Path(folder))
         for file in files:
-            if file.endswith(CODE):
-                _check_mode(Path(folder, file))
+            # A link that leads nowhere is told when it is loaded, and an editor's lock file is one.
+            if file.endswith(CODE) and (path := Path(folder, file)).exists():
+                _check_mode(path)
 
 
 def _raise(exc: OSError) -> None:

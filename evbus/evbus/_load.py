@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import msgspec
 import pop.exc
 import pop.loader
 
@@ -108,7 +109,8 @@ def _in_order(sub: Any) -> list[str]:
     # The same folder may stand twice on sys.path, once through a link (lib and lib64).
     real = {os.path.realpath(bname): bname for bname in reversed(ordered)}
     for bname in ordered:
-        if real[os.path.realpath(bname)] != bname:
+        # Nobody calls a plugin .x: an editor calls its lock files and backups so.
+        if real[os.path.realpath(bname)] != bname or Path(bname).name.startswith("."):
             del sub._scan["python"][bname]
     return [bname for bname in ordered if bname in sub._scan["python"]]
 
@@ -129,6 +131,8 @@ def _load_one(
         elif name != "init" and check is not None:
             _check(module, check)
         _put_on_sub(sub, bname, name)
+        if subsystem in ("ingress", "egress"):
+            _check_accepts(sub._loaded[name])
     except _BrokenError as exc:
         if not known:
             sys.modules.pop(module_name, None)
@@ -144,12 +148,21 @@ def _load_one(
 
 def _import(module_name: str, file: str) -> ModuleType:
     """Execute the file as POP would, once: POP finds it in ``sys.modules`` then."""
+    if not Path(file).is_file():
+        # A pipe would be waited for, for ever.
+        raise _BrokenError(
+            "it is no file, but a link that leads nowhere, or a folder, pipe, socket or device"
+        )
     try:
         module = pop.loader.python(module_name, file)
+    except KeyboardInterrupt:
+        raise
     except SystemExit as exc:
         raise _BrokenError(
             f"it ends the program when it is imported: {_say(exc)}", _line(exc, file)
         ) from None
+    except BaseException as exc:  # what POP lets through, such as a CancelledError
+        raise _BrokenError(_say(exc), _line(exc, file)) from None
     if not isinstance(module, pop.loader.LoadError):
         return module  # type: ignore[no-any-return]
     problem = module.edict["exception"]
@@ -163,6 +176,16 @@ def _check(module: ModuleType, check: Check) -> None:
         check(module)
     except PluginError as exc:
         raise _BrokenError(exc.reason, exc.line) from None
+
+
+def _check_accepts(module: Any) -> None:
+    """Check what a plugin says that it accepts; its ``__init__`` may say so, too."""
+    accepts, profile = getattr(module, "ACCT", None), getattr(module, "PROFILE", None)
+    listed = isinstance(accepts, (list, tuple)) and all(isinstance(one, str) for one in accepts)
+    if accepts is not None and not listed:
+        raise _BrokenError(f"ACCT is a list of the names of providers, and not {accepts!r:.80}")
+    if profile is not None and not (isinstance(profile, type) and issubclass(profile, msgspec.Struct)):
+        raise _BrokenError(f"PROFILE is a class deriving msgspec.Struct, and not {profile!r:.80}")
 
 
 def _refuse(name: str, owner: str) -> None:
@@ -187,7 +210,9 @@ def _put_on_sub(sub: Any, bname: str, name: str) -> None:
         sub._load_item("python", bname)
     except pop.exc.ContractSigException as exc:
         raise _BrokenError(_contract_reason(str(exc))) from None
-    except (Exception, SystemExit) as exc:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:
         where = "__init__" if name in sub._loaded else "loading"
         raise _BrokenError(f"{where} failed: {_say(exc)}", _line(exc, file)) from None
     if name in sub._loaded:

@@ -15,6 +15,8 @@ import msgspec
 
 from evbus.errors import SettingsError, nearest
 
+from ._dead_path import default_path
+
 __all__ = ["Delivery", "Retry", "Settings", "read_settings"]
 
 
@@ -85,7 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     queue_bytes: int = 256 * 1024 * 1024
     full_policy: Literal["raise", "drop_oldest", "drop_newest"] = "raise"
     max_body: int = 1024 * 1024
-    drain_timeout: float = 30.0
+    drain_timeout: float = 20.0
     pipeline: tuple[str, ...] | None = None
     plugin_dirs: tuple[str, ...] = ()
     dead_store: str | None = None
@@ -124,11 +126,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{name} must be a number above 0")
 
     def dead_store_path(self) -> Path:
-        """Return the file of the dead store: the option, else one in the user's state directory."""
-        if self.dead_store:
+        """Return the file of the dead store: the option, else that of the program.
+
+        It begins with ``~`` when there is no home directory, and then cannot be written.
+        """
+        if not self.dead_store:
+            return default_path()
+        try:
             return Path(self.dead_store).expanduser()
-        state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-        return Path(state).expanduser() / "evbus" / "dead.jsonl"
+        except RuntimeError:
+            return Path(self.dead_store)
 
 
 def _listed(value: Any) -> Any:

@@ -6,6 +6,7 @@ from collections import deque
 from enum import Enum
 from typing import Any, NamedTuple
 
+from evbus.redact import one_line
 from evbus.types import Envelope
 
 __all__ = ["Counters", "LaneKey", "LaneState", "Latency"]
@@ -22,7 +23,7 @@ class LaneKey(NamedTuple):
     profile: str
 
     def __str__(self) -> str:
-        return ".".join(self)
+        return one_line(".".join(self))
 
 
 class LaneState(Enum):

@@ -2,11 +2,10 @@
 
 import importlib.util
 import logging
-import pathlib
 
 from dict_tools.data import NamespaceDict, SafeNamespaceDict
 
-from evbus import errors
+from evbus import _paths, errors
 from evbus.evbus import _profiles
 
 log = logging.getLogger("evbus.acct")
@@ -43,7 +42,7 @@ async def load(hub, path, key=None):
 
 
 async def _read(hub, acct_file, acct_key, options):
-    path = pathlib.Path(acct_file).expanduser()  # noqa: ASYNC240 - once, before the bus is started
+    path = _paths.expanded(acct_file, "profiles")
     if not acct_key and options.get("render_pipe", "yaml") == "yaml":
         return _profiles.load_yaml(path)
     if importlib.util.find_spec("acct") is None:

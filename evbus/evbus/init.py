@@ -200,9 +200,23 @@ def _make_plan(hub, contexts):
         find=hub.evbus.init.finder(contexts),
         on_error=hub.evbus.init.error_callback(),
         contexts=contexts,
-        dead_store=_dead.DeadStore(settings.dead_store_path(), settings.dead_store_bytes),
+        dead_store=_tried(hub.evbus.init.dead_store()),
         drain_timeout=settings.drain_timeout,
     )
+
+
+def dead_store(hub):
+    """Return a dead store as the options say; nothing is made or opened."""
+    settings = hub.evbus.init.settings()
+    return _dead.DeadStore(settings.dead_store_path(), settings.dead_store_bytes)
+
+
+def _tried(store):
+    """Return the store; what is wrong with it is better known before something dies."""
+    problem = store.try_out()
+    if problem:
+        log.warning("dead events will be lost: %s", problem)
+    return store
 
 
 def error_callback(hub):

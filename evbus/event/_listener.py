@@ -197,6 +197,12 @@ def _bound(function: Any, full_name: str, the_hub: Any) -> Callable[..., Any]:
         function = functools.partial(function, the_hub)
     elif "hub" in names:
         function = functools.partial(function, hub=the_hub)
+    given = [name for name in names if name != "hub"]
+    if "envelope" in given[: given.index(own[0].name)]:
+        raise HandlerSignatureError(
+            f"it takes ({', '.join(names)}), and is called with the event first: ({own[0].name}, envelope)",
+            handler=full_name,
+        )
     if "envelope" in names:
         return lambda event, envelope, call=function: call(event, envelope=envelope)
     return function  # type: ignore[no-any-return]

@@ -117,9 +117,7 @@ def lanes(hub):
     for entry in hub.event.SUBSCRIPTIONS:
         # What a listener gave up has its name, and what a stop left over that of its group.
         for name in (entry.listening.receiver, entry.listening.listener.name):
-            lane = _replayed.lane_of(name)
-            keep = functools.partial(hub.evbus.ENGINE.keep, where=lane, reason=LATE, tried={})
-            found[lane] = _replayed.Replayed(entry.listening, entry.events, keep)
+            found[_replayed.lane_of(name)] = _replayed.Replayed(entry.listening, entry.events)
     return found
 
 
@@ -167,6 +165,9 @@ async def stop(hub):
 
 def salvage(hub):
     """Let what is in this process be recorded, from another thread, as the loop does not get round to it."""
+    for entry in hub.event.SUBSCRIPTIONS:
+        for feed in entry.feeds:
+            feed.pause()
     hub.egress.internal.close(lambda group, events: _left(hub, group, events))
     hub.event.SUBSCRIPTIONS.abandon()
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from evbus._paths import expanded
 from evbus.errors import SettingsError
 
 __all__ = ["SHORTEST", "Key", "read_keys"]
@@ -56,7 +57,7 @@ def _lines(entries: Sequence[str]) -> Iterator[tuple[str, str]]:
         if not entry.startswith("@"):
             yield place, entry
             continue
-        path = Path(entry[1:]).expanduser()
+        path = expanded(entry[1:], place)
         for number, line in enumerate(_text(place, path).splitlines(), 1):
             if line.strip() and not line.lstrip().startswith("#"):
                 yield f"{place}: {path}:{number}", line

@@ -24,13 +24,22 @@ class Shell:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.state = folder / "state" / "evbus" / "dead.jsonl"
 
     def file(self, name: str, text: str) -> Path:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         return path
+
+    @property
+    def state(self) -> Path:
+        """The dead store of the command that was told no file, in this folder."""
+        found = sorted((self.folder / "state" / "evbus").glob("evbus-*.jsonl"))
+        return found[0] if found else self.folder / "state" / "evbus" / "none.jsonl"
+
+    def dead(self) -> list[Any]:
+        """Return the lines of that dead store."""
+        return [json.loads(line) for line in self.state.read_text().splitlines()]
 
     def lines(self, name: str) -> list[Any]:
         return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from evbus.command._session import EXIT, Ended, Intake, event_line, exit_code, made_up
+from evbus.command._session import EXIT, Ended, Intake, event_line, exit_code, made_up, stop_code
 from evbus.command._table import closing, number, render
-from evbus.errors import BusStopped, ConfigError
+from evbus.errors import BusStopped, ConfigError, InvalidPayload
+from evbus.evbus._run import Report
 
 
 def _take(line: bytes, *, raw_json: bool) -> dict[str, Any]:
@@ -65,7 +66,8 @@ def _end(*, unheard: int = 0, **counters: int) -> Ended:
     lane.update({key: value for key, value in counters.items() if key in lane})
     bus.update({key: value for key, value in counters.items() if key == "unmatched"})
     listeners = {"billing-1": {"dead": unheard}}
-    return Ended({"lanes": {"a.b.c": lane}, "bus": bus, "listeners": listeners}, hurried=False)
+    found = {"lanes": {"a.b.c": lane}, "bus": bus, "listeners": listeners}
+    return Ended(found, hurried=False, report=Report({}, "dead.jsonl", 0.1))
 
 
 def test_exit_codes() -> None:
@@ -74,6 +76,20 @@ def test_exit_codes() -> None:
     for lost in ("dead", "dropped", "queued", "in_flight", "unmatched", "unheard"):
         assert exit_code(_end(**{lost: 1}), refused=1) == EXIT.UNDELIVERED
     assert exit_code(_end()._replace(hurried=True)) == EXIT.STOPPED
+    for report in (Report({"listener x": 1}, "", 0), Report({}, "", 0, lost=1)):
+        assert exit_code(_end()._replace(report=report)) == EXIT.UNDELIVERED
+
+
+def test_what_runs_until_it_is_stopped_ends_by_what_its_stop_left() -> None:
+    assert stop_code(_end(dead=1, unheard=1)) == EXIT.OK
+    assert stop_code(_end()._replace(hurried=True)) == EXIT.STOPPED
+    for report in (Report({"listener x": 1}, "", 0), Report({}, "", 0, lost=1)):
+        assert stop_code(_end()._replace(report=report)) == EXIT.UNDELIVERED
+
+
+def test_a_mistake_in_a_body_is_told_by_its_place_in_the_body() -> None:
+    with pytest.raises(InvalidPayload, match="the key 'a' stands twice in one object at line 1 column 8$"):
+        event_line({}, '{"a":1,"a":2}')
 
 
 def test_the_line_of_a_put_keeps_the_body_as_it_was_written() -> None:
@@ -105,7 +121,7 @@ def test_a_table_without_destinations_says_so() -> None:
         "lanes": {},
         "listeners": {},
         "bus": {"unmatched": 2, "dropped": 1},
-        "dead_store": {"stored": 0, "path": ""},
+        "dead_store": {"stored": 0, "lost": 0, "path": "", "last_error": ""},
     }
     assert closing(snapshot, 1.0).splitlines() == [
         "no destinations",

@@ -135,7 +135,7 @@ def test_dead_events_are_on_the_disk_before_they_are_acknowledged(lines: Shell) 
     done = lines.run(*RUN, "--from", "in", "--count", "3")
     assert done.returncode == 1
     assert len(settled(lines)) == 3
-    assert [record["dead"]["reason"] for record in lines.lines("state/evbus/dead.jsonl")] == ["not this"] * 3
+    assert [record["dead"]["reason"] for record in lines.dead()] == ["not this"] * 3
 
 
 def test_what_cannot_be_recorded_stays_with_its_source(lines: Shell) -> None:
@@ -166,7 +166,7 @@ def test_what_an_interceptor_refuses_is_a_dead_event(lines: Shell, error: str) -
     profiles(lines, file={"default": {"path": "out.jsonl"}})
     assert lines.run(*RUN, "-q", "--from", "in", "--count", "3").returncode == 1
     assert len(lines.lines("out.jsonl")) == 2
-    assert [record["dead"]["reason"] for record in lines.lines("state/evbus/dead.jsonl")] == ["odd"]
+    assert [record["dead"]["reason"] for record in lines.dead()] == ["odd"]
     assert sorted(settled(lines)) == ["0 True", "1 True", "2 True"]
 
 

@@ -66,7 +66,7 @@ def test_run_hands_what_it_reads_to_the_listeners_and_waits_for_what_they_send(a
 def test_what_a_listener_gave_up_is_stored_counted_and_an_exit_code(application: Shell) -> None:
     done = application.run("run", *FOLDER, "--quiet", stdin=INPUT.format('"bad"'))
     assert done.returncode == 1
-    [dead] = application.lines("state/evbus/dead.jsonl")
+    [dead] = application.dead()
     assert dead["body"] == "bad"
     assert dead["dead"]["lane"] == "listener starter"
     assert dead["dead"]["reason"] == "ValueError: it does not work"

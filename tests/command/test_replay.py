@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import signal
 
 import pytest
 
 from tests.command.kit import FAILING, RETRY, Shell
+from tests.servers._wait import until
 
 
 def _record(number: int, lane: str = "file.file.one", profile: str = "x") -> str:
@@ -118,3 +120,85 @@ def test_mistakes_in_the_profiles_leave_the_store_alone(shell: Shell) -> None:
     path = shell.file("d.jsonl", _record(1))
     assert shell.run("replay", "d.jsonl", "-p", "bad.yml").returncode == 2
     assert path.read_text() == _record(1)
+
+
+COUNTING = """import pathlib
+from evbus.errors import Rejected
+
+async def publish(hub, ctx, body):
+    with pathlib.Path("tried.txt").open("a") as file:
+        file.write(body.decode() + "\\n")
+    if int(body) % 3 == 0:
+        raise Rejected("never")
+    print("tried", flush=True)
+    if int(body) == 50 and not pathlib.Path("go").exists():
+        import asyncio
+        await asyncio.Event().wait()
+"""
+
+
+def test_a_replay_that_was_killed_goes_on_where_it_was(shell: Shell) -> None:
+    shell.file("plugins/ingress/count.py", COUNTING)
+    shell.file("c.yml", "count: {default: {}}\n")
+    lane = "count.count.default"
+    shell.file("d.jsonl", "".join(_record(number, lane) for number in range(100)))
+    args = ("replay", "d.jsonl", "-p", "c.yml", "--plugin-dirs", "plugins")
+    with shell.start(*args) as process:
+        # All before the one that hangs are delivered, or in the store again.
+        journal = shell.folder / "d.jsonl.replaying.done"
+        until(lambda: journal.stat().st_size == 50 * 8, 60, "50 events done")
+        process.kill()
+        process.wait(60)
+    shown = shell.run("dead", "d.jsonl")
+    assert "resumes it" in shown.stdout
+    shell.file("go", "")
+    assert shell.run(*args).returncode == 1
+    tried = [int(line) for line in (shell.folder / "tried.txt").read_text().split()]
+    assert sorted(set(tried)) == list(range(100))
+    assert [number for number in range(100) if tried.count(number) > 1] == [50]
+    assert sorted(line["body"] for line in shell.lines("d.jsonl")) == list(range(0, 100, 3))
+    assert [path.name for path in shell.folder.glob("d.jsonl*")] == ["d.jsonl"]
+
+
+def test_a_replay_that_was_stopped_keeps_each_event_once(shell: Shell) -> None:
+    shell.file("plugins/ingress/count.py", COUNTING)
+    shell.file("c.yml", "count: {default: {}}\n")
+    shell.file("d.jsonl", "".join(_record(number, "count.count.default") for number in range(100)))
+    args = ("replay", "d.jsonl", "-p", "c.yml", "--plugin-dirs", "plugins", "--drain-timeout", "0.3")
+    with shell.start(*args) as process:
+        for _ in range(34):
+            assert process.stdout.readline() == "tried\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 1
+        assert "stay in d.jsonl: the replay was stopped" in process.stderr.read()
+    done = {number for number in range(50) if number % 3}
+    assert sorted(line["body"] for line in shell.lines("d.jsonl")) == sorted(set(range(100)) - done)
+    assert [path.name for path in shell.folder.glob("d.jsonl*")] == ["d.jsonl"]
+
+
+def test_each_program_has_a_dead_store_in_each_folder_and_all_can_be_listed(shell: Shell) -> None:
+    shell.file("plugins/ingress/failing.py", FAILING)
+    shell.file("f.yml", f'failing:\n  "*": {RETRY}\n')
+    shell.file("state/evbus/shop-app-12345678.jsonl", _record(1) + _record(2))
+    assert "1 other programs have some; evbus dead --all" in shell.run("dead").stdout
+    put = shell.run("put", "1", "-p", "f.yml", "--plugin-dirs", "plugins")
+    assert put.returncode == 1
+    assert shell.state.name.startswith(f"evbus-{shell.folder.name[:40].strip('._')}-")
+    assert str(shell.state) in put.stderr
+    assert "failing.failing.*" in shell.run("dead").stdout
+    rows = [line.split()[:2] for line in shell.run("dead", "--all").stdout.splitlines()[2:]]
+    folder = shell.folder / "state" / "evbus"
+    assert rows == [[str(shell.state), "1"], [str(folder / "shop-app-12345678.jsonl"), "2"]]
+    assert shell.run("dead", "d.jsonl", "--all").returncode == 2
+    assert "file.file.one" in shell.run("dead", "--dead-store", folder / "shop-app-12345678.jsonl").stdout
+
+
+def test_a_dead_store_that_cannot_be_written_is_told_at_the_start_and_by_check(shell: Shell) -> None:
+    shell.file("state", "")
+    done = shell.run("put", "1", "-p", "p.yml")
+    assert done.returncode == 0
+    assert "dead events will be lost: cannot write" in done.stderr
+    checked = shell.run("check", "-p", "p.yml")
+    assert checked.returncode == 0
+    assert "warning: dead events will be lost: cannot write" in checked.stdout
+    assert "a part of its path is a file, not a folder" in checked.stdout

@@ -62,7 +62,7 @@ def test_events_that_die_are_kept_and_the_reason_is_shown(shell: Shell) -> None:
     assert done.returncode == 1
     assert f"2 dead events are kept in {shell.state}" in done.stderr
     assert "last error of failing.failing.*: it does not work" in done.stderr
-    assert [record["dead"]["attempts"] for record in shell.lines("state/evbus/dead.jsonl")] == [2, 2]
+    assert [record["dead"]["attempts"] for record in shell.dead()] == [2, 2]
 
 
 def test_a_destination_that_cannot_be_written_keeps_its_events(shell: Shell) -> None:
@@ -71,7 +71,7 @@ def test_a_destination_that_cannot_be_written_keeps_its_events(shell: Shell) -> 
     done = shell.run("run", "-p", "bad.yml", "--drain-timeout", "0", stdin=GOOD)
     assert done.returncode == 1
     assert "a part of its path is a file" in done.stderr
-    assert len(shell.lines("state/evbus/dead.jsonl")) == 1
+    assert len(shell.dead()) == 1
 
 
 def test_bodies_in_base64_keep_their_bytes_whatever_the_serializer(shell: Shell) -> None:

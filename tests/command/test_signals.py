@@ -49,7 +49,7 @@ def _stop_twice(shell: Shell, plugin: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("plugin", [HANGS, STUBBORN], ids=["hangs", "stubborn"])
 def test_the_second_signal_stores_what_is_left_and_stops(shell: Shell, plugin: str) -> None:
     assert _stop_twice(shell, plugin).returncode == 130
-    assert len(shell.lines("state/evbus/dead.jsonl")) == 3
+    assert len(shell.dead()) == 3
 
 
 def test_the_second_signal_ends_a_plugin_that_blocks_the_loop(shell: Shell) -> None:
@@ -65,7 +65,7 @@ def test_a_signal_ends_a_put_that_waits_for_room(shell: Shell) -> None:
         wait_for(process.stdout, "publishing")
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 1
-    assert 1 <= len(shell.lines("state/evbus/dead.jsonl")) < 100
+    assert 1 <= len(shell.dead()) < 100
 
 
 def test_a_signal_while_destinations_are_opened_cancels_the_start(shell: Shell) -> None:

@@ -478,6 +478,18 @@ def test_a_reply_that_send_refuses_is_an_error_and_that_is_told_in_any_case(
     assert ("do not let a failure of CreateUser be told: not this" in caplog.text) == (len(refused) == 2)
 
 
+def test_an_error_reply_shows_no_password_of_an_exception() -> None:
+    async def fails(_message: CreateUser) -> None:
+        raise ValueError("cannot reach amqp://shop:s3cret@broker/?token=abc123")
+
+    wire = Wire()
+    handling(wire, fails)
+    wire.put("CreateUser", {}, reply_to="there")
+    wire.run()
+    reason = "cannot reach amqp://shop:***@broker/?token=***"
+    assert [body for _, _, body in wire.replies] == [{"type": "ValueError", "reason": reason}]
+
+
 def test_a_reply_is_no_request() -> None:
     wire = Wire()
     handling(wire, same)
@@ -505,19 +517,19 @@ def test_a_derived_class_that_is_handled_elsewhere_is_not_handled_here_as_its_ba
         (
             "CreateUsr",
             {},
-            "HandlerDoesNotExist: there is no handler for CreateUsr; did you mean 'CreateUser'?",
+            "HandlerDoesNotExist: there is no handler for CreateUsr",
         ),
-        ("__class__", {}, "HandlerDoesNotExist: there is no handler for __class__; known: CreateUser, sync"),
-        ("x.CreateUser", {}, "HandlerDoesNotExist: there is no handler for x.CreateUser; did you mean 'Crea"),
-        ("Elsewhere", {}, "HandlerDoesNotExist: there is no handler for Elsewhere; known: CreateUser, sync"),
-        ("Plain", {}, "HandlerDoesNotExist: there is no handler for Plain; known: CreateUser, sync"),
-        ("str", "sync", "HandlerDoesNotExist: there is no handler for str; known: CreateUser, sync"),
-        ("object", {}, "HandlerDoesNotExist: there is no handler for object; known: CreateUser, sync"),
-        ("a\nb", {}, r"HandlerDoesNotExist: there is no handler for a\nb; known: CreateUser, sync"),
+        ("__class__", {}, "HandlerDoesNotExist: there is no handler for __class__"),
+        ("x.CreateUser", {}, "HandlerDoesNotExist: there is no handler for x.CreateUser"),
+        ("Elsewhere", {}, "HandlerDoesNotExist: there is no handler for Elsewhere"),
+        ("Plain", {}, "HandlerDoesNotExist: there is no handler for Plain"),
+        ("str", "sync", "HandlerDoesNotExist: there is no handler for str"),
+        ("object", {}, "HandlerDoesNotExist: there is no handler for object"),
+        ("a\nb", {}, r"HandlerDoesNotExist: there is no handler for a\nb"),
         (
             "x" * 9999,
             {},
-            f"HandlerDoesNotExist: there is no handler for {'x' * 197}...; known: CreateUser, sy",
+            f"HandlerDoesNotExist: there is no handler for {'x' * 197}...",
         ),
         (
             "CreateUser",

@@ -401,3 +401,36 @@ def test_reading_goes_on_after_a_line_that_is_no_event(path: Path, caplog: pytes
 def test_reading_what_is_not_there_says_so(path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no dead store at"):
         list(read(path))
+
+
+def test_whether_it_can_be_written_is_seen_without_making_or_changing_anything(tmp_path: Path) -> None:
+    new = tmp_path / "not" / "there" / "dead.jsonl"
+    assert DeadStore(new).try_out() == ""
+    assert list(tmp_path.iterdir()) == []
+    there = tmp_path / "dead.jsonl"
+    there.write_text("{}\n")
+    assert DeadStore(there).try_out() == ""
+    assert there.read_text() == "{}\n"
+    below = DeadStore(there / "dead.jsonl")
+    assert below.try_out() == f"cannot write {below.path}: a part of its path is a file, not a folder"
+    assert DeadStore(tmp_path).try_out() == f"cannot write {tmp_path}: it is a folder; a file is right"
+    assert (
+        DeadStore(Path("/proc/self/dead.jsonl")).try_out().startswith("cannot write /proc/self/dead.jsonl: ")
+    )
+    assert "it is a pipe, socket or device" in DeadStore(Path("/dev/null")).try_out()
+    assert "there is no home directory" in DeadStore(Path("~/dead.jsonl")).try_out()
+
+
+def test_a_tilde_that_nobody_can_write_out_is_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = DeadStore(Path("~/dead.jsonl"))
+
+    async def work() -> None:
+        add(store, event())
+
+    use(store, work)
+    assert (store.stored, store.lost) == (0, 1)
+    assert "there is no home directory" in store.last_error
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -574,3 +575,58 @@ def test_an_egress_plugin_dropped_into_a_folder_is_found(tmp_path: Path) -> None
     accepts = {accept.plugin: accept.providers for accept in hub.evbus.init.sources()}
     assert accepts["lines"] == ("lines",)
     assert hub.evbus.init.check({"lines": {"a": {"any": "thing"}}}) == []
+
+
+# What is no plugin, and what plugins say that they accept
+
+
+def test_an_editors_lock_file_and_other_hidden_files_are_no_plugins(tmp_path: Path) -> None:
+    write(tmp_path, ingress__ok="async def publish(hub, ctx, body):\n    pass\n")
+    folder = tmp_path / "ingress"
+    (folder / ".#ok.py").symlink_to("somebody@somewhere.1234:1")
+    (folder / ".hidden.py").write_text("raise ValueError\n")
+    hub = new_hub(plugin_dirs=[str(tmp_path)])
+    names = {found.name: found.state for found in hub.evbus.init.plugins()["ingress"]}
+    assert names["ok"] == "loaded"
+    assert "broken" not in names.values()
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_file_is_told_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    write(tmp_path, ingress__ok="async def publish(hub, ctx, body):\n    pass\n")
+    path = tmp_path / "ingress" / "x.py"
+    path.symlink_to("nowhere") if kind == "link" else os.mkfifo(path)
+    hub = new_hub(plugin_dirs=[str(tmp_path)])
+    found = {one.name: one for one in hub.evbus.init.plugins()["ingress"]}
+    assert found["ok"].state == "loaded"
+    assert (found["x"].state, found["x"].reason) == (
+        "broken",
+        "it is no file, but a link that leads nowhere, or a folder, pipe, socket or device",
+    )
+
+
+@pytest.mark.parametrize("room", ["ingress", "egress"])
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("ACCT = 5", "ACCT is a list of the names of providers, and not 5"),
+        ("ACCT = 'kafka'", "ACCT is a list of the names of providers, and not 'kafka'"),
+        ("PROFILE = 5", "PROFILE is a class deriving msgspec.Struct, and not 5"),
+        ("import asyncio\nraise asyncio.CancelledError", "CancelledError"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("def __init__(hub):\n    raise GeneratorExit", "__init__ failed: GeneratorExit"),
+    ],
+)
+def test_a_bad_plugin_is_told_and_the_others_are_loaded(
+    tmp_path: Path, room: str, line: str, reason: str
+) -> None:
+    shape = {
+        "ingress": "async def publish(hub, ctx, body):\n    pass\n",
+        "egress": "async def consume(hub, ctx, subscription):\n    yield\n",
+    }[room]
+    write(tmp_path, **{f"{room}__bad": f"{line}\n\n\n{shape}", f"{room}__good": shape})
+    hub = new_hub(plugin_dirs=[str(tmp_path)])
+    found = {one.name: one for one in hub.evbus.init.plugins()[room]}
+    assert found["good"].state == "loaded"
+    assert (found["bad"].state, found["bad"].reason) == ("broken", reason)
+    hub.evbus.init.check({"internal": {"default": {}}})

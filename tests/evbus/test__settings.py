@@ -85,11 +85,22 @@ def test_a_mistake_names_the_option_and_what_would_be_right(options: dict[str, A
 
 def test_the_dead_store_lies_in_the_state_folder_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/state")
-    assert Settings().dead_store_path() == Path("/state/evbus/dead.jsonl")
+    assert Settings().dead_store_path().parent == Path("/state/evbus")
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/joe")
-    assert Settings().dead_store_path() == Path("/home/joe/.local/state/evbus/dead.jsonl")
+    assert Settings().dead_store_path().parent == Path("/home/joe/.local/state/evbus")
     assert Settings(dead_store="~/dead").dead_store_path() == Path("/home/joe/dead")
+
+
+def test_without_a_home_directory_the_path_of_the_dead_store_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: Any) -> Any:
+        raise KeyError
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert Settings().dead_store_path().parent == Path("~/.local/state/evbus")
+    assert Settings(dead_store="~/dead").dead_store_path() == Path("~/dead")
 
 
 def test_the_keys_of_signatures_are_never_shown() -> None:

@@ -218,6 +218,25 @@ def test_a_class_that_cannot_be_one_is_refused(cls: Any, said: str) -> None:
         assert str(caught.value) == f"the handler tests.event.test__listener.{cls.__name__}: {said}"
 
 
+async def envelope_first(envelope: Any, event: Any) -> None: ...
+
+
+async def envelope_before_the_event(hub: Any, envelope: Any, event: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "shown"),
+    [(envelope_first, "envelope, event"), (envelope_before_the_event, "hub, envelope, event")],
+)
+def test_an_envelope_before_the_event_is_refused_as_no_call_would_succeed(function: Any, shown: str) -> None:
+    for refuse in (check, lambda listener: made(listener, "", HUB, 1)):
+        with pytest.raises(HandlerSignatureError) as caught:
+            refuse(function)
+        assert str(caught.value).endswith(
+            f": it takes ({shown}), and is called with the event first: (event, envelope)"
+        )
+
+
 async def yields(event: Any) -> Any:
     yield event
 
