@@ -207,6 +207,7 @@ class Receiver(Link):
     """A link that receives.
 
     :ivar unsettled: the messages that came and are not settled, by their number.
+    :ivar settled: whether any message was settled.
     """
 
     def __init__(
@@ -214,13 +215,22 @@ class Receiver(Link):
     ) -> None:
         super().__init__(owner, session, link, name)
         self.unsettled: dict[int, Any] = {}
+        self.settled = self._paused = False
         self.changed: Callable[[], None] = _nothing
         self._taker = taker
         self._number = 0
 
+    def pause(self) -> None:
+        """Take no more messages; those that are under way are released."""
+        if self.end is None and not self._paused:
+            self._paused = True
+            # Has the other side use up or forget the credit that it has (section 2.6.7).
+            cproton.pn_link_drain(self.impl, 0)
+            self.owner.flush()
+
     def grant(self, credit: int) -> None:
         """Take so many more messages."""
-        if self.end is None:
+        if self.end is None and not self._paused:
             cproton.pn_link_flow(self.impl, credit)
             self.owner.flush()
 
@@ -236,6 +246,9 @@ class Receiver(Link):
             return
         self._number += 1
         self.unsettled[self._number] = delivery
+        if self._paused:
+            self.settle(self._number, RELEASED)
+            return
         self._taker(self._number, bytes(data))
 
     def settle(self, number: int, state: int) -> None:
@@ -243,11 +256,15 @@ class Receiver(Link):
         delivery = self.unsettled.pop(number, None)
         if delivery is None or self.end is not None:
             return
+        self.settled = True
         if state == MODIFIED:
             cproton.pn_disposition_set_failed(cproton.pn_delivery_local(delivery), True)
         cproton.pn_delivery_update(delivery, state)
         cproton.pn_delivery_settle(delivery)
-        self.grant(1)
+        if self._paused:
+            self.owner.flush()
+        else:
+            self.grant(1)
 
     def ended(self, name: str, text: str) -> None:
         """Forget the messages: they come again."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from evbus.redact import one_line
 
@@ -97,9 +97,9 @@ class Amqp1Session(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport, and send what is there."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(HIGH_WATER)
+        # uvloop's is none by its class.
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(HIGH_WATER)
         self._pump()
 
     def data_received(self, data: bytes) -> None:
@@ -299,6 +299,17 @@ class Amqp1Session(asyncio.Protocol):
             self.write()
             self._links.drop(link, "", "it was closed")
             self.flush()
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the other side has been sent a message of which it has not said what became of it.
+
+        A broker that blocks publishers closes their window (section 2.5.6), and they keep what they have.
+        """
+        return not self._paused and any(
+            isinstance(link, Sender) and link.unsettled and not link.session.outgoing_bytes
+            for link in self._links.all()
+        )
 
     # The end
 

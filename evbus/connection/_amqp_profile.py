@@ -12,7 +12,7 @@ from ._address import Address, host_and_port
 from ._pause import Pause
 from ._tls import Tls
 
-__all__ = ["PASSING", "Binding", "Exchange", "Profile", "Queue"]
+__all__ = ["NOT_CLASSIC", "PASSING", "Binding", "Exchange", "Profile", "Queue"]
 
 PORT, TLS_PORT = 5672, 5671
 #: Seconds that a queue which is not to be kept outlives its consumers: they may only be reconnecting.
@@ -24,7 +24,7 @@ _TYPE = "x-queue-type"
 #: Each says what becomes of a message of a quorum queue that is returned again and again.
 _ENDS = {"x-delivery-limit", "x-dead-letter-exchange"}
 #: Arguments that classic queues do not have, by a version of RabbitMQ at least.
-_NOT_CLASSIC = (
+NOT_CLASSIC = (
     _TYPE,
     "x-delivery-limit",
     "x-consumer-timeout",
@@ -132,7 +132,7 @@ class Queue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         It outlives their absence by :data:`PASSING` seconds. It is always classic, and has none of the
         arguments that other types have alone.
         """
-        arguments = {key: value for key, value in self.arguments.items() if key not in _NOT_CLASSIC}
+        arguments = {key: value for key, value in self.arguments.items() if key not in NOT_CLASSIC}
         arguments.setdefault("x-expires", PASSING * 1000)
         return msgspec.structs.replace(
             self, name=name, type="classic", durable=True, auto_delete=False, arguments=arguments

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from functools import partial
 
 import msgspec
 
@@ -37,7 +38,9 @@ def connection(profile: Profile, name: str, provider: str = "stomp") -> StompCon
     context = client_context(address.tls) if address.tls is not None else None
 
     async def dial(attempt: int) -> StompSession:
-        return await _dial(profile, address, address.hosts[attempt % len(address.hosts)], context)
+        session = await _dial(profile, address, address.hosts[attempt % len(address.hosts)], context)
+        session.redial = partial(dial, attempt)
+        return session
 
     return Connection(
         f"{provider} profile {name!r}",

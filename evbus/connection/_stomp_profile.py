@@ -12,15 +12,13 @@ from ._pause import Pause
 from ._stomp_frame import unfit
 from ._tls import Tls
 
-__all__ = ["KEY", "PASSING", "ROUTING_KEY", "Profile"]
+__all__ = ["KEY", "ROUTING_KEY", "Profile"]
 
 SCHEME = Scheme("stomp", "stomp+ssl", 61613, 61614)
 #: Stands in the template of a destination for the routing key.
 KEY = "{routing_key}"
 #: The header that brings the routing key along where the destination does not tell it.
 ROUTING_KEY = "evbus-routing-key"
-#: Seconds that a queue which is not to be kept outlives its consumers: they may only be reconnecting.
-PASSING = 300
 #: What evbus writes into every frame that it sends, and so no header of a profile may.
 OURS = frozenset({"destination", "receipt", "content-length", "transaction", "id", "ack", "subscription"})
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 
 from evbus._backoff import backoff
@@ -21,6 +21,8 @@ from evbus.connection._supervisor import State
 from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
 from evbus.redact import one_line
 from evbus.types import Delivery, Envelope, Origin, SharedHeaders, Subscription
+
+from ._breaks import BREAKS, Breaks
 
 __all__ = ["Consumer"]
 
@@ -51,7 +53,8 @@ class Consumer:
         self._again = MODIFIED
         self._messages: deque[tuple[int, bytes]] = deque()
         self._arrived: asyncio.Future[None] | None = None
-        self._subscribed = self._warned = False
+        self._subscribed = self._warned = self._paused = False
+        self._breaks = Breaks()
 
     def __repr__(self) -> str:
         return f"<Consumer {self._connection.name} {self._source and self._source.address!r}>"
@@ -70,9 +73,14 @@ class Consumer:
             link, origin = self._attach(session)
             try:
                 refusal = await self._attached(session, link)
+                began = asyncio.get_running_loop().time()
                 while refusal is None and await self._next(link):
                     failures = 0
                     yield self._delivery(link, origin, *self._messages.popleft())
+                if self._paused:
+                    return
+                if refusal is None:
+                    self._broken(link, began)
                 refusal = refusal or self._ended(session, link)
             finally:
                 self._messages.clear()
@@ -107,7 +115,7 @@ class Consumer:
         link = session.receiver(
             self._source.address, self._source.capabilities, durable=self._durable, taker=self._take
         )
-        origin = Origin()
+        origin = _Origin(partial(self._pause, link))
         link.changed = partial(self._changed, link, origin)
         return link, origin
 
@@ -125,10 +133,24 @@ class Consumer:
             # Not before: the engine counts from 0 until it knows where the broker begins, and RabbitMQ 4
             # begins elsewhere, so that the difference would be credit.
             link.grant(self._prefetch)
+            if not self._subscribed and self._wanted.per_process and not self._counts:
+                assert self._source is not None
+                log.warning(
+                    "%s: what is sent to %s while the connection of this consumer is lost does not reach it; "
+                    "the provider amqp keeps that",
+                    self._connection.name,
+                    self._source.address,
+                )
             self._subscribed = True
             self._wanted.ready()
             return None
         return self._refusal(name, text) if not session.lost.done() else None
+
+    def _broken(self, link: Receiver, began: float) -> None:
+        assert self._source is not None
+        lived = asyncio.get_running_loop().time() - began
+        if self._breaks.count(settled=link.settled, lived=lived):
+            log.warning(BREAKS, self._connection.name, self._source.address)
 
     def _ended(self, session: Amqp1Session, link: Receiver) -> DeliveryError | None:
         """Return why the broker ended a link that was attached; None when the connection is gone."""
@@ -156,6 +178,12 @@ class Consumer:
         self._messages.append((number, message))
         if self._arrived is not None:
             self._wake()
+
+    def _pause(self, link: Receiver) -> None:
+        self._paused = True
+        link.pause()
+        while self._messages:
+            link.settle(self._messages.popleft()[0], RELEASED)
 
     def _changed(self, link: Receiver, origin: Origin) -> None:
         if link.end is not None:
@@ -197,11 +225,23 @@ class Consumer:
         )
 
 
-def _settle(link: Receiver, again: int, number: int, accepted: bool, requeue: bool) -> None:
+class _Origin(Origin):
+    def __init__(self, pause: Callable[[], None]) -> None:
+        super().__init__()
+        self._pause = pause
+
+    def pause(self) -> None:
+        self._pause()
+
+
+def _settle(link: Receiver, again: int, number: int, accepted: bool | None, requeue: bool) -> None:
     """Tell the broker; a link that has ended needs to be told nothing.
 
     :param again: the outcome of what is to be delivered again: *modified* with ``delivery-failed`` (section
         3.4.5), and where it can be helped not *released*, which says that nobody tried: only so do brokers
-        count it, and can end what always fails.
+        count it, and can end what always fails. What is given back was tried by nobody.
     """
-    link.settle(number, ACCEPTED if accepted else again if requeue else REJECTED)
+    if accepted is None:
+        link.settle(number, RELEASED)
+    else:
+        link.settle(number, ACCEPTED if accepted else again if requeue else REJECTED)

@@ -9,19 +9,22 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from evbus._backoff import backoff
+from evbus.connection._amqp_profile import NOT_CLASSIC, PASSING
 from evbus.connection._stomp import StompConnection
 from evbus.connection._stomp_frame import Frame, unfit
-from evbus.connection._stomp_profile import KEY, PASSING, ROUTING_KEY, Profile
+from evbus.connection._stomp_profile import KEY, ROUTING_KEY, Profile
 from evbus.connection._stomp_session import Broker, StompSession, fill, sender_headers, taken_apart
 from evbus.connection._supervisor import State
 from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
 from evbus.types import Delivery, Envelope, Origin, Subscription
+
+from ._breaks import BREAKS, Breaks
 
 __all__ = ["Consumer", "Plan", "plan", "routing_key"]
 
@@ -34,8 +37,6 @@ _QUEUES = ("/queue/", "/amq/queue/")
 _PREFETCH = ("prefetch-count", "activemq.prefetchSize")
 #: The header that names the queue behind a subscription to a topic of RabbitMQ.
 _QUEUE = "x-queue-name"
-#: Settings of queues that are kept, which those that are there for a while do not have.
-_NOT_CLASSIC = ("x-queue-type", "x-max-age", "x-stream-max-segment-size-bytes", "x-initial-cluster-size")
 
 
 class Plan(NamedTuple):
@@ -155,7 +156,7 @@ def _queue(profile: Profile, name: str, headers: dict[str, str], *, durable: boo
     declared = {**headers, _QUEUE: name, "durable": "true", "auto-delete": "false", "exclusive": "false"}
     if durable:
         return declared
-    for header in _NOT_CLASSIC:
+    for header in NOT_CLASSIC:
         declared.pop(header, None)
     # One that went with its last consumer would go whenever the connection is lost for a moment.
     declared.setdefault("x-expires", str(PASSING * 1000))
@@ -216,7 +217,8 @@ class Consumer:
         self._messages: deque[Frame] = deque()
         self._unsettled: dict[str, Frame] = {}
         self._arrived: asyncio.Future[None] | None = None
-        self._subscribed = self._as_it_is = False
+        self._subscribed = self._as_it_is = self._paused = self._settled = False
+        self._breaks = Breaks()
         self._own = secrets.token_hex(8)
         self._told: set[str] = set()
 
@@ -232,7 +234,7 @@ class Consumer:
             if session is None:
                 return
             name = f"evbus-{session.next_number}"
-            origin = Origin()
+            origin = _Origin(self._pause)
             lost = partial(_lost, origin)
             session.lost.add_done_callback(lost)
             own = ""
@@ -240,10 +242,18 @@ class Consumer:
                 found = self._plan(session)
                 refusal = await self._subscribe(session, name, found)
                 own = found.own
+                began = asyncio.get_running_loop().time()
+                self._settled = False
                 while refusal is None and await self._next(session):
                     failures = 0
                     yield self._delivery(session, origin, self._messages.popleft())
+                if self._paused:
+                    return
                 own = ""  # It is kept for the next session.
+                if refusal is None:
+                    lived = asyncio.get_running_loop().time() - began
+                    if self._breaks.count(settled=self._settled, lived=lived):
+                        log.warning(BREAKS, self._connection.name, found.destination)
             finally:
                 self._messages.clear()
                 self._unsettled.clear()
@@ -254,9 +264,14 @@ class Consumer:
             if refusal is not None and not self._takes_as_it_is(found, refusal):
                 failures += 1
                 self._refused(refusal, failures)
-                await asyncio.sleep(backoff(failures, *self._pause()))
+                await asyncio.sleep(backoff(failures, *self._pauses()))
 
-    def _pause(self) -> tuple[float, float]:
+    def _pause(self) -> None:
+        # What came over a subscription that has ended cannot be settled. So it goes on, and nothing is taken.
+        self._paused = True
+        self._messages.clear()
+
+    def _pauses(self) -> tuple[float, float]:
         return self._profile.reconnect.min, self._profile.reconnect.max
 
     async def _session(self) -> StompSession | None:
@@ -333,8 +348,9 @@ class Consumer:
             log.warning("%s; tries again for ever", reason)
 
     def _take(self, frame: Frame) -> None:
-        self._messages.append(frame)
-        self._wake()
+        if not self._paused:
+            self._messages.append(frame)
+            self._wake()
 
     def _wake(self, _lost: object = None) -> None:
         arrived, self._arrived = self._arrived, None
@@ -371,13 +387,16 @@ class Consumer:
             origin=origin,
         )
 
-    def _settle(self, session: StompSession, origin: Origin, tag: str, accepted: bool, requeue: bool) -> None:
+    def _settle(
+        self, session: StompSession, origin: Origin, tag: str, accepted: bool | None, requeue: bool
+    ) -> None:
         """Tell the broker ("ACK", "NACK"), if the subscription is still there."""
         if origin.ended or session.lost.done():
             return
+        self._settled = True
         if session.broker is Broker.RABBITMQ:
             headers = "" if accepted else f"requeue:{'true' if requeue else 'false'}\n"
-            session.settle(tag, headers, accepted=accepted)
+            session.settle(tag, headers, accepted=bool(accepted))
             return
         if requeue:
             # Their NACK means a dead letter. So it stays unacknowledged with this consumer, who gets it again
@@ -387,7 +406,16 @@ class Consumer:
                 self._take(frame)
             return
         self._unsettled.pop(tag, None)
-        session.settle(tag, accepted=accepted)
+        session.settle(tag, accepted=bool(accepted))
+
+
+class _Origin(Origin):
+    def __init__(self, pause: Callable[[], None]) -> None:
+        super().__init__()
+        self._pause = pause
+
+    def pause(self) -> None:
+        self._pause()
 
 
 def _lost(origin: Origin, lost: asyncio.Future[str]) -> None:

@@ -66,6 +66,7 @@ class Publisher:
         self._room: list[asyncio.Future[None]] = []
         self._last: tuple[Outcome, Result] = Outcome(""), None
         self._broken: Unavailable | None = None
+        self._silences = 0
 
     def __repr__(self) -> str:
         return f"<Publisher {self.connection!r} in flight={self._flying} links={len(self._links)}>"
@@ -116,6 +117,7 @@ class Publisher:
         self._left.clear()
         self._flying = 0
         self._broken = None
+        self._silences = 0
 
     def _encoder_for(self, model: Model) -> Encoder:
         profile = self._profile
@@ -203,6 +205,7 @@ class Publisher:
             done, _ = await asyncio.wait({room}, timeout=self._profile.settle_timeout)
             if not done:
                 return self._silent()
+            self._silences = 0
 
     async def _attach(self, session: Amqp1Session, where: Target) -> Sender | DeliveryError:
         refused = await self._probe(session, where)
@@ -241,9 +244,10 @@ class Publisher:
         if session.lost.done():
             return self._gone(session)
         if not done:
-            return self._silent()
+            return self._silent(session)
         name, text = ready.result()
         if not name:
+            self._silences = 0
             return None
         return self._refusal(f"nothing can be sent to {where.address}", name, text, alone=True)
 
@@ -273,6 +277,7 @@ class Publisher:
             done, _ = await asyncio.wait({batch.waiting}, timeout=self._profile.settle_timeout)
             if not done and not batch.moved:
                 return self._silent()
+        self._silences = 0
         return None
 
     def _result(self, outcome: Outcome) -> Result:
@@ -314,7 +319,15 @@ class Publisher:
             return ConnectionLost(reason, alone=alone)
         return Rejected(reason) if alone and name != FULL else DeliveryError(reason)
 
-    def _silent(self) -> Unavailable:
+    def _silent(self, unanswered: Amqp1Session | None = None) -> Unavailable:
+        """Return the error of what has no outcome; the second time give up a connection that stands still.
+
+        :param unanswered: the connection, if it has not answered what it always has to.
+        """
+        self._silences += 1
+        session = self._session
+        if self._silences >= 2 and session is not None and (unanswered is session or session.unanswered):
+            session.fail("it answers nothing any more (settle_timeout)")
         seconds = self._profile.settle_timeout
         return Unavailable(
             f"{self.connection.name}: the broker settled nothing within {seconds:g} s (settle_timeout)"

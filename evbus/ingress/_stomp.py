@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
+from evbus._call import call
 from evbus.connection._stomp import StompConnection
 from evbus.connection._stomp_frame import escape, header_lines, unfit
 from evbus.connection._stomp_profile import KEY, ROUTING_KEY, Profile
@@ -22,7 +23,14 @@ from evbus.connection._stomp_session import (
     fill,
     taken_apart,
 )
-from evbus.errors import DeliveryError, InvalidHeader, InvalidRoutingKey, Rejected, Unavailable
+from evbus.errors import (
+    DeliveryError,
+    DeliveryTimeout,
+    InvalidHeader,
+    InvalidRoutingKey,
+    Rejected,
+    Unavailable,
+)
 from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders
 
 __all__ = ["NEVER_FORWARDED", "Frames", "Publisher"]
@@ -293,6 +301,7 @@ class Publisher:
         self.connection = connection
         self._profile = profile
         self._session: StompSession | None = None
+        self._silences = 0
         self._frames = Frames(profile, Broker.OTHER)
         self._left: OrderedDict[_Identity, list[_Left]] = OrderedDict()
 
@@ -315,6 +324,7 @@ class Publisher:
             return [exc] * len(events)
         if session is not self._session:
             self._session = session
+            self._silences = 0
             self._frames = Frames(self._profile, session.broker)
             self._left.clear()
         batch = _Batch(len(events))
@@ -322,7 +332,7 @@ class Publisher:
         try:
             problem = await self._send(session, batch, events, numbers)
             if problem is None:
-                problem = await self._wait(session, batch)
+                problem = await self._wait(session, batch, events)
         except BaseException:
             # Cancelled: nobody learns the outcomes, and all of the events are offered again.
             self._leave(session, batch, events, numbers, known=True)
@@ -348,7 +358,7 @@ class Publisher:
                 session.write(b"".join(chunk))
                 chunk.clear()
                 size = 0
-                problem = await self._room(session)
+                problem = await self._room(session, event)
                 if problem is not None:
                     return problem
             try:
@@ -367,26 +377,55 @@ class Publisher:
             session.write(b"".join(chunk))
         return None
 
-    async def _room(self, session: StompSession) -> Unavailable | None:
+    async def _room(self, session: StompSession, event: Envelope) -> Unavailable | None:
         """Wait until more may be sent; return why that was given up."""
         while session.full(self._profile.window):
             # Only receipts count as life: heartbeats come from a broker under an alarm, too.
             done, _ = await asyncio.wait({session.room()}, timeout=self._profile.receipt_timeout)
             if not done:
-                return self._silent()
+                return await self._nothing_came(session, event)
+            self._silences = 0
         if session.lost.done():
             return self._gone(session)
         return None
 
-    async def _wait(self, session: StompSession, batch: _Batch) -> Unavailable | None:
+    async def _wait(self, session: StompSession, batch: _Batch, events: list[Envelope]) -> Unavailable | None:
         """Wait for all receipts; return why that was given up."""
         while batch.left:
             batch.moved = False
             batch.waiting = asyncio.get_running_loop().create_future()
             done, _ = await asyncio.wait({batch.waiting}, timeout=self._profile.receipt_timeout)
             if not done and not batch.moved:
-                return self._silent()
+                return await self._nothing_came(session, events[0])
+        self._silences = 0
         return None
+
+    async def _nothing_came(self, session: StompSession, event: Envelope) -> Unavailable:
+        """Return the error of what has no receipt; the second time give up a connection that stands still.
+
+        A broker that blocks publishers is silent as well, and what was sent would be sent once more. So
+        another connection is asked first.
+        """
+        self._silences += 1
+        if self._silences >= 2 and await self._another_answers(session, event):
+            session.fail("it answers nothing any more, and another connection is answered (receipt_timeout)")
+        return self._silent()
+
+    async def _another_answers(self, session: StompSession, event: Envelope) -> bool:
+        if session.redial is None:
+            return False
+        seconds = self._profile.receipt_timeout
+        try:
+            sent = self._frames.frame(event, 0, extra=b"transaction:evbus\n")
+            other = await call(session.redial(), seconds)
+        except (DeliveryError, InvalidHeader, InvalidRoutingKey):
+            return False
+        try:
+            return await call(other.ask(sent), seconds) is None
+        except DeliveryTimeout:
+            return False
+        finally:
+            other.abort()
 
     def _silent(self) -> Unavailable:
         seconds = self._profile.receipt_timeout

@@ -216,6 +216,55 @@ def test_what_is_requeued_disturbs_no_other(node: Any, unique: str, kind: str) -
     assert node.queue_depth(unique) == 0
 
 
+def test_what_nobody_began_with_goes_back_at_once_and_the_rest_can_be_settled(
+    each_rabbitmq: Any, unique: str
+) -> None:
+    node = each_rabbitmq
+    node.declare_queue(unique)
+    address = "/amq/queue/{routing_key}" if node.version < (4,) else "/queues/{routing_key}"
+    data = {"url": url(node), "address": address}
+    wanted = Subscription(name=unique, prefetch=3)
+
+    async def main() -> None:
+        async with opened(new_hub(), **data) as ctx:
+            assert await ctx.state.publish(numbered(unique, 5)) == [None] * 5
+        async with consuming(new_hub(), wanted, **data) as one, consuming(new_hub(), wanted, **data) as other:
+            begun, waiting = await one(), await one()
+            assert begun.origin is not None
+            begun.origin.pause()
+            waiting.give_back()
+            seen = set()
+            while seen < {b"1", b"2", b"3", b"4"}:
+                delivery = await other()
+                seen.add(delivery.envelope.body)
+                delivery.ack()
+            assert seen == {b"1", b"2", b"3", b"4"}
+            assert not begun.gone
+            begun.ack()
+
+    asyncio.run(main())
+    assert node.queue_depth(unique) == 0
+
+
+def test_what_is_given_back_is_no_failed_delivery(rabbitmq43: Any, unique: str) -> None:
+    rabbitmq43.declare_queue(unique, {"x-queue-type": "quorum"})
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq43)) as ctx:
+            await publish(hub, ctx, event(unique))
+        async with consuming(hub, Subscription(name=unique), url=url(rabbitmq43)) as following:
+            for _ in range(3):
+                delivery = await following()
+                assert delivery.delivery_count == 0
+                delivery.give_back()
+            delivery = await following()
+            delivery.reject(requeue=True)
+            assert (await following()).delivery_count == 1
+
+    asyncio.run(main())
+
+
 def test_how_often_an_event_was_delivered_is_told_by_rabbitmq_4(rabbitmq4: Any, unique: str) -> None:
     rabbitmq4.declare_queue(unique, {"x-queue-type": "quorum"})
 

@@ -13,9 +13,21 @@ from pamqp.commands import Basic
 
 from evbus.errors import ConnectFailed, ProfileError
 from evbus.types import Envelope, Subscription
-from tests.connection.stomp_kit import WAIT, consuming, event, new_hub, opened, publish, url
+from tests.connection.stomp_kit import (
+    WAIT,
+    broker,
+    consuming,
+    event,
+    frame,
+    frame_of,
+    login,
+    new_hub,
+    opened,
+    publish,
+    url,
+)
 from tests.egress.kit import watched
-from tests.ingress.amqp_kit import got, library
+from tests.ingress.amqp_kit import eventually, got, library
 
 
 @pytest.fixture(scope="session", params=["rabbitmq", "activemq"])
@@ -345,6 +357,49 @@ def test_what_a_subscription_cannot_promise_is_said_at_its_start(
     quorum = {"declare": {"x-queue-type": "quorum"}}
     asyncio.run(main(rabbitmq4, Subscription(name=unique), **quorum))
     assert f"/queue/{unique} is a quorum queue without dead letters" in caplog.text
+
+
+def test_what_nobody_began_with_is_not_handed_out_after_a_pause_and_comes_again(
+    node: Any, unique: str
+) -> None:
+    async def main() -> None:
+        async with opened(new_hub(), url=url(node)) as ctx:
+            assert await ctx.state.publish(numbered(unique, range(5))) == [None] * 5
+        async with consuming(new_hub(), Subscription(name=unique, prefetch=3), url=url(node)) as following:
+            begun, waiting = await following(), await following()
+            assert begun.origin is not None
+            begun.origin.pause()
+            waiting.give_back()
+            begun.ack()
+            more = asyncio.ensure_future(following())
+            assert not (await asyncio.wait({more}, timeout=0.2))[0]
+            more.cancel()
+            await asyncio.wait({more})
+        async with consuming(new_hub(), Subscription(name=unique), url=url(node)) as following:
+            found = {(await following()).envelope.body for _ in range(4)}
+            assert found == {b"1", b"2", b"3", b"4"}
+
+    asyncio.run(main())
+
+
+def test_a_queue_whose_first_message_ends_the_connection_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await login(reader, writer, server="RabbitMQ/4.0.5")
+        _, headers, _ = await frame_of(reader)
+        writer.write(frame("RECEIPT", receipt_id=headers["receipt"]))
+
+    async def main() -> None:
+        data = {"reconnect": {"min": 0.001, "max": 0.002}}
+        async with broker(talk) as port:
+            where = f"stomp://127.0.0.1:{port}/"
+            async with consuming(new_hub(), Subscription(name="orders"), url=where, **data) as following:
+                waiting = asyncio.ensure_future(following())
+                await eventually(lambda: "again and again" in caplog.text, "the sentence")
+                waiting.cancel()
+                await asyncio.wait({waiting})
+
+    asyncio.run(main())
+    assert "before anything of /queue/orders is settled; its first message may be one" in caplog.text
 
 
 def test_deliveries_are_told_that_their_connection_or_their_subscription_is_gone(

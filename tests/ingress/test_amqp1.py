@@ -8,7 +8,7 @@ from typing import Any
 import proton
 import pytest
 
-from evbus.errors import DeliveryError, Rejected, Unavailable
+from evbus.errors import ConnectionLost, DeliveryError, Rejected, Unavailable
 from evbus.ingress import amqp1 as plugin
 from tests.connection.amqp1_kit import (
     WAIT,
@@ -27,6 +27,7 @@ from tests.connection.amqp1_kit import (
 )
 from tests.ingress.amqp_kit import eventually, kill
 from tests.ingress.poison_kit import GOOD, breaking, send_among_good_ones
+from tests.ingress.still_kit import Still
 
 PLUGIN: Any = plugin  # its functions take the hub, which no type checker knows
 
@@ -104,6 +105,56 @@ def test_an_event_that_breaks_the_connection_is_dead_after_its_attempts_and_the_
     way.filter("up", breaking)
     asyncio.run(send_among_good_ones(tmp_path, "amqp1", {"url": url(node, way.port)}, queue))
     assert node.queue_depth(queue) == GOOD
+
+
+def test_a_connection_that_answers_nothing_but_beats_is_given_up(node: Any, proxy: Any, queue: str) -> None:
+    way, still = proxy(node.port), Still(b"\0\0\0\x08\x02\0\0\0")
+    way.filter("down", still)
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(node, way.port), settle_timeout=1.5, heartbeat=2) as ctx:
+            assert await publish(hub, ctx, event(queue, b"0")) == [None]
+            still.begin()
+            left = numbered(queue, 2, start=1)
+            assert all(isinstance(outcome, Unavailable) for outcome in await publish(hub, ctx, *left))
+            assert ctx.state.connection.connects == 1
+            second = await publish(hub, ctx, *left)
+            assert all(isinstance(outcome, Unavailable) for outcome in second)
+            assert not any(isinstance(outcome, ConnectionLost) for outcome in second)
+            await ready(hub, ctx)
+            assert await publish(hub, ctx, *left) == [None, None]
+            assert ctx.state.connection.connects == 2
+
+    asyncio.run(main())
+    # The broker had taken those that it could not say so of.
+    assert node.queue_depth(queue) == 5
+
+
+def test_a_broker_that_blocks_publishers_is_waited_for_on_the_same_connection(
+    each_broken_rabbitmq: Any, unique: str
+) -> None:
+    node = each_broken_rabbitmq
+    node.declare_queue(unique)
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(node), settle_timeout=0.3) as ctx:
+            assert await publish(hub, ctx, event(unique, b"0")) == [None]
+            await asyncio.to_thread(node.memory_alarm, True)
+            left = numbered(unique, 2, start=1)
+            for _ in range(4):
+                # RabbitMQ 3 takes what comes by AMQP 1.0, alarm or not.
+                outcomes = await publish(hub, ctx, *left)
+                assert all(outcome is None or isinstance(outcome, Unavailable) for outcome in outcomes)
+                left = [one for one, outcome in zip(left, outcomes, strict=True) if outcome is not None]
+            await asyncio.to_thread(node.memory_alarm, False)
+            while left and (await publish(hub, ctx, *left)) != [None, None]:
+                pass
+            assert ctx.state.connection.connects == 1
+
+    asyncio.run(main())
+    assert node.queue_depth(unique) == 3
 
 
 def test_rabbitmq_3_declares_the_queue_of_an_event(rabbitmq: Any, unique: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evbus.errors import DeliveryError, Rejected, Unavailable
+from evbus.errors import ConnectionLost, DeliveryError, Rejected, Unavailable
 from evbus.ingress import stomp as plugin
 from evbus.types import Subscription
 from tests.connection.stomp_kit import (
@@ -26,6 +26,7 @@ from tests.connection.stomp_kit import (
 )
 from tests.ingress.amqp_kit import kill
 from tests.ingress.poison_kit import GOOD, breaking, send_among_good_ones
+from tests.ingress.still_kit import Still
 
 PLUGIN: Any = plugin  # its functions take the hub, which no type checker knows
 
@@ -154,6 +155,56 @@ def test_an_event_that_breaks_the_connection_is_dead_after_its_attempts_and_the_
     way.filter("up", breaking)
     asyncio.run(send_among_good_ones(tmp_path, "stomp", {"url": url(node, way.port)}, unique))
     assert node.queue_depth(unique) == GOOD
+
+
+def test_a_connection_that_answers_nothing_but_beats_is_given_up(node: Any, proxy: Any, unique: str) -> None:
+    way, still = proxy(node.stomp_port), Still(b"\n")
+    way.filter("down", still)
+
+    async def main() -> None:
+        hub = new_hub()
+        data = {"receipt_timeout": 1.5, "heartbeat": 2, "reconnect": {"min": 0.01, "max": 0.05}}
+        async with opened(hub, url=url(node, way.port), **data) as ctx:
+            assert await publish(hub, ctx, event(unique, b"0")) == [None]
+            still.begin()
+            left = [event(unique, b"1"), event(unique, b"2")]
+            assert all(isinstance(outcome, Unavailable) for outcome in await publish(hub, ctx, *left))
+            assert ctx.state.connection.connects == 1
+            second = await publish(hub, ctx, *left)
+            assert all("answers nothing any more" in str(outcome) for outcome in second)
+            assert not any(isinstance(outcome, ConnectionLost) for outcome in second)
+            found = hub.ingress.stomp.ready(ctx)
+            if found is not None:
+                await asyncio.wait_for(found[1], WAIT)
+            assert await publish(hub, ctx, *left) == [None, None]
+
+    asyncio.run(main())
+    # The broker had taken those that it could not say so of.
+    assert node.queue_depth(unique) == 5
+
+
+def test_a_broker_that_blocks_publishers_is_waited_for_on_the_same_connection(
+    each_broken_rabbitmq: Any, unique: str
+) -> None:
+    node = each_broken_rabbitmq
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(node), receipt_timeout=0.3) as ctx:
+            assert await publish(hub, ctx, event(unique, b"0")) == [None]
+            await asyncio.to_thread(node.memory_alarm, True)
+            # The first bytes are taken yet.
+            assert await publish(hub, ctx, event(unique, b"1")) == [None]
+            left = [event(unique, b"%d" % number) for number in range(2, 10)]
+            for _ in range(3):
+                assert all(isinstance(outcome, Unavailable) for outcome in await publish(hub, ctx, *left))
+            await asyncio.to_thread(node.memory_alarm, False)
+            while any(await publish(hub, ctx, *left)):
+                pass
+            assert ctx.state.connection.connects == 1
+
+    asyncio.run(main())
+    assert node.queue_depth(unique) == 10
 
 
 def test_headers_that_activemq_reads_break_no_connection_and_decide_nothing(
