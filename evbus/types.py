@@ -19,6 +19,7 @@ __all__ = [
     "SharedNativeHeaders",
     "StandingHeaders",
     "Subscription",
+    "own_headers",
 ]
 
 #: The header that names the encoding of a body.
@@ -138,13 +139,16 @@ class Envelope(msgspec.Struct, gc=False):
             self.profile if profile is None else profile,
             self.routing_key if routing_key is None else routing_key,
             self.body,
-            self.headers if headers is None else _copied(headers),
+            self.headers if headers is None else own_headers(headers),
             self.accepted_at,
         )
 
 
-def _copied(headers: Mapping[str, str]) -> dict[str, str]:
-    return headers.copy() if isinstance(headers, dict) else dict(headers)
+def own_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return a copy of headers to write to, which knows as much of their types as they do."""
+    if isinstance(headers, (NativeHeaders, SharedNativeHeaders)):
+        return headers.copy()
+    return dict(headers)
 
 
 #: The name that applications written for pop-evbus know the class by.

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 import pytest
 
-from evbus.types import Delivery, Envelope, Origin, Subscription
+from evbus.types import (
+    Delivery,
+    Envelope,
+    Native,
+    NativeHeaders,
+    Origin,
+    SharedHeaders,
+    SharedNativeHeaders,
+    Subscription,
+    own_headers,
+)
 
 
 def delivery(**options: Any) -> tuple[Delivery, list[tuple[Any, bool, bool]]]:
@@ -122,3 +134,36 @@ def test_what_is_dropped_is_settled_without_a_word() -> None:
     one.ack()
     assert one.settled
     assert settled == []
+
+
+# Headers that were no text
+
+
+CAME = {"n": Native("5", "amqp", b"I\0\0\0\5")}
+
+
+def test_a_copy_of_headers_knows_their_types_and_a_plain_one_does_not() -> None:
+    shared = SharedNativeHeaders({"n": "5", "a": "b"}, CAME)
+    with pytest.raises(TypeError, match="copy them first"):
+        shared["n"] = "6"
+    for own in (shared.copy(), shared.copy().copy(), own_headers(shared), own_headers(own_headers(shared))):
+        assert own == shared
+        own["a"] = "c"
+        assert own.native is CAME  # type: ignore[attr-defined]
+    assert type(dict(shared)) is type(own_headers({"a": "b"})) is dict
+    assert type(own_headers(SharedHeaders({"a": "b"}))) is dict
+
+
+def test_an_envelope_with_another_key_or_profile_keeps_the_types_of_its_headers() -> None:
+    envelope = Envelope("p", headers=SharedNativeHeaders({"n": "5"}, CAME))
+    replaced = envelope.replace(profile="q", headers=envelope.headers)
+    replaced.headers["a"] = "b"
+    assert isinstance(replaced.headers, NativeHeaders)
+    assert replaced.replace(routing_key="k").headers is replaced.headers
+    assert type(envelope.replace(headers=MappingProxyType({"a": "b"})).headers) is dict
+
+
+def test_a_deep_copy_of_headers_knows_their_types() -> None:
+    for headers in (NativeHeaders({"n": "5"}, CAME), SharedNativeHeaders({"n": "5"}, CAME)):
+        again = copy.deepcopy(headers)
+        assert (again, again.native, type(again)) == (headers, CAME, type(headers))

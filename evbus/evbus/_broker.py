@@ -20,7 +20,7 @@ from evbus.errors import (
     InvalidRoutingKey,
     PayloadTooLarge,
 )
-from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders, StandingHeaders
+from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders, StandingHeaders, own_headers
 
 from ._queue import UNBOUNDED, Meta, Queue
 from ._settings import Settings
@@ -287,7 +287,7 @@ def _check_headers(headers: Any) -> dict[str, str]:
                 else f"{name!r}"
             )
             raise InvalidHeader(f"headers are a mapping of strings to strings; {wrong}")
-    return dict(headers)
+    return own_headers(headers)
 
 
 def _refuse_in_child() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from evbus.errors import DeliveryError
 from evbus.redact import problem_text
-from evbus.types import Envelope
+from evbus.types import Envelope, own_headers
 
 from ._dead import DeadStore
 from ._lane import Dead, Lane
@@ -76,7 +76,7 @@ class DeadLetters:
         # A dead letter that dies is not sent round again.
         if profile is None or self.router is None or "evbus-dead-lane" in entry.event.headers:
             return False
-        headers = entry.event.headers.copy()
+        headers = own_headers(entry.event.headers)
         headers["evbus-dead-lane"] = str(lane.key)
         headers["evbus-dead-profile"] = entry.event.profile
         headers["evbus-dead-reason"] = reason
