@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import operator
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextvars import ContextVar, copy_context
@@ -26,6 +27,9 @@ from ._served import LONGEST, Names, Reading, Served, name_in
 __all__ = ["Server", "served", "stand_by"]
 
 log = logging.getLogger("evbus.dispatch")
+
+#: By its name: a bridge counts what it has handed on, and does more than the base.
+_DROP = operator.methodcaller("drop")
 
 _REPLY_TO, _CORRELATION = "reply-to", "correlation-id"
 
@@ -177,7 +181,7 @@ class Server:
         task.add_done_callback(self._tasks.pop)
 
     def _lost(self, origin: Origin) -> None:
-        self._let_go(lambda delivery: delivery.origin is origin, Delivery.drop)
+        self._let_go(lambda delivery: delivery.origin is origin, _DROP)
 
     def _let_go(self, which: Callable[[Delivery], bool], settle: Callable[[Delivery], None]) -> None:
         """Leave those requests to their source whose handlers were not called."""

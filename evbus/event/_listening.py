@@ -33,6 +33,9 @@ __all__ = ["Dead", "Listening"]
 
 log = logging.getLogger("evbus.event")
 
+#: By its name: a bridge counts what it has handed on, and does more than the base.
+_DROP = operator.methodcaller("drop")
+
 #: Seconds that each step of an end has at the least.
 MOMENT = 0.1
 #: Seconds that the record of a dead event may take that is under way when its listener ends.
@@ -217,7 +220,7 @@ class Listening:
             )
             await asyncio.sleep(backoff(work.attempts, retry.min, retry.max))
             if work.delivery.gone:
-                self._leave(work, Delivery.drop)
+                self._leave(work, _DROP)
                 raise asyncio.CancelledError("it is delivered again, perhaps to another process")
             work.attempts += 1
             try:
@@ -300,7 +303,7 @@ class Listening:
     def lost(self, origin: Origin) -> None:
         """Drop what came over something that has ended, unless the listener was called: it comes again."""
         for work in self._take_back(lambda work: work.delivery.origin is origin):
-            self._leave(work, Delivery.drop)
+            self._leave(work, _DROP)
 
     def give_back(self, *, outside: bool = False) -> None:
         """Let what the listener was not called with go back to where it came from.

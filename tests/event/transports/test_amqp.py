@@ -10,6 +10,7 @@ import pytest
 
 from evbus.errors import ProfileError
 from tests.event.transports.behaviour import BrokerBehaviour, Inbox, looped, order
+from tests.ingress.amqp_kit import eventually
 
 
 class TestAmqp(BrokerBehaviour):
@@ -35,14 +36,19 @@ class TestAmqp(BrokerBehaviour):
         return int(self.node.depth(f"{name}::{group}").consumers)
 
     @looped
-    async def test_what_is_not_durable_is_a_dead_letter_while_nobody_listens(self) -> None:
+    async def test_what_is_not_durable_is_a_dead_letter_when_nobody_has_come_back(self) -> None:
         kind = order(self.name)
         inbox = Inbox(kind)
+        profiles = self.profiles()
+        profiles["amqp"]["default"]["queue"] = {"arguments": {"x-expires": 200}}
+        self.profiles = lambda port=0: profiles  # type: ignore[method-assign]
         async with self.process() as sender:
             async with self.process(inbox):
                 await sender.event.init.send(kind(1))
                 assert await inbox.numbers(1) == [1]
-            assert not self.node.has_queue(f"{self.name}::inbox")
+            # Asked over AMQP, the queue would be in use.
+            path = f"queues/%2F/{self.name}::inbox"
+            await eventually(lambda: not self.node.api("GET", path, missing_ok=True), "the queue is gone")
             await sender.event.init.send(kind(2))
         (record,) = self.dead()
         assert record.body["number"] == 2
