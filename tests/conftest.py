@@ -10,12 +10,14 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pop.hub
 import pytest
 
+from evbus.connection import _supervisor
 from tests.servers import _activemq, _versions
 from tests.servers._activemq import ActiveMQ
 from tests.servers._proxy import Proxy
@@ -50,6 +52,15 @@ def hub() -> Any:
     hub = pop.hub.Hub()
     hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
     return hub
+
+
+@pytest.fixture(autouse=True)
+def nobody_comes_back_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an event that reaches no queue be dead at once, and not when its queue had time to come back.
+
+    Tests of just that set the seconds themselves.
+    """
+    monkeypatch.setattr(_supervisor, "SETTLING", 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -229,6 +240,15 @@ def each_broken_rabbitmq(each_spare_rabbitmq_of_the_run: RabbitMQ) -> RabbitMQ:
 def broken_activemq(spare_activemq_of_the_run: ActiveMQ) -> ActiveMQ:
     """Return a running broker to kill and freeze; what a test does to it is mended before the next."""
     return spare_activemq_of_the_run.mend()
+
+
+@pytest.fixture(scope="session")
+def uvloop_runner() -> Callable[[], asyncio.Runner]:
+    """Return what makes a runner of uvloop's event loop, for tests of what evbus does under another loop."""
+    import uvloop
+
+    uvloop.new_event_loop().close()  # the first one opens a pipe that stays until the process ends
+    return partial(asyncio.Runner, loop_factory=uvloop.new_event_loop)
 
 
 @pytest.fixture

@@ -26,10 +26,13 @@ from ._address import Address
 from ._amqp_profile import Profile
 from ._amqp_wire import Wire
 from ._dial import dial
+from ._shared import Role
 from ._supervisor import Connection
 from ._tls import Tls, client_context, tls_reason
 
 __all__ = ["AmqpSession", "connection"]
+
+log = logging.getLogger("evbus.connection")
 
 #: Set in the tasks of connections that are evbus's own: what happens to those is told once, by evbus.
 _OURS: ContextVar[bool] = ContextVar("evbus_amqp", default=False)
@@ -85,6 +88,7 @@ class AmqpSession:
         self._link = link
         self._heartbeat = heartbeat
         self._watch = None if not heartbeat else self._later(heartbeat)
+        self._probing: asyncio.Task[None] | None = None
 
     @property
     def blocked(self) -> str:
@@ -109,6 +113,31 @@ class AmqpSession:
             return
         self._watch = self._later(self._heartbeat / 2)
 
+    def probe(self, seconds: float) -> None:
+        """Give the connection up when its heartbeats go on and it answers nothing else within ``seconds``.
+
+        For whoever waits for an answer too long. One that an alarm blocks is not read by the broker, and one
+        without heartbeats is looked after already.
+        """
+        if not self.lost.done() and not self.blocked and (self._probing is None or self._probing.done()):
+            self._probing = asyncio.ensure_future(self._probe(seconds))
+
+    async def _probe(self, seconds: float) -> None:
+        began = asyncio.get_running_loop().time()
+        opening = asyncio.ensure_future(self._new_channel())
+        try:
+            while not (await asyncio.wait({opening}, timeout=seconds))[0]:
+                if not self.blocked and self.wire.last_received > began:
+                    self.wire.end(f"the broker sends heartbeats, and answered nothing else for {seconds:g} s")
+                    self.abort()
+                    return
+            await opening.result().close()
+        except Exception as exc:
+            # The broker refuses one more channel, or the connection is lost.
+            log.debug("looking whether a connection answers failed: %s", one_line(exc))
+        finally:
+            opening.cancel()
+
     async def channel(self) -> aiormq.abc.AbstractChannel:
         """Open a channel without confirms, which aiormq would count itself.
 
@@ -116,9 +145,17 @@ class AmqpSession:
         """
         if self.lost.done():
             raise Unavailable(f"the connection is lost: {self.lost.result()}")
-        channel = await self.rpc(self._link.channel(publisher_confirms=False))
+        channel = await self.rpc(self._new_channel())
         assert isinstance(channel, aiormq.abc.AbstractChannel)
         return channel
+
+    async def _new_channel(self) -> aiormq.abc.AbstractChannel:
+        # What happens to it is told by evbus, and what aiormq logs of it is let through nowhere.
+        token = _OURS.set(True)
+        try:
+            return await self._link.channel(publisher_confirms=False)
+        finally:
+            _OURS.reset(token)
 
     async def rpc(self, call_of_aiormq: Any) -> Any:
         """Await what aiormq does on a channel, for at most ten seconds.
@@ -131,6 +168,7 @@ class AmqpSession:
         try:
             answer = await call(_coroutine(call_of_aiormq), RPC_TIMEOUT)
         except DeliveryTimeout as exc:
+            self.probe(RPC_TIMEOUT)
             raise Unavailable(f"the broker did not answer within {RPC_TIMEOUT:g} s") from exc
         except Exception as exc:
             # aiormq closes a channel whose call is cancelled, and may say that instead.
@@ -147,14 +185,19 @@ class AmqpSession:
 
     async def close(self) -> None:
         """Close the connection as the protocol wants it (section 2.2.4)."""
+        self._end_tasks()
+        await self._link.close()
+
+    def _end_tasks(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
-        await self._link.close()
+        # One that finds the connection silent ends it, and so itself.
+        if self._probing is not None and self._probing is not asyncio.current_task():
+            self._probing.cancel()
 
     def abort(self) -> None:
         """Drop it."""
-        if self._watch is not None:
-            self._watch.cancel()
+        self._end_tasks()
         self.wire.end("it was closed")
         self.wire.abort()
 
@@ -179,7 +222,9 @@ async def _coroutine(awaitable: Any) -> Any:
     return await awaitable
 
 
-def connection(profile: Profile, name: str, provider: str = "amqp") -> Connection[AmqpSession]:
+def connection(
+    profile: Profile, name: str, provider: str = "amqp", role: Role = "lanes"
+) -> Connection[AmqpSession]:
     """Return the connection of a profile, not yet open.
 
     :raises ProfileError: a file of ``tls`` is not usable.
@@ -190,7 +235,8 @@ def connection(profile: Profile, name: str, provider: str = "amqp") -> Connectio
 
     async def dial(attempt: int) -> AmqpSession:
         host, port = address.hosts[attempt % len(address.hosts)]
-        return await _dial(profile, name, address, (host, port), context)
+        shown = name if role == "lanes" else f"{name} {role}"
+        return await _dial(profile, shown, address, (host, port), context)
 
     made: Connection[AmqpSession] = Connection(
         who,

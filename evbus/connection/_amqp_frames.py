@@ -31,6 +31,7 @@ __all__ = [
     "DELIVER",
     "END",
     "HEARTBEAT",
+    "LONGEST_EXPIRATION",
     "NACK",
     "RETURN",
     "UNBLOCKED",
@@ -57,6 +58,9 @@ CHANNEL_CLOSE = (20 << 16) + 40
 QUEUE_DELETE = (50 << 16) + 40
 CANCEL, PUBLISH, RETURN, DELIVER = (60 << 16) + 30, (60 << 16) + 40, (60 << 16) + 50, (60 << 16) + 60
 ACK, REJECT, NACK = (60 << 16) + 80, (60 << 16) + 90, (60 << 16) + 120
+
+#: Milliseconds that a message may have to live at most (3,650 days): RabbitMQ refuses more.
+LONGEST_EXPIRATION = 315_360_000_000
 
 END = b"\xce"
 #: A heartbeat frame (section 4.2.7).
@@ -235,7 +239,7 @@ def encode_properties(headers: Mapping[str, str], fixed: Fixed) -> bytes:
 def _property(name: str, kind: str, value: str, native: Mapping[str, Native]) -> bytes:
     if kind == _SHORT:
         if name == "expiration":
-            _number(name, value, 2**32)
+            _number(name, value, LONGEST_EXPIRATION + 1)
         field = _native(name, value, native) if native else None
         # A property is bytes, whatever else came in a table under its name.
         if field and field[:1] in b"Sx":

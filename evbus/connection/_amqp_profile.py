@@ -173,13 +173,15 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     :ivar routing_key: a template such as ``orders.{routing_key}``; default: the event's own.
     :ivar mandatory: an event that reaches no queue comes back, and is a dead letter. False drops it silently.
     :ivar persistent: the broker keeps events on disk.
-    :ivar expiry: seconds after which the broker drops an event that nobody took.
-    :ivar priority: 0 to 255, for queues with ``x-max-priority``.
+    :ivar expiry: seconds after which the broker drops an event that nobody took, at most 315360000; a stream
+        keeps its own time (``x-max-age``).
+    :ivar priority: 0 to 255, for queues with ``x-max-priority``, and quorum queues of RabbitMQ 4 without it.
     :ivar headers: added to every event that has none of that name.
     :ivar refused: what a ``basic.nack`` of the broker means (a full queue that rejects, a queue that failed):
         ``retry``, as often as ``delivery.retry`` says, or ``reject``, a dead letter at once.
     :ivar confirm_timeout: seconds without any confirm after which the events in flight are sent again once
-        the connection is restored. (``timeout`` in profiles of evbus-pika.)
+        the connection is restored; and it is given up when it then answers nothing for as long again, though
+        its heartbeats go on. (``timeout`` in profiles of evbus-pika.)
 
     Receiving:
 
@@ -233,8 +235,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     def _check_numbers(self) -> None:
         if self.priority is not None and not 0 <= self.priority <= 255:
             raise ValueError("priority is a number from 0 to 255")
-        if self.expiry is not None and not 0 <= self.expiry <= 4_294_967:
-            raise ValueError("expiry is a number of seconds from 0 to 4294967")
+        if self.expiry is not None and not 0 <= self.expiry <= 315_360_000:
+            raise ValueError("expiry is a number of seconds from 0 to 315360000 (3,650 days)")
         if self.prefetch is not None and not 1 <= self.prefetch <= 65535:
             raise ValueError("prefetch is a number from 1 to 65535")
         for name in ("connect_timeout", "confirm_timeout", "timeout"):

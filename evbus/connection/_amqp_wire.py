@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from . import _amqp_frames as frames
 
@@ -67,8 +67,8 @@ class Wire(asyncio.StreamReaderProtocol):
         self._fed = loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # Another event loop's transport is like asyncio's, and no subclass of it.
+        self.transport = cast("asyncio.Transport", transport)
         self.connections_made += 1
         super().connection_made(transport)
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from evbus._names import unique
 
-from ._supervisor import Connection
+from ._supervisor import Connection, Consumers
 
-__all__ = ["Key", "Shared", "key_of"]
+__all__ = ["Key", "Role", "Shared", "key_of"]
+
+#: Who uses a connection. A broker under an alarm stops to read those that publish: what consumers acknowledge
+#: would not be seen on them.
+Role = Literal["lanes", "consumers"]
 
 
 class Key(NamedTuple):
@@ -24,12 +28,13 @@ class Key(NamedTuple):
     profile: str
     settings: bytes
     loop: Hashable
+    role: Role = "lanes"
 
 
-def key_of(transport: str, provider: str, profile: str, settings: Any) -> Key:
+def key_of(transport: str, provider: str, profile: str, settings: Any, role: Role = "lanes") -> Key:
     """Return the key of a profile's connection in the running loop."""
     digest = hashlib.sha256(msgspec.json.encode(settings)).digest()
-    return Key(transport, provider, profile, digest, id(asyncio.get_running_loop()))
+    return Key(transport, provider, profile, digest, id(asyncio.get_running_loop()), role)
 
 
 class _Entry:
@@ -53,6 +58,7 @@ class Shared:
         entry = self._entries.get(key)
         if entry is None:
             connection = make()
+            connection.join(self._consumers_of(key), "" if key.role == "lanes" else key.role)
             entry = self._entries[key] = _Entry(connection, asyncio.ensure_future(connection.open()))
         entry.users += 1
         try:
@@ -61,6 +67,13 @@ class Shared:
             await self._leave(key, entry)
             raise
         return entry.connection
+
+    def _consumers_of(self, key: Key) -> Consumers:
+        """Return the consumers of a profile, which its connections share."""
+        for other, entry in self._entries.items():
+            if other._replace(role=key.role) == key:
+                return entry.connection.consumers
+        return Consumers()
 
     async def close(self, connection: Connection[Any]) -> None:
         """Give up the use of a connection; the last user closes it."""
@@ -83,8 +96,13 @@ class Shared:
         await entry.connection.close()
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
-        """Return the state of every connection under ``provider.profile``; a second one ends in ``#2``."""
+        """Return the state of every connection, of which a profile has two.
+
+        That of its lanes is under ``provider.profile``, that of its consumers under
+        ``provider.profile.consumers``; another one of the same name ends in ``#2``.
+        """
         found: dict[str, dict[str, Any]] = {}
         for key, entry in list(self._entries.items()):
-            found[unique(f"{key.provider}.{key.profile}", found)] = entry.connection.snapshot()
+            name = f"{key.provider}.{key.profile}" + ("" if key.role == "lanes" else f".{key.role}")
+            found[unique(name, found)] = entry.connection.snapshot()
         return found

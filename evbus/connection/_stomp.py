@@ -16,6 +16,7 @@ from evbus.redact import one_line, secrets_of
 from . import _stomp_library
 from ._address import Address
 from ._dial import dial
+from ._shared import Role
 from ._stomp_frame import Frame, escape
 from ._stomp_profile import Profile
 from ._stomp_session import Broker, StompSession, error_text
@@ -29,11 +30,16 @@ StompConnection = Connection[StompSession]
 NO_TLS = "it may speak no TLS on this port: leave out tls, or name its TLS port"
 
 
-def connection(profile: Profile, name: str, provider: str = "stomp") -> StompConnection:
+def connection(
+    profile: Profile, name: str, provider: str = "stomp", role: Role = "consumers"
+) -> StompConnection:
     """Return the connection of a profile, not yet open.
 
     :raises ProfileError: a file of ``tls`` is not usable.
     """
+    if role == "lanes":
+        # It names who subscribes, and ActiveMQ takes one connection of each name.
+        profile = msgspec.structs.replace(profile, client_id=None)
     address = profile.address()
     context = client_context(address.tls) if address.tls is not None else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
@@ -15,7 +16,7 @@ from evbus._call import call
 from evbus.errors import ConnectFailed, Unavailable
 from evbus.redact import one_line, redact
 
-__all__ = ["Connection", "Session", "State"]
+__all__ = ["Connection", "Consumers", "Session", "State"]
 
 log = logging.getLogger("evbus.connection")
 
@@ -23,6 +24,9 @@ log = logging.getLogger("evbus.connection")
 CLOSE_TIMEOUT = 3.0
 #: Seconds that a connection has to live for the next attempt to come without a pause.
 SHORT_LIFE = 1.0
+#: Seconds after a connection, or a consumer, is there again in which others may still be coming back: lanes
+#: wait for the consumers of their own profile, and an event that reaches no queue is tried again.
+SETTLING = 5.0
 
 
 class State(Enum):
@@ -55,6 +59,46 @@ class Session(Protocol):
         """End it without a word."""
 
 
+class Consumers:
+    """The consumers of one profile in this process, as far as they have to be restored.
+
+    Lanes of the profile wait for them, as their queues may have gone with the connection.
+    """
+
+    def __init__(self) -> None:
+        self.connections: set[Connection[Any]] = set()
+        self.changed = -math.inf
+        self._away: dict[object, float] = {}
+
+    def __bool__(self) -> bool:
+        """Return whether somebody is away."""
+        return bool(self._away)
+
+    def gone(self, consumer: object) -> None:
+        """Note that a consumer is not there (yet, or any more) and is about to be."""
+        self._away.setdefault(consumer, self._now())
+
+    def back(self, consumer: object) -> None:
+        """Note that a consumer is there."""
+        self._now()
+        self.closed(consumer)
+
+    def closed(self, consumer: object) -> None:
+        """Forget a consumer."""
+        if self._away.pop(consumer, None) is not None:
+            for connection in self.connections:
+                connection.tell()
+
+    def _now(self) -> float:
+        self.changed = asyncio.get_running_loop().time()
+        return self.changed
+
+    def missing(self, since: float) -> float:
+        """Return for how many seconds to wait for them on a connection that is up ``since``."""
+        now = asyncio.get_running_loop().time()
+        return max((max(since, gone) + SETTLING - now for gone in self._away.values()), default=0.0)
+
+
 S = TypeVar("S", bound=Session)
 
 
@@ -80,6 +124,7 @@ class Connection(Generic[S]):
         secrets: frozenset[str] = frozenset(),
     ) -> None:
         self.name = name
+        self.consumers = Consumers()
         self.state = State.CLOSED
         self.session: S | None = None
         self.last_error = ""
@@ -90,6 +135,8 @@ class Connection(Generic[S]):
         self._wait = wait
         self._attempts = attempts
         self._since = time.time()
+        self._up = -math.inf
+        self._logged_as = name
         self._task: asyncio.Task[None] | None = None
         self._changed: asyncio.Future[None] | None = None
 
@@ -105,6 +152,13 @@ class Connection(Generic[S]):
             "blocked": self.session.blocked if self.session is not None else "",
             "last_error": self.last_error,
         }
+
+    def join(self, consumers: Consumers, role: str = "") -> None:
+        """Belong to a profile with these consumers; ``role`` says in the log whose connection it is."""
+        self.consumers = consumers
+        consumers.connections.add(self)
+        if role:
+            self._logged_as = f"{self.name} ({role})"
 
     async def open(self) -> None:
         """Connect, and stay connected until :meth:`close`.
@@ -128,6 +182,7 @@ class Connection(Generic[S]):
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait({task})
+        self.consumers.connections.discard(self)
         self._become(State.CLOSED)
 
     def up(self) -> S:
@@ -152,11 +207,27 @@ class Connection(Generic[S]):
 
         The waiting ends as well when the connection is closed.
         """
-        if self._takes() or self.state is State.CLOSED:
+        if self._takes():
+            return self._consumers_away() if self.consumers else None
+        if self.state is State.CLOSED:
             return None
         blocked = self.session.blocked if self.session is not None else ""
         why = f"{self.name}: the broker blocks publishers: {blocked}" if blocked else str(self.unavailable())
         return one_line(why), self._until_ready()
+
+    def _consumers_away(self) -> tuple[str, Awaitable[None]] | None:
+        left = self.consumers.missing(self._up)
+        if left <= 0:
+            return None
+        return f"{self.name}: its consumers are not there yet", self._change_within(left)
+
+    async def _change_within(self, seconds: float) -> None:
+        await asyncio.wait({self._change()}, timeout=seconds)
+
+    @property
+    def settling(self) -> bool:
+        """Whether queues may still be coming back, as the connection or consumers were away just now."""
+        return asyncio.get_running_loop().time() < max(self._up, self.consumers.changed) + SETTLING
 
     def _takes(self) -> bool:
         return self.session is not None and not self.session.blocked
@@ -167,11 +238,15 @@ class Connection(Generic[S]):
 
     async def changed(self) -> None:
         """Return after the next change of the state, or of whether the session is blocked."""
+        await asyncio.shield(self._change())
+
+    def _change(self) -> asyncio.Future[None]:
         if self._changed is None:
             self._changed = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._changed)
+        return self._changed
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Wake whoever waits for a change."""
         changed, self._changed = self._changed, None
         if changed is not None and not changed.done():
             changed.set_result(None)
@@ -180,7 +255,7 @@ class Connection(Generic[S]):
         if state is not self.state:
             self.state = state
             self._since = time.time()
-            self._tell()
+            self.tell()
 
     async def _run(self, first: asyncio.Future[Exception | None]) -> None:
         failures = attempts = short_lives = 0
@@ -200,7 +275,7 @@ class Connection(Generic[S]):
                 await asyncio.sleep(backoff(failures // self._attempts, *self._pause))
                 continue
             if self.connects:
-                log.info("%s: connected again", self.name)
+                log.info("%s: connected again", self._logged_as)
             self.connects += 1
             began = asyncio.get_running_loop().time()
             await self._live(session, first)
@@ -216,7 +291,7 @@ class Connection(Generic[S]):
         self.last_error = self.clean(problem)
         self._become(State.DOWN)
         if failures == 1 and (self.connects or self._wait):
-            log.warning("%s: cannot connect, and tries again for ever: %s", self.name, self.last_error)
+            log.warning("%s: cannot connect, and tries again for ever: %s", self._logged_as, self.last_error)
         if log.isEnabledFor(logging.DEBUG):
             # As text: what a client library puts into its errors may be secret.
             trace = "".join(traceback.format_exception(None, problem, problem.__traceback__))
@@ -228,7 +303,8 @@ class Connection(Generic[S]):
 
     async def _live(self, session: S, first: asyncio.Future[Exception | None]) -> None:
         self.session = session
-        session.watch(self._tell)
+        session.watch(self.tell)
+        self._up = asyncio.get_running_loop().time()
         self._become(State.UP)
         if not first.done():
             first.set_result(None)
@@ -241,7 +317,7 @@ class Connection(Generic[S]):
             raise
         self.session = None
         self._become(State.DOWN)
-        log.warning("%s: the connection is lost: %s", self.name, self.last_error)
+        log.warning("%s: the connection is lost: %s", self._logged_as, self.last_error)
         await self._end(session)
 
     async def _end(self, session: S) -> None:

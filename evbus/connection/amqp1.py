@@ -6,8 +6,8 @@ The keys of a profile are documented at :class:`evbus.connection._amqp1_profile.
 __func_alias__ = {"open_": "open", "close_": "close"}
 
 
-async def open_(hub, ctx):
-    """Return the connection of the profile, opened and shared by all who use the profile.
+async def open_(hub, ctx, role="lanes"):
+    """Return the connection of the profile for its ``lanes`` or its ``consumers``, opened and shared by them.
 
     :raises MissingExtra: python-qpid-proton is not installed.
     :raises ConnectFailed: the first attempt failed, and the profile does not say ``first_connect: wait``.
@@ -17,7 +17,7 @@ async def open_(hub, ctx):
     from evbus.connection import _amqp1
 
     return await hub.connection.init.share(
-        "amqp1", ctx, lambda: _amqp1.connection(ctx.profile, ctx.name, ctx.provider)
+        "amqp1", ctx, lambda: _amqp1.connection(ctx.profile, ctx.name, ctx.provider), role
     )
 
 

@@ -1,4 +1,4 @@
-"""Which connections are open; one for each transport and profile, for all who use it."""
+"""Which connections are open: for each transport and profile one for its lanes and one for its consumers."""
 
 from evbus.connection import _shared
 
@@ -9,12 +9,15 @@ def __init__(hub):
         hub.connection.SHARED = _shared.Shared()
 
 
-async def share(hub, transport, ctx, make):
+async def share(hub, transport, ctx, make, role="lanes"):
     """Return the open connection of a profile, made by ``make()`` when nobody uses it yet.
+
+    ``role`` is ``lanes`` or ``consumers``: they have a connection each, as a broker under an alarm stops to
+    read the one that publishes.
 
     :raises ConnectFailed: the first attempt failed, and the profile does not say ``first_connect: wait``.
     """
-    key = _shared.key_of(transport, ctx.provider, ctx.name, ctx.profile)
+    key = _shared.key_of(transport, ctx.provider, ctx.name, ctx.profile, role)
     return await hub.connection.SHARED.open(key, make)
 
 

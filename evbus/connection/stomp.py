@@ -6,8 +6,8 @@ The keys of a profile are documented at :class:`evbus.connection._stomp_profile.
 __func_alias__ = {"open_": "open", "close_": "close"}
 
 
-async def open_(hub, ctx):
-    """Return the connection of the profile, opened and shared by all who use the profile.
+async def open_(hub, ctx, role="lanes"):
+    """Return the connection of the profile for its ``lanes`` or its ``consumers``, opened and shared by them.
 
     :raises ConnectFailed: the first attempt failed, and the profile does not say ``first_connect: wait``.
     :raises ProfileError: a file of ``tls`` is not usable.
@@ -16,7 +16,7 @@ async def open_(hub, ctx):
     from evbus.connection import _stomp
 
     return await hub.connection.init.share(
-        "stomp", ctx, lambda: _stomp.connection(ctx.profile, ctx.name, ctx.provider)
+        "stomp", ctx, lambda: _stomp.connection(ctx.profile, ctx.name, ctx.provider, role), role
     )
 
 

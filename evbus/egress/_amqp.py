@@ -132,21 +132,28 @@ class Consumer:
         :raises ConnectFailed: the queue cannot be consumed from at first, and the profile does not say
             ``first_connect: wait``.
         """
-        while True:
-            session, intake, link = await self._subscribed()
-            try:
-                while not intake.ended:
-                    while intake.waiting:
-                        yield intake.waiting.popleft()
-                    await intake.arrival()
-            finally:
-                intake.leave(delete=self._name if self._source.own else "")
-                await self._leave(session, intake, link)
-            if intake.paused:
-                return
-            log.warning(
-                "%s: consuming from %r is interrupted: %s", self.connection.name, self._name, intake.ended
-            )
+        consumers = self.connection.consumers
+        consumers.gone(self)
+        try:
+            while True:
+                session, intake, link = await self._subscribed()
+                consumers.back(self)
+                intake.watch(lambda _: consumers.gone(self))
+                try:
+                    while not intake.ended:
+                        while intake.waiting:
+                            yield intake.waiting.popleft()
+                        await intake.arrival()
+                finally:
+                    intake.leave(delete=self._name if self._source.own else "")
+                    await self._leave(session, intake, link)
+                if intake.paused:
+                    return
+                log.warning(
+                    "%s: consuming from %r is interrupted: %s", self.connection.name, self._name, intake.ended
+                )
+        finally:
+            consumers.closed(self)
 
     @property
     def _name(self) -> str:

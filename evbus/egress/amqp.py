@@ -24,7 +24,7 @@ async def consume(hub, ctx, subscription):
     """
     from evbus.egress import _amqp
 
-    connection = await hub.connection.amqp.open(ctx)
+    connection = await hub.connection.amqp.open(ctx, "consumers")
     try:
         consumer = _amqp.Consumer(connection, ctx.profile, ctx.name, subscription)
         async with contextlib.aclosing(consumer.deliveries()) as deliveries:

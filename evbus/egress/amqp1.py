@@ -22,7 +22,7 @@ async def consume(hub, ctx, subscription):
         broker refuses the link.
     :raises ProfileError: the address cannot give what the subscription wants.
     """
-    connection = await hub.connection.amqp1.open(ctx)
+    connection = await hub.connection.amqp1.open(ctx, "consumers")
     try:
         from evbus.egress import _amqp1
 

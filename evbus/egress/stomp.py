@@ -23,7 +23,7 @@ async def consume(hub, ctx, subscription):
     """
     from evbus.egress import _stomp
 
-    connection = await hub.connection.stomp.open(ctx)
+    connection = await hub.connection.stomp.open(ctx, "consumers")
     try:
         consumer = _stomp.Consumer(connection, ctx.profile, ctx.name, subscription)
         async with aclosing(consumer.deliveries()) as deliveries:

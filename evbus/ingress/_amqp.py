@@ -11,6 +11,7 @@ from typing import NamedTuple
 import aiormq.abc
 
 from evbus.connection import _amqp_frames as frames
+from evbus.connection import _supervisor
 from evbus.connection._amqp import AmqpSession
 from evbus.connection._amqp_profile import Profile
 from evbus.connection._amqp_topology import declared
@@ -99,6 +100,8 @@ class Publisher:
         self._suspects: set[str] = set()
         # The bytes of a body that the broker takes at most, once it has said so.
         self._largest: int | None = None
+        # When an event of a routing key came back for the first time, while queues may be about to come back.
+        self._first_back: dict[str, float] = {}
         self._declarations = 0
         self._calls = 0
         self._under_way: set[int] = set()
@@ -152,8 +155,8 @@ class Publisher:
         finally:
             self._under_way.discard(call)
             self._unwritten.discard(call)
-        if self._declares:
-            self._suspect(events, outcomes, sure=declarations == self._declarations)
+        if outcomes.count(None) < len(outcomes) or self._nowhere or self._first_back:
+            self._look_at(events, outcomes, sure=declarations == self._declarations)
         return outcomes
 
     async def _publish(self, events: list[Envelope], call: int) -> list[Outcome]:
@@ -167,17 +170,18 @@ class Publisher:
         batch, outcomes = self._write(channel, events)
         try:
             if batch.left and not await channel.confirms.answered(batch, self._patience):
-                raise self._no_answer(channel.session.blocked)
+                raise self._no_answer(channel.session)
         except (asyncio.CancelledError, Unavailable):
             self._remember(_flights(batch, events, outcomes))
             raise
         return batch.outcomes if outcomes is None else _merged(outcomes, batch)
 
-    def _suspect(self, events: list[Envelope], outcomes: list[Outcome], *, sure: bool) -> None:
-        """Let what came back be published again, as somebody may have deleted the profile's queue.
+    def _look_at(self, events: list[Envelope], outcomes: list[Outcome], *, sure: bool) -> None:
+        """Let what came back be published again, if its queue may only be missing for the moment.
 
-        The queue is declared again when the lane does that, and not before: then nothing is under way that
-        would come to the new queue before what came back.
+        Somebody may have deleted the profile's queue. It is declared again when the lane does that, and not
+        before: then nothing is under way that would come to the new queue before what came back. And shortly
+        after a connection was restored those of other consumers may still be about to come back.
 
         :param sure: the queue was not declared meanwhile, so that a key known to lead nowhere does so still.
         """
@@ -185,9 +189,23 @@ class Publisher:
             key = event.routing_key
             if outcome is None:
                 self._nowhere.discard(key)
-            elif type(outcome) is _Unroutable and not (sure and key in self._nowhere):
+                self._first_back.pop(key, None)
+            elif type(outcome) is not _Unroutable:
+                continue
+            elif self._declares and not (sure and key in self._nowhere):
                 self._suspects.add(key)
                 outcomes[index] = Unavailable(f"{outcome}; the queue may have been deleted")
+            elif self._may_come_back(key):
+                outcomes[index] = Unavailable(f"{outcome}; the queue may be about to come back")
+
+    def _may_come_back(self, key: str) -> bool:
+        """Return whether the queues of a key may still be on their way, but for each key only for a while."""
+        now = asyncio.get_running_loop().time()
+        first = self._first_back.setdefault(key, now)
+        if self.connection.settling and now - first < _supervisor.SETTLING:
+            return True
+        del self._first_back[key]
+        return False
 
     async def _declare_again(self) -> None:
         async with self._opening:
@@ -223,6 +241,7 @@ class Publisher:
             self._unknown.clear()
             self._nowhere.clear()
             self._suspects.clear()
+            self._first_back.clear()
             session = self.connection.up()
             if channel is None or channel.session is not session:
                 self._largest = None
@@ -317,11 +336,14 @@ class Publisher:
         progress = -1
         while batch.left:
             if progress == channel.confirms.progress:
-                raise self._no_answer(channel.session.blocked)
+                raise self._no_answer(channel.session)
             progress = channel.confirms.progress
             await asyncio.wait({batch.done}, timeout=self._patience)
 
-    def _no_answer(self, blocked: str) -> Unavailable:
+    def _no_answer(self, session: AmqpSession) -> Unavailable:
+        # The broker may have no quorum for its queue; then it answers other things.
+        session.probe(self._patience)
+        blocked = session.blocked
         why = f"it blocks publishers: {one_line(blocked)}" if blocked else "it may be overloaded or frozen"
         return Unavailable(
             f"{self._name}: the broker has confirmed nothing for {self._patience:g} s (confirm_timeout); "

@@ -30,8 +30,6 @@ from ._amqp_waiting import Waiting
 __all__ = ["Correspondent", "Requester"]
 
 _REPLY_TO = "amq.rabbitmq.reply-to"
-#: Milliseconds that a message may have to live at most; one that may live longer never expires.
-_LONGEST = 2**32 - 1
 
 
 class _Channel(NamedTuple):
@@ -113,7 +111,7 @@ class Requester:
         if self._profile.expiry is not None:
             left = min(left, self._profile.expiry)
         milliseconds = max(1, left * 1000)
-        if milliseconds <= _LONGEST:
+        if milliseconds <= frames.LONGEST_EXPIRATION:  # one that may live longer never expires
             headers["expiration"] = str(round(milliseconds))
         properties = properties_for(headers, self._profile, self._fixed, frame_max)
         method = frames.publish_method(number, self._exchange, event.routing_key, mandatory=True)

@@ -131,7 +131,7 @@ def test_an_address_shows_no_password() -> None:
         ({"reconnect": {"min": 0}}, "min and max are seconds with 0 < min <= max"),
         ({"first_connect": "perhaps"}, "Invalid enum value 'perhaps'"),
         ({"priority": 256}, "priority is a number from 0 to 255"),
-        ({"expiry": -1}, "expiry is a number of seconds from 0 to 4294967"),
+        ({"expiry": -1}, "expiry is a number of seconds from 0 to 315360000"),
         ({"prefetch": 0}, "prefetch is a number from 1 to 65535"),
         ({"connect_timeout": 0}, "connect_timeout is a number of seconds above 0"),
         ({"confirm_timeout": float("inf")}, "confirm_timeout is a number of seconds above 0"),

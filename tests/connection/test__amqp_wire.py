@@ -298,3 +298,71 @@ def test_what_is_written_after_the_end_goes_nowhere() -> None:
         assert far.written == b"one"
 
     run(main())
+
+
+# What is written to a connection that is about to end, and why it ended
+
+
+class Closing(Far):
+    """A transport that is being closed, or, as aiormq does first, told that nothing more comes."""
+
+    def __init__(self, *, said: bool) -> None:
+        super().__init__()
+        self.said = said
+
+    def is_closing(self) -> bool:
+        return not self.said
+
+    def write(self, data: Any) -> None:
+        raise RuntimeError("Cannot call write() after write_eof()")
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_what_is_written_while_the_transport_closes_is_lost_and_the_sinks_are_told(said: bool) -> None:
+    async def main() -> None:
+        wire, sink = Wire(asyncio.get_running_loop()), Sink()
+        wire.connection_made(Closing(said=said))
+        wire.attach(MINE, sink)
+        wire.write(b"frame")
+        wire.write(b"frame")
+        assert sink.reasons == ["it is being closed"]
+        assert not wire.broke
+
+    run(main())
+
+
+def closing(code: int) -> bytes:
+    return frame.marshal(commands.Connection.Close(code, "why", 0, 0), 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "broke"),
+    [(b"", True), (closing(501), True), (closing(320), False)],
+    ids=["nothing", "501", "320"],
+)
+@pytest.mark.parametrize("noticed", ["by the end", "by a write"])
+def test_a_connection_broke_unless_the_broker_had_a_cause_of_its_own(
+    said: bytes, broke: bool, noticed: str
+) -> None:
+    async def main() -> None:
+        wire, far = new()
+        if said:
+            wire.data_received(said)
+        if noticed == "by a write" and said:
+            far.aborted = True
+            wire.write(b"frame")
+            assert wire.lost.done()
+        wire.connection_lost(ConnectionResetError())
+        assert wire.broke is broke
+
+    run(main())
+
+
+def test_a_connection_that_is_given_up_did_not_break() -> None:
+    async def main() -> None:
+        wire, _ = new()
+        wire.end("nothing came for 40 s")
+        wire.connection_lost(None)
+        assert not wire.broke
+
+    run(main())

@@ -191,3 +191,26 @@ def test_other_settings_provider_or_transport_mean_another_connection_and_the_ke
         assert "hunter" not in repr(keys)
 
     run(main())
+
+
+def test_lanes_and_consumers_of_a_profile_have_a_connection_each_and_know_of_each_other(caplog: Any) -> None:
+    caplog.set_level("WARNING", "evbus.connection")
+
+    async def main() -> None:
+        shared, made = Shared(), []
+        make = maker(transport := Transport(), made)
+        receiving = key()._replace(role="consumers")
+        lanes, consumers = await shared.open(key(), make), await shared.open(receiving, make)
+        other = await shared.open(key("bills"), make)
+        assert lanes is not consumers
+        assert lanes.consumers is consumers.consumers is not other.consumers
+        assert sorted(shared.snapshot()) == ["amqp.bills", "amqp.orders", "amqp.orders.consumers"]
+        transport.sessions[1].lost.set_result("reset")
+        while consumers.connects < 2:
+            await consumers.changed()
+        for user in (lanes, consumers, other):
+            await shared.close(user)
+        assert not lanes.consumers.connections
+
+    run(main())
+    assert "amqp profile 'orders' (consumers): the connection is lost: reset" in caplog.text

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
+import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from evbus.connection import _supervisor
-from evbus.connection._supervisor import Connection, State
+from evbus.connection._supervisor import Connection, Consumers, State
 from evbus.errors import ConnectFailed, Unavailable
 
 WAIT = 20.0
@@ -606,3 +607,75 @@ def test_secrets_are_in_no_error_log_or_snapshot(caplog: pytest.LogCaptureFixtur
     assert "login guest:***\\nfailed" in said[0]
     assert "amqp://guest:***@host is gone" in said[1]
     assert [text for text in said if SECRET in text] == []
+
+
+# Consumers of the profile
+
+
+def test_lanes_wait_for_the_consumers_of_their_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_supervisor, "SETTLING", WAIT)
+
+    async def main() -> None:
+        made = connection(Transport())
+        await made.open()
+        made.join(Consumers())
+        assert made.ready() is None
+        made.consumers.gone("one")
+        made.consumers.gone("two")
+        found = made.ready()
+        assert found is not None
+        assert found[0] == "amqp profile 'orders': its consumers are not there yet"
+        waiting = asyncio.ensure_future(found[1])
+        await turns(3)
+        assert not waiting.done()
+        made.consumers.back("one")
+        await waiting
+        assert made.ready() is not None  # for the other
+        made.consumers.closed("two")
+        assert made.ready() is None
+        await made.close()
+
+    run(close_coroutines(main()))
+
+
+async def close_coroutines(main: Coroutine[Any, Any, None]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # what `ready` returned is not awaited each time
+        await main
+
+
+def test_lanes_wait_only_so_long_for_consumers_that_cannot_be_restored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_supervisor, "SETTLING", 0.05)
+
+    async def main() -> None:
+        made = connection(Transport())
+        await made.open()
+        made.consumers.gone("one")
+        made.join(made.consumers)
+        while (found := made.ready()) is not None:
+            await found[1]
+        assert made.consumers
+        await made.close()
+
+    run(main())
+
+
+def test_queues_may_come_back_for_a_while_after_the_connection_and_after_consumers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        made = connection(Transport())
+        assert not made.settling
+        await made.open()
+        assert not made.settling
+        monkeypatch.setattr(_supervisor, "SETTLING", WAIT)
+        assert made.settling
+        await made.close()
+        other = connection(Transport())
+        assert not other.settling
+        other.consumers.gone("one")
+        assert other.settling
+
+    run(main())

@@ -48,6 +48,9 @@ class Line:
         self.frame_max = 4096
         self.blocked = ""
         self.broke = False
+        self.settling = False
+        self.probed: list[float] = []
+        self.server = (3, 10, 8)
         self.number = 0
         self.sink: Any = None
         self.written: list[bytes] = []
@@ -77,6 +80,9 @@ class Line:
         if what == "look" and not self.queue_is_there:
             raise ChannelNotFoundEntity("no queue")
         self.queue_is_there = self.queue_is_there or what == "declare"
+
+    def probe(self, seconds: float) -> None:
+        self.probed.append(seconds)
 
     def attach(self, channel: int, sink: Any) -> None:
         assert channel == self.number

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from evbus.connection import _amqp_frames as frames
+from evbus.connection import _supervisor
 from evbus.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -18,11 +22,13 @@ from evbus.errors import (
     Unavailable,
 )
 from evbus.ingress import amqp as plugin
+from evbus.types import Subscription
 from tests.evbus.kit import KEEPER, write
 from tests.evbus.kit import new_hub as new_bus
 from tests.ingress.amqp_kit import (
     WAIT,
     bus,
+    consuming,
     context,
     event,
     eventually,
@@ -239,6 +245,23 @@ def test_events_that_share_their_headers_and_others_are_told_apart(rabbitmq: Any
     asyncio.run(main())
 
 
+def test_a_round_trip_under_uvloop(rabbitmq: Any, unique: str, uvloop_runner: Any) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        data = {"url": url(rabbitmq), "queue": unique, "prefetch": 101}
+        async with opened(hub, **data) as ctx, consuming(hub, **data) as following:
+            events = [*numbered(unique, 100), event(unique, b"x" * 300_000)]
+            assert await publish(hub, ctx, *events) == [None] * 101
+            deliveries = [await following() for _ in range(101)]
+            assert [len(delivery.envelope.body) for delivery in deliveries[98:]] == [2, 2, 300_000]
+            for delivery in deliveries:
+                delivery.ack()
+
+    with uvloop_runner() as runner:
+        runner.run(main())
+    assert rabbitmq.queue_depth(unique) == 0
+
+
 # What is refused
 
 
@@ -397,6 +420,7 @@ def test_what_a_full_queue_refuses_is_tried_again_or_given_up(
         ("ü" * 128, {}, "the routing key has 256 bytes, more than the 255"),
         ("", {"priority": "256"}, "'priority'"),
         ("", {"expiration": "-1"}, "'expiration'"),
+        ("", {"expiration": "315360000001"}, "'expiration'"),
         ("", {"content-type": "x" * 256}, "'content-type' has 256 bytes"),
         ("", {"n" * 256: ""}, "the header name"),
         ("", {"big": "x" * 131072}, "more than the broker's frame_max of 131072"),
@@ -427,6 +451,17 @@ def test_what_amqp_cannot_carry_is_rejected_before_it_is_sent_and_the_rest_arriv
 
     asyncio.run(main())
     assert payloads(rabbitmq, unique) == ["1", "3"]
+
+
+def test_the_longest_life_that_the_broker_allows_is_allowed(each_rabbitmq: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(each_rabbitmq), queue=unique, expiry=315_360_000) as ctx:
+            longest = event(unique, b"2", {"expiration": "315360000000"})
+            assert await publish(hub, ctx, event(unique, b"1"), longest) == [None, None]
+
+    asyncio.run(main())
+    assert payloads(each_rabbitmq, unique) == ["1", "2"]
 
 
 def set_largest(node: Any, size: int) -> None:
@@ -468,7 +503,7 @@ def test_a_body_that_the_server_does_not_take_is_one_dead_letter_with_its_reason
 
 
 def test_an_exchange_deleted_under_the_lane_is_declared_again(
-    rabbitmq: Any, tmp_path: Any, unique: str
+    rabbitmq: Any, tmp_path: Any, unique: str, caplog: Any
 ) -> None:
     exchange = {"name": unique, "type": "fanout"}
 
@@ -484,6 +519,8 @@ def test_an_exchange_deleted_under_the_lane_is_declared_again(
 
     asyncio.run(main())
     rabbitmq.delete_exchange(unique)
+    # The client library has nothing to add to what evbus says of it.
+    assert [record.name for record in caplog.records if record.name.startswith("aiormq")] == []
     assert payloads(rabbitmq, unique) == ["1", "2"]
 
 
@@ -727,3 +764,166 @@ def test_a_lost_connection_leaves_no_event_without_an_outcome(rabbitmq: Any, pro
             assert await asyncio.wait_for(publish(hub, ctx, event(unique, b"2")), WAIT) == [None]
 
     asyncio.run(main())
+
+
+# Consumers of the same bus
+
+
+def test_a_broker_that_restarts_under_a_sender_and_its_transient_listener_makes_no_event_dead(
+    each_broken_rabbitmq: Any, tmp_path: Any, unique: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(_supervisor, "SETTLING", 5.0)
+    node = each_broken_rabbitmq
+    data = {"url": url(node), "exchange": {"name": unique, "type": "topic"}}
+    wanted = Subscription(name=unique, durable=False)
+
+    async def send(hub: Any) -> None:
+        while True:
+            await put(hub, "orders", unique, 1)
+            await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        async with bus(tmp_path, orders=data) as hub, consuming(hub, wanted, **data) as following:
+            sending = asyncio.ensure_future(send(hub))
+            for _ in range(20):
+                (await following()).ack()
+            await kill(node)
+            await asyncio.to_thread(node.start)
+            await put(hub, "orders", unique, "last")
+            while (delivery := await following()).envelope.body != b'"last"':
+                delivery.ack()
+            delivery.ack()
+            sending.cancel()
+            await asyncio.wait({sending})
+            assert lane(hub, "orders")["dead"] == 0
+
+    asyncio.run(main())
+
+
+def test_a_key_that_leads_nowhere_is_dead_soon_although_queues_may_be_coming_back(
+    rabbitmq: Any, tmp_path: Any, unique: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(_supervisor, "SETTLING", 0.2)
+
+    async def main() -> None:
+        data = {"url": url(rabbitmq), "exchange": "amq.topic"}
+        async with bus(tmp_path, orders=data) as hub:
+            await put(hub, "orders", f"{unique}-nowhere", 1)
+            await eventually(lambda: lane(hub, "orders")["dead"] == 1, "it is given up")
+            assert lane(hub, "orders")["retried"] > 0
+
+    asyncio.run(main())
+    (letter,) = dead_letters(tmp_path)
+    assert letter["attempts"] == 1
+    assert "leads to no queue" in letter["reason"]
+
+
+def test_what_is_acknowledged_is_seen_by_a_broker_that_blocks_publishers(
+    broken_rabbitmq: Any, tmp_path: Any, unique: str
+) -> None:
+    """Or the process that would empty the queues, and so end the alarm, could not."""
+    data = {"url": url(broken_rabbitmq), "queue": unique, "prefetch": 2}
+
+    async def main() -> None:
+        async with bus(tmp_path, orders=data) as hub:
+            await put(hub, "orders", unique, *range(100))
+            await eventually(lambda: lane(hub, "orders")["delivered"] == 100, "they are there")
+            await asyncio.to_thread(broken_rabbitmq.memory_alarm, True)
+            await put(hub, "orders", unique, "while blocked")
+            await eventually(
+                lambda: hub.evbus.stats.snapshot()["connections"]["amqp.orders"]["blocked"], "it is blocked"
+            )
+            async with consuming(hub, **data) as following:
+                for number in range(100):
+                    delivery = await following()
+                    assert delivery.envelope.body == b"%d" % number
+                    delivery.ack()
+                await asyncio.to_thread(broken_rabbitmq.memory_alarm, False)
+                assert (await following()).envelope.body == b'"while blocked"'
+
+    asyncio.run(main())
+
+
+# A connection that stands still
+
+
+class Withheld:
+    """Keeps back frames that the broker sends on the connections that there are; see `Proxy.filter`.
+
+    :param keep: says of a frame's channel and method (0 for other frames) whether it is kept back.
+    """
+
+    def __init__(self, keep: Callable[[int, int], bool]) -> None:
+        self.keep = keep
+        self.made = 0
+        self.still = 0
+
+    def stand_still(self) -> None:
+        self.still = self.made
+
+    def __call__(self) -> Callable[[bytes], bytes]:
+        self.made += 1
+        number, rest = self.made, b""
+
+        def through(data: bytes) -> bytes:
+            nonlocal rest
+            data, passed = rest + data, b""
+            while len(data) >= 8:
+                kind, channel, size = struct.unpack_from(">BHI", data)
+                whole, left = data[: size + 8], data[size + 8 :]
+                if len(whole) < size + 8:
+                    break
+                method = struct.unpack_from(">I", whole, 7)[0] if kind == 1 else 0
+                if number > self.still or not self.keep(channel, method):
+                    passed += whole
+                data = left
+            rest = data
+            return passed
+
+        return through
+
+
+def test_a_connection_that_answers_nothing_but_its_heartbeats_is_given_up_for_a_new_one(
+    rabbitmq: Any, proxy: Any, tmp_path: Any, unique: str
+) -> None:
+    way, withheld = proxy(rabbitmq.port), Withheld(lambda channel, _: channel != 0)
+    way.filter("down", withheld)
+    data = {"url": url(rabbitmq, way.port), "queue": unique, "confirm_timeout": 0.2, "heartbeat": 1}
+
+    async def main() -> None:
+        async with bus(tmp_path, orders=data) as hub:
+            await put(hub, "orders", unique, 0)
+            await eventually(lambda: lane(hub, "orders")["delivered"] == 1, "it works")
+            withheld.stand_still()
+            await put(hub, "orders", unique, *range(1, 10))
+            await eventually(lambda: lane(hub, "orders")["delivered"] == 10, "the others come by a new one")
+            assert lane(hub, "orders")["dead"] == 0
+            states = hub.evbus.stats.snapshot()["connections"]["amqp.orders"]
+            assert states["connects"] > 1
+            assert "sends heartbeats, and answered nothing else for 0.2 s" in states["last_error"]
+
+    asyncio.run(main())
+    assert set(payloads(rabbitmq, unique)) == {str(number) for number in range(10)}
+
+
+def test_a_connection_that_answers_is_kept_although_the_broker_cannot_confirm(
+    rabbitmq: Any, proxy: Any, unique: str
+) -> None:
+    """As when the queue has no quorum: over another connection the events would only be there twice."""
+    way, withheld = proxy(rabbitmq.port), Withheld(lambda _, method: method == frames.ACK)
+    way.filter("down", withheld)
+
+    async def main() -> None:
+        hub = new_hub()
+        data = {"url": url(rabbitmq, way.port), "queue": unique, "confirm_timeout": 0.2}
+        async with opened(hub, **data) as ctx:
+            assert await publish(hub, ctx, event(unique, b"0")) == [None]
+            withheld.stand_still()
+            waits = event(unique, b"1")
+            for _ in range(4):
+                with pytest.raises(Unavailable, match=r"confirmed nothing for 0\.2 s"):
+                    await publish(hub, ctx, waits)
+            assert ctx.state.connection.connects == 1
+
+    asyncio.run(main())
+    assert payloads(rabbitmq, unique) == ["0", "1"]

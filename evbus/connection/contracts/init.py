@@ -1,14 +1,14 @@
-"""The interface of a connection plugin: one live, shared, self-healing connection per profile.
+"""The interface of a connection plugin: live, shared, self-healing connections, two to a profile.
 
-``open`` returns the :class:`evbus.connection._supervisor.Connection` of a profile, the same for all lanes
-and consumers that use it, and ``close`` gives it up; the last one that does ends it. What the connection is
+``open`` returns the :class:`evbus.connection._supervisor.Connection` of a profile, the same for all lanes, or
+all consumers, that use it, and ``close`` gives it up; the last one that does ends it. What the connection is
 doing is told by ``hub.connection.init.states()`` and under ``connections`` in
 ``hub.evbus.stats.snapshot()``.
 """
 
 
-async def sig_open(hub, ctx):
-    """Return the connection of the profile ``ctx``, opened."""
+async def sig_open(hub, ctx, role="lanes"):
+    """Return the connection of the profile ``ctx``, opened; ``role`` is ``lanes`` or ``consumers``."""
 
 
 async def sig_close(hub, connection):
