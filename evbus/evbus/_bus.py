@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import time
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -39,6 +41,17 @@ HURRY_TIMEOUT = 0.2
 GLANCE = 1.0
 #: Why events are dead that were left.
 LEFT = "not delivered when the bus stopped"
+
+
+_started: weakref.WeakSet[Bus] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    for bus in list(_started):
+        bus.tell_lost()
+
+
+atexit.register(_at_exit)
 
 
 class Bus:
@@ -87,6 +100,23 @@ class Bus:
     def __repr__(self) -> str:
         return f"<Bus {self.state.value} queued={self.queue.qsize()} lanes={len(self.lanes)}>"
 
+    def __del__(self) -> None:
+        self.tell_lost()
+
+    def tell_lost(self) -> None:
+        """Say how many accepted events are lost, if the event loop was closed before the bus was stopped."""
+        if not self._taken or self._loop is None or not self._loop.is_closed():
+            return
+        self._taken = False
+        lanes = [lane.snapshot() for lane in self.lanes.values()]
+        lost = self.queue.qsize() + self._moving + sum(lane["queued"] + lane["in_flight"] for lane in lanes)
+        if lost:
+            log.error(
+                "%d accepted events are lost: the event loop was closed before the bus was stopped; await "
+                "hub.evbus.init.stop(), or use async with bus(...)",
+                lost,
+            )
+
     # Start, join
 
     def begin(self) -> None:
@@ -99,6 +129,7 @@ class Bus:
         if self._taken:
             raise EvbusError("the bus is already started; stop it first")
         self._taken = True
+        _started.add(self)
         self._failure = None
         self._patience = None
         self.hurried = False

@@ -20,6 +20,8 @@ log = logging.getLogger("evbus.ingress.internal")
 
 #: Seconds that publishing waits for room before the lane hears of it.
 PATIENCE = 10.0
+#: Seconds of these that it waits for much of it.
+HALF = 0.5
 #: Events that a listener may have in a profile without a limit, and bodies that a queue may have that nobody
 #: has asked for. Listeners that are too slow for ever hold back who sends, and do not fill memory.
 MOST = 10_000
@@ -125,24 +127,53 @@ async def put_all(queues: Queues, taps: Taps, limit: int, events: list[Envelope]
     """
     deadline = time.monotonic() + PATIENCE
     most = limit or MOST - UNSETTLED
-    for index, event in enumerate(events):
-        subscribed = taps.get(event.routing_key)
-        try:
-            if subscribed:
-                if any(len(tap) >= most for tap in subscribed):
-                    rooms = asyncio.gather(*[tap.room(most) for tap in subscribed])
-                    await asyncio.wait_for(rooms, deadline - time.monotonic())
-                for tap in list(subscribed):
-                    tap.put([event])
-            else:
-                target = queues[event.routing_key or None]
-                await _put(target, limit, event.body, deadline)
-                if not limit:
-                    queues.untold += target.trim(event.routing_key)
-        except asyncio.TimeoutError:
-            full = Unavailable(f"the internal queue {event.routing_key!r} holds {most} events, its limit")
-            return [*[None] * index, *[full] * (len(events) - index)]
+    done = 0
+    try:
+        for key, run in _runs(events):
+            for part in [run] if key in taps else [[event] for event in run]:
+                left = part
+                while left:
+                    put = await _put_some(queues, taps, limit, most, key, left, deadline)
+                    done += put
+                    left = left[put:]
+    except asyncio.TimeoutError:
+        full = Unavailable(f"the internal queue {events[done].routing_key!r} holds {most} events, its limit")
+        return [*[None] * done, *[full] * (len(events) - done)]
     return [None] * len(events)
+
+
+async def _put_some(
+    queues: Queues, taps: Taps, limit: int, most: int, key: str, events: list[Envelope], deadline: float
+) -> int:
+    """Put the first of ``events``, which have one routing key; return how many."""
+    subscribed = taps.get(key)
+    if not subscribed:
+        target = queues[key or None]
+        await _put(target, limit, events[0].body, deadline)
+        if not limit:
+            queues.untold += target.trim(key)
+        return 1
+    room = most - max(len(tap) for tap in subscribed)
+    if room <= 0:
+        await _wait_room(subscribed, most, deadline)
+        return 0
+    for tap in list(subscribed):
+        tap.put(events[:room])
+    return min(room, len(events))
+
+
+async def _wait_room(subscribed: list[Tap], most: int, deadline: float) -> None:
+    """Wait until half of the room is free, as it costs time to wait for each event, or for any room."""
+    for limit, seconds in ((max(1, most // 2), HALF), (most, PATIENCE)):
+        rooms = asyncio.gather(*[tap.room(limit) for tap in subscribed])
+        left = deadline - time.monotonic()
+        try:
+            await asyncio.wait_for(rooms, min(left, seconds))
+        except asyncio.TimeoutError:
+            if seconds == PATIENCE:
+                raise
+        else:
+            return
 
 
 async def _put(target: BodyQueue, limit: int, body: bytes, deadline: float) -> None:

@@ -8,7 +8,7 @@ import logging.handlers
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from evbus.errors import EvbusError, SettingsError, nearest
+from evbus.errors import BusForked, EvbusError, SettingsError, nearest
 
 __all__ = ["OPTIONS", "BusHandler", "Putter", "check_options"]
 
@@ -27,6 +27,7 @@ class Putter:
         self.profile = profile
         self.routing_key = routing_key
         self.lost = 0
+        self._told_forked = False
         self._put_nowait = put_nowait
 
     def put_nowait(self, record: logging.LogRecord) -> None:
@@ -34,6 +35,8 @@ class Putter:
 
         A full or stopped bus costs the event, which is counted in ``lost``: the record was already
         written to the console, and logging must never fail its caller.
+
+        :raises BusForked: this is the child of a fork, for the first time; the handler tells it.
         """
         try:
             self._put_nowait(
@@ -46,6 +49,11 @@ class Putter:
                     "timestamp": str(getattr(record, "asctime", "")).strip(),
                 },
             )
+        except BusForked:
+            self.lost += 1
+            if not self._told_forked:
+                self._told_forked = True
+                raise
         except EvbusError:
             self.lost += 1
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -558,3 +560,47 @@ def test_the_rest_of_what_getters_leave_is_delivered_when_the_bus_starts(rig: Ri
         assert (found["got"], found["routed"]) == (2, 3)
 
     asyncio.run(main())
+
+
+UNSTOPPED = """
+import asyncio
+import sys
+
+from evbus.api import bus
+
+
+async def main():
+    events = await running.__aenter__()
+    for number in range(3):
+        await events.put(routing_key="k", body=number)
+    await asyncio.sleep(0)
+
+
+running = bus({"internal": {"default": {"limit": 1}}})
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+loop.close()
+if sys.argv[1] == "collected":
+    import gc
+
+    del running
+    gc.collect()
+"""
+
+
+@pytest.mark.parametrize("when", ["at the end", "collected"])
+def test_a_loop_that_is_closed_without_a_stop_is_told_with_the_number_of_lost_events(
+    tmp_path: Path, when: str
+) -> None:
+    env = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", UNSTOPPED, when],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    said = "2 accepted events are lost: the event loop was closed before the bus was stopped; await hub."
+    assert run.stderr.count("accepted events are lost") == 1
+    assert said in run.stderr

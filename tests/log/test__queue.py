@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from typing import Any
 
 import pytest
 
-from evbus.errors import BusFull, SettingsError
+from evbus.errors import BusForked, BusFull, SettingsError
 from evbus.log._queue import BusHandler, Putter, check_options
 
 
@@ -153,3 +154,18 @@ def test_a_wrong_option_is_told(options: dict[str, Any], sentence: str) -> None:
 
 def test_both_options_are_taken() -> None:
     check_options({"profile": "p", "routing_key": "k"})
+
+
+def test_in_the_child_of_a_fork_the_handler_says_once_that_records_go_nowhere() -> None:
+    def put(**_event: Any) -> None:
+        raise BusForked
+
+    putter, handled = Putter(put), list[BaseException | None]()
+    handler = BusHandler(putter, logging.Formatter())
+    handler.handleError = lambda _record: handled.append(sys.exc_info()[1])  # type: ignore[method-assign]
+    logger = apart("app")
+    logger.addHandler(handler)
+    for _ in range(3):
+        logger.error("x")
+    assert [type(problem) for problem in handled] == [BusForked]
+    assert putter.lost == 3
