@@ -268,7 +268,8 @@ class DeadStore:
             if left:
                 self._lose(left, self.last_error or f"{self.path} is not written in time")
         if left:
-            _log.error("%d dead events are lost: %s", left, self.last_error)
+            what = "1 dead event is" if left == 1 else f"{left} dead events are"
+            _log.error("%s lost: %s", what, self.last_error)
 
     def _lose(self, count: int, why: str) -> None:
         self.lost += count

@@ -314,7 +314,7 @@ def test_without_a_home_directory_a_dead_event_is_told_to_be_lost(shell: Shell) 
     done = _homeless(shell, "put", "1", "-p", "never.yml", "--plugin-dirs", "plugins")
     assert done.returncode == 1
     assert "1 dead event is lost: cannot write ~/.local/state" in done.stderr
-    assert "kept in" not in done.stderr
+    assert "are kept in ~" not in done.stderr
     assert not (shell.folder / "~").exists()
 
 
