@@ -175,7 +175,9 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     :ivar persistent: the broker keeps events on disk.
     :ivar expiry: seconds after which the broker drops an event that nobody took, at most 315360000; a stream
         keeps its own time (``x-max-age``).
-    :ivar priority: 0 to 255, for queues with ``x-max-priority``, and quorum queues of RabbitMQ 4 without it.
+    :ivar priority: 0 to 255. Classic queues have as many as their ``x-max-priority`` says, else none. Quorum
+        queues have some without being asked: on RabbitMQ 4.0 to 4.2 two, up to 4 and from 5 on, of which two
+        come for each of the others; from 4.3 on 32 (above is 31), and an event that has none is one of 4.
     :ivar headers: added to every event that has none of that name.
     :ivar refused: what a ``basic.nack`` of the broker means (a full queue that rejects, a queue that failed):
         ``retry``, as often as ``delivery.retry`` says, or ``reject``, a dead letter at once.

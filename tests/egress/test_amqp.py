@@ -102,6 +102,21 @@ def test_an_event_comes_back_as_it_was_sent(rabbitmq: Any, unique: str) -> None:
     assert rabbitmq.queue_depth(unique) == 0
 
 
+def test_an_event_may_have_ten_years_to_live(each_rabbitmq: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        data = {"url": url(each_rabbitmq), "queue": unique, "expiry": 315_360_000}
+        async with opened(hub, **data) as ctx:
+            assert await publish(hub, ctx, event(unique)) == [None]
+        async with consuming(hub, url=url(each_rabbitmq), queue=unique) as following:
+            delivery = await following()
+            assert delivery.envelope.headers["expiration"] == "315360000000"
+            delivery.ack()
+
+    asyncio.run(main())
+    each_rabbitmq.delete_queue(unique)
+
+
 def test_what_is_acked_is_gone_and_the_rest_comes_again(each_rabbitmq: Any, unique: str) -> None:
     rabbitmq = each_rabbitmq
 
