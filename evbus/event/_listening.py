@@ -35,6 +35,8 @@ log = logging.getLogger("evbus.event")
 
 #: By its name: a bridge counts what it has handed on, and does more than the base.
 _DROP = operator.methodcaller("drop")
+#: It was begun, so it counts where the source counts: one that always ends so is given up in the end.
+_REQUEUE = operator.methodcaller("reject", requeue=True)
 
 #: Seconds that each step of an end has at the least.
 MOMENT = 0.1
@@ -263,7 +265,7 @@ class Listening:
         # One that always is would be handled again and again without a pause. What is not settled by the end
         # goes back as well.
         pause = backoff(count, retry.min, retry.max)
-        asyncio.get_running_loop().call_later(pause, self._leave, work, Delivery.give_back)
+        asyncio.get_running_loop().call_later(pause, self._leave, work, _REQUEUE)
         return True
 
     def _leave(self, work: _Work, settle: Callable[[Delivery], None]) -> None:

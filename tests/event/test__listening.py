@@ -443,7 +443,7 @@ def test_what_its_worker_is_cancelled_in_comes_again_and_the_listener_goes_on(
         async with at_work(on, graves) as listening:
             give(listening, source, "bad", "good", "bad", "good")
             told = await source.settled(4)
-            assert sorted(told, key=str) == [("bad", None, True)] * 2 + [("good", True, False)] * 2
+            assert sorted(told, key=str) == [("bad", False, True)] * 2 + [("good", True, False)] * 2
             found = listening.snapshot()
             assert (found["cancelled"], found["accepted"], found["in_flight"]) == (2, 2, 0)
             # In this process there is nobody else who would end that.
