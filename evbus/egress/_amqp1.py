@@ -66,31 +66,37 @@ class Consumer:
         :raises ProfileError: see :func:`evbus.connection._amqp1_address.source`.
         """
         failures = 0
-        while True:
-            session = await self._session()
-            if session is None:
-                return
-            link, origin = self._attach(session)
-            try:
-                refusal = await self._attached(session, link)
-                began = asyncio.get_running_loop().time()
-                while refusal is None and await self._next(link):
-                    failures = 0
-                    yield self._delivery(link, origin, *self._messages.popleft())
-                if self._paused:
+        consumers = self._connection.consumers
+        consumers.gone(self)
+        try:
+            while True:
+                session = await self._session()
+                if session is None:
                     return
-                if refusal is None:
-                    self._broken(link, began)
-                refusal = refusal or self._ended(session, link)
-            finally:
-                self._messages.clear()
-                session.detach(link)
-            if refusal is not None:
-                failures += 1
-                self._refused(refusal, failures)
-                await asyncio.sleep(
-                    backoff(failures, self._profile.reconnect.min, self._profile.reconnect.max)
-                )
+                link, origin = self._attach(session)
+                origin.watch(lambda _: consumers.gone(self))
+                try:
+                    refusal = await self._attached(session, link)
+                    began = asyncio.get_running_loop().time()
+                    while refusal is None and await self._next(link):
+                        failures = 0
+                        yield self._delivery(link, origin, *self._messages.popleft())
+                    if self._paused:
+                        return
+                    if refusal is None:
+                        self._broken(link, began)
+                    refusal = refusal or self._ended(session, link)
+                finally:
+                    self._messages.clear()
+                    session.detach(link)
+                if refusal is not None:
+                    failures += 1
+                    self._refused(refusal, failures)
+                    await asyncio.sleep(
+                        backoff(failures, self._profile.reconnect.min, self._profile.reconnect.max)
+                    )
+        finally:
+            consumers.closed(self)
 
     async def _session(self) -> Amqp1Session | None:
         """Return the session when there is one, None when the connection was closed."""
@@ -142,6 +148,7 @@ class Consumer:
                     self._source.address,
                 )
             self._subscribed = True
+            self._connection.consumers.back(self)
             self._wanted.ready()
             return None
         return self._refusal(name, text) if not session.lost.done() else None

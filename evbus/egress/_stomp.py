@@ -229,42 +229,48 @@ class Consumer:
         :raises ProfileError: see :func:`plan`.
         """
         failures = 0
-        while True:
-            session = await self._session()
-            if session is None:
-                return
-            name = f"evbus-{session.next_number}"
-            origin = _Origin(self._pause)
-            lost = partial(_lost, origin)
-            session.lost.add_done_callback(lost)
-            own = ""
-            try:
-                found = self._plan(session)
-                refusal = await self._subscribe(session, name, found)
-                own = found.own
-                began = asyncio.get_running_loop().time()
-                self._settled = False
-                while refusal is None and await self._next(session):
-                    failures = 0
-                    yield self._delivery(session, origin, self._messages.popleft())
-                if self._paused:
+        consumers = self._connection.consumers
+        consumers.gone(self)
+        try:
+            while True:
+                session = await self._session()
+                if session is None:
                     return
-                own = ""  # It is kept for the next session.
-                if refusal is None:
-                    lived = asyncio.get_running_loop().time() - began
-                    if self._breaks.count(settled=self._settled, lived=lived):
-                        log.warning(BREAKS, self._connection.name, found.destination)
-            finally:
-                self._messages.clear()
-                self._unsettled.clear()
-                session.lost.remove_done_callback(lost)
-                # RabbitMQ takes an ACK for a subscription that ended for an error, which ends the connection.
-                origin.end("the subscription was ended")
-                await session.unsubscribe(name, delete=own)
-            if refusal is not None and not self._takes_as_it_is(found, refusal):
-                failures += 1
-                self._refused(refusal, failures)
-                await asyncio.sleep(backoff(failures, *self._pauses()))
+                name = f"evbus-{session.next_number}"
+                origin = _Origin(self._pause)
+                origin.watch(lambda _: consumers.gone(self))
+                lost = partial(_lost, origin)
+                session.lost.add_done_callback(lost)
+                own = ""
+                try:
+                    found = self._plan(session)
+                    refusal = await self._subscribe(session, name, found)
+                    own = found.own
+                    began = asyncio.get_running_loop().time()
+                    self._settled = False
+                    while refusal is None and await self._next(session):
+                        failures = 0
+                        yield self._delivery(session, origin, self._messages.popleft())
+                    if self._paused:
+                        return
+                    own = ""  # It is kept for the next session.
+                    if refusal is None:
+                        lived = asyncio.get_running_loop().time() - began
+                        if self._breaks.count(settled=self._settled, lived=lived):
+                            log.warning(BREAKS, self._connection.name, found.destination)
+                finally:
+                    self._messages.clear()
+                    self._unsettled.clear()
+                    session.lost.remove_done_callback(lost)
+                    # RabbitMQ takes an ACK after UNSUBSCRIBE for an error, and ends the connection.
+                    origin.end("the subscription was ended")
+                    await session.unsubscribe(name, delete=own)
+                if refusal is not None and not self._takes_as_it_is(found, refusal):
+                    failures += 1
+                    self._refused(refusal, failures)
+                    await asyncio.sleep(backoff(failures, *self._pauses()))
+        finally:
+            consumers.closed(self)
 
     def _pause(self) -> None:
         # What came over a subscription that has ended cannot be settled. So it goes on, and nothing is taken.
@@ -330,6 +336,7 @@ class Consumer:
         refusal = answer.result() if done else Unavailable("the broker does not answer")
         if refusal is None:
             self._subscribed = True
+            self._connection.consumers.back(self)
             self._warn(session, found)
             self._wanted.ready()
             return None

@@ -9,6 +9,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable
 
+from evbus.connection import _supervisor
 from evbus.connection._amqp1 import Amqp1Connection, model
 from evbus.connection._amqp1_address import Target, target
 from evbus.connection._amqp1_link import Outcome, Sender
@@ -46,8 +47,14 @@ WAITED = frozenset(
 )
 #: What a broker says that has failed itself, perhaps over an event.
 FAILED = "amqp:internal-error"
+#: There is no such queue or exchange.
+ABSENT = "amqp:not-found"
 #: A queue or a broker that is full: tried again, as often as the lane does.
 FULL = "amqp:resource-limit-exceeded"
+
+
+class _NotThere(Rejected):
+    """The event reached no queue, or its queue or exchange is not there."""
 
 
 class Publisher:
@@ -67,6 +74,8 @@ class Publisher:
         self._last: tuple[Outcome, Result] = Outcome(""), None
         self._broken: Unavailable | None = None
         self._silences = 0
+        # When an event of a routing key reached nothing for the first time, while queues may be coming back.
+        self._first_back: dict[str, float] = {}
 
     def __repr__(self) -> str:
         return f"<Publisher {self.connection!r} in flight={self._flying} links={len(self._links)}>"
@@ -106,7 +115,23 @@ class Publisher:
             self._left.keep(events, sent)
             for index in range(len(sent), len(events)):
                 batch.outcomes[index] = problem
+        if self._first_back or any(type(outcome) is _NotThere for outcome in batch.outcomes):
+            self._spare(events, batch.outcomes)
         return batch.outcomes
+
+    def _spare(self, events: list[Envelope], outcomes: list[Result]) -> None:
+        """Let what reached nothing be sent again, as queues may come back shortly after a connection."""
+        now = asyncio.get_running_loop().time()
+        for index, (event, outcome) in enumerate(zip(events, outcomes, strict=True)):
+            key = event.routing_key
+            if outcome is None:
+                self._first_back.pop(key, None)
+            elif type(outcome) is _NotThere:
+                first = self._first_back.setdefault(key, now)
+                if self.connection.settling and now - first < _supervisor.SETTLING:
+                    outcomes[index] = Unavailable(f"{outcome}; the queue may be about to come back")
+                else:
+                    del self._first_back[key]
 
     def _begin(self, session: Amqp1Session) -> None:
         self._session = session
@@ -118,6 +143,7 @@ class Publisher:
         self._flying = 0
         self._broken = None
         self._silences = 0
+        self._first_back.clear()
 
     def _encoder_for(self, model: Model) -> Encoder:
         profile = self._profile
@@ -305,7 +331,7 @@ class Publisher:
         if outcome.name == "rejected" and outcome.condition != FULL:
             return Rejected(self._said(f"the broker rejected it{told}"))
         if outcome.name == "released":
-            return Rejected(self._said("the broker released it: it reached no queue"))
+            return _NotThere(self._said("the broker released it: it reached no queue"))
         return DeliveryError(self._said(f"the broker gave it back ({outcome.name}){told}"))
 
     def _said(self, what: str) -> str:
@@ -317,6 +343,8 @@ class Publisher:
             return Unavailable(reason)
         if name == FAILED:
             return ConnectionLost(reason, alone=alone)
+        if alone and name == ABSENT:
+            return _NotThere(reason)
         return Rejected(reason) if alone and name != FULL else DeliveryError(reason)
 
     def _silent(self, unanswered: Amqp1Session | None = None) -> Unavailable:

@@ -317,17 +317,16 @@ def test_processes_have_copies_of_their_own_on_rabbitmq_3(rabbitmq: Any, unique:
     async def main() -> None:
         hub = new_hub()
         data = {"url": url(rabbitmq), "address": "/exchange/amq.topic/{routing_key}"}
-        wanted = Subscription(name=unique, per_process=True)
+        there = asyncio.Semaphore(0)
+        wanted = Subscription(name=unique, per_process=True, on_ready=there.release)
         async with (
             consuming(hub, wanted, **data) as one,
             consuming(hub, wanted, **data) as two,
             opened(hub, **data) as ctx,
         ):
             both = [asyncio.ensure_future(following()) for following in (one, two)]
-            links = ctx.state.connection.session._links
-            await eventually(
-                lambda: len(links) == 2 and all(link.ready.done() for link in links.all()), "two links"
-            )
+            for _ in both:
+                await asyncio.wait_for(there.acquire(), WAIT)
             await publish(hub, ctx, event(unique, b"1"))
             assert [(await waiting).envelope.body for waiting in both] == [b"1", b"1"]
 
@@ -383,6 +382,31 @@ def test_a_lost_connection_brings_the_unsettled_again_and_old_deliveries_settle_
     asyncio.run(main())
     # The second and third were never acknowledged over the connection that they came by last.
     assert node.queue_depth(queue) == 2
+
+
+def test_lanes_are_told_that_a_consumer_is_away_and_back(node: Any, proxy: Any, queue: str) -> None:
+    way = proxy(node.port)
+
+    async def main() -> None:
+        hub = new_hub()
+        there = asyncio.Event()
+        wanted = Subscription(name=queue, on_ready=there.set)
+        async with consuming(hub, wanted, url=url(node, way.port)) as following:
+            waiting = asyncio.ensure_future(following())
+            await asyncio.wait_for(there.wait(), WAIT)
+            (entry,) = hub.connection.SHARED._entries.values()
+            consumers = entry.connection.consumers
+            assert not consumers
+            way.refuse()
+            way.cut()
+            await eventually(lambda: bool(consumers), "it is away")
+            way.accept()
+            await eventually(lambda: not consumers, "it is back")
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        assert not consumers
+
+    asyncio.run(main())
 
 
 def test_deliveries_are_told_that_their_connection_or_their_link_is_gone(

@@ -125,10 +125,11 @@ def test_every_group_has_its_copy_and_its_members_share_it(node: Any, unique: st
         async with opened(hub, **data) as ctx:
             # Its first consumer makes the copy of a group, which stays when it goes.
             for wanted in (one, two):
-                async with consuming(hub, wanted, **data) as following:
+                there = asyncio.Event()
+                first = msgspec.structs.replace(wanted, on_ready=there.set)
+                async with consuming(hub, first, **data) as following:
                     waiting = asyncio.ensure_future(following())
-                    while not _subscribed(hub):
-                        await hub_turn()
+                    await asyncio.wait_for(there.wait(), WAIT)
                     waiting.cancel()
                     await asyncio.wait({waiting})
             await publish(hub, ctx, event(unique, b"1"), event(unique, b"2"))
@@ -143,31 +144,20 @@ def test_every_group_has_its_copy_and_its_members_share_it(node: Any, unique: st
     asyncio.run(main())
 
 
-def _subscribed(hub: Any) -> bool:
-    """Return whether all SUBSCRIBE frames of the hub's only connection have their receipts."""
-    (entry,) = hub.connection.SHARED._entries.values()
-    session = entry.connection.session
-    return bool(session._takers) and not session.receipts
-
-
-async def hub_turn() -> None:
-    await asyncio.sleep(0)
-
-
 def test_processes_have_copies_of_their_own_which_end_with_them(node: Any, unique: str) -> None:
     async def main() -> None:
         hub = new_hub()
         data = {"url": url(node), "destination": "/topic/{routing_key}"}
-        wanted = Subscription(name=unique, per_process=True)
+        there = asyncio.Semaphore(0)
+        wanted = Subscription(name=unique, per_process=True, on_ready=there.release)
         async with (
             consuming(hub, wanted, **data) as one,
             consuming(hub, wanted, **data) as two,
             opened(hub, **data) as ctx,
         ):
             both = [asyncio.ensure_future(following()) for following in (one, two)]
-            (entry,) = hub.connection.SHARED._entries.values()
-            while len(entry.connection.session._takers) < 2 or entry.connection.session.receipts:
-                await hub_turn()
+            for _ in both:
+                await asyncio.wait_for(there.acquire(), WAIT)
             await publish(hub, ctx, event(unique, b"1"))
             assert [(await waiting).envelope.body for waiting in both] == [b"1", b"1"]
 
@@ -400,6 +390,33 @@ def test_a_queue_whose_first_message_ends_the_connection_is_named(caplog: pytest
 
     asyncio.run(main())
     assert "before anything of /queue/orders is settled; its first message may be one" in caplog.text
+
+
+def test_lanes_are_told_that_a_consumer_is_away_and_back(node: Any, proxy: Any, unique: str) -> None:
+    way = proxy(node.stomp_port)
+
+    async def main() -> None:
+        hub = new_hub()
+        there = asyncio.Event()
+        wanted = Subscription(name=unique, on_ready=there.set)
+        async with consuming(
+            hub, wanted, url=url(node, way.port), reconnect={"min": 0.01, "max": 0.05}
+        ) as following:
+            waiting = asyncio.ensure_future(following())
+            await asyncio.wait_for(there.wait(), WAIT)
+            (entry,) = hub.connection.SHARED._entries.values()
+            consumers = entry.connection.consumers
+            assert not consumers
+            way.refuse()
+            way.cut()
+            await eventually(lambda: bool(consumers), "it is away")
+            way.accept()
+            await eventually(lambda: not consumers, "it is back")
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        assert not consumers
+
+    asyncio.run(main())
 
 
 def test_deliveries_are_told_that_their_connection_or_their_subscription_is_gone(

@@ -8,6 +8,7 @@ from typing import Any
 import proton
 import pytest
 
+from evbus.connection import _supervisor
 from evbus.errors import ConnectionLost, DeliveryError, Rejected, Unavailable
 from evbus.ingress import amqp1 as plugin
 from tests.connection.amqp1_kit import (
@@ -155,6 +156,29 @@ def test_a_broker_that_blocks_publishers_is_waited_for_on_the_same_connection(
 
     asyncio.run(main())
     assert node.queue_depth(unique) == 3
+
+
+@pytest.mark.parametrize("each_rabbitmq", ["4.0", "4.3"], indirect=True)
+@pytest.mark.parametrize("address", ["/queues/{routing_key}", "/exchanges/amq.topic/{routing_key}"])
+def test_what_reaches_no_queue_shortly_after_connecting_is_tried_again_for_a_while(
+    each_rabbitmq: Any, unique: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_supervisor, "SETTLING", WAIT)
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(each_rabbitmq), address=address) as ctx:
+            (outcome,) = await publish(hub, ctx, event(unique))
+            assert isinstance(outcome, Unavailable)
+            assert "the queue may be about to come back" in str(outcome)
+            each_rabbitmq.declare_queue(unique)
+            each_rabbitmq.bind("amq.topic", unique, unique)
+            assert await publish(hub, ctx, event(unique)) == [None]
+            monkeypatch.setattr(_supervisor, "SETTLING", 0.0)
+            (outcome,) = await publish(hub, ctx, event(f"{unique}-nowhere"))
+            assert isinstance(outcome, Rejected)
+
+    asyncio.run(main())
 
 
 def test_rabbitmq_3_declares_the_queue_of_an_event(rabbitmq: Any, unique: str) -> None:
