@@ -7,8 +7,12 @@ doing is told by ``hub.connection.init.states()`` and under ``connections`` in
 """
 
 
-async def sig_open(hub, ctx, role="lanes"):
-    """Return the connection of the profile ``ctx``, opened; ``role`` is ``lanes`` or ``consumers``."""
+async def sig_open(hub, ctx, *args, **kwargs):
+    """Return the connection of the profile ``ctx``, opened.
+
+    A parameter ``role`` may follow, ``lanes`` or ``consumers``, for which evbus's own transports have a
+    connection each.
+    """
 
 
 async def sig_close(hub, connection):
