@@ -644,6 +644,32 @@ class BrokerBehaviour(Behaviour):
         assert not self.dead()
 
     @looped
+    async def test_what_was_not_begun_is_handled_only_when_it_comes_again(self) -> None:
+        """What was prefetched waits in the process, and each cut brings all of it again."""
+        kind = order(self.name, durable=True)
+        way, cuts, count = self.proxy(self.port), list[int](), 30
+
+        async def handle(event: Any) -> None:
+            if event.number in (3, 12, 21) and event.number not in cuts:
+                cuts.append(event.number)
+                before = way.accepted
+                await asyncio.to_thread(way.cut)
+                await eventually(lambda: way.accepted > before, "the next connection")
+
+        inbox = Inbox(kind, handle, prefetch=20)
+        self.prepare(self.name, "inbox")
+        async with self.process() as sender, self.process(inbox, port=way.port):
+            for number in range(count):
+                await sender.event.init.send(kind(number))
+            missing = set(range(count))
+            while missing:
+                missing.discard((await inbox.next()).number)
+        assert cuts == [3, 12, 21]
+        # Some acknowledgements are lost with it, and so it begins again no later than with what was handled.
+        numbers = [event.number for event in inbox.got]
+        assert all(numbers[numbers.index(cut) + 1] <= cut for cut in cuts), numbers
+
+    @looped
     async def test_with_dedupe_a_cut_connection_brings_nothing_twice(self) -> None:
         kind = order(self.name, durable=True)
         way = self.proxy(self.port)
