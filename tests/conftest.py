@@ -32,7 +32,9 @@ LEAKY = ("socket:", "pipe:", "anon_inode:[eventfd]", "anon_inode:[eventpoll]")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--rabbitmq 4.3``, the version that `rabbitmq` and `broken_rabbitmq` are, and ``--uvloop``."""
     parser.addoption(
-        "--rabbitmq", choices=VERSIONS, default=VERSIONS[0], help="the RabbitMQ to run tests on (%(default)s)"
+        "--rabbitmq",
+        choices=VERSIONS,
+        help=f"the RabbitMQ of the tests; without it {VERSIONS[0]}, or each",
     )
     parser.addoption("--uvloop", action="store_true", help="run the tests' event loops by uvloop")
 
@@ -44,6 +46,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         asyncio.run(asyncio.sleep(0))  # the first loop opens a pipe that stays until the process ends
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, with ``--rabbitmq``, what `each_rabbitmq` and its like would run on other versions."""
+    version = config.getoption("rabbitmq")
+    other = [item for item in items if version and _versions_of(item) - {version}]
+    if other:
+        config.hook.pytest_deselected(items=other)
+        items[:] = [item for item in items if item not in set(other)]
+
+
+def _versions_of(item: pytest.Item) -> set[Any]:
+    parameters = getattr(item, "callspec", None)
+    return {
+        parameters.params[name]
+        for name in ("each_rabbitmq", "each_spare_rabbitmq_of_the_run")
+        if parameters and name in parameters.params
+    }
+
+
+def _version(config: pytest.Config) -> str:
+    return str(config.getoption("rabbitmq") or VERSIONS[0])
 
 
 @pytest.fixture
@@ -166,7 +190,7 @@ def spare_rabbitmqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit
 @pytest.fixture(scope="session")
 def spare_rabbitmq_of_the_run(spare_rabbitmqs: RabbitMQs, pytestconfig: pytest.Config) -> RabbitMQ:
     """Return the node behind `broken_rabbitmq`; tests ask for that one."""
-    return spare_rabbitmqs(pytestconfig.getoption("rabbitmq"))
+    return spare_rabbitmqs(_version(pytestconfig))
 
 
 @pytest.fixture(scope="session", params=("3.10", "4.0", "4.3"))
@@ -178,7 +202,7 @@ def each_spare_rabbitmq_of_the_run(request: pytest.FixtureRequest, spare_rabbitm
 @pytest.fixture(scope="session")
 def rabbitmq(rabbitmqs: RabbitMQs, pytestconfig: pytest.Config) -> RabbitMQ:
     """Return the RabbitMQ that the option ``--rabbitmq`` names, 3.10 by default (see `rabbitmqs`)."""
-    return rabbitmqs(pytestconfig.getoption("rabbitmq"))
+    return rabbitmqs(_version(pytestconfig))
 
 
 @pytest.fixture(scope="session")

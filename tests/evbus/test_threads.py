@@ -121,7 +121,12 @@ def test_a_matcher_or_a_log_handler_may_wait_for_a_thread_that_needs_the_queue(r
     assert free == [True]
 
 
-def test_a_signal_handler_that_puts_while_the_loop_sleeps_is_heard(rig: Rig) -> None:
+def test_a_signal_handler_that_puts_while_the_loop_sleeps_is_heard(
+    rig: Rig, pytestconfig: pytest.Config
+) -> None:
+    if pytestconfig.getoption("uvloop"):
+        pytest.skip("it takes the place of asyncio's selector, and uvloop has none")
+
     async def main() -> None:
         selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
         plain, got, heard = selector.select, asyncio.Event(), []
