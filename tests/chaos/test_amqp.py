@@ -60,7 +60,7 @@ def test_what_is_refused_is_parked_and_other_routes_go_on(bar: Bar) -> None:
     bar(bar_12, events=200)
 
 
-def test_a_poison_dies_of_its_attempts_and_the_others_arrive(bar: Bar) -> None:
+def test_a_poison_dies_at_once_and_the_others_arrive(bar: Bar) -> None:
     bar(bar_13, events=100)
 
 
