@@ -38,8 +38,8 @@ SECTIONS = tuple(
 #: The type of a message whose body is sections, and not bytes.
 SECTIONED = "amqp-1.0"
 
-#: Fields of ``properties`` that come in as headers.
-_SHOWN = (*OURS, "user-id")
+#: The header that each field of ``properties`` comes in as, ``""`` for none.
+_SHOWN = tuple(name if name in OURS or name == "user-id" else "" for name in FIELDS)
 #: Annotations of RabbitMQ 4, which puts the headers x-... of other protocols among them.
 _EXCHANGE, _KEY = "x-exchange", "x-routing-key"
 _NOT_SENT = {_EXCHANGE, _KEY, "x-delivery-count"}
@@ -86,12 +86,15 @@ def decode(data: bytes, *, hidden: Collection[str] = (), seconds: bool = False) 
     key = headers.pop(ROUTING_KEY, None)
     if key is None and subject is not None:
         key = _text(subject)
-    for name in _SHOWN:
-        value = _field(fields, FIELDS[name])
-        if value is not None:
-            headers[name] = _text(value)
-            if name in IDS and not isinstance(value, str):
-                native[name] = Native(headers[name], "amqp1", _nth(data, starts[PROPERTIES], FIELDS[name]))
+    for name, value in zip(_SHOWN, fields):  # noqa: B905 - what is null at the end is left out
+        if value is None or not name:
+            continue
+        if type(value) is str:
+            headers[name] = value
+            continue
+        headers[name] = _text(value)
+        if name in IDS:
+            native[name] = Native(headers[name], "amqp1", _nth(data, starts[PROPERTIES], FIELDS[name]))
     created = _field(fields, FIELDS["creation-time"])
     if isinstance(created, int):
         _time(created * 1000 if seconds and created < _SECONDS else created, headers, native)

@@ -117,18 +117,24 @@ def short_text(text: str, what: str) -> bytes:
 
     :raises InvalidRoutingKey: it is longer, or no text.
     """
-    data = _encoded(text, what, InvalidRoutingKey)
+    data = _encoded(text, what, error=InvalidRoutingKey)
     if len(data) > 255:
         raise InvalidRoutingKey(f"{what} has {len(data)} bytes, more than the 255 that AMQP carries")
     return bytes((len(data),)) + data
 
 
-def _encoded(text: str, what: str, error: type[InvalidHeader | InvalidRoutingKey]) -> bytes:
+def _encoded(
+    text: str,
+    what: str,
+    name: str | None = None,
+    error: type[InvalidHeader | InvalidRoutingKey] = InvalidHeader,
+) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
+        said = what if name is None else f"{what} {name[:40]!r}"
         raise error(
-            f"{what} holds a lone surrogate, which is no UTF-8 and which AMQP does not carry"
+            f"{said} holds a lone surrogate, which is no UTF-8 and which AMQP does not carry"
         ) from None
 
 
@@ -242,10 +248,7 @@ def _property(name: str, kind: str, value: str, native: Mapping[str, Native]) ->
             _number(name, value, LONGEST_EXPIRATION + 1)
         field = _native(name, value, native) if native else None
         # A property is bytes, whatever else came in a table under its name.
-        if field and field[:1] in b"Sx":
-            data = field[5:]
-        else:
-            data = _encoded(value, f"the header {name!r}", InvalidHeader)
+        data = field[5:] if field and field[:1] in b"Sx" else _encoded(value, "the header", name)
         if len(data) > 255:
             raise InvalidHeader(
                 f"the header {name!r} has {len(data)} bytes, more than the 255 that AMQP carries"
@@ -274,12 +277,12 @@ def _native(name: str, value: str, native: Mapping[str, Native]) -> bytes | None
 def _table(table: Mapping[str, str], native: Mapping[str, Native]) -> bytes:
     parts = []
     for name, value in table.items():
-        key = _encoded(name, f"the header name {name[:40]!r}", InvalidHeader)
+        key = _encoded(name, "the header name", name)
         if len(key) > 255:
             raise InvalidHeader(f"the header name {name[:40]!r}... has {len(key)} bytes, AMQP carries 255")
         field = _native(name, value, native) if native else None
         if field is None:
-            data = _encoded(value, f"the header {name[:40]!r}", InvalidHeader)
+            data = _encoded(value, "the header", name)
             field = b"S" + struct.pack(">I", len(data)) + data
         parts.append(bytes((len(key),)) + key + field)
     whole = b"".join(parts)
@@ -328,7 +331,8 @@ def _read_properties(data: bytes) -> Properties:
         if kind == _TABLE:
             table, entries, count, position = read_table(data, position)
             headers = {**table, **headers}
-            native = {**entries, **native}
+            if entries:
+                native = {**entries, **native}
             continue
         if kind == _SHORT:
             stop = position + 1 + data[position]
@@ -347,25 +351,30 @@ def _read_properties(data: bytes) -> Properties:
             value, position = str(struct.unpack_from(">Q", data, position)[0]), position + 8
         if name != _DELIVERY_MODE:
             headers[name] = value
-    return _told(headers, native, count)
-
-
-def _told(headers: dict[str, str], native: dict[str, Native], count: int | None) -> Properties:
-    """Return what the sender said, where it spoke another protocol."""
     without_frame(headers)
+    key, sectioned = None, False
+    if b"amqp-1.0" in data:
+        key, sectioned = _sent_by_amqp1(headers, native)
+    key = headers.pop(ROUTING_KEY, key)
+    shared = SharedNativeHeaders(headers, native) if native else SharedHeaders(headers)
+    return Properties(shared, count, key, sectioned)
+
+
+def _sent_by_amqp1(headers: dict[str, str], native: dict[str, Native]) -> tuple[str | None, bool]:
+    """Take what RabbitMQ has made of a message of AMQP 1.0 for what it was.
+
+    Returns its routing key, if it says one, and whether the body is sections.
+    """
     sectioned = headers.get("type") == SECTIONED
-    key = None
     sections = {name: _raw(headers.pop(name), native.pop(name, None)) for name in SECTIONS if name in headers}
     if sectioned or sections:
         headers.pop("type", None)  # the broker's own
     sent = handed_over(sections) if sections else None
-    if sent is not None:
-        headers.update(sent.headers)
-        native.update(getattr(sent.headers, "native", _NO_NATIVE))
-        key = sent.subject or None
-    key = headers.pop(ROUTING_KEY, key)
-    shared = SharedNativeHeaders(headers, native) if native else SharedHeaders(headers)
-    return Properties(shared, count, key, sectioned)
+    if sent is None:
+        return None, sectioned
+    headers.update(sent.headers)
+    native.update(getattr(sent.headers, "native", _NO_NATIVE))
+    return sent.subject or None, sectioned
 
 
 def _raw(text: str, native: Native | None) -> bytes:
