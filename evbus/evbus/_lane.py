@@ -228,7 +228,9 @@ class Lane:
             self._flying_size -= size_of(gone)
             self._weigh()
         self.tracker.withdrawn(gone)
-        wanted = [pair for pair in zip(left, tries) if pair[0] not in gone]  # noqa: B905 - one each
+        # By their identity: an event of another delivery may be equal.
+        away = set(map(id, gone))
+        wanted = [pair for pair in zip(left, tries) if id(pair[0]) not in away]  # noqa: B905 - one each
         return [event for event, _ in wanted], [count for _, count in wanted]
 
     def _take(self, worker: int, most: int) -> list[Envelope]:
@@ -345,9 +347,13 @@ class Lane:
         )
         await Overlap(steps).run()
 
-    async def _ready(self) -> None:
+    async def _ready(self) -> bool:
+        """Return once the destination takes events: whether that had to be waited for."""
+        waited = False
         while (waiting := self._sender.not_ready()) is not None:
+            waited = True
             await self._wait(*waiting)
+        return waited
 
     async def _deliver(
         self,
@@ -367,7 +373,10 @@ class Lane:
             if outcomes is None:
                 if self._closing:
                     return
-                await self._ready()
+                if await self._ready():
+                    left, tries = self._still_wanted(worker, left, tries)
+                    if not left:
+                        return
                 if rounds or tries[0]:
                     self._note_tries(worker, left, [count + 1 for count in tries])
                 outcomes = await self._turns.take(self._sender.send, left, alone=broke and len(left) == 1)
@@ -389,7 +398,8 @@ class Lane:
             left, tries = self._still_wanted(worker, left, tries)
             if spare:
                 for event, count in zip(left, tries):  # noqa: B905 - equal by construction
-                    await self._deliver(worker, [event], [count], broke=broke)
+                    wanted = self._still_wanted(worker, [event], [count])
+                    await self._deliver(worker, *wanted, broke=broke)
                 return
 
     def _note_tries(self, worker: int, events: list[Envelope], tries: list[int]) -> None:

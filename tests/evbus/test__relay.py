@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from evbus.errors import BusStopped, Rejected, Unavailable
+from evbus.errors import BusStopped, DeliveryError, Rejected, Unavailable
 from evbus.evbus._relay import Tracker
 from evbus.evbus._route import Totals
 from evbus.evbus._settings import Delivery as Settings
 from evbus.evbus._settings import Retry
+from evbus.evbus._stats import LaneState
 from evbus.types import Delivery, Envelope, Origin
 from tests.evbus.rig import HANG, SOON, Rig, Target, numbers, turns, until, within
 
@@ -358,5 +359,79 @@ def test_under_way_is_never_more_than_was_taken_however_often_the_source_is_lost
             await within(rig.bus.relayed(9))
         assert target.got == numbers(4)
         assert acks.acked == [*range(4)]
+
+    asyncio.run(main())
+
+
+def test_what_comes_again_is_not_sent_once_its_destination_is_ready(rig: Rig, acks: Acks) -> None:
+    target, origin, up = Target(batching=True), Origin(), asyncio.Event()
+
+    async def until_up() -> None:
+        await up.wait()
+
+    async def main() -> None:
+        lane = rig.add(target, ready=lambda _: None if up.is_set() else ("it is down", until_up()))
+        async with rig.running():
+            relay(rig, acks, *range(4), origin=origin)
+            await until(lambda: lane.state is LaneState.WAITING)
+            assert lane.counters.in_flight == 4
+            origin.end("the connection was lost")
+            up.set()
+            await until(lambda: lane.idle)
+            rig.check()
+            relay(rig, acks, *range(4), origin=Origin())
+            await within(rig.bus.relayed(9))
+        assert target.got == numbers(4)
+        assert (lane.counters.accepted, acks.acked) == (4, [*range(4)])
+
+    asyncio.run(main())
+
+
+def test_an_event_that_is_equal_to_one_that_comes_again_is_delivered(rig: Rig) -> None:
+    target, origin, acked = Target(batching=True), Origin(), list[int]()
+
+    async def fails(events: list[Envelope]) -> list[Exception]:
+        origin.end("the connection was lost")
+        return [Unavailable("down") for _ in events]
+
+    target.plan.append(fails)
+
+    async def main() -> None:
+        lane = rig.add(target, delivery=Settings(retry=SOON))
+        async with rig.running():
+            lanes = rig.bus.destinations("out")
+            for number, each in enumerate((origin, None)):
+                event = Envelope("out", body=b"the same")
+                delivery = Delivery(event, lambda tag, *_: acked.append(tag), number, origin=each)
+                rig.bus.relay(delivery, event, lanes)
+            await within(rig.bus.relayed(9))
+            await until(lambda: lane.idle)
+            rig.check()
+        assert (target.got, acked) == ([b"the same"], [1])
+
+    asyncio.run(main())
+
+
+def test_what_is_sent_alone_is_looked_at_again_before(rig: Rig, acks: Acks) -> None:
+    target, origin = Target(batching=True), Origin()
+    refused = DeliveryError("one of these")
+
+    async def all_refused(events: list[Envelope]) -> list[Exception]:
+        return [refused for _ in events]
+
+    async def lost(events: list[Envelope]) -> list[None]:
+        origin.end("the connection was lost")
+        return [None for _ in events]
+
+    target.plan.extend([all_refused, lost])
+
+    async def main() -> None:
+        lane = rig.add(target, delivery=Settings(retry=SOON))
+        async with rig.running():
+            relay(rig, acks, *range(3), origin=origin)
+            await until(lambda: lane.idle)
+            rig.check()
+        assert target.tried == [numbers(3), [b"0"]]
+        assert lane.counters.accepted == 1
 
     asyncio.run(main())
