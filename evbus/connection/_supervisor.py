@@ -76,7 +76,9 @@ class Consumers:
 
     def gone(self, consumer: object) -> None:
         """Note that a consumer is not there (yet, or any more) and is about to be."""
-        self._away.setdefault(consumer, self._now())
+        # One that fails again and again is gone once: events do not wait anew for its queue each time.
+        if consumer not in self._away:
+            self._away[consumer] = self._now()
 
     def back(self, consumer: object) -> None:
         """Note that a consumer is there."""

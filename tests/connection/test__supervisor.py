@@ -679,3 +679,18 @@ def test_queues_may_come_back_for_a_while_after_the_connection_and_after_consume
         assert other.settling
 
     run(main())
+
+
+def test_a_consumer_that_fails_again_and_again_is_gone_once() -> None:
+    async def main() -> None:
+        made = connection(Transport())
+        made.consumers.gone("one")
+        changed = made.consumers.changed
+        await asyncio.sleep(0.001)
+        made.consumers.gone("one")
+        assert made.consumers.changed == changed
+        made.consumers.back("one")
+        made.consumers.gone("one")
+        assert made.consumers.changed > changed
+
+    run(main())
