@@ -193,11 +193,14 @@ class Replay:
         self.offered += 1
 
     def _settle(self, tag: tuple[_Aside, int], accepted: bool, requeue: bool) -> None:
-        if requeue and not accepted:
-            return  # as if it had not been handed over
-        name, _ = self._under_way.pop(tag)
+        if tag not in self._under_way:
+            return  # it is in the store again, as whoever had it did not end in time
+        name, _ = self._under_way[tag]
         self._counts[name] -= 1
         self._room.set()
+        if requeue and not accepted:
+            return  # as if it had not been handed over
+        del self._under_way[tag]
         aside, offset = tag
         aside.note(offset)
 

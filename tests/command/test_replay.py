@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import signal
+from pathlib import Path
 
 import pytest
 
+from evbus.command import _replay
+from evbus.types import Delivery
 from tests.command.kit import FAILING, RETRY, Shell
 from tests.servers._wait import until
 
@@ -202,3 +206,35 @@ def test_a_dead_store_that_cannot_be_written_is_told_at_the_start_and_by_check(s
     assert checked.returncode == 0
     assert "warning: dead events will be lost: cannot write" in checked.stdout
     assert "a part of its path is a file, not a folder" in checked.stdout
+
+
+def test_what_a_lane_puts_back_leaves_room_for_others_and_stays_in_the_store(tmp_path: Path) -> None:
+    store, had = tmp_path / "d.jsonl", list[Delivery]()
+    store.write_text("".join(map(_record, range(5))))
+
+    def take(delivery: Delivery) -> None:
+        had.append(delivery)
+        asyncio.get_running_loop().call_soon(lambda: delivery.reject(requeue=True))
+
+    async def main() -> None:
+        replay = _replay.Replay(store, {"file.file.one": _replay.Target(take, 1)})
+        await asyncio.wait_for(replay.run(), 20)
+        await asyncio.sleep(0)
+        assert (replay.offered, replay.finish(0), replay.kept) == (5, "", {_replay.STOPPED: 5})
+
+    asyncio.run(main())
+    assert len(had) == len(store.read_text().splitlines()) == 5
+
+
+def test_a_lane_that_ends_too_late_changes_nothing(tmp_path: Path) -> None:
+    store, had = tmp_path / "d.jsonl", list[Delivery]()
+    store.write_text(_record(1))
+
+    async def main() -> None:
+        replay = _replay.Replay(store, {"file.file.one": _replay.Target(had.append)})
+        await replay.run()
+        assert replay.finish(0) == ""
+        had[0].ack()
+
+    asyncio.run(main())
+    assert store.read_text() == _record(1)
