@@ -123,6 +123,16 @@ class _Watch:
         threading.Thread(target=self._run, name="evbus signals", daemon=True).start()
         return self._theirs.fileno()
 
+    def catch(self, number: int, _frame: FrameType | None) -> None:
+        """Take a signal as Python's handlers do, unless it was written to the descriptor already.
+
+        There is one such descriptor in a process, and a plugin's ``loop.add_signal_handler`` takes it.
+        """
+        written_to = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(written_to, warn_on_full_buffer=False)
+        if written_to != self._theirs.fileno():
+            self._theirs.send(bytes((number,)))
+
     def close(self) -> None:
         """End: the process does so by itself."""
         self._theirs.close()
@@ -206,7 +216,7 @@ def handled(
     watch = _Watch(control, seconds, salvage, quiet=quiet)
     # Not loop.add_signal_handler: its handlers wait for a loop that a plugin may block.
     descriptor = signal.set_wakeup_fd(watch.start(), warn_on_full_buffer=False)
-    before = [signal.signal(number, _nothing) for number in _NUMBERS]
+    before = [signal.signal(number, watch.catch) for number in _NUMBERS]
     try:
         yield
     finally:
@@ -214,10 +224,6 @@ def handled(
             signal.signal(number, handler)
         signal.set_wakeup_fd(descriptor)
         watch.close()
-
-
-def _nothing(_number: int, _frame: FrameType | None) -> None:
-    """Let Python not do what it would by itself."""
 
 
 def reader_left() -> bool:

@@ -56,6 +56,15 @@ def test_the_second_signal_ends_a_plugin_that_blocks_the_loop(shell: Shell) -> N
     assert _stop_twice(shell, BLOCKS).returncode == 130
 
 
+def test_signals_stop_the_command_although_a_plugin_has_the_loop_watch_others(shell: Shell) -> None:
+    watching = START.replace("asyncio, time", "asyncio, signal") + (
+        "    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, print)\n"
+        "    await asyncio.Event().wait()\n"
+    )
+    assert _stop_twice(shell, watching).returncode == 130
+    assert len(shell.dead()) == 3
+
+
 def test_a_signal_ends_a_put_that_waits_for_room(shell: Shell) -> None:
     shell.file("plugins/ingress/slow.py", HANGS)
     shell.file("slow.yml", 'slow:\n  "*": {delivery: {buffer: 1}}\n')
