@@ -27,10 +27,18 @@ class InternalProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class Tap(Protocol):
-    """Subscriptions that share what comes for one routing key."""
+    """Subscriptions that share what comes for one routing key.
+
+    :ivar wanted: somebody takes from it.
+    """
+
+    wanted: bool
 
     def __len__(self) -> int:
         """How many events wait."""
+
+    def trim(self, most: int, /) -> int:
+        """Drop the oldest beyond ``most``, if nobody takes them; return how many."""
 
     def put(self, events: list[Envelope], /) -> None:
         """Take events, whatever waits."""

@@ -29,12 +29,14 @@ class Group:
 
     :param key: the name, and that of the group, made unique for a copy of one process.
     :param name: that of the group.
+    :ivar wanted: it has a consumer, or its events go somewhere else.
     """
 
     def __init__(self, key: tuple[str, str], name: str, groups: Groups, taps: Taps) -> None:
         self.waiting: deque[Envelope] = deque()
         #: How often those were delivered that wait again, by their identity.
         self.counts: dict[int, int] = {}
+        self.wanted = False
         self._key = key
         self._name = name
         self._groups = groups
@@ -54,6 +56,13 @@ class Group:
     def __len__(self) -> int:
         """How many events wait for a consumer."""
         return len(self.waiting)
+
+    def trim(self, most: int) -> int:
+        """Drop the oldest beyond ``most``, if there is no consumer; return how many."""
+        excess = max(0, len(self.waiting) - most) if not self.wanted else 0
+        for _ in range(excess):
+            self.counts.pop(id(self.waiting.popleft()), None)
+        return excess
 
     def put(self, events: list[Envelope]) -> None:
         """Take events, for consumers there are or will be."""
@@ -90,6 +99,10 @@ class Group:
                 full = 0
             if len(members) > 1:
                 members.rotate(-1)
+        self._relieve()
+
+    def _relieve(self) -> None:
+        """Let those look again who wait for room."""
         while self._crowd:
             turn = self._crowd.popleft()
             if not turn.done():
@@ -104,12 +117,14 @@ class Group:
         self._lost = None  # the bus was started again
         self._durable = self._durable or durable
         self._members.append(member)
+        self.wanted = True
         self._first = self._first or member
         self.push()
 
     def leave(self, member: Member, unsettled: list[Envelope]) -> None:
         """Drop a consumer; what it did not settle is for others. The last one ends what is not durable."""
         self._members.remove(member)
+        self.wanted = bool(self._members) or self._lost is not None
         if self._first is member:
             self._first = self._members[0] if self._members else None
         for event in reversed(unsettled):
@@ -129,9 +144,11 @@ class Group:
     def lose(self, lost: Lost) -> None:
         """Hand what waits, and what comes before there is a consumer again, to ``lost``."""
         self._lost = lost
+        self.wanted = True
         left = list(self.waiting)
         self.waiting.clear()
         self.counts.clear()
+        self._relieve()
         if left:
             lost(self._name, left)
 
@@ -139,6 +156,7 @@ class Group:
         """Be told that the bus was started again: without a consumer, only what is durable goes on."""
         if self._lost is not None and not self._members:
             self._lost = None
+            self.wanted = False
             if not self._durable:
                 self._end()
 
@@ -148,6 +166,8 @@ class Group:
         self._taps[name].remove(self)
         if not self._taps[name]:
             del self._taps[name]
+        self.waiting.clear()
+        self._relieve()
 
 
 class Member:

@@ -22,8 +22,9 @@ log = logging.getLogger("evbus.ingress.internal")
 PATIENCE = 10.0
 #: Seconds of these that it waits for much of it.
 HALF = 0.5
-#: Events that a listener may have in a profile without a limit, and bodies that a queue may have that nobody
-#: has asked for. Listeners that are too slow for ever hold back who sends, and do not fill memory.
+#: Events that a listener may have in a profile without a limit, and those that may wait for nobody: in a
+#: queue that nobody has asked for, or for listeners of which none is there. Listeners that are too slow for
+#: ever hold back who sends, and do not fill memory.
 MOST = 10_000
 #: Those of a listener's that its consumer has unsettled, and that do not wait for it.
 UNSETTLED = 1_000
@@ -48,7 +49,6 @@ class BodyQueue(asyncio.Queue[bytes]):
     _wakeup_next: Callable[[deque[asyncio.Future[None]]], None]
 
     wanted = False
-    _told = False
 
     def bound(self, limit: int) -> None:
         """Let at most ``limit`` bodies wait; 0 lifts the bound."""
@@ -62,21 +62,14 @@ class BodyQueue(asyncio.Queue[bytes]):
         for _ in range(min(len(bodies), len(self._getters))):
             self._wakeup_next(self._getters)
 
-    def trim(self, key: str) -> int:
-        """Drop the oldest beyond :data:`MOST`, if nobody takes from the queue; return how many."""
-        excess = len(self._queue) - MOST
+    def trim(self, most: int) -> int:
+        """Drop the oldest beyond ``most``, if nobody takes from the queue; return how many."""
+        excess = len(self._queue) - most
         if excess <= 0 or self.wanted or self._getters:
             return 0
         for _ in range(excess):
             self._queue.popleft()
         self._unfinished_tasks -= excess
-        if not self._told:
-            self._told = True
-            log.warning(
-                "nobody takes from the internal queue %s, which holds %d events: its oldest are dropped",
-                one_line(repr(key)),
-                MOST,
-            )
         return excess
 
     async def get(self) -> bytes:
@@ -95,6 +88,7 @@ class Queues(dict["str | None", BodyQueue]):
     def __init__(self) -> None:
         super().__init__()
         self.untold = 0
+        self._told: set[str] = set()
         self._sweep = SWEEP
 
     def __missing__(self, key: str | None) -> BodyQueue:
@@ -102,6 +96,21 @@ class Queues(dict["str | None", BodyQueue]):
             self._sweep_empty()
         found = self[key] = BodyQueue()
         return found
+
+    def trim(self, key: str, target: BodyQueue | Tap) -> int:
+        """Drop the oldest of a queue, or of listeners of which none is there; return how many.
+
+        They have :data:`MOST` events.
+        """
+        excess = target.trim(MOST)
+        if excess and key not in self._told:
+            self._told.add(key)
+            log.warning(
+                "nobody takes from the internal queue %s, which holds %d events: its oldest are dropped",
+                one_line(repr(key)),
+                MOST,
+            )
+        return excess
 
     def _sweep_empty(self) -> None:
         # One that somebody has outlives its being let go.
@@ -151,14 +160,17 @@ async def _put_some(
         target = queues[key or None]
         await _put(target, limit, events[0].body, deadline)
         if not limit:
-            queues.untold += target.trim(key)
+            queues.untold += queues.trim(key, target)
         return 1
-    room = most - max(len(tap) for tap in subscribed)
+    bounding = [tap for tap in subscribed if limit or tap.wanted]
+    room = most - max([len(tap) for tap in bounding], default=0)
     if room <= 0:
-        await _wait_room(subscribed, most, deadline)
+        await _wait_room(bounding, most, deadline)
         return 0
     for tap in list(subscribed):
         tap.put(events[:room])
+        if tap not in bounding:
+            queues.untold += queues.trim(key, tap)
     return min(room, len(events))
 
 
@@ -195,7 +207,7 @@ def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> i
     if taps:
         most = limit or MOST - UNSETTLED
         for key, run in runs:
-            waiting = max([len(tap) for tap in taps.get(key, ())], default=-1)
+            waiting = max([len(tap) for tap in taps.get(key, ()) if limit or tap.wanted], default=-1)
             if waiting >= 0 and waiting + len(run) > most:
                 raise BusFull(waiting, most, 0, 0)
     if limit:
@@ -205,10 +217,12 @@ def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> i
         if key in taps:
             for tap in taps[key]:
                 tap.put(run)
+                if not tap.wanted:
+                    dropped += queues.trim(key, tap)
         else:
             target = queues[key or None]
             target.put_all([event.body for event in run])
-            dropped += target.trim(key)
+            dropped += queues.trim(key, target)
     return dropped
 
 

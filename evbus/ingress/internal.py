@@ -9,8 +9,8 @@
         limit: 10000            # publishing waits while the queue holds as many; 0, the default: no limit
 
 A queue that nobody has asked for (:func:`get`) holds 10,000 bodies; then the oldest are dropped, and counted
-in the lane's ``dropped``. Listeners in this process have 10,000 events each, or ``limit``; then who sends
-waits.
+in the lane's ``dropped``; so it is with what waits for a durable listener that is not there. Listeners in
+this process have 10,000 events each, or ``limit``; then who sends waits.
 """
 
 from evbus.ingress import _internal

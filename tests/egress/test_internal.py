@@ -13,8 +13,10 @@ from evbus.connection._internal import InternalProfile, Taps
 from evbus.egress import _internal
 from evbus.egress._internal import Groups
 from evbus.errors import ProfileError
+from evbus.ingress import _internal as ingress
 from evbus.types import Delivery, Envelope, Subscription
 from tests.evbus.kit import WAIT, new_hub, running
+from tests.evbus.rig import until
 
 CONTEXTS: dict[str, Any] = {"internal": {"p": {}}}
 
@@ -197,6 +199,55 @@ def test_who_publishes_waits_while_too_many_wait() -> None:
         await asyncio.wait_for(waiting, WAIT)
 
     asyncio.run(main())
+
+
+def test_who_publishes_does_not_wait_for_a_group_that_has_ended_or_was_closed() -> None:
+    async def main() -> None:
+        for end in (
+            lambda room, member: member.end(),
+            lambda room, _: _internal.close(room.groups, lambda *_: None),
+        ):
+            room = Room()
+            member, _ = room.join(prefetch=1)
+            (group,) = room.groups.values()
+            room.put(*"abc")
+            waiting = asyncio.ensure_future(group.room(2))
+            await asyncio.sleep(0)
+            end(room, member)
+            await asyncio.wait_for(waiting, WAIT)
+
+    asyncio.run(main())
+
+
+def test_what_waits_for_nobody_holds_nobody_back_and_the_oldest_is_dropped_and_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ingress, "MOST", 100)
+    monkeypatch.setattr(ingress, "UNSETTLED", 10)
+    hub, got = new_hub(), list[Delivery]()
+    wanted = Subscription(name="k", durable=True)
+
+    async def main() -> None:
+        async with running(hub, {"internal": {"p": {}}}):
+            ctx = SimpleNamespace(name="p", profile=InternalProfile())
+            hub.egress.internal.attach(ctx, wanted, got.extend).end()
+            for number in range(250):
+                await asyncio.wait_for(hub.evbus.broker.put(routing_key="k", body=number, profile="p"), WAIT)
+            await until(lambda: not hub.evbus.stats.snapshot()["bus"]["queued"])
+            (lane,) = hub.evbus.stats.snapshot()["lanes"].values()
+            assert (lane["accepted"], lane["delivered"], lane["dropped"]) == (250, 100, 150)
+            member = hub.egress.internal.attach(ctx, wanted, got.extend)
+            assert [delivery.envelope.body for delivery in got] == [
+                b"%d" % number for number in range(150, 250)
+            ]
+            for delivery in got:
+                delivery.ack()
+            member.end()
+
+    asyncio.run(main())
+    assert [message for message in caplog.messages if "takes from" in message] == [
+        "nobody takes from the internal queue 'k', which holds 100 events: its oldest are dropped"
+    ]
 
 
 def test_a_generator_of_deliveries_gets_what_comes_and_gives_back_what_is_unsettled() -> None:
