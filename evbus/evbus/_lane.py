@@ -82,6 +82,8 @@ class Lane:
         self._flying: dict[int, list[Envelope]] = {}
         # How often those in flight were tried that are tried again, by their identity.
         self._tried: dict[int, dict[int, int]] = {}
+        # Those in flight that a worker only waits with, by its number: they are not being sent.
+        self._standing: dict[int, list[Envelope]] = {}
         self._sizes: dict[int, int] = {}
         self._sleepers: deque[asyncio.Future[None]] = deque()
         self._workers: list[asyncio.Task[None]] = []
@@ -196,7 +198,7 @@ class Lane:
         self._queue.wake()
 
     def withdraw(self, gone: Callable[[Envelope], bool]) -> list[Envelope]:
-        """Take back what is queued and comes again from its source: it counts as never accepted.
+        """Take back what is not being sent and comes again from its source: it counts as never accepted.
 
         Needs the queue's lock.
         """
@@ -206,31 +208,54 @@ class Lane:
             self._pending.clear()
             self._pending.extend(kept)
             self._pending_size -= size_of(found)
+        for worker in self._standing:
+            found += self._give_up(worker, gone)
+        if found:
             self.counters.accepted -= len(found)
             self._release()
             self._weigh()
         return found
 
-    def _still_wanted(
-        self, worker: int, left: list[Envelope], tries: list[int]
+    def _give_up(self, worker: int, gone: Callable[[Envelope], bool]) -> list[Envelope]:
+        """Take from a worker what it only waits with, and comes again. Needs the queue's lock."""
+        standing = set(map(id, self._standing[worker]))
+        flying = self._flying.get(worker, [])
+        found = [event for event in flying if id(event) in standing and gone(event)]
+        if found:
+            self._flying[worker] = without(flying, found)
+            size = size_of(found)
+            self._sizes[worker] -= size
+            self._flying_size -= size
+            self.counters.in_flight -= len(found)
+            tried = self._tried.get(worker, {})
+            for event in found:
+                tried.pop(id(event), None)
+        return found
+
+    def _stand(self, worker: int, events: list[Envelope]) -> None:
+        """Note that a worker only waits with events: they are taken back when they come again."""
+        self._standing[worker] = events
+        if self.tracker is not None and any(self.tracker.gone(event) for event in events):
+            # What they came over has ended while they were being sent.
+            with self._lock:
+                found = self.withdraw(self.tracker.gone)
+            self.tracker.withdrawn(found)
+
+    async def _stand_by(
+        self, worker: int, left: list[Envelope], tries: list[int], until: Awaitable[None]
     ) -> tuple[list[Envelope], list[int]]:
-        """Return what is to be tried again, less what comes again from its source meanwhile."""
-        if self.tracker is None:
-            return left, tries
-        gone = [event for event in left if self.tracker.gone(event)]
-        if not gone:
-            return left, tries
-        with self._lock:
-            self.counters.accepted -= len(gone)
-            self.counters.in_flight -= len(gone)
-            self._flying[worker] = without(self._flying[worker], gone)
-            self._sizes[worker] -= size_of(gone)
-            self._flying_size -= size_of(gone)
-            self._weigh()
-        self.tracker.withdrawn(gone)
-        # By their identity: an event of another delivery may be equal.
-        away = set(map(id, gone))
-        wanted = [pair for pair in zip(left, tries) if id(pair[0]) not in away]  # noqa: B905 - one each
+        """Await something with events that are not being sent; return those that are still wanted."""
+        behind = self._standing.get(worker, [])
+        self._stand(worker, [*left, *behind])
+        try:
+            await until
+        finally:
+            if behind:
+                self._standing[worker] = behind
+            else:
+                self._standing.pop(worker, None)
+        flying = set(map(id, self._flying.get(worker, ())))
+        wanted = [pair for pair in zip(left, tries) if id(pair[0]) in flying]  # noqa: B905 - one each
         return [event for event, _ in wanted], [count for _, count in wanted]
 
     def _take(self, worker: int, most: int) -> list[Envelope]:
@@ -281,6 +306,7 @@ class Lane:
         """Put what a worker had in flight back to the head of the lane."""
         with self._lock:
             batch = self._flying.pop(worker, [])
+            self._standing.pop(worker, None)
             self.counters.in_flight -= len(batch)
             self._pending.extendleft(reversed(batch))
             size = size_of(batch)
@@ -325,6 +351,10 @@ class Lane:
 
     async def _overlap(self, most: int) -> None:
         async def land(flight: int, events: list[Envelope], outcomes: Sequence[Outcome]) -> None:
+            if self._standing.pop(flight, None):
+                flying = set(map(id, self._flying.get(flight, ())))
+                left = [pair for pair in zip(events, outcomes) if id(pair[0]) in flying]  # noqa: B905 - one each
+                events, outcomes = [event for event, _ in left], [outcome for _, outcome in left]
             await self._deliver(flight, events, [0] * len(events), outcomes)
             if self._closing:
                 return  # what is left of it is told by close()
@@ -340,6 +370,7 @@ class Lane:
             take=self._take,
             send=self._sender.send,
             land=land,
+            stand=self._stand,
             note=lambda flight, delivered: self._settle(flight, delivered, [], 0),
             arrival=self._arrival,
             not_ready=self._sender.not_ready,
@@ -347,13 +378,13 @@ class Lane:
         )
         await Overlap(steps).run()
 
-    async def _ready(self) -> bool:
-        """Return once the destination takes events: whether that had to be waited for."""
-        waited = False
+    async def _ready(
+        self, worker: int, left: list[Envelope], tries: list[int]
+    ) -> tuple[list[Envelope], list[int]]:
+        """Wait for a destination that is down; return what is to be sent then."""
         while (waiting := self._sender.not_ready()) is not None:
-            waited = True
-            await self._wait(*waiting)
-        return waited
+            left, tries = await self._stand_by(worker, left, tries, self._wait(*waiting))
+        return left, tries
 
     async def _deliver(
         self,
@@ -373,10 +404,9 @@ class Lane:
             if outcomes is None:
                 if self._closing:
                     return
-                if await self._ready():
-                    left, tries = self._still_wanted(worker, left, tries)
-                    if not left:
-                        return
+                left, tries = await self._ready(worker, left, tries)
+                if not left:
+                    return
                 if rounds or tries[0]:
                     self._note_tries(worker, left, [count + 1 for count in tries])
                 outcomes = await self._turns.take(self._sender.send, left, alone=broke and len(left) == 1)
@@ -394,12 +424,11 @@ class Lane:
             self._failed(outcomes)
             broke = broke or any(isinstance(outcome, ConnectionLost) for outcome in outcomes)
             outcomes = None
-            await self._pause(rounds, found.wait)
-            left, tries = self._still_wanted(worker, left, tries)
+            left, tries = await self._stand_by(worker, left, tries, self._pause(rounds, found.wait))
             if spare:
-                for event, count in zip(left, tries):  # noqa: B905 - equal by construction
-                    wanted = self._still_wanted(worker, [event], [count])
-                    await self._deliver(worker, *wanted, broke=broke)
+                while left:
+                    alone = self._deliver(worker, left[:1], tries[:1], broke=broke)
+                    left, tries = await self._stand_by(worker, left[1:], tries[1:], alone)
                 return
 
     def _note_tries(self, worker: int, events: list[Envelope], tries: list[int]) -> None:
@@ -501,6 +530,7 @@ class Lane:
             left.extend(self._pending)
             self._flying.clear()
             self._tried.clear()
+            self._standing.clear()
             self._pending.clear()
             self._pending_size = self._flying_size = 0
             self.counters.in_flight = 0

@@ -28,6 +28,7 @@ class Steps(NamedTuple):
     :ivar take: takes events off the queue for a flight, at most so many.
     :ivar send: publishes a flight's events, and lets a function call the plugin.
     :ivar land: deals with the outcomes of a flight, and tries again what failed until nothing is left of it.
+    :ivar stand: notes which events of a flight wait until those before it have landed.
     :ivar note: notes which events of a flight were delivered, when the worker ends.
     :ivar arrival: returns a future that is done when an event is queued.
     :ivar not_ready: returns None when the destination takes events, else why not and what to await.
@@ -40,6 +41,7 @@ class Steps(NamedTuple):
     take: Callable[[int, int], list[Envelope]]
     send: Callable[[list[Envelope], Turn], Publishing]
     land: Callable[[int, list[Envelope], Sequence[Outcome]], Coroutine[Any, Any, None]]
+    stand: Callable[[int, list[Envelope]], None]
     note: Callable[[int, list[Envelope]], None]
     arrival: Callable[[], asyncio.Future[None]]
     not_ready: Callable[[], tuple[str, Awaitable[None]] | None]
@@ -145,13 +147,24 @@ class Overlap:
 
     async def _land(self) -> None:
         flight = self._flights[0]
-        if flight.task.cancelled():
-            outcomes: Sequence[Outcome] = [DeliveryError("the publish was cancelled")] * len(flight.events)
-        else:
-            outcomes = flight.task.result()
+        outcomes = _outcomes(flight)
         if outcomes.count(None) < len(flight.events) and len(self._flights) > 1:
             await asyncio.wait([each.task for each in self._flights])
+            for behind in list(self._flights)[1:]:
+                self._steps.stand(behind.number, _failed(behind))
         # Not sooner: what is known of it is noted if the worker ends while it waits.
         self._flights.popleft()
         self._failed.discard(flight.number)
         await self._steps.land(flight.number, flight.events, outcomes)
+
+
+def _outcomes(flight: _Flight) -> Sequence[Outcome]:
+    if flight.task.cancelled():
+        return [DeliveryError("the publish was cancelled")] * len(flight.events)
+    return flight.task.result()
+
+
+def _failed(flight: _Flight) -> list[Envelope]:
+    """Return what of a flight is to be sent again."""
+    outcomes = zip(flight.events, _outcomes(flight))  # noqa: B905 - one each
+    return [event for event, outcome in outcomes if outcome is not None]

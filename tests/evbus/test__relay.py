@@ -337,28 +337,40 @@ def test_what_comes_again_is_not_tried_again(rig: Rig, acks: Acks, batching: boo
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("how", ["batching", "one by one", "overlapping"])
+@pytest.mark.parametrize("why", ["fails", "is down"])
 def test_under_way_is_never_more_than_was_taken_however_often_the_source_is_lost(
-    rig: Rig, acks: Acks
+    rig: Rig, acks: Acks, how: str, why: str
 ) -> None:
-    target = Target(batching=True)
-    target.plan.extend([Unavailable("down")] * 1000)
+    target = Target(batching=how != "one by one", overlap=how == "overlapping")
+    target.plan.extend([Unavailable("it is down")] * 1000)
+    up: list[bool] = []
+
+    def ready(_ctx: Any) -> tuple[str, Any] | None:
+        return None if up else ("it is down", until(lambda: up))
 
     async def main() -> None:
-        lane = rig.add(target, delivery=Settings(retry=Retry(attempts=3, min=0.01, max=0.01)))
+        options = {"ready": ready} if why == "is down" else {}
+        slowly = Settings(batch=3, retry=Retry(attempts=3, min=60, max=60))
+        lane = rig.add(target, delivery=slowly, **options)
         async with rig.running():
             for _ in range(6):
                 origin = Origin()
                 relay(rig, acks, *range(4), origin=origin)
                 await turns(20)
-                found = lane.snapshot()
-                assert found["queued"] + found["in_flight"] <= 8
+                found = rig.check()["lanes"][str(lane.key)]
+                assert found["queued"] + found["in_flight"] == 4
                 origin.end("lost")
-            await until(lambda: lane.idle)
+                assert lane.idle
+            rig.check()
+            up.append(True)
             target.plan.clear()
-            relay(rig, acks, *range(4), origin=Origin())
-            await within(rig.bus.relayed(9))
-        assert target.got == numbers(4)
-        assert acks.acked == [*range(4)]
+            if why == "is down":
+                relay(rig, acks, *range(4), origin=Origin())
+                await within(rig.bus.relayed(9))
+        again = numbers(4) if why == "is down" else []
+        assert (target.got, acks.acked) == (again, [*range(len(again))])
+        assert lane.counters.accepted == lane.counters.delivered == len(again)
 
     asyncio.run(main())
 
@@ -435,3 +447,24 @@ def test_what_is_sent_alone_is_looked_at_again_before(rig: Rig, acks: Acks) -> N
         assert lane.counters.accepted == 1
 
     asyncio.run(main())
+def test_what_waits_for_the_one_that_is_sent_alone_is_dropped_too(rig: Rig, acks: Acks) -> None:
+    target, origin = Target(batching=True), Origin()
+    target.plan.extend([ValueError("one of them is bad"), HANG])
+
+    async def main() -> None:
+        lane = rig.add(target, delivery=Settings(retry=SOON))
+        async with rig.running():
+            relay(rig, acks, *range(4), origin=origin)
+            await within(target.hanging.wait())
+            assert [len(events) for events in target.tried] == [4, 1]
+            origin.end("the connection was lost")
+            assert lane.counters.in_flight + lane.snapshot()["queued"] == 1
+            rig.check()
+            target.release.set()
+            await until(lambda: lane.idle)
+            assert lane.counters.accepted == lane.counters.delivered == len(target.got) == 1
+            assert len(target.tried) == 2
+            rig.check()
+
+    asyncio.run(main())
+    assert acks.acked == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from evbus.api import bus
 from evbus.errors import BusStopped, ConfigError, ConnectFailed, Unavailable
 from tests.evbus.kit import WAIT, bodies, new_hub, running, write
+from tests.servers._proxy import Proxy
 from tests.servers._rabbitmq import RabbitMQ
 
 #: A source that yields the profile's ``bodies`` and then waits, and notes what is acknowledged.
@@ -170,3 +172,58 @@ def test_a_queue_that_may_not_be_read_fails_at_first(rabbitmq: RabbitMQ, unique:
         asyncio.run(main())
     finally:
         rabbitmq.delete_user(unique)
+
+
+def test_a_source_that_breaks_while_the_destination_is_down_brings_no_more_than_its_prefetch(
+    broken_rabbitmq: RabbitMQ, proxy: Callable[..., Proxy], unique: str, tmp_path: Path
+) -> None:
+    source, target = f"{unique}-in", f"{unique}-out"
+    broken_rabbitmq.declare_queue(source)
+    broken_rabbitmq.declare_queue(target)
+    for number in range(10):
+        broken_rabbitmq.publish(source, str(number))
+    gate = proxy(broken_rabbitmq.port)
+    gate.refuse()
+    down = broken_rabbitmq.url.replace(f":{broken_rabbitmq.port}", f":{gate.port}")
+    profiles = {
+        "amqp": {
+            "src": {"url": broken_rabbitmq.url, "queue": source, "prefetch": 4},
+            "out": {"url": down, "queue": target, "routing_key": target, "first_connect": "wait"},
+        }
+    }
+    most: list[int] = [0]
+
+    async def main() -> None:
+        async with bus(profiles, dead_store=str(tmp_path / "dead.jsonl")) as events:
+
+            async def seen(condition: Callable[[Any], bool]) -> None:
+                while True:
+                    found = events.hub.evbus.stats.snapshot()
+                    lane = found["lanes"]["amqp.amqp.out"]
+                    most[0] = max(most[0], lane["queued"] + lane["in_flight"])
+                    if condition(found):
+                        return
+                    await asyncio.sleep(0.005)
+
+            bridge = asyncio.ensure_future(events.hub.evbus.bridge.run(profiles, "src", "out"))
+            for times in range(1, 7):
+                taken = 4 * times
+                await asyncio.wait_for(
+                    seen(lambda found, taken=taken: found["bus"]["relayed"] == taken), WAIT
+                )
+                if times < 6:
+                    await asyncio.to_thread(broken_rabbitmq.close_connections)
+            gate.accept()
+            await asyncio.wait_for(
+                seen(lambda found: found["lanes"]["amqp.amqp.out"]["delivered"] >= 10), WAIT
+            )
+            bridge.cancel()
+            await asyncio.wait({bridge})
+
+    asyncio.run(main())
+    assert most == [4]
+    arrived = [message["payload"] for message in broken_rabbitmq.take(target)]
+    assert {*arrived} == {str(number) for number in range(10)}
+    assert 10 <= len(arrived) <= 14
+    assert broken_rabbitmq.queue_depth(source) == 0
+    assert not (tmp_path / "dead.jsonl").exists()
