@@ -35,8 +35,6 @@ log = logging.getLogger("evbus.event")
 
 #: By its name: a bridge counts what it has handed on, and does more than the base.
 _DROP = operator.methodcaller("drop")
-#: It was begun, so it counts where the source counts: one that always ends so is given up in the end.
-_REQUEUE = operator.methodcaller("reject", requeue=True)
 
 #: Seconds that each step of an end has at the least.
 MOMENT = 0.1
@@ -61,6 +59,7 @@ class _Work(msgspec.Struct, eq=False, gc=False):
     :ivar event: what it says, once that is read.
     :ivar envelope: what it was read of, after the interceptors.
     :ivar refused: why it is not read at all.
+    :ivar cuts: how often its worker was cancelled while it had it.
     """
 
     delivery: Delivery
@@ -70,6 +69,7 @@ class _Work(msgspec.Struct, eq=False, gc=False):
     envelope: Envelope | None = None
     attempts: int = 0
     refused: Exception | None = None
+    cuts: int = 0
 
 
 class Listening:
@@ -151,7 +151,7 @@ class Listening:
                 raise work.refused
             if self._around is None and self._plain:
                 work.event = event = self._reader.read(work.spec, work.delivery.envelope)
-                work.attempts = 1
+                work.attempts += 1
                 try:
                     await self._call(event)
                 except BaseException as exc:
@@ -190,7 +190,7 @@ class Listening:
             self._keys.pass_on(key)
 
     async def _attempts(self, work: _Work) -> Any:
-        work.attempts = 1
+        work.attempts += 1
         try:
             return await self._attempt(work)
         except BaseException as exc:
@@ -232,12 +232,12 @@ class Listening:
         raise problem
 
     async def _failed(self, work: _Work, problem: BaseException) -> None:
-        """Give up an event whose listener has failed for the last time; what was cut short comes again."""
+        """Give up an event whose listener has failed for the last time; what was cut short is tried again."""
         try:
             failure = self._failure(problem)
         except asyncio.CancelledError:
-            if not self._comes_again(work):
-                await self._give_up(work, DispatchError("each time its handling was cancelled"))
+            if not self._goes_on(work):
+                await self._give_up(work, DispatchError("the task that handles it was cancelled"))
             raise
         except BaseException:
             # The program ends, or the event loop has.
@@ -246,26 +246,31 @@ class Listening:
         if not work.delivery.settled:
             await self._give_up(work, failure)
 
-    def _comes_again(self, work: _Work) -> bool:
-        """Let a delivery come again whose worker was cancelled; return False if it did so too often."""
+    def _goes_on(self, work: _Work) -> bool:
+        """Try a delivery again whose worker was cancelled; return False if that was its last try.
+
+        The worker does as it was told and ends, or the end of an event loop would wait for it: another one
+        makes the next try.
+        """
         if self._closing:
             self.tried[id(work.delivery.envelope)] = work.attempts
             self._leave(work, Delivery.give_back)
         if work.delivery.settled:
             return True
         self._counts["cancelled"] += 1
-        retry, count = self.spec.retry, (work.delivery.delivery_count or 0) + 1
-        if retry.attempts and count >= retry.attempts and not work.outside:
+        # An interceptor may have been cancelled before its listener was called.
+        work.cuts += 1
+        work.attempts = max(work.attempts, work.cuts)
+        retry = self.spec.retry
+        if retry.attempts and work.attempts >= retry.attempts:
             return False
+        self._counts["retried"] += 1
         log.warning(
-            "listener %s: the handling of %s was cancelled; it is delivered again",
+            "listener %s: the handling of %s was cancelled, and is tried again",
             self.listener.name,
             work.spec.name,
         )
-        # One that always is would be handled again and again without a pause. What is not settled by the end
-        # goes back as well.
-        pause = backoff(count, retry.min, retry.max)
-        asyncio.get_running_loop().call_later(pause, self._leave, work, _REQUEUE)
+        self._workers.submit_later(work, backoff(work.attempts, retry.min, retry.max))
         return True
 
     def _leave(self, work: _Work, settle: Callable[[Delivery], None]) -> None:
@@ -314,6 +319,8 @@ class Listening:
         """
         # The last goes first, so that a source that puts them in front has them in order.
         for work in reversed(self._take_back(lambda work: work.outside or not outside)):
+            if work.attempts:
+                self.tried[id(work.delivery.envelope)] = work.attempts
             self._leave(work, Delivery.give_back)
 
     def _take_back(self, which: Callable[[_Work], bool]) -> list[_Work]:

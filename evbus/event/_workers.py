@@ -35,6 +35,8 @@ class Workers(Generic[_Job]):
         self._limit = limit
         self._name = name
         self._ready: deque[_Job] = deque()
+        # Those that are to be done later.
+        self._later: dict[_Job, asyncio.TimerHandle] = {}
         self._waking = False
         self._tasks: set[asyncio.Task[None]] = set()
         # Handlers know nothing of who happened to wake their worker.
@@ -51,7 +53,7 @@ class Workers(Generic[_Job]):
     @property
     def idle(self) -> bool:
         """Whether nothing waits, and nothing is being done."""
-        return not self._tasks and not self._ready
+        return not self._tasks and not self._ready and not self._later
 
     def __contains__(self, task: object) -> bool:
         """Return whether a task is one of the workers."""
@@ -60,6 +62,7 @@ class Workers(Generic[_Job]):
     def begin(self) -> None:
         """Forget what an event loop that has ended left behind."""
         self._waking = False
+        self._later.clear()
         self._context = copy_context()
 
     def submit(self, job: _Job) -> None:
@@ -71,6 +74,14 @@ class Workers(Generic[_Job]):
         self._ready.extend(jobs)
         if not self._waking:
             self._wake()
+
+    def submit_later(self, job: _Job, seconds: float) -> None:
+        """Do a job again, after a time."""
+        self._later[job] = asyncio.get_running_loop().call_later(seconds, self._submit_now, job)
+
+    def _submit_now(self, job: _Job) -> None:
+        del self._later[job]
+        self.submit(job)
 
     def _wake(self) -> None:
         if self.running < self._limit:
@@ -134,13 +145,15 @@ class Workers(Generic[_Job]):
         return task if task in self._tasks else None
 
     def take_back(self, which: Callable[[_Job], bool] = lambda job: True) -> list[_Job]:
-        """Return what was not begun, and forget it."""
+        """Return what is not being done, and forget it."""
+        again = [job for job in self._later if which(job)]
+        for job in again:
+            self._later.pop(job).cancel()
         jobs = list(self._ready)
-        found = [job for job in jobs if which(job)]
+        found = again + [job for job in jobs if which(job)]
         self._ready.clear()
         self._ready.extend([job for job in jobs if not which(job)])
-        if not self._ready and not self._tasks:
-            self._told_quiet()
+        self._told_quiet()
         return found
 
     async def quiet(self, seconds: float) -> bool:

@@ -428,11 +428,15 @@ def test_an_interrupt_is_the_operators() -> None:
     assert graves == []
 
 
-def test_what_its_worker_is_cancelled_in_comes_again_and_the_listener_goes_on(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize("outside", [True, False])
+def test_a_cancellation_of_its_worker_is_a_failed_attempt_and_the_listener_goes_on(
+    caplog: pytest.LogCaptureFixture, outside: bool
 ) -> None:
+    calls: list[str] = []
+
     async def on(event: Any) -> None:
-        if event.id == "bad":
+        calls.append(event.id)
+        if event.id == "bad" or calls.count(event.id) == 1:
             task = asyncio.current_task()
             assert task is not None
             task.cancel()
@@ -441,22 +445,85 @@ def test_what_its_worker_is_cancelled_in_comes_again_and_the_listener_goes_on(
     async def main() -> None:
         source, graves = Source(), Graves()
         async with at_work(on, graves) as listening:
-            give(listening, source, "bad", "good", "bad", "good")
-            told = await source.settled(4)
-            assert sorted(told, key=str) == [("bad", False, True)] * 2 + [("good", True, False)] * 2
+            for each in ("bad", "good"):
+                listening.take(source.delivery({"id": each}, each), ORDER, outside=outside)
+            await source.settled(2)
+            assert await listening.quiet(WAIT)
             found = listening.snapshot()
-            assert (found["cancelled"], found["accepted"], found["in_flight"]) == (2, 2, 0)
-            # In this process there is nobody else who would end that.
-            often = source.delivery({"id": "bad"}, "often")
-            often.delivery_count = 2
-            listening.take(often, ORDER)
-            assert (await source.settled(5))[-1] == ("often", False, False)
-        assert [dead.attempts for dead in graves] == [1]
+            assert [found[name] for name in ("accepted", *PARTS)] == [2, 1, 1, 0, 0, 0]
+            assert (found["cancelled"], found["retried"]) == (4, 3)
+        assert sorted(source.told) == [("bad", False, False), ("good", True, False)]
+        assert [(dead.attempts, str(dead.reason)) for dead in graves] == [
+            (3, "the task that handles it was cancelled")
+        ]
 
     with caplog.at_level(logging.WARNING, "evbus.event"):
         go(main)
-    said = "listener billing: the handling of OrderPlaced was cancelled; it is delivered again"
-    assert caplog.messages == [said] * 2
+    said = "listener billing: the handling of OrderPlaced was cancelled, and is tried again"
+    assert caplog.messages == [said] * 3
+    assert sorted(calls) == ["bad"] * 3 + ["good"] * 2
+
+
+def test_an_interceptor_that_cancels_its_worker_does_not_do_so_for_ever() -> None:
+    async def around(_envelope: Any, _handle: Any, _receiver: str) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        source, graves = Source(), Graves()
+        async with at_work(print, graves) as listening:
+            listening.begin(around)
+            give(listening, source, "a")
+            assert await source.settled(1) == [("a", False, False)]
+        assert [dead.attempts for dead in graves] == [3]
+
+    go(main)
+
+
+def test_what_waits_for_its_next_try_is_dropped_with_what_it_came_over_and_given_back_at_the_end() -> None:
+    async def on(event: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        source, origin = Source(), Origin()
+        async with at_work(on, retry={"attempts": 9, "min": 60, "max": 60}) as listening:
+            listening.take(over(source, origin, "gone"), ORDER, outside=True)
+            give(listening, source, "back")
+            await until(lambda: listening.snapshot()["cancelled"] == 2)
+            assert listening.snapshot()["in_flight"] == 2
+            assert not listening.idle
+            listening.lost(origin)
+            assert (listening.snapshot()["accepted"], source.told) == (1, [])
+            await listening.close(WAIT)
+            assert source.told == [("back", None, True)]
+            assert list(listening.tried.values()) == [1]
+            assert listening.snapshot()["accepted"] == 0
+
+    go(main)
+
+
+def test_the_end_of_an_event_loop_is_not_held_up_by_tries() -> None:
+    calls: list[str] = []
+
+    async def on(event: Any) -> None:
+        calls.append(event.id)
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        source = Source()
+        spec = listener_spec(OrderPlaced, retry={"attempts": 9, "min": 60, "max": 60})
+        listening = Listening(spec, made(on, "billing", None, 1), READER, Graves().bury)
+        listening.begin(None)
+        give(listening, source, "a")
+        await until(lambda: calls)
+
+    go(main)  # cancels what is left
+    assert calls == ["a"]
 
 
 # What is gone
