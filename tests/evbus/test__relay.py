@@ -447,6 +447,8 @@ def test_what_is_sent_alone_is_looked_at_again_before(rig: Rig, acks: Acks) -> N
         assert lane.counters.accepted == 1
 
     asyncio.run(main())
+
+
 def test_what_waits_for_the_one_that_is_sent_alone_is_dropped_too(rig: Rig, acks: Acks) -> None:
     target, origin = Target(batching=True), Origin()
     target.plan.extend([ValueError("one of them is bad"), HANG])
