@@ -176,6 +176,9 @@ class AmqpSession:
                 raise asyncio.CancelledError from exc
             if self.lost.done():
                 raise Unavailable(f"the connection is lost: {self.lost.result()}") from exc
+            if self._link.is_closed:
+                # Its transport is about to follow: an error of the client library is no fault of the call.
+                raise Unavailable(f"the connection is being closed: {one_line(exc)}") from exc
             raise
         finally:
             _OURS.reset(ours)

@@ -90,6 +90,20 @@ def test_a_call_that_is_cancelled_is_cancelled_whatever_the_client_library_makes
     asyncio.run(main())
 
 
+def test_a_connection_that_the_client_library_is_closing_is_as_one_that_is_lost(rabbitmq: Any) -> None:
+    async def main() -> None:
+        async with connected(url=rabbitmq.url) as made:
+            session = made.up()
+            # The moment between the library's giving it up and the end of the transport.
+            session._link._closing.set_result(None)  # type: ignore[attr-defined]
+            assert not session.lost.done()
+            with pytest.raises(Unavailable) as caught:
+                await session.channel()
+            assert str(caught.value).startswith("the connection is being closed: ")
+
+    asyncio.run(main())
+
+
 def test_the_version_of_rabbitmq_is_known(each_rabbitmq: Any) -> None:
     async def main() -> None:
         async with connected(url=each_rabbitmq.url) as made:
