@@ -138,6 +138,17 @@ def test_dead_events_are_on_the_disk_before_they_are_acknowledged(lines: Shell) 
     assert [record["dead"]["reason"] for record in lines.dead()] == ["not this"] * 3
 
 
+def test_what_is_larger_than_max_body_is_dead_and_the_others_are_delivered(lines: Shell) -> None:
+    lines.file("in.txt", "four\nfives\n4\n")
+    profiles(lines, file={"default": {"path": "out.jsonl"}})
+    done = lines.run(*RUN, "--from", "in", "--count", "3", EVBUS_MAX_BODY="4")
+    assert done.returncode == 1, done.stderr
+    assert len(lines.lines("out.jsonl")) == 2
+    (record,) = lines.dead()
+    assert "more than the 4 that the option max_body allows" in record["dead"]["reason"]
+    assert sorted(settled(lines)) == ["0 True", "1 True", "2 True"]
+
+
 def test_what_cannot_be_recorded_stays_with_its_source(lines: Shell) -> None:
     lines.file("plugins/ingress/rejecting.py", REJECTS)
     lines.file("there", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Callable
@@ -23,11 +24,12 @@ import asyncio
 from evbus.types import Delivery, Envelope
 
 def __init__(hub):
-    hub.egress.ACKED = []
+    hub.egress.ACKED, hub.egress.TOLD = [], []
 
 async def consume(hub, ctx, subscription):
     def settle(tag, accepted, requeue):
         hub.egress.ACKED.append(tag)
+        hub.egress.TOLD.append((tag, accepted, requeue))
     for body in ctx.acct["bodies"]:
         yield Delivery(Envelope(ctx.name, "key", body.encode(), {"x": "y"}), settle, body)
     if ctx.acct.get("fails"):
@@ -125,6 +127,60 @@ def test_a_source_that_fails_is_one_sentence_without_secrets(hub: Any) -> None:
             )
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_body_above_max_body_is_a_dead_letter_and_is_not_yielded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, started: bool
+) -> None:
+    root, dead = write(tmp_path / "plugins", egress__bodies=BODIES), tmp_path / "dead.jsonl"
+    hub = new_hub(plugin_dirs=[root], dead_store=dead, drain_timeout=WAIT, max_body=4)
+    profiles = contexts("four", "fives", "4")
+
+    async def yielded(**options: Any) -> list[bytes]:
+        found = []
+        async with contextlib.aclosing(hub.evbus.bridge.consume(profiles, "in", **options)) as deliveries:
+            async for delivery in deliveries:
+                found.append(delivery.envelope.body)
+                delivery.ack()
+                if delivery.envelope.body == b"4":
+                    break
+        return found
+
+    async def main() -> None:
+        async with running(hub, profiles) if started else contextlib.nullcontext():
+            assert await asyncio.wait_for(yielded(), WAIT) == [b"four", b"4"]
+            assert hub.egress.TOLD == [("four", True, False), ("fives", False, False), ("4", True, False)]
+            assert await asyncio.wait_for(yielded(any_size=True), WAIT) == [b"four", b"fives", b"4"]
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(main())
+    why = "the event body has 5 bytes, more than the 4 that the option max_body allows"
+    # Without a bus there is no dead store, only what the source does with what is refused.
+    records = [json.loads(line) for line in dead.read_text().splitlines()] if started else []
+    assert [record["dead"]["lane"] for record in records] == ["bodies.in"] * started
+    assert why in (records[0]["dead"]["reason"] if started else caplog.text)
+
+
+def test_a_body_above_max_body_is_dead_in_each_lane_of_a_bridge(tmp_path: Path) -> None:
+    root, dead = write(tmp_path / "plugins", egress__bodies=BODIES), tmp_path / "dead.jsonl"
+    hub = new_hub(plugin_dirs=[root], dead_store=dead, drain_timeout=WAIT, max_body=4)
+    profiles = contexts("four", "fives", "4")
+    profiles["internal"]["*"] = {}
+
+    async def main() -> None:
+        async with running(hub, profiles):
+            await hub.evbus.bridge.run(profiles, "in", count=3)
+            assert sorted(hub.egress.TOLD) == [(each, True, False) for each in ("4", "fives", "four")]
+            for lane in hub.evbus.stats.snapshot()["lanes"].values():
+                assert (lane["accepted"], lane["delivered"], lane["dead"]) == (3, 2, 1)
+
+    asyncio.run(main())
+    records = [json.loads(line) for line in dead.read_text().splitlines()]
+    assert sorted(record["dead"]["lane"] for record in records) == [
+        "internal.internal.*",
+        "internal.internal.default",
+    ]
 
 
 # On a real broker
