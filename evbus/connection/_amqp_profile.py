@@ -188,7 +188,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     Receiving:
 
     :ivar prefetch: deliveries that may be unsettled at once; default: what their consumer works on at once,
-        twice, from 10 to 1,000; 500 for a bridge, 100 where that is not known.
+        twice, from 10 to 1,000; 1,000 for a bridge, 100 where that is not known.
     :ivar consumer_priority: consumers of a higher one are served first.
     :ivar exclusive: nobody else may consume from the queue.
     :ivar offset: where a stream is read from when nothing was acknowledged in this run: ``first``, ``last``,

@@ -167,10 +167,12 @@ class Consumer:
                 continue
             try:
                 found = await self._subscribe(session)
-            except Unavailable as exc:
+            # Whatever the client library makes of a connection that ends: a consumer goes on over the next.
+            except Exception as exc:
+                problem = self.connection.clean(exc)
                 if not self._started and self._profile.first_connect == "fail":
-                    raise ConnectFailed(f"{self.connection.name}: {exc}") from exc
-                await self._pause(exc)
+                    raise ConnectFailed(f"{self.connection.name}: {problem}") from exc
+                await self._pause(problem)
             else:
                 if self._failures:
                     log.info("%s: consuming from %r again", self.connection.name, self._name)
@@ -178,7 +180,7 @@ class Consumer:
                 self._on_ready()
                 return found
 
-    async def _pause(self, problem: Exception) -> None:
+    async def _pause(self, problem: str) -> None:
         self._failures += 1
         if self._failures == 1:
             log.warning(

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from pamqp import commands
 
-from evbus.errors import ConnectFailed, ProfileError
+from evbus.connection._amqp import AmqpSession
+from evbus.errors import ConnectFailed, DeliveryError, ProfileError
 from evbus.types import Delivery, Subscription
 from tests.ingress.amqp_kit import (
     WAIT,
@@ -811,3 +812,30 @@ def test_a_queue_that_belongs_to_another_consumer_is_waited_for_when_the_profile
                 (await asyncio.wait_for(coming, WAIT)).ack()
 
     asyncio.run(main())
+
+
+def test_a_consumer_goes_on_whatever_the_client_library_raises(
+    rabbitmq: Any, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens, raised = AmqpSession.channel, list[Exception]()
+
+    async def channel(session: AmqpSession) -> Any:
+        if raised:
+            raise raised.pop()
+        return await opens(session)
+
+    async def main() -> None:
+        hub = new_hub()
+        await fill(hub, rabbitmq, unique, 2)
+        monkeypatch.setattr(AmqpSession, "channel", channel)
+        raised.extend([RuntimeError("no writer"), DeliveryError("it was cancelled from within")])
+        data = {"url": url(rabbitmq), "queue": unique, "reconnect": {"min": 0.01, "max": 0.02}}
+        async with consuming(hub, first_connect="wait", **data) as following:
+            assert await bodies(following, 2) == [0, 1]
+        raised.append(RuntimeError("no writer"))
+        with pytest.raises(ConnectFailed, match="no writer"):
+            async with consuming(hub, **data) as following:
+                await following()
+
+    asyncio.run(main())
+    rabbitmq.delete_queue(unique)
