@@ -52,6 +52,8 @@ OURS = {name: encoder for name, encoder in _ENCODERS if encoder is not None}
 #: Those that need not be text (sections 3.2.11 to 14).
 IDS = ("message-id", "correlation-id")
 
+#: The constructors of what they may be beside (section 1.6): ulong, UUID, binary; and that of a time.
+_ID_TYPES, _TIME = (0x44, 0x53, 0x80, 0x98, 0xA0, 0xB0), 0x83
 #: Is set in the constructor of a text that has more than 255 bytes (section 1.6).
 _WIDE = 0x10
 _NO_NATIVE: Mapping[str, Native] = {}
@@ -125,7 +127,7 @@ class Encoder:
                 )
             came = _as_it_came(name, value, native) if native else None
             if name in OURS:
-                if came is not None and came.form == "amqp1" and name in IDS:
+                if came is not None and came.form == "amqp1" and name in IDS and came.data[0] in _ID_TYPES:
                     data = came.data
                 else:
                     data = _encoded(f"the header {name!r}", value, OURS[name])
@@ -167,9 +169,9 @@ def _as_it_came(name: str, value: str, native: Mapping[str, Native]) -> Native |
 
 
 def _milliseconds(text: str, came: Native | None) -> bytes:
-    """Return a creation time, nothing when the text is no number of seconds."""
+    """Return a creation time; nothing when the text is no number of seconds, or was a number in AMQP 1.0."""
     if came is not None and came.form == "amqp1":
-        return came.data
+        return came.data if came.data[0] == _TIME else b""
     if text.isascii() and text.isdigit() and len(text) < 16 and (text[0] != "0" or text == "0"):
         return timestamp(int(text) * 1000)
     return b""

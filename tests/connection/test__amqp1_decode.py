@@ -48,6 +48,20 @@ def test_properties_and_ids_that_are_no_text_are_sent_as_they_came() -> None:
         assert (message.id, message.correlation_id, message.creation_time) == (ID, 7, 1.5)
 
 
+def test_application_properties_with_the_names_of_fields_are_sent_with_types_that_these_have() -> None:
+    came = of(
+        properties={"timestamp": proton.int32(5), "message-id": True, "correlation-id": proton.int32(6)}
+    )
+    message = again(came.headers)
+    assert (message.id, message.correlation_id, message.creation_time) == ("true", "6", 0)
+    assert message.properties == {"timestamp": 5}
+    assert decode(bytes(message.encode())).headers == came.headers
+    timed = again(
+        of(properties={"timestamp": proton.timestamp(1_500), "message-id": proton.ulong(7)}).headers
+    )
+    assert (timed.creation_time, timed.id, timed.properties) == (1.5, 7, None)
+
+
 def test_what_was_changed_is_sent_as_the_text_that_it_is() -> None:
     headers = of(id=ID, properties={"n": proton.int32(5), "m": True}).headers.copy()
     headers["n"], headers["message-id"] = "6", "other"
