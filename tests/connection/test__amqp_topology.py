@@ -147,7 +147,9 @@ def test_a_queue_with_other_settings_is_used_as_it_is_and_that_is_told_once_for_
     rabbitmq.declare_queue(names, there)
     declare(rabbitmq, queue={"name": names, **settings}, exchange="amq.topic", times=2)
     assert bindings(rabbitmq, names) == {("amq.topic", names)}
-    assert found(rabbitmq, "queues", names)["arguments"] == there
+    arguments = found(rabbitmq, "queues", names)["arguments"]
+    arguments.pop("x-queue-type", None)  # which RabbitMQ 4.3 notes by itself
+    assert arguments == there
     (record,) = (one for one in caplog.records if one.name == "evbus.connection.amqp")
     said = record.message
     assert said.startswith(f"the queue '{names}' is there with other settings, and is used as it is: ")
@@ -272,9 +274,9 @@ def test_what_is_not_permitted_is_told(rabbitmq: Any, names: str) -> None:
         said = complaint(rabbitmq, login=login, exchange={"name": f"{names}-e"})
         assert said.startswith(f"the broker does not permit it for the exchange '{names}-e': ACCESS_REFUSED")
         said = complaint(rabbitmq, login=login, queue=f"{names}-q", exchange="amq.topic")
-        assert said.startswith(
-            f"the broker does not permit it for the queue '{names}-q' or 'amq.topic': ACCESS_REFUSED"
-        )
+        # RabbitMQ 4.3 does not even say that an exchange is there, to who has no right to it at all.
+        what = "the exchange" if rabbitmq.version >= (4, 3) else f"the queue '{names}-q' or"
+        assert said.startswith(f"the broker does not permit it for {what} 'amq.topic': ACCESS_REFUSED")
     finally:
         rabbitmq.delete_user(names)
 
