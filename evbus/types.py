@@ -202,11 +202,13 @@ class Origin:
     holds deliveries that nobody has begun with drops them then (:meth:`Delivery.drop`), or they would be
     handled twice.
 
+    :param pause: what :meth:`pause` does; default: nothing.
     :ivar ended: why it is gone, ``""`` while it is there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pause: Callable[[], None] | None = None) -> None:
         self.ended = ""
+        self._pause = pause
         self._watchers: list[Callable[[Origin], None]] = []
 
     def watch(self, on_end: Callable[[Origin], None]) -> None:
@@ -222,6 +224,8 @@ class Origin:
         For the end of its consumer: what was taken can be settled still, and nothing comes in its place. Does
         nothing where that cannot be had.
         """
+        if self._pause is not None:
+            self._pause()
 
     def end(self, reason: str) -> None:
         """Note that it is gone, and tell who watches it; only the first time counts."""

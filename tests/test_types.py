@@ -117,6 +117,9 @@ def test_an_origin_tells_once_that_it_has_ended() -> None:
     assert not one.gone
 
     origin.pause()
+    paused: list[int] = []
+    Origin(lambda: paused.append(1)).pause()
+    assert paused == [1]
     assert not one.gone
     origin.end("the channel was closed")
     origin.end("again")

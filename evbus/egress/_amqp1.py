@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from functools import partial
 
 from evbus._backoff import backoff
@@ -121,7 +121,7 @@ class Consumer:
         link = session.receiver(
             self._source.address, self._source.capabilities, durable=self._durable, taker=self._take
         )
-        origin = _Origin(partial(self._pause, link))
+        origin = Origin(partial(self._pause, link))
         link.changed = partial(self._changed, link, origin)
         return link, origin
 
@@ -230,15 +230,6 @@ class Consumer:
             delivery_count=count,
             origin=origin,
         )
-
-
-class _Origin(Origin):
-    def __init__(self, pause: Callable[[], None]) -> None:
-        super().__init__()
-        self._pause = pause
-
-    def pause(self) -> None:
-        self._pause()
 
 
 def _settle(link: Receiver, again: int, number: int, accepted: bool | None, requeue: bool) -> None:

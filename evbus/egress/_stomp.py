@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -237,7 +237,7 @@ class Consumer:
                 if session is None:
                     return
                 name = f"evbus-{session.next_number}"
-                origin = _Origin(self._pause)
+                origin = Origin(self._pause)
                 origin.watch(lambda _: consumers.gone(self))
                 lost = partial(_lost, origin)
                 session.lost.add_done_callback(lost)
@@ -414,15 +414,6 @@ class Consumer:
             return
         self._unsettled.pop(tag, None)
         session.settle(tag, accepted=bool(accepted))
-
-
-class _Origin(Origin):
-    def __init__(self, pause: Callable[[], None]) -> None:
-        super().__init__()
-        self._pause = pause
-
-    def pause(self) -> None:
-        self._pause()
 
 
 def _lost(origin: Origin, lost: asyncio.Future[str]) -> None:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import aiormq.abc
 
 from evbus.connection import _amqp_frames as frames
-from evbus.connection import _supervisor
 from evbus.connection._amqp import AmqpSession
 from evbus.connection._amqp_profile import Profile
 from evbus.connection._amqp_topology import declared
@@ -29,6 +28,7 @@ from evbus.redact import one_line
 from evbus.types import Envelope, SharedHeaders
 
 from ._amqp_confirms import PENDING, Batch, Confirms, Sent
+from ._coming_back import ComingBack
 
 __all__ = ["Publisher", "fixed_of", "properties_for", "refused", "rejected", "unroutable"]
 
@@ -100,8 +100,7 @@ class Publisher:
         self._suspects: set[str] = set()
         # The bytes of a body that the broker takes at most, once it has said so.
         self._largest: int | None = None
-        # When an event of a routing key came back for the first time, while queues may be about to come back.
-        self._first_back: dict[str, float] = {}
+        self._coming_back = ComingBack(connection)
         self._declarations = 0
         self._calls = 0
         self._under_way: set[int] = set()
@@ -155,7 +154,7 @@ class Publisher:
         finally:
             self._under_way.discard(call)
             self._unwritten.discard(call)
-        if outcomes.count(None) < len(outcomes) or self._nowhere or self._first_back:
+        if outcomes.count(None) < len(outcomes) or self._nowhere or self._coming_back:
             self._look_at(events, outcomes, sure=declarations == self._declarations)
         return outcomes
 
@@ -189,23 +188,14 @@ class Publisher:
             key = event.routing_key
             if outcome is None:
                 self._nowhere.discard(key)
-                self._first_back.pop(key, None)
+                self._coming_back.arrived(key)
             elif type(outcome) is not _Unroutable:
                 continue
             elif self._declares and not (sure and key in self._nowhere):
                 self._suspects.add(key)
                 outcomes[index] = Unavailable(f"{outcome}; the queue may have been deleted")
-            elif self._may_come_back(key):
+            elif self._coming_back.missed(key):
                 outcomes[index] = Unavailable(f"{outcome}; the queue may be about to come back")
-
-    def _may_come_back(self, key: str) -> bool:
-        """Return whether the queues of a key may still be on their way, but for each key only for a while."""
-        now = asyncio.get_running_loop().time()
-        first = self._first_back.setdefault(key, now)
-        if self.connection.settling and now - first < _supervisor.SETTLING:
-            return True
-        del self._first_back[key]
-        return False
 
     async def _declare_again(self) -> None:
         async with self._opening:
@@ -241,7 +231,7 @@ class Publisher:
             self._unknown.clear()
             self._nowhere.clear()
             self._suspects.clear()
-            self._first_back.clear()
+            self._coming_back.clear()
             session = self.connection.up()
             if channel is None or channel.session is not session:
                 self._largest = None

@@ -9,7 +9,6 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable
 
-from evbus.connection import _supervisor
 from evbus.connection._amqp1 import Amqp1Connection, model
 from evbus.connection._amqp1_address import Target, target
 from evbus.connection._amqp1_link import Outcome, Sender
@@ -27,6 +26,7 @@ from evbus.errors import (
 from evbus.types import Envelope
 
 from ._amqp1_batch import Batch, Left, Sent
+from ._coming_back import ComingBack
 
 __all__ = ["Publisher"]
 
@@ -74,8 +74,7 @@ class Publisher:
         self._last: tuple[Outcome, Result] = Outcome(""), None
         self._broken: Unavailable | None = None
         self._silences = 0
-        # When an event of a routing key reached nothing for the first time, while queues may be coming back.
-        self._first_back: dict[str, float] = {}
+        self._coming_back = ComingBack(connection)
 
     def __repr__(self) -> str:
         return f"<Publisher {self.connection!r} in flight={self._flying} links={len(self._links)}>"
@@ -115,23 +114,17 @@ class Publisher:
             self._left.keep(events, sent)
             for index in range(len(sent), len(events)):
                 batch.outcomes[index] = problem
-        if self._first_back or any(type(outcome) is _NotThere for outcome in batch.outcomes):
+        if self._coming_back or batch.outcomes.count(None) < len(events):
             self._spare(events, batch.outcomes)
         return batch.outcomes
 
     def _spare(self, events: list[Envelope], outcomes: list[Result]) -> None:
         """Let what reached nothing be sent again, as queues may come back shortly after a connection."""
-        now = asyncio.get_running_loop().time()
         for index, (event, outcome) in enumerate(zip(events, outcomes, strict=True)):
-            key = event.routing_key
             if outcome is None:
-                self._first_back.pop(key, None)
-            elif type(outcome) is _NotThere:
-                first = self._first_back.setdefault(key, now)
-                if self.connection.settling and now - first < _supervisor.SETTLING:
-                    outcomes[index] = Unavailable(f"{outcome}; the queue may be about to come back")
-                else:
-                    del self._first_back[key]
+                self._coming_back.arrived(event.routing_key)
+            elif type(outcome) is _NotThere and self._coming_back.missed(event.routing_key):
+                outcomes[index] = Unavailable(f"{outcome}; the queue may be about to come back")
 
     def _begin(self, session: Amqp1Session) -> None:
         self._session = session
@@ -143,7 +136,7 @@ class Publisher:
         self._flying = 0
         self._broken = None
         self._silences = 0
-        self._first_back.clear()
+        self._coming_back.clear()
 
     def _encoder_for(self, model: Model) -> Encoder:
         profile = self._profile
