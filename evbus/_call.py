@@ -75,9 +75,10 @@ if sys.version_info >= (3, 11):
     async def call(coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
         """Await ``coroutine`` for at most ``seconds`` (0: for ever) and return its result.
 
-        A ``CancelledError`` that the plugin raises by itself, as client libraries do when a connection dies,
-        ``SystemExit`` and the like come out as :class:`DeliveryError`; only a cancellation of the calling
-        task and ``KeyboardInterrupt`` stay what they are. Raises :class:`DeliveryTimeout` after ``seconds``.
+        A ``CancelledError`` that the plugin raises by itself, or by cancelling its own task, as client
+        libraries do when a connection dies, ``SystemExit`` and the like come out as :class:`DeliveryError`;
+        only what others cancel, and ``KeyboardInterrupt``, stay what they are. Raises
+        :class:`DeliveryTimeout` after ``seconds``.
         """
         deadline = Deadline(seconds)
         try:
@@ -86,9 +87,12 @@ if sys.version_info >= (3, 11):
             deadline.close()
 
     @types.coroutine
-    def _resume(coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
+    def _resume(
+        coroutine: Coroutine[Any, Any, Any], awaited: Any, entry: _Waiting
+    ) -> Generator[Any, Any, Any]:
         """Await a coroutine that was begun by hand and waits for ``awaited``."""
         step: Callable[[Any], Any]
+        cancelling = entry.task.cancelling
         while True:
             try:
                 value = yield awaited
@@ -99,6 +103,7 @@ if sys.version_info >= (3, 11):
                 step, value = coroutine.throw, exc
             else:
                 step = coroutine.send
+            before = cancelling()
             try:
                 awaited = step(value)
             except StopIteration as done:
@@ -107,11 +112,31 @@ if sys.version_info >= (3, 11):
                 raise
             except BaseException as exc:
                 raise stray(exc) from exc
+            finally:
+                # Less: a timeout of its own took its cancellation back.
+                entry.own = max(0, entry.own + cancelling() - before)
+
+    async def _forget(task: asyncio.Task[Any], own: int, before: int) -> None:
+        """Take back what a plugin asked of the task that awaits it: ``own`` cancellations.
+
+        :param before: how often others had cancelled the task when the plugin was called.
+        """
+        for _ in range(own):
+            task.uncancel()
+        try:
+            await asyncio.sleep(0)  # one may be still to come
+        except asyncio.CancelledError:
+            if task.cancelling() > before:
+                raise
 
     class _Waiting:
-        """A task that awaits a plugin, and until when."""
+        """A task that awaits a plugin, and until when.
 
-        __slots__ = ("cancels", "expired", "task", "when")
+        :ivar cancels: how often the task had been cancelled when that began.
+        :ivar own: how often the plugin itself has cancelled the task since.
+        """
+
+        __slots__ = ("cancels", "expired", "own", "task", "when")
 
         def __init__(self, when: float) -> None:
             task = asyncio.current_task()
@@ -120,6 +145,7 @@ if sys.version_info >= (3, 11):
             self.when = when
             self.cancels = task.cancelling()
             self.expired = False
+            self.own = 0
 
     class Deadline:
         """The same as :func:`call` for many coroutines, each for at most ``seconds`` (0: for ever).
@@ -150,11 +176,12 @@ if sys.version_info >= (3, 11):
             if self._timer is None and self._seconds:
                 self._timer = loop.call_at(entry.when, self._look)
             try:
-                return await _resume(coroutine, awaited)
+                return await _resume(coroutine, awaited, entry)
             except asyncio.CancelledError as exc:
-                if entry.expired and entry.task.cancelling() <= entry.cancels + 1:
+                others = entry.task.cancelling() - entry.cancels - entry.own
+                if entry.expired and others <= 1:
                     raise DeliveryTimeout(self._seconds) from exc
-                if entry.task.cancelling() > entry.cancels:
+                if others > 0:
                     raise
                 raise stray(exc) from exc
             except TimeoutError as exc:
@@ -165,6 +192,8 @@ if sys.version_info >= (3, 11):
                 del self._waiting[entry]
                 if entry.expired:
                     entry.task.uncancel()
+                if entry.own:
+                    await _forget(entry.task, entry.own, entry.cancels)
 
         def _look(self) -> None:
             """Cancel what has taken too long, and look again when the next may have."""

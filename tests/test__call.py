@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from evbus._call import Deadline
 from evbus._call import call as call_once
 from evbus.errors import DeliveryError, DeliveryTimeout
-from tests.evbus.rig import turns, within
+from tests.evbus.rig import turns, until, within
 
 TINY = 1e-6
 
@@ -72,6 +73,62 @@ def test_the_result_comes_out(plugin: Any, seconds: float, call: Any) -> None:
 def test_a_plugin_that_cancels_itself_failed_to_deliver(plugin: Any, seconds: float, call: Any) -> None:
     with pytest.raises(DeliveryError, match="cancelled from within"):
         asyncio.run(call(plugin(), seconds))
+
+
+def cancel_this_task() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there a plugin has a task of its own")
+@pytest.mark.parametrize("turns_before", [1, 2])
+@pytest.mark.parametrize("turns_after", [0, 1])
+@pytest.mark.parametrize("seconds", [0, 20])
+def test_a_plugin_that_cancels_its_task_has_failed_unless_it_ends_well_and_the_task_goes_on(
+    turns_before: int, turns_after: int, seconds: float, call: Any
+) -> None:
+    async def plugin() -> int:
+        await turns(turns_before)
+        cancel_this_task()
+        await turns(turns_after)
+        return 5
+
+    async def main() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        for _ in range(2):
+            if turns_after:
+                with pytest.raises(DeliveryError, match="cancelled from within"):
+                    await call(plugin(), seconds)
+            else:
+                assert await call(plugin(), seconds) == 5
+            assert task.cancelling() == 0
+            await turns(2)
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there a plugin has a task of its own")
+def test_who_cancels_the_task_as_well_as_its_plugin_does_ends_it(call: Any) -> None:
+    async def plugin() -> None:
+        await asyncio.sleep(0)
+        cancel_this_task()
+        try:
+            await asyncio.sleep(0)
+        finally:
+            cancelled.append("from within")
+            await forever()
+
+    async def main() -> None:
+        task = asyncio.ensure_future(call(plugin(), 20))
+        await until(lambda: cancelled)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await within(task)
+
+    cancelled: list[str] = []
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(("plugin", "kind"), [(fails, KeyError), (times_out_itself, TimeoutError)])

@@ -143,6 +143,29 @@ def test_whatever_publish_raises_is_a_failed_attempt(
     assert said in rig.dead()[0].dead["reason"]
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_publish_that_cancels_its_own_task_is_a_failed_attempt(
+    tmp_path: Path, way: Any, before: int
+) -> None:
+    class Cancelling(Target):
+        async def publish_batch(self, ctx: Any, events: Any) -> Any:
+            if events[0].body == b"0":
+                await turns(before)
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await turns(1)
+            return await super().publish_batch(ctx, events)
+
+    rig, target = Rig(tmp_path), Cancelling(**way)
+    lane = rig.add(target, delivery=Delivery(batch=1, retry=SOON))
+    run(rig, 3)
+    assert target.got == numbers(3)[1:]
+    assert rig.buried() == numbers(1)
+    assert (lane.counters.dead, lane.counters.retried) == (1, 2)
+
+
 @pytest.mark.parametrize("problem", [Panic("index"), SystemExit(2), asyncio.CancelledError()])
 def test_a_lane_goes_on_whatever_its_worker_comes_upon(
     tmp_path: Path, problem: BaseException, monkeypatch: pytest.MonkeyPatch

@@ -163,20 +163,25 @@ def test_a_template_that_fails_is_a_failure_of_the_event(batching: bool) -> None
 
     made = sender(Target(batching=batching), route=route, publish_nowait=lambda ctx, events: None)
     assert isinstance(send(made, ONE)[0], KeyError)
-    assert made.send_nowait(ONE) is False
+    assert made.send_nowait(ONE) is None
 
 
 # At once
 
 
-def test_send_nowait_says_whether_all_were_published() -> None:
+def test_send_nowait_publishes_all_or_says_that_it_cannot() -> None:
     got: list[Any] = []
     made = sender(Target(), publish_nowait=lambda ctx, events: got.extend(events))
     assert made.immediate
-    assert made.send_nowait(THREE)
+    assert made.send_nowait(THREE) == 0
     assert got == THREE
     assert not sender(Target()).immediate
-    assert sender(Target()).send_nowait(ONE) is False
+    assert sender(Target()).send_nowait(ONE) is None
+
+
+@pytest.mark.parametrize(("said", "dropped"), [(None, 0), (0, 0), (2, 2), (9, 3), ("2", 0)])
+def test_send_nowait_says_how_many_gave_way(said: Any, dropped: int) -> None:
+    assert sender(Target(), publish_nowait=lambda ctx, events: said).send_nowait(THREE) == dropped
 
 
 @pytest.mark.parametrize("problem", [asyncio.QueueFull(), ValueError(), asyncio.CancelledError()])
@@ -184,14 +189,14 @@ def test_send_nowait_that_fails_published_nothing(problem: BaseException) -> Non
     def publish_nowait(ctx: Any, events: Any) -> None:
         raise problem
 
-    assert sender(Target(), publish_nowait=publish_nowait).send_nowait(ONE) is False
+    assert sender(Target(), publish_nowait=publish_nowait).send_nowait(ONE) is None
 
 
 def test_send_nowait_waits_for_open() -> None:
     made = sender(Target(), publish_nowait=lambda ctx, events: None, opener=nothing)
-    assert made.send_nowait(ONE) is False
+    assert made.send_nowait(ONE) is None
     send(made, ONE)
-    assert made.send_nowait(ONE)
+    assert made.send_nowait(ONE) == 0
 
 
 # Open and close
