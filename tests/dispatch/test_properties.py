@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evbus.dispatch._frame import CURRENT, Frame
 from evbus.dispatch._handler import add_event
-from evbus.errors import DispatchDeadlock, DispatchTimeout
+from evbus.errors import DeliveryError, DispatchDeadlock, DispatchTimeout
 from tests.dispatch.rig import Paid, assert_empty, failures, new, turns, until, within
 
 #: A time that is over at once.
@@ -266,7 +266,8 @@ class World:
         assert ended == self.begun[number] <= 1
         problem = self.raised.get(number)
         if problem is not None:
-            kinds = (Boom, DispatchDeadlock, DispatchTimeout, asyncio.CancelledError)
+            # A cancellation that nobody asked for is a DeliveryError to whoever waits.
+            kinds = (Boom, DeliveryError, DispatchDeadlock, DispatchTimeout, asyncio.CancelledError)
             assert isinstance(problem, kinds), problem
             # Nobody else hears of it, but for what failed when nobody waited any longer, and second failures.
             assert reported <= 1 or number in self.timed
