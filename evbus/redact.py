@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import parse_qsl, quote, unquote
 
-__all__ = ["MASK", "is_secret_name", "one_line", "problem_text", "redact", "secrets_of"]
+__all__ = ["MASK", "is_secret_name", "one_line", "problem_text", "redact", "said", "secrets_of"]
 
 #: What stands in the place of a secret.
 MASK = "***"
@@ -150,9 +150,24 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def problem_text(problem: BaseException) -> str:
-    """Return what an exception says, in one line, behind its type; also when it cannot say it."""
-    kind = type(problem).__name__
+    """Return what an exception says, as :func:`said` does, behind its type."""
+    return f"{type(problem).__name__}: {said(problem)}"
+
+
+def said(problem: BaseException, secrets: Iterable[str] = ()) -> str:
+    """Return what an exception says, in one line and without secrets; also when it cannot say it.
+
+    A group of exceptions, which itself says only how many they are, says what each of them is.
+    """
     try:
-        return one_line(f"{kind}: {problem}")
+        text = _said(problem)
     except Exception as exc:
-        return f"{kind}: (its text cannot be had: {type(exc).__name__})"
+        return f"(its text cannot be had: {type(exc).__name__})"
+    return one_line(redact(text, secrets))
+
+
+def _said(problem: BaseException) -> str:
+    parts = getattr(problem, "exceptions", None)
+    if not isinstance(parts, tuple) or not all(isinstance(part, BaseException) for part in parts):
+        return str(problem)
+    return f"{problem}: {'; '.join(f'{type(part).__name__}: {_said(part)}' for part in parts)}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evbus.redact import MASK, is_secret_name, one_line, problem_text, redact, secrets_of
+from evbus.redact import MASK, is_secret_name, one_line, problem_text, redact, said, secrets_of
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,17 @@ class Mute(Exception):
     [
         (ValueError("two\nlines"), "ValueError: two\\nlines"),
         (Mute(), "Mute: (its text cannot be had: RuntimeError)"),
+        (OSError("no amqp://ann:hunter22@host/"), f"OSError: no amqp://ann:{MASK}@host/"),
     ],
 )
 def test_an_exception_is_told_in_one_line_whatever_it_is(problem: Exception, text: str) -> None:
     assert problem_text(problem) == text
+
+
+def test_a_group_of_exceptions_says_what_each_of_them_is() -> None:
+    group = vars(builtins)["ExceptionGroup"]
+    text = said(group("in a TaskGroup", [KeyError("http://a:hunter22@b/"), group("two", [ValueError("b")])]))
+    assert text == (
+        f"in a TaskGroup (2 sub-exceptions): KeyError: 'http://a:{MASK}@b/'; "
+        "ExceptionGroup: two (1 sub-exception): ValueError: b"
+    )

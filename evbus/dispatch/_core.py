@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from evbus.errors import DispatcherNotStarted, DispatchError, DispatcherStopped, InvalidHeader
-from evbus.redact import one_line
+from evbus.redact import one_line, said
 from evbus.types import Envelope
 
 from ._binding import Binding
@@ -122,7 +122,7 @@ class Core:
                 binding.name,
                 binding.message_name,
                 type(problem).__name__,
-                _text(problem),
+                said(problem),
                 exc_info=problem if log.isEnabledFor(logging.DEBUG) else None,
             )
         if self.on_failure is not None:
@@ -142,13 +142,6 @@ def _check(headers: Any) -> None:
                 f"headers are a mapping of strings to strings; {one_line(repr(name))} is a "
                 f"{type(name).__name__} with a {type(value).__name__}"
             )
-
-
-def _text(problem: BaseException) -> str:
-    try:
-        return one_line(str(problem))
-    except Exception as exc:
-        return f"(its text cannot be had: {type(exc).__name__})"
 
 
 def _nothing() -> None:

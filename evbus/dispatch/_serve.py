@@ -16,7 +16,7 @@ from evbus._call import call, failure_of, running
 from evbus.errors import DeliveryError, EvbusError, HandlerError, InvalidPayload, PayloadTooLarge, Rejected
 from evbus.evbus._bridge import Bridge
 from evbus.evbus._queue import UNBOUNDED
-from evbus.redact import one_line, redact
+from evbus.redact import one_line, said
 from evbus.types import Delivery, Envelope, Origin
 
 from ._frame import Frame
@@ -239,7 +239,7 @@ class Server:
                 request.delivery.give_back()
                 raise
             request.delivery.reject()
-            log.error("a request is given up: %s: %s", type(problem).__name__, _text(problem), exc_info=exc)
+            log.error("a request is given up: %s: %s", type(problem).__name__, said(problem), exc_info=exc)
 
     # Replying
 
@@ -356,15 +356,15 @@ class Server:
             frame = Frame(None, request.headers.get(KEY), None, None, None)
             served.router.report(served.bound, message, frame, problem)
         else:
-            log.error("a request that asks for no reply is given up: %s", _text(problem))
-        said = {"type": type(problem).__name__, "reason": redact(_text(problem))}
+            log.error("a request that asks for no reply is given up: %s", said(problem))
+        failure = {"type": type(problem).__name__, "reason": said(problem)}
         try:
-            return self._reply(request, said, ERROR, served)
+            return self._reply(request, failure, ERROR, served)
         except Exception as exc:
             log.error(
-                "pipeline plugins do not let a failure of %s be told: %s", _name(request.headers), _text(exc)
+                "pipeline plugins do not let a failure of %s be told: %s", _name(request.headers), said(exc)
             )
-            return self._encode(said, {OUTCOME: ERROR})
+            return self._encode(failure, {OUTCOME: ERROR})
 
     def _reply(self, request: _Request, body: Any, outcome: str, served: Served | None) -> Envelope:
         """Return a reply as it leaves: the interceptors send it from where they had let the request to."""
@@ -386,13 +386,6 @@ class Server:
 
 def _name(headers: Mapping[str, str]) -> str:
     return one_line(headers.get(MESSAGE, "a request"), LONGEST)
-
-
-def _text(problem: BaseException) -> str:
-    try:
-        return one_line(str(problem))
-    except Exception as exc:
-        return f"(its text cannot be had: {type(exc).__name__})"
 
 
 def _left(request: _Request) -> float | None:

@@ -15,7 +15,7 @@ from typing import Any
 from evbus._backoff import backoff
 from evbus._call import failure_of, running
 from evbus.errors import ConnectionLost
-from evbus.redact import one_line, redact
+from evbus.redact import one_line, redact, said
 from evbus.types import Envelope
 
 from ._broker import HANDLING
@@ -479,8 +479,7 @@ class Lane:
 
     def reason(self, problem: BaseException) -> str:
         """Return what went wrong, in one line and without the profile's secrets."""
-        text = str(problem) or type(problem).__name__
-        return one_line(redact(text, self.secrets))
+        return said(problem, self.secrets) or type(problem).__name__
 
     def _failed(self, outcomes: Sequence[Outcome]) -> None:
         problem = next(outcome for outcome in outcomes if outcome is not None)

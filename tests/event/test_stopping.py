@@ -259,3 +259,20 @@ def test_a_start_without_a_profile_to_listen_to_fails_with_a_sentence(tmp_path: 
                 pass
 
     go(main)
+
+
+def test_what_a_listener_raised_is_recorded_without_secrets(tmp_path: Path, caplog: Any) -> None:
+    async def main() -> None:
+        hub = hub_of(tmp_path)
+
+        async def on(event: Any) -> None:
+            raise OSError("nothing answers at amqp://ann:hunter22@host/")
+
+        async with running(hub, PROFILES):
+            hub.event.init.subscribe(Step, on, retry={**SOON, "attempts": 2})
+            await hub.event.init.send(Step())
+
+    go(main)
+    text = (tmp_path / "dead.jsonl").read_text() + caplog.text
+    assert text.count("nothing answers at amqp://ann:***@host/") == 3  # in the file, and logged for each try
+    assert "hunter22" not in text
