@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 APPLICATIONS = ("idem==25.0.1", "evbus-pika==5.0.0", "evbus-kafka==5.0.0")
 # What evbus itself needs and the applications do not bring.
-NEEDED = ("msgspec==0.22.0", "stomp.py==9.0.0")
+NEEDED = ("msgspec==0.22.0", "stomp.py==9.0.0", "aiohappyeyeballs==2.7.1")
 SOURCES = ("evbus", "setup.cfg", "pyproject.toml", "README.rst", "LICENSE")
 INSTALL_LIMIT = 900  # seconds
 

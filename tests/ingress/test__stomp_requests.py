@@ -169,7 +169,8 @@ def test_large_bodies_travel_both_ways(node: Any, unique: str) -> None:
     async def main() -> None:
         hub = new_hub()
         async with opened(hub, url=url(node)) as ctx, echoing(hub, node, unique):
-            body = bytes(range(256)) * 20_000
+            # RabbitMQ 4.3 ends a connection that sends a frame of 5 MB.
+            body = bytes(range(256)) * 10_000
             found = await asyncio.gather(*(ask(hub, ctx, event(unique, body)) for _ in range(3)))
             assert all(reply.body == body for reply in found)
 

@@ -107,7 +107,7 @@ def test_a_lost_connection_makes_unavailable_and_events_go_on_afterwards(
             assert len(ctx.state.connection.session.receipts) == 2
             way.cut()
             outcomes = await waiting
-            assert [type(outcome) for outcome in outcomes] == [Unavailable, Unavailable]
+            assert [isinstance(outcome, Unavailable) for outcome in outcomes] == [True, True]
             way.thaw("down")
             found = hub.ingress.stomp.ready(ctx)
             if found is not None:
