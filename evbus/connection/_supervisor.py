@@ -192,17 +192,20 @@ class Connection(Generic[S]):
 
         :raises Unavailable: there is none at present; says why.
         """
-        if self.session is None:
+        session = self.session
+        # It may be lost, and our task not have had its turn yet.
+        if session is None or session.lost.done():
             raise self.unavailable()
-        return self.session
+        return session
 
     def unavailable(self) -> Unavailable:
         """Return the error of an event that cannot be sent now."""
         if self.state is State.CLOSED:
             return Unavailable(f"{self.name}: the connection is closed")
-        return Unavailable(
-            f"{self.name}: not connected: {self.last_error or 'the first attempt is under way'}"
-        )
+        why = self.last_error
+        if self.session is not None and self.session.lost.done():
+            why = self.clean(self.session.lost.result())
+        return Unavailable(f"{self.name}: not connected: {why or 'the first attempt is under way'}")
 
     def ready(self) -> tuple[str, Awaitable[None]] | None:
         """Return None when the session takes events, else why not, and what to await until it does.
@@ -232,7 +235,8 @@ class Connection(Generic[S]):
         return asyncio.get_running_loop().time() < max(self._up, self.consumers.changed) + SETTLING
 
     def _takes(self) -> bool:
-        return self.session is not None and not self.session.blocked
+        session = self.session
+        return session is not None and not session.blocked and not session.lost.done()
 
     async def _until_ready(self) -> None:
         while not self._takes() and self.state is not State.CLOSED:

@@ -694,3 +694,20 @@ def test_a_consumer_that_fails_again_and_again_is_gone_once() -> None:
         assert made.consumers.changed > changed
 
     run(main())
+
+
+def test_a_session_that_is_lost_takes_nothing_before_its_loss_was_looked_at() -> None:
+    async def main() -> None:
+        made = connection(Transport())
+        await made.open()
+        made.up().lost.set_result("it was dropped")
+        assert made.state is State.UP
+        found = made.ready()
+        assert found is not None
+        with pytest.raises(Unavailable, match="not connected: it was dropped"):
+            made.up()
+        await asyncio.wait_for(found[1], 5)
+        assert made.ready() is None
+        await made.close()
+
+    run(main())
