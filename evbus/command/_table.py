@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from evbus._counted import counted
 from evbus.redact import one_line
 
 __all__ = ["StatusLine", "closing", "number", "render", "tell"]
@@ -52,15 +53,19 @@ def closing(snapshot: Mapping[str, Any], seconds: float) -> str:
         text = f"{text}\n\n{_listeners(snapshot['listeners'])}"
     notes = []
     if snapshot["bus"]["unmatched"]:
-        notes.append(f"{number(snapshot['bus']['unmatched'])} events matched no profile")
+        notes.append(f"{counted(snapshot['bus']['unmatched'], 'event', 'events')} matched no profile")
     if snapshot["bus"]["dropped"]:
-        notes.append(f"{number(snapshot['bus']['dropped'])} events were dropped because the bus was full")
+        dropped = counted(snapshot["bus"]["dropped"], "event was", "events were")
+        notes.append(f"{dropped} dropped because the bus was full")
     store = snapshot["dead_store"]
     if store["stored"]:
-        notes.append(f"{number(store['stored'])} dead events are kept in {store['path']}")
+        notes.append(
+            f"{counted(store['stored'], 'dead event is', 'dead events are')} kept in {store['path']}"
+        )
     if store["lost"]:
-        lost = "1 dead event is" if store["lost"] == 1 else f"{number(store['lost'])} dead events are"
-        notes.append(f"{lost} lost: {store['last_error']}")
+        notes.append(
+            f"{counted(store['lost'], 'dead event is', 'dead events are')} lost: {store['last_error']}"
+        )
     failing = [
         f"{name}: {lane['last_error']}" for name, lane in snapshot["lanes"].items() if lane["last_error"]
     ]

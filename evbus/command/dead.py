@@ -1,6 +1,6 @@
 """``evbus dead``: show at a glance which events were given up, and why."""
 
-from evbus import _paths, errors
+from evbus import _counted, _paths, errors
 from evbus.command import _output, _replay, _session, _table
 from evbus.evbus import _dead_path
 
@@ -34,7 +34,7 @@ async def main(hub, options):
     head = ["lane", "events", "oldest", "newest", "last reason"]
     _output.say(_table.render(head, rows, right=[1]) + "\n")
     if unread:
-        _output.say(f"{_table.number(unread)} lines are no events\n")
+        _output.say(_counted.counted(unread, "line is no event", "lines are no events") + "\n")
     if aside:
         _output.say("a replay was not finished; 'evbus replay' resumes it\n")
     return _session.EXIT.OK

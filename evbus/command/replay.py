@@ -1,5 +1,6 @@
 """``evbus replay``: give dead events once more to the lanes that had given them up."""
 
+from evbus import _counted
 from evbus.command import _output, _replay, _session, _table
 
 
@@ -28,7 +29,7 @@ async def main(hub, options):
     dead_store = end.snapshot["dead_store"]
     problem = replay.finish(dead_store["lost"] + dead_store["pending"])
     for reason, count in replay.kept.items():
-        _table.tell(f"evbus: {_table.number(count)} events stay in {store}: {reason}")
+        _table.tell(f"evbus: {_counted.counted(count, 'event stays', 'events stay')} in {store}: {reason}")
     if problem:
         _table.tell(f"evbus: {problem}; run the replay again: nothing was removed")
     code = _session.exit_code(end)

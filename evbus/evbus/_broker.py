@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+from evbus._counted import counted
 from evbus.errors import (
     BusForked,
     BusFull,
@@ -257,7 +258,8 @@ class Broker:
         now = _monotonic()
         if now - self._dropped_at >= 1:
             self._dropped_at = now
-            log.warning("the bus is full: %d events dropped so far (%s)", queue.dropped, self._full_policy)
+            dropped = counted(queue.dropped, "event", "events")
+            log.warning("the bus is full: %s dropped so far (%s)", dropped, self._full_policy)
 
 
 def _meta(metas: _Metas, profile: Any, routing_key: Any, headers: Any, shared: SharedHeaders) -> Meta:

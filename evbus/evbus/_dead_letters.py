@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from evbus._counted import counted
 from evbus.errors import DeliveryError
 from evbus.redact import problem_text
 from evbus.types import Envelope, own_headers
@@ -62,7 +63,8 @@ class DeadLetters:
         """Send events to their dead letter profile or to the dead store, and tell the error callback."""
         for entry in dead:
             reason = lane.reason(entry.reason)
-            log.error("lane %s: an event is dead after %d attempts: %s", lane.key, entry.attempts, reason)
+            tries = counted(entry.attempts, "attempt", "attempts")
+            log.error("lane %s: an event is dead after %s: %s", lane.key, tries, reason)
             try:
                 if not self._send(lane, entry, reason):
                     self.died += 1
@@ -122,7 +124,7 @@ class DeadLetters:
         :returns: whether it is there; if not, the bus has ended meanwhile.
         """
         reason = problem_text(problem)
-        tries = f" after {attempts} attempts" if attempts else ""
+        tries = f" after {counted(attempts, 'attempt', 'attempts')}" if attempts else ""
         log.error("%s: an event is dead%s: %s", where, tries, reason)
         self._tell(event, where, problem)
         self.died += 1

@@ -126,5 +126,5 @@ def test_a_table_without_destinations_says_so() -> None:
     assert closing(snapshot, 1.0).splitlines() == [
         "no destinations",
         "2 events matched no profile",
-        "1 events were dropped because the bus was full",
+        "1 event was dropped because the bus was full",
     ]

@@ -47,7 +47,7 @@ def test_the_table_of_dead_events_has_a_row_for_each_lane(shell: Shell) -> None:
         "reason 3",
     ]
     assert rows[1][:2] == ["a.b.c", "1"]
-    assert "1 lines are no events" in done.stdout
+    assert "1 line is no event" in done.stdout
 
 
 def test_no_dead_events_are_no_mistake_unless_a_file_was_named(shell: Shell) -> None:
@@ -72,8 +72,8 @@ def test_what_has_no_lane_or_is_no_event_is_kept_as_it_is(two: Shell) -> None:
     two.file("d.jsonl", _record(1) + kept)
     done = two.run("replay", "d.jsonl", "-p", "two.yml")
     assert done.returncode == 1
-    assert "1 events stay in d.jsonl: there is no lane gone.gone.x" in done.stderr
-    assert "1 events stay in d.jsonl: no lane is named" in done.stderr
+    assert "1 event stays in d.jsonl: there is no lane gone.gone.x" in done.stderr
+    assert "1 event stays in d.jsonl: no lane is named" in done.stderr
     assert (two.folder / "d.jsonl").read_text() == kept
     assert [event["body"] for event in two.lines("one.jsonl")] == [1]
 

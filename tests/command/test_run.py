@@ -52,7 +52,7 @@ def test_an_event_that_no_profile_matches_is_counted(shell: Shell) -> None:
     done = shell.run("run", "-p", "one.yml", stdin='{"profile": "order", "body": 1}\n')
     assert done.returncode == 1
     assert "no profile matches 'order'" in done.stderr
-    assert "1 events matched no profile" in done.stderr
+    assert "1 event matched no profile" in done.stderr
 
 
 def test_events_that_die_are_kept_and_the_reason_is_shown(shell: Shell) -> None:

@@ -60,7 +60,7 @@ def test_the_policy_says_which_event_gives_way_and_each_is_counted(
     found = rig.check()["bus"]
     assert (found["accepted"], found["dropped"], found["queued"]) == (5, 2, 3)
     assert queued(rig) == kept
-    warnings = [record for record in caplog.records if "events dropped so far" in record.message]
+    warnings = [record for record in caplog.records if "dropped so far" in record.message]
     assert len(warnings) == 1  # not one for each
 
 
