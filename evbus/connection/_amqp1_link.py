@@ -215,18 +215,23 @@ class Receiver(Link):
     ) -> None:
         super().__init__(owner, session, link, name)
         self.unsettled: dict[int, Any] = {}
-        self.settled = self._paused = False
+        self.settled = self._paused = self._holds = False
         self.changed: Callable[[], None] = _nothing
         self._taker = taker
         self._number = 0
 
-    def pause(self) -> None:
-        """Take no more messages; those that are under way are released."""
+    def pause(self, *, drain: bool) -> None:
+        """Take no more messages; those that are under way are released.
+
+        :param drain: have the other side forget the credit that it has (section 2.6.7). RabbitMQ 3 takes no
+            outcome any more after that: there, what still comes is held until the link ends.
+        """
         if self.end is None and not self._paused:
             self._paused = True
-            # Has the other side use up or forget the credit that it has (section 2.6.7).
-            cproton.pn_link_drain(self.impl, 0)
-            self.owner.flush()
+            self._holds = not drain
+            if drain:
+                cproton.pn_link_drain(self.impl, 0)
+                self.owner.flush()
 
     def grant(self, credit: int) -> None:
         """Take so many more messages."""
@@ -247,7 +252,8 @@ class Receiver(Link):
         self._number += 1
         self.unsettled[self._number] = delivery
         if self._paused:
-            self.settle(self._number, RELEASED)
+            if not self._holds:
+                self.settle(self._number, RELEASED)
             return
         self._taker(self._number, bytes(data))
 

@@ -188,7 +188,7 @@ class Consumer:
 
     def _pause(self, link: Receiver) -> None:
         self._paused = True
-        link.pause()
+        link.pause(drain=self._counts)
         while self._messages:
             link.settle(self._messages.popleft()[0], RELEASED)
 

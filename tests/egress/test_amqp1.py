@@ -246,6 +246,27 @@ def test_what_nobody_began_with_goes_back_at_once_and_the_rest_can_be_settled(
     assert node.queue_depth(unique) == 0
 
 
+def test_what_is_acknowledged_after_a_pause_does_not_come_again(each_rabbitmq: Any, unique: str) -> None:
+    node = each_rabbitmq
+    node.declare_queue(unique)
+    address = "/amq/queue/{routing_key}" if node.version < (4,) else "/queues/{routing_key}"
+    data = {"url": url(node), "address": address}
+
+    async def main() -> None:
+        async with opened(new_hub(), **data) as ctx:
+            assert await ctx.state.publish(numbered(unique, 2)) == [None] * 2
+        # There is credit left for more.
+        async with consuming(new_hub(), Subscription(name=unique, prefetch=10), **data) as following:
+            taken = [await following(), await following()]
+            assert taken[0].origin is not None
+            taken[0].origin.pause()
+            for delivery in taken:
+                delivery.ack()
+
+    asyncio.run(main())
+    assert node.queue_depth(unique) == 0
+
+
 def test_what_is_given_back_is_no_failed_delivery(rabbitmq43: Any, unique: str) -> None:
     rabbitmq43.declare_queue(unique, {"x-queue-type": "quorum"})
 
