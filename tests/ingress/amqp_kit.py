@@ -163,3 +163,9 @@ async def kill(node: Any) -> None:
     """Kill a broker once what was declared is on its disk."""
     await asyncio.to_thread(node.sync)
     await asyncio.to_thread(node.kill)
+
+
+def set_largest(node: Any, size: int) -> None:
+    """Set the largest body that a broker takes, of which RabbitMQ 3 and 4 keep in two places."""
+    places = ("persistent_term:put(", "application:set_env(rabbit, ")
+    node.ctl("eval", ", ".join(f"{place}max_message_size, {size})" for place in places) + ".")

@@ -24,6 +24,7 @@ from tests.ingress.amqp_kit import (
     new_hub,
     opened,
     publish,
+    set_largest,
     until_lost,
     url,
 )
@@ -450,7 +451,7 @@ def test_without_permission_a_request_says_so(rabbitmq: Any, unique: str) -> Non
 
 
 def test_a_request_that_the_broker_does_not_take_is_rejected(broken_rabbitmq: Any, unique: str) -> None:
-    broken_rabbitmq.ctl("eval", "application:set_env(rabbit, max_message_size, 10000).")
+    set_largest(broken_rabbitmq, 10000)
 
     async def main() -> None:
         hub = new_hub()
@@ -470,7 +471,7 @@ def test_a_request_that_the_broker_does_not_take_is_rejected(broken_rabbitmq: An
     try:
         asyncio.run(main())
     finally:
-        broken_rabbitmq.ctl("eval", "application:set_env(rabbit, max_message_size, 134217728).")
+        set_largest(broken_rabbitmq, 134_217_728)
 
 
 @pytest.mark.parametrize("how", ["cut", "half_open"])

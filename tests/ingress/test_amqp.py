@@ -43,6 +43,7 @@ from tests.ingress.amqp_kit import (
     publish_as_a_lane,
     put,
     ready,
+    set_largest,
     until_lost,
     url,
 )
@@ -462,12 +463,6 @@ def test_the_longest_life_that_the_broker_allows_is_allowed(each_rabbitmq: Any, 
 
     asyncio.run(main())
     assert payloads(each_rabbitmq, unique) == ["1", "2"]
-
-
-def set_largest(node: Any, size: int) -> None:
-    """Set the largest body that a broker takes, of which RabbitMQ 3 and 4 keep in two places."""
-    places = ("persistent_term:put(", "application:set_env(rabbit, ")
-    node.ctl("eval", ", ".join(f"{place}max_message_size, {size})" for place in places) + ".")
 
 
 def test_a_body_that_the_server_does_not_take_is_one_dead_letter_with_its_reason(
