@@ -311,7 +311,7 @@ def test_every_type_of_header_becomes_text(rabbitmq: Any, unique: str) -> None:
     async def main() -> None:
         hub = new_hub()
         async with library(rabbitmq) as channel:
-            await channel.queue_declare(unique)
+            await channel.queue_declare(unique, durable=True)
             properties = commands.Basic.Properties(headers=table)
             await channel.basic_publish(b"x", routing_key=unique, properties=properties)
         async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
