@@ -397,13 +397,8 @@ def test_delivered_means_accepted_and_every_other_outcome_has_its_error(slow: ty
             server.say(0, proton.Delivery.ACCEPTED)
             outcomes = await waiting
             assert outcomes[0] is None
-            assert [type(outcome) for outcome in outcomes[1:]] == [
-                Rejected,
-                Rejected,
-                DeliveryError,
-                DeliveryError,
-                DeliveryError,
-            ]
+            assert all(isinstance(outcome, Rejected) for outcome in outcomes[1:3])
+            assert [type(outcome) for outcome in outcomes[3:]] == [DeliveryError] * 3
             assert "amqp:not-allowed: no room" in str(outcomes[1])
             assert all("\n" not in str(outcome) for outcome in outcomes)
 
