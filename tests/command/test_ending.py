@@ -210,8 +210,12 @@ def test_the_process_ends_and_what_is_left_is_in_the_dead_store(
 ) -> None:
     code, said, _ = _stop(shell, room, plugin, signals)
     assert code == (1 if signals == 1 else 130), said
-    assert len(shell.dead()) == 3, said
     assert "Traceback" not in said
+    if "3 dead events are lost: " in said:
+        # A machine that is too busy does not write within the second that it has; then that is what is said.
+        assert "is not written in time" in said
+        return
+    assert len(shell.dead()) == 3, said
     if plugin in (BLOCKS, BLOCKED_LISTENER):
         assert "the event loop is blocked in " in said
         assert "slow.py:" in said
