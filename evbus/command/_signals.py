@@ -128,9 +128,10 @@ class _Watch:
 
         There is one such descriptor in a process, and a plugin's ``loop.add_signal_handler`` takes it.
         """
-        written_to = signal.set_wakeup_fd(-1)
-        signal.set_wakeup_fd(written_to, warn_on_full_buffer=False)
+        # To ask for it is to set it. Ours is set, as a signal that comes between the two calls would be lost.
+        written_to = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
         if written_to != self._theirs.fileno():
+            signal.set_wakeup_fd(written_to, warn_on_full_buffer=False)
             self._theirs.send(bytes((number,)))
 
     def close(self) -> None:
