@@ -13,7 +13,16 @@ from typing import Any, Protocol
 
 from evbus._backoff import backoff
 from evbus._call import call, failure_of, running
-from evbus.errors import DeliveryError, EvbusError, HandlerError, InvalidPayload, PayloadTooLarge, Rejected
+from evbus.errors import (
+    ConnectionLost,
+    DeliveryError,
+    EvbusError,
+    HandlerError,
+    InvalidPayload,
+    PayloadTooLarge,
+    Rejected,
+    Unavailable,
+)
 from evbus.evbus._bridge import Bridge
 from evbus.evbus._queue import UNBOUNDED
 from evbus.redact import one_line, said
@@ -33,8 +42,14 @@ _DROP = operator.methodcaller("drop")
 
 _REPLY_TO, _CORRELATION = "reply-to", "correlation-id"
 
-#: Seconds for which a reply is tried that cannot be sent, when its request has no deadline.
+#: Seconds for which a reply is tried that is refused, when its request has no deadline.
 REPLYING = 60.0
+#: Seconds for which who asked is told that the reply cannot be sent.
+TELLING = 5.0
+#: How often the connection may break with a reply alone in flight. The first time says nothing.
+BREAKS = 2
+#: Requests that are remembered because their reply could not be sent: they may be on their way here again.
+REMEMBERED = 1000
 #: Seconds between two attempts.
 PAUSE = (0.05, 5.0)
 #: Seconds that cancelled handlers have to end, and handlers that stop the dispatcher to return.
@@ -58,19 +73,25 @@ class _Request:
 
     :ivar end: until when, in seconds since the epoch; None for ever.
     :ivar reading: its message.
+    :ivar served: who handles it, once that is known.
     :ivar stops: its handler stops the dispatcher, and so cannot be waited for.
     :ivar handled: its handler has ended, or it has none.
+    :ivar answered: its reply was sent, or given up.
+    :ivar breaks: how often the connection broke with its reply alone in flight.
     """
 
-    __slots__ = ("delivery", "end", "handled", "headers", "reading", "stops")
+    __slots__ = ("answered", "breaks", "delivery", "end", "handled", "headers", "reading", "served", "stops")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         self.headers = delivery.envelope.headers
         self.reading = Reading()
+        self.served: Served | None = None
         self.end: float | None = None
         self.stops = False
         self.handled = False
+        self.answered = False
+        self.breaks = 0
 
     @property
     def begun(self) -> bool:
@@ -86,6 +107,17 @@ class _Request:
         """Return whether both want the same reply."""
         return all(
             self.headers.get(name, "") == other.headers.get(name) for name in (_REPLY_TO, _CORRELATION)
+        )
+
+    @property
+    def identity(self) -> tuple[str, str, str, int]:
+        """What a request that is delivered again has in common with itself, though it may have no id."""
+        envelope, headers = self.delivery.envelope, self.headers
+        return (
+            headers.get(_REPLY_TO, ""),
+            headers.get(_CORRELATION, ""),
+            headers.get(MESSAGE, envelope.routing_key),
+            hash(envelope.body),
         )
 
 
@@ -114,6 +146,7 @@ class Server:
     :ivar failed: those that were answered with an error.
     :ivar expired: those whose time was up before they were handled, or while they were.
     :ivar dropped: those that the interceptors did not hand on, as they were handled before.
+    :ivar unanswered: those that were handled, and whose reply could not be sent.
     """
 
     def __init__(
@@ -133,10 +166,13 @@ class Server:
         self._max_body = max_body
         self._origin: Origin | None = None
         self._tasks: dict[asyncio.Task[None], _Request] = {}
-        self.handled = self.failed = self.expired = self.dropped = 0
+        # Those whose replies could not be sent; the oldest is forgotten first.
+        self._given_up: dict[tuple[str, str, str, int], None] = {}
+        self.handled = self.failed = self.expired = self.dropped = self.unanswered = 0
 
     def __repr__(self) -> str:
-        counts = f"handled={self.handled} failed={self.failed} expired={self.expired} dropped={self.dropped}"
+        names = ("handled", "failed", "expired", "dropped", "unanswered")
+        counts = " ".join(f"{name}={getattr(self, name)}" for name in names)
         return f"<Server running={len(self._tasks)} {counts}>"
 
     async def run(self, deliveries: AsyncGenerator[Delivery, None], patience: float) -> None:
@@ -217,15 +253,18 @@ class Server:
             if not task.done():
                 # Or it would be delivered again, and the next server would be stopped.
                 try:
-                    reply = self._reply(request, None, OK, None)
+                    reply = self._reply(request, None, OK)
                 except Exception as exc:
-                    reply = self._failure(request, exc, None)
+                    reply = self._failure(request, exc)
                 await self._answer(request, reply)
 
     async def _serve(self, request: _Request) -> None:
         _HANDLING.set(request)
         task = asyncio.current_task()
         try:
+            if request.delivery.redelivered and await self._answered_before(request):
+                request.delivery.ack()
+                return
             reply = await self._handled(request)
             request.handled = True
             if reply is None:
@@ -244,7 +283,10 @@ class Server:
     # Replying
 
     async def _answer(self, request: _Request, reply: Envelope) -> None:
-        """Send a reply, and settle the request: given back to its source when that cannot be done."""
+        """Send a reply, and settle the request, which was handled: it is not to be handled again.
+
+        Who asked is told when the reply is none that can be sent. When nothing can be sent, nobody waits.
+        """
         delivery, headers = request.delivery, request.headers
         if delivery.settled:
             return
@@ -254,39 +296,97 @@ class Server:
                 delivery.reject()  # its source may keep dead letters
             delivery.ack()
             return
-        if _CORRELATION in headers:
-            reply.headers[_CORRELATION] = headers[_CORRELATION]
         try:
             await self._send(request, address, reply)
-        except Rejected as exc:
-            log.info("who sent %s waits no longer: %s", _name(headers), exc)
         except DeliveryError as exc:
-            log.warning("the reply to %s could not be sent: %s", _name(headers), exc)
-            if not (request.late or request.stops):
-                delivery.reject(requeue=True)
+            if request.late or request.stops:
+                self._unanswered(request, exc)
+            else:
+                await self._tell(request, address, exc)
+        request.answered = True
         delivery.ack()
 
-    async def _send(self, request: _Request, address: str, reply: Envelope) -> None:
-        """Send a reply, if need be again and again: handled again, the request would do its work twice."""
-        end = time.time() + REPLYING if request.end is None else request.end
-        failures = 0
+    async def _tell(self, request: _Request, address: str, problem: DeliveryError) -> None:
+        """Tell who asked that a reply cannot be sent, and remember that, as the request may come again."""
+        if len(self._given_up) >= REMEMBERED:
+            del self._given_up[next(iter(self._given_up))]
+        self._given_up[request.identity] = None
+        why = DeliveryError(f"it was handled, and its reply could not be sent: {said(problem)}")
+        try:
+            await self._send(request, address, self._failure(request, why), TELLING)
+        except DeliveryError:
+            self._unanswered(request, problem)
+        else:
+            log.warning(
+                "the reply to %s could not be sent, and who asked was told so: %s",
+                _name(request.headers),
+                said(problem),
+            )
+
+    def _unanswered(self, request: _Request, problem: DeliveryError) -> None:
+        self.unanswered += 1
+        log.warning(
+            "%s was handled, and its reply could not be sent; perhaps nobody waits for it any more: %s",
+            _name(request.headers),
+            said(problem),
+        )
+
+    async def _send(
+        self, request: _Request, address: str, reply: Envelope, most: float | None = None
+    ) -> None:
+        """Send a reply, if need be again and again: handled again, the request would do its work twice.
+
+        While there is no connection it waits for one, as long as somebody waits for the reply.
+
+        :param most: seconds for which it is tried at the most.
+        """
+        correlation = request.headers.get(_CORRELATION)
+        if correlation is not None:
+            reply.headers[_CORRELATION] = correlation
+        end = time.time() + (REPLYING if most is None else most)
+        if request.end is not None:
+            end = request.end if most is None else min(end, request.end)
+        failures, breaks, told = 0, request.breaks + BREAKS, False
         while True:
             try:
                 return await self._link.reply(address, reply)
             except Rejected:
                 raise
-            except DeliveryError:
+            except DeliveryError as exc:
                 failures += 1
                 pause = backoff(failures, *PAUSE)
-                if time.time() + pause >= end or request.stops:
+                if isinstance(exc, ConnectionLost) and exc.alone:
+                    request.breaks += 1
+                late = time.time() + pause >= end
+                waits = isinstance(exc, Unavailable) and request.end is None and most is None
+                if (late and not waits) or request.stops or request.breaks >= breaks:
                     raise
+                if late and not told:
+                    told = True
+                    log.warning(
+                        "the reply to %s cannot be sent yet, and is tried until it can be: %s",
+                        _name(request.headers),
+                        said(exc),
+                    )
             await asyncio.sleep(pause)
+
+    async def _answered_before(self, request: _Request) -> bool:
+        """Return whether a request comes again because of its reply, which breaks the connection.
+
+        While the one that came before may still be answered, wait for that.
+        """
+        identity = request.identity
+        for task, other in list(self._tasks.items()):
+            if other is not request and other.breaks and other.identity == identity:
+                await asyncio.wait({task})
+                if other.answered:
+                    return True
+        return identity in self._given_up
 
     # Handling
 
     async def _handled(self, request: _Request) -> Envelope | None:
         """Return the reply to a request, None when there is to be none: its time is up, or it is dropped."""
-        served = None
         try:
             left = _left(request)
             if left is not None and left <= 0:
@@ -298,7 +398,7 @@ class Server:
             # What a profile made of the routing key says nothing to the interceptors.
             envelope = envelope.replace(routing_key=name_in(envelope))
             try:
-                served = self._served(envelope)
+                served = request.served = self._served(envelope)
             except (HandlerError, InvalidPayload) as exc:
                 handling, seconds = self._unserved(envelope, exc), left or 0
             else:
@@ -309,7 +409,7 @@ class Server:
             if result is None and request.reading.context is None:
                 self.dropped += 1
                 return None
-            reply = self._reply(request, result, OK, served)
+            reply = self._reply(request, result, OK)
         except Exception as exc:
             if request.late:
                 self.expired += 1
@@ -318,7 +418,7 @@ class Server:
                 self.dropped += 1
                 return None
             self.failed += 1
-            return self._failure(request, exc, served)
+            return self._failure(request, exc)
         self.handled += 1
         return reply
 
@@ -348,8 +448,8 @@ class Server:
             and any(other is not request and other.asks_as(request) for other in self._tasks.values())
         )
 
-    def _failure(self, request: _Request, problem: Exception, served: Served | None) -> Envelope:
-        message = request.reading.message
+    def _failure(self, request: _Request, problem: Exception) -> Envelope:
+        message, served = request.reading.message, request.served
         if request.headers.get(_REPLY_TO):
             log.debug("%s failed", _name(request.headers), exc_info=problem)
         elif served is not None and message is not None:
@@ -359,20 +459,20 @@ class Server:
             log.error("a request that asks for no reply is given up: %s", said(problem))
         failure = {"type": type(problem).__name__, "reason": said(problem)}
         try:
-            return self._reply(request, failure, ERROR, served)
+            return self._reply(request, failure, ERROR)
         except Exception as exc:
             log.error(
                 "pipeline plugins do not let a failure of %s be told: %s", _name(request.headers), said(exc)
             )
             return self._encode(failure, {OUTCOME: ERROR})
 
-    def _reply(self, request: _Request, body: Any, outcome: str, served: Served | None) -> Envelope:
+    def _reply(self, request: _Request, body: Any, outcome: str) -> Envelope:
         """Return a reply as it leaves: the interceptors send it from where they had let the request to."""
         reply = self._encode(body, {OUTCOME: outcome})
         received = request.delivery.envelope
         reply.profile = received.profile
-        if served is not None:
-            reply.routing_key = served.wire_name
+        if request.served is not None:
+            reply.routing_key = request.served.wire_name
         if EVENT_ID in received.headers:
             reply.headers[ANSWERS] = received.headers[EVENT_ID]
         context = request.reading.context or copy_context()

@@ -19,7 +19,7 @@ from evbus.connection._stomp_frame import Frame, header_lines, unfit
 from evbus.connection._stomp_profile import ROUTING_KEY, Profile
 from evbus.connection._stomp_session import Broker, StompSession, sender_headers
 from evbus.connection._supervisor import State
-from evbus.errors import DeliveryError, DeliveryTimeout, Rejected, Unavailable
+from evbus.errors import ConnectionLost, DeliveryError, DeliveryTimeout, Rejected, Unavailable
 from evbus.types import Envelope
 
 from ._stomp import Frames, Publisher
@@ -67,6 +67,8 @@ def expiry_lines(broker: Broker, seconds: float) -> bytes:
 
 
 def _anew(problem: DeliveryError, text: str) -> DeliveryError:
+    if isinstance(problem, ConnectionLost):
+        return ConnectionLost(text, alone=problem.alone)
     return Unavailable(text) if isinstance(problem, Unavailable) else type(problem)(text)
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import contextvars
 import dataclasses
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -17,7 +16,15 @@ from evbus.dispatch import _serve
 from evbus.dispatch._dispatcher import Dispatcher
 from evbus.dispatch._frame import CURRENT
 from evbus.dispatch._serve import Server, served, stand_by
-from evbus.errors import InvalidPayload, PayloadTooLarge, Rejected, SerializeError, Unavailable
+from evbus.errors import (
+    ConnectionLost,
+    DeliveryError,
+    InvalidPayload,
+    PayloadTooLarge,
+    Rejected,
+    SerializeError,
+    Unavailable,
+)
 from evbus.serialize import _json
 from evbus.types import Delivery, Envelope, Origin
 from tests.dispatch.hub_kit import CreateUser, User, UserQuery, go
@@ -171,7 +178,7 @@ def test_a_request_is_handled_answered_and_then_settled() -> None:
     assert wire.replies == [("there", headers, {"name": "bob"})]
     assert wire.settled == [("UserQuery", "ack")]
     assert wire.calls == ["open", "end", "close"]
-    assert repr(wire.server) == "<Server running=0 handled=1 failed=0 expired=0 dropped=0>"
+    assert repr(wire.server) == "<Server running=0 handled=1 failed=0 expired=0 dropped=0 unanswered=0>"
 
 
 def test_a_string_and_a_request_that_is_named_by_its_routing_key_alone_are_handled() -> None:
@@ -353,7 +360,7 @@ def test_what_interceptors_drop_is_settled_without_a_reply() -> None:
     wire.run(2)
     assert [body for _, _, body in wire.replies] == [None]
     assert sorted(wire.settled) == [("dropped", "ack"), ("handled", "ack")]
-    assert repr(wire.server) == "<Server running=0 handled=1 failed=0 expired=0 dropped=1>"
+    assert repr(wire.server) == "<Server running=0 handled=1 failed=0 expired=0 dropped=1 unanswered=0>"
 
 
 def test_an_interceptor_may_answer_in_place_of_the_handler() -> None:
@@ -711,29 +718,151 @@ def test_a_reply_that_cannot_be_sent_is_sent_again_and_the_request_is_not_handle
     assert wire.settled == [("CreateUser", "ack")]
 
 
-@pytest.mark.parametrize(("deadline", "outcome"), [(True, "ack"), (False, "requeue")])
-def test_a_reply_that_cannot_be_sent_is_given_up_in_the_end(
-    deadline: bool, outcome: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+UNSENT = "CreateUser was handled, and its reply could not be sent; perhaps nobody waits for it any more: "
+TOLD = "it was handled, and its reply could not be sent: "
+
+
+def counting(wire: Wire) -> list[Any]:
+    """Bind a handler that notes what it handles."""
+    handled: list[Any] = []
+
+    async def handle(command: CreateUser) -> str:
+        handled.append(command)
+        return "done"
+
+    handling(wire, handle)
+    return handled
+
+
+@pytest.mark.parametrize(
+    ("problem", "deadline"),
+    [
+        (Unavailable("down"), True),
+        (DeliveryError("down"), True),
+        (DeliveryError("down"), False),
+        (Rejected("down"), True),
+        (Rejected("down"), False),
+    ],
+)
+def test_a_request_is_done_and_counted_when_nothing_can_be_sent(
+    problem: Exception, deadline: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_serve, "PAUSE", (0.0, 0.0))
     monkeypatch.setattr(_serve, "REPLYING", 0.05)
-    wire = Wire(*[Unavailable("down")] * 1_000_000)
-    handling(wire, same)
+    monkeypatch.setattr(_serve, "TELLING", 0.05)
+    wire = Wire(*[problem] * 1_000_000)
+    handled = counting(wire)
     until = f"{time.time() + 0.5}" if deadline else None
     wire.put("CreateUser", {}, **REPLY_TO, evbus_deadline=until)
     wire.run()
-    assert wire.settled == [("CreateUser", outcome)]
-    assert "the reply to CreateUser could not be sent: down" in caplog.text
-
-
-def test_who_waits_no_longer_is_no_reason_to_handle_it_again(caplog: pytest.LogCaptureFixture) -> None:
-    wire = Wire(Rejected("nobody waits there"))
-    handling(wire, same)
-    wire.put("CreateUser", {}, **REPLY_TO)
-    with caplog.at_level(logging.INFO):
-        wire.run()
     assert wire.settled == [("CreateUser", "ack")]
-    assert "who sent CreateUser waits no longer: nobody waits there" in caplog.text
+    assert len(handled) == wire.server.unanswered == 1
+    assert caplog.text.count(f"{UNSENT}down") == 1
+
+
+def test_a_reply_waits_for_a_connection_as_long_as_somebody_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_serve, "PAUSE", (0.0, 0.0))
+    monkeypatch.setattr(_serve, "REPLYING", 0.0)
+    wire = Wire(*[Unavailable("down")] * 50)
+    handled = counting(wire)
+    wire.put("CreateUser", {}, **REPLY_TO)
+    wire.run()
+    assert [body for _, _, body in wire.replies] == ["done"]
+    assert (len(handled), wire.settled) == (1, [("CreateUser", "ack")])
+    assert caplog.text.count("the reply to CreateUser cannot be sent yet") == 1
+
+
+@pytest.mark.parametrize("problem", [Rejected("too large"), DeliveryError("too large")])
+def test_who_asked_is_told_that_the_reply_cannot_be_sent(
+    problem: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_serve, "REPLYING", 0.0)
+    wire = Wire(problem)
+    handled = counting(wire)
+    wire.put("CreateUser", {}, **REPLY_TO)
+    wire.run()
+    (_, headers, body) = wire.replies[0]
+    assert (headers["evbus-outcome"], headers["correlation-id"]) == ("error", "7")
+    assert body == {"type": "DeliveryError", "reason": f"{TOLD}too large"}
+    assert (len(handled), wire.settled) == (1, [("CreateUser", "ack")])
+    assert wire.server.unanswered == 0
+    assert "the reply to CreateUser could not be sent, and who asked was told so: too large" in caplog.text
+
+
+def test_a_reply_that_breaks_its_connection_is_given_up_and_its_request_handled_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_serve, "PAUSE", (0.0, 0.0))
+    # The first break says nothing, nor does one that found others in flight.
+    breaks = [ConnectionLost("broke", alone=alone) for alone in (True, False, True)]
+    wire = Wire(*breaks)
+    handled = counting(wire)
+
+    async def main() -> None:
+        async with wire.serving():
+            wire.put("CreateUser", {}, "first", **REPLY_TO)
+            await wire.until(lambda: wire.settled)
+            wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
+            await wire.until(lambda: len(wire.settled) == 2)
+            wire.put("CreateUser", {}, "other", again=True, reply_to="there", correlation_id="8")
+            await wire.until(lambda: len(wire.settled) == 3)
+
+    go(main)
+    assert wire.settled == [("first", "ack"), ("again", "ack"), ("other", "ack")]
+    found = [(headers["correlation-id"], body) for _, headers, body in wire.replies]
+    assert found == [("7", {"type": "DeliveryError", "reason": f"{TOLD}broke"}), ("8", "done")]
+    assert len(handled) == 2
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_request_that_comes_again_while_its_reply_is_sent_waits_for_that(answered: bool) -> None:
+    wire = Wire()
+    handled = counting(wire)
+    calls = 0
+
+    async def main() -> None:
+        broken, gate = asyncio.Event(), asyncio.Event()
+
+        async def reply(address: str, event: Envelope) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                broken.set()
+                raise ConnectionLost("broke", alone=True)
+            await gate.wait()
+            if not answered and calls == 2:
+                raise ConnectionLost("broke", alone=True)
+            wire.replies.append((address, dict(event.headers), _json.load(event.body)))
+
+        wire.reply = reply  # type: ignore[method-assign]
+        async with wire.serving():
+            wire.put("CreateUser", {}, "first", **REPLY_TO)
+            await broken.wait()
+            await turns(5)
+            wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
+            await turns(5)
+            assert not wire.settled
+            gate.set()
+            await wire.until(lambda: len(wire.settled) == 2)
+
+    go(main)
+    assert wire.settled == [("first", "ack"), ("again", "ack")]
+    told = {"type": "DeliveryError", "reason": f"{TOLD}broke"}
+    assert [body for _, _, body in wire.replies] == ["done" if answered else told]
+    assert len(handled) == 1
+
+
+def test_only_so_many_are_remembered_whose_reply_could_not_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_serve, "REMEMBERED", 3)
+    wire = Wire(*[Rejected("too large")] * 20)
+    counting(wire)
+    for number in range(10):
+        wire.put("CreateUser", {}, number, reply_to="there", correlation_id=f"{number}")
+    wire.run(10)
+    assert len(wire.server._given_up) == 3
+    assert wire.server.unanswered == 10
 
 
 def test_a_link_or_an_encoder_that_is_broken_ends_no_server(caplog: pytest.LogCaptureFixture) -> None:
