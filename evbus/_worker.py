@@ -93,6 +93,11 @@ class Worker:
         state = "closed" if self._closed else "running" if self._thread else "idle"
         return f"<Worker {self._name} {state}>"
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run ``function(*args)`` in the thread and return its result or raise its exception.
 

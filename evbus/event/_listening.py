@@ -356,6 +356,7 @@ class Listening:
         :param waiting: events in this process that its workers have not got yet.
         """
         accepted, dead, queued = self._accepted + waiting, self._counts["dead"], self._queued() + waiting
+        threads = self.listener.threads
         return {
             "accepted": accepted,
             "delivered": self._handled,
@@ -365,6 +366,7 @@ class Listening:
             "in_flight": accepted - self._handled - dead - queued,
             "running": self._workers.running,
             "queued": queued,
+            "hanging": 0 if threads is None else threads.hanging,
             "keys": len(self._keys),
         }
 

@@ -10,16 +10,21 @@ from contextvars import copy_context
 from typing import Any
 
 from evbus._worker import Worker
+from evbus.errors import DispatchError
 
-__all__ = ["Threads"]
+__all__ = ["HANGING", "Threads"]
 
 log = logging.getLogger("evbus.event")
+
+#: Threads of one listener that may go on with what was given up; as many as it has at once if that is more.
+HANGING = 32
 
 
 class Threads:
     """The threads of one listener, begun when it is first called: no other listener waits for them.
 
-    They keep no process from ending: one that hangs can be left alone, and cannot be ended.
+    They keep no process from ending: one that hangs can be left alone, and cannot be ended. So they are
+    bounded: while too many hang, what needs a further one fails.
 
     :param limit: the most at once; the listener calls no more.
     :param name: what the listener is called.
@@ -31,16 +36,31 @@ class Threads:
         self._numbers = itertools.count()
         self._idle: list[Worker] = []
         self._busy: set[Worker] = set()
+        # Those whose function was given up and goes on, unless it has ended since.
+        self._left: set[Worker] = set()
+        self._most = max(HANGING, limit)
+        self._full = False
         self._ending: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Threads {self._name} limit={self._limit}>"
 
+    @property
+    def hanging(self) -> int:
+        """How many go on with what was given up."""
+        if self._left:
+            self._left = {worker for worker in self._left if worker.alive}
+        return len(self._left)
+
     async def run(self, call: Callable[..., Any], *event: Any) -> Any:
-        """Call a function in a thread, in a copy of the present context."""
+        """Call a function in a thread, in a copy of the present context.
+
+        :raises DispatchError: too many threads hang.
+        """
         if self._idle:
             worker = self._idle.pop()
         else:
+            self._refuse_full()
             worker = Worker(f"evbus listener {self._name}_{next(self._numbers)}")
         self._busy.add(worker)
         try:
@@ -48,6 +68,7 @@ class Threads:
         except asyncio.CancelledError:
             # The function goes on. Its thread ends with it, and others are there for what comes next.
             self._busy.discard(worker)
+            self._left.add(worker)
             self._end(worker)
             raise
         except BaseException:
@@ -55,6 +76,19 @@ class Threads:
             raise
         self._free(worker)
         return result
+
+    def _refuse_full(self) -> None:
+        if len(self._left) < self._most or self.hanging < self._most:
+            self._full = False
+            return
+        said = (
+            f"listener {self._name}: {self._most} of its threads go on after their timeouts, and it gets no "
+            "more until one of them ends"
+        )
+        if not self._full:
+            self._full = True
+            log.error("%s; a plain function that waits needs a timeout of its own", said)
+        raise DispatchError(said)
 
     def _end(self, worker: Worker) -> None:
         ending = asyncio.ensure_future(worker.close())

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import threading
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evbus.errors import DispatchError
+from evbus.event import _threads
 from evbus.event._threads import Threads
 from tests.event.kit import WAIT, go
+from tests.ingress.amqp_kit import eventually
 
 VAR: ContextVar[str] = ContextVar("var", default="")
 
@@ -100,3 +106,81 @@ def test_a_function_that_does_not_end_is_left_alone(caplog: pytest.LogCaptureFix
 
     go(main)
     assert caplog.messages == ["listener billing: a plain function still runs in its thread"]
+
+
+def test_threads_that_hang_are_bounded_and_those_that_come_back_make_room(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_threads, "HANGING", 3)
+    gates: list[threading.Event] = []
+
+    def block(inside: threading.Event) -> None:
+        gates.append(threading.Event())
+        inside.set()
+        gates[-1].wait(WAIT)
+
+    async def give_up(threads: Threads) -> None:
+        inside = threading.Event()
+        waiting = asyncio.ensure_future(threads.run(block, inside))
+        assert await asyncio.to_thread(inside.wait, WAIT)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+
+    async def main() -> None:
+        threads = Threads(1, "billing")
+        for _ in range(3):
+            await give_up(threads)
+        assert threads.hanging == 3
+        names = {each.name for each in threading.enumerate()}
+        for _ in range(5):
+            with pytest.raises(DispatchError, match="listener billing: 3 of its threads go on"):
+                await threads.run(print, "never")
+        assert {each.name for each in threading.enumerate()} == names
+        gates[0].set()
+        await eventually(lambda: threads.hanging == 2, "a thread has come back")
+        assert await threads.run(len, "abc") == 3
+        # An idle one is used, however many hang.
+        await give_up(threads)
+        for gate in gates:
+            gate.set()
+        await threads.close(WAIT)
+        assert threads.hanging == 0
+
+    with caplog.at_level(logging.ERROR, "evbus.event"):
+        go(main)
+    assert len(caplog.messages) == 1
+    assert "a plain function that waits needs a timeout of its own" in caplog.text
+
+
+def test_a_process_with_hanging_threads_ends(tmp_path: Path) -> None:
+    code = """
+import asyncio, dataclasses, threading
+from evbus.api import bus, event
+
+@event()
+@dataclasses.dataclass
+class Paid:
+    id: int
+
+def hang(event: Paid) -> None:
+    threading.Event().wait()
+
+async def main():
+    async with bus({"internal": {"default": {}}}, dead_store="dead.jsonl", drain_timeout=1) as events:
+        events.hub.event.init.subscribe(Paid, hang, timeout=0.001, name="hang")
+        for number in range(40):
+            await events.hub.event.init.send(Paid(number))
+        while events.snapshot()["listeners"]["hang-1"]["dead"] < 40:
+            await asyncio.sleep(0.01)
+        found = events.snapshot()["listeners"]["hang-1"]
+        print(found["hanging"], sum("evbus listener" in one.name for one in threading.enumerate()))
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "32 32\n"
+    assert (
+        "listener hang: 32 of its threads go on after their timeouts" in (tmp_path / "dead.jsonl").read_text()
+    )

@@ -519,6 +519,7 @@ def test_subscriptions_tell_what_is_known_of_each() -> None:
             "in_flight": 0,
             "running": 0,
             "queued": 0,
+            "hanging": 0,
             "keys": 0,
         }
         assert [one["id"] for one in hub.event.init.subscriptions("Book")] == [second]
