@@ -6,7 +6,6 @@ import asyncio
 import atexit
 import logging
 import time
-import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from ._relay import Tracker
 from ._route import Destination, Router, Totals
 from ._run import BusState, Connection, Plan, Report
 from ._together import Joiners, open_all, within
+from ._unstopped import end_tasks, mark
 
 __all__ = ["Bus", "BusState", "Connection", "Plan", "Report"]
 
@@ -43,15 +43,16 @@ GLANCE = 1.0
 LEFT = "not delivered when the bus stopped"
 
 
-_started: weakref.WeakSet[Bus] = weakref.WeakSet()
+#: Kept until they have stopped: one that is collected before has its tasks told one by one, by asyncio.
+_started: set[Bus] = set()
 
 
-def _at_exit() -> None:
+def _tell_lost() -> None:
     for bus in list(_started):
         bus.tell_lost()
 
 
-atexit.register(_at_exit)
+atexit.register(_tell_lost)
 
 
 class Bus:
@@ -100,14 +101,11 @@ class Bus:
     def __repr__(self) -> str:
         return f"<Bus {self.state.value} queued={self.queue.qsize()} lanes={len(self.lanes)}>"
 
-    def __del__(self) -> None:
-        self.tell_lost()
-
     def tell_lost(self) -> None:
         """Say how many accepted events are lost, if the event loop was closed before the bus was stopped."""
         if not self._taken or self._loop is None or not self._loop.is_closed():
             return
-        self._taken = False
+        self._release()
         lanes = [lane.snapshot() for lane in self.lanes.values()]
         lost = self.queue.qsize() + self._moving + sum(lane["queued"] + lane["in_flight"] for lane in lanes)
         if lost:
@@ -116,6 +114,11 @@ class Bus:
                 "hub.evbus.init.stop(), or use async with bus(...)",
                 lost,
             )
+        end_tasks(self._loop)
+
+    def _release(self) -> None:
+        self._taken = False
+        _started.discard(self)
 
     # Start, join
 
@@ -128,6 +131,7 @@ class Bus:
         self.broker.refuse_in_child()
         if self._taken:
             raise EvbusError("the bus is already started; stop it first")
+        _tell_lost()
         self._taken = True
         _started.add(self)
         self._failure = None
@@ -142,13 +146,14 @@ class Bus:
         self._failure = problem
         self._stop_early = False
         if self._ended is None or self._ended.done():
-            self._taken = False
+            self._release()
         self._joiners.wake()
 
     async def run(self, plan: Plan) -> None:
         """Deliver events by ``plan`` until :meth:`stop` is called."""
         loop = asyncio.get_running_loop()
         self._loop = loop
+        mark()
         self._plan = plan
         self._patience = None
         self._undelivered = Counter()
@@ -178,9 +183,10 @@ class Bus:
                 log.warning("the bus was cancelled; call stop() to let it drain")
             raise
         finally:
-            # A second cancellation must not cut the shutdown off between an event and its record.
-            self._ending = asyncio.ensure_future(self._shutdown(plan, self._dead, opened))
-            await asyncio.shield(self._ending)
+            if not loop.is_closed():
+                # A second cancellation must not cut the shutdown off between an event and its record.
+                self._ending = asyncio.ensure_future(self._shutdown(plan, self._dead, opened))
+                await asyncio.shield(self._ending)
 
     def _listen(self, loop: asyncio.AbstractEventLoop, plan: Plan, dead: DeadLetters) -> None:
         self._router = dead.router = Router(
@@ -414,7 +420,7 @@ class Bus:
             self._tracker = None
             if started:
                 self._become(BusState.STOPPED)
-            self._taken = False
+            self._release()
             if self._ended is not None:
                 resolve(self._ended)
 

@@ -78,8 +78,12 @@ class Overlap:
                 await self._something()
                 while flights and flights[0].task.done():
                     await self._land()
-        finally:
+        except GeneratorExit:
+            raise  # the loop was closed; nothing can be ended, or awaited, in it any more
+        except BaseException:
             await self._end()
+            raise
+        await self._end()
 
     async def _begin(self) -> None:
         """Send what may be sent."""
