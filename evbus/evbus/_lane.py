@@ -6,6 +6,7 @@ A lane runs by itself. That it is slow, hangs or fails is seen by no other lane.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import deque
@@ -36,6 +37,10 @@ log = logging.getLogger("evbus.lane")
 NO_WORKER = -1
 #: Seconds until a worker that failed by a fault of the bus itself is started again.
 RESTART = 1.0
+#: Seconds between two looks at what can pass a listener that has as much as it may have.
+PASSING = 0.05
+#: Events from which on a look costs too much for doing it at once whenever something comes.
+MANY = 2_000
 
 
 class Lane:
@@ -90,6 +95,7 @@ class Lane:
         self._failing = 0
         self._waiting = 0
         self._closing = False
+        self._passing: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Lane {self.key} {self.state.value} queued={len(self._pending)}>"
@@ -139,6 +145,8 @@ class Lane:
             return True
         self._weigh()
         self._wake(len(events))
+        if self.stalled:
+            self._pass_later(0.0 if len(pending) < MANY else PASSING)
         return False
 
     def _weigh(self) -> None:
@@ -153,6 +161,65 @@ class Lane:
         if stalled != self.stalled:
             self.stalled = stalled
             self._queue.stall(1 if stalled else -1)
+            if stalled:
+                self._pass_later(0.0)
+            elif self._passing is not None:
+                self._passing.cancel()
+                self._passing = None
+
+    def _pass_later(self, seconds: float) -> None:
+        passing = self._passing
+        if passing is None or seconds == 0.0:
+            if passing is not None:
+                passing.cancel()
+            self._passing = asyncio.get_running_loop().call_later(seconds, self._pass)
+
+    def _pass(self) -> None:
+        """Deliver what waits behind a listener that has as much as it may have, and goes to others.
+
+        That one may be waiting for what they do. The events of one routing key stay in their order.
+        """
+        self._passing = None
+        if not self.stalled or self._closing:
+            return
+        with self._lock:
+            key_of = self._sender.routing_key
+            behind = {key_of(event) for flying in self._flying.values() for event in flying}
+            runs: dict[str, list[Envelope]] = {}
+            for event in self._pending:
+                key = key_of(event)
+                if key not in behind:
+                    runs.setdefault(key, []).append(event)
+            for events in runs.values():
+                self._pass_run(events)
+        self._pass_later(PASSING)
+
+    def _pass_run(self, events: list[Envelope]) -> None:
+        """Deliver the first of what waits for one destination, as much as there is room for."""
+        passed: list[Envelope] = []
+        dropped = 0
+        for first in range(0, len(events), self.delivery.batch):
+            part = events[first : first + self.delivery.batch]
+            gave_way = self._sender.send_nowait(part)
+            if gave_way is None:
+                break
+            passed += part
+            dropped += gave_way
+        if not passed:
+            return
+        kept = without(list(self._pending), passed)
+        self._pending.clear()
+        self._pending.extend(kept)
+        size = size_of(passed)
+        self._pending_size -= size
+        self.counters.delivered += len(passed) - dropped
+        self.counters.dropped += dropped
+        self.counters.delivered_bytes += size
+        self.latency.sample(passed, time.monotonic())
+        if self.tracker is not None:
+            self.tracker.done(passed)
+        self._release()
+        self._weigh()
 
     def _wake(self, events: int) -> None:
         while events and self._sleepers:
@@ -261,6 +328,9 @@ class Lane:
     def _take(self, worker: int, most: int) -> list[Envelope]:
         with self._lock:
             pending = self._pending
+            if self.stalled:
+                # Of one destination, so that none of what goes elsewhere waits with it.
+                most = self._alike(most)
             if len(pending) <= most:
                 batch = list(pending)
                 pending.clear()
@@ -278,6 +348,19 @@ class Lane:
             if self._held:
                 self._release()
         return batch
+
+    def _alike(self, most: int) -> int:
+        """Return how many of the first ``most`` events have the routing key of the first."""
+        key_of = self._sender.routing_key
+        first, count = None, 0
+        for event in itertools.islice(self._pending, most):
+            key = key_of(event)
+            if first is None:
+                first = key
+            if key != first:
+                break
+            count += 1
+        return max(1, count)
 
     # Running
 
@@ -479,7 +562,7 @@ class Lane:
 
     def reason(self, problem: BaseException) -> str:
         """Return what went wrong, in one line and without the profile's secrets."""
-        return said(problem, self.secrets) or type(problem).__name__
+        return said(problem, self.secrets)
 
     def _failed(self, outcomes: Sequence[Outcome]) -> None:
         problem = next(outcome for outcome in outcomes if outcome is not None)

@@ -210,14 +210,14 @@ def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> i
             waiting = max([len(tap) for tap in taps.get(key, ()) if limit or tap.wanted], default=-1)
             if waiting >= 0 and waiting + len(run) > most:
                 raise BusFull(waiting, most, 0, 0)
-    if limit:
+    if limit and not all(key in taps for key, _ in runs):
         raise asyncio.QueueFull
     dropped, queues.untold = queues.untold, 0
     for key, run in runs:
         if key in taps:
             for tap in taps[key]:
                 tap.put(run)
-                if not tap.wanted:
+                if not tap.wanted and not limit:
                     dropped += queues.trim(key, tap)
         else:
             target = queues[key or None]

@@ -14,7 +14,7 @@ from evbus.evbus import _dead_letters
 from evbus.ingress import _internal
 from tests.evbus.kit import WAIT
 from tests.evbus.rig import turns, until
-from tests.event.kit import OrderPlaced, dead, go, listening, settled
+from tests.event.kit import Measured, OrderPlaced, dead, go, listening, settled
 
 TIGHT = {"internal": {"default": {"limit": 1, "delivery": {"buffer": 1}}}}
 
@@ -89,6 +89,54 @@ def test_who_sends_waits_for_listeners_in_this_process_that_have_as_much_as_they
             await settled(hub)
             (listener,) = hub.evbus.stats.snapshot()["listeners"].values()
             assert (listener["accepted"], listener["delivered"], listener["queued"]) == (count, count, 0)
+            assert not hub.evbus.BUS.stalled
+
+    go(main)
+    assert got == list(range(count))
+
+
+@pytest.mark.parametrize("limit", [0, 50])
+@pytest.mark.parametrize("how", ["put", "put_nowait"])
+def test_a_listener_that_waits_for_another_event_does_not_stand_still_when_it_has_as_much_as_it_may(
+    limit: int, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it waits for comes after what is too much for it, and goes to a listener that has room."""
+    monkeypatch.setattr(_internal, "MOST", 1_060)
+    asked: dict[float, asyncio.Future[None]] = {}
+    gate, count, got = asyncio.Event(), 3_000, list[float]()
+
+    async def main() -> None:
+        async with listening({"internal": {"default": {"limit": limit}}}) as hub:
+
+            async def on(event: OrderPlaced) -> None:
+                await gate.wait()
+                asked[event.total] = asyncio.get_running_loop().create_future()
+                await hub.event.init.send(Measured(event.total))
+                await asked[event.total]
+                got.append(event.total)
+
+            async def answer(event: Measured) -> None:
+                asked[event.value].set_result(None)
+
+            hub.event.init.subscribe(OrderPlaced, on)
+            hub.event.init.subscribe(Measured, answer)
+
+            async def send() -> None:
+                for number in range(count):
+                    if how == "put":
+                        await hub.event.init.send(OrderPlaced("A", number))
+                    else:
+                        hub.evbus.broker.put_nowait(routing_key="OrderPlaced", body=OrderPlaced("A", number))
+
+            sending = asyncio.ensure_future(send())
+            await until(lambda: hub.evbus.BUS.stalled)
+            gate.set()
+            await asyncio.wait_for(sending, WAIT)
+            await settled(hub)
+            for lane in hub.evbus.stats.snapshot()["lanes"].values():
+                assert lane["accepted"] == lane["delivered"] == 2 * count
+                assert lane["queued"] == lane["queued_bytes"] == lane["in_flight"] == 0
+            assert hub.evbus.stats.snapshot()["bus"]["held"] == 0
             assert not hub.evbus.BUS.stalled
 
     go(main)
