@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
+from evbus.errors import DeliveryError
+
 __all__ = [
     "CONTENT_TYPE",
     "Delivery",
@@ -20,6 +22,7 @@ __all__ = [
     "StandingHeaders",
     "Subscription",
     "own_headers",
+    "too_often",
 ]
 
 #: The header that names the encoding of a body.
@@ -302,3 +305,19 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
         settle, self._settle = self._settle, None
         if settle is not None:
             settle(self._tag, None, True)
+
+
+def too_often(delivery: Delivery, most: int) -> DeliveryError | None:
+    """Return why a delivery is not handled that came ``most`` times before, None when it is.
+
+    What is handled without ending its process is settled. Where the message system does not count, nothing
+    ever comes too often.
+    """
+    count = delivery.delivery_count
+    if count is None or count < most:
+        return None
+    times = "once" if count == 1 else f"{count} times"
+    return DeliveryError(
+        f"it was delivered {times} before and never settled: its handling may have ended the process "
+        f"(max_deliveries: {most})"
+    )

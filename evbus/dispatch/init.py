@@ -159,7 +159,7 @@ def forward(hub, router, message, to, response=None, timeout=30.0):
     return binding
 
 
-async def serve(hub, profile, contexts=None):
+async def serve(hub, profile, contexts=None, *, max_deliveries=0):
     """Handle the commands and queries that others forward to ``profile``, until cancelled or stopped.
 
     A request is settled when its reply is sent, so that it is handled again by another process when this one
@@ -168,6 +168,8 @@ async def serve(hub, profile, contexts=None):
 
     :param profile: the name of a profile, or ``provider.name``; its queue holds the requests.
     :param contexts: the profiles; default: those that the bus was started with.
+    :param max_deliveries: how often a request may be delivered where its broker counts that, as a process may
+        die of it each time; then it is answered with an error. 0: any number.
     :raises ProfileError: there is no such profile, or it cannot be consumed from, or cannot reply.
     :raises ConnectFailed: there is no connection at first, and the profile does not say to wait.
     :raises DispatchError: the dispatcher does not run.
@@ -183,6 +185,7 @@ async def serve(hub, profile, contexts=None):
         lambda kind, data: _decode(hub, kind, data),
         hub.evbus.BROKER.prepare,
         hub.evbus.BROKER.max_body,
+        max_deliveries,
     )
     workers = min(dispatcher.commands.slots.limit, MOST_WORKERS)
     wanted = types.Subscription(concurrency=workers)

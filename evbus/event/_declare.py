@@ -92,6 +92,7 @@ class ListenerSpec(msgspec.Struct, frozen=True):
     key: str | Callable[[Any], Any] | None = None
     timeout: float | None = None
     on_error: Callable[..., Any] | None = None
+    max_deliveries: int = 0
 
 
 def subscription_of(spec: ListenerSpec, name: str, event: EventSpec) -> Subscription:
@@ -207,6 +208,7 @@ OPTIONS = (
     "key",
     "timeout",
     "on_error",
+    "max_deliveries",
 )
 
 
@@ -256,6 +258,7 @@ def listener_spec(
     key: str | Callable[[Any], Any] | None = None,
     timeout: float | None = None,
     on_error: Callable[..., Any] | None = None,
+    max_deliveries: int = 0,
 ) -> ListenerSpec:
     """Return what a listener wants, checked.
 
@@ -270,6 +273,8 @@ def listener_spec(
         whatever ``concurrency`` is.
     :param timeout: seconds that one attempt may take.
     :param on_error: ``on_error(event, exception)``, plain or asynchronous, is told of what was given up.
+    :param max_deliveries: how often an event may be delivered where its broker counts that, as a process may
+        die of it each time; then it is given up. 0: any number.
     :raises HandlerSignatureError: one of them is wrong.
     """
     if not isinstance(event, (str, type)):
@@ -277,7 +282,11 @@ def listener_spec(
             f"a listener listens to a class of events, or to the name of one, not to a {type(event).__name__}"
         )
     _check_texts(name=name, group=group, profile=profile)
-    for option, number, least in (("concurrency", concurrency, 1), ("prefetch", prefetch, 0)):
+    for option, number, least in (
+        ("concurrency", concurrency, 1),
+        ("prefetch", prefetch, 0),
+        ("max_deliveries", max_deliveries, 0),
+    ):
         if type(number) is not int or number < least:
             raise HandlerSignatureError(
                 f"{option} of a listener is a number from {least} on, and not {number!r}"
@@ -309,4 +318,5 @@ def listener_spec(
         key=key,
         timeout=timeout,
         on_error=on_error,
+        max_deliveries=max_deliveries,
     )

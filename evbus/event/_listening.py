@@ -21,7 +21,7 @@ from evbus.evbus._pipeline import Around
 from evbus.evbus._queue import UNBOUNDED
 from evbus.evbus._teller import Teller
 from evbus.redact import problem_text
-from evbus.types import Delivery, Envelope, Origin
+from evbus.types import Delivery, Envelope, Origin, too_often
 
 from ._declare import EventSpec, ListenerSpec
 from ._keys import Keys
@@ -102,6 +102,7 @@ class Listening:
         self.tried: dict[int, int] = {}
         self._accepted = 0
         self._max_body = UNBOUNDED
+        self._most = spec.max_deliveries
 
     def __repr__(self) -> str:
         return f"<Listening {self.listener.name} {self.snapshot()}>"
@@ -137,6 +138,8 @@ class Listening:
         size = len(delivery.envelope.body)
         if outside and size > self._max_body:
             work.refused = PayloadTooLarge(size, self._max_body)
+        elif outside and self._most:
+            work.refused = too_often(delivery, self._most)
         self._accepted += 1
         self._workers.submit(work)
 

@@ -87,6 +87,7 @@ class Wire:
         *,
         again: bool = False,
         origin: Origin | None = None,
+        count: int | None = None,
         **headers: Any,
     ) -> None:
         """Let a request come in: headers as they are, but with hyphens."""
@@ -94,7 +95,7 @@ class Wire:
         sent = {key.replace("_", "-"): value for key, value in named.items() if value is not None}
         raw = body if isinstance(body, bytes) else _json.apply(body)
         envelope = Envelope("users", "key", raw, sent)
-        self._source.put_nowait(Delivery(envelope, self._settle, tag or name, again, None, origin))
+        self._source.put_nowait(Delivery(envelope, self._settle, tag or name, again, count, origin))
 
     def _settle(self, tag: Any, accepted: bool, requeue: bool) -> None:
         self.settled.append((tag, "ack" if accepted else "requeue" if requeue else "reject"))
@@ -967,6 +968,21 @@ def test_a_request_whose_body_is_too_large_is_answered_before_it_is_read() -> No
     ((_, _, reply),) = wire.replies
     assert reply["type"] == "PayloadTooLarge"
     assert reply["reason"] == "the event body has 21 bytes, more than the 20 that the option max_body allows"
+
+
+def test_a_request_that_was_delivered_too_often_is_answered_and_not_handled() -> None:
+    wire = Wire(max_deliveries=3)
+    handled = counting(wire)
+    for count in (None, 0, 2, 3):
+        wire.put("CreateUser", {}, again=True, count=count, reply_to="there", correlation_id=f"{count}")
+    wire.put("CreateUser", {}, "no reply", again=True, count=7)
+    wire.run(5)
+    found = {headers["correlation-id"]: body for _, headers, body in wire.replies}
+    reason = "it was delivered 3 times before and never settled: its handling may have ended the process"
+    error = {"type": "DeliveryError", "reason": f"{reason} (max_deliveries: 3)"}
+    assert found == {"None": "done", "0": "done", "2": "done", "3": error}
+    assert len(handled) == 3
+    assert dict(wire.settled)["no reply"] == "reject"
 
 
 def test_an_interceptor_that_ends_the_program_fails_its_request_and_no_more() -> None:
