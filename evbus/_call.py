@@ -54,7 +54,7 @@ def stray(problem: BaseException) -> DeliveryError:
     """Return the failure that something is which only looks as if it were to end more than its own code."""
     said = _STRAY
     if not isinstance(problem, asyncio.CancelledError):
-        said = f"it raised {problem_text(problem).rstrip(': ')}"
+        said = f"it raised {problem_text(problem)}"
     failure = DeliveryError(said)
     failure.__cause__ = problem
     return failure

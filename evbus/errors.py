@@ -53,6 +53,17 @@ __all__ = [
 ]
 
 
+def absent(plugin: object, known: Iterable[str]) -> str:
+    """Return what :func:`nearest` does of a plugin that is not there, and what names those of a user."""
+    hint = nearest(plugin, known)
+    own = (
+        ""
+        if hint.startswith("; did you")
+        else "; folders with plugins of your own: --plugin-dirs (plugin_dirs)"
+    )
+    return hint + own
+
+
 def nearest(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``.
 

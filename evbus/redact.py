@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import parse_qsl, quote, unquote
 
-__all__ = ["MASK", "is_secret_name", "one_line", "problem_text", "redact", "said", "secrets_of"]
+__all__ = ["MASK", "is_secret_name", "one_line", "problem_text", "redact", "said", "secrets_of", "text_of"]
 
 #: What stands in the place of a secret.
 MASK = "***"
@@ -149,25 +149,47 @@ def _escape(found: re.Match[str]) -> str:
     return _SHORT_ESCAPES.get(char) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
-def problem_text(problem: BaseException) -> str:
-    """Return what an exception says, as :func:`said` does, behind its type."""
-    return f"{type(problem).__name__}: {said(problem)}"
-
-
-def said(problem: BaseException, secrets: Iterable[str] = ()) -> str:
-    """Return what an exception says, in one line and without secrets; also when it cannot say it.
+def problem_text(problem: BaseException, secrets: Iterable[str] = ()) -> str:
+    """Return what an exception says, in one line and without secrets, behind its type.
 
     A group of exceptions, which itself says only how many they are, says what each of them is.
     """
+    return one_line(redact(_typed(problem), secrets))
+
+
+def said(problem: BaseException, secrets: Iterable[str] = ()) -> str:
+    """Return why something failed: what an exception says, as :func:`problem_text` does, without its type.
+
+    That stands before it all the same when the text alone says nothing: ``KeyError: 'id'``,
+    ``AssertionError``.
+    """
+    return one_line(redact(_text(problem) if _speaks(problem) else _typed(problem), secrets))
+
+
+def text_of(problem: BaseException, secrets: Iterable[str] = ()) -> str:
+    """Return what an exception says, as :func:`said` does, for beside its type: never with that."""
+    return one_line(redact(_text(problem), secrets))
+
+
+def _speaks(problem: BaseException) -> bool:
+    """Return whether an exception says more than what it was made with."""
     try:
-        text = _said(problem)
+        return str(problem) not in ("", repr(problem.args), *map(repr, problem.args))
+    except Exception:
+        return True  # that its text cannot be had
+
+
+def _typed(problem: BaseException) -> str:
+    text = _text(problem)
+    return f"{type(problem).__name__}: {text}" if text else type(problem).__name__
+
+
+def _text(problem: BaseException) -> str:
+    try:
+        text = str(problem)
     except Exception as exc:
         return f"(its text cannot be had: {type(exc).__name__})"
-    return one_line(redact(text, secrets))
-
-
-def _said(problem: BaseException) -> str:
     parts = getattr(problem, "exceptions", None)
     if not isinstance(parts, tuple) or not all(isinstance(part, BaseException) for part in parts):
-        return str(problem)
-    return f"{problem}: {'; '.join(f'{type(part).__name__}: {_said(part)}' for part in parts)}"
+        return text
+    return f"{text}: {'; '.join(map(_typed, parts))}"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evbus.redact import MASK, is_secret_name, one_line, problem_text, redact, said, secrets_of
+from evbus.redact import MASK, is_secret_name, one_line, problem_text, redact, said, secrets_of, text_of
 
 
 @pytest.mark.parametrize(
@@ -185,3 +185,35 @@ def test_a_group_of_exceptions_says_what_each_of_them_is() -> None:
         f"in a TaskGroup (2 sub-exceptions): KeyError: 'http://a:{MASK}@b/'; "
         "ExceptionGroup: two (1 sub-exception): ValueError: b"
     )
+
+
+class Silent(KeyError):
+    def __str__(self) -> str:
+        return "no such order"
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason", "typed", "text"),
+    [
+        (ValueError("down"), "down", "ValueError: down", "down"),
+        (KeyError("id"), "KeyError: 'id'", "KeyError: 'id'", "'id'"),
+        (Silent("id"), "no such order", "Silent: no such order", "no such order"),
+        (AssertionError(), "AssertionError", "AssertionError", ""),
+        (AssertionError("3 are right"), "3 are right", "AssertionError: 3 are right", "3 are right"),
+        (StopIteration(3), "StopIteration: 3", "StopIteration: 3", "3"),
+        (Exception("a", 1), "Exception: ('a', 1)", "Exception: ('a', 1)", "('a', 1)"),
+        (
+            OSError(2, "No such file"),
+            "[Errno 2] No such file",
+            "FileNotFoundError: [Errno 2] No such file",
+            None,
+        ),
+        (RuntimeError(""), "RuntimeError", "RuntimeError", ""),
+    ],
+)
+def test_the_type_of_an_exception_is_told_where_its_text_says_nothing(
+    problem: Exception, reason: str, typed: str, text: str | None
+) -> None:
+    assert said(problem) == reason
+    assert problem_text(problem) == typed
+    assert text_of(problem) == (reason if text is None else text)

@@ -15,7 +15,7 @@ import msgspec
 from evbus import jsonl, strictjson
 from evbus.errors import ConfigError, PayloadError
 from evbus.evbus._run import Report
-from evbus.redact import one_line, redact
+from evbus.redact import one_line, redact, said
 from evbus.types import CONTENT_TYPE
 
 from ._output import say
@@ -254,7 +254,7 @@ async def try_open(connection: Any) -> str:
     try:
         await connection.sender.open(TRY_TIMEOUT)
     except Exception as exc:
-        return one_line(redact(str(exc) or type(exc).__name__, connection.lane.secrets))
+        return said(exc, connection.lane.secrets)
     waiting = connection.sender.not_ready()
     if waiting is not None and asyncio.iscoroutine(waiting[1]):
         waiting[1].close()  # nobody is going to await it

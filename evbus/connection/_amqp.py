@@ -19,7 +19,7 @@ from yarl import URL
 
 from evbus._call import call
 from evbus.errors import DeliveryTimeout, Unavailable
-from evbus.redact import one_line, secrets_of
+from evbus.redact import one_line, said, secrets_of
 from evbus.version import version
 
 from ._address import Address
@@ -344,7 +344,7 @@ def _silent(problem: Exception, wire: Wire, address: Address, profile: Profile) 
             return "the server ended the connection without a word; it may want TLS (amqps://) on this port"
         want = "not take the client certificate" if address.tls.cert_file else "want a client certificate"
         return f"the server ended the connection in the TLS handshake; it may {want}"
-    return one_line(str(problem) or type(problem).__name__)
+    return said(problem)
 
 
 def _refusal(code: int, text: str, address: Address, profile: Profile) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from evbus._backoff import backoff
 from evbus._call import call
 from evbus.errors import ConnectFailed, Unavailable
-from evbus.redact import one_line, redact
+from evbus.redact import one_line, redact, said
 
 __all__ = ["Connection", "Consumers", "Session", "State"]
 
@@ -305,7 +305,9 @@ class Connection(Generic[S]):
 
     def clean(self, problem: object) -> str:
         """Return a reason in one line, without secrets."""
-        return one_line(redact(str(problem) or type(problem).__name__, self.secrets))
+        if isinstance(problem, BaseException):
+            return said(problem, self.secrets)
+        return one_line(redact(str(problem), self.secrets))
 
     async def _live(self, session: S, first: asyncio.Future[Exception | None]) -> None:
         self.session = session

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from evbus.errors import DispatcherNotStarted, DispatchError, DispatcherStopped, InvalidHeader
-from evbus.redact import one_line, said
+from evbus.redact import one_line, problem_text
 from evbus.types import Envelope
 
 from ._binding import Binding
@@ -117,12 +117,11 @@ class Core:
         stopped = stopped or (isinstance(problem, asyncio.CancelledError) and self.state is State.STOPPED)
         if not stopped:
             log.error(
-                "%s: the handler %s of %s failed: %s: %s",
+                "%s: the handler %s of %s failed: %s",
                 router,
                 binding.name,
                 binding.message_name,
-                type(problem).__name__,
-                said(problem),
+                problem_text(problem),
                 exc_info=problem if log.isEnabledFor(logging.DEBUG) else None,
             )
         if self.on_failure is not None:

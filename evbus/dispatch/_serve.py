@@ -25,8 +25,8 @@ from evbus.errors import (
 )
 from evbus.evbus._bridge import Bridge
 from evbus.evbus._queue import UNBOUNDED
-from evbus.redact import one_line, said
-from evbus.types import Delivery, Envelope, Origin
+from evbus.redact import one_line, problem_text, said, text_of
+from evbus.types import Delivery, Envelope, Origin, too_often
 
 from ._frame import Frame
 from ._kinds import RequestRouter
@@ -142,6 +142,7 @@ class Server:
     :param decode: makes plain values of a body: ``(content type, body)``.
     :param prepare: runs the interceptors' ``send`` over a reply.
     :param max_body: bytes that the body of a request may have.
+    :param max_deliveries: how often a request may be delivered where that is counted; 0: any number.
     :ivar handled: requests whose handlers succeeded.
     :ivar failed: those that were answered with an error.
     :ivar expired: those whose time was up before they were handled, or while they were.
@@ -157,6 +158,7 @@ class Server:
         decode: Callable[[str, bytes], Any],
         prepare: Callable[[Envelope], None],
         max_body: int = UNBOUNDED,
+        max_deliveries: int = 0,
     ) -> None:
         self._core = routers[0].core
         self._names = Names(routers, decode)
@@ -164,6 +166,7 @@ class Server:
         self._encode = encode
         self._prepare = prepare
         self._max_body = max_body
+        self._max_deliveries = max_deliveries
         self._origin: Origin | None = None
         self._tasks: dict[asyncio.Task[None], _Request] = {}
         # Those whose replies could not be sent; the oldest is forgotten first.
@@ -278,7 +281,7 @@ class Server:
                 request.delivery.give_back()
                 raise
             request.delivery.reject()
-            log.error("a request is given up: %s: %s", type(problem).__name__, said(problem), exc_info=exc)
+            log.error("a request is given up: %s", problem_text(problem), exc_info=exc)
 
     # Replying
 
@@ -393,6 +396,8 @@ class Server:
                 self.expired += 1
                 return None
             envelope = request.delivery.envelope
+            if self._max_deliveries and (refused := too_often(request.delivery, self._max_deliveries)):
+                raise refused
             if len(envelope.body) > self._max_body:
                 raise PayloadTooLarge(len(envelope.body), self._max_body)
             # What a profile made of the routing key says nothing to the interceptors.
@@ -457,7 +462,7 @@ class Server:
             served.router.report(served.bound, message, frame, problem)
         else:
             log.error("a request that asks for no reply is given up: %s", said(problem))
-        failure = {"type": type(problem).__name__, "reason": said(problem)}
+        failure = {"type": type(problem).__name__, "reason": text_of(problem)}
         try:
             return self._reply(request, failure, ERROR)
         except Exception as exc:

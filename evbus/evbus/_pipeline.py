@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from evbus.errors import SettingsError, nearest
+from evbus.errors import SettingsError, absent
 from evbus.pipeline._receiver import RECEIVER
 from evbus.types import Envelope
 
@@ -46,7 +46,7 @@ def arrange(plugins: Mapping[str, Interceptor], chosen: Sequence[str] | None) ->
     for index, name in enumerate(chosen):
         if name not in plugins:
             raise SettingsError(
-                f"evbus.pipeline[{index}]: there is no pipeline plugin {name!r}{nearest(name, plugins)}"
+                f"evbus.pipeline[{index}]: there is no pipeline plugin {name!r}{absent(name, plugins)}"
             )
         if name in chosen[:index]:
             raise SettingsError(f"evbus.pipeline[{index}]: {name!r} is named twice")

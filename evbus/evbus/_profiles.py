@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 import yaml
 
-from evbus.errors import ProfileError, nearest
+from evbus.errors import ProfileError, absent, nearest
 from evbus.redact import one_line
 
 from ._settings import Delivery, explain
@@ -234,7 +234,7 @@ def _takers(provider: str, accepts: Sequence[Accepts]) -> list[Accepts]:
 def refusal(provider: str, known: Iterable[str], broken: Mapping[str, str]) -> str:
     """Return why no plugin accepts ``provider``: its plugin is broken, or what name may be meant."""
     names = {*known, MATCH_PLUGIN} if provider.startswith("match") else known
-    hint = f"; {broken[provider]}" if provider in broken else nearest(provider, names)
+    hint = f"; {broken[provider]}" if provider in broken else absent(provider, names)
     return f"no ingress plugin accepts the provider {provider!r}{hint}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from evbus._call import call
 from evbus.errors import DeliveryError, DeliveryTimeout, EvbusError, ProfileError, Unavailable, nearest
-from evbus.redact import one_line, redact, secrets_of
+from evbus.redact import problem_text, secrets_of
 from evbus.types import Envelope
 
 from ._plan import Ingress, context_of, router
@@ -170,8 +170,8 @@ class Link:
     def problem(self, exc: Exception, what: str) -> DeliveryError:
         """Return what a plugin raised as an error without the secrets of the profile."""
         log.debug("%s: %s", self.name, what, exc_info=exc)
-        reason = redact(f"{type(exc).__name__}: {exc}", secrets_of(self.profile.data))
-        return DeliveryError(f"{self.name}: {what}: {one_line(reason)}")
+        reason = problem_text(exc, secrets_of(self.profile.data))
+        return DeliveryError(f"{self.name}: {what}: {reason}")
 
     def _late(self, seconds: float) -> DeliveryTimeout:
         problem = DeliveryTimeout(seconds)

@@ -11,7 +11,7 @@ from typing import Any
 
 from evbus._call import Deadline, call
 from evbus.errors import BusFull, DeliveryError, PluginError, Unavailable
-from evbus.redact import one_line, redact
+from evbus.redact import problem_text, said
 from evbus.types import Envelope
 
 from ._retry import Outcome
@@ -178,7 +178,7 @@ class Sender:
         try:
             await call(self._closer(self._ctx), seconds)
         except Exception as exc:
-            reason = one_line(redact(f"{type(exc).__name__}: {exc}", self._secrets))
+            reason = problem_text(exc, self._secrets)
             log.warning("close of an ingress plugin failed: %s", reason)
 
     def not_ready(self) -> tuple[str, Awaitable[None]] | None:
@@ -186,6 +186,10 @@ class Sender:
         if self._ready is None or not self._opened:
             return None
         return self._ready(self._ctx)
+
+    def routing_key(self, event: Envelope) -> str:
+        """Return the routing key that an event is sent with."""
+        return event.routing_key if self._route is None else self._route(event).routing_key
 
     def send_nowait(self, events: list[Envelope]) -> int | None:
         """Publish ``events`` at once; return None when that cannot be done and none was published.
@@ -221,7 +225,7 @@ class Sender:
             except Unavailable as exc:
                 return [exc] * len(events)
             except Exception as exc:
-                problem = Unavailable(str(exc) or type(exc).__name__)
+                problem = Unavailable(said(exc, self._secrets))
                 problem.__cause__ = exc
                 return [problem] * len(events)
         try:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from evbus.errors import ConfigError, ConnectFailed, Rejected
-from evbus.redact import one_line, redact
+from evbus.redact import said
 
 from ._queue import resolve
 from ._run import Connection
@@ -61,7 +61,7 @@ async def open_all(connections: Sequence[Connection], seconds: float) -> None:
         if isinstance(problem, (ConfigError, ConnectFailed, Rejected, asyncio.CancelledError)):
             raise problem
         if isinstance(problem, BaseException):
-            reason = one_line(redact(str(problem) or type(problem).__name__, connection.lane.secrets))
+            reason = said(problem, connection.lane.secrets)
             log.warning("lane %s: cannot be opened, and is tried again: %s", connection.lane.key, reason)
 
 

@@ -148,9 +148,9 @@ async def run(hub, contexts, source, profile="default", count=0, on_left=None):
         raise
     except Exception as exc:
         log.debug("consuming from %s.%s failed", found.provider, found.name, exc_info=exc)
-        reason = redact.redact(f"{type(exc).__name__}: {exc}", redact.secrets_of(found.data))
+        reason = redact.problem_text(exc, redact.secrets_of(found.data))
         raise errors.Unavailable(
-            f"{found.provider} profile {found.name!r}: the source ended: {redact.one_line(reason)}"
+            f"{found.provider} profile {found.name!r}: the source ended: {reason}"
         ) from exc
     finally:
         if bridge.unsettled:

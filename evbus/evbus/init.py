@@ -325,7 +325,7 @@ def _serializer(hub):
         return _broker.Serializer(
             name, _broker.to_bytes(_face.direct(hub.serial[name].dump)), f"application/{name}"
         )
-    raise errors.SettingsError(f"there is no serialize plugin {chosen!r}{errors.nearest(chosen, loaded)}")
+    raise errors.SettingsError(f"there is no serialize plugin {chosen!r}{errors.absent(chosen, loaded)}")
 
 
 def ingress(hub):
@@ -378,7 +378,7 @@ def finder(hub, contexts, source="contexts"):
     name = contexts.get(_profiles.MATCH_PLUGIN) or hub.match.PLUGIN
     loaded = {module.__name__: module for module in hub.match}
     if not isinstance(name, str) or name not in loaded:
-        hint = errors.nearest(name, loaded)
+        hint = errors.absent(name, loaded)
         if not contexts.get(_profiles.MATCH_PLUGIN):
             raise errors.SettingsError(f"hub.match.PLUGIN: there is no matcher {name!r}{hint}")
         raise errors.ProfileError(

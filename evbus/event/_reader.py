@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from evbus._typed import reader
 from evbus.errors import InvalidPayload
-from evbus.redact import one_line
+from evbus.redact import one_line, problem_text
 from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders
 
 from ._declare import EventSpec
@@ -143,5 +143,5 @@ def _raised(spec: EventSpec, said: str, values: Any) -> Any:
     except Exception as exc:
         raise InvalidPayload(
             f"{spec.name} of version {version} cannot be made one of version {spec.version}: "
-            f"{type(exc).__name__}: {one_line(str(exc))}"
+            f"{problem_text(exc)}"
         ) from exc

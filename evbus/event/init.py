@@ -115,7 +115,7 @@ def lanes(hub):
     """Return what takes events that listeners gave up, by the name that stands in the dead store."""
     found = {}
     for entry in hub.event.SUBSCRIPTIONS:
-        # What a listener gave up has its name, and what a stop left over that of its group.
+        # The name of its group has what was left when nobody of that was there any more.
         for name in (entry.listening.receiver, entry.listening.listener.name):
             found[_replayed.lane_of(name)] = _replayed.Replayed(entry.listening, entry.events)
     return found
@@ -175,10 +175,11 @@ def salvage(hub):
 def _left(hub, group, events):
     """Record events that a group of listeners has not handled, and count them as dead with one of it."""
     members = [entry for entry in hub.event.SUBSCRIPTIONS if entry.listening.receiver == group]
+    name = members[0].listening.listener.name if members else group
     tried = {event: count for entry in members for event, count in entry.listening.tried.items()}
     if members:
         members[0].listening.left(len(events))
-    hub.evbus.ENGINE.keep(events, _replayed.lane_of(group), LATE, tried)
+    hub.evbus.ENGINE.keep(events, _replayed.lane_of(name), LATE, tried)
 
 
 #: Why events are dead that nobody listens to any more.

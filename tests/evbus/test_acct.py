@@ -207,7 +207,8 @@ def test_in_a_file_of_our_own_every_provider_has_to_be_known(hub: Any, tmp_path:
         asyncio.run(hub.evbus.acct.load(tmp_path / "p.yml"))
     assert str(caught.value) == (
         f"{tmp_path / 'p.yml'}: aws: no ingress plugin accepts the provider 'aws'; "
-        "known: amqp, amqp1, console, file, internal, pika, rabbitmq, stomp, webhook"
+        "known: amqp, amqp1, console, file, internal, pika, rabbitmq, stomp, webhook; "
+        "folders with plugins of your own: --plugin-dirs (plugin_dirs)"
     )
 
 

@@ -184,6 +184,34 @@ def test_what_is_left_counts_as_dead_with_the_attempts_that_were_made(tmp_path: 
     go(main)
 
 
+def test_a_listener_of_a_group_has_one_name_in_the_dead_store(tmp_path: Path) -> None:
+    """For what it gave up, and for what a stop has left."""
+
+    async def main() -> None:
+        hub = new_hub(dead_store=tmp_path / "dead.jsonl", drain_timeout=0.01)
+        waiting = asyncio.Event()
+
+        async def on(event: Any) -> None:
+            if event.number:
+                waiting.set()
+                await asyncio.Event().wait()
+            raise KeyError("id")
+
+        async with running(hub, PROFILES):
+            hub.event.init.subscribe(Step, on, name="bill", group="g", retry={"attempts": 1})
+            for number in range(3):
+                await hub.event.init.send(Step(number))
+            await waiting.wait()
+        lines = dead(tmp_path / "dead.jsonl")
+        assert [(line["body"]["number"], line["dead"]["lane"]) for line in lines] == [
+            (number, "listener bill") for number in range(3)
+        ]
+        assert lines[0]["dead"]["reason"] == "KeyError: 'id'"
+        assert hub.evbus.ENGINE.report.undelivered == {"listener bill": 2}
+
+    go(main)
+
+
 def test_an_event_that_dies_while_the_bus_stops_is_in_the_dead_store_once(tmp_path: Path) -> None:
     async def main() -> None:
         for number in range(10):
