@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import struct
-from typing import Any
+from typing import Any, cast
 
+import aiormq
 from aiormq.exceptions import (
     AMQPChannelError,
     ChannelAccessRefused,
@@ -15,11 +16,14 @@ from aiormq.exceptions import (
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
 )
+from pamqp import commands
+from pamqp.base import Frame
 
 from evbus.errors import Unavailable
 from evbus.redact import one_line
 
 from ._amqp import AmqpSession
+from ._amqp_frames import method
 from ._amqp_profile import Binding, Exchange, Profile, Queue
 
 __all__ = ["declare_exchange", "declare_queue", "declared"]
@@ -68,17 +72,17 @@ async def declare_exchange(session: AmqpSession, profile: Profile) -> None:
         await _step(
             session,
             what,
-            "exchange_declare",
-            name,
+            commands.Exchange.Declare,
+            exchange=name,
             exchange_type=wanted.type,
             durable=wanted.durable,
             auto_delete=wanted.auto_delete,
             internal=wanted.internal,
-            arguments=wanted.arguments or None,
+            arguments=wanted.arguments,
         )
         return
     try:
-        await _step(session, what, "exchange_declare", name, passive=True)
+        await _step(session, what, commands.Exchange.Declare, exchange=name, passive=True)
     except _Missing as exc:
         raise Unavailable(
             f"there is no exchange {name!r} on the broker; create it, or have it declared with "
@@ -108,8 +112,8 @@ async def declare_queue(
             await _step(
                 session,
                 what,
-                "queue_declare",
-                queue.name,
+                commands.Queue.Declare,
+                queue=queue.name,
                 durable=queue.durable,
                 auto_delete=queue.auto_delete,
                 arguments=queue.table(session.server),
@@ -121,9 +125,15 @@ async def declare_queue(
             _tell(session, what, exc.text)
     exchange = profile.exchange_name()
     for one in bind if exchange else ():
-        key, headers = ("", one) if isinstance(one, dict) else (one, None)
+        key, headers = ("", one) if isinstance(one, dict) else (one, {})
         await _step(
-            session, f"{what} or {exchange!r}", "queue_bind", queue.name, exchange, key, arguments=headers
+            session,
+            f"{what} or {exchange!r}",
+            commands.Queue.Bind,
+            queue=queue.name,
+            exchange=exchange,
+            routing_key=key,
+            arguments=headers,
         )
     return found
 
@@ -157,30 +167,25 @@ class _Differs(Unavailable):
 
 async def _is_there(session: AmqpSession, what: str, name: str) -> bool:
     try:
-        await _step(session, what, "queue_declare", name, passive=True)
+        await _step(session, what, commands.Queue.Declare, queue=name, passive=True)
     except _Missing:
         return False
     return True
 
 
-async def _step(session: AmqpSession, what: str, method: str, *args: Any, **kwargs: Any) -> None:
-    """Call a method of a channel of its own: one that the broker refuses ends its channel."""
+async def _step(session: AmqpSession, what: str, kind: type[Frame], **fields: Any) -> None:
+    """Call a method on a channel of its own: one that the broker refuses ends its channel."""
     channel = await session.channel()
     try:
-        await session.rpc(getattr(channel, method)(*args, **kwargs))
+        await session.rpc(cast("aiormq.Channel", channel).rpc(method(kind, **fields)))
     except (AMQPChannelError, ChannelClosed) as exc:
         raise _explained(exc, what) from exc
     except Unavailable as exc:
         hint = _TRANSIENT if "transient_nonexcl_queues" in str(exc) else ""
         raise Unavailable(f"{what}: {one_line(str(exc))}{hint}") from exc
     except (ValueError, TypeError, struct.error) as exc:
-        # The client library has rules of its own for names, and types for arguments.
+        # A name of more than 255 bytes, or an argument that is of none of AMQP's types.
         await session.rpc(channel.close())
-        if str(exc).startswith("Invalid value for"):
-            raise Unavailable(
-                f"{what} cannot have this name: the client library takes letters of ASCII, digits, spaces "
-                "and -_.:@#,/ in names of queues and exchanges"
-            ) from exc
         raise Unavailable(f"{what} cannot have this name or these arguments: {one_line(exc)}") from exc
     await session.rpc(channel.close())
 

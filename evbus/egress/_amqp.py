@@ -16,6 +16,7 @@ from pamqp.commands import Basic
 
 from evbus._backoff import backoff
 from evbus.connection._amqp import AmqpSession
+from evbus.connection._amqp_frames import method
 from evbus.connection._amqp_profile import Binding, Exchange, Profile, Queue
 from evbus.connection._amqp_topology import declare_exchange, declare_queue
 from evbus.connection._supervisor import Connection
@@ -206,7 +207,8 @@ class Consumer:
             await session.rpc(link.basic_qos(prefetch_count=self._prefetch))
             await session.rpc(
                 cast("aiormq.Channel", link).rpc(
-                    Basic.Consume(
+                    method(
+                        Basic.Consume,
                         queue=self._name,
                         consumer_tag=CONSUMER_TAG,
                         exclusive=self._profile.exclusive,

@@ -110,7 +110,7 @@ def _destination(profile: Profile, name: str, broker: Broker) -> str:
     if KEY not in template:
         return template
     key = name or profile.routing_key or ""
-    if not key or "{" in key:
+    if not key or (key is not name and "{" in key):
         raise ProfileError(
             f"destination {template!r} does not say what to consume; write it without {KEY}",
             path="destination",

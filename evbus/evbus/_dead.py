@@ -16,6 +16,7 @@ from typing import Any
 
 from evbus import jsonl
 from evbus._append import AppendFile
+from evbus._paths import no_home
 from evbus._worker import Worker
 from evbus.errors import InvalidPayload, PayloadError, Unavailable
 from evbus.jsonl import Record
@@ -127,8 +128,7 @@ class DeadStore:
         """Refuse a path whose ``~`` nobody could write out: a folder of that name is not meant."""
         if str(self.path).startswith("~"):
             raise Unavailable(
-                f"cannot write {self.path}: there is no home directory; set HOME, or name a file with the "
-                "option dead_store"
+                f"cannot write {self.path}: {no_home(self.path)}, or name a file with the option dead_store"
             )
 
     def add(

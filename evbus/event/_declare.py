@@ -31,6 +31,11 @@ __all__ = [
 _EVENT = "__evbus_event__"
 LISTENS = "__evbus_listens__"
 
+#: Bytes of a name, which is the routing key of its events; section 1.1 of AMQP 0-9-1 has no longer ones.
+LONGEST = 255
+#: What stands for any word, or words, in the topics of AMQP 0-9-1 (``*``, ``#``) and ActiveMQ (``*``, ``>``).
+WILDCARDS = frozenset("*#>")
+
 _Class = TypeVar("_Class", bound=type)
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 _Event = TypeVar("_Event")
@@ -134,7 +139,8 @@ def event(
     :param broadcast: every process gets a copy for each of its listeners.
     :param version: of its fields. A message of an older version goes through ``upcast`` first.
     :param upcast: ``upcast(version, values)`` returns the values as the present version has them.
-    :raises HandlerSignatureError: the class cannot travel; names the field and its type.
+    :raises HandlerSignatureError: the class cannot travel; names the field and its type. Or the name cannot:
+        more than 255 bytes of UTF-8, or ``*``, ``#`` or ``>`` as a word between dots.
     """
 
     def decorate(cls: _Class) -> _Class:
@@ -145,6 +151,7 @@ def event(
             _check_upcast(cls, upcast)
         if not isinstance(name, str):
             raise HandlerSignatureError(f"the event {cls.__qualname__}: name is a text, and not {name!r}")
+        _check_name(name or cls.__name__, f"the event {cls.__qualname__}")
         spec = EventSpec(cls, name or cls.__name__, durable, broadcast, version, upcast)
         setattr(cls, _EVENT, spec)
         return cls
@@ -152,6 +159,19 @@ def event(
     if isinstance(name, type):
         raise HandlerSignatureError(f"write @event() above {name.__qualname__}, with parentheses")
     return decorate
+
+
+def _check_name(name: str, what: str) -> None:
+    """Refuse a name that cannot mean the same in this process and at every broker."""
+    if len(name.encode("utf-8", "surrogatepass")) > LONGEST:
+        raise HandlerSignatureError(
+            f"{what}: the name {name[:40]!r}... has more than {LONGEST} bytes of UTF-8, the limit of AMQP"
+        )
+    if not WILDCARDS.isdisjoint(name.split(".")):
+        raise HandlerSignatureError(
+            f"{what}: a name is taken as it is, and {name!r} would be a pattern at some brokers: '*', '#' "
+            "and '>' are no word of it; listen to each event by its name, or to a base with subclasses=True"
+        )
 
 
 def _check_upcast(cls: type, upcast: Any) -> None:
@@ -281,6 +301,8 @@ def listener_spec(
         raise HandlerSignatureError(
             f"a listener listens to a class of events, or to the name of one, not to a {type(event).__name__}"
         )
+    if isinstance(event, str):
+        _check_name(event, "a listener")
     _check_texts(name=name, group=group, profile=profile)
     for option, number, least in (
         ("concurrency", concurrency, 1),

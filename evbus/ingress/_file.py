@@ -13,6 +13,7 @@ import msgspec
 
 from evbus import jsonl
 from evbus._append import AppendFile
+from evbus._paths import no_home
 from evbus._worker import Worker
 from evbus.errors import InvalidPayload, Rejected
 from evbus.types import CONTENT_TYPE, Envelope
@@ -61,9 +62,7 @@ class FileProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
         try:
             return Path(self.path).expanduser().absolute()
         except RuntimeError:
-            raise ValueError(
-                f"path {self.path!r}: this user's home is not known; an absolute path is right"
-            ) from None
+            raise ValueError(f"path {self.path!r}: {no_home(self.path)}, or write an absolute path") from None
 
     def sync_seconds(self) -> float | None:
         """Return ``fsync`` in seconds: None for never, 0 for each batch."""

@@ -297,11 +297,11 @@ def test_an_exchange_of_an_unknown_type_is_told(rabbitmq: Any, names: str) -> No
 
 
 @pytest.mark.parametrize("key", ["queue", "exchange"])
-@pytest.mark.parametrize("name", ["x" * 256, "tab\tulator"])
-def test_a_name_that_the_client_library_refuses_is_told(rabbitmq: Any, key: str, name: str) -> None:
+def test_a_name_that_is_too_long_is_told(rabbitmq: Any, key: str) -> None:
+    name = "ä" * 128  # 256 bytes
     said = complaint(rabbitmq, **{key: {"name": name}})
     assert said.startswith(f"the {key} {name!r} cannot have this name")
-    assert ("the client library takes letters of ASCII" in said) == ("\t" in name)
+    assert "255" in said
 
 
 def test_arguments_that_amqp_has_no_type_for_are_told(rabbitmq: Any, names: str) -> None:

@@ -51,7 +51,7 @@ def test_mode_is_octal(written: str, bits: int) -> None:
         ({"path": ""}, "path is empty"),
         ({"path": "a\0b"}, "holds a NUL"),
         ({"path": "/a/"}, "is a folder"),
-        ({"path": "~nobody-of-this-name/a"}, "this user's home is not known"),
+        ({"path": "~nobody-of-this-name/a"}, "there is no user 'nobody-of-this-name' with a home directory"),
         ({"path": "/x", "fsync": "always"}, "'always'; never, batch or a number of seconds is right"),
         ({"path": "/x", "fsync": 0}, "fsync is 0.0"),
         ({"path": "/x", "fsync": "nan"}, "fsync is 'nan'"),

@@ -150,7 +150,7 @@ class Behaviour:
     #: Made up for each test: the name of its event.
     name: str
     #: What an event's name may end in, and what a group may be called.
-    strange_name, strange_group = ".ü/€ :%2C", "ä.b/c :%2C"
+    strange_name, strange_group = ".ü/注 :%2C,?'=$&;<{x}*", "ä.b/c :%2C{y}"
 
     @pytest.fixture(autouse=True)
     def _own(self, tmp_path: Path, unique: str) -> None:

@@ -14,9 +14,6 @@ from tests.ingress.amqp_kit import eventually
 
 
 class TestAmqp(BrokerBehaviour):
-    # The client library lets these into the names of queues, and no others.
-    strange_name, strange_group = ".x/y :@#,", "a.b/c :@#,"
-
     @pytest.fixture(autouse=True)
     def _broker(self, rabbitmq: Any, proxy: Callable[..., Any]) -> None:
         self.node, self.proxy, self.port = rabbitmq, proxy, rabbitmq.port

@@ -81,7 +81,7 @@ class TestRabbitmq(Stomp):
 class TestActivemq(Stomp):
     destination = "/topic/VirtualTopic.{routing_key}"
     # Dots are between the parts of "Consumer.<group>.VirtualTopic.<event>", and a group is one part.
-    strange_group = "ä/b :%2C"
+    strange_name, strange_group = ".ü/注 :%2C'=$&;<{x}*", "ä/b :%2C{y}"
 
     @pytest.fixture(autouse=True)
     def _broker(self, activemq: Any, proxy: Callable[..., Any]) -> None:
