@@ -138,8 +138,9 @@ async def bus(
         yield handle
     finally:
         if hub.dispatch.init.running():
-            # What listeners have still to handle may need it.
-            await hub.event.init.settle(hub.evbus.init.settings().drain_timeout)
-            await hub.dispatch.init.stop()
+            # What listeners have still to handle may need it. All of it has one time.
+            patience = hub.evbus.ENGINE.patience()
+            await hub.event.init.settle(patience.left())
+            await hub.dispatch.init.stop(patience.left())
         handle.report = await hub.evbus.init.stop()
         await asyncio.gather(listener, return_exceptions=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import logging
@@ -85,6 +86,7 @@ class DeadStore:
         self._scheduled = False
         self._failed_at: float | None = None
         self._closed = False
+        self._given_up = False
         self._told: set[str] = set()
 
     def __repr__(self) -> str:
@@ -208,11 +210,25 @@ class DeadStore:
                     time.sleep(0.05)
         self._lose_rest()
 
-    async def close(self) -> None:
-        """Flush and end the thread. What cannot be written even now is lost, counted and logged."""
+    async def close(self, seconds: float = LAST_WRITE) -> None:
+        """Flush and end the thread. What cannot be written even now is lost, counted and logged.
+
+        :param seconds: that a disk may hang. One that takes something meanwhile has as long again, and ten
+            seconds in all.
+        """
         with self._lock:
             self._closed = True
-        await self._worker.close(self._write_last if self._waiting else None)
+        closing = asyncio.ensure_future(self._worker.close(self._write_last if self._waiting else None))
+        end = time.monotonic() + max(LAST_WRITE, seconds)
+        before = -1
+        while not closing.done() and before != self._written and time.monotonic() < end:
+            before = self._written
+            await asyncio.wait({closing}, timeout=seconds)
+        if not closing.done():
+            # Nothing ends a thread that hangs in a write, and none of this process waits for it.
+            closing.cancel()
+            await asyncio.wait({closing})
+            self._lose_rest()
 
     def _write(self) -> None:
         """Move what waits into the file. Only the thread takes from the left, others add on the right."""
@@ -226,6 +242,8 @@ class DeadStore:
                 return
             done, problem = self._append(lines)
             with self._lock:
+                if self._given_up:
+                    return  # all of it was counted as lost
                 for _ in range(done):
                     self._waiting_bytes -= len(self._waiting.popleft())
                 self._newer += done
@@ -262,7 +280,7 @@ class DeadStore:
 
     def _lose_rest(self) -> None:
         with self._lock:
-            self._closed = True
+            self._closed = self._given_up = True
             left = len(self._waiting)
             self._waiting.clear()
             if left:

@@ -23,6 +23,8 @@ __all__ = ["DeadLetters"]
 
 log = logging.getLogger("evbus.bus")
 
+#: Seconds that a disk may hang at the least before what waits for it is lost.
+LAST_MOMENT = 1.0
 #: Seconds until it is asked again whether what could not be written is on the disk.
 PAUSE = 1.0
 
@@ -160,7 +162,7 @@ class DeadLetters:
             await self._teller.wait(None)
 
     async def close(self, patience: float) -> None:
-        """Stop telling; flush and close the store. A callback has ``patience`` seconds to end."""
+        """Stop telling; flush and close the store. A callback and a disk have ``patience`` seconds to end."""
         if self._teller is not None:
             await self._teller.close(patience)
-        await self._store.close()
+        await self._store.close(max(LAST_MOMENT, patience))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evbus.api import bus
 from evbus.errors import BusStopped
 from evbus.evbus import _dead_letters
 from evbus.ingress import _internal
@@ -194,6 +196,52 @@ def test_a_dead_event_waits_for_the_disk_and_is_recorded_once(
     go(main)
     assert got == [0, 1, 2]
     assert [record["body"]["total"] for record in dead(folder / "dead.jsonl")] == [0]
+
+
+@pytest.mark.parametrize("gives_up", [False, True])
+def test_a_stop_ends_while_the_dead_store_s_disk_hangs_and_says_what_is_lost(
+    gives_up: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A write that hangs, as on a dead NFS server, is outside our control: nothing ends it."""
+    free, hangs, write, called = threading.Event(), threading.Event(), os.write, asyncio.Event()
+
+    def hang(fd: int, data: bytes) -> int:
+        if threading.current_thread().name == "evbus-dead":
+            hangs.set()
+            free.wait(2 * WAIT)
+        return write(fd, data)
+
+    async def on(event: OrderPlaced) -> None:
+        called.set()
+        if not gives_up:
+            await asyncio.Event().wait()
+        raise KeyError("id")
+
+    async def main() -> Any:
+        async with bus(
+            {"internal": {"*": {}}}, dead_store=str(tmp_path / "dead"), drain_timeout=0.1
+        ) as events:
+            events.hub.event.init.subscribe(OrderPlaced, on, retry={"attempts": 1})
+            for number in range(3):
+                await events.hub.event.init.send(OrderPlaced("A", number))
+            await called.wait()
+            if gives_up:
+                assert await asyncio.to_thread(hangs.wait, WAIT)
+        return events.report
+
+    monkeypatch.setattr(os, "write", hang)
+    try:
+        report = asyncio.run(asyncio.wait_for(main(), WAIT))
+        assert hangs.is_set()
+        # One whose record was being written is given back, and recorded once more: nobody knows of the disk.
+        lost = 4 if gives_up else 3
+        assert report.lost == lost
+        assert f"{lost} dead events are lost: {tmp_path / 'dead'} is not written in time" in caplog.text
+    finally:
+        free.set()
+        for thread in threading.enumerate():
+            if thread.name == "evbus-dead":
+                thread.join(WAIT)
 
 
 def test_a_plain_function_that_does_not_end_holds_up_no_other_event() -> None:
