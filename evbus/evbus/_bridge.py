@@ -33,6 +33,8 @@ class Bridge:
     :param deliveries: the source; closing it gives up what is unsettled.
     :param take: hands a delivery on.
     :param settled: returns when there is nothing to wait for any more, at the latest after some seconds.
+    :param most: deliveries that may be unsettled at once. That of a source is for each of its connections:
+        what is being sent when one is lost comes again over the next one.
     :ivar unsettled: deliveries that were handed on and not settled; after the end, those left to the source.
     """
 
@@ -41,11 +43,14 @@ class Bridge:
         deliveries: AsyncGenerator[Delivery, None],
         take: Callable[[Delivery], None],
         settled: Callable[[float], Awaitable[None]],
+        *,
+        most: int = MOST,
     ) -> None:
         self.unsettled = 0
         self._deliveries = deliveries
         self._take = take
         self._settled = settled
+        self._most = most
         self._closing = False
         self._stopped: BusStopped | None = None
         self._origin: Origin | None = None
@@ -93,7 +98,7 @@ class Bridge:
                 taken += 1
                 if taken == count:
                     break
-                if self.unsettled >= MOST:
+                if self.unsettled >= self._most:
                     self._room.clear()
                     await self._room.wait()
                 elif not taken % SLICE:
@@ -138,7 +143,7 @@ class Bridge:
         else:
             delivery.reject(requeue=requeue)
         self.unsettled -= 1
-        if self.unsettled < MOST:
+        if self.unsettled < self._most:
             self._room.set()
         if not self.unsettled:
             self._idle.set()

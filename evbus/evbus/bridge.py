@@ -141,7 +141,11 @@ async def run(hub, contexts, source, profile="default", count=0, on_left=None):
         else:
             engine.relay(delivery, event, lanes)
 
-    bridge = _bridge.Bridge(_open(hub, found, types.Subscription(concurrency=BATCH)), take, engine.relayed)
+    wanted = types.Subscription(concurrency=BATCH)
+    most = _bridge.MOST
+    if hasattr(found.settings, "prefetch"):
+        most = wanted.prefetch_for(found.settings.prefetch)
+    bridge = _bridge.Bridge(_open(hub, found, wanted), take, engine.relayed, most=most)
     try:
         await bridge.run(count, hub.evbus.init.settings().drain_timeout)
     except errors.EvbusError:

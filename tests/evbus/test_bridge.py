@@ -283,3 +283,56 @@ def test_a_source_that_breaks_while_the_destination_is_down_brings_no_more_than_
     assert 10 <= len(arrived) <= 14
     assert broken_rabbitmq.queue_depth(source) == 0
     assert not (tmp_path / "dead.jsonl").exists()
+
+
+def test_a_source_that_breaks_while_the_destination_confirms_nothing_brings_no_more_than_its_prefetch(
+    broken_rabbitmq: RabbitMQ, proxy: Callable[..., Proxy], unique: str, tmp_path: Path
+) -> None:
+    """What is being sent cannot be taken back, and a lane hands over a batch before the last is confirmed."""
+    source, target = f"{unique}-in", f"{unique}-out"
+    broken_rabbitmq.declare_queue(source)
+    broken_rabbitmq.declare_queue(target)
+    for number in range(20):
+        broken_rabbitmq.publish(source, str(number))
+    gate, feed = proxy(broken_rabbitmq.port), proxy(broken_rabbitmq.port)
+    profiles = {
+        "amqp": {
+            "src": {"url": f"amqp://127.0.0.1:{feed.port}/", "queue": source, "prefetch": 4},
+            "out": {"url": f"amqp://127.0.0.1:{gate.port}/", "queue": target, "routing_key": target},
+        }
+    }
+    profiles["amqp"]["src"]["reconnect"] = {"min": 0.01, "max": 0.05}
+    most: list[int] = [0]
+
+    async def main() -> None:
+        async with bus(profiles, dead_store=str(tmp_path / "dead.jsonl")) as events:
+
+            async def seen(condition: Callable[[Any], bool]) -> None:
+                while True:
+                    lane = events.hub.evbus.stats.snapshot()["lanes"]["amqp.amqp.out"]
+                    most[0] = max(most[0], lane["queued"] + lane["in_flight"])
+                    if condition(lane):
+                        return
+                    await asyncio.sleep(0.005)
+
+            gate.freeze("down")
+            bridge = asyncio.ensure_future(events.hub.evbus.bridge.run(profiles, "src", "out"))
+            await asyncio.wait_for(seen(lambda lane: lane["in_flight"] == 4), WAIT)
+            for _ in range(4):
+                accepted = feed.accepted
+                await asyncio.to_thread(feed.cut)
+                # The source is there again, with four deliveries that wait for their turn.
+                await asyncio.wait_for(seen(lambda _, before=accepted: feed.accepted > before), WAIT)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(seen(lambda lane: lane["in_flight"] > 4), 0.5)
+            gate.thaw()
+            await asyncio.wait_for(seen(lambda lane: lane["delivered"] >= 20 and not lane["in_flight"]), WAIT)
+            bridge.cancel()
+            await asyncio.wait({bridge})
+
+    asyncio.run(main())
+    assert most == [4]
+    arrived = [message["payload"] for message in broken_rabbitmq.take(target)]
+    assert {*arrived} == {str(number) for number in range(20)}
+    assert len(arrived) <= 24
+    assert broken_rabbitmq.queue_depth(source) == 0
