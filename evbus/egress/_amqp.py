@@ -25,6 +25,7 @@ from evbus.redact import one_line
 from evbus.types import Delivery, Subscription
 
 from ._amqp_intake import CONSUMER_TAG, Intake
+from ._breaks import BREAKS, Breaks
 
 __all__ = ["Consumer", "Source", "source_of"]
 
@@ -123,6 +124,7 @@ class Consumer:
         self._resumes = True
         self._started = False
         self._failures = 0
+        self._breaks = Breaks()
 
     def __repr__(self) -> str:
         return f"<Consumer {self.connection.name} {self._source.queue.name!r}>"
@@ -139,6 +141,7 @@ class Consumer:
             while True:
                 session, intake, link = await self._subscribed()
                 consumers.back(self)
+                began = asyncio.get_running_loop().time()
                 intake.watch(lambda _: consumers.gone(self))
                 try:
                     while not intake.ended:
@@ -153,6 +156,9 @@ class Consumer:
                 log.warning(
                     "%s: consuming from %r is interrupted: %s", self.connection.name, self._name, intake.ended
                 )
+                lived = asyncio.get_running_loop().time() - began
+                if session.lost.done() and self._breaks.count(settled=intake.settled, lived=lived):
+                    log.warning(BREAKS, self.connection.name, repr(self._name))
         finally:
             consumers.closed(self)
 

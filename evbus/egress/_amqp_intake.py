@@ -27,6 +27,11 @@ _SIZE = struct.Struct(">Q")
 #: Bytes before the properties of a content header: class, weight, size (section 4.2.6.1).
 _PROPERTIES = 12
 _OFFSET = "x-stream-offset"
+#: What it means that the broker waits no longer for an acknowledgement, and what is to be set.
+_TOO_LATE = (
+    "a delivery was not settled within the broker's consumer_timeout: raise that, lower prefetch so that "
+    "less waits behind what is slow, or give the listener a timeout"
+)
 
 
 class Intake(Origin):
@@ -38,6 +43,7 @@ class Intake(Origin):
     :param stream: whether the queue may be a stream, whose messages have an offset.
     :ivar waiting: deliveries that nobody has taken yet.
     :ivar paused: no more are wanted.
+    :ivar settled: the broker was told of a delivery.
     """
 
     def __init__(
@@ -45,7 +51,7 @@ class Intake(Origin):
     ) -> None:
         super().__init__()
         self.waiting: deque[Delivery] = deque()
-        self.paused = False
+        self.paused = self.settled = False
         self._stream = stream
         self._after: int | None = None
         self._warned = False
@@ -193,11 +199,12 @@ class Intake(Origin):
 
     def _look(self, method: int, payload: bytes) -> None:
         if method == frames.CANCEL:
-            late = ", or a delivery was not settled within the consumer timeout" if self._unsettled else ""
+            late = f", or {_TOO_LATE}" if self._unsettled else ""
             self.end(f"the broker cancelled the consumer: its queue was deleted or moved{late}")
         elif method == frames.CHANNEL_CLOSE:
             code, text = frames.read_close(payload)
-            self.end(f"the broker closed the channel: {text} ({code})")
+            late = f"; {_TOO_LATE}" if "acknowledgement" in text and "timed out" in text else ""
+            self.end(f"the broker closed the channel: {text} ({code}){late}")
 
     # Settling
 
@@ -245,7 +252,9 @@ class Intake(Origin):
             self._forget(tag)
             parts.append(frames.ack_frame(self._channel, tag, multiple=False))
         acked.clear()
-        self._write(b"".join(parts))
+        if parts:
+            self.settled = True
+            self._write(b"".join(parts))
 
     def _again(self, tag: int) -> None:
         """Hand a stream's message out again; one that is asked to do that passes it over."""

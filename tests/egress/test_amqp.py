@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import decimal
+import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests.ingress.amqp_kit import (
     publish,
     url,
 )
+from tests.interop.foreign import Message, send_amqp1
 
 Following = Callable[[], Awaitable[Delivery]]
 
@@ -839,3 +841,25 @@ def test_a_consumer_goes_on_whatever_the_client_library_raises(
 
     asyncio.run(main())
     rabbitmq.delete_queue(unique)
+
+
+def test_a_queue_whose_first_message_ends_the_connection_is_named(
+    rabbitmq4: Any, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RabbitMQ 4.0 has no type of AMQP 0-9-1 for a UUID in an application property, and closes with 541."""
+    rabbitmq4.declare_queue(unique)
+    rabbitmq4.bind("amq.topic", unique, unique)
+    send_amqp1(rabbitmq4, "amq.topic", Message(unique, b"1", {"id": uuid.uuid4()}, time=1_700_000_000))
+
+    async def main() -> None:
+        data = {"url": url(rabbitmq4), "queue": unique, "reconnect": {"min": 0.001, "max": 0.002}}
+        async with consuming(new_hub(), **data) as following:
+            waiting = asyncio.ensure_future(following())
+            await eventually(lambda: caplog.text.count("is interrupted") > 4, "some breaks")
+            waiting.cancel()
+            await asyncio.wait({waiting})
+
+    asyncio.run(main())
+    assert caplog.text.count("the connection breaks again and again") == 1
+    assert f"before anything of '{unique}' is settled; its first message may be one" in caplog.text
+    rabbitmq4.delete_queue(unique)
