@@ -322,6 +322,11 @@ class StompSession(asyncio.Protocol):
             self._last_sent = self._loop.time()
             self._transport.write(data)
 
+    @property
+    def taken(self) -> int:
+        """How many frames had a receipt, or were refused."""
+        return self.next_number - len(self.receipts)
+
     def full(self, window: int) -> bool:
         """Return whether a sender has to wait, as ``window`` frames are without a receipt."""
         return (self._paused or len(self.receipts) >= window) and not self.lost.done()

@@ -203,7 +203,16 @@ class Requester:
     async def _open_on(self, session: AmqpSession) -> _Channel:
         await declared(session, self._profile)
         link = await session.channel()
-        waiting = Waiting(session.wire.write, self._profile_name, self._name, self._refused, self._unroutable)
+        patience = self._profile.confirm_timeout
+        waiting = Waiting(
+            session.wire.write,
+            self._profile_name,
+            self._name,
+            self._refused,
+            self._unroutable,
+            lambda: session.probe(patience),
+            patience,
+        )
         channel = _Channel(session, link, waiting)
         session.wire.attach(link.number, waiting)
         try:

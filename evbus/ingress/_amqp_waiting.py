@@ -51,6 +51,7 @@ class Waiting:
     :param name: what the connection is called in errors.
     :param refused: makes the error of a ``basic.nack``.
     :param unroutable: makes the error of a return, of its code, text, exchange and routing key.
+    :param silent: called when the broker has confirmed nothing for ``patience`` seconds that it should have.
     :ivar ended: why it takes no more requests, ``""`` while it does.
     """
 
@@ -61,6 +62,8 @@ class Waiting:
         name: str,
         refused: Callable[[], Exception],
         unroutable: Callable[[int, str, str, str], Rejected],
+        silent: Callable[[], None],
+        patience: float,
     ) -> None:
         self.ended = ""
         self._write = write
@@ -68,6 +71,10 @@ class Waiting:
         self._name = name
         self._refused = refused
         self._unroutable = unroutable
+        self._silent = silent
+        self._patience = patience
+        self._confirmed = 0
+        self._listening: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         # Nobody else can guess it, so that only who got a request can answer it.
         self._prefix = f"{secrets.token_hex(8)}-"
@@ -101,6 +108,8 @@ class Waiting:
         self._watch(deadline, correlation_id)
         self._sent += 1
         self._unconfirmed[self._sent] = correlation_id
+        if self._listening is None:
+            self._listen()
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(message)
@@ -119,6 +128,19 @@ class Waiting:
         # A frame on a channel that is closed would end the whole connection.
         if not self.ended:
             self._write(b"".join(out))
+
+    # Silence: a server may be slow, and a broker confirms all the same
+
+    def _listen(self) -> None:
+        self._listening = self._loop.call_later(self._patience, self._heard, self._confirmed)
+
+    def _heard(self, confirmed: int) -> None:
+        """Tell when nothing was confirmed; one timer for the channel costs less than one for each request."""
+        self._listening = None
+        if self._unconfirmed:
+            if self._confirmed == confirmed:
+                self._silent()
+            self._listen()
 
     # Deadlines
 
@@ -162,8 +184,9 @@ class Waiting:
         if self.ended:
             return
         self.ended = reason
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._listening):
+            if timer is not None:
+                timer.cancel()
         requests, self._requests = self._requests, {}
         said = f"{self._name}: {reason}"
         for request in requests.values():
@@ -210,6 +233,7 @@ class Waiting:
             self.end("the broker cancelled the consumer of replies")
 
     def _settle(self, tag: int, *, confirmed: bool, multiple: bool) -> None:
+        self._confirmed += 1
         unconfirmed = self._unconfirmed
         for each in list(takewhile(tag.__ge__, unconfirmed)) if multiple else (tag,):
             correlation_id = unconfirmed.pop(each, "")

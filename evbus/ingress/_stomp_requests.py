@@ -240,6 +240,7 @@ class Requester(Publisher):
         self._line: _Line | None = None
         self._inbox: _Inbox | None = None
         self._opening: asyncio.Task[_Inbox | DeliveryError] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -264,6 +265,8 @@ class Requester(Publisher):
         ask = _Ask(inbox, event, deadline)
         timer = loop.call_at(deadline, ask.fail, DeliveryTimeout(timeout))
         inbox.line.outbox.put(ask)
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.ensure_future(self._watch(inbox.line.session, event))
         try:
             found = await ask.answer
         finally:
@@ -304,13 +307,27 @@ class Requester(Publisher):
     async def close(self) -> None:
         """End all requests: they raise :class:`Unavailable`."""
         self._closed = True
-        opening, self._opening = self._opening, None
-        if opening is not None and not opening.done():
-            opening.cancel()
-            await asyncio.wait({opening})
+        for task in (self._opening, self._watching):
+            if task is not None and not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        self._opening = self._watching = None
         inbox, self._inbox = self._inbox, None
         if inbox is not None:
             await inbox.close(self._over())
+
+    async def _watch(self, session: StompSession, event: Envelope) -> None:
+        """Give the connection up when receipts are missing and none comes, as it stands still.
+
+        A server may be slow to reply, and the broker has the request all the same.
+        """
+        while session.receipts and not session.lost.done():
+            taken = session.taken
+            await asyncio.wait({session.lost}, timeout=self._profile.receipt_timeout)
+            if session.taken == taken and session.receipts:
+                await self._nothing_came(session, event)
+            else:
+                self._silences = 0
 
     def _over(self) -> Unavailable:
         return Unavailable(f"{self.connection.name}: the profile is closed and takes no requests any more")

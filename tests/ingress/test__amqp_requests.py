@@ -28,6 +28,7 @@ from tests.ingress.amqp_kit import (
     until_lost,
     url,
 )
+from tests.ingress.still_kit import Withheld
 
 UNKNOWN = "it is not known whether the request was handled"
 Following = Callable[[], Awaitable[Delivery]]
@@ -472,6 +473,45 @@ def test_a_request_that_the_broker_does_not_take_is_rejected(broken_rabbitmq: An
         asyncio.run(main())
     finally:
         set_largest(broken_rabbitmq, 134_217_728)
+
+
+def test_a_connection_that_answers_nothing_but_its_heartbeats_is_given_up_and_the_next_one_works(
+    rabbitmq: Any, proxy: Any, unique: str
+) -> None:
+    way, withheld = proxy(rabbitmq.port), Withheld(lambda channel, _: channel != 0)
+    way.filter("down", withheld)
+
+    async def main() -> None:
+        hub = new_hub()
+        data = {"url": url(rabbitmq, way.port), "queue": unique, "confirm_timeout": 0.2, "heartbeat": 1}
+        async with opened(hub, **data) as ctx, echoing(rabbitmq, unique):
+            assert (await ask(hub, ctx, event(unique, b"0"))).body == b"0"
+            withheld.stand_still()
+            # Long before its own deadline.
+            with pytest.raises(Unavailable, match=UNKNOWN):
+                await ask(hub, ctx, event(unique, b"1"), 10 * WAIT)
+            assert "answered nothing else for 0.2 s" in ctx.state.connection.last_error
+            assert (await ask(hub, ctx, event(unique, b"2"))).body == b"2"
+
+    asyncio.run(main())
+
+
+def test_a_server_that_is_slow_is_no_broker_that_stands_still(rabbitmq: Any, unique: str) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        data = {"url": url(rabbitmq), "queue": unique, "confirm_timeout": 0.5, "heartbeat": 1}
+        async with opened(hub, **data) as ctx, taking(rabbitmq, unique) as (following, replying):
+            task = asking(hub, ctx, event(unique, b"0"))
+            delivery = await following()
+            for number in range(10):
+                # Each is confirmed, and none is answered.
+                with pytest.raises(DeliveryTimeout):
+                    await ask(hub, ctx, event(unique, b"%d" % number), 0.1)
+            await replying(delivery)
+            assert (await task).body == b"0"
+            assert ctx.state.connection.connects == 1
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("how", ["cut", "half_open"])

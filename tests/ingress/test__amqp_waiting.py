@@ -14,7 +14,7 @@ from evbus.connection import _amqp_frames as frames
 from evbus.errors import DeliveryError, DeliveryTimeout, Rejected, Unavailable
 from evbus.ingress._amqp_waiting import Waiting
 from evbus.types import Envelope
-from tests.ingress.amqp_kit import WAIT
+from tests.ingress.amqp_kit import WAIT, eventually
 
 SOON = 0.01
 
@@ -22,7 +22,7 @@ SOON = 0.01
 class Line:
     """A channel that a test plays the broker of."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = WAIT) -> None:
         self.written: list[bytes] = []
         self.waiting = Waiting(
             self.written.append,
@@ -30,7 +30,10 @@ class Line:
             "amqp profile 'orders'",
             lambda: DeliveryError("nack"),
             lambda code, text, exchange, key: Rejected(f"{code} {text} {exchange}/{key}"),
+            lambda: self.silences.append(len(self.ids)),
+            patience,
         )
+        self.silences: list[int] = []
         self.ids: list[str] = []
 
     async def ask(self, message: bytes = b"", seconds: float = WAIT) -> asyncio.Task[Envelope]:
@@ -247,3 +250,19 @@ def test_answered_requests_leave_nothing_behind() -> None:
         waiting.end("over")
 
     run(test)
+
+
+def test_silence_is_told_when_nothing_is_confirmed_and_not_when_nothing_is_answered() -> None:
+    async def main() -> None:
+        line = Line(SOON)
+        tasks = [await line.ask()]
+        await eventually(lambda: line.silences, "silence is told")
+        line.confirm(frames.ACK, 1)
+        told = len(line.silences)
+        # All is confirmed: the server takes its time.
+        await eventually(lambda: line.waiting._listening is None, "nothing is waited for")
+        assert len(line.silences) == told
+        line.waiting.end("the end")
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(main())

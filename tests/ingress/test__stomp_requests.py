@@ -31,6 +31,7 @@ from tests.connection.stomp_kit import (
     url,
 )
 from tests.ingress.amqp_kit import eventually, kill
+from tests.ingress.still_kit import Still
 
 SOON = {"min": 0.01, "max": 0.05}  # seconds between two attempts to connect
 
@@ -264,6 +265,26 @@ def test_a_server_that_dies_with_a_request_is_a_timeout(node: Any, unique: str) 
                 await following()
             with pytest.raises(DeliveryTimeout):
                 await waiting
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_answers_nothing_but_beats_is_given_up_and_the_next_one_works(
+    node: Any, proxy: Any, unique: str
+) -> None:
+    way, still = proxy(node.stomp_port), Still(b"\n")
+    way.filter("down", still)
+
+    async def main() -> None:
+        hub = new_hub()
+        data = {"receipt_timeout": 1.5, "heartbeat": 2, "reconnect": SOON}
+        async with opened(hub, url=url(node, way.port), **data) as ctx, echoing(hub, node, unique):
+            assert (await ask(hub, ctx, event(unique, b"0"))).body == b"0"
+            still.begin()
+            # Long before its own deadline.
+            with pytest.raises(Unavailable, match="answers nothing any more, and another connection is"):
+                await ask(hub, ctx, event(unique, b"1"), 10 * WAIT)
+            assert (await ask(hub, ctx, event(unique, b"2"))).body == b"2"
 
     asyncio.run(main())
 

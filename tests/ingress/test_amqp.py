@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import struct
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -47,6 +45,7 @@ from tests.ingress.amqp_kit import (
     until_lost,
     url,
 )
+from tests.ingress.still_kit import Withheld
 from tests.servers import _rabbitmq4
 
 PLUGIN: Any = plugin  # its functions take the hub, which no type checker knows
@@ -840,42 +839,6 @@ def test_what_is_acknowledged_is_seen_by_a_broker_that_blocks_publishers(
 
 
 # A connection that stands still
-
-
-class Withheld:
-    """Keeps back frames that the broker sends on the connections that there are; see `Proxy.filter`.
-
-    :param keep: says of a frame's channel and method (0 for other frames) whether it is kept back.
-    """
-
-    def __init__(self, keep: Callable[[int, int], bool]) -> None:
-        self.keep = keep
-        self.made = 0
-        self.still = 0
-
-    def stand_still(self) -> None:
-        self.still = self.made
-
-    def __call__(self) -> Callable[[bytes], bytes]:
-        self.made += 1
-        number, rest = self.made, b""
-
-        def through(data: bytes) -> bytes:
-            nonlocal rest
-            data, passed = rest + data, b""
-            while len(data) >= 8:
-                kind, channel, size = struct.unpack_from(">BHI", data)
-                whole, left = data[: size + 8], data[size + 8 :]
-                if len(whole) < size + 8:
-                    break
-                method = struct.unpack_from(">I", whole, 7)[0] if kind == 1 else 0
-                if number > self.still or not self.keep(channel, method):
-                    passed += whole
-                data = left
-            rest = data
-            return passed
-
-        return through
 
 
 def test_a_connection_that_answers_nothing_but_its_heartbeats_is_given_up_for_a_new_one(
