@@ -9,8 +9,11 @@ from typing import Any
 
 import msgspec.structs
 
+from evbus._backoff import backoff
+from evbus.errors import ConfigError, ConnectFailed
 from evbus.evbus._bridge import Bridge
 from evbus.evbus._sources import Supply
+from evbus.redact import said
 from evbus.types import Delivery, Origin, Subscription
 
 from ._declare import EventSpec
@@ -20,6 +23,10 @@ __all__ = ["Feed"]
 
 log = logging.getLogger("evbus.event")
 
+#: Seconds between two attempts to take from a source that fails.
+PAUSE = (0.5, 30.0)
+#: Seconds for which a source works that fails anew, and not again.
+LONG = 60.0
 #: Seconds that a start waits for a consumer that is there, or refused, at once as a rule.
 PATIENCE = 10.0
 
@@ -46,6 +53,10 @@ class Feed:
         self._hurry = asyncio.Event()
         self._closed = False
         self._origin: Origin | None = None
+        self._wanted: Subscription | None = None
+        self._began = 0.0
+        self._failures = 0
+        self._again: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Feed {self._supply.name} {self._event.name} of {self._name}>"
@@ -62,11 +73,15 @@ class Feed:
         if self._supply.attach is not None:
             self._member = self._supply.attach(wanted, self._take_all)
             return
-        wanted = msgspec.structs.replace(wanted, on_ready=self._ready.set)
-        bridge = Bridge(self._supply.consume(wanted), self._take, self._settled)
-        self._task = asyncio.get_running_loop().create_task(
-            bridge.run(0, self._patience), name=f"evbus {self._name}"
-        )
+        self._wanted = msgspec.structs.replace(wanted, on_ready=self._ready.set)
+        self._begin()
+
+    def _begin(self) -> None:
+        assert self._wanted is not None
+        loop = asyncio.get_running_loop()
+        self._again, self._began = None, loop.time()
+        bridge = Bridge(self._supply.consume(self._wanted), self._take, self._settled)
+        self._task = loop.create_task(bridge.run(0, self._patience), name=f"evbus {self._name}")
         self._task.add_done_callback(self._ended)
 
     async def _settled(self, seconds: float) -> None:
@@ -90,14 +105,25 @@ class Feed:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or self._closed:
             return
-        problem = task.exception() or "its source ended"
-        log.error(
-            "%s: takes nothing more of %s from %s: %s",
-            self._name,
-            self._event.name,
-            self._supply.name,
-            problem,
-        )
+        problem = task.exception()
+        what = (self._name, self._event.name, self._supply.name)
+        if problem is None:
+            log.error("%s: takes nothing more of %s from %s: its source ended", *what)
+        elif isinstance(problem, (ConfigError, ConnectFailed)) or (
+            self._supply.announces and not self._ready.is_set() and not self._failures
+        ):
+            log.error("%s: takes nothing more of %s from %s: %s", *what, said(problem))
+        else:
+            self._resume(what, problem)
+
+    def _resume(self, what: tuple[str, str, str], problem: BaseException) -> None:
+        """Ask the source again that has failed, after a pause; what it had not been told of comes again."""
+        loop = asyncio.get_running_loop()
+        self._ready.clear()
+        self._failures = 1 if loop.time() - self._began > LONG else self._failures + 1
+        if self._failures == 1:
+            log.warning("%s: %s from %s is interrupted, and is asked for again: %s", *what, said(problem))
+        self._again = loop.call_later(backoff(self._failures, *PAUSE), self._begin)
 
     async def wait_ready(self) -> None:
         """Return once it is ready, or it takes too long; raise what the source refused with."""
@@ -107,7 +133,7 @@ class Feed:
             waiting = asyncio.ensure_future(self._ready.wait())
             await asyncio.wait({waiting, self._task}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
-        if self._task.done() and not self._task.cancelled():
+        if self._task.done() and not self._task.cancelled() and self._again is None:
             self._task.result()
 
     @property
@@ -117,6 +143,8 @@ class Feed:
 
     def pause(self) -> None:
         """Take nothing more."""
+        if self._again is not None:
+            self._again.cancel()
         if self._member is not None:
             self._member.pause()
         if self._task is not None and not self._closed:
@@ -131,6 +159,8 @@ class Feed:
     def abandon(self) -> None:
         """Take nothing, without waiting for anything."""
         self._closed = True
+        if self._again is not None:
+            self._again.cancel()
         if self._member is not None:
             self._member.end()
         if self._task is not None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from evbus.errors import ConnectFailed
+from evbus.errors import ConnectFailed, PluginError
 from evbus.evbus._sources import Supply
+from evbus.event import _feed
 from evbus.event._declare import listener_spec
 from evbus.event._feed import Feed
 from evbus.event._listener import made
@@ -32,7 +33,7 @@ class Remote(Source):
         self.closed = False
         self.refuses = refuses
         self.silent = silent
-        self.queue: asyncio.Queue[Delivery | None] = asyncio.Queue()
+        self.queue: asyncio.Queue[Delivery | Exception | None] = asyncio.Queue()
 
     async def consume(self, wanted: Subscription) -> AsyncGenerator[Delivery, None]:
         self.wanted.append(wanted)
@@ -42,6 +43,8 @@ class Remote(Source):
             wanted.ready()
         try:
             while (delivery := await self.queue.get()) is not None:
+                if isinstance(delivery, Exception):
+                    raise delivery
                 yield delivery
         finally:
             self.closed = True
@@ -151,6 +154,66 @@ def test_a_source_that_ends_is_told_in_the_log(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.ERROR, "evbus.event"):
         go(main)
     assert all("takes nothing more" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("announces", [True, False])
+def test_a_source_that_fails_is_asked_again_and_that_is_told_once(
+    announces: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_feed, "PAUSE", (1e-9, 1e-9))
+
+    async def main() -> None:
+        remote, got = Remote(), Got()
+        feed = feed_of(Supply("fake.p", remote.consume, None, announces), listener(got.on))
+        feed.start(WANTED)
+        await feed.wait_ready()
+        for number in range(1, 4):
+            await until(lambda number=number: len(remote.wanted) == number)  # type: ignore[misc]
+            remote.queue.put_nowait(remote.delivery({"id": str(number)}, str(number)))
+            await got.wait(number)
+            remote.queue.put_nowait(KeyError("id"))
+        await until(lambda: len(remote.wanted) == 4)
+        assert feed.ready
+        await feed.close()
+        remote.queue.put_nowait(KeyError("id"))
+        assert len(remote.wanted) == 4
+
+    go(main)
+    assert caplog.messages == [
+        "listener billing: OrderPlaced from fake.p is interrupted, and is asked for again: KeyError: 'id'"
+    ]
+
+
+def test_a_source_that_is_wrong_is_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        remote = Remote()
+        feed = feed_of(remote.supply(), listener(Got().on))
+        feed.start(WANTED)
+        await feed.wait_ready()
+        remote.queue.put_nowait(PluginError("it has no name"))
+        await until(lambda: caplog.messages)
+        assert (len(remote.wanted), feed.ready) == (1, False)
+        await feed.close()
+
+    go(main)
+    (said,) = caplog.messages
+    assert said.startswith("listener billing: takes nothing more of OrderPlaced from fake.p")
+
+
+def test_a_source_that_fails_is_left_alone_when_the_listener_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_feed, "PAUSE", (WAIT, WAIT))
+
+    async def main() -> None:
+        remote = Remote()
+        feed = feed_of(remote.supply(), listener(Got().on))
+        feed.start(WANTED)
+        await feed.wait_ready()
+        remote.queue.put_nowait(KeyError("id"))
+        await until(lambda: remote.closed and not feed.ready)
+        await feed.close()
+        assert len(remote.wanted) == 1
+
+    go(main)
 
 
 def test_at_its_end_what_was_taken_is_settled_before_the_source_is_closed() -> None:
