@@ -146,4 +146,9 @@ def _refusal(frame: Frame, where: str, address: Address) -> str:
     said = error_text(frame)
     if "irtual host" in said:
         return f"{where} refused the vhost {address.vhost!r}: {said}; the first vhost of a broker is '/'"
+    if not address.login:
+        return (
+            f"{where} wants a login, and none was given: write login and password into the profile, or its "
+            f"url (stomp://login:password@host): {said}"
+        )
     return f"{where} refused the login as {address.login!r} on the vhost {address.vhost!r}: {said}"

@@ -60,19 +60,32 @@ class Session(Protocol):
 
 
 class Consumers:
-    """The consumers of one profile in this process, as far as they have to be restored.
+    """The connections of one profile in this process, and its consumers, as far as they have to be restored.
 
-    Lanes of the profile wait for them, as their queues may have gone with the connection.
+    Lanes of the profile wait for the consumers, as their queues may have gone with the connection.
     """
 
     def __init__(self) -> None:
         self.connections: set[Connection[Any]] = set()
+        self._down: set[Connection[Any]] = set()
         self.changed = -math.inf
         self._away: dict[object, float] = {}
 
     def __bool__(self) -> bool:
         """Return whether somebody is away."""
         return bool(self._away)
+
+    def down(self, connection: Connection[Any]) -> int:
+        """Note that a connection is not there; return the level at which to log it: once for the profile."""
+        level = logging.DEBUG if self._down else logging.WARNING
+        self._down.add(connection)
+        return level
+
+    def up(self, connection: Connection[Any]) -> int:
+        """Note that a connection is there; return the level at which to log it: when all of them are."""
+        lost = connection in self._down
+        self._down.discard(connection)
+        return logging.INFO if lost and not self._down else logging.DEBUG
 
     def gone(self, consumer: object) -> None:
         """Note that a consumer is not there (yet, or any more) and is about to be."""
@@ -185,6 +198,7 @@ class Connection(Generic[S]):
             task.cancel()
             await asyncio.wait({task})
         self.consumers.connections.discard(self)
+        self.consumers.up(self)
         self._become(State.CLOSED)
 
     def up(self) -> S:
@@ -280,8 +294,9 @@ class Connection(Generic[S]):
                     first.set_result(exc)
                 await asyncio.sleep(backoff(failures // self._attempts, *self._pause))
                 continue
+            level = self.consumers.up(self)
             if self.connects:
-                log.info("%s: connected again", self._logged_as)
+                log.log(level, "%s: connected again", self.name)
             self.connects += 1
             began = asyncio.get_running_loop().time()
             await self._live(session, first)
@@ -297,7 +312,10 @@ class Connection(Generic[S]):
         self.last_error = self.clean(problem)
         self._become(State.DOWN)
         if failures == 1 and (self.connects or self._wait):
-            log.warning("%s: cannot connect, and tries again for ever: %s", self._logged_as, self.last_error)
+            level = self.consumers.down(self)
+            log.log(
+                level, "%s: cannot connect, and tries again for ever: %s", self._logged_as, self.last_error
+            )
         if log.isEnabledFor(logging.DEBUG):
             # As text: what a client library puts into its errors may be secret.
             trace = "".join(traceback.format_exception(None, problem, problem.__traceback__))
@@ -325,7 +343,8 @@ class Connection(Generic[S]):
             raise
         self.session = None
         self._become(State.DOWN)
-        log.warning("%s: the connection is lost: %s", self._logged_as, self.last_error)
+        level = self.consumers.down(self)
+        log.log(level, "%s: the connection is lost: %s", self._logged_as, self.last_error)
         await self._end(session)
 
     async def _end(self, session: S) -> None:

@@ -153,8 +153,13 @@ class Consumer:
                     await self._leave(session, intake, link)
                 if intake.paused:
                     return
-                log.warning(
-                    "%s: consuming from %r is interrupted: %s", self.connection.name, self._name, intake.ended
+                # That the connection is lost has been told.
+                log.log(
+                    logging.DEBUG if session.lost.done() else logging.WARNING,
+                    "%s: consuming from %r is interrupted: %s",
+                    self.connection.name,
+                    self._name,
+                    intake.ended,
                 )
                 lived = asyncio.get_running_loop().time() - began
                 if session.lost.done() and self._breaks.count(settled=intake.settled, lived=lived):

@@ -249,8 +249,36 @@ def test_many_failures_in_a_row_are_told_once(caplog: pytest.LogCaptureFixture) 
 
     run(main())
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(told) == 2
-    assert told[1].endswith("cannot connect, and tries again for ever: down")
+    assert told == ["amqp profile 'orders': the connection is lost: gone"]
+
+
+def test_the_connections_of_a_profile_that_are_lost_and_restored_together_are_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        lanes, other = connection(first := Transport()), connection(second := Transport())
+        consumers = Consumers()
+        lanes.join(consumers)
+        other.join(consumers, "consumers")
+        await lanes.open()
+        await other.open()
+        for number in (2, 3):
+            first.plan, second.plan = [OSError("down")], [OSError("down")] * 3
+            lanes.up().lost.set_result("the broker stopped")
+            other.up().lost.set_result("the broker stopped")
+            await reach(lanes, number)
+            await reach(other, number)
+        await lanes.close()
+        await other.close()
+
+    run(main())
+    lost = "amqp profile 'orders': the connection is lost: the broker stopped"
+    assert [record.getMessage() for record in caplog.records] == [
+        lost,
+        "amqp profile 'orders': connected again",
+    ] * 2
 
 
 def test_the_pauses_are_those_of_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,11 @@ def test_a_wrong_login_is_told(node: Any) -> None:
     assert "refused the login as 'guest'" in said
 
 
+def test_a_login_that_is_missing_is_told_with_where_it_belongs(activemq: Any) -> None:
+    said = refusal(url=f"stomp://127.0.0.1:{activemq.stomp_port}")
+    assert "wants a login, and none was given: write login and password into the profile" in said
+
+
 def test_a_wrong_vhost_is_told(rabbitmq: Any) -> None:
     said = refusal(url=url(rabbitmq), vhost="nope")
     assert "refused the vhost 'nope'" in said

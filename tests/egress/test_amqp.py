@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import decimal
+import logging
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -849,6 +850,7 @@ def test_a_queue_whose_first_message_ends_the_connection_is_named(
     """RabbitMQ 4.0 has no type of AMQP 0-9-1 for a UUID in an application property, and closes with 541."""
     rabbitmq4.declare_queue(unique)
     rabbitmq4.bind("amq.topic", unique, unique)
+    caplog.set_level(logging.DEBUG, "evbus.egress.amqp")
     send_amqp1(rabbitmq4, "amq.topic", Message(unique, b"1", {"id": uuid.uuid4()}, time=1_700_000_000))
 
     async def main() -> None:
