@@ -188,12 +188,10 @@ def test_a_source_that_yields_something_else_is_told() -> None:
         asyncio.run(within(Bridge(consume(), print, forever).run(0, 1)))
 
 
-def test_unsettled_deliveries_are_bounded_whatever_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_bridge, "MOST", 3)
-
+def test_unsettled_deliveries_are_bounded_whatever_the_source() -> None:
     async def main() -> None:
         source, taken = Source(5), list[Delivery]()
-        task = asyncio.ensure_future(bridge(source, taken.append).run(5, 1))
+        task = asyncio.ensure_future(Bridge(source.consume(), taken.append, forever, most=3).run(5, 1))
         await until(lambda: len(taken) == 3)
         for _ in range(10):
             await asyncio.sleep(0)
