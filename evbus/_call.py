@@ -6,7 +6,7 @@ import asyncio
 import sys
 import types
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from typing import Any, NoReturn
 
 from evbus.errors import DeliveryError, DeliveryTimeout
 from evbus.redact import problem_text
@@ -31,6 +31,12 @@ def running() -> asyncio.Task[Any] | None:
         return asyncio.current_task()
     except RuntimeError:
         return None
+
+
+def _present() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 def failure_of(problem: BaseException, task: asyncio.Task[Any] | None) -> Exception:
@@ -58,6 +64,13 @@ def stray(problem: BaseException) -> DeliveryError:
     failure = DeliveryError(said)
     failure.__cause__ = problem
     return failure
+
+
+def _fail(problem: BaseException) -> NoReturn:
+    """Raise what a plugin has raised, or the failure that it is."""
+    if isinstance(problem, (Exception, KeyboardInterrupt)):
+        raise problem
+    raise stray(problem) from problem
 
 
 def ends(problem: BaseException, task: asyncio.Task[Any] | None) -> bool:
@@ -108,10 +121,10 @@ if sys.version_info >= (3, 11):
                 awaited = step(value)
             except StopIteration as done:
                 return done.value
-            except (Exception, asyncio.CancelledError, KeyboardInterrupt):
+            except asyncio.CancelledError:
                 raise
             except BaseException as exc:
-                raise stray(exc) from exc
+                _fail(exc)
             finally:
                 # Less: a timeout of its own took its cancellation back.
                 entry.own = max(0, entry.own + cancelling() - before)
@@ -121,6 +134,8 @@ if sys.version_info >= (3, 11):
 
         :param before: how often others had cancelled the task when the plugin was called.
         """
+        if own <= 0:
+            return
         for _ in range(own):
             task.uncancel()
         try:
@@ -138,14 +153,12 @@ if sys.version_info >= (3, 11):
 
         __slots__ = ("cancels", "expired", "own", "task", "when")
 
-        def __init__(self, when: float) -> None:
-            task = asyncio.current_task()
-            assert task is not None
+        def __init__(self, task: asyncio.Task[Any], cancels: int, when: float) -> None:
             self.task = task
             self.when = when
-            self.cancels = task.cancelling()
+            self.cancels = cancels
             self.expired = False
-            self.own = 0
+            self.own = task.cancelling() - cancels
 
     class Deadline:
         """The same as :func:`call` for many coroutines, each for at most ``seconds`` (0: for ever).
@@ -159,19 +172,27 @@ if sys.version_info >= (3, 11):
             self._waiting: dict[_Waiting, None] = {}
             self._timer: asyncio.TimerHandle | None = None
 
-        async def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-            """Await ``coroutine``; see :func:`call`."""
+        async def call(
+            self, coroutine: Coroutine[Any, Any, Any], task: asyncio.Task[Any] | None = None
+        ) -> Any:
+            """Await ``coroutine``; see :func:`call`.
+
+            :param task: the one that runs, which takes as long to find as a short plugin does its work.
+            """
+            task = task or _present()
+            before = task.cancelling()
             # Much of what plugins do ends without waiting for anything, and costs no timer.
             try:
                 awaited = coroutine.send(None)
             except StopIteration as done:
+                if task.cancelling() != before:
+                    await _forget(task, task.cancelling() - before, before)
                 return done.value
-            except (Exception, KeyboardInterrupt):
-                raise
             except BaseException as exc:
-                raise stray(exc) from exc
+                await _forget(task, task.cancelling() - before, before)
+                _fail(exc)
             loop = asyncio.get_running_loop()
-            entry = _Waiting(loop.time() + self._seconds)
+            entry = _Waiting(task, before, loop.time() + self._seconds)
             self._waiting[entry] = None
             if self._timer is None and self._seconds:
                 self._timer = loop.call_at(entry.when, self._look)
@@ -222,7 +243,9 @@ else:
         def __init__(self, seconds: float) -> None:
             self._seconds = seconds
 
-        async def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        async def call(
+            self, coroutine: Coroutine[Any, Any, Any], task: asyncio.Task[Any] | None = None
+        ) -> Any:
             """Await ``coroutine``; see :func:`call`."""
             return await call(coroutine, self._seconds)
 

@@ -82,7 +82,7 @@ def cancel_this_task() -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="there a plugin has a task of its own")
-@pytest.mark.parametrize("turns_before", [1, 2])
+@pytest.mark.parametrize("turns_before", [0, 1, 2])
 @pytest.mark.parametrize("turns_after", [0, 1])
 @pytest.mark.parametrize("seconds", [0, 20])
 def test_a_plugin_that_cancels_its_task_has_failed_unless_it_ends_well_and_the_task_goes_on(

@@ -92,6 +92,8 @@ class Lane:
         self._sizes: dict[int, int] = {}
         self._sleepers: deque[asyncio.Future[None]] = deque()
         self._workers: list[asyncio.Task[None]] = []
+        # The task that each worker works in.
+        self._tasks: dict[int, asyncio.Task[Any]] = {}
         self._failing = 0
         self._waiting = 0
         self._closing = False
@@ -374,6 +376,8 @@ class Lane:
 
     async def _supervise(self, worker: int) -> None:
         task = running()
+        assert task is not None
+        self._tasks[worker] = task
         while not self._closing:
             try:
                 await self._work(worker)
@@ -451,7 +455,7 @@ class Lane:
             room=lambda: min(most, 2 * most - self.counters.in_flight),
             waiting=lambda: bool(self._pending),
             take=self._take,
-            send=self._sender.send,
+            send=lambda events, turn: self._sender.send(events, None, turn),
             land=land,
             stand=self._stand,
             note=lambda flight, delivered: self._settle(flight, delivered, [], 0),
@@ -492,7 +496,9 @@ class Lane:
                     return
                 if rounds or tries[0]:
                     self._note_tries(worker, left, [count + 1 for count in tries])
-                outcomes = await self._turns.take(self._sender.send, left, alone=broke and len(left) == 1)
+                outcomes = await self._turns.take(
+                    self._sender.send, left, self._tasks.get(worker), alone=broke and len(left) == 1
+                )
             if outcomes.count(None) == len(left):
                 self._settle(worker, left, [], 0)
                 return

@@ -211,12 +211,15 @@ class Sender:
             return None
         return min(dropped, len(events)) if type(dropped) is int else 0
 
-    async def send(self, events: list[Envelope], turn: Turn | None = None) -> list[Outcome]:
+    async def send(
+        self, events: list[Envelope], task: asyncio.Task[Any] | None = None, turn: Turn | None = None
+    ) -> list[Outcome]:
         """Publish ``events`` and return one outcome for each: None, or why it failed.
 
         A failure of the whole call is every event's outcome. Without ``publish_batch`` the events go
         one by one and the first failure ends the call: the list is then shorter than ``events``.
 
+        :param task: the one that runs, where the caller knows it.
         :param turn: calls ``publish_batch``, which it is given, or raises; in the task that the plugin has.
         """
         if self._to_open:
@@ -232,9 +235,11 @@ class Sender:
             if self._route is not None:
                 events = [self._route(event) for event in events]
             if self._batch is None:
-                return await self._one_by_one(events)
+                return await self._one_by_one(events, task)
             publish = partial(self._in_one, self._batch, events)
-            outcomes: list[Outcome] = await self._deadline.call(publish() if turn is None else turn(publish))
+            outcomes: list[Outcome] = await self._deadline.call(
+                publish() if turn is None else turn(publish), task
+            )
         except Exception as exc:
             return [exc] * len(events)
         return outcomes
@@ -244,11 +249,11 @@ class Sender:
     ) -> list[Outcome]:
         return _checked(await batch(self._ctx, events), len(events))
 
-    async def _one_by_one(self, events: list[Envelope]) -> list[Outcome]:
+    async def _one_by_one(self, events: list[Envelope], task: asyncio.Task[Any] | None) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for event in events:
             try:
-                await self._deadline.call(self._publish(self._ctx, **self._arguments(event)))  # type: ignore[arg-type]
+                await self._deadline.call(self._publish(self._ctx, **self._arguments(event)), task)  # type: ignore[arg-type]
             except Exception as exc:
                 outcomes.append(exc)
                 break

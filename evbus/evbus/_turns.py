@@ -8,7 +8,6 @@ from typing import TypeVar
 
 __all__ = ["Turns"]
 
-_Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
 
 
@@ -23,10 +22,8 @@ class Turns:
         self._alone = False
         self._waiting: list[asyncio.Future[None]] = []
 
-    async def take(
-        self, call: Callable[[_Given], Awaitable[_Made]], given: _Given, *, alone: bool = False
-    ) -> _Made:
-        """Await ``call(given)``; with ``alone`` while no other call is under way."""
+    async def take(self, call: Callable[..., Awaitable[_Made]], *given: object, alone: bool = False) -> _Made:
+        """Await ``call(*given)``; with ``alone`` while no other call is under way."""
         while self._alone:
             await self._change()
         self._alone = alone
@@ -35,7 +32,7 @@ class Turns:
                 await self._change()
             self._under_way += 1
             try:
-                return await call(given)
+                return await call(*given)
             finally:
                 self._under_way -= 1
         finally:

@@ -166,6 +166,30 @@ def test_a_publish_that_cancels_its_own_task_is_a_failed_attempt(
     assert (lane.counters.dead, lane.counters.retried) == (1, 2)
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_publish_that_cancels_its_own_task_and_ends_without_waiting_ends_nothing_else(
+    tmp_path: Path, way: Any, fails: bool
+) -> None:
+    class Cancelling(Target):
+        async def publish_batch(self, ctx: Any, events: Any) -> Any:
+            if events[0].body != b"0":
+                return await super().publish_batch(ctx, events)
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            if fails:
+                raise asyncio.CancelledError
+            return [None]
+
+    rig, target = Rig(tmp_path), Cancelling(**way)
+    lane = rig.add(target, delivery=Delivery(batch=1, retry=SOON))
+    run(rig, 3)
+    assert target.got == numbers(3)[1:]
+    assert rig.buried() == numbers(1 if fails else 0)
+    assert (lane.counters.delivered, lane.counters.dead) == ((2, 1) if fails else (3, 0))
+
+
 @pytest.mark.parametrize("problem", [Panic("index"), SystemExit(2), asyncio.CancelledError()])
 def test_a_lane_goes_on_whatever_its_worker_comes_upon(
     tmp_path: Path, problem: BaseException, monkeypatch: pytest.MonkeyPatch
@@ -587,7 +611,7 @@ def test_a_worker_that_fails_is_started_again_and_loses_nothing(
         def not_ready(self) -> None:
             return None
 
-        async def send(self, events: Any) -> Any:
+        async def send(self, events: Any, *_task: Any) -> Any:
             calls.append(1)
             if len(calls) in (1, 3):
                 raise RuntimeError("a bug")
