@@ -38,10 +38,13 @@ class Tap(Protocol):
         """How many events wait."""
 
     def trim(self, most: int, /) -> int:
-        """Drop the oldest beyond ``most``, if nobody takes them; return how many."""
+        """Drop the oldest beyond ``most``, or while what nobody takes weighs too much, if nobody takes them.
 
-    def put(self, events: list[Envelope], /) -> None:
-        """Take events, whatever waits."""
+        The latest stays. Returns how many were dropped.
+        """
+
+    def put(self, events: list[Envelope], size: int, /) -> None:
+        """Take events, whatever waits; ``size`` bytes of bodies in all."""
 
     async def room(self, limit: int, /) -> None:
         """Return when fewer than ``limit`` events wait."""

@@ -1,5 +1,6 @@
 """Which connections are open: for each transport and profile one for its lanes and one for its consumers."""
 
+from evbus import _weight
 from evbus.connection import _shared
 
 
@@ -7,6 +8,8 @@ def __init__(hub):
     """Declare the state; when POP rebuilds the sub this runs again and keeps what there is."""
     if "SHARED" not in vars(hub.connection):
         hub.connection.SHARED = _shared.Shared()
+        #: Of bodies that wait in this process behind the lanes; they count against the bound of the bus.
+        hub.connection.WEIGHT = _weight.Weight()
 
 
 async def share(hub, transport, ctx, make, role="lanes"):

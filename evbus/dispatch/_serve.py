@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from evbus._backoff import backoff
 from evbus._call import call, failure_of, running
+from evbus._weight import UNBOUNDED
 from evbus.errors import (
     ConnectionLost,
     DeliveryError,
@@ -24,7 +25,6 @@ from evbus.errors import (
     Unavailable,
 )
 from evbus.evbus._bridge import Bridge
-from evbus.evbus._queue import UNBOUNDED
 from evbus.redact import one_line, problem_text, said, text_of
 from evbus.types import Delivery, Envelope, Origin, too_often
 

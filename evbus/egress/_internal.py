@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 
 import msgspec.structs
 
+from evbus._weight import Weight
 from evbus.errors import ProfileError
 from evbus.types import Delivery, Envelope, Subscription
 
 __all__ = ["Group", "Groups", "Member", "Taps", "attach", "close", "deliveries", "held", "renamed", "resume"]
 
-Groups = dict[tuple[str, str], "Group"]
 Taps = dict[str, list["Group"]]
 Take = Callable[[list[Delivery]], None]
 #: Gets the name of a group, and envelopes that nobody of it takes any more.
@@ -22,6 +22,17 @@ Lost = Callable[[str, list[Envelope]], None]
 
 #: Deliveries that a consumer may have unsettled at once when it says nothing.
 PREFETCH = 1000
+
+
+class Groups(dict[tuple[str, str], "Group"]):
+    """Groups by name and group.
+
+    :ivar weight: what waits for their consumers, or is not settled by them.
+    """
+
+    def __init__(self, weight: Weight) -> None:
+        super().__init__()
+        self.weight = weight
 
 
 class Group:
@@ -40,6 +51,7 @@ class Group:
         self._key = key
         self._name = name
         self._groups = groups
+        self.weight = groups.weight
         self._taps = taps
         self._members: deque[Member] = deque()
         # They take turns; one of them stands for all.
@@ -58,19 +70,48 @@ class Group:
         return len(self.waiting)
 
     def trim(self, most: int) -> int:
-        """Drop the oldest beyond ``most``, if there is no consumer; return how many."""
-        excess = max(0, len(self.waiting) - most) if not self.wanted else 0
-        for _ in range(excess):
-            self.counts.pop(id(self.waiting.popleft()), None)
-        return excess
+        """Drop the oldest beyond ``most``, or while what nobody takes weighs too much, if nobody takes them.
 
-    def put(self, events: list[Envelope]) -> None:
-        """Take events, for consumers there are or will be."""
+        The latest stays. Returns how many were dropped.
+        """
+        if self.wanted:
+            return 0
+        weight, waiting, before = self.weight, self.waiting, len(self.waiting)
+        while len(waiting) > most or (weight.idle > weight.most_idle and len(waiting) > 1):
+            event = waiting.popleft()
+            self.counts.pop(id(event), None)
+            weight.idle -= len(event.body)
+            weight.take(len(event.body))
+        return before - len(waiting)
+
+    def put(self, events: list[Envelope], size: int) -> None:
+        """Take events, for consumers there are or will be; ``size`` bytes of bodies in all."""
         if self._lost is not None:
             self._lost(self._name, events)
             return
         self.waiting.extend(events)
+        if not self.wanted:
+            self.weight.idle += size
+        self.weight.add(size)
         self.push()
+
+    def _want(self, wanted: bool) -> None:
+        """Note whether somebody takes what waits."""
+        if wanted is not self.wanted:
+            self.wanted = wanted
+            size = _size(self.waiting)
+            self.weight.idle += -size if wanted else size
+
+    def _empty(self) -> list[Envelope]:
+        """Take all that waits."""
+        left = list(self.waiting)
+        self.waiting.clear()
+        self.counts.clear()
+        size = _size(left)
+        if not self.wanted:
+            self.weight.idle -= size
+        self.weight.take(size)
+        return left
 
     def held(self) -> int:
         """Return how many events are with its consumers, or wait for them."""
@@ -117,18 +158,18 @@ class Group:
         self._lost = None  # the bus was started again
         self._durable = self._durable or durable
         self._members.append(member)
-        self.wanted = True
+        self._want(True)
         self._first = self._first or member
         self.push()
 
     def leave(self, member: Member, unsettled: list[Envelope]) -> None:
         """Drop a consumer; what it did not settle is for others. The last one ends what is not durable."""
         self._members.remove(member)
-        self.wanted = bool(self._members) or self._lost is not None
         if self._first is member:
             self._first = self._members[0] if self._members else None
         for event in reversed(unsettled):
             self.give_back(event)
+        self._want(bool(self._members) or self._lost is not None)
         if self._lost is not None:
             self.lose(self._lost)
         elif self._members or self._durable:
@@ -144,10 +185,8 @@ class Group:
     def lose(self, lost: Lost) -> None:
         """Hand what waits, and what comes before there is a consumer again, to ``lost``."""
         self._lost = lost
-        self.wanted = True
-        left = list(self.waiting)
-        self.waiting.clear()
-        self.counts.clear()
+        self._want(True)
+        left = self._empty()
         self._relieve()
         if left:
             lost(self._name, left)
@@ -156,7 +195,7 @@ class Group:
         """Be told that the bus was started again: without a consumer, only what is durable goes on."""
         if self._lost is not None and not self._members:
             self._lost = None
-            self.wanted = False
+            self._want(False)
             if not self._durable:
                 self._end()
 
@@ -166,7 +205,7 @@ class Group:
         self._taps[name].remove(self)
         if not self._taps[name]:
             del self._taps[name]
-        self.waiting.clear()
+        self._empty()
         self._relieve()
 
 
@@ -179,6 +218,7 @@ class Member:
 
     def __init__(self, group: Group, most: int, take: Take, durable: bool) -> None:
         self._group = group
+        self._weight = group.weight
         self._most = most
         # It gets more when it has settled a part of what it may have: to look with every one takes time, and
         # as many may be under way for long.
@@ -221,11 +261,18 @@ class Member:
 
     def _settle(self, number: int, accepted: bool | None, requeue: bool) -> None:
         event = self._unsettled.pop(number, None)
+        if event is None:
+            return  # others have it: this consumer has ended
         group = self._group
-        if requeue and not accepted and event is not None:
+        if requeue and not accepted:
             group.give_back(event)
             group.push()
             return
+        # As Weight.take does, without a call.
+        weight = self._weight
+        weight.size = left = weight.size - len(event.body)
+        if left < weight.floor:
+            weight.on_fall()
         if group.counts:
             group.counts.pop(id(event), None)
         if group.waiting and len(self._unsettled) <= self._low:
@@ -241,6 +288,10 @@ class Member:
             self._ended = self._paused = True
             unsettled, self._unsettled = list(self._unsettled.values()), {}
             self._group.leave(self, unsettled)
+
+
+def _size(events: Iterable[Envelope]) -> int:
+    return sum([len(event.body) for event in events])
 
 
 def attach(groups: Groups, taps: Taps, subscription: Subscription, take: Take) -> Member:

@@ -35,8 +35,10 @@ def attach(hub, ctx, subscription, take):
 
 
 def _state(hub, ctx, subscription):
-    groups, taps = hub.egress.GROUPS.setdefault(ctx.name, {}), hub.ingress.TAPS.setdefault(ctx.name, {})
-    return groups, taps, _internal.renamed(subscription, ctx.profile.routing_key)
+    if ctx.name not in hub.egress.GROUPS:
+        hub.egress.GROUPS[ctx.name] = _internal.Groups(hub.connection.WEIGHT)
+    taps = hub.ingress.TAPS.setdefault(ctx.name, {})
+    return hub.egress.GROUPS[ctx.name], taps, _internal.renamed(subscription, ctx.profile.routing_key)
 
 
 def held(hub):

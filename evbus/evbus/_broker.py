@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from evbus._counted import counted
+from evbus._weight import UNBOUNDED
 from evbus.errors import (
     BusForked,
     BusFull,
@@ -23,7 +24,7 @@ from evbus.errors import (
 )
 from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders, StandingHeaders, own_headers
 
-from ._queue import UNBOUNDED, Meta, Queue
+from ._queue import Meta, Queue
 from ._settings import Settings
 
 __all__ = ["HANDLING", "IN_CALLBACK", "Broker", "Serializer", "to_bytes"]
@@ -248,7 +249,7 @@ class Broker:
     def _overflow(self, meta: Meta | Envelope, data: bytes) -> None:
         queue = self.queue
         if self._full_policy == "raise":
-            events, size = queue.qsize() + queue.held, queue.size + queue.held_size
+            events, size = queue.qsize() + queue.held, queue.size + queue.elsewhere
             raise BusFull(events, queue.limit, size, queue.size_limit)
         if self._full_policy == "drop_oldest":
             # What lanes hold beyond their buffers cannot be dropped here; then the new event gives way.

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
+from evbus._weight import UNBOUNDED, Weight
 from evbus.errors import EvbusError
 from evbus.types import Envelope
 
@@ -26,7 +27,6 @@ log = logging.getLogger("evbus.queue")
 _Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]", int]
 
 INBOX_EVENTS = 256
-UNBOUNDED = 1 << 62
 
 
 class Queue:
@@ -42,9 +42,10 @@ class Queue:
     lock; ``lock`` guards everything else.
 
     ``held`` counts events that left the queue but fill lanes beyond their buffers, and ``held_size`` the
-    bytes of all bodies that wait in lanes or are under way: they count against the bounds, so that a blocked
-    lane holds back producers instead of memory. ``stalled`` is how many lanes lead to listeners in this
-    process that have as much as they may have: who can wait waits then, if their event goes there.
+    bytes of all bodies that wait in lanes or are under way; ``outside`` weighs those that wait behind the
+    lanes, in this process. They count against the bounds, so that what is slow holds back producers
+    instead of memory. ``stalled`` is how many lanes lead to listeners in this process that have as much as
+    they may have: who can wait waits then, if their event goes there.
     """
 
     def __init__(self, limit: int = 100_000, size_limit: int = 256 * 1024 * 1024) -> None:
@@ -52,6 +53,7 @@ class Queue:
         self.got = 0
         self.held = 0
         self.held_size = 0
+        self.outside = Weight()
         self.stalled = 0
         # What was held when it was last worked out what fits, and by how much that may be wrong.
         self._measured = 0
@@ -93,8 +95,20 @@ class Queue:
         with self.lock:
             self.limit = limit
             self.size_limit = size_limit
+            self.outside.most_idle = size_limit // 2 if size_limit else UNBOUNDED
             self._pack()
         self.wake()
+
+    def count_in(self, outside: Weight) -> None:
+        """Let what waits behind the lanes count against the bound; once, before the first event."""
+        self.outside = outside
+        outside.on_rise, outside.on_fall = self._risen, self.wake
+        self.bound(self.limit, self.size_limit)
+
+    def _risen(self) -> None:
+        """Look again at what fits: much more waits behind the lanes than before."""
+        with self.lock:
+            self._pack()  # what is in the inbox was let in when there was more room
 
     def counts(self) -> dict[str, int]:
         """Return ``accepted``, ``queued`` and the other counters of one moment."""
@@ -108,7 +122,13 @@ class Queue:
                 "queued": queued,
                 "queued_bytes": self._packed_size + sum([len(body) for _, body, _ in entries]),
                 "held": self.held,
+                "local_bytes": self.outside.size,
             }
+
+    @property
+    def elsewhere(self) -> int:
+        """The bytes of all bodies that left the queue, and wait or are under way in this process."""
+        return self.held_size + self.outside.size
 
     @property
     def size(self) -> int:
@@ -131,19 +151,22 @@ class Queue:
     def _full(self, size: int) -> bool:
         with self.lock:
             waiting = self.qsize() + self.held
-            if not waiting and not self.held_size:
+            if not waiting and not self.elsewhere:
                 return False
             if self.limit and waiting >= self.limit:
                 return True
-            return bool(self.size_limit) and self.size + self.held_size + size > self.size_limit
+            return bool(self.size_limit) and self.size + self.elsewhere + size > self.size_limit
 
     def _measure(self) -> None:
         """Work out what fits into the inbox without a closer look."""
         free = self.limit - self._packed - self.held if self.limit else INBOX_EVENTS
         self.inbox_limit = 0 if self.stalled else min(INBOX_EVENTS, free)
         self._measured = self.held_size
-        self._step = self.size_limit // 16
-        used = self._packed_size + self.held_size + self._step
+        # What lanes hold and what waits behind them may each become so much more until it is measured again.
+        self._step = self.size_limit // 32 if self.size_limit else UNBOUNDED
+        outside = self.outside.size
+        self.outside.ceiling = outside + self._step
+        used = self._packed_size + self._measured + outside + 2 * self._step
         room = self.size_limit - used if self.size_limit else UNBOUNDED
         # A whole inbox of bodies of this size still fits.
         self.body_limit = room // INBOX_EVENTS
@@ -245,10 +268,9 @@ class Queue:
             self._gone += 1
             self.dropped += 1
 
-    def hold(self, events: int, size: int = 0) -> None:
+    def hold(self, events: int) -> None:
         """Count events (negative: release them) that a lane holds beyond its buffer. Needs the lock."""
         self.held += events
-        self.held_size += size
         if events > 0:
             # What is in the inbox was let in when there was more room.
             self._pack()
@@ -389,9 +411,11 @@ class Queue:
         future: asyncio.Future[None] = loop.create_future()
         entry = (loop, future, size)
         with self.lock:
-            if not self._full(size):
-                return
             self._waiters.append(entry)
+            self._watch()  # before the look: what goes away behind the lanes does so without the lock
+            if not self._full(size):
+                self._waiters.remove(entry)
+                return
         try:
             await future
         except asyncio.CancelledError:
@@ -421,14 +445,16 @@ class Queue:
     def wake(self, *, everyone: bool = False) -> None:
         """Wake as many waiting puts as there is room for, or ``everyone``."""
         if not self._waiters and not (everyone and self._stalled_waiters):
+            self.outside.floor = 0
             return
         with self.lock:
             woken = self._woken(everyone=everyone)
-        gone = False
+            self._watch()
+            gone = self.outside.size < self.outside.floor
         for loop, future, _ in woken:
             gone |= not self._resolve(loop, future)
         if gone:
-            # Loops that ended took puts with them. The room is the next ones'.
+            # There is more room since, or loops that ended took puts with them whose room is the next ones'.
             self.wake(everyone=everyone)
 
     def _woken(self, *, everyone: bool) -> list[_Waiter]:
@@ -441,14 +467,23 @@ class Queue:
             return everybody
         waiting = self.qsize() + self.held
         room = max(0, self.limit - waiting) if self.limit else len(waiters)
-        left = self.size_limit - self.size - self.held_size if self.size_limit else UNBOUNDED
-        if not waiting and not self.held_size:
+        left = self.size_limit - self.size - self.elsewhere if self.size_limit else UNBOUNDED
+        if not waiting and not self.elsewhere:
             left = max(left, waiters[0][2])  # the first is taken, however large
         woken: list[_Waiter] = []
         while waiters and len(woken) < room and waiters[0][2] <= left:
             woken.append(waiters.popleft())
             left -= woken[-1][2]
         return woken
+
+    def _watch(self) -> None:
+        """Ask to be called when less waits behind the lanes than the first of the puts that wait can bear."""
+        floor = 0
+        if self._waiters and self.size_limit and not (self.limit and self.qsize() + self.held >= self.limit):
+            floor = self.size_limit - self.size - self.held_size - self._waiters[0][2] + 1
+            if not self.qsize() and not self.held and not self.held_size:
+                floor = max(1, floor)  # what is larger than the bound is taken when there is nothing else
+        self.outside.floor = floor
 
     def _resolve(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> bool:
         """Let somebody go on who waits; return False if the loop of that has ended."""

@@ -75,6 +75,7 @@ def __init__(hub):
     hub.evbus.BUSY = True
     for room in SUBSYSTEMS:
         hub.evbus.PLUGINS[room] = _load.load_plugins(hub[room], room, hub.evbus.CHECKS.get(room))
+    hub.evbus.BUS.count_in(hub.connection.WEIGHT)
     hub.evbus.BUSY = False
 
 

@@ -15,10 +15,10 @@ import msgspec
 
 from evbus._backoff import backoff
 from evbus._call import failure_of
+from evbus._weight import UNBOUNDED
 from evbus.dispatch._within import Limit, within
 from evbus.errors import DispatchError, DispatchTimeout, PayloadError, PayloadTooLarge, is_rejected
 from evbus.evbus._pipeline import Around
-from evbus.evbus._queue import UNBOUNDED
 from evbus.evbus._teller import Teller
 from evbus.redact import problem_text
 from evbus.types import Delivery, Envelope, Origin, too_often

@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from evbus._weight import UNBOUNDED
 from evbus.errors import EvbusError, HandlerExists, ProfileError
-from evbus.evbus._queue import UNBOUNDED
 from evbus.evbus._sources import Supply
 
 from ._declare import EventSpec, ListenerSpec, subscription_of

@@ -9,6 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from evbus._weight import Weight
 from evbus.connection._internal import InternalProfile, Tap, Taps
 from evbus.errors import BusFull, Unavailable
 from evbus.redact import one_line
@@ -35,7 +36,8 @@ SWEEP = 64
 class BodyQueue(asyncio.Queue[bytes]):
     """The queue of one routing key. Its bound is known only when the first profile delivers to it.
 
-    :ivar wanted: somebody has asked for it, and takes from it. Else it keeps the latest of its bodies.
+    :param weight: what waits in it is counted there.
+    :ivar wanted: somebody has asked for it, or taken from it. Else it keeps the latest of its bodies.
 
     It stands on what ``asyncio.Queue`` keeps for its subclasses, to take and give many bodies at once.
     """
@@ -48,7 +50,32 @@ class BodyQueue(asyncio.Queue[bytes]):
     _unfinished_tasks: int
     _wakeup_next: Callable[[deque[asyncio.Future[None]]], None]
 
-    wanted = False
+    def __init__(self, weight: Weight) -> None:
+        super().__init__()
+        self._weight = weight
+        self.wanted = False
+
+    def want(self) -> None:
+        """Note that somebody takes from it."""
+        if not self.wanted:
+            self.wanted = True
+            self._weight.idle -= sum(map(len, self._queue))
+
+    def _get(self) -> bytes:
+        if not self.wanted:
+            self.want()
+        body = self._queue.popleft()
+        self._weight.take(len(body))
+        return body
+
+    def _put(self, body: bytes) -> None:
+        self._queue.append(body)
+        self._came(len(body))
+
+    def _came(self, size: int) -> None:
+        if not self.wanted:
+            self._weight.idle += size
+        self._weight.add(size)
 
     def bound(self, limit: int) -> None:
         """Let at most ``limit`` bodies wait; 0 lifts the bound."""
@@ -57,25 +84,33 @@ class BodyQueue(asyncio.Queue[bytes]):
     def put_all(self, bodies: list[bytes]) -> None:
         """Put many bodies at once, whatever the bound."""
         self._queue.extend(bodies)
+        self._came(sum(map(len, bodies)))
         self._unfinished_tasks += len(bodies)
         self._finished.clear()
         for _ in range(min(len(bodies), len(self._getters))):
             self._wakeup_next(self._getters)
 
     def trim(self, most: int) -> int:
-        """Drop the oldest beyond ``most``, if nobody takes from the queue; return how many."""
-        excess = len(self._queue) - most
-        if excess <= 0 or self.wanted or self._getters:
+        """Drop the oldest beyond ``most``, or while what nobody takes weighs too much, if nobody takes them.
+
+        The latest stays. Returns how many were dropped.
+        """
+        if self.wanted or self._getters:
             return 0
-        for _ in range(excess):
-            self._queue.popleft()
-        self._unfinished_tasks -= excess
-        return excess
+        weight, waiting, before = self._weight, self._queue, len(self._queue)
+        while len(waiting) > most or (weight.idle > weight.most_idle and len(waiting) > 1):
+            size = len(waiting.popleft())
+            weight.idle -= size
+            weight.take(size)
+        dropped = before - len(waiting)
+        self._unfinished_tasks -= dropped
+        return dropped
 
     async def get(self) -> bytes:
         """Take the oldest body, waiting for one."""
         if self._queue and not self._putters:
-            return self._queue.popleft()
+            return self._get()
+        self.want()
         return await super().get()
 
 
@@ -85,8 +120,9 @@ class Queues(dict["str | None", BodyQueue]):
     :ivar untold: bodies that were dropped, and that are in no lane's counters yet.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, weight: Weight) -> None:
         super().__init__()
+        self._weight = weight
         self.untold = 0
         self._told: set[str] = set()
         self._sweep = SWEEP
@@ -94,13 +130,13 @@ class Queues(dict["str | None", BodyQueue]):
     def __missing__(self, key: str | None) -> BodyQueue:
         if len(self) >= self._sweep:
             self._sweep_empty()
-        found = self[key] = BodyQueue()
+        found = self[key] = BodyQueue(self._weight)
         return found
 
     def trim(self, key: str, target: BodyQueue | Tap) -> int:
         """Drop the oldest of a queue, or of listeners of which none is there; return how many.
 
-        They have :data:`MOST` events.
+        They have :data:`MOST` events, and all of them together half of the bytes that the bus may have.
         """
         excess = target.trim(MOST)
         if excess and key not in self._told:
@@ -108,7 +144,7 @@ class Queues(dict["str | None", BodyQueue]):
             log.warning(
                 "nobody takes from the internal queue %s, which holds %d events: its oldest are dropped",
                 one_line(repr(key)),
-                MOST,
+                target.qsize() if isinstance(target, BodyQueue) else len(target),
             )
         return excess
 
@@ -124,7 +160,7 @@ class Queues(dict["str | None", BodyQueue]):
 def queue(queues: Queues, routing_key: str | None) -> BodyQueue:
     """Return the queue of a routing key for who takes from it. ``""`` and None are one key."""
     found = queues[routing_key or None]
-    found.wanted = True
+    found.want()
     return found
 
 
@@ -167,11 +203,12 @@ async def _put_some(
     if room <= 0:
         await _wait_room(bounding, most, deadline)
         return 0
+    put = events[:room]
     for tap in list(subscribed):
-        tap.put(events[:room])
+        tap.put(put, sum([len(event.body) for event in put]))
         if tap not in bounding:
             queues.untold += queues.trim(key, tap)
-    return min(room, len(events))
+    return len(put)
 
 
 async def _wait_room(subscribed: list[Tap], most: int, deadline: float) -> None:
@@ -215,8 +252,9 @@ def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> i
     dropped, queues.untold = queues.untold, 0
     for key, run in runs:
         if key in taps:
+            size = sum([len(event.body) for event in run])
             for tap in taps[key]:
-                tap.put(run)
+                tap.put(run, size)
                 if not tap.wanted and not limit:
                     dropped += queues.trim(key, tap)
         else:

@@ -8,9 +8,10 @@
         routing_key: orders     # default: the event's own routing key
         limit: 10000            # publishing waits while the queue holds as many; 0, the default: no limit
 
-A queue that nobody has asked for (:func:`get`) holds 10,000 bodies; then the oldest are dropped, and counted
-in the lane's ``dropped``; so it is with what waits for a durable listener that is not there. Listeners in
-this process have 10,000 events each, or ``limit``; then who sends waits.
+A queue that nobody has asked for (:func:`get`) or taken from holds 10,000 bodies, and all of these together
+half of the option ``queue_bytes``; then the oldest are dropped, and counted in the lane's ``dropped``. So it
+is with what waits for a durable listener that is not there. Listeners in this process have 10,000 events
+each, or ``limit``; then who sends waits.
 """
 
 from evbus.ingress import _internal
@@ -20,7 +21,7 @@ from evbus.types import Envelope
 def __init__(hub):
     """Keep the queues on the sub, so that they outlive a rebuild of it."""
     if "INTERNAL" not in vars(hub.ingress):
-        hub.ingress.INTERNAL = _internal.Queues()
+        hub.ingress.INTERNAL = _internal.Queues(hub.connection.WEIGHT)
         #: By the name of a profile: the subscriptions to what comes through it.
         hub.ingress.TAPS = {}
     hub.ingress.internal.QUEUE = hub.ingress.INTERNAL

@@ -8,15 +8,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from evbus._weight import Weight
 from evbus.connection._internal import InternalProfile, Taps
 from evbus.egress import _internal
 from evbus.egress._internal import Groups
-from evbus.errors import ProfileError
+from evbus.errors import BusFull, ProfileError
 from evbus.ingress import _internal as ingress
 from evbus.types import Delivery, Envelope, Subscription
 from tests.evbus.kit import WAIT, new_hub, running
-from tests.evbus.rig import until
+from tests.evbus.kit import bodies as bodies_of
+from tests.evbus.rig import turns, until
 
 CONTEXTS: dict[str, Any] = {"internal": {"p": {}}}
 
@@ -25,7 +29,8 @@ class Room:
     """Groups, and consumers that keep what they get."""
 
     def __init__(self) -> None:
-        self.groups: Groups = {}
+        self.weight = Weight()
+        self.groups = Groups(self.weight)
         self.taps: Taps = {}
 
     def join(self, name: str = "e", **wanted: Any) -> tuple[Any, list[Delivery]]:
@@ -37,7 +42,7 @@ class Room:
 
     def put(self, *bodies: str, name: str = "e") -> None:
         for tap in self.taps.get(name, []):
-            tap.put([Envelope("p", name, body.encode()) for body in bodies])
+            tap.put([Envelope("p", name, body.encode()) for body in bodies], len("".join(bodies)))
 
 
 def bodies(got: list[Delivery]) -> str:
@@ -248,6 +253,148 @@ def test_what_waits_for_nobody_holds_nobody_back_and_the_oldest_is_dropped_and_c
     assert [message for message in caplog.messages if "takes from" in message] == [
         "nobody takes from the internal queue 'k', which holds 100 events: its oldest are dropped"
     ]
+
+
+# Bytes
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("put"), st.integers(0, 5)),
+            st.tuples(st.just("join"), st.integers(1, 20)),
+            st.tuples(st.just("ack"), st.integers(0, 30)),
+            st.tuples(st.just("requeue"), st.integers(0, 30)),
+            st.tuples(st.just("leave"), st.integers(0, 3)),
+            st.tuples(st.just("trim"), st.integers(0, 8)),
+            st.tuples(st.just("close"), st.just(0)),
+            st.tuples(st.just("resume"), st.just(0)),
+        ),
+        max_size=40,
+    ),
+    st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_what_waits_and_what_is_not_settled_is_weighed(program: list[tuple[str, int]], durable: bool) -> None:
+    room, members = Room(), list[tuple[Any, list[Delivery]]]()
+    for serial, (what, number) in enumerate(program, 1):
+        step(room, members, what, number, serial, durable)
+        waiting = [event for group in room.groups.values() for event in group.waiting]
+        with_members = [event for member, _ in members for event in member._unsettled.values()]
+        assert room.weight.size == sum(len(event.body) for event in waiting + with_members)
+        idle = [event for group in room.groups.values() if not group.wanted for event in group.waiting]
+        assert room.weight.idle == sum(len(event.body) for event in idle)
+    for member, _ in members:
+        member.end()
+
+
+def step(
+    room: Room, members: list[tuple[Any, list[Delivery]]], what: str, number: int, serial: int, durable: bool
+) -> None:
+    if what == "put":
+        room.put(*(["x" * serial] * number))
+    elif what == "join":
+        members.append(room.join(prefetch=number, durable=durable))
+    elif what in ("ack", "requeue"):
+        for _, got in members:
+            settled = got[:number]
+            del got[:number]
+            for delivery in settled:
+                if what == "ack":
+                    delivery.ack()
+                else:
+                    delivery.give_back()
+    elif what == "leave" and members:
+        members.pop(number % len(members))[0].end()
+    elif what == "trim":
+        for group in room.groups.values():
+            group.trim(number)
+    elif what == "close":
+        _internal.close(room.groups, lambda group, events: None)
+    elif what == "resume":
+        _internal.resume(room.groups)
+
+
+def test_listeners_that_have_too_many_bytes_hold_back_who_sends() -> None:
+    async def main() -> None:
+        hub, got = new_hub(queue_bytes=10_000), list[Delivery]()
+        async with running(hub, CONTEXTS):
+            ctx = SimpleNamespace(name="p", profile=InternalProfile())
+            member = hub.egress.internal.attach(ctx, Subscription(name="k", durable=False), got.extend)
+            for number in range(10):
+                await asyncio.wait_for(put(hub, "k", number), WAIT)
+            with pytest.raises(BusFull, match=r"10000 bytes of at most 10000 \(queue_bytes\)"):
+                hub.evbus.broker.put_nowait(routing_key="k", body=BODY, profile="p")
+            waits = asyncio.ensure_future(put(hub, "k", 10))
+            await turns(20)
+            assert not waits.done()
+            got[0].ack()
+            await asyncio.wait_for(waits, WAIT)
+            await until(lambda: len(got) == 11)
+            for delivery in got:
+                delivery.ack()
+            member.end()
+            assert hub.connection.WEIGHT.size == 0
+
+    asyncio.run(main())
+
+
+BODY = "x" * 998
+ENCODED = b'"' + b"x" * 998 + b'"'
+
+
+async def put(hub: Any, key: str, number: int) -> None:
+    await hub.evbus.broker.put(routing_key=key, body=BODY, profile="p")
+
+
+@pytest.mark.parametrize("where", ["queue", "durable listener"])
+def test_what_nobody_takes_has_half_of_the_bytes_and_gives_way(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        hub, got = new_hub(queue_bytes=20_000), list[Delivery]()
+        async with running(hub, CONTEXTS):
+            ctx = SimpleNamespace(name="p", profile=InternalProfile())
+            wanted = Subscription(name="k", durable=True)
+            if where == "durable listener":
+                hub.egress.internal.attach(ctx, wanted, got.extend).end()
+            for number in range(50):
+                await asyncio.wait_for(put(hub, "k", number), WAIT)
+            await until(lambda: not hub.evbus.stats.snapshot()["bus"]["queued"])
+            (lane,) = hub.evbus.stats.snapshot()["lanes"].values()
+            assert (lane["accepted"], lane["delivered"], lane["dropped"]) == (50, 10, 40)
+            assert hub.connection.WEIGHT.size == hub.connection.WEIGHT.idle == 10_000
+            if where == "queue":
+                assert len(await bodies_of(hub, "k", 10)) == 10
+            else:
+                member = hub.egress.internal.attach(ctx, wanted, got.extend)
+                assert len(got) == 10
+                for delivery in got:
+                    delivery.ack()
+                member.end()
+            assert (hub.connection.WEIGHT.size, hub.connection.WEIGHT.idle) == (0, 0)
+
+    asyncio.run(main())
+    assert "nobody takes from the internal queue 'k', which holds 10 events" in caplog.text
+
+
+def test_a_queue_that_somebody_takes_from_holds_back_who_sends() -> None:
+    async def main() -> None:
+        hub = new_hub(queue_bytes=10_000)
+        async with running(hub, CONTEXTS):
+            queue = await hub.ingress.internal.get("k")
+            for number in range(10):
+                await asyncio.wait_for(put(hub, "k", number), WAIT)
+            waits = asyncio.ensure_future(put(hub, "k", 10))
+            await turns(20)
+            assert not waits.done()
+            assert queue.get_nowait() == ENCODED
+            await asyncio.wait_for(waits, WAIT)
+            for _ in range(10):
+                assert await asyncio.wait_for(queue.get(), WAIT) == ENCODED
+            assert (hub.connection.WEIGHT.size, hub.connection.WEIGHT.idle) == (0, 0)
+
+    asyncio.run(main())
 
 
 def test_a_generator_of_deliveries_gets_what_comes_and_gives_back_what_is_unsettled() -> None:

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evbus._weight import Weight
 from evbus.errors import EvbusError
 from evbus.evbus import _queue
 from evbus.evbus._queue import Meta, Queue
-from tests.evbus.rig import turns, until, within
+from tests.evbus.rig import WAIT, turns, until, within
 
 META = Meta("p", "k", {"content-type": "x"})
 
@@ -38,6 +39,7 @@ def fill(queue: Queue, *items: bytes) -> list[bool]:
             st.tuples(st.just("take"), st.integers(1, 5)),
             st.tuples(st.just("hold"), st.integers(0, 4)),
             st.tuples(st.just("release"), st.integers(0, 4)),
+            st.tuples(st.just("outside"), st.integers(-40, 60)),
         ),
         max_size=60,
     ),
@@ -51,13 +53,15 @@ def test_bounds_are_exact_and_nothing_is_lost(
     queue = Queue(limit, size_limit)
     model: deque[bytes] = deque()
     held: list[int] = []
+    outside = Weight()
+    queue.count_in(outside)
     serial = 0
     for what, number in program:
         if what in ("put", "big"):
             serial += 1
             body = (b"%d," % serial).ljust(number if what == "put" else 150 * number, b".")
-            events, size = len(model) + len(held), sum(map(len, model)) + sum(held)
-            full = bool(events) and (
+            events, size = len(model) + len(held), sum(map(len, model)) + sum(held) + outside.size
+            full = bool(events or outside.size) and (
                 (limit and events >= limit) or (size_limit and size + len(body) > size_limit)
             )
             assert put_fast_or_slow(queue, body) is not full
@@ -67,10 +71,17 @@ def test_bounds_are_exact_and_nothing_is_lost(
             assert bodies(queue, number) == [model.popleft() for _ in range(min(number, len(model)))]
         elif what == "hold":
             held += [number * 20] * number
-            queue.hold(number, number * number * 20)
+            queue.hold(number)
+            queue.weigh(number * number * 20)
+        elif what == "outside":
+            if number > 0:
+                outside.add(number)
+            else:
+                outside.take(min(outside.size, -number))
         else:
             gone, held = held[:number], held[number:]
-            queue.hold(-len(gone), -sum(gone))
+            queue.hold(-len(gone))
+            queue.weigh(-sum(gone))
         counts = queue.counts()
         assert (counts["queued"], counts["queued_bytes"]) == (len(model), sum(map(len, model)))
         assert counts["accepted"] == counts["queued"] + queue._gone
@@ -92,12 +103,17 @@ def test_a_large_event_is_taken_when_the_queue_is_empty_and_no_other_after_it() 
     assert fill(queue, b"y") == [True]
 
 
-def test_what_a_blocked_lane_holds_counts_for_what_is_in_the_inbox_too() -> None:
+@pytest.mark.parametrize("where", ["in lanes", "behind lanes"])
+def test_what_is_held_elsewhere_counts_for_what_is_in_the_inbox_too(where: str) -> None:
     # Bodies lie in the inbox that were let in while there was more room.
     queue = Queue(0, 25_600)
+    queue.count_in(Weight())
     for _ in range(100):
         assert put_fast_or_slow(queue, b"x" * 100)
-    queue.hold(1, 15_000)
+    if where == "in lanes":
+        queue.weigh(15_000)
+    else:
+        queue.outside.add(15_000)
     accepted = 0
     while put_fast_or_slow(queue, b"y" * 40):
         accepted += 1
@@ -134,6 +150,69 @@ def waiting(queue: Queue, order: list[int], number: int, size: int = 1) -> Any:
         order.append(number)
 
     return asyncio.ensure_future(wait())
+
+
+def test_a_put_waits_until_enough_has_gone_from_behind_the_lanes() -> None:
+    async def main() -> None:
+        queue, order, outside = Queue(0, 100), list[int](), Weight()
+        queue.bind(asyncio.get_running_loop())
+        queue.count_in(outside)
+        outside.add(100)
+        first, second = waiting(queue, order, 1, 30), waiting(queue, order, 2, 10)
+        await turns(3)
+        outside.take(29)
+        await turns(3)
+        assert order == []
+        outside.take(1)
+        await turns(3)
+        assert order == [1]
+        outside.take(10)
+        await asyncio.gather(first, second)
+        assert order == [1, 2]
+        # Nobody waits: what goes tells nobody.
+        assert outside.floor == 0
+
+    asyncio.run(main())
+
+
+def test_what_is_larger_than_the_bound_waits_until_nothing_is_behind_the_lanes() -> None:
+    async def main() -> None:
+        queue, order, outside = Queue(0, 100), list[int](), Weight()
+        queue.bind(asyncio.get_running_loop())
+        queue.count_in(outside)
+        outside.add(2)
+        put = waiting(queue, order, 1, 1_000)
+        await turns(3)
+        outside.take(1)
+        await turns(3)
+        assert order == []
+        outside.take(1)
+        await put
+
+    asyncio.run(main())
+
+
+def test_a_put_of_another_loop_is_woken_by_what_goes_from_behind_the_lanes() -> None:
+    queue, outside = Queue(0, 100), Weight()
+    queue.count_in(outside)
+
+    async def put(number: int) -> None:
+        await asyncio.wait_for(waiting(queue, [], number, 10), WAIT)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        queue.bind(loop)
+        for number in range(100):
+            outside.add(100 - outside.size)
+            queue.take(100)
+            done = loop.run_in_executor(None, asyncio.run, put(number))
+            # Now before the put waits, now while it begins to, now after it has begun.
+            await turns(number)
+            while outside.size:
+                outside.take(10)
+            await done
+
+    asyncio.run(main())
 
 
 def test_waiting_puts_are_woken_in_order() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from evbus._weight import Weight
 from evbus.connection._internal import InternalProfile
 from evbus.errors import Unavailable
 from evbus.ingress import _internal
@@ -101,7 +102,7 @@ def test_a_wrong_limit_is_refused(hub: Any, limit: Any) -> None:
 
 
 def test_many_bodies_at_once_keep_their_order_per_key() -> None:
-    queues = _internal.Queues()
+    queues = _internal.Queues(Weight())
     batch = events(("a", "1"), ("a", "2"), ("b", "3"), ("a", "4"))
     assert asyncio.run(_internal.put_all(queues, {}, 0, batch)) == [None] * 4
     assert {key: [queue.get_nowait() for _ in range(queue.qsize())] for key, queue in queues.items()} == {
@@ -112,7 +113,7 @@ def test_many_bodies_at_once_keep_their_order_per_key() -> None:
 
 def test_join_waits_for_task_done_of_every_body() -> None:
     async def main() -> None:
-        queue = BodyQueue()
+        queue = BodyQueue(Weight())
         queue.put_all([b"1", b"2"])
         await queue.put(b"3")
         join = asyncio.ensure_future(queue.join())
@@ -132,7 +133,7 @@ def test_join_waits_for_task_done_of_every_body() -> None:
 
 def test_nothing_at_once_changes_nothing() -> None:
     async def main() -> None:
-        queue = BodyQueue()
+        queue = BodyQueue(Weight())
         queue.put_all([])
         await asyncio.wait_for(queue.join(), WAIT)
 
@@ -141,7 +142,7 @@ def test_nothing_at_once_changes_nothing() -> None:
 
 def test_many_getters_get_one_body_each_in_the_order_in_which_they_wait() -> None:
     async def main() -> list[bytes]:
-        queue = BodyQueue()
+        queue = BodyQueue(Weight())
         getters = [asyncio.ensure_future(queue.get()) for _ in range(5)]
         await settled()
         queue.put_all([b"0", b"1", b"2"])
@@ -157,7 +158,7 @@ def test_many_getters_get_one_body_each_in_the_order_in_which_they_wait() -> Non
 
 def test_a_getter_that_is_cancelled_takes_nothing_with_it() -> None:
     async def main() -> None:
-        queue = BodyQueue()
+        queue = BodyQueue(Weight())
         first, second = (asyncio.ensure_future(queue.get()) for _ in range(2))
         await settled()
         queue.put_all([b"1"])
@@ -176,7 +177,7 @@ def test_a_getter_that_is_cancelled_takes_nothing_with_it() -> None:
 
 def test_a_body_that_a_newcomer_took_is_not_missed_by_the_one_who_was_woken() -> None:
     async def main() -> None:
-        queue = BodyQueue()
+        queue = BodyQueue(Weight())
         waiting = asyncio.ensure_future(queue.get())
         await settled()
         queue.put_all([b"1"])
@@ -191,7 +192,7 @@ def test_a_body_that_a_newcomer_took_is_not_missed_by_the_one_who_was_woken() ->
 
 def test_putters_of_a_bounded_queue_go_on_in_their_order() -> None:
     async def main() -> list[bytes]:
-        queues = _internal.Queues()
+        queues = _internal.Queues(Weight())
         puts = [
             asyncio.ensure_future(_internal.put_all(queues, {}, 1, [event(str(number).encode())]))
             for number in range(4)
@@ -209,7 +210,7 @@ def test_putters_of_a_bounded_queue_go_on_in_their_order() -> None:
 
 def test_a_putter_that_is_cancelled_leaves_its_place_to_the_next() -> None:
     async def main() -> None:
-        queues = _internal.Queues()
+        queues = _internal.Queues(Weight())
         await _internal.put_all(queues, {}, 1, [event(b"0")])
         gone, waits = (
             asyncio.ensure_future(_internal.put_all(queues, {}, 1, [event(body)])) for body in (b"1", b"2")
@@ -227,7 +228,7 @@ def test_what_finds_no_room_is_unavailable_and_told_for_each_event(monkeypatch: 
     monkeypatch.setattr(_internal, "PATIENCE", 0.0)
 
     async def main() -> None:
-        queues = _internal.Queues()
+        queues = _internal.Queues(Weight())
         outcomes = await _internal.put_all(queues, {}, 2, [event(body) for body in (b"0", b"1", b"2", b"3")])
         assert outcomes[:2] == [None, None]
         assert [type(outcome) for outcome in outcomes[2:]] == [Unavailable, Unavailable]
@@ -277,7 +278,7 @@ def test_a_queue_that_nobody_takes_from_keeps_the_latest_and_tells_of_the_others
 
 def test_queues_that_are_empty_and_that_nobody_has_go_away() -> None:
     async def main() -> None:
-        queues = _internal.Queues()
+        queues = _internal.Queues(Weight())
         held = _internal.queue(queues, "held")
         for number in range(10_000):
             assert _internal.put_now(queues, {}, 0, events((f"key {number}", "x"))) == 0

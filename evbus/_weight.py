@@ -1,0 +1,53 @@
+"""Bytes of bodies that wait behind the lanes, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["UNBOUNDED", "Weight"]
+
+UNBOUNDED = 1 << 62
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+class Weight:
+    """What bodies weigh that were delivered to a queue or to listeners of this process, and still wait there.
+
+    They count against the bound of the bus, which sets the marks and is called when they are passed. It
+    belongs to the thread of the bus's event loop; others only read it.
+
+    :ivar size: the bytes of all of them.
+    :ivar idle: those of them that nobody takes: they do not go away by themselves.
+    :ivar most_idle: how many these may be; beyond it the oldest are dropped.
+    :ivar ceiling: ``on_rise`` is called when ``size`` comes above it.
+    :ivar floor: ``on_fall`` is called when ``size`` comes below it.
+    """
+
+    __slots__ = ("ceiling", "floor", "idle", "most_idle", "on_fall", "on_rise", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.idle = 0
+        self.most_idle = UNBOUNDED
+        self.ceiling = UNBOUNDED
+        self.floor = 0
+        self.on_rise: Callable[[], None] = _nothing
+        self.on_fall: Callable[[], None] = _nothing
+
+    def __repr__(self) -> str:
+        return f"<Weight size={self.size} idle={self.idle}>"
+
+    def add(self, size: int) -> None:
+        """Count bytes that came."""
+        self.size += size
+        if self.size > self.ceiling:
+            self.on_rise()
+
+    def take(self, size: int) -> None:
+        """Count bytes that went."""
+        self.size -= size
+        if self.size < self.floor:
+            self.on_fall()
