@@ -399,7 +399,7 @@ def test_a_dead_letter_of_a_destination_says_all() -> None:
     dead = run(test, two)
     assert (dead.event, dead.name, dead.profile, dead.headers["a"]) == (1, "n", "mail", "b")
     assert (dead.where, dead.attempts, dead.injected) == ("internal.internal.mail", 3, True)
-    assert str(dead) == "the lane internal.internal.mail gave up 1 after 3 attempts: 'broken'"
+    assert str(dead) == "the lane internal.internal.mail gave up 1 after 3 attempts: KeyError: 'broken'"
 
 
 def test_a_destination_fails_for_good_until_it_is_mended() -> None:
