@@ -885,3 +885,30 @@ def test_a_connection_that_answers_is_kept_although_the_broker_cannot_confirm(
 
     asyncio.run(main())
     assert payloads(rabbitmq, unique) == ["0", "1"]
+
+
+def test_a_publish_while_the_transport_is_being_closed_costs_no_attempt(rabbitmq: Any, unique: str) -> None:
+    """aiormq says the end of the stream before it closes, and asyncio refuses what is written after that."""
+    rabbitmq.declare_queue(unique)
+
+    async def main() -> None:
+        hub = new_hub()
+        async with opened(hub, url=url(rabbitmq), reconnect={"min": 0.01, "max": 0.05}) as ctx:
+            for number in range(20):
+                while ctx.state.connection.session is None:
+                    await ctx.state.connection.changed()
+                ctx.state.connection.up().wire.transport.write_eof()
+                sent = event(unique, b"%d" % number)
+                (outcome,) = await publish(hub, ctx, sent)
+                assert isinstance(outcome, Unavailable)
+                assert not isinstance(outcome, ConnectionLost)
+                while outcome is not None:
+                    found = hub.ingress.amqp.ready(ctx)
+                    if found is not None:
+                        await asyncio.wait_for(found[1], WAIT)
+                    (outcome,) = await publish(hub, ctx, sent)
+
+    asyncio.run(main())
+    arrived = [message["payload"] for message in rabbitmq.take(unique)]
+    assert [int(body) for body in arrived] == list(range(20))
+    rabbitmq.delete_queue(unique)
