@@ -19,6 +19,7 @@ from tests.chaos.runs.neighbours import bar_14
 from tests.chaos.runs.pauses import bar_9, bar_10, bar_11
 from tests.chaos.runs.refusals import bar_12, bar_13
 from tests.chaos.runs.restarts import bar_24
+from tests.chaos.runs.slow import bar_26
 from tests.chaos.runs.survival import survival
 from tests.chaos.runs.threads import bar_16
 from tests.servers._rabbitmq import RabbitMQ
@@ -78,6 +79,10 @@ def test_a_cancelled_publish_is_acked_or_still_queued(bar: Bar) -> None:
 
 def test_events_wait_for_the_queue_of_a_listener_on_the_same_bus(bar: Bar) -> None:
     bar(bar_24, restarts=1)
+
+
+def test_the_end_of_a_file_is_no_stop_and_listeners_that_fail_show_in_the_exit_code(bar: Bar) -> None:
+    bar(bar_26, events=60, failing=20)
 
 
 def test_a_lane_survives_what_an_operator_does(bar: Bar) -> None:

@@ -25,7 +25,7 @@ LISTENER = """
 from evbus.api import event_listener
 
 
-@event_listener("chaos", retries=0)
+@event_listener("chaos", retry={"attempts": 1})
 async def fails(event):
     raise RuntimeError("it cannot")
 """
