@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from evbus import _program
+from evbus.command import _signals
+from evbus.evbus._settings import Settings
 from tests.command.kit import Shell, wait_for
 
 SLOW = "import asyncio\nasync def publish(hub, ctx, body):\n    await asyncio.sleep(0.02)\n"
@@ -216,6 +219,20 @@ def test_the_process_ends_and_what_is_left_is_in_the_dead_store(
         assert "the event loop is blocked in " in said
         assert "slow.py:" in said
         assert f"written to {shell.state}" in said
+
+
+def test_a_stop_beside_a_broker_that_is_down_writes_the_dead_store_and_has_time_for_it(shell: Shell) -> None:
+    shell.file("down.yml", "amqp: {default: {url: 'amqp://127.0.0.1:1/', queue: q, first_connect: wait}}\n")
+    shell.file("plugins/pipeline/say.py", "def send(hub, envelope):\n    print(envelope.body, flush=True)\n")
+    args = ("-p", "down.yml", "--plugin-dirs", "plugins", "--drain-timeout", "0.5")
+    with shell.start("run", *args) as process:
+        process.stdin.write(_lines(20))
+        wait_for(process.stdout, "b'19'")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SOON) == 1
+    assert len(shell.dead()) == 20
+    # By default it is done before the SIGKILL that usually comes 30 s after the SIGTERM.
+    assert Settings().drain_timeout + _signals.OVERTIME + _program.LINGER < 30
 
 
 def test_what_a_blocked_loop_leaves_is_not_said_to_be_where_it_cannot_be(shell: Shell) -> None:
