@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import Any, get_origin
 
 import msgspec
+import msgspec.inspect
 
+from evbus._fit import fitted, parts
+from evbus._models import is_model, reads_digits, validated
 from evbus.errors import InvalidPayload
 
-__all__ = ["reader", "travels"]
+__all__ = ["reader", "travels", "wants_digits"]
 
 
 def travels(kind: Any) -> bool:
@@ -18,28 +21,42 @@ def travels(kind: Any) -> bool:
     return isinstance(kind, type) and (
         dataclasses.is_dataclass(kind)
         or hasattr(kind, "__attrs_attrs__")
-        or _is_model(kind)
+        or is_model(kind)
         or issubclass(kind, msgspec.Struct)
     )
 
 
-def reader(kind: Any) -> Callable[[Any], Any]:
+def wants_digits(kind: Any) -> bool:
+    """Return whether a type has a Decimal, and so is to be read of numbers that know how they were written.
+
+    :raises TypeError: it is no type; :class:`NameError` when one of its annotations means nothing.
+    """
+    if is_model(kind):
+        return reads_digits(kind)
+    return any(
+        isinstance(part, msgspec.inspect.DecimalType)
+        or (isinstance(part, msgspec.inspect.CustomType) and is_model(part.cls) and reads_digits(part.cls))
+        for part in parts(msgspec.inspect.type_info(kind))
+    )
+
+
+def reader(kind: Any, *, digits: bool = False) -> Callable[[Any], Any]:
     """Return a function that makes a ``kind`` of plain values.
 
     The function raises :class:`~evbus.errors.InvalidPayload`, which names the place and the reason, and not
     the value.
 
     :param kind: a type that msgspec knows, or a pydantic model; those may be within each other.
+    :param digits: numbers may be each a :class:`~evbus.strictjson.Number`, and Decimals are made exactly.
     :raises TypeError: it is no such type; :class:`NameError` when one of its annotations means nothing.
     """
-    if _is_model(kind):
+    if is_model(kind):
         return lambda value: _validated(kind, value)
     msgspec.json.Decoder(kind, dec_hook=_within)  # here, and not with the first message
-    return lambda value: _converted(kind, value)
-
-
-def _is_model(kind: Any) -> bool:
-    return callable(getattr(kind, "model_validate", None))
+    if not digits:
+        return lambda value: _converted(kind, value)
+    info = msgspec.inspect.type_info(kind)
+    return lambda value: _converted(kind, fitted(info, value))
 
 
 def _converted(kind: Any, value: Any) -> Any:
@@ -51,9 +68,9 @@ def _converted(kind: Any, value: Any) -> Any:
 
 def _within(kind: Any, value: Any) -> Any:
     """Make what msgspec does not know: it adds the place to what this raises."""
-    if _is_model(kind):
+    if is_model(kind):
         try:
-            return _model(kind, value)
+            return validated(kind, value)
         except ValueError as exc:
             raise ValueError(_said(exc)) from None
     if isinstance(kind, type) and isinstance(value, kind):
@@ -63,22 +80,9 @@ def _within(kind: Any, value: Any) -> Any:
 
 def _validated(kind: Any, value: Any) -> Any:
     try:
-        return _model(kind, value)
+        return validated(kind, value)
     except ValueError as exc:
         raise InvalidPayload(f"this is no {_name(kind)}: {_said(exc)}") from None
-
-
-def _model(kind: Any, value: Any) -> Any:
-    # By the names of fields, as they were written, or by the aliases that others may know.
-    try:
-        return kind.model_validate(value, by_alias=True, by_name=True)
-    except ValueError:
-        # A strict model wants a date, and takes the text of one from JSON alone.
-        try:
-            return kind.model_validate_json(msgspec.json.encode(value), by_alias=True, by_name=True)
-        except ValueError:
-            pass
-        raise
 
 
 def _said(problem: ValueError) -> str:

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
 from evbus.errors import InvalidPayload, PayloadTooDeep
 
-__all__ = ["DIGITS", "MAX_DEPTH", "load", "nests_deeper"]
+__all__ = ["DIGITS", "MAX_DEPTH", "Number", "load", "nests_deeper"]
 
 #: The deepest nesting of a body, in containers.
 MAX_DEPTH = 64
 #: The most digits of an integer: more take Python quadratic time, and ``int()`` refuses them.
 DIGITS = 4300
 
+
+class Number(float):
+    """A number with a fraction or an exponent that knows how it was written, in ``text``.
+
+    Its value is rounded, and infinite beyond the range of floats.
+    """
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        """Return what was written, of which a Decimal is made that is exact."""
+        return self.text
+
+
 _decode = msgspec.json.Decoder().decode
+_decode_exactly = msgspec.json.Decoder(float_hook=Number).decode
 
 # A key is a string with a colon behind it. Once escapes are taken out, quotes alternate, so that no key
 # is missed; a string that begins with a colon is taken for one, which costs time and nothing else.
@@ -41,10 +60,25 @@ class _Suspect(Exception):
     """Something that the standard library would accept."""
 
 
-def load(data: bytes, *, allow_nan: bool = False, max_depth: int = MAX_DEPTH, what: str = "the body") -> Any:
+class _Allowed(NamedTuple):
+    """What is no reason to refuse a text: NaN and infinities, numbers that no float can be."""
+
+    nan: bool
+    huge: bool
+
+
+def load(
+    data: bytes,
+    *,
+    allow_nan: bool = False,
+    exactly: bool = False,
+    max_depth: int = MAX_DEPTH,
+    what: str = "the body",
+) -> Any:
     """Return the value of a JSON text from outside (RFC 8259).
 
     :param allow_nan: accept the literals ``NaN``, ``Infinity`` and ``-Infinity``.
+    :param exactly: numbers with a fraction or an exponent are each a :class:`Number`, of any range.
     :param max_depth: the deepest nesting, in containers; at most :data:`MAX_DEPTH` and one more.
     :param what: what the text is called in errors.
     :raises InvalidPayload: no JSON, no UTF-8, a key twice in one object, an integer of more than 4,300
@@ -52,14 +86,14 @@ def load(data: bytes, *, allow_nan: bool = False, max_depth: int = MAX_DEPTH, wh
     :raises PayloadTooDeep: containers nest deeper, the same on every Python.
     """
     try:
-        value = _decode(data)
+        value = (_decode_exactly if exactly else _decode)(data)
     except (ValueError, RecursionError):  # msgspec's own errors are ValueErrors
-        return _read(data, allow_nan, max_depth, what)
+        return _read(data, _Allowed(allow_nan, exactly), max_depth, what)
     keys = _count_keys(value, max_depth, max_depth)
     # There are at least as many colons as keys in the text, and as many keys there as in the value. Where
     # the outer two are equal, no key stands twice.
     if data.count(b":") != keys and len(_KEY.findall(_ESCAPE.sub(b"", data) if 92 in data else data)) != keys:
-        return _read(data, allow_nan, max_depth, what)
+        return _read(data, _Allowed(allow_nan, exactly), max_depth, what)
     return value
 
 
@@ -83,7 +117,7 @@ def _count_keys(value: Any, room: int, limit: int) -> int:
     return found
 
 
-def _read(raw: bytes, allow_nan: bool, max_depth: int, what: str) -> Any:
+def _read(raw: bytes, allowed: _Allowed, max_depth: int, what: str) -> Any:
     """Read with the standard library what msgspec does not read, or say why it cannot be read."""
     try:
         text = raw.decode()
@@ -96,14 +130,14 @@ def _read(raw: bytes, allow_nan: bool, max_depth: int, what: str) -> Any:
     if nests_deeper(text, max_depth):
         raise PayloadTooDeep(max_depth)
     try:
-        value = _DECODERS[allow_nan].decode(text)
+        value = _DECODERS[allowed].decode(text)
     except json.JSONDecodeError as exc:
         _refuse(text, exc.pos, exc.msg[:1].lower() + exc.msg[1:].removesuffix(" at"), what)
     except _Suspect:
-        _explain(text, allow_nan, what)
+        _explain(text, allowed, what)
         raise
     if _LONE.search(text):
-        _explain(text, allow_nan, what)
+        _explain(text, allowed, what)
     return value
 
 
@@ -143,11 +177,19 @@ def _no_constant(_name: str) -> NoReturn:
     raise _Suspect
 
 
-def _decoder(**options: Any) -> json.JSONDecoder:
-    return json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_int=_integer, **options)
+def _decoder(allowed: _Allowed) -> json.JSONDecoder:
+    return json.JSONDecoder(
+        object_pairs_hook=_unique,
+        parse_float=Number if allowed.huge else _finite,
+        parse_int=_integer,
+        parse_constant=None if allowed.nan else _no_constant,
+    )
 
 
-_DECODERS = {True: _decoder(), False: _decoder(parse_constant=_no_constant)}
+_DECODERS = {
+    allowed: _decoder(allowed)
+    for allowed in (_Allowed(*both) for both in itertools.product((True, False), repeat=2))
+}
 
 
 def _refuse(text: str, position: int, reason: str, what: str) -> NoReturn:
@@ -156,7 +198,7 @@ def _refuse(text: str, position: int, reason: str, what: str) -> NoReturn:
     raise InvalidPayload(f"{what} is not valid JSON: {reason} at line {line} column {column}") from None
 
 
-def _explain(text: str, allow_nan: bool, what: str) -> None:
+def _explain(text: str, allowed: _Allowed, what: str) -> None:
     """Refuse the first token that is to be refused. Only bad bodies pay for this search.
 
     Up to that token the text is known to be valid, so that brackets match and keys lie in objects.
@@ -166,11 +208,11 @@ def _explain(text: str, allow_nan: bool, what: str) -> None:
         if token["mark"]:
             # An array gets a set as well: it has no keys, but it closes like an object.
             objects.append(set()) if token["mark"] in "[{" else objects.pop()
-        elif reason := _reason(token, objects, allow_nan):
+        elif reason := _reason(token, objects, allowed):
             _refuse(text, token.start(), reason, what)
 
 
-def _reason(token: re.Match[str], objects: list[set[str]], allow_nan: bool) -> str:
+def _reason(token: re.Match[str], objects: list[set[str]], allowed: _Allowed) -> str:
     """Say why a token is refused; ``""`` when it is not."""
     if token["text"]:
         text = json.loads(token["text"])
@@ -181,10 +223,10 @@ def _reason(token: re.Match[str], objects: list[set[str]], allow_nan: bool) -> s
                 return f"the key {text!a:.80} stands twice in one object"
             objects[-1].add(text)
     elif token["word"]:
-        return "" if allow_nan else f"{token['word']} is no JSON number"
+        return "" if allowed.nan else f"{token['word']} is no JSON number"
     elif (digits := token["number"].lstrip("-")).isdecimal():
         return f"an integer of more than {DIGITS:,} digits" if len(digits) > DIGITS else ""
-    elif math.isinf(float(digits)):
+    elif not allowed.huge and math.isinf(float(digits)):
         return "a float out of range"
     return ""
 

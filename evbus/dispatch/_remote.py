@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from evbus._call import call
-from evbus._typed import reader, travels
+from evbus._typed import reader, travels, wants_digits
 from evbus.errors import (
     DeliveryTimeout,
     DispatchTimeout,
@@ -78,7 +78,8 @@ class Forwarder:
     :param link: returns the link of a profile.
     :param check: is told the name of each profile at the start, and raises when nothing can go there.
     :param encode: makes an envelope of ``(routing key, body, profile, headers)``.
-    :param decode: makes plain values of a body: ``(content type, body)``.
+    :param decode: makes plain values of a body: ``(content type, body, exactly)``; the last says that numbers
+        are to know how they were written.
     :param around: returns the interceptors that are around what comes back.
     """
 
@@ -87,7 +88,7 @@ class Forwarder:
         link: Callable[[str], _Link],
         check: Callable[[str], None],
         encode: Callable[[str, Any, str, Mapping[str, str]], Envelope],
-        decode: Callable[[str, bytes], Any],
+        decode: Callable[[str, bytes, bool], Any],
         around: Callable[[], Around | None],
     ) -> None:
         self.link = link
@@ -108,16 +109,20 @@ class Forwarder:
         if reason:
             raise HandlerSignatureError(f"{name} cannot be forwarded to {to!r}: {reason}", message=name)
         try:
-            read = None if response is None else reader(response)
+            exactly = response is not None and wants_digits(response)
+            read = None if response is None else reader(response, digits=exactly)
         except (TypeError, NameError) as exc:
             raise HandlerSignatureError(
                 f"{name} cannot be forwarded to {to!r}: response is a type, and not {response!r}: {exc}",
                 message=name,
             ) from None
-        return _Forwarded(self, message, to, response, read, seconds)
+        return _Forwarded(self, message, to, response, read, seconds, exactly=exactly)
 
-    async def request(self, message: Any, to: str, seconds: float) -> Any:
-        """Return what the handler of ``message`` at the other end of ``to`` returns, as plain values."""
+    async def request(self, message: Any, to: str, seconds: float, *, exactly: bool = False) -> Any:
+        """Return what the handler of ``message`` at the other end of ``to`` returns, as plain values.
+
+        :param exactly: numbers in them know how they were written.
+        """
         frame = CURRENT.get()
         limit = None if frame is None else frame.limit
         left = seconds if limit is None else limit.left()
@@ -144,9 +149,9 @@ class Forwarder:
                 reply = await call(_received(around, reply, name), seconds)
         except DeliveryTimeout as exc:
             raise DispatchTimeout(name, total) from exc
-        return self._result(reply, event, name)
+        return self._result(reply, event, name, exactly)
 
-    def _result(self, reply: Envelope, request: Envelope, name: str) -> Any:
+    def _result(self, reply: Envelope, request: Envelope, name: str, exactly: bool) -> Any:
         outcome = reply.headers.get(OUTCOME)
         if outcome not in (OK, ERROR):
             said = "missing" if outcome is None else one_line(repr(outcome), 50)
@@ -154,7 +159,7 @@ class Forwarder:
         asked, answered = request.headers.get(EVENT_ID), reply.headers.get(ANSWERS)
         if asked and answered and asked != answered:
             raise InvalidPayload(f"the reply to {name} is one to another request")
-        value = decoded(self._decode, reply)
+        value = decoded(self._decode, reply, exactly=exactly)
         if outcome == OK:
             return value
         failed = value if isinstance(value, dict) else {}
@@ -178,13 +183,14 @@ async def _received(around: Around, reply: Envelope, name: str) -> Envelope:
     return handed_on[-1]
 
 
-def decoded(decode: Callable[[str, bytes], Any], envelope: Envelope) -> Any:
+def decoded(decode: Callable[[str, bytes, bool], Any], envelope: Envelope, *, exactly: bool) -> Any:
     """Return the body of a request or a reply as plain values.
 
+    :param exactly: numbers in them know how they were written.
     :raises PayloadError: it cannot be read.
     """
     try:
-        return decode(envelope.headers.get(CONTENT_TYPE, ""), envelope.body)
+        return decode(envelope.headers.get(CONTENT_TYPE, ""), envelope.body, exactly)
     except InvalidPayload as exc:
         encoding = envelope.headers.get(_ENCODING)
         if encoding is None:
@@ -215,9 +221,11 @@ class _Forwarded(Binding):
         response: Any,
         read: Callable[[Any], Any] | None,
         seconds: float,
+        *,
+        exactly: bool,
     ) -> None:
         async def call(value: Any) -> Any:
-            reply = await forwarder.request(value, to, seconds)
+            reply = await forwarder.request(value, to, seconds, exactly=exactly)
             return reply if read is None or reply is None else read(reply)
 
         super().__init__(message, (to, response), call, f"in another process, over the profile {to!r}")

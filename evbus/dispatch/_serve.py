@@ -139,7 +139,7 @@ class Server:
     :param routers: those that have the handlers: of commands and of queries.
     :param link: where replies go.
     :param encode: makes an envelope of ``(body, headers)``.
-    :param decode: makes plain values of a body: ``(content type, body)``.
+    :param decode: makes plain values of a body: ``(content type, body, exactly)``.
     :param prepare: runs the interceptors' ``send`` over a reply.
     :param max_body: bytes that the body of a request may have.
     :param max_deliveries: how often a request may be delivered where that is counted; 0: any number.
@@ -155,7 +155,7 @@ class Server:
         routers: tuple[RequestRouter, ...],
         link: _Link,
         encode: Callable[[Any, Mapping[str, str]], Envelope],
-        decode: Callable[[str, bytes], Any],
+        decode: Callable[[str, bytes, bool], Any],
         prepare: Callable[[Envelope], None],
         max_body: int = UNBOUNDED,
         max_deliveries: int = 0,

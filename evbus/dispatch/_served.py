@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextvars import Context, copy_context
 from typing import Any
 
-from evbus._typed import reader, travels
+from evbus._typed import reader, travels, wants_digits
 from evbus.errors import HandlerDoesNotExist, HandlerExists, InvalidPayload
 from evbus.redact import one_line
 from evbus.types import Envelope
@@ -51,10 +51,10 @@ class Served(Binding):
     :ivar wire_name: what the message is called outside.
     """
 
-    __slots__ = ("_decode", "_read", "bound", "router", "wire_name")
+    __slots__ = ("_decode", "_exactly", "_read", "bound", "router", "wire_name")
 
     def __init__(
-        self, kind: Any, router: RequestRouter, bound: Binding, decode: Callable[[str, bytes], Any]
+        self, kind: Any, router: RequestRouter, bound: Binding, decode: Callable[[str, bytes, bool], Any]
     ) -> None:
         super().__init__(bound.message, bound.handler, self._called, bound.name)
         self.message_name = message_name(kind)
@@ -62,7 +62,8 @@ class Served(Binding):
         self.router = router
         self.bound = bound
         self.wire_name = wire_name(kind)
-        self._read = None if isinstance(kind, str) else reader(kind)
+        self._exactly = not isinstance(kind, str) and wants_digits(kind)
+        self._read = None if isinstance(kind, str) else reader(kind, digits=self._exactly)
         self._decode = decode
 
     async def _called(self, reading: Reading) -> Any:
@@ -81,7 +82,9 @@ class Served(Binding):
                 f"the request came as {self.wire_name}, and is {one_line(name, LONGEST)} once the pipeline "
                 f"plugins have seen it; name it in the header {MESSAGE}"
             )
-        return self.wire_name if self._read is None else self._read(decoded(self._decode, envelope))
+        if self._read is None:
+            return self.wire_name
+        return self._read(decoded(self._decode, envelope, exactly=self._exactly))
 
     async def left(self, result: Any, frame: Frame) -> list[Any]:
         """Return the events to send after a success."""
@@ -96,10 +99,10 @@ class Names:
     """The messages that others can have handled here, by their names.
 
     :param routers: those that have the handlers.
-    :param decode: makes plain values of a body: ``(content type, body)``.
+    :param decode: makes plain values of a body: ``(content type, body, exactly)``.
     """
 
-    def __init__(self, routers: tuple[RequestRouter, ...], decode: Callable[[str, bytes], Any]) -> None:
+    def __init__(self, routers: tuple[RequestRouter, ...], decode: Callable[[str, bytes, bool], Any]) -> None:
         self._routers = routers
         self._decode = decode
         self._found: dict[str, Served] = {}

@@ -26,7 +26,7 @@ def __init__(hub):
             lambda profile: _link(hub, profile),
             lambda profile: _check_link(hub, profile),
             lambda *parts: _encode(hub, *parts),
-            lambda kind, data: _decode(hub, kind, data),
+            lambda *parts: _decode(hub, *parts),
             lambda: known.core.around,
         )
         known.core.publish = lambda profile, event: _publish(hub, profile, event)
@@ -182,7 +182,7 @@ async def serve(hub, profile, contexts=None, *, max_deliveries=0):
         (dispatcher.commands, dispatcher.queries),
         link,
         hub.evbus.BROKER.reply,
-        lambda kind, data: _decode(hub, kind, data),
+        lambda *parts: _decode(hub, *parts),
         hub.evbus.BROKER.prepare,
         hub.evbus.BROKER.max_body,
         max_deliveries,
@@ -238,8 +238,10 @@ def _encode(hub, name, body, profile, headers):
     return hub.evbus.BROKER.envelope(name, body, profile, headers)
 
 
-def _decode(hub, content_type, data):
-    return hub.serialize[hub.serialize.init.by_content_type(content_type)].load(data)
+def _decode(hub, content_type, data, exactly):
+    plugin = hub.serialize[hub.serialize.init.by_content_type(content_type)]
+    load = getattr(plugin, "EXACT", None) if exactly and not _face.watched(plugin.load) else None
+    return (load or plugin.load)(data)
 
 
 def _patience(hub, timeout):

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from evbus._typed import reader
+from evbus._typed import reader, wants_digits
 from evbus.errors import InvalidPayload
 from evbus.redact import one_line, problem_text
 from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders
@@ -33,10 +33,12 @@ class Loader(NamedTuple):
     :ivar load: makes plain values of a body.
     :ivar typed: returns what makes instances of a class of a body in one go; that raises ``ValueError`` for
         all that it is not sure of. None when there is no such thing.
+    :ivar exact: makes plain values whose numbers know how they were written. None when ``load`` rounds none.
     """
 
     load: Callable[[bytes], Any]
-    typed: Callable[[type], Callable[[bytes], Any] | None] | None
+    typed: Callable[[type], Callable[[bytes], Any] | None] | None = None
+    exact: Callable[[bytes], Any] | None = None
 
 
 class _Way(NamedTuple):
@@ -109,14 +111,15 @@ class Reader:
     def _learn(self, spec: EventSpec, kind: str) -> _Way:
         loader = self._loader_of(kind)
         make: Callable[[Any], Any] = _plain
-        at_once = None
+        load, at_once = loader.load, None
         if spec.cls is not None:
             try:
-                make = reader(spec.cls)
+                exact = loader.exact if wants_digits(spec.cls) else None
+                make, load = reader(spec.cls, digits=exact is not None), exact or loader.load
                 at_once = loader.typed(spec.cls) if loader.typed is not None else None
             except (TypeError, NameError) as exc:
                 raise InvalidPayload(f"{spec.cls.__qualname__} cannot be read: {exc}") from exc
-        way = _Way(spec, str(spec.version), loader.load, make, at_once)
+        way = _Way(spec, str(spec.version), load, make, at_once)
         if len(self._ways) < REMEMBERED:
             self._ways[spec, kind] = way
         return way

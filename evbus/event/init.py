@@ -198,8 +198,11 @@ def _supplies(hub, contexts, profile):
 
 def _loader(hub, content_type):
     plugin = hub.serialize[hub.serialize.init.by_content_type(content_type)]
-    typed = None if _face.watched(plugin.load) else getattr(plugin, "TYPED", None)
-    return _reader.Loader(_face.direct(plugin.load), typed)
+    if _face.watched(plugin.load):
+        return _reader.Loader(_face.direct(plugin.load))
+    return _reader.Loader(
+        _face.direct(plugin.load), getattr(plugin, "TYPED", None), getattr(plugin, "EXACT", None)
+    )
 
 
 def _add(hub, spec, listener, metadata=None):

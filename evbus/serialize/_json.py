@@ -20,13 +20,14 @@ import msgspec
 import msgspec.inspect
 
 from evbus import strictjson
-from evbus.errors import InvalidPayload
+from evbus._fit import parts
+from evbus.errors import InvalidPayload, PayloadError
 from evbus.serialize import _shape
 from evbus.serialize._content import as_bytes, refuse_pickle
 from evbus.serialize._normal import Normaliser
 from evbus.strictjson import MAX_DEPTH
 
-__all__ = ["apply", "load", "strict_load", "typed"]
+__all__ = ["apply", "exact_load", "load", "strict_load", "typed"]
 
 _SCALARS = (
     *(msgspec.inspect.StrType, msgspec.inspect.IntType, msgspec.inspect.FloatType, msgspec.inspect.BoolType),
@@ -198,43 +199,67 @@ def load(data: bytes) -> Any:
     return _load(data, allow_nan=True)
 
 
-def typed(kind: type) -> Callable[[bytes], Any] | None:
-    """Return what makes a ``kind`` of a JSON text in one go, as :func:`load` and ``msgspec.convert`` would.
+def exact_load(data: bytes) -> Any:
+    """Return what :func:`load` returns, with numbers that know how they were written.
 
-    It raises ``ValueError`` also where those two would not: what it cannot be sure of is for them to read.
-    None when it can never be sure, as the number of keys in the text varies.
+    Those with a fraction or an exponent are each a :class:`~evbus.strictjson.Number`, of any range: for
+    :func:`evbus._typed.reader`.
     """
-    try:
-        keys = _keys(msgspec.inspect.type_info(kind))
-    except RecursionError:
-        return None  # a class that holds itself
-    if keys is None:
+    return _load(data, allow_nan=True, exactly=True)
+
+
+def typed(kind: type) -> Callable[[bytes], Any] | None:
+    """Return what makes a ``kind`` of a JSON text without making plain values of it first.
+
+    What it returns is what :func:`evbus._typed.reader` makes of :func:`exact_load`. It raises ``ValueError``
+    for all that it is not sure of, which is for those two to read or to refuse. None for a type with parts
+    that msgspec does not know.
+    """
+    info = msgspec.inspect.type_info(kind)
+    held = list(parts(info))
+    if any(isinstance(each, (msgspec.inspect.CustomType, msgspec.inspect.RawType)) for each in held):
         return None
     decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
 
     def read(data: bytes) -> Any:
+        try:
+            strictjson.load(data, allow_nan=True)
+        except PayloadError as exc:
+            raise ValueError from exc
+        return decode(data)
+
+    keys = _keys(info, frozenset())
+    if keys is None:
+        return read
+    # An integer that is too long for others is too long for a Decimal.
+    exact = any(isinstance(each, msgspec.inspect.DecimalType) for each in held)
+    longest = strictjson.DIGITS if exact else math.inf
+
+    def read_at_once(data: bytes) -> Any:
         # A key that stands twice shows in the number of colons: every key is there at least once, or the text
         # does not fit. Colons in texts follow no quote, unless that is written as an escape.
         if data.count(b":") != keys and (
             data.count(b'":') != keys or b" :" in data or b"\t:" in data or b"\n:" in data or b"\r:" in data
         ):
-            raise ValueError
-        return decode(data)
+            return read(data)
+        return decode(data) if len(data) <= longest else read(data)
 
-    return read
+    return read_at_once
 
 
-def _keys(info: Any) -> int | None:
+def _keys(info: Any, within: frozenset[int]) -> int | None:
     """Return how many keys the JSON of a type has, None when not all of that type have as many."""
     if isinstance(info, _SCALARS):
         return 0
     if not isinstance(info, (msgspec.inspect.DataclassType, msgspec.inspect.StructType)):
         return None
+    if id(info) in within:
+        return None  # a class that holds itself
     if isinstance(info, msgspec.inspect.StructType) and (info.array_like or info.tag_field is not None):
         return None
     found = len(info.fields)
     for field in info.fields:
-        inner = _keys(field.type) if field.required else None
+        inner = _keys(field.type, within | {id(info)}) if field.required else None
         if inner is None:
             return None
         found += inner
@@ -246,10 +271,10 @@ def strict_load(data: bytes) -> Any:
     return _load(data, allow_nan=False)
 
 
-def _load(data: bytes, *, allow_nan: bool) -> Any:
+def _load(data: bytes, *, allow_nan: bool, exactly: bool = False) -> Any:
     raw = data if type(data) is bytes else as_bytes(data)
     try:
-        return strictjson.load(raw, allow_nan=allow_nan)
+        return strictjson.load(raw, allow_nan=allow_nan, exactly=exactly)
     except InvalidPayload:
         refuse_pickle(raw)
         raise

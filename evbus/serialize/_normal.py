@@ -154,7 +154,7 @@ class Normaliser:
     def _sorted(self, value: Iterable[Any]) -> list[Any]:
         try:
             return sorted(value)
-        except TypeError:
+        except Exception:  # not only of other types: a Decimal that is NaN has no order
             return self._run("sorting a set", lambda: sorted(value, key=repr))
 
     def _consume(self, value: Any, what: str) -> list[object]:

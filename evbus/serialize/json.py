@@ -2,10 +2,11 @@ from evbus.serialize import _json
 
 
 def __init__(hub):
-    """Declare the content type of what this plugin writes, and the plain function behind ``apply``."""
+    """Declare the content type of what this plugin writes, and the plain functions behind it."""
     hub.serialize.json.CONTENT_TYPE = "application/json"
     hub.serialize.json.ENGINE = _json.apply
     hub.serialize.json.TYPED = _json.typed
+    hub.serialize.json.EXACT = _json.exact_load
 
 
 def apply(hub, data) -> bytes:

@@ -73,10 +73,10 @@ class Wire:
             profile, key, _json.apply(body), {**headers, "content-type": "application/json", **own}
         )
 
-    def _decode(self, content_type: str, body: bytes) -> Any:
+    def _decode(self, content_type: str, body: bytes, exactly: bool) -> Any:
         if content_type != "application/json":
             raise InvalidPayload(f"no plugin reads {content_type!r}")
-        return _json.load(body)
+        return (_json.exact_load if exactly else _json.load)(body)
 
     def ask(self, message: Any, **how: Any) -> Any:
         """Return what handling a message returns, or raise what that raises."""

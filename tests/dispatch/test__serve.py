@@ -143,10 +143,10 @@ class Wire:
         if self.send is not None:
             self.send(reply)
 
-    def _decode(self, content_type: str, body: bytes) -> Any:
+    def _decode(self, content_type: str, body: bytes, exactly: bool) -> Any:
         if content_type != "application/json":
             raise InvalidPayload(f"no plugin reads {content_type!r}")
-        return _json.load(body)
+        return (_json.exact_load if exactly else _json.load)(body)
 
 
 def handling(wire: Wire, handler: Callable[..., Awaitable[Any]]) -> None:

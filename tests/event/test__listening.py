@@ -28,7 +28,7 @@ from tests.event.kit import SOON, WAIT, Gate, Got, OrderPlaced, Source, go, know
 ORDER = known(OrderPlaced)
 #: What ``accepted`` is the sum of.
 PARTS = ("delivered", "dead", "dropped", "queued", "in_flight")
-READER = Reader(lambda content_type: Loader(_json.load, _json.typed), Registry().named)
+READER = Reader(lambda content_type: Loader(_json.load, _json.typed, _json.exact_load), Registry().named)
 
 
 class Graves(list[Dead]):

@@ -34,7 +34,7 @@ from tests.event.kit import (
 )
 
 JSON, MSGPACK = "application/json", "application/msgpack"
-LOADERS = {JSON: Loader(_json.load, _json.typed), MSGPACK: Loader(_msgpack.load, None)}
+LOADERS = {JSON: Loader(_json.load, _json.typed, _json.exact_load), MSGPACK: Loader(_msgpack.load)}
 VALUED = Valued(
     color=Color.BLUE,
     at=dt.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=dt.timezone.utc),
@@ -54,6 +54,54 @@ TREE = Tree(Leaf(1), "x", Tree(Leaf(2, "two"), 5), [Leaf(3)], {"four": Leaf(4)})
 class Third:
     name: str
     more: int = 0
+
+
+@event()
+@dataclasses.dataclass
+class Paid:
+    total: decimal.Decimal
+
+
+@event()
+@dataclasses.dataclass
+class PaidNoted:
+    total: decimal.Decimal
+    note: str = ""
+    rate: float = 0.0
+
+
+@event()
+class Charged(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+    total: decimal.Decimal
+    paid: PaidNoted | None = None
+    rate: float = 0.0
+    other: Any = None
+    listed: list = []  # type: ignore[type-arg]
+
+
+@event()
+class Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True)
+    total: decimal.Decimal
+    at: dt.date
+    rate: float = 0.0
+    other: Any = None
+
+
+@event()
+@dataclasses.dataclass
+class Both:
+    charged: Charged
+    total: decimal.Decimal
+
+
+@event("raised", version=2, upcast=lambda version, values: {"total": values["sum"], "rate": values["sum"]})
+@dataclasses.dataclass
+class Raised:
+    total: decimal.Decimal
+    rate: float = 0.0
+    note: str = ""
 
 
 @event("held")
@@ -131,6 +179,36 @@ def test_fields_that_are_unknown_are_ignored_and_those_with_defaults_filled() ->
 )
 def test_what_does_not_fit_is_told_with_its_path_and_the_reason(cls: Any, body: Any, said: str) -> None:
     assert said in refused(cls, body)
+
+
+@pytest.mark.parametrize("digits", ["12345678901234567.89", "0.1000", "1e400", "5"])
+def test_a_json_number_for_a_decimal_is_exact_in_every_class(digits: str) -> None:
+    total, wanted = f'"total":{digits}', repr(decimal.Decimal(digits))
+    for cls in (Paid, PaidNoted, Charged):
+        for beside in ("", ',"note":"n"', ',"rate":NaN', ',"new":[0.5]'):
+            assert repr(read(cls, f"{{{total}{beside}}}".encode()).total) == wanted
+    strict = read(Strict, f'{{{total},"at":"2026-01-02","rate":0.10,"other":[0.10]}}'.encode())
+    assert (repr(strict.total), repr(strict.rate), repr(strict.other)) == (wanted, "0.1", "[0.1]")
+    both = read(Both, f'{{"charged":{{{total},"paid":{{{total}}}}},{total}}}'.encode())
+    assert [repr(each) for each in (both.total, both.charged.total, both.charged.paid.total)] == [wanted] * 3
+
+
+def test_an_upcast_rounds_no_number() -> None:
+    raised = read(Raised, b'{"sum":12345678901234567.890}', {"evbus-version": "1"})
+    assert repr(raised.total) == "Decimal('12345678901234567.890')"
+    assert repr(raised.rate) == "1.2345678901234568e+16"
+
+
+def test_numbers_are_plain_floats_where_a_model_wants_no_decimal() -> None:
+    found = read(Charged, b'{"total":1,"rate":0.50,"other":{"a":[0.50]},"listed":[0.50],"new":{"b":0.50}}')
+    assert repr(found.rate) == "0.5"
+    numbers = [*found.other["a"], *found.listed, found.new["b"]]
+    assert [(type(each), each) for each in numbers] == [(float, 0.5)] * 3
+
+
+def test_a_strict_model_is_read_with_infinities_in_it() -> None:
+    sent = Strict(total=decimal.Decimal("1.50"), at=dt.date(2026, 1, 2), rate=float("inf"))
+    assert read(Strict, _json.apply(sent)) == sent
 
 
 def test_a_body_that_cannot_be_read_at_all_is_refused() -> None:
