@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import difflib
 import logging
 import os
 import pathlib
@@ -15,14 +16,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import pop.hub
+from pop_config import conf as pop_conf
 
 from evbus import conf
 from evbus.command import _output
 from evbus.errors import ConfigError, EvbusError, SettingsError, nearest
-from evbus.evbus import _profiles
+from evbus.evbus import _own, _profiles
+from evbus.evbus._settings import plain
 
 __all__ = ["run"]
 
+log = logging.getLogger("evbus")
+
+#: The sections of a configuration file that are read.
+SECTIONS = ("evbus", "pop_config")
+#: What else may stand beside them: pop-config reads further files.
+INCLUDES = ("include", "include_dir")
 UNDELIVERED = 1
 MISTAKE = 2
 STOPPED = 130
@@ -125,18 +134,27 @@ def _told(problem: EvbusError) -> int:
 
 
 def _configure(hub: Any) -> None:
-    _check_file()
+    sections = _check_file()
     if not hasattr(pathlib, "os"):
         # pop-config 12 reads its files with pathlib.os, which is gone since Python 3.13.
         pathlib.os = os  # type: ignore[attr-defined,unused-ignore]
     with _without_pip():
         hub.pop.sub.add(dyne_name="config")
+        _read_empty(hub)
         _set_parser(hub)
         hub.pop.config.load(["evbus"], cli="evbus", logs=False)
-    for key in hub.OPT.evbus:
-        if key not in conf.CONFIG:
-            raise SettingsError(f"evbus.{key}: there is no such option{nearest(key, conf.CONFIG)}")
+    _set_own(hub)
     _set_logging(hub)
+    others = sorted(map(str, set(sections) - {*SECTIONS, *INCLUDES}))
+    if others:
+        log.warning(
+            "%s of the configuration file is read by nothing here: %s",
+            "a section" if len(others) == 1 else "sections",
+            ", ".join(others),
+        )
+    own = [key for key in hub.OPT.evbus if key not in conf.CONFIG]
+    if own:
+        hub.evbus.init.refuse_unknown(own)
 
 
 @contextlib.contextmanager
@@ -168,8 +186,45 @@ def _set_parser(hub: Any) -> None:
     )
 
 
+def _read_empty(hub: Any) -> None:
+    """Let pop-config read a file, or sections, in which everything is commented out: it dies of them."""
+    render = hub.render.yaml.render
+    read = render.func
+    render.func = lambda hub, text: {
+        key: {} if part is None else part for key, part in (read(hub, text) or {}).items()
+    }
+
+
+def _set_own(hub: Any) -> None:
+    """Add the options of plugins that the environment and ``--set`` give, which pop-config does not know."""
+    given = {
+        name: os.environ[_own.environment(name)]
+        for name in hub.OPT.evbus
+        if name not in conf.CONFIG and _own.environment(name) in os.environ
+    }
+    for option in hub.OPT.evbus.get("set") or ():
+        name, equals, value = option.partition("=")
+        if not equals or not name:
+            raise SettingsError(f"--set {option!r}: an option is given as name=value")
+        if name in conf.CONFIG:
+            raise SettingsError(
+                f"--set {option!r}: this is an option of evbus itself: --{name.replace('_', '-')}, or "
+                "in a configuration file"
+            )
+        given[name] = value
+    if given:
+        hub.OPT = hub.pop.data.imap({**plain(hub.OPT), "evbus": {**plain(hub.OPT.evbus), **given}})
+
+
 def _set_logging(hub: Any) -> None:
     options = hub.OPT.pop_config
+    level = str(options.log_level).strip().lower()
+    # The help of pop-config names quiet, which changes nothing.
+    known = [*hub.log.LEVEL, "quiet"]
+    if not level.isdigit() and level not in known:
+        raise SettingsError(
+            f"log_level: there is no level {options.log_level!r}{nearest(level, known)}"
+        )
     # pop-config's default plugin writes a file into the current folder; it does so only when asked.
     given = any(argument.startswith(("--log-file", "--log-plugin")) for argument in sys.argv)
     chosen = given or not {"POP_LOG_FILE", "POP_LOG_PLUGIN"}.isdisjoint(os.environ)
@@ -183,17 +238,32 @@ def _set_logging(hub: Any) -> None:
     logging.captureWarnings(capture=True)
 
 
-def _check_file() -> None:
-    """Check the configuration file, of which pop-config passes over mistakes or dies.
+def _check_file() -> dict[str, Any]:
+    """Check the configuration file, of which pop-config passes over mistakes or dies; return its sections.
 
-    :raises ConfigError: it cannot be read, is no YAML, or its section ``evbus`` is no mapping.
+    :raises ConfigError: it cannot be read, is no YAML, or a section is no mapping or has a wrong name.
     """
     parser = argparse.ArgumentParser(add_help=False, argument_default=None)
     parser.add_argument("-c", "--config", nargs="?")
     path = parser.parse_known_args()[0].config or os.environ.get("EVBUS_CONFIG")
     if not path:
-        return
+        return {}
     sections = _profiles.load_yaml(pathlib.Path(path))
-    for name in ("evbus", "pop_config"):
-        if not isinstance(sections.get(name, {}), dict):
+    for name, part in sections.items():
+        if name in conf.CONFIG and (name == "profiles" or not isinstance(part, dict)):
+            raise SettingsError(
+                f"{path}: {name}: this is an option of the section evbus, and stands below 'evbus:'"
+            )
+        if name not in SECTIONS and difflib.get_close_matches(str(name).lower(), SECTIONS, n=1, cutoff=0.7):
+            raise SettingsError(
+                f"{path}: {name}: there is no such section{nearest(str(name).lower(), SECTIONS)}"
+            )
+    for name in SECTIONS:
+        if not isinstance(sections.get(name) or {}, dict):
             raise SettingsError(f"{path}: {name}: this is a mapping of options to values")
+    for name in sections.get("pop_config") or ():
+        if name not in pop_conf.CONFIG:
+            raise SettingsError(
+                f"{path}: pop_config.{name}: there is no such option{nearest(name, pop_conf.CONFIG)}"
+            )
+    return sections

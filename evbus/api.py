@@ -129,7 +129,8 @@ async def bus(
     hub = pop.hub.Hub()
     hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
     hub.OPT = hub.pop.data.imap({"evbus": options})
-    hub.evbus.init.settings()  # loads the plugins, so that the handle's functions have their contracts
+    # It loads the plugins, so that the handle's functions have their contracts.
+    hub.evbus.init.refuse_unknown(options)
     contexts = profiles if isinstance(profiles, Mapping) else await hub.evbus.acct.load(profiles, acct_key)
     handle = BusHandle(hub, contexts)
     listener = asyncio.ensure_future(hub.evbus.init.start(contexts))

@@ -122,6 +122,10 @@ CONFIG = {
         "os": "EVBUS_DEDUPE_LIMIT",
         "help": "Most events that the pipeline plugin dedupe remembers",
     },
+    "set": {
+        "default": None,
+        "help": "An option of a plugin of your own, as name=value; may be given several times",
+    },
     "input": {"default": None, "help": "A file of JSON lines; default, and -: standard input"},
     "socket": {"default": None, "help": "Listen on a Unix socket at this path for JSON lines"},
     "from": {
@@ -164,6 +168,21 @@ CLI_CONFIG = {
     },
     "plugin_dirs": {
         "nargs": "+",
+        "subcommands": [
+            "listen",
+            "run",
+            "tail",
+            "demo",
+            "put",
+            "check",
+            "replay",
+            "plugins",
+            "asyncapi",
+            "graph",
+        ],
+    },
+    "set": {
+        "action": "append",
         "subcommands": [
             "listen",
             "run",

@@ -74,6 +74,10 @@ def test_a_mistake_is_raised_on_entering(tmp_path: Path) -> None:
     assert (
         refused({}, queue_limt=1) == "evbus.queue_limt: there is no such option; did you mean 'queue_limit'?"
     )
+    assert refused({}, drain=3) == "evbus.drain: there is no such option; did you mean 'drain_timeout'?"
+    assert refused({}, timeoutt=3) == "evbus.timeoutt: there is no such option; did you mean 'drain_timeout'?"
+    assert refused({}, colour="red").endswith("; a plugin declares options of its own in OPTIONS")
+    assert refused(None) == "profiles are a mapping, or the path of a YAML file of them, not NoneType"
     assert (
         refused({}, plugin_dirs=[tmp_path / "x"]) == f"evbus.plugin_dirs[0]: {tmp_path / 'x'} is not a folder"
     )
@@ -173,3 +177,49 @@ def test_the_report_says_what_was_not_delivered(tmp_path: Path) -> None:
     assert report.dead_store == str(dead)
     assert str(report) == f"not delivered: down.down.*: 1; written to {dead}"
     assert json.loads(dead.read_text())["dead"]["lane"] == "down.down.*"
+
+
+OWN = """
+OPTIONS = {"pii_pattern": "x+", "pii_limit": 3, "pii_words": ["a"]}
+
+
+def configure(hub, settings):
+    vars(hub.pipeline)["GOT"] = (settings.pii_pattern, settings.pii_limit, settings.pii_words)
+
+
+def send(hub, envelope):
+    pass
+"""
+
+
+def test_options_that_a_plugin_declares_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write(tmp_path / "plugins", pipeline__redact=OWN)
+
+    async def got(**options: Any) -> Any:
+        async with api.bus({}, plugin_dirs=[root], **options) as events:
+            return events.hub.pipeline.GOT
+
+    assert asyncio.run(got()) == ("x+", 3, ["a"])
+    assert asyncio.run(got(pii_pattern="y", pii_limit="5")) == ("y", 5, ["a"])
+    monkeypatch.setenv("EVBUS_PII_WORDS", "b, c")
+    assert asyncio.run(got()) == ("x+", 3, ["b", "c"])
+    assert refused({}, plugin_dirs=[root], pii_limit="many") == "evbus.pii_limit: expected int, found str"
+    assert (
+        refused({}, plugin_dirs=[root], pii_patern="y")
+        == "evbus.pii_patern: there is no such option; did you mean 'pii_pattern'?"
+    )
+
+
+def test_events_that_no_profile_matches_stand_in_the_report() -> None:
+    async def main() -> Any:
+        async with api.bus({"internal": {"default": {}}}) as events:
+            await events.put(body=1, profile="defalt")
+            await events.put(body=2, profile="defalt")
+            await events.put(body=3)
+        return events.report
+
+    report = asyncio.run(main())
+    assert report.unmatched == {"defalt": 2}
+    assert str(report).startswith(
+        "everything was delivered but 2 events that matched no profile ('defalt': 2; did you mean 'default'?)"
+    )

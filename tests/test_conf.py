@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from evbus import conf
-from evbus.evbus._settings import Settings, read_settings
+from evbus.evbus._settings import OPTIONS, Settings, read_settings
 
 
 def test_every_option_has_a_default_and_a_help_text() -> None:
@@ -21,7 +21,7 @@ def test_the_defaults_are_those_of_the_settings() -> None:
 
 
 def test_every_setting_is_an_option() -> None:
-    assert set(Settings.__struct_fields__) <= set(conf.CONFIG)
+    assert set(OPTIONS) <= set(conf.CONFIG)
 
 
 def test_names_of_environment_variables_are_unique() -> None:

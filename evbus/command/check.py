@@ -2,6 +2,7 @@
 
 import asyncio
 
+from evbus import errors
 from evbus.command import _output, _session, _table
 from evbus.evbus import _profiles, _sources
 
@@ -10,6 +11,8 @@ async def main(hub, options):
     """Print a row for each profile, and a line for each plugin that is broken."""
     profiles = await hub.command.init.contexts(options)
     file = str(options.get("profiles") or options.get("acct_file"))
+    if not any(True for _ in _profiles.providers(profiles, source=file)):
+        raise errors.ProfileError("the file holds no profile: {provider: {name: data}} is right", source=file)
     hub.evbus.init.error_callback()
     connections = hub.evbus.init.connect(_session.at_once(profiles), file)
     sources = _only_sources(hub, profiles, connections, file)

@@ -156,6 +156,7 @@ class Bus:
         mark()
         self._plan = plan
         self._patience = None
+        self._router = None
         self._undelivered = Counter()
         self._dead = DeadLetters(self.queue, plan.dead_store, plan.on_error, plan.contexts, self._check_quiet)
         self._tracker = Tracker(
@@ -427,8 +428,16 @@ class Bus:
     def _account(self, plan: Plan, dead: DeadLetters) -> Report:
         store = plan.dead_store
         seconds = time.monotonic() - self._stopped_at
+        unmatched = dict(self._router.unmatched) if self._router is not None else {}
         report = Report(
-            dict(self._undelivered), str(store.path), seconds, dead.died, store.lost, store.last_error
+            dict(self._undelivered),
+            str(store.path),
+            seconds,
+            dead.died,
+            store.lost,
+            store.last_error,
+            unmatched,
+            self._router.hint(next(iter(unmatched))) if self._router is not None and unmatched else "",
         )
         if report.undelivered or report.lost:
             log.error("%s", report)

@@ -24,6 +24,8 @@ import pop.loader
 
 from evbus.errors import PluginError
 
+from ._own import check_options
+
 __all__ = ["Check", "Plugin", "load_plugins", "module_of", "open_room"]
 
 Check = Callable[[ModuleType], None]
@@ -130,6 +132,7 @@ def _load_one(
             _check_init(sub, module, owners[name])
         elif name != "init" and check is not None:
             _check(module, check)
+        _check(module, check_options)
         _put_on_sub(sub, bname, name)
         if subsystem in ("ingress", "egress"):
             _check_accepts(sub._loaded[name])

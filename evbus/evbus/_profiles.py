@@ -14,7 +14,7 @@ import yaml
 from evbus.errors import ProfileError, absent, nearest
 from evbus.redact import one_line
 
-from ._settings import Delivery, explain
+from ._settings import Delivery, explain, plain
 
 __all__ = ["Accepts", "Profile", "load_yaml", "providers", "read_profiles", "refusal"]
 
@@ -290,7 +290,7 @@ def convert(data: Mapping[str, Any], schema: type[_Settings], source: str, path:
         raise ProfileError(f"this is a mapping, not {type(data).__name__}", source=source, path=path)
     _check_keys(data, schema, source, path)
     try:
-        return msgspec.convert(_plain(data), schema, strict=False)
+        return msgspec.convert(plain(data), schema, strict=False)
     except msgspec.ValidationError as exc:
         reason, key = explain(exc, schema)
         raise ProfileError(reason, source=source, path=path + key) from None
@@ -323,12 +323,3 @@ def _check_inside(value: Any, kind: Any, source: str, path: str) -> None:
             if typing.get_origin(part) in (list, tuple):
                 for index, inner in enumerate(value):
                     _check_inside(inner, typing.get_args(part)[0], source, f"{path}[{index}]")
-
-
-def _plain(value: Any) -> Any:
-    """Return plain dictionaries and lists: POP's own dictionary types are not what msgspec knows."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,10 @@ log = logging.getLogger("evbus.route")
 
 #: Names whose lanes are remembered. An application that makes up profile names must not fill memory.
 CACHE_NAMES = 10_000
+#: Names that nothing matched and whose events are counted, for the report.
+UNMATCHED_NAMES = 100
+#: What the others are counted under.
+OTHERS = "..."
 
 
 class Totals:
@@ -51,11 +56,13 @@ class Router:
     :param destinations: in the order in which lanes get an event.
     :param find: ``find(name, pattern)`` of the matcher.
     :param totals: where events are counted.
+    :ivar unmatched: how many events no profile matched in this run, by the name of theirs.
     """
 
     def __init__(
         self, destinations: Sequence[Destination], find: Callable[[str, str], bool], totals: Totals
     ) -> None:
+        self.unmatched: Counter[str] = Counter()
         self._totals = totals
         self._destinations = tuple(destinations)
         self._find = find
@@ -82,12 +89,20 @@ class Router:
             return False
 
     def _report(self, profile: str) -> None:
-        patterns = [pattern for pattern, _ in self._destinations]
         log.warning(
-            "no profile matches %s: its events go nowhere%s",
-            one_line(repr(profile)),
-            nearest(profile, patterns) or "; no profiles are configured",
+            "no profile matches %s: its events go nowhere%s", one_line(repr(profile)), self.hint(profile)
         )
+
+    def hint(self, profile: str) -> str:
+        """Return which profile may be meant by a name that matches none."""
+        patterns = [pattern for pattern, _ in self._destinations]
+        return nearest(profile, patterns) or "; no profiles are configured"
+
+    def _miss(self, profile: str, count: int) -> None:
+        """Count events that go nowhere. Needs the queue's lock."""
+        self._totals.unmatched += count
+        known = profile in self.unmatched or len(self.unmatched) < UNMATCHED_NAMES
+        self.unmatched[profile if known else OTHERS] += count
 
     def dispatch(self, events: list[Envelope]) -> tuple[list[Lane], list[Envelope]]:
         """Offer ``events`` to their lanes, up to the first whose lanes are not known. Needs the queue's lock.
@@ -115,6 +130,6 @@ class Router:
                     if lane.offer(run, size) and lane not in ready:
                         ready.append(lane)
             else:
-                self._totals.unmatched += len(run)
+                self._miss(profile, len(run))
             start = end
         return ready, []

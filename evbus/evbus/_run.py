@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, NamedTuple
+
+from evbus._counted import counted
+from evbus.redact import one_line
 
 from ._dead import DeadStore
 from ._lane import Lane
@@ -47,6 +51,8 @@ class Report(NamedTuple):
     :ivar dead: events that had been given up before, by lanes and listeners, and were written there too.
     :ivar lost: how many of all these, or of older ones that were there, could not be kept.
     :ivar problem: why they could not.
+    :ivar unmatched: events that no profile matched, by the profile that they were put with.
+    :ivar hint: which profile may be meant by the first of these names.
     """
 
     undelivered: dict[str, int]
@@ -55,16 +61,26 @@ class Report(NamedTuple):
     dead: int = 0
     lost: int = 0
     problem: str = ""
+    unmatched: Mapping[str, int] = MappingProxyType({})
+    hint: str = ""
 
     def __str__(self) -> str:
         dead = f"{self.dead} dead before the stop" if self.dead else ""
         if self.undelivered:
             lanes = ", ".join(f"{name}: {count}" for name, count in self.undelivered.items())
-            return f"not delivered: {lanes}{f'; {dead}' if dead else ''}; {self._where()}"
-        if self.dead or self.lost:
-            what = f" but {dead}" if dead else ""
-            return f"everything was delivered{what}; {self._where()} ({self.seconds:.2f} s)"
-        return f"everything was delivered ({self.seconds:.2f} s)"
+            text = f"not delivered: {lanes}{f'; {dead}' if dead else ''}; {self._where()}"
+            return f"{text}; {self._nowhere()}" if self.unmatched else text
+        but = " and ".join(part for part in (dead, self._nowhere()) if part)
+        where = f"; {self._where()}" if self.dead or self.lost else ""
+        return f"everything was delivered{f' but {but}' if but else ''}{where} ({self.seconds:.2f} s)"
+
+    def _nowhere(self) -> str:
+        """Return how many events matched no profile, and which name may be meant."""
+        if not self.unmatched:
+            return ""
+        names = ", ".join(f"{one_line(name, 80)!r}: {count}" for name, count in self.unmatched.items())
+        events = counted(sum(self.unmatched.values()), "event", "events")
+        return f"{events} that matched no profile ({one_line(names)}{self.hint})"
 
     def _where(self) -> str:
         """Return what became of the dead events."""

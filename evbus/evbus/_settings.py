@@ -7,7 +7,7 @@ import math
 import os
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,17 @@ from evbus.errors import SettingsError, nearest
 
 from ._dead_path import default_path
 
-__all__ = ["Delivery", "Retry", "Settings", "read_settings"]
+__all__ = [
+    "OPTIONS",
+    "Delivery",
+    "Retry",
+    "Settings",
+    "explain",
+    "listed",
+    "plain",
+    "read_settings",
+    "refuse_unknown",
+]
 
 
 #: The largest ``concurrency`` of a lane, whose workers are there from the start.
@@ -79,7 +89,10 @@ class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The options that the bus itself reads; ``evbus/conf.py`` documents each."""
+    """The options that the bus itself reads; ``evbus/conf.py`` documents each.
+
+    :ivar plugin_options: those that plugins declare in ``OPTIONS``. Each is an attribute, too.
+    """
 
     serialize_plugin: str = "json"
     error_callback_ref: str | None = None
@@ -102,10 +115,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     compress_over: int = 1024
     dedupe_window: float = 3600.0
     dedupe_limit: int = 100_000
+    plugin_options: dict[str, Any] = {}
+
+    if not typing.TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__") or name in self.__struct_fields__:
+                raise AttributeError(name)
+            if name not in self.plugin_options:
+                hint = nearest(name, [*OPTIONS, *self.plugin_options])
+                raise AttributeError(
+                    f"there is no option {name!r}{hint}; a plugin declares its own in OPTIONS"
+                )
+            return self.plugin_options[name]
 
     def __repr__(self) -> str:
         # Without the keys, which would else be in every traceback and log that shows the settings.
-        shown = ((name, getattr(self, name)) for name in self.__struct_fields__ if name != "sign_keys")
+        shown = ((name, getattr(self, name)) for name in OPTIONS if name != "sign_keys")
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown)})"
 
     def __post_init__(self) -> None:
@@ -138,7 +164,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return Path(self.dead_store)
 
 
-def _listed(value: Any) -> Any:
+#: The options of evbus itself.
+OPTIONS = tuple(name for name in Settings.__struct_fields__ if name != "plugin_options")
+
+
+def plain(value: Any) -> Any:
+    """Return plain dictionaries and lists: POP's own dictionary types are not what msgspec knows."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    return value
+
+
+def listed(value: Any) -> Any:
     """Return the parts of a comma-separated string, as environment variables hold lists."""
     if isinstance(value, os.PathLike):
         return [os.fspath(value)]
@@ -149,7 +188,7 @@ def _listed(value: Any) -> Any:
     return value
 
 
-def explain(exc: msgspec.ValidationError, schema: type[msgspec.Struct]) -> tuple[str, str]:
+def explain(exc: msgspec.ValidationError, schema: type[msgspec.Struct] | None = None) -> tuple[str, str]:
     """Return what is wrong in words for people, and the path of the key (``.retry.attempts``)."""
     reason, _, path = str(exc).partition(" - at `$")
     path = path.rstrip("`")
@@ -161,38 +200,62 @@ def explain(exc: msgspec.ValidationError, schema: type[msgspec.Struct]) -> tuple
         reason = f"expected {wrong[1].replace('`, `', ' or ')}, found {wrong[2]}"
     elif reason.startswith("Invalid enum value "):
         value = reason.removeprefix("Invalid enum value ").strip("'")
-        types = {field.encode_name: field.type for field in msgspec.structs.fields(schema)}
+        types = {field.encode_name: field.type for field in msgspec.structs.fields(schema)} if schema else {}
         choices = [str(choice) for choice in typing.get_args(types.get(path.lstrip(".")))]
         reason = f"{value!r} is none of {', '.join(choices)}" if choices else reason
     return reason, path
 
 
-def read_settings(options: Mapping[str, Any]) -> Settings:
+def read_settings(options: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> Settings:
     """Read the options of the section ``evbus``.
 
     Strings are converted, since environment variables hold nothing else. ``serial_plugin`` is the
     later name of ``serialize_plugin`` and gives way to it when both are set.
 
+    :param own: the options of plugins, read.
     :raises SettingsError: names the option and what would be right.
     """
     data = {key: value for key, value in options.items() if value is not None}
     for key in ("pipeline", "plugin_dirs", "sign_keys"):
         if key in data:
-            data[key] = _listed(data[key])
+            data[key] = listed(data[key])
     if isinstance(data.get("dead_store"), os.PathLike):
         data["dead_store"] = os.fspath(data["dead_store"])
     serial = data.pop("serial_plugin", None)
     if serial and data.get("serialize_plugin", "json") == "json":
         data["serialize_plugin"] = serial
-    known = set(Settings.__struct_fields__)
+    own = own or {}
     for key in data:
         # Other packages may add options of their own to the section; a near miss is a typing error.
-        if key not in known and difflib.get_close_matches(key, known, n=1, cutoff=0.85):
-            raise SettingsError(f"evbus.{key}: there is no such option{nearest(key, known)}")
+        if (
+            key not in OPTIONS
+            and key not in own
+            and difflib.get_close_matches(key, OPTIONS, n=1, cutoff=0.85)
+        ):
+            raise _unknown(key, own)
     try:
-        return msgspec.convert(
-            {key: value for key, value in data.items() if key in known}, Settings, strict=False
+        settings = msgspec.convert(
+            {key: value for key, value in data.items() if key in OPTIONS}, Settings, strict=False
         )
+        return msgspec.structs.replace(settings, plugin_options=dict(own)) if own else settings
     except msgspec.ValidationError as exc:
         reason, path = explain(exc, Settings)
         raise SettingsError(f"evbus{path}: {reason}") from None
+
+
+def refuse_unknown(names: Iterable[str], settings: Settings) -> None:
+    """Refuse options that neither evbus nor a plugin has, where nobody else can have put them.
+
+    :raises SettingsError: names the option and the nearest.
+    """
+    for name in names:
+        if name not in OPTIONS and name not in settings.plugin_options and name != "serial_plugin":
+            raise _unknown(name, settings.plugin_options)
+
+
+def _unknown(name: str, own: Mapping[str, Any]) -> SettingsError:
+    known = [*OPTIONS, *own]
+    begun = [one for one in known if one.startswith(name)]
+    hint = f"; did you mean {begun[0]!r}?" if begun else nearest(name, known)
+    own_hint = "" if "did you mean" in hint else "; a plugin declares options of its own in OPTIONS"
+    return SettingsError(f"evbus.{name}: there is no such option{hint}{own_hint}")

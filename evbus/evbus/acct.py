@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import os
 
 from dict_tools.data import NamespaceDict, SafeNamespaceDict
 
@@ -36,6 +37,9 @@ async def load(hub, path, key=None):
 
     :raises ProfileError: the file, the path of the key, and what would be right.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        kind = type(path).__name__
+        raise errors.ProfileError(f"profiles are a mapping, or the path of a YAML file of them, not {kind}")
     data = await _read(hub, path, key, {})
     hub.evbus.init.check(data, str(path))
     return data

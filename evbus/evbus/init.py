@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ from evbus.evbus import (
     _dirs,
     _face,
     _load,
+    _own,
     _plan,
     _profiles,
     _queue,
@@ -58,6 +60,8 @@ def __init__(hub):
     hub.evbus.SERIAL_PLUGIN = _settings.Settings().serialize_plugin
     hub.evbus.PLUGINS = {}
     hub.evbus.SETTINGS = None
+    #: The option ``plugin_dirs`` whose folders are loaded.
+    hub.evbus.LOADED_DIRS = None
     hub.evbus.CONFIGURING = threading.RLock()
     hub.evbus.BUSY = False
     hub.evbus.AROUND = None
@@ -145,6 +149,11 @@ def settings(hub):
     """Return the options of the section ``evbus``, read and checked, with the plugins loaded."""
     _configure(hub)
     return hub.evbus.SETTINGS[1]
+
+
+def refuse_unknown(hub, names):
+    """Refuse options that neither evbus nor a plugin has, where nobody else can have put them."""
+    _settings.refuse_unknown(names, hub.evbus.init.settings())
 
 
 def plugins(hub):
@@ -258,8 +267,10 @@ def _configure(hub):
 
 
 def _apply_options(hub, options, known):
-    settings = _settings.read_settings(dict(options or {}))
-    _load_plugins(hub, settings)
+    given = dict(options or {})
+    _load_plugins(hub, _settings.read_settings({"plugin_dirs": given.get("plugin_dirs")}).plugin_dirs)
+    own = _own.read(given, _own.declared(_modules(hub)), os.environ)
+    settings = _settings.read_settings(given, own)
     send = hub.evbus.pipeline.compose(settings)
     old = known[1].serialize_plugin if known is not None else _settings.Settings().serialize_plugin
     if old == hub.evbus.SERIAL_PLUGIN:
@@ -270,18 +281,26 @@ def _apply_options(hub, options, known):
     hub.evbus.BROKER.configure(settings, send)
 
 
-def _load_plugins(hub, settings):
+def _modules(hub):
+    """Yield the module of every plugin that is loaded."""
+    for found in hub.evbus.PLUGINS.values():
+        for plugin in found:
+            if plugin.state == "loaded":
+                yield _load.module_of(plugin.file)
+
+
+def _load_plugins(hub, plugin_dirs):
     """Load the plugins of the option ``plugin_dirs`` beside the others, and tell which are broken."""
-    known = hub.evbus.SETTINGS
-    if known is not None and known[1].plugin_dirs == settings.plugin_dirs:
+    if plugin_dirs == hub.evbus.LOADED_DIRS:
         return
     rooms = (*SUBSYSTEMS, "evbus")
-    roots = _dirs.check_dirs(settings.plugin_dirs, rooms)
+    roots = _dirs.check_dirs(plugin_dirs, rooms)
     for room in rooms:
         folders = _dirs.folders_of(roots, room)
         if folders:
             hub.pop.sub.extend(room, static=folders)
             hub.evbus.PLUGINS[room] = _load.load_plugins(hub[room], room, hub.evbus.CHECKS.get(room))
+    hub.evbus.LOADED_DIRS = plugin_dirs
     for found in hub.evbus.PLUGINS.values():
         for plugin in found:
             if plugin.state == "broken":

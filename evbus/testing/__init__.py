@@ -68,7 +68,7 @@ def prepared(
             own["plugin_dirs"] = [os.fspath(one) for one in folders]
         try:
             _options.change(hub, **own)
-            hub.evbus.init.settings()
+            hub.evbus.init.refuse_unknown(options)
             with Bus(hub, contexts, settle_timeout).watched() as made:
                 yield made
         finally:

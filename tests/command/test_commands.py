@@ -121,3 +121,88 @@ def test_demo_prints_made_up_events(shell: Shell) -> None:
 
 def test_demo_refuses_negative_numbers(shell: Shell) -> None:
     assert shell.run("demo", "--rate", "-1").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("evbs: {}\n", "c.yml: evbs: there is no such section; did you mean 'evbus'?"),
+        (
+            "drain_timeout: 3\n",
+            "c.yml: drain_timeout: this is an option of the section evbus, and stands below 'evbus:'",
+        ),
+        (
+            "pop_config: {log_levle: info}\n",
+            "c.yml: pop_config.log_levle: there is no such option; did you mean 'log_level'?",
+        ),
+        ("evbus: [1]\n", "c.yml: evbus: this is a mapping of options to values"),
+        ("pop_config: {log_level: loud}\n", "log_level: there is no level 'loud'; known: "),
+    ],
+)
+def test_a_configuration_file_with_a_mistake_is_refused(shell: Shell, text: str, sentence: str) -> None:
+    shell.file("c.yml", text)
+    done = shell.run("check", "-p", "p.yml", "-c", "c.yml")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"evbus: {sentence}")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "evbus:\n  # drain_timeout: 3\n", "pop_config:\n"])
+def test_a_configuration_file_may_be_empty(shell: Shell, text: str) -> None:
+    shell.file("c.yml", text)
+    done = shell.run("put", "1", "-p", "p.yml", "-q", "-c", "c.yml")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_section_of_somebody_else_is_told(shell: Shell) -> None:
+    shell.file("c.yml", "shop: {}\nevbus: {}\n")
+    done = shell.run("put", "1", "-p", "p.yml", "-q", "-c", "c.yml")
+    assert done.returncode == 0
+    assert done.stderr == "[WARNING ] a section of the configuration file is read by nothing here: shop\n"
+
+
+def test_an_unknown_level_of_the_log_is_refused(shell: Shell) -> None:
+    done = shell.run("check", "-p", "p.yml", "--log-level", "wraning")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "evbus: log_level: there is no level 'wraning'; did you mean 'warning'?\n",
+    )
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "internal:\n", "match_plugin: regex\n"])
+def test_check_refuses_a_file_without_profiles(shell: Shell, text: str) -> None:
+    shell.file("empty.yml", text)
+    done = shell.run("check", "-p", "empty.yml")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "evbus: empty.yml: the file holds no profile: {provider: {name: data}} is right\n",
+    )
+
+
+def test_options_of_a_plugin_come_from_file_environment_and_command_line(shell: Shell) -> None:
+    shell.file(
+        "plugins/pipeline/redact.py",
+        'OPTIONS = {"pii_pattern": "x+", "pii_limit": 3}\n\n\n'
+        "def configure(hub, settings):\n    print(settings.pii_pattern, settings.pii_limit)\n\n\n"
+        "def send(hub, envelope):\n    pass\n",
+    )
+    shell.file("c.yml", "evbus: {pii_pattern: of the file, pii_limit: 4}\n")
+    put = ("put", "1", "-p", "p.yml", "-q", "--plugin-dirs", "plugins")
+    assert shell.run(*put).stdout == "x+ 3\n"
+    assert shell.run(*put, EVBUS_PII_LIMIT="5").stdout == "x+ 5\n"
+    assert shell.run(*put, "-c", "c.yml").stdout == "of the file 4\n"
+    assert shell.run(*put, "-c", "c.yml", EVBUS_PII_LIMIT="5").stdout == "of the file 5\n"
+    assert (
+        shell.run(*put, "-c", "c.yml", "--set", "pii_limit=6", EVBUS_PII_LIMIT="5").stdout
+        == "of the file 6\n"
+    )
+    for wrong, sentence in (
+        ("pii_limits=6", "evbus.pii_limits: there is no such option; did you mean 'pii_limit'?"),
+        ("pii_limit", "--set 'pii_limit': an option is given as name=value"),
+        (
+            "drain_timeout=3",
+            "--set 'drain_timeout=3': this is an option of evbus itself: --drain-timeout, or ",
+        ),
+    ):
+        done = shell.run(*put, "--set", wrong)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"evbus: {sentence}")

@@ -61,6 +61,14 @@ def test_unmatched_events_are_counted_and_each_name_is_logged_once_with_the_near
     first, second = [record.message for record in caplog.records]
     assert first == "no profile matches 'order': its events go nowhere; did you mean 'orders'?"
     assert "\n" not in second
+    assert made.unmatched == {"order": 3, "new\nline": 1}
+
+
+def test_made_up_names_that_nothing_matches_are_counted_together(caplog: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(_route, "UNMATCHED_NAMES", 2)
+    made = router(orders=Lane())
+    dispatch(made, events("a", "b", "c", "d", "a"))
+    assert made.unmatched == {"a": 2, "b": 1, _route.OTHERS: 2}
 
 
 def test_dispatch_itself_asks_no_matcher_and_logs_nothing(caplog: Any) -> None:

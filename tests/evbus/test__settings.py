@@ -9,13 +9,13 @@ import pytest
 
 from evbus import conf
 from evbus.errors import SettingsError
-from evbus.evbus._settings import Settings, read_settings
+from evbus.evbus._settings import OPTIONS, Settings, read_settings
 
 
 def test_no_options_are_the_defaults_that_conf_documents() -> None:
     settings = read_settings({})
     assert settings == Settings()
-    for name in Settings.__struct_fields__:
+    for name in OPTIONS:
         documented = conf.CONFIG[name]["default"]
         assert getattr(settings, name) == (documented if name != "plugin_dirs" else ()), name
 

@@ -14,7 +14,8 @@
 
 ``def configure(hub, settings)``
     Optional. Runs once the options are read, before the first event, if the plugin takes part: ``settings``
-    is the typed object of all options of the section ``evbus``. It may raise a ``ConfigError``.
+    is the typed object of all options of the section ``evbus``, with those that plugin files declare in
+    ``OPTIONS = {name: default}``. It may raise a ``ConfigError``.
 
 The plugins run in the order of the option ``pipeline``, else by ``__order__`` (a number, default 0) and
 then by name; ``handle`` in the reverse order: the last is the outermost, so that what was done last to an
