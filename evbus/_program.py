@@ -222,9 +222,7 @@ def _set_logging(hub: Any) -> None:
     # The help of pop-config names quiet, which changes nothing.
     known = [*hub.log.LEVEL, "quiet"]
     if not level.isdigit() and level not in known:
-        raise SettingsError(
-            f"log_level: there is no level {options.log_level!r}{nearest(level, known)}"
-        )
+        raise SettingsError(f"log_level: there is no level {options.log_level!r}{nearest(level, known)}")
     # pop-config's default plugin writes a file into the current folder; it does so only when asked.
     given = any(argument.startswith(("--log-file", "--log-plugin")) for argument in sys.argv)
     chosen = given or not {"POP_LOG_FILE", "POP_LOG_PLUGIN"}.isdisjoint(os.environ)

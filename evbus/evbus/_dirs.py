@@ -11,7 +11,7 @@ from pathlib import Path
 from evbus._paths import expanded
 from evbus.errors import PluginError, nearest
 
-__all__ = ["check_dirs", "folders_of"]
+__all__ = ["check_dirs", "folders_of", "inside"]
 
 #: What Python or POP would execute, or loads in place of a source file.
 CODE = (".py", ".pyc", ".pyo", ".pyx", ".so")
@@ -84,3 +84,10 @@ def _check_mode(path: Path) -> None:
 def folders_of(roots: Sequence[Path], subsystem: str) -> list[str]:
     """Return the folders of a subsystem below ``roots``; POP finds their ``contracts`` by itself."""
     return [str(root / subsystem) for root in roots if (root / subsystem).is_dir()]
+
+
+def inside(plugin_dirs: Sequence[str], file: str) -> bool:
+    """Return whether a file lies in one of the folders of the option ``plugin_dirs``."""
+    path = Path(file)
+    roots = [expanded(name, "evbus.plugin_dirs").resolve() for name in plugin_dirs]
+    return any(root in (*path.parents, *path.resolve().parents) for root in roots)

@@ -11,7 +11,15 @@ from evbus.errors import PluginError
 
 from ._sender import check_publish
 
-__all__ = ["CHECKS", "check_egress", "check_ingress", "check_pipeline"]
+__all__ = [
+    "CHECKS",
+    "check_connection",
+    "check_egress",
+    "check_ingress",
+    "check_match",
+    "check_pipeline",
+    "check_serialize",
+]
 
 
 def check_ingress(module: ModuleType) -> None:
@@ -19,14 +27,14 @@ def check_ingress(module: ModuleType) -> None:
 
     :raises PluginError: with the line of the function.
     """
-    publish = _function(module, "publish")
-    if publish is None:
-        raise PluginError("it has no function publish(hub, ctx, routing_key, body)")
+    publish = _required(module, "publish", "hub, ctx, routing_key, body")
     _located(check_publish, publish)
     for name, parameters in (
         ("publish_batch", "hub, ctx, events"),
         ("open", "hub, ctx"),
         ("close", "hub, ctx"),
+        ("request", "hub, ctx, event, timeout"),
+        ("reply", "hub, ctx, address, event"),
     ):
         function = _function(module, name)
         if function is not None:
@@ -60,14 +68,51 @@ def check_pipeline(module: ModuleType) -> None:
 
 
 def check_egress(module: ModuleType) -> None:
-    """Check ``consume``.
+    """Check ``consume``, and ``attach`` beside it.
 
     :raises PluginError: with the line of the function.
     """
-    consume = _function(module, "consume")
-    if consume is None:
-        raise PluginError("it has no function consume(hub, ctx, subscription)")
-    _located(_check_generator, consume)
+    _located(_check_generator, _required(module, "consume", "hub, ctx, subscription"))
+    attach = _function(module, "attach")
+    if attach is not None:
+        _located(_check_plain, attach, "attach", "hub, ctx, subscription, take", "may not wait")
+
+
+def check_match(module: ModuleType) -> None:
+    """Check ``find``.
+
+    :raises PluginError: with the line of the function.
+    """
+    find = _required(module, "find", "hub, name, pattern")
+    _located(_check_plain, find, "find", "hub, name, pattern", "answers at once")
+    _located(_check_names, find, "find", "hub, name, pattern")
+
+
+def check_serialize(module: ModuleType) -> None:
+    """Check ``apply`` and ``load``.
+
+    :raises PluginError: with the line of the function.
+    """
+    for name, why in (("apply", "runs wherever an event is put"), ("load", "runs wherever one is read")):
+        function = _required(module, name, "hub, data")
+        _located(_check_plain, function, name, "hub, data", why)
+        _located(_check_names, function, name, "hub, data")
+
+
+def check_connection(module: ModuleType) -> None:
+    """Check ``open`` and ``close``.
+
+    :raises PluginError: with the line of the function.
+    """
+    _located(_check_async, _required(module, "open", "hub, ctx"), "open", "hub, ctx")
+    _located(_check_async, _required(module, "close", "hub, connection"), "close", "hub, connection")
+
+
+def _required(module: ModuleType, name: str, parameters: str) -> Callable[..., Any]:
+    function = _function(module, name)
+    if function is None:
+        raise PluginError(f"it has no function {name}({parameters})")
+    return function
 
 
 def _check_generator(function: Callable[..., Any]) -> None:
@@ -95,9 +140,11 @@ def _located(check: Callable[..., Any], function: Callable[..., Any], *arguments
 
 
 def _check_plain(function: Callable[..., Any], name: str, parameters: str, why: str) -> None:
-    # What a coroutine function returns is true enough, and would never run.
-    if inspect.iscoroutinefunction(function):
+    # What such a function returns is true enough, and would never run.
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise PluginError(f"{name} {why} and must be plain 'def', not 'async def'")
+    if inspect.isgeneratorfunction(function):
+        raise PluginError(f"{name} {why} and must be plain 'def', without a yield in it")
     _check_parameters(function, name, parameters)
 
 
@@ -115,9 +162,27 @@ def _check_parameters(function: Callable[..., Any], name: str, parameters: str) 
         raise PluginError(f"{name} takes {signature}, but is called with ({parameters})") from None
 
 
-#: By subsystem; the others are checked by the ``sig_`` functions of their contracts.
+def _check_names(function: Callable[..., Any], name: str, parameters: str) -> None:
+    """Check that calls by position and by name mean the same, as plugins of others may make either."""
+    signature = inspect.signature(function)
+    hub, *names = parameters.split(", ")
+    if any(one.kind is one.VAR_POSITIONAL for one in signature.parameters.values()):
+        return
+    by_position = signature.bind(hub, *names).arguments
+    try:
+        by_name = signature.bind(hub, **dict(zip(names, names, strict=True))).arguments
+    except TypeError:
+        by_name = {}
+    if by_name != by_position:
+        raise PluginError(f"{name} takes {signature}, but its parameters are ({parameters})")
+
+
+#: By subsystem. POP's ``sig_`` functions let pass what is async or lacks parameters, and refuse defaults.
 CHECKS: dict[str, Callable[[ModuleType], None]] = {
+    "connection": check_connection,
     "egress": check_egress,
     "ingress": check_ingress,
+    "match": check_match,
     "pipeline": check_pipeline,
+    "serialize": check_serialize,
 }

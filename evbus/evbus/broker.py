@@ -71,7 +71,7 @@ async def get(hub):
 
 async def init(hub):
     """Make the queue belong to the running loop, keep what was put before, and return it."""
-    hub.evbus.init.settings()
+    hub.evbus.init.refuse_incomplete()
     hub.evbus.BUS.bind(asyncio.get_running_loop())
     return hub.evbus.BUS
 
@@ -97,6 +97,7 @@ async def _connections(hub, contexts):
     loop = asyncio.get_running_loop()
     if known is not None and known[0] is contexts and known[1] is loop:
         return known[2]
+    hub.evbus.init.refuse_incomplete()
     connections = hub.evbus.init.connect(contexts)
     hub.evbus.PROPAGATING = (contexts, loop, connections)
     if known is not None and known[1] is loop:

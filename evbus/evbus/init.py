@@ -65,6 +65,8 @@ def __init__(hub):
     hub.evbus.CONFIGURING = threading.RLock()
     hub.evbus.BUSY = False
     hub.evbus.AROUND = None
+    #: Makes the error of a pipeline plugin that was asked for and is not loaded: no event passes without it.
+    hub.evbus.REFUSED = None
     hub.evbus.CONTEXTS = None
     hub.evbus.PROPAGATING = None
     hub.evbus.BUS = _queue.Queue()
@@ -100,6 +102,7 @@ async def start(hub, contexts):
     :param contexts: ``{provider: {name: data}}`` or ``{provider: [{name: data}, ...]}``; the key
         ``match_plugin`` names the matcher (default: ``hub.match.PLUGIN``).
     :raises ProfileError: a profile is wrong: names the key and what would be right.
+    :raises PluginError: a pipeline plugin that was asked for is not loaded.
     """
     engine = hub.evbus.ENGINE
     engine.begin()
@@ -204,6 +207,7 @@ def connect(hub, contexts, source="contexts"):
 
 def _make_plan(hub, contexts):
     settings = hub.evbus.init.settings()
+    hub.evbus.init.refuse_incomplete()
     _serializer(hub)  # that the option names one is seen now, not when the first event is put
     return _bus.Plan(
         connections=hub.evbus.init.connect(contexts),
@@ -240,8 +244,10 @@ def error_callback(hub):
     try:
         found = hub[ref]
     except Exception as exc:
+        room, _, rest = str(ref).partition(".")
+        why = _why(hub, room, rest.partition(".")[0]) if room in hub.evbus.PLUGINS else ""
         raise errors.SettingsError(
-            f"evbus.error_callback_ref: the hub has no function {ref!r}: {exc}"
+            f"evbus.error_callback_ref: the hub has no function {ref!r}: {why or exc}"
         ) from None
     if not callable(found):
         raise errors.SettingsError(f"evbus.error_callback_ref: {ref!r} is no function on the hub")
@@ -271,7 +277,8 @@ def _apply_options(hub, options, known):
     _load_plugins(hub, _settings.read_settings({"plugin_dirs": given.get("plugin_dirs")}).plugin_dirs)
     own = _own.read(given, _own.declared(_modules(hub)), os.environ)
     settings = _settings.read_settings(given, own)
-    send = hub.evbus.pipeline.compose(settings)
+    hub.evbus.REFUSED = refused = hub.evbus.pipeline.refused(settings)
+    send = hub.evbus.pipeline.compose(settings) if refused is None else None
     old = known[1].serialize_plugin if known is not None else _settings.Settings().serialize_plugin
     if old == hub.evbus.SERIAL_PLUGIN:
         hub.evbus.SERIAL_PLUGIN = settings.serialize_plugin
@@ -309,6 +316,17 @@ def _load_plugins(hub, plugin_dirs):
                 log.info("plugin not loaded: %s", plugin.error())
 
 
+def refuse_incomplete(hub):
+    """Let no event leave the bus, or be handled, while a pipeline plugin that was asked for is missing.
+
+    :raises PluginError: says which, and why it is not loaded.
+    """
+    _configure(hub)
+    if hub.evbus.REFUSED is not None:
+        make = hub.evbus.REFUSED
+        raise make()
+
+
 def interceptors(hub):
     """Return ``(send, around)`` for what is handled in this process, each None when it is not needed.
 
@@ -316,8 +334,10 @@ def interceptors(hub):
     their ``handle`` around ``handle(envelope)``, the last of them outermost; with a third argument for the
     one of several receivers that ``handle`` stands for (:class:`~evbus.evbus._pipeline.Around`). Messages in
     process have headers and no body; without a plugin that has ``handle`` nobody would see these headers.
+
+    :raises PluginError: a pipeline plugin that was asked for is not loaded.
     """
-    _configure(hub)
+    hub.evbus.init.refuse_incomplete()
     return (None if hub.evbus.AROUND is None else hub.evbus.BROKER.prepare), hub.evbus.AROUND
 
 
@@ -336,6 +356,10 @@ def _serializer(hub):
         if not _face.watched(module.apply):
             apply = getattr(module, "ENGINE", apply)
         return _broker.Serializer(name, _broker.to_bytes(apply) if name not in OURS else apply, content_type)
+    why = _why(hub, "serialize", name)
+    if why:
+        # Another plugin of that name, of pop-serial, is not meant.
+        raise errors.SettingsError(f"there is no serialize plugin {chosen!r}: {why}")
     if "serial" not in hub._subs:
         hub.pop.sub.add(dyne_name="serial", load_all=False)
         for plugin in _load.load_plugins(hub.serial, "serial"):
@@ -346,6 +370,12 @@ def _serializer(hub):
             name, _broker.to_bytes(_face.direct(hub.serial[name].dump)), f"application/{name}"
         )
     raise errors.SettingsError(f"there is no serialize plugin {chosen!r}{errors.absent(chosen, loaded)}")
+
+
+def _why(hub, room, name):
+    """Return why a plugin is not loaded, ``""`` when there is no file of that name."""
+    found = [plugin for plugin in hub.evbus.PLUGINS[room] if plugin.name == name and plugin.state != "loaded"]
+    return str(found[0].error()) if found else ""
 
 
 def ingress(hub):
@@ -398,7 +428,8 @@ def finder(hub, contexts, source="contexts"):
     name = contexts.get(_profiles.MATCH_PLUGIN) or hub.match.PLUGIN
     loaded = {module.__name__: module for module in hub.match}
     if not isinstance(name, str) or name not in loaded:
-        hint = errors.absent(name, loaded)
+        why = _why(hub, "match", name)
+        hint = f": {why}" if why else errors.absent(name, loaded)
         if not contexts.get(_profiles.MATCH_PLUGIN):
             raise errors.SettingsError(f"hub.match.PLUGIN: there is no matcher {name!r}{hint}")
         raise errors.ProfileError(

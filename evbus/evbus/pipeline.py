@@ -1,8 +1,10 @@
 """Compose the pipeline plugins into what is called for every event."""
 
+import functools
 import logging
 
-from evbus.evbus import _face, _pipeline
+from evbus import errors
+from evbus.evbus import _dirs, _face, _pipeline
 
 log = logging.getLogger("evbus")
 
@@ -25,6 +27,29 @@ def compose(hub, settings):
         log.info("pipeline plugins that the option pipeline leaves out: %s", ", ".join(unused))
     hub.evbus.AROUND = _pipeline.around(_functions(hub, names, "handle"))
     return _pipeline.before(_functions(hub, names, "send"))
+
+
+def refused(hub, settings):
+    """Return a function that makes the error of a plugin without which no event may pass, or None.
+
+    That is one that the option ``pipeline`` names, and is not loaded; without the option, any in a folder of
+    ``plugin_dirs``: it may be there to take out what nobody else is to see.
+    """
+    loaded = hub.evbus.pipeline.known()
+    for plugin in hub.evbus.PLUGINS["pipeline"]:
+        if plugin.state == "loaded" or plugin.name.startswith("contracts."):
+            continue
+        if settings.pipeline is None:
+            asked = _dirs.inside(settings.plugin_dirs, plugin.file)
+            rest = "or name those that are to take part in the option pipeline"
+        else:
+            asked = plugin.name in settings.pipeline and plugin.name not in loaded
+            rest = "or leave it out of the option pipeline"
+        if asked:
+            reason = f"{plugin.reason}; no event passes without this plugin: mend it, {rest}"
+            place = {"plugin": plugin.ref, "file": plugin.file, "line": plugin.line}
+            return functools.partial(errors.PluginError, reason, **place)
+    return None
 
 
 def known(hub):

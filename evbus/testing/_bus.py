@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, overload
 
 from evbus.errors import EvbusError, nearest
+from evbus.evbus import _dirs
 from evbus.types import Envelope
 
 from ._failures import Failure, Failures
@@ -330,10 +330,10 @@ class Bus:
 
     def _refuse_broken(self) -> None:
         """Raise what is wrong with a plugin of the application: a test without it would test nothing."""
-        folders = [Path(folder).resolve() for folder in self.hub.evbus.init.settings().plugin_dirs]
+        folders = self.hub.evbus.init.settings().plugin_dirs
         for found in self.hub.evbus.init.plugins().values():
             for plugin in found:
-                own = any(folder in Path(plugin.file).resolve().parents for folder in folders)
+                own = _dirs.inside(folders, plugin.file)
                 if plugin.state == "broken" and (own or plugin.subsystem in ("listener", "handler")):
                     raise plugin.error()
 

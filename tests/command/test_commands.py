@@ -206,3 +206,18 @@ def test_options_of_a_plugin_come_from_file_environment_and_command_line(shell: 
         done = shell.run(*put, "--set", wrong)
         assert done.returncode == 2
         assert done.stderr.startswith(f"evbus: {sentence}")
+
+
+def test_commands_that_deliver_refuse_a_broken_pipeline_plugin_and_the_others_show_it(shell: Shell) -> None:
+    shell.file("plugins/pipeline/redact.py", "import there_is_no_such_module\n")
+    options = ("-p", "p.yml", "--plugin-dirs", "plugins")
+    for command in (("put", "1"), ("run",), ("tail",), ("demo", "--count", "1")):
+        done = shell.run(*command, *options, "-q")
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert "pipeline.redact" in done.stderr.splitlines()[-1]
+        assert "no event passes without this plugin" in done.stderr
+    assert shell.run("check", *options).returncode == 2
+    done = shell.run("plugins", "pipeline", "--plugin-dirs", "plugins")
+    assert done.returncode == 2
+    assert "ModuleNotFoundError" in done.stdout

@@ -17,7 +17,3 @@ settled until then.
 Raising ends the consumer: :class:`evbus.errors.ConfigError` and :class:`evbus.errors.ConnectFailed` for what
 a person has to mend.
 """
-
-
-async def sig_consume(hub, ctx, subscription):
-    """Yield deliveries until closed."""

@@ -39,7 +39,3 @@ Raising means 'try again later'. Raising :class:`evbus.errors.Rejected` means 'n
 :class:`evbus.errors.Unavailable` 'the destination is down': tried again for ever. What was in flight when a
 connection broke gets one :class:`evbus.errors.ConnectionLost`: the lane finds the event that breaks it.
 """
-
-
-async def sig_publish(hub, ctx, *args, **kwargs):
-    """Hand one event to the destination; return when it has it."""
