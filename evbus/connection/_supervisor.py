@@ -6,13 +6,13 @@ import asyncio
 import logging
 import math
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
 from evbus._backoff import backoff
 from evbus._call import call
+from evbus._failure import trace
 from evbus.errors import ConnectFailed, Unavailable
 from evbus.redact import one_line, redact, said
 
@@ -85,7 +85,8 @@ class Consumers:
         """Note that a connection is there; return the level at which to log it: when all of them are."""
         lost = connection in self._down
         self._down.discard(connection)
-        return logging.INFO if lost and not self._down else logging.DEBUG
+        # As that it was lost: a log that shows this one is not to end with it.
+        return logging.WARNING if lost and not self._down else logging.DEBUG
 
     def gone(self, consumer: object) -> None:
         """Note that a consumer is not there (yet, or any more) and is about to be."""
@@ -295,8 +296,8 @@ class Connection(Generic[S]):
                 await asyncio.sleep(backoff(failures // self._attempts, *self._pause))
                 continue
             level = self.consumers.up(self)
-            if self.connects:
-                log.log(level, "%s: connected again", self.name)
+            if self.connects or level > logging.DEBUG:
+                log.log(level, "%s: connected%s", self.name, " again" if self.connects else "")
             self.connects += 1
             began = asyncio.get_running_loop().time()
             await self._live(session, first)
@@ -317,9 +318,7 @@ class Connection(Generic[S]):
                 level, "%s: cannot connect, and tries again for ever: %s", self._logged_as, self.last_error
             )
         if log.isEnabledFor(logging.DEBUG):
-            # As text: what a client library puts into its errors may be secret.
-            trace = "".join(traceback.format_exception(None, problem, problem.__traceback__))
-            log.debug("%s: attempt %d failed\n%s", self.name, failures, redact(trace, self.secrets))
+            log.debug("%s: attempt %d failed\n%s", self.name, failures, trace(problem, self.secrets))
 
     def clean(self, problem: object) -> str:
         """Return a reason in one line, without secrets."""

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
+from evbus._failure import about
 from evbus.errors import DispatcherNotStarted, DispatchError, DispatcherStopped, InvalidHeader
 from evbus.redact import one_line, problem_text
 from evbus.types import Envelope
@@ -116,12 +117,14 @@ class Core:
         stopped = isinstance(problem, DispatcherStopped)
         stopped = stopped or (isinstance(problem, asyncio.CancelledError) and self.state is State.STOPPED)
         if not stopped:
+            reason = problem_text(problem)
             log.error(
-                "%s: the handler %s of %s failed: %s",
+                "%s: the handler %s of %s failed: %s%s",
                 router,
                 binding.name,
                 binding.message_name,
-                problem_text(problem),
+                reason,
+                about(problem, reason),
                 exc_info=problem if log.isEnabledFor(logging.DEBUG) else None,
             )
         if self.on_failure is not None:

@@ -187,7 +187,7 @@ class Consumer:
                 await self._pause(problem)
             else:
                 if self._failures:
-                    log.info("%s: consuming from %r again", self.connection.name, self._name)
+                    log.warning("%s: consuming from %r again", self.connection.name, self._name)
                 self._started, self._failures = True, 0
                 self._on_ready()
                 return found

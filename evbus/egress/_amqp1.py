@@ -53,7 +53,7 @@ class Consumer:
         self._again = MODIFIED
         self._messages: deque[tuple[int, bytes]] = deque()
         self._arrived: asyncio.Future[None] | None = None
-        self._subscribed = self._warned = self._paused = False
+        self._subscribed = self._failing = self._warned = self._paused = False
         self._breaks = Breaks()
 
     def __repr__(self) -> str:
@@ -147,6 +147,13 @@ class Consumer:
                     self._connection.name,
                     self._source.address,
                 )
+            if self._failing:
+                self._failing = False
+                log.warning(
+                    "%s: consuming from %s again",
+                    self._connection.name,
+                    self._source.address if self._source else "",
+                )
             self._subscribed = True
             self._connection.consumers.back(self)
             self._wanted.ready()
@@ -177,6 +184,7 @@ class Consumer:
         if not self._subscribed and not isinstance(refusal, Unavailable):
             raise ConnectFailed(reason)
         if failures == 1:
+            self._failing = True
             log.warning("%s; tries again for ever", reason)
 
     # Messages

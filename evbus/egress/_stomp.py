@@ -217,7 +217,7 @@ class Consumer:
         self._messages: deque[Frame] = deque()
         self._unsettled: dict[str, Frame] = {}
         self._arrived: asyncio.Future[None] | None = None
-        self._subscribed = self._as_it_is = self._paused = self._settled = False
+        self._subscribed = self._failing = self._as_it_is = self._paused = self._settled = False
         self._breaks = Breaks()
         self._own = secrets.token_hex(8)
         self._told: set[str] = set()
@@ -335,6 +335,9 @@ class Consumer:
         done, _ = await asyncio.wait({answer}, timeout=self._profile.receipt_timeout)
         refusal = answer.result() if done else Unavailable("the broker does not answer")
         if refusal is None:
+            if self._failing:
+                self._failing = False
+                log.warning("%s: consuming from %s again", self._connection.name, found.destination)
             self._subscribed = True
             self._connection.consumers.back(self)
             self._warn(session, found)
@@ -352,6 +355,7 @@ class Consumer:
         if not self._subscribed and not isinstance(refusal, Unavailable):
             raise ConnectFailed(reason)
         if failures == 1:
+            self._failing = True
             log.warning("%s; tries again for ever", reason)
 
     def _take(self, frame: Frame) -> None:

@@ -143,12 +143,16 @@ class DeadStore:
         plugin: str = "",
         provider: str = "",
         profile: str = "",
+        kind: str = "",
+        place: str = "",
     ) -> bool:
         """Keep an event, to be written soon; False when it is lost because too many wait already.
 
         :param reason: why it died; at most 2,000 characters are kept. It must hold no secret.
         :param attempts: how often it was tried.
+        :param kind: the type of the exception that it died of; ``place`` is the file and line that raised it.
         """
+        known = {name: value for name, value in (("type", kind), ("place", place)) if value}
         line = _line(
             envelope,
             {
@@ -157,6 +161,7 @@ class DeadStore:
                 "provider": provider,
                 "profile": profile,
                 "reason": reason[:_REASON_CHARACTERS],
+                **known,
                 "attempts": attempts,
                 "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             },

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from evbus._counted import counted
+from evbus._failure import about, place, trace
 from evbus.errors import DeliveryError
 from evbus.redact import problem_text
 from evbus.types import Envelope, own_headers
@@ -66,11 +67,14 @@ class DeadLetters:
         for entry in dead:
             reason = lane.reason(entry.reason)
             tries = counted(entry.attempts, "attempt", "attempts")
-            log.error("lane %s: an event is dead after %s: %s", lane.key, tries, reason)
+            details = about(entry.reason, reason, entry.event)
+            log.error("lane %s: an event is dead after %s: %s%s", lane.key, tries, reason, details)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("lane %s: an event is dead\n%s", lane.key, trace(entry.reason, lane.secrets))
             try:
                 if not self._send(lane, entry, reason):
                     self.died += 1
-                    self._record(entry.event, str(lane.key), reason, entry.attempts, lane.key)
+                    self._record(entry.event, str(lane.key), reason, entry.attempts, lane.key, entry.reason)
             except Exception:
                 log.exception("lane %s: a dead event could not be recorded", lane.key)
             self._tell(entry.event, lane.key.plugin, entry.reason)
@@ -105,7 +109,13 @@ class DeadLetters:
         self._tell(event, key.plugin if key is not None else where, DeliveryError(reason))
 
     def _record(
-        self, event: Envelope, where: str, reason: str, attempts: int, key: LaneKey | None = None
+        self,
+        event: Envelope,
+        where: str,
+        reason: str,
+        attempts: int,
+        key: LaneKey | None = None,
+        problem: BaseException | None = None,
     ) -> bool:
         plugin, provider, profile = key or ("", "", event.profile)
         return self._store.add(
@@ -116,6 +126,8 @@ class DeadLetters:
             profile=profile,
             reason=reason,
             attempts=attempts,
+            kind="" if problem is None else type(problem).__name__,
+            place="" if problem is None else place(problem),
         )
 
     async def give_up(self, event: Envelope, where: str, problem: Exception, attempts: int) -> bool:
@@ -127,10 +139,12 @@ class DeadLetters:
         """
         reason = problem_text(problem)
         tries = f" after {counted(attempts, 'attempt', 'attempts')}" if attempts else ""
-        log.error("%s: an event is dead%s: %s", where, tries, reason)
+        log.error("%s: an event is dead%s: %s%s", where, tries, reason, about(problem, reason, event))
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s: an event is dead\n%s", where, trace(problem))
         self._tell(event, where, problem)
         self.died += 1
-        while not self._record(event, where, reason, attempts):
+        while not self._record(event, where, reason, attempts, problem=problem):
             if self._store.closed:
                 return False
             await asyncio.sleep(PAUSE)

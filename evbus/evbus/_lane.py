@@ -15,6 +15,7 @@ from typing import Any
 
 from evbus._backoff import backoff
 from evbus._call import failure_of, running
+from evbus._failure import about, trace
 from evbus.errors import ConnectionLost
 from evbus.redact import one_line, redact, said
 from evbus.types import Envelope
@@ -557,7 +558,7 @@ class Lane:
         if delivered:
             self.latency.sample(delivered, time.monotonic())
             if self._failing and not retried:
-                log.info("lane %s: delivers again", self.key)
+                log.warning("lane %s: delivers again", self.key)
                 self._failing = 0
         if dead:
             self.last_error = self.reason(dead[-1].reason)
@@ -571,11 +572,17 @@ class Lane:
         return said(problem, self.secrets)
 
     def _failed(self, outcomes: Sequence[Outcome]) -> None:
-        problem = next(outcome for outcome in outcomes if outcome is not None)
+        self.fails(next(outcome for outcome in outcomes if outcome is not None), "publishing fails and")
+
+    def fails(self, problem: BaseException, what: str) -> None:
+        """Note a failure. The first until something is delivered is logged, each at DEBUG with its traceback."""
         self.last_error = self.reason(problem)
         self._failing += 1
         if self._failing == 1:
-            log.warning("lane %s: publishing fails and is tried again: %s", self.key, self.last_error)
+            details = about(problem, self.last_error)
+            log.warning("lane %s: %s is tried again: %s%s", self.key, what, self.last_error, details)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("lane %s: %s is tried again\n%s", self.key, what, trace(problem, self.secrets))
 
     async def _wait(self, why: str, until: Awaitable[None]) -> None:
         """Wait for a destination that is down; no attempt is counted."""

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from evbus._call import Deadline, call
+from evbus._failure import about, trace
 from evbus.errors import BusFull, DeliveryError, PluginError, Unavailable
 from evbus.redact import problem_text, said
 from evbus.types import Envelope
@@ -179,7 +180,9 @@ class Sender:
             await call(self._closer(self._ctx), seconds)
         except Exception as exc:
             reason = problem_text(exc, self._secrets)
-            log.warning("close of an ingress plugin failed: %s", reason)
+            log.warning("close of an ingress plugin failed: %s%s", reason, about(exc, reason))
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("close of an ingress plugin failed\n%s", trace(exc, self._secrets))
 
     def not_ready(self) -> tuple[str, Awaitable[None]] | None:
         """Return None when events can be sent, else why not, and what to await until they can."""

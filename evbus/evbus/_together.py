@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from evbus.errors import ConfigError, ConnectFailed, Rejected
-from evbus.redact import said
 
 from ._queue import resolve
 from ._run import Connection
 
 __all__ = ["Joiners", "open_all", "within"]
-
-log = logging.getLogger("evbus.bus")
 
 
 class Joiners:
@@ -61,8 +57,7 @@ async def open_all(connections: Sequence[Connection], seconds: float) -> None:
         if isinstance(problem, (ConfigError, ConnectFailed, Rejected, asyncio.CancelledError)):
             raise problem
         if isinstance(problem, BaseException):
-            reason = said(problem, connection.lane.secrets)
-            log.warning("lane %s: cannot be opened, and is tried again: %s", connection.lane.key, reason)
+            connection.lane.fails(problem, "cannot be opened, and")
 
 
 async def within(

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import logging
 
+from evbus import _failure
 from evbus.evbus import _face
 
 log = logging.getLogger("evbus.broker")
@@ -118,7 +119,15 @@ async def wrap(hub, plugin_name, event, contexts, coro):
     try:
         return await coro
     except Exception as exc:
-        log.error("plugin %s failed to publish an event of profile %s: %s", plugin_name, event.profile, exc)
+        details = _failure.about(exc, str(exc), event)
+        log.error(
+            "plugin %s failed to publish an event of profile %s: %s%s",
+            plugin_name,
+            event.profile,
+            exc,
+            details,
+        )
+        log.debug("plugin %s failed to publish", plugin_name, exc_info=exc)
         callback = hub.evbus.init.error_callback()
         if callback is None:
             return None

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec.structs
 
 from evbus._backoff import backoff
-from evbus.errors import ConfigError, ConnectFailed
+from evbus._failure import about
+from evbus.errors import ConfigError, ConnectFailed, EvbusError
 from evbus.evbus._bridge import Bridge
 from evbus.evbus._sources import Supply
 from evbus.redact import said
@@ -112,7 +113,9 @@ class Feed:
         elif isinstance(problem, (ConfigError, ConnectFailed)) or (
             self._supply.announces and not self._ready.is_set() and not self._failures
         ):
-            log.error("%s: takes nothing more of %s from %s: %s", *what, said(problem))
+            reason = said(problem)
+            log.error("%s: takes nothing more of %s from %s: %s%s", *what, reason, _details(problem, reason))
+            log.debug("%s: takes nothing more of %s from %s", *what, exc_info=problem)
         else:
             self._resume(what, problem)
 
@@ -122,7 +125,9 @@ class Feed:
         self._ready.clear()
         self._failures = 1 if loop.time() - self._began > LONG else self._failures + 1
         if self._failures == 1:
-            log.warning("%s: %s from %s is interrupted, and is asked for again: %s", *what, said(problem))
+            reason = said(problem)
+            details = _details(problem, reason)
+            log.warning("%s: %s from %s is interrupted, and is asked for again: %s%s", *what, reason, details)
         self._again = loop.call_later(backoff(self._failures, *PAUSE), self._begin)
 
     async def wait_ready(self) -> None:
@@ -175,3 +180,8 @@ class Feed:
             await asyncio.wait({self._task})
             if not self._task.cancelled():
                 self._task.exception()  # said when it ended
+
+
+def _details(problem: BaseException, reason: str) -> str:
+    """Return where a source has failed; what evbus itself raises says what is wrong."""
+    return "" if isinstance(problem, EvbusError) else about(problem, reason)

@@ -15,6 +15,7 @@ import msgspec
 
 from evbus._backoff import backoff
 from evbus._call import failure_of
+from evbus._failure import about, trace
 from evbus._weight import UNBOUNDED
 from evbus.dispatch._within import Limit, within
 from evbus.errors import DispatchError, DispatchTimeout, PayloadError, PayloadTooLarge, is_rejected
@@ -217,12 +218,16 @@ class Listening:
         retry = self.spec.retry
         while not is_rejected(problem) and (not retry.attempts or work.attempts < retry.attempts):
             self._counts["retried"] += 1
+            reason = problem_text(problem)
             log.warning(
-                "listener %s: %s fails and is tried again: %s",
+                "listener %s: %s fails and is tried again: %s%s",
                 self.listener.name,
                 work.spec.name,
-                problem_text(problem),
+                reason,
+                about(problem, reason, work.delivery.envelope),
             )
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("listener %s: %s fails\n%s", self.listener.name, work.spec.name, trace(problem))
             await asyncio.sleep(backoff(work.attempts, retry.min, retry.max))
             if work.delivery.gone:
                 self._leave(work, _DROP)

@@ -409,8 +409,9 @@ def test_a_connection_that_was_cut_is_restored(rabbitmq: Any, proxy: Any, caplog
 
     asyncio.run(main())
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(told) == 1
+    assert len(told) == 2
     assert told[0].startswith("amqp profile 'orders': the connection is lost: ")
+    assert told[1] == "amqp profile 'orders': connected again"
 
 
 def test_a_connection_that_an_operator_closed_is_restored(
@@ -427,7 +428,10 @@ def test_a_connection_that_an_operator_closed_is_restored(
     asyncio.run(main())
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     why = "the broker closed it: CONNECTION_FORCED - maintenance (320)"
-    assert told == [f"amqp profile 'orders': the connection is lost: {why}"]
+    assert told == [
+        f"amqp profile 'orders': the connection is lost: {why}",
+        "amqp profile 'orders': connected again",
+    ]
 
 
 @pytest.mark.parametrize("direction", ["down", None])

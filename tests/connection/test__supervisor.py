@@ -158,8 +158,11 @@ def test_one_that_waits_opens_although_the_first_attempts_fail(caplog: pytest.Lo
         await made.close()
 
     run(main())
-    (told,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert told == "amqp profile 'orders': cannot connect, and tries again for ever: no route"
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert told == [
+        "amqp profile 'orders': cannot connect, and tries again for ever: no route",
+        "amqp profile 'orders': connected",
+    ]
 
 
 def test_every_host_has_its_turn_before_it_fails() -> None:
@@ -249,7 +252,10 @@ def test_many_failures_in_a_row_are_told_once(caplog: pytest.LogCaptureFixture) 
 
     run(main())
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert told == ["amqp profile 'orders': the connection is lost: gone"]
+    assert told == [
+        "amqp profile 'orders': the connection is lost: gone",
+        "amqp profile 'orders': connected again",
+    ]
 
 
 def test_the_connections_of_a_profile_that_are_lost_and_restored_together_are_told_once(
@@ -279,6 +285,7 @@ def test_the_connections_of_a_profile_that_are_lost_and_restored_together_are_to
         lost,
         "amqp profile 'orders': connected again",
     ] * 2
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
 def test_the_pauses_are_those_of_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:

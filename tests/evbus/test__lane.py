@@ -644,18 +644,25 @@ def test_states_tell_what_a_lane_is_doing(tmp_path: Path) -> None:
 
 
 def test_failing_is_logged_once_and_so_is_recovery_without_secrets(tmp_path: Path, caplog: Any) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG")
     rig, target = Rig(tmp_path), Target()
     target.plan.extend([ValueError("login s3cr3t-s3cr3t\nfailed")] * 2 + [None])
     lane = rig.add(target, delivery=Delivery(retry=Retry(attempts=5, min=1e-9, max=1e-9)))
     lane.secrets = frozenset({"s3cr3t-s3cr3t"})
     run(rig, 2)
-    messages = [record.message for record in caplog.records if record.name == "evbus.lane"]
+    records = [record for record in caplog.records if record.name == "evbus.lane"]
+    messages = [record.message for record in records if record.levelname == "WARNING"]
     assert len(messages) == 2
-    assert "publishing fails and is tried again" in messages[0]
+    assert "publishing fails and is tried again: login ***\\nfailed (ValueError at " in messages[0]
+    assert "rig.py:" in messages[0]
     assert "delivers again" in messages[1]
     assert "s3cr3t" not in caplog.text
     assert "\n" not in messages[0]
+    traces = [record.message for record in records if record.levelname == "DEBUG"]
+    assert len(traces) == 2
+    assert all(
+        "Traceback (most recent call last)" in trace and "ValueError: login ***" in trace for trace in traces
+    )
 
 
 # Delivering at once

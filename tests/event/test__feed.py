@@ -179,9 +179,10 @@ def test_a_source_that_fails_is_asked_again_and_that_is_told_once(
         assert len(remote.wanted) == 4
 
     go(main)
-    assert caplog.messages == [
-        "listener billing: OrderPlaced from fake.p is interrupted, and is asked for again: KeyError: 'id'"
-    ]
+    (said,) = caplog.messages
+    why = "is interrupted, and is asked for again: KeyError: 'id' (at "
+    assert said.startswith(f"listener billing: OrderPlaced from fake.p {why}")
+    assert f"{__file__}:" in said
 
 
 def test_a_source_that_is_wrong_is_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime as dt
+import logging
 import threading
 from contextvars import ContextVar
 from pathlib import Path
@@ -405,8 +406,36 @@ def test_a_dead_event_stands_in_the_dead_store_with_its_reason(tmp_path: Path) -
         assert line["headers"]["evbus-message"] == "OrderPlaced"
         about = line["dead"]
         assert (about["lane"], about["reason"], about["attempts"]) == ("listener billing", "KeyError: 'x'", 3)
+        assert about["type"] == "KeyError"
+        assert about["place"].startswith(f"{__file__}:")
 
     go(main)
+
+
+def test_a_listener_that_fails_is_told_with_its_place_and_the_event(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def on(event: OrderPlaced) -> Any:
+        return {}["missing"]
+
+    async def main() -> None:
+        async with listening(dead_store=str(tmp_path / "dead.jsonl"), pipeline=["stamp"]) as hub:
+            hub.event.init.subscribe(OrderPlaced, on, name="billing", retry={**SOON, "attempts": 2})
+            await hub.event.init.send(OrderPlaced("x"), headers={"ce-id": "id-7"})
+            await settled(hub)
+
+    line = on.__code__.co_firstlineno + 1
+    with caplog.at_level(logging.WARNING, "evbus"):
+        go(main)
+    where = f"(at {__file__}:{line}, event 'OrderPlaced', id id-7)"
+    assert caplog.messages[:2] == [
+        f"listener billing: OrderPlaced fails and is tried again: KeyError: 'missing' {where}",
+        f"listener billing: an event is dead after 2 attempts: KeyError: 'missing' {where}",
+    ]
+    assert "Traceback" not in caplog.text
+    with caplog.at_level(logging.DEBUG, "evbus"):
+        go(main)
+    assert 'return {}["missing"]' in caplog.text
 
 
 def test_the_error_callback_and_on_error_are_told(tmp_path: Path) -> None:
