@@ -19,6 +19,7 @@ import pop.hub
 from pop_config import conf as pop_conf
 
 from evbus import conf
+from evbus._units import Unit, UnitError, number
 from evbus.command import _output
 from evbus.errors import ConfigError, EvbusError, SettingsError, nearest
 from evbus.evbus import _own, _profiles
@@ -48,6 +49,18 @@ EXIT_CODES = """exit codes:
   130  stopped at once by a second Ctrl-C or SIGTERM; what was not delivered is in the dead
        store, or said to be lost
 """
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that takes durations with their unit; those of the subcommands are of the same class."""
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        if action.dest == "drain_timeout":
+            try:
+                arg_string = str(number(arg_string, Unit.SECONDS))
+            except UnitError as exc:
+                raise argparse.ArgumentError(action, str(exc)) from None
+        return super()._get_value(action, arg_string)
 
 
 class _Unset(list[Any]):
@@ -174,7 +187,7 @@ def _without_pip() -> Iterator[None]:
 def _set_parser(hub: Any) -> None:
     """Make the parser before pop-config does, which gives it no description and an odd name for commands."""
     hub.args.DEFAULT = _Unset()
-    hub.args.PARSER = argparse.ArgumentParser(
+    hub.args.PARSER = _Parser(
         prog="evbus",
         description=DESCRIPTION,
         epilog=EXIT_CODES,

@@ -5,7 +5,8 @@ CONFIG = {
     "profiles": {
         "default": None,
         "os": "EVBUS_PROFILES",
-        "help": "The file of profiles: plain YAML, or encrypted by acct when a key is given",
+        "help": "The file of profiles: plain YAML, or encrypted by acct when a key is given; in a "
+        "configuration file also the profiles themselves",
     },
     "acct_file": {"default": None, "os": "ACCT_FILE", "help": "The same as --profiles, by its name in acct"},
     "acct_key": {

@@ -7,16 +7,19 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
+from evbus._units import Bytes, Seconds
 from evbus.errors import DeliveryError
 
 __all__ = [
     "CONTENT_TYPE",
+    "Bytes",
     "Delivery",
     "Envelope",
     "Event",
     "Native",
     "NativeHeaders",
     "Origin",
+    "Seconds",
     "SharedHeaders",
     "SharedNativeHeaders",
     "StandingHeaders",

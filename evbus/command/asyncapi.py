@@ -41,7 +41,7 @@ async def catalogue(hub, options):
     """
     from evbus.event import _catalogue
 
-    file = str(options.get("profiles") or options.get("acct_file") or "profiles")
+    file = hub.command.init.source(options) or "profiles"
     folder = str(pathlib.Path.cwd())
     names = [options["events"]] if isinstance(options.get("events"), str) else options.get("events") or ()
     registry = hub.event.REGISTRY

@@ -10,7 +10,7 @@ from evbus.evbus import _profiles, _sources
 async def main(hub, options):
     """Print a row for each profile, and a line for each plugin that is broken."""
     profiles = await hub.command.init.contexts(options)
-    file = str(options.get("profiles") or options.get("acct_file"))
+    file = hub.command.init.source(options)
     if not any(True for _ in _profiles.providers(profiles, source=file)):
         raise errors.ProfileError("the file holds no profile: {provider: {name: data}} is right", source=file)
     hub.evbus.init.error_callback()

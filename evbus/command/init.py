@@ -22,6 +22,12 @@ async def contexts(hub, options, default=None):
     return default
 
 
+def source(hub, options):
+    """Return where the profiles stand that the options name, for errors; ``""`` when they name none."""
+    path = options.get("profiles") or options.get("acct_file") or ""
+    return path if isinstance(path, str) else "evbus.profiles"
+
+
 async def deliver(hub, options, profiles, produce, show=None):
     """Run the bus while ``produce()`` puts events, drain it, and print what became of them.
 
@@ -134,7 +140,7 @@ async def consume(hub, options, profiles, sources, show=None):
     profile, count = options.get("profile") or "default", options.get("count") or 0
     if count < 0:
         raise errors.ConfigError(f"--count {count}: this is a number of events; 0, or none, is for ever")
-    file = str(options.get("profiles") or options.get("acct_file") or "contexts")
+    file = hub.command.init.source(options) or "contexts"
     found = [hub.evbus.bridge.check(profiles, name, profile, file) for name in sources]
     twice = next((one.name for one in found if found.count(one) > 1), None)
     if twice is not None:

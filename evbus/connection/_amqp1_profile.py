@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from evbus._units import Seconds
+
 from ._address import Address, Scheme, locate
 from ._pause import Pause
 from ._tls import Tls
@@ -72,8 +74,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     vhost: str | None = None
     tls: Tls | bool = False
     auth: Literal["plain", "external", "anonymous"] = "plain"
-    heartbeat: float = 10.0
-    connect_timeout: float = 5.0
+    heartbeat: Seconds = 10.0
+    connect_timeout: Seconds = 5.0
     first_connect: Literal["fail", "wait"] = "fail"
     reconnect: Pause = Pause()
     address_model: Literal["auto", "artemis", "rabbitmq3", "rabbitmq4"] = "auto"
@@ -82,10 +84,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     routing_key: str | None = None
     routing: Literal["multicast", "anycast"] = "multicast"
     durable: bool = True
-    ttl: float | None = None
+    ttl: Seconds | None = None
     priority: int | None = None
     headers: dict[str, str] = {}
-    settle_timeout: float = 30.0
+    settle_timeout: Seconds = 30.0
     window: int = 1000
 
     prefetch: int | None = None

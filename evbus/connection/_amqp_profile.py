@@ -8,6 +8,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
+from evbus._units import Seconds
+
 from ._address import Address, host_and_port
 from ._pause import Pause
 from ._tls import Tls
@@ -202,8 +204,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     vhost: str | None = None
     tls: Tls | bool = False
     auth: Literal["plain", "external"] = "plain"
-    heartbeat: float = 20.0
-    connect_timeout: float = 5.0
+    heartbeat: Seconds = 20.0
+    connect_timeout: Seconds = 5.0
     first_connect: Literal["fail", "wait"] = "fail"
     reconnect: Pause = Pause()
     client_properties: dict[str, Any] = {}
@@ -215,12 +217,12 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     routing_key: str | None = None
     mandatory: bool = True
     persistent: bool = True
-    expiry: float | None = None
+    expiry: Seconds | None = None
     priority: int | None = None
     headers: dict[str, str] = {}
     refused: Literal["retry", "reject"] = "retry"
-    confirm_timeout: float = 30.0
-    timeout: float | None = None
+    confirm_timeout: Seconds = 30.0
+    timeout: Seconds | None = None
 
     prefetch: int | None = None
     consumer_priority: int | None = None

@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from evbus._units import Seconds
+
 from ._address import Address, Scheme, locate
 from ._pause import Pause
 from ._stomp_frame import unfit
@@ -74,8 +76,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     password: str | None = None
     vhost: str | None = None
     tls: Tls | bool = False
-    heartbeat: float = 10.0
-    connect_timeout: float = 5.0
+    heartbeat: Seconds = 10.0
+    connect_timeout: Seconds = 5.0
     first_connect: Literal["fail", "wait"] = "fail"
     reconnect: Pause = Pause()
     client_id: str | None = None
@@ -83,10 +85,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     destination: str = "/queue/" + KEY
     routing_key: str | None = None
     persistent: bool = True
-    expiry: float | None = None
+    expiry: Seconds | None = None
     priority: int | None = None
     headers: dict[str, str] = {}
-    receipt_timeout: float = 30.0
+    receipt_timeout: Seconds = 30.0
     window: int = 1000
 
     prefetch: int | None = None

@@ -575,7 +575,7 @@ class Lane:
         self.fails(next(outcome for outcome in outcomes if outcome is not None), "publishing fails and")
 
     def fails(self, problem: BaseException, what: str) -> None:
-        """Note a failure. The first until something is delivered is logged, each at DEBUG with its traceback."""
+        """Note a failure. The first since a delivery is logged; at DEBUG each is, with its traceback."""
         self.last_error = self.reason(problem)
         self._failing += 1
         if self._failing == 1:

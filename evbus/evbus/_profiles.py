@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 import yaml
 
+from evbus._units import UnitError, with_units
 from evbus.errors import ProfileError, absent, nearest
 from evbus.redact import one_line
 
@@ -290,7 +291,9 @@ def convert(data: Mapping[str, Any], schema: type[_Settings], source: str, path:
         raise ProfileError(f"this is a mapping, not {type(data).__name__}", source=source, path=path)
     _check_keys(data, schema, source, path)
     try:
-        return msgspec.convert(plain(data), schema, strict=False)
+        return msgspec.convert(with_units(plain(data), schema), schema, strict=False)
+    except UnitError as exc:
+        raise ProfileError(exc.reason, source=source, path=path + exc.path) from None
     except msgspec.ValidationError as exc:
         reason, key = explain(exc, schema)
         raise ProfileError(reason, source=source, path=path + key) from None

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from evbus._units import Bytes, Seconds, UnitError, with_units
 from evbus.errors import SettingsError, nearest
 
 from ._dead_path import default_path
@@ -43,8 +44,8 @@ class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """
 
     attempts: int = 10
-    min: float = 0.1
-    max: float = 30.0
+    min: Seconds = 0.1
+    max: Seconds = 30.0
 
     def __post_init__(self) -> None:
         if self.attempts < 0:
@@ -74,7 +75,7 @@ class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     on_full: Literal["block", "spill", "drop_oldest"] = "block"
     retry: Retry = Retry()
     dead_letter: str | None = None
-    timeout: float = 60.0
+    timeout: Seconds = 60.0
 
     def __post_init__(self) -> None:
         for name in ("batch", "concurrency", "buffer"):
@@ -97,23 +98,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     serialize_plugin: str = "json"
     error_callback_ref: str | None = None
     queue_limit: int = 100_000
-    queue_bytes: int = 256 * 1024 * 1024
+    queue_bytes: Bytes = 256 * 1024 * 1024
     full_policy: Literal["raise", "drop_oldest", "drop_newest"] = "raise"
-    max_body: int = 1024 * 1024
-    drain_timeout: float = 20.0
+    max_body: Bytes = 1024 * 1024
+    drain_timeout: Seconds = 20.0
     pipeline: tuple[str, ...] | None = None
     plugin_dirs: tuple[str, ...] = ()
     dead_store: str | None = None
-    dead_store_bytes: int = 256 * 1024 * 1024
+    dead_store_bytes: Bytes = 256 * 1024 * 1024
     event_source: str | None = None
     engine_workers: int = 100
     dispatch_backlog: int = 10_000
     sign_keys: tuple[str, ...] | None = None
-    sign_tolerance: float = 300.0
+    sign_tolerance: Seconds = 300.0
     sign_limit: int = 1_000_000
     compress_with: Literal["auto", "zstd", "zlib"] = "auto"
-    compress_over: int = 1024
-    dedupe_window: float = 3600.0
+    compress_over: Bytes = 1024
+    dedupe_window: Seconds = 3600.0
     dedupe_limit: int = 100_000
     plugin_options: dict[str, Any] = {}
 
@@ -234,10 +235,11 @@ def read_settings(options: Mapping[str, Any], own: Mapping[str, Any] | None = No
         ):
             raise _unknown(key, own)
     try:
-        settings = msgspec.convert(
-            {key: value for key, value in data.items() if key in OPTIONS}, Settings, strict=False
-        )
+        known = with_units({key: value for key, value in data.items() if key in OPTIONS}, Settings)
+        settings = msgspec.convert(known, Settings, strict=False)
         return msgspec.structs.replace(settings, plugin_options=dict(own)) if own else settings
+    except UnitError as exc:
+        raise SettingsError(f"evbus{exc.path}: {exc.reason}") from None
     except msgspec.ValidationError as exc:
         reason, path = explain(exc, Settings)
         raise SettingsError(f"evbus{path}: {reason}") from None

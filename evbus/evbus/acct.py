@@ -3,13 +3,17 @@
 import importlib.util
 import logging
 import os
+from collections.abc import Mapping
 
 from dict_tools.data import NamespaceDict, SafeNamespaceDict
 
 from evbus import _paths, errors
-from evbus.evbus import _profiles
+from evbus.evbus import _expand, _profiles
 
 log = logging.getLogger("evbus.acct")
+
+#: Where profiles stand that a configuration file holds.
+WITHIN = "evbus.profiles"
 
 
 async def profiles(hub, acct_file=None, acct_key=None, acct_data=None, **kwargs):
@@ -18,14 +22,23 @@ async def profiles(hub, acct_file=None, acct_key=None, acct_data=None, **kwargs)
     The file may hold credentials for others as well: providers that no ingress plugin accepts are left
     out, unless they look like a typing error.
 
-    :param acct_file: plain YAML, or with ``acct_key`` a file encrypted by acct.
+    :param acct_file: plain YAML, or with ``acct_key`` a file encrypted by acct; default, without
+        ``acct_data``: the options ``profiles`` and ``acct_key`` of the section ``evbus``.
     :param acct_data: profiles as data; then the file is not read.
     :param kwargs: more options for acct, such as ``crypto_plugin`` and ``render_pipe``.
     :raises ProfileError: the file, the path of the key, and what would be right.
     """
-    source = str(acct_file) if acct_file and acct_data is None else "acct_data"
+    if acct_file is None and acct_data is None:
+        options = (hub.OPT or {}).get("evbus") or {}
+        acct_file = options.get("profiles") or options.get("acct_file")
+        acct_key = acct_key or options.get("acct_key")
+    source = "acct_data"
     if acct_file and acct_data is None:
-        acct_data = await _read(hub, acct_file, acct_key, kwargs)
+        acct_data, source = await _written(hub, acct_file, acct_key, kwargs)
+        known = {provider for accept in hub.evbus.init.accepts() for provider in accept.providers}
+        # What is for others is as they read it.
+        own = {provider: part for provider, part in acct_data.items() if provider in known}
+        acct_data = {**acct_data, **_expand.expanded(own, os.environ, source=source)}
     contexts = await _accepted(hub, acct_data or {}, source)
     # Checked as it was written: the path of a key in an error is that in the file.
     hub.evbus.init.check({name: part for name, part in (acct_data or {}).items() if name in contexts}, source)
@@ -35,14 +48,33 @@ async def profiles(hub, acct_file=None, acct_key=None, acct_data=None, **kwargs)
 async def load(hub, path, key=None):
     """Return the profiles of evbus's own file; every provider in it has to be accepted by a plugin.
 
+    Values take the place of ``${NAME}``, ``${NAME:-default}`` and ``${file:path}``, and of ``file:path``
+    under the name of a secret.
+
+    :param path: the file, or what a configuration file holds in its place.
     :raises ProfileError: the file, the path of the key, and what would be right.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        kind = type(path).__name__
-        raise errors.ProfileError(f"profiles are a mapping, or the path of a YAML file of them, not {kind}")
-    data = await _read(hub, path, key, {})
-    hub.evbus.init.check(data, str(path))
+    data, source = await _written(hub, path, key, {})
+    data = _expand.expanded(data, os.environ, source=source)
+    hub.evbus.init.check(data, source)
     return data
+
+
+async def _written(hub, given, key, options):
+    """Return profiles as a person wrote them, in a file or in a configuration file, and where that is."""
+    if isinstance(given, Mapping):
+        return _plain_data(given), WITHIN
+    if not isinstance(given, (str, os.PathLike)):
+        kind = type(given).__name__
+        raise errors.ProfileError(f"profiles are a mapping, or the path of a YAML file of them, not {kind}")
+    return await _read(hub, given, key, options), str(given)
+
+
+def _plain_data(data):
+    """Return plain dictionaries and lists; what POP has read is immutable."""
+    if isinstance(data, Mapping):
+        return {key: _plain_data(value) for key, value in data.items()}
+    return [_plain_data(value) for value in data] if isinstance(data, (list, tuple)) else data
 
 
 async def _read(hub, acct_file, acct_key, options):

@@ -14,6 +14,7 @@ import msgspec
 from evbus import jsonl
 from evbus._append import AppendFile
 from evbus._paths import no_home
+from evbus._units import Bytes, Unit, number
 from evbus._worker import Worker
 from evbus.errors import InvalidPayload, Rejected
 from evbus.types import CONTENT_TYPE, Envelope
@@ -41,7 +42,7 @@ class FileProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """
 
     path: str
-    max_size: Annotated[int, msgspec.Meta(ge=0)] = 100 * 1024 * 1024
+    max_size: Annotated[Bytes, msgspec.Meta(ge=0)] = 100 * 1024 * 1024
     keep: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
     fsync: str | float = "never"
     mode: str | int = "0600"
@@ -69,7 +70,7 @@ class FileProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
         if self.fsync in ("never", "batch"):
             return None if self.fsync == "never" else 0.0
         try:
-            seconds = float(self.fsync)
+            seconds = float(number(self.fsync, Unit.SECONDS) if isinstance(self.fsync, str) else self.fsync)
         except ValueError:
             seconds = math.nan
         if not 0 < seconds < math.inf:

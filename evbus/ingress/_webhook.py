@@ -20,6 +20,7 @@ from typing import Annotated
 
 import msgspec
 
+from evbus._units import Seconds
 from evbus.errors import DeliveryError, DestinationForbidden, InvalidHeader, Rejected, Unavailable
 from evbus.ingress._address import AddressPolicy
 
@@ -37,7 +38,7 @@ __all__ = [
 #: A destination may ask for at most this pause, in seconds.
 LONGEST_WAIT = 300.0
 
-_Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+_Seconds = Annotated[Seconds, msgspec.Meta(gt=0, le=86_400)]
 _Connections = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

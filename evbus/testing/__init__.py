@@ -18,11 +18,12 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pop.hub
 
 from evbus.errors import EvbusError
+from evbus.evbus._expand import expanded
 from evbus.evbus._profiles import load_yaml
 
 from . import _options
@@ -137,4 +138,6 @@ def sync_bus(
 def _profiles(profiles: Mapping[str, Any] | str | os.PathLike[str] | None) -> Mapping[str, Any]:
     if profiles is None:
         return PROFILES
-    return profiles if isinstance(profiles, Mapping) else load_yaml(Path(profiles))
+    if isinstance(profiles, Mapping):
+        return profiles
+    return cast("dict[str, Any]", expanded(load_yaml(Path(profiles)), os.environ, source=str(profiles)))

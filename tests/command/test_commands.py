@@ -221,3 +221,43 @@ def test_commands_that_deliver_refuse_a_broken_pipeline_plugin_and_the_others_sh
     done = shell.run("plugins", "pipeline", "--plugin-dirs", "plugins")
     assert done.returncode == 2
     assert "ModuleNotFoundError" in done.stdout
+
+
+def test_profiles_may_stand_in_a_configuration_file(shell: Shell) -> None:
+    shell.file(
+        "c.yml",
+        """
+        evbus:
+          profiles:
+            file:
+              orders: {path: "${FOLDER:-.}/out.jsonl", max_size: 10MB, delivery: {retry: {min: 50ms}}}
+            console: [{audit: {}}, {default: {}}]
+        """,
+    )
+    done = shell.run("put", "1", "--profile", "orders", "-q", "-c", "c.yml")
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = shell.lines("out.jsonl")
+    assert line["body"] == 1
+    done = shell.run("check", "-c", "c.yml")
+    assert (done.returncode, done.stdout.count(" ok")) == (0, 3)
+    shell.file("c.yml", "evbus: {profiles: {console: {'*': {}}}}\n")
+    assert shell.run("put", "1", "-q", "-c", "c.yml").stdout == "1\n"
+    shell.file("c.yml", "evbus: {profiles: {file: {orders: {path: x, max_size: 10 parsecs}}}}\n")
+    done = shell.run("check", "-c", "c.yml")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "evbus: evbus.profiles: file.orders.max_size: '10 parsecs' has an unknown unit; "
+    )
+    for command in (("asyncapi",), ("graph",)):
+        assert shell.run(*command, "-c", "c.yml").stderr == done.stderr
+
+
+def test_sizes_and_durations_of_options_have_units(shell: Shell) -> None:
+    put = ("put", "1", "-p", "p.yml", "-q")
+    assert shell.run(*put, "--drain-timeout", "2s", EVBUS_MAX_BODY="1kB").returncode == 0
+    done = shell.run(*put, "--drain-timeout", "2 weeks")
+    assert done.returncode == 2
+    assert "argument --drain-timeout: '2 weeks' has an unknown unit; a number of seconds" in done.stderr
+    done = shell.run(*put, EVBUS_DRAIN_TIMEOUT="2 weeks")
+    assert done.returncode == 2
+    assert done.stderr.startswith("evbus: evbus.drain_timeout: '2 weeks' has an unknown unit; a number of")

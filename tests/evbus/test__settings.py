@@ -34,6 +34,20 @@ def test_strings_of_the_environment_are_converted() -> None:
     assert settings.pipeline == ("stamp", "trace")
 
 
+def test_sizes_and_durations_may_have_units() -> None:
+    settings = read_settings(
+        {"queue_bytes": "64MiB", "max_body": "10 MB", "drain_timeout": "1.5m", "dedupe_window": "1h"}
+    )
+    assert settings.queue_bytes == 64 * 1024**2
+    assert (settings.max_body, settings.drain_timeout, settings.dedupe_window) == (10_000_000, 90.0, 3_600.0)
+    with pytest.raises(
+        SettingsError, match=r"evbus\.max_body: '10MX' has an unknown unit; a number of bytes is right"
+    ):
+        read_settings({"max_body": "10MX"})
+    with pytest.raises(SettingsError, match=r"evbus\.queue_limit: expected int, found str"):
+        read_settings({"queue_limit": "10k"})
+
+
 def test_an_empty_pipeline_is_a_pipeline_without_plugins() -> None:
     assert read_settings({"pipeline": []}).pipeline == ()
     assert read_settings({"pipeline": None}).pipeline is None

@@ -275,3 +275,64 @@ def test_acct_plugins_complete_the_profiles_of_their_provider(
     assert profiles(hub, acct_data={"internal": {"a": {}}}) == {
         "internal": [{"a": {}}, {"a-made": {"routing_key": "made"}}],
     }
+
+
+def test_values_of_the_environment_and_of_files_are_read(
+    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "p.yml").write_text(
+        'internal: {"${A}": {routing_key: "${ORDERS}.${NONE:-x}", limit: "${LIMIT}"}}\n'
+    )
+    monkeypatch.setenv("ORDERS", "orders")
+    monkeypatch.setenv("LIMIT", "5")
+    wanted = {"internal": {"${A}": {"routing_key": "orders.x", "limit": "5"}}}
+    assert asyncio.run(hub.evbus.acct.load(tmp_path / "p.yml")) == wanted
+    assert profiles(hub, acct_file=tmp_path / "p.yml") == {"internal": [wanted["internal"]]}
+    monkeypatch.delenv("ORDERS")
+    for read in (hub.evbus.acct.load, lambda path: hub.evbus.acct.profiles(acct_file=path)):
+        with pytest.raises(
+            ProfileError, match=r"p\.yml: internal\.\$\{A\}\.routing_key: there is no environment var"
+        ):
+            asyncio.run(read(tmp_path / "p.yml"))
+
+
+def test_what_is_for_others_is_not_looked_at(hub: Any, tmp_path: Path) -> None:
+    (tmp_path / "p.yml").write_text('internal: {a: {}}\naws: {default: {key: "${NO_SUCH_VARIABLE}"}}\n')
+    assert list(profiles(hub, acct_file=tmp_path / "p.yml")) == ["internal"]
+
+
+def test_secrets_of_files_show_nowhere(tmp_path: Path, log_records: list[str]) -> None:
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    text = "async def publish(hub, ctx, body):\n    raise ValueError(ctx.acct['password'])\n"
+    root = write(tmp_path / "plugins", ingress__leaky=text)
+    (tmp_path / "p.yml").write_text(
+        f"leaky: {{a: {{password: 'file:{tmp_path}/secret', delivery: {{retry: {{attempts: 1}}}}}}}}\n"
+    )
+
+    async def main() -> Any:
+        hub = new_hub(plugin_dirs=[str(root)], dead_store=str(tmp_path / "dead.jsonl"))
+        contexts = await hub.evbus.acct.load(tmp_path / "p.yml")
+        assert contexts["leaky"]["a"]["password"] == SECRET
+        async with running(hub, contexts):
+            await hub.evbus.broker.put(body=1, profile="a")
+        return hub.evbus.stats.snapshot()["lanes"]["leaky.leaky.a"]
+
+    lane = asyncio.run(main())
+    assert (lane["dead"], lane["last_error"]) == (1, "***")
+    assert SECRET not in "".join(log_records) + (tmp_path / "dead.jsonl").read_text()
+
+
+@pytest.mark.parametrize("name", ["profiles", "acct_file"])
+def test_without_a_file_that_of_the_options_is_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "p.yml").write_text("internal: {a: {}}\n")
+    assert profiles(new_hub(**{name: str(tmp_path / "p.yml")})) == {"internal": [{"a": {}}]}
+    assert profiles(new_hub(**{name: str(tmp_path / "p.yml")}), acct_data={}) == {}
+
+
+def test_profiles_may_stand_in_the_options(hub: Any) -> None:
+    hub = new_hub(profiles={"internal": {"a": {"routing_key": "${NONE:-x}"}, "b": {}}})
+    assert profiles(hub) == {"internal": [{"a": {"routing_key": "x"}}, {"b": {}}]}
+    contexts = asyncio.run(hub.evbus.acct.load(hub.OPT.evbus["profiles"]))
+    assert contexts == {"internal": {"a": {"routing_key": "x"}, "b": {}}}
+    with pytest.raises(ProfileError, match=r"^evbus\.profiles: internl: no ingress plugin accepts"):
+        asyncio.run(hub.evbus.acct.load({"internl": {"a": {}}}))
