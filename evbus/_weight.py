@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from typing import Protocol
 
-__all__ = ["UNBOUNDED", "Weight"]
+__all__ = ["UNBOUNDED", "Loose", "Weight"]
 
 UNBOUNDED = 1 << 62
 
@@ -13,20 +15,30 @@ def _nothing() -> None:
     """Do nothing."""
 
 
+class Loose(Protocol):
+    """What counts what comes and not what goes, as long as nobody needs to know."""
+
+    def recount(self) -> None:
+        """Count what is there."""
+
+    def tighten(self) -> None:
+        """Do so, and count from now on what goes."""
+
+
 class Weight:
     """What bodies weigh that were delivered to a queue or to listeners of this process, and still wait there.
 
     They count against the bound of the bus, which sets the marks and is called when they are passed. It
     belongs to the thread of the bus's event loop; others only read it.
 
-    :ivar size: the bytes of all of them.
+    :ivar size: the bytes of all of them; too many by what has gone from what is ``loose``.
     :ivar idle: those of them that nobody takes: they do not go away by themselves.
     :ivar most_idle: how many these may be; beyond it the oldest are dropped.
     :ivar ceiling: ``on_rise`` is called when ``size`` comes above it.
-    :ivar floor: ``on_fall`` is called when ``size`` comes below it.
+    :ivar floor: ``on_fall`` is called when ``size`` comes below it; 0 when nobody waits for that.
     """
 
-    __slots__ = ("ceiling", "floor", "idle", "most_idle", "on_fall", "on_rise", "size")
+    __slots__ = ("ceiling", "floor", "idle", "loose", "most_idle", "on_fall", "on_rise", "size")
 
     def __init__(self) -> None:
         self.size = 0
@@ -34,11 +46,24 @@ class Weight:
         self.most_idle = UNBOUNDED
         self.ceiling = UNBOUNDED
         self.floor = 0
+        self.loose: weakref.WeakSet[Loose] = weakref.WeakSet()
         self.on_rise: Callable[[], None] = _nothing
         self.on_fall: Callable[[], None] = _nothing
 
     def __repr__(self) -> str:
         return f"<Weight size={self.size} idle={self.idle}>"
+
+    def recount(self) -> None:
+        """Make ``size`` what is there."""
+        for each in list(self.loose):
+            each.recount()
+
+    def watch(self, floor: int) -> None:
+        """Set the mark ``floor``."""
+        self.floor = floor
+        if floor:
+            for each in list(self.loose):
+                each.tighten()
 
     def add(self, size: int) -> None:
         """Count bytes that came."""

@@ -96,6 +96,7 @@ class Queue:
             self.limit = limit
             self.size_limit = size_limit
             self.outside.most_idle = size_limit // 2 if size_limit else UNBOUNDED
+            self.outside.ceiling = UNBOUNDED
             self._pack()
         self.wake()
 
@@ -106,13 +107,18 @@ class Queue:
         self.bound(self.limit, self.size_limit)
 
     def _risen(self) -> None:
-        """Look again at what fits: much more waits behind the lanes than before."""
+        """Look again at what fits: much more waits behind the lanes than before, or it seems so."""
+        outside = self.outside
+        outside.ceiling = UNBOUNDED
+        outside.recount()
+        outside.ceiling = outside.size + self._step
         with self.lock:
             self._pack()  # what is in the inbox was let in when there was more room
 
     def counts(self) -> dict[str, int]:
         """Return ``accepted``, ``queued`` and the other counters of one moment."""
         with self.lock:
+            self._recounted()
             entries = self.inbox.copy()
             queued = self._packed + len(entries)
             return {
@@ -125,6 +131,13 @@ class Queue:
                 "local_bytes": self.outside.size,
             }
 
+    def _recounted(self) -> bool:
+        """Let the bytes behind the lanes be exact; return False when they were, or another thread asks."""
+        if not self.outside.loose or threading.get_ident() != self._loop_thread:
+            return False
+        self.outside.recount()
+        return True
+
     @property
     def elsewhere(self) -> int:
         """The bytes of all bodies that left the queue, and wait or are under way in this process."""
@@ -133,7 +146,8 @@ class Queue:
     @property
     def size(self) -> int:
         """The bytes of all queued bodies."""
-        return self.counts()["queued_bytes"]
+        with self.lock:
+            return self._packed_size + sum([len(body) for _, body, _ in self.inbox.copy()])
 
     def qsize(self) -> int:
         """Return how many events are queued."""
@@ -155,7 +169,12 @@ class Queue:
                 return False
             if self.limit and waiting >= self.limit:
                 return True
-            return bool(self.size_limit) and self.size + self.elsewhere + size > self.size_limit
+            if not self.size_limit or self.size + self.elsewhere + size <= self.size_limit:
+                return False
+            if not self._recounted():
+                return True
+            there = self.elsewhere
+            return bool(waiting or there) and self.size + there + size > self.size_limit
 
     def _measure(self) -> None:
         """Work out what fits into the inbox without a closer look."""
@@ -164,9 +183,10 @@ class Queue:
         self._measured = self.held_size
         # What lanes hold and what waits behind them may each become so much more until it is measured again.
         self._step = self.size_limit // 32 if self.size_limit else UNBOUNDED
-        outside = self.outside.size
-        self.outside.ceiling = outside + self._step
-        used = self._packed_size + self._measured + outside + 2 * self._step
+        outside = self.outside
+        # Never raised here: what is counted too much behind the lanes is found when it passes the mark.
+        outside.ceiling = min(outside.ceiling, outside.size + self._step)
+        used = self._packed_size + self._measured + self._step + outside.ceiling
         room = self.size_limit - used if self.size_limit else UNBOUNDED
         # A whole inbox of bodies of this size still fits.
         self.body_limit = room // INBOX_EVENTS
@@ -411,11 +431,10 @@ class Queue:
         future: asyncio.Future[None] = loop.create_future()
         entry = (loop, future, size)
         with self.lock:
-            self._waiters.append(entry)
-            self._watch()  # before the look: what goes away behind the lanes does so without the lock
             if not self._full(size):
-                self._waiters.remove(entry)
                 return
+            self._waiters.append(entry)
+            self._watch()
         try:
             await future
         except asyncio.CancelledError:
@@ -450,11 +469,11 @@ class Queue:
         with self.lock:
             woken = self._woken(everyone=everyone)
             self._watch()
-            gone = self.outside.size < self.outside.floor
+        gone = False
         for loop, future, _ in woken:
             gone |= not self._resolve(loop, future)
         if gone:
-            # There is more room since, or loops that ended took puts with them whose room is the next ones'.
+            # Loops that ended took puts with them. The room is the next ones'.
             self.wake(everyone=everyone)
 
     def _woken(self, *, everyone: bool) -> list[_Waiter]:
@@ -478,12 +497,17 @@ class Queue:
 
     def _watch(self) -> None:
         """Ask to be called when less waits behind the lanes than the first of the puts that wait can bear."""
+        if threading.get_ident() != self._loop_thread:
+            if self._loop is not None:
+                with suppress(RuntimeError):  # it has ended, and nothing goes away any more
+                    self._loop.call_soon_threadsafe(self.wake)
+            return
         floor = 0
         if self._waiters and self.size_limit and not (self.limit and self.qsize() + self.held >= self.limit):
             floor = self.size_limit - self.size - self.held_size - self._waiters[0][2] + 1
             if not self.qsize() and not self.held and not self.held_size:
                 floor = max(1, floor)  # what is larger than the bound is taken when there is nothing else
-        self.outside.floor = floor
+        self.outside.watch(floor)
 
     def _resolve(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> bool:
         """Let somebody go on who waits; return False if the loop of that has ended."""

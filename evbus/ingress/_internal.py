@@ -53,19 +53,43 @@ class BodyQueue(asyncio.Queue[bytes]):
     def __init__(self, weight: Weight) -> None:
         super().__init__()
         self._weight = weight
+        # The bytes that are counted there: too many, while it is loose.
+        self._size = 0
         self.wanted = False
+        # Somebody takes from it, it has no bound, and nobody needs to know at once what was taken: to count
+        # that takes as long as to take it.
+        self._loose = False
 
     def want(self) -> None:
         """Note that somebody takes from it."""
         if not self.wanted:
             self.wanted = True
-            self._weight.idle -= sum(map(len, self._queue))
+            self._weight.idle -= self._size
+
+    def recount(self) -> None:
+        """Count what waits."""
+        gone = self._size - sum(map(len, self._queue))
+        self._size -= gone
+        self._weight.take(gone)
+
+    def tighten(self) -> None:
+        """Count what waits, and from now on what is taken."""
+        if self._loose:
+            self._loose = False
+            self._weight.loose.discard(self)
+            self.recount()
+
+    def _loosen(self) -> None:
+        if not (self._weight.floor or self._maxsize or self._putters):
+            self._loose = True
+            self._weight.loose.add(self)
 
     def _get(self) -> bytes:
-        if not self.wanted:
-            self.want()
         body = self._queue.popleft()
-        self._weight.take(len(body))
+        if not self._loose:
+            self.want()
+            self._size -= len(body)
+            self._weight.take(len(body))
         return body
 
     def _put(self, body: bytes) -> None:
@@ -73,18 +97,28 @@ class BodyQueue(asyncio.Queue[bytes]):
         self._came(len(body))
 
     def _came(self, size: int) -> None:
+        self._size += size
         if not self.wanted:
             self._weight.idle += size
         self._weight.add(size)
 
     def bound(self, limit: int) -> None:
         """Let at most ``limit`` bodies wait; 0 lifts the bound."""
+        if limit:
+            self.tighten()
         self._maxsize = limit
 
     def put_all(self, bodies: list[bytes]) -> None:
         """Put many bodies at once, whatever the bound."""
         self._queue.extend(bodies)
-        self._came(sum(map(len, bodies)))
+        # As _came does, without calls.
+        self._size += (size := sum(map(len, bodies)))
+        weight = self._weight
+        weight.size = there = weight.size + size
+        if not self.wanted:
+            weight.idle += size
+        if there > weight.ceiling:
+            weight.on_rise()
         self._unfinished_tasks += len(bodies)
         self._finished.clear()
         for _ in range(min(len(bodies), len(self._getters))):
@@ -100,6 +134,7 @@ class BodyQueue(asyncio.Queue[bytes]):
         weight, waiting, before = self._weight, self._queue, len(self._queue)
         while len(waiting) > most or (weight.idle > weight.most_idle and len(waiting) > 1):
             size = len(waiting.popleft())
+            self._size -= size
             weight.idle -= size
             weight.take(size)
         dropped = before - len(waiting)
@@ -108,9 +143,12 @@ class BodyQueue(asyncio.Queue[bytes]):
 
     async def get(self) -> bytes:
         """Take the oldest body, waiting for one."""
+        if self._loose and self._queue:
+            return self._queue.popleft()
+        self.want()
+        self._loosen()
         if self._queue and not self._putters:
             return self._get()
-        self.want()
         return await super().get()
 
 
@@ -152,7 +190,9 @@ class Queues(dict["str | None", BodyQueue]):
         # One that somebody has outlives its being let go.
         kept: weakref.WeakValueDictionary[str | None, BodyQueue] = weakref.WeakValueDictionary()
         for key in [key for key, each in self.items() if each.empty()]:
-            kept[key] = self.pop(key)
+            found = kept[key] = self.pop(key)
+            found.recount()  # while it can be
+            del found
         self.update(kept.items())
         self._sweep = max(SWEEP, 2 * len(self))
 

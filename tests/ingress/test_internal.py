@@ -6,6 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evbus._weight import Weight
 from evbus.connection._internal import InternalProfile
@@ -13,7 +15,7 @@ from evbus.errors import Unavailable
 from evbus.ingress import _internal
 from evbus.ingress._internal import BodyQueue
 from evbus.types import Envelope
-from tests.evbus.kit import WAIT, bodies, running
+from tests.evbus.kit import WAIT, bodies, new_hub, running
 
 
 def events(*pairs: tuple[str, str]) -> list[Envelope]:
@@ -287,5 +289,85 @@ def test_queues_that_are_empty_and_that_nobody_has_go_away() -> None:
         assert len(queues) <= 2 * _internal.SWEEP + 100
         assert queues["held"] is held
         assert all(queues[f"key {number}"].qsize() == 1 for number in range(0, 10_000, 100))
+
+    asyncio.run(main())
+
+
+# Bytes
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["put", "put_all"]), st.integers(0, 6)),
+            st.tuples(st.sampled_from(["get", "get_nowait"]), st.integers(0, 6)),
+            st.tuples(st.sampled_from(["trim", "bound"]), st.integers(0, 4)),
+            st.tuples(st.just("watch"), st.integers(0, 1)),
+            st.tuples(st.just("want"), st.just(0)),
+        ),
+        max_size=40,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_what_waits_in_queues_is_weighed(program: list[tuple[str, int]]) -> None:
+    async def main() -> None:
+        weight = Weight()
+        queue = BodyQueue(weight)
+        for serial, (what, number) in enumerate(program, 1):
+            await step(queue, weight, what, number, b"x" * serial)
+            there = sum(map(len, queue._queue))
+            assert weight.size >= there
+            if weight.floor:
+                assert weight.size == there
+            weight.recount()
+            assert (weight.size, weight.idle) == (there, 0 if queue.wanted else there)
+
+    asyncio.run(main())
+
+
+async def step(queue: BodyQueue, weight: Weight, what: str, number: int, body: bytes) -> None:
+    if what == "put":
+        for _ in range(number):
+            if not queue.full():
+                queue.put_nowait(body)
+    elif what == "put_all":
+        queue.put_all([body] * number)
+    elif what == "watch":
+        weight.watch(number)
+    elif what == "want":
+        queue.want()
+    elif what in ("trim", "bound"):
+        getattr(queue, what)(number)
+    else:
+        for _ in range(min(number, queue.qsize())):
+            if what == "get":
+                await queue.get()
+            else:
+                queue.get_nowait()
+
+
+def test_a_queue_that_goes_away_leaves_no_weight() -> None:
+    async def main() -> None:
+        weight = Weight()
+        queues = _internal.Queues(weight)
+        for number in range(1_000):
+            queues[f"k{number}"].put_all([b"x" * 100])
+            assert await queues[f"k{number}"].get() == b"x" * 100
+        weight.recount()
+        assert weight.size == 0
+        assert len(queues) < 1_000
+
+    asyncio.run(main())
+
+
+def test_what_was_taken_makes_room_before_anybody_is_refused() -> None:
+    async def main() -> None:
+        hub = new_hub(queue_bytes=10_000)
+        async with running(hub, {"internal": {"p": {}}}):
+            queue = await hub.ingress.internal.get("k")
+            for _ in range(100):
+                hub.evbus.broker.put_nowait(routing_key="k", body="x" * 4_998, profile="p")
+                assert len(await asyncio.wait_for(queue.get(), WAIT)) == 5_000
+            assert hub.evbus.stats.snapshot()["lanes"]["internal.internal.p"]["delivered"] == 100
 
     asyncio.run(main())
