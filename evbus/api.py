@@ -23,7 +23,8 @@ from evbus.dispatch._handler import AbstractHandler, HandlerProtocol
 from evbus.dispatch._kinds import EventRouter, RequestRouter
 from evbus.dispatch._providers import Factory, Singleton
 from evbus.errors import EvbusError, Rejected, Unavailable
-from evbus.event._declare import EventListener, event, event_listener
+from evbus.event._declare import EventListener, EventListenerDescriptor, event, event_listener
+from evbus.event._declare import EventSpec as EventDescriptor
 from evbus.types import Delivery, Envelope, Event, Subscription
 
 __all__ = [
@@ -34,7 +35,9 @@ __all__ = [
     "Envelope",
     "EvbusError",
     "Event",
+    "EventDescriptor",
     "EventListener",
+    "EventListenerDescriptor",
     "EventRouter",
     "Factory",
     "HandlerProtocol",

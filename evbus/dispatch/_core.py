@@ -20,9 +20,12 @@ from ._lane import Lane
 from ._providers import Injector
 from ._publish import Publish
 
-__all__ = ["Around", "Core", "Failure", "State"]
+__all__ = ["HOLDER", "Around", "Core", "Failure", "State"]
 
 log = logging.getLogger("evbus.dispatch")
+
+#: Who uses what was made for handlers.
+HOLDER = "dispatcher"
 
 #: Interceptors around a handler: called with the envelope, and with what handles it.
 Around = Callable[[Envelope, Callable[[Envelope], Awaitable[Any]]], Awaitable[Any]]

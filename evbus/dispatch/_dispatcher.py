@@ -17,7 +17,7 @@ from evbus.errors import (
 )
 
 from ._annotations import message_name
-from ._core import Core, State
+from ._core import HOLDER, Core, State
 from ._ending import Ending, Report
 from ._frame import CURRENT
 from ._kinds import EventRouter, RequestRouter
@@ -42,7 +42,7 @@ class _Started:
 class Dispatcher(Ending):
     """Events, commands and queries in one process.
 
-    :param events_router_cls: a class to take the place of :class:`EventRouter`.
+    :param events_router_cls: a class to take the place of :class:`EventRouter`; None, the default, is that.
     :param commands_router_cls: a class to take the place of :class:`RequestRouter`, for commands.
     :param queries_router_cls: the same for queries.
     :param engine_workers: how many handlers each router runs at once; 0 for any number.
@@ -53,9 +53,9 @@ class Dispatcher(Ending):
 
     def __init__(
         self,
-        events_router_cls: type[EventRouter] = EventRouter,
-        commands_router_cls: type[RequestRouter] = RequestRouter,
-        queries_router_cls: type[RequestRouter] = RequestRouter,
+        events_router_cls: type[EventRouter] | None = None,
+        commands_router_cls: type[RequestRouter] | None = None,
+        queries_router_cls: type[RequestRouter] | None = None,
         engine_workers: int = 100,
         backlog: int = 10_000,
         *,
@@ -63,9 +63,9 @@ class Dispatcher(Ending):
     ) -> None:
         super().__init__(Core(the_hub))
         self.core.emit = self._emit
-        self._events = events_router_cls(self.core, "events")
-        self._commands = commands_router_cls(self.core, "commands")
-        self._queries = queries_router_cls(self.core, "queries")
+        self._events = (events_router_cls or EventRouter)(self.core, "events")
+        self._commands = (commands_router_cls or RequestRouter)(self.core, "commands")
+        self._queries = (queries_router_cls or RequestRouter)(self.core, "queries")
         self.bound(engine_workers, backlog)
 
     def __repr__(self) -> str:
@@ -161,6 +161,7 @@ class Dispatcher(Ending):
         for router in self.routers:
             for binding in router.bindings():
                 binding.complete()
+        self.core.injector.hold(HOLDER)
         self.core.frozen = True
         self.core.undelivered.clear()
         self.core.state = State.RUNNING

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from evbus.errors import DispatcherStopped
 
-from ._core import Core, State
+from ._core import HOLDER, Core, State
 from ._frame import CURRENT, Frame
 from ._lane import held
 from ._router import Router
@@ -89,7 +89,7 @@ class Ending:
             await asyncio.shield(self._ended)
             return self.report
         if core.state is not State.RUNNING:
-            await core.injector.aclose()
+            await core.injector.release(HOLDER)
             return self.report
         began = time.monotonic()
         ended = self._ended = asyncio.get_running_loop().create_future()
@@ -113,7 +113,7 @@ class Ending:
         finally:
             self.core.state = State.STOPPED
             await self._give_up()
-            await self.core.injector.aclose()
+            await self.core.injector.release(HOLDER)
 
     async def _take_nothing_more(self, until: float) -> None:
         """End the intakes; each waits for what it took to be handled, unless it is cancelled once more."""

@@ -1,4 +1,4 @@
-"""What handlers are given besides their message: made once or for each, found by type, closed in the end."""
+"""What handlers and listeners take beside a message: made once or for each, found by type, closed last."""
 
 from __future__ import annotations
 
@@ -187,6 +187,7 @@ class Injector:
         self._making: dict[str, asyncio.Task[Any]] = {}
         # By identity, in the order of making: what two providers return is closed once.
         self._made: dict[int, tuple[Provider, Any]] = {}
+        self._holders: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Injector {len(self._provided)} types, {len(self._made)} made>"
@@ -326,6 +327,20 @@ class Injector:
     def _keep(self, provider: Provider, value: Any) -> Any:
         self._made.setdefault(id(value), (provider, value))
         return value
+
+    def hold(self, holder: str) -> None:
+        """Note that somebody uses what is made, until it calls :meth:`release`."""
+        self._holders.add(holder)
+
+    def let_go(self, holder: str) -> None:
+        """Take back :meth:`hold`, without closing anything."""
+        self._holders.discard(holder)
+
+    async def release(self, holder: str) -> None:
+        """Close what was made, as :meth:`aclose` does, unless somebody else uses it still."""
+        self.let_go(holder)
+        if not self._holders:
+            await self.aclose()
 
     async def aclose(self, limit: float = 10.0) -> None:
         """Close what was made, the latest first, by ``aclose()`` or else ``close()``; then be as new.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from evbus._call import call
+from evbus._resolve import unreadable
 from evbus._typed import reader, travels, wants_digits
 from evbus.errors import (
     DeliveryTimeout,
@@ -258,4 +259,10 @@ def _unfit(message: Any, to: Any, seconds: Any) -> str:
             "its instances cannot travel; make it a dataclass, a msgspec Struct, an attrs class or a "
             "pydantic model"
         )
+    try:
+        reader(message)
+    except NameError as exc:
+        return unreadable(message, exc)
+    except TypeError:
+        return ""  # it may be written all the same, and the other end reads it by a class of its own
     return ""

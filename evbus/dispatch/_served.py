@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from contextvars import Context, copy_context
 from typing import Any
 
+from evbus._resolve import unreadable
 from evbus._typed import reader, travels, wants_digits
-from evbus.errors import HandlerDoesNotExist, HandlerExists, InvalidPayload
+from evbus.errors import HandlerDoesNotExist, HandlerExists, HandlerSignatureError, InvalidPayload
 from evbus.redact import one_line
 from evbus.types import Envelope
 
@@ -100,12 +101,15 @@ class Names:
 
     :param routers: those that have the handlers.
     :param decode: makes plain values of a body: ``(content type, body, exactly)``.
+    :raises HandlerSignatureError: one of their classes cannot be read, as a name in it means nothing.
     """
 
     def __init__(self, routers: tuple[RequestRouter, ...], decode: Callable[[str, bytes, bool], Any]) -> None:
         self._routers = routers
         self._decode = decode
         self._found: dict[str, Served] = {}
+        for kind, _, binding in self._bound():
+            _check_names(kind, binding)
 
     def __repr__(self) -> str:
         return f"<Names {', '.join(self._found)}>"
@@ -121,15 +125,17 @@ class Names:
             found = self._found[name] = self._find(name)
         return found
 
-    def _find(self, name: str) -> Served:
-        bound = [
+    def _bound(self) -> list[tuple[Any, RequestRouter, Binding]]:
+        return [
             (kind, router, binding)
             for router in self._routers
             for binding in router.bindings()
             if binding.handled_here
             for kind in _kinds(binding.message)
         ]
-        named = [each for each in bound if wire_name(each[0]) == name]
+
+    def _find(self, name: str) -> Served:
+        named = [each for each in self._bound() if wire_name(each[0]) == name]
         exact = [each for each in named if each[0] == each[2].message]
         # A class with slots has a forerunner of the same name, which goes with the next garbage.
         found = exact or list({_full_name(each[0]): each for each in named}.values())
@@ -143,6 +149,17 @@ class Names:
                 return Served(kind, router, nearest_one, self._decode)
         # Whoever asks from outside is not told which others there are.
         raise HandlerDoesNotExist(f"there is no handler for {one_line(name, LONGEST)}")
+
+
+def _check_names(kind: Any, binding: Binding) -> None:
+    try:
+        if not isinstance(kind, str):
+            reader(kind)
+    except NameError as exc:
+        reason = f"it cannot be served: {unreadable(kind, exc)}"
+        raise HandlerSignatureError(reason, message=message_name(kind), handler=binding.name) from None
+    except TypeError:
+        pass  # said to who asks for it
 
 
 def _kinds(message: Any) -> Iterator[Any]:

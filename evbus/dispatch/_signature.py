@@ -255,6 +255,11 @@ class _Reader:
                     f"{self.message_name} is; if it takes the message, say argname={one.name!r}, else give "
                     f"it when binding ({one.name}=...)"
                 )
+        if not given and any(one.kind is Parameter.VAR_KEYWORD for one in parameters):
+            raise self.error(
+                "it takes keywords alone, and would be called without the message; write a parameter for it, "
+                "or none at all"
+            )
         return None
 
     def _takes_message(self, one: Parameter) -> bool:

@@ -15,7 +15,7 @@ from ._bus import Connection
 from ._lane import Dead, Lane, LaneKey
 from ._profiles import Accepts, Profile
 from ._queue import Queue
-from ._sender import Sender, check_publish
+from ._sender import Sender, check_publish, takes_text
 
 __all__ = ["Ingress", "connect", "context_of", "router"]
 
@@ -65,6 +65,7 @@ def _connect(
         ctx,
         publish=plugin.publish,
         takes=check_publish(plugin.plain),
+        text=takes_text(plugin.plain),
         publish_batch=plugin.publish_batch,
         publish_nowait=plugin.publish_nowait,
         ready=plugin.ready,

@@ -13,11 +13,11 @@ from evbus._call import Deadline, call
 from evbus._failure import about, trace
 from evbus.errors import BusFull, DeliveryError, PluginError, Unavailable
 from evbus.redact import problem_text, said
-from evbus.types import Envelope
+from evbus.types import CONTENT_TYPE, Envelope
 
 from ._retry import Outcome
 
-__all__ = ["Publishing", "Sender", "Turn", "check_publish"]
+__all__ = ["Publishing", "Sender", "Turn", "check_publish", "takes_text"]
 
 log = logging.getLogger("evbus.sender")
 
@@ -63,10 +63,17 @@ def check_publish(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(taken)
 
 
+def takes_text(function: Callable[..., Any]) -> bool:
+    """Return whether a ``publish`` says that its body is text, as plugins for pop-evbus 4 and 5 do."""
+    body = inspect.signature(function).parameters.get("body")
+    return body is not None and body.annotation in (str, "str")
+
+
 class Sender:
     """One plugin's publish for one profile, resolved once.
 
     :param publish: called with ``ctx`` and the parameters that ``takes`` names.
+    :param text: its body is text; MessagePack, and what is no UTF-8, stays bytes.
     :param publish_batch: called with ``ctx`` and a list of envelopes, or None.
     :param publish_nowait: a plain function that delivers a list of envelopes without waiting, or raises and
         delivers none; or None.
@@ -96,6 +103,7 @@ class Sender:
         "_route",
         "_secrets",
         "_takes",
+        "_text",
         "batching",
         "crowded",
         "immediate",
@@ -109,6 +117,7 @@ class Sender:
         *,
         publish: Callable[..., Awaitable[Any]],
         takes: Sequence[str],
+        text: bool = False,
         publish_batch: Callable[..., Coroutine[Any, Any, Any]] | None = None,
         publish_nowait: Callable[..., Any] | None = None,
         ready: Callable[[Any], tuple[str, Awaitable[None]] | None] | None = None,
@@ -122,6 +131,7 @@ class Sender:
         self._ctx = ctx
         self._publish = publish
         self._takes = tuple(takes)
+        self._text = text
         self._batch = publish_batch
         self._nowait = publish_nowait
         self._ready = ready
@@ -268,9 +278,21 @@ class Sender:
         for name in self._takes:
             if name == "headers":
                 arguments[name] = dict(event.headers)
+            elif name == "body" and self._text:
+                arguments[name] = _text_of(event)
             else:
                 arguments[name] = getattr(event, name)
         return arguments
+
+
+def _text_of(event: Envelope) -> str | bytes:
+    """Return a body as text; that of MessagePack is none, and was bytes in pop-evbus, too."""
+    if event.headers.get(CONTENT_TYPE) == "application/msgpack":
+        return event.body
+    try:
+        return event.body.decode()
+    except UnicodeDecodeError:
+        return event.body
 
 
 def _checked(outcomes: Any, count: int) -> list[Outcome]:

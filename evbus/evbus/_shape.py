@@ -9,6 +9,7 @@ from typing import Any
 
 from evbus.errors import PluginError
 
+from ._pipeline import takes_descriptor
 from ._sender import check_publish
 
 __all__ = [
@@ -56,9 +57,11 @@ def check_pipeline(module: ModuleType) -> None:
     if send is None and handle is None:
         raise PluginError("it has neither send(hub, envelope) nor handle(hub, envelope, call_next)")
     if send is not None:
-        _located(_check_plain, send, "send", "hub, envelope", "runs wherever an event is put")
+        described = ", descriptor" if takes_descriptor(send, 2) else ""
+        _located(_check_plain, send, "send", f"hub, envelope{described}", "runs wherever an event is put")
     if handle is not None:
-        _located(_check_async, handle, "handle", "hub, envelope, call_next")
+        described = ", descriptor" if takes_descriptor(handle, 3) else ""
+        _located(_check_async, handle, "handle", f"hub, envelope, call_next{described}")
     configure = _function(module, "configure")
     if configure is not None:
         _located(_check_plain, configure, "configure", "hub, settings", "runs before any event")

@@ -21,12 +21,12 @@ def compose(hub, settings):
     found = hub.evbus.pipeline.known()
     names = _pipeline.arrange(found, settings.pipeline)
     for configure in _functions(hub, names, "configure"):
-        configure(settings)
+        _face.direct(configure)(settings)
     unused = sorted(name for name, entry in found.items() if not entry.optional and name not in names)
     if unused:
         log.info("pipeline plugins that the option pipeline leaves out: %s", ", ".join(unused))
-    hub.evbus.AROUND = _pipeline.around(_functions(hub, names, "handle"))
-    return _pipeline.before(_functions(hub, names, "send"))
+    hub.evbus.AROUND = _pipeline.around(_steps(hub, names, "handle", 3))
+    return _pipeline.before(_steps(hub, names, "send", 2), hub.event.REGISTRY.described)
 
 
 def refused(hub, settings):
@@ -62,6 +62,15 @@ def known(hub):
     return found
 
 
-def _functions(hub, names, function):
-    plugins = [hub.pipeline[name] for name in names]
-    return [_face.direct(plugin[function]) for plugin in plugins if function in plugin._funcs]
+def _functions(hub, names, name):
+    return [hub.pipeline[each][name] for each in names if name in hub.pipeline[each]._funcs]
+
+
+def _steps(hub, names, name, given):
+    """Return a function of each plugin, marked if it takes a descriptor beside the ``given`` arguments."""
+    return [
+        _pipeline.Described(_face.direct(each))
+        if _pipeline.takes_descriptor(each.func, given)
+        else _face.direct(each)
+        for each in _functions(hub, names, name)
+    ]

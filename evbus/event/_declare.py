@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from evbus._resolve import resolve_local
 from evbus.errors import HandlerSignatureError, nearest
 from evbus.types import Subscription
 
-from ._shape import check_fields, fields_of
+from ._shape import check_declared, fields_of
 
 __all__ = [
     "LISTENS",
     "EventListener",
+    "EventListenerDescriptor",
     "EventSpec",
     "ListenerSpec",
     "Retries",
@@ -112,6 +115,21 @@ def subscription_of(spec: ListenerSpec, name: str, event: EventSpec) -> Subscrip
     )
 
 
+class EventListenerDescriptor(msgspec.Struct, frozen=True, eq=False):
+    """A listener that an event goes to, as interceptors are told of it.
+
+    :ivar name: of the listener.
+    :ivar event: what it listens to.
+    :ivar group: those of one group share the events.
+    :ivar per_process: each process gets a copy of its own.
+    """
+
+    name: str
+    event: EventSpec
+    group: str
+    per_process: bool
+
+
 class EventListener(Generic[_Event]):
     """A base for listeners that are classes: write ``on(self, event)``, plain or asynchronous.
 
@@ -134,6 +152,9 @@ def event(
 ) -> Callable[[_Class], _Class]:
     """Make a dataclass, msgspec Struct, attrs class or pydantic model an event.
 
+    It may stand above or below ``@dataclass``. Whether all fields can travel is looked at here, as far as
+    they are known, and before the first use: when a listener is subscribed, the bus starts, or one is sent.
+
     :param name: what its queue, topic or address is called; default: the name of the class.
     :param durable: it is kept while no listener is there.
     :param broadcast: every process gets a copy for each of its listeners.
@@ -144,7 +165,8 @@ def event(
     """
 
     def decorate(cls: _Class) -> _Class:
-        check_fields(cls)
+        _resolve_names(cls, sys._getframe(1))
+        check_declared(cls)
         if type(version) is not int or version < 1:
             raise HandlerSignatureError(f"the event {cls.__qualname__}: version is a number from 1 on")
         if upcast is not None:
@@ -159,6 +181,13 @@ def event(
     if isinstance(name, type):
         raise HandlerSignatureError(f"write @event() above {name.__qualname__}, with parentheses")
     return decorate
+
+
+def _resolve_names(cls: Any, frame: FrameType) -> None:
+    """Find the classes in a function that the fields of a class name, while the function has them."""
+    if isinstance(cls, type) and frame.f_locals is not frame.f_globals:
+        # Its own name stands for another class until now, and its slots may make another of this one.
+        resolve_local(cls, {name: value for name, value in frame.f_locals.items() if name != cls.__name__})
 
 
 def _check_name(name: str, what: str) -> None:
@@ -241,6 +270,21 @@ def check_options(options: Mapping[str, Any]) -> None:
         if option not in OPTIONS:
             known = ("name", "group", "per_process", *OPTIONS)
             raise HandlerSignatureError(f"a listener has no option {option!r}{nearest(option, known)}")
+
+
+def event_of(event_type_or_name: Any, options: dict[str, Any]) -> Any:
+    """Return what a subscription is told to listen to; other names of it are taken out of ``options``.
+
+    :raises HandlerSignatureError: it was told nothing, or several.
+    """
+    given = [event_type_or_name, *(options.pop(name, None) for name in ("event_type", "event"))]
+    told = [one for one in given if one is not None]
+    if len(told) != 1:
+        how = "nothing" if not told else "several things"
+        raise HandlerSignatureError(
+            f"a listener was told {how} to listen to; give subscribe() one class of events, or one name"
+        )
+    return told[0]
 
 
 def _check_texts(**texts: Any) -> None:

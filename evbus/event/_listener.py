@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from evbus.dispatch._providers import is_async, name_of
+from evbus.dispatch._providers import Injector, is_async, name_of
 from evbus.errors import HandlerSignatureError
 
 from ._declare import LISTENS, EventListener, ListenerSpec, spec_of
+from ._injected import Injected, Wants, read_wants
 from ._threads import Threads
 
 __all__ = [
@@ -31,6 +32,10 @@ __all__ = [
 GIVEN = ("hub", "envelope")
 
 
+def _nothing() -> None:
+    pass
+
+
 class Listener(NamedTuple):
     """A listener that can be called.
 
@@ -38,6 +43,8 @@ class Listener(NamedTuple):
     :ivar full_name: for sentences.
     :ivar call: awaits it for one event; or for an event and its envelope, if ``takes_envelope``.
     :ivar threads: where it is called, None when it is asynchronous.
+    :ivar complete: called whenever it begins to listen: it makes what the listener takes, or raises what is
+        provided by nobody.
     """
 
     name: str
@@ -45,6 +52,7 @@ class Listener(NamedTuple):
     call: Callable[..., Awaitable[Any]]
     threads: Threads | None = None
     takes_envelope: bool = False
+    complete: Callable[[], None] = _nothing
 
 
 def listens(listener: Any) -> list[ListenerSpec]:
@@ -60,28 +68,43 @@ def declared(module: ModuleType) -> Iterator[tuple[Any, ListenerSpec]]:
                 yield listener, spec
 
 
-def made(listener: Any, name: str, the_hub: Any, concurrency: int) -> Listener:
+def made(
+    listener: Any, name: str, the_hub: Any, concurrency: int, injector: Injector | None = None
+) -> Listener:
     """Return a listener that can be called; of a class an object is made.
 
     :param name: what it was told to be called, ``""`` for nothing.
     :param the_hub: what a parameter ``hub`` gets.
     :param concurrency: threads of a plain function, so that it does not block the loop.
+    :param injector: has what else it takes, by its type.
     :raises HandlerSignatureError: it cannot be called with an event.
     """
     refuse_uncallable(listener)
-    full_name = name_of(listener)
+    full_name, injector = name_of(listener), injector or Injector()
+    injected = Injected(injector, full_name)
     function = listener
     if inspect.isclass(listener):
-        function = _object(listener, full_name, the_hub).on
+        injected.init = _check_class(listener, full_name, injector)
+        build = functools.partial(_object, listener, the_hub)
+        function = build({}).on if not injected.init else _unmade(listener)
     elif isinstance(listener, EventListener):
         function = listener.on
-    call = _bound(function, full_name, the_hub)
-    name = name or short_name(listener)
+    injected.call = _check_call(function, full_name, injector)
     takes_envelope = "envelope" in inspect.signature(function).parameters
-    if is_async(function):
-        return Listener(name, full_name, call, None, takes_envelope)
-    threads = Threads(concurrency, name)
-    return Listener(name, full_name, _threaded(call, threads), threads, takes_envelope)
+
+    def bound(init: dict[str, Any], call: dict[str, Any]) -> Callable[..., Any]:
+        return _bound(build(init).on if injected.init else function, the_hub, call)
+
+    name = name or short_name(listener)
+    threads = None if is_async(function) else Threads(concurrency, name)
+    if not injected.init and not injected.call:
+        call = bound({}, {})
+        call = call if threads is None else _threaded(call, threads)
+        return Listener(name, full_name, call, threads, takes_envelope)
+    injected.bound = bound
+    return Listener(
+        name, full_name, _injecting(injected, threads), threads, takes_envelope, injected.complete
+    )
 
 
 def refuse_uncallable(listener: Any) -> None:
@@ -98,18 +121,16 @@ def refuse_uncallable(listener: Any) -> None:
     raise HandlerSignatureError(f"a listener is a function, or a class with on(self, event), and not {said}")
 
 
-def check(listener: Any) -> None:
+def check(listener: Any, injector: Injector | None = None) -> None:
     """Refuse what cannot be called with an event, before an object is made of it.
 
     :raises HandlerSignatureError: says what would be right.
     """
-    name = name_of(listener)
+    name, injector = name_of(listener), injector or Injector()
     if inspect.isclass(listener):
-        _check_class(listener, name)
-        # A method of the class takes the object first, which an object's does not.
-        _bound(functools.partial(getattr(listener, "on"), None), name, None)  # noqa: B009 - mypy
-    else:
-        _bound(listener, name, None)
+        _check_class(listener, name, injector)
+        listener = _unmade(listener)
+    _check_call(listener, name, injector)
 
 
 def refuse_other(listener: Any, event: Any) -> None:
@@ -145,30 +166,36 @@ def line_of(listener: Any) -> int:
         return 0
 
 
-def _object(cls: Any, full_name: str, the_hub: Any) -> Any:
-    _check_class(cls, full_name)
-    return cls(hub=the_hub) if "hub" in inspect.signature(cls).parameters else cls()
+def _object(cls: Any, the_hub: Any, values: dict[str, Any]) -> Any:
+    hub = {"hub": the_hub} if "hub" in inspect.signature(cls).parameters else {}
+    return cls(**hub, **values)
 
 
-def _check_class(cls: Any, full_name: str) -> None:
+def _unmade(cls: Any) -> Any:
+    """Return the method ``on`` of a class as its objects have it, for its signature."""
+    # A method of the class takes the object first, which an object's does not.
+    return functools.partial(cls.on, None)
+
+
+def _check_class(cls: Any, full_name: str, injector: Injector) -> Wants:
+    """Return what the constructor of a class takes beside the hub."""
     on = getattr(cls, "on", None)
     if not callable(on) or on is EventListener.on:
         raise HandlerSignatureError("it has no on(self, event)", handler=full_name)
-    parameters = [
-        one
-        for one in inspect.signature(cls).parameters.values()
-        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
-    ]
-    strange = [one.name for one in parameters if one.name != "hub"]
+    parameters = [one for one in inspect.signature(cls).parameters.values() if one.name != "hub"]
+    init = cls.__init__
+    wants, strange = read_wants(parameters, init if inspect.isfunction(init) else cls, injector, full_name)
     if strange:
         raise HandlerSignatureError(
             f"the hub makes its object, and has nothing for {', '.join(strange)}; take the hub alone: "
-            "__init__(self, hub)",
+            "__init__(self, hub), or what is provided for a class: __init__(self, repo: Repo)",
             handler=full_name,
         )
+    return wants
 
 
-def _bound(function: Any, full_name: str, the_hub: Any) -> Callable[..., Any]:
+def _check_call(function: Any, full_name: str, injector: Injector) -> Wants:
+    """Return what a listener takes beside the event, the hub and the envelope."""
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise HandlerSignatureError(
             "it has a yield, and nothing of it would run; a listener is a plain function, or async def with "
@@ -177,35 +204,53 @@ def _bound(function: Any, full_name: str, the_hub: Any) -> Callable[..., Any]:
         )
     parameters = list(inspect.signature(function).parameters.values())
     own = [one for one in parameters if one.name not in GIVEN]
-    required = [
-        one
-        for one in own
-        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
-    ]
     takes_one = own and own[0].kind in (
         own[0].POSITIONAL_ONLY,
         own[0].POSITIONAL_OR_KEYWORD,
         own[0].VAR_POSITIONAL,
     )
-    if not takes_one or len(required) > 1:
-        shown = ", ".join(one.name for one in parameters)
+    wants, strange = read_wants(own[1:], function, injector, full_name)
+    given, _ = read_wants(own[:1], function, injector, full_name)
+    shown = ", ".join(one.name for one in parameters)
+    if not takes_one or strange:
         raise HandlerSignatureError(
             f"it takes ({shown}), and is called with the event alone, or with (hub, event)", handler=full_name
         )
-    names = [one.name for one in parameters]
+    before = [one.name for one in parameters[: parameters.index(own[0])] if one.name == "envelope"]
+    before += [one.parameter for one in given if one.known]
+    if before:
+        event = "event" if before[-1] == own[0].name else own[0].name
+        raise HandlerSignatureError(
+            f"it takes ({shown}), and is called with the event first: ({', '.join([event, *before])})",
+            handler=full_name,
+        )
+    return wants
+
+
+def _bound(function: Any, the_hub: Any, values: dict[str, Any]) -> Callable[..., Any]:
+    """Return what is called with the event alone, or with it and the envelope."""
+    names = list(inspect.signature(function).parameters)
     if names[0] == "hub":
         function = functools.partial(function, the_hub)
     elif "hub" in names:
         function = functools.partial(function, hub=the_hub)
-    given = [name for name in names if name != "hub"]
-    if "envelope" in given[: given.index(own[0].name)]:
-        raise HandlerSignatureError(
-            f"it takes ({', '.join(names)}), and is called with the event first: ({own[0].name}, envelope)",
-            handler=full_name,
-        )
+    if values:
+        function = functools.partial(function, **values)
     if "envelope" in names:
         return lambda event, envelope, call=function: call(event, envelope=envelope)
     return function  # type: ignore[no-any-return]
+
+
+def _injecting(injected: Injected, threads: Threads | None) -> Callable[..., Awaitable[Any]]:
+    """Return what is called with an event, and makes first what had to be awaited."""
+
+    async def on(*event: Any) -> Any:
+        call = injected.made or await injected.make()
+        if threads is None:
+            return await call(*event)
+        return await _threaded(call, threads)(*event)
+
+    return on
 
 
 def _threaded(call: Callable[..., Any], threads: Threads) -> Callable[..., Awaitable[Any]]:

@@ -24,7 +24,7 @@ from evbus.evbus._teller import Teller
 from evbus.redact import problem_text
 from evbus.types import Delivery, Envelope, Origin, too_often
 
-from ._declare import EventSpec, ListenerSpec
+from ._declare import EventListenerDescriptor, EventSpec, ListenerSpec
 from ._keys import Keys
 from ._listener import Listener
 from ._reader import Reader
@@ -104,6 +104,7 @@ class Listening:
         self._accepted = 0
         self._max_body = UNBOUNDED
         self._most = spec.max_deliveries
+        self._descriptors: dict[EventSpec, EventListenerDescriptor] = {}
 
     def __repr__(self) -> str:
         return f"<Listening {self.listener.name} {self.snapshot()}>"
@@ -178,7 +179,15 @@ class Listening:
         async def handle(envelope: Envelope) -> Any:
             return await self._in_turn(work, envelope)
 
-        await around(work.delivery.envelope, handle, self.receiver)
+        await around(work.delivery.envelope, handle, self.receiver, self._descriptor(work.spec))
+
+    def _descriptor(self, event: EventSpec) -> EventListenerDescriptor:
+        found = self._descriptors.get(event)
+        if found is None:
+            spec = self.spec
+            found = EventListenerDescriptor(self.listener.name, event, self.receiver, spec.per_process)
+            self._descriptors[event] = found
+        return found
 
     async def _in_turn(self, work: _Work, envelope: Envelope) -> Any:
         """Call the listener when it is the turn of the event's key."""

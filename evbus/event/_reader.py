@@ -83,6 +83,9 @@ class Reader:
 
     def _read(self, wanted: EventSpec, envelope: Envelope) -> Any:
         headers, spec = envelope.headers, wanted
+        if wanted.cls is None:
+            # Somebody may have sent or listened to the class meanwhile.
+            spec = self._named(wanted.name) or wanted
         name = headers.get(NAME)
         if name is not None and name != spec.name and spec.cls is not None:
             spec = self._other(name, spec)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from evbus.errors import HandlerExists, HandlerSignatureError, InvalidHeader
-from evbus.types import StandingHeaders
+from evbus.types import Envelope, StandingHeaders
 
 from ._declare import EventSpec, ListenerSpec, spec_of
 from ._reader import NAME, VERSION
+from ._shape import check_fields
 
 __all__ = ["Kind", "Registry"]
 
@@ -75,6 +76,7 @@ class Registry:
         if spec is None:
             name = getattr(cls, "__qualname__", repr(cls))
             raise HandlerSignatureError(f"{name} is no event; put @event() above the class")
+        check_fields(cls)
         if spec.cls is not cls:
             # The slots of a dataclass make a second class, which has what was said of the first.
             spec = EventSpec(cls, spec.name, spec.durable, spec.broadcast, spec.version, spec.upcast)
@@ -87,6 +89,10 @@ class Registry:
     def named(self, name: str) -> EventSpec | None:
         """Return the event of a name, None when no class has it."""
         return self._by_name.get(name)
+
+    def described(self, envelope: Envelope) -> EventSpec | None:
+        """Return the event that an envelope holds, None when none was sent with it, or none is known."""
+        return self._by_name.get(envelope.headers.get(NAME, ""))
 
     def wanted(self, listener: ListenerSpec) -> list[EventSpec]:
         """Return the events that a listener wants."""
@@ -102,12 +108,9 @@ class Registry:
         """
         if not isinstance(cls, type) or cls is object:
             raise HandlerSignatureError(f"subclasses=True wants a class that events derive from, not {cls!r}")
-        pending: list[type] = [cls]
         found: list[EventSpec] = []
-        while pending:
-            each = pending.pop()
-            pending += each.__subclasses__()
-            if spec_of(each) is not None and self.of(each) not in found:
+        for each in _events_below(cls):
+            if self.of(each) not in found:
                 found.append(self.of(each))
         if not found:
             raise HandlerSignatureError(
@@ -115,6 +118,19 @@ class Registry:
                 "classes, and import them first"
             )
         return found
+
+
+def _events_below(cls: type) -> list[type]:
+    """Return the classes with ``@event()`` among a class and those that derive from it."""
+    pending, found = [cls], {}
+    while pending:
+        each = pending.pop()
+        pending += each.__subclasses__()
+        spec = spec_of(each)
+        # What the slots of a dataclass have replaced is no event any more, and may still be there.
+        if spec is not None and (spec not in found or spec.cls is not each):
+            found[spec] = each
+    return list(found.values())
 
 
 def _clash(new: EventSpec, known: EventSpec) -> str:

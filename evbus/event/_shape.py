@@ -6,38 +6,94 @@ from typing import Any
 
 import msgspec.inspect
 
+from evbus._resolve import annotations_of, resolve_local, unreadable
 from evbus._typed import travels
 from evbus.errors import HandlerSignatureError
 
-__all__ = ["check_fields", "fields_of"]
+__all__ = ["check_declared", "check_fields", "fields_of"]
+
+
+def check_declared(cls: Any) -> None:
+    """Refuse what can be no event as soon as it is declared, as far as that shows already.
+
+    A decorator that comes after, such as ``@dataclass`` above ``@event()``, may make the fields yet, and
+    names may be defined further down: :func:`check_fields` looks at the class again before its first use.
+
+    :raises HandlerSignatureError: as of :func:`check_fields`.
+    """
+    # What msgspec finds before the fields are there would stay.
+    if not isinstance(cls, type) or _has_own_fields(cls):
+        _check(cls, later=True)
 
 
 def check_fields(cls: Any) -> None:
     """Refuse a class of which not every field can be encoded and decoded.
 
-    :raises HandlerSignatureError: names the field and its type.
+    :raises HandlerSignatureError: names the field and its type, or the name in it that means nothing.
     """
+    if isinstance(cls, type) and "<locals>" in cls.__qualname__:
+        resolve_local(cls, {cls.__name__: cls})
+    _check(cls, later=False)
+
+
+def _check(cls: Any, *, later: bool) -> None:
     if not isinstance(cls, type) or not travels(cls):
         name = getattr(cls, "__qualname__", repr(cls))
         raise HandlerSignatureError(
             f"{name} cannot be an event: it is no dataclass, msgspec Struct, attrs class or pydantic model; "
-            "put @event() above @dataclass"
+            "put @dataclass above it"
         )
-    if hasattr(cls, "model_validate"):
-        return  # pydantic refuses such fields itself
+    if not _has_own_fields(cls):
+        _refuse_lost(cls)
     try:
+        if hasattr(cls, "model_validate"):
+            _complete(cls)
+            return  # pydantic refuses fields that cannot be encoded itself
         info = msgspec.inspect.type_info(cls)
-    except NameError:
-        return  # a name that is defined further down; what is wrong is said when the first is encoded
+        found = _custom(info, "", set())
+    except NameError as exc:
+        if later:
+            return
+        raise _nameless(cls, exc) from None
     except TypeError as exc:
         raise HandlerSignatureError(f"the event {cls.__qualname__}: {exc}") from None
-    found = _custom(info, "", set())
     if found is not None:
         path, kind = found
         raise HandlerSignatureError(
             f"the event {cls.__qualname__}: the field {path} is a {getattr(kind, '__qualname__', kind)}, "
             "which cannot be encoded; make that a dataclass or a plain value"
         )
+
+
+def _has_own_fields(cls: type) -> bool:
+    """Return whether the fields are those of the class, and not only those of a base."""
+    if hasattr(cls, "model_validate") or issubclass(cls, msgspec.Struct):
+        return True
+    return not vars(cls).keys().isdisjoint(("__dataclass_fields__", "__attrs_attrs__"))
+
+
+def _refuse_lost(cls: type) -> None:
+    """Refuse a class below a dataclass whose own fields nobody has made."""
+    known = fields_of(cls)
+    for name, annotation in annotations_of(cls).items():
+        if name not in known and "ClassVar" not in str(annotation):
+            raise HandlerSignatureError(
+                f"the event {cls.__qualname__}: {name} is no field yet, as the class is no dataclass itself; "
+                "put @dataclass above it, too"
+            )
+
+
+def _complete(model: Any) -> None:
+    """Have a pydantic model find the names that were defined further down.
+
+    :raises NameError: one of them means nothing.
+    """
+    if not getattr(model, "__pydantic_complete__", True):
+        model.model_rebuild()
+
+
+def _nameless(cls: type, problem: NameError) -> HandlerSignatureError:
+    return HandlerSignatureError(f"the event {cls.__qualname__}: {unreadable(cls, problem)}")
 
 
 def fields_of(cls: type) -> list[str]:
@@ -56,7 +112,10 @@ def _custom(info: Any, path: str, seen: set[int]) -> tuple[str, Any] | None:
         return None
     seen.add(id(info))
     if isinstance(info, msgspec.inspect.CustomType):
-        return None if travels(info.cls) else (path, info.cls)  # a pydantic model travels
+        if not travels(info.cls):
+            return path, info.cls
+        _complete(info.cls)  # a pydantic model
+        return None
     for field in getattr(info, "fields", ()):
         found = _custom(field.type, f"{path}.{field.name}" if path else field.name, seen)
         if found is not None:

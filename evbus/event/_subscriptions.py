@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from evbus._weight import UNBOUNDED
@@ -16,7 +16,7 @@ from ._declare import EventSpec, ListenerSpec, subscription_of
 from ._feed import Feed
 from ._listening import Listening
 
-__all__ = ["Entry", "Subscriptions"]
+__all__ = ["Entry", "SubscriptionId", "Subscriptions"]
 
 log = logging.getLogger("evbus.event")
 
@@ -25,6 +25,16 @@ GLANCE = 0.005
 
 #: Returns what the profiles that match a name have to give.
 Supplies = Callable[[str], Sequence[Supply]]
+
+
+class SubscriptionId(str):
+    """The id of a subscription; awaited, it is itself, as there is nothing to wait for."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, str]:
+        yield from ()
+        return self
 
 
 class Entry:
@@ -37,7 +47,7 @@ class Entry:
     def __init__(
         self, number: int, spec: ListenerSpec, listening: Listening, events: list[EventSpec], metadata: Any
     ) -> None:
-        self.id = f"{listening.listener.name}-{number}"
+        self.id = SubscriptionId(f"{listening.listener.name}-{number}")
         self.spec = spec
         self.listening = listening
         self.events = events
@@ -127,6 +137,7 @@ class Subscriptions:
         """Add a listener; it listens at once when the others do.
 
         :raises ProfileError: there is no profile that it can listen to.
+        :raises HandlerSignatureError: something that it takes is provided by nobody.
         """
         entry = Entry(next(self._numbers), spec, listening, events, metadata)
         if self._supplies is not None:
@@ -199,8 +210,9 @@ class Subscriptions:
             raise
 
     def _listen(self, entry: Entry, supplies: Supplies) -> None:
-        entry.listening.begin(self._around, self._max_body)
         try:
+            entry.listening.listener.complete()
+            entry.listening.begin(self._around, self._max_body)
             entry.listen(_chosen(supplies(entry.spec.profile), entry.spec.profile), self._patience())
         except BaseException as exc:
             entry.abandon()

@@ -7,7 +7,16 @@ import math
 
 from evbus import errors
 from evbus.evbus import _face, _load
-from evbus.event import _declare, _listener, _listening, _reader, _registry, _replayed, _subscriptions
+from evbus.event import (
+    _declare,
+    _injected,
+    _listener,
+    _listening,
+    _reader,
+    _registry,
+    _replayed,
+    _subscriptions,
+)
 
 log = logging.getLogger("evbus.event")
 
@@ -50,22 +59,34 @@ async def send(hub, event, headers=None, profile="default"):
 
 
 def subscribe(
-    hub, event, callback, name="", group="", per_process=False, metadata=None, profile="default", **options
+    hub,
+    event_type_or_name=None,
+    callback=None,
+    name="",
+    group="",
+    per_process=False,
+    metadata=None,
+    profile="default",
+    **options,
 ):
     """Let ``callback`` listen to an event from now on, or from the start on; return the subscription's id.
 
-    ``await hub.event.init.ready()`` returns when a broker has it.
+    It need not be awaited, and may be. ``await hub.event.init.ready()`` returns when a broker has it.
 
-    :param event: the class, or a name: what comes then is plain values, unless a class has that name.
+    :param event_type_or_name: the class, or a name: what comes then is plain values, as long as this hub
+        knows no class of that name. It does from the moment when one is sent, or listened to by its class.
+        It may be called ``event_type``, or ``event``, as well.
     :param callback: a function of the event, or of ``(hub, event)``, plain or asynchronous; or a class
         deriving ``EventListener``. A parameter ``envelope`` gets the headers and what else came with it.
     :param name: those of one name share the events, in this process and others; default: that of the function
         or class, with a number when another listener of this process has it.
     :param metadata: kept for :func:`subscriptions`.
     :param options: the others of ``evbus.api.event_listener``.
-    :raises HandlerSignatureError: the callback cannot be called with an event.
+    :raises HandlerSignatureError: the callback cannot be called with an event; or the bus runs, and something
+        that the callback takes is provided by nobody.
     :raises ProfileError: the bus runs, and no profile that matches can be listened to.
     """
+    event = _declare.event_of(event_type_or_name, options)
     _listener.refuse_uncallable(callback)
     name = name or hub.event.SUBSCRIPTIONS.free_name(_listener.short_name(callback))
     _declare.check_options(options)
@@ -133,6 +154,7 @@ def start(hub, contexts):
 
 def abandon(hub):
     """Listen no more; the bus calls this when it has ended without having been stopped."""
+    hub.dispatch.DISPATCHER.core.injector.let_go(_injected.HOLDER)
     if hub.event.SUBSCRIPTIONS.running:
         hub.event.SUBSCRIPTIONS.abandon()
 
@@ -159,8 +181,9 @@ async def stop(hub):
     if not listening:
         # Without a turn of the loop until here: the bus is to refuse events at once.
         subscriptions.abandon()
-        return
-    await subscriptions.stop(0.2 if hub.evbus.ENGINE.hurried else patience.grace(1.0))
+    else:
+        await subscriptions.stop(0.2 if hub.evbus.ENGINE.hurried else patience.grace(1.0))
+    await hub.dispatch.DISPATCHER.core.injector.release(_injected.HOLDER)
 
 
 def salvage(hub):
@@ -208,7 +231,7 @@ def _loader(hub, content_type):
 def _add(hub, spec, listener, metadata=None):
     events = hub.event.REGISTRY.wanted(spec)
     _listener.refuse_other(listener, spec.event)
-    made = _listener.made(listener, spec.name, hub, spec.concurrency)
+    made = _listener.made(listener, spec.name, hub, spec.concurrency, hub.dispatch.DISPATCHER.core.injector)
     listening = _listening.Listening(spec, made, hub.event.READER, lambda dead: _bury(hub, dead))
     return hub.event.SUBSCRIPTIONS.add(spec, listening, events, metadata)
 
@@ -228,7 +251,7 @@ def _check(hub, module):
         try:
             if not isinstance(spec.event, str):
                 hub.event.REGISTRY.of(spec.event)
-            _listener.check(listener)
+            _listener.check(listener, hub.dispatch.DISPATCHER.core.injector)
             _listener.refuse_other(listener, spec.event)
         except errors.HandlerError as exc:
             raise errors.PluginError(str(exc), line=_listener.line_of(listener)) from exc

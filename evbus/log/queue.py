@@ -32,11 +32,16 @@ def setup(hub, conf):
 
 def handler(hub, datefmt=None, profile="logger", routing_key="log"):
     """Return a logging handler that puts records on the bus; works before the bus is started."""
+    putter = hub.log.queue.wrapper(profile=profile, routing_key=routing_key)
+    return _queue.BusHandler(putter, logging.Formatter(datefmt=datefmt))
+
+
+def wrapper(hub, profile="logger", routing_key="log"):
+    """Return what ``logging.handlers.QueueHandler`` takes for a queue, as pop-evbus has it."""
     hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
 
     def put_nowait(**event):
         # Looked up each time: plugins that are loaded later may give it contracts.
         hub.evbus.broker.put_nowait(**event)
 
-    putter = _queue.Putter(put_nowait, profile=profile, routing_key=routing_key)
-    return _queue.BusHandler(putter, logging.Formatter(datefmt=datefmt))
+    return _queue.Putter(put_nowait, profile=profile, routing_key=routing_key)

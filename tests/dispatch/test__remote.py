@@ -13,6 +13,7 @@ import pytest
 
 from evbus.dispatch._dispatcher import Dispatcher
 from evbus.dispatch._remote import Forwarder
+from evbus.dispatch._served import Names
 from evbus.errors import (
     DeliveryTimeout,
     DispatchTimeout,
@@ -370,6 +371,25 @@ def test_what_cannot_be_forwarded_is_refused_when_it_is_bound(arguments: tuple[A
         seconds = 30.0
     found = failure(HandlerSignatureError, Wire().forwarder.binding, message, to, response, seconds)
     assert found.startswith(said)
+
+
+def test_a_message_whose_fields_name_nothing_is_refused_when_it_is_bound_and_when_it_is_served() -> None:
+    async def pay(message: Any) -> None: ...
+
+    command = dataclasses.make_dataclass("Pay", [("amount", "Decimal")])
+    command.__module__ = __name__
+    said = (
+        f"the field amount cannot be read, as the name Decimal means nothing in {__name__} when the program "
+        "runs; import it there outside of `if TYPE_CHECKING:`, or define it at the top level of the module"
+    )
+    assert failure(HandlerSignatureError, Wire().forward, command) == (
+        f"Pay cannot be forwarded to 'users': {said}"
+    )
+    dispatcher = Dispatcher()
+    dispatcher.commands.bind(command, pay)
+    assert failure(HandlerSignatureError, Names, (dispatcher.commands,), _json.load).endswith(
+        f"pay of Pay: it cannot be served: {said}"
+    )
 
 
 def test_a_message_has_one_handler_here_or_elsewhere() -> None:

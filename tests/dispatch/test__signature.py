@@ -215,7 +215,6 @@ async def defaults(event, retries=3, *, clock="clock"):
         (many, (ORDER,)),
         (hub_and_many, (HUB, (ORDER,))),
         (anything, ((ORDER,), {})),
-        (keywords, {}),
         (annotated_below, ORDER),
         (structural, ORDER),
         (unresolvable, (ORDER, 5)),
@@ -241,6 +240,14 @@ def test_the_message_goes_where_it_belongs(handler: Any, expected: Any) -> None:
 )
 def test_the_parameter_annotated_as_the_message_takes_it(handler: Any) -> None:
     assert call(handler, given={"repo": REPO}) == (REPO, ORDER)
+
+
+def test_keywords_alone_take_no_message() -> None:
+    assert refusal(keywords) == (
+        "it takes keywords alone, and would be called without the message; write a parameter for it, or none "
+        "at all"
+    )
+    assert call(keywords, given={"repo": REPO}) == {"repo": REPO}
 
 
 async def two(first, second):

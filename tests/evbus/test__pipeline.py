@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evbus.errors import SettingsError
-from evbus.evbus._pipeline import Interceptor, around, arrange
+from evbus.evbus._pipeline import Described, Interceptor, around, arrange, before, takes_descriptor
 from evbus.pipeline._receiver import RECEIVER
 from evbus.types import Envelope
 
@@ -67,6 +67,47 @@ def test_the_last_step_is_the_outermost() -> None:
         return str(await handle(Envelope("p", "k"), handler))
 
     assert asyncio.run(main()) == "sign(compress(k))"
+
+
+def test_what_takes_one_argument_more_takes_a_descriptor() -> None:
+    def plain(hub: Any, envelope: Any) -> None: ...
+    def more(hub: Any, envelope: Any, what: Any) -> None: ...
+    def named(hub: Any, envelope: Any, event_descriptor: Any = None) -> None: ...
+    def own(hub: Any, envelope: Any, limit: int = 3, *, descriptor: Any = None) -> None: ...
+    def any_(*args: Any, **kwargs: Any) -> None: ...
+
+    functions = (plain, more, named, own, any_)
+    assert [takes_descriptor(function, 2) for function in functions] == [False, True, True, False, False]
+
+
+def test_steps_that_want_it_get_a_descriptor() -> None:
+    seen: list[Any] = []
+
+    async def plain(envelope: Envelope, call_next: Any) -> Any:
+        return await call_next(envelope)
+
+    async def described(envelope: Envelope, call_next: Any, descriptor: Any) -> Any:
+        seen.append(descriptor)
+        return await call_next(envelope)
+
+    async def handler(envelope: Envelope) -> str:
+        return envelope.routing_key
+
+    async def main() -> None:
+        handle = around([plain, Described(described)])
+        assert handle is not None
+        assert await handle(Envelope("p", "k"), handler, "billing", "the listener") == "k"
+        assert await handle(Envelope("p", "k"), handler) == "k"
+
+    asyncio.run(main())
+    send = before(
+        [lambda envelope: seen.append(1), Described(lambda envelope, descriptor: seen.append(descriptor))],
+        lambda envelope: f"the event {envelope.routing_key}",
+    )
+    assert send is not None
+    send(Envelope("p", "k"))
+    assert seen == ["the listener", None, 1, "the event k"]
+    assert before([]) is None
 
 
 def test_a_step_sees_for_which_receiver_it_runs() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evbus.errors import DeliveryError, DeliveryTimeout, PluginError, Rejected, Unavailable
-from evbus.evbus._sender import Sender, check_publish
+from evbus.evbus._sender import Sender, check_publish, takes_text
 from evbus.types import Envelope
 from tests.evbus.rig import Target, sender, turns, within
 
@@ -81,6 +81,26 @@ def test_a_publish_gets_what_it_takes_and_headers_of_its_own() -> None:
         assert send(Sender({}, publish=publish, takes=takes), ONE) == [None]
     assert got == [{"body": b"1"}, {"routing_key": "k", "body": b"1", "headers": {}}]
     assert ONE[0].headers == {"content-type": "x"}
+
+
+async def text_body(hub: Any, ctx: Any, routing_key: str, body: str) -> None: ...
+async def bytes_body(hub: Any, ctx: Any, body: bytes) -> None: ...
+async def either_body(hub: Any, ctx: Any, body: bytes | str) -> None: ...
+
+
+def test_a_plugin_that_says_that_its_body_is_text_gets_text() -> None:
+    functions = (text_body, bytes_body, either_body, full, no_body)
+    assert [takes_text(function) for function in functions] == [True, False, False, False, False]
+    got: list[Any] = []
+
+    async def publish(_ctx: Any, body: Any) -> None:
+        got.append(body)
+
+    bodies = (("ä".encode(), "application/json"), (b"\xff", "text/plain"), (b"a", "application/msgpack"))
+    events = [Envelope("p", "k", body, {"content-type": kind}) for body, kind in bodies]
+    assert send(Sender({}, publish=publish, takes=["body"], text=True), events) == [None] * 3
+    # What is no text was bytes with pop-evbus as well.
+    assert got == ["ä", b"\xff", b"a"]
 
 
 def test_without_publish_batch_the_first_failure_ends_the_call() -> None:

@@ -85,6 +85,19 @@ def test_configure_of_a_pipeline_plugin_is_a_plain_function_of_the_settings() ->
         check_pipeline(module(send=send, configure=lambda hub: None))
 
 
+def test_a_pipeline_plugin_may_take_a_descriptor_and_nothing_more() -> None:
+    def send(hub: Any, envelope: Any, descriptor: Any) -> None: ...
+    async def handle(hub: Any, envelope: Any, call_next: Any, listener: Any) -> None: ...
+    def sends_more(hub: Any, envelope: Any, descriptor: Any, more: Any) -> None: ...
+    async def handles_more(hub: Any, envelope: Any, call_next: Any, one: Any, two: Any) -> None: ...
+
+    check_pipeline(module(send=send, handle=handle))
+    with pytest.raises(PluginError, match=r"is called with \(hub, envelope, descriptor\)"):
+        check_pipeline(module(send=sends_more))
+    with pytest.raises(PluginError, match=r"is called with \(hub, envelope, call_next, descriptor\)"):
+        check_pipeline(module(handle=handles_more))
+
+
 def test_the_rooms_that_are_checked() -> None:
     assert set(CHECKS) == {"connection", "egress", "ingress", "match", "pipeline", "serialize"}
 

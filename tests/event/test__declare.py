@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import attrs
 import msgspec
+import pydantic
 import pytest
 
+from evbus._typed import reader
 from evbus.event._declare import (
     LISTENS,
     EventListener,
@@ -17,6 +20,7 @@ from evbus.event._declare import (
     listener_spec,
     spec_of,
 )
+from evbus.event._registry import Registry
 from tests.event.kit import Book, Measured, Named, OrderPlaced, Tree, known
 
 
@@ -62,6 +66,48 @@ def test_a_dataclass_with_slots_and_a_frozen_struct_can_be_events() -> None:
 
     assert known(Slotted).cls is Slotted
     assert known(Frozen).cls is Frozen
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        dataclasses.dataclass,
+        dataclasses.dataclass(frozen=True),
+        dataclasses.dataclass(slots=True),
+        attrs.define,
+        attrs.frozen,
+        pydantic.dataclasses.dataclass,
+    ],
+)
+def test_what_makes_the_fields_may_stand_above_the_event(made: Any) -> None:
+    class Base:
+        pass
+
+    @made
+    @event("placed", durable=True)
+    class Placed(Base):
+        id: int
+
+    registry = Registry()
+    (spec,) = registry.below(Base)
+    assert spec is registry.of(Placed) is registry.named("placed")
+    assert (spec.cls, spec.durable) == (Placed, True)
+    assert reader(Placed)({"id": 5}) == Placed(5)
+
+
+def test_fields_that_a_class_adds_to_those_of_its_base_may_be_made_above_the_event() -> None:
+    @event("base")
+    @dataclasses.dataclass
+    class Base:
+        id: int
+
+    @dataclasses.dataclass
+    @event("more")
+    class More(Base):
+        total: float
+
+    assert Registry().of(More).name == "more"
+    assert reader(More)({"id": 5, "total": 1.5}) == More(5, 1.5)
 
 
 def test_a_listener_listens_to_each_event_that_it_was_told_from_top_to_bottom() -> None:

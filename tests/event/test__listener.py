@@ -204,7 +204,7 @@ class TwoEvents(EventListener[OrderPlaced]):
             WantsMore,
             (
                 "the hub makes its object, and has nothing for database, mailer; take the hub alone: "
-                "__init__(self, hub)"
+                "__init__(self, hub), or what is provided for a class: __init__(self, repo: Repo)"
             ),
         ),
         (NoOn, "it has no on(self, event)"),

@@ -400,7 +400,7 @@ def test_what_a_plain_listener_ends_its_thread_with_is_a_failed_attempt() -> Non
 
 
 def test_an_interceptor_that_ends_the_program_gives_its_event_up() -> None:
-    async def around(_envelope: Any, _handle: Any, _receiver: str) -> None:
+    async def around(_envelope: Any, _handle: Any, _receiver: str, _descriptor: Any) -> None:
         sys.exit(2)
 
     async def main() -> None:
@@ -468,7 +468,7 @@ def test_a_cancellation_of_its_worker_is_a_failed_attempt_and_the_listener_goes_
 
 
 def test_an_interceptor_that_cancels_its_worker_does_not_do_so_for_ever() -> None:
-    async def around(_envelope: Any, _handle: Any, _receiver: str) -> None:
+    async def around(_envelope: Any, _handle: Any, _receiver: str, _descriptor: Any) -> None:
         task = asyncio.current_task()
         assert task is not None
         task.cancel()

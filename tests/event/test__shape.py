@@ -13,7 +13,7 @@ import pydantic
 import pytest
 
 from evbus.errors import HandlerSignatureError
-from evbus.event._shape import check_fields, fields_of
+from evbus.event._shape import check_declared, check_fields, fields_of
 from tests.event.kit import Book, Colored, Leaf, Measured, Named, OrderPlaced, Tree, Valued
 
 
@@ -100,8 +100,14 @@ def test_what_msgspec_refuses_is_told_in_its_words() -> None:
     assert "Holder" in str(caught.value)
 
 
-def test_a_name_that_comes_further_down_is_not_looked_at() -> None:
-    check_fields(dataclasses.make_dataclass("Holder", [("what", "DefinedLater")]))
+def test_a_name_that_comes_further_down_may_do_by_the_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = dataclasses.make_dataclass("Holder", [("what", "DefinedLater")])
+    holder.__module__ = __name__
+    check_declared(holder)
+    with pytest.raises(HandlerSignatureError, match="the field what cannot be read, as the name Def"):
+        check_fields(holder)
+    monkeypatch.setitem(globals(), "DefinedLater", Leaf)
+    check_fields(holder)
 
 
 @pytest.mark.parametrize("cls", [Socket, Pair, int, Odd, 42, Callable], ids=str)
@@ -111,7 +117,7 @@ def test_other_classes_are_refused(cls: Any) -> None:
         check_fields(cls)
     assert str(caught.value) == (
         f"{name} cannot be an event: it is no dataclass, msgspec Struct, attrs class or pydantic model; put "
-        "@event() above @dataclass"
+        "@dataclass above it"
     )
 
 

@@ -159,16 +159,46 @@ def test_a_listener_on_a_base_gets_its_subclasses_only_when_asked() -> None:
     go(main)
 
 
-def test_a_listener_to_a_name_gets_plain_values_or_the_event_if_it_is_known() -> None:
+def test_a_listener_to_a_name_gets_plain_values_until_its_class_is_known() -> None:
     async def main() -> None:
-        plain, typed = Got(), Got()
+        early, late = Got(), Got()
         async with listening() as hub:
-            hub.event.init.subscribe("OrderPlaced", plain.on)
+            hub.event.init.subscribe("OrderPlaced", early.on)
+            await hub.evbus.broker.put(routing_key="OrderPlaced", body={"id": "x"})
+            await settled(hub)
             await hub.event.init.send(OrderPlaced())
-            hub.event.init.subscribe("OrderPlaced", typed.on)
+            hub.event.init.subscribe("OrderPlaced", late.on)
+            await hub.evbus.broker.put(routing_key="OrderPlaced", body={"id": "x"})
+        assert early == [{"id": "x"}, OrderPlaced(), OrderPlaced("x")]
+        assert late == [OrderPlaced("x")]
+
+    go(main)
+
+
+def test_a_class_is_known_by_a_listener_to_it_as_well() -> None:
+    async def main() -> None:
+        by_name, by_class = Got(), Got()
+        async with listening() as hub:
+            hub.event.init.subscribe("OrderPlaced", by_name.on, name="a")
+            hub.event.init.subscribe(OrderPlaced, by_class.on, name="b")
+            await hub.evbus.broker.put(routing_key="OrderPlaced", body={"id": "x"})
+        assert by_name == by_class == [OrderPlaced("x")]
+
+    go(main)
+
+
+@pytest.mark.parametrize("called", ["event_type_or_name", "event_type", "event"])
+def test_what_is_listened_to_has_the_names_that_others_know(called: str) -> None:
+    async def main() -> None:
+        got = Got()
+        async with listening() as hub:
+            plain = hub.event.init.subscribe(**{called: OrderPlaced}, callback=got.on, name="plain")
+            awaited = await hub.event.init.subscribe(**{called: OrderPlaced}, callback=got.on, name="awaited")
+            assert [plain, awaited] == [found["id"] for found in hub.event.init.subscriptions()]
             await hub.event.init.send(OrderPlaced())
-        assert plain == [{"id": "A-1", "total": 9.5}] * 2
-        assert typed == [OrderPlaced()]
+        assert got == [OrderPlaced()] * 2
+
+    go(main)
 
     go(main)
 

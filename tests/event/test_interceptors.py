@@ -67,6 +67,50 @@ def test_an_interceptor_runs_around_each_listener(tmp_path: Path) -> None:
     go(main)
 
 
+#: Keeps the descriptors that it gets in ``hub.pipeline.TOLD``.
+TOLD = """
+def send(hub, envelope, descriptor):
+    vars(hub.pipeline).setdefault("TOLD", []).append(descriptor)
+
+
+async def handle(hub, envelope, call_next, listener_descriptor):
+    hub.pipeline.TOLD.append(listener_descriptor)
+    return await call_next(envelope)
+"""
+
+
+def test_an_interceptor_may_take_the_descriptor_of_the_event_and_of_the_listener(tmp_path: Path) -> None:
+    root = write(tmp_path / "plugins", pipeline__told=TOLD)
+
+    async def command() -> None: ...
+
+    async def main() -> None:
+        async with listening(plugin_dirs=[str(root)]) as hub:
+            got = Got()
+            hub.event.init.subscribe(OrderPlaced, got.on, name="billing", group="shop", per_process=True)
+            await hub.event.init.send(OrderPlaced())
+            await settled(hub)
+            sent, listener = hub.pipeline.TOLD
+            assert sent is hub.event.REGISTRY.of(OrderPlaced) is listener.event
+            assert (listener.name, listener.group, listener.per_process) == ("billing", "shop", True)
+            hub.pipeline.TOLD.clear()
+            # Neither of these is an event, and no listener gets the second.
+            await hub.evbus.broker.put(routing_key="OrderPlaced", body={"id": "x"})
+            await settled(hub)
+            hub.dispatch.commands.bind("command", command)
+            hub.dispatch.init.start()
+            await hub.dispatch.init.handle("command", wait_for_response=True)
+            await hub.dispatch.init.stop()
+            assert [getattr(told, "name", None) for told in hub.pipeline.TOLD] == [
+                None,
+                "billing",
+                None,
+                None,
+            ]
+
+    go(main)
+
+
 def test_what_an_interceptor_refuses_is_dead_and_reaches_no_listener(tmp_path: Path) -> None:
     root = write(tmp_path / "plugins", pipeline__looks=LOOKS)
 

@@ -41,9 +41,28 @@ def test_an_event_without_parentheses() -> None:
 
 
 def test_a_class_that_is_no_dataclass() -> None:
-    assert failure(HandlerSignatureError, event(), Socket) == (
-        "Socket cannot be an event: it is no dataclass, msgspec Struct, attrs class or pydantic model; put "
-        "@event() above @dataclass"
+    @event()
+    class Bare:
+        id: int
+
+    # @dataclass may still come above @event(), so that this shows with the first use.
+    said = (
+        f"{Bare.__qualname__} cannot be an event: it is no dataclass, msgspec Struct, attrs class or "
+        "pydantic model; put @dataclass above it"
+    )
+    hub = new_hub()
+    assert failure(HandlerSignatureError, hub.event.init.subscribe, Bare, on) == said
+    assert failure(HandlerSignatureError, hub.event.init.send, Bare()) == said
+
+
+def test_a_class_below_a_dataclass_whose_own_fields_are_none() -> None:
+    @event("below")
+    class Below(OrderPlaced):
+        more: int = 1
+
+    assert failure(HandlerSignatureError, new_hub().event.init.subscribe, Below, on) == (
+        f"the event {Below.__qualname__}: more is no field yet, as the class is no dataclass itself; put "
+        "@dataclass above it, too"
     )
 
 
@@ -178,6 +197,17 @@ def test_a_listener_to_what_is_no_event(listened: Any, subclasses: bool, said: s
         failure(HandlerSignatureError, hub.event.init.subscribe, listened, on, subclasses=subclasses) == said
     )
     assert hub.event.init.subscriptions() == []
+
+
+def test_a_subscription_to_nothing_or_to_several_things() -> None:
+    subscribe = new_hub().event.init.subscribe
+    right = "give subscribe() one class of events, or one name"
+    assert failure(HandlerSignatureError, subscribe, callback=on) == (
+        f"a listener was told nothing to listen to; {right}"
+    )
+    assert failure(HandlerSignatureError, subscribe, OrderPlaced, on, event_type=OrderPlaced) == (
+        f"a listener was told several things to listen to; {right}"
+    )
 
 
 def test_a_callback_that_cannot_be_called_with_an_event() -> None:
@@ -344,7 +374,7 @@ HEAD = (
             3,
             (
                 "the handler {module}.Shop: the hub makes its object, and has nothing for db; take the hub "
-                "alone: __init__(self, hub)"
+                "alone: __init__(self, hub), or what is provided for a class: __init__(self, repo: Repo)"
             ),
         ),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import logging.handlers
 import subprocess
 import sys
 import textwrap
@@ -53,6 +54,21 @@ def test_records_from_before_the_loop_runs_are_delivered(hub: Any) -> None:
     assert body["level"] == "INFO"
     assert body["module"] == "test_queue"
     assert len(body["timestamp"]) == len("12:34")
+
+
+def test_a_queue_handler_of_ones_own_takes_the_wrapper_that_pop_evbus_has(hub: Any) -> None:
+    hub.pop.sub.add(dyne_name="log")
+    handler = logging.handlers.QueueHandler(hub.log.queue.wrapper(profile="logger", routing_key="trail"))
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logger = logging.getLogger("app")
+    logger.addHandler(handler)
+    try:
+        logger.warning("by %s", "hand")
+    finally:
+        logger.removeHandler(handler)
+    run(hub)
+    (body,) = drained(hub, "trail")
+    assert body["message"] == "WARNING by hand"
 
 
 def test_the_console_has_the_records_as_well(hub: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,11 @@
     shared: hand on a copy to change them (``envelope.replace(headers=...)``). That of a message in process
     has the profile ``""`` and no body.
 
+Both may take one argument more at the end, a descriptor (``evbus.api.EventDescriptor``,
+``evbus.api.EventListenerDescriptor``): ``send(hub, envelope, descriptor)`` that of the event, None for what
+was not sent as an event; ``handle(hub, envelope, call_next, descriptor)`` that of the listener, with its
+event, None around handlers of commands and queries, and around replies.
+
 ``def configure(hub, settings)``
     Optional. Runs once the options are read, before the first event, if the plugin takes part: ``settings``
     is the typed object of all options of the section ``evbus``, with those that plugin files declare in

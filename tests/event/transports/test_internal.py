@@ -42,4 +42,5 @@ class TestInternal(Behaviour):
 
     async def send_unsigned(self, hub: Any) -> None:
         (group,) = hub.ingress.TAPS["default"][self.name]
-        group.put([Envelope("default", self.name, b'{"number": 1}')])
+        body = b'{"number": 1}'
+        group.put([Envelope("default", self.name, body)], len(body))

@@ -1,13 +1,22 @@
-"""What iambus shows in its text, with ``hub.dispatch`` in place of ``dp``."""
+"""The examples of iambus, with ``hub.dispatch`` in place of its ``dispatcher``."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
 import pytest
 
-from evbus.api import AbstractHandler, Dispatcher, Factory, HandlerProtocol, RequestRouter, Singleton
+from evbus.api import (
+    AbstractHandler,
+    Dispatcher,
+    EventRouter,
+    Factory,
+    HandlerProtocol,
+    RequestRouter,
+    Singleton,
+)
 from evbus.errors import HandlerExists, RouterFrozen
 from tests.dispatch.hub_kit import CreateUser, Repo, User, UserCreated, UserQuery, go, started
 
@@ -60,6 +69,12 @@ def test_a_dispatcher_of_ones_own_takes_the_classes_of_its_routers() -> None:
             await dp.stop()
 
     assert go(main) == User("bob")
+
+
+def test_the_routers_of_a_dispatcher_may_be_left_as_they_are() -> None:
+    # None is the default of all three there.
+    dp = Dispatcher(events_router_cls=None, commands_router_cls=None, queries_router_cls=CustomRequestRouter)
+    assert [type(router) for router in dp.routers] == [EventRouter, RequestRouter, CustomRequestRouter]
 
 
 def test_a_handler_takes_one_argument_or_none(hub: Any) -> None:
@@ -325,3 +340,102 @@ def test_a_singleton_is_made_once_and_a_factory_for_each_handler(hub: Any, get: 
     assert made is kept
     assert len({id(repo) for repo in (one, made, another)}) == 3
     assert [repo.closed for repo in (one, made, another)] == [1, 1, 1]
+
+
+# The text as it stands, with its own names; only what its "..." stand for is written out.
+
+
+class UserRepoImpl:
+    """What the text calls a RepoType, and UserRepo."""
+
+    async def create(self, data: str) -> str:
+        return f"created {data}"
+
+
+RepoType = UserRepo = UserRepoImpl
+
+
+@dataclasses.dataclass
+class CreateUserCommand:
+    data: str
+
+
+@dataclasses.dataclass
+class Created:
+    data: str
+
+
+@dataclasses.dataclass
+class BookQueryResult:
+    found: str
+
+
+class AsWritten:
+    """The handler that is a class."""
+
+    def __init__(self, repo: RepoType):
+        self._repo = repo
+
+    async def __call__(self, cmd: CreateUserCommand):  # type: ignore[no-untyped-def]
+        user = await self._repo.create(cmd.data)
+        return Created(data=user)
+
+
+async def as_written(cmd: CreateUserCommand, repo: RepoType):  # type: ignore[no-untyped-def]
+    user = await repo.create(cmd.data)
+    return Created(data=user)
+
+
+@pytest.mark.parametrize("handler", [AsWritten, as_written])
+def test_both_handlers_return_an_event_that_is_forwarded(hub: Any, handler: Any) -> None:
+    dp, seen = hub.dispatch, []
+    user_repo = UserRepoImpl()
+    dp.commands.bind(CreateUserCommand, handler=handler, repo=user_repo, response_event=Created)
+
+    @dp.events.register(Created)
+    async def create_user_handler(event):  # type: ignore[no-untyped-def]
+        seen.append(event)
+
+    async def main() -> None:
+        dp.start()
+        await dp.handle(CreateUserCommand("ann"))
+        assert await dp.handle(CreateUserCommand("bob"), wait_for_response=True) == Created("created bob")
+        await dp.stop()
+
+    go(main)
+    assert sorted(event.data for event in seen) == ["created ann", "created bob"]
+
+
+def test_an_event_is_bound_as_a_command_is(hub: Any) -> None:
+    dp, seen = hub.dispatch, []
+
+    async def create_user_handler(event: Created) -> None:
+        seen.append(event)
+
+    dp.events.bind(Created, create_user_handler)
+
+    async def main() -> None:
+        dp.start()
+        await dp.handle(Created("ann"))
+        await dp.stop()
+
+    go(main)
+    assert seen == [Created("ann")]
+
+
+def test_a_query_takes_a_singleton(hub: Any) -> None:
+    dp = hub.dispatch
+
+    def get_user_repo() -> UserRepo:
+        return UserRepoImpl()
+
+    @dp.queries.register(UserQuery, repo=Singleton["repo":get_user_repo])
+    async def book_query_handler(query: UserQuery, repo: UserRepo) -> BookQueryResult:
+        return BookQueryResult(await repo.create(query.name))
+
+    async def main() -> None:
+        dp.start()
+        assert await dp.handle(UserQuery("ann"), wait_for_response=True) == BookQueryResult("created ann")
+        await dp.stop()
+
+    go(main)
