@@ -306,11 +306,15 @@ def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> i
 
 def _runs(events: list[Envelope]) -> Iterator[tuple[str, list[Envelope]]]:
     """Return the events in parts of one routing key each."""
+    keys = [event.routing_key for event in events]
+    if keys and keys.count(keys[0]) == len(keys):
+        yield keys[0], events
+        return
     start = 0
     while start < len(events):
-        key = events[start].routing_key
+        key = keys[start]
         end = start + 1
-        while end < len(events) and events[end].routing_key == key:
+        while end < len(events) and keys[end] == key:
             end += 1
         yield key, events[start:end]
         start = end
