@@ -54,6 +54,10 @@ def closing(snapshot: Mapping[str, Any], seconds: float) -> str:
     notes = []
     if snapshot["bus"]["unmatched"]:
         notes.append(f"{counted(snapshot['bus']['unmatched'], 'event', 'events')} matched no profile")
+    notes += [
+        f"nobody listened to {one_line(name)}: {counted(count, 'event', 'events')}"
+        for name, count in snapshot["unheard"].items()
+    ]
     if snapshot["bus"]["dropped"]:
         dropped = counted(snapshot["bus"]["dropped"], "event was", "events were")
         notes.append(f"{dropped} dropped because the bus was full")

@@ -331,9 +331,13 @@ class Bus:
 
         :raises BusStopped: the bus does not run.
         """
-        if self._router is None or self.state is not BusState.RUNNING:
+        if self.state is not BusState.RUNNING:
             raise BusStopped
-        return self._router.lanes(profile)
+        return self.lanes_of(profile)
+
+    def lanes_of(self, profile: str) -> tuple[Lane, ...]:
+        """Return the lanes that an event of this profile goes to, also while the bus drains."""
+        return () if self._router is None else self._router.lanes(profile)
 
     def relay(self, delivery: Delivery, event: Envelope, lanes: Sequence[Lane]) -> None:
         """Hand ``event``, made of a delivery, to ``lanes``; that is settled when they are done with it.
@@ -438,6 +442,7 @@ class Bus:
             store.last_error,
             unmatched,
             self._router.hint(next(iter(unmatched))) if self._router is not None and unmatched else "",
+            plan.unheard(),
         )
         if report.undelivered or report.lost:
             log.error("%s", report)

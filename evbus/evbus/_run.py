@@ -43,6 +43,8 @@ class Plan(NamedTuple):
     contexts: Any
     dead_store: DeadStore
     drain_timeout: float
+    #: Returns how many events of each name nobody has listened to.
+    unheard: Callable[[], dict[str, int]] = dict
 
 
 class Report(NamedTuple):
@@ -53,6 +55,7 @@ class Report(NamedTuple):
     :ivar problem: why they could not.
     :ivar unmatched: events that no profile matched, by the profile that they were put with.
     :ivar hint: which profile may be meant by the first of these names.
+    :ivar unheard: events that were sent and that nobody listened to, by name.
     """
 
     undelivered: dict[str, int]
@@ -63,8 +66,13 @@ class Report(NamedTuple):
     problem: str = ""
     unmatched: Mapping[str, int] = MappingProxyType({})
     hint: str = ""
+    unheard: Mapping[str, int] = MappingProxyType({})
 
     def __str__(self) -> str:
+        unheard = ", ".join(f"{one_line(name)}: {count}" for name, count in self.unheard.items())
+        return f"{self._delivery()}{f'; nobody listened to {unheard}' if unheard else ''}"
+
+    def _delivery(self) -> str:
         dead = f"{self.dead} dead before the stop" if self.dead else ""
         if self.undelivered:
             lanes = ", ".join(f"{name}: {count}" for name, count in self.undelivered.items())

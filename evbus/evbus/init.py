@@ -216,6 +216,7 @@ def _make_plan(hub, contexts):
         contexts=contexts,
         dead_store=_tried(hub.evbus.init.dead_store()),
         drain_timeout=settings.drain_timeout,
+        unheard=hub.event.UNHEARD.of_run,
     )
 
 

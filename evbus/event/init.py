@@ -16,6 +16,7 @@ from evbus.event import (
     _registry,
     _replayed,
     _subscriptions,
+    _unheard,
 )
 
 log = logging.getLogger("evbus.event")
@@ -30,6 +31,7 @@ def __init__(hub):
     hub.event.KINDS = hub.event.REGISTRY.kinds
     hub.event.READER = _reader.Reader(lambda kind: _loader(hub, kind), hub.event.REGISTRY.named)
     hub.event.SUBSCRIPTIONS = _subscriptions.Subscriptions(lambda: hub.evbus.init.settings().drain_timeout)
+    hub.event.UNHEARD = _unheard.Unheard(lambda: _listened(hub), lambda envelope: _elsewhere(hub, envelope))
     hub.event.FILES = set()
     #: Whether listeners get nothing but what is in this process, as in a program that only sends.
     hub.event.LOCAL = False
@@ -145,6 +147,8 @@ def lanes(hub):
 def start(hub, contexts):
     """Listen, to the profiles in ``contexts``; the bus calls this when it starts."""
     _subscribe_files(hub)
+    hub.event.UNHEARD.begin()
+    hub.ingress.INTERNAL.on_unwanted = hub.event.UNHEARD.take
     _, around = hub.evbus.init.interceptors()
     hub.event.SUBSCRIPTIONS.start(
         lambda profile: _supplies(hub, contexts, profile), around, hub.evbus.BROKER.max_body
@@ -207,6 +211,23 @@ def _left(hub, group, events):
 
 #: Why events are dead that nobody listens to any more.
 LATE = "the bus was stopped before a listener had handled it"
+
+
+def _listened(hub):
+    """Return the names of the events that are listened to, each with those of its listeners."""
+    found = {}
+    for entry in hub.event.SUBSCRIPTIONS:
+        for event in entry.events:
+            found.setdefault(event.name, []).append(entry.listening.listener.name)
+    return found
+
+
+def _elsewhere(hub, envelope):
+    """Return whether an event goes to other lanes than those of this process, or is consumed by its key."""
+    lanes = hub.evbus.ENGINE.lanes_of(envelope.profile)
+    return any(lane.key.plugin != "internal" for lane in lanes) or any(
+        envelope.routing_key in taps for taps in hub.ingress.TAPS.values()
+    )
 
 
 def _supplies(hub, contexts, profile):

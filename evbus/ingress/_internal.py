@@ -152,16 +152,22 @@ class BodyQueue(asyncio.Queue[bytes]):
         return await super().get()
 
 
+def _ignore(_events: list[Envelope]) -> None:
+    pass
+
+
 class Queues(dict["str | None", BodyQueue]):
     """Queues by routing key; one that is empty goes away when nobody has it.
 
     :ivar untold: bodies that were dropped, and that are in no lane's counters yet.
+    :ivar on_unwanted: is told of events in queues that nobody has asked for.
     """
 
     def __init__(self, weight: Weight) -> None:
         super().__init__()
         self._weight = weight
         self.untold = 0
+        self.on_unwanted: Callable[[list[Envelope]], None] = _ignore
         self._told: set[str] = set()
         self._sweep = SWEEP
 
@@ -235,6 +241,8 @@ async def _put_some(
     if not subscribed:
         target = queues[key or None]
         await _put(target, limit, events[0].body, deadline)
+        if not target.wanted:
+            queues.on_unwanted(events[:1])
         if not limit:
             queues.untold += queues.trim(key, target)
         return 1
@@ -301,6 +309,8 @@ def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> i
             target = queues[key or None]
             target.put_all([event.body for event in run])
             dropped += queues.trim(key, target)
+            if not target.wanted:
+                queues.on_unwanted(run)
     return dropped
 
 

@@ -120,11 +120,13 @@ def test_a_table_without_destinations_says_so() -> None:
     snapshot = {
         "lanes": {},
         "listeners": {},
+        "unheard": {"OrderPlacd": 2},
         "bus": {"unmatched": 2, "dropped": 1},
         "dead_store": {"stored": 0, "lost": 0, "path": "", "last_error": ""},
     }
     assert closing(snapshot, 1.0).splitlines() == [
         "no destinations",
         "2 events matched no profile",
+        "nobody listened to OrderPlacd: 2 events",
         "1 event was dropped because the bus was full",
     ]

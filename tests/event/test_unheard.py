@@ -1,0 +1,139 @@
+"""Events that were sent and that nobody listens to."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evbus.event._declare import event
+from evbus.types import Subscription
+from tests.evbus.kit import bodies, running
+from tests.event.kit import INTERNAL, WAIT, Got, OrderPlaced, go, listening, new_hub, settled
+
+
+@event()
+@dataclasses.dataclass
+class OrderPlacd:
+    """A slip of the pen."""
+
+    id: int = 0
+
+
+@event(durable=True)
+@dataclasses.dataclass
+class Kept:
+    id: int = 0
+
+
+@event()
+@dataclasses.dataclass
+class Other:
+    id: int = 0
+
+
+@pytest.fixture(autouse=True)
+def _told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "evbus.event")
+
+
+async def sent(hub: Any, *events: Any, **options: Any) -> None:
+    """Send events, and return when they have left the bus."""
+    for each in events:
+        await hub.event.init.send(each, **options)
+    await settled(hub)
+
+
+@pytest.mark.parametrize("profiles", [INTERNAL, {"internal": {"default": {"limit": 100}}}])
+def test_they_are_told_once_for_each_name_counted_and_reported(
+    caplog: pytest.LogCaptureFixture, profiles: Any
+) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with running(hub, profiles):
+            await sent(hub, *[OrderPlaced()] * 3, Kept(), Kept())
+            assert hub.evbus.stats.snapshot()["unheard"] == {"OrderPlaced": 3, "Kept": 2}
+        assert caplog.messages == [
+            f"nobody listens to the event {name}, which was sent; there is no listener"
+            for name in ("OrderPlaced", "Kept")
+        ]
+        report = hub.evbus.ENGINE.report
+        assert report.unheard == {"OrderPlaced": 3, "Kept": 2}
+        assert str(report).endswith(" s); nobody listened to OrderPlaced: 3, Kept: 2")
+        # The next run reports its own.
+        async with running(hub, profiles):
+            await sent(hub, Kept())
+        assert hub.evbus.ENGINE.report.unheard == {"Kept": 1}
+        assert hub.evbus.stats.snapshot()["unheard"] == {"OrderPlaced": 3, "Kept": 3}
+        assert len(caplog.messages) == 2
+
+    go(main)
+
+
+def test_the_nearest_listener_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        got = Got()
+        async with listening() as hub:
+            hub.event.init.subscribe(OrderPlaced, got.on, name="billing")
+            await sent(hub, OrderPlacd(), Other(), OrderPlaced())
+        assert got == [OrderPlaced()]
+        assert caplog.messages == [
+            (
+                "nobody listens to the event OrderPlacd, which was sent; the listener billing listens to "
+                "OrderPlaced"
+            ),
+            "nobody listens to the event Other, which was sent; listened to are OrderPlaced",
+        ]
+
+    go(main)
+
+
+def test_nothing_is_told_of_what_somebody_takes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        profiles = {
+            "internal": {"default": {}, "both": {}},
+            "file": {"both": {"path": str(tmp_path / "events.jsonl")}},
+        }
+        got = Got()
+        async with listening(profiles) as hub:
+            # What is put may be for who asks for its queue later, as pop-evbus has it.
+            await hub.evbus.broker.put(routing_key="later", body=1)
+            # Somebody has asked for the queue already.
+            await hub.ingress.internal.get("OrderPlaced")
+            await sent(hub, OrderPlaced())
+            await bodies(hub, "OrderPlaced", 1)
+            # It goes to a file as well.
+            await sent(hub, OrderPlacd(), profile="both")
+            # It waits for a durable listener that is not there now.
+            await hub.event.init.unsubscribe(hub.event.init.subscribe(Kept, got.on))
+            await sent(hub, Kept())
+            # It is consumed without a listener.
+            deliveries = hub.evbus.bridge.consume(hub.evbus.CONTEXTS, "default", Subscription(name="Other"))
+            taking = asyncio.ensure_future(anext(deliveries))
+            await asyncio.sleep(0)
+            await hub.event.init.send(Other())
+            (await asyncio.wait_for(taking, WAIT)).ack()
+            await deliveries.aclose()
+            assert hub.evbus.stats.snapshot()["unheard"] == {}
+        assert hub.evbus.ENGINE.report.unheard == {}
+        assert "nobody listened" not in str(hub.evbus.ENGINE.report)
+        assert not [said for said in caplog.messages if "nobody listens" in said]
+
+    go(main)
+
+
+def test_of_two_internal_profiles_one_listener_is_enough(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        got = Got()
+        async with listening({"internal": {"default": {}, "*": {}}}) as hub:
+            hub.event.init.subscribe(OrderPlaced, got.on)
+            await sent(hub, OrderPlaced())
+            assert hub.evbus.stats.snapshot()["unheard"] == {}
+        assert got == [OrderPlaced()]
+        assert caplog.messages == []
+
+    go(main)
