@@ -25,6 +25,11 @@ CONFIG = {
         "os": "EVBUS_SERIALIZE_PLUGIN",
         "help": "The plugin that encodes bodies: json, msgpack, init (text)",
     },
+    "json_fallback": {
+        "default": "error",
+        "os": "EVBUS_JSON_FALLBACK",
+        "help": "What json does with values that have no form: error refuses them, repr is pop-evbus's way",
+    },
     "serial_plugin": {
         "default": "json",
         "help": "The later name of serialize_plugin in pop-evbus",

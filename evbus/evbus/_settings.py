@@ -96,6 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     serialize_plugin: str = "json"
+    json_fallback: Literal["error", "repr"] = "error"
     error_callback_ref: str | None = None
     queue_limit: int = 100_000
     queue_bytes: Bytes = 256 * 1024 * 1024

@@ -278,6 +278,7 @@ def _apply_options(hub, options, known):
     _load_plugins(hub, _settings.read_settings({"plugin_dirs": given.get("plugin_dirs")}).plugin_dirs)
     own = _own.read(given, _own.declared(_modules(hub)), os.environ)
     settings = _settings.read_settings(given, own)
+    hub.serialize.json.configure(settings)
     hub.evbus.REFUSED = refused = hub.evbus.pipeline.refused(settings)
     send = hub.evbus.pipeline.compose(settings) if refused is None else None
     old = known[1].serialize_plugin if known is not None else _settings.Settings().serialize_plugin

@@ -22,12 +22,11 @@ import msgspec.inspect
 from evbus import strictjson
 from evbus._fit import parts
 from evbus.errors import InvalidPayload, PayloadError
-from evbus.serialize import _shape
 from evbus.serialize._content import as_bytes, refuse_pickle
 from evbus.serialize._normal import Normaliser
 from evbus.strictjson import MAX_DEPTH
 
-__all__ = ["apply", "exact_load", "load", "strict_load", "typed"]
+__all__ = ["apply", "apply_or_repr", "exact_load", "load", "strict_load", "typed"]
 
 _SCALARS = (
     *(msgspec.inspect.StrType, msgspec.inspect.IntType, msgspec.inspect.FloatType, msgspec.inspect.BoolType),
@@ -54,17 +53,20 @@ _ATOMS: frozenset[type] = frozenset(
 _ATOMS_AND_FLOAT = _ATOMS | {float}
 
 
-def apply(data: object) -> bytes:
+def apply(data: object, normaliser: type[_JsonNormaliser] | None = None) -> bytes:
     """Return ``data`` as compact JSON in UTF-8.
 
     What ``json.dumps(data, default=..., allow_nan=True)`` of pop-evbus writes and reads back is written
     and reads back the same here: sets as sorted lists (by ``repr`` when they cannot be sorted), other
-    iterables as lists, unknown objects as their ``repr``, NaN and infinities as ``NaN``, ``Infinity``.
-    On purpose different: dates, times, UUIDs, Decimals, enums, bytes, dataclasses, attrs classes and
-    Structs take msgspec's form (ISO 8601, base64, objects), pydantic models that of
-    ``model_dump(mode="json")``, and mappings that are no dict become objects instead of lists of keys.
+    iterables as lists, NaN and infinities as ``NaN``, ``Infinity``. On purpose different: dates, times,
+    UUIDs, Decimals, enums, bytes, dataclasses, attrs classes and Structs take msgspec's form (ISO 8601,
+    base64, objects), pydantic models that of ``model_dump(mode="json")``, mappings that are no dict become
+    objects instead of lists of keys, numbers and texts of other libraries what
+    :func:`evbus.serialize._natural.natural` says, and there is no ``repr`` of anything.
 
-    :raises SerializeError: a value or key that cannot be encoded, with its path.
+    :param normaliser: rebuilds what has to be; it may have a form for what has none.
+    :raises SerializeError: a value or key that cannot be encoded, or two keys that are written alike, with
+        the path.
     :raises PayloadTooDeep: containers nest more than 64 levels deep.
     """
     try:
@@ -72,7 +74,7 @@ def apply(data: object) -> bytes:
     except MemoryError:
         raise
     except Exception:
-        return _slow(data)
+        return _slow(data, normaliser)
     # Looking for single bytes is much cheaper than for b"null", which only NaN and None leave behind.
     null = 117 in out and 110 in out and out.find(b"null") >= 0
     if not null and type(data) in _FLAT:
@@ -88,7 +90,12 @@ def apply(data: object) -> bytes:
         plain = _plain(data, _ATOMS if null else _ATOMS_AND_FLOAT, MAX_DEPTH)
     except AttributeError:
         plain = False  # a field was deleted, or never set
-    return out if plain else _slow(data)
+    return out if plain else _slow(data, normaliser)
+
+
+def apply_or_repr(data: object) -> bytes:
+    """Return what :func:`apply` returns, with the ``repr`` of what that does not write."""
+    return apply(data, _ReprNormaliser)
 
 
 def _plain(value: Any, atoms: frozenset[type], room: int) -> bool:
@@ -146,10 +153,10 @@ def _is_flat(kind: type) -> bool:
     return all(isinstance(field.type, _SCALARS) for field in fields)
 
 
-def _slow(data: object) -> bytes:
-    normaliser = _JsonNormaliser()
-    built = normaliser(data)
-    if normaliser.special:
+def _slow(data: object, normaliser: type[_JsonNormaliser] | None = None) -> bytes:
+    walk = (normaliser or _JsonNormaliser)()
+    built = walk(data)
+    if walk.special:
         return json.dumps(built, ensure_ascii=False, separators=(",", ":")).encode()
     return _encode(built)
 
@@ -181,10 +188,17 @@ class _JsonNormaliser(Normaliser):
             if abs(key) >= _HUGE:
                 raise self.error(f"a key that is an integer of more than {strictjson.DIGITS:,} digits")
             return int.__repr__(key)
-        text = self._run("reading a key", lambda: _shape.as_text(key))
-        if text is None:
+        plain = self.plain_key(key)
+        if plain is msgspec.UNSET:
             self.refuse_key(key, f"a key is a string, a number, a date or a UUID, not {type(key).__name__}")
-        return text
+        return plain if type(plain) is str else self.key(plain)
+
+
+class _ReprNormaliser(_JsonNormaliser):
+    """Writes what has no form as its ``repr``, as pop-evbus did."""
+
+    def unknown(self, value: object) -> str:
+        return self.text(self._run(f"repr() of {type(value).__name__}", lambda: repr(value)))
 
 
 def load(data: bytes) -> Any:

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import msgpack  # type: ignore[import-untyped]
+import msgspec
 
 from evbus.errors import InvalidPayload, PayloadTooDeep
-from evbus.serialize import _shape
 from evbus.serialize._content import as_bytes, refuse_pickle
 from evbus.serialize._normal import Normaliser
 from evbus.serialize._skim import skim
@@ -129,11 +129,11 @@ class _MsgpackNormaliser(Normaliser):
             return self.real(key)
         if isinstance(key, bytes):
             return bytes(key)
-        text = self._run("reading a key", lambda: _shape.as_text(key))
-        if text is None:
+        plain = self.plain_key(key)
+        if plain is msgspec.UNSET:
             kind = type(key).__name__
             self.refuse_key(key, f"a key is a string, bytes, a number, a date or a UUID, not {kind}")
-        return text
+        return plain if type(plain) is str else self.key(plain)
 
 
 def load(data: bytes) -> Any:

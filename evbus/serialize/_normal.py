@@ -12,8 +12,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
+import msgspec
+
 from evbus.errors import PayloadError, PayloadTooDeep, SerializeError
 from evbus.serialize import _shape
+from evbus.serialize._natural import natural
 from evbus.strictjson import MAX_DEPTH
 
 __all__ = ["Normaliser"]
@@ -70,6 +73,17 @@ class Normaliser:
         """Return what the encoding carries as it is, else None."""
         return None
 
+    def unknown(self, value: object) -> Any:
+        """Return what is written for a value that has no form."""
+        what = (
+            f"the class {value.__name__}"
+            if isinstance(value, type)
+            else f"a value of the type {type(value).__name__}"
+        )
+        raise self.error(
+            f"{what} has no plain form; make it a text, a number, a list, a mapping or a dataclass"
+        )
+
     # -- the walk ------------------------------------------------------------------------------
 
     def value(self, value: object) -> Any:
@@ -115,6 +129,8 @@ class Normaliser:
         built = {}
         for key, value in self._run("reading a mapping", lambda: list(items)):
             written = self.key(key)
+            if written in built:
+                self.refuse_key(key, f"two keys are both written as {written!a:.80}")
             self.trail.append(written if isinstance(written, str) else repr(written))
             built[written] = self.value(value)
             self.trail.pop()
@@ -140,9 +156,12 @@ class Normaliser:
             return self.container(value, lambda: self._array(self._sorted(value)))
         if isinstance(value, Mapping):
             return self.container(value, lambda: self._object(value.items()))
-        if hasattr(type(value), "__iter__"):
+        plain = self._run(f"reading {what}", lambda: natural(value))
+        if plain is not msgspec.UNSET:
+            return self.value(plain)
+        if hasattr(type(value), "__iter__") and not isinstance(value, type):
             return self.container(value, lambda: self._array(self._consume(value, what)))
-        return self.text(self._run(f"repr() of {what}", lambda: repr(value)))
+        return self.unknown(value)
 
     def _record(self, value: object, record: object) -> Any:
         if isinstance(record, dict):
@@ -161,6 +180,11 @@ class Normaliser:
         return self._run(f"iterating over {what}", lambda: list(value))
 
     # -- saying what is wrong ------------------------------------------------------------------
+
+    def plain_key(self, key: object) -> Any:
+        """Return a key as a text, a number or bytes, ``msgspec.UNSET`` when it is none."""
+        text = self._run("reading a key", lambda: _shape.as_text(key))
+        return text if text is not None else self._run("reading a key", lambda: natural(key))
 
     def _run(self, doing: str, call: Callable[[], T]) -> T:
         """Call code of the application, and say where it was called when it raises."""

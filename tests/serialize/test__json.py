@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import fractions
 import json
 import math
 import threading
@@ -16,12 +17,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from evbus.errors import ContentDisallowed, InvalidPayload, PayloadTooDeep, SerializeError
 from evbus.serialize import _json
 
+#: What no encoder of C knows, and has a form all the same.
+THIRD = fractions.Fraction(1, 3)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 KEYS = st.text() | st.integers() | st.floats() | st.booleans() | st.none()
 BODIES = st.recursive(
@@ -61,8 +64,20 @@ def nested(depth: int) -> list[Any]:
     return body
 
 
+def collides(body: Any) -> bool:
+    """Say whether two keys of one dict are written alike."""
+    if isinstance(body, dict):
+        written = {name for key in body for name in json.loads(json.dumps({key: 0}))}
+        return len(written) < len(body) or any(map(collides, body.values()))
+    return isinstance(body, (list, tuple)) and any(map(collides, body))
+
+
 @given(BODIES | FLAT)
 def test_means_what_the_json_of_pop_evbus_meant(body: Any) -> None:
+    if collides(body):
+        with pytest.raises(SerializeError, match="two keys are both written as"):
+            _json.apply(body)
+        return
     assert meaning(_json.apply(body)) == meaning(json.dumps(body, default=default, allow_nan=True))
 
 
@@ -80,6 +95,7 @@ def test_json_of_other_writers_is_read_the_same(body: Any, indent: int | None, a
 
 @given(BODIES)
 def test_whatever_is_written_can_be_read(body: Any) -> None:
+    assume(not collides(body))
     _json.load(_json.apply(body))
 
 
@@ -97,13 +113,11 @@ def test_output_is_compact_utf_8_in_the_order_of_the_keys() -> None:
         ({"a": None, "u": "null"}, b'{"a":null,"u":"null"}'),
         ({math.nan: 1}, b'{"NaN":1}'),
         ({None: 1, True: 2, 7: 3, 1e16: 4}, b'{"null":1,"true":2,"7":3,"1e+16":4}'),
-        ({1: "a", "1": "b"}, b'{"1":"b"}'),
         ({"a": {3, 1, 2}}, b'{"a":[1,2,3]}'),
         ({2, "a"}, b'["a",2]'),
         ({"a": range(3)}, b'{"a":[0,1,2]}'),
         ({"a": collections.deque([1])}, b'{"a":[1]}'),
         (types.MappingProxyType({"a": 1}), b'{"a":1}'),
-        ({"a": 1 + 2j}, b'{"a":"(1+2j)"}'),
         ({"a": "[{null"}, b'{"a":"[{null"}'),
     ],
 )
@@ -192,7 +206,7 @@ NATIVE = [
 
 
 @pytest.mark.parametrize(("value", "written"), NATIVE, ids=lambda value: type(value).__name__)
-@pytest.mark.parametrize("beside", [0, {1}, math.nan, object], ids=["fast", "set", "nan", "repr"])
+@pytest.mark.parametrize("beside", [0, {1}, math.nan, THIRD], ids=["fast", "set", "nan", "natural"])
 def test_a_value_is_written_alike_whatever_stands_beside_it(value: Any, written: Any, beside: Any) -> None:
     body = meaning(_json.apply({"value": value, "list": [value], "beside": beside}))
     assert (body["value"], body["list"]) == (written, [written])
@@ -238,7 +252,7 @@ def test_pydantic_models_are_dumped_in_their_json_mode() -> None:
     assert meaning(_json.apply(pydantic.RootModel[list[int]]([1, 2]))) == [1, 2]
 
 
-@pytest.mark.parametrize("last", ["x", object(), {1}, math.nan, iter([9])])
+@pytest.mark.parametrize("last", ["x", THIRD, {1}, math.nan, iter([9])])
 def test_an_iterator_is_consumed_once(last: Any) -> None:
     body = {"a": (n for n in range(3)), "b": iter([7]), "last": last}
     written = meaning(_json.apply(body))
@@ -300,6 +314,7 @@ def circular() -> list[Any]:
     return body
 
 
+NO_FORM = "has no plain form; make it a text, a number, a list, a mapping or a dataclass"
 REFUSED = [
     (
         {"order": {(1, 2): "x"}},
@@ -315,16 +330,28 @@ REFUSED = [
     ),
     (
         {"order": {"items": [0, 1, 2, Unreadable()]}},
-        "repr() of Unreadable raised RuntimeError",
+        f"a value of the type Unreadable {NO_FORM}",
         "$.order.items[3]",
     ),
+    ({"a": 1 + 2j}, f"a value of the type complex {NO_FORM}", "$.a"),
+    ({"a": [print]}, f"a value of the type builtin_function_or_method {NO_FORM}", "$.a[0]"),
+    ({"a": Colour}, f"the class Colour {NO_FORM}", "$.a"),
+    ({"a": KeyError("x")}, f"a value of the type KeyError {NO_FORM}", "$.a"),
+    ({"a": {1: "a", "1": "b"}}, "two keys are both written as '1'", "$.a key '1'"),
+    ({"a": {"null": {}, None: 1}}, "two keys are both written as 'null'", "$.a key None"),
+    (
+        {dt.date(2026, 5, 4): 1, "2026-05-04": 2},
+        "two keys are both written as '2026-05-04'",
+        "$ key '2026-05-04'",
+    ),
+    ({Text("x"): 1, Colour.RED: 2, "red": 3}, "two keys are both written as 'red'", "$ key 'red'"),
     ({"a b": Uniterable()}, "iterating over Uniterable raised OSError", '$["a b"]'),
     ({"a": 10**4300}, "an integer of more than 4,300 digits, which no reader takes", "$.a"),
     ({10**4300: 1}, "a key that is an integer of more than 4,300 digits", "$"),
     ({"a": {Unreadable(): 1}}, "a key is a string, a number, a date or a UUID, not Unreadable", None),
     ([Proxy()], "looking at it raised RuntimeError", "$[0]"),
     (Order(1, [{(): 1}]), "a key is a string, a number, a date or a UUID, not tuple", "$.items[0] key ()"),
-    (Renamed(1, [Unreadable()]), "repr() of Unreadable raised RuntimeError", "$.moreItems[0]"),
+    (Renamed(1, [Unreadable()]), f"a value of the type Unreadable {NO_FORM}", "$.moreItems[0]"),
 ]
 
 
@@ -335,6 +362,29 @@ def test_a_refusal_says_what_and_where(body: Any, reason: str, path: str | None)
         _json.apply(body)
     assert (caught.value.reason, caught.value.path, caught.value.plugin) == (reason, path, "json")
     assert str(caught.value) == f"the event body cannot be serialized as json: {reason} - at {path}"
+
+
+@pytest.mark.parametrize(
+    ("body", "written"),
+    [
+        ({"a": 1 + 2j}, b'{"a":"(1+2j)"}'),
+        ([object], b"[\"<class 'object'>\"]"),
+        ({"a": THIRD, "b": {2, 1}, "c": math.nan}, b'{"a":"1/3","b":[1,2],"c":NaN}'),
+        ({1: Colour}, b'{"1":"<enum \'Colour\'>"}'),
+    ],
+)
+def test_the_repr_of_what_has_no_form_is_written_when_that_is_asked_for(body: Any, written: bytes) -> None:
+    assert _json.apply_or_repr(body) == written
+
+
+def test_what_is_refused_beside_its_repr_is_refused_there_too() -> None:
+    for body, reason in (
+        ([Unreadable()], "repr() of Unreadable raised RuntimeError"),
+        ({1: 0, "1": 0}, "two keys are both written as '1'"),
+    ):
+        with pytest.raises(SerializeError) as caught:
+            _json.apply_or_repr(body)
+        assert caught.value.reason == reason
 
 
 def test_a_dict_that_holds_itself_is_named() -> None:
@@ -387,7 +437,7 @@ def test_what_nests_for_ever_is_not_written() -> None:
         _json.apply(Forever())
 
 
-@pytest.mark.parametrize("leaf", [{1}, math.nan, object(), Order(1, None)])
+@pytest.mark.parametrize("leaf", [{1}, math.nan, THIRD, Order(1, None)])
 def test_the_depth_is_the_same_on_the_slow_way(leaf: Any) -> None:
     room = 63 if isinstance(leaf, (set, Order)) else 64
     for depth, fits in ((room, True), (room + 1, False)):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import enum
+import fractions
 import math
 import threading
 import uuid
@@ -63,7 +64,7 @@ def test_what_the_packer_writes_passes_the_skim(body: Any) -> None:
         (Level.HIGH, 3),
         (bytearray(b"hi"), b"hi"),
         (memoryview(b"hi"), b"hi"),
-        (1 + 2j, "(1+2j)"),
+        (fractions.Fraction(1, 3), "1/3"),
         (math.inf, math.inf),
         ((1, 2), [1, 2]),
         ({None: 1, 2: 3, b"x": 4, 1.5: 5, True: 6}, {None: 1, 2: 3, b"x": 4, 1.5: 5, True: 6}),
@@ -71,13 +72,13 @@ def test_what_the_packer_writes_passes_the_skim(body: Any) -> None:
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("beside", [0, {1}, object], ids=["fast", "set", "repr"])
+@pytest.mark.parametrize("beside", [0, {1}, fractions.Fraction(1, 3)], ids=["fast", "set", "natural"])
 def test_a_value_is_written_alike_whatever_stands_beside_it(value: Any, read: Any, beside: Any) -> None:
     assert _msgpack.load(_msgpack.apply({"value": value, "beside": beside}))["value"] == read
 
 
 def test_an_iterator_is_consumed_once() -> None:
-    for last in ("x", object(), 2**60, NAIVE, {1}):
+    for last in ("x", fractions.Fraction(1, 3), 2**60, NAIVE, {1}):
         written = _msgpack.load(_msgpack.apply({"a": (n for n in range(3)), "last": last}))
         assert written["a"] == [0, 1, 2]
 
@@ -106,6 +107,7 @@ def test_a_body_after_a_refused_or_a_large_one_is_whole() -> None:
     assert _msgpack.apply([1]) == b"\x91\x01"
 
 
+COLLIDES = "two keys are both written as '2026-05-04'"
 KEY = "a key is a string, bytes, a number, a date or a UUID, not tuple"
 
 
@@ -125,8 +127,14 @@ KEY = "a key is a string, bytes, a number, a date or a UUID, not tuple"
             "a lone surrogate (U+D800 at position 0), which UTF-8 cannot carry",
             r"$.a key '\ud800'",
         ),
+        (
+            {"a": [object]},
+            "the class object has no plain form; make it a text, a number, a list, a mapping or a dataclass",
+            "$.a[0]",
+        ),
+        ({Level.HIGH: 1, dt.date(2026, 5, 4): 2, "2026-05-04": 3}, COLLIDES, "$ key '2026-05-04'"),
     ],
-    ids=["tuple key", "integer", "integer key", "surrogate", "surrogate key"],
+    ids=["tuple key", "integer", "integer key", "surrogate", "surrogate key", "no form", "same keys"],
 )
 def test_a_refusal_says_what_and_where(body: Any, reason: str, path: str) -> None:
     with pytest.raises(SerializeError) as caught:

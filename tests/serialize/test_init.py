@@ -10,6 +10,7 @@ import pop.hub
 import pytest
 
 from evbus.errors import ContentDisallowed, InvalidPayload, PayloadTooDeep, SerializeError
+from evbus.evbus._settings import Settings
 
 PLUGINS = {
     "init": "text/plain; charset=utf-8",
@@ -58,6 +59,21 @@ def test_every_plugin_writes_and_reads_through_the_hub(room: Any) -> None:
     assert room.serialize.msgpack.load(room.serialize.msgpack.apply(BODY)) == {"id": 1, "tags": ["a", "b"]}
     assert room.serialize.init.load(room.serialize.init.apply([1])) == "[1]"
     assert math.isnan(room.serialize.json.load(room.serialize.json.apply(math.nan)))
+
+
+def test_what_has_no_form_is_an_error_unless_its_repr_is_asked_for(room: Any) -> None:
+    with pytest.raises(SerializeError, match=r"the class object has no plain form"):
+        room.serialize.json.apply({"a": object})
+    init: Any = importlib.import_module("evbus.serialize.json")
+    for fallback, written in (("repr", b'{"a":"<class \'object\'>"}'), ("error", None)):
+        room.serialize.json.configure(Settings(json_fallback=fallback))
+        init.__init__(room)  # as POP does when it rebuilds the room
+        for apply in (room.serialize.json.apply, room.serialize.json.ENGINE):
+            if written is None:
+                with pytest.raises(SerializeError):
+                    apply({"a": object})
+            else:
+                assert apply({"a": object}) == written
 
 
 def test_errors_raised_in_plugins_are_those_of_the_tree(room: Any) -> None:
