@@ -53,9 +53,15 @@ def reader(kind: Any, *, digits: bool = False) -> Callable[[Any], Any]:
     if is_model(kind):
         return lambda value: _validated(kind, value)
     msgspec.json.Decoder(kind, dec_hook=_within)  # here, and not with the first message
+    info = msgspec.inspect.type_info(kind)
+    for part in parts(info):
+        if isinstance(part, msgspec.inspect.DataclassType) and is_model(part.cls):
+            raise TypeError(
+                f"{_name(part.cls)} is a dataclass of pydantic's, which validates itself neither in a "
+                "collection nor in a class that is not pydantic's"
+            )
     if not digits:
         return lambda value: _converted(kind, value)
-    info = msgspec.inspect.type_info(kind)
     return lambda value: _converted(kind, fitted(info, value))
 
 

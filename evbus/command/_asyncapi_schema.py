@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec.inspect
 
+from evbus._models import by_alias, is_model
 from evbus.errors import ConfigError
 from evbus.event._declare import EventSpec
 from evbus.redact import one_line
@@ -43,10 +44,12 @@ def payloads(events: Iterable[EventSpec]) -> tuple[dict[str, Any], dict[str, Any
     :raises ConfigError: a type cannot be described; names the event.
     """
     known = [event for event in events if event.cls is not None]
-    models = [event for event in known if hasattr(event.cls, "model_json_schema")]
+    models = [event for event in known if is_model(event.cls)]
     plain = [event for event in known if event not in models]
     schemas, components = _of_msgspec(plain)
-    _join(schemas, components, *_of_pydantic(models))
+    for aliases in (False, True):
+        found = _of_pydantic([each for each in models if by_alias(each.cls) is aliases], aliases=aliases)
+        _join(schemas, components, *found)
     return (
         {name: _draft7(schema) for name, schema in schemas.items()},
         {name: _draft7(components[name]) for name in sorted(components)},
@@ -70,15 +73,33 @@ def _of_msgspec(events: list[EventSpec]) -> tuple[dict[str, Any], dict[str, Any]
     return {event.name: schema for event, schema in zip(events, found, strict=True)}, dict(components)
 
 
-def _of_pydantic(events: list[EventSpec]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _of_pydantic(events: list[EventSpec], *, aliases: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the schemas of models.
+
+    :param aliases: their fields are written by their aliases.
+    """
     if not events:
         return {}, {}
-    from pydantic.json_schema import models_json_schema
+    from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+
+    class AsWritten(GenerateJsonSchema):
+        """Describes what :func:`evbus._models.dumped` writes: nothing that is computed, bytes in base64."""
+
+        def model_fields_schema(self, schema: Any) -> Any:
+            return super().model_fields_schema(_uncomputed(schema))
+
+        def dataclass_args_schema(self, schema: Any) -> Any:
+            return super().dataclass_args_schema(_uncomputed(schema))
+
+        def bytes_schema(self, schema: Any) -> Any:
+            return {"type": "string", "contentEncoding": "base64"}
 
     def describe(models: list[Any]) -> Any:
-        # By the names of fields, as the serializers write them.
         return models_json_schema(
-            [(model, "serialization") for model in models], by_alias=False, ref_template=_REF + "{model}"
+            [(model, "serialization") for model in models],
+            by_alias=aliases,
+            ref_template=_REF + "{model}",
+            schema_generator=AsWritten,
         )
 
     for event in events:
@@ -86,6 +107,10 @@ def _of_pydantic(events: list[EventSpec]) -> tuple[dict[str, Any], dict[str, Any
     found, top = describe([event.cls for event in events])
     by_model = {model: schema for (model, _), schema in found.items()}
     return {event.name: by_model[event.cls] for event in events}, dict(top.get("$defs", {}))
+
+
+def _uncomputed(schema: Any) -> Any:
+    return {**schema, "computed_fields": []}
 
 
 def _describe(event: EventSpec, describe: Callable[[], Any]) -> None:
@@ -113,7 +138,9 @@ def _join(
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two schemas say the same of an enumeration, of which msgspec leaves out the type."""
+    """Return whether two schemas say the same; of an enumeration msgspec leaves out the type."""
+    if one == other:
+        return True
     left, right = one.get("enum"), other.get("enum")
     return left is not None and right is not None and sorted(map(str, left)) == sorted(map(str, right))
 

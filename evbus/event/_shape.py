@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec.inspect
 
+from evbus._models import is_model, unfit
 from evbus._resolve import annotations_of, resolve_local, unreadable
 from evbus._typed import travels
 from evbus.errors import HandlerSignatureError
@@ -46,11 +47,7 @@ def _check(cls: Any, *, later: bool) -> None:
     if not _has_own_fields(cls):
         _refuse_lost(cls)
     try:
-        if hasattr(cls, "model_validate"):
-            _complete(cls)
-            return  # pydantic refuses fields that cannot be encoded itself
-        info = msgspec.inspect.type_info(cls)
-        found = _custom(info, "", set())
+        found = _unfit(cls)
     except NameError as exc:
         if later:
             return
@@ -58,11 +55,8 @@ def _check(cls: Any, *, later: bool) -> None:
     except TypeError as exc:
         raise HandlerSignatureError(f"the event {cls.__qualname__}: {exc}") from None
     if found is not None:
-        path, kind = found
-        raise HandlerSignatureError(
-            f"the event {cls.__qualname__}: the field {path} is a {getattr(kind, '__qualname__', kind)}, "
-            "which cannot be encoded; make that a dataclass or a plain value"
-        )
+        path, reason = found
+        raise HandlerSignatureError(f"the event {cls.__qualname__}: the field {path} {reason}")
 
 
 def _has_own_fields(cls: type) -> bool:
@@ -83,15 +77,6 @@ def _refuse_lost(cls: type) -> None:
             )
 
 
-def _complete(model: Any) -> None:
-    """Have a pydantic model find the names that were defined further down.
-
-    :raises NameError: one of them means nothing.
-    """
-    if not getattr(model, "__pydantic_complete__", True):
-        model.model_rebuild()
-
-
 def _nameless(cls: type, problem: NameError) -> HandlerSignatureError:
     return HandlerSignatureError(f"the event {cls.__qualname__}: {unreadable(cls, problem)}")
 
@@ -106,23 +91,46 @@ def fields_of(cls: type) -> list[str]:
     return list(found)
 
 
-def _custom(info: Any, path: str, seen: set[int]) -> tuple[str, Any] | None:
-    """Return the path and type of the first part that msgspec does not know."""
+def _unfit(cls: type) -> tuple[str, str] | None:
+    """Return the path of the first field that cannot be written down and read again, and why."""
+    if is_model(cls):
+        return unfit(cls)
+    info = msgspec.inspect.type_info(cls)
+    return _within(info, "", set()) if not isinstance(info, msgspec.inspect.CustomType) else None
+
+
+def _within(info: Any, path: str, seen: set[int]) -> tuple[str, str] | None:
     if id(info) in seen:
         return None
     seen.add(id(info))
     if isinstance(info, msgspec.inspect.CustomType):
-        if not travels(info.cls):
-            return path, info.cls
-        _complete(info.cls)  # a pydantic model
-        return None
+        return _custom(info.cls, path)
+    if isinstance(info, msgspec.inspect.DataclassType) and is_model(info.cls):
+        return path, (
+            f"is a {info.cls.__qualname__}, a dataclass of pydantic's, which would not validate itself "
+            "there; make it a model, or the event a dataclass of pydantic's or a model"
+        )
     for field in getattr(info, "fields", ()):
-        found = _custom(field.type, f"{path}.{field.name}" if path else field.name, seen)
+        found = _within(field.type, f"{path}.{field.name}" if path else field.name, seen)
         if found is not None:
             return found
-    inner = [getattr(info, name, None) for name in ("item_type", "key_type", "value_type")]
+    key = getattr(info, "key_type", None)
+    if isinstance(key, (msgspec.inspect.BoolType, msgspec.inspect.NoneType)):
+        return path, "has keys that are no texts, numbers, dates or the like; no JSON can be read as them"
+    inner = [getattr(info, name, None) for name in ("type", "item_type", "key_type", "value_type")]
     for part in [*inner, *getattr(info, "item_types", ()), *getattr(info, "types", ())]:
-        found = _custom(part, path, seen) if part is not None else None
+        found = _within(part, path, seen) if part is not None else None
         if found is not None:
             return found
     return None
+
+
+def _custom(kind: Any, path: str) -> tuple[str, str] | None:
+    """Return the path of what is wrong with a type that msgspec does not know, and why."""
+    if is_model(kind):
+        found = unfit(kind)
+        return None if found is None else (f"{path}.{found[0]}", found[1])
+    if travels(kind):
+        return None
+    name = getattr(kind, "__qualname__", kind)
+    return path, f"is a {name}, which cannot be encoded; make that a dataclass or a plain value"

@@ -21,6 +21,7 @@ import msgspec.inspect
 
 from evbus import strictjson
 from evbus._fit import parts
+from evbus._models import is_model, own_json
 from evbus.errors import InvalidPayload, PayloadError
 from evbus.serialize._content import as_bytes, refuse_pickle
 from evbus.serialize._normal import Normaliser
@@ -37,6 +38,8 @@ _SCALARS = (
 #: Classes of which is remembered how to get the values of their fields.
 CLASSES = 1000
 _FIELDS: dict[type, Callable[[Any], Iterable[Any]]] = {}
+#: Those whose objects msgspec does not write, and what of pydantic's does.
+_OWN: dict[type, Callable[[Any], bytes | None] | None] = {}
 #: Those of them whose fields are single values, as they are declared: without NaN they need no closer look.
 _FLAT: set[type] = set()
 
@@ -51,6 +54,8 @@ _ATOMS: frozenset[type] = frozenset(
     }
 )
 _ATOMS_AND_FLOAT = _ATOMS | {float}
+#: In place of the fields of a dataclass of pydantic's, which msgspec does not write as pydantic does.
+_ANOTHER_S = (object(),)
 
 
 def apply(data: object, normaliser: type[_JsonNormaliser] | None = None) -> bytes:
@@ -60,8 +65,8 @@ def apply(data: object, normaliser: type[_JsonNormaliser] | None = None) -> byte
     and reads back the same here: sets as sorted lists (by ``repr`` when they cannot be sorted), other
     iterables as lists, NaN and infinities as ``NaN``, ``Infinity``. On purpose different: dates, times,
     UUIDs, Decimals, enums, bytes, dataclasses, attrs classes and Structs take msgspec's form (ISO 8601,
-    base64, objects), pydantic models that of ``model_dump(mode="json")``, mappings that are no dict become
-    objects instead of lists of keys, numbers and texts of other libraries what
+    base64, objects), pydantic models what :func:`evbus._models.dumped` says, mappings that are no dict
+    become objects instead of lists of keys, numbers and texts of other libraries what
     :func:`evbus.serialize._natural.natural` says, and there is no ``repr`` of anything.
 
     :param normaliser: rebuilds what has to be; it may have a form for what has none.
@@ -74,7 +79,7 @@ def apply(data: object, normaliser: type[_JsonNormaliser] | None = None) -> byte
     except MemoryError:
         raise
     except Exception:
-        return _slow(data, normaliser)
+        return _model(data) or _slow(data, normaliser)
     # Looking for single bytes is much cheaper than for b"null", which only NaN and None leave behind.
     null = 117 in out and 110 in out and out.find(b"null") >= 0
     if not null and type(data) in _FLAT:
@@ -90,7 +95,7 @@ def apply(data: object, normaliser: type[_JsonNormaliser] | None = None) -> byte
         plain = _plain(data, _ATOMS if null else _ATOMS_AND_FLOAT, MAX_DEPTH)
     except AttributeError:
         plain = False  # a field was deleted, or never set
-    return out if plain else _slow(data, normaliser)
+    return out if plain else _model(data) or _slow(data, normaliser)
 
 
 def apply_or_repr(data: object) -> bytes:
@@ -134,6 +139,8 @@ def _plain(value: Any, atoms: frozenset[type], room: int) -> bool:
 def _learn(kind: type, names: tuple[str, ...]) -> Callable[[Any], Iterable[Any]]:
     """Return what gets the values of the fields of a class, and remember it."""
     get: Callable[[Any], Iterable[Any]]
+    if is_model(kind):
+        return lambda value: _ANOTHER_S
     if len(names) > 1:
         get = operator.attrgetter(*names)
         if len(_FIELDS) >= CLASSES:
@@ -151,6 +158,17 @@ def _is_flat(kind: type) -> bool:
     except Exception:  # annotations may be anything, and fail in any way
         return False
     return all(isinstance(field.type, _SCALARS) for field in fields)
+
+
+def _model(data: object) -> bytes | None:
+    """Return what pydantic's own encoder writes for one of its models, None where that may not be right."""
+    kind = type(data)
+    if kind not in _OWN:
+        if len(_OWN) >= CLASSES:
+            _OWN.clear()
+        _OWN[kind] = own_json(kind)
+    own = _OWN[kind]
+    return None if own is None else own(data)
 
 
 def _slow(data: object, normaliser: type[_JsonNormaliser] | None = None) -> bytes:
@@ -227,11 +245,12 @@ def typed(kind: type) -> Callable[[bytes], Any] | None:
 
     What it returns is what :func:`evbus._typed.reader` makes of :func:`exact_load`. It raises ``ValueError``
     for all that it is not sure of, which is for those two to read or to refuse. None for a type with parts
-    that msgspec does not know.
+    that msgspec does not know, or does not make as they make themselves.
     """
     info = msgspec.inspect.type_info(kind)
     held = list(parts(info))
-    if any(isinstance(each, (msgspec.inspect.CustomType, msgspec.inspect.RawType)) for each in held):
+    strange = (msgspec.inspect.CustomType, msgspec.inspect.RawType)
+    if any(isinstance(each, strange) or is_model(getattr(each, "cls", None)) for each in held):
         return None
     decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
 

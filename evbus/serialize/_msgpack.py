@@ -96,6 +96,7 @@ class _MsgpackNormaliser(Normaliser):
     """Rebuilds a body for MessagePack."""
 
     plugin = "msgpack"
+    binary = True
 
     def integer(self, value: int) -> int:
         if not -(2**63) <= value < 2**64:

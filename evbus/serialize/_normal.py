@@ -34,6 +34,8 @@ class Normaliser:
     """
 
     plugin = ""
+    #: The encoding carries bytes as they are.
+    binary = False
 
     def __init__(self) -> None:
         self.trail: list[str | int] = []
@@ -149,7 +151,7 @@ class Normaliser:
         text = self._run(f"reading {what}", lambda: _shape.as_text(value))
         if text is not None:
             return text
-        record = self._run(f"reading the fields of {what}", lambda: _shape.record(value))
+        record = self._run(f"reading the fields of {what}", lambda: _shape.record(value, binary=self.binary))
         if record is not None:
             return self._record(value, record)
         if isinstance(value, (set, frozenset)):

@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import msgspec
 
+from evbus._models import dumped, is_model
+
 __all__ = ["as_text", "record"]
 
 _BINARY = (bytes, bytearray, memoryview)
@@ -45,16 +47,20 @@ def _exact(value: Any) -> object:
     return value
 
 
-def record(value: object) -> object | None:
+def record(value: object, *, binary: bool = False) -> object | None:
     """Return the fields of a record, one level deep: a mapping, or a list for an array-like Struct.
 
-    Records are msgspec Structs, dataclasses, attrs classes and pydantic models (anything with
-    ``model_dump``), and msgspec.Raw, which is decoded. Anything else gives None. Names, order, tags and
-    omitted fields are as msgspec writes them.
+    Records are msgspec Structs, dataclasses, attrs classes, pydantic's models and dataclasses, whatever has
+    ``model_dump``, and msgspec.Raw, which is decoded. Anything else gives None. Names, order, tags and
+    omitted fields are as msgspec writes them; those of pydantic are plain values already.
+
+    :param binary: bytes of pydantic's stay bytes, and are no base64.
     """
     kind = type(value)
     if isinstance(value, msgspec.Struct):
         return _struct(value)
+    if is_model(kind) and hasattr(kind, "__pydantic_serializer__"):
+        return cast("object", dumped(value, binary=binary))
     if hasattr(kind, "__dataclass_fields__"):
         return _present(value, kind.__dataclass_fields__)
     if hasattr(kind, "__attrs_attrs__"):

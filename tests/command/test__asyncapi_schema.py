@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import attrs
 import msgspec
 import pydantic
+import pydantic.alias_generators
+import pydantic.dataclasses
 import pytest
 from jsonschema import Draft7Validator
 
@@ -99,6 +101,29 @@ class Model(pydantic.BaseModel):
     more: list[Model] = []
 
 
+@event()
+class Camel(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(
+        serialize_by_alias=True, alias_generator=pydantic.alias_generators.to_camel, validate_by_name=True
+    )
+    order_id: str
+    inner: Inner
+    raw_bytes: bytes
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @property
+    def double(self) -> str:
+        return 2 * self.order_id
+
+
+@event()
+@pydantic.dataclasses.dataclass
+class Counted:
+    count: int = pydantic.Field(gt=0)
+    note: str = pydantic.Field(default="", alias="remark")
+
+
+CAMEL = Camel(order_id="x", inner=Inner(), raw_bytes=b"\xff")
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc)
 PLACED = Placed(
     id=uuid.UUID(int=1),
@@ -121,6 +146,8 @@ EVENTS: list[Any] = [
     Struct(1),
     Attrs(1),
     MODEL.model_copy(update={"more": [MODEL]}),
+    CAMEL,
+    Counted(count=1),
 ]
 
 
@@ -227,7 +254,6 @@ class Unfinished:
     part: NotThere  # type: ignore[name-defined]  # noqa: F821 - that is the point
 
 
-@event()
 class Strange(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
     part: Registry
@@ -236,4 +262,19 @@ class Strange(pydantic.BaseModel):
 @pytest.mark.parametrize("cls", [Unfinished, Strange])
 def test_an_event_that_cannot_be_described_is_named(cls: type) -> None:
     with pytest.raises(ConfigError, match=f"the event {cls.__name__} has no JSON Schema: "):
-        described(cls)
+        payloads([EventSpec(cls, cls.__name__, False, False, 1, None)])
+
+
+def test_a_model_is_described_by_the_names_that_are_written_and_without_what_is_computed() -> None:
+    names = described(Camel, Model)[1]
+    assert sorted(names["Camel"]["properties"]) == ["inner", "orderId", "rawBytes"]
+    assert names["Camel"]["required"] == ["orderId", "inner", "rawBytes"]
+    assert names["Camel"]["properties"]["rawBytes"]["contentEncoding"] == "base64"
+    assert sorted(json.loads(apply(CAMEL))) == sorted(names["Camel"]["properties"])
+    assert sorted(names) == ["Camel", "Currency", "Inner", "Model"]
+
+
+def test_a_dataclass_of_pydantic_s_is_described_with_its_constraints() -> None:
+    found = described(Counted)[1]["Counted"]["properties"]
+    assert found["count"]["exclusiveMinimum"] == 0
+    assert sorted(found) == ["count", "note"]

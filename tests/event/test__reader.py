@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pydantic
+import pydantic.dataclasses
 import pytest
 
 from evbus.errors import InvalidPayload
@@ -87,6 +88,13 @@ class Strict(pydantic.BaseModel):
     at: dt.date
     rate: float = 0.0
     other: Any = None
+
+
+@event()
+@pydantic.dataclasses.dataclass
+class Ordered:
+    count: int = pydantic.Field(gt=0)
+    note: str = pydantic.Field(default="none", alias="remark")
 
 
 @event()
@@ -204,6 +212,16 @@ def test_numbers_are_plain_floats_where_a_model_wants_no_decimal() -> None:
     assert repr(found.rate) == "0.5"
     numbers = [*found.other["a"], *found.listed, found.new["b"]]
     assert [(type(each), each) for each in numbers] == [(float, 0.5)] * 3
+
+
+@pytest.mark.parametrize("content_type", [JSON, MSGPACK])
+def test_a_dataclass_of_pydantic_s_is_validated(content_type: str) -> None:
+    write = _json.apply if content_type == JSON else _msgpack.apply
+    headers = {"content-type": content_type}
+    assert read(Ordered, write({"count": 5, "remark": "urgent"}), headers) == Ordered(5, "urgent")
+    assert refused(Ordered, write({"count": -5}), headers) == (
+        "this is no Ordered: Input should be greater than 0 - at `$.count`"
+    )
 
 
 def test_a_strict_model_is_read_with_infinities_in_it() -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import attrs
 import msgspec
 import pydantic
+import pydantic.dataclasses
 import pytest
 
 from evbus.errors import HandlerSignatureError
@@ -132,3 +133,56 @@ def test_the_fields_of_every_kind_have_names() -> None:
 def test_a_pydantic_model_refuses_such_fields_itself() -> None:
     with pytest.raises(pydantic.PydanticSchemaGenerationError):
         pydantic.create_model("Model", what=(Socket, ...))
+
+
+class Login(pydantic.BaseModel):
+    token: pydantic.SecretStr
+
+
+@pydantic.dataclasses.dataclass
+class Order:
+    count: int = 1
+
+
+@pytest.mark.parametrize(
+    ("cls", "said"),
+    [
+        (Login, "the event Login: the field token is a SecretStr, which is written as asterisks"),
+        (
+            dataclass_of(list[Login]),
+            "the event Holder: the field what.token is a SecretStr, which is written as asterisks",
+        ),
+        (
+            pydantic.create_model("Left", id=(int, pydantic.Field(exclude=True))),
+            (
+                "the event Left: the field id is left out when the event is written (exclude=True), so that "
+                "no listener gets it"
+            ),
+        ),
+        (
+            dataclass_of(Order | None),
+            (
+                "the event Holder: the field what is a Order, a dataclass of pydantic's, which would not "
+                "validate itself there; make it a model, or the event a dataclass of pydantic's or a model"
+            ),
+        ),
+        (
+            dataclass_of(dict[bool, int]),
+            (
+                "the event Holder: the field what has keys that are no texts, numbers, dates or the like; no "
+                "JSON can be read as them"
+            ),
+        ),
+    ],
+    ids=lambda each: each.__name__ if isinstance(each, type) else None,
+)
+def test_what_would_not_come_back_is_refused(cls: Any, said: str) -> None:
+    with pytest.raises(HandlerSignatureError) as caught:
+        check_fields(cls)
+    assert str(caught.value) == said
+
+
+def test_a_dataclass_of_pydantic_s_is_an_event() -> None:
+    check_fields(Order)
+    check_fields(pydantic.dataclasses.dataclass(dataclass_of(Order)))
+    assert fields_of(Order) == ["count"]

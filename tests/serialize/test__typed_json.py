@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pydantic
+import pydantic.dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,6 +87,11 @@ class Tagged(msgspec.Struct, tag=True):
 
 class Listed(msgspec.Struct, array_like=True):
     text: str
+
+
+@pydantic.dataclasses.dataclass
+class Validated:
+    number: int
 
 
 class Held(msgspec.Struct):
@@ -177,7 +183,9 @@ def test_classes_of_any_shape_are_read_from_the_text(kind: Any, text: bytes, rea
         reading(Endless)(text)
 
 
-@pytest.mark.parametrize("kind", [pydantic.create_model("Model"), list[pydantic.BaseModel], Held], ids=str)
+@pytest.mark.parametrize(
+    "kind", [pydantic.create_model("Model"), list[pydantic.BaseModel], Held, Validated], ids=str
+)
 def test_there_is_none_where_msgspec_does_not_know_a_part(kind: Any) -> None:
     assert _json.typed(kind) is None
 
