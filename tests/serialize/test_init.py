@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pop.exc
 import pop.hub
 import pytest
 
@@ -96,12 +95,3 @@ def test_a_dropped_in_plugin_takes_part(room: Any, tmp_path: Path) -> None:
     room.pop.sub.extend("serialize", static=[str(tmp_path)])
     assert room.serialize.init.by_content_type("text/upper") == "upper"
     assert room.serialize.upper.load(room.serialize.upper.apply("a")) == "a"
-
-
-def test_a_dropped_in_plugin_without_load_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "half.py").write_text("def apply(hub, data):\n    return b''\n")
-    hub = pop.hub.Hub()
-    hub.pop.sub.add(dyne_name="serialize", pypath="evbus.serialize")
-    hub.pop.sub.extend("serialize", static=[str(tmp_path)])
-    with pytest.raises(pop.exc.ContractSigException, match="Function 'load' is missing"):
-        iter(hub.serialize)
