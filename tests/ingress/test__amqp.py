@@ -69,7 +69,7 @@ class Line:
             number=self.number,
             confirm_delivery=lambda: "confirm",
             close=lambda: "close",
-            queue_declare=lambda _name, passive=False, **_options: "look" if passive else "declare",
+            rpc=lambda frame: "look" if frame.passive else "declare",
         )
 
     async def rpc(self, what: Any) -> None:
