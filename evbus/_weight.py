@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
-__all__ = ["UNBOUNDED", "Loose", "Weight"]
+from evbus.types import Envelope
+
+__all__ = ["UNBOUNDED", "Loose", "Weight", "size_of"]
 
 UNBOUNDED = 1 << 62
+
+
+def size_of(events: Iterable[Envelope]) -> int:
+    """Return the bytes of all bodies."""
+    return sum([len(event.body) for event in events])
 
 
 def _nothing() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable
 
 import msgspec.structs
 
-from evbus._weight import Weight
+from evbus._weight import Weight, size_of
 from evbus.errors import ProfileError
 from evbus.types import Delivery, Envelope, Subscription
 
@@ -99,7 +99,7 @@ class Group:
         """Note whether somebody takes what waits."""
         if wanted is not self.wanted:
             self.wanted = wanted
-            size = _size(self.waiting)
+            size = size_of(self.waiting)
             self.weight.idle += -size if wanted else size
 
     def _empty(self) -> list[Envelope]:
@@ -107,7 +107,7 @@ class Group:
         left = list(self.waiting)
         self.waiting.clear()
         self.counts.clear()
-        size = _size(left)
+        size = size_of(left)
         if not self.wanted:
             self.weight.idle -= size
         self.weight.take(size)
@@ -288,10 +288,6 @@ class Member:
             self._ended = self._paused = True
             unsettled, self._unsettled = list(self._unsettled.values()), {}
             self._group.leave(self, unsettled)
-
-
-def _size(events: Iterable[Envelope]) -> int:
-    return sum([len(event.body) for event in events])
 
 
 def attach(groups: Groups, taps: Taps, subscription: Subscription, take: Take) -> Member:

@@ -6,6 +6,7 @@ from array import array
 from itertools import accumulate
 from typing import final
 
+from evbus._weight import size_of
 from evbus.types import Envelope
 
 __all__ = ["Chunk", "Entry", "Meta"]
@@ -66,7 +67,7 @@ class Chunk:
         if self.plain:
             self.size -= (self.ends[last - 1] if last else 0) - (self.ends[first - 1] if first else 0)
         else:
-            self.size -= sum([len(event.body) for event in taken])
+            self.size -= size_of(taken)
         return taken
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from evbus._backoff import backoff
 from evbus._call import failure_of, running
 from evbus._failure import about, trace
+from evbus._weight import size_of
 from evbus.errors import ConnectionLost
 from evbus.redact import one_line, redact, said
 from evbus.types import Envelope
@@ -24,7 +25,7 @@ from ._broker import HANDLING
 from ._overlap import Overlap, Steps
 from ._queue import Queue
 from ._relay import Tracker
-from ._retry import Dead, Outcome, blamed, size_of, sort, without
+from ._retry import Dead, Outcome, blamed, sort, without
 from ._sender import Sender
 from ._settings import Delivery
 from ._stats import Counters, LaneKey, LaneState, Latency

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from evbus.errors import ConnectionLost, Unavailable, is_rejected
 from evbus.types import Envelope
 
-__all__ = ["Dead", "Outcome", "Sorted", "blamed", "size_of", "sort", "without"]
+__all__ = ["Dead", "Outcome", "Sorted", "blamed", "sort", "without"]
 
 Outcome = BaseException | None
 
@@ -111,8 +111,3 @@ def without(events: list[Envelope], gone: Sequence[Envelope]) -> list[Envelope]:
         return events[len(gone) :]
     ids = {id(event) for event in gone}
     return [event for event in events if id(event) not in ids]
-
-
-def size_of(events: Sequence[Envelope]) -> int:
-    """Return the bytes of all bodies."""
-    return sum([len(event.body) for event in events])

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from evbus._weight import size_of
 from evbus.errors import nearest
 from evbus.redact import one_line
 from evbus.types import Envelope
@@ -125,7 +126,7 @@ class Router:
             run = events if end - start == count else events[start:end]
             if lanes:
                 self._totals.routed += len(run)
-                size = sum([len(event.body) for event in run])
+                size = size_of(run)
                 for lane in lanes:
                     if lane.offer(run, size) and lane not in ready:
                         ready.append(lane)

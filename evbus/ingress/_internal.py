@@ -9,7 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from evbus._weight import Weight
+from evbus._weight import Weight, size_of
 from evbus.connection._internal import InternalProfile, Tap, Taps
 from evbus.errors import BusFull, Unavailable
 from evbus.redact import one_line
@@ -253,7 +253,7 @@ async def _put_some(
         return 0
     put = events[:room]
     for tap in list(subscribed):
-        tap.put(put, sum([len(event.body) for event in put]))
+        tap.put(put, size_of(put))
         if tap not in bounding:
             queues.untold += queues.trim(key, tap)
     return len(put)
@@ -300,7 +300,7 @@ def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> i
     dropped, queues.untold = queues.untold, 0
     for key, run in runs:
         if key in taps:
-            size = sum([len(event.body) for event in run])
+            size = size_of(run)
             for tap in taps[key]:
                 tap.put(run, size)
                 if not tap.wanted and not limit:
