@@ -67,7 +67,13 @@ async def running(hub: Any, contexts: Any) -> AsyncIterator[None]:
     """Start the bus, and at the end stop it: then everything is delivered."""
     task = asyncio.ensure_future(hub.evbus.init.start(contexts))
     await asyncio.sleep(0)  # a join before the start has begun tells how the last one failed
-    await asyncio.wait_for(hub.evbus.init.join(), WAIT)
+    try:
+        await asyncio.wait_for(hub.evbus.init.join(), WAIT)
+    except BaseException:
+        await asyncio.wait({task}, timeout=WAIT)
+        if task.done() and not task.cancelled():
+            task.exception()  # the same; looked at, or asyncio tells of it in the middle of another test
+        raise
     try:
         yield
     finally:
