@@ -25,6 +25,7 @@ from evbus.dispatch._providers import Factory, Singleton
 from evbus.errors import EvbusError, Rejected, Unavailable
 from evbus.event._declare import EventListener, EventListenerDescriptor, event, event_listener
 from evbus.event._declare import EventSpec as EventDescriptor
+from evbus.event._handle import Handle
 from evbus.types import Delivery, Envelope, Event, Subscription
 
 __all__ = [
@@ -56,38 +57,16 @@ __all__ = [
 ]
 
 
-class BusHandle:
+class BusHandle(Handle):
     """A started bus. ``hub`` is its hub, where everything else is found.
 
     :ivar report: after the end: what could not be delivered (:class:`evbus.evbus._bus.Report`).
     """
 
     def __init__(self, hub: pop.hub.Hub, contexts: Mapping[str, Any]) -> None:
-        self.hub = hub
+        super().__init__(hub)
         self._contexts = contexts
         self.report: Any = None
-        self._put = hub.evbus.broker.put
-        self._put_nowait = hub.evbus.broker.put_nowait
-
-    async def put(
-        self,
-        routing_key: str | None = None,
-        body: Any = None,
-        profile: str = "default",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Put an event on the bus, waiting while it is full; see ``hub.evbus.broker.put``."""
-        await self._put(routing_key=routing_key, body=body, profile=profile, headers=headers)
-
-    def put_nowait(
-        self,
-        routing_key: str | None = None,
-        body: Any = None,
-        profile: str = "default",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Put an event on the bus from any thread, never waiting; see ``hub.evbus.broker.put_nowait``."""
-        self._put_nowait(routing_key=routing_key, body=body, profile=profile, headers=headers)
 
     def consume(
         self,

@@ -47,6 +47,7 @@ __all__ = [
     "RouterFrozen",
     "SerializeError",
     "SettingsError",
+    "SettleTimeout",
     "Unavailable",
     "is_rejected",
     "nearest",
@@ -212,6 +213,15 @@ class BusForked(EvbusError):
             "this bus belongs to the parent process and does not work after a fork; "
             "make a new hub in the child process, or start the child with the method 'spawn'"
         )
+
+
+class SettleTimeout(EvbusError, TimeoutError):
+    """A bus had still something to do: ``left`` says what, after ``seconds``."""
+
+    def __init__(self, seconds: float, left: list[str]) -> None:
+        self.seconds = seconds
+        self.left = left
+        super().__init__(f"the bus did not settle within {seconds:g} s: {'; '.join(left)}")
 
 
 class DeliveryError(EvbusError):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pop.contract
 
-__all__ = ["Direct", "direct", "put_arguments", "shorten", "watched"]
+__all__ = ["Direct", "direct", "shorten", "watched"]
 
 
 class Direct(functools.partial, pop.contract.Contracted):  # type: ignore[misc,type-arg]
@@ -66,30 +66,3 @@ def shorten(module: Any, name: str) -> None:
         function = Direct(function)
         module._attrs[name] = module._funcs[name] = function
     setattr(module, name, function)
-
-
-def put_arguments(
-    args: tuple[Any, ...], routing_key: Any, body: Any, profile: Any, headers: Any
-) -> tuple[Any, Any, Any, Any]:
-    """Return ``(routing_key, body, profile, headers)`` of a put with positional arguments.
-
-    pop-evbus 4 had ``(routing_key, body, profile)``, 6 and 7 had ``(body, profile)``. A single argument is
-    the body, as only 6 and 7 allowed it; of two the first is the body when it is no string.
-    """
-    given = {"routing_key": routing_key, "body": body, "headers": headers}
-    given = {name: value for name, value in given.items() if value is not None}
-    if profile != "default":
-        given["profile"] = profile
-    names: tuple[str, ...] = ("routing_key", "body", "profile", "headers")
-    if len(args) == 1 and body is None:
-        names = ("body",)
-    elif len(args) == 2 and args[0] is not None and not isinstance(args[0], str):
-        names = ("body", "profile")
-    if len(args) > len(names):
-        raise TypeError(f"put takes at most {len(names)} positional arguments, but {len(args)} were given")
-    named = dict(zip(names, args))  # noqa: B905 - fewer arguments than names are the rule
-    twice = named.keys() & given.keys()
-    if twice:
-        raise TypeError(f"put got several values for {', '.join(sorted(twice))}")
-    merged = {"routing_key": None, "body": None, "profile": "default", "headers": None, **given, **named}
-    return merged["routing_key"], merged["body"], merged["profile"], merged["headers"]

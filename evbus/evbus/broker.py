@@ -5,7 +5,7 @@ import inspect
 import logging
 
 from evbus import _failure
-from evbus.evbus import _face
+from evbus.evbus import _arguments, _face
 
 log = logging.getLogger("evbus.broker")
 
@@ -36,7 +36,9 @@ async def put(hub, *args, routing_key=None, body=None, profile="default", header
     :raises BusStopped: the bus is stopping or was stopped.
     """
     if args:
-        routing_key, body, profile, headers = _face.put_arguments(args, routing_key, body, profile, headers)
+        routing_key, body, profile, headers = _arguments.put_arguments(
+            args, routing_key, body, profile, headers
+        )
     broker = hub.evbus.BROKER
     if broker.draining:
         broker.refuse_unless_callback()
@@ -54,7 +56,9 @@ def put_nowait(hub, *args, routing_key=None, body=None, profile="default", heade
     :raises BusFull: the bus is full and ``full_policy`` is ``raise``.
     """
     if args:
-        routing_key, body, profile, headers = _face.put_arguments(args, routing_key, body, profile, headers)
+        routing_key, body, profile, headers = _arguments.put_arguments(
+            args, routing_key, body, profile, headers
+        )
     broker = hub.evbus.BROKER
     left = broker.offer(routing_key, body, profile, headers)
     if left is not None:

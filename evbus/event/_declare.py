@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from types import FrameType, FunctionType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
 import msgspec
 
@@ -16,13 +16,18 @@ from evbus.types import Subscription
 
 from ._shape import check_declared, fields_of
 
+if TYPE_CHECKING:
+    from typing import Unpack
+
 __all__ = [
     "LISTENS",
     "EventListener",
     "EventListenerDescriptor",
     "EventSpec",
+    "ListenerOptions",
     "ListenerSpec",
     "Retries",
+    "SubscribeOptions",
     "check_options",
     "event",
     "event_listener",
@@ -220,7 +225,7 @@ def spec_of(cls: Any) -> EventSpec | None:
 
 
 def event_listener(
-    event: Any, name: str = "", group: str = "", per_process: bool = False, **options: Any
+    event: Any, name: str = "", group: str = "", per_process: bool = False, **options: Unpack[ListenerOptions]
 ) -> Callable[[_Handler], _Handler]:
     """Make a function or a class deriving :class:`EventListener` listen to an event.
 
@@ -246,19 +251,30 @@ def event_listener(
     return decorate
 
 
-#: The options of a listener beside its event, name, group and per_process.
-OPTIONS = (
-    "profile",
-    "durable",
-    "subclasses",
-    "retry",
-    "concurrency",
-    "prefetch",
-    "key",
-    "timeout",
-    "on_error",
-    "max_deliveries",
-)
+class ListenerOptions(TypedDict, total=False):
+    """The options of a listener beside its event, name, group and per_process; see :func:`listener_spec`."""
+
+    profile: str
+    durable: bool | None
+    subclasses: bool
+    retry: Retries | Mapping[str, Any] | None
+    concurrency: int
+    prefetch: int
+    key: str | Callable[[Any], Any] | None
+    timeout: float | None
+    on_error: Callable[..., Any] | None
+    max_deliveries: int
+
+
+class SubscribeOptions(ListenerOptions, total=False):
+    """The options of a subscription, beside its event, its listener and its name."""
+
+    group: str
+    per_process: bool
+    metadata: Any
+
+
+OPTIONS = tuple(ListenerOptions.__annotations__)
 
 
 def check_options(options: Mapping[str, Any]) -> None:

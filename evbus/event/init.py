@@ -24,7 +24,9 @@ log = logging.getLogger("evbus.event")
 
 def __init__(hub):
     """Declare the state; when POP rebuilds the sub this runs again and keeps what there is."""
-    _face.shorten(hub.event.init, "send")
+    for name in ("send", "send_nowait", "subscribe", "unsubscribe", "settle"):
+        _face.shorten(hub.event.init, name)
+        setattr(hub.event, name, getattr(hub.event.init, name))
     if "SUBSCRIPTIONS" in vars(hub.event):
         return
     hub.event.REGISTRY = _registry.Registry()
@@ -58,6 +60,23 @@ async def send(hub, event, headers=None, profile="default"):
     )
     if left is not None:
         await broker.wait(left)
+
+
+def send_nowait(hub, event, headers=None, profile="default"):
+    """Send an event as :func:`send` does, without ever waiting.
+
+    Works from any thread, before the loop runs, and while the bus drains. When the bus is full the option
+    ``full_policy`` decides. Parameters and errors as for :func:`send`.
+
+    :raises BusFull: the bus is full and ``full_policy`` is ``raise``.
+    """
+    kind = hub.event.KINDS.get(type(event)) or hub.event.REGISTRY.kind(type(event))
+    broker = hub.evbus.BROKER
+    left = broker.offer(
+        kind.spec.name, event, profile, kind.headers if headers is None else kind.headers_with(headers)
+    )
+    if left is not None:
+        broker.insist(*left)
 
 
 def subscribe(
@@ -121,7 +140,7 @@ async def ready(hub):
     await hub.event.SUBSCRIPTIONS.ready()
 
 
-async def settle(hub, seconds, enough=None):
+async def settle(hub, seconds=math.inf, enough=None):
     """Return when all that is in this process is handled, or after ``seconds``: whether it is so.
 
     :param enough: returns whether not to wait any longer; default: when the bus was told to hurry.

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import Any, Literal, TypeVar, overload
 
-from evbus.errors import EvbusError, nearest
+from evbus.errors import EvbusError, SettleTimeout, nearest
 from evbus.evbus import _dirs
+from evbus.event._handle import Handle
 from evbus.types import Envelope
 
 from ._failures import Failure, Failures
@@ -24,19 +25,16 @@ __all__ = ["Bus"]
 log = logging.getLogger("evbus.testing")
 
 _Event = TypeVar("_Event")
-#: Turns of the loop in a row in which nothing is to be done before a bus counts as settled.
-TURNS = 3
-GLANCE = 0.002
 
 
-class Bus:
+class Bus(Handle):
     """A real bus, on memory, that tells what happened on it.
 
     :ivar hub: its hub, where everything else is found.
     """
 
     def __init__(self, the_hub: Any, profiles: Mapping[str, Any], patience: float) -> None:
-        self.hub = the_hub
+        super().__init__(the_hub)
         self._profiles = profiles
         self._patience = patience
         self._news = News()
@@ -50,42 +48,6 @@ class Bus:
     def __repr__(self) -> str:
         state = self.hub.evbus.ENGINE.state.value
         return f"<Bus {state} sent={len(self._recorder.all)} dead={len(self._watch.dead)}>"
-
-    # What an application does
-
-    async def send(
-        self, event: Any, headers: Mapping[str, str] | None = None, profile: str = "default"
-    ) -> None:
-        """Send a typed event; see ``hub.event.init.send``."""
-        await self.hub.event.init.send(event, headers=headers, profile=profile)
-
-    async def put(
-        self,
-        routing_key: str | None = None,
-        body: Any = None,
-        profile: str = "default",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Put an event on the bus; see ``hub.evbus.broker.put``."""
-        await self.hub.evbus.broker.put(routing_key=routing_key, body=body, profile=profile, headers=headers)
-
-    def put_nowait(
-        self,
-        routing_key: str | None = None,
-        body: Any = None,
-        profile: str = "default",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Put an event on the bus from any thread; see ``hub.evbus.broker.put_nowait``."""
-        self.hub.evbus.broker.put_nowait(routing_key=routing_key, body=body, profile=profile, headers=headers)
-
-    def subscribe(self, event: Any, callback: Callable[..., Any], name: str = "", **options: Any) -> str:
-        """Let a function or class listen to an event; see ``hub.event.init.subscribe``."""
-        return cast(str, self.hub.event.init.subscribe(event, callback, name=name, **options))
-
-    async def unsubscribe(self, id: str) -> bool:  # noqa: A002 - what it is
-        """End a subscription; see ``hub.event.init.unsubscribe``."""
-        return bool(await self.hub.event.init.unsubscribe(id))
 
     # What happened
 
@@ -256,15 +218,12 @@ class Bus:
         __tracebackhide__ = True
         self._check_started("settle")
         seconds = self._patience if timeout is None else timeout
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        turns = 0
-        while turns < TURNS:
-            busy = self._view.busy()
-            if busy and loop.time() >= deadline:
-                raise AssertionError(f"the bus did not settle within {seconds:g} s: {'; '.join(busy)}")
-            turns = 0 if busy else turns + 1
-            await asyncio.sleep(GLANCE if busy else 0)
+        left = await self._settled(seconds)
+        if left:
+            raise AssertionError(str(SettleTimeout(seconds, left)))
+
+    def _busy(self) -> list[str]:
+        return self._view.busy()
 
     # Failures
 

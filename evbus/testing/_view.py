@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evbus.errors import EvbusError, nearest
+from evbus.event._busy import busy
 
 from ._failures import Failures
 from ._profiles import names
@@ -104,45 +105,12 @@ class View:
 
     def busy(self) -> list[str]:
         """Return what is still to be done, in words."""
-        return [*self._busy_lanes(), *self._busy_listeners()]
-
-    def _busy_lanes(self) -> list[str]:
-        engine = self.hub.evbus.ENGINE
-        found = []
-        if not engine.queue.empty():
-            found.append(f"{engine.queue.qsize()} events wait for their lanes")
-        for name, lane in engine.lanes.items():
-            for_ever = not lane.delivery.retry.attempts
-            if not lane.idle and not self._failures.blocks(lane.key.profile, for_ever=for_ever):
-                counts = lane.snapshot()
-                left = counts["queued"] + counts["in_flight"]
-                why = f" ({lane.last_error})" if lane.last_error else ""
-                found.append(f"the lane {name} has {_events(left)} left{why}")
-        return found
-
-    def _busy_listeners(self) -> list[str]:
-        found = []
-        blocked = False
-        for entry in self.hub.event.SUBSCRIPTIONS:
-            name = entry.listening.listener.name
-            if entry.listening.idle:
-                continue
-            if not entry.listening.spec.retry.attempts and self._failures.blocks_listener(name):
-                blocked = True
-                continue
-            counts = entry.listening.snapshot()
-            left = max(counts["running"] + counts["queued"], 1)
-            found.append(f"the listener {name} is not done with {_events(left)}")
-        held = self.hub.egress.internal.held()
-        if held and not found and not blocked:
-            found.append(f"{_events(held)} with consumers that have not settled them")
-        if self.hub.dispatch.init.running():
-            routers = self.hub.dispatch.init.snapshot()
-            for name in ("events", "commands", "queries"):
-                left = routers[name]["running"] + routers[name]["queued"]
-                if left:
-                    found.append(f"the dispatcher's router {name} is not done with {_events(left)}")
-        return found
+        failures = self._failures
+        return busy(
+            self.hub,
+            lambda profile, for_ever: failures.blocks(profile, for_ever=for_ever),
+            lambda name, for_ever: for_ever and failures.blocks_listener(name),
+        )
 
     # Sentences
 
@@ -179,8 +147,8 @@ class View:
         recent = self._watch.handled[-SHOWN:]
         calls = [f"\n  {one.listener}: {one.event!r}{_outcome(one)}" for one in recent]
         did = f"what listeners handled:{''.join(calls)}" if calls else "no listener was called"
-        busy = self.busy()
-        going = f"\nnot done yet: {'; '.join(busy)}" if busy else ""
+        left = self.busy()
+        going = f"\nnot done yet: {'; '.join(left)}" if left else ""
         return (
             f"{what} {who} within {seconds:g} s; {there}\n{did}\n{self.what_was_sent()}"
             f"{self._what_died()}{going}"
@@ -197,10 +165,6 @@ def readable(sent: list[Sent]) -> list[Any]:
         with contextlib.suppress(EvbusError):
             found.append(one.event)
     return found
-
-
-def _events(count: int) -> str:
-    return f"{count} event" if count == 1 else f"{count} events"
 
 
 def _outcome(one: Handled) -> str:

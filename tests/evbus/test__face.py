@@ -12,7 +12,8 @@ import pop.contract
 import pytest
 
 from evbus.errors import InvalidRoutingKey
-from evbus.evbus._face import Direct, direct, put_arguments
+from evbus.evbus._arguments import put_arguments
+from evbus.evbus._face import Direct, direct
 from tests.evbus.kit import write
 
 NAMES = ["put", "put_nowait"]
