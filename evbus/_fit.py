@@ -1,7 +1,9 @@
-"""Numbers of JSON made what the types that a program declares want of them.
+"""Numbers made what the types that a program declares want of them.
 
 The plain values of a JSON text know how each number was written (:class:`~evbus.strictjson.Number`), as only
-the type of a field says whether it is a Decimal, which is exact, or a float, which is rounded.
+the type of a field says whether it is a Decimal, which is exact, or a float, which is rounded. And who has
+one type for all numbers, as JavaScript does, writes an integer as a float (in MessagePack from 2**32 on, in
+JSON as ``5.0``): JSON Schema calls that an integer, too.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from evbus.strictjson import Number
 __all__ = ["exact_decimal", "fitted", "parts", "rounded"]
 
 
+#: Floats from here on stand for several integers each.
+_INEXACT = 2**53
 #: What a type consists of, beside its fields and what there may be several of.
 _INNER = ("type", "item_type", "key_type", "value_type")
 
@@ -56,7 +60,9 @@ def rounded(value: Any) -> Any:
 
 
 def fitted(info: Any, value: Any) -> Any:
-    """Return plain values with each number in them as a Decimal where the type wants one, else as a float.
+    """Return plain values with each number in them as a Decimal or an integer where the type wants one.
+
+    Others are floats, and so are those that are not whole, or that a float does not hold exactly.
 
     What goes to a type that msgspec does not know keeps its numbers.
 
@@ -70,12 +76,22 @@ def fitted(info: Any, value: Any) -> Any:
     if kind is Number:
         exact = any(isinstance(each, inspect.DecimalType) for each in types)
         exact = exact and not any(isinstance(each, inspect.FloatType) for each in types)
-        return exact_decimal(value) if exact else rounded(value)
+        return exact_decimal(value) if exact else _whole(types, rounded(value))
+    if kind is float:
+        return _whole(types, value)
     if kind is dict:
         return _object(types, value)
     if kind is list or kind is tuple:
         return _array(types, value)
     return value
+
+
+def _whole(types: list[Any], value: float) -> float | int:
+    """Return an integer where one is wanted and no float, and the value is one."""
+    if any(isinstance(each, (inspect.FloatType, inspect.AnyType, inspect.DecimalType)) for each in types):
+        return value
+    wanted = any(isinstance(each, inspect.IntType) for each in types)
+    return int(value) if wanted and value.is_integer() and abs(value) < _INEXACT else value
 
 
 def exact_decimal(number: Number) -> decimal.Decimal:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from evbus._fit import exact_decimal, rounded
+from evbus._moments import written_exactly
 from evbus.strictjson import Number
 
 __all__ = ["by_alias", "dumped", "is_model", "own_json", "reads_digits", "unfit", "validated"]
@@ -60,6 +61,7 @@ class _Ways(NamedTuple):
     of_python: Callable[..., Any]
     of_json: Callable[..., Any]
     write: Callable[..., Any]
+    write_json: Callable[..., bytes]
     binary: bool
 
 
@@ -131,12 +133,12 @@ def own_json(kind: Any) -> Callable[[Any], bytes | None] | None:
     held = list(_parts(schema))
     if any(each["type"] not in _SAME or "serialization" in each or _is_open(each) for each in held):
         return None
-    write, aliases = kind.__pydantic_serializer__.to_json, by_alias(kind)
+    write, aliases = _ways(kind).write_json, by_alias(kind)
     floats = _has(schema, "float")
 
     def written(value: Any) -> bytes | None:
         try:
-            found: bytes = write(value, round_trip=True, by_alias=aliases, warnings="error")
+            found = write(value, round_trip=True, by_alias=aliases, warnings="error")
         except Exception:
             return None
         # Exponents look otherwise, NaN becomes null, and an integer may be longer than readers take.
@@ -183,9 +185,9 @@ def _made(kind: Any) -> _Ways:
         of_python = _built(SchemaValidator, schema, _reading(steps, aliases)).validate_python
         of_json = _built(SchemaValidator, schema, _reading(in_json, aliases)).validate_json
     serializer: Any = kind.__pydantic_serializer__
-    if binary:
+    if any(_has(schema, each) for each in _WRITTEN):
         serializer = _built(SchemaSerializer, schema, _writing)
-    return _Ways(of_python, of_json, serializer.to_python, binary)
+    return _Ways(of_python, of_json, serializer.to_python, serializer.to_json, binary)
 
 
 def _built(make: Any, schema: _Schema, change: _Change) -> Any:
@@ -233,12 +235,13 @@ def _aliases(field: _Schema) -> list[Any]:
 
 
 def _writing(schema: dict[str, Any], own: bool) -> dict[str, Any]:
-    """Have bytes written as base64."""
+    """Have values written as evbus does."""
     from pydantic_core import core_schema
 
-    if schema.get("type") == "bytes" and not own and "serialization" not in schema:
+    step = _WRITTEN.get(schema.get("type", ""))
+    if step is not None and not own and "serialization" not in schema:
         schema["serialization"] = core_schema.plain_serializer_function_ser_schema(
-            _base64, return_schema=core_schema.str_schema(), when_used="json-unless-none"
+            step, when_used="json-unless-none"
         )
     return schema
 
@@ -397,6 +400,13 @@ def _unbase64(value: Any) -> Any:
     except ValueError:
         raise ValueError("Invalid base64 encoded string") from None
 
+
+#: What comes before pydantic writes a value of a type.
+_WRITTEN: dict[str, Callable[[Any], Any]] = {
+    "bytes": _base64,
+    "datetime": written_exactly,
+    "time": written_exactly,
+}
 
 #: The other alphabet of RFC 4648, which pydantic's own base64 has.
 _URL_SAFE = str.maketrans("-_", "+/")

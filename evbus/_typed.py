@@ -60,9 +60,16 @@ def reader(kind: Any, *, digits: bool = False) -> Callable[[Any], Any]:
                 f"{_name(part.cls)} is a dataclass of pydantic's, which validates itself neither in a "
                 "collection nor in a class that is not pydantic's"
             )
-    if not digits:
-        return lambda value: _converted(kind, value)
-    return lambda value: _converted(kind, fitted(info, value))
+    if digits:
+        return lambda value: _converted(kind, fitted(info, value))
+
+    def read(value: Any) -> Any:
+        try:
+            return msgspec.convert(value, kind, str_keys=True, dec_hook=_within)
+        except msgspec.ValidationError:
+            return _converted(kind, fitted(info, value))
+
+    return read
 
 
 def _converted(kind: Any, value: Any) -> Any:

@@ -11,6 +11,7 @@ import uuid
 from typing import Any
 
 import attrs
+import msgpack  # type: ignore[import-untyped]
 import msgspec
 import pydantic
 import pytest
@@ -185,3 +186,39 @@ class Aliased(pydantic.BaseModel):
 @pytest.mark.parametrize("name", ["order_id", "orderId"])
 def test_a_model_is_read_by_the_names_of_its_fields_and_by_their_aliases(name: str) -> None:
     assert reader(Aliased)({name: 1}).order_id == 1
+
+
+@dataclasses.dataclass
+class Numbers:
+    small: int
+    maybe: int | None
+    each: list[int]
+    real: float
+    either: int | float
+    anything: Any
+
+
+@pytest.mark.parametrize("digits", [False, True])
+def test_a_whole_float_is_an_integer_where_one_is_wanted(digits: bool) -> None:
+    values = {
+        "small": 4294967296.0,
+        "maybe": -9007199254740991.0,
+        "each": [5.0, 6],
+        "real": 5.0,
+        "either": 5.0,
+        "anything": 5.0,
+    }
+    by_json, by_msgpack = _json.apply(values), msgpack.packb(values)
+    assert b"4294967296.0" in by_json
+    for plain in ((_json.exact_load if digits else _json.load)(by_json), _msgpack.load(by_msgpack)):
+        found = reader(Numbers, digits=digits)(plain)
+        assert found == Numbers(4294967296, -9007199254740991, [5, 6], 5.0, 5.0, 5.0)
+        assert [type(found.small), type(found.maybe), type(found.each[0])] == [int] * 3
+        assert [type(found.real), type(found.either), type(found.anything)] == [float] * 3
+
+
+@pytest.mark.parametrize("value", [5.5, 9007199254740992.0, float("inf"), float("nan"), "5", True])
+@pytest.mark.parametrize("digits", [False, True])
+def test_a_float_that_is_no_integer_or_may_stand_for_another_is_refused(value: Any, digits: bool) -> None:
+    with pytest.raises(InvalidPayload, match="Expected `int`"):
+        reader(Struct, digits=digits)({"id": value})

@@ -22,6 +22,7 @@ import msgspec.inspect
 from evbus import strictjson
 from evbus._fit import parts
 from evbus._models import is_model, own_json
+from evbus._moments import to_the_minute
 from evbus.errors import InvalidPayload, PayloadError
 from evbus.serialize._content import as_bytes, refuse_pickle
 from evbus.serialize._normal import Normaliser
@@ -35,25 +36,34 @@ _SCALARS = (
     *(msgspec.inspect.DateType, msgspec.inspect.TimeType, msgspec.inspect.TimeDeltaType),
     *(msgspec.inspect.BytesType, msgspec.inspect.EnumType),
 )
+_TIMED = (msgspec.inspect.DateTimeType, msgspec.inspect.TimeType)
 #: Classes of which is remembered how to get the values of their fields.
 CLASSES = 1000
 _FIELDS: dict[type, Callable[[Any], Iterable[Any]]] = {}
 #: Those whose objects msgspec does not write, and what of pydantic's does.
 _OWN: dict[type, Callable[[Any], bytes | None] | None] = {}
-#: Those of them whose fields are single values, as they are declared: without NaN they need no closer look.
-_FLAT: set[type] = set()
+#: Those of them whose fields are single values, as they are declared: without NaN only those fields that have
+#: times, with a date or without, need a closer look.
+_FLAT: dict[type, tuple[str, ...]] = {}
 
 _encode = msgspec.json.Encoder().encode
 _HUGE = 10**strictjson.DIGITS
 
-# What msgspec writes as it should be, whatever the value; floats are apart because of NaN.
+# What msgspec writes as it should be, whatever the value; floats are apart because of NaN, dates with a time
+# and times because of their offsets.
 _ATOMS: frozenset[type] = frozenset(
     {
         *(str, int, bool, type(None), bytes, bytearray, memoryview, uuid.UUID, decimal.Decimal),
-        *(dt.datetime, dt.date, dt.time, dt.timedelta),
+        *(dt.date, dt.timedelta),
     }
 )
 _ATOMS_AND_FLOAT = _ATOMS | {float}
+#: What says of a value whether msgspec writes it as it should be.
+_CHECKS: dict[type, Callable[[Any], bool]] = {
+    float: math.isfinite,
+    dt.datetime: to_the_minute,
+    dt.time: to_the_minute,
+}
 #: In place of the fields of a dataclass of pydantic's, which msgspec does not write as pydantic does.
 _ANOTHER_S = (object(),)
 
@@ -82,10 +92,20 @@ def apply(data: object, normaliser: type[_JsonNormaliser] | None = None) -> byte
         return _model(data) or _slow(data, normaliser)
     # Looking for single bytes is much cheaper than for b"null", which only NaN and None leave behind.
     null = 117 in out and 110 in out and out.find(b"null") >= 0
-    if not null and type(data) in _FLAT:
+    if not null and (timed := _FLAT.get(type(data))) is not None:
+        for name in timed:
+            if not to_the_minute(getattr(data, name, None)):
+                return _slow(data, normaliser)
         return out
-    # One brace and no bracket is a flat object, and so without sets. Its keys are left to look at.
-    if not null and 91 not in out and type(data) is dict and out.rfind(b"{") == 0:
+    # One brace and no bracket is a flat object, and so without sets. A colon for each key leaves no times.
+    # Its keys are left to look at.
+    if (
+        not null
+        and 91 not in out
+        and type(data) is dict
+        and out.rfind(b"{") == 0
+        and out.count(b":") == len(data)
+    ):
         for key in data:
             if type(key) is not str:
                 break
@@ -109,8 +129,9 @@ def _plain(value: Any, atoms: frozenset[type], room: int) -> bool:
     :param atoms: the types of which every value is written so.
     """
     kind = type(value)
-    if kind is float:
-        return math.isfinite(value)
+    check = _CHECKS.get(kind)
+    if check is not None:
+        return check(value)
     children: Iterable[Any]
     fields = _FIELDS.get(kind)
     if fields is not None:
@@ -147,17 +168,20 @@ def _learn(kind: type, names: tuple[str, ...]) -> Callable[[Any], Iterable[Any]]
             _FIELDS.clear()
             _FLAT.clear()
         _FIELDS[kind] = get
-        if _is_flat(kind):
-            _FLAT.add(kind)
+        if (timed := _flat(kind)) is not None:
+            _FLAT[kind] = timed
     return lambda value: [getattr(value, name, None) for name in names]
 
 
-def _is_flat(kind: type) -> bool:
+def _flat(kind: type) -> tuple[str, ...] | None:
+    """Return the fields for times, with a date or without, of a class of single values; None for others."""
     try:
         fields = msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
     except Exception:  # annotations may be anything, and fail in any way
-        return False
-    return all(isinstance(field.type, _SCALARS) for field in fields)
+        return None
+    if not all(isinstance(field.type, _SCALARS) for field in fields):
+        return None
+    return tuple(field.name for field in fields if isinstance(field.type, _TIMED))
 
 
 def _model(data: object) -> bytes | None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 
 from evbus._models import dumped, is_model
+from evbus._moments import written_exactly
 
 __all__ = ["as_text", "record"]
 
@@ -22,12 +23,12 @@ _VALUES = (*_DATES, *_BINARY, uuid.UUID, decimal.Decimal)
 def as_text(value: object) -> str | None:
     """Return the text that msgspec writes for dates, times, bytes, UUIDs and Decimals, else None.
 
-    ISO 8601 for dates and times, base64 for bytes. Instances of subclasses, which msgspec does not
-    take, are written as their base class is.
+    ISO 8601 for dates and times, in UTC when their offset has seconds; base64 for bytes. Instances of
+    subclasses, which msgspec does not take, are written as their base class is.
     """
     if not isinstance(value, _VALUES):
         return None
-    return cast("str", msgspec.to_builtins(_exact(value)))
+    return cast("str", msgspec.to_builtins(written_exactly(_exact(value))))
 
 
 def _exact(value: Any) -> object:
