@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable
 
 from evbus.redact import one_line
+from evbus.version import install_command
 
 __all__ = [
     "BusForked",
@@ -127,7 +128,7 @@ class MissingExtra(ConfigError):
         self.extra = extra
         super().__init__(
             f"{feature} needs the package {package}, which is not installed; "
-            f"install it with: pip install 'evbus[{extra}]'"
+            f"install it with: {install_command(extra)}"
         )
 
 

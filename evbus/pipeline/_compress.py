@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from evbus.errors import MissingExtra, PayloadTooLarge, Rejected
 from evbus.redact import one_line
 from evbus.types import Envelope
+from evbus.version import install_command
 
 __all__ = ["HEADER", "Compressor"]
 
@@ -121,7 +122,7 @@ class Compressor:
 
     def _unknown(self, name: str) -> str:
         if name == "zstd":
-            return "the body is compressed with zstd, which is not installed: pip install 'evbus[zstd]'"
+            return f"the body is compressed with zstd, which is not installed: {install_command('zstd')}"
         return f"the body is compressed as {one_line(name, 50)!r}; known: {', '.join(sorted(self._known))}"
 
     def _inflate(self, encoding: _Encoding, data: bytes) -> bytes:

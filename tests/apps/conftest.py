@@ -83,7 +83,7 @@ def _wheel(folder: Path, target: Path) -> str:
             shutil.copy(ROOT / name, source / name)
     done = _pip(folder, "wheel", "--no-deps", "--wheel-dir", str(target), str(source))
     assert done.returncode == 0, done.stderr
-    (wheel,) = target.glob("evbus-*.whl")
+    (wheel,) = target.glob("evbus_hub-*.whl")
     return str(wheel)
 
 

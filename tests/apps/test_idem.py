@@ -97,5 +97,5 @@ def test_without_profiles_idem_runs_and_delivers_nothing(apps: Apps, project: Pa
 def test_this_package_is_what_idem_imports(apps: Apps, project: Path) -> None:
     code = "import importlib.metadata as m; print([d.name for d in m.distributions() if 'evbus' in d.name])"
     done = apps.run("python", "-c", code, cwd=project)
-    assert "'evbus'" in done.stdout
+    assert "'evbus-hub'" in done.stdout
     assert "pop-evbus" not in done.stdout

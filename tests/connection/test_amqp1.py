@@ -361,5 +361,5 @@ def test_without_the_extra_one_sentence_says_how_to_get_it() -> None:
     )
     assert done.stdout == (
         "MissingExtra: the provider amqp1 (AMQP 1.0) needs the package python-qpid-proton, which is not "
-        "installed; install it with: pip install 'evbus[amqp1]'\n"
+        "installed; install it with: pip install 'evbus-hub[amqp1]'\n"
     )

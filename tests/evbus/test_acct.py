@@ -173,7 +173,7 @@ def test_without_acct_an_encrypted_file_is_one_sentence_with_the_command(
         profiles(hub, acct_file=tmp_path / "p", acct_key="k")
     assert str(caught.value) == (
         "an encrypted profiles file needs the package acct, which is not installed; "
-        "install it with: pip install 'evbus[acct]'"
+        "install it with: pip install 'evbus-hub[acct]'"
     )
 
 

@@ -346,7 +346,7 @@ def test_a_missing_aiohttp_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delattr(evbus.ingress, "_webhook_client", raising=False)
 
     async def main() -> None:
-        with pytest.raises(MissingExtra, match=r"pip install 'evbus\[webhook\]'"):
+        with pytest.raises(MissingExtra, match=r"pip install 'evbus-hub\[webhook\]'"):
             async with opened("https://example.org/"):
                 pass
 

@@ -98,12 +98,12 @@ def test_auto_is_zstd_where_there_is_one() -> None:
 @pytest.mark.usefixtures("without_zstd")
 def test_auto_is_zlib_where_there_is_no_zstd() -> None:
     assert repr(Compressor("auto", 5, MIB)) == "<Compressor deflate over 5 bytes>"
-    assert refused(b"x", "zstd").endswith("which is not installed: pip install 'evbus[zstd]'")
+    assert refused(b"x", "zstd").endswith("which is not installed: pip install 'evbus-hub[zstd]'")
 
 
 @pytest.mark.usefixtures("without_zstd")
 def test_zstd_without_its_extra_is_one_clear_sentence() -> None:
-    with pytest.raises(MissingExtra, match=r"pip install 'evbus\[zstd\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'evbus-hub\[zstd\]'"):
         Compressor("zstd", 0, MIB)
 
 

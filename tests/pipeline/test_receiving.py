@@ -115,7 +115,7 @@ def test_keys_are_read_only_when_sign_takes_part() -> None:
 
 def test_zstd_that_is_not_installed_is_said_before_the_first_event(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_compress, "_zstd", None)
-    with pytest.raises(MissingExtra, match=r"evbus\[zstd\]"):
+    with pytest.raises(MissingExtra, match=r"evbus-hub\[zstd\]"):
         new_hub(pipeline=["compress"], compress_with="zstd").evbus.init.settings()
 
 
