@@ -132,15 +132,22 @@ CONFIG = {
         "default": None,
         "help": "An option of a plugin of your own, as name=value; may be given several times",
     },
-    "input": {"default": None, "help": "A file of JSON lines; default, and -: standard input"},
-    "socket": {"default": None, "help": "Listen on a Unix socket at this path for JSON lines"},
+    "input": {"default": None, "help": "A file of lines; default, and -: standard input"},
+    "socket": {"default": None, "help": "Listen on a Unix socket at this path for lines"},
+    "body_key": {
+        "default": None,
+        "help": "For --format json: the key whose value is the body; default: all of the line is",
+    },
     "from": {
         "default": None,
         "help": "Consume from this profile (or provider.name) instead; what comes in goes to --profile",
     },
     "body": {"default": None, "help": "The event's body in JSON; - reads it from standard input"},
-    "routing_key": {"default": None, "help": "The event's routing key"},
-    "profile": {"default": "default", "help": "The event's profile; for run: of what --from consumes"},
+    "routing_key": {"default": None, "help": "The event's routing key; for run: of those that name none"},
+    "profile": {
+        "default": "default",
+        "help": "The event's profile; for run: of those that name none, and of what --from consumes",
+    },
     "header": {"default": None, "help": "A header, as name=value; may be given several times"},
     "store": {"default": None, "help": "The dead store; default: the option dead_store"},
     "all": {"default": False, "help": "List the dead stores of all programs that were told no file"},
@@ -156,8 +163,9 @@ CONFIG = {
     "output": {"default": None, "help": "The file to write; default, and -: standard output"},
     "format": {
         "default": None,
-        "help": "asyncapi: json (the default) or yaml; graph: text (the default), dot or svg. Without it "
-        "the ending of the output file says which",
+        "help": "run, tail: what a line of the input is: events (the default; a JSON array is a batch), "
+        "lines (the line is the body) or json (its JSON is); asyncapi: json (the default) or yaml; graph: "
+        "text (the default), dot or svg. Without it the ending of the output file says which",
     },
     "title": {"default": "Events", "help": "The title of the AsyncAPI document"},
     "api_version": {"default": "1.0.0", "help": "The version of what the AsyncAPI document describes"},
@@ -215,7 +223,8 @@ CLI_CONFIG = {
     "socket": {"subcommands": ["run", "tail"]},
     "from": {"action": "extend", "nargs": "+", "subcommands": ["run", "tail"]},
     "body": {"positional": True, "subcommands": ["put"]},
-    "routing_key": {"options": ["-k"], "subcommands": ["put", "demo"]},
+    "body_key": {"subcommands": ["run", "tail"]},
+    "routing_key": {"options": ["-k"], "subcommands": ["put", "demo", "run", "tail"]},
     "profile": {"subcommands": ["run", "tail", "put", "demo", "asyncapi", "graph"]},
     "header": {"action": "append", "subcommands": ["put"]},
     "rate": {"type": float, "subcommands": ["demo"]},
@@ -230,20 +239,20 @@ CLI_CONFIG = {
     "subsystem": {"positional": True, "nargs": "?", "subcommands": ["plugins"]},
     "events": {"action": "extend", "nargs": "+", "subcommands": ["asyncapi", "graph"]},
     "output": {"options": ["-o"], "subcommands": ["asyncapi", "graph"]},
-    "format": {"subcommands": ["asyncapi", "graph"]},
+    "format": {"subcommands": ["run", "tail", "asyncapi", "graph"]},
     "title": {"subcommands": ["asyncapi"]},
     "api_version": {"subcommands": ["asyncapi"]},
 }
 
 SUBCOMMANDS = {
     "run": {
-        "help": "Read events as JSON lines and deliver them",
-        "desc": "Read events as JSON lines from a file, from standard input or a Unix socket, or consume "
-        "them from the profiles that --from names, deliver them to the profiles that match, and say at the "
-        "end what became of them. What is consumed is acknowledged when it is delivered; what is not stays "
-        "with its source. At the end of the input it goes on as long as anything was delivered in the last "
-        "--drain-timeout seconds. Ctrl-C or SIGTERM drains for so long; a second one stops at once. Exit "
-        "codes: "
+        "help": "Read events from lines and deliver them",
+        "desc": "Read events as JSON lines, or what else --format says, from a file, from standard input or "
+        "a Unix socket, or consume them from the profiles that --from names, deliver them to the profiles "
+        "that match, and say at the end what became of them. What is consumed is acknowledged when it is "
+        "delivered; what is not stays with its source. At the end of the input it goes on as long as "
+        "anything was delivered in the last --drain-timeout seconds. Ctrl-C or SIGTERM drains for so long; "
+        "a second one stops at once. Exit codes: "
         "0 everything was "
         "delivered, 1 something was not, 2 a mistake in the options, profiles or plugins, 3 a line of the "
         "input was refused, 130 stopped at once by a second signal.",

@@ -84,7 +84,7 @@ class _In(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What a line may hold."""
 
     routing_key: str = ""
-    profile: str = "default"
+    profile: str | msgspec.UnsetType = msgspec.UNSET
     headers: dict[str, str] = msgspec.field(default_factory=dict)
     body: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     body_base64: bytes | msgspec.UnsetType = msgspec.UNSET
@@ -175,11 +175,12 @@ def _is_plain(body: bytes) -> bool:
     return True
 
 
-def decode(line: bytes, max_body: int, max_depth: int = MAX_DEPTH) -> Record:
+def decode(line: bytes, max_body: int, max_depth: int = MAX_DEPTH, *, profile: str = "default") -> Record:
     """Read one line, with or without its line break.
 
     :param max_body: the largest body in bytes; 0 for no limit.
     :param max_depth: the deepest nesting of the body, in containers.
+    :param profile: of an event whose line names none.
     :raises PayloadTooLarge: the body, or the line, is too long.
     :raises PayloadTooDeep: the body nests deeper than ``max_depth``.
     :raises InvalidPayload: the line is no JSON, or not an event: an unknown key, a wrong type, a
@@ -198,10 +199,10 @@ def decode(line: bytes, max_body: int, max_depth: int = MAX_DEPTH) -> Record:
         raise InvalidPayload(_explain_type(str(exc))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise InvalidPayload(f"the line is not valid JSON: {exc}") from None
-    return _record(wire, value, max_body)
+    return _record(wire, value, max_body, profile)
 
 
-def _record(wire: _In, value: dict[str, Any], max_body: int) -> Record:
+def _record(wire: _In, value: dict[str, Any], max_body: int, profile: str) -> Record:
     headers, raw, decoded = wire.headers, None, None
     if wire.body_base64 is not msgspec.UNSET:
         if wire.body is not msgspec.UNSET:
@@ -214,7 +215,7 @@ def _record(wire: _In, value: dict[str, Any], max_body: int) -> Record:
         raise PayloadTooLarge(len(raw), max_body)
     return Record(
         routing_key=wire.routing_key,
-        profile=wire.profile,
+        profile=profile if wire.profile is msgspec.UNSET else wire.profile,
         headers=headers,
         body=value.get("body"),
         raw=raw,

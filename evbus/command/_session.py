@@ -18,6 +18,7 @@ from evbus.evbus._run import Report
 from evbus.redact import one_line, redact, said
 from evbus.types import CONTENT_TYPE
 
+from ._input import Form
 from ._output import say
 from ._signals import STOPPED
 from ._source import Feed, serve
@@ -76,23 +77,27 @@ class Intake:
     :param put: ``hub.evbus.broker.put``.
     :param max_body: bytes; 0 for no limit.
     :param raw_json: whether JSON is put as it stands in the line, because JSON is what goes out.
+    :param form: what a line means.
     """
 
-    def __init__(self, put: Callable[..., Any], *, max_body: int, raw_json: bool) -> None:
+    def __init__(
+        self, put: Callable[..., Any], *, max_body: int, raw_json: bool, form: Form | None = None
+    ) -> None:
         self.refused = 0
         self.longest = jsonl.max_line(max_body)
         self._put = put
         self._max_body = max_body
         self._raw_json = raw_json
+        self._records = (form or Form()).records
 
     async def take(self, line: bytes) -> str:
-        """Put the event of a line; return why it was refused, or ``""``."""
+        """Put the event of a line, or its events; return why it was refused, or ``""``."""
         try:
-            record = jsonl.decode(line, self._max_body)
-            body, headers = self._body(record)
-            await self._put(
-                routing_key=record.routing_key, body=body, profile=record.profile, headers=headers
-            )
+            for record in self._records(line, self._max_body):
+                body, headers = self._body(record)
+                await self._put(
+                    routing_key=record.routing_key, body=body, profile=record.profile, headers=headers
+                )
         except PayloadError as exc:
             self.refused += 1
             return one_line(str(exc))

@@ -131,7 +131,7 @@ def _standard_input() -> IO[bytes]:
     if sys.stdin is None:
         raise ConfigError("there is no standard input; name a file to read")
     if sys.stdin.isatty():
-        sys.stderr.write("evbus: reading events as JSON lines from the terminal; Ctrl-D ends\n")
+        sys.stderr.write("evbus: reading lines from the terminal; Ctrl-D ends\n")
     return sys.stdin.buffer
 
 

@@ -5,7 +5,7 @@ import sys
 import time
 
 from evbus import errors
-from evbus.command import _session, _signals, _table
+from evbus.command import _input, _session, _signals, _table
 
 
 async def contexts(hub, options, default=None):
@@ -123,11 +123,12 @@ async def read(hub, options, profiles, show=None):
     if sources:
         sources = [sources] if isinstance(sources, str) else sources
         return await hub.command.init.consume(options, profiles, sources, show)
+    form = _input.form_of(options)
     if options.get("count"):
         raise errors.ConfigError(
             "--count says how many events --from is to consume; name a profile with --from"
         )
-    intake = hub.command.init.intake()
+    intake = hub.command.init.intake(form)
     reader = _session.Reader(options.get("input"), options.get("socket"), intake)
     end = await hub.command.init.deliver(options, profiles, reader.run, show)
     return _session.exit_code(end, intake.refused)
@@ -137,6 +138,10 @@ async def consume(hub, options, profiles, sources, show=None):
     """Deliver what comes in through the profiles ``sources``; return the exit code."""
     if options.get("input") or options.get("socket"):
         raise errors.ConfigError("give either --from, an input file or --socket, not several of them")
+    for option in ("format", "body_key", "routing_key"):
+        if options.get(option):
+            name = option.replace("_", "-")
+            raise errors.ConfigError(f"--{name} says what lines mean, and --from reads none: leave it out")
     profile, count = options.get("profile") or "default", options.get("count") or 0
     if count < 0:
         raise errors.ConfigError(f"--count {count}: this is a number of events; 0, or none, is for ever")
@@ -161,9 +166,12 @@ async def consume(hub, options, profiles, sources, show=None):
     return _session.exit_code(end) or (_session.EXIT.UNDELIVERED if left else _session.EXIT.OK)
 
 
-def intake(hub):
-    """Return what puts the events of JSON lines on the bus."""
+def intake(hub, form=None):
+    """Return what puts the events of lines on the bus; ``form`` says what a line means."""
     settings = hub.evbus.init.settings()
     return _session.Intake(
-        hub.evbus.broker.put, max_body=settings.max_body, raw_json=settings.serialize_plugin == "json"
+        hub.evbus.broker.put,
+        max_body=settings.max_body,
+        raw_json=settings.serialize_plugin == "json",
+        form=form,
     )

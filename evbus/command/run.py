@@ -1,4 +1,4 @@
-"""``evbus run``: read events as JSON lines and deliver them."""
+"""``evbus run``: read events from lines and deliver them."""
 
 
 async def main(hub, options):

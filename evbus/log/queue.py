@@ -1,7 +1,8 @@
 """Put log records on the bus, and print them: ``--log-plugin=queue``.
 
-Options in ``log_handler_options``: ``profile=logger`` and ``routing_key=log``. The body of an event is
-``{"message", "module", "level", "timestamp"}``.
+Options in ``log_handler_options``: ``profile=logger`` and ``routing_key=log``, in which ``{level}``,
+``{logger}`` and ``{module}`` are the record's. The body of an event is ``{"message", "module", "level",
+"timestamp", "logger", "time"}``, with ``"exception"`` and ``"extra"`` where there are any.
 """
 
 import logging

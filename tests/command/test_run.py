@@ -92,6 +92,61 @@ def test_json_becomes_what_the_serializer_writes(shell: Shell) -> None:
     assert shell.lines("out.jsonl")[0]["body_base64"] == "kQE="
 
 
+def test_the_profile_is_that_of_the_events_that_name_none(shell: Shell) -> None:
+    given = '{"body": 1}\n[{"body": 2}, {"profile": "own", "routing_key": "k", "body": 3}]\n'
+    done = shell.run("run", "-p", "file.yml", "-q", "--profile", "mine", "-k", "key", stdin=given)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shell.lines("out.jsonl") == [
+        {"routing_key": "key", "profile": "mine", "body": 1},
+        {"routing_key": "key", "profile": "mine", "body": 2},
+        {"routing_key": "k", "profile": "own", "body": 3},
+    ]
+
+
+def test_lines_are_bodies_as_they_are(shell: Shell) -> None:
+    (shell.folder / "app.log").write_bytes(b"first\r\n\n{\nb\xff\n")
+    done = shell.run(
+        "run", "app.log", "-p", "file.yml", "-q", "--format", "lines", "--profile", "log", "-k", "app"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    text = {"content-type": "text/plain; charset=utf-8"}
+    same = {"routing_key": "app", "profile": "log"}
+    assert shell.lines("out.jsonl") == [
+        {**same, "headers": text, "body": "first"},
+        {**same, "headers": text, "body": "{"},
+        {**same, "headers": {"content-type": "application/octet-stream"}, "body_base64": "Yv8="},
+    ]
+
+
+def test_the_json_of_others_is_the_body_or_one_key_of_it_is(shell: Shell) -> None:
+    given = '{"kind": "a", "data": {"n": 1.10}}\n'
+    assert shell.run("run", "-p", "file.yml", "-q", "--format", "json", stdin=given).returncode == 0
+    done = shell.run(
+        *("run", "-p", "file.yml", "-q", "--format", "json", "--body-key", "data"),
+        stdin=given + '{"date": 1}\n[1]\n',
+    )
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == [
+        "evbus: standard input:2: the line has no key 'data' (--body-key); did you mean 'date'?",
+        "evbus: standard input:3: the line is no JSON object, in which --body-key finds 'data'",
+    ]
+    lines = (shell.folder / "out.jsonl").read_text().splitlines()
+    assert lines == [
+        '{"routing_key":"","profile":"default","body":{"kind": "a", "data": {"n": 1.10}}}',
+        '{"routing_key":"","profile":"default","body":{"n": 1.10}}',
+    ]
+
+
+def test_a_batch_is_taken_whole_or_not_at_all(shell: Shell) -> None:
+    given = '[{"body": 1}, {"bdy": 2}]\n[]\n[{"body": 3}]\n[{"body": 4}\n'
+    done = shell.run("run", "-p", "file.yml", "-q", stdin=given)
+    assert done.returncode == 3
+    first, second = done.stderr.removeprefix("evbus: standard input:1: ").splitlines()
+    assert first == "event 2 of 2: unknown key 'bdy'; did you mean 'body'?; none of them is taken"
+    assert second.startswith("evbus: standard input:4: the line is no JSON array of events: ")
+    assert [event["body"] for event in shell.lines("out.jsonl")] == [3]
+
+
 def test_mistakes_are_one_sentence_and_exit_code_2(shell: Shell) -> None:
     shell.file("typo.yml", "fil:\n  a: {path: x}\n")
     shell.file("key.yml", "file:\n  a: {pat: x}\n")
@@ -106,6 +161,9 @@ def test_mistakes_are_one_sentence_and_exit_code_2(shell: Shell) -> None:
         (("run", "-p", "yaml.yml"), "yaml.yml: line 3, column 1: not valid YAML"),
         (("run", "in", "--socket", "s", "-p", "p.yml"), "either an input file or --socket, not both"),
         (("run", "-p", "p.yml", "--plugin-dirs", "none"), "is not a folder"),
+        (("run", "-p", "p.yml", "--format", "line"), "there is no such format; did you mean 'lines'?"),
+        (("run", "-p", "p.yml", "--body-key", "b"), "say --format json as well"),
+        (("run", "-p", "p.yml", "--from", "a", "--format", "lines"), "--from reads none: leave it out"),
     ):
         done = shell.run(*args)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr

@@ -43,7 +43,7 @@ def _on_terminal(shell: Shell, *args: str, until: bytes, feed: bytes) -> tuple[b
 def test_a_terminal_sees_a_hint_a_status_line_and_the_table(shell: Shell) -> None:
     seen, code = _on_terminal(shell, "run", "-p", "p.yml", until=b" 1 delivered", feed=b'{"body": 1}\nbad\n')
     assert code == 3
-    assert b"reading events as JSON lines from the terminal; Ctrl-D ends" in seen
+    assert b"reading lines from the terminal; Ctrl-D ends" in seen
     assert b"\r\x1b[2K1 accepted  1 delivered  0 queued  0 dead" in seen
     assert b"\r\x1b[2Kevbus: standard input:2: the line is not valid JSON" in seen
     assert seen.rindex(b"destination ") > seen.rindex(b" accepted  1 delivered")

@@ -39,11 +39,56 @@ def test_a_record_becomes_an_event(logger: Any, events: list[dict[str, Any]]) ->
     (event,) = events
     assert set(event) == {"routing_key", "profile", "body"}
     assert (event["routing_key"], event["profile"]) == ("log", "logger")
-    assert set(event["body"]) == {"message", "module", "level", "timestamp"}
+    assert set(event["body"]) == {"message", "module", "level", "timestamp", "logger", "time"}
     assert event["body"]["message"] == "hello world"
     assert event["body"]["module"] == "test__queue"
     assert event["body"]["level"] == "WARNING"
+    assert event["body"]["logger"] == "app.part"
     assert len(event["body"]["timestamp"]) == 4
+
+
+def test_the_time_is_utc_with_its_offset(events: list[dict[str, Any]]) -> None:
+    record = logging.makeLogRecord({"name": "app", "msg": "x", "created": 1_700_000_000.25})
+    BusHandler(Putter(lambda **event: events.append(event)), logging.Formatter()).handle(record)
+    assert events[0]["body"]["time"] == "2023-11-14T22:13:20.250000+00:00"
+
+
+@pytest.mark.parametrize(
+    ("template", "key"),
+    [("log.{level}", "log.warning"), ("{logger}/{module}", "app.part/test__queue"), ("{{x}}", "{{x}}")],
+)
+def test_the_routing_key_is_a_template(template: str, key: str, events: list[dict[str, Any]]) -> None:
+    logger = apart("app.part")
+    putter = Putter(lambda **event: events.append(event), routing_key=template)
+    logger.addHandler(BusHandler(putter, logging.Formatter()))
+    logger.warning("x")
+    assert events[0]["routing_key"] == key
+
+
+def test_extra_attributes_are_kept_as_plain_values(logger: Any, events: list[dict[str, Any]]) -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    extra = {
+        "tenant": "acme",
+        "size": 3,
+        "share": 0.5,
+        "ok": True,
+        "none": None,
+        "nested": {1: ["a", {"b": os.fsdecode(b"\xff")}]},
+        "other": ValueError("no"),
+        "nan": float("nan"),
+        "huge": 1 << 80,
+    }
+    logger.warning("x", extra=extra)
+    logger.warning("y", extra={"loop": loop})
+    assert events[0]["body"]["extra"] == {
+        **extra,
+        "nested": {"1": ["a", {"b": "\\udcff"}]},
+        "other": "no",
+        "nan": "nan",
+        "huge": str(1 << 80),
+    }
+    assert "[...]" in str(events[1]["body"]["extra"])
 
 
 def test_profile_and_routing_key_are_options() -> None:
@@ -63,6 +108,7 @@ def test_the_traceback_is_part_of_the_message(logger: Any, events: list[dict[str
     message = events[0]["body"]["message"]
     assert message.startswith("it failed\nTraceback (most recent call last):")
     assert message.endswith("ValueError: no")
+    assert message == f"it failed\n{events[0]['body']['exception']}"
 
 
 def test_the_record_that_other_handlers_get_stays_as_it_was(logger: Any) -> None:
@@ -144,6 +190,18 @@ def test_putting_holds_no_lock_of_the_handler() -> None:
         ({"profil": "x"}, "log_handler_options: there is no option 'profil'; did you mean 'profile'?"),
         ({"zzz": "x"}, "log_handler_options: there is no option 'zzz'; known: profile, routing_key"),
         ({"profile": 5}, "log_handler_options: profile is a string, not 5"),
+        (
+            {"routing_key": "{levle}"},
+            "log_handler_options: routing_key '{levle}': there is no field 'levle'; did you mean 'level'?",
+        ),
+        (
+            {"routing_key": "log.{level:>9}"},
+            "log_handler_options: routing_key 'log.{level:>9}': write {level}, without a format",
+        ),
+        (
+            {"routing_key": "log.{level"},
+            "log_handler_options: routing_key 'log.{level': expected '}' before end of string",
+        ),
     ],
 )
 def test_a_wrong_option_is_told(options: dict[str, Any], sentence: str) -> None:

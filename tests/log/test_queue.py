@@ -84,6 +84,15 @@ def test_profile_and_routing_key_come_from_the_options(hub: Any) -> None:
     assert [body["message"] for body in drained(hub, "trail")] == ["x"]
 
 
+def test_each_level_has_a_key_of_its_own_and_records_say_where_they_are_from(hub: Any) -> None:
+    set_up(hub, "routing_key=log.{level}")
+    logging.getLogger("app.shop").warning("late", extra={"tenant": "acme"})
+    run(hub)
+    (body,) = drained(hub, "log.warning")
+    assert (body["logger"], body["extra"]) == ("app.shop", {"tenant": "acme"})
+    assert body["time"].endswith("+00:00")
+
+
 @pytest.mark.parametrize(
     ("level", "messages"), [("warning", ["w"]), ("20", ["i", "w"]), (" DEBUG ", ["d", "i", "w"])]
 )

@@ -1,0 +1,121 @@
+"""What the lines of an input mean to ``evbus run``: events, the JSON of others, or plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from evbus import jsonl, strictjson
+from evbus.errors import ConfigError, InvalidPayload, PayloadError, PayloadTooLarge, nearest
+from evbus.types import CONTENT_TYPE
+
+__all__ = ["FORMATS", "Form", "form_of"]
+
+FORMATS = ("events", "lines", "json")
+
+_raw_values = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class Form(NamedTuple):
+    """How a line is read, and what its events are called where it does not say.
+
+    :ivar format: ``events``: an event of :mod:`evbus.jsonl` or a structured CloudEvent, or a JSON array of
+        them; ``lines``: the line is the body; ``json``: its JSON is.
+    :ivar body_key: of ``json``: the body is the value of this key, and all else is left out.
+    """
+
+    format: str = "events"
+    routing_key: str = ""
+    profile: str = "default"
+    body_key: str = ""
+
+    def records(self, line: bytes, max_body: int) -> list[jsonl.Record]:
+        """Return the events of a line.
+
+        :raises PayloadError: it holds something else, or one of them is too large; says which of a batch.
+        """
+        if self.format == "lines":
+            return [self._text(line, max_body)]
+        if self.format == "json":
+            return [self._json(line, max_body)]
+        if line.lstrip()[:1] != b"[":
+            return [self._event(line, max_body)]
+        return _each(line, max_body, lambda part: self._event(part, max_body))
+
+    def _event(self, line: bytes, max_body: int) -> jsonl.Record:
+        record = jsonl.decode(line, max_body, profile=self.profile)
+        if self.routing_key and not record.routing_key:
+            return msgspec.structs.replace(record, routing_key=self.routing_key)
+        return record
+
+    def _text(self, line: bytes, max_body: int) -> jsonl.Record:
+        body = line.removesuffix(b"\r")
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            return self._record(body, "application/octet-stream", max_body)
+        return self._record(body, "text/plain; charset=utf-8", max_body)
+
+    def _json(self, line: bytes, max_body: int) -> jsonl.Record:
+        longest = jsonl.max_line(max_body)
+        if longest and len(line) > longest:
+            raise PayloadTooLarge(len(line), max_body)
+        value = strictjson.load(line, max_depth=strictjson.MAX_DEPTH + bool(self.body_key), what="the line")
+        raw = line.strip()
+        if self.body_key:
+            if not isinstance(value, dict):
+                raise InvalidPayload(
+                    f"the line is no JSON object, in which --body-key finds {self.body_key!r}"
+                )
+            if self.body_key not in value:
+                raise InvalidPayload(
+                    f"the line has no key {self.body_key!r} (--body-key){nearest(self.body_key, value)}"
+                )
+            value, raw = value[self.body_key], bytes(_raw_values(line)[self.body_key])
+        return self._record(raw, jsonl.JSON, max_body, value)
+
+    def _record(self, raw: bytes, content_type: str, max_body: int, value: Any = None) -> jsonl.Record:
+        if 0 < max_body < len(raw):
+            raise PayloadTooLarge(len(raw), max_body)
+        return jsonl.Record(
+            routing_key=self.routing_key,
+            profile=self.profile,
+            headers={CONTENT_TYPE: content_type},
+            body=value,
+            raw=raw,
+        )
+
+
+def _each(line: bytes, max_body: int, read: Callable[[bytes], jsonl.Record]) -> list[jsonl.Record]:
+    """Return the events of a JSON array; all of them, or none."""
+    longest = jsonl.max_line(max_body)
+    if longest and len(line) > longest:
+        raise PayloadTooLarge(len(line), max_body)
+    try:
+        parts = _raw_list(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidPayload(f"the line is no JSON array of events: {exc}") from None
+    found = []
+    for number, part in enumerate(parts, 1):
+        try:
+            found.append(read(bytes(part)))
+        except PayloadError as exc:
+            raise InvalidPayload(f"event {number} of {len(parts)}: {exc}; none of them is taken") from None
+    return found
+
+
+def form_of(options: Mapping[str, Any]) -> Form:
+    """Return what the options of a subcommand say of its input.
+
+    :raises ConfigError: there is no such format, or an option goes with another one.
+    """
+    chosen = options.get("format") or "events"
+    if chosen not in FORMATS:
+        raise ConfigError(f"--format {chosen!r}: there is no such format{nearest(chosen, FORMATS)}")
+    body_key = options.get("body_key") or ""
+    if body_key and chosen != "json":
+        raise ConfigError("--body-key names a key of the JSON of others; say --format json as well")
+    return Form(chosen, options.get("routing_key") or "", options.get("profile") or "default", body_key)
