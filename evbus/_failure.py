@@ -11,7 +11,7 @@ from evbus.errors import EvbusError
 from evbus.redact import one_line, redact
 from evbus.types import Envelope
 
-__all__ = ["about", "place", "trace"]
+__all__ = ["about", "place", "trace", "which"]
 
 _OURS = f"{Path(__file__).resolve().parent}{os.sep}"
 _PYTHON = f"{Path(os.__file__).resolve().parent}{os.sep}"
@@ -58,14 +58,16 @@ def about(problem: BaseException, said: str, event: Envelope | None = None) -> s
     kind = type(problem).__name__
     where = place(problem)
     parts = ["" if said.startswith(kind) else kind, f"at {one_line(where)}" if where else ""]
-    words = [" ".join(part for part in parts if part)]
-    if event is not None:
-        what, name = ("event", event.routing_key) if event.routing_key else ("profile", event.profile)
-        words.append(f"{what} {one_line(repr(name), 100)}")
-        found = event.headers.get("ce-id") or event.headers.get("message-id")
-        words.append(f"id {one_line(found, 100)}" if found else "")
+    words = [" ".join(part for part in parts if part), "" if event is None else which(event)]
     text = ", ".join(word for word in words if word)
     return f" ({text})" if text else ""
+
+
+def which(event: Envelope) -> str:
+    """Return the name of an event (its routing key), or else its profile, and its id if it has one."""
+    what, name = ("event", event.routing_key) if event.routing_key else ("profile", event.profile)
+    found = event.headers.get("ce-id") or event.headers.get("message-id")
+    return f"{what} {one_line(repr(name), 100)}" + (f", id {one_line(found, 100)}" if found else "")
 
 
 def trace(problem: BaseException, secrets: Iterable[str] = ()) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from evbus.dispatch._handler import AbstractHandler, HandlerProtocol
 from evbus.dispatch._kinds import EventRouter, RequestRouter
 from evbus.dispatch._providers import Factory, Singleton
 from evbus.errors import EvbusError, Rejected, Unavailable
+from evbus.evbus import _signals
 from evbus.event._declare import EventListener, EventListenerDescriptor, event, event_listener
 from evbus.event._declare import EventSpec as EventDescriptor
 from evbus.event._handle import Handle
@@ -97,7 +99,11 @@ class BusHandle(Handle):
 
 @contextlib.asynccontextmanager
 async def bus(
-    profiles: Mapping[str, Any] | str | Path, *, acct_key: str | None = None, **options: Any
+    profiles: Mapping[str, Any] | str | Path,
+    *,
+    acct_key: str | None = None,
+    signals: bool = False,
+    **options: Any,
 ) -> AsyncIterator[BusHandle]:
     """Make a hub, start its bus, and at the end deliver what is left and stop it.
 
@@ -105,9 +111,16 @@ async def bus(
 
     :param profiles: ``{provider: {name: data}}``, or the path of a YAML file of them.
     :param acct_key: the key when acct encrypted the file.
+    :param signals: let SIGTERM and SIGINT end the block: the first cancels what it waits for; what is there
+        is delivered within the option ``drain_timeout``, and the program goes on behind the block. After a
+        second one nothing more is delivered, and a process that does not get on is ended. In the main
+        thread only.
     :param options: options of the section ``evbus``, such as ``plugin_dirs=["plugins"]``.
     :raises ConfigError: a profile, an option or a plugin has to be mended.
+    :raises EvbusError: a signal came before the bus had started.
     """
+    if signals and threading.current_thread() is not threading.main_thread():
+        raise EvbusError("signals=True: only the main thread gets signals; leave it out in others")
     hub = pop.hub.Hub()
     hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
     hub.OPT = hub.pop.data.imap({"evbus": options})
@@ -115,15 +128,41 @@ async def bus(
     hub.evbus.init.refuse_unknown(options)
     contexts = profiles if isinstance(profiles, Mapping) else await hub.evbus.acct.load(profiles, acct_key)
     handle = BusHandle(hub, contexts)
-    listener = asyncio.ensure_future(hub.evbus.init.start(contexts))
-    try:
-        await hub.evbus.init.join()
-        yield handle
-    finally:
-        if hub.dispatch.init.running():
-            # What listeners have still to handle may need it. All of it has one time.
-            patience = hub.evbus.ENGINE.patience()
-            await hub.event.init.settle(patience.left())
-            await hub.dispatch.init.stop(patience.left())
-        handle.report = await hub.evbus.init.stop()
-        await asyncio.gather(listener, return_exceptions=True)
+    block = _signals.Block()
+    with _told_by_signals(hub, block) if signals else contextlib.nullcontext():
+        listener = asyncio.ensure_future(hub.evbus.init.start(contexts))
+        try:
+            async with block:
+                await hub.evbus.init.join()
+            if block.left:
+                if not hub.evbus.STARTED:
+                    listener.cancel()
+                raise EvbusError("a signal told the bus to stop before it had started")
+            async with block:
+                yield handle
+        finally:
+            if hub.dispatch.init.running():
+                # What listeners have still to handle may need it. All of it has one time.
+                patience = hub.evbus.ENGINE.patience()
+                await hub.event.init.settle(patience.left())
+                await hub.dispatch.init.stop(patience.left())
+            handle.report = await hub.evbus.init.stop()
+            await asyncio.gather(listener, return_exceptions=True)
+
+
+def _told_by_signals(hub: pop.hub.Hub, block: _signals.Block) -> contextlib.AbstractContextManager[None]:
+    """Let signals end a block, and then hurry the stop of the bus."""
+    engine, dispatcher = hub.evbus.ENGINE, hub.dispatch.DISPATCHER
+
+    def drain() -> None:
+        engine.limit()
+        block.leave()
+
+    def hurry() -> None:
+        engine.hurry()
+        dispatcher.hurry()
+        block.leave()
+
+    control = _signals.Control(drain, hurry)
+    seconds = hub.evbus.init.settings().drain_timeout
+    return _signals.handled(control, seconds, hub.evbus.init.salvage, quiet=True)

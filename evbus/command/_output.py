@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +15,7 @@ import yaml
 from evbus._paths import expanded
 from evbus.errors import ConfigError, nearest
 
-__all__ = ["as_json", "as_yaml", "chosen", "say", "write"]
+__all__ = ["as_json", "as_yaml", "chosen", "hang_up", "reader_left", "say", "write"]
 
 
 def chosen(wanted: str | None, path: str | None, formats: Mapping[str, str], default: str) -> str:
@@ -68,3 +70,20 @@ def as_yaml(document: Any) -> str:
 class _Plain(yaml.SafeDumper):
     def ignore_aliases(self, _data: Any) -> bool:
         return True
+
+
+def reader_left() -> bool:
+    """Return whether standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):
+        return False  # there is no standard output, or it is no file
+
+
+def hang_up() -> None:
+    """Let everything that is still printed go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -15,12 +15,12 @@ import msgspec
 from evbus import jsonl, strictjson
 from evbus.errors import ConfigError, PayloadError
 from evbus.evbus._run import Report
+from evbus.evbus._signals import STOPPED
 from evbus.redact import one_line, redact, said
 from evbus.types import CONTENT_TYPE
 
 from ._input import Form
 from ._output import say
-from ._signals import STOPPED
 from ._source import Feed, serve
 from ._table import StatusLine, tell
 

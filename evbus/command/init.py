@@ -5,7 +5,8 @@ import sys
 import time
 
 from evbus import errors
-from evbus.command import _input, _session, _signals, _table
+from evbus.command import _input, _output, _session, _table
+from evbus.evbus import _signals
 
 
 async def contexts(hub, options, default=None):
@@ -41,7 +42,7 @@ async def deliver(hub, options, profiles, produce, show=None):
     seconds = hub.evbus.init.settings().drain_timeout
     begun = time.monotonic()
     problem = None
-    with _signals.handled(control, seconds, lambda blocked: _salvage(hub, blocked), quiet=quiet):
+    with _signals.handled(control, seconds, hub.evbus.init.salvage, quiet=quiet):
         listener = asyncio.ensure_future(hub.evbus.init.start(profiles))
         try:
             if not await control.joined(listener, hub.evbus.init.join()):
@@ -72,14 +73,6 @@ async def deliver(hub, options, profiles, produce, show=None):
     return _session.Ended(snapshot, control.hurried, report)
 
 
-def _salvage(hub, blocked):
-    """Record what is left, from another thread; return what is to be said of it."""
-    if blocked:
-        hub.event.init.salvage()
-    report = hub.evbus.ENGINE.salvage()
-    return "what was not delivered is lost: it cannot be had" if report is None else str(report)
-
-
 def _prints(hub, show):
     """Return whether events are printed on the terminal, where a status line would be among them."""
     lanes = hub.evbus.ENGINE.lanes.values()
@@ -94,7 +87,7 @@ async def _tick(hub, control, status, show):
         try:
             _session.empty(hub.ingress.INTERNAL, show)
         except BrokenPipeError:
-            _signals.hang_up()
+            _output.hang_up()
             control.stop()
 
     def look(state):
@@ -106,7 +99,7 @@ async def _tick(hub, control, status, show):
             for name in waiting
             if lanes[name].key.plugin == "console" and state["lanes"][name]["state"] == "retrying"
         ]
-        if stuck and _signals.reader_left():
+        if stuck and _output.reader_left():
             control.stop()
             if stuck == waiting:
                 hub.evbus.ENGINE.hurry()

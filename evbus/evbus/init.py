@@ -51,8 +51,8 @@ def __init__(hub):
         return
     hub.evbus.CHECKS = dict(_shape.CHECKS)
     #: Rooms that start with the bus and stop before it: their init has ``start(contexts)``, a plain function,
-    #: ``ready()``, which waits for what that began, ``stop()``, and ``abandon()``, a plain function for a bus
-    #: that was not stopped.
+    #: ``ready()``, which waits for what that began, ``stop()``, ``abandon()``, a plain function for a bus
+    #: that was not stopped, and ``salvage()``, one for another thread when the loop is blocked.
     hub.evbus.COMPANIONS = []
     for room in SUBSYSTEMS:
         _load.open_room(hub, room, f"evbus.{room}")
@@ -140,6 +140,18 @@ async def stop(hub, steady=False):
     for room in reversed(hub.evbus.COMPANIONS):
         await hub[room].init.stop()
     return await hub.evbus.ENGINE.stop()
+
+
+def salvage(hub, blocked):
+    """Record what is left, from another thread, as the stop does not end; return what is to be said of it.
+
+    :param blocked: whether the event loop does not turn.
+    """
+    if blocked:
+        for room in hub.evbus.COMPANIONS:
+            hub[room].init.salvage()
+    report = hub.evbus.ENGINE.salvage()
+    return "what was not delivered is lost: it cannot be had" if report is None else str(report)
 
 
 def _delivered(hub):

@@ -15,7 +15,7 @@ import msgspec
 
 from evbus._backoff import backoff
 from evbus._call import failure_of
-from evbus._failure import about, trace
+from evbus._failure import about, trace, which
 from evbus._weight import UNBOUNDED
 from evbus.dispatch._within import Limit, within
 from evbus.errors import DispatchError, DispatchTimeout, PayloadError, PayloadTooLarge, is_rejected
@@ -170,6 +170,15 @@ class Listening:
         else:
             self._handled += 1
             work.delivery.ack()
+            if work.attempts > 1:
+                # At the level of the failures before it.
+                log.warning(
+                    "listener %s: %s is handled, at attempt %d (%s)",
+                    self.listener.name,
+                    work.spec.name,
+                    work.attempts,
+                    which(work.delivery.envelope),
+                )
 
     def _failure(self, problem: BaseException) -> Exception:
         """Return why a listener has failed; raise what is no failure of its own."""

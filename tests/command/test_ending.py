@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from evbus import _program
-from evbus.command import _signals
+from evbus.evbus import _signals
 from evbus.evbus._settings import Settings
 from tests.command.kit import Shell, wait_for
 

@@ -1,23 +1,22 @@
-"""What Ctrl-C, SIGTERM and a reader that goes away do to a running bus."""
+"""What Ctrl-C and SIGTERM do to a running bus."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import select
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from evbus.redact import one_line
 
-__all__ = ["STOPPED", "Control", "handled", "hang_up", "reader_left"]
+__all__ = ["STOPPED", "Block", "Control", "handled"]
 
 #: The exit code after the second signal.
 STOPPED = 130
@@ -94,6 +93,52 @@ class Control:
         if not listener.cancelled():
             listener.result()
         return False
+
+
+class Block:
+    """A part of a task that is cancelled by :meth:`leave`, after which the task goes on behind it.
+
+    It may be entered several times, one after the other.
+
+    :ivar left: whether it was told to be left; the part is cancelled then where it waits first.
+    """
+
+    def __init__(self) -> None:
+        self.left = False
+        self._task: asyncio.Task[Any] | None = None
+        self._before = 0
+        self._cancelled = 0
+
+    def leave(self) -> None:
+        """Let the part end."""
+        self.left = True
+        if self._task is not None:
+            self._cancelled += 1
+            self._task.cancel()
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.current_task()
+        assert self._task is not None
+        self._before, self._cancelled = self._task.cancelling(), 0
+        if self.left:
+            self.leave()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        task, self._task = self._task, None
+        if task is None or not self._cancelled:
+            return False
+        if kind is None:
+            # It ended by itself: what it was cancelled with may still be to come.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+        for _ in range(self._cancelled):
+            task.uncancel()
+        others = task.cancelling() > self._before
+        if kind is None and others:
+            raise asyncio.CancelledError
+        return kind is not None and issubclass(kind, asyncio.CancelledError) and not others
 
 
 class _Watch:
@@ -225,20 +270,3 @@ def handled(
             signal.signal(number, handler)
         signal.set_wakeup_fd(descriptor)
         watch.close()
-
-
-def reader_left() -> bool:
-    """Return whether standard output is a pipe that nobody reads any more."""
-    poll = select.poll()
-    try:
-        poll.register(sys.stdout.fileno(), 0)
-        return any(event & select.POLLERR for _, event in poll.poll(0))
-    except (AttributeError, OSError, ValueError):
-        return False  # there is no standard output, or it is no file
-
-
-def hang_up() -> None:
-    """Let everything that is still printed go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
