@@ -66,6 +66,7 @@ docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W -c . docs docs/_build
 
 bench: $(VENV)/.installed
+	$(PIP) install --constraint requirements/bench.txt pydantic
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 # Every bar of docs/reliability.rst in full, about half an hour; ARGS="1 --kills 3" runs one, shorter.

@@ -69,7 +69,9 @@ def _python(commit: str) -> str:
         venv.create(folder, with_pip=True, clear=True)
         pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
         pins = str(tree / "requirements/base.txt")
+        ours = str(ROOT / "requirements/bench.txt")
         subprocess.run([*pip, "--requirement", pins, "--editable", str(tree)], check=True)
+        subprocess.run([*pip, "--constraint", ours, "pydantic"], check=True)
         stamp.touch()
     return str(python)
 

@@ -62,6 +62,9 @@ CASES = [
     Case("one", {RABBIT: 1_000, NATS: 5_000, IAMBUS: 20_000, ASPYX: 40_000, OURS: 100_000}),
     Case("plain", {NATS: 3_000, ON_THE_LOOP: 40_000, OURS: 20_000}),
     Case("ten", {NATS: 500, IAMBUS: 4_000, ASPYX: 8_000, OURS: 10_000}),
+    Case("decimal", {NATS: 4_000, OURS: 40_000}),
+    Case("nested", {NATS: 3_000, OURS: 20_000}),
+    Case("pydantic", {NATS: 4_000, OURS: 20_000}),
 ]
 THROUGH_RABBITMQ = [Case(RABBITMQ, {ONE_BY_ONE: 1_500, HUNDRED: 4_000, FASTEST: 5_000, OURS: 30_000})]
 
@@ -78,6 +81,9 @@ ROWS = [
     Row("in process, an asynchronous listener", "one", aimed=True),
     Row("in process, a plain function, in a thread", "plain"),
     Row("in process, 10 asynchronous listeners", "ten"),
+    Row("in process, a dataclass with a Decimal", "decimal"),
+    Row("in process, a dataclass with others in it", "nested"),
+    Row("in process, a pydantic model", "pydantic"),
     Row("through RabbitMQ, two processes, persistent, confirmed, acknowledged", RABBITMQ, aimed=True),
 ]
 

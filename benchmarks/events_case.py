@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sides.common import LIMIT, Clock
-from sides.orders import Handled, Listener, OrderPlaced, made
+from sides.orders import Handled, Listener, OrderPlaced, made, maker
 
 LISTENERS = 10
 WARM_UP = 500
@@ -33,15 +33,16 @@ def listeners(case: str) -> list[Listener]:
 
 
 async def measured(
-    send: Send, count: int, each: int, *, copied: bool = True, pause: int = 0
+    send: Send, count: int, each: int, *, make: Any = None, copied: bool = True, pause: int = 0
 ) -> dict[str, float]:
     """Send some events to warm up, then ``count`` of them against the clock.
 
+    :param make: what makes an event of its name and number.
     :param pause: a turn of the loop after so many events, for a side whose ``send`` never gives one.
     """
     result: dict[str, float] = {}
     for some in (min(WARM_UP, count), count):
-        events = made(some)
+        events = made(some, make)
         done = HANDLED.expect(some * each)
         clock = Clock()
         if pause:
@@ -63,12 +64,13 @@ async def evbus_side(case: str, count: int) -> dict[str, float]:
     """Measure evbus with the profile that does without a broker; nothing is set for speed."""
     from evbus.api import bus, event
 
-    event()(OrderPlaced)
+    kind, make = maker(case)
+    event()(kind)
     async with bus({"internal": {"default": {}}}) as running:
         wanted = listeners(case)
         for number, listener in enumerate(wanted):
-            running.hub.event.init.subscribe(OrderPlaced, listener, name=f"listener-{number}")
-        return await measured(running.hub.event.init.send, count, len(wanted))
+            running.hub.event.init.subscribe(kind, listener, name=f"listener-{number}")
+        return await measured(running.hub.event.init.send, count, len(wanted), make=make)
 
 
 async def aspyx_side(case: str, count: int) -> dict[str, float]:
@@ -129,15 +131,16 @@ async def iambus_side(case: str, count: int) -> dict[str, float]:
 
 async def faststream(broker: Any, test: Any, case: str, count: int) -> dict[str, float]:
     """Measure FastStream in memory: with logging off, and pydantic, which was as fast here as msgspec."""
-    wanted = listeners(case)
+    wanted, (kind, make) = listeners(case), maker(case)
     for listener in wanted:
+        listener.__annotations__["event"] = kind
         broker.subscriber("orders")(listener)
 
-    async def send(event: OrderPlaced) -> None:
+    async def send(event: Any) -> None:
         await broker.publish(event, "orders")
 
     async with test(broker):
-        return await measured(send, count, len(wanted))
+        return await measured(send, count, len(wanted), make=make)
 
 
 async def nats_side(case: str, count: int) -> dict[str, float]:
