@@ -25,6 +25,11 @@ CONFIG = {
         "os": "EVBUS_SERIALIZE_PLUGIN",
         "help": "The plugin that encodes bodies: json, msgpack, init (text)",
     },
+    "json_types": {
+        "default": None,
+        "os": "EVBUS_JSON_TYPES",
+        "help": "Content types that are read as JSON, such as application/vnd.shop+json",
+    },
     "json_fallback": {
         "default": "error",
         "os": "EVBUS_JSON_FALLBACK",

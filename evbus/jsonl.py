@@ -24,6 +24,7 @@ from typing import Any, Literal
 import msgspec
 
 from evbus import strictjson
+from evbus._wrapped import essence
 from evbus.errors import InvalidPayload, PayloadTooDeep, PayloadTooLarge, nearest
 from evbus.strictjson import MAX_DEPTH
 from evbus.types import CONTENT_TYPE, Envelope
@@ -98,10 +99,10 @@ _KEYS = tuple(field.name for field in msgspec.structs.fields(_In))
 @lru_cache(maxsize=256)
 def _kind(content_type: str) -> _Kind:
     """Say how a body of this content type stands in a line."""
-    essence = content_type.partition(";")[0].strip().lower()
-    if essence == JSON or (essence.startswith("application/") and essence.endswith("+json")):
+    kind = essence(content_type)
+    if kind == JSON or (kind.startswith("application/") and kind.endswith("+json")):
         return "json"
-    return "text" if essence.startswith("text/") else "other"
+    return "text" if kind.startswith("text/") else "other"
 
 
 def is_json(content_type: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from evbus._call import call
 from evbus._resolve import unreadable
 from evbus._typed import reader, travels, wants_digits
+from evbus._wrapped import unencoded
 from evbus.errors import (
     DeliveryTimeout,
     DispatchTimeout,
@@ -193,8 +194,8 @@ def decoded(decode: Callable[[str, bytes, bool], Any], envelope: Envelope, *, ex
     try:
         return decode(envelope.headers.get(CONTENT_TYPE, ""), envelope.body, exactly)
     except InvalidPayload as exc:
-        encoding = envelope.headers.get(_ENCODING)
-        if encoding is None:
+        encoding = envelope.headers.get(_ENCODING, "")
+        if unencoded(encoding):
             raise
         hint = "the option pipeline may need compress here, too"
         raise InvalidPayload(f"{exc}; its {_ENCODING} is {one_line(encoding, 50)!r}: {hint}") from exc

@@ -96,6 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     serialize_plugin: str = "json"
+    json_types: tuple[str, ...] | None = None
     json_fallback: Literal["error", "repr"] = "error"
     error_callback_ref: str | None = None
     queue_limit: int = 100_000
@@ -218,7 +219,7 @@ def read_settings(options: Mapping[str, Any], own: Mapping[str, Any] | None = No
     :raises SettingsError: names the option and what would be right.
     """
     data = {key: value for key, value in options.items() if value is not None}
-    for key in ("pipeline", "plugin_dirs", "sign_keys"):
+    for key in ("pipeline", "plugin_dirs", "sign_keys", "json_types"):
         if key in data:
             data[key] = listed(data[key])
     if isinstance(data.get("dead_store"), os.PathLike):

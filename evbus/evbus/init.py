@@ -291,6 +291,7 @@ def _apply_options(hub, options, known):
     own = _own.read(given, _own.declared(_modules(hub)), os.environ)
     settings = _settings.read_settings(given, own)
     hub.serialize.json.configure(settings)
+    hub.serialize.init.configure(settings)
     hub.evbus.REFUSED = refused = hub.evbus.pipeline.refused(settings)
     send = hub.evbus.pipeline.compose(settings) if refused is None else None
     old = known[1].serialize_plugin if known is not None else _settings.Settings().serialize_plugin
@@ -355,13 +356,17 @@ def interceptors(hub):
     return (None if hub.evbus.AROUND is None else hub.evbus.BROKER.prepare), hub.evbus.AROUND
 
 
+def serialize_plugin(hub):
+    """Return the name of the serialize plugin that new events are written with."""
+    chosen = hub.evbus.SERIAL_PLUGIN
+    if chosen == hub.evbus.init.settings().serialize_plugin:
+        chosen = hub.serialize.PLUGIN
+    return SERIAL_NAMES.get(chosen, chosen)
+
+
 def _serializer(hub):
     """Return the serialize plugin that the application chose."""
-    configured = hub.evbus.SETTINGS[1].serialize_plugin
-    chosen = hub.evbus.SERIAL_PLUGIN
-    if chosen == configured:
-        chosen = hub.serialize.PLUGIN
-    name = SERIAL_NAMES.get(chosen, chosen)
+    name = chosen = hub.evbus.init.serialize_plugin()
     loaded = {module.__name__: module for module in hub.serialize}
     if name in loaded:
         module = loaded[name]

@@ -17,6 +17,7 @@ from evbus._backoff import backoff
 from evbus._call import failure_of
 from evbus._failure import about, trace, which
 from evbus._weight import UNBOUNDED
+from evbus._wrapped import named, opened, unwrapped
 from evbus.dispatch._within import Limit, within
 from evbus.errors import DispatchError, DispatchTimeout, PayloadError, PayloadTooLarge, is_rejected
 from evbus.evbus._pipeline import Around
@@ -162,7 +163,7 @@ class Listening:
                 except BaseException as exc:
                     await self._again(work, self._failure(exc))
             elif self._around is None:
-                await self._in_turn(work, work.delivery.envelope)
+                await self._in_turn(work, named(work.delivery.envelope))
             else:
                 await self._intercepted(work, self._around)
         except BaseException as exc:
@@ -188,7 +189,7 @@ class Listening:
         async def handle(envelope: Envelope) -> Any:
             return await self._in_turn(work, envelope)
 
-        await around(work.delivery.envelope, handle, self.receiver, self._descriptor(work.spec))
+        await around(opened(work.delivery.envelope), handle, self.receiver, self._descriptor(work.spec))
 
     def _descriptor(self, event: EventSpec) -> EventListenerDescriptor:
         found = self._descriptors.get(event)
@@ -200,6 +201,7 @@ class Listening:
 
     async def _in_turn(self, work: _Work, envelope: Envelope) -> Any:
         """Call the listener when it is the turn of the event's key."""
+        envelope = unwrapped(envelope)
         work.envelope = envelope
         work.event = event = self._reader.read(work.spec, envelope)
         if self._key is None:

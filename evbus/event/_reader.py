@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from evbus._typed import reader, wants_digits
+from evbus._wrapped import unwrapped
 from evbus.errors import InvalidPayload
 from evbus.redact import one_line, problem_text
 from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders
@@ -90,7 +91,12 @@ class Reader:
         if name is not None and name != spec.name and spec.cls is not None:
             spec = self._other(name, spec)
         kind = headers.get(CONTENT_TYPE, "")
-        way = self._ways.get((spec, kind)) or self._learn(spec, kind)
+        way = self._ways.get((spec, kind))
+        if way is None:
+            plain = unwrapped(envelope)
+            if plain is not envelope:
+                return self._read(wanted, plain)
+            way = self._learn(spec, kind)
         said = headers.get(VERSION) or (way.version if name is None else FIRST)
         if said != way.version:
             return way.make(_raised(spec, said, way.load(envelope.body)))

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from evbus._wrapped import unencoded
 from evbus.errors import MissingExtra, PayloadTooLarge, Rejected
 from evbus.redact import one_line
 from evbus.types import Envelope
@@ -111,7 +112,7 @@ class Compressor:
             return envelope
         (given,) = [value for name, value in envelope.headers.items() if name.lower() == HEADER][-1:]
         name = given.strip().lower()
-        if name == "identity":
+        if unencoded(name):
             return envelope
         encoding = self._known.get(name)
         if encoding is None:

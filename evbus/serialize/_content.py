@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
+from evbus._wrapped import essence, is_wrapped
 from evbus.errors import ContentDisallowed, InvalidPayload
+from evbus.redact import one_line
 
-__all__ = ["as_bytes", "choose", "essence", "refuse_pickle"]
+__all__ = ["as_bytes", "choose", "refuse_pickle"]
 
 # Decoding these can run code of the sender's choice.
 _UNSAFE_PARTS = ("pickle", "marshal", "java-serialized")
@@ -19,19 +21,20 @@ _ALIASES = {
 }
 
 
-def essence(content_type: str) -> str:
-    """Return ``type/subtype`` in small letters, without parameters (RFC 9110 section 8.3.1)."""
-    return content_type.partition(";")[0].strip().lower()
-
-
-def choose(content_type: str, types: Mapping[str, str]) -> str:
+def choose(
+    content_type: str, types: Mapping[str, str], own: str = "json", json_types: Collection[str] = ()
+) -> str:
     """Return the name of the plugin for ``content_type``.
 
     :param types: the content type that each plugin writes, by the plugin's name; ``""`` for none.
+    :param own: the plugin for a body without a content type.
+    :param json_types: further types that are read as JSON.
     :raises ContentDisallowed: a type whose decoding could run code.
     :raises InvalidPayload: a type that no plugin reads.
     """
     wanted = essence(content_type)
+    if not wanted:
+        return own if own in types else "json"
     if wanted in _UNSAFE or any(part in wanted for part in _UNSAFE_PARTS):
         raise ContentDisallowed(
             f"a body of the content type {wanted!r} is never decoded, because decoding it can run code; "
@@ -41,10 +44,22 @@ def choose(content_type: str, types: Mapping[str, str]) -> str:
     for candidate in (wanted, _ALIASES.get(wanted)):
         if candidate in known:
             return known[candidate]
-    if wanted.startswith("application/") and wanted.endswith("+json") and "application/json" in known:
+    if wanted in json_types and "application/json" in known:
         return known["application/json"]
-    said = f"the content type {wanted!r}" if wanted else "a body without a content type"
-    raise InvalidPayload(f"no plugin reads {said}; known: {', '.join(sorted(known))}")
+    said = f"the content type {one_line(wanted, 100)!r}"
+    raise InvalidPayload(f"no plugin reads {said}; known: {', '.join(sorted(known))}{_hint(wanted)}")
+
+
+def _hint(wanted: str) -> str:
+    """Return what more there is to say of a type that is written in JSON."""
+    if is_wrapped(wanted):
+        return "; it is a document around an event, which only listeners take off"
+    if wanted.endswith("+json"):
+        return (
+            ". That it ends with +json says that it is written in JSON, and not that it is the event itself; "
+            "if it is, name it in the option json_types"
+        )
+    return ""
 
 
 def refuse_pickle(data: bytes) -> None:

@@ -9,8 +9,15 @@ def __init__(hub):
     # Not hasattr: an unknown attribute makes POP load every plugin in search of it.
     if "PLUGIN" not in vars(hub.serialize):
         hub.serialize.PLUGIN = "json"
+    if "JSON_TYPES" not in vars(hub.serialize):
+        hub.serialize.JSON_TYPES = ()
     hub.serialize.init.CONTENT_TYPE = "text/plain; charset=utf-8"
     hub.serialize.init.ENGINE = _text.apply
+
+
+def configure(hub, settings):
+    """Take the option ``json_types``: content types that are read as JSON, beside ``application/json``."""
+    hub.serialize.JSON_TYPES = tuple(name.lower() for name in settings.json_types or ())
 
 
 def apply(hub, data) -> bytes:
@@ -32,10 +39,13 @@ def load(hub, data: bytes) -> str:
 def by_content_type(hub, content_type: str) -> str:
     """Return the name of the plugin that reads bodies of this content type.
 
-    Parameters (``; charset=...``) and case do not matter; ``application/*+json`` is read as JSON.
+    Parameters (``; charset=...``) and case do not matter. A body without a content type is read as the bus
+    writes its own, by default as JSON. Of ``application/*+json`` those that the option ``json_types`` names
+    are read as JSON: it says how the body is written, and not that it is the event itself.
 
     :raises ContentDisallowed: a type whose decoding could run code, such as pickle.
     :raises InvalidPayload: no plugin reads this type; the message lists those that are read.
     """
     types = {plugin.__name__: getattr(plugin, "CONTENT_TYPE", "") for plugin in hub.serialize}
-    return _content.choose(content_type, types)
+    own = hub.evbus.init.serialize_plugin() if "evbus" in hub._subs else hub.serialize.PLUGIN
+    return _content.choose(content_type, types, own, hub.serialize.JSON_TYPES)

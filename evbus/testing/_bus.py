@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, overload
 
+from evbus._wrapped import unwrapped
 from evbus.errors import EvbusError, SettleTimeout, nearest
 from evbus.evbus import _dirs
 from evbus.event._handle import Handle
@@ -340,6 +341,7 @@ class Bus(Handle):
             log.error("%s", told(problems, self._watch.errors))
 
     def _read(self, envelope: Envelope) -> tuple[Any, bool]:
+        envelope = unwrapped(envelope)
         event = self.hub.event
         spec = event.REGISTRY.named(envelope.headers.get("evbus-message") or envelope.routing_key)
         if spec is not None and spec.cls is not None:

@@ -86,6 +86,19 @@ def test_errors_raised_in_plugins_are_those_of_the_tree(room: Any) -> None:
         room.serialize.init.by_content_type("image/png")
 
 
+def test_a_body_without_a_content_type_is_read_as_the_application_chose(room: Any) -> None:
+    assert room.serialize.init.by_content_type("") == "json"
+    room.serialize.PLUGIN = "msgpack"
+    assert room.serialize.init.by_content_type("") == "msgpack"
+
+
+def test_the_option_json_types_names_what_is_read_as_json(room: Any) -> None:
+    with pytest.raises(InvalidPayload, match="name it in the option json_types"):
+        room.serialize.init.by_content_type("application/vnd.shop+json")
+    room.serialize.init.configure(Settings(json_types=("application/vnd.Shop+json",)))
+    assert room.serialize.init.by_content_type("application/vnd.shop+json") == "json"
+
+
 def test_a_dropped_in_plugin_takes_part(room: Any, tmp_path: Path) -> None:
     (tmp_path / "upper.py").write_text(
         "def __init__(hub):\n    hub.serialize.upper.CONTENT_TYPE = 'text/upper'\n\n"
