@@ -15,14 +15,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import pop.hub
 from pop_config import conf as pop_conf
 
 from evbus import conf
 from evbus._units import Unit, UnitError, number
 from evbus.command import _output
 from evbus.errors import ConfigError, EvbusError, SettingsError, nearest
-from evbus.evbus import _own, _profiles
+from evbus.evbus import _installed, _own, _profiles
 from evbus.evbus._settings import plain
 
 __all__ = ["run"]
@@ -110,8 +109,7 @@ def _see_this_folder() -> None:
 
 def _main() -> int:
     _see_this_folder()
-    hub = pop.hub.Hub()
-    hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
+    hub = _installed.new_hub()
     hub.pop.sub.add(dyne_name="log", pypath="evbus.log")
     try:
         _configure(hub)

@@ -24,7 +24,7 @@ from evbus.dispatch._handler import AbstractHandler, HandlerProtocol
 from evbus.dispatch._kinds import EventRouter, RequestRouter
 from evbus.dispatch._providers import Factory, Singleton
 from evbus.errors import EvbusError, Rejected, Unavailable
-from evbus.evbus import _signals
+from evbus.evbus import _installed, _signals
 from evbus.event._declare import EventListener, EventListenerDescriptor, event, event_listener
 from evbus.event._declare import EventSpec as EventDescriptor
 from evbus.event._handle import Handle
@@ -121,11 +121,11 @@ async def bus(
     """
     if signals and threading.current_thread() is not threading.main_thread():
         raise EvbusError("signals=True: only the main thread gets signals; leave it out in others")
-    hub = pop.hub.Hub()
-    hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
-    hub.OPT = hub.pop.data.imap({"evbus": options})
-    # It loads the plugins, so that the handle's functions have their contracts.
-    hub.evbus.init.refuse_unknown(options)
+    with _installed.LOADING:
+        hub = _installed.new_hub()
+        hub.OPT = hub.pop.data.imap({"evbus": options})
+        # It loads the plugins, so that the handle's functions have their contracts.
+        hub.evbus.init.refuse_unknown(options)
     contexts = profiles if isinstance(profiles, Mapping) else await hub.evbus.acct.load(profiles, acct_key)
     handle = BusHandle(hub, contexts)
     block = _signals.Block()

@@ -20,6 +20,12 @@ CONFIG = {
         "os": "EVBUS_PLUGIN_DIRS",
         "help": "Folders whose subfolders (ingress, egress, handler, listener, pipeline, ...) hold plugins",
     },
+    "listen_to": {
+        "default": None,
+        "os": "EVBUS_LISTEN_TO",
+        "help": "Installed packages whose listeners and handlers join this program, * for all; default: the "
+        "package of the program itself",
+    },
     "serialize_plugin": {
         "default": "json",
         "os": "EVBUS_SERIALIZE_PLUGIN",
@@ -200,6 +206,21 @@ CLI_CONFIG = {
             "graph",
         ],
     },
+    "listen_to": {
+        "nargs": "+",
+        "subcommands": [
+            "listen",
+            "run",
+            "tail",
+            "demo",
+            "put",
+            "check",
+            "replay",
+            "plugins",
+            "asyncapi",
+            "graph",
+        ],
+    },
     "set": {
         "action": "append",
         "subcommands": [
@@ -299,9 +320,9 @@ SUBCOMMANDS = {
     },
     "asyncapi": {
         "help": "Describe events, listeners and profiles as an AsyncAPI 3.0 document",
-        "desc": "Write an AsyncAPI 3.0.0 document of the events that the listeners of --plugin-dirs and of "
-        "installed packages listen to, and of those in the modules that --events names: where the profiles "
-        "send and receive them, and JSON Schemas of them. Nothing is connected to, and no login, password "
+        "desc": "Write an AsyncAPI 3.0.0 document of the events that the listeners of --plugin-dirs and "
+        "--listen-to listen to, and of those in the modules that --events names: where the profiles send and "
+        " receive them, and JSON Schemas of them. Nothing is connected to, and no login, password "
         "or key is in it. Events that nobody here listens to are taken to be sent with --profile. Exit "
         "codes: 0, or 2 when there is a mistake in the options, modules, plugins or profiles.",
     },

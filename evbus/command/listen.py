@@ -18,9 +18,12 @@ async def main(hub, options):
             _table.tell(_listening(hub))
         await asyncio.get_running_loop().create_future()
 
-    if not hub.evbus.init.plugins()["listener"]:
+    found = hub.evbus.init.plugins()["listener"]
+    if not any(plugin.state == "loaded" for plugin in found):
+        unused = "".join(f"; {plugin.file}: {plugin.reason}" for plugin in found[:1])
         raise errors.ConfigError(
-            "there are no listeners; name a folder that has a folder listener/ with them: --plugin-dirs DIR"
+            "there are no listeners; name a folder that has a folder listener/ with them: --plugin-dirs DIR, "
+            f"or an installed package: --listen-to PACKAGE{unused}"
         )
     return _session.stop_code(await hub.command.init.deliver(options, profiles, produce))
 

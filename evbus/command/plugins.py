@@ -2,11 +2,14 @@
 
 from evbus import errors
 from evbus.command import _output, _session, _table
+from evbus.evbus import _in_use, _load
 
 
 async def main(hub, options):
     """Print a row for each plugin file: its name on the hub, its state, its file, and what is wrong."""
-    found = hub.evbus.init.plugins()
+    found = {room: list(plugins) for room, plugins in hub.evbus.init.plugins().items()}
+    for name, file, reason in _in_use.unseen():
+        found.setdefault("packages", []).append(_load.Plugin("packages", name, file, "broken", reason))
     only = options.get("subsystem")
     if only and only not in found:
         raise errors.ConfigError(f"there is no subsystem {only!r}{errors.nearest(only, found)}")

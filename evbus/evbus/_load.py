@@ -61,8 +61,8 @@ class _BrokenError(Exception):
         self.state = state
 
 
-def open_room(hub: Any, room: str, package: str) -> None:
-    """Make the subsystem ``room`` of this package's folder and those that others merge into it.
+def open_room(hub: Any, room: str, package: str, *, merged: bool = True) -> None:
+    """Make the subsystem ``room`` of this package's folder, and with ``merged`` of those of others.
 
     Only this package's ``init.py`` is loaded: :func:`load_plugins` loads the rest.
     """
@@ -70,6 +70,8 @@ def open_room(hub: Any, room: str, package: str) -> None:
         hub.pop.sub.extend(room, pypath=package)
         return
     hub.pop.sub.add(subname=room, pypath=package, load_all=False)
+    if not merged:
+        return
     # With dyne_name, POP would run the init.py of every package, and one that fails would end it all.
     hub[room]._dyne_name = room
     hub[room]._prepare()
@@ -86,10 +88,11 @@ def load_plugins(sub: Any, subsystem: str, check: Check | None = None) -> list[P
     """
     plugins = _drop_broken_contracts(sub, subsystem)
     owners: dict[str, str] = {}
+    off: dict[Path, _BrokenError] = {}
     with _quiet_pop():
         for bname in _in_order(sub):
             file = sub._scan["python"][bname]["path"]
-            plugin = _load_one(sub, subsystem, bname, file, check, owners)
+            plugin = _load_one(sub, subsystem, bname, file, check, owners, off)
             if plugin is None:
                 continue
             if plugin.state == "loaded":
@@ -118,14 +121,24 @@ def _in_order(sub: Any) -> list[str]:
 
 
 def _load_one(
-    sub: Any, subsystem: str, bname: str, file: str, check: Check | None, owners: dict[str, str]
+    sub: Any,
+    subsystem: str,
+    bname: str,
+    file: str,
+    check: Check | None,
+    owners: dict[str, str],
+    off: dict[Path, _BrokenError],
 ) -> Plugin | None:
     name = Path(bname).name.split(".")[0]
     module_name = _module_name(file)
     known = module_name in sys.modules
     try:
+        if Path(file).parent in off:
+            raise off[Path(file).parent]
         module = _import(module_name, file)
         name = str(getattr(module, "__virtualname__", name))
+        if name == "init" and name in owners:
+            _check_sub_virtual(sub, module, off)
         if name in owners and name != "init":
             _refuse(name, owners[name])
         if name in owners:
@@ -136,12 +149,14 @@ def _load_one(
         _put_on_sub(sub, bname, name)
         if subsystem in ("ingress", "egress"):
             _check_accepts(sub._loaded[name])
-    except _BrokenError as exc:
+    except Exception as exc:
+        # A module may have a __getattr__, and an attribute that POP looks at be anything.
+        broken = exc if isinstance(exc, _BrokenError) else _BrokenError(_say(exc), _line(exc, file))
         if not known:
             sys.modules.pop(module_name, None)
         if name not in owners:
             _forget(sub, name)
-        return Plugin(subsystem, name, file, exc.state, exc.reason, exc.line)
+        return Plugin(subsystem, name, file, broken.state, broken.reason, broken.line)
     if name == "init":
         # No plugin: its functions are those of the subsystem.
         owners.setdefault(name, file)
@@ -201,6 +216,25 @@ def _check_init(sub: Any, module: ModuleType, owner: str) -> None:
     for name, value in vars(module).items():
         if name in ours and inspect.isfunction(value) and value.__module__ == module.__name__:
             raise _BrokenError(f"its function {name}() would replace that of {owner}; give it another name")
+
+
+def _check_sub_virtual(sub: Any, module: ModuleType, off: dict[Path, _BrokenError]) -> None:
+    """Ask ``__sub_virtual__`` of a further ``init.py``: in POP it switches off all packages' folders."""
+    answer = getattr(module, "__sub_virtual__", None)
+    if answer is None:
+        return
+    file = str(module.__file__)
+    try:
+        said = answer(sub._hub)
+    except Exception as exc:
+        reason, line, state = f"__sub_virtual__ failed: {_say(exc)}", _line(exc, file), "broken"
+    else:
+        works, why = said if isinstance(said, tuple) and len(said) == 2 else (said, "")
+        if works is True:
+            return
+        reason, line, state = str(why) or "it gives no reason", 0, "disabled"
+    off[Path(file).parent] = _BrokenError(f"__sub_virtual__ of {file}: {reason}", line, state)
+    raise off[Path(file).parent]
 
 
 def _put_on_sub(sub: Any, bname: str, name: str) -> None:

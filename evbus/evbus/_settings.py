@@ -106,6 +106,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: Seconds = 20.0
     pipeline: tuple[str, ...] | None = None
     plugin_dirs: tuple[str, ...] = ()
+    listen_to: tuple[str, ...] | None = None
     dead_store: str | None = None
     dead_store_bytes: Bytes = 256 * 1024 * 1024
     event_source: str | None = None
@@ -219,7 +220,7 @@ def read_settings(options: Mapping[str, Any], own: Mapping[str, Any] | None = No
     :raises SettingsError: names the option and what would be right.
     """
     data = {key: value for key, value in options.items() if value is not None}
-    for key in ("pipeline", "plugin_dirs", "sign_keys", "json_types"):
+    for key in ("pipeline", "plugin_dirs", "listen_to", "sign_keys", "json_types"):
         if key in data:
             data[key] = listed(data[key])
     if isinstance(data.get("dead_store"), os.PathLike):

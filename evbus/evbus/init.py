@@ -13,6 +13,8 @@ from evbus.evbus import (
     _dead,
     _dirs,
     _face,
+    _in_use,
+    _installed,
     _load,
     _own,
     _plan,
@@ -47,21 +49,30 @@ SERIAL_NAMES = {"str": "init"}
 
 def __init__(hub):
     """Declare the state; when POP rebuilds the sub this runs again and keeps what there is."""
-    if "ENGINE" in vars(hub.evbus):
+    if "ENGINE" in vars(hub.evbus) or not _installed.is_ours(__file__):
         return
+    with _installed.LOADING:
+        _declare_state(hub)
+
+
+def _declare_state(hub):
+    _installed.take_out_copies(hub.evbus)
+    _installed.declared(hub)
     hub.evbus.CHECKS = dict(_shape.CHECKS)
     #: Rooms that start with the bus and stop before it: their init has ``start(contexts)``, a plain function,
     #: ``ready()``, which waits for what that began, ``stop()``, ``abandon()``, a plain function for a bus
     #: that was not stopped, and ``salvage()``, one for another thread when the loop is blocked.
     hub.evbus.COMPANIONS = []
     for room in SUBSYSTEMS:
-        _load.open_room(hub, room, f"evbus.{room}")
+        _load.open_room(hub, room, f"evbus.{room}", merged=room not in _in_use.ROOMS)
     hub.evbus.STARTED = False
     hub.evbus.SERIAL_PLUGIN = _settings.Settings().serialize_plugin
     hub.evbus.PLUGINS = {}
     hub.evbus.SETTINGS = None
-    #: The option ``plugin_dirs`` whose folders are loaded.
+    #: The options whose folders are loaded, and the parts of the configuration.
     hub.evbus.LOADED_DIRS = None
+    #: The folders of listeners and handlers that these options have led to.
+    hub.evbus.LISTENED = {}
     hub.evbus.CONFIGURING = threading.RLock()
     hub.evbus.BUSY = False
     hub.evbus.AROUND = None
@@ -80,9 +91,20 @@ def __init__(hub):
     hub.evbus.ENGINE = _bus.Bus(hub.evbus.BUS, hub.evbus.BROKER, lambda state: _on_state(hub, state))
     hub.evbus.BUSY = True
     for room in SUBSYSTEMS:
-        hub.evbus.PLUGINS[room] = _load.load_plugins(hub[room], room, hub.evbus.CHECKS.get(room))
+        _load_room(hub, room)
     hub.evbus.BUS.count_in(hub.connection.WEIGHT)
     hub.evbus.BUSY = False
+
+
+def _load_room(hub, room):
+    """Load the plugins of a room, and say what of it installed packages declare in vain."""
+    loaded = _load.load_plugins(hub[room], room, hub.evbus.CHECKS.get(room))
+    loaded += [
+        _load.Plugin(room, problem.package, problem.file, "broken", problem.reason)
+        for problem in _installed.declared(hub).problems
+        if problem.room == room
+    ]
+    hub.evbus.PLUGINS[room] = sorted(loaded, key=lambda plugin: (plugin.name, plugin.file))
 
 
 def _on_state(hub, state):
@@ -280,14 +302,15 @@ def _configure(hub):
             raise errors.EvbusError("the plugins are being loaded; no event can be put before that is done")
         hub.evbus.BUSY = True
         try:
-            _apply_options(hub, options, known)
+            with _installed.LOADING:
+                _apply_options(hub, options, known)
         finally:
             hub.evbus.BUSY = False
 
 
 def _apply_options(hub, options, known):
     given = dict(options or {})
-    _load_plugins(hub, _settings.read_settings({"plugin_dirs": given.get("plugin_dirs")}).plugin_dirs)
+    _load_plugins(hub, _settings.read_settings({key: given.get(key) for key in ("plugin_dirs", "listen_to")}))
     own = _own.read(given, _own.declared(_modules(hub)), os.environ)
     settings = _settings.read_settings(given, own)
     hub.serialize.json.configure(settings)
@@ -311,24 +334,43 @@ def _modules(hub):
                 yield _load.module_of(plugin.file)
 
 
-def _load_plugins(hub, plugin_dirs):
-    """Load the plugins of the option ``plugin_dirs`` beside the others, and tell which are broken."""
-    if plugin_dirs == hub.evbus.LOADED_DIRS:
+def _load_plugins(hub, settings):
+    """Load the plugins of the options ``plugin_dirs`` and ``listen_to``, and tell which are broken."""
+    asked = (settings.plugin_dirs, settings.listen_to, sorted(hub.OPT or ()))
+    if asked == hub.evbus.LOADED_DIRS:
         return
     rooms = (*SUBSYSTEMS, "evbus")
-    roots = _dirs.check_dirs(plugin_dirs, rooms)
+    roots = _dirs.check_dirs(settings.plugin_dirs, rooms)
+    used = _in_use.choose(settings.listen_to, hub.OPT or (), _installed.declared(hub))
     for room in rooms:
         folders = _dirs.folders_of(roots, room)
-        if folders:
+        if room in _in_use.ROOMS:
+            _set_folders(hub, room, [*folders, *used[room]])
+        elif folders:
             hub.pop.sub.extend(room, static=folders)
-            hub.evbus.PLUGINS[room] = _load.load_plugins(hub[room], room, hub.evbus.CHECKS.get(room))
-    hub.evbus.LOADED_DIRS = plugin_dirs
+            _load_room(hub, room)
+    for plugin in _in_use.others(_installed.declared(hub), used):
+        hub.evbus.PLUGINS[plugin.subsystem].append(plugin)
+        log.info("plugin not loaded: %s", plugin.error())
+    hub.evbus.LOADED_DIRS = asked
     for found in hub.evbus.PLUGINS.values():
         for plugin in found:
             if plugin.state == "broken":
                 log.warning("plugin not loaded: %s", plugin.error())
             elif plugin.state == "disabled":
                 log.info("plugin not loaded: %s", plugin.error())
+
+
+def _set_folders(hub, room, folders):
+    """Let a room have these folders in place of those of other options, beside those that others gave it."""
+    before = hub.evbus.LISTENED.get(room, [])
+    if folders != before:
+        sub = hub[room]
+        sub._static[:] = [folder for folder in sub._static if folder not in before] + folders
+        sub._prepare()
+        sub._cache_reset()
+        hub.evbus.LISTENED[room] = folders
+    _load_room(hub, room)
 
 
 def refuse_incomplete(hub):

@@ -20,9 +20,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import pop.hub
-
 from evbus.errors import EvbusError
+from evbus.evbus import _installed
 from evbus.evbus._expand import expanded
 from evbus.evbus._profiles import load_yaml
 
@@ -55,9 +54,8 @@ def prepared(
     ``await made.abandon()`` when the test has failed.
     """
     if hub is None:
-        hub = pop.hub.Hub()
-    if "evbus" not in hub._subs:
-        hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
+        hub = _installed.new_hub()
+    _installed.merge(hub)
     if hub.evbus.STARTED:
         raise EvbusError("the bus of this hub is started already; hand the hub over before")
     contexts = _profiles(profiles)

@@ -95,7 +95,7 @@ def test_no_listener_at_all_is_a_mistake(shell: Shell) -> None:
     assert done.returncode == 2
     assert done.stderr == (
         "evbus: there are no listeners; name a folder that has a folder listener/ with them: "
-        "--plugin-dirs DIR\n"
+        "--plugin-dirs DIR, or an installed package: --listen-to PACKAGE\n"
     )
 
 

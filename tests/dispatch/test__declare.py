@@ -117,7 +117,8 @@ def test_functions_and_classes_of_a_plugin_folder_are_bound_at_start(tmp_path: P
 def test_a_package_merges_its_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package(tmp_path, "shop", {"handler": ["handler"]}, handler__users=HEAD + GOOD)
     monkeypatch.syspath_prepend(str(tmp_path))
-    hub = new_hub()
+    assert states(new_hub(), "handler") == {"users": "not in use"}
+    hub = new_hub(listen_to=["shop"])
     assert states(hub, "handler") == {"users": "loaded"}
     assert go(lambda: everything(hub)) == [hub, "eve"]
 

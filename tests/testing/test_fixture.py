@@ -68,7 +68,9 @@ def run(pytester: pytest.Pytester, request: pytest.FixtureRequest) -> Run:
 
     def run(text: str, *args: str) -> pytest.RunResult:
         pytester.makepyfile(test_shop=HEAD + text)
-        return pytester.runpytest_inprocess(*QUICK, *plugin, *args)
+        # Installed editable, the project lists its tests among its files, and they are imported here already.
+        imported = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
+        return pytester.runpytest_inprocess(*QUICK, "-W", imported, *plugin, *args)
 
     return run
 

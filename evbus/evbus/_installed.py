@@ -1,0 +1,233 @@
+"""What installed packages merge into the hub: found as POP finds it, whatever else is installed.
+
+POP executes the ``conf.py`` of every folder below ``sys.path`` and merges the folders of its ``DYNE``.
+A folder that is not there, or another shape of it, ends every program, and two copies of one package become a
+mixture. Here such mistakes are told as broken plugins, and of evbus only the copy counts that Python imports.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import dict_tools.update
+import pop.dirs
+import pop.hub
+
+import evbus
+from evbus import conf
+
+__all__ = [
+    "LOADING",
+    "Declared",
+    "Problem",
+    "declared",
+    "is_ours",
+    "merge",
+    "new_hub",
+    "scan",
+    "take_out_copies",
+]
+
+log = logging.getLogger("evbus")
+
+#: Held while plugin files are loaded: POP shows other threads files that are not executed to their end yet.
+LOADING = threading.RLock()
+
+OURS = os.path.realpath(Path(evbus.__file__).parent)
+PARTS = ("CONFIG", "CLI_CONFIG", "SUBCOMMANDS")
+_ROOM = re.compile(r"""["'](""" + "|".join(conf.DYNE) + r""")["']""")
+
+
+def _new_lock() -> None:
+    global LOADING  # noqa: PLW0603 - whoever held it does not exist in the child
+    LOADING = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_new_lock)
+
+
+class Problem(NamedTuple):
+    """Why what a ``conf.py`` declares for a room is not used."""
+
+    room: str
+    package: str
+    file: str
+    reason: str
+
+
+class Declared(dict[str, dict[str, Any]]):
+    """What POP keeps of all packages, by room: ``paths`` and options.
+
+    :ivar owners: the folder of the package that declared each path.
+    :ivar problems: what is not used, and why.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owners: dict[str, str] = {}
+        self.problems: list[Problem] = []
+
+
+def new_hub() -> Any:
+    """Return a new hub with the bus on it."""
+    with LOADING:
+        hub = pop.hub.Hub()
+        merge(hub)
+    return hub
+
+
+def merge(hub: Any) -> None:
+    """Put the bus on a hub, unless it is there."""
+    with LOADING:
+        if not hub._dscan:
+            declared(hub)
+        hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
+
+
+def declared(hub: Any) -> Declared:
+    """Return what packages declare, from now on without what cannot be used."""
+    if not isinstance(hub._dynamic, Declared):
+        hub._dynamic = scan()
+        hub._dscan = True
+    return hub._dynamic
+
+
+def scan() -> Declared:
+    """Look at the ``conf.py`` of every folder below ``sys.path``."""
+    found = Declared()
+    for package in _packages():
+        file = os.path.join(package, "conf.py")  # noqa: PTH118 - thousands of them at every start
+        if os.path.isfile(file):  # noqa: PTH113
+            _read(found, package, file)
+    for entry in found.values():
+        # In POP's order.
+        entry["paths"] = pop.dirs.UniqueDirList([*entry["paths"][:1], *sorted(entry["paths"][1:])])
+    return found
+
+
+def _packages() -> Iterator[str]:
+    seen = set()
+    for place in list(sys.path):
+        try:
+            names = os.listdir(place) if place else ()  # noqa: PTH208
+        except OSError:
+            continue
+        for name in names:
+            folder = os.path.normpath(os.path.join(place, name))  # noqa: PTH118
+            if name.endswith(".egg-link"):
+                try:
+                    folder = os.path.normpath(Path(folder).read_text().splitlines()[0])
+                except (OSError, ValueError, IndexError):
+                    continue
+            if folder not in seen:
+                seen.add(folder)
+                yield folder
+
+
+def _read(found: Declared, package: str, file: str) -> None:
+    try:
+        code = Path(file).read_text()
+    except (OSError, ValueError):
+        return
+    if "DYNE" not in code:
+        return
+    name = Path(package).name
+    if name == "evbus" and os.path.realpath(package) != OURS:
+        log.info(
+            "%s is another copy of evbus than %s, which Python imports, and is passed over", package, OURS
+        )
+        return
+    context: dict[str, Any] = {}
+    try:
+        exec(code, context)  # noqa: S102 - as POP does, without a name, a file or a package
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:
+        named = _ROOM.search(code)
+        if named:
+            said = f"{type(exc).__name__}: {exc}"
+            reason = f"POP cannot execute it, which it does without __file__ and package: {said}"
+            found.problems.append(Problem(named[1], name, file, reason))
+        return
+    _take(found, package, file, context)
+
+
+def _take(found: Declared, package: str, file: str, context: dict[str, Any]) -> None:
+    name, dyne = Path(package).name, context.get("DYNE")
+    if dyne is None:
+        return
+    if not isinstance(dyne, dict):
+        room = _ROOM.search(repr(dyne))
+        if room:
+            reason = f"DYNE is a mapping of names to lists of folders, and not {dyne!r:.80}"
+            found.problems.append(Problem(room[1], name, file, reason))
+        return
+    for room, paths in dyne.items():
+        if not isinstance(room, str):
+            continue
+        if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+            reason = f"DYNE[{room!r}] is a list of folders, and not {paths!r:.80}"
+            found.problems.append(Problem(room, name, file, reason))
+            continue
+        for path in paths:
+            folder = os.path.normpath(os.path.join(package, path.replace(".", os.sep)))  # noqa: PTH118
+            reason = _unusable(folder)
+            if reason:
+                found.problems.append(Problem(room, name, file, reason))
+            else:
+                _add(found, room, package, folder)
+        for part in PARTS if room in found else ():
+            try:
+                dict_tools.update.update(found[room][part], context.get(part, {}))
+            except Exception as exc:
+                reason = f"its {part} cannot be read: {type(exc).__name__}: {exc}"
+                found.problems.append(Problem(room, name, file, reason))
+
+
+def _unusable(folder: str) -> str:
+    if not Path(folder).is_dir():
+        return (
+            f"DYNE names the folder {folder}, which is not there; setuptools' find: leaves "
+            "folders without an __init__.py out of a wheel, find_namespace: does not"
+        )
+    return (
+        ""
+        if os.access(folder, os.R_OK | os.X_OK)
+        else f"DYNE names the folder {folder}, which cannot be read"
+    )
+
+
+def _add(found: Declared, room: str, package: str, folder: str) -> None:
+    entry = found.setdefault(room, {"paths": pop.dirs.UniqueDirList(), **{part: {} for part in PARTS}})
+    entry["paths"].insert(0 if package.endswith(room) else len(entry["paths"]), folder)
+    found.owners.setdefault(folder, package)
+
+
+def is_ours(file: str) -> bool:
+    """Return whether a file belongs to the copy of evbus that Python imports."""
+    return os.path.realpath(file).startswith(OURS + os.sep)
+
+
+def take_out_copies(sub: Any) -> None:
+    """Let POP, while it loads ``sub``, take our files in place of those of another copy of evbus."""
+    strays = [folder for folder in sub._dirs if Path(folder).parent.name == "evbus" and not is_ours(folder)]
+    if not strays:
+        return
+    for bname, entry in sub._scan["python"].items():
+        if str(Path(bname).parent) in strays:
+            # POP is in the middle of them: none may go.
+            ours = Path(OURS, sub._subname, f"{Path(bname).name}.py")
+            entry.update(path=str(ours) if ours.exists() else entry["path"], loaded=True)
+    sub._dirs[:] = [folder for folder in sub._dirs if folder not in strays]
+    sub._contract_subs[:] = [
+        one
+        for one in sub._contract_subs
+        if not {str(Path(folder).parent) for folder in one._dirs} & set(strays)
+    ]
