@@ -38,6 +38,7 @@ __all__ = [
     "PREFIXES",
     "UNENCODED",
     "Unwrapped",
+    "attributes",
     "cloudevent",
     "cloudevents",
     "essence",
@@ -259,11 +260,17 @@ def named(envelope: Envelope) -> Envelope:
     The same envelope when they are, or when there are none.
     """
     headers = envelope.headers
+    renamed = attributes(headers)
+    return envelope if renamed is headers else envelope.replace(headers=renamed)
+
+
+def attributes(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return headers in which attributes of CloudEvents are named ``ce-...``; the same when they are."""
     # Not in a loop: this is done for each event.
     if "cloudEvents_id" in headers or "cloudEvents:id" in headers or "ce_id" in headers:
         (prefix, *_) = [prefix for prefix, name in zip(PREFIXES, FOREIGN_IDS, strict=True) if name in headers]
-        return envelope.replace(headers=_renamed(headers, prefix))
-    return envelope
+        return _renamed(headers, prefix)
+    return headers
 
 
 def _renamed(headers: Mapping[str, str], prefix: str) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """What a webhook request says and what its answer means; no network and no third-party HTTP client.
 
 Signatures follow the Standard Webhooks specification 1.0.0 (sections "Signature scheme" and "Webhook
-headers"), outcomes its section "Delivery success and failure".
+headers"), outcomes its section "Delivery success and failure". The attributes of CloudEvents are written by
+the HTTP Protocol Binding 1.0.2 for CloudEvents, section 3.1.3.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Annotated
+from urllib.parse import quote
 
 import msgspec
 
 from evbus._units import Seconds
-from evbus.errors import DeliveryError, DestinationForbidden, InvalidHeader, Rejected, Unavailable
+from evbus._wrapped import CLOUDEVENT, PREFIX, attributes, essence, unencoded
+from evbus.errors import DeliveryError, DestinationForbidden, Rejected, Unavailable
 from evbus.ingress._address import AddressPolicy
+from evbus.types import CONTENT_TYPE
 
 __all__ = [
     "LONGEST_WAIT",
@@ -43,6 +48,10 @@ _Connections = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BAD_VALUE = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+
+# What stays in the value of an attribute: printable ASCII but for the space, the double quote and the percent
+# sign (section 3.1.3.2).
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).translate({ord('"'): None, ord("%"): None})
 
 # A "." would let one id and timestamp be read as another pair (specification, "Signature scheme"), and
 # whatever is not visible ASCII may reach the receiver changed, which breaks the signature.
@@ -83,7 +92,8 @@ class Profile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     :ivar headers: sent with every request; they win over headers of the same name from the event.
     :ivar timeout: seconds for the whole request, answer included.
     :ivar connect_timeout: seconds for one connection attempt, TLS handshake included.
-    :ivar secret: the signing secret, ``whsec_`` and base64, or raw text; a list of two while keys rotate.
+    :ivar secret: the signing secret in base64, with ``whsec_`` in front or without, as the libraries of
+        Standard Webhooks take it, or ``raw:`` and a text; a list of two while keys rotate.
     :ivar ca_file: PEM file of the only authorities to trust; default: those of the system.
     :ivar client_cert: PEM file of the certificate to show, its key in it or in ``client_key``.
     :ivar client_key: PEM file of the unencrypted key.
@@ -135,26 +145,27 @@ class Profile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
 def _check_fixed_header(name: str, value: str) -> None:
     if name.lower() in _FIXED_BY_US:
         raise ValueError(f"the header {name!r} is set by evbus and cannot be given in headers")
-    try:
-        _check_header(name, value)
-    except InvalidHeader as exc:
-        raise ValueError(str(exc)) from None
+    problem = _problem(name, value)
+    if problem:
+        raise ValueError(f"the header {name[:100]!r} cannot be sent: {problem}")
 
 
 def key_of(secret: str) -> bytes:
-    """Return the bytes of a signing secret: base64 after ``whsec_``, any other text in UTF-8.
+    """Return the bytes of a secret: base64, with ``whsec_`` before it or not, or text after ``raw:``.
 
     :raises ValueError: it is empty, or no base64; the message does not hold it.
     """
     text = secret.strip()
-    if not text.startswith("whsec_"):
-        key = text.encode()
+    if text.startswith("raw:"):
+        key = text.removeprefix("raw:").encode()
     else:
-        encoded = text[len("whsec_") :].replace("-", "+").replace("_", "/").rstrip("=")
         try:
-            key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-        except binascii.Error:
-            raise ValueError("a secret begins with whsec_, but what follows is no base64") from None
+            key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError(
+                "a secret is no base64 (RFC 4648 section 4, with its padding; no base64url), as libraries of "
+                "Standard Webhooks take it; to sign with a text as it stands, write raw: in front of it"
+            ) from None
     if not key:
         raise ValueError("a secret is empty; make one of at least 24 random bytes")
     return key
@@ -184,33 +195,59 @@ def webhook_id(headers: Mapping[str, str]) -> str:
 class Request:
     """Makes the headers of one profile's requests.
 
+    :param left_out: called with a header's name, and why HTTP cannot carry it.
     :param clock: tells the time, in seconds since 1970.
     """
 
-    __slots__ = ("_clock", "_fixed", "_keys")
+    __slots__ = ("_clock", "_fixed", "_keys", "_left_out")
 
     def __init__(
-        self, headers: Mapping[str, str], keys: tuple[bytes, ...], *, clock: Callable[[], float] = time.time
+        self,
+        headers: Mapping[str, str],
+        keys: tuple[bytes, ...],
+        left_out: Callable[[str, str], None] = lambda _name, _why: None,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         fixed = {"User-Agent": "evbus", "Accept-Encoding": "identity", **headers}
         self._fixed = {name.lower(): (name, value) for name, value in fixed.items()}
         self._keys = keys
+        self._left_out = left_out
         self._clock = clock
 
-    def headers(self, routing_key: str, body: bytes, event_headers: Mapping[str, str]) -> dict[str, str]:
-        """Return the headers of the request that carries one event.
+    @property
+    def signs(self) -> bool:
+        """Whether the requests are signed."""
+        return bool(self._keys)
 
-        :raises InvalidHeader: a header of the event, or its routing key, cannot be carried by HTTP.
-        """
+    def headers(self, routing_key: str, body: bytes, event_headers: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers of the request that carries one event, without those that HTTP cannot carry."""
+        event_headers = attributes(event_headers)
+        # In structured mode they are in the body; beside it, some take the event for one in binary mode.
+        structured = essence(event_headers.get(CONTENT_TYPE, "")) == CLOUDEVENT
         found: dict[str, tuple[str, str]] = {}
         for name, value in event_headers.items():
-            _check_header(name, value)
             lower = name.lower()
-            if lower not in _NEVER_FORWARDED and lower not in _OURS:
-                found[lower] = ("Content-Type" if lower == "content-type" else name, value)
+            if lower in _NEVER_FORWARDED or lower in _OURS:
+                continue
+            if lower.startswith(PREFIX):
+                if structured:
+                    continue
+                value = _percent_encoded(value)
+            elif lower == "content-encoding" and unencoded(value):
+                continue
+            problem = _problem(name, value)
+            if problem:
+                self._left_out(name, problem)
+            else:
+                found[lower] = ("Content-Type" if lower == CONTENT_TYPE else name, value)
         if routing_key:
-            _check_header("evbus-routing-key", routing_key)
-            found["evbus-routing-key"] = ("evbus-routing-key", routing_key)
+            value = _percent_encoded(routing_key)
+            problem = _problem("evbus-routing-key", value)
+            if problem:
+                self._left_out("evbus-routing-key", problem)
+            else:
+                found["evbus-routing-key"] = ("evbus-routing-key", value)
         found.update(self._fixed)
         return {**dict(found.values()), **self._signed(webhook_id(event_headers), body)}
 
@@ -224,20 +261,24 @@ class Request:
         return made
 
 
-def _check_header(name: object, value: object) -> None:
-    """Raise InvalidHeader unless both are legal in HTTP (RFC 9110 sections 5.1 and 5.5)."""
-    if not isinstance(name, str) or not isinstance(value, str):
-        raise InvalidHeader(f"the header {name!r} cannot be sent: its name and its value have to be strings")
+def _percent_encoded(value: str) -> str:
+    """Return the value of an attribute of CloudEvents as HTTP carries it (section 3.1.3.2 of its binding)."""
+    try:
+        return quote(value, safe=_PRINTABLE)
+    except UnicodeEncodeError:
+        return value  # a lone surrogate: it is left out
+
+
+def _problem(name: str, value: str) -> str:
+    """Return why a header is not legal in HTTP (RFC 9110 sections 5.1 and 5.5), ``""`` when it is.
+
+    The value may be a secret, so it is not shown.
+    """
     if not _NAME.fullmatch(name):
-        raise InvalidHeader(
-            f"the header {name[:100]!r} cannot be sent: a name holds letters, digits and !#$%&'*+-.^_`|~ only"
-        )
+        return "a name holds letters, digits and !#$%&'*+-.^_`|~ only"
     if _BAD_VALUE.search(value):
-        # The value may be a secret, so it is not shown.
-        raise InvalidHeader(
-            f"the header {name[:100]!r} cannot be sent: "
-            "its value holds a line break or another control character"
-        )
+        return "its value holds a line break or another control character"
+    return ""
 
 
 def outcome(
@@ -280,7 +321,9 @@ def retry_after(value: str, *, clock: Callable[[], float] = time.time) -> float:
     if re.fullmatch("[0-9]+", text):
         return LONGEST_WAIT if len(text) > 6 else min(float(text), LONGEST_WAIT)
     try:
-        wait = parsedate_to_datetime(text).timestamp() - clock()
+        date = parsedate_to_datetime(text)
+        # All of its forms are GMT (RFC 9110 section 5.6.7), also those that do not say so.
+        wait = (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() - clock()
     except (ValueError, TypeError, OverflowError, IndexError):
         return 0.0
     return min(max(wait, 0.0), LONGEST_WAIT)

@@ -8,7 +8,7 @@ import errno
 import io
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -18,14 +18,17 @@ from yarl import URL
 from evbus.errors import (
     DeliveryError,
     DestinationForbidden,
-    InvalidHeader,
     ProfileError,
     Rejected,
     Unavailable,
 )
 from evbus.ingress._address import AddressPolicy, forbidden
 from evbus.ingress._webhook import Profile, Request, outcome
+from evbus.pipeline._compress import HEADER as ENCODING
+from evbus.pipeline._compress import Compressor
+from evbus.pipeline._sign import SIGNATURE
 from evbus.redact import one_line, redact, secrets_of
+from evbus.types import Envelope
 
 __all__ = ["Client", "GuardedResolver"]
 
@@ -97,8 +100,14 @@ class Client:
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: URL, request: Request, secrets: frozenset[str]
+        self,
+        session: aiohttp.ClientSession,
+        url: URL,
+        request: Request,
+        secrets: frozenset[str],
+        max_body: int,
     ) -> None:
+        self._compressor = Compressor("auto", 0, max_body)
         self._session = session
         self._url = url
         self._request = request
@@ -110,16 +119,19 @@ class Client:
         return f"<webhook client of {self.origin}, {'closed' if self._session.closed else 'open'}>"
 
     @classmethod
-    async def open(cls, profile: Profile) -> Client:
+    async def open(cls, profile: Profile, max_body: int, left_out: Callable[[str, str], None]) -> Client:
         """Check the destination and return a client for it; nothing is connected yet.
 
+        :param max_body: most bytes that come out of a compressed body; a larger one is sent as it is.
+        :param left_out: called with the name of a header that HTTP cannot carry, and why.
         :raises ProfileError: the url, a certificate file or the authentication is unusable.
         :raises DestinationForbidden: the scheme is not http or https, or the address is forbidden.
         """
         policy = AddressPolicy(profile.allow)
         full = _parsed(profile.url)
         policy.check_host(full.host or "")
-        request = Request({**_basic_auth(full, profile.headers), **profile.headers}, profile.keys())
+        fixed = {**_basic_auth(full, profile.headers), **profile.headers}
+        request = Request(fixed, profile.keys(), left_out)
         context = await asyncio.to_thread(_tls, profile) if full.scheme == "https" else True
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
@@ -134,7 +146,7 @@ class Client:
             auto_decompress=False,
             trust_env=False,
         )
-        return cls(session, full.with_user(None), request, _secrets_of(profile, full))
+        return cls(session, full.with_user(None), request, _secrets_of(profile, full), max_body)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -143,21 +155,35 @@ class Client:
     async def send(self, routing_key: str, body: bytes, headers: Mapping[str, str]) -> None:
         """POST one event; returning means that the destination answered 2xx.
 
-        :raises Rejected: a bad header, a redirect, or a 4xx that says the request is wrong.
+        :raises Rejected: a redirect, or a 4xx that says the request is wrong.
         :raises Unavailable: not reachable, too slow, or busy (408, 425, 429, 502, 503, 504).
         :raises DeliveryError: any other failure; it is worth a limited number of attempts.
         """
         if self._session.closed:
             raise Unavailable(f"the connection to {self.origin} was closed")
-        try:
-            made = self._request.headers(routing_key, body, headers)
-        except InvalidHeader as exc:
-            raise Rejected(str(exc)) from exc
+        headers, body = self._readable(headers, body)
+        made = self._request.headers(routing_key, body, headers)
         # Not raised inside the except clause: some of aiohttp's errors print the whole url, and a traceback
         # would show them as the context.
         failure = await self._attempt(body, made)
         if failure is not None:
             raise failure
+
+    def _readable(self, headers: Mapping[str, str], body: bytes) -> tuple[Mapping[str, str], bytes]:
+        """Return an event as it was before it was compressed, as not every receiver can undo that.
+
+        Many verify a signature after they have undone it, as far as they can. What the pipeline plugin
+        ``sign`` signed stays compressed where nothing else signs it: that is of the compressed bytes.
+        """
+        if not any(name.lower() == ENCODING for name in headers):
+            return headers, body
+        if not self._request.signs and SIGNATURE in headers:
+            return headers, body
+        try:
+            plain = self._compressor.received(Envelope("", "", body, dict(headers)))
+        except Rejected:
+            return headers, body  # not of evbus, or damaged: the receiver has to know
+        return plain.headers, plain.body
 
     async def _attempt(self, body: bytes, headers: dict[str, str]) -> DeliveryError | None:
         data = io.BytesIO(body) if len(body) > _LARGE_BODY else body
@@ -221,7 +247,12 @@ def _secrets_of(profile: Profile, url: URL) -> frozenset[str]:
     # Many services put the secret into the path (https://hooks.example/T0/B0/xyz) or the query.
     parts = [part for part in (*url.parts, *url.query.values()) if len(part) >= _TOKEN_LENGTH]
     keys = profile.secret if isinstance(profile.secret, list) else [profile.secret or ""]
-    known = {"url": profile.url, "headers": profile.headers, "secret": [*keys, *parts, url.password or ""]}
+    bare = [key.strip().removeprefix("raw:").removeprefix("whsec_") for key in keys]
+    known = {
+        "url": profile.url,
+        "headers": profile.headers,
+        "secret": [*keys, *bare, *parts, url.password or ""],
+    }
     return secrets_of(known) | secrets_of({"secret": list(_basic_auth(url, {}).values())})
 
 

@@ -4,8 +4,10 @@ The keys of a profile are documented at :class:`evbus.ingress._webhook.Profile`.
 ``webhook`` (aiohttp).
 """
 
+import functools
 import logging
 
+from evbus import redact
 from evbus.errors import MissingExtra
 from evbus.ingress import _webhook
 
@@ -17,6 +19,7 @@ LOG = logging.getLogger("evbus.ingress.webhook")
 def __init__(hub):
     hub.ingress.webhook.ACCT = ["webhook"]
     hub.ingress.webhook.PROFILE = _webhook.Profile
+    hub.ingress.webhook.LEFT_OUT = {}
 
 
 async def open_(hub, ctx):
@@ -33,7 +36,9 @@ async def open_(hub, ctx):
         if (exc.name or "").partition(".")[0] not in ("aiohttp", "yarl"):
             raise
         raise MissingExtra("the webhook destination", package="aiohttp", extra="webhook") from exc
-    client = await _webhook_client.Client.open(ctx.profile)
+    left_out = functools.partial(_leave_out, hub, ctx.name)
+    max_body = hub.evbus.init.settings().max_body
+    client = await _webhook_client.Client.open(ctx.profile, max_body, left_out)
     if ctx.profile.insecure and client.encrypted:
         LOG.warning(
             "webhook profile %r: insecure is set, so the certificate of %s is not verified and anybody on "
@@ -44,14 +49,32 @@ async def open_(hub, ctx):
     return client
 
 
+def _leave_out(hub, profile, name, why):
+    """Count a header that HTTP cannot carry; the first of a profile is told."""
+    counts = hub.ingress.webhook.LEFT_OUT
+    counts[profile] = counts.get(profile, 0) + 1
+    if counts[profile] == 1:
+        LOG.warning(
+            "webhook profile %r: the header %r is left out, as HTTP cannot carry it: %s; further ones are "
+            "counted in hub.ingress.webhook.LEFT_OUT",
+            profile,
+            redact.one_line(name, 100),
+            why,
+        )
+
+
 async def publish(hub, ctx, routing_key, body, headers=None):
     """POST one event; it is delivered when the answer is 2xx.
 
-    The event's headers are sent as HTTP headers, and its routing key as ``evbus-routing-key``. The
-    ``webhook-id`` is the event's ``ce-id``, which the pipeline plugin ``stamp`` sets; without it every
+    The event's headers are sent as HTTP headers, and its routing key as ``evbus-routing-key``. That and the
+    attributes of CloudEvents (``ce-...``) are percent-encoded as its HTTP binding says (section 3.1.3.2).
+    Headers that HTTP cannot carry are left out; ``hub.ingress.webhook.LEFT_OUT`` counts them by profile. A
+    body that the pipeline plugin ``compress`` compressed is sent as it was before.
+
+    The ``webhook-id`` is the event's ``ce-id``, which the pipeline plugin ``stamp`` sets; without it every
     attempt has an id of its own, and a receiver cannot tell a second attempt from a second event.
 
-    :raises Rejected: a header that HTTP cannot carry, a redirect, or a 4xx answer.
+    :raises Rejected: a redirect, or a 4xx answer.
     :raises Unavailable: unreachable, too slow, or busy (408, 425, 429, 502, 503, 504), with the pause
         that ``Retry-After`` asks for.
     :raises DeliveryError: TLS verification failed, another 5xx, or a broken connection.

@@ -247,12 +247,12 @@ def test_profiles_of_a_plugin_that_is_switched_off_are_left_out_with_a_warning(
 
 
 def test_the_values_of_contexts_do_not_show_in_their_repr(hub: Any, log_records: list[str]) -> None:
-    data = {"webhook": {"default": {"url": f"https://joe:{SECRET}@example.org/", "secret": SECRET}}}
+    data = {"webhook": {"default": {"url": f"https://joe:{SECRET}@example.org/", "secret": f"raw:{SECRET}"}}}
     try:
         contexts = profiles(hub, acct_data=data)
     except EvbusError as exc:
         pytest.fail(str(exc))
-    assert contexts["webhook"][0]["default"]["secret"] == SECRET
+    assert contexts["webhook"][0]["default"]["secret"] == f"raw:{SECRET}"
     assert SECRET not in repr(contexts) + str(contexts) + f"{contexts}" + " ".join(log_records)
     connections = hub.evbus.init.connect(contexts)
     assert SECRET not in repr(connections)

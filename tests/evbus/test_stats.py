@@ -48,7 +48,7 @@ def test_the_counters_of_the_bus_and_of_each_lane_add_up(tmp_path: Path) -> None
 def test_a_snapshot_shows_no_secret(tmp_path: Path) -> None:
     hub = new_hub(dead_store=tmp_path / "dead.jsonl")
     secret = "hunter22-hunter22"
-    contexts = {"webhook": {"*": {"url": "https://203.0.113.1/", "secret": secret}}}
+    contexts = {"webhook": {"*": {"url": "https://203.0.113.1/", "secret": f"raw:{secret}"}}}
     assert secret not in repr(hub.evbus.init.connect(contexts)) + repr(hub.evbus.stats.snapshot())
 
 

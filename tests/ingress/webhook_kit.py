@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from dict_tools.data import NamespaceDict
 
+from evbus.evbus._settings import Settings
 from evbus.ingress import webhook
 from evbus.ingress._webhook import Profile
 
@@ -113,7 +114,9 @@ async def opened(url: str, **data: Any) -> AsyncIterator[Any]:
     data = {"url": url, "allow": LOOPBACK, **data}
     ctx = NamespaceDict(acct=data, name="hooks", provider="webhook", state=None)
     ctx["profile"] = msgspec.convert(data, type=Profile, strict=False)
-    hub = SimpleNamespace()
+    hub: Any = SimpleNamespace(ingress=SimpleNamespace(webhook=SimpleNamespace(LEFT_OUT={})))
+    hub.evbus = SimpleNamespace(init=SimpleNamespace(settings=Settings))
+    ctx["hub"] = hub
     ctx["state"] = await webhook.open_(hub, ctx)
     try:
         yield ctx
