@@ -14,11 +14,15 @@ __all__ = ["Event", "Graph", "Listener", "Profile", "graph"]
 
 
 class Event(NamedTuple):
-    """An event. ``notes`` say what is special about it, ``through`` names the profiles that it goes to."""
+    """An event. ``notes`` say what is special about it, ``through`` names the profiles that it goes to.
+
+    :ivar pattern: it stands for those whose names match, none of which is known.
+    """
 
     name: str
     notes: str
     through: tuple[str, ...]
+    pattern: bool = False
 
 
 class Profile(NamedTuple):
@@ -76,7 +80,10 @@ def graph(found: Catalogue) -> Graph:
         if target not in profiles[name].dead:
             profiles[name] = profiles[name]._replace(dead=(*profiles[name].dead, target))
     return Graph(
-        [Event(event.name, _notes(event), tuple(through[event.name])) for event in found.events],
+        [
+            Event(event.name, _notes(event), tuple(through[event.name]), event.pattern)
+            for event in found.events
+        ],
         list(profiles.values()),
         _listeners(found),
     )
@@ -101,12 +108,15 @@ def _listeners(found: Catalogue) -> list[Listener]:
 
 
 def _notes(event: EventSpec) -> str:
-    notes = [name for name, is_so in (("durable", event.durable), ("broadcast", event.broadcast)) if is_so]
+    flags = (("pattern", event.pattern), ("durable", event.durable), ("broadcast", event.broadcast))
+    notes = [name for name, is_so in flags if is_so]
     return ", ".join([*notes, *([f"version {event.version}"] if event.version != 1 else [])])
 
 
 def _wants(listener: KnownListener) -> str:
     notes = [f"group {listener.spec.group}"] if listener.spec.group else []
+    if listener.pattern is not None and listener.events != (listener.pattern,):
+        notes.append(listener.pattern.name)
     if any(listener.per_process(event) for event in listener.events):
         notes.append("every process")
     return ", ".join(notes)

@@ -38,7 +38,8 @@ def _set(lines: Iterable[tuple[str, str]], column: int) -> Iterator[str]:
 
 
 def _event(graph: Graph, event: Event) -> Iterator[tuple[str, str]]:
-    yield event.name, event.notes or ("" if event.through else "goes nowhere")
+    nowhere = "" if event.through or event.pattern else "goes nowhere"
+    yield event.name, event.notes or nowhere
     profiles = {profile.name: profile for profile in graph.profiles}
     # What a listener gets may come from a profile that nothing here sends to.
     coming = [name for one in graph.listeners for what, name in one.gets if what == event.name]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from evbus._topics import check_template, is_pattern
 from evbus.errors import InvalidRoutingKey, ProfileError
 from evbus.types import Subscription
 
@@ -107,6 +108,14 @@ def source(profile: Profile, model: Model, wanted: Subscription) -> Source:
 
     :raises ProfileError: the profile leads to no queue, or the broker cannot give what is wanted.
     """
+    if is_pattern(wanted.name):
+        if model == "artemis":
+            raise ProfileError(
+                f"whether the broker matches {wanted.name!r} is a matter of its settings, which it does not "
+                "tell: listen to each event by its name",
+                path="address",
+            )
+        check_template(profile.address or _DEFAULT[model], wanted.name, "address")
     if model == "artemis":
         return _artemis(profile, wanted)
     return _rabbitmq(profile, model, wanted)

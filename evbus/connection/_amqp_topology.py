@@ -26,9 +26,30 @@ from ._amqp import AmqpSession
 from ._amqp_frames import method
 from ._amqp_profile import Binding, Exchange, Profile, Queue
 
-__all__ = ["declare_exchange", "declare_queue", "declared"]
+__all__ = [
+    "STANDARD",
+    "TOPIC",
+    "check_topic",
+    "declare_exchange",
+    "declare_queue",
+    "declared",
+    "not_topic",
+]
 
 log = logging.getLogger("evbus.connection.amqp")
+
+#: The type of exchange that matches patterns, and the types of those that every broker has.
+TOPIC = "topic"
+STANDARD = {
+    "": "direct",
+    "amq.topic": TOPIC,
+    "amq.direct": "direct",
+    "amq.fanout": "fanout",
+    "amq.headers": "headers",
+    "amq.match": "headers",
+}
+#: What a broker says of an exchange that is declared with another type.
+_OTHER_TYPE = re.compile(r"inequivalent arg 'type'.*current is '([^']*)'")
 
 #: What it means that a queue which is there differs from the one that evbus declares.
 _MEANINGS = {
@@ -88,6 +109,39 @@ async def declare_exchange(session: AmqpSession, profile: Profile) -> None:
             f"there is no exchange {name!r} on the broker; create it, or have it declared with "
             f"'exchange: {{name: {name}, type: topic}}'"
         ) from exc
+
+
+def not_topic(name: str, kind: str) -> str:
+    """Return the sentence that says what listeners to patterns need."""
+    which = f"{name!r} is of type {kind}" if name else "the default one takes routing keys as they are"
+    return (
+        f"a listener to a pattern needs an exchange of type topic, and {which}: name one, such as 'exchange: "
+        "{name: events, type: topic}', or listen to each event by its name"
+    )
+
+
+async def check_topic(session: AmqpSession, profile: Profile) -> None:
+    """Find out whether an exchange that the profile only names is one that matches patterns.
+
+    A declaration with other settings is refused, and says in what they differ, the type first.
+
+    :raises Unavailable: it is of another type.
+    """
+    name = profile.exchange_name()
+    if isinstance(profile.exchange, Exchange) or name in STANDARD:
+        return
+    what = f"the exchange {name!r}"
+    try:
+        await _step(
+            session, what, commands.Exchange.Declare, exchange=name, exchange_type=TOPIC, durable=True
+        )
+    except Unavailable as exc:
+        found = _OTHER_TYPE.search(str(exc))
+        plugin = found is not None and found[1].startswith("x-")
+        if found and not plugin:
+            raise Unavailable(not_topic(name, found[1])) from None
+        if plugin or not isinstance(exc, _Differs):
+            log.warning("whether %s matches patterns cannot be seen: %s", what, exc)
 
 
 async def declare_queue(

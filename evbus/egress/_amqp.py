@@ -15,10 +15,18 @@ from aiormq.exceptions import ChannelPreconditionFailed
 from pamqp.commands import Basic
 
 from evbus._backoff import backoff
+from evbus._topics import check_template, is_pattern
 from evbus.connection._amqp import AmqpSession
 from evbus.connection._amqp_frames import method
 from evbus.connection._amqp_profile import Binding, Exchange, Profile, Queue
-from evbus.connection._amqp_topology import declare_exchange, declare_queue
+from evbus.connection._amqp_topology import (
+    STANDARD,
+    TOPIC,
+    check_topic,
+    declare_exchange,
+    declare_queue,
+    not_topic,
+)
 from evbus.connection._supervisor import Connection
 from evbus.errors import ConnectFailed, ProfileError, Unavailable
 from evbus.redact import one_line
@@ -30,6 +38,9 @@ from ._breaks import BREAKS, Breaks
 __all__ = ["Consumer", "Source", "source_of"]
 
 log = logging.getLogger("evbus.egress.amqp")
+
+#: The template of a profile that has none.
+KEY = "{routing_key}"
 
 
 class Source(NamedTuple):
@@ -64,6 +75,8 @@ def source_of(profile: Profile, subscription: Subscription) -> Source:
 
     :raises ProfileError: the profile has no queue, or its exchange cannot feed several.
     """
+    if is_pattern(subscription.name) and not profile.exchange_name():
+        raise ProfileError(not_topic("", "direct"), path="exchange")
     base = profile.queue_settings() or Queue()
     exchange = profile.exchange_name()
     name, group = subscription.name, subscription.group
@@ -101,7 +114,21 @@ def _filled(profile: Profile, name: str) -> str:
             path="exchange",
         )
     template = profile.routing_key
+    if is_pattern(name):
+        _check_topic(profile)
+        check_template(template or KEY, name, "routing_key")
     return name if template is None else template.format(routing_key=name, profile="*")
+
+
+def _check_topic(profile: Profile) -> None:
+    """Refuse an exchange that is known to match no patterns."""
+    exchange = profile.exchange
+    if isinstance(exchange, Exchange):
+        kind = str(exchange.arguments.get("x-delayed-type", exchange.type))
+    else:
+        kind = STANDARD.get(profile.exchange_name(), TOPIC)
+    if kind != TOPIC:
+        raise ProfileError(not_topic(profile.exchange_name(), kind), path="exchange")
 
 
 class Consumer:
@@ -117,6 +144,7 @@ class Consumer:
             self._source = source_of(profile, subscription)
         except ProfileError as exc:
             raise ProfileError(f"{connection.name}: {exc.reason}", path=exc.path) from None
+        self._pattern = is_pattern(subscription.name)
         self._on_ready = subscription.ready
         self._prefetch = subscription.prefetch_for(profile.prefetch)
         self._next: int | None = None
@@ -207,6 +235,8 @@ class Consumer:
     async def _subscribe(self, session: AmqpSession) -> _Subscribed:
         source = self._source
         await declare_exchange(session, self._profile)
+        if self._pattern:
+            await check_topic(session, self._profile)
         known = await declare_queue(
             session, self._profile, source.queue, bind=source.bind, passive=source.passive
         )

@@ -9,13 +9,14 @@ from collections.abc import AsyncGenerator, Callable
 
 import msgspec.structs
 
+from evbus._topics import check_template
 from evbus._weight import Weight, size_of
+from evbus.connection._internal import Taps
 from evbus.errors import ProfileError
 from evbus.types import Delivery, Envelope, Subscription
 
-__all__ = ["Group", "Groups", "Member", "Taps", "attach", "close", "deliveries", "held", "renamed", "resume"]
+__all__ = ["Group", "Groups", "Member", "attach", "close", "deliveries", "held", "renamed", "resume"]
 
-Taps = dict[str, list["Group"]]
 Take = Callable[[list[Delivery]], None]
 #: Gets the name of a group, and envelopes that nobody of it takes any more.
 Lost = Callable[[str, list[Envelope]], None]
@@ -60,7 +61,7 @@ class Group:
         self._crowd: deque[asyncio.Future[None]] = deque()
         self._lost: Lost | None = None
         groups[key] = self
-        taps.setdefault(key[0], []).append(self)
+        taps.add(key[0], self)
 
     def __repr__(self) -> str:
         return f"<Group {'::'.join(self._key)} waiting={len(self.waiting)} members={len(self._members)}>"
@@ -200,11 +201,8 @@ class Group:
                 self._end()
 
     def _end(self) -> None:
-        name = self._key[0]
         del self._groups[self._key]
-        self._taps[name].remove(self)
-        if not self._taps[name]:
-            del self._taps[name]
+        self._taps.remove(self._key[0], self)
         self._empty()
         self._relieve()
 
@@ -307,9 +305,13 @@ def attach(groups: Groups, taps: Taps, subscription: Subscription, take: Take) -
 
 
 def renamed(subscription: Subscription, template: str | None) -> Subscription:
-    """Return what is subscribed to where a profile has a routing key such as ``shop.{routing_key}``."""
+    """Return what is subscribed to where a profile has a routing key such as ``shop.{routing_key}``.
+
+    :raises ProfileError: it is a pattern, and the routing key does not keep names apart.
+    """
     if template is None or not subscription.name:
         return subscription
+    check_template(template, subscription.name, "routing_key")
     name = template.format(routing_key=subscription.name, profile="*")
     return msgspec.structs.replace(subscription, name=name)
 

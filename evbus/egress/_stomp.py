@@ -15,7 +15,9 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from evbus._backoff import backoff
+from evbus._topics import check_template, is_pattern
 from evbus.connection._amqp_profile import NOT_CLASSIC, PASSING
+from evbus.connection._amqp_topology import STANDARD, TOPIC
 from evbus.connection._stomp import StompConnection
 from evbus.connection._stomp_frame import Frame, unfit
 from evbus.connection._stomp_profile import KEY, ROUTING_KEY, Profile
@@ -67,6 +69,8 @@ def plan(profile: Profile, wanted: Subscription, broker: Broker, own: str = "") 
     destination = _destination(profile, wanted.name, broker)
     prefetch = str(wanted.prefetch_for(profile.prefetch))
     headers: dict[str, str] = {}
+    if is_pattern(wanted.name):
+        destination = _matching(destination, broker)
     if broker is not Broker.ACTIVEMQ:
         headers.update(profile.declare)
         headers[_PREFETCH[0]] = prefetch
@@ -99,12 +103,47 @@ def plan(profile: Profile, wanted: Subscription, broker: Broker, own: str = "") 
     if not group:
         return _for_one(profile, destination, (own,), headers, broker)
     if broker is Broker.ACTIVEMQ:
+        if is_pattern(wanted.name):
+            # A consumer of queues by a pattern takes from those of names as well: the group of a listener to
+            # a pattern is one of its own, with the pattern as MQTT writes it.
+            group += "::" + wanted.name.replace(".", "/").replace("*", "+")
         return _on_activemq(profile, destination, group, headers)
     return Plan(destination, _queue(profile, _named(destination, group), headers, durable=durable))
 
 
+def _matching(destination: str, broker: Broker) -> str:
+    """Return a destination with a pattern in it as a broker has it.
+
+    :raises ProfileError: it cannot match it.
+    """
+    kind, name = destination.split("/", 2)[1:]
+    if broker is Broker.RABBITMQ:
+        exchange = unquote(name.partition("/")[0]) if kind == "exchange" else "amq.topic"
+        if kind not in ("topic", "exchange") or STANDARD.get(exchange, TOPIC) != TOPIC:
+            raise ProfileError(
+                f"{destination} takes names as they are, and a listener to a pattern needs a topic: write "
+                f"'destination: /topic/{KEY}', or that of a topic exchange, '/exchange/events/{KEY}'",
+                path="destination",
+            )
+        return destination
+    if broker is not Broker.ACTIVEMQ or kind != "topic":
+        raise ProfileError(
+            f"nothing is known of how this broker matches the pattern {destination}: listen to each event by "
+            "its name",
+            path="destination",
+        )
+    words = name.split(".")
+    if "#" in words[:-1]:
+        raise ProfileError(
+            f"{destination} is a pattern that ActiveMQ does not have: '#' can be the last word only",
+            path="destination",
+        )
+    return f"/topic/{'.'.join([*words[:-1], words[-1].replace('#', '>')])}"
+
+
 def _destination(profile: Profile, name: str, broker: Broker) -> str:
     template = profile.destination
+    check_template(template, name, "destination")
     if unfit(name):
         raise ProfileError("the name to subscribe to holds a NUL or a lone surrogate")
     if KEY not in template:

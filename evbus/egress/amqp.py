@@ -13,6 +13,7 @@ def __init__(hub):
     hub.egress.amqp.ACCT = ["amqp", "rabbitmq", "pika"]
     hub.egress.amqp.PROFILE = _amqp_profile.Profile
     hub.egress.amqp.READY = True
+    hub.egress.amqp.PATTERNS = True
 
 
 async def consume(hub, ctx, subscription):

@@ -12,6 +12,7 @@ def __init__(hub):
     hub.egress.amqp1.ACCT = ["amqp1"]
     hub.egress.amqp1.PROFILE = Profile
     hub.egress.amqp1.READY = True
+    hub.egress.amqp1.PATTERNS = True
 
 
 async def consume(hub, ctx, subscription):

@@ -10,6 +10,7 @@ from evbus.egress import _internal
 def __init__(hub):
     hub.egress.internal.ACCT = ["internal"]
     hub.egress.internal.PROFILE = _shared.InternalProfile
+    hub.egress.internal.PATTERNS = True
     if "GROUPS" not in vars(hub.egress):
         #: By the name of a profile: the groups that consume what comes through it.
         hub.egress.GROUPS = {}
@@ -37,7 +38,7 @@ def attach(hub, ctx, subscription, take):
 def _state(hub, ctx, subscription):
     if ctx.name not in hub.egress.GROUPS:
         hub.egress.GROUPS[ctx.name] = _internal.Groups(hub.connection.WEIGHT)
-    taps = hub.ingress.TAPS.setdefault(ctx.name, {})
+    taps = hub.ingress.TAPS.setdefault(ctx.name, _shared.Taps())
     return hub.egress.GROUPS[ctx.name], taps, _internal.renamed(subscription, ctx.profile.routing_key)
 
 

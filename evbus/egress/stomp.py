@@ -12,6 +12,7 @@ def __init__(hub):
     hub.egress.stomp.ACCT = ["stomp"]
     hub.egress.stomp.PROFILE = Profile
     hub.egress.stomp.READY = True
+    hub.egress.stomp.PATTERNS = True
 
 
 async def consume(hub, ctx, subscription):

@@ -33,12 +33,14 @@ class Supply(NamedTuple):
     :ivar attach: for plugins whose messages are in this process, else None: hands lists of deliveries for a
         subscription to a function from now on, and returns what ends that.
     :ivar announces: ``consume`` calls ``ready()`` of the subscription.
+    :ivar patterns: the name of a subscription may be a pattern.
     """
 
     name: str
     consume: Callable[[Subscription], AsyncGenerator[Delivery, None]]
     attach: Callable[[Subscription, Callable[[list[Delivery]], None]], Any] | None
     announces: bool
+    patterns: bool = False
 
 
 def find(

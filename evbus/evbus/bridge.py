@@ -96,6 +96,7 @@ def _supply(hub, source):
         consume=functools.partial(_open, hub, source),
         attach=attach,
         announces=bool(getattr(plugin, "READY", False)),
+        patterns=bool(getattr(plugin, "PATTERNS", False)),
     )
 
 

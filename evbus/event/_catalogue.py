@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from evbus._topics import matches
 from evbus.errors import ConfigError, EvbusError, nearest
 from evbus.evbus import _sources
 from evbus.evbus._profiles import Accepts, Profile, providers
@@ -31,6 +32,7 @@ class KnownListener(NamedTuple):
     :ivar name: what it is called, in its queue and in errors.
     :ivar place: the file, as the hub names it.
     :ivar text: what its docstring says.
+    :ivar pattern: what it listens to, if that is no single name; ``events`` are then those that match it.
     """
 
     name: str
@@ -38,6 +40,7 @@ class KnownListener(NamedTuple):
     spec: ListenerSpec
     events: tuple[EventSpec, ...]
     text: str
+    pattern: EventSpec | None = None
 
     @property
     def group(self) -> str:
@@ -46,7 +49,7 @@ class KnownListener(NamedTuple):
 
     def per_process(self, event: EventSpec) -> bool:
         """Whether each process gets a copy of an event."""
-        return self.spec.per_process or event.broadcast
+        return self.spec.per_process or (event.broadcast and self.pattern is None)
 
 
 class Sent(NamedTuple):
@@ -163,14 +166,18 @@ def catalogue(
     :param sent_with: the profile with which events are sent that nobody here listens to.
     """
     ordered = sorted(listeners, key=lambda listener: (listener.name, listener.place))
-    events = {event.name: event for listener in ordered for event in listener.events}
+    events = {event.name: event for each in ordered for event in each.events if not event.pattern}
     events.update({event.name: event for event in registry})
+    ordered = [_expanded(listener, events) for listener in ordered]
+    # What no known event matches is shown itself, for lack of others.
+    patterns = {event.name: event for each in ordered for event in each.events if event.pattern}
     problems: list[str] = []
     going, coming = [], []
     for name in sorted(events):
         heard = [listener for listener in ordered if any(each.name == name for each in listener.events)]
         profiles = {listener.spec.profile for listener in heard} or {sent_with}
         going += _going(bus, events[name], sorted(profiles), problems)
+    events.update(patterns)
     for listener in ordered:
         for event in listener.events:
             coming += _coming(bus, listener, events[event.name], problems)
@@ -183,6 +190,15 @@ def catalogue(
         list(_dead(bus)),
         problems,
     )
+
+
+def _expanded(listener: KnownListener, known: Mapping[str, EventSpec]) -> KnownListener:
+    """Return a listener to a pattern with the events that match it."""
+    pattern = next((event for event in listener.events if event.pattern), None)
+    if pattern is None:
+        return listener
+    found = [known[name] for name in sorted(known) if matches(name, pattern.name)]
+    return listener._replace(events=tuple(found or [pattern]), pattern=pattern)
 
 
 def _dead(bus: Bus) -> Iterator[tuple[Profile, Profile]]:
@@ -212,7 +228,7 @@ def _going(bus: Bus, event: EventSpec, names: Collection[str], problems: list[st
 
 
 def _coming(bus: Bus, listener: KnownListener, event: EventSpec, problems: list[str]) -> list[Received]:
-    wanted = subscription_of(listener.spec, listener.name, event)
+    wanted = subscription_of(listener.spec, listener.name, listener.pattern or event)
     found = []
     try:
         sources = _sources.matching(bus.contexts, listener.spec.profile, bus.accepts, bus.find, bus.source)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType, FunctionType
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
 import msgspec
 
 from evbus._resolve import resolve_local
+from evbus._topics import is_pattern, matches
 from evbus.errors import HandlerSignatureError, nearest
 from evbus.types import Subscription
 
@@ -41,8 +42,8 @@ LISTENS = "__evbus_listens__"
 
 #: Bytes of a name, which is the routing key of its events; section 1.1 of AMQP 0-9-1 has no longer ones.
 LONGEST = 255
-#: What stands for any word, or words, in the topics of AMQP 0-9-1 (``*``, ``#``) and ActiveMQ (``*``, ``>``).
-WILDCARDS = frozenset("*#>")
+#: What stands for any number of words in the topics of ActiveMQ, as ``#`` does in those of AMQP 0-9-1.
+REST = ">"
 
 _Class = TypeVar("_Class", bound=type)
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
@@ -60,6 +61,7 @@ class EventSpec(msgspec.Struct, frozen=True, eq=False):
     :ivar durable: kept while no listener is there.
     :ivar broadcast: every listener gets a copy for each process.
     :ivar version: of its fields; a message says its own in a header.
+    :ivar pattern: ``name`` is a pattern, and stands for all events whose names match it.
     """
 
     cls: type | None
@@ -68,6 +70,7 @@ class EventSpec(msgspec.Struct, frozen=True, eq=False):
     broadcast: bool
     version: int
     upcast: Upcast | None
+    pattern: bool = False
 
 
 class Retries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,6 +121,11 @@ def subscription_of(spec: ListenerSpec, name: str, event: EventSpec) -> Subscrip
         prefetch=spec.prefetch,
         concurrency=spec.concurrency,
     )
+
+
+def gets(events: Iterable[str], name: str) -> bool:
+    """Return whether a listener to ``events``, names and patterns, gets the event of a name."""
+    return any(event == name or (is_pattern(event) and matches(name, event)) for event in events)
 
 
 class EventListenerDescriptor(msgspec.Struct, frozen=True, eq=False):
@@ -178,7 +186,13 @@ def event(
             _check_upcast(cls, upcast)
         if not isinstance(name, str):
             raise HandlerSignatureError(f"the event {cls.__qualname__}: name is a text, and not {name!r}")
-        _check_name(name or cls.__name__, f"the event {cls.__qualname__}")
+        what = f"the event {cls.__qualname__}"
+        _check_name(name or cls.__name__, what)
+        if is_pattern(name):
+            raise HandlerSignatureError(
+                f"{what}: the name of an event is taken as it is, and {name!r} is a pattern, to which only "
+                "listeners can listen: '*', '#' and '>' are no word of it"
+            )
         spec = EventSpec(cls, name or cls.__name__, durable, broadcast, version, upcast)
         setattr(cls, _EVENT, spec)
         return cls
@@ -196,15 +210,15 @@ def _resolve_names(cls: Any, frame: FrameType) -> None:
 
 
 def _check_name(name: str, what: str) -> None:
-    """Refuse a name that cannot mean the same in this process and at every broker."""
+    """Refuse a name, or a pattern, that cannot mean the same in this process and at every broker."""
     if len(name.encode("utf-8", "surrogatepass")) > LONGEST:
         raise HandlerSignatureError(
             f"{what}: the name {name[:40]!r}... has more than {LONGEST} bytes of UTF-8, the limit of AMQP"
         )
-    if not WILDCARDS.isdisjoint(name.split(".")):
+    if REST in name.split("."):
         raise HandlerSignatureError(
-            f"{what}: a name is taken as it is, and {name!r} would be a pattern at some brokers: '*', '#' "
-            "and '>' are no word of it; listen to each event by its name, or to a base with subclasses=True"
+            f"{what}: {name!r} would be a pattern at some brokers: '>' is no word of a name; in the patterns "
+            "that a listener may listen to, '*' is one word and '#' any number of them"
         )
 
 
@@ -229,7 +243,8 @@ def event_listener(
 ) -> Callable[[_Handler], _Handler]:
     """Make a function or a class deriving :class:`EventListener` listen to an event.
 
-    :param event: its class, made an event by :func:`event`.
+    :param event: its class, made an event by :func:`event`; or its name; or a pattern of names, in which
+        ``*`` is one word between dots and ``#`` any number of them: ``order.*``.
     :param name: what the listener is called, in its queue and in errors; default: the name of the class, of
         the function, or of the file for a function ``on``.
     :param group: listeners of one group share the events; by default every listener gets all.

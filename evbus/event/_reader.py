@@ -84,10 +84,11 @@ class Reader:
 
     def _read(self, wanted: EventSpec, envelope: Envelope) -> Any:
         headers, spec = envelope.headers, wanted
+        name = headers.get(NAME)
         if wanted.cls is None:
             # Somebody may have sent or listened to the class meanwhile.
-            spec = self._named(wanted.name) or wanted
-        name = headers.get(NAME)
+            called = wanted.name if not wanted.pattern else name or envelope.routing_key
+            spec = self._named(called) or wanted
         if name is not None and name != spec.name and spec.cls is not None:
             spec = self._other(name, spec)
         kind = headers.get(CONTENT_TYPE, "")
@@ -101,7 +102,7 @@ class Reader:
         if said != way.version:
             return way.make(_raised(spec, said, way.load(envelope.body)))
         if way.at_once is not None:
-            if isinstance(headers, SharedHeaders):
+            if isinstance(headers, SharedHeaders) and not (wanted.pattern and name is None):
                 self._headers, self._spec, self._at_once = headers, wanted, way.at_once
             with contextlib.suppress(ValueError):
                 return way.at_once(envelope.body)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from evbus._topics import is_pattern
 from evbus.errors import HandlerExists, HandlerSignatureError, InvalidHeader
 from evbus.types import Envelope, StandingHeaders
 
@@ -98,7 +99,7 @@ class Registry:
         """Return the events that a listener wants."""
         if isinstance(listener.event, str):
             known = self.named(listener.event)
-            return [known or EventSpec(None, listener.event, False, False, 1, None)]
+            return [known or named_only(listener.event)]
         return self.below(listener.event) if listener.subclasses else [self.of(listener.event)]
 
     def below(self, cls: Any) -> list[EventSpec]:
@@ -118,6 +119,11 @@ class Registry:
                 "classes, and import them first"
             )
         return found
+
+
+def named_only(name: str) -> EventSpec:
+    """Return an event that is known by its name, or by a pattern of names."""
+    return EventSpec(None, name, False, False, 1, None, is_pattern(name))
 
 
 def _events_below(cls: type) -> list[type]:

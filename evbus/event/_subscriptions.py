@@ -76,6 +76,11 @@ class Entry:
         for event in self.events:
             wanted = subscription_of(self.spec, self.listening.listener.name, event)
             for supply in supplies:
+                if event.pattern and not supply.patterns:
+                    raise ProfileError(
+                        f"{supply.name} finds events by their names alone, and {event.name!r} is a pattern: "
+                        "listen to each event by its name"
+                    )
                 feed = Feed(supply, event, self.listening, f"listener {self.id}", patience)
                 self.feeds.append(feed)
                 feed.start(wanted)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from evbus.redact import one_line
 from evbus.types import Envelope
 
+from ._declare import gets
 from ._reader import NAME
 
 __all__ = ["Unheard"]
@@ -51,7 +52,7 @@ class Unheard:
         if name is None or self._elsewhere(events[0]):
             return
         listened = self._listened()
-        if name in listened:
+        if gets(listened, name):
             return
         if name not in self.counts:
             log.warning(

@@ -94,8 +94,9 @@ def subscribe(
 
     It need not be awaited, and may be. ``await hub.event.init.ready()`` returns when a broker has it.
 
-    :param event_type_or_name: the class, or a name: what comes then is plain values, as long as this hub
-        knows no class of that name. It does from the moment when one is sent, or listened to by its class.
+    :param event_type_or_name: the class, or a name, or a pattern of names (``order.*``, ``order.#``): what
+        comes then is plain values, as long as this hub knows no class of that name. It does from the moment
+        when one is sent, or listened to by its class.
         It may be called ``event_type``, or ``event``, as well.
     :param callback: a function of the event, or of ``(hub, event)``, plain or asynchronous; or a class
         deriving ``EventListener``. A parameter ``envelope`` gets the headers and what else came with it.
@@ -121,9 +122,9 @@ async def unsubscribe(hub, id):  # noqa: A002 - what it is
 
 
 def subscriptions(hub, event_name=None):
-    """Return what is known of every subscription, or of those to one event: a list of mappings."""
+    """Return what is known of every subscription, or of those that get one event: a list of mappings."""
     found = [entry.describe() for entry in hub.event.SUBSCRIPTIONS]
-    return [one for one in found if event_name is None or event_name in one["events"]]
+    return [one for one in found if event_name is None or _declare.gets(one["events"], event_name)]
 
 
 def listens_outside(hub):

@@ -221,6 +221,8 @@ async def put_all(queues: Queues, taps: Taps, limit: int, events: list[Envelope]
     done = 0
     try:
         for key, run in _runs(events):
+            if taps and taps.patterns:
+                taps.resolve((key,))
             for part in [run] if key in taps else [[event] for event in run]:
                 left = part
                 while left:
@@ -290,6 +292,8 @@ def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> i
     """
     runs = list(_runs(events))
     if taps:
+        if taps.patterns:
+            taps.resolve(key for key, _ in runs)
         most = limit or MOST - UNSETTLED
         for key, run in runs:
             waiting = max([len(tap) for tap in taps.get(key, ()) if limit or tap.wanted], default=-1)

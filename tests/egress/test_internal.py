@@ -31,7 +31,7 @@ class Room:
     def __init__(self) -> None:
         self.weight = Weight()
         self.groups = Groups(self.weight)
-        self.taps: Taps = {}
+        self.taps = Taps()
 
     def join(self, name: str = "e", **wanted: Any) -> tuple[Any, list[Delivery]]:
         got: list[Delivery] = []

@@ -70,6 +70,8 @@ async def running(hub: Any, contexts: Any) -> AsyncIterator[None]:
     try:
         await asyncio.wait_for(hub.evbus.init.join(), WAIT)
     except BaseException:
+        # What was begun, such as the other connections, goes on until the bus is stopped.
+        await asyncio.wait_for(hub.evbus.init.stop(), WAIT)
         await asyncio.wait({task}, timeout=WAIT)
         if task.done() and not task.cancelled():
             task.exception()  # the same; looked at, or asyncio tells of it in the middle of another test

@@ -214,7 +214,7 @@ def test_plugins_lists_every_plugin_with_its_file(hub: Any) -> None:
         "handler": set(),
         "ingress": {"amqp", "amqp1", "console", "file", "internal", "stomp", "webhook"},
         "listener": set(),
-        "match": {"exact", "glob", "regex"},
+        "match": {"exact", "glob", "regex", "topic"},
         "pipeline": {"compress", "dedupe", "session", "sign", "stamp", "trace"},
         "serialize": {"json", "msgpack"},
     }

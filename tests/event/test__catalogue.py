@@ -127,6 +127,34 @@ def test_a_listener_with_subclasses_listens_to_each() -> None:
     assert [each.name for each in found.events] == ["Base", "Below"]
 
 
+def test_a_listener_to_a_pattern_gets_the_known_events_that_match_it() -> None:
+    @event("shop.opened", broadcast=True)
+    @dataclass
+    class Opened:
+        id: str
+
+    @event_listener("shop.#", name="all")
+    def all_of_it(event: Any) -> None: ...
+
+    @event_listener(Opened, name="one")
+    def one(event: Opened) -> None: ...
+
+    @event_listener("stock.*", name="none")
+    def none(event: Any) -> None: ...
+
+    found = put_together({"internal": {"default": {}}}, all_of_it, one, none, also=[Placed])
+    assert [each.name for each in found.events] == ["Placed", "shop.opened", "stock.*"]
+    assert ways(found) == [("Placed", "internal.default"), ("shop.opened", "internal.default")]
+    assert gets(found) == [
+        ("shop.opened", "internal.default", "all"),
+        ("stock.*", "internal.default", "none"),
+        ("shop.opened", "internal.default", "one"),
+    ]
+    assert [one.channel.address for one in found.received] == ["shop.#", "stock.*", "shop.opened"]
+    assert [each.per_process(each.events[0]) for each in found.listeners] == [False, False, True]
+    assert found.problems == []
+
+
 def test_an_event_goes_to_every_profile_that_matches_and_comes_from_those_that_can_be_consumed_from() -> None:
     @event_listener(Placed, group="accounts")
     def on(event: Placed) -> None: ...

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evbus.api import event, event_listener
-from evbus.errors import HandlerSignatureError
+from evbus.errors import HandlerSignatureError, ProfileError
+from tests.evbus.kit import new_hub, running, write
 
-PATTERNS = ["order.*", "*", "#", "order.#", "*.placed", "order.>", ">"]
+PATTERNS = ["order.*", "*", "#", "order.#", "*.placed"]
 
 
-@pytest.mark.parametrize("name", PATTERNS)
-def test_a_pattern_is_no_name_of_an_event_nor_of_what_is_listened_to(hub: Any, name: str) -> None:
+def test_a_pattern_is_no_name_of_an_event() -> None:
+    @dataclass
+    class Order:
+        number: int
+
+    for name in PATTERNS:
+        with pytest.raises(HandlerSignatureError, match=r"the event .*Order: the name .* is taken as it is"):
+            event(name)(Order)
+        event_listener(name)
+
+
+@pytest.mark.parametrize("name", ["order.>", ">"])
+def test_what_only_activemq_takes_for_a_pattern_is_refused_everywhere(hub: Any, name: str) -> None:
     @dataclass
     class Order:
         number: int
 
     def on(event: Any) -> None: ...
 
-    with pytest.raises(HandlerSignatureError, match="the event .*Order: a name is taken as it is"):
+    with pytest.raises(HandlerSignatureError, match=r"the event .*Order: .*'>' is no word of a name"):
         event(name)(Order)
-    with pytest.raises(HandlerSignatureError, match="a listener: a name is taken as it is"):
+    with pytest.raises(HandlerSignatureError, match=r"a listener: .*'>' is no word of a name"):
         event_listener(name)
-    with pytest.raises(HandlerSignatureError, match="a listener: a name is taken as it is"):
+    with pytest.raises(HandlerSignatureError, match=r"a listener: .*'>' is no word of a name"):
         hub.event.init.subscribe(name, on)
 
 
@@ -51,3 +65,23 @@ def test_every_other_name_is_one(name: str) -> None:
 
     event(name)(Order)
     event_listener(name)
+
+
+def test_a_pattern_is_refused_where_the_plugin_finds_events_by_their_names_alone(tmp_path: Path) -> None:
+    text = """
+        def __init__(hub):
+            hub.egress.own.ACCT = ["own"]
+
+        async def consume(hub, ctx, subscription):
+            if subscription.name == "never":
+                yield
+    """
+    hub = new_hub(plugin_dirs=[write(tmp_path, egress__own=text)], dead_store=tmp_path / "dead.jsonl")
+    hub.event.init.subscribe("order.*", print)
+
+    async def main() -> None:
+        async with running(hub, {"own": {"default": {}}}):
+            raise AssertionError("it has started")
+
+    with pytest.raises(ProfileError, match=r"own.default finds events by their names alone, and 'order"):
+        asyncio.run(main())

@@ -142,3 +142,39 @@ def test_of_two_internal_profiles_one_listener_is_enough(caplog: pytest.LogCaptu
         assert told(caplog) == []
 
     go(main)
+
+
+def test_who_listens_to_a_pattern_hears_the_events_that_match_it(caplog: pytest.LogCaptureFixture) -> None:
+    @event("shop.opened")
+    @dataclasses.dataclass
+    class Opened:
+        id: int = 0
+
+    async def main() -> None:
+        async with listening({"internal": {"default": {}, "other": {}}}) as hub:
+            hub.event.init.subscribe("shop.*", Got().on)
+            await sent(hub, Opened(), Other())
+            await sent(hub, Opened(), profile="other")
+            assert hub.evbus.stats.snapshot()["unheard"] == {"Other": 1}
+
+    go(main)
+    assert len(told(caplog)) == 1
+
+
+def test_names_that_come_and_go_are_not_remembered_for_ever() -> None:
+    async def main() -> None:
+        async with listening() as hub:
+            got = Got()
+            hub.event.init.subscribe("shop.*", got.on)
+            taps = hub.ingress.TAPS["*"]
+            taps.REMEMBERED = 10
+            for number in range(25):
+                await hub.evbus.broker.put(routing_key=f"shop.{number}", body=number)
+                await got.wait(number + 1)
+            assert len(taps) <= 11
+            late = hub.event.init.subscribe("shop.24", got.on)
+            await hub.evbus.broker.put(routing_key="shop.24", body=25)
+            assert (await got.wait(27))[25:] == [25, 25]
+            assert await hub.event.init.unsubscribe(late)
+
+    go(main)

@@ -373,6 +373,105 @@ class Behaviour:
             assert (type(found), found.number) == (base, 2)
             assert await only.numbers(1) == [2]
 
+    # -- listeners to patterns ---------------------------------------------------------------------
+
+    def several(self) -> list[Any]:
+        """Return events whose names have the word in front in common."""
+        return [order(f"{self.name}{end}") for end in ("", ".placed", ".eu.placed")]
+
+    @looped
+    async def test_a_listener_to_a_pattern_gets_the_events_whose_names_match_it(self) -> None:
+        own, placed, abroad = self.several()
+        by_name, word, words = (
+            Inbox(placed, name="name"),
+            Inbox(f"{self.name}.*", name="word"),
+            Inbox(f"{self.name}.#", name="words"),
+        )
+        self.prepare(f"{self.name}.placed", "name")
+        self.prepare(f"{self.name}.*", "word")
+        self.prepare(f"{self.name}.#", "words")
+        async with self.process() as sender, self.process(by_name, word, words) as hub:
+            for kind in (own, placed, abroad):  # so that this process knows them, too
+                hub.event.REGISTRY.of(kind)
+            await sender.event.init.send(own(1))
+            await sender.event.init.send(placed(2))
+            await sender.event.init.send(abroad(3))
+            await sender.evbus.broker.put(routing_key=f"{self.name}.else", body={"number": 4})
+            assert await words.next() == own(1)
+            assert await words.next() == placed(2)
+            assert await words.next() == abroad(3)
+            assert await words.next() == {"number": 4}
+            assert await word.next() == placed(2)
+            assert await word.next() == {"number": 4}
+            assert await by_name.numbers(1) == [2]
+            names = [found["name"] for found in hub.event.init.subscriptions(f"{self.name}.placed")]
+            assert sorted(names) == ["name", "word", "words"]
+        assert [len(inbox.got) for inbox in (by_name, word, words)] == [1, 2, 4]
+        assert not self.dead()
+
+    @looped
+    async def test_a_group_shares_what_matches_its_pattern_and_keeps_it_while_it_is_away(self) -> None:
+        _, placed, abroad = self.several()
+        pattern, options = f"{self.name}.#", {"group": "g", "durable": True}
+        before, after = Inbox(pattern, **options), [Inbox(pattern, **options) for _ in range(2)]
+        self.prepare(pattern, "g")
+        async with self.process() as sender:
+            async with self.process(before):
+                await sender.event.init.send(placed(0))
+                await before.next()
+            for number in range(1, 21):
+                await sender.event.init.send((placed, abroad)[number % 2](number))
+            await self.delivered(sender, 21)
+            async with self.process(after[0]), self.process(after[1]):
+                await eventually(lambda: sum(len(inbox.got) for inbox in after) == 20, "all events")
+        got = [getattr(one, "number", None) or one["number"] for inbox in after for one in inbox.got]
+        assert sorted(got) == list(range(1, 21))
+        assert len(before.got) == 1
+        assert not self.dead()
+
+    @looped
+    async def test_two_patterns_and_a_name_are_three_listeners_even_of_one_name(self) -> None:
+        _, placed, _ = self.several()
+        names = [f"{self.name}.placed", f"{self.name}.*", f"{self.name}.#"]
+        inboxes = [Inbox(name) for name in names]
+        for name in names:
+            self.prepare(name, "inbox")
+        async with self.process(*inboxes) as hub:
+            for number in range(10):
+                await hub.event.init.send(placed(number))
+            assert [await inbox.numbers(10) for inbox in inboxes] == [list(range(10))] * 3
+        assert [len(inbox.got) for inbox in inboxes] == [10, 10, 10]
+
+    @looped
+    async def test_each_process_gets_a_copy_of_what_matches_a_pattern(self) -> None:
+        _, placed, abroad = self.several()
+        inboxes = [Inbox(f"{self.name}.#", per_process=True) for _ in range(2)]
+        async with self.process() as sender, self.process(inboxes[0]), self.process(inboxes[1]):
+            await sender.event.init.send(placed(1))
+            await sender.event.init.send(abroad(2))
+            for inbox in inboxes:
+                found = [await inbox.next(), await inbox.next()]
+                assert [getattr(one, "number", None) or one["number"] for one in found] == [1, 2]
+        assert [len(inbox.got) for inbox in inboxes] == [2, 2]
+
+    @looped
+    async def test_what_fails_at_a_listener_to_a_pattern_is_tried_again_and_dies(self) -> None:
+        async def handle(event: Any) -> None:
+            if event["number"] == 1:
+                raise ValueError("never")
+
+        inbox = Inbox(f"{self.name}.#", handle, durable=True, prefetch=1)
+        self.prepare(f"{self.name}.#", "inbox")
+        async with self.process() as sender, self.process(inbox):
+            await sender.evbus.broker.put(routing_key=f"{self.name}.placed", body={"number": 1})
+            assert str(await inbox.problem()) == "never"
+            await sender.evbus.broker.put(routing_key=f"{self.name}.eu.placed", body={"number": 2})
+            assert [(await inbox.next())["number"] for _ in range(4)] == [1, 1, 1, 2]
+        (record,) = self.dead()
+        assert record.routing_key == f"{self.name}.placed"
+        assert record.dead is not None
+        assert (record.dead["reason"], record.dead["attempts"]) == ("ValueError: never", 3)
+
     # -- what goes wrong ---------------------------------------------------------------------------
 
     @looped

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from evbus.errors import ProfileError
+from evbus._topics import matches
+from evbus.errors import ConnectFailed, ProfileError
 from tests.event.transports.behaviour import BrokerBehaviour, Inbox, looped, order
 from tests.ingress.amqp_kit import eventually
 
@@ -60,6 +62,69 @@ class TestAmqp(BrokerBehaviour):
         with pytest.raises(ProfileError, match="name one, such as 'exchange:"):
             async with self.process(Inbox(order(self.name))):
                 pass
+
+    @looped
+    async def test_a_pattern_needs_an_exchange_of_type_topic(self) -> None:
+        self.node.declare_exchange(f"{self.name}-direct", "direct")
+        self.node.declare_exchange(f"{self.name}-topic", "topic")
+        profiles = self.profiles()
+        self.profiles = lambda port=0: profiles  # type: ignore[method-assign]
+        said = "a listener to a pattern needs an exchange of type topic, and"
+        refused = [
+            (
+                {"name": f"{self.name}-fan", "type": "fanout"},
+                ProfileError,
+                f"'{self.name}-fan' is of type fanout",
+            ),
+            ("amq.direct", ProfileError, "'amq.direct' is of type direct"),
+            ("", ProfileError, "the default one takes routing keys as they are"),
+            (f"{self.name}-direct", ConnectFailed, f"'{self.name}-direct' is of type direct"),
+        ]
+        for exchange, kind, reason in refused:
+            profiles["amqp"]["default"]["exchange"] = exchange
+            with pytest.raises(kind, match=f"{said} {reason}: name one, such as"):
+                async with self.process(Inbox(f"{self.name}.*")):
+                    pass
+        for exchange in (f"{self.name}-topic", "amq.topic"):
+            profiles["amqp"]["default"]["exchange"] = exchange
+            inbox = Inbox(f"{self.name}.*")
+            async with self.process(inbox) as hub:
+                await hub.evbus.broker.put(routing_key=f"{self.name}.x", body={"n": 1})
+                assert await inbox.next() == {"n": 1}
+
+    @looped
+    async def test_a_pattern_matches_the_same_names_as_in_this_process(self) -> None:
+        words = ["", "a", "b"]
+        names = [".".join(some) for n in (1, 2, 3) for some in itertools.product(words, repeat=n)]
+        patterns = [
+            "#",
+            "*",
+            "a.#",
+            "#.a",
+            "a.*",
+            "*.a",
+            "a.#.b",
+            "*.#",
+            "#.#",
+            "a.*.b",
+            "#.a.#",
+            "*.*",
+            "b..#",
+        ]
+        profiles = self.profiles()
+        profiles["amqp"]["default"]["mandatory"] = False
+        self.profiles = lambda port=0: profiles  # type: ignore[method-assign]
+        inboxes = [Inbox(pattern, name=f"i{number}") for number, pattern in enumerate(patterns)]
+        last = Inbox("#", name="last")
+        async with self.process(*inboxes, last) as hub:
+            for name in names:
+                await hub.evbus.broker.put(routing_key=name, body={"name": name})
+            while len(last.got) < len(names):
+                await last.next()
+            expected = [[name for name in names if matches(name, pattern)] for pattern in patterns]
+            for inbox, wanted in zip(inboxes, expected, strict=True):
+                assert [(await inbox.next())["name"] for _ in wanted] == wanted
+        assert [len(inbox.got) for inbox in inboxes] == [len(wanted) for wanted in expected]
 
     def test_a_broker_that_dies_is_waited_out(self, broken_rabbitmq: Any) -> None:
         self.node = broken_rabbitmq

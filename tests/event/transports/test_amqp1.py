@@ -44,6 +44,16 @@ class Amqp1(BrokerBehaviour):
 
         asyncio.run(main())
 
+    def test_an_address_of_one_name_is_refused_for_a_pattern(self) -> None:
+        self.address = f"/exchange/{EXCHANGE}/events"
+
+        async def main() -> None:
+            with pytest.raises(ProfileError, match="nobody can listen to the pattern"):
+                async with self.process(Inbox("order.*")):
+                    pass
+
+        asyncio.run(main())
+
 
 class TestRabbitmq3(Amqp1):
     address = f"/exchange/{EXCHANGE}/{{routing_key}}"
@@ -69,6 +79,18 @@ class TestRabbitmq4(Amqp1):
                 ProfileError, match="which RabbitMQ 4 makes for no consumer: use the provider"
             ):
                 async with self.process(Inbox(kind, per_process=True)):
+                    pass
+
+        asyncio.run(main())
+
+    def test_each_process_gets_a_copy_of_what_matches_a_pattern(self) -> None:
+        """Nor of a pattern."""
+
+        async def main() -> None:
+            with pytest.raises(
+                ProfileError, match="which RabbitMQ 4 makes for no consumer: use the provider"
+            ):
+                async with self.process(Inbox(f"{self.name}.#", per_process=True)):
                     pass
 
         asyncio.run(main())

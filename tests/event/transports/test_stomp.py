@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +68,24 @@ class TestRabbitmq(Stomp):
         # Who declares it, if only passively, uses it, which puts its end off.
         await eventually(lambda: queue not in self.queues(), "the end of the queue")
 
+    @pytest.mark.parametrize(
+        ("destination", "reason"),
+        [
+            ("/exchange/amq.direct/{routing_key}", "takes names as they are"),
+            ("/topic/events", "nobody can listen to the pattern"),
+            ("/topic/shop-{routing_key}", "nobody can listen to the pattern"),
+        ],
+    )
+    def test_a_pattern_needs_a_topic(self, destination: str, reason: str) -> None:
+        self.destination = destination
+
+        async def main() -> None:
+            with pytest.raises(ProfileError, match=reason):
+                async with self.process(Inbox("order.*")):
+                    pass
+
+        asyncio.run(main())
+
     @looped
     async def test_an_exchange_of_its_own_does_as_well(self) -> None:
         self.node.declare_exchange(f"{self.name}-events", "topic")
@@ -76,6 +95,10 @@ class TestRabbitmq(Stomp):
         async with self.process(*inboxes) as hub:
             await hub.event.init.send(kind(1))
             assert [await inbox.numbers(1) for inbox in inboxes] == [[1], [1]]
+        matching = Inbox(f"{self.name}.*")
+        async with self.process(matching) as hub:
+            await hub.evbus.broker.put(routing_key=f"{self.name}.x", body={"n": 1})
+            assert await matching.next() == {"n": 1}
 
 
 class TestActivemq(Stomp):
@@ -100,6 +123,12 @@ class TestActivemq(Stomp):
             await sender.event.init.send(kind(1))
             async with self.process(after):
                 assert await after.numbers(1) == [1]
+
+    @looped
+    async def test_a_pattern_that_activemq_does_not_have_is_refused(self) -> None:
+        with pytest.raises(ProfileError, match="'#' can be the last word only"):
+            async with self.process(Inbox(f"{self.name}.#.placed")):
+                pass
 
     @looped
     async def test_a_group_with_a_dot_is_refused(self) -> None:

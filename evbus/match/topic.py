@@ -1,0 +1,10 @@
+from evbus._topics import matches
+
+
+def find(hub, name: str, pattern: str) -> bool:
+    """Return whether ``name`` matches a pattern of AMQP topics, as listeners use them.
+
+    ``*`` is one word between dots, ``#`` any number of them: ``orders.*`` does not match
+    ``orders.eu.paid``, and ``orders.#`` matches it, and ``orders``.
+    """
+    return matches(name, pattern)
