@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -11,11 +12,12 @@ from evbus.types import Envelope
 __all__ = ["UNBOUNDED", "Loose", "Weight", "size_of"]
 
 UNBOUNDED = 1 << 62
+_body = operator.attrgetter("body")
 
 
 def size_of(events: Iterable[Envelope]) -> int:
     """Return the bytes of all bodies."""
-    return sum([len(event.body) for event in events])
+    return sum(map(len, map(_body, events)))
 
 
 def _nothing() -> None:

@@ -60,6 +60,10 @@ class Group:
         self._durable = False
         self._crowd: deque[asyncio.Future[None]] = deque()
         self._lost: Lost | None = None
+        # The bytes that are counted there: too many by what was settled, while nobody needs to know.
+        self._size = 0
+        self.exact = True
+        self._loosen()
         groups[key] = self
         taps.add(key[0], self)
 
@@ -82,7 +86,7 @@ class Group:
             event = waiting.popleft()
             self.counts.pop(id(event), None)
             weight.idle -= len(event.body)
-            weight.take(len(event.body))
+            self.take(len(event.body))
         return before - len(waiting)
 
     def put(self, events: list[Envelope], size: int) -> None:
@@ -93,8 +97,32 @@ class Group:
         self.waiting.extend(events)
         if not self.wanted:
             self.weight.idle += size
+        if self.exact:
+            self._loosen()
+        self._size += size
         self.weight.add(size)
         self.push()
+
+    def take(self, size: int) -> None:
+        """Count bytes that went."""
+        self._size -= size
+        self.weight.take(size)
+
+    def recount(self) -> None:
+        """Count what waits, and what is not settled."""
+        self.take(self._size - size_of(self.waiting) - sum([member.size() for member in self._members]))
+
+    def tighten(self) -> None:
+        """Count what is there, and from now on what is settled."""
+        if not self.exact:
+            self.exact = True
+            self.weight.loose.discard(self)
+            self.recount()
+
+    def _loosen(self) -> None:
+        if not self.weight.floor:
+            self.exact = False
+            self.weight.loose.add(self)
 
     def _want(self, wanted: bool) -> None:
         """Note whether somebody takes what waits."""
@@ -111,7 +139,7 @@ class Group:
         size = size_of(left)
         if not self.wanted:
             self.weight.idle -= size
-        self.weight.take(size)
+        self.take(size)
         return left
 
     def held(self) -> int:
@@ -204,6 +232,7 @@ class Group:
         del self._groups[self._key]
         self._taps.remove(self._key[0], self)
         self._empty()
+        self.tighten()
         self._relieve()
 
 
@@ -216,7 +245,6 @@ class Member:
 
     def __init__(self, group: Group, most: int, take: Take, durable: bool) -> None:
         self._group = group
-        self._weight = group.weight
         self._most = most
         # It gets more when it has settled a part of what it may have: to look with every one takes time, and
         # as many may be under way for long.
@@ -240,6 +268,10 @@ class Member:
     def waiting(self) -> int:
         """How many wait for its group, told by the first of those that share them."""
         return len(self._group) if self._group.leads(self) else 0
+
+    def size(self) -> int:
+        """Return the bytes of what it has not settled."""
+        return size_of(self._unsettled.values())
 
     def room(self) -> int:
         """Return how many deliveries it takes."""
@@ -266,11 +298,8 @@ class Member:
             group.give_back(event)
             group.push()
             return
-        # As Weight.take does, without a call.
-        weight = self._weight
-        weight.size = left = weight.size - len(event.body)
-        if left < weight.floor:
-            weight.on_fall()
+        if group.exact:
+            group.take(len(event.body))
         if group.counts:
             group.counts.pop(id(event), None)
         if group.waiting and len(self._unsettled) <= self._low:

@@ -42,9 +42,11 @@ CLASSES = 1000
 _FIELDS: dict[type, Callable[[Any], Iterable[Any]]] = {}
 #: Those whose objects msgspec does not write, and what of pydantic's does.
 _OWN: dict[type, Callable[[Any], bytes | None] | None] = {}
-#: Those of them whose fields are single values, as they are declared: without NaN only those fields that have
-#: times, with a date or without, need a closer look.
-_FLAT: dict[type, tuple[str, ...]] = {}
+#: Those of them whose fields are single values, as they are declared, and no times: without NaN they need no
+#: closer look.
+_FLAT: set[type] = set()
+#: Those with fields for times, with a date or without, and these.
+_FLAT_BUT_TIMES: dict[type, list[str]] = {}
 
 _encode = msgspec.json.Encoder().encode
 _HUGE = 10**strictjson.DIGITS
@@ -92,10 +94,7 @@ def apply(data: object, normaliser: type[_JsonNormaliser] | None = None) -> byte
         return _model(data) or _slow(data, normaliser)
     # Looking for single bytes is much cheaper than for b"null", which only NaN and None leave behind.
     null = 117 in out and 110 in out and out.find(b"null") >= 0
-    if not null and (timed := _FLAT.get(type(data))) is not None:
-        for name in timed:
-            if not to_the_minute(getattr(data, name, None)):
-                return _slow(data, normaliser)
+    if not null and type(data) in _FLAT:
         return out
     # One brace and no bracket is a flat object, and so without sets. A colon for each key leaves no times.
     # Its keys are left to look at.
@@ -108,6 +107,12 @@ def apply(data: object, normaliser: type[_JsonNormaliser] | None = None) -> byte
     ):
         for key in data:
             if type(key) is not str:
+                break
+        else:
+            return out
+    if not null and (times := _FLAT_BUT_TIMES.get(type(data))) is not None:
+        for name in times:
+            if not to_the_minute(getattr(data, name, None)):
                 break
         else:
             return out
@@ -167,13 +172,17 @@ def _learn(kind: type, names: tuple[str, ...]) -> Callable[[Any], Iterable[Any]]
         if len(_FIELDS) >= CLASSES:
             _FIELDS.clear()
             _FLAT.clear()
+            _FLAT_BUT_TIMES.clear()
         _FIELDS[kind] = get
-        if (timed := _flat(kind)) is not None:
-            _FLAT[kind] = timed
+        times = _times_of(kind)
+        if times:
+            _FLAT_BUT_TIMES[kind] = times
+        elif times is not None:
+            _FLAT.add(kind)
     return lambda value: [getattr(value, name, None) for name in names]
 
 
-def _flat(kind: type) -> tuple[str, ...] | None:
+def _times_of(kind: type) -> list[str] | None:
     """Return the fields for times, with a date or without, of a class of single values; None for others."""
     try:
         fields = msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
@@ -181,7 +190,7 @@ def _flat(kind: type) -> tuple[str, ...] | None:
         return None
     if not all(isinstance(field.type, _SCALARS) for field in fields):
         return None
-    return tuple(field.name for field in fields if isinstance(field.type, _TIMED))
+    return [field.name for field in fields if isinstance(field.type, _TIMED)]
 
 
 def _model(data: object) -> bytes | None:
@@ -288,9 +297,6 @@ def typed(kind: type) -> Callable[[bytes], Any] | None:
     keys = _keys(info, frozenset())
     if keys is None:
         return read
-    # An integer that is too long for others is too long for a Decimal.
-    exact = any(isinstance(each, msgspec.inspect.DecimalType) for each in held)
-    longest = strictjson.DIGITS if exact else math.inf
 
     def read_at_once(data: bytes) -> Any:
         # A key that stands twice shows in the number of colons: every key is there at least once, or the text
@@ -299,9 +305,12 @@ def typed(kind: type) -> Callable[[bytes], Any] | None:
             data.count(b'":') != keys or b" :" in data or b"\t:" in data or b"\n:" in data or b"\r:" in data
         ):
             return read(data)
-        return decode(data) if len(data) <= longest else read(data)
+        return decode(data)
 
-    return read_at_once
+    if not any(isinstance(each, msgspec.inspect.DecimalType) for each in held):
+        return read_at_once
+    # An integer that is too long for others is too long for a Decimal.
+    return lambda data: (read_at_once if len(data) <= strictjson.DIGITS else read)(data)
 
 
 def _keys(info: Any, within: frozenset[int]) -> int | None:
