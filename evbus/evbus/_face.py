@@ -7,8 +7,10 @@ the plain function with the hub in front is all that would have been called.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pop.contract
@@ -49,10 +51,47 @@ def watched(function: pop.contract.Contracted) -> bool:
 
 
 def direct(function: Any) -> Callable[..., Any]:
-    """Return what a loop should call for a function on the hub: around POP unless a contract watches it."""
+    """Return what a loop should call for a function on the hub: around POP unless a contract watches it.
+
+    Of an asynchronous generator that is watched it is one that closes what it wraps when it is closed, which
+    POP's wrapper leaves to the event loop.
+    """
     if isinstance(function, pop.contract.Contracted) and not watched(function):
         return functools.partial(function.func, function.hub) if function.implicit_hub else function.func
+    if isinstance(function, pop.contract.ContractedAsyncGen):
+        return functools.partial(_generated, function)
     return function  # type: ignore[no-any-return]
+
+
+async def _generated(function: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+    """Do as ``ContractedAsyncGen.__call__`` does, and close what it is made of, that of ``call_`` first."""
+    last, watching = None, function.contract_functions
+    async with contextlib.AsyncExitStack() as opened:
+
+        @functools.wraps(function.func)
+        def plain(*args: Any, **kwargs: Any) -> Any:
+            made = function.func(*args, **kwargs)
+            opened.push_async_callback(made.aclose)
+            return made
+
+        if function.implicit_hub:
+            args = (function.hub, *args)
+        ctx = pop.contract.ContractedContext(
+            plain, args, kwargs, function.signature, function.ref, function.__name__
+        )
+        for before in watching["pre"]:
+            result = before(ctx)
+            if inspect.iscoroutine(result):
+                function.hub.pop.contract.process_pre_result(await result, before, function)
+        made = direct(watching["call"][0])(ctx) if watching["call"] else plain(*ctx.args, **ctx.kwargs)
+        async with contextlib.aclosing(made):
+            async for last in made:
+                yield last
+    for after in watching["post"]:
+        ctx.ret = last
+        result = after(ctx)
+        result = await result if inspect.iscoroutine(result) else result
+        last = last if result is None else result
 
 
 def shorten(module: Any, name: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dict_tools.data import NamespaceDict, SafeNamespaceDict
 
 from evbus import _paths, errors
-from evbus.evbus import _expand, _profiles
+from evbus.evbus import _expand, _installed, _profiles
 
 log = logging.getLogger("evbus.acct")
 
@@ -85,7 +85,7 @@ async def _read(hub, acct_file, acct_key, options):
         raise errors.MissingExtra("an encrypted profiles file", package="acct", extra="acct")
     if not path.is_file():
         raise errors.ProfileError("the file cannot be read: there is no such file", source=str(path))
-    hub.pop.sub.add(dyne_name="acct")
+    _open_acct(hub)
     known = hub.acct.init.profiles.signature.parameters
     for name in options:
         if name not in known:
@@ -149,11 +149,16 @@ def _leave_out(hub, provider, known, source, path):
         log.debug("%s: the provider %r is no ingress plugin's", source, provider)
 
 
+def _open_acct(hub):
+    with _installed.LOADING:
+        hub.pop.sub.add(dyne_name="acct")
+
+
 async def _processed(hub, provider, part):
     """Run a profile through the acct plugins of its provider, if acct and such plugins are there."""
     if importlib.util.find_spec("acct") is None:
         return {}
-    hub.pop.sub.add(dyne_name="acct")
+    _open_acct(hub)
     if provider not in hub.acct:
         return {}
     return (await hub.acct.init.process([provider], {provider: part})).get(provider) or {}

@@ -130,7 +130,7 @@ async def start(hub, contexts):
     engine.begin()
     try:
         loop = asyncio.get_running_loop()
-        current = hub.pop.loop.CURRENT_LOOP
+        current = _pop_loop(hub).CURRENT_LOOP
         if current is None or not current.is_running():
             # What other plugins run through hub.pop.loop has to run here.
             hub.pop.loop.CURRENT_LOOP = loop
@@ -140,6 +140,13 @@ async def start(hub, contexts):
     except BaseException as exc:
         engine.fail(exc)
         raise
+
+
+def _pop_loop(hub):
+    """Return ``hub.pop.loop``, without importing every event loop that is installed, as POP would with it."""
+    with _installed.LOADING:
+        hub.pop.sub.add(dyne_name="loop", load_all=False)
+        return hub.pop.loop
 
 
 async def join(hub):
