@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from evbus import jsonl, strictjson
+from evbus._wrapped import cloudevent
 from evbus.errors import ConfigError, InvalidPayload, PayloadError, PayloadTooLarge, nearest
 from evbus.types import CONTENT_TYPE
 
@@ -22,7 +23,7 @@ _raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 class Form(NamedTuple):
     """How a line is read, and what its events are called where it does not say.
 
-    :ivar format: ``events``: an event of :mod:`evbus.jsonl` or a structured CloudEvent, or a JSON array of
+    :ivar format: ``events``: an event of :mod:`evbus.jsonl` or a CloudEvent in JSON, or a JSON array of
         them; ``lines``: the line is the body; ``json``: its JSON is.
     :ivar body_key: of ``json``: the body is the value of this key, and all else is left out.
     """
@@ -46,10 +47,23 @@ class Form(NamedTuple):
         return _each(line, max_body, lambda part: self._event(part, max_body))
 
     def _event(self, line: bytes, max_body: int) -> jsonl.Record:
+        if b'"specversion"' in line and _is_cloudevent(line):
+            return self._cloudevent(line, max_body)
         record = jsonl.decode(line, max_body, profile=self.profile)
         if self.routing_key and not record.routing_key:
             return msgspec.structs.replace(record, routing_key=self.routing_key)
         return record
+
+    def _cloudevent(self, line: bytes, max_body: int) -> jsonl.Record:
+        """Return a structured CloudEvent as an event of its type (JSON Event Format 1.0.2)."""
+        longest = jsonl.max_line(max_body)
+        if longest and len(line) > longest:
+            raise PayloadTooLarge(len(line), max_body)
+        headers, raw = cloudevent(line)
+        plain = headers[CONTENT_TYPE] == jsonl.JSON and raw
+        record = self._record(raw, headers[CONTENT_TYPE], max_body, strictjson.load(raw) if plain else None)
+        key = headers["ce-type"]
+        return msgspec.structs.replace(record, routing_key=key, headers=headers, raw=raw or None)
 
     def _text(self, line: bytes, max_body: int) -> jsonl.Record:
         body = line.removesuffix(b"\r")
@@ -87,6 +101,14 @@ class Form(NamedTuple):
             body=value,
             raw=raw,
         )
+
+
+def _is_cloudevent(line: bytes) -> bool:
+    """Return whether a line is a structured CloudEvent: no event of ours has a key of that name."""
+    try:
+        return "specversion" in _raw_values(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False  # what it is instead is said by who reads events
 
 
 def _each(line: bytes, max_body: int, read: Callable[[bytes], jsonl.Record]) -> list[jsonl.Record]:

@@ -137,6 +137,35 @@ def test_the_json_of_others_is_the_body_or_one_key_of_it_is(shell: Shell) -> Non
     ]
 
 
+def test_cloudevents_in_json_are_events_of_their_type(shell: Shell) -> None:
+    about = '"specversion": "1.0", "id": "1", "source": "/shop", "type": "order.paid"'
+    text_type, image = '"datacontenttype": "text/plain"', '"datacontenttype": "image/png"'
+    given = [
+        f'{{{about}, "data": {{"total": 1.10}}, "tenant": "acme"}}',
+        f'[{{{about}, {text_type}, "data": "hello"}}, {{{about}, {image}, "data_base64": "AP8="}}]',
+        f"{{{about}}}",
+        '{"specversion": "1.0", "id": "1"}',
+        '{"routing_key": "own", "body": {"specversion": "1.0"}}',
+    ]
+    done = shell.run("run", "-p", "file.yml", "-q", "--profile", "mine", "-k", "key", stdin="\n".join(given))
+    assert done.returncode == 3
+    assert done.stderr == (
+        "evbus: standard input:4: this is no CloudEvent: its source is missing, or is no text\n"
+    )
+    first, text, raw, empty, own = shell.lines("out.jsonl")
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/shop", "ce-type": "order.paid"}
+    assert {(one["routing_key"], one["profile"]) for one in (first, text, raw, empty)} == {
+        ("order.paid", "mine")
+    }
+    assert first["headers"] == {**headers, "ce-tenant": "acme", "content-type": "application/json"}
+    assert first["body"] == {"total": 1.1}
+    assert text["body"] == "hello"
+    assert text["headers"]["content-type"] == "text/plain"
+    assert raw["body_base64"] == "AP8="
+    assert empty["headers"].items() >= headers.items()
+    assert own == {"routing_key": "own", "profile": "mine", "body": {"specversion": "1.0"}}
+
+
 def test_a_batch_is_taken_whole_or_not_at_all(shell: Shell) -> None:
     given = '[{"body": 1}, {"bdy": 2}]\n[]\n[{"body": 3}]\n[{"body": 4}\n'
     done = shell.run("run", "-p", "file.yml", "-q", stdin=given)
