@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
+from evbus._owner import owner
 from evbus.errors import EvbusError
 from evbus.redact import one_line, redact
 from evbus.types import Envelope
 
 __all__ = ["about", "place", "trace", "which"]
 
-_OURS = f"{Path(__file__).resolve().parent}{os.sep}"
-_PYTHON = f"{Path(os.__file__).resolve().parent}{os.sep}"
-_PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 #: Exceptions that are looked into, when one stands for others.
 _DEEPEST = 10
 
@@ -29,12 +25,13 @@ def place(problem: BaseException) -> str:
     library = ours = ""
     for file, line in _frames(problem, _DEEPEST):
         where = f"{file}:{line}"
-        if file.startswith(_OURS):
-            ours = ours or where
-        elif any(part in file for part in _PACKAGES):
-            library = library or where
-        elif not file.startswith((_PYTHON, "<")):
+        whose = owner(file)
+        if whose == "program":
             return where
+        if whose == "evbus":
+            ours = ours or where
+        elif whose == "library":
+            library = library or where
     return library or ("" if isinstance(problem, EvbusError) else ours)
 
 

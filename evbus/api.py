@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pop.hub
@@ -28,6 +29,7 @@ from evbus.evbus import _installed, _signals
 from evbus.event._declare import EventListener, EventListenerDescriptor, event, event_listener
 from evbus.event._declare import EventSpec as EventDescriptor
 from evbus.event._handle import Handle
+from evbus.event._sync_bus import SyncBus
 from evbus.types import Delivery, Envelope, Event, Subscription
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "RequestRouter",
     "Singleton",
     "Subscription",
+    "SyncBus",
     "Unavailable",
     "bus",
     "command",
@@ -56,6 +59,7 @@ __all__ = [
     "on",
     "query",
     "session",
+    "sync_bus",
 ]
 
 
@@ -102,6 +106,7 @@ async def bus(
     profiles: Mapping[str, Any] | str | Path,
     *,
     acct_key: str | None = None,
+    listeners: Iterable[ModuleType | Callable[..., Any]] = (),
     signals: bool = False,
     **options: Any,
 ) -> AsyncIterator[BusHandle]:
@@ -111,6 +116,8 @@ async def bus(
 
     :param profiles: ``{provider: {name: data}}``, or the path of a YAML file of them.
     :param acct_key: the key when acct encrypted the file.
+    :param listeners: modules and packages whose functions and classes with ``@event_listener`` listen, or
+        such functions and classes; see ``hub.event.init.listen``.
     :param signals: let SIGTERM and SIGINT end the block: the first cancels what it waits for; what is there
         is delivered within the option ``drain_timeout``, and the program goes on behind the block. After a
         second one nothing more is delivered, and a process that does not get on is ended. In the main
@@ -121,11 +128,55 @@ async def bus(
     """
     if signals and threading.current_thread() is not threading.main_thread():
         raise EvbusError("signals=True: only the main thread gets signals; leave it out in others")
+    async with _started(_made(listeners, options), profiles, acct_key, signals=signals) as handle:
+        yield handle
+
+
+def sync_bus(
+    profiles: Mapping[str, Any] | str | Path,
+    *,
+    acct_key: str | None = None,
+    listeners: Iterable[ModuleType | Callable[..., Any]] = (),
+    **options: Any,
+) -> SyncBus:
+    """Return a bus for programs without an event loop, such as Flask, Django, and scripts.
+
+    Its functions may be called from any thread. It starts with ``with``, or with the first call, in a thread
+    of its own, in whichever process that is; so it may be made before a server forks its workers. It ends
+    with ``with``, with ``close()``, or with the process, and delivers what is left. Parameters as for
+    :func:`bus`.
+
+    :raises ConfigError: an option or a plugin has to be mended; at the start, a profile, too.
+    """
+    where = list(listeners)
+    made = SyncBus(
+        lambda: _made(where, options), lambda hub: _started(hub, profiles, acct_key, signals=False)
+    )
+    # That mistakes in the options are known here and not with the first event.
+    made.hub  # noqa: B018 - it makes it
+    return made
+
+
+def _made(listeners: Iterable[Any], options: Mapping[str, Any]) -> pop.hub.Hub:
+    """Return a hub with its options, its plugins loaded and its listeners subscribed."""
     with _installed.LOADING:
         hub = _installed.new_hub()
-        hub.OPT = hub.pop.data.imap({"evbus": options})
+        hub.OPT = hub.pop.data.imap({"evbus": dict(options)})
         # It loads the plugins, so that the handle's functions have their contracts.
         hub.evbus.init.refuse_unknown(options)
+    hub.event.init.listen(*listeners)
+    return hub
+
+
+@contextlib.asynccontextmanager
+async def _started(
+    hub: pop.hub.Hub,
+    profiles: Mapping[str, Any] | str | Path,
+    acct_key: str | None,
+    *,
+    signals: bool,
+) -> AsyncIterator[BusHandle]:
+    """Start the bus of a hub, and at the end deliver what is left and stop it."""
     contexts = profiles if isinstance(profiles, Mapping) else await hub.evbus.acct.load(profiles, acct_key)
     handle = BusHandle(hub, contexts)
     block = _signals.Block()

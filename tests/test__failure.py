@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from evbus import _failure
+from evbus import _owner
 from evbus._call import stray
 from evbus._failure import about, place, trace
 from evbus.errors import InvalidPayload, Rejected, Unavailable
@@ -63,7 +63,7 @@ def test_a_library_is_told_only_when_there_is_no_line_of_users(tmp_path: Path) -
 
 
 def test_an_error_of_evbus_itself_has_no_place_and_another_one_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_failure, "_OURS", str(Path(__file__).parent))
+    monkeypatch.setattr(_owner, "_OURS", str(Path(__file__).parent))
     assert place(raised(fails)) == FAILS
 
     def refuses() -> None:

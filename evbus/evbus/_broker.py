@@ -41,6 +41,9 @@ HANDLING: ContextVar[asyncio.Task[Any] | None] = ContextVar("evbus_handling", de
 #: Profiles and routing keys whose shared part is remembered.
 CACHE_PAIRS = 10_000
 
+#: What is no event, at a glance.
+_PLAIN = frozenset((dict, list, tuple, str, bytes, int, float, bool, type(None)))
+
 _monotonic = time.monotonic
 _brokers: weakref.WeakSet[Broker] = weakref.WeakSet()
 
@@ -77,6 +80,7 @@ class Broker:
     :param new: the variables of ``hub.evbus``, where it may choose since pop-evbus 6.2 (``SERIAL_PLUGIN``).
     :param old: the variables of ``hub.serialize``, where it may choose up to pop-evbus 4 (``PLUGIN``).
         Either may change at any time; a change makes the broker select again.
+    :ivar addressed: returns the routing key and the headers of a body that was put without a routing key.
     :ivar stalls: returns whether the events of a profile go to listeners that have as much as they may have.
     :ivar max_body: bytes that the body of an event may have, from here or from outside.
     """
@@ -94,6 +98,7 @@ class Broker:
         self.refusal: type[EvbusError] | None = None
         self.draining = False
         self.stalls: Callable[[str], bool] = lambda profile: False
+        self.addressed: Callable[[Any, Any], tuple[str | None, Any]] = lambda body, headers: (None, headers)
         self._prepare = prepare
         self._select = select
         self._new = new
@@ -124,6 +129,8 @@ class Broker:
             raise self.refusal
         if self._new["SERIAL_PLUGIN"] is not self._new_name or self._old["PLUGIN"] is not self._old_name:
             self._choose()
+        if routing_key is None and type(body) not in _PLAIN:
+            routing_key, headers = self.addressed(body, headers)
         meta: Meta | Envelope
         if self._send is None and (headers is None or type(headers) is StandingHeaders):
             apply, metas, shared = self._chosen

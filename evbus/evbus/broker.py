@@ -26,7 +26,8 @@ def __init__(hub):
 async def put(hub, *args, routing_key=None, body=None, profile="default", headers=None):
     """Put an event on the bus; wait while the bus is full.
 
-    :param routing_key: a string that is handed to the destinations.
+    :param routing_key: a string that is handed to the destinations; default: none, and for a body whose class
+        has ``@event()`` the name of the event, as :func:`hub.event.init.send` has it.
     :param body: anything that the serialize plugin can encode. Bytes with a header ``content-type`` are
         taken as they are.
     :param profile: a name; the event goes to every profile whose pattern matches it.

@@ -88,6 +88,7 @@ def _declare_state(hub):
         new=vars(hub.evbus),
         old=vars(hub.serialize),
     )
+    hub.evbus.BROKER.addressed = hub.event.REGISTRY.addressed
     hub.evbus.ENGINE = _bus.Bus(hub.evbus.BUS, hub.evbus.BROKER, lambda state: _on_state(hub, state))
     hub.evbus.BUSY = True
     for room in SUBSYSTEMS:

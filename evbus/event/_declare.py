@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType, FunctionType
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LISTENS",
+    "MODULES",
+    "SUBSCRIBED",
     "EventListener",
     "EventListenerDescriptor",
     "EventSpec",
@@ -48,6 +51,10 @@ REST = ">"
 _Class = TypeVar("_Class", bound=type)
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 _Event = TypeVar("_Event")
+
+#: The names of modules with listeners, and those listeners that somebody has subscribed, or was told of.
+MODULES: set[str] = set()
+SUBSCRIBED: weakref.WeakSet[Any] = weakref.WeakSet()
 
 #: Makes the plain values of an older version those of the present one: ``(version, values)``.
 Upcast = Callable[[int, dict[str, Any]], Mapping[str, Any]]
@@ -259,6 +266,7 @@ def event_listener(
     spec = listener_spec(event, name, group, per_process, **options)
 
     def decorate(listener: _Handler) -> _Handler:
+        MODULES.add(getattr(listener, "__module__", ""))
         known: list[ListenerSpec] = list(vars(listener).get(LISTENS, ()))
         setattr(listener, LISTENS, [spec, *known])
         return listener

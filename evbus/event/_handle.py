@@ -13,6 +13,7 @@ from ._busy import busy
 from ._declare import EventListener
 
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import Concatenate, TypeAlias, Unpack
 
     from ._declare import SubscribeOptions
@@ -150,6 +151,10 @@ class Handle:
     def subscribe(self, event: Any, callback: Any, name: str = "", **options: Any) -> str:
         """Let a function or class listen to an event; see ``hub.event.init.subscribe``."""
         return cast(str, self._event.subscribe(event, callback, name=name, **options))
+
+    def listen(self, *where: ModuleType | Callable[..., Any]) -> list[str]:
+        """Subscribe what modules declare with ``@event_listener``; see ``hub.event.init.listen``."""
+        return list(self._event.listen(*where))
 
     async def unsubscribe(self, id: str) -> bool:  # noqa: A002 - what it is
         """End a subscription; see ``hub.event.init.unsubscribe``."""

@@ -61,6 +61,15 @@ class Registry:
             found = self.kinds[cls] = Kind(spec, StandingHeaders(headers))
         return found
 
+    def addressed(self, body: Any, headers: Any) -> tuple[str | None, Any]:
+        """Return the routing key and the headers of what was put without a key: an event has its name."""
+        kind = self.kinds.get(type(body))
+        if kind is None:
+            if spec_of(type(body)) is None:
+                return None, headers
+            kind = self.kind(type(body))
+        return kind.spec.name, kind.headers if headers is None else kind.headers_with(headers)
+
     def of(self, cls: Any) -> EventSpec:
         """Return the event that a class is, and know its name from now on.
 

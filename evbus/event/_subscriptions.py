@@ -150,6 +150,11 @@ class Subscriptions:
         self._entries[entry.id] = entry
         return entry
 
+    def take_back(self, entry: Entry) -> None:
+        """Take a listener off that was added just now, before anything came to it."""
+        del self._entries[entry.id]
+        entry.abandon()
+
     async def remove(self, number: str) -> bool:
         """End a listener; what it is handling is handled first. False when there is none."""
         entry = self._entries.pop(number, None)

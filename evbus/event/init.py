@@ -12,6 +12,7 @@ from evbus.event import (
     _injected,
     _listener,
     _listening,
+    _modules,
     _reader,
     _registry,
     _replayed,
@@ -24,7 +25,7 @@ log = logging.getLogger("evbus.event")
 
 def __init__(hub):
     """Declare the state; when POP rebuilds the sub this runs again and keeps what there is."""
-    for name in ("send", "send_nowait", "subscribe", "unsubscribe", "settle"):
+    for name in ("send", "send_nowait", "subscribe", "unsubscribe", "listen", "settle"):
         _face.shorten(hub.event.init, name)
         setattr(hub.event, name, getattr(hub.event.init, name))
     if "SUBSCRIPTIONS" in vars(hub.event):
@@ -35,6 +36,12 @@ def __init__(hub):
     hub.event.SUBSCRIPTIONS = _subscriptions.Subscriptions(lambda: hub.evbus.init.settings().drain_timeout)
     hub.event.UNHEARD = _unheard.Unheard(lambda: _listened(hub), lambda envelope: _elsewhere(hub, envelope))
     hub.event.FILES = set()
+    #: The subscriptions that :func:`listen` has made, by the identity of what was declared, which is kept.
+    hub.event.LISTENED = {}
+    hub.event.FORGOTTEN = _modules.Forgotten(
+        lambda: {plugin.file for plugin in hub.evbus.PLUGINS["listener"]}
+    )
+    hub.event.LOOKING = None
     #: Whether listeners get nothing but what is in this process, as in a program that only sends.
     hub.event.LOCAL = False
     hub.evbus.CHECKS["listener"] = lambda module: _check(hub, module)
@@ -116,6 +123,25 @@ def subscribe(
     return _add(hub, spec, callback, metadata).id
 
 
+def listen(hub, *where):
+    """Subscribe the functions and classes with ``@event_listener`` of modules; return the subscriptions' ids.
+
+    What this has subscribed already is not subscribed again.
+
+    :param where: modules; packages, which stand for all modules in them; or such functions and classes.
+    :raises HandlerSignatureError: there are none, or one cannot be called with an event.
+    :raises HandlerExists: two listeners of one event have the same name.
+    :raises ProfileError: the bus runs, and no profile that matches can be listened to.
+    """
+    found = {id(spec): (one, spec) for place in where for one, spec in _modules.listeners_of(place)}
+    listened = hub.event.LISTENED
+    there = {entry.id for entry in hub.event.SUBSCRIPTIONS}
+    new = {key: one for key, one in found.items() if key not in listened or listened[key][1] not in there}
+    for (key, (_, spec)), entry in zip(new.items(), _add_all(hub, new.values()), strict=True):
+        listened[key] = (spec, entry.id)
+    return [listened[key][1] for key in found]
+
+
 async def unsubscribe(hub, id):  # noqa: A002 - what it is
     """End a subscription, at the broker, too, once what it is handling is handled; False if there is none."""
     return await hub.event.SUBSCRIPTIONS.remove(id)
@@ -174,11 +200,16 @@ def start(hub, contexts):
         lambda profile: _supplies(hub, contexts, profile), around, hub.evbus.BROKER.max_body
     )
     hub.egress.internal.resume()
+    # A program may subscribe what it has when the bus runs.
+    hub.event.LOOKING = asyncio.get_running_loop().call_later(LOOK, _look, hub)
 
 
 def abandon(hub):
     """Listen no more; the bus calls this when it has ended without having been stopped."""
     hub.dispatch.DISPATCHER.core.injector.let_go(_injected.HOLDER)
+    if hub.event.LOOKING is not None:
+        hub.event.LOOKING.cancel()
+        hub.event.LOOKING = None
     if hub.event.SUBSCRIPTIONS.running:
         hub.event.SUBSCRIPTIONS.abandon()
 
@@ -193,6 +224,7 @@ async def stop(hub):
     if not subscriptions.running:
         return
     subscriptions.refuse_within()
+    _look(hub)
     listening = not subscriptions.empty
     patience = hub.evbus.ENGINE.patience()
     if listening:
@@ -219,6 +251,14 @@ def salvage(hub):
     hub.event.SUBSCRIPTIONS.abandon()
 
 
+def _look(hub):
+    """Tell of listeners that nobody has subscribed, once in a run."""
+    looking, hub.event.LOOKING = hub.event.LOOKING, None
+    if looking is not None:
+        looking.cancel()
+        hub.event.FORGOTTEN.tell()
+
+
 def _left(hub, group, events):
     """Record events that a group of listeners has not handled, and count them as dead with one of it."""
     members = [entry for entry in hub.event.SUBSCRIPTIONS if entry.listening.receiver == group]
@@ -228,6 +268,10 @@ def _left(hub, group, events):
         members[0].listening.left(len(events))
     hub.evbus.ENGINE.keep(events, _replayed.lane_of(name), LATE, tried)
 
+
+#: Seconds after the start in which a program may still subscribe what it has; then, or at the stop, listeners
+#: that nobody has subscribed are told.
+LOOK = 1.0
 
 #: Why events are dead that nobody listens to any more.
 LATE = "the bus was stopped before a listener had handled it"
@@ -274,7 +318,23 @@ def _add(hub, spec, listener, metadata=None):
     _listener.refuse_other(listener, spec.event)
     made = _listener.made(listener, spec.name, hub, spec.concurrency, hub.dispatch.DISPATCHER.core.injector)
     listening = _listening.Listening(spec, made, hub.event.READER, lambda dead: _bury(hub, dead))
-    return hub.event.SUBSCRIPTIONS.add(spec, listening, events, metadata)
+    entry = hub.event.SUBSCRIPTIONS.add(spec, listening, events, metadata)
+    _modules.subscribed(listener)
+    return entry
+
+
+def _add_all(hub, found):
+    """Subscribe listeners, or none of them; two of the same name are refused."""
+    added = []
+    try:
+        for listener, spec in found:
+            hub.event.SUBSCRIPTIONS.refuse_second(spec, _listener.short_name(listener))
+            added.append(_add(hub, spec, listener))
+    except BaseException:
+        for entry in added:
+            hub.event.SUBSCRIPTIONS.take_back(entry)
+        raise
+    return added
 
 
 async def _bury(hub, dead):
@@ -304,11 +364,7 @@ def _subscribe_files(hub):
             continue
         hub.event.FILES.add(plugin.file)
         try:
-            found = list(_listener.declared(_load.module_of(plugin.file)))
-            for listener, spec in found:
-                hub.event.SUBSCRIPTIONS.refuse_second(spec, _listener.short_name(listener))
-            for listener, spec in found:
-                _add(hub, spec, listener)
+            _add_all(hub, _listener.declared(_load.module_of(plugin.file)))
         except Exception as exc:
             broken = plugin._replace(state="broken", reason=str(exc))
             hub.evbus.PLUGINS["listener"][place] = broken

@@ -16,8 +16,9 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 from evbus.errors import EvbusError
@@ -45,6 +46,7 @@ def prepared(
     *,
     hub: Any = None,
     plugin_dirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    listeners: Iterable[ModuleType | Callable[..., Any]] = (),
     settle_timeout: float = 5.0,
     **options: Any,
 ) -> Iterator[Bus]:
@@ -68,6 +70,9 @@ def prepared(
         try:
             _options.change(hub, **own)
             hub.evbus.init.refuse_unknown(options)
+            # A test subscribes what it needs.
+            hub.event.FORGOTTEN.muted = True
+            hub.event.listen(*listeners)
             with Bus(hub, contexts, settle_timeout).watched() as made:
                 yield made
         finally:
@@ -80,6 +85,7 @@ async def bus(
     *,
     hub: Any = None,
     plugin_dirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    listeners: Iterable[ModuleType | Callable[..., Any]] = (),
     settle_timeout: float = 5.0,
     **options: Any,
 ) -> AsyncIterator[Bus]:
@@ -89,6 +95,8 @@ async def bus(
         for an application's own. Default: every profile delivers within the process.
     :param hub: the application's own hub; default: a new one.
     :param plugin_dirs: folders with the application's plugins, such as its ``listener/``.
+    :param listeners: modules and packages whose functions and classes with ``@event_listener`` listen, or
+        such functions and classes.
     :param settle_timeout: seconds that everything may take to be handled, in :meth:`Bus.settle` and at the
         end; default 5.
     :param options: other options of the section ``evbus``.
@@ -98,7 +106,12 @@ async def bus(
     """
     __tracebackhide__ = True
     with prepared(
-        profiles, hub=hub, plugin_dirs=plugin_dirs, settle_timeout=settle_timeout, **options
+        profiles,
+        hub=hub,
+        plugin_dirs=plugin_dirs,
+        listeners=listeners,
+        settle_timeout=settle_timeout,
+        **options,
     ) as made:
         await made.start()
         try:
@@ -115,13 +128,19 @@ def sync_bus(
     *,
     hub: Any = None,
     plugin_dirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    listeners: Iterable[ModuleType | Callable[..., Any]] = (),
     settle_timeout: float = 5.0,
     **options: Any,
 ) -> Iterator[SyncBus]:
     """Do as :func:`bus` does for plain functions; the bus runs in a thread of its own."""
     __tracebackhide__ = True
     with prepared(
-        profiles, hub=hub, plugin_dirs=plugin_dirs, settle_timeout=settle_timeout, **options
+        profiles,
+        hub=hub,
+        plugin_dirs=plugin_dirs,
+        listeners=listeners,
+        settle_timeout=settle_timeout,
+        **options,
     ) as made:
         sync = SyncBus(made)
         sync.start()

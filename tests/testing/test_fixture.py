@@ -334,7 +334,8 @@ def test_a_listener_that_cannot_be_loaded_is_told_with_its_place(run: Run, pytes
     def test_plain(event_bus):
         pass
     """)
-    assert result.parseoutcomes().keys() == {"failed", "errors"}
+    # An editable installation that lists its tests makes pytest warn of modules that are imported already.
+    assert result.parseoutcomes().keys() - {"warnings"} == {"failed", "errors"}
     said(result, "PluginError: listener.billing (*billing.py:1): *No module named 'nothing_of_this_name'")
 
 

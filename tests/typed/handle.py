@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, assert_type
 
@@ -53,9 +54,12 @@ class OtherListener(EventListener[Paid]):
     def on(self, event: Paid) -> None: ...
 
 
-@event_listener(OrderPlaced, concurrency=3)
-def decorated(event: OrderPlaced) -> str:
-    return event.order_id
+def decorated() -> Callable[[OrderPlaced], str]:
+    @event_listener(OrderPlaced, concurrency=3)
+    def listener(event: OrderPlaced) -> str:
+        return event.order_id
+
+    return listener
 
 
 async def right(events: BusHandle | testing.Bus) -> None:
@@ -74,7 +78,7 @@ async def right(events: BusHandle | testing.Bus) -> None:
     await events.put("orders", {"id": 1}, "default")
     await events.put(body=OrderPlaced("A-1"))
     events.put_nowait("orders", {"id": 1})
-    assert_type(decorated(OrderPlaced("A-1")), str)
+    assert_type(decorated()(OrderPlaced("A-1")), str)
 
 
 def wrong(events: BusHandle) -> None:
