@@ -191,9 +191,9 @@ class AppendFile:
             self._torn = None
 
     def _moved(self) -> bool:
-        """Say whether the path no longer leads to the file that is open (logrotate, rm)."""
+        """Say whether the path no longer leads to the file that is open (logrotate, rm, another link)."""
         try:
-            there = self._target.stat()
+            there = self.path.stat()
         except FileNotFoundError:
             return True
         return not os.path.samestat(there, os.fstat(self._fd))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any, get_origin
 
@@ -12,6 +13,9 @@ import msgspec.inspect
 from evbus._fit import fitted, parts
 from evbus._models import is_model, reads_digits, validated
 from evbus.errors import InvalidPayload
+
+# What attrs says of a number that is too small or too large.
+_COMPARED = re.compile(r"^('\w+' must be [<>]=? .*?): .*?(?=$| - at `)")
 
 __all__ = ["reader", "travels", "wants_digits"]
 
@@ -76,7 +80,19 @@ def _converted(kind: Any, value: Any) -> Any:
     try:
         return msgspec.convert(value, kind, str_keys=True, dec_hook=_within)
     except msgspec.ValidationError as exc:
-        raise InvalidPayload(f"this is no {_name(kind)}: {exc}") from None
+        raise InvalidPayload(f"this is no {_name(kind)}: {_without_value(exc)}") from None
+
+
+def _without_value(problem: msgspec.ValidationError) -> str:
+    """Return what msgspec says; of what a validator of attrs says the text alone, without the value in it."""
+    said, cause = str(problem), problem.__cause__
+    args: tuple[Any, ...] = getattr(cause, "args", ())
+    if len(args) > 2 and isinstance(args[0], str) and type(args[1]).__name__ == "Attribute":
+        # The text, the attribute, what it has to be, the value.
+        value = repr(args[-1])
+        text = args[0].partition(f" (got {value}")[0].partition(f" ({value}")[0]
+        return text + said.removeprefix(str(cause))
+    return _COMPARED.sub(r"\1", said)
 
 
 def _within(kind: Any, value: Any) -> Any:

@@ -95,6 +95,11 @@ CONFIG = {
         "os": "EVBUS_EVENT_SOURCE",
         "help": "The CloudEvents source that the pipeline plugin stamp sets; default: /<host>/<program>",
     },
+    "event_mode": {
+        "default": "binary",
+        "os": "EVBUS_EVENT_MODE",
+        "help": "What stamp makes of events: binary adds headers, structured writes CloudEvents in JSON",
+    },
     "engine_workers": {
         "default": 100,
         "os": "EVBUS_ENGINE_WORKERS",

@@ -314,6 +314,17 @@ def test_a_link_stays_a_link_when_its_file_is_rotated(tmp_path: Path, path: Path
     assert (tmp_path / "real.1").read_bytes() == b"0001\n"
 
 
+def test_a_link_that_is_pointed_elsewhere_is_followed(tmp_path: Path, path: Path, make: Make) -> None:
+    path.symlink_to(tmp_path / "day1")
+    file = make()
+    assert file.write(lines(1)) == (1, None)
+    path.unlink()
+    path.symlink_to(tmp_path / "day2")
+    assert file.write(lines(2)) == (1, None)
+    assert (tmp_path / "day1").read_bytes() == b"0001\n"
+    assert (tmp_path / "day2").read_bytes() == b"0002\n"
+
+
 def test_a_second_writer_is_refused_and_may_follow_the_first(make: Make, path: Path) -> None:
     first, second = make(), make()
     first.write(lines(1))

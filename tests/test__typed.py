@@ -222,3 +222,31 @@ def test_a_whole_float_is_an_integer_where_one_is_wanted(digits: bool) -> None:
 def test_a_float_that_is_no_integer_or_may_stand_for_another_is_refused(value: Any, digits: bool) -> None:
     with pytest.raises(InvalidPayload, match="Expected `int`"):
         reader(Struct, digits=digits)({"id": value})
+
+
+@attrs.define
+class Checked:
+    to: str = attrs.field(default="a", validator=attrs.validators.matches_re("[a-z (]+"))
+    low: int = attrs.field(default=1, validator=attrs.validators.lt(5))
+    one: Any = attrs.field(default=1, validator=attrs.validators.in_([1, "a"]))
+    text: Any = attrs.field(default="", validator=attrs.validators.instance_of(str))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("to", "ann@example.org", "'to' must match regex '[a-z (]+'"),
+        ("low", 987654, "'low' must be < 5"),
+        ("one", "ann@example.org", "'one' must be in [1, 'a']"),
+        ("text", ["ann@example.org"], "'text' must be <class 'str'>"),
+    ],
+)
+def test_what_a_validator_of_attrs_says_is_told_without_the_value(field: str, value: Any, said: str) -> None:
+    for kind, values, place in (
+        (Checked, {field: value}, ""),
+        (list[Checked], [{field: value}], " - at `$[0]`"),
+    ):
+        with pytest.raises(InvalidPayload) as caught:
+            reader(kind)(values)
+        name = "Checked" if kind is Checked else str(kind)
+        assert str(caught.value) == f"this is no {name}: {said}{place}"

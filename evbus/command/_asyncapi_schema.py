@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-import msgspec.inspect
+import msgspec
 
 from evbus._models import by_alias, is_model
 from evbus.errors import ConfigError
 from evbus.event._declare import EventSpec
 from evbus.redact import one_line
-
-from ._asyncapi_dates import mark_times
 
 __all__ = ["payloads"]
 
@@ -62,8 +60,6 @@ def _of_msgspec(events: list[EventSpec]) -> tuple[dict[str, Any], dict[str, Any]
     found, components = msgspec.json.schema_components(
         [event.cls for event in events], ref_template=_REF + "{name}"
     )
-    for event, schema in zip(events, found, strict=True):
-        mark_times(msgspec.inspect.type_info(event.cls), schema, components)
     for schema in components.values():
         text = inspect.cleandoc(schema.get("description", ""))
         schema["description"] = text
@@ -91,6 +87,12 @@ def _of_pydantic(events: list[EventSpec], *, aliases: bool) -> tuple[dict[str, A
         def dataclass_args_schema(self, schema: Any) -> Any:
             return super().dataclass_args_schema(_uncomputed(schema))
 
+        def datetime_schema(self, schema: Any) -> Any:
+            return _moment(schema, super().datetime_schema(schema))
+
+        def time_schema(self, schema: Any) -> Any:
+            return _moment(schema, super().time_schema(schema))
+
         def bytes_schema(self, schema: Any) -> Any:
             return {"type": "string", "contentEncoding": "base64"}
 
@@ -107,6 +109,13 @@ def _of_pydantic(events: list[EventSpec], *, aliases: bool) -> tuple[dict[str, A
     found, top = describe([event.cls for event in events])
     by_model = {model: schema for (model, _), schema in found.items()}
     return {event.name: by_model[event.cls] for event in events}, dict(top.get("$defs", {}))
+
+
+def _moment(schema: Any, found: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the format of a time that may have no offset, as RFC 3339 wants one; msgspec does so, too."""
+    if schema.get("tz_constraint") in (None, "naive"):
+        found.pop("format", None)
+    return found
 
 
 def _uncomputed(schema: Any) -> Any:
@@ -191,5 +200,8 @@ def _part(key: str, value: Any) -> Any:
 def _dropped(key: str, value: Any) -> bool:
     if key == "discriminator":
         # OpenAPI's, which is an object; the constants in the alternatives say the same.
+        return True
+    if key == "format" and value == "duration":
+        # That of RFC 3339 has neither fractions nor a sign.
         return True
     return key == "default" and isinstance(value, float) and not math.isfinite(value)

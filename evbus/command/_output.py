@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,10 @@ import yaml
 
 from evbus._paths import expanded
 from evbus.errors import ConfigError, nearest
+
+# What YAML 1.2 takes for a number where PyYAML, which writes YAML 1.1, would leave a text without quotes
+# (YAML 1.2.2 section 10.3.2).
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-7]+|0x[0-9a-fA-F]+")
 
 __all__ = ["as_json", "as_yaml", "chosen", "hang_up", "reader_left", "say", "write"]
 
@@ -70,6 +75,13 @@ def as_yaml(document: Any) -> str:
 class _Plain(yaml.SafeDumper):
     def ignore_aliases(self, _data: Any) -> bool:
         return True
+
+    def text(self, data: str) -> yaml.ScalarNode:
+        style = "'" if _NUMBER.fullmatch(data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Plain.add_representer(str, _Plain.text)
 
 
 def reader_left() -> bool:

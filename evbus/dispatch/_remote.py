@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from evbus._call import call
 from evbus._resolve import unreadable
 from evbus._typed import reader, travels, wants_digits
-from evbus._wrapped import unencoded
+from evbus._wrapped import unencoded, unwrapped
 from evbus.errors import (
     DeliveryTimeout,
     DispatchTimeout,
@@ -192,6 +192,7 @@ def decoded(decode: Callable[[str, bytes, bool], Any], envelope: Envelope, *, ex
     :raises PayloadError: it cannot be read.
     """
     try:
+        envelope = unwrapped(envelope)
         return decode(envelope.headers.get(CONTENT_TYPE, ""), envelope.body, exactly)
     except InvalidPayload as exc:
         encoding = envelope.headers.get(_ENCODING, "")

@@ -110,6 +110,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dead_store: str | None = None
     dead_store_bytes: Bytes = 256 * 1024 * 1024
     event_source: str | None = None
+    event_mode: Literal["binary", "structured"] = "binary"
     engine_workers: int = 100
     dispatch_backlog: int = 10_000
     sign_keys: tuple[str, ...] | None = None

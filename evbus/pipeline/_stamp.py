@@ -8,18 +8,39 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import socket
 import sys
 from pathlib import PurePath
 from time import gmtime, strftime, time_ns
+from typing import NamedTuple
 from urllib.parse import quote
 
+from evbus._wrapped import FOREIGN_IDS, attributes
+from evbus.errors import SettingsError
 from evbus.types import Envelope
 
-__all__ = ["Stamper", "default_source", "new_id", "stamp"]
+__all__ = ["How", "Stamper", "check_source", "default_source", "new_id", "stamp"]
+
+_NAMES = frozenset({"ce-specversion", "ce-id", "ce-time", "ce-source", "ce-type"})
+#: With the id as other protocols name it: such an event has its attributes already.
+_ATTRIBUTES = _NAMES.union(FOREIGN_IDS)
+
+# The characters of a URI reference (RFC 3986 section 2), and what may be in front of a colon (section 4.2).
+_URI = re.compile(r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|[^:]*[/?#]|[^:]*$")
+_SAFE = "/:?#[]@!$&'()*+,;=%"
 
 
-_ATTRIBUTES = frozenset({"ce-specversion", "ce-id", "ce-time", "ce-source", "ce-type"})
+class How(NamedTuple):
+    """What events are stamped with.
+
+    :ivar source: the attribute ``source``.
+    :ivar structured: whether the event becomes a CloudEvent in JSON.
+    """
+
+    source: str
+    structured: bool = False
 
 
 class Stamper:
@@ -49,7 +70,10 @@ class Stamper:
         headers = envelope.headers
         given = {}
         if not _ATTRIBUTES.isdisjoint(headers):
-            given = {name: headers[name] for name in _ATTRIBUTES if name in headers}
+            present_ones = attributes(headers)
+            if present_ones is not headers:
+                envelope.headers = headers = dict(present_ones)
+            given = {name: headers[name] for name in _NAMES if name in headers}
         start, text = self._second
         present = time_ns() // 1000 - start
         if not 0 <= present < 1_000_000:
@@ -75,6 +99,18 @@ _stamper = Stamper()
 os.register_at_fork(after_in_child=_stamper.renew)
 stamp = _stamper.stamp
 new_id = _stamper.new_id
+
+
+def check_source(source: str) -> None:
+    """Check the option ``event_source``.
+
+    :raises SettingsError: it is no URI reference (RFC 3986), as CloudEvents asks for.
+    """
+    if not _URI.fullmatch(source) or source.count("#") > 1 or not _SCHEME.match(source):
+        raise SettingsError(
+            f"evbus.event_source: {source!r} is no URI reference (RFC 3986), as a CloudEvent wants one; "
+            f"write {quote(source, safe=_SAFE)!r}, or such as /shop or urn:shop"
+        )
 
 
 def default_source() -> str:

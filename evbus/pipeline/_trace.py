@@ -134,7 +134,12 @@ def handling(envelope: Envelope) -> Iterator[None]:
             yield
             return
         name = envelope.routing_key or envelope.profile
-        about = {"messaging.system": "evbus", "messaging.destination.name": name}
+        about = {
+            "messaging.system": "evbus",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": name,
+        }
         event_id = headers.get("ce-id") or headers.get("message-id")
         if event_id:
             about["messaging.message.id"] = event_id

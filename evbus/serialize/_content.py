@@ -53,7 +53,7 @@ def choose(
 def _hint(wanted: str) -> str:
     """Return what more there is to say of a type that is written in JSON."""
     if is_wrapped(wanted):
-        return "; it is a document around an event, which only listeners take off"
+        return "; it is a document around an event, and not the event itself"
     if wanted.endswith("+json"):
         return (
             ". That it ends with +json says that it is written in JSON, and not that it is the event itself; "

@@ -193,15 +193,41 @@ def test_what_does_not_fit_is_refused(key: str, value: Any) -> None:
     assert not validator(Placed).is_valid({**written, key: value})
 
 
-def test_times_are_told_from_other_texts() -> None:
+def test_a_text_has_the_format_that_every_value_has() -> None:
     found = described(Placed)[1]["Placed"]["properties"]
-    time = {"type": "string", "format": "date-time"}
-    assert found["at"] == time
-    assert found["until"]["anyOf"] == [time, {"type": "null"}]
-    assert found["pair"]["items"] == [{"type": "integer"}, time]
-    assert found["seen"]["additionalProperties"]["items"]["anyOf"] == [time, {"type": "null"}]
-    assert found["noon"]["anyOf"][0] == {"type": "string", "format": "time"}
+    assert found["at"] == {"type": "string"}
     assert found["document"] == {"type": "string", "contentEncoding": "base64"}
+
+    @event()
+    @dataclass
+    class Timed:
+        naive: dt.datetime
+        aware: Annotated[dt.datetime, msgspec.Meta(tz=True)]
+        time: dt.time
+        day: dt.date
+        took: dt.timedelta
+
+    @event()
+    class TimedModel(pydantic.BaseModel):
+        naive: dt.datetime
+        aware: pydantic.AwareDatetime
+        time: dt.time
+        day: dt.date
+        took: dt.timedelta
+
+    values = {
+        "naive": dt.datetime.fromisoformat("2026-01-02T03:04:05"),
+        "aware": dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc),
+        "time": dt.time(3, 4, 5),
+        "day": dt.date(2026, 1, 2),
+        "took": dt.timedelta(seconds=-90.5),
+    }
+    for kind in (Timed, TimedModel):
+        _, components = described(kind)
+        found = components[kind.__name__]["properties"]
+        formats = {name: found[name].get("format") for name in values}
+        assert formats == {"naive": None, "aware": "date-time", "time": None, "day": "date", "took": None}
+        assert validator(kind).is_valid(json.loads(apply(kind(**values))))
 
 
 def test_a_reference_stands_alone_as_draft_7_wants_it() -> None:

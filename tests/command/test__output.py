@@ -57,3 +57,13 @@ def test_yaml_has_no_anchors_and_reads_back_as_json_does() -> None:
     assert list(yaml.safe_load(as_yaml(document))) == ["z", "b"]
     assert "&" not in as_yaml(document)
     assert yaml.safe_load(as_json(document)) == document
+
+
+@pytest.mark.parametrize("text", ["1e5", "5e12", "1e3", "0o17", "0x1F", "-.5", "1.", "12", "1.5E-3"])
+def test_a_text_that_yaml_1_2_takes_for_a_number_is_quoted(text: str) -> None:
+    assert as_yaml({text: [text]}) == f"'{text}':\n- '{text}'\n"
+    assert yaml.safe_load(as_yaml({text: [text]})) == {text: [text]}
+
+
+def test_other_texts_have_no_more_quotes_than_they_need() -> None:
+    assert as_yaml(["1e", "e5", "a1", "1-2"]) == "- 1e\n- e5\n- a1\n- 1-2\n"

@@ -166,6 +166,19 @@ def test_a_document_that_was_compressed_and_signed_is_read_after_both_are_undone
     go(main)
 
 
+@pytest.mark.parametrize("more", [(), ("compress", "sign", "dedupe")])
+def test_events_in_structured_mode_reach_their_listeners(more: tuple[str, ...]) -> None:
+    async def main() -> None:
+        got = Got()
+        options: dict[str, Any] = {"sign_keys": ["2026:0123456789abcdef"], "compress_over": 10}
+        async with listening(pipeline=["stamp", *more], event_mode="structured", **options) as hub:
+            hub.event.init.subscribe(Order, got.on)
+            await hub.event.init.send(Order("A-2", 2.5))
+            assert await got.wait(1) == [Order("A-2", 2.5)]
+
+    go(main)
+
+
 def test_a_bus_that_writes_messagepack_reads_it_where_no_content_type_says_so() -> None:
     async def main() -> None:
         got = Got()

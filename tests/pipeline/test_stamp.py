@@ -10,7 +10,11 @@ from typing import Any
 
 import pop.hub
 import pytest
+from cloudevents.core.formats.json import JSONFormat
 
+from evbus._wrapped import unwrapped
+from evbus.errors import SettingsError
+from evbus.evbus._settings import Settings
 from evbus.pipeline import _stamp
 from evbus.types import Envelope
 
@@ -72,6 +76,45 @@ def test_the_option_event_source_names_the_source(room: Any) -> None:
 def test_the_option_without_a_value_changes_nothing(room: Any) -> None:
     room.OPT = {"evbus": {"event_source": None}}
     assert stamped(room)["ce-source"] == _stamp.default_source()
+
+
+@pytest.mark.parametrize("source", ["/shop/a b", "größe", "a%2", "1:b", "a#b#c", "a\nb", '"'])
+def test_a_source_that_is_no_uri_reference_is_refused(room: Any, source: str) -> None:
+    with pytest.raises(SettingsError, match=r"evbus\.event_source: .* is no URI reference") as caught:
+        room.pipeline.stamp.configure(Settings(event_source=source))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "source", ["/shop", "urn:shop", "https://a.b:8080/c?d=e#f", "shop", "a/b:c", "%20", "//[::1]/a", "?a:b"]
+)
+def test_a_uri_reference_is_a_source(room: Any, source: str) -> None:
+    room.pipeline.stamp.configure(Settings(event_source=source))
+    assert stamped(room)["ce-source"] == source
+
+
+def test_in_structured_mode_the_body_is_a_cloudevent_that_the_sdk_reads(room: Any) -> None:
+    room.pipeline.stamp.configure(Settings(event_source="/shop", event_mode="structured"))
+    envelope = Envelope("default", "order.paid", b'{"id": 1.10}', {"content-type": "application/json"})
+    room.pipeline.stamp.send(envelope)
+    assert envelope.headers["content-type"] == "application/cloudevents+json"
+    read = JSONFormat().read(None, envelope.body)
+    assert (read.get_type(), read.get_source(), read.get_data()) == ("order.paid", "/shop", {"id": 1.1})
+    assert read.get_id() == envelope.headers["ce-id"]
+    assert unwrapped(envelope).body == b'{"id": 1.10}'
+    # A message in process has no body.
+    envelope = Envelope("", "x", b"", {})
+    room.pipeline.stamp.send(envelope)
+    assert (envelope.body, envelope.headers.get("content-type")) == (b"", None)
+
+
+@pytest.mark.parametrize("prefix", ["cloudEvents:", "cloudEvents_", "ce_"])
+def test_attributes_that_an_event_has_by_other_names_stay_its_own(room: Any, prefix: str) -> None:
+    headers = {f"{prefix}id": "7", f"{prefix}type": "theirs"}
+    found = stamped(room, **headers)
+    assert (found["ce-id"], found["ce-type"]) == ("7", "theirs")
+    assert not any(name.startswith(prefix) for name in found)
+    assert found["ce-source"] == _stamp.default_source()
 
 
 def test_two_hubs_may_have_two_sources() -> None:

@@ -278,6 +278,8 @@ class TestSpans:
         assert (span.name, span.kind.name, span.status.status_code.name) == ("k", "CONSUMER", "UNSET")
         assert dict(span.attributes) == {
             "messaging.system": "evbus",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
             "messaging.destination.name": "k",
             "messaging.message.id": "7",
         }

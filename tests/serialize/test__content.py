@@ -93,6 +93,6 @@ def test_that_a_type_is_written_in_json_does_not_make_it_an_event() -> None:
     assert _content.choose("Application/vnd.shop+JSON", TYPES, json_types=named) == "json"
 
 
-def test_a_document_around_an_event_is_read_by_listeners_alone() -> None:
-    with pytest.raises(InvalidPayload, match="it is a document around an event, which only listeners"):
+def test_a_document_around_an_event_is_no_event() -> None:
+    with pytest.raises(InvalidPayload, match="it is a document around an event, and not"):
         _content.choose("application/cloudevents+json; charset=utf-8", TYPES)
