@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import logging
 import time
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -78,6 +79,8 @@ class Bus:
         self._ended: asyncio.Future[None] | None = None
         self._ending: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
+        # Not kept: asyncio tells of a start that failed and that nobody has joined when it collects its task.
+        self._starting: Callable[[], asyncio.Task[Any] | None] = lambda: None
         self._taken = False
         self.hurried = False
         self._stop_early = False
@@ -135,6 +138,9 @@ class Bus:
         self._taken = True
         _started.add(self)
         self._failure = None
+        task = asyncio.current_task()
+        if task is not None:
+            self._starting = weakref.ref(task)
         self._patience = None
         self.hurried = False
 
@@ -234,6 +240,10 @@ class Bus:
         if self._failure is None:
             await self._joiners.join()
         if self._failure is not None:
+            task = self._starting()
+            if task is not None and task.done() and not task.cancelled():
+                # Who joins is told: asyncio would tell the same once more, when the task is collected.
+                task.exception()
             raise self._failure
 
     def _feed(self) -> None:

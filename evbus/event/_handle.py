@@ -49,6 +49,9 @@ class Handle:
         self._put_nowait = the_hub.evbus.broker.put_nowait
         self._event = the_hub.event.init
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.hub.evbus.ENGINE.state.value}>"
+
     @overload
     async def put(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from pathlib import Path
@@ -123,6 +124,26 @@ def test_a_bad_profile_is_refused_at_start_and_a_second_start_succeeds(
             return await bodies(hub, "k", 1)
 
     assert asyncio.run(main()) == [b'"kept"']
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_start_that_fails_is_told_once_whoever_joins_it(hub: Any, joined: bool) -> None:
+    async def main() -> list[Any]:
+        told: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda loop, context: told.append(context["exception"])
+        )
+        starting = asyncio.ensure_future(hub.evbus.init.start({"nosuch": {"a": {}}}))
+        if joined:
+            with pytest.raises(ProfileError):
+                await hub.evbus.init.join()
+        await asyncio.wait({starting})
+        del starting
+        gc.collect()
+        return told
+
+    told = asyncio.run(main())
+    assert [type(one) for one in told] == ([] if joined else [ProfileError])
 
 
 def test_joining_a_second_start_does_not_tell_how_the_first_failed(hub: Any) -> None:

@@ -55,6 +55,14 @@ def test_events_are_sent_listened_to_and_waited_for() -> None:
     run(work)
 
 
+def test_a_handle_shows_its_state() -> None:
+    async def work(events: api.BusHandle) -> api.BusHandle:
+        assert repr(events) == "<BusHandle running>"
+        return events
+
+    assert repr(run(work)) == "<BusHandle stopped>"
+
+
 def test_the_room_has_what_its_init_has() -> None:
     async def work(events: api.BusHandle) -> None:
         got: list[OrderPlaced] = []
