@@ -31,6 +31,7 @@ __all__ = [
     "is_ours",
     "merge",
     "new_hub",
+    "open_later",
     "scan",
     "take_out_copies",
 ]
@@ -42,6 +43,8 @@ LOADING = threading.RLock()
 
 OURS = os.path.realpath(Path(evbus.__file__).parent)
 PARTS = ("CONFIG", "CLI_CONFIG", "SUBCOMMANDS")
+#: The rooms of acct, rend and pop-serial that pop-evbus 6 and 7 opened at every start.
+LATER = ("acct", "crypto", "output", "rend", "serial")
 _ROOM = re.compile(r"""["'](""" + "|".join(conf.DYNE) + r""")["']""")
 
 
@@ -73,6 +76,25 @@ class Declared(dict[str, dict[str, Any]]):
         super().__init__()
         self.owners: dict[str, str] = {}
         self.problems: list[Problem] = []
+
+
+class Later(dict[str, Any]):
+    """What a hub finds beside its rooms: those of :data:`LATER`, opened when they are first asked for.
+
+    It takes the place of ``hub._imports``, where POP looks last.
+    """
+
+    def __init__(self, hub: Any) -> None:
+        super().__init__(hub._imports)
+        self._hub = hub
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (name in LATER and name in declared(self._hub))
+
+    def __missing__(self, name: str) -> Any:
+        with LOADING:
+            self._hub.pop.sub.add(dyne_name=name)
+            return self._hub._subs[name]
 
 
 def new_hub() -> Any:
@@ -208,6 +230,12 @@ def _add(found: Declared, room: str, package: str, folder: str) -> None:
     entry = found.setdefault(room, {"paths": pop.dirs.UniqueDirList(), **{part: {} for part in PARTS}})
     entry["paths"].insert(0 if package.endswith(room) else len(entry["paths"]), folder)
     found.owners.setdefault(folder, package)
+
+
+def open_later(hub: Any) -> None:
+    """Let the rooms of :data:`LATER` be on a hub when they are asked for, if they are installed."""
+    if not isinstance(hub._imports, Later):
+        hub._imports = Later(hub)
 
 
 def is_ours(file: str) -> bool:

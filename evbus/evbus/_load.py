@@ -171,6 +171,12 @@ def _import(module_name: str, file: str) -> ModuleType:
         raise _BrokenError(
             "it is no file, but a link that leads nowhere, or a folder, pipe, socket or device"
         )
+    other = getattr(sys.modules.get(module_name), "__file__", None)
+    if other is not None and os.path.realpath(other) != os.path.realpath(file):
+        # shop.eu/same.py and shop/eu/same.py
+        raise _BrokenError(
+            f"POP takes it for {other}, whose path differs in dots only; rename one of the folders"
+        )
     try:
         module = pop.loader.python(module_name, file)
     except KeyboardInterrupt:
@@ -184,6 +190,10 @@ def _import(module_name: str, file: str) -> ModuleType:
     if not isinstance(module, pop.loader.LoadError):
         return module  # type: ignore[no-any-return]
     problem = module.edict["exception"]
+    if isinstance(problem, ModuleNotFoundError) and problem.name == module_name.partition(".")[0]:
+        raise _BrokenError(
+            "it imports relatively (from . import ...); plugin files import absolutely", _line(problem, file)
+        )
     if isinstance(problem, SyntaxError) and problem.filename == file:
         raise _BrokenError(f"not valid Python: {problem.msg}", problem.lineno or 0)
     raise _BrokenError(_say(problem), _line(problem, file))

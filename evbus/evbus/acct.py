@@ -91,8 +91,9 @@ async def _read(hub, acct_file, acct_key, options):
         if name not in known:
             hint = errors.nearest(name, set(known) - {"hub"})
             raise errors.SettingsError(f"acct has no option {name!r}{hint}")
+    plugin = options.get("crypto_plugin") or _crypto_plugin(hub, path)
     try:
-        data = await hub.acct.init.profiles(str(path), acct_key, **options)
+        data = await hub.acct.init.profiles(str(path), acct_key, **{**options, "crypto_plugin": plugin})
     except Exception as exc:
         plain = _plain(path)
         if plain is not None:
@@ -101,12 +102,24 @@ async def _read(hub, acct_file, acct_key, options):
         # Chained, the traceback would show the key among acct's arguments.
         kind = type(exc).__name__
         raise errors.ProfileError(
-            f"the file cannot be decrypted with this acct_key ({kind})",
+            f"the file cannot be decrypted with this acct_key ({kind}) by {plugin}; the name of a file by "
+            f"another crypto plugin ends with that of the plugin ({', '.join(_crypto(hub))})",
             source=str(path),
         ) from None
     if not isinstance(data, dict):
         raise errors.ProfileError("the file holds no mapping of providers to profiles", source=str(path))
     return data
+
+
+def _crypto(hub):
+    """Return the names of acct's crypto plugins."""
+    return [module.__name__ for module in hub.crypto if module.__name__ != "init"]
+
+
+def _crypto_plugin(hub, path):
+    """Return what a file was encrypted by: acct ends its name so."""
+    ending = path.suffix[1:]
+    return ending if ending in _crypto(hub) else "fernet"
 
 
 def _plain(path):

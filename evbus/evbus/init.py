@@ -58,6 +58,7 @@ def __init__(hub):
 def _declare_state(hub):
     _installed.take_out_copies(hub.evbus)
     _installed.declared(hub)
+    _installed.open_later(hub)
     hub.evbus.CHECKS = dict(_shape.CHECKS)
     #: Rooms that start with the bus and stop before it: their init has ``start(contexts)``, a plain function,
     #: ``ready()``, which waits for what that began, ``stop()``, ``abandon()``, a plain function for a bus

@@ -99,3 +99,26 @@ def test_this_package_is_what_idem_imports(apps: Apps, project: Path) -> None:
     done = apps.run("python", "-c", code, cwd=project)
     assert "'evbus-hub'" in done.stdout
     assert "pop-evbus" not in done.stdout
+
+
+def test_log_records_of_idem_are_events(apps: Apps, project: Path) -> None:
+    lines = PROFILES.format(path=project / "events.jsonl").splitlines(keepends=True)
+    # Of the provider file, the first of them.
+    lines.insert(2, f"  logger: {{path: {project / 'records.jsonl'}}}\n")
+    (project / "profiles.yml").write_text("".join(lines))
+    events = run_state(
+        apps,
+        project,
+        "--log-plugin",
+        "event",
+        "--log-level",
+        "debug",
+        "--acct-file",
+        project / "profiles.yml",
+    )
+    assert_events_of_one_run(events)
+    records = [json.loads(line)["body"] for line in (project / "records.jsonl").read_text().splitlines()]
+    assert records
+    for record in records:
+        assert {"message", "module", "level", "timestamp"} <= record.keys()
+        assert record["level"] in {"DEBUG", "INFO", "WARNING"}

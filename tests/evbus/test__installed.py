@@ -234,3 +234,25 @@ def test_an_installation_over_pop_evbus_is_noticed_at_import(tmp_path: Path) -> 
     assert (
         f"ImportError: files of evbus are missing in {copy}, as after the removal of pop-evbus" in done.stderr
     )
+
+
+def test_rooms_of_acct_rend_and_pop_serial_are_opened_when_they_are_asked_for() -> None:
+    for hub in (_installed.new_hub(), new_hub()):
+        assert not set(_installed.LATER) & set(hub._subs)
+        assert hub.serial.json.dump({}) == b"{}"
+        assert "acct" not in hub._subs
+        assert hub["output.json.display"]({}) == "{}"
+        assert callable(hub.crypto.fernet.generate_key)
+        assert callable(hub.rend.init.parse)
+        assert hub.acct.UNLOCKED is False
+        hub.pop.sub.add(dyne_name="serial")
+        assert hub.serial.json.load(b"{}") == {}
+
+
+def test_rooms_that_are_not_installed_are_not_there() -> None:
+    hub = _installed.new_hub()
+    del hub._dynamic["acct"]
+    assert not hasattr(hub, "acct")
+    assert not hasattr(hub, "no_such_room")
+    with pytest.raises(AttributeError, match="acct"):
+        hub.acct  # noqa: B018 - that it raises is what is looked at

@@ -24,6 +24,11 @@ BROKEN = {
         "ModuleNotFoundError: No module named 'there_is_no_such_module'",
         3,
     ),
+    "relative": (
+        "from . import _helper\n",
+        "it imports relatively (from . import ...); plugin files import absolutely",
+        1,
+    ),
     "raising": ("\nraise ValueError('no')\n", "ValueError: no", 2),
     "leaving": (
         "import sys\nsys.exit('bye')\n",
@@ -236,6 +241,20 @@ def test_of_two_plugins_with_one_name_the_first_is_loaded(tmp_path: Path) -> Non
         f"the name 'slack' is taken by {first / 'ingress/slack.py'}; rename the file or its __virtualname__"
     )
     assert hub.ingress.slack.publish.func.__code__.co_filename == str(first / "ingress/slack.py")
+
+
+def test_files_that_pop_cannot_tell_apart_are_told_as_that(tmp_path: Path) -> None:
+    first, second = tmp_path / "shop.eu", tmp_path / "shop/eu"
+    write(first, ingress__same=KEEPER.format(name="same"))
+    write(second, ingress__same='__virtualname__ = "other"\n' + KEEPER.format(name="other"))
+    hub = new_hub(plugin_dirs=[first, second])
+    found = plugin(hub, "same")
+    assert found.file == str(second / "ingress/same.py")
+    assert found.reason.startswith(
+        f"POP takes it for {first / 'ingress/same.py'}, whose path differs in dots only"
+    )
+    assert states(hub) == {**dict.fromkeys(OURS, "loaded"), "same": "broken"}
+    assert hub.ingress.same.publish
 
 
 def test_of_two_plugins_with_one_virtualname_the_first_by_file_name_is_loaded(tmp_path: Path) -> None:

@@ -120,6 +120,17 @@ def test_an_encrypted_file_is_read_and_its_profiles_deliver(tmp_path: Path, cryp
     assert asyncio.run(main()) == [b"1"]
 
 
+def test_the_crypto_plugin_of_a_file_is_found_by_the_end_of_its_name(hub: Any, tmp_path: Path) -> None:
+    path = tmp_path / "p.yml.aesgcm256"
+    key = encrypt(path, DATA, "aesgcm256")
+    assert asyncio.run(hub.evbus.acct.load(path, key)) == DATA
+    path.rename(tmp_path / "p.locked")
+    with pytest.raises(
+        ProfileError, match=r"with this acct_key \(\w+\) by fernet; the name of a file by another"
+    ):
+        asyncio.run(hub.evbus.acct.load(tmp_path / "p.locked", key))
+
+
 def test_an_own_file_may_be_encrypted_too(hub: Any, tmp_path: Path) -> None:
     key = encrypt(tmp_path / "p", DATA)
     assert asyncio.run(hub.evbus.acct.load(tmp_path / "p", key)) == DATA
