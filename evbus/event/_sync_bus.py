@@ -72,6 +72,10 @@ class SyncBus(SyncHandle):
     @property
     def hub(self) -> Any:
         """Its hub, where everything else is found; what has to be awaited goes through :meth:`run`."""
+        hub = self._hub
+        if hub is not None:
+            # Without the lock, which is held while listeners that ask for it are waited for.
+            return hub
         with self._lock:
             if self._hub is None:
                 hub = self._make()

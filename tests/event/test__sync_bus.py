@@ -350,6 +350,7 @@ def test_listeners_may_send_while_it_is_closed() -> None:
         got.append(event.id)
         if event.id == "A-1":
             go.wait(WAIT)
+            events.hub.event.send_nowait(OrderPlaced("A-0"))
             events.send(OrderPlaced("A-2"))
             events.send_nowait(OrderPlaced("A-3"))
 
@@ -357,9 +358,11 @@ def test_listeners_may_send_while_it_is_closed() -> None:
     events.send(OrderPlaced("A-1"))
     closing = threading.Thread(target=events.close)
     closing.start()
+    while not events._closed:
+        pass
     go.set()
     closing.join(WAIT)
-    assert got == ["A-1", "A-2", "A-3"]
+    assert got == ["A-1", "A-0", "A-2", "A-3"]
 
 
 def test_the_type_is_that_of_a_bus_without_a_loop() -> None:
