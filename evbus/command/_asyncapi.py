@@ -212,6 +212,8 @@ def _about(listener: KnownListener, event: EventSpec) -> dict[str, Any]:
         "concurrency": spec.concurrency,
         "retry": msgspec.to_builtins(spec.retry),
     }
+    if spec.batch:
+        made["batch"] = spec.batch
     if listener.pattern is not None:
         made["pattern"] = listener.pattern.name
     if isinstance(spec.key, str):

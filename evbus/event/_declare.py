@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -47,6 +48,9 @@ LISTENS = "__evbus_listens__"
 LONGEST = 255
 #: What stands for any number of words in the topics of ActiveMQ, as ``#`` does in those of AMQP 0-9-1.
 REST = ">"
+
+#: The most that :meth:`Subscription.prefetch_for` takes by default.
+MOST_PREFETCH = 1000
 
 _Class = TypeVar("_Class", bound=type)
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
@@ -111,6 +115,8 @@ class ListenerSpec(msgspec.Struct, frozen=True):
     subclasses: bool = False
     retry: Retries = Retries()
     concurrency: int = 1
+    batch: int = 0
+    batch_wait: float = 0.05
     prefetch: int = 0
     key: str | Callable[[Any], Any] | None = None
     timeout: float | None = None
@@ -120,13 +126,15 @@ class ListenerSpec(msgspec.Struct, frozen=True):
 
 def subscription_of(spec: ListenerSpec, name: str, event: EventSpec) -> Subscription:
     """Return what a listener called ``name`` wants of a message system, of one of its events."""
+    at_once = spec.concurrency * (spec.batch or 1)
     return Subscription(
         name=event.name,
         group=spec.group or name,
         per_process=spec.per_process or event.broadcast,
         durable=event.durable if spec.durable is None else spec.durable,
-        prefetch=spec.prefetch,
-        concurrency=spec.concurrency,
+        # A default of less would let no batch be full.
+        prefetch=spec.prefetch or (at_once if spec.batch and at_once > MOST_PREFETCH else 0),
+        concurrency=at_once,
     )
 
 
@@ -282,6 +290,8 @@ class ListenerOptions(TypedDict, total=False):
     subclasses: bool
     retry: Retries | Mapping[str, Any] | None
     concurrency: int
+    batch: int
+    batch_wait: float
     prefetch: int
     key: str | Callable[[Any], Any] | None
     timeout: float | None
@@ -357,6 +367,8 @@ def listener_spec(
     subclasses: bool = False,
     retry: Retries | Mapping[str, Any] | None = None,
     concurrency: int = 1,
+    batch: int = 0,
+    batch_wait: float = 0.05,
     prefetch: int = 0,
     key: str | Callable[[Any], Any] | None = None,
     timeout: float | None = None,
@@ -370,7 +382,10 @@ def listener_spec(
         says, and for one that is known by its name only, that it is not.
     :param subclasses: the events that derive from this one, too.
     :param retry: how often it is tried: :class:`Retries`, or a mapping of its fields.
-    :param concurrency: events handled at once; with 1 they are handled in order.
+    :param concurrency: events handled at once, or batches; with 1 they are handled in order.
+    :param batch: the listener gets a list of so many events at the most; 0: each by itself. When it fails, it
+        gets each of them once more in a list of its own, from where the retries of that event begin.
+    :param batch_wait: seconds that the first event of a batch waits for others.
     :param prefetch: events that may wait here to be handled; 0 takes the profile's.
     :param key: an attribute of the event, or a function of it: those with the same key are handled in order,
         whatever ``concurrency`` is.
@@ -389,6 +404,7 @@ def listener_spec(
     _check_texts(name=name, group=group, profile=profile)
     for option, number, least in (
         ("concurrency", concurrency, 1),
+        ("batch", batch, 0),
         ("prefetch", prefetch, 0),
         ("max_deliveries", max_deliveries, 0),
     ):
@@ -399,6 +415,14 @@ def listener_spec(
     if timeout is not None and (type(timeout) not in (int, float) or not timeout > 0):
         raise HandlerSignatureError(
             f"timeout of a listener is a number of seconds above 0, or None, and not {timeout!r}"
+        )
+    if type(batch_wait) not in (int, float) or not 0 <= batch_wait < math.inf:
+        raise HandlerSignatureError(
+            f"batch_wait of a listener is a number of seconds from 0 on, and not {batch_wait!r}"
+        )
+    if batch and key is not None:
+        raise HandlerSignatureError(
+            "a listener that takes batches has no key: the events of a batch come at once, in their order"
         )
     if on_error is not None and not callable(on_error):
         raise HandlerSignatureError("on_error of a listener is a function on_error(event, exception)")
@@ -419,6 +443,8 @@ def listener_spec(
         subclasses=subclasses,
         retry=policy,
         concurrency=concurrency,
+        batch=batch,
+        batch_wait=batch_wait,
         prefetch=prefetch,
         key=key,
         timeout=timeout,

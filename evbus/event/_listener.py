@@ -133,12 +133,30 @@ def check(listener: Any, injector: Injector | None = None) -> None:
     _check_call(listener, name, injector)
 
 
-def refuse_other(listener: Any, event: Any) -> None:
+def refuse_other(listener: Any, event: Any, batch: int = 0) -> None:
     """Refuse a listener whose parameter is another event than the one that it listens to.
 
+    :param batch: it takes lists of so many events.
     :raises HandlerSignatureError: names both.
     """
     meant = _meant(listener)
+    function = getattr(listener, "on", None) if inspect.isclass(listener) else listener
+    if batch and callable(function) and "envelope" in inspect.signature(function).parameters:
+        raise HandlerSignatureError(
+            "it takes batches, and there is no one envelope of several events", handler=name_of(listener)
+        )
+    listed: Any = get_args(meant)[0] if get_origin(meant) is list and get_args(meant) else None
+    if batch and spec_of(meant) is not None:
+        name = meant.__qualname__
+        raise HandlerSignatureError(
+            f"it takes batches, and not one {name}: write list[{name}]", handler=name_of(listener)
+        )
+    if not batch and spec_of(listed) is not None:
+        raise HandlerSignatureError(
+            "it takes a list of events, and gets each by itself: say batch=100 as well",
+            handler=name_of(listener),
+        )
+    meant = listed if batch else meant
     if isinstance(event, type) and spec_of(meant) is not None and not issubclass(event, meant):
         raise HandlerSignatureError(
             f"it listens to {event.__qualname__}, and takes a {meant.__qualname__}", handler=name_of(listener)

@@ -25,6 +25,7 @@ from evbus.evbus._teller import Teller
 from evbus.redact import problem_text
 from evbus.types import Delivery, Envelope, Origin, too_often
 
+from ._batches import Batches
 from ._declare import EventListenerDescriptor, EventSpec, ListenerSpec
 from ._keys import Keys
 from ._listener import Listener
@@ -93,9 +94,23 @@ class Listening:
         self._dead = dead
         self._call = listener.call
         # Nothing to do beside reading the event and calling the listener.
-        self._plain = spec.key is None and spec.timeout is None and not listener.takes_envelope
+        more = spec.key is not None or spec.timeout is not None or spec.batch
+        self._plain = not more and not listener.takes_envelope
+        self._batches: Batches[_Work] | None = None
+        self._try = self._attempt
+        if spec.batch:
+            self._batches = Batches(
+                self._attempt_all,
+                self._failed_all,
+                size=spec.batch,
+                wait=spec.batch_wait,
+                limit=spec.concurrency,
+            )
+            self._try = self._attempt_with_others
         self._key = operator.attrgetter(spec.key) if isinstance(spec.key, str) else spec.key
-        self._workers: Workers[_Work] = Workers(self._handle, spec.concurrency, f"listener {listener.name}")
+        self._workers: Workers[_Work] = Workers(
+            self._handle, spec.concurrency * (spec.batch or 1), f"listener {listener.name}"
+        )
         self._keys = Keys(self._workers)
         self._teller = None if spec.on_error is None else Teller(_told(spec.on_error), lambda: None)
         self._counts: Counter[str] = Counter()
@@ -126,6 +141,8 @@ class Listening:
         self._closing = False
         self.tried = {}
         self._workers.begin()
+        if self._batches is not None:
+            self._batches.begin()
 
     def within(self) -> bool:
         """Return whether it is this listener that calls."""
@@ -216,7 +233,7 @@ class Listening:
     async def _attempts(self, work: _Work) -> Any:
         work.attempts += 1
         try:
-            return await self._attempt(work)
+            return await self._try(work)
         except BaseException as exc:
             return await self._again(work, self._failure(exc))
 
@@ -232,6 +249,25 @@ class Listening:
             if threads is not None:
                 threads.replace()
             raise
+
+    async def _attempt_with_others(self, work: _Work) -> None:
+        assert self._batches is not None
+        await self._batches.handle(work, alone=work.attempts > 1)
+
+    async def _attempt_all(self, works: list[_Work]) -> None:
+        first = works[0]
+        await self._attempt(_Work(first.delivery, first.spec, event=[work.event for work in works]))
+
+    def _failed_all(self, works: list[_Work], problem: Exception) -> None:
+        reason = problem_text(problem)
+        log.warning(
+            "listener %s: a batch of %d events of %s fails, and they are tried one by one: %s%s",
+            self.listener.name,
+            len(works),
+            works[0].spec.name,
+            reason,
+            about(problem, reason),
+        )
 
     async def _again(self, work: _Work, problem: Exception) -> Any:
         """Call the listener again, as often as its retries say; raise what it failed with last."""
@@ -254,7 +290,7 @@ class Listening:
                 raise asyncio.CancelledError("it is delivered again, perhaps to another process")
             work.attempts += 1
             try:
-                return await self._attempt(work)
+                return await self._try(work)
             except BaseException as exc:
                 problem = self._failure(exc)
         raise problem
@@ -345,6 +381,8 @@ class Listening:
 
         :param outside: only what came from another process.
         """
+        if self._batches is not None:
+            self._batches.hurry()
         # The last goes first, so that a source that puts them in front has them in order.
         for work in reversed(self._take_back(lambda work: work.outside or not outside)):
             if work.attempts:

@@ -315,7 +315,7 @@ def _loader(hub, content_type):
 
 def _add(hub, spec, listener, metadata=None):
     events = hub.event.REGISTRY.wanted(spec)
-    _listener.refuse_other(listener, spec.event)
+    _listener.refuse_other(listener, spec.event, spec.batch)
     made = _listener.made(listener, spec.name, hub, spec.concurrency, hub.dispatch.DISPATCHER.core.injector)
     listening = _listening.Listening(spec, made, hub.event.READER, lambda dead: _bury(hub, dead))
     entry = hub.event.SUBSCRIPTIONS.add(spec, listening, events, metadata)
@@ -353,7 +353,7 @@ def _check(hub, module):
             if not isinstance(spec.event, str):
                 hub.event.REGISTRY.of(spec.event)
             _listener.check(listener, hub.dispatch.DISPATCHER.core.injector)
-            _listener.refuse_other(listener, spec.event)
+            _listener.refuse_other(listener, spec.event, spec.batch)
         except errors.HandlerError as exc:
             raise errors.PluginError(str(exc), line=_listener.line_of(listener)) from exc
 

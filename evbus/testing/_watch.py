@@ -184,7 +184,10 @@ class Watch:
         """Note each call of a listener, and do not wait between its attempts."""
         listener, spec = listening.listener, listening.spec
         call = partial(
-            self._call, listener.name, spec.event if isinstance(spec.event, str) else "", listener.call
+            self._call_batch if spec.batch else self._call,
+            listener.name,
+            spec.event if isinstance(spec.event, str) else "",
+            listener.call,
         )
         self._replace(listening, "_call", call)
         retry = msgspec.structs.replace(spec.retry, **PAUSES)
@@ -202,6 +205,20 @@ class Watch:
         self.handled.append(Handled(listener, name, event, None))
         self._news.tell()
         return result
+
+    async def _call_batch(self, listener: str, name: str, call: Callable[..., Any], events: Any) -> Any:
+        problem = None
+        try:
+            error = self._failures.of_listener(listener)
+            if error is not None:
+                raise error
+            return await call(events)
+        except BaseException as exc:
+            problem = exc
+            raise
+        finally:
+            self.handled += [Handled(listener, name, event, problem) for event in events]
+            self._news.tell()
 
     async def _give_up(
         self, give_up: Callable[..., Any], event: Envelope, where: str, problem: Exception, attempts: int

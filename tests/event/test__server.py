@@ -39,7 +39,10 @@ def of(schema: Any, **data: Any) -> list[Server]:
         (_stomp_profile.Profile, {"url": "stomp://mq.example"}, ("mq.example:61613", "stomp", "1.2", "", "")),
         (
             _webhook.Profile,
-            {"url": f"https://u:{SECRET}@hooks.example:8443/T0/{SECRET}?k={SECRET}", "secret": SECRET},
+            {
+                "url": f"https://u:{SECRET}@hooks.example:8443/T0/{SECRET}?k={SECRET}",
+                "secret": f"raw:{SECRET}",
+            },
             ("hooks.example:8443", "https", "", "", ""),
         ),
     ],

@@ -21,7 +21,7 @@ from uuid import UUID
 import pytest
 
 from evbus.api import EventListener, event, session
-from evbus.errors import EvbusError
+from evbus.errors import EvbusError, Rejected
 from evbus.evbus import _dead
 from evbus.event import _feed
 from evbus.jsonl import Record
@@ -471,6 +471,74 @@ class Behaviour:
         assert record.routing_key == f"{self.name}.placed"
         assert record.dead is not None
         assert (record.dead["reason"], record.dead["attempts"]) == ("ValueError: never", 3)
+
+    # -- listeners that take batches ---------------------------------------------------------------
+
+    @looped
+    async def test_a_listener_takes_events_in_batches_which_are_settled_together(self) -> None:
+        kind = order(self.name, durable=True)
+        # The time that others are waited for is over only where fewer than a batch are left.
+        inbox, after = Inbox(kind, batch=10, batch_wait=0.2), Inbox(kind)
+        self.prepare(self.name, "inbox")
+        async with self.process() as sender:
+            async with self.process(inbox) as hub:
+                for number in range(25):
+                    await sender.event.init.send(kind(number))
+                got: list[int] = []
+                while len(got) < 25:
+                    got += [event.number for event in await inbox.next()]
+                assert got == list(range(25))
+                assert max(len(batch) for batch in inbox.got) == 10
+                await eventually(lambda: self.counted(hub)["handled"] == 25, "the end")
+            async with self.process(after):
+                await sender.event.init.send(kind(99))
+                assert await after.numbers(1) == [99]
+        assert not self.dead()
+
+    @looped
+    async def test_a_bad_event_of_a_batch_dies_alone(self) -> None:
+        kind = order(self.name, durable=True)
+        handled: list[int] = []
+
+        async def handle(events: Any) -> None:
+            numbers = [one.number for one in events]
+            if 3 in numbers:
+                raise ValueError("never")
+            if 4 in numbers:
+                raise Rejected("not this one")
+            handled.extend(numbers)
+
+        inbox, after = Inbox(kind, handle, batch=10, batch_wait=0.2), Inbox(kind)
+        self.prepare(self.name, "inbox")
+        async with self.process() as sender:
+            async with self.process(inbox) as hub:
+                for number in range(10):
+                    await sender.event.init.send(kind(number))
+                problems = {str(await inbox.problem()) for _ in range(2)}
+                assert problems == {"never", "not this one"}
+                await eventually(lambda: self.counted(hub)["handled"] == 8, "the good ones")
+                assert self.counted(hub)["dead"] == 2
+            async with self.process(after):
+                await sender.event.init.send(kind(99))
+                assert await after.numbers(1) == [99]
+        assert sorted(handled) == [0, 1, 2, 5, 6, 7, 8, 9]
+        died = {record.body["number"]: record.dead for record in self.dead()}
+        assert {number: dead and (dead["reason"], dead["attempts"]) for number, dead in died.items()} == {
+            3: ("ValueError: never", 3),
+            4: ("Rejected: not this one", 1),
+        }
+
+    @looped
+    async def test_a_stop_does_not_wait_for_a_batch_to_be_full(self) -> None:
+        kind = order(self.name, durable=True)
+        inbox = Inbox(kind, batch=10, batch_wait=3600)
+        self.prepare(self.name, "inbox")
+        async with self.process() as sender:
+            async with self.process(inbox) as hub:
+                await sender.event.init.send(kind(1))
+                await eventually(lambda: self.counted(hub)["running"] == 1, "the event")
+            assert [[event.number for event in batch] for batch in inbox.got] == [[1]]
+        assert not self.dead()
 
     # -- what goes wrong ---------------------------------------------------------------------------
 
