@@ -187,6 +187,8 @@ def test_a_checker_of_types_sees_those_of_what_is_installed(installed: Path, tmp
     mypy = [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(installed), "app.py"]
     done = subprocess.run(mypy, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, check=False)
     (wrong,) = [line for line in done.stdout.splitlines() if ": error:" in line]
-    assert 'Argument "routing_key" to "put"' in wrong
+    assert wrong.startswith("app.py:27: error: ")
+    assert '"put"' in wrong
+    assert '"int"' in wrong
     assert 'Revealed type is "evbus.errors.BusFull"' in done.stdout
     assert 'Revealed type is "app.OrderPlaced"' in done.stdout
