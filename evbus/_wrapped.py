@@ -46,6 +46,7 @@ __all__ = [
     "masstransit",
     "named",
     "opened",
+    "prefixed",
     "unencoded",
     "unwrapped",
     "wrap",
@@ -280,6 +281,11 @@ def _renamed(headers: Mapping[str, str], prefix: str) -> dict[str, str]:
             value = found.pop(name)
             found.setdefault(PREFIX + name[len(prefix) :].lower(), _moment(headers, name, value))
     return found
+
+
+def prefixed(name: str, prefix: str) -> str:
+    """Return the name that a header has where attributes of CloudEvents begin with ``prefix``."""
+    return prefix + name.removeprefix(PREFIX) if name.startswith(PREFIX) else name
 
 
 def _moment(headers: Mapping[str, str], name: str, value: str) -> str:

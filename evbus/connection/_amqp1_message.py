@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from evbus._wrapped import PREFIX, prefixed
 from evbus.errors import InvalidHeader
 from evbus.types import CONTENT_TYPE, Native, SharedHeaders
 
@@ -66,12 +67,13 @@ class Encoder:
     :param priority: 0 to 255, None for the broker's own.
     :param ttl: seconds after which the broker drops what nobody took.
     :param headers: added to every message; they win over its own.
+    :param prefix: what the attributes of CloudEvents begin with in the message.
     :param short: whether its properties, and the names of its headers, have :data:`SHORT` bytes at most. A
         broker that has more languages than one may be unable to say longer ones in the others.
     :param annotates: whether the header ``type`` is an annotation, as it is for RabbitMQ 4.
     """
 
-    __slots__ = ("_added", "_annotates", "_head", "_shared", "_short")
+    __slots__ = ("_added", "_annotates", "_head", "_prefix", "_shared", "_short")
 
     def __init__(
         self,
@@ -80,6 +82,7 @@ class Encoder:
         priority: int | None,
         ttl: float | None,
         headers: Mapping[str, str],
+        prefix: str = PREFIX,
         short: bool = False,
         annotates: bool = False,
     ) -> None:
@@ -91,6 +94,7 @@ class Encoder:
         ]
         self._head = _MARK[HEADER] + value_list(fields)
         self._added = dict(headers)
+        self._prefix = prefix
         self._short = short
         self._annotates = annotates
         self._shared: tuple[Mapping[str, str], str, bool, bytes] | None = None
@@ -137,7 +141,7 @@ class Encoder:
             elif name == TYPE and self._annotates:
                 notes = value_map([symbol(BASIC_TYPE), _encoded(f"the header {name!r}", value)])
             elif name != ROUTING_KEY and not name.startswith(HISTORY):
-                key = _encoded("a header's name", name)
+                key = _encoded("a header's name", prefixed(name, self._prefix))
                 if key[0] & _WIDE:
                     key = self._bound(f"the name of the header {name[:60]!r}...", key)
                 found = as_value(came) if came is not None else None

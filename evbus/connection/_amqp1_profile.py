@@ -57,6 +57,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     :ivar ttl: seconds after which the broker drops an event that nobody took.
     :ivar priority: 0 to 255 (RabbitMQ, for queues with ``x-max-priority``) or 0 to 9 (Artemis).
     :ivar headers: added to every event; they win over headers of the same name.
+    :ivar cloudevents_prefix: what the attributes of CloudEvents begin with in a message: ``ce-`` as here, or
+        ``cloudEvents_`` or ``cloudEvents:`` as in the AMQP binding of CloudEvents (section 3.1.3.1).
     :ivar settle_timeout: seconds without any outcome after which events in flight are offered again.
     :ivar window: events that may be in flight, sent and without an outcome.
 
@@ -87,6 +89,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     ttl: Seconds | None = None
     priority: int | None = None
     headers: dict[str, str] = {}
+    cloudevents_prefix: Literal["ce-", "cloudEvents_", "cloudEvents:"] = "ce-"
     settle_timeout: Seconds = 30.0
     window: int = 1000
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 from pamqp.base import Frame
 
+from evbus._wrapped import PREFIX, prefixed
 from evbus.errors import InvalidHeader, InvalidRoutingKey
 from evbus.types import CONTENT_TYPE, Native, SharedHeaders, SharedNativeHeaders
 
@@ -108,12 +109,14 @@ class Fixed(msgspec.Struct, frozen=True):
 
     :ivar persistent: kept on disk by the broker.
     :ivar expiration: milliseconds, as text.
+    :ivar prefix: what the attributes of CloudEvents begin with in the table of headers.
     """
 
     persistent: bool = True
     priority: int | None = None
     expiration: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    prefix: str = PREFIX
 
 
 def short_text(text: str, what: str) -> bytes:
@@ -250,6 +253,8 @@ def encode_properties(headers: Mapping[str, str], fixed: Fixed) -> bytes:
             values[name] = value
         elif not name.startswith(HISTORY):
             table[name] = value
+    if fixed.prefix != PREFIX:
+        table = {prefixed(name, fixed.prefix): value for name, value in table.items()}
     native = getattr(headers, "native", _NO_NATIVE)
     if _EVENT_ID in headers:
         values.setdefault("message-id", headers[_EVENT_ID])

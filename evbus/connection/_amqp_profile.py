@@ -181,6 +181,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         queues have some without being asked: on RabbitMQ 4.0 to 4.2 two, up to 4 and from 5 on, of which two
         come for each of the others; from 4.3 on 32 (above is 31), and an event that has none is one of 4.
     :ivar headers: added to every event that has none of that name.
+    :ivar cloudevents_prefix: what the attributes of CloudEvents begin with in a message: ``ce-`` as here, or
+        ``cloudEvents_`` or ``cloudEvents:`` as in the AMQP binding of CloudEvents (section 3.1.3.1).
     :ivar refused: what a ``basic.nack`` of the broker means (a full queue that rejects, a queue that failed):
         ``retry``, as often as ``delivery.retry`` says, or ``reject``, a dead letter at once.
     :ivar confirm_timeout: seconds without any confirm after which the events in flight are sent again once
@@ -220,6 +222,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     expiry: Seconds | None = None
     priority: int | None = None
     headers: dict[str, str] = {}
+    cloudevents_prefix: Literal["ce-", "cloudEvents_", "cloudEvents:"] = "ce-"
     refused: Literal["retry", "reject"] = "retry"
     confirm_timeout: Seconds = 30.0
     timeout: Seconds | None = None

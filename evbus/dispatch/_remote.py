@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from evbus._call import call
 from evbus._resolve import unreadable
 from evbus._typed import reader, travels, wants_digits
-from evbus._wrapped import unencoded, unwrapped
+from evbus._wrapped import named, unencoded, unwrapped
 from evbus.errors import (
     DeliveryTimeout,
     DispatchTimeout,
@@ -143,7 +143,7 @@ class Forwarder:
         loop = asyncio.get_running_loop()
         end = loop.time() + left
         try:
-            reply = await self.link(to).request(event, left)
+            reply = named(await self.link(to).request(event, left))
             around = self._around()
             if around is not None:
                 # What they wait for has no deadline of its own.

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from evbus._backoff import backoff
 from evbus._call import call, failure_of, running
 from evbus._weight import UNBOUNDED
+from evbus._wrapped import named
 from evbus.errors import (
     ConnectionLost,
     DeliveryError,
@@ -214,6 +215,7 @@ class Server:
             self._origin = origin
             if origin is not None:
                 origin.watch(self._lost)
+        delivery.envelope = named(delivery.envelope)
         request = _Request(delivery)
         task = asyncio.get_running_loop().create_task(self._serve(request), name="evbus-serve")
         self._tasks[task] = request

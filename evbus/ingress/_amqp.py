@@ -380,6 +380,7 @@ def fixed_of(profile: Profile) -> frames.Fixed:
         priority=profile.priority,
         expiration=None if profile.expiry is None else str(round(profile.expiry * 1000)),
         headers=tuple(profile.headers.items()),
+        prefix=profile.cloudevents_prefix,
     )
 
 

@@ -145,6 +145,7 @@ class Publisher:
             priority=profile.priority,
             ttl=profile.ttl,
             headers=profile.headers,
+            prefix=profile.cloudevents_prefix,
             short=model != "artemis",
             annotates=model == "rabbitmq4",
         )

@@ -79,3 +79,55 @@ def test_what_others_send_by_default_reaches_a_listener(
     asyncio.run(main())
     with foreign.channel(rabbitmq) as amqp:
         amqp.exchange_delete(unique)
+
+
+@pytest.mark.parametrize("protocol", ["amqp", "amqp1"])
+@pytest.mark.parametrize("prefix", ["cloudEvents_", "cloudEvents:"])
+def test_attributes_go_out_as_the_binding_of_amqp_names_them_and_come_back(
+    rabbitmq4: RabbitMQ, unique: str, protocol: str, prefix: str
+) -> None:
+    url = f"amqp://guest:guest@{rabbitmq4.host}:{rabbitmq4.port}/"
+    foreign.declare(rabbitmq4, unique, unique, f"{unique}.order")
+    place = (
+        {"exchange": unique} if protocol == "amqp" else {"address": f"/exchanges/{unique}/{{routing_key}}"}
+    )
+    out = {"url": url, "cloudevents_prefix": prefix, **place}
+
+    @event(f"{unique}.order")
+    @dataclass
+    class Order:
+        order_id: str = ""
+
+    got: list[Any] = []
+
+    async def on(order: Order, envelope: Any) -> None:
+        got.append((order, envelope.headers))
+        done.set()
+
+    async def main() -> None:
+        # The signature is one of headers that begin with ce-.
+        options: dict[str, Any] = {"pipeline": ["stamp", "sign"], "sign_keys": ["k:0123456789abcdef"]}
+        async with bus({protocol: {"default": out}}, **options) as events:
+            await events.send(Order("A-1"))
+            await events.send(Order("A-2"))
+        sent = await asyncio.to_thread(foreign.receive_amqp, rabbitmq4, unique)
+        attributes = {name for name in sent.headers if name.startswith(prefix)}
+        assert attributes == {prefix + name for name in ("id", "type", "source", "time", "specversion")}
+        assert not any(name.startswith("ce-") for name in sent.headers)
+        profile = {"amqp": {"default": {"url": url, "exchange": {"name": unique, "type": "topic"}}}}
+        async with bus(profile, **options) as events:
+            events.subscribe(Order, on, per_process=True)
+            await events.hub.event.init.ready()
+            async with bus({protocol: {"default": out}}, **options) as sender:
+                await sender.send(Order("A-3"))
+            await asyncio.wait_for(done.wait(), WAIT)
+
+    done = asyncio.Event()
+    try:
+        asyncio.run(main())
+    finally:
+        foreign.delete(rabbitmq4, unique, unique)
+    ((order, headers),) = got
+    assert order == Order("A-3")
+    assert headers["ce-type"] == f"{unique}.order"
+    assert not any(name.startswith("cloudEvents") for name in headers)
