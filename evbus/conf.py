@@ -327,7 +327,7 @@ SUBCOMMANDS = {
         "help": "Describe events, listeners and profiles as an AsyncAPI 3.0 document",
         "desc": "Write an AsyncAPI 3.0.0 document of the events that the listeners of --plugin-dirs and "
         "--listen-to listen to, and of those in the modules that --events names: where the profiles send and "
-        " receive them, and JSON Schemas of them. Nothing is connected to, and no login, password "
+        "receive them, and JSON Schemas of them. Nothing is connected to, and no login, password "
         "or key is in it. Events that nobody here listens to are taken to be sent with --profile. Exit "
         "codes: 0, or 2 when there is a mistake in the options, modules, plugins or profiles.",
     },
