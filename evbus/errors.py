@@ -73,9 +73,12 @@ def nearest(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     said when there are none.
     """
     names = sorted(set(known))
-    match = difflib.get_close_matches(str(name), names, n=1, cutoff=cutoff)
-    if match:
-        return f"; did you mean {match[0]!r}?"
+    written = str(name)
+    close = difflib.get_close_matches(written, names, n=3, cutoff=cutoff)
+    if close:
+        # Of host, hosts is as close as vhost, and more likely meant: ends are forgotten first.
+        longer = (each for each in close if each.startswith(written))
+        return f"; did you mean {next(longer, close[0])!r}?"
     if not names:
         return ""
     more = ", ..." if len(names) > 10 else ""
