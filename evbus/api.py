@@ -26,6 +26,7 @@ from evbus.dispatch._kinds import EventRouter, RequestRouter
 from evbus.dispatch._providers import Factory, Singleton
 from evbus.errors import EvbusError, Rejected, Unavailable
 from evbus.evbus import _installed, _signals
+from evbus.event import _modules
 from evbus.event._declare import EventListener, EventListenerDescriptor, event, event_listener
 from evbus.event._declare import EventSpec as EventDescriptor
 from evbus.event._handle import Handle
@@ -116,8 +117,8 @@ async def bus(
 
     :param profiles: ``{provider: {name: data}}``, or the path of a YAML file of them.
     :param acct_key: the key when acct encrypted the file.
-    :param listeners: modules and packages whose functions and classes with ``@event_listener`` listen, or
-        such functions and classes; see ``hub.event.init.listen``.
+    :param listeners: one or several: modules and packages whose functions and classes with
+        ``@event_listener`` listen, or such functions and classes; see ``hub.event.init.listen``.
     :param signals: let SIGTERM and SIGINT end the block: the first cancels what it waits for; what is there
         is delivered within the option ``drain_timeout``, and the program goes on behind the block. After a
         second one nothing more is delivered, and a process that does not get on is ended. In the main
@@ -148,7 +149,7 @@ def sync_bus(
 
     :raises ConfigError: an option or a plugin has to be mended; at the start, a profile, too.
     """
-    where = list(listeners)
+    where = _modules.places(listeners)
     made = SyncBus(
         lambda: _made(where, options), lambda hub: _started(hub, profiles, acct_key, signals=False)
     )
@@ -164,7 +165,7 @@ def _made(listeners: Iterable[Any], options: Mapping[str, Any]) -> pop.hub.Hub:
         hub.OPT = hub.pop.data.imap({"evbus": dict(options)})
         # It loads the plugins, so that the handle's functions have their contracts.
         hub.evbus.init.refuse_unknown(options)
-    hub.event.init.listen(*listeners)
+    hub.event.init.listen(*_modules.places(listeners))
     return hub
 
 

@@ -7,7 +7,7 @@ import importlib
 import logging
 import pkgutil
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -19,9 +19,14 @@ from evbus.redact import one_line
 from ._declare import MODULES, SUBSCRIBED, ListenerSpec
 from ._listener import declared, line_of, listens
 
-__all__ = ["Forgotten", "listeners_of", "subscribed"]
+__all__ = ["Forgotten", "listeners_of", "places", "subscribed"]
 
 log = logging.getLogger("evbus.event")
+
+
+def places(given: Any) -> list[Any]:
+    """Return what the option ``listeners`` names: of several or, as a list is easily forgotten, one."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, (str, type)) else [given]
 
 
 def listeners_of(where: Any) -> list[tuple[Any, ListenerSpec]]:

@@ -25,6 +25,7 @@ from evbus.errors import EvbusError
 from evbus.evbus import _installed
 from evbus.evbus._expand import expanded
 from evbus.evbus._profiles import load_yaml
+from evbus.event import _modules
 
 from . import _options
 from ._bus import Bus
@@ -72,7 +73,7 @@ def prepared(
             hub.evbus.init.refuse_unknown(options)
             # A test subscribes what it needs.
             hub.event.FORGOTTEN.muted = True
-            hub.event.listen(*listeners)
+            hub.event.listen(*_modules.places(listeners))
             with Bus(hub, contexts, settle_timeout).watched() as made:
                 yield made
         finally:
@@ -95,8 +96,8 @@ async def bus(
         for an application's own. Default: every profile delivers within the process.
     :param hub: the application's own hub; default: a new one.
     :param plugin_dirs: folders with the application's plugins, such as its ``listener/``.
-    :param listeners: modules and packages whose functions and classes with ``@event_listener`` listen, or
-        such functions and classes.
+    :param listeners: one or several: modules and packages whose functions and classes with
+        ``@event_listener`` listen, or such functions and classes.
     :param settle_timeout: seconds that everything may take to be handled, in :meth:`Bus.settle` and at the
         end; default 5.
     :param options: other options of the section ``evbus``.

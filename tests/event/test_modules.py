@@ -66,6 +66,22 @@ def refused(*listeners: Any, kind: Any = HandlerSignatureError) -> str:
     return str(caught.value)
 
 
+def test_one_place_needs_no_list(folder: Path) -> None:
+    app = module(folder, "app_alone", HEAD + listener("billing"))
+
+    async def main(where: Any) -> list[Any]:
+        async with asyncio.timeout(WAIT), api.bus(INTERNAL, listeners=where) as events:
+            events.hub.GOT = []
+            await events.send(OrderPlaced("A-1"))
+            await events.settle()
+            return [name for name, _ in events.hub.GOT]
+
+    for where in (app, app.billing, iter([app])):
+        assert asyncio.run(main(where)) == ["billing"]
+    with pytest.raises(HandlerSignatureError, match="and not 'app_alone'"):
+        asyncio.run(main("app_alone"))
+
+
 def test_the_listeners_of_a_module_listen(folder: Path) -> None:
     text = (
         HEAD
