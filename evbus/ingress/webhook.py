@@ -19,7 +19,9 @@ LOG = logging.getLogger("evbus.ingress.webhook")
 def __init__(hub):
     hub.ingress.webhook.ACCT = ["webhook"]
     hub.ingress.webhook.PROFILE = _webhook.Profile
-    hub.ingress.webhook.LEFT_OUT = {}
+    if "LEFT_OUT" not in vars(hub.ingress):
+        #: By profile: how many headers of its events were left out, as HTTP cannot carry them.
+        hub.ingress.LEFT_OUT = {}
 
 
 async def open_(hub, ctx):
@@ -51,12 +53,12 @@ async def open_(hub, ctx):
 
 def _leave_out(hub, profile, name, why):
     """Count a header that HTTP cannot carry; the first of a profile is told."""
-    counts = hub.ingress.webhook.LEFT_OUT
+    counts = hub.ingress.LEFT_OUT
     counts[profile] = counts.get(profile, 0) + 1
     if counts[profile] == 1:
         LOG.warning(
             "webhook profile %r: the header %r is left out, as HTTP cannot carry it: %s; further ones are "
-            "counted in hub.ingress.webhook.LEFT_OUT",
+            "counted under left_out in hub.evbus.stats.snapshot()",
             profile,
             redact.one_line(name, 100),
             why,
@@ -68,8 +70,8 @@ async def publish(hub, ctx, routing_key, body, headers=None):
 
     The event's headers are sent as HTTP headers, and its routing key as ``evbus-routing-key``. That and the
     attributes of CloudEvents (``ce-...``) are percent-encoded as its HTTP binding says (section 3.1.3.2).
-    Headers that HTTP cannot carry are left out; ``hub.ingress.webhook.LEFT_OUT`` counts them by profile. A
-    body that the pipeline plugin ``compress`` compressed is sent as it was before.
+    Headers that HTTP cannot carry are left out, and counted under ``left_out`` in the snapshot of
+    ``hub.evbus.stats``. A body that the pipeline plugin ``compress`` compressed is sent as it was before.
 
     The ``webhook-id`` is the event's ``ce-id``, which the pipeline plugin ``stamp`` sets; without it every
     attempt has an id of its own, and a receiver cannot tell a second attempt from a second event.

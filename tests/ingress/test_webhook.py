@@ -17,6 +17,7 @@ from aiohttp import web
 from standardwebhooks import Webhook
 
 import evbus.ingress
+from evbus import api
 from evbus.errors import (
     DeliveryError,
     DestinationForbidden,
@@ -29,7 +30,7 @@ from evbus.ingress import webhook
 from evbus.ingress._webhook import Profile
 from evbus.pipeline._compress import Compressor
 from evbus.types import Envelope
-from tests.ingress.webhook_kit import closed_port, opened, publish, raw_server, receiver, run
+from tests.ingress.webhook_kit import LOOPBACK, closed_port, opened, publish, raw_server, receiver, run
 
 
 async def refused(ctx: Any, **kwargs: Any) -> Exception:
@@ -184,13 +185,25 @@ def test_headers_that_http_cannot_carry_are_left_out_counted_and_told_once(
             await publish(ctx, headers=headers)
             assert [request.headers["x-good"] for request, _ in server.requests] == ["1", "1"]
             assert server.requests[0][0].headers["evbus-routing-key"] == "a%0D%0Ab:%20c"
-            assert ctx.hub.ingress.webhook.LEFT_OUT == {"hooks": 4}
+            assert ctx.hub.ingress.LEFT_OUT == {"hooks": 4}
         (line,) = [record.getMessage() for record in caplog.records]
         assert line == (
             "webhook profile 'hooks': the header 'x-exception-stacktrace' is left out, as HTTP cannot carry "
-            "it: its value holds a line break or another control character; further ones are counted in "
-            "hub.ingress.webhook.LEFT_OUT"
+            "it: its value holds a line break or another control character; further ones are counted under "
+            "left_out in hub.evbus.stats.snapshot()"
         )
+
+    run(main())
+
+
+def test_headers_that_are_left_out_show_in_the_snapshot() -> None:
+    async def main() -> None:
+        async with receiver() as server:
+            async with api.bus({"webhook": {"hooks": {"url": server.url, "allow": LOOPBACK}}}) as events:
+                assert events.hub.evbus.stats.snapshot()["left_out"] == {}
+                await events.put("k", {}, "hooks", {"a b": "c"})
+            assert events.hub.evbus.stats.snapshot()["left_out"] == {"hooks": 1}
+            assert len(server.requests) == 1
 
     run(main())
 

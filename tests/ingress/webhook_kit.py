@@ -114,7 +114,7 @@ async def opened(url: str, **data: Any) -> AsyncIterator[Any]:
     data = {"url": url, "allow": LOOPBACK, **data}
     ctx = NamespaceDict(acct=data, name="hooks", provider="webhook", state=None)
     ctx["profile"] = msgspec.convert(data, type=Profile, strict=False)
-    hub: Any = SimpleNamespace(ingress=SimpleNamespace(webhook=SimpleNamespace(LEFT_OUT={})))
+    hub: Any = SimpleNamespace(ingress=SimpleNamespace(LEFT_OUT={}))
     hub.evbus = SimpleNamespace(init=SimpleNamespace(settings=Settings))
     ctx["hub"] = hub
     ctx["state"] = await webhook.open_(hub, ctx)
