@@ -96,14 +96,14 @@ def apply(data: object, normaliser: type[_JsonNormaliser] | None = None) -> byte
     null = 117 in out and 110 in out and out.find(b"null") >= 0
     if not null and type(data) in _FLAT:
         return out
-    # One brace and no bracket is a flat object, and so without sets. A colon for each key leaves no times.
-    # Its keys are left to look at.
+    # One brace and no bracket is a flat object, and so without sets. Without a sign, or with a colon for each
+    # key and no more, it has no offset. Its keys are left to look at.
     if (
         not null
         and 91 not in out
         and type(data) is dict
         and out.rfind(b"{") == 0
-        and out.count(b":") == len(data)
+        and ((45 not in out and 43 not in out) or out.count(b":") == len(data))
     ):
         for key in data:
             if type(key) is not str:

@@ -59,7 +59,12 @@ def run(folder: Path, text: str) -> list[str]:
     """Run a program to its end, and return what it prints."""
     (folder / "app.py").write_text(APP + text)
     done = subprocess.run(
-        [sys.executable, "-W", "default::ResourceWarning", "app.py"],
+        # From Python 3.12 on a fork beside threads is warned of, whatever becomes of it.
+        [
+            sys.executable,
+            *("-W", "default::ResourceWarning", "-W", "ignore:This process:DeprecationWarning"),
+            "app.py",
+        ],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(folder)},
         capture_output=True,
