@@ -125,7 +125,7 @@ class Handled:
     def asynchronous(self) -> Listener:
         """Return a listener that is a coroutine function."""
 
-        async def on(event: Any) -> None:
+        async def on(event: OrderPlaced) -> None:
             self.events.append(event)
             if len(self.events) == self._wanted:
                 self._last()
@@ -135,7 +135,7 @@ class Handled:
     def plain(self) -> Listener:
         """Return a listener that may run in any thread."""
 
-        def on(event: Any) -> None:
+        def on(event: OrderPlaced) -> None:
             self.events.append(event)
             if len(self.events) == self._wanted and self._done is not None:
                 self._done.get_loop().call_soon_threadsafe(self._last)
