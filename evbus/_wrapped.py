@@ -3,8 +3,8 @@
 What is known is taken off, so that an event looks as it does in the binary mode of CloudEvents 1.0: its
 attributes are headers ``ce-...``, its data the body, and ``datacontenttype`` the content type. Known are
 
-- a CloudEvent in JSON (``application/cloudevents+json``; JSON Event Format 1.0.2), and a batch of them
-  (``application/cloudevents-batch+json``; section 4 there),
+- a CloudEvent in JSON (``application/cloudevents+json``; JSON Event Format 1.0.2); a batch of them
+  (``application/cloudevents-batch+json``; section 4 there) is several events, and refused as one,
 - the envelope of MassTransit (``application/vnd.masstransit+json``), whose ``message`` is the event,
 - attributes named as in AMQP (``cloudEvents_``, ``cloudEvents:``; AMQP Protocol Binding 1.0.2, section
   3.1.3.1) or in Kafka (``ce_``; Kafka Protocol Binding 1.0.2, section 3.2.3.1).
@@ -40,7 +40,6 @@ __all__ = [
     "Unwrapped",
     "attributes",
     "cloudevent",
-    "cloudevents",
     "essence",
     "is_wrapped",
     "masstransit",
@@ -75,7 +74,6 @@ _REQUIRED = ("specversion", "id", "source", "type")
 _DATA = frozenset({"data", "data_base64", "datacontenttype"})
 _ATTRIBUTE = re.compile(r"[a-z0-9]+")
 _raws = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_many = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -122,25 +120,6 @@ def cloudevent(body: bytes) -> Unwrapped:
         raise InvalidPayload("the CloudEvent's datacontenttype is no text")
     headers[CONTENT_TYPE] = kind
     return Unwrapped(headers, _data(values, raws, kind))
-
-
-def cloudevents(body: bytes) -> list[Unwrapped]:
-    """Return what each CloudEvent of a batch says (JSON Event Format 1.0.2, section 4).
-
-    :raises InvalidPayload: it is no array, or one in it is no CloudEvent; says which.
-    :raises PayloadTooDeep: the data of one nests more than 64 levels deep.
-    """
-    try:
-        events = _many(body)
-    except (ValueError, RecursionError):
-        raise InvalidPayload("this is no batch of CloudEvents: it is no array in JSON") from None
-    found = []
-    for number, event in enumerate(events, 1):
-        try:
-            found.append(cloudevent(bytes(event)))
-        except InvalidPayload as exc:
-            raise InvalidPayload(f"CloudEvent {number} of the batch: {exc}") from None
-    return found
 
 
 def masstransit(body: bytes) -> Unwrapped:

@@ -107,15 +107,8 @@ def test_data_nests_as_deep_as_a_body_and_not_deeper() -> None:
         _wrapped.cloudevent(document()[:-1] + f',"data":[{deep}]}}'.encode())
 
 
-def test_a_batch_is_each_of_its_events() -> None:
+def test_a_batch_in_one_message_is_refused() -> None:
     batch = b"[" + document(id="1", data=1) + b"," + document(id="2", data="b") + b"]"
-    found = _wrapped.cloudevents(batch)
-    assert [(each.headers["ce-id"], each.body) for each in found] == [("1", b"1"), ("2", b'"b"')]
-    assert _wrapped.cloudevents(b"[]") == []
-    with pytest.raises(InvalidPayload, match="CloudEvent 2 of the batch: .* its id is missing"):
-        _wrapped.cloudevents(b"[" + document() + b"," + document(id="") + b"]")
-    with pytest.raises(InvalidPayload, match="no array"):
-        _wrapped.cloudevents(document())
     with pytest.raises(InvalidPayload, match="a batch of CloudEvents is several events"):
         _wrapped.unwrapped(message(batch, _wrapped.BATCH))
 
