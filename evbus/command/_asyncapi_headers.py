@@ -39,6 +39,7 @@ _BY_PLUGIN: dict[str, dict[str, Any]] = {
             "description": "The trace that it belongs to, as W3C Trace Context has it.",
         },
         "tracestate": {**_TEXT, "description": "What tracing systems add."},
+        "baggage": {**_TEXT, "description": "What is handed on along the trace, as W3C Baggage has it."},
     },
 }
 

@@ -349,6 +349,10 @@ class Bus:
         """Return the lanes that an event of this profile goes to, also while the bus drains."""
         return () if self._router is None else self._router.lanes(profile)
 
+    def lanes_named(self, profile: str) -> list[Lane]:
+        """Return the lanes of the profiles that have this very name."""
+        return [] if self._router is None else self._router.named(profile)
+
     def relay(self, delivery: Delivery, event: Envelope, lanes: Sequence[Lane]) -> None:
         """Hand ``event``, made of a delivery, to ``lanes``; that is settled when they are done with it.
 

@@ -81,6 +81,10 @@ class Router:
                 self._report(profile)
         return found
 
+    def named(self, profile: str) -> list[Lane]:
+        """Return the lanes of this very pattern: what comes in through one has that as its profile."""
+        return [lane for pattern, lane in self._destinations if pattern == profile]
+
     def _matches(self, profile: str, pattern: str) -> bool:
         try:
             return bool(self._find(profile, pattern))

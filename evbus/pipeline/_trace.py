@@ -1,4 +1,8 @@
-"""W3C Trace Context, level 1: the headers ``traceparent`` (section 3.2) and ``tracestate`` (section 3.3)."""
+"""W3C Trace Context, level 1, and W3C Baggage: their headers, and OpenTelemetry's spans.
+
+Headers: ``traceparent`` (Trace Context, section 3.2), ``tracestate`` (section 3.3) and ``baggage`` (Baggage,
+section 3). Spans: OpenTelemetry's semantic conventions for messaging, "Messaging spans".
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import importlib
 import os
 import random
 import re
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -14,7 +18,7 @@ from typing import Any, NamedTuple
 from evbus.types import Envelope
 from evbus.version import version
 
-__all__ = ["Trace", "current", "handling", "inside", "parse", "send"]
+__all__ = ["Trace", "current", "handling", "inside", "parse", "recording", "send", "sending", "system"]
 
 # Version ff is forbidden; a later version may append fields behind a hyphen, which are not understood.
 _TRACEPARENT = re.compile(
@@ -32,16 +36,28 @@ def _optional(module: str) -> Any:
 # The extra "otel"; None without it.
 _otel = _optional("opentelemetry.trace")
 _otel_context = _optional("opentelemetry.context")
+_otel_baggage: Any = (
+    None if _otel is None else _optional("opentelemetry.baggage.propagation").W3CBaggagePropagator()
+)
 # It stands for the tracer of whatever provider is set, be that later.
 _tracer: Any = None if _otel is None else _otel.get_tracer("evbus", version)
 
 
 class Trace(NamedTuple):
-    """The trace that a context is in: its id, its flags, and the ``tracestate`` that came with it."""
+    """The trace that a context is in: its id, its flags, and what came with it.
+
+    :ivar state: the header ``tracestate``.
+    :ivar baggage: the header ``baggage``, where there is no OpenTelemetry to keep it.
+    """
 
     trace_id: str
     flags: str
     state: str = ""
+    baggage: str = ""
+
+
+#: Characters of baggage that everybody has to pass on (W3C Baggage, section 3.3.2); more is dropped.
+_MOST_BAGGAGE = 8192
 
 
 # Where no OpenTelemetry span says which trace this is: one for all that is put in one context.
@@ -66,32 +82,94 @@ def current() -> Trace | None:
     return _current.get()
 
 
+def system(lanes: Iterable[Any]) -> str:
+    """Return ``messaging.system`` of events that these lanes get, or whose profiles they come through.
+
+    That is ``rabbitmq`` for the plugin ``amqp`` and else the name of the plugin, ``evbus`` for events of this
+    process, and where there are several.
+    """
+    outside = {lane.key.plugin for lane in lanes} - {"internal"}
+    plugin = outside.pop() if len(outside) == 1 else "evbus"
+    return "rabbitmq" if plugin == "amqp" else plugin
+
+
+def recording() -> bool:
+    """Return whether OpenTelemetry is installed and told where spans go."""
+    # By the public way each answer looks up a variable of the environment. Without this name spans are made
+    # that are none, and headers come from send().
+    return _otel is not None and getattr(_otel, "_TRACER_PROVIDER", _otel) is not None
+
+
 def send(headers: MutableMapping[str, str]) -> None:
     """Set ``traceparent``, and ``tracestate`` if there is one, unless a valid ``traceparent`` is there.
 
-    An invalid one is replaced, and its ``tracestate`` goes with it (section 3.2.2.6 and 3.3).
+    An invalid one is replaced, and its ``tracestate`` goes with it (section 3.2.2.6 and 3.3). ``baggage`` is
+    that of this context, unless the headers have one.
     """
+    # Empty where nothing is set up, and outside of everything.
+    context = _otel is not None and _otel_context.get_current()
+    if context:
+        _pack(headers)
     given = headers.get("traceparent")
-    if given is not None:
-        if parse(given):
-            return
-        headers.pop("tracestate", None)
-    if _otel is not None and _from_span(headers):
+    if given is not None and _kept(given, headers):
+        return
+    if context and _from_span(headers, _otel.get_current_span()):
         return
     trace = _current.get()
     if trace is None:
-        # Sampled: whether to record was not decided here, and "not sampled" would tell the receivers'
-        # tracers to record nothing.
-        trace = Trace(f"{_random.getrandbits(128) or 1:032x}", "01")
+        trace = _new()
         _current.set(trace)
     headers["traceparent"] = f"00-{trace[0]}-{_random.getrandbits(64) or 1:016x}-{trace[1]}"
     if trace[2]:
         headers["tracestate"] = trace[2]
+    if trace[3]:
+        headers.setdefault("baggage", trace[3])
 
 
-def _from_span(headers: MutableMapping[str, str]) -> bool:
-    """Set the headers from the current OpenTelemetry span; say whether there is one."""
-    context = _otel.get_current_span().get_span_context()
+def _new(baggage: str = "") -> Trace:
+    # Sampled: whether to record was not decided here, and "not sampled" would tell the receivers' tracers to
+    # record nothing.
+    return Trace(f"{_random.getrandbits(128) or 1:032x}", "01", "", baggage)
+
+
+def sending(envelope: Envelope, of_system: str) -> None:
+    """Do as :func:`send`, with a span for the sending, of which the event's ``traceparent`` tells.
+
+    The span has the kind PRODUCER. Where the caller has set a ``traceparent`` that stays: the span is linked
+    to it, and has the kind CLIENT.
+    """
+    headers = envelope.headers
+    _pack(headers)
+    given = headers.get("traceparent")
+    kept = _kept(given, headers)
+    created = None if kept is None else _remote(given, kept, headers)
+    span = _tracer.start_span(
+        **_about("send", envelope, of_system),
+        kind=_otel.SpanKind.PRODUCER if created is None else _otel.SpanKind.CLIENT,
+        links=() if created is None else (_otel.Link(created),),
+    )
+    span.end()
+    if created is None and not _from_span(headers, span):
+        send(headers)
+
+
+def _kept(given: str | None, headers: MutableMapping[str, str]) -> Trace | None:
+    """Return the trace that the caller has set; forget the state of one that is none."""
+    trace = parse(given)
+    if trace is None and given is not None:
+        headers.pop("tracestate", None)
+    return trace
+
+
+def _pack(headers: MutableMapping[str, str]) -> None:
+    """Set ``baggage`` from OpenTelemetry's, unless it is there."""
+    if "baggage" not in headers:
+        _otel_baggage.inject(headers)
+
+
+def _from_span(headers: MutableMapping[str, str], span: Any) -> bool:
+    """Set the headers from an OpenTelemetry span; say whether it is one."""
+    context = span.get_span_context()
     if not context.is_valid:
         return False
     headers["traceparent"] = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
@@ -101,20 +179,31 @@ def _from_span(headers: MutableMapping[str, str]) -> bool:
 
 
 @contextmanager
-def inside(headers: Mapping[str, str]) -> Iterator[Trace | None]:
+def inside(headers: Mapping[str, str]) -> Iterator[Any]:
     """Put the context into the trace that ``headers`` name, and back where it was afterwards.
 
     Headers without a valid ``traceparent`` put it into none, so that events handled one after another
-    by the same task do not end up in one trace.
+    by the same task do not end up in one trace. Their ``baggage`` is that of the context meanwhile.
+
+    Gives what names the sender's span to OpenTelemetry, None without it or without such a span.
     """
     given = headers.get("traceparent")
     trace = parse(given)
     if trace is not None:
         trace = trace._replace(state=headers.get("tracestate", ""))
+    baggage = headers.get("baggage", "")
+    if baggage and _otel is None and len(baggage) <= _MOST_BAGGAGE:
+        trace = _new(baggage) if trace is None else trace._replace(baggage=baggage)
     token = _current.set(trace)
-    attached = _attach(given, trace)
+    attached = sender = None
+    if _otel is not None and (trace or baggage):
+        context = _otel_context.get_current()
+        if trace is not None:
+            sender = _remote(given, trace, headers)
+            context = _otel.set_span_in_context(_otel.NonRecordingSpan(sender), context)
+        attached = _otel_context.attach(_otel_baggage.extract(headers, context) if baggage else context)
     try:
-        yield trace
+        yield sender
     finally:
         if attached is not None:
             _otel_context.detach(attached)
@@ -122,40 +211,54 @@ def inside(headers: Mapping[str, str]) -> Iterator[Trace | None]:
 
 
 @contextmanager
-def handling(envelope: Envelope) -> Iterator[None]:
+def handling(envelope: Envelope, of_system: str) -> Iterator[None]:
     """Put the context into the trace of a received event, with a span of its own where OpenTelemetry is.
 
-    The span has the kind CONSUMER, the sender's span as its parent, and the attributes of OpenTelemetry's
-    semantic conventions for messaging; an exception is recorded in it.
+    The span has the kind CONSUMER, and the sender's span as its parent and as its link. An exception is
+    recorded in it.
     """
-    headers = envelope.headers
-    with inside(headers):
-        if _otel is None:
+    with inside(envelope.headers) as sender:
+        if not recording():
             yield
             return
-        name = envelope.routing_key or envelope.profile
-        about = {
-            "messaging.system": "evbus",
-            "messaging.operation.name": "process",
-            "messaging.operation.type": "process",
-            "messaging.destination.name": name,
-        }
-        event_id = headers.get("ce-id") or headers.get("message-id")
-        if event_id:
-            about["messaging.message.id"] = event_id
-        with _tracer.start_as_current_span(name, kind=_otel.SpanKind.CONSUMER, attributes=about):
-            yield
+        with _tracer.start_as_current_span(
+            **_about("process", envelope, of_system),
+            kind=_otel.SpanKind.CONSUMER,
+            links=() if sender is None else (_otel.Link(sender),),
+        ) as span:
+            try:
+                yield
+            except Exception as exc:
+                kind = type(exc)
+                place = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+                span.set_attribute("error.type", place + kind.__qualname__)
+                raise
 
 
-def _attach(traceparent: str | None, trace: Trace | None) -> Any:
-    """Make the sender's span the parent of the spans that the handler starts, where OpenTelemetry is."""
-    if _otel is None or trace is None or traceparent is None:
-        return None
-    sender = _otel.SpanContext(
+def _about(operation: str, envelope: Envelope, of_system: str) -> dict[str, Any]:
+    """Return the name and the attributes of a span."""
+    about = {
+        "messaging.system": of_system,
+        "messaging.operation.name": operation,
+        "messaging.operation.type": operation,
+    }
+    destination = envelope.routing_key or envelope.profile
+    if destination:
+        about["messaging.destination.name"] = destination
+    if of_system == "rabbitmq" and envelope.routing_key:
+        about["messaging.rabbitmq.destination.routing_key"] = envelope.routing_key
+    event_id = envelope.headers.get("ce-id") or envelope.headers.get("message-id")
+    if event_id:
+        about["messaging.message.id"] = event_id
+    return {"name": f"{operation} {destination}".rstrip(), "attributes": about}
+
+
+def _remote(traceparent: Any, trace: Any, headers: Mapping[str, str]) -> Any:
+    """Return OpenTelemetry's name for the span that a valid ``traceparent`` names."""
+    return _otel.SpanContext(
         int(trace.trace_id, 16),
         int(traceparent[36:52], 16),
         is_remote=True,
         trace_flags=_otel.TraceFlags(int(trace.flags, 16)),
-        trace_state=_otel.TraceState.from_header([trace.state]),
+        trace_state=_otel.TraceState.from_header([headers.get("tracestate", "")]),
     )
-    return _otel_context.attach(_otel.set_span_in_context(_otel.NonRecordingSpan(sender)))

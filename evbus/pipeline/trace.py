@@ -4,19 +4,26 @@ __optional__ = True
 
 
 def send(hub, envelope):
-    """Give the event a ``traceparent`` header (W3C Trace Context), and ``tracestate`` if there is one.
+    """Give the event a ``traceparent`` header (W3C), ``tracestate`` and ``baggage`` if there are any.
 
-    The trace is that of the current OpenTelemetry span when there is one, else the one that this
-    context is in: that of the event being handled, or one made for the first event put here. A valid
-    ``traceparent`` that the caller has set stays.
+    Where OpenTelemetry is installed and set up there is a span for the sending. The trace is that of the
+    current OpenTelemetry span when there is one, else the one that this context is in: that of the event
+    being handled, or one made for the first event put here. A valid ``traceparent`` that the caller has set
+    stays.
     """
-    _trace.send(envelope.headers)
+    if _trace.recording():
+        # Messages in process have the profile "".
+        lanes = hub.evbus.ENGINE.lanes_of(envelope.profile) if envelope.profile else ()
+        _trace.sending(envelope, _trace.system(lanes))
+    else:
+        _trace.send(envelope.headers)
 
 
 async def handle(hub, envelope, call_next):
     """Run the handler inside the event's trace: what it puts, and its spans, belong to the same trace.
 
-    Where OpenTelemetry is installed there is a span for it, which says whether it failed, and why.
+    Where OpenTelemetry is installed and set up there is a span for it, which says whether it failed, and why.
     """
-    with _trace.handling(envelope):
+    lanes = hub.evbus.ENGINE.lanes_named(envelope.profile) if _trace.recording() else ()
+    with _trace.handling(envelope, _trace.system(lanes)):
         return await call_next(envelope)

@@ -6,13 +6,18 @@ import multiprocessing
 import random
 import re
 from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pop.hub
 import pytest
 
+from evbus.api import bus
+from evbus.errors import Rejected
+from evbus.evbus._stats import LaneKey
 from evbus.pipeline import _trace
 from evbus.types import Envelope
+from tests.evbus.kit import WAIT, new_hub
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GIVEN = f"00-{TRACE}-{PARENT}-01"
@@ -32,6 +37,7 @@ def without_otel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behave as where OpenTelemetry is not installed."""
     monkeypatch.setattr(_trace, "_otel", None)
     monkeypatch.setattr(_trace, "_otel_context", None)
+    monkeypatch.setattr(_trace, "_otel_baggage", None)
 
 
 @pytest.fixture(autouse=True)
@@ -256,15 +262,26 @@ class TestWithOpenTelemetry:
 class TestSpans:
     @pytest.fixture(autouse=True)
     def spans(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+        api = pytest.importorskip("opentelemetry.trace")
         sdk = pytest.importorskip("opentelemetry.sdk.trace")
         export = pytest.importorskip("opentelemetry.sdk.trace.export")
         memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
         exporter = memory.InMemorySpanExporter()
         provider = sdk.TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(export.SimpleSpanProcessor(exporter))
-        monkeypatch.setattr(_trace, "_tracer", provider.get_tracer("evbus"))
+        # As set_tracer_provider does, which works once in a process.
+        monkeypatch.setattr(api, "_TRACER_PROVIDER", provider)
+        monkeypatch.setattr(_trace, "_tracer", api.get_tracer("evbus"))
         yield exporter.get_finished_spans
         provider.shutdown()
+
+    @pytest.fixture
+    def tracer(self) -> Any:
+        return pytest.importorskip("opentelemetry.trace").get_tracer("test")
+
+    @pytest.fixture
+    def room(self) -> Any:
+        return new_hub()
 
     def test_each_handling_has_a_span(self, room: Any, spans: Any) -> None:
         async def main() -> dict[str, str]:
@@ -274,8 +291,8 @@ class TestSpans:
             return dict(await handle(room, {"traceparent": GIVEN, "ce-id": "7"}, handler))
 
         inner = asyncio.run(main())
-        (span,) = spans()
-        assert (span.name, span.kind.name, span.status.status_code.name) == ("k", "CONSUMER", "UNSET")
+        sent, span = spans()
+        assert (span.name, span.kind.name, span.status.status_code.name) == ("process k", "CONSUMER", "UNSET")
         assert dict(span.attributes) == {
             "messaging.system": "evbus",
             "messaging.operation.name": "process",
@@ -285,22 +302,72 @@ class TestSpans:
         }
         assert f"{span.context.trace_id:032x}" == trace_of(inner) == TRACE
         assert f"{span.parent.span_id:016x}" == PARENT
-        assert parent_of(inner) == f"{span.context.span_id:016x}"
+        assert [f"{link.context.span_id:016x}" for link in span.links] == [PARENT]
+        assert sent.parent.span_id == span.context.span_id
+        assert parent_of(inner) == f"{sent.context.span_id:016x}"
+
+    def test_each_sending_has_a_span_that_the_event_names(self, room: Any, spans: Any, tracer: Any) -> None:
+        with tracer.start_as_current_span("order") as outer:
+            headers = send(room, **{"ce-id": "7"})
+        span, _ = spans()
+        assert (span.name, span.kind.name, span.status.status_code.name) == ("send k", "PRODUCER", "UNSET")
+        assert dict(span.attributes) == {
+            "messaging.system": "evbus",
+            "messaging.operation.name": "send",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": "k",
+            "messaging.message.id": "7",
+        }
+        assert not span.links
+        assert span.parent.span_id == outer.get_span_context().span_id
+        assert trace_of(headers) == f"{span.context.trace_id:032x}"
+        assert parent_of(headers) == f"{span.context.span_id:016x}"
+
+    def test_a_sending_without_a_span_around_it_begins_a_trace(self, room: Any, spans: Any) -> None:
+        assert trace_of(send(room)) != trace_of(send(room))
+        assert [span.parent for span in spans()] == [None, None]
+
+    def test_a_trace_that_the_caller_set_stays_and_the_span_is_linked_to_it(
+        self, room: Any, spans: Any
+    ) -> None:
+        assert send(room, traceparent=GIVEN, tracestate="a=1") == {"traceparent": GIVEN, "tracestate": "a=1"}
+        (span,) = spans()
+        assert (span.name, span.kind.name) == ("send k", "CLIENT")
+        (link,) = span.links
+        assert (f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}") == (TRACE, PARENT)
+        assert link.context.trace_state.to_header() == "a=1"
+
+    def test_an_invalid_traceparent_gives_way_to_the_span(self, room: Any, spans: Any) -> None:
+        headers = send(room, traceparent="x", tracestate="a=1")
+        (span,) = spans()
+        assert parent_of(headers) == f"{span.context.span_id:016x}"
+        assert "tracestate" not in headers
+
+    def test_a_provider_that_makes_no_spans_is_as_none(
+        self, room: Any, spans: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        api = pytest.importorskip("opentelemetry.trace")
+        monkeypatch.setattr(_trace, "_tracer", api.NoOpTracer())
+        assert trace_of(send(room)) == trace_of(send(room))
+        assert not spans()
 
     def test_a_span_says_why_its_handler_failed(self, room: Any, spans: Any) -> None:
         async def main() -> None:
             async def handler(envelope: Envelope) -> None:
-                raise KeyError("from the handler")
+                raise failure
 
-            with pytest.raises(KeyError):
-                await handle(room, {}, handler)
+            for failure in (KeyError("from the handler"), Rejected("no")):
+                with pytest.raises(type(failure)):
+                    await handle(room, {}, handler)
 
         asyncio.run(main())
-        (span,) = spans()
+        span, refused = spans()
         assert span.status.status_code.name == "ERROR"
         (recorded,) = span.events
-        assert recorded.attributes["exception.type"] == "KeyError"
+        assert recorded.attributes["exception.type"] == span.attributes["error.type"] == "KeyError"
+        assert refused.attributes["error.type"] == "evbus.errors.Rejected"
         assert span.parent is None
+        assert not span.links
         assert "messaging.message.id" not in span.attributes
 
     def test_a_span_without_a_routing_key_is_named_after_the_profile(self, room: Any, spans: Any) -> None:
@@ -311,7 +378,137 @@ class TestSpans:
 
         asyncio.run(main())
         (span,) = spans()
-        assert (span.name, span.attributes["messaging.message.id"]) == ("p", "8")
+        assert (span.name, span.attributes["messaging.message.id"]) == ("process p", "8")
+
+    def test_a_message_without_either_is_named_after_what_is_done(self, room: Any, spans: Any) -> None:
+        room.pipeline.trace.send(Envelope("", "", b"", {}))
+        (span,) = spans()
+        assert span.name == "send"
+        assert "messaging.destination.name" not in span.attributes
+
+    def test_through_a_broker_both_spans_say_which_system_it_is(
+        self, rabbitmq: Any, unique: str, spans: Any
+    ) -> None:
+        url = f"amqp://guest:guest@{rabbitmq.host}:{rabbitmq.port}/"
+        contexts = {
+            "internal": {"*": {}},
+            "amqp": {"shop": {"url": url, "exchange": {"name": unique, "type": "topic"}}},
+        }
+
+        async def main() -> None:
+            got = asyncio.Event()
+            async with bus(contexts, pipeline=["stamp", "trace"]) as events:
+
+                async def on(order: Any) -> None:
+                    got.set()
+
+                events.subscribe(unique, on, profile="shop")
+                await events.hub.event.init.ready()
+                await events.put(routing_key=unique, body={"id": 1}, profile="shop")
+                await asyncio.wait_for(got.wait(), WAIT)
+
+        asyncio.run(main())
+        sent, handled = spans()
+        for span in (sent, handled):
+            assert span.attributes["messaging.system"] == "rabbitmq"
+            assert span.attributes["messaging.rabbitmq.destination.routing_key"] == unique
+        assert (sent.name, handled.name) == (f"send {unique}", f"process {unique}")
+        assert handled.parent.span_id == sent.context.span_id
+        assert handled.attributes["messaging.message.id"] == sent.attributes["messaging.message.id"]
+
+    def test_events_of_this_process_are_of_the_bus(self, spans: Any) -> None:
+        async def main() -> None:
+            async with bus({"internal": {"*": {}}}, pipeline=["trace"]) as events:
+                events.subscribe("paid", lambda event: None)
+                await events.put(routing_key="paid", body={})
+                await events.settle(WAIT)
+
+        asyncio.run(main())
+        assert [span.attributes["messaging.system"] for span in spans()] == ["evbus", "evbus"]
+
+
+@pytest.mark.parametrize(
+    ("plugins", "system"),
+    [
+        ((), "evbus"),
+        (("internal",), "evbus"),
+        (("amqp",), "rabbitmq"),
+        (("amqp", "amqp", "internal"), "rabbitmq"),
+        (("kafka",), "kafka"),
+        (("amqp", "file"), "evbus"),
+    ],
+)
+def test_the_system_is_that_of_the_only_plugin(plugins: tuple[str, ...], system: str) -> None:
+    lanes = [SimpleNamespace(key=LaneKey(plugin, plugin, "p")) for plugin in plugins]
+    assert _trace.system(lanes) == system
+
+
+class TestBaggage:
+    @pytest.fixture(params=["otel", "none"])
+    def otel(self, request: pytest.FixtureRequest) -> bool:
+        if request.param == "none":
+            request.getfixturevalue("without_otel")
+            return False
+        pytest.importorskip("opentelemetry.baggage")
+        return True
+
+    @pytest.mark.parametrize("trace", [{}, {"traceparent": GIVEN}])
+    def test_what_came_goes_out_again(self, room: Any, otel: bool, trace: dict[str, str]) -> None:
+        async def main() -> None:
+            async def handler(envelope: Envelope) -> dict[str, str]:
+                return send(room)
+
+            inner = await handle(room, {"baggage": "tenant=acme", **trace}, handler)
+            assert inner["baggage"] == "tenant=acme"
+            assert (trace_of(inner) == TRACE) is bool(trace)
+            other = await handle(room, trace, handler)
+            assert "baggage" not in other
+            assert "baggage" not in send(room)
+
+        asyncio.run(main())
+
+    @pytest.mark.usefixtures("otel")
+    def test_what_the_caller_set_stays(self, room: Any) -> None:
+        async def main() -> None:
+            async def handler(envelope: Envelope) -> dict[str, str]:
+                return send(room, baggage="tenant=other")
+
+            assert (await handle(room, {"baggage": "tenant=acme"}, handler))["baggage"] == "tenant=other"
+
+        asyncio.run(main())
+
+    @pytest.mark.usefixtures("otel")
+    def test_what_is_too_long_goes_no_further(self, room: Any) -> None:
+        async def main() -> None:
+            async def handler(envelope: Envelope) -> dict[str, str]:
+                return send(room)
+
+            longest, more = (
+                f"a={'x' * 4000},b={'y' * 4000},c={'z' * 184}",
+                f"a={'x' * 4000},b={'y' * 4000},c={'z' * 185}",
+            )
+            assert len(longest) == 8192
+            assert (await handle(room, {"baggage": longest}, handler))["baggage"] == longest
+            assert (await handle(room, {"baggage": more}, handler)).get("baggage") != more
+
+        asyncio.run(main())
+
+    def test_opentelemetry_s_is_sent_and_is_there_where_the_event_is_handled(self, room: Any) -> None:
+        baggage = pytest.importorskip("opentelemetry.baggage")
+        context = pytest.importorskip("opentelemetry.context")
+
+        async def main() -> None:
+            async def handler(envelope: Envelope) -> Any:
+                return dict(baggage.get_all())
+
+            token = context.attach(baggage.set_baggage("user", "Jürgen, à 2"))
+            headers = send(room)
+            context.detach(token)
+            assert headers["baggage"].isascii()
+            assert await handle(room, headers, handler) == {"user": "Jürgen, à 2"}
+            assert not baggage.get_all()
+
+        asyncio.run(main())
 
 
 def test_trace_takes_part_only_when_it_is_named(room: Any) -> None:
