@@ -26,6 +26,12 @@ CONFIG = {
         "help": "Installed packages whose listeners and handlers join this program, * for all; default: the "
         "package of the program itself",
     },
+    "listeners": {
+        "default": None,
+        "os": "EVBUS_LISTENERS",
+        "help": "Modules whose functions and classes with @event_listener listen, such as shop.listeners; a "
+        "package stands for all modules in it; they are looked for in the current folder, too",
+    },
     "serialize_plugin": {
         "default": "json",
         "os": "EVBUS_SERIALIZE_PLUGIN",
@@ -226,6 +232,11 @@ CLI_CONFIG = {
             "graph",
         ],
     },
+    "listeners": {
+        "action": "extend",
+        "nargs": "+",
+        "subcommands": ["listen", "run", "tail", "demo", "put", "replay", "asyncapi", "graph"],
+    },
     "set": {
         "action": "append",
         "subcommands": [
@@ -295,12 +306,12 @@ SUBCOMMANDS = {
         "codes: those of 'evbus run'.",
     },
     "listen": {
-        "help": "Run the listeners of the plugins",
-        "desc": "Hand what comes in through the profiles to the listeners in the folders listener/ of the "
-        "plugins, deliver what they send, and say at the end what became of it. Ctrl-C or SIGTERM takes "
-        "nothing more and lets them end what they are at; a second one stops at once. Exit codes: 0 the stop "
-        "left nothing, 1 it left something, 2 a mistake in the options, profiles or plugins, 130 stopped at "
-        "once by a second signal.",
+        "help": "Run the listeners of modules and of plugins",
+        "desc": "Hand what comes in through the profiles to the listeners in the modules that --listeners "
+        "names and in the folders listener/ of the plugins, deliver what they send, and say at the end what "
+        "became of it. Ctrl-C or SIGTERM takes nothing more and lets them end what they are at; a second one "
+        "stops at once. Exit codes: 0 the stop left nothing, 1 it left something, 2 a mistake in options, "
+        "modules, profiles or plugins, 130 stopped at once by a second signal.",
     },
     "put": {
         "help": "Put one event on the bus and deliver it",
@@ -325,11 +336,11 @@ SUBCOMMANDS = {
     },
     "asyncapi": {
         "help": "Describe events, listeners and profiles as an AsyncAPI 3.0 document",
-        "desc": "Write an AsyncAPI 3.0.0 document of the events that the listeners of --plugin-dirs and "
-        "--listen-to listen to, and of those in the modules that --events names: where the profiles send and "
-        "receive them, and JSON Schemas of them. Nothing is connected to, and no login, password "
-        "or key is in it. Events that nobody here listens to are taken to be sent with --profile. Exit "
-        "codes: 0, or 2 when there is a mistake in the options, modules, plugins or profiles.",
+        "desc": "Write an AsyncAPI 3.0.0 document of the events that the listeners of --listeners, "
+        "--plugin-dirs and --listen-to listen to, and of those in the modules that --events names: where the "
+        "profiles send and receive them, and JSON Schemas of them. Nothing is connected to, and no login, "
+        "password or key is in it. Events that nobody here listens to are taken to be sent with --profile. "
+        "Exit codes: 0, or 2 when there is a mistake in the options, modules, plugins or profiles.",
     },
     "graph": {
         "help": "Show who sends what to whom, as text or SVG",

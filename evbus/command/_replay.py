@@ -171,9 +171,7 @@ class Replay:
         name = str((record.dead or {}).get("lane", ""))
         lane = self._lanes.get(name)
         if lane is None:
-            self._keep(
-                aside, offset, line, f"there is no lane {one_line(name)}" if name else "no lane is named"
-            )
+            self._keep(aside, offset, line, _no_lane(name))
             return
         try:
             # Beyond what it may have, a lane might drop events.
@@ -238,6 +236,14 @@ class Replay:
             aside.close(remove=not self._problem)
         self._asides = []
         return self._problem
+
+
+def _no_lane(name: str) -> str:
+    if not name:
+        return "no lane is named"
+    # As evbus.event._replayed.lane_of calls them.
+    cure = "; name its module with --listeners, or its folder with --plugin-dirs"
+    return f"there is no lane {one_line(name)}{cure if name.startswith('listener ') else ''}"
 
 
 #: Why events are kept that no lane was done with.

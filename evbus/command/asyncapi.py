@@ -1,7 +1,5 @@
 """``evbus asyncapi``: describe the events of an application for others, as an AsyncAPI 3.0 document."""
 
-import pathlib
-
 from evbus import errors, types
 from evbus.command import _output, _session, _table
 from evbus.evbus import _load, _pipeline
@@ -19,8 +17,8 @@ async def main(hub, options):
     found = await hub.command.asyncapi.catalogue(options)
     if not found.events:
         raise errors.ConfigError(
-            "there are no events: name the modules that hold them with --events, or folders of listeners "
-            "with --plugin-dirs"
+            "there are no events: name the modules that hold them with --events, those of listeners with "
+            "--listeners, or folders of listeners with --plugin-dirs"
         )
     about = _asyncapi.About(
         title=options.get("title") or "Events",
@@ -39,22 +37,22 @@ async def catalogue(hub, options):
 
     :raises ConfigError: a module, a listener or a profile is wrong; nothing is left out silently.
     """
-    from evbus.event import _catalogue
+    from evbus.event import _catalogue, _listener, _modules
 
     file = hub.command.init.source(options) or "profiles"
-    folder = str(pathlib.Path.cwd())
-    names = [options["events"]] if isinstance(options.get("events"), str) else options.get("events") or ()
     registry = hub.event.REGISTRY
-    for name in names:
-        for event in _catalogue.events_in(name, folder):
+    for module in hub.command.init.modules(options, "events"):
+        for event in _catalogue.events_in(module):
             registry.of(event)
     listeners = []
+    for module in hub.command.init.modules(options, "listeners"):
+        listeners += _catalogue.known(_modules.listeners_of(module), module.__name__, registry)
     for plugin in hub.evbus.init.plugins()["listener"]:
         if plugin.state == "broken":
             raise plugin.error()
         if plugin.state == "loaded":
-            module = _load.module_of(plugin.file)
-            listeners += _catalogue.listeners_in(module, plugin.ref, registry)
+            found = _listener.declared(_load.module_of(plugin.file))
+            listeners += _catalogue.known(found, plugin.ref, registry)
     contexts = await hub.command.init.contexts(options, {"internal": {"*": {}}})
     bus = _catalogue.Bus(
         contexts,

@@ -18,8 +18,8 @@ async def main(hub, options):
     found = await hub.command.asyncapi.catalogue(options)
     if not found.events and not (options.get("profiles") or options.get("acct_file")):
         raise errors.ConfigError(
-            "there is nothing to show: name the modules that hold events with --events, folders of listeners "
-            "with --plugin-dirs, a file of profiles with --profiles"
+            "there is nothing to show: name the modules that hold events with --events, those of listeners "
+            "with --listeners, folders of listeners with --plugin-dirs, a file of profiles with --profiles"
         )
     graph = _graph.graph(found)
     if kind == "text":

@@ -1,12 +1,14 @@
 """The command ``evbus``: run a bus for a subcommand, from start to end."""
 
 import asyncio
+import pathlib
 import sys
 import time
 
 from evbus import errors
 from evbus.command import _input, _output, _session, _table
-from evbus.evbus import _signals
+from evbus.evbus import _settings, _signals
+from evbus.event import _modules
 
 
 async def contexts(hub, options, default=None):
@@ -29,6 +31,16 @@ def source(hub, options):
     return path if isinstance(path, str) else "evbus.profiles"
 
 
+def modules(hub, options, name):
+    """Return the modules that an option names, which are imported; of ``listeners`` with all that is below.
+
+    :raises ConfigError: there is no such module, or importing it fails.
+    """
+    folder, whole = str(pathlib.Path.cwd()), name == "listeners"
+    given = _settings.listed(options.get(name) or ())
+    return [_modules.imported(module, folder, whole=whole) for module in given]
+
+
 async def deliver(hub, options, profiles, produce, show=None):
     """Run the bus while ``produce()`` puts events, drain it, and print what became of them.
 
@@ -36,6 +48,7 @@ async def deliver(hub, options, profiles, produce, show=None):
     :param show: called with the bodies of the internal queues instead of throwing them away.
     :return: the counters, and whether a second signal came.
     """
+    hub.event.init.listen(*hub.command.init.modules(options, "listeners"))
     quiet = bool(options.get("quiet"))
     engine = hub.evbus.ENGINE
     control = _signals.Control(engine.limit, engine.hurry)

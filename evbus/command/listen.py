@@ -1,4 +1,4 @@
-"""``evbus listen``: run the listeners of the plugins."""
+"""``evbus listen``: run the listeners of modules and of plugins."""
 
 import asyncio
 
@@ -19,11 +19,12 @@ async def main(hub, options):
         await asyncio.get_running_loop().create_future()
 
     found = hub.evbus.init.plugins()["listener"]
-    if not any(plugin.state == "loaded" for plugin in found):
+    if not options.get("listeners") and not any(plugin.state == "loaded" for plugin in found):
         unused = "".join(f"; {plugin.file}: {plugin.reason}" for plugin in found[:1])
         raise errors.ConfigError(
-            "there are no listeners; name a folder that has a folder listener/ with them: --plugin-dirs DIR, "
-            f"or an installed package: --listen-to PACKAGE{unused}"
+            "there are no listeners; name the module that holds them: --listeners MODULE, a folder that has "
+            "a folder listener/ with them: --plugin-dirs DIR, or an installed package: --listen-to "
+            f"PACKAGE{unused}"
         )
     return _session.stop_code(await hub.command.init.deliver(options, profiles, produce))
 

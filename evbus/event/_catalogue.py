@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -14,23 +12,22 @@ from evbus.errors import ConfigError, EvbusError, nearest
 from evbus.evbus import _sources
 from evbus.evbus._profiles import Accepts, Profile, providers
 from evbus.evbus._sources import Source
-from evbus.redact import one_line, problem_text
 
 from ._channel import Channel, received, sent
 from ._declare import EventSpec, ListenerSpec, spec_of, subscription_of
-from ._listener import declared, short_name
+from ._listener import short_name
 from ._registry import Registry
 
-__all__ = ["Bus", "Catalogue", "KnownListener", "Received", "Sent", "catalogue", "events_in", "listeners_in"]
+__all__ = ["Bus", "Catalogue", "KnownListener", "Received", "Sent", "catalogue", "events_in", "known"]
 
 Find = Callable[[str, str], bool]
 
 
 class KnownListener(NamedTuple):
-    """A listener of a file.
+    """A listener of a file or a module.
 
     :ivar name: what it is called, in its queue and in errors.
-    :ivar place: the file, as the hub names it.
+    :ivar place: the file, as the hub names it, or the module.
     :ivar text: what its docstring says.
     :ivar pattern: what it listens to, if that is no single name; ``events`` are then those that match it.
     """
@@ -115,45 +112,35 @@ class Catalogue(NamedTuple):
     problems: list[str]
 
 
-def events_in(name: str, folder: str) -> list[type]:
-    """Import a module and return its classes that are events.
+def events_in(module: ModuleType) -> list[type]:
+    """Return the classes of a module that are events.
 
-    :param folder: is looked in as well.
-    :raises ConfigError: there is no such module, importing it fails, or it has no events.
+    :raises ConfigError: it has none.
     """
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as exc:
-        if exc.name is None or not f"{name}.".startswith(f"{exc.name}."):
-            raise ConfigError(f"the module {name!r} cannot be imported: {one_line(str(exc))}") from exc
-        raise ConfigError(
-            f"there is no module {name!r}; it is looked for in {folder} and where Python finds packages"
-        ) from None
-    except (Exception, SystemExit) as exc:
-        raise ConfigError(f"the module {name!r} cannot be imported: {problem_text(exc)}") from exc
     found = [each for each in vars(module).values() if spec_of(each) is not None]
     if not found:
         raise ConfigError(
-            f"the module {name!r} has no events; put @event() above its classes, and of a package name the "
-            "module that holds them"
+            f"the module {module.__name__!r} has no events; put @event() above its classes, and of a package "
+            "name the module that holds them"
         )
     return found
 
 
-def listeners_in(module: ModuleType, place: str, registry: Registry) -> list[KnownListener]:
-    """Return the listeners that a file declares, and learn their events.
+def known(found: Iterable[tuple[Any, ListenerSpec]], place: str, registry: Registry) -> list[KnownListener]:
+    """Return what is to be known of listeners that a file or a module declares, and learn their events.
 
     :raises HandlerError: one of the events is none, or another class has its name.
     """
-    found = []
-    for listener, spec in declared(module):
-        name = spec.name or short_name(listener)
-        text = inspect.cleandoc(getattr(listener, "__doc__", None) or "")
-        events = sorted(registry.wanted(spec), key=lambda event: event.name)
-        found.append(KnownListener(name, place, spec, tuple(events), text))
-    return found
+    return [
+        KnownListener(
+            spec.name or short_name(listener),
+            place,
+            spec,
+            tuple(sorted(registry.wanted(spec), key=lambda event: event.name)),
+            inspect.cleandoc(getattr(listener, "__doc__", None) or ""),
+        )
+        for listener, spec in found
+    ]
 
 
 def catalogue(

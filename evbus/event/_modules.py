@@ -11,15 +11,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
+from evbus._failure import place
 from evbus._owner import owner
 from evbus.dispatch._providers import name_of
-from evbus.errors import HandlerSignatureError
-from evbus.redact import one_line
+from evbus.errors import ConfigError, HandlerSignatureError
+from evbus.redact import one_line, problem_text
 
 from ._declare import MODULES, SUBSCRIBED, ListenerSpec
 from ._listener import declared, line_of, listens
 
-__all__ = ["Forgotten", "listeners_of", "places", "subscribed"]
+__all__ = ["Forgotten", "imported", "listeners_of", "places", "subscribed"]
 
 log = logging.getLogger("evbus.event")
 
@@ -27,6 +28,33 @@ log = logging.getLogger("evbus.event")
 def places(given: Any) -> list[Any]:
     """Return what the option ``listeners`` names: of several or, as a list is easily forgotten, one."""
     return list(given) if isinstance(given, Iterable) and not isinstance(given, (str, type)) else [given]
+
+
+def imported(name: str, folder: str, *, whole: bool = False) -> ModuleType:
+    """Import a module.
+
+    :param folder: is looked in as well.
+    :param whole: import the modules below it, too.
+    :raises ConfigError: there is no such module, or importing it fails.
+    """
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(name)
+        if whole:
+            for _ in _modules(module):
+                pass
+        return module
+    except (Exception, SystemExit) as exc:
+        if isinstance(exc, ModuleNotFoundError) and f"{name}.".startswith(f"{exc.name}."):
+            raise ConfigError(
+                f"there is no module {name!r}; it is looked for in {folder} and where Python finds packages"
+            ) from None
+        reason = one_line(str(exc)) if isinstance(exc, ModuleNotFoundError) else problem_text(exc)
+        where = place(exc)
+        raise ConfigError(
+            f"the module {name!r} cannot be imported: {reason}{f' ({where})' if where else ''}"
+        ) from exc
 
 
 def listeners_of(where: Any) -> list[tuple[Any, ListenerSpec]]:

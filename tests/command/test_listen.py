@@ -89,13 +89,47 @@ def test_what_was_given_up_is_replayed_for_its_listener_alone(application: Shell
     assert done.stdout == "handling bad\nit works\n"
 
 
+def test_listeners_of_modules_are_run_shown_and_get_back_what_they_gave_up(shell: Shell) -> None:
+    shell.file("p.yml", INTERNAL)
+    shell.file("shop/__init__.py", "")
+    shell.file("shop/work.py", LISTENER)
+    named = ("-p", "p.yml", "--listeners", "shop")
+    assert "▶ work" in shell.run("graph", *named).stdout
+    done = shell.run("run", *named, stdin=INPUT.format('"bad"'))
+    assert done.returncode == 1
+    assert "work      start         0        1     1       0" in done.stderr
+    done = shell.run("replay", "-p", "p.yml", "-q")
+    assert "there is no lane listener work; name its module with --listeners, or its folder" in done.stderr
+    shell.file("shop/work.py", LISTENER.replace("raise ValueError", "print"))
+    done = shell.run("replay", "-p", "p.yml", "-q", EVBUS_LISTENERS="shop.work, shop")
+    assert (done.returncode, done.stdout) == (0, "handling bad\nit does not work\n")
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("shop.wrk", "there is no module 'shop.wrk'; it is looked for in "),
+        ("shop", "the module 'shop' cannot be imported: ZeroDivisionError: division by zero (/"),
+        ("shop.none", "shop.none has no listener: a function or class with @event_listener(Event)"),
+    ],
+)
+def test_a_module_without_listeners_is_a_mistake(shell: Shell, named: str, said: str) -> None:
+    shell.file("p.yml", INTERNAL)
+    shell.file("shop/__init__.py", "")
+    shell.file("shop/none.py", "")
+    shell.file("shop/wrong.py", "1 / 0\n")
+    done = shell.run("listen", "-p", "p.yml", "--listeners", named)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"evbus: {said}")
+
+
 def test_no_listener_at_all_is_a_mistake(shell: Shell) -> None:
     shell.file("p.yml", INTERNAL)
     done = shell.run("listen", "-p", "p.yml")
     assert done.returncode == 2
     assert done.stderr == (
-        "evbus: there are no listeners; name a folder that has a folder listener/ with them: "
-        "--plugin-dirs DIR, or an installed package: --listen-to PACKAGE\n"
+        "evbus: there are no listeners; name the module that holds them: --listeners MODULE, a folder that "
+        "has a folder listener/ with them: --plugin-dirs DIR, or an installed package: --listen-to PACKAGE\n"
     )
 
 

@@ -15,7 +15,9 @@ import pytest
 from evbus.api import EventListener, event, event_listener
 from evbus.errors import ConfigError, HandlerExists
 from evbus.evbus._profiles import Accepts, read_profiles
-from evbus.event._catalogue import Bus, Catalogue, KnownListener, catalogue, events_in, listeners_in
+from evbus.event._catalogue import Bus, Catalogue, KnownListener, catalogue, events_in, known
+from evbus.event._listener import declared
+from evbus.event._modules import imported
 from evbus.event._registry import Registry
 from evbus.ingress._internal import InternalProfile
 
@@ -58,7 +60,7 @@ def listeners(*found: Any, registry: Registry | None = None) -> list[KnownListen
     for number, one in enumerate(found):
         one.__module__ = module.__name__
         setattr(module, f"one{number}", one)
-    return listeners_in(module, "listener.billing", registry or Registry())
+    return known(declared(module), "listener.billing", registry or Registry())
 
 
 def put_together(
@@ -116,7 +118,7 @@ def test_what_a_file_only_imports_is_not_its_listener() -> None:
 
     module = types.ModuleType("myapp.listener.other")
     module.on = on  # type: ignore[attr-defined]
-    assert listeners_in(module, "listener.other", Registry()) == []
+    assert known(declared(module), "listener.other", Registry()) == []
 
 
 def test_a_listener_with_subclasses_listens_to_each() -> None:
@@ -252,7 +254,7 @@ def test_the_events_of_a_module_are_found(folder: Path) -> None:
         "from dataclasses import dataclass\nfrom evbus.api import event\n"
         "@event()\n@dataclass(slots=True)\nclass A: pass\n@dataclass\nclass NoEvent: pass\n"
     )
-    assert [each.__name__ for each in events_in("catalogue_of_events", str(folder))] == ["A"]
+    assert [each.__name__ for each in events_in(imported("catalogue_of_events", str(folder)))] == ["A"]
 
 
 @pytest.mark.parametrize(
@@ -271,5 +273,5 @@ def test_a_module_that_is_of_no_use_is_one_sentence(folder: Path, text: str | No
     if text is not None:
         (folder / "catalogue_of" / "events.py").write_text(text)
     with pytest.raises(ConfigError) as caught:
-        events_in("catalogue_of.events", str(folder))
+        events_in(imported("catalogue_of.events", str(folder)))
     assert sentence in str(caught.value)
