@@ -47,6 +47,12 @@ CONFIG = {
         "os": "EVBUS_JSON_FALLBACK",
         "help": "What json does with values that have no form: error refuses them, repr is pop-evbus's way",
     },
+    "msgpack_content_type": {
+        "default": "application/msgpack",
+        "os": "EVBUS_MSGPACK_CONTENT_TYPE",
+        "help": "What msgpack calls its bodies: application/msgpack, application/vnd.msgpack (IANA) or "
+        "application/x-msgpack (kombu, Celery)",
+    },
     "serial_plugin": {
         "default": "json",
         "help": "The later name of serialize_plugin in pop-evbus",

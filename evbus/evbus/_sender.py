@@ -287,7 +287,7 @@ class Sender:
 
 def _text_of(event: Envelope) -> str | bytes:
     """Return a body as text; that of MessagePack is none, and was bytes in pop-evbus, too."""
-    if event.headers.get(CONTENT_TYPE) == "application/msgpack":
+    if event.headers.get(CONTENT_TYPE, "").endswith("msgpack"):
         return event.body
     try:
         return event.body.decode()

@@ -98,6 +98,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     serialize_plugin: str = "json"
     json_types: tuple[str, ...] | None = None
     json_fallback: Literal["error", "repr"] = "error"
+    msgpack_content_type: Literal[
+        "application/msgpack", "application/vnd.msgpack", "application/x-msgpack"
+    ] = "application/msgpack"
     error_callback_ref: str | None = None
     queue_limit: int = 100_000
     queue_bytes: Bytes = 256 * 1024 * 1024

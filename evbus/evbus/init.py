@@ -323,6 +323,7 @@ def _apply_options(hub, options, known):
     own = _own.read(given, _own.declared(_modules(hub)), os.environ)
     settings = _settings.read_settings(given, own)
     hub.serialize.json.configure(settings)
+    hub.serialize.msgpack.configure(settings)
     hub.serialize.init.configure(settings)
     hub.evbus.REFUSED = refused = hub.evbus.pipeline.refused(settings)
     send = hub.evbus.pipeline.compose(settings) if refused is None else None

@@ -41,9 +41,10 @@ def choose(
             "send JSON or MessagePack"
         )
     known = {essence(written): name for name, written in types.items() if written}
-    for candidate in (wanted, _ALIASES.get(wanted)):
-        if candidate in known:
-            return known[candidate]
+    alike = {_ALIASES.get(written, written): name for written, name in known.items()}
+    found = known.get(wanted) or alike.get(_ALIASES.get(wanted, wanted))
+    if found is not None:
+        return found
     if wanted in json_types and "application/json" in known:
         return known["application/json"]
     said = f"the content type {one_line(wanted, 100)!r}"

@@ -3,8 +3,14 @@ from evbus.serialize import _msgpack
 
 def __init__(hub):
     """Declare the content type of what this plugin writes, and the plain function behind ``apply``."""
-    hub.serialize.msgpack.CONTENT_TYPE = "application/msgpack"
+    # Kept where POP leaves it when it rebuilds the room.
+    hub.serialize.msgpack.CONTENT_TYPE = vars(hub.serialize).get("MSGPACK_TYPE", "application/msgpack")
     hub.serialize.msgpack.ENGINE = _msgpack.apply
+
+
+def configure(hub, settings):
+    """Take the option ``msgpack_content_type``, which receivers know MessagePack by; all of them are read."""
+    hub.serialize.MSGPACK_TYPE = hub.serialize.msgpack.CONTENT_TYPE = settings.msgpack_content_type
 
 
 def apply(hub, data) -> bytes:

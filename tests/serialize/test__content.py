@@ -32,6 +32,15 @@ def test_the_plugin_is_found_whatever_case_and_parameters(content_type: str, plu
     assert _content.choose(content_type, TYPES) == plugin
 
 
+@pytest.mark.parametrize(
+    "written", ["application/msgpack", "application/x-msgpack", "application/vnd.msgpack"]
+)
+@pytest.mark.parametrize("came", ["application/msgpack", "application/x-msgpack", "application/vnd.msgpack"])
+def test_messagepack_is_read_by_each_of_its_names_whichever_is_written(written: str, came: str) -> None:
+    assert _content.choose(came, {**TYPES, "msgpack": written}) == "msgpack"
+    assert _content.choose(came, {**TYPES, "own": came}) == "own"
+
+
 def test_a_plugin_for_a_json_dialect_goes_before_json() -> None:
     types = {**TYPES, "geo": "application/geo+json"}
     assert _content.choose("application/geo+json", types) == "geo"

@@ -8,8 +8,9 @@ from typing import Any
 import pop.hub
 import pytest
 
-from evbus.errors import ContentDisallowed, InvalidPayload, PayloadTooDeep, SerializeError
+from evbus.errors import ContentDisallowed, InvalidPayload, PayloadTooDeep, SerializeError, SettingsError
 from evbus.evbus._settings import Settings
+from tests.evbus.kit import new_hub
 
 PLUGINS = {
     "init": "text/plain; charset=utf-8",
@@ -97,6 +98,35 @@ def test_the_option_json_types_names_what_is_read_as_json(room: Any) -> None:
         room.serialize.init.by_content_type("application/vnd.shop+json")
     room.serialize.init.configure(Settings(json_types=("application/vnd.Shop+json",)))
     assert room.serialize.init.by_content_type("application/vnd.shop+json") == "json"
+
+
+def test_messagepack_has_the_name_that_the_option_says_and_is_read_by_every_name(room: Any) -> None:
+    init: Any = importlib.import_module("evbus.serialize.msgpack")
+    for chosen in ("application/x-msgpack", "application/vnd.msgpack", "application/msgpack"):
+        room.serialize.msgpack.configure(Settings(msgpack_content_type=chosen))
+        init.__init__(room)  # as POP does when it rebuilds the room
+        assert chosen == room.serialize.msgpack.CONTENT_TYPE
+        for came in ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack"):
+            assert room.serialize.init.by_content_type(came) == "msgpack"
+
+
+def test_kombu_reads_messagepack_by_the_name_that_it_knows_and_is_read() -> None:
+    kombu = pytest.importorskip("kombu.serialization")
+    body = {"order_id": "A-1", "total": 1.5, "lines": [1, 2]}
+    hub = new_hub(serialize_plugin="msgpack", msgpack_content_type="application/x-msgpack")
+    event = hub.evbus.BROKER.envelope("orders", body, "p", None)
+    kind, accept = event.headers["content-type"], kombu.prepare_accept_content(["msgpack"])
+    assert kombu.loads(event.body, kind, "binary", accept=accept) == body
+    with pytest.raises(kombu.ContentDisallowed):
+        kombu.loads(event.body, "application/msgpack", "binary", accept=accept)
+    written, encoding, data = kombu.dumps(body, serializer="msgpack")
+    assert (written, encoding) == (kind, "binary")
+    assert hub.serialize[hub.serialize.init.by_content_type(written)].load(data) == body
+
+
+def test_a_name_that_nobody_knows_messagepack_by_is_refused() -> None:
+    with pytest.raises(SettingsError, match="msgpack_content_type"):
+        new_hub(msgpack_content_type="application/json").evbus.init.settings()
 
 
 def test_a_dropped_in_plugin_takes_part(room: Any, tmp_path: Path) -> None:
