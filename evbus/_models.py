@@ -56,18 +56,18 @@ class _Ways(NamedTuple):
     """How a class is validated, of values of Python and of JSON; how it is written.
 
     :ivar binary: it has bytes.
+    :ivar own: see :func:`own_json`.
     """
 
     of_python: Callable[..., Any]
     of_json: Callable[..., Any]
     write: Callable[..., Any]
-    write_json: Callable[..., bytes]
     binary: bool
+    own: Callable[[Any], bytes | None] | None
 
 
-#: How many of them are remembered.
-KNOWN = 1000
-_known: dict[type, _Ways] = {}
+#: The attribute of a class that keeps them, as long as there is the class.
+_WAYS = "__evbus_ways__"
 
 
 def is_model(kind: Any) -> bool:
@@ -127,25 +127,7 @@ def own_json(kind: Any) -> Callable[[Any], bytes | None] | None:
 
     It returns None for what it is not sure of. None when it never is.
     """
-    if not is_model(kind) or not hasattr(kind, "__pydantic_serializer__"):
-        return None
-    schema = _schema_of(kind)
-    held = list(_parts(schema))
-    if any(each["type"] not in _SAME or "serialization" in each or _is_open(each) for each in held):
-        return None
-    write, aliases = _ways(kind).write_json, by_alias(kind)
-    floats = _has(schema, "float")
-
-    def written(value: Any) -> bytes | None:
-        try:
-            found = write(value, round_trip=True, by_alias=aliases, warnings="error")
-        except Exception:
-            return None
-        # Exponents look otherwise, NaN becomes null, and an integer may be longer than readers take.
-        unsure = len(found) > 4000 or (floats and (b"e+" in found or b"null" in found))
-        return None if unsure else found
-
-    return written
+    return _ways(kind).own if is_model(kind) and hasattr(kind, "__pydantic_serializer__") else None
 
 
 def unfit(kind: Any) -> tuple[str, str] | None:
@@ -161,11 +143,11 @@ def unfit(kind: Any) -> tuple[str, str] | None:
 
 
 def _ways(kind: Any) -> _Ways:
-    found = _known.get(kind)
+    found: _Ways | None = vars(kind).get(_WAYS)
     if found is None:
-        if len(_known) >= KNOWN:
-            _known.clear()
-        found = _known[kind] = _made(kind)
+        found = _made(kind)
+        # Whatever its metaclass says to attributes.
+        type.__setattr__(kind, _WAYS, found)
     return found
 
 
@@ -187,7 +169,28 @@ def _made(kind: Any) -> _Ways:
     serializer: Any = kind.__pydantic_serializer__
     if any(_has(schema, each) for each in _WRITTEN):
         serializer = _built(SchemaSerializer, schema, _writing)
-    return _Ways(of_python, of_json, serializer.to_python, serializer.to_json, binary)
+    own = _own_json(schema, serializer.to_json, aliases)
+    return _Ways(of_python, of_json, serializer.to_python, binary, own)
+
+
+def _own_json(
+    schema: _Schema, write: Callable[..., bytes], aliases: bool
+) -> Callable[[Any], bytes | None] | None:
+    held = list(_parts(schema))
+    if any(each["type"] not in _SAME or "serialization" in each or _is_open(each) for each in held):
+        return None
+    floats = _has(schema, "float")
+
+    def written(value: Any) -> bytes | None:
+        try:
+            found = write(value, round_trip=True, by_alias=aliases, warnings="error")
+        except Exception:
+            return None
+        # Exponents look otherwise, NaN becomes null, and an integer may be longer than readers take.
+        unsure = len(found) > 4000 or (floats and (b"e+" in found or b"null" in found))
+        return None if unsure else found
+
+    return written
 
 
 def _built(make: Any, schema: _Schema, change: _Change) -> Any:

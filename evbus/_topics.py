@@ -1,17 +1,23 @@
 """Patterns of names as of AMQP topics: words between dots, ``*`` for one, ``#`` for any number of them.
 
-AMQP 0-9-1, section 3.1.3.3: the topic exchange type.
+AMQP 0-9-1, section 3.1.3.3: the topic exchange type. And how what matches such a pattern begins and ends, and
+what matches a shell pattern or a regular expression.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from evbus.errors import ProfileError
 
-__all__ = ["check_template", "is_pattern", "matches"]
+__all__ = ["check_template", "ends", "ends_of_expression", "ends_of_glob", "is_pattern", "matches"]
 
 _WILDCARDS = frozenset("*#")
+_GLOB = re.compile(r"[*?[\]]")
+_ATOMS = re.compile(r"\\.|.", re.DOTALL)
+#: Parts of a regular expression that stand for themselves, with or without a backslash.
+_LITERAL = re.compile(r"[\w\-/:@,;=!%&~'\"<> ]|\\\W")
 _WHOLE_WORDS = re.compile(r"(?:^|[./])\{routing_key\}(?:$|\.)")
 
 
@@ -33,6 +39,42 @@ def matches(name: str, pattern: str) -> bool:
         if not used:
             return False
     return len(words) in used
+
+
+def ends(pattern: str) -> tuple[str, str]:
+    """Return what every name that matches begins with, and what it ends with behind that."""
+    words = pattern.split(".")
+    wild = [place for place, word in enumerate(words) if word in _WILDCARDS]
+    if not wild:
+        return pattern, ""
+    first, last = ".".join(words[: wild[0]]), ".".join(words[wild[-1] + 1 :])
+    # No word at all has no dot either.
+    return (
+        f"{first}." if first and words[wild[0]] == "*" else first,
+        f".{last}" if last and words[wild[-1]] == "*" else last,
+    )
+
+
+def ends_of_glob(pattern: str) -> tuple[str, str]:
+    """Return for a shell pattern what :func:`ends` returns for one of topics."""
+    parts = _GLOB.split(pattern)
+    return (parts[0], parts[-1]) if any(sign in pattern for sign in "*?[") else (pattern, "")
+
+
+def ends_of_expression(pattern: str) -> tuple[str, str]:
+    """Return for a regular expression what :func:`ends` returns for a pattern of topics, or less."""
+    if "|" in pattern or pattern.startswith("(?"):
+        return "", ""  # it may be something else, or letters may be others
+    atoms = _ATOMS.findall(pattern)
+    first = list(itertools.takewhile(_LITERAL.fullmatch, atoms))
+    left = atoms[len(first) :]
+    if left and left[0] in "*+?{":
+        del first[-1:]
+    last = list(itertools.takewhile(_LITERAL.fullmatch, reversed(left)))
+    # What follows a letter behind a backslash may be part of it: \x41.
+    if len(last) < len(left) and left[-1 - len(last)].startswith("\\"):
+        last = []
+    return "".join(atom[-1] for atom in first), "".join(atom[-1] for atom in reversed(last))
 
 
 def check_template(template: str, name: str, path: str) -> None:

@@ -7,11 +7,13 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import gc
 import ipaddress
 import json
 import pathlib
 import re
 import uuid
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -453,3 +455,44 @@ def test_a_json_number_is_exact_in_models_of_any_shape(digits: str, strict: bool
     assert json.loads(_json.apply(made(value=[decimal.Decimal(digits)]))) == {
         "value": [str(decimal.Decimal(digits))]
     }
+
+
+# What is remembered of classes
+
+
+def test_more_than_a_thousand_models_are_made_ready_once(monkeypatch: Any) -> None:
+    made = _models._made
+    ready: list[Any] = []
+    monkeypatch.setattr(_models, "_made", lambda kind: ready.append(kind) or made(kind))
+    kinds = [pydantic.create_model(f"M{number}", at=(int, 1)) for number in range(1_100)]
+    for _ in range(2):
+        for kind in kinds:
+            assert _json.apply(kind()) == b'{"at":1}'
+            assert _models.validated(kind, {"at": 2}) == kind(at=2)
+    assert len(ready) == len(kinds)
+
+
+def test_what_is_known_of_a_class_is_neither_that_of_its_base_nor_outlives_it() -> None:
+    def died() -> list[weakref.ref[type]]:
+        class Base(pydantic.BaseModel):
+            total: decimal.Decimal = decimal.Decimal(1)
+
+        class Below(Base):
+            name: str = "x"
+
+        @pydantic.dataclasses.dataclass
+        class Data:
+            raw: bytes = b"x"
+
+        for value, written in (
+            (Base(), b'{"total":"1"}'),
+            (Below(), b'{"total":"1","name":"x"}'),
+            (Data(), b'{"raw":"eA=="}'),
+        ):
+            assert _json.apply(value) == written
+            assert reader(type(value))(json.loads(written)) == value
+        return [weakref.ref(each) for each in (Base, Below, Data)]
+
+    refs = died()
+    gc.collect()
+    assert [ref() for ref in refs] == [None] * 3

@@ -332,7 +332,7 @@ class Properties(NamedTuple):
     sectioned: bool = False
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=4096)
 def properties_of(data: bytes) -> Properties:
     """Return a message's properties and headers.
 

@@ -100,12 +100,13 @@ class Taps(dict[str, list[Tap]]):
     def _resolve(self, key: str) -> None:
         self._known.add(key)
         there = self.get(key, [])
+        known = set(map(id, there))
         found = [
             tap
             for pattern, taps in self.patterns.items()
             if matches(key, pattern)
             for tap in taps
-            if tap not in there
+            if id(tap) not in known
         ]
         if found:
             self[key] = [*there, *found]

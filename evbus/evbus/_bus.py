@@ -74,6 +74,8 @@ class Bus:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._joiners = Joiners()
         self._quiet: asyncio.Future[None] | None = None
+        # A lane that was busy when it was looked at last.
+        self._busy: Lane | None = None
         self._stopping: asyncio.Future[None] | None = None
         self._hurry: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -200,6 +202,7 @@ class Bus:
             [Destination(connection.pattern, connection.lane) for connection in plan.connections],
             plan.find,
             self._totals,
+            plan.ends,
         )
         self._begin()
         lanes: dict[str, Lane] = {}
@@ -262,7 +265,7 @@ class Bus:
                 with self.queue.lock:
                     found, left = router.dispatch(left)
                     self._moving = len(left)
-                ready += [lane for lane in found if lane not in ready]
+                ready |= found
             self.queue.wake()
             for lane in ready:
                 lane.deliver_now()
@@ -412,8 +415,13 @@ class Bus:
         self.broker.refusal = BusStopped
 
     def _is_quiet(self) -> bool:
-        busy = self._dead is not None and self._dead.telling
-        return not busy and self.queue.empty() and all(lane.idle for lane in self.lanes.values())
+        if (self._dead is not None and self._dead.telling) or not self.queue.empty():
+            return False
+        if self._busy is None or self._busy.idle:
+            # The last, as the first are the first to be idle: lanes are not looked at again and again.
+            lanes = reversed(self.lanes.values())
+            self._busy = next((lane for lane in lanes if not lane.idle), None)
+        return self._busy is None
 
     def _check_quiet(self) -> None:
         if self._quiet is not None and self._is_quiet():

@@ -15,6 +15,7 @@ from ._bus import Connection
 from ._lane import Dead, Lane, LaneKey
 from ._profiles import Accepts, Profile
 from ._queue import Queue
+from ._route import Ends, Find, Patterns
 from ._sender import Sender, check_publish, takes_text
 
 __all__ = ["Ingress", "connect", "context_of", "router"]
@@ -45,14 +46,15 @@ def connect(
     queue: Queue,
     on_dead: Callable[[Lane, list[Dead]], None],
     *,
-    find: Callable[[str, str], bool],
+    find: Find,
     source: str,
+    ends: Ends | None = None,
 ) -> list[Connection]:
     """Return a lane for every profile.
 
     :raises ProfileError: a ``delivery.dead_letter`` names no profile.
     """
-    _check_dead_letters(profiles, find, source)
+    _check_dead_letters(profiles, Patterns([profile.name for profile in profiles], find, ends), source)
     return [_connect(profile, plugins[profile.plugin], queue, on_dead) for profile in profiles]
 
 
@@ -99,13 +101,16 @@ def router(template: str | None) -> Callable[[Envelope], Envelope] | None:
     )
 
 
-def _check_dead_letters(profiles: Sequence[Profile], find: Callable[[str, str], bool], source: str) -> None:
-    names = {profile.name for profile in profiles}
+def _check_dead_letters(profiles: Sequence[Profile], patterns: Patterns, source: str) -> None:
+    there: set[str] = set()
     for profile in profiles:
         target = profile.delivery.dead_letter
-        if target is not None and not any(find(target, name) for name in names):
+        if target is None or target in there:
+            continue
+        if not patterns.matching(target):
             raise ProfileError(
-                f"no profile matches {target!r}{nearest(target, names)}",
+                f"no profile matches {target!r}{nearest(target, {one.name for one in profiles})}",
                 source=source,
                 path=f"{profile.path}.delivery.dead_letter",
             )
+        there.add(target)

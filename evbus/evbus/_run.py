@@ -45,6 +45,8 @@ class Plan(NamedTuple):
     drain_timeout: float
     #: Returns how many events of each name nobody has listened to.
     unheard: Callable[[], dict[str, int]] = dict
+    #: How what matches a pattern begins and ends, as far as the matcher tells.
+    ends: Callable[[str], tuple[str, str]] | None = None
 
 
 class Report(NamedTuple):

@@ -245,7 +245,15 @@ def connect(hub, contexts, source="contexts"):
     find = hub.evbus.init.finder(contexts, source)
     profiles = _read(hub, contexts, plugins, find, source)
     engine = hub.evbus.ENGINE
-    return _plan.connect(profiles, plugins, hub.evbus.BUS, engine.bury, find=find, source=source)
+    return _plan.connect(
+        profiles,
+        plugins,
+        hub.evbus.BUS,
+        engine.bury,
+        find=find,
+        source=source,
+        ends=hub.evbus.init.ends(contexts, source),
+    )
 
 
 def _make_plan(hub, contexts):
@@ -255,6 +263,7 @@ def _make_plan(hub, contexts):
     return _bus.Plan(
         connections=hub.evbus.init.connect(contexts),
         find=hub.evbus.init.finder(contexts),
+        ends=hub.evbus.init.ends(contexts),
         on_error=hub.evbus.init.error_callback(),
         contexts=contexts,
         dead_store=_tried(hub.evbus.init.dead_store()),
@@ -493,6 +502,16 @@ def finder(hub, contexts, source="contexts"):
 
     :raises ProfileError: ``match_plugin`` names no matcher.
     """
+    return _face.direct(_matcher(hub, contexts, source).find)
+
+
+def ends(hub, contexts, source="contexts"):
+    """Return the matcher's ``ends(pattern)``, None when it has none; raises as :func:`finder` does."""
+    functions = _matcher(hub, contexts, source)._funcs
+    return None if _face.watched(functions["find"]) else _optional(functions, "ends")
+
+
+def _matcher(hub, contexts, source):
     if not isinstance(contexts, Mapping):
         kind = type(contexts).__name__
         raise errors.ProfileError(f"this is a mapping of providers to profiles, not {kind}", source=source)
@@ -506,7 +525,7 @@ def finder(hub, contexts, source="contexts"):
         raise errors.ProfileError(
             f"there is no matcher {name!r}{hint}", source=source, path=_profiles.MATCH_PLUGIN
         )
-    return _face.direct(loaded[name].find)
+    return loaded[name]
 
 
 def missing(hub):

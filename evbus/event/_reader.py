@@ -22,7 +22,8 @@ NAME = "evbus-message"
 #: the first, and a message that was not sent as an event has the present one.
 VERSION = "evbus-version"
 FIRST = "1"
-#: Content types that are remembered; they come from outside, and may be made up.
+#: Content types that are remembered, the latest; they come from outside, and may be made up. Classes are
+#: declared, and all of them are.
 REMEMBERED = 100
 #: Most digits of a version.
 DIGITS = 9
@@ -45,7 +46,6 @@ class Loader(NamedTuple):
 class _Way(NamedTuple):
     """How the events of one class are read of bodies of one content type."""
 
-    spec: EventSpec
     version: str
     load: Callable[[bytes], Any]
     make: Callable[[Any], Any]
@@ -62,7 +62,8 @@ class Reader:
     def __init__(self, loader_of: Callable[[str], Loader], named: Callable[[str], EventSpec | None]) -> None:
         self._loader_of = loader_of
         self._named = named
-        self._ways: dict[tuple[EventSpec, str], _Way] = {}
+        # By content type and class; what is known by its name only is plain values, and None.
+        self._ways: dict[str, dict[type | None, _Way]] = {}
         # What was read last: what was subscribed to, the headers, and how.
         self._spec: EventSpec | None = None
         self._headers: SharedHeaders | None = None
@@ -92,7 +93,8 @@ class Reader:
         if name is not None and name != spec.name and spec.cls is not None:
             spec = self._other(name, spec)
         kind = headers.get(CONTENT_TYPE, "")
-        way = self._ways.get((spec, kind))
+        ways = self._ways.get(kind)
+        way = None if ways is None else ways.get(spec.cls)
         if way is None:
             plain = unwrapped(envelope)
             if plain is not envelope:
@@ -129,9 +131,10 @@ class Reader:
                 at_once = loader.typed(spec.cls) if loader.typed is not None else None
             except (TypeError, NameError) as exc:
                 raise InvalidPayload(f"{spec.cls.__qualname__} cannot be read: {exc}") from exc
-        way = _Way(spec, str(spec.version), load, make, at_once)
-        if len(self._ways) < REMEMBERED:
-            self._ways[spec, kind] = way
+        way = _Way(str(spec.version), load, make, at_once)
+        if kind not in self._ways and len(self._ways) >= REMEMBERED:
+            del self._ways[next(iter(self._ways))]
+        self._ways.setdefault(kind, {})[spec.cls] = way
         return way
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -110,11 +111,18 @@ class Subscriptions:
     """All listeners of a hub, and whether they listen.
 
     :param patience: returns the seconds that what is being handled may take when a listener ends.
+    :ivar changes: how often one was added or removed.
     """
 
     def __init__(self, patience: Callable[[], float]) -> None:
         self._patience = patience
         self._entries: dict[str, Entry] = {}
+        # Those of each event and name, and how many have each name.
+        self._alike: dict[tuple[Any, str], list[Entry]] = {}
+        self._names: Counter[str] = Counter()
+        # Names that were taken already when they were asked for, and the lowest number that may be free.
+        self._free: dict[str, int] = {}
+        self.changes = 0
         self._numbers = itertools.count(1)
         self._supplies: Supplies | None = None
         self._around: Any = None
@@ -127,6 +135,10 @@ class Subscriptions:
 
     def __iter__(self) -> Any:
         return iter(list(self._entries.values()))
+
+    def __contains__(self, number: str) -> bool:
+        """Return whether there is a subscription of this id."""
+        return number in self._entries
 
     @property
     def running(self) -> bool:
@@ -148,11 +160,16 @@ class Subscriptions:
         if self._supplies is not None:
             self._listen(entry, self._supplies)
         self._entries[entry.id] = entry
+        name = entry.listening.listener.name
+        self._alike.setdefault((spec.event, name), []).append(entry)
+        self._names[name] += 1
+        self.changes += 1
         return entry
 
     def take_back(self, entry: Entry) -> None:
         """Take a listener off that was added just now, before anything came to it."""
         del self._entries[entry.id]
+        self._forget(entry)
         entry.abandon()
 
     async def remove(self, number: str) -> bool:
@@ -160,6 +177,7 @@ class Subscriptions:
         entry = self._entries.pop(number, None)
         if entry is None:
             return False
+        self._forget(entry)
         ending = asyncio.ensure_future(entry.end(self._patience()))
         # A stop meanwhile has to wait for it.
         self._ending[ending] = entry
@@ -183,11 +201,31 @@ class Subscriptions:
                     "asyncio.create_task(hub.evbus.init.stop())"
                 )
 
+    def _forget(self, entry: Entry) -> None:
+        name = entry.listening.listener.name
+        alike = self._alike[entry.spec.event, name]
+        alike.remove(entry)
+        if not alike:
+            del self._alike[entry.spec.event, name]
+        self._names[name] -= 1
+        if not self._names[name]:
+            del self._names[name]
+            first, _, number = name.rpartition("-")
+            if first in self._free and number.isdecimal():
+                self._free[first] = min(self._free[first], max(2, int(number)))
+        if not self._names:
+            self._free.clear()
+        self.changes += 1
+
     def free_name(self, name: str) -> str:
         """Return a name that no listener has: ``name``, or that with a number."""
-        taken = {entry.listening.listener.name for entry in self}
-        numbers = (f"{name}-{number}" for number in itertools.count(2))
-        return next(each for each in itertools.chain([name], numbers) if each not in taken)
+        if name not in self._names:
+            return name
+        number = self._free.get(name, 2)
+        while f"{name}-{number}" in self._names:
+            number += 1
+        self._free[name] = number
+        return f"{name}-{number}"
 
     def refuse_second(self, spec: ListenerSpec, default: str) -> None:
         """Refuse a listener that would share its events with another without having been told so.
@@ -195,13 +233,13 @@ class Subscriptions:
         :raises HandlerExists: another listens to the same event under its name.
         """
         name = spec.name or default
-        for entry in self:
-            other = entry.listening
-            if not spec.group and other.spec.event == spec.event and other.listener.name == name:
-                raise HandlerExists(
-                    f"two listeners of one event are called {name!r}, this and {other.listener.full_name}, "
-                    "and would share its events; give one another name=, or both the same group="
-                )
+        alike = self._alike.get((spec.event, name))
+        if alike and not spec.group:
+            raise HandlerExists(
+                f"two listeners of one event are called {name!r}, this and "
+                f"{alike[0].listening.listener.full_name}, and would share its events; give one another "
+                "name=, or both the same group="
+            )
 
     def start(self, supplies: Supplies, around: Any, max_body: int = UNBOUNDED) -> None:
         """Let all of them listen.

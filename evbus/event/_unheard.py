@@ -23,15 +23,22 @@ class Unheard:
 
     :param listened: returns the names of the events that listeners want, each with the names of these.
     :param elsewhere: returns whether somebody else gets an event: another queue, or another process.
+    :param changes: returns how often a listener came or went.
     :ivar counts: of each name, since the hub was made.
     """
 
     def __init__(
-        self, listened: Callable[[], Mapping[str, list[str]]], elsewhere: Callable[[Envelope], bool]
+        self,
+        listened: Callable[[], Mapping[str, list[str]]],
+        elsewhere: Callable[[Envelope], bool],
+        changes: Callable[[], int],
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._listened = listened
         self._elsewhere = elsewhere
+        self._changes = changes
+        # Names that nobody has listened to since the last change.
+        self._silent: tuple[int, set[str]] = (changes(), set())
         self._before: Counter[str] = Counter()
 
     def __repr__(self) -> str:
@@ -51,12 +58,19 @@ class Unheard:
         name = events[0].headers.get(NAME)
         if name is None or self._elsewhere(events[0]):
             return
-        listened = self._listened()
-        if gets(listened, name):
-            return
+        changes = self._changes()
+        if changes != self._silent[0]:
+            self._silent = (changes, set())
+        if name not in self._silent[1]:
+            listened = self._listened()
+            if gets(listened, name):
+                return
+            self._silent[1].add(name)
         if name not in self.counts:
             log.warning(
-                "nobody listens to the event %s, which was sent%s", one_line(name), _hint(name, listened)
+                "nobody listens to the event %s, which was sent%s",
+                one_line(name),
+                _hint(name, self._listened()),
             )
         self.counts[name] += len(events)
 

@@ -34,7 +34,11 @@ def __init__(hub):
     hub.event.KINDS = hub.event.REGISTRY.kinds
     hub.event.READER = _reader.Reader(lambda kind: _loader(hub, kind), hub.event.REGISTRY.named)
     hub.event.SUBSCRIPTIONS = _subscriptions.Subscriptions(lambda: hub.evbus.init.settings().drain_timeout)
-    hub.event.UNHEARD = _unheard.Unheard(lambda: _listened(hub), lambda envelope: _elsewhere(hub, envelope))
+    hub.event.UNHEARD = _unheard.Unheard(
+        lambda: _listened(hub),
+        lambda envelope: _elsewhere(hub, envelope),
+        lambda: hub.event.SUBSCRIPTIONS.changes,
+    )
     hub.event.FILES = set()
     #: The subscriptions that :func:`listen` has made, by the identity of what was declared, which is kept.
     hub.event.LISTENED = {}
@@ -135,7 +139,7 @@ def listen(hub, *where):
     """
     found = {id(spec): (one, spec) for place in where for one, spec in _modules.listeners_of(place)}
     listened = hub.event.LISTENED
-    there = {entry.id for entry in hub.event.SUBSCRIPTIONS}
+    there = hub.event.SUBSCRIPTIONS
     new = {key: one for key, one in found.items() if key not in listened or listened[key][1] not in there}
     for (key, (_, spec)), entry in zip(new.items(), _add_all(hub, new.values()), strict=True):
         listened[key] = (spec, entry.id)
@@ -196,9 +200,9 @@ def start(hub, contexts):
     hub.event.UNHEARD.begin()
     hub.ingress.INTERNAL.on_unwanted = hub.event.UNHEARD.take
     _, around = hub.evbus.init.interceptors()
-    hub.event.SUBSCRIPTIONS.start(
-        lambda profile: _supplies(hub, contexts, profile), around, hub.evbus.BROKER.max_body
-    )
+    # Many listen to one profile.
+    supplies = functools.cache(functools.partial(_supplies, hub, contexts))
+    hub.event.SUBSCRIPTIONS.start(supplies, around, hub.evbus.BROKER.max_body)
     hub.egress.internal.resume()
     # A program may subscribe what it has when the bus runs.
     hub.event.LOOKING = asyncio.get_running_loop().call_later(LOOK, _look, hub)

@@ -34,7 +34,7 @@ __all__ = ["Publisher", "fixed_of", "properties_for", "refused", "rejected", "un
 
 Outcome = BaseException | None
 #: Heads of messages that are kept because others are likely to need the same.
-CACHED = 1024
+CACHED = 4096
 #: Events of unknown outcome that are remembered, so that they are not sent twice.
 REMEMBERED = 100_000
 PRECONDITION_FAILED = 406

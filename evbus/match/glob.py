@@ -1,5 +1,7 @@
 import fnmatch
 
+from evbus._topics import ends_of_glob
+
 
 def find(hub, name: str, pattern: str) -> bool:
     """Return whether ``name`` matches a shell pattern: ``*``, ``?``, ``[abc]``, ``[!abc]``.
@@ -8,3 +10,8 @@ def find(hub, name: str, pattern: str) -> bool:
     stops at: ``orders.*`` matches ``orders.eu.paid``.
     """
     return fnmatch.fnmatchcase(name, pattern)
+
+
+def ends(hub, pattern: str) -> tuple[str, str]:
+    """Return what every name that matches begins with, and what it ends with behind that."""
+    return ends_of_glob(pattern)

@@ -1,5 +1,7 @@
 import re
 
+from evbus._topics import ends_of_expression
+
 
 def find(hub, name: str, pattern: str) -> bool:
     """Return whether the whole of ``name`` matches the regular expression ``pattern`` (``re.fullmatch``).
@@ -7,3 +9,8 @@ def find(hub, name: str, pattern: str) -> bool:
     :raises re.error: the pattern is no regular expression.
     """
     return re.fullmatch(pattern, name) is not None
+
+
+def ends(hub, pattern: str) -> tuple[str, str]:
+    """Return what every name that matches begins with, and what it ends with behind that."""
+    return ends_of_expression(pattern)

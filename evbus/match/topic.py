@@ -1,3 +1,4 @@
+from evbus._topics import ends as topic_ends
 from evbus._topics import matches
 
 
@@ -8,3 +9,8 @@ def find(hub, name: str, pattern: str) -> bool:
     ``orders.eu.paid``, and ``orders.#`` matches it, and ``orders``.
     """
     return matches(name, pattern)
+
+
+def ends(hub, pattern: str) -> tuple[str, str]:
+    """Return what every name that matches begins with, and what it ends with behind that."""
+    return topic_ends(pattern)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import enum
+import functools
 import json
 import math
 import operator
 import uuid
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -37,16 +39,15 @@ _SCALARS = (
     *(msgspec.inspect.BytesType, msgspec.inspect.EnumType),
 )
 _TIMED = (msgspec.inspect.DateTimeType, msgspec.inspect.TimeType)
-#: Classes of which is remembered how to get the values of their fields.
-CLASSES = 1000
-_FIELDS: dict[type, Callable[[Any], Iterable[Any]]] = {}
-#: Those whose objects msgspec does not write, and what of pydantic's does.
-_OWN: dict[type, Callable[[Any], bytes | None] | None] = {}
+#: Classes whose fields are known, by their identity; what is known of one goes with it. And how to get the
+#: values of their fields.
+_CLASSES: dict[int, weakref.ref[type]] = {}
+_FIELDS: dict[int, Callable[[Any], Iterable[Any]]] = {}
 #: Those of them whose fields are single values, as they are declared, and no times: without NaN they need no
 #: closer look.
-_FLAT: set[type] = set()
+_FLAT: set[int] = set()
 #: Those with fields for times, with a date or without, and these.
-_FLAT_BUT_TIMES: dict[type, list[str]] = {}
+_FLAT_BUT_TIMES: dict[int, list[str]] = {}
 
 _encode = msgspec.json.Encoder().encode
 _HUGE = 10**strictjson.DIGITS
@@ -94,23 +95,24 @@ def apply(data: object, normaliser: type[_JsonNormaliser] | None = None) -> byte
         return _model(data) or _slow(data, normaliser)
     # Looking for single bytes is much cheaper than for b"null", which only NaN and None leave behind.
     null = 117 in out and 110 in out and out.find(b"null") >= 0
-    if not null and type(data) in _FLAT:
+    kind = type(data)
+    if type(data) is dict:
+        # One brace and no bracket is a flat object, and so without sets. Without a sign, or with a colon for
+        # each key and no more, it has no offset. Its keys are left to look at.
+        if (
+            not null
+            and 91 not in out
+            and out.rfind(b"{") == 0
+            and ((45 not in out and 43 not in out) or out.count(b":") == len(data))
+        ):
+            for key in data:
+                if type(key) is not str:
+                    break
+            else:
+                return out
+    elif not null and id(kind) in _FLAT:
         return out
-    # One brace and no bracket is a flat object, and so without sets. Without a sign, or with a colon for each
-    # key and no more, it has no offset. Its keys are left to look at.
-    if (
-        not null
-        and 91 not in out
-        and type(data) is dict
-        and out.rfind(b"{") == 0
-        and ((45 not in out and 43 not in out) or out.count(b":") == len(data))
-    ):
-        for key in data:
-            if type(key) is not str:
-                break
-        else:
-            return out
-    if not null and (times := _FLAT_BUT_TIMES.get(type(data))) is not None:
+    elif not null and (times := _FLAT_BUT_TIMES.get(id(kind))) is not None:
         for name in times:
             if not to_the_minute(getattr(data, name, None)):
                 break
@@ -138,7 +140,7 @@ def _plain(value: Any, atoms: frozenset[type], room: int) -> bool:
     if check is not None:
         return check(value)
     children: Iterable[Any]
-    fields = _FIELDS.get(kind)
+    fields = _FIELDS.get(id(kind))
     if fields is not None:
         children = fields(value)
     elif kind is list or kind is tuple:
@@ -164,22 +166,24 @@ def _plain(value: Any, atoms: frozenset[type], room: int) -> bool:
 
 def _learn(kind: type, names: tuple[str, ...]) -> Callable[[Any], Iterable[Any]]:
     """Return what gets the values of the fields of a class, and remember it."""
-    get: Callable[[Any], Iterable[Any]]
     if is_model(kind):
         return lambda value: _ANOTHER_S
     if len(names) > 1:
-        get = operator.attrgetter(*names)
-        if len(_FIELDS) >= CLASSES:
-            _FIELDS.clear()
-            _FLAT.clear()
-            _FLAT_BUT_TIMES.clear()
-        _FIELDS[kind] = get
+        number = id(kind)
+        _CLASSES[number] = weakref.ref(kind, functools.partial(_forget, number))
+        _FIELDS[number] = operator.attrgetter(*names)
         times = _times_of(kind)
         if times:
-            _FLAT_BUT_TIMES[kind] = times
+            _FLAT_BUT_TIMES[number] = times
         elif times is not None:
-            _FLAT.add(kind)
+            _FLAT.add(number)
     return lambda value: [getattr(value, name, None) for name in names]
+
+
+def _forget(number: int, _: object) -> None:
+    _FLAT.discard(number)
+    for known in (_CLASSES, _FIELDS, _FLAT_BUT_TIMES):
+        known.pop(number, None)
 
 
 def _times_of(kind: type) -> list[str] | None:
@@ -195,12 +199,7 @@ def _times_of(kind: type) -> list[str] | None:
 
 def _model(data: object) -> bytes | None:
     """Return what pydantic's own encoder writes for one of its models, None where that may not be right."""
-    kind = type(data)
-    if kind not in _OWN:
-        if len(_OWN) >= CLASSES:
-            _OWN.clear()
-        _OWN[kind] = own_json(kind)
-    own = _OWN[kind]
+    own = own_json(type(data))
     return None if own is None else own(data)
 
 

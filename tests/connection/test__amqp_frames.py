@@ -489,3 +489,9 @@ def test_a_mark_that_is_no_amqp_1_is_left_out() -> None:
 def test_a_body_of_sections_is_told() -> None:
     found = frames.properties_of(frames.encode_properties({"type": "amqp-1.0"}, FIXED))
     assert (found.headers, found.sectioned) == ({}, True)
+
+
+def test_the_properties_of_a_thousand_types_are_read_once() -> None:
+    of_types = [frames.encode_properties({"evbus-message": f"e{number}"}, FIXED) for number in range(1_000)]
+    first = [frames.properties_of(data) for data in of_types]
+    assert all(frames.properties_of(data) is one for data, one in zip(of_types, first, strict=True))

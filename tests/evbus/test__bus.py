@@ -667,3 +667,26 @@ def test_connections_and_consumers_say_nothing_more_in_a_loop_that_is_closed_wit
     )
     lines = [line for line in said.splitlines() if "cannot connect, and tries again for ever" not in line]
     assert re.fullmatch(r"3 accepted events are lost: the event loop was closed .*", "\n".join(lines)), said
+
+
+# Growth
+
+
+def test_lanes_that_end_one_after_another_are_not_all_looked_at_each_time(rig: Rig) -> None:
+    looks: list[int] = []
+
+    class Ending:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        @property
+        def idle(self) -> bool:
+            looks.append(self.number)
+            return self.number < ended
+
+    ended = 0
+    lanes: Any = {str(number): Ending(number) for number in range(1_000)}
+    rig.bus.lanes = lanes
+    for ended in range(1_001):
+        assert rig.bus._is_quiet() is (ended == 1_000)
+    assert len(looks) <= 3 * 1_000

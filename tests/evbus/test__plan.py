@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from evbus._topics import ends_of_glob
 from evbus.errors import PluginError, ProfileError
 from evbus.evbus._plan import Ingress, connect
 from evbus.evbus._profiles import Accepts, read_profiles
@@ -115,3 +116,26 @@ def test_a_publish_with_unknown_parameters_makes_no_lane() -> None:
 
     with pytest.raises(PluginError, match="publish takes the parameter 'topic', which the bus does not know"):
         lanes({"sink": {"a": {}}}, publish)
+
+
+def test_dead_letter_profiles_are_looked_for_once_and_not_among_all() -> None:
+    asked: list[str] = []
+
+    def find(name: str, pattern: str) -> bool:
+        asked.append(pattern)
+        return fnmatch.fnmatchcase(name, pattern)
+
+    accepts = Accepts("sink", ("sink",))
+    contexts = {
+        "sink": {f"p{number}": {"delivery": {"dead_letter": f"d{number % 2}"}} for number in range(200)}
+    }
+    contexts["sink"] |= {"d0": {}, "d1": {}}
+    profiles = read_profiles(contexts, [accepts], source="p", find=fnmatch.fnmatchcase, broken={})
+
+    async def publish(hub: Any, ctx: Any, body: bytes) -> None: ...
+
+    plugins = {"sink": Ingress(accepts, publish, publish)}
+    made = connect(
+        profiles, plugins, Queue(), lambda lane, dead: None, find=find, source="p", ends=ends_of_glob
+    )
+    assert (len(made), asked) == (202, ["d0", "d1"])

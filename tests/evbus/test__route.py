@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from typing import Any
 
 import pytest
 
+from evbus._topics import ends, ends_of_expression, ends_of_glob, matches
 from evbus.evbus import _route
-from evbus.evbus._route import Destination, Router, Totals
+from evbus.evbus._route import Destination, Patterns, Router, Totals
 from evbus.types import Envelope
+from tests.counting import steps
 
 
 class Lane:
@@ -76,7 +80,7 @@ def test_dispatch_itself_asks_no_matcher_and_logs_nothing(caplog: Any) -> None:
     asked: list[str] = []
     made = router(lambda name, pattern: bool(asked.append(name)), a=Lane())
     left = events("a", "b")
-    assert made.dispatch(left) == ([], left)
+    assert made.dispatch(left) == ({}, left)
     assert asked == []
     assert caplog.text == ""
 
@@ -87,7 +91,7 @@ def test_lanes_that_deliver_at_once_are_named_once() -> None:
     made = router(a=a, all=b)
     made.lanes("a")
     made.lanes("b")
-    assert made.dispatch(events("a", "b", "a")) == ([a], [])
+    assert made.dispatch(events("a", "b", "a")) == ({a: None}, [])
 
 
 def test_a_name_is_matched_once() -> None:
@@ -119,3 +123,92 @@ def test_a_matcher_that_fails_keeps_no_event_from_the_others(order: Any, caplog:
     assert lanes["all"].got == ["0", "1"]
     assert lanes["bad"].got == []
     assert "the matcher failed for 'x'" in caplog.text
+
+
+# Growth
+
+
+class Compared(Lane):
+    """A lane that counts what it is compared with."""
+
+    count = 0
+
+    def __eq__(self, other: object) -> bool:
+        Compared.count += 1
+        return self is other
+
+    __hash__ = object.__hash__
+
+
+def test_a_lane_costs_no_more_when_there_are_many() -> None:
+    def cost(lanes: int) -> float:
+        made = router(**{f"p{number}": Compared(immediate=True) for number in range(lanes)})
+        dispatch(made, events(*(f"p{number}" for number in range(lanes))))
+        left = events(*(f"p{number}" for number in range(lanes)))
+        Compared.count = 0
+        found = steps(lambda: made.dispatch(left))
+        assert Compared.count == 0
+        return found / lanes
+
+    assert cost(1000) <= 1.5 * cost(100)
+
+
+FINDS: dict[str, Any] = {
+    "exact": (str.__eq__, lambda pattern: (pattern, "")),
+    "glob": (fnmatch.fnmatchcase, ends_of_glob),
+    "topic": (matches, ends),
+    "regex": (lambda name, pattern: re.fullmatch(pattern, name) is not None, ends_of_expression),
+}
+
+
+@pytest.mark.parametrize(
+    ("plugin", "pattern", "name"),
+    [
+        ("exact", "tenant-{}", "tenant-77"),
+        ("glob", "tenant-{}", "tenant-77"),
+        ("glob", "tenant-{}.*", "tenant-77.orders"),
+        ("glob", "*.tenant-{}", "orders.tenant-77"),
+        ("glob", "tenant.*.{}-x", "tenant.orders.77-x"),
+        ("glob", "tenant-{}.[a-p]?", "tenant-77.or"),
+        ("topic", "tenant.{}.*", "tenant.77.orders"),
+        ("topic", "tenant.{}.#", "tenant.77"),
+        ("topic", "#.{}", "77"),
+        ("regex", r"tenant\.{}\..+", "tenant.77.orders"),
+        ("regex", r".*\.tenant-{}", "orders.tenant-77"),
+        ("regex", r"orders/{}(-eu)?", "orders/77-eu"),
+    ],
+)
+def test_of_many_profiles_few_are_asked_whether_a_new_name_matches(
+    plugin: str, pattern: str, name: str
+) -> None:
+    find, ends_of = FINDS[plugin]
+    asked: list[str] = []
+    patterns = [pattern.format(number) for number in range(10_000)]
+    made = Patterns(patterns, lambda name, pattern: asked.append(pattern) or find(name, pattern), ends_of)
+    assert made.matching(name) == [77]
+    assert len(asked) <= 3
+
+
+def test_a_matcher_that_does_not_tell_how_names_begin_is_asked_about_all() -> None:
+    def broken(pattern: str) -> tuple[str, str]:
+        raise ValueError(pattern)
+
+    patterns = [f"*{number}" for number in range(20)]
+    for ends_of in (None, lambda pattern: ("", ""), broken):
+        assert Patterns(patterns, fnmatch.fnmatchcase, ends_of).matching("a1") == [1]
+
+
+def test_a_name_that_nothing_matches_costs_no_more_among_ten_times_as_many_profiles(caplog: Any) -> None:
+    def cost(profiles: int) -> int:
+        destinations: Any = [Destination(f"tenant-{number}", Lane()) for number in range(profiles)]
+        made = Router(destinations, fnmatch.fnmatchcase, Totals(), ends_of_glob)
+        return steps(lambda: made.lanes("x.tenant-77"))
+
+    few, many = cost(1_000), cost(10_000)
+    assert many <= 1.5 * few
+    first, second = [record.message for record in caplog.records]
+    assert (
+        first
+        == second
+        == ("no profile matches 'x.tenant-77': its events go nowhere; did you mean 'tenant-77'?")
+    )

@@ -17,10 +17,11 @@ import pytest
 from evbus.errors import InvalidPayload
 from evbus.event import _reader
 from evbus.event._declare import EventSpec, event, listener_spec
-from evbus.event._reader import Loader, Reader
-from evbus.event._registry import Registry
+from evbus.event._reader import NAME, Loader, Reader
+from evbus.event._registry import Registry, named_only
 from evbus.serialize import _json, _msgpack
-from evbus.types import Envelope
+from evbus.types import Envelope, SharedHeaders
+from tests.counting import steps
 from tests.event.kit import (
     Book,
     Color,
@@ -382,6 +383,44 @@ def test_made_up_content_types_fill_no_memory_and_are_read() -> None:
         envelope = Envelope("p", "k", b'{"id":1}', {"content-type": f"application/json; n={number}"})
         assert made.read(known(Base), envelope) == Base(1)
     assert len(made._ways) <= _reader.REMEMBERED
+
+
+def test_a_thousand_types_cost_as_much_for_each_event_as_ten() -> None:
+    def cost(types: int) -> float:
+        asked: list[type] = []
+        loader = LOADERS[JSON]._replace(typed=lambda kind: asked.append(kind) or _json.typed(kind))
+        registry = Registry()
+        specs = [
+            registry.of(event(f"e{number}")(dataclasses.make_dataclass(f"E{number}", [("id", int)])))
+            for number in range(types)
+        ]
+        made = Reader(lambda content_type: loader, registry.named)
+        arrived = [
+            (
+                spec,
+                Envelope("p", spec.name, b'{"id":1}', SharedHeaders({"content-type": JSON, NAME: spec.name})),
+            )
+            for spec in specs
+        ]
+
+        def read_all() -> None:
+            for spec, envelope in arrived:
+                assert made.read(spec, envelope).id == 1
+
+        read_all()
+        found = steps(read_all)
+        assert len(asked) == types
+        return found / types
+
+    assert cost(1000) <= 1.5 * cost(10)
+
+
+def test_listeners_to_names_that_come_and_go_leave_nothing_behind() -> None:
+    made = Reader(lambda content_type: LOADERS[JSON], Registry().named)
+    for number in range(50):
+        envelope = Envelope("p", "k", b'{"id":1}', {"content-type": JSON})
+        assert made.read(named_only(f"name {number}"), envelope) == {"id": 1}
+    assert {kind: len(ways) for kind, ways in made._ways.items()} == {JSON: 1}
 
 
 def test_a_class_whose_annotations_mean_nothing_is_told() -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
 
 from evbus.errors import ConnectFailed, HandlerExists, ProfileError
 from evbus.evbus._sources import Supply
-from evbus.event._declare import listener_spec
+from evbus.event._declare import event_listener, listener_spec
 from evbus.event._listener import made
 from evbus.event._listening import Listening
 from evbus.event._subscriptions import Subscriptions
-from tests.event.kit import WAIT, Book, Gate, Got, OrderPlaced, go, known
+from tests.counting import steps
+from tests.event.kit import WAIT, Book, Gate, Got, OrderPlaced, go, known, new_hub
 from tests.event.test__feed import Local, Remote
 from tests.event.test__listening import READER, Graves
 
@@ -171,3 +173,77 @@ def test_settle_waits_for_what_is_passing_and_can_be_hurried() -> None:
         assert not await found.settle(0, lambda: True, lambda: False)
 
     go(main)
+
+
+# Growth
+
+
+def test_a_free_name_is_the_lowest_one_whoever_comes_and_goes() -> None:
+    async def main() -> None:
+        found = subscriptions()
+
+        def more() -> Any:
+            return add(found, Got().on, found.free_name("billing"))
+
+        entries = [more() for _ in range(4)]
+        assert [one.listening.listener.name for one in entries] == [
+            *("billing", "billing-2", "billing-3", "billing-4"),
+        ]
+        assert await found.remove(entries[2].id)
+        assert await found.remove(entries[1].id)
+        assert [more().listening.listener.name for _ in range(3)] == ["billing-2", "billing-3", "billing-5"]
+        assert await found.remove(entries[0].id)
+        assert found.free_name("billing") == "billing"
+        add(found, Got().on, "billing-6")
+        more()
+        assert found.free_name("billing") == "billing-7"
+        for entry in found:
+            assert await found.remove(entry.id)
+        assert (found.free_name("billing"), found._names, found._alike, found._free) == (
+            "billing",
+            {},
+            {},
+            {},
+        )
+
+    go(main)
+
+
+def test_the_three_thousandth_subscription_costs_what_the_hundredth_does() -> None:
+    hub = new_hub()
+
+    def on(event: Any) -> None: ...
+
+    def more() -> None:
+        hub.event.init.subscribe(OrderPlaced, on)
+
+    def cost(before: int) -> int:
+        while len(hub.event.init.subscriptions()) < before:
+            for _ in range(100):
+                more()
+        return steps(lambda: [more() for _ in range(5)])
+
+    few = cost(100)
+    assert cost(3_000) <= 1.3 * few
+    assert hub.event.init.subscriptions()[-1]["name"].endswith("-3010")
+
+
+def test_the_thousandth_listener_of_a_list_costs_what_the_tenth_does() -> None:
+    hub = new_hub()
+
+    def declared() -> Any:
+        @event_listener(OrderPlaced, name=f"listener {next(numbers)}")
+        def on(event: Any) -> None: ...
+
+        return on
+
+    numbers = itertools.count()
+
+    def cost(before: int) -> int:
+        while next(numbers) < before:
+            hub.event.init.listen(declared())
+        new = [declared() for _ in range(5)]
+        return steps(lambda: [hub.event.init.listen(one) for one in new])
+
+    few = cost(20)
+    assert cost(2_000) <= 1.3 * few

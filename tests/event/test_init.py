@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from evbus.errors import BusStopped, Rejected
+from evbus.evbus import _sources
 from evbus.event._declare import EventListener, event
 from evbus.types import Subscription
 from tests.evbus.kit import running
@@ -704,3 +705,26 @@ def test_a_listener_that_wants_it_gets_the_envelope(options: dict[str, Any]) -> 
 
     go(main)
     assert got == [(OrderPlaced("A-1", 1.0), "acme", "OrderPlaced")] * 3
+
+
+def test_the_profile_of_many_listeners_is_looked_for_once_in_a_run() -> None:
+    async def main() -> None:
+        hub, looked, got = new_hub(), list[str](), Got()
+        sources = _sources.matching
+
+        def matching(contexts: Any, wanted: str, *more: Any) -> Any:
+            looked.append(wanted)
+            return sources(contexts, wanted, *more)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_sources, "matching", matching)
+            for number in range(20):
+                hub.event.init.subscribe(Base, got.on, name=str(number))
+            async with running(hub, INTERNAL):
+                hub.event.init.subscribe(Base, got.on, name="later")
+                hub.event.init.subscribe(Base, got.on, name="of another", profile="other")
+                await hub.event.init.send(Base(1))
+                await settled(hub)
+        assert (looked, len(got)) == (["default", "other"], 21 + 1)
+
+    go(main)

@@ -178,3 +178,25 @@ def test_names_that_come_and_go_are_not_remembered_for_ever() -> None:
             assert await hub.event.init.unsubscribe(late)
 
     go(main)
+
+
+def test_what_nobody_listens_to_is_looked_for_once_until_somebody_comes_or_goes(caplog: Any) -> None:
+    async def main() -> None:
+        async with listening() as hub:
+            looked: list[int] = []
+            unheard = hub.event.UNHEARD
+            listened = unheard._listened
+            unheard._listened = lambda: looked.append(1) or listened()
+            hub.event.init.subscribe(Other, Got().on)
+            for _ in range(20):
+                await sent(hub, OrderPlacd(), OrderPlacd())
+            assert len(looked) == 2  # and once for what is logged
+            hub.event.init.subscribe(Kept, Got().on)
+            for _ in range(20):
+                await sent(hub, OrderPlacd())
+            assert (len(looked), unheard.counts) == (3, {"OrderPlacd": 60})
+            hub.event.init.subscribe(OrderPlacd, Got().on)
+            await sent(hub, OrderPlacd())
+            assert unheard.counts == {"OrderPlacd": 60}
+
+    go(main)

@@ -7,8 +7,10 @@ import datetime as dt
 import decimal
 import enum
 import fractions
+import gc
 import json
 import math
+import operator
 import threading
 import types
 import uuid
@@ -575,3 +577,38 @@ def test_other_kinds_of_bytes_and_text_are_read() -> None:
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with contextlib.suppress(InvalidPayload, PayloadTooDeep, ContentDisallowed):
         _json.load(data)
+
+
+# What is remembered of classes
+
+
+def test_more_than_a_thousand_classes_are_looked_at_once(monkeypatch: Any) -> None:
+    looked: list[type] = []
+    times_of = _json._times_of
+    monkeypatch.setattr(_json, "_times_of", lambda kind: looked.append(kind) or times_of(kind))
+    fields: Any = [("id", int), ("at", dt.datetime)]
+    kinds = [dataclasses.make_dataclass(f"C{number}", fields) for number in range(1_100)]
+    at = dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc)
+    for _ in range(2):
+        for kind in kinds:
+            assert _json.apply(kind(1, at)) == b'{"id":1,"at":"2026-01-02T00:00:00Z"}'
+    assert looked == kinds
+
+
+def test_what_is_known_of_a_class_goes_with_it() -> None:
+    def known() -> tuple[int, ...]:
+        gc.collect()
+        return tuple(map(len, (_json._CLASSES, _json._FIELDS, _json._FLAT, _json._FLAT_BUT_TIMES)))
+
+    before = known()
+    kinds = [
+        msgspec.defstruct("Flat", [("id", int), ("name", str)]),
+        dataclasses.make_dataclass("Timed", [("id", int), ("at", dt.time)]),
+        dataclasses.make_dataclass("Nested", [("id", int), ("more", list[int])]),
+    ]
+    for kind, values in zip(kinds, ((1, "x"), (1, dt.time(1)), (1, [2])), strict=True):
+        assert _json.apply(kind(*values))
+    after = known()
+    assert tuple(map(operator.sub, after, before)) == (3, 3, 1, 1)
+    del kind, kinds
+    assert known() == before
