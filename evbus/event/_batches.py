@@ -15,12 +15,17 @@ class _Batch(Generic[_Work]):
     """What was gathered.
 
     :ivar turns: of all but the first: whether the batch was handled, else each is handled by itself.
+    :ivar awaited: done when others are not waited for any more.
     """
 
     def __init__(self, first: _Work) -> None:
         self.works = [first]
         self.turns: list[asyncio.Future[bool]] = []
-        self.full: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.awaited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def hurry(self) -> None:
+        if not self.awaited.done():
+            self.awaited.set_result(None)
 
     def release(self, handled: bool) -> None:
         for turn in self.turns:
@@ -33,8 +38,9 @@ class Batches(Generic[_Work]):
 
     :param call: handles several works by one call.
     :param failed: is told of several whose call has failed.
+    :param coming: returns whether more are there, and about to be handled.
     :param size: the most works of a batch.
-    :param wait: seconds that the first waits for others.
+    :param wait: seconds that the first waits for others, beside those that are there.
     :param limit: calls at once.
     """
 
@@ -42,6 +48,7 @@ class Batches(Generic[_Work]):
         self,
         call: Callable[[list[_Work]], Awaitable[None]],
         failed: Callable[[list[_Work], Exception], None],
+        coming: Callable[[], bool],
         *,
         size: int,
         wait: float,
@@ -49,6 +56,7 @@ class Batches(Generic[_Work]):
     ) -> None:
         self._call = call
         self._failed = failed
+        self._coming = coming
         self._size = size
         self._wait = wait
         self._limit = limit
@@ -64,10 +72,10 @@ class Batches(Generic[_Work]):
         self._hurried = False
 
     def hurry(self) -> None:
-        """Wait no more for others."""
+        """Wait no more for others; those that are there are still gathered."""
         self._hurried = True
         if self._open is not None:
-            self._close(self._open)
+            self._open.hurry()
 
     async def handle(self, work: _Work, *, alone: bool) -> None:
         """Handle a work with others, or ``alone``; raise what it fails with by itself."""
@@ -77,7 +85,7 @@ class Batches(Generic[_Work]):
         batch = self._open
         if batch is None:
             batch = self._open = _Batch(work)
-            if self._size == 1 or self._hurried:
+            if self._size == 1:
                 self._close(batch)
             await self._lead(batch)
             return
@@ -92,12 +100,16 @@ class Batches(Generic[_Work]):
     def _close(self, batch: _Batch[_Work]) -> None:
         if self._open is batch:
             self._open = None
-        if not batch.full.done():
-            batch.full.set_result(None)
+        batch.hurry()
 
     async def _lead(self, batch: _Batch[_Work]) -> None:
         try:
-            await asyncio.wait({batch.full}, timeout=self._wait)
+            if not self._hurried:
+                await asyncio.wait({batch.awaited}, timeout=self._wait)
+            coming = True
+            while coming and self._open is batch:
+                coming = self._coming()
+                await asyncio.sleep(0)  # whoever has begun comes with it
             async with self._slots:
                 # What came while other calls were under way is part of it.
                 self._close(batch)

@@ -51,6 +51,8 @@ REST = ">"
 
 #: The most that :meth:`Subscription.prefetch_for` takes by default.
 MOST_PREFETCH = 1000
+#: The largest number of deliveries that a consumer of AMQP 0-9-1 can ask for (basic.qos, a short integer).
+LARGEST = 65_535
 
 _Class = TypeVar("_Class", bound=type)
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
@@ -133,7 +135,7 @@ def subscription_of(spec: ListenerSpec, name: str, event: EventSpec) -> Subscrip
         per_process=spec.per_process or event.broadcast,
         durable=event.durable if spec.durable is None else spec.durable,
         # A default of less would let no batch be full.
-        prefetch=spec.prefetch or (at_once if spec.batch and at_once > MOST_PREFETCH else 0),
+        prefetch=spec.prefetch or (min(at_once, LARGEST) if spec.batch and at_once > MOST_PREFETCH else 0),
         concurrency=at_once,
     )
 
@@ -402,15 +404,16 @@ def listener_spec(
     if isinstance(event, str):
         _check_name(event, "a listener")
     _check_texts(name=name, group=group, profile=profile)
-    for option, number, least in (
-        ("concurrency", concurrency, 1),
-        ("batch", batch, 0),
-        ("prefetch", prefetch, 0),
-        ("max_deliveries", max_deliveries, 0),
+    for option, number, least, most in (
+        ("concurrency", concurrency, 1, None),
+        ("batch", batch, 0, None),
+        ("prefetch", prefetch, 0, LARGEST),
+        ("max_deliveries", max_deliveries, 0, None),
     ):
-        if type(number) is not int or number < least:
+        if type(number) is not int or number < least or (most and number > most):
+            said = f"to {most}" if most else "on"
             raise HandlerSignatureError(
-                f"{option} of a listener is a number from {least} on, and not {number!r}"
+                f"{option} of a listener is a number from {least} {said}, and not {number!r}"
             )
     if timeout is not None and (type(timeout) not in (int, float) or not timeout > 0):
         raise HandlerSignatureError(

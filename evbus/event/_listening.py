@@ -20,6 +20,7 @@ from evbus._weight import UNBOUNDED
 from evbus._wrapped import named, opened, unwrapped
 from evbus.dispatch._within import Limit, within
 from evbus.errors import DispatchError, DispatchTimeout, PayloadError, PayloadTooLarge, is_rejected
+from evbus.evbus._broker import HANDLING
 from evbus.evbus._pipeline import Around
 from evbus.evbus._teller import Teller
 from evbus.redact import problem_text
@@ -38,6 +39,8 @@ log = logging.getLogger("evbus.event")
 
 #: By its name: a bridge counts what it has handed on, and does more than the base.
 _DROP = operator.methodcaller("drop")
+
+_ELSEWHERE = "it is delivered again, perhaps to another process"
 
 #: Seconds that each step of an end has at the least.
 MOMENT = 0.1
@@ -96,22 +99,23 @@ class Listening:
         # Nothing to do beside reading the event and calling the listener.
         more = spec.key is not None or spec.timeout is not None or spec.batch
         self._plain = not more and not listener.takes_envelope
+        self._key = operator.attrgetter(spec.key) if isinstance(spec.key, str) else spec.key
+        self._workers: Workers[_Work] = Workers(
+            self._handle, spec.concurrency * (spec.batch or 1), f"listener {listener.name}"
+        )
+        self._keys = Keys(self._workers)
         self._batches: Batches[_Work] | None = None
         self._try = self._attempt
         if spec.batch:
             self._batches = Batches(
                 self._attempt_all,
                 self._failed_all,
+                lambda: self._workers.coming,
                 size=spec.batch,
                 wait=spec.batch_wait,
                 limit=spec.concurrency,
             )
             self._try = self._attempt_with_others
-        self._key = operator.attrgetter(spec.key) if isinstance(spec.key, str) else spec.key
-        self._workers: Workers[_Work] = Workers(
-            self._handle, spec.concurrency * (spec.batch or 1), f"listener {listener.name}"
-        )
-        self._keys = Keys(self._workers)
         self._teller = None if spec.on_error is None else Teller(_told(spec.on_error), lambda: None)
         self._counts: Counter[str] = Counter()
         self._handled = 0
@@ -148,6 +152,10 @@ class Listening:
         """Return whether it is this listener that calls."""
         task = asyncio.current_task()
         return task in self._workers or (self._teller is not None and task in self._teller)
+
+    def waits(self) -> bool:
+        """Return whether this listener calls, itself, or in a thread or a task that it has begun."""
+        return HANDLING.get() in self._workers
 
     def take(self, delivery: Delivery, spec: EventSpec, *, outside: bool = False) -> None:
         """Handle a delivery when it is its turn; it is settled after that.
@@ -253,10 +261,14 @@ class Listening:
     async def _attempt_with_others(self, work: _Work) -> None:
         assert self._batches is not None
         await self._batches.handle(work, alone=work.attempts > 1)
+        if work.delivery.settled:
+            raise asyncio.CancelledError(_ELSEWHERE)
 
     async def _attempt_all(self, works: list[_Work]) -> None:
-        first = works[0]
-        await self._attempt(_Work(first.delivery, first.spec, event=[work.event for work in works]))
+        here = [work for work in works if not self._gone(work)]
+        if here:
+            first = here[0]
+            await self._attempt(_Work(first.delivery, first.spec, event=[work.event for work in here]))
 
     def _failed_all(self, works: list[_Work], problem: Exception) -> None:
         reason = problem_text(problem)
@@ -272,7 +284,11 @@ class Listening:
     async def _again(self, work: _Work, problem: Exception) -> Any:
         """Call the listener again, as often as its retries say; raise what it failed with last."""
         retry = self.spec.retry
-        while not is_rejected(problem) and (not retry.attempts or work.attempts < retry.attempts):
+        while (
+            not work.delivery.settled
+            and not is_rejected(problem)
+            and (not retry.attempts or work.attempts < retry.attempts)
+        ):
             self._counts["retried"] += 1
             reason = problem_text(problem)
             log.warning(
@@ -285,15 +301,20 @@ class Listening:
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("listener %s: %s fails\n%s", self.listener.name, work.spec.name, trace(problem))
             await asyncio.sleep(backoff(work.attempts, retry.min, retry.max))
-            if work.delivery.gone:
-                self._leave(work, _DROP)
-                raise asyncio.CancelledError("it is delivered again, perhaps to another process")
+            if self._gone(work):
+                raise asyncio.CancelledError(_ELSEWHERE)
             work.attempts += 1
             try:
                 return await self._try(work)
             except BaseException as exc:
                 problem = self._failure(exc)
         raise problem
+
+    def _gone(self, work: _Work) -> bool:
+        """Drop a delivery that cannot be settled any more; return whether it is one."""
+        if work.delivery.gone:
+            self._leave(work, _DROP)
+        return work.delivery.gone
 
     async def _failed(self, work: _Work, problem: BaseException) -> None:
         """Give up an event whose listener has failed for the last time; what was cut short is tried again."""

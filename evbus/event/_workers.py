@@ -55,6 +55,11 @@ class Workers(Generic[_Job]):
         """Whether nothing waits, and nothing is being done."""
         return not self._tasks and not self._ready and not self._later
 
+    @property
+    def coming(self) -> bool:
+        """Whether another worker is about to begin with what waits."""
+        return bool(self._ready) and self.running < self._limit
+
     def __contains__(self, task: object) -> bool:
         """Return whether a task is one of the workers."""
         return task in self._tasks

@@ -11,11 +11,14 @@ from evbus.api import EventListener, event_listener
 from evbus.errors import HandlerSignatureError
 from evbus.event._batches import Batches
 from evbus.event._declare import EventSpec, listener_spec, subscription_of
-from tests.event.kit import Gate, Got, OrderPlaced, failure, go, listening, settled
+from evbus.types import Origin
+from tests.evbus.rig import until
+from tests.event.kit import SOON, Gate, Got, OrderPlaced, Source, failure, go, known, listening, settled
+from tests.event.test__listening import at_work, give
 
 
 def gatherer(call: Any, size: int = 3, wait: float = 0.01, limit: int = 1) -> Batches[int]:
-    return Batches(call, lambda works, exc: None, size=size, wait=wait, limit=limit)
+    return Batches(call, lambda works, exc: None, lambda: False, size=size, wait=wait, limit=limit)
 
 
 def test_works_are_gathered_in_their_order_up_to_the_size() -> None:
@@ -153,6 +156,69 @@ def test_a_timeout_is_that_of_a_call() -> None:
     assert gate.done == [1, 1]
 
 
+@pytest.mark.parametrize("stop", [True, False])
+def test_what_is_there_is_gathered_where_nothing_is_waited_for(stop: bool) -> None:
+    """By a stop, which waits for no more events, and with ``batch_wait=0``."""
+    got: list[int] = []
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def on(events: list[OrderPlaced]) -> None:
+        got.append(len(events))
+        begun.set()
+        await gate.wait()
+
+    async def main() -> None:
+        async with listening() as hub:
+            hub.event.init.subscribe(OrderPlaced, on, batch=100, batch_wait=60 if stop else 0)
+            for number in range(100 if stop else 1):
+                await hub.event.init.send(OrderPlaced(str(number)))
+            await begun.wait()
+            for number in range(950):
+                await hub.event.init.send(OrderPlaced(str(number)))
+            if not stop:
+                gate.set()
+                await settled(hub)
+            asyncio.get_running_loop().call_later(0.05, gate.set)
+
+    go(main)
+    assert got == ([100] * 10 + [50] if stop else [1] + [100] * 9 + [50])
+
+
+def test_what_comes_again_is_no_part_of_a_batch_that_has_not_begun() -> None:
+    calls: list[list[str]] = []
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def on(events: list[OrderPlaced]) -> None:
+        calls.append([event.id for event in events])
+        begun.set()
+        await gate.wait()
+        if "f" in calls[-1] and len(calls[-1]) > 1:
+            raise ValueError("together")
+
+    async def main() -> None:
+        source, origin = Source(), Origin()
+        async with at_work(on, batch=10, retry=SOON) as listening:
+            give(listening, source, "a")
+            await begun.wait()
+            for each in ("c", "d"):
+                delivery = source.delivery({"id": each}, each)
+                delivery.origin = origin
+                listening.take(delivery, known(OrderPlaced), outside=True)
+            give(listening, source, "e", "f")
+            await until(lambda: listening.snapshot()["running"] == 5)
+            origin.watch(listening.lost)
+            origin.end("the connection is lost")
+            gate.set()
+            await listening.quiet(20)
+            counts = listening.snapshot()
+        # What is dropped was never accepted, and is told to nobody.
+        assert (counts["accepted"], counts["handled"], counts["retried"], counts["dead"]) == (3, 3, 0, 0)
+        assert sorted(source.told) == [(each, True, False) for each in "aef"]
+
+    go(main)
+    assert calls == [["a"], ["e", "f"], ["e"], ["f"]]
+
+
 def test_what_is_wrong_with_a_listener_of_batches_is_told() -> None:
     async def one(event: OrderPlaced) -> None: ...
 
@@ -181,6 +247,7 @@ def test_what_is_wrong_with_a_listener_of_batches_is_told() -> None:
 
 def test_the_default_of_prefetch_follows() -> None:
     event = EventSpec(None, "a", False, False, 1, None)
-    for batch, concurrency, right in ((0, 1, 10), (100, 1, 200), (100, 4, 800), (5000, 1, 5000)):
+    rights = ((0, 1, 10), (100, 1, 200), (100, 4, 800), (5000, 1, 5000), (100_000, 1, 65_535))
+    for batch, concurrency, right in rights:
         spec = listener_spec("a", batch=batch, concurrency=concurrency)
         assert subscription_of(spec, "x", event).prefetch_for(None) == right
