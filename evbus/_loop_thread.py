@@ -38,27 +38,52 @@ class LoopThread:
     def do(self, function: Callable[[], Awaitable[_Result]]) -> _Result:
         """Await what a function returns, in the loop; return its result, or raise what it raises.
 
-        Context variables of the caller are seen there.
+        Context variables of the caller are seen there. What interrupts the caller, such as Ctrl-C, cancels it
+        and waits for its end.
 
         :raises RuntimeError: this is called in the loop itself.
         :raises CancelledError: the loop ended before.
         """
         __tracebackhide__ = True
-        with self._lock:
-            if self._ended:
-                raise asyncio.CancelledError("the loop of the bus has ended")
-            done = self._begin(function)
-        problem = done.exception()
+        done = cancel = None
+        try:
+            with self._lock:
+                if self._ended:
+                    raise asyncio.CancelledError("the loop of the bus has ended")
+                done, cancel = self._begin(function)
+            problem = done.exception()
+        except BaseException:
+            if done is not None and cancel is not None:
+                cancel()
+                done.exception()
+            raise
         if problem is not None:
             raise problem
         return done.result()
 
-    def _begin(self, function: Callable[[], Awaitable[_Result]]) -> Future[_Result]:
-        if threading.current_thread() is self._thread:
+    @property
+    def here(self) -> bool:
+        """Whether this is called in the loop."""
+        return threading.current_thread() is self._thread
+
+    def refuse_here(self) -> None:
+        """Refuse to wait for the loop in the loop itself.
+
+        :raises RuntimeError: says what to do instead.
+        """
+        if self.here:
             raise RuntimeError(
                 "this is called in the loop of the bus, which it would wait for; await it there"
             )
+
+    def _begin(
+        self, function: Callable[[], Awaitable[_Result]]
+    ) -> tuple[Future[_Result], Callable[[], None]]:
+        """Have a function awaited; return its outcome, and what cancels it."""
+        self.refuse_here()
         done: Future[_Result] = Future()
+        # Kept by who waits: the loop itself keeps a task no longer than that waits for something.
+        tasks: list[asyncio.Task[None]] = []
 
         async def do() -> None:
             __tracebackhide__ = True
@@ -74,19 +99,24 @@ class LoopThread:
                 done.set_exception(asyncio.CancelledError())
 
         def begin() -> None:
-            task = self._loop.create_task(do())
-            # The loop itself keeps a task no longer than it waits.
-            done.add_done_callback(lambda _: task)
-            task.add_done_callback(ended)
+            tasks.append(self._loop.create_task(do()))
+            tasks[0].add_done_callback(ended)
+
+        def stop() -> None:
+            tasks[0].cancel()
+
+        def cancel() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(stop)
 
         self._loop.call_soon_threadsafe(begin, context=copy_context())
-        return done
+        return done, cancel
 
     def end(self) -> None:
         """Cancel what is left, and end the loop and the thread."""
         with self._lock:
             self._ended = True
-            done = self._begin(self._cancel_all)
+            done, _ = self._begin(self._cancel_all)
         done.result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -182,7 +182,7 @@ class Subscriptions:
         # A stop meanwhile has to wait for it.
         self._ending[ending] = entry
         ending.add_done_callback(self._ending.pop)
-        if entry.listening.within():
+        if entry.listening.within() or entry.listening.waits():
             # It listens once: its end has to wait for it.
             await asyncio.sleep(0)
         else:

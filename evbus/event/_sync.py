@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from evbus._loop_thread import LoopThread
+from evbus.errors import EvbusError
 from evbus.evbus._arguments import put_arguments
 
 from ._declare import EventListener
@@ -35,6 +36,12 @@ class SyncHandle:
         __tracebackhide__ = True
         handle, thread = self._at_work()
         return thread.do(lambda: function(handle))
+
+    def _refuse_in_listener(self, handle: Handle, what: str) -> None:
+        """Refuse what a listener would wait for its own end with."""
+        for entry in handle.hub.event.SUBSCRIPTIONS:
+            if entry.listening.waits():
+                raise EvbusError(f"listener {entry.id} waits for its own end: {what} is for the others")
 
     def run(self, awaitable: Awaitable[_Result]) -> _Result:
         """Await something in the loop of the bus, such as a function of the application; return its result.
@@ -161,6 +168,8 @@ class SyncHandle:
 
         :param timeout: seconds; default: as long as it takes.
         :raises SettleTimeout: it took longer; tells what is left.
+        :raises EvbusError: a listener of this bus waits, which would be for its own end.
         """
         __tracebackhide__ = True
+        self._refuse_in_listener(self._at_work()[0], "settle()")
         self._do(lambda handle: handle.settle(timeout))

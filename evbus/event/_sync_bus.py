@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures.thread  # noqa: F401 - it ends its pools after what is registered below
+import concurrent.futures.thread  # it ends its pools after what is registered below
 import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from evbus._loop_thread import LoopThread
-from evbus.errors import BusStopped
+from evbus.errors import BusStopped, SettleTimeout
 from evbus.evbus._broker import HANDLING
 
 from ._handle import Handle
@@ -31,6 +31,17 @@ class _Work(NamedTuple):
     handle: Handle
     thread: LoopThread
     stack: contextlib.AsyncExitStack
+
+    async def end(self) -> None:
+        """Stop the bus; cancelled, let it deliver no more, and record what is left."""
+        ending = asyncio.ensure_future(self.stack.aclose())
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            self.handle.hub.evbus.ENGINE.hurry()
+            self.handle.hub.dispatch.DISPATCHER.hurry()
+            await ending
+            raise
 
 
 class SyncBus(SyncHandle):
@@ -57,6 +68,8 @@ class SyncBus(SyncHandle):
         #: The ids of subscriptions in this process, by those that were returned for them.
         self._ids: dict[str, str] = {}
         self._work: _Work | None = None
+        #: The thread, from before the bus in it is started.
+        self._thread: LoopThread | None = None
         self._own()
         _known.add(self)
 
@@ -101,6 +114,7 @@ class SyncBus(SyncHandle):
 
         :raises ConfigError: a profile, an option or a plugin has to be mended.
         """
+        self._refuse_here()
         with self._lock:
             self._closed = False
             if self._work is not None:
@@ -110,30 +124,48 @@ class SyncBus(SyncHandle):
             thread.start()
             stack = contextlib.AsyncExitStack()
             try:
+                self._thread = thread
                 handle = thread.do(lambda: stack.enter_async_context(self._start(hub)))
             except BaseException:
+                self._thread = None
                 thread.end()
                 raise
             self._work = _Work(handle, thread, stack)
             _running.add(self)
 
     def close(self) -> None:
-        """Take no new events, deliver what is there within ``drain_timeout``, and end the thread."""
+        """Take no new events, deliver what is there within ``drain_timeout``, and end the thread.
+
+        Ctrl-C meanwhile lets it deliver no more; what is left is written to the dead store.
+
+        :raises EvbusError: a listener of this bus closes it, which would wait for its own end.
+        """
+        self._refuse_here()
+        if self._work is not None:
+            self._refuse_in_listener(self._work.handle, "close()")
         with self._lock:
             self._closed = True
             work = self._work
             if work is None:
                 return
             try:
-                work.thread.do(work.stack.aclose)
+                work.thread.do(work.end)
             finally:
                 self.report = getattr(work.handle, "report", None)
-                self._work = None
+                self._work = self._thread = None
                 _running.discard(self)
                 work.thread.end()
 
+    def _refuse_here(self) -> None:
+        thread = self._thread
+        if thread is not None:
+            thread.refuse_here()
+
     def _at_work(self) -> tuple[Handle, LoopThread]:
-        work = self._work
+        work, thread = self._work, self._thread
+        if work is None and thread is not None and thread.here:
+            # A listener got something before the start was over, which waits for the others.
+            return Handle(self.hub), thread
         # While what is there is handled, its listeners may still send.
         if self._closed and (work is None or HANDLING.get() is None):
             raise BusStopped
@@ -146,13 +178,15 @@ class SyncBus(SyncHandle):
         try:
             return super()._do(function)
         except asyncio.CancelledError:
+            if self._work is not None and not self._closed:
+                raise
             # Its loop ended meanwhile.
             raise BusStopped from None
 
     def forked(self) -> Any:
         """Forget, in a child process, what runs in the parent; return that."""
-        parents = (self._work, self._hub)
-        self._work = None
+        parents = (self._work, self._hub, self._thread)
+        self._work = self._thread = None
         self._own()
         return parents
 
@@ -163,10 +197,9 @@ class SyncBus(SyncHandle):
 
         It does not start the bus, and holds for processes that are forked later, too.
         """
-        if self._work is None:
-            number = str(self.hub.event.init.subscribe(event, callback, name=name, **options))
-        else:
-            number = super().subscribe(event, callback, name, **options)
+        with self._resting() as resting:
+            add = self.hub.event.init.subscribe if resting else super().subscribe
+            number = str(add(event, callback, name=name, **options))
         self._wanted[number] = (event, callback, name, options)
         self._ids[number] = number
         return number
@@ -176,9 +209,19 @@ class SyncBus(SyncHandle):
 
         It does not start the bus, and holds for processes that are forked later, too.
         """
-        found = list(self.hub.event.init.listen(*where)) if self._work is None else super().listen(*where)
+        with self._resting() as resting:
+            found = list((self.hub.event.init.listen if resting else super().listen)(*where))
         self._modules += where
         return found
+
+    @contextlib.contextmanager
+    def _resting(self) -> Iterator[bool]:
+        """Yield whether the bus does not run; then it is not started meanwhile."""
+        if self._work is not None or (self._thread is not None and self._thread.here):
+            yield False
+            return
+        with self._lock:
+            yield self._work is None
 
     def unsubscribe(self, id: str) -> bool:  # noqa: A002 - what it is
         """End a subscription; see ``hub.event.init.unsubscribe``."""
@@ -209,7 +252,23 @@ def _close_all() -> None:
         each.close()
 
 
+def _main_ended() -> None:
+    """Close all: pools of threads end next, which plugins may need. Threads of the program may still send."""
+    pools = getattr(concurrent.futures.thread, "_threads_queues", {})
+    others = [
+        thread
+        for thread in threading.enumerate()
+        if not (thread.daemon or thread is threading.current_thread() or thread in pools)
+    ]
+    if not others:
+        _close_all()
+    for each in list(_running):
+        with contextlib.suppress(SettleTimeout):
+            each.settle(each.hub.evbus.init.settings().drain_timeout)
+
+
 os.register_at_fork(after_in_child=_forked)
-# Before the pools of threads are closed, which plugins may need; atexit comes after that.
-_at_exit = getattr(threading, "_register_atexit", atexit.register)
-_at_exit(_close_all)
+_at_main_end = getattr(threading, "_register_atexit", atexit.register)
+_at_main_end(_main_ended)
+# After that, and after all threads that the interpreter waits for.
+atexit.register(_close_all)

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from evbus.api import SyncBus, event_listener, sync_bus
-from evbus.errors import BusStopped, ProfileError, SettingsError, SettleTimeout
+from evbus.api import EventListener, SyncBus, event_listener, sync_bus
+from evbus.errors import BusStopped, EvbusError, ProfileError, SettingsError, SettleTimeout
 from tests.evbus.kit import WAIT
 from tests.event.kit import OrderPlaced
 
@@ -52,6 +52,28 @@ def later(event):
 
 PARENT = os.getpid()
 events = sync_bus({"internal": {"default": {}}}, listeners=[on])
+"""
+
+
+EARLY = """\
+import asyncio
+
+from evbus.types import Delivery, Envelope
+
+
+def __init__(hub):
+    hub.egress.early.READY = True
+    hub.egress.early.OTHER = None
+
+
+async def consume(hub, ctx, subscription):
+    if ctx.name == "first":
+        subscription.ready()
+        yield Delivery(Envelope("default", "OrderPlaced", b'{"id": "early"}'), lambda *_: None, 1)
+    while not hub.egress.early.OTHER.is_set():
+        await asyncio.sleep(0.001)
+    subscription.ready()
+    await asyncio.get_running_loop().create_future()
 """
 
 
@@ -228,6 +250,39 @@ def test_mistakes_are_raised_in_the_caller_and_leave_no_thread(tmp_path: Path) -
     assert threads() == []
 
 
+def test_what_is_subscribed_during_the_start_is_subscribed_in_the_loop(tmp_path: Path) -> None:
+    where: list[str] = []
+    (tmp_path / "egress").mkdir()
+    (tmp_path / "egress" / "early.py").write_text(EARLY)
+    profiles = {"internal": {"default": {}}, "early": {"first": {}, "other": {}}}
+    begun, other = threading.Event(), threading.Event()
+    events = sync_bus(profiles, plugin_dirs=[str(tmp_path)])
+    events.hub.egress.early.OTHER = other
+    events.subscribe(OrderPlaced, lambda event: begun.set(), profile="first")
+    events.subscribe(OrderPlaced, print, profile="other")
+
+    class Late(EventListener[OrderPlaced]):
+        def __init__(self) -> None:
+            where.append(threading.current_thread().name)
+
+        def on(self, event: OrderPlaced) -> None:
+            where.append(event.id)
+
+    def subscribe() -> None:
+        events.subscribe(OrderPlaced, Late)
+
+    with ThreadPoolExecutor(2) as pool:
+        starting = pool.submit(events.start)
+        assert begun.wait(WAIT)
+        subscribing = pool.submit(subscribe)
+        other.set()
+        starting.result(WAIT)
+        subscribing.result(WAIT)
+    events.send(OrderPlaced("A-1"))
+    events.close()
+    assert where == ["evbus", "A-1"]
+
+
 # Threads
 
 
@@ -346,6 +401,98 @@ for number in range(3):
     assert [line for line in said if line.startswith("slow")] == ["slow 0", "slow 1", "slow 2"]
 
 
+def test_threads_of_the_program_that_go_on_behind_its_main_thread_may_send(tmp_path: Path) -> None:
+    said = run(
+        tmp_path,
+        """
+import threading
+
+def work():
+    threading.main_thread().join()
+    events.send(Placed("1"))
+    events.settle(20)
+    events.send(Placed("2"))
+
+# From Python 3.12 on a listener gets no new thread then.
+events.send(Placed("0"))
+events.settle(20)
+threading.Thread(target=work).start()
+""",
+    )
+    assert said == ["parent got 0", "parent got 1", "parent got 2"]
+
+
+def test_an_interrupted_close_delivers_no_more_and_records_what_is_left(tmp_path: Path) -> None:
+    said = run(
+        tmp_path,
+        """
+import logging
+import signal
+import threading
+import time
+
+def slow(event):
+    main = threading.main_thread().ident
+    while not events._closed or sys._current_frames()[main].f_code.co_name != "wait":
+        time.sleep(0.001)
+    if event.id == "3":
+        os.kill(PARENT, signal.SIGINT)
+    time.sleep(0.05)
+
+logging.disable()
+
+events = sync_bus({"internal": {"default": {}}}, dead_store="dead.jsonl")
+events.subscribe(Placed, slow)
+for number in range(50):
+    events.send(Placed(str(number)))
+try:
+    events.close()
+except KeyboardInterrupt:
+    tell("interrupted", sum(events.report.undelivered.values()))
+""",
+    )
+    (line,) = said
+    left = int(line.removeprefix("interrupted "))
+    assert 40 < left < 50
+    assert len((tmp_path / "dead.jsonl").read_text().splitlines()) == left
+
+
+def test_what_interrupts_a_wait_cancels_what_is_waited_for(tmp_path: Path) -> None:
+    said = run(
+        tmp_path,
+        """
+import asyncio
+import signal
+import threading
+
+async def work():
+    # Python sees no signal that comes just before a thread begins to wait.
+    while sys._current_frames()[threading.main_thread().ident].f_code.co_name != "wait":
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.2)
+    os.kill(PARENT, signal.SIGINT)
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        tell("cancelled")
+
+async def cancelled():
+    raise asyncio.CancelledError
+
+try:
+    events.run(work())
+except KeyboardInterrupt:
+    tell("interrupted")
+try:
+    events.run(cancelled())
+except asyncio.CancelledError:
+    tell("itself")
+events.send(Placed("1"))
+""",
+    )
+    assert said == ["cancelled", "interrupted", "itself", "parent got 1"]
+
+
 def test_listeners_may_send_while_it_is_closed() -> None:
     got: list[str] = []
     go = threading.Event()
@@ -368,6 +515,79 @@ def test_listeners_may_send_while_it_is_closed() -> None:
     go.set()
     closing.join(WAIT)
     assert got == ["A-1", "A-0", "A-2", "A-3"]
+
+
+def test_a_listener_does_not_wait_for_its_own_end_and_may_unsubscribe_itself() -> None:
+    said: list[str] = []
+    with sync_bus(INTERNAL) as events:
+
+        def once(event: OrderPlaced) -> None:
+            for wait in (events.settle, events.close):
+                with pytest.raises(EvbusError) as caught:
+                    wait()
+                said.append(str(caught.value))
+            assert events.unsubscribe(number) is True
+            said.append(event.id)
+
+        number = events.subscribe(OrderPlaced, once)
+        events.send(OrderPlaced("A-1"))
+        events.settle(WAIT)
+        events.subscribe(OrderPlaced, lambda event: said.append(f"other {event.id}"))
+        events.send(OrderPlaced("A-2"))
+        events.settle(WAIT)
+    assert said == [
+        *(
+            f"listener once-1 waits for its own end: {what}() is for the others"
+            for what in ("settle", "close")
+        ),
+        *("A-1", "other A-2"),
+    ]
+    assert events.report.undelivered == {}
+
+
+def test_one_that_an_asynchronous_listener_wants_to_close_goes_on() -> None:
+    said: list[str] = []
+
+    async def on(event: OrderPlaced) -> None:
+        for call in (events.start, events.close):
+            with pytest.raises(RuntimeError, match="this is called in the loop of the bus"):
+                call()
+        said.append(event.id)
+
+    with sync_bus(INTERNAL) as events:
+        events.subscribe(OrderPlaced, on)
+        for number in ("A-1", "A-2"):
+            events.send(OrderPlaced(number))
+            events.settle(WAIT)
+    assert said == ["A-1", "A-2"]
+    assert threads() == []
+
+
+def test_an_asynchronous_listener_that_gets_something_during_the_start_may_send(tmp_path: Path) -> None:
+    """Which waits for the other listeners meanwhile, and whose lock is held by who starts."""
+    got: list[str] = []
+    (tmp_path / "egress").mkdir()
+    (tmp_path / "egress" / "early.py").write_text(EARLY)
+    first, other = {"early": {"first": {}, "other": {}}}, threading.Event()
+    events = sync_bus({"internal": {"default": {}}, **first}, plugin_dirs=[str(tmp_path)])
+
+    async def on(event: OrderPlaced) -> None:
+        if event.id == "early":
+            events.send_nowait(OrderPlaced("A-1"))
+            with pytest.raises(RuntimeError, match="this is called in the loop of the bus"):
+                events.send(OrderPlaced("A-2"))
+            with pytest.raises(RuntimeError, match="this is called in the loop of the bus"):
+                events.subscribe(OrderPlaced, print)
+            other.set()
+        got.append(event.id)
+
+    events.hub.egress.early.OTHER = other
+    events.subscribe(OrderPlaced, on, profile="first")
+    events.subscribe(OrderPlaced, on, profile="other", name="other")
+    events.subscribe(OrderPlaced, on, name="internal")
+    with events:
+        events.settle(WAIT)
+    assert got == ["early", "A-1"]
 
 
 def test_the_type_is_that_of_a_bus_without_a_loop() -> None:
