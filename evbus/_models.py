@@ -16,7 +16,7 @@ from evbus._fit import exact_decimal, rounded
 from evbus._moments import written_exactly
 from evbus.strictjson import Number
 
-__all__ = ["by_alias", "dumped", "is_model", "own_json", "reads_digits", "unfit", "validated"]
+__all__ = ["by_alias", "dumped", "is_model", "keys_of", "own_json", "reads_digits", "unfit", "validated"]
 
 #: The keys of a part of a schema that hold other parts: one, a list, a mapping, or those in tuples.
 _HOLDING = frozenset(
@@ -81,6 +81,27 @@ def by_alias(kind: Any) -> bool:
     """Return whether the fields of a class, and of those within it, are written by their aliases."""
     config = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
     return bool(config.get("serialize_by_alias"))
+
+
+def keys_of(kind: Any) -> frozenset[str] | None:
+    """Return what :func:`evbus._typed.optional_keys` does, of a class of pydantic's."""
+    config = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
+    validators = kind.__pydantic_decorators__.model_validators.values()
+    if (
+        getattr(kind, "__pydantic_root_model__", False)
+        or config.get("extra") == "allow"
+        or any(each.info.mode != "after" for each in validators)
+    ):
+        return None
+    keys: set[Any] = set()
+    for name, field in kind.__pydantic_fields__.items():
+        if field.is_required():
+            return None
+        alias = field.validation_alias
+        keys |= {name, field.alias}
+        for each in getattr(alias, "choices", [alias]):
+            keys.add(getattr(each, "path", [each])[0])
+    return frozenset(keys) or None
 
 
 def reads_digits(kind: Any) -> bool:

@@ -11,13 +11,13 @@ import msgspec
 import msgspec.inspect
 
 from evbus._fit import fitted, parts
-from evbus._models import is_model, reads_digits, validated
+from evbus._models import is_model, keys_of, reads_digits, validated
 from evbus.errors import InvalidPayload
 
 # What attrs says of a number that is too small or too large.
 _COMPARED = re.compile(r"^('\w+' must be [<>]=? .*?): .*?(?=$| - at `)")
 
-__all__ = ["reader", "travels", "wants_digits"]
+__all__ = ["optional_keys", "reader", "travels", "wants_digits"]
 
 
 def travels(kind: Any) -> bool:
@@ -42,6 +42,20 @@ def wants_digits(kind: Any) -> bool:
         or (isinstance(part, msgspec.inspect.CustomType) and is_model(part.cls) and reads_digits(part.cls))
         for part in parts(msgspec.inspect.type_info(kind))
     )
+
+
+def optional_keys(kind: Any) -> frozenset[str] | None:
+    """Return the keys that objects of a class may have, if they need not have any.
+
+    None when one of them has to be there, when others mean something to the class, too, and when it has none.
+    """
+    if is_model(kind):
+        return keys_of(kind)
+    info = msgspec.inspect.type_info(kind)
+    fields = getattr(info, "fields", ())
+    if getattr(info, "tag", None) is not None or any(field.required for field in fields):
+        return None
+    return frozenset(field.encode_name for field in fields) or None
 
 
 def reader(kind: Any, *, digits: bool = False) -> Callable[[Any], Any]:

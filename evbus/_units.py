@@ -87,10 +87,15 @@ def with_units(data: Any, schema: Any, path: str = "") -> Any:
             (mark for part in parts for mark in getattr(part, "__metadata__", ()) if isinstance(mark, Unit)),
             None,
         )
+        if unit is None:
+            return data
         try:
-            return data if unit is None else number(data, unit)
+            found = number(data, unit)
         except UnitError as exc:
             raise UnitError(exc.reason, path) from None
+        if isinstance(found, str) and not _takes(parts, found):
+            raise UnitError(f"{one_line(repr(data), 40)} is no number; {unit.value}", path)
+        return found
     structs = [part for part in parts if isinstance(part, type) and issubclass(part, msgspec.Struct)]
     if isinstance(data, Mapping) and len(structs) == 1 and typing.get_origin(schema) is not dict:
         fields = {field.encode_name: field.type for field in msgspec.structs.fields(structs[0])}
@@ -99,3 +104,14 @@ def with_units(data: Any, schema: Any, path: str = "") -> Any:
             for key, value in data.items()
         }
     return data
+
+
+def _takes(parts: tuple[Any, ...], text: str) -> bool:
+    """Return whether a key may have a text as its value."""
+    if any(part is str or typing.get_origin(part) is typing.Literal for part in parts):
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return text == "null" and type(None) in parts
+    return True

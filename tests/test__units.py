@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -101,3 +101,15 @@ def test_only_keys_that_are_sizes_or_durations_have_units() -> None:
     with pytest.raises(UnitError) as caught:
         with_units({"inner": {"wait": "2x"}}, Outer)
     assert caught.value.path == ".inner.wait"
+    for text in ("1m30s", "-1s", "", "PT5S", "1,5"):
+        with pytest.raises(UnitError, match="is no number; a number of seconds is right, or one with a unit"):
+            with_units({"wait": text}, Outer)
+
+
+def test_a_key_that_takes_texts_as_well_has_them() -> None:
+    class Both(msgspec.Struct):
+        sync: Seconds | Literal["never"] = 1.0
+
+    assert with_units({"sync": "never"}, Both) == {"sync": "never"}
+    assert with_units({"sync": "2m"}, Both) == {"sync": 120.0}
+    assert with_units({"wait": "null"}, Outer) == {"wait": "null"}

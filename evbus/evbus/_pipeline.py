@@ -10,7 +10,10 @@ from evbus.errors import SettingsError, absent
 from evbus.pipeline._receiver import RECEIVER
 from evbus.types import Envelope
 
-__all__ = ["Around", "Described", "Interceptor", "around", "arrange", "before", "takes_descriptor"]
+__all__ = ["OPTIONS", "Around", "Described", "Interceptor", "around", "arrange", "before", "takes_descriptor"]
+
+#: Options without which events are others than somebody thinks, and the plugins that take them.
+OPTIONS = {"sign_keys": "sign", "event_mode": "stamp", "event_source": "stamp"}
 
 _Handle = Callable[[Envelope], Awaitable[Any]]
 

@@ -25,6 +25,13 @@ def compose(hub, settings):
     unused = sorted(name for name, entry in found.items() if not entry.optional and name not in names)
     if unused:
         log.info("pipeline plugins that the option pipeline leaves out: %s", ", ".join(unused))
+    for option, plugin in _pipeline.OPTIONS.items():
+        if plugin not in names and getattr(settings, option) not in (None, "", "binary"):
+            log.warning(
+                "the option %s does nothing, as the option pipeline does not name the plugin %s",
+                option,
+                plugin,
+            )
     hub.evbus.AROUND = _pipeline.around(_steps(hub, names, "handle", 3))
     return _pipeline.before(_steps(hub, names, "send", 2), hub.event.REGISTRY.described)
 

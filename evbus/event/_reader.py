@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from evbus._typed import reader, wants_digits
+from evbus._typed import optional_keys, reader, wants_digits
 from evbus._wrapped import unwrapped
 from evbus.errors import InvalidPayload
 from evbus.redact import one_line, problem_text
@@ -44,12 +44,16 @@ class Loader(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """How the events of one class are read of bodies of one content type."""
+    """How the events of one class are read of bodies of one content type.
+
+    :ivar keys: those that an event may have, if it need not have any.
+    """
 
     version: str
     load: Callable[[bytes], Any]
     make: Callable[[Any], Any]
     at_once: Callable[[bytes], Any] | None
+    keys: frozenset[str] | None
 
 
 class Reader:
@@ -103,6 +107,8 @@ class Reader:
         said = headers.get(VERSION) or (way.version if name is None else FIRST)
         if said != way.version:
             return way.make(_raised(spec, said, way.load(envelope.body)))
+        if way.keys is not None and name is None:
+            return way.make(_recognised(spec.cls, way.keys, way.load(envelope.body)))
         if way.at_once is not None:
             if isinstance(headers, SharedHeaders) and not (wanted.pattern and name is None):
                 self._headers, self._spec, self._at_once = headers, wanted, way.at_once
@@ -123,15 +129,16 @@ class Reader:
     def _learn(self, spec: EventSpec, kind: str) -> _Way:
         loader = self._loader_of(kind)
         make: Callable[[Any], Any] = _plain
-        load, at_once = loader.load, None
+        load, at_once, keys = loader.load, None, None
         if spec.cls is not None:
             try:
                 exact = loader.exact if wants_digits(spec.cls) else None
                 make, load = reader(spec.cls, digits=exact is not None), exact or loader.load
                 at_once = loader.typed(spec.cls) if loader.typed is not None else None
+                keys = optional_keys(spec.cls)
             except (TypeError, NameError) as exc:
                 raise InvalidPayload(f"{spec.cls.__qualname__} cannot be read: {exc}") from exc
-        way = _Way(str(spec.version), load, make, at_once)
+        way = _Way(str(spec.version), load, make, at_once, keys)
         if kind not in self._ways and len(self._ways) >= REMEMBERED:
             del self._ways[next(iter(self._ways))]
         self._ways.setdefault(kind, {})[spec.cls] = way
@@ -139,6 +146,20 @@ class Reader:
 
 
 def _plain(values: Any) -> Any:
+    return values
+
+
+def _recognised(cls: Any, keys: frozenset[str], values: Any) -> Any:
+    """Return the values of a message that does not say which event it is.
+
+    :raises InvalidPayload: nothing in it is of this event, whose fields would all have their defaults.
+    """
+    if isinstance(values, dict) and values and keys.isdisjoint(values):
+        shown = ", ".join(one_line(str(key), 40) for key in list(values)[:5])
+        raise InvalidPayload(
+            f"this is no {cls.__qualname__}: it has none of its fields, and others ({shown}); a document "
+            "around an event is read where its content type says what it is"
+        )
     return values
 
 

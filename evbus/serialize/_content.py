@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 
 from evbus._wrapped import essence, is_wrapped
-from evbus.errors import ContentDisallowed, InvalidPayload
+from evbus.errors import ContentDisallowed, InvalidPayload, SettingsError
 from evbus.redact import one_line
 
-__all__ = ["as_bytes", "choose", "refuse_pickle"]
+__all__ = ["as_bytes", "choose", "json_types", "refuse_pickle"]
 
 # Decoding these can run code of the sender's choice.
 _UNSAFE_PARTS = ("pickle", "marshal", "java-serialized")
@@ -19,6 +20,25 @@ _ALIASES = {
     "application/x-msgpack": "application/msgpack",
     "text/json": "application/json",
 }
+
+
+# RFC 9110, section 8.3.1, without the star of ranges.
+_TYPE = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]+/[a-z0-9!#$%&'+.^_`|~-]+")
+
+
+def json_types(names: Collection[str]) -> tuple[str, ...]:
+    """Return the types that the option ``json_types`` names, without their parameters.
+
+    :raises SettingsError: one of them is no type, or a pattern of types.
+    """
+    types = tuple(essence(name) for name in names)
+    for index, name in enumerate(types):
+        if not _TYPE.fullmatch(name):
+            raise SettingsError(
+                f"evbus.json_types[{index}]: {one_line(repr(name), 100)} is no content type; each is named "
+                "by itself, such as application/vnd.shop+json"
+            )
+    return types
 
 
 def choose(

@@ -16,8 +16,11 @@ def __init__(hub):
 
 
 def configure(hub, settings):
-    """Take the option ``json_types``: content types that are read as JSON, beside ``application/json``."""
-    hub.serialize.JSON_TYPES = tuple(name.lower() for name in settings.json_types or ())
+    """Take the option ``json_types``: content types that are read as JSON, beside ``application/json``.
+
+    :raises SettingsError: one of them is no content type.
+    """
+    hub.serialize.JSON_TYPES = _content.json_types(settings.json_types or ())
 
 
 def apply(hub, data) -> bytes:

@@ -190,6 +190,47 @@ def test_what_does_not_fit_is_told_with_its_path_and_the_reason(cls: Any, body: 
     assert said in refused(cls, body)
 
 
+class Lax(pydantic.BaseModel):
+    id: str = pydantic.Field("", validation_alias=pydantic.AliasChoices("number", pydantic.AliasPath("a", 0)))
+
+
+class LaxStruct(msgspec.Struct, rename="camel"):
+    order_id: str = ""
+
+
+@dataclasses.dataclass
+class Empty: ...
+
+
+class Before(pydantic.BaseModel):
+    id: str = ""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def unpack(cls, values: Any) -> Any:
+        return values.get("order", values)
+
+
+@pytest.mark.parametrize("content_type", [JSON, MSGPACK])
+def test_a_document_of_others_is_no_event_whose_fields_all_have_their_defaults(content_type: str) -> None:
+    document = {"specversion": "1.0", "type": "order", "data": {"id": "B", "order_id": "B"}}
+    encode = msgspec.json.encode if content_type == JSON else msgspec.msgpack.encode
+    kind = {"content-type": content_type}
+    for cls in (OrderPlaced, event()(Lax), event()(LaxStruct)):
+        assert refused(cls, encode(document), kind).startswith(
+            f"this is no {cls.__name__}: it has none of its fields, and others (specversion, type, data); a "
+        )
+    # What says that it is the event may be of a newer version, with other fields.
+    sent = {**kind, "evbus-message": "OrderPlaced"}
+    assert read(OrderPlaced, encode(document), sent, OrderPlaced) == OrderPlaced()
+    assert read(OrderPlaced, encode({}), kind) == OrderPlaced()
+    for known_one in ({"id": "B"}, {"number": "B"}, {"a": ["B"]}):
+        assert read(Lax, encode(known_one), kind) == Lax(number="B")
+    assert read(LaxStruct, encode({"orderId": "B", "x": 1}), kind) == LaxStruct("B")
+    assert read(event()(Empty), encode(document), kind) == Empty()
+    assert read(event()(Before), encode({"order": {"id": "B"}}), kind) == Before(id="B")
+
+
 @pytest.mark.parametrize("digits", ["12345678901234567.89", "0.1000", "1e400", "5"])
 def test_a_json_number_for_a_decimal_is_exact_in_every_class(digits: str) -> None:
     total, wanted = f'"total":{digits}', repr(decimal.Decimal(digits))

@@ -109,8 +109,17 @@ def test_a_mistake_in_the_keys_is_said_before_the_first_event(options: dict[str,
         new_hub(**options).evbus.init.settings()
 
 
-def test_keys_are_read_only_when_sign_takes_part() -> None:
+def test_keys_are_read_only_when_sign_takes_part_and_it_is_told_when_it_does_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    said = "the option sign_keys does nothing, as the option pipeline does not name the plugin sign"
     assert new_hub(sign_keys="a:short").evbus.init.settings().sign_keys == ("a:short",)
+    assert said in caplog.text
+    caplog.clear()
+    new_hub(sign_keys="a:0123456789abcdef", pipeline=["sign"], event_mode="binary").evbus.init.settings()
+    assert caplog.text == ""
+    new_hub(event_mode="structured", event_source="/shop").evbus.init.settings()
+    assert [record.getMessage().split()[2] for record in caplog.records] == ["event_mode", "event_source"]
 
 
 def test_zstd_that_is_not_installed_is_said_before_the_first_event(monkeypatch: pytest.MonkeyPatch) -> None:

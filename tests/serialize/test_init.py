@@ -138,3 +138,16 @@ def test_a_dropped_in_plugin_takes_part(room: Any, tmp_path: Path) -> None:
     room.pop.sub.extend("serialize", static=[str(tmp_path)])
     assert room.serialize.init.by_content_type("text/upper") == "upper"
     assert room.serialize.upper.load(room.serialize.upper.apply("a")) == "a"
+
+
+@pytest.mark.parametrize("name", ["application/*+json", "json", "", "*/*"])
+def test_what_is_no_content_type_is_refused_by_json_types(room: Any, name: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"evbus\.json_types\[1\]: .* is no content type; each is named by"
+    ):
+        room.serialize.init.configure(Settings(json_types=("application/x+json", name)))
+
+
+def test_parameters_of_what_json_types_names_mean_nothing(room: Any) -> None:
+    room.serialize.init.configure(Settings(json_types=("Application/vnd.shop+json; charset=utf-8",)))
+    assert room.serialize.init.by_content_type("application/vnd.shop+json") == "json"
