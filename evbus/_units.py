@@ -94,7 +94,7 @@ def with_units(data: Any, schema: Any, path: str = "") -> Any:
         except UnitError as exc:
             raise UnitError(exc.reason, path) from None
         if isinstance(found, str) and not _takes(parts, found):
-            raise UnitError(f"{one_line(repr(data), 40)} is no number; {unit.value}", path)
+            raise UnitError(f"it is no number; {unit.value}", path)
         return found
     structs = [part for part in parts if isinstance(part, type) and issubclass(part, msgspec.Struct)]
     if isinstance(data, Mapping) and len(structs) == 1 and typing.get_origin(schema) is not dict:

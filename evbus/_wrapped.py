@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from evbus import strictjson
-from evbus.errors import EvbusError, InvalidPayload
+from evbus.errors import EvbusError, InvalidHeader, InvalidPayload
 from evbus.redact import one_line
 from evbus.strictjson import MAX_DEPTH
 from evbus.types import CONTENT_TYPE, Envelope, own_headers
@@ -300,6 +300,8 @@ def wrap(envelope: Envelope) -> None:
     """Make the body a CloudEvent in JSON, of the headers ``ce-...`` and the body; the headers stay.
 
     What is JSON stands in it as it is, any other body in base64. What is in such a document stays.
+
+    :raises InvalidHeader: an attribute holds what UTF-8 cannot carry.
     """
     headers = envelope.headers
     kind = headers.get(CONTENT_TYPE, "")
@@ -318,7 +320,12 @@ def wrap(envelope: Envelope) -> None:
         members["data"] = msgspec.Raw(envelope.body)
     elif envelope.body:
         members["data_base64"] = envelope.body
-    envelope.body = _encode(members)
+    try:
+        envelope.body = _encode(members)
+    except UnicodeEncodeError:
+        raise InvalidHeader(
+            "an attribute of the CloudEvent holds a lone surrogate, which UTF-8 cannot carry"
+        ) from None
     headers[CONTENT_TYPE] = CLOUDEVENT
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evbus import _wrapped
-from evbus.errors import InvalidPayload, PayloadTooDeep
+from evbus.errors import InvalidHeader, InvalidPayload, PayloadTooDeep
 from evbus.types import Envelope, Native, NativeHeaders
 
 ATTRIBUTES = {
@@ -228,3 +228,9 @@ def test_what_is_in_a_document_or_has_no_attributes_is_not_wrapped() -> None:
         before = event.replace(headers=event.headers)
         _wrapped.wrap(event)
         assert event == before
+
+
+def test_an_attribute_that_utf_8_cannot_carry_is_refused() -> None:
+    headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "t", "ce-who": "\ud800"}
+    with pytest.raises(InvalidHeader, match="an attribute of the CloudEvent holds a lone surrogate"):
+        _wrapped.wrap(Envelope("p", "k", b"{}", headers))

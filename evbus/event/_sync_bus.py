@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from evbus._loop_thread import LoopThread
-from evbus.errors import BusStopped, SettleTimeout
+from evbus.errors import BusStopped, EvbusError
 from evbus.evbus._broker import HANDLING
 
 from ._handle import Handle
@@ -263,7 +263,7 @@ def _main_ended() -> None:
     if not others:
         _close_all()
     for each in list(_running):
-        with contextlib.suppress(SettleTimeout):
+        with contextlib.suppress(EvbusError):  # it takes longer, or somebody else has closed it
             each.settle(each.hub.evbus.init.settings().drain_timeout)
 
 
