@@ -410,6 +410,11 @@ class Listening:
                 self.tried[id(work.delivery.envelope)] = work.attempts
             self._leave(work, Delivery.give_back)
 
+    def abandon(self) -> None:
+        """Let all of it go back, what is being handled as well if that is cancelled."""
+        self._closing = True
+        self.give_back()
+
     def _take_back(self, which: Callable[[_Work], bool]) -> list[_Work]:
         return [*self._keys.take_back(which), *self._workers.take_back(which)]
 
@@ -422,8 +427,7 @@ class Listening:
 
         :param seconds: that all of this may take.
         """
-        self._closing = True
-        self.give_back()
+        self.abandon()
         end = time.monotonic() + seconds
         await self._workers.cancel(seconds)
         if self.listener.threads is not None:

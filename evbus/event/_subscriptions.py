@@ -87,9 +87,9 @@ class Entry:
                 feed.start(wanted)
 
     def abandon(self) -> None:
-        """Take nothing at all; what was not begun goes back to where it came from."""
+        """Take nothing at all; what was not begun, or is cancelled, goes back to where it came from."""
         feeds, self.feeds = self.feeds, []
-        self.listening.give_back()
+        self.listening.abandon()
         for feed in feeds:
             feed.abandon()
 

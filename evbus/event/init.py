@@ -233,10 +233,15 @@ async def stop(hub):
     patience = hub.evbus.ENGINE.patience()
     if listening:
         hurried = functools.partial(getattr, hub.evbus.ENGINE, "hurried")
-        await asyncio.gather(
-            subscriptions.pause(hurried),
-            hub.event.init.settle(math.inf, lambda: hurried() or not patience.left()),
-        )
+        try:
+            await asyncio.gather(
+                subscriptions.pause(hurried),
+                hub.event.init.settle(math.inf, lambda: hurried() or not patience.left()),
+            )
+        except asyncio.CancelledError:
+            # Nobody waits any more, as after a second Ctrl-C, and nobody else knows what is left.
+            hub.event.init.salvage()
+            raise
     hub.egress.internal.close(lambda group, events: _left(hub, group, events))
     if not listening:
         # Without a turn of the loop until here: the bus is to refuse events at once.

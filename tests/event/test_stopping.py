@@ -12,6 +12,7 @@ import pytest
 
 from evbus.event._declare import event
 from tests.evbus.kit import running
+from tests.evbus.rig import turns
 from tests.event.kit import SOON, WAIT, Book, Gate, Got, OrderPlaced, dead, go, new_hub
 
 PROFILES: dict[str, Any] = {"internal": {"*": {}}}
@@ -54,6 +55,26 @@ def test_what_was_sent_before_is_handled(concurrency: int, limit: int, tmp_path:
         assert dead(tmp_path / "dead.jsonl") == []
 
     go(main)
+
+
+def test_what_a_stop_leaves_that_is_cancelled_is_in_the_dead_store(tmp_path: Path) -> None:
+    """As by a second Ctrl-C: the event loop cancels what there is, and ends."""
+
+    async def main() -> None:
+        hub, gate = hub_of(tmp_path), Gate(lambda event: event.number)
+        starting = asyncio.ensure_future(hub.evbus.init.start(PROFILES))
+        await hub.evbus.init.join()
+        hub.event.init.subscribe(Step, gate.on)
+        for number in range(5):
+            await hub.event.init.send(Step(number))
+        await gate.entered(1)
+        stopping = asyncio.ensure_future(hub.evbus.init.stop())
+        await turns(5)
+        assert not starting.done()
+        assert not stopping.done()
+
+    asyncio.run(main())
+    assert sorted(line["body"]["number"] for line in dead(tmp_path / "dead.jsonl")) == [0, 1, 2, 3, 4]
 
 
 def test_what_listeners_send_while_it_stops_is_handled(tmp_path: Path) -> None:
