@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn, cast
 
 from pop_config import conf as pop_conf
 
@@ -28,6 +28,8 @@ __all__ = ["run"]
 
 log = logging.getLogger("evbus")
 
+CONFIG: Any = conf.CONFIG
+CLI_CONFIG: Any = conf.CLI_CONFIG
 #: The sections of a configuration file that are read.
 SECTIONS = ("evbus", "pop_config")
 #: What else may stand beside them: pop-config reads further files.
@@ -51,7 +53,48 @@ EXIT_CODES = """exit codes:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that takes durations with their unit; those of the subcommands are of the same class."""
+    """A parser that takes durations with their unit, and says of a mistake what would be right.
+
+    Those of the subcommands are of the same class.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        if {"--config-template", "--versions-report"} & set(sys.argv):
+            for action in self._actions:
+                action.required = False
+        return super().parse_known_args(args, namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            command = getattr(found, "_subparser_", None)
+            self._parser_of(command)._refuse(rest[0], command)
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"{self.prog}: {message}; {self.prog} --help says more\n")
+
+    def _refuse(self, argument: str, command: str | None) -> NoReturn:
+        written = argument.partition("=")[0]
+        if not written.startswith("-"):
+            self.error(f"{written!r} is one argument too many")
+        if written in self._option_string_actions:
+            self.error(f"{written} is an option of the command, and stands behind it")
+        if command and _name(written) in CONFIG and _name(written) not in CLI_CONFIG:
+            self.error(f"{written} is no option of the command line, but {_elsewhere(_name(written))}")
+        known = [one for one in self._option_string_actions if one.startswith("--")]
+        self.error(f"there is no option {written}{nearest(written, known)}")
+
+    def _parser_of(self, command: str | None) -> _Parser:
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and command in action.choices:
+                return cast("_Parser", action.choices[command])
+        return self
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            self.error(f"there is no command {value!r}{nearest(value, action.choices)}")
+        super()._check_value(action, value)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         if action.dest == "drain_timeout":
@@ -60,6 +103,17 @@ class _Parser(argparse.ArgumentParser):
             except UnitError as exc:
                 raise argparse.ArgumentError(action, str(exc)) from None
         return super()._get_value(action, arg_string)
+
+
+def _name(written: str) -> str:
+    """Return the name of the option that is written ``--so-on``."""
+    return written.lstrip("-").replace("-", "_")
+
+
+def _elsewhere(name: str) -> str:
+    """Return where an option of evbus can be given beside the command line."""
+    variable = CONFIG[name].get("os")
+    return f"stands in the section evbus of a configuration file{f', or in {variable}' if variable else ''}"
 
 
 class _Unset(list[Any]):
@@ -152,6 +206,7 @@ def _configure(hub: Any) -> None:
     with _without_pip():
         hub.pop.sub.add(dyne_name="config")
         _read_empty(hub)
+        _leave_out_arguments(hub)
         _set_parser(hub)
         hub.pop.config.load(["evbus"], cli="evbus", logs=False)
     _set_own(hub)
@@ -163,7 +218,7 @@ def _configure(hub: Any) -> None:
             "a section" if len(others) == 1 else "sections",
             ", ".join(others),
         )
-    own = [key for key in hub.OPT.evbus if key not in conf.CONFIG]
+    own = [key for key in hub.OPT.evbus if key not in CONFIG]
     if own:
         hub.evbus.init.refuse_unknown(own)
 
@@ -197,6 +252,18 @@ def _set_parser(hub: Any) -> None:
     )
 
 
+def _leave_out_arguments(hub: Any) -> None:
+    """Let ``--config-template`` leave out what stands behind a command and is no option."""
+    template = hub.config.template.get
+    get = template.func
+    template.func = lambda hub, options: {
+        section: {
+            name: value for name, value in part.items() if not CLI_CONFIG.get(name, {}).get("positional")
+        }
+        for section, part in get(hub, options).items()
+    }
+
+
 def _read_empty(hub: Any) -> None:
     """Let pop-config read a file, or sections, in which everything is commented out: it dies of them."""
     render = hub.render.yaml.render
@@ -211,17 +278,16 @@ def _set_own(hub: Any) -> None:
     given = {
         name: os.environ[_own.environment(name)]
         for name in hub.OPT.evbus
-        if name not in conf.CONFIG and _own.environment(name) in os.environ
+        if name not in CONFIG and _own.environment(name) in os.environ
     }
     for option in hub.OPT.evbus.get("set") or ():
         name, equals, value = option.partition("=")
         if not equals or not name:
             raise SettingsError(f"--set {option!r}: an option is given as name=value")
-        if name in conf.CONFIG:
-            raise SettingsError(
-                f"--set {option!r}: this is an option of evbus itself: --{name.replace('_', '-')}, or "
-                "in a configuration file"
-            )
+        if name in CONFIG:
+            taken = hub.SUBPARSER in CLI_CONFIG.get(name, {}).get("subcommands", ())
+            way = f"is given as --{name.replace('_', '-')}" if taken else _elsewhere(name)
+            raise SettingsError(f"--set {option!r}: this is an option of evbus itself, which {way}")
         given[name] = value
     if given:
         hub.OPT = hub.pop.data.imap({**plain(hub.OPT), "evbus": {**plain(hub.OPT.evbus), **given}})
@@ -259,7 +325,7 @@ def _check_file() -> dict[str, Any]:
         return {}
     sections = _profiles.load_yaml(pathlib.Path(path))
     for name, part in sections.items():
-        if name in conf.CONFIG and (name == "profiles" or not isinstance(part, dict)):
+        if name in CONFIG and (name == "profiles" or not isinstance(part, dict)):
             raise SettingsError(
                 f"{path}: {name}: this is an option of the section evbus, and stands below 'evbus:'"
             )
@@ -267,9 +333,9 @@ def _check_file() -> dict[str, Any]:
             raise SettingsError(
                 f"{path}: {name}: there is no such section{nearest(str(name).lower(), SECTIONS)}"
             )
-    for name in SECTIONS:
-        if not isinstance(sections.get(name) or {}, dict):
-            raise SettingsError(f"{path}: {name}: this is a mapping of options to values")
+    for name, part in sections.items():
+        if name not in INCLUDES and not isinstance(part or {}, dict):
+            raise SettingsError(f"{path}: {name}: a section is a mapping of options to values")
     for name in sections.get("pop_config") or ():
         if name not in pop_conf.CONFIG:
             raise SettingsError(

@@ -306,7 +306,7 @@ SUBCOMMANDS = {
         "input was refused, 130 stopped at once by a second signal.",
     },
     "tail": {
-        "help": "The same, and print what reaches the internal queues",
+        "help": "Read events as run does, and print what reaches the internal queues",
         "desc": "Read events as 'evbus run' does and print every body that reaches an internal queue, behind "
         "its routing key. Without profiles every event goes to the internal queue of its routing key. Exit "
         "codes: those of 'evbus run'.",

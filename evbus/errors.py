@@ -70,10 +70,10 @@ def nearest(name: object, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``.
 
     When nothing is close, the known names are listed instead (at most ten), and nothing at all is
-    said when there are none.
+    said when there are none. A name that is there, and is not what it should be, is not proposed.
     """
-    names = sorted(set(known))
     written = str(name)
+    names = sorted(set(known) - {written})
     close = difflib.get_close_matches(written, names, n=3, cutoff=cutoff)
     if close:
         # Of host, hosts is as close as vhost, and more likely meant: ends are forgotten first.

@@ -15,6 +15,8 @@ from evbus.errors import nearest
         ("usr", ["url", "user"], "; did you mean 'user'?"),
         ("colour", ["url", "user"], "; known: url, user"),
         ("colour", [], ""),
+        ("default", ["default"], ""),
+        ("default", ["default", "defaults"], "; did you mean 'defaults'?"),
     ],
 )
 def test_the_nearest_name_is_the_one_that_was_meant(written: str, known: list[str], said: str) -> None:

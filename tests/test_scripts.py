@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from evbus.version import version
 from tests.command.kit import INTERNAL, ROOT, Shell
@@ -45,16 +46,35 @@ def test_every_command_documents_its_exit_codes(shell: Shell, command: str) -> N
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (("rum",), "argument COMMAND: invalid choice: 'rum'"),
-        (("run", "--bogus"), "unrecognized arguments: --bogus"),
+        (("rum",), "evbus: there is no command 'rum'; did you mean 'run'?; evbus --help says more"),
+        (("--quite",), "evbus: there is no option --quite; known: --config, "),
+        (("--quiet", "put", "1"), "evbus put: --quiet is an option of the command, and stands behind it;"),
+        (("run", "--quite"), "evbus run: there is no option --quite; did you mean '--quiet'?; evbus run "),
+        (("put", "1", "--max-body=2"), "evbus put: --max-body is no option of the command line, but stands"),
+        (("put", "1", "2"), "evbus put: '2' is one argument too many;"),
         (("run", "--drain-timeout", "soon"), "argument --drain-timeout: invalid float value: 'soon'"),
-        (("put",), "the following arguments are required: body"),
+        (("put",), "evbus put: the following arguments are required: body;"),
+        (("put", "1", "--set", "queue_limit=2"), "in the section evbus of a configuration file, or in EVB"),
+        (("put", "1", "--set", "quiet=2"), "this is an option of evbus itself, which is given as --quiet"),
+        (
+            ("put", "1", "-p", "p.yml", "--drain-timeout", "-1"),
+            "evbus: evbus.drain_timeout: it must be a number from 0 on",
+        ),
     ],
 )
-def test_wrong_options_are_usage_errors(shell: Shell, args: tuple[str, ...], sentence: str) -> None:
+def test_wrong_options_are_told_in_one_line(shell: Shell, args: tuple[str, ...], sentence: str) -> None:
     done = shell.run(*args)
     assert done.returncode == 2
     assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_template_of_options_needs_no_arguments_and_holds_none(shell: Shell) -> None:
+    done = shell.run("put", "--config-template")
+    assert done.returncode == 0
+    options = yaml.safe_load(done.stdout)["evbus"]
+    assert options["drain_timeout"] == 20.0
+    assert options.keys().isdisjoint({"body", "input", "store", "subsystem"})
 
 
 def test_options_come_from_a_configuration_file_and_the_environment(shell: Shell) -> None:
@@ -73,7 +93,8 @@ def test_options_come_from_a_configuration_file_and_the_environment(shell: Shell
     [
         (None, "c.yml: the file cannot be read: No such file or directory"),
         ("evbus: [\n", "c.yml: line 2, column 1: not valid YAML"),
-        ("evbus: 3\n", "c.yml: evbus: this is a mapping of options to values"),
+        ("evbus: 3\n", "c.yml: evbus: a section is a mapping of options to values"),
+        ("acct: 3\n", "c.yml: acct: a section is a mapping of options to values"),
         ("evbus: {dead_stor: x}\n", "evbus.dead_stor: there is no such option; did you mean 'dead_store'?"),
         ("evbus: {queue_limit: many}\n", "evbus.queue_limit: expected int"),
     ],

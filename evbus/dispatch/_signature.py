@@ -179,14 +179,19 @@ class _Reader:
         signature = signature_of(found.source)
         parameters = list(signature.parameters.values())
         first = parameters[0].name if parameters else ""
+        if found.skip and (not first or parameters[0].kind not in (*_NAMED, Parameter.VAR_POSITIONAL)):
+            method = found.method
+            raise self.error(f"its {method} has no parameter for its object; write {method}(self, message)")
         if first == "self" and not found.skip and in_class(found.source):
             raise self.error("it is a method without its object; bind the method of an object, or the class")
+        # The object goes into *parameters as well, before the message.
+        skip = found.skip if not first or parameters[0].kind in _NAMED else 0
         # What a partial was given by keyword is settled, though inspect shows it as a default.
         settled = found.source.keywords if isinstance(found.source, functools.partial) else {}
         names = namespaces(found.source, self.message)
         parameters = [
             one.replace(annotation=resolved(one.annotation, names))
-            for one in parameters[found.skip :]
+            for one in parameters[skip:]
             if one.name not in settled or one.name in given
         ]
         return parameters, resolved(signature.return_annotation, names)

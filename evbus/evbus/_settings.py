@@ -249,6 +249,9 @@ def read_settings(options: Mapping[str, Any], own: Mapping[str, Any] | None = No
         raise SettingsError(f"evbus{exc.path}: {exc.reason}") from None
     except msgspec.ValidationError as exc:
         reason, path = explain(exc, Settings)
+        name, _, rest = reason.partition(" ")
+        if not path and name in OPTIONS:
+            path, reason = f".{name}", f"it {rest}"
         raise SettingsError(f"evbus{path}: {reason}") from None
 
 

@@ -29,9 +29,10 @@ async def profiles(hub, acct_file=None, acct_key=None, acct_data=None, **kwargs)
     :raises ProfileError: the file, the path of the key, and what would be right.
     """
     if acct_file is None and acct_data is None:
+        # A hub whose options pop-config has not read has none from the environment.
         options = (hub.OPT or {}).get("evbus") or {}
-        acct_file = options.get("profiles") or options.get("acct_file")
-        acct_key = acct_key or options.get("acct_key")
+        acct_file = options.get("profiles") or options.get("acct_file") or os.environ.get("EVBUS_PROFILES")
+        acct_key = acct_key or options.get("acct_key") or os.environ.get("ACCT_KEY")
     source = "acct_data"
     if acct_file and acct_data is None:
         acct_data, source = await _written(hub, acct_file, acct_key, kwargs)

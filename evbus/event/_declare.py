@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
+import unicodedata
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType, FunctionType
@@ -191,7 +192,7 @@ def event(
     :param version: of its fields. A message of an older version goes through ``upcast`` first.
     :param upcast: ``upcast(version, values)`` returns the values as the present version has them.
     :raises HandlerSignatureError: the class cannot travel; names the field and its type. Or the name cannot:
-        more than 255 bytes of UTF-8, or ``*``, ``#`` or ``>`` as a word between dots.
+        more than 255 bytes of UTF-8, a control character, or ``*``, ``#`` or ``>`` as a word between dots.
     """
 
     def decorate(cls: _Class) -> _Class:
@@ -231,6 +232,13 @@ def _check_name(name: str, what: str) -> None:
     if len(name.encode("utf-8", "surrogatepass")) > LONGEST:
         raise HandlerSignatureError(
             f"{what}: the name {name[:40]!r}... has more than {LONGEST} bytes of UTF-8, the limit of AMQP"
+        )
+    # RabbitMQ takes line breaks out of the names of queues, STOMP has no NUL, and UTF-8 no surrogates.
+    odd = next((one for one in name if unicodedata.category(one) in ("Cc", "Cs")), "")
+    if odd:
+        raise HandlerSignatureError(
+            f"{what}: the name {name!a} holds U+{ord(odd):04X}, and brokers do not all keep control "
+            "characters and surrogates in names; leave it out"
         )
     if REST in name.split("."):
         raise HandlerSignatureError(

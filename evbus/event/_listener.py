@@ -200,6 +200,12 @@ def _check_class(cls: Any, full_name: str, injector: Injector) -> Wants:
     on = getattr(cls, "on", None)
     if not callable(on) or on is EventListener.on:
         raise HandlerSignatureError("it has no on(self, event)", handler=full_name)
+    try:
+        inspect.signature(_unmade(cls))
+    except ValueError:
+        raise HandlerSignatureError(
+            "its on has no parameter for its object; write on(self, event)", handler=full_name
+        ) from None
     parameters = [one for one in inspect.signature(cls).parameters.values() if one.name != "hub"]
     init = cls.__init__
     wants, strange = read_wants(parameters, init if inspect.isfunction(init) else cls, injector, full_name)

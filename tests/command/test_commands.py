@@ -135,7 +135,7 @@ def test_demo_refuses_negative_numbers(shell: Shell) -> None:
             "pop_config: {log_levle: info}\n",
             "c.yml: pop_config.log_levle: there is no such option; did you mean 'log_level'?",
         ),
-        ("evbus: [1]\n", "c.yml: evbus: this is a mapping of options to values"),
+        ("evbus: [1]\n", "c.yml: evbus: a section is a mapping of options to values"),
         ("pop_config: {log_level: loud}\n", "log_level: there is no level 'loud'; known: "),
     ],
 )
@@ -200,7 +200,7 @@ def test_options_of_a_plugin_come_from_file_environment_and_command_line(shell: 
         ("pii_limit", "--set 'pii_limit': an option is given as name=value"),
         (
             "drain_timeout=3",
-            "--set 'drain_timeout=3': this is an option of evbus itself: --drain-timeout, or ",
+            "--set 'drain_timeout=3': this is an option of evbus itself, which is given as --drain-timeout",
         ),
     ):
         done = shell.run(*put, "--set", wrong)

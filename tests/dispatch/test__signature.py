@@ -242,6 +242,24 @@ def test_the_parameter_annotated_as_the_message_takes_it(handler: Any) -> None:
     assert call(handler, given={"repo": REPO}) == (REPO, ORDER)
 
 
+def test_a_method_without_a_parameter_for_its_object_is_refused() -> None:
+    class Keywords:
+        async def handle(**message: Any) -> None: ...
+
+    class Nothing:
+        async def __call__() -> None: ...
+
+    class Star:
+        async def handle(*everything: Any) -> Any:
+            return everything[1]
+
+    for kind, method in ((Keywords, "handle"), (Nothing, "__call__")):
+        assert refusal(kind) == (
+            f"its {method} has no parameter for its object; write {method}(self, message)"
+        )
+    assert call(Star) is ORDER
+
+
 def test_keywords_alone_take_no_message() -> None:
     assert refusal(keywords) == (
         "it takes keywords alone, and would be called without the message; write a parameter for it, or none "

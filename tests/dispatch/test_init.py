@@ -99,7 +99,7 @@ def test_a_number_of_workers_that_is_none_is_refused_and_nothing_started(hub: An
 def test_a_bad_option_is_refused_at_start() -> None:
     hub = new_hub(engine_workers=-1)
     assert failure(SettingsError, hub.dispatch.init.start) == (
-        "evbus: engine_workers must be a number from 0 on"
+        "evbus.engine_workers: it must be a number from 0 on"
     )
     hub = new_hub(error_callback_ref="no.such.fn")
     assert failure(SettingsError, hub.dispatch.init.start).startswith(

@@ -347,3 +347,14 @@ def test_profiles_may_stand_in_the_options(hub: Any) -> None:
     assert contexts == {"internal": {"a": {"routing_key": "x"}, "b": {}}}
     with pytest.raises(ProfileError, match=r"^evbus\.profiles: internl: no ingress plugin accepts"):
         asyncio.run(hub.evbus.acct.load({"internl": {"a": {}}}))
+
+
+def test_a_hub_that_has_no_options_takes_file_and_key_from_the_environment(
+    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "p.fernet"
+    key = encrypt(path, DATA, "fernet")
+    monkeypatch.setenv("EVBUS_PROFILES", str(path))
+    monkeypatch.setenv("ACCT_KEY", key)
+    assert profiles(hub)["internal"] == [{"orders.*": {"routing_key": "orders"}}, {"default": {}}]
+    assert profiles(hub, acct_data={}) == {}

@@ -353,6 +353,11 @@ HEAD = (
             ),
         ),
         (
+            "@event_listener(OrderPlaced)\nclass Shop(EventListener):\n    def on(**event): ...",
+            3,
+            "the handler {module}.Shop: its on has no parameter for its object; write on(self, event)",
+        ),
+        (
             "@event_listener(OrderPlaced)\nclass Shop(EventListener):\n    def handle(self, event): ...",
             3,
             "the handler {module}.Shop: it has no on(self, event)",
@@ -390,7 +395,7 @@ HEAD = (
         ),
     ],
     ids=[
-        *("empty", "undecorated", "signature", "method", "no method", "other", "other base"),
+        *("empty", "undecorated", "signature", "method", "no self", "no method", "other", "other base"),
         *("construction", "no event", "option"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,23 @@ def test_a_name_has_255_bytes_at_most(name: str) -> None:
         event_listener(name)
     event(name[1:])(Order)
     event_listener(name[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [("a\nb", "U+000A"), ("a\r", "U+000D"), ("\0", "U+0000"), ("a\x85b", "U+0085"), ("a\ud800", "U+D800")],
+)
+def test_a_name_holds_nothing_that_a_broker_leaves_out(hub: Any, name: str, held: str) -> None:
+    @dataclass
+    class Order:
+        number: int
+
+    def on(event: Any) -> None: ...
+
+    with pytest.raises(HandlerSignatureError, match=f"the event .*Order: .* holds {re.escape(held)},"):
+        event(name)(Order)
+    with pytest.raises(HandlerSignatureError, match=f"a listener: .* holds {re.escape(held)},"):
+        hub.event.init.subscribe(name, on)
 
 
 @pytest.mark.parametrize("name", ["a*", "order.#1", "a>b.c", "*/#", "bestellung.geändert", "o'brien?=%$"])
