@@ -35,6 +35,7 @@ __all__ = [
     "Retries",
     "SubscribeOptions",
     "check_options",
+    "declared",
     "event",
     "event_listener",
     "listener_spec",
@@ -59,6 +60,8 @@ _Class = TypeVar("_Class", bound=type)
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 _Event = TypeVar("_Event")
 
+#: The classes with ``@event``, by the names of their events.
+_DECLARED: dict[str, weakref.WeakSet[type]] = {}
 #: The names of modules with listeners, and those listeners that somebody has subscribed, or was told of.
 MODULES: set[str] = set()
 SUBSCRIBED: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -213,6 +216,7 @@ def event(
             )
         spec = EventSpec(cls, name or cls.__name__, durable, broadcast, version, upcast)
         setattr(cls, _EVENT, spec)
+        _DECLARED.setdefault(spec.name, weakref.WeakSet()).add(cls)
         return cls
 
     if isinstance(name, type):
@@ -261,6 +265,21 @@ def spec_of(cls: Any) -> EventSpec | None:
     found = vars(cls).get(_EVENT) if isinstance(cls, type) else None
     # The slots of a dataclass make another class of the same name, which has what was set on the first.
     return found if isinstance(found, EventSpec) else None
+
+
+def declared(name: str) -> type | None:
+    """Return the class of this process that ``@event`` gave a name, None when there is none, or several."""
+    classes = list(_DECLARED.get(name, ()))
+    if len(classes) != 1:
+        return None
+    (cls,) = classes
+    for base in cls.__bases__:
+        below: list[type] = type.__subclasses__(base)
+        for each in below:
+            # The slots of a dataclass above ``@event`` have made another class, which has what the first has.
+            if each is not cls and spec_of(each) is spec_of(cls):
+                return each
+    return cls
 
 
 def event_listener(

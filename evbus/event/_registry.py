@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from evbus._topics import is_pattern
 from evbus.errors import HandlerExists, HandlerSignatureError, InvalidHeader
 from evbus.types import Envelope, StandingHeaders
 
-from ._declare import EventSpec, ListenerSpec, spec_of
+from ._declare import EventSpec, ListenerSpec, declared, spec_of
 from ._reader import NAME, VERSION
 from ._shape import check_fields
 
@@ -99,6 +100,17 @@ class Registry:
     def named(self, name: str) -> EventSpec | None:
         """Return the event of a name, None when no class has it."""
         return self._by_name.get(name)
+
+    def found(self, name: str) -> EventSpec | None:
+        """Return the event of a name, also one that was only declared, if one class alone was.
+
+        None as well when the class cannot be read: who has said no more than the name gets plain values.
+        """
+        known = self._by_name.get(name)
+        if known is None and (cls := declared(name)) is not None:
+            with contextlib.suppress(HandlerSignatureError):
+                return self.of(cls)
+        return known
 
     def described(self, envelope: Envelope) -> EventSpec | None:
         """Return the event that an envelope holds, None when none was sent with it, or none is known."""

@@ -22,7 +22,8 @@ class Unheard:
     """Counts events that came to a queue of this process from which nobody takes.
 
     :param listened: returns the names of the events that listeners want, each with the names of these.
-    :param elsewhere: returns whether somebody else gets an event: another queue, or another process.
+    :param elsewhere: returns whether somebody else gets an event, or counts it: another queue, process, or
+        profile than the one that is named.
     :param changes: returns how often a listener came or went.
     :ivar counts: of each name, since the hub was made.
     """
@@ -30,7 +31,7 @@ class Unheard:
     def __init__(
         self,
         listened: Callable[[], Mapping[str, list[str]]],
-        elsewhere: Callable[[Envelope], bool],
+        elsewhere: Callable[[Envelope, str], bool],
         changes: Callable[[], int],
     ) -> None:
         self.counts: Counter[str] = Counter()
@@ -52,11 +53,11 @@ class Unheard:
         """Return how many of each name there were in this run."""
         return dict(self.counts - self._before)
 
-    def take(self, events: list[Envelope]) -> None:
-        """Look at events of one routing key and one profile."""
+    def take(self, events: list[Envelope], profile: str) -> None:
+        """Look at events of one routing key that came through one profile."""
         # What was put and not sent as an event may be for who asks for its queue later.
         name = events[0].headers.get(NAME)
-        if name is None or self._elsewhere(events[0]):
+        if name is None or self._elsewhere(events[0], profile):
             return
         changes = self._changes()
         if changes != self._silent[0]:

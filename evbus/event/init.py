@@ -32,11 +32,11 @@ def __init__(hub):
         return
     hub.event.REGISTRY = _registry.Registry()
     hub.event.KINDS = hub.event.REGISTRY.kinds
-    hub.event.READER = _reader.Reader(lambda kind: _loader(hub, kind), hub.event.REGISTRY.named)
+    hub.event.READER = _reader.Reader(lambda kind: _loader(hub, kind), hub.event.REGISTRY.found)
     hub.event.SUBSCRIPTIONS = _subscriptions.Subscriptions(lambda: hub.evbus.init.settings().drain_timeout)
     hub.event.UNHEARD = _unheard.Unheard(
         lambda: _listened(hub),
-        lambda envelope: _elsewhere(hub, envelope),
+        lambda *about: _elsewhere(hub, *about),
         lambda: hub.event.SUBSCRIPTIONS.changes,
     )
     hub.event.FILES = set()
@@ -106,9 +106,8 @@ def subscribe(
     It need not be awaited, and may be. ``await hub.event.init.ready()`` returns when a broker has it.
 
     :param event_type_or_name: the class, or a name, or a pattern of names (``order.*``, ``order.#``): what
-        comes then is plain values, as long as this hub knows no class of that name. It does from the moment
-        when one is sent, or listened to by its class.
-        It may be called ``event_type``, or ``event``, as well.
+        comes then is plain values as long as there is no class of that name, or several were declared and
+        none of them was sent or listened to. It may be called ``event_type``, or ``event``, as well.
     :param callback: a function of the event, or of ``(hub, event)``, plain or asynchronous; or a class
         deriving ``EventListener``. A parameter ``envelope`` gets the headers and what else came with it.
     :param name: those of one name share the events, in this process and others; default: that of the function
@@ -295,11 +294,16 @@ def _listened(hub):
     return found
 
 
-def _elsewhere(hub, envelope):
-    """Return whether an event goes to other lanes than those of this process, or is consumed by its key."""
+def _elsewhere(hub, envelope, profile):
+    """Return whether an event goes to other lanes than those of this process, or is consumed by its key.
+
+    Or to another profile of this process before this one, which counts it.
+    """
     lanes = hub.evbus.ENGINE.lanes_of(envelope.profile)
-    return any(lane.key.plugin != "internal" for lane in lanes) or any(
-        envelope.routing_key in taps for taps in hub.ingress.TAPS.values()
+    return (
+        any(lane.key.plugin != "internal" for lane in lanes)
+        or any(envelope.routing_key in taps for taps in hub.ingress.TAPS.values())
+        or (bool(lanes) and lanes[0].key.profile != profile)
     )
 
 

@@ -152,7 +152,7 @@ class BodyQueue(asyncio.Queue[bytes]):
         return await super().get()
 
 
-def _ignore(_events: list[Envelope]) -> None:
+def _ignore(_events: list[Envelope], _profile: str) -> None:
     pass
 
 
@@ -160,14 +160,14 @@ class Queues(dict["str | None", BodyQueue]):
     """Queues by routing key; one that is empty goes away when nobody has it.
 
     :ivar untold: bodies that were dropped, and that are in no lane's counters yet.
-    :ivar on_unwanted: is told of events in queues that nobody has asked for.
+    :ivar on_unwanted: is told of events in queues that nobody has asked for, and of their profile.
     """
 
     def __init__(self, weight: Weight) -> None:
         super().__init__()
         self._weight = weight
         self.untold = 0
-        self.on_unwanted: Callable[[list[Envelope]], None] = _ignore
+        self.on_unwanted: Callable[[list[Envelope], str], None] = _ignore
         self._told: set[str] = set()
         self._sweep = SWEEP
 
@@ -210,7 +210,9 @@ def queue(queues: Queues, routing_key: str | None) -> BodyQueue:
     return found
 
 
-async def put_all(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> list[Unavailable | None]:
+async def put_all(
+    queues: Queues, taps: Taps, limit: int, events: list[Envelope], profile: str = ""
+) -> list[Unavailable | None]:
     """Put ``events`` on their queues, in order; wait for room.
 
     Nobody reading is no fault of an event's: what finds no room within :data:`PATIENCE` is tried again,
@@ -226,7 +228,7 @@ async def put_all(queues: Queues, taps: Taps, limit: int, events: list[Envelope]
             for part in [run] if key in taps else [[event] for event in run]:
                 left = part
                 while left:
-                    put = await _put_some(queues, taps, limit, most, key, left, deadline)
+                    put = await _put_some(queues, taps, limit, most, key, left, deadline, profile)
                     done += put
                     left = left[put:]
     except asyncio.TimeoutError:
@@ -236,7 +238,14 @@ async def put_all(queues: Queues, taps: Taps, limit: int, events: list[Envelope]
 
 
 async def _put_some(
-    queues: Queues, taps: Taps, limit: int, most: int, key: str, events: list[Envelope], deadline: float
+    queues: Queues,
+    taps: Taps,
+    limit: int,
+    most: int,
+    key: str,
+    events: list[Envelope],
+    deadline: float,
+    profile: str,
 ) -> int:
     """Put the first of ``events``, which have one routing key; return how many."""
     subscribed = taps.get(key)
@@ -244,7 +253,7 @@ async def _put_some(
         target = queues[key or None]
         await _put(target, limit, events[0].body, deadline)
         if not target.wanted:
-            queues.on_unwanted(events[:1])
+            queues.on_unwanted(events[:1], profile)
         if not limit:
             queues.untold += queues.trim(key, target)
         return 1
@@ -283,7 +292,7 @@ async def _put(target: BodyQueue, limit: int, body: bytes, deadline: float) -> N
         target.put_nowait(body)
 
 
-def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> int:
+def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope], profile: str = "") -> int:
     """Put the bodies of ``events`` on their queues, in order, or the envelopes into their subscriptions.
 
     :returns: how many bodies were dropped, the oldest of queues that nobody takes from.
@@ -314,7 +323,7 @@ def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope]) -> i
             target.put_all([event.body for event in run])
             dropped += queues.trim(key, target)
             if not target.wanted:
-                queues.on_unwanted(run)
+                queues.on_unwanted(run, profile)
     return dropped
 
 

@@ -45,6 +45,7 @@ async def publish(hub, ctx, routing_key, body, headers=None):
         _taps(hub, ctx),
         ctx.profile.limit,
         [Envelope(ctx.name, routing_key, body, headers or {})],
+        ctx.name,
     )
     if outcomes[0] is not None:
         raise outcomes[0]
@@ -52,7 +53,7 @@ async def publish(hub, ctx, routing_key, body, headers=None):
 
 async def publish_batch(hub, ctx, events):
     """Put the bodies of many events on their queues."""
-    return await _internal.put_all(hub.ingress.INTERNAL, _taps(hub, ctx), ctx.profile.limit, events)
+    return await _internal.put_all(hub.ingress.INTERNAL, _taps(hub, ctx), ctx.profile.limit, events, ctx.name)
 
 
 def publish_nowait(hub, ctx, events):
@@ -60,4 +61,4 @@ def publish_nowait(hub, ctx, events):
 
     :returns: how many bodies were dropped for them, in queues that nobody has asked for.
     """
-    return _internal.put_now(hub.ingress.INTERNAL, _taps(hub, ctx), ctx.profile.limit, events)
+    return _internal.put_now(hub.ingress.INTERNAL, _taps(hub, ctx), ctx.profile.limit, events, ctx.name)

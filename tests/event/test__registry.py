@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from typing import Any
 
 import pytest
@@ -36,12 +37,76 @@ class Deep(Plain):
     pass
 
 
+@event("registry.Left")
+@dataclasses.dataclass
+class Declared:
+    id: int = 0
+
+
 def test_an_event_is_known_by_its_class_and_its_name() -> None:
     registry = Registry()
     assert registry.named("OrderPlaced") is None
     assert registry.of(OrderPlaced) is known(OrderPlaced)
     assert registry.of(OrderPlaced) is registry.named("OrderPlaced")
     assert [spec.name for spec in registry] == ["OrderPlaced"]
+
+
+def test_a_class_that_is_only_declared_is_found_by_its_name() -> None:
+    registry = Registry()
+    assert registry.named("registry.Left") is None
+    found = registry.found("registry.Left")
+    assert found is not None
+    assert found.cls is Declared
+    assert registry.named("registry.Left") is found
+    assert registry.found("registry.nothing") is None
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_the_class_is_the_one_that_its_slots_made(above: bool) -> None:
+    class Own:
+        id: int = 0
+
+    def slots(cls: Any) -> Any:
+        return dataclasses.dataclass(slots=True)(cls)
+
+    name = f"registry.slots.{above}"
+    made = event(name)(slots(Own)) if above else slots(event(name)(Own))
+    found = Registry().found(name)
+    assert found is not None
+    assert found.cls is made
+
+
+def test_two_classes_of_one_name_are_none_until_one_is_used() -> None:
+    def make() -> Any:
+        @event("registry.twice")
+        @dataclasses.dataclass
+        class Twice:
+            id: int = 0
+
+        return Twice
+
+    first, second = make(), make()
+    registry = Registry()
+    assert registry.found("registry.twice") is None
+    assert registry.of(second) is registry.found("registry.twice")
+    del first
+
+
+def test_a_class_that_nobody_has_any_more_is_forgotten() -> None:
+    event("registry.gone")(dataclasses.make_dataclass("Gone", [("id", int)]))
+    gc.collect()
+    assert Registry().found("registry.gone") is None
+
+
+def test_a_class_that_cannot_be_read_is_not_found() -> None:
+    @event("registry.torn")
+    @dataclasses.dataclass
+    class Torn:
+        nothing: "NoSuchName"  # type: ignore[name-defined]  # noqa: F821, UP037
+
+    assert Registry().found("registry.torn") is None
+    with pytest.raises(HandlerSignatureError):
+        Registry().of(Torn)
 
 
 def test_registries_share_nothing() -> None:

@@ -8,6 +8,7 @@ import dataclasses
 import datetime as dt
 import logging
 import threading
+import uuid
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -160,18 +161,47 @@ def test_a_listener_on_a_base_gets_its_subclasses_only_when_asked() -> None:
     go(main)
 
 
-def test_a_listener_to_a_name_gets_plain_values_until_its_class_is_known() -> None:
+@pytest.mark.parametrize("listened", ["declared.{}", "declared.*"])
+@pytest.mark.parametrize("use", [False, True])
+def test_a_listener_to_a_name_gets_plain_values_until_its_class_is_declared(listened: str, use: bool) -> None:
+    name = f"declared.{uuid.uuid4().hex}"
+
     async def main() -> None:
         early, late = Got(), Got()
         async with listening() as hub:
-            hub.event.init.subscribe("OrderPlaced", early.on)
-            await hub.evbus.broker.put(routing_key="OrderPlaced", body={"id": "x"})
+            hub.event.init.subscribe(listened.format(name.split(".")[1]), early.on)
+            await hub.evbus.broker.put(routing_key=name, body={"id": "x"})
             await settled(hub)
-            await hub.event.init.send(OrderPlaced())
-            hub.event.init.subscribe("OrderPlaced", late.on)
-            await hub.evbus.broker.put(routing_key="OrderPlaced", body={"id": "x"})
-        assert early == [{"id": "x"}, OrderPlaced(), OrderPlaced("x")]
-        assert late == [OrderPlaced("x")]
+
+            @event(name)
+            @dataclasses.dataclass
+            class Declared:
+                id: str = ""
+
+            if use:
+                await hub.event.init.send(Declared())
+                await settled(hub)
+            hub.event.init.subscribe(name, late.on)
+            await hub.evbus.broker.put(routing_key=name, body={"id": "x"})
+        assert early == [{"id": "x"}, *[Declared()] * use, Declared("x")]
+        assert late == [Declared("x")]
+
+    go(main)
+
+
+def test_of_two_classes_of_one_name_a_listener_by_name_gets_the_one_that_is_used() -> None:
+    name = f"declared.{uuid.uuid4().hex}"
+    made = [event(name)(dataclasses.make_dataclass(f"Made{number}", [("id", str)])) for number in range(2)]
+
+    async def main() -> None:
+        got = Got()
+        async with listening() as hub:
+            hub.event.init.subscribe(name, got.on)
+            await hub.evbus.broker.put(routing_key=name, body={"id": "x"})
+            await settled(hub)
+            await hub.event.init.send(made[1]("y"))
+            await hub.evbus.broker.put(routing_key=name, body={"id": "z"})
+        assert got == [{"id": "x"}, made[1]("y"), made[1]("z")]
 
     go(main)
 

@@ -200,3 +200,21 @@ def test_what_nobody_listens_to_is_looked_for_once_until_somebody_comes_or_goes(
             assert unheard.counts == {"OrderPlacd": 60}
 
     go(main)
+
+
+@pytest.mark.parametrize("limit", [0, 100])
+def test_an_event_that_two_internal_profiles_match_is_counted_once(
+    caplog: pytest.LogCaptureFixture, limit: int
+) -> None:
+    async def main() -> None:
+        hub = new_hub()
+        async with running(hub, {"internal": {name: {"limit": limit} for name in ("def*", "*")}}):
+            await sent(hub, *[OrderPlaced()] * 3)
+            assert hub.evbus.stats.snapshot()["unheard"] == {"OrderPlaced": 3}
+            await sent(hub, OrderPlaced(), profile="other")
+            assert hub.evbus.stats.snapshot()["unheard"] == {"OrderPlaced": 4}
+        assert told(caplog) == [
+            "nobody listens to the event OrderPlaced, which was sent; there is no listener"
+        ]
+
+    go(main)
