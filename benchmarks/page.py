@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from peers import ROOT
@@ -25,7 +25,7 @@ def machine(rounds: int) -> str:
     cpu = (
         line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
     )
-    today = datetime.now(timezone.utc).date()
+    today = datetime.now(UTC).date()
     return (
         f"Measured {today} on {next(cpu, platform.machine())}, {os.cpu_count()} cores, "
         f"{platform.python_implementation()} {platform.python_version()}: medians of {rounds} rounds, "

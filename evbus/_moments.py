@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["to_the_minute", "written_exactly"]
 
-_UTC = dt.timezone.utc
+_UTC = dt.UTC
 
 
 def to_the_minute(value: Any) -> bool:

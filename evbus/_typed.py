@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any, get_origin
+from typing import Any
 
 import msgspec
 import msgspec.inspect
@@ -144,5 +144,4 @@ def _path(location: tuple[Any, ...]) -> str:
 
 
 def _name(kind: Any) -> str:
-    # On Python 3.10 list[int] is a type, too.
-    return kind.__qualname__ if isinstance(kind, type) and get_origin(kind) is None else str(kind)
+    return kind.__qualname__ if isinstance(kind, type) else str(kind)

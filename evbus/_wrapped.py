@@ -275,7 +275,7 @@ def _moment(headers: Mapping[str, str], name: str, value: str) -> str:
     (count,) = struct.unpack(">q", native.data[1:9])
     seconds = count if native.form == "amqp" else count / 1000
     try:
-        moment = dt.datetime.fromtimestamp(seconds, dt.timezone.utc)
+        moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
     except (ValueError, OverflowError, OSError):
         return value
     return moment.isoformat().replace("+00:00", "Z")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Any
 
 import pytest
@@ -81,7 +80,6 @@ def cancel_this_task() -> None:
     task.cancel()
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="there a plugin has a task of its own")
 @pytest.mark.parametrize("turns_before", [0, 1, 2])
 @pytest.mark.parametrize("turns_after", [0, 1])
 @pytest.mark.parametrize("seconds", [0, 20])
@@ -109,7 +107,6 @@ def test_a_plugin_that_cancels_its_task_has_failed_unless_it_ends_well_and_the_t
     asyncio.run(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="there a plugin has a task of its own")
 def test_who_cancels_the_task_as_well_as_its_plugin_does_ends_it(call: Any) -> None:
     async def plugin() -> None:
         await asyncio.sleep(0)
@@ -199,7 +196,7 @@ def test_a_plugin_finds_its_own_task_and_timeouts_work_inside_it(call: Any) -> N
         assert asyncio.current_task() is not None
         try:
             await asyncio.wait_for(forever(), TINY)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return "timed out inside"
         return ""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,6 @@ def test_one_that_stands_for_others_is_told_by_them() -> None:
     assert place(outer) == FAILS
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="TaskGroup is new in Python 3.11")
 def test_a_group_is_told_by_its_first() -> None:
     async def fail() -> None:
         fails()

@@ -77,7 +77,7 @@ class Order:
     total: decimal.Decimal = decimal.Decimal("0.10")
 
 
-UTC = dt.timezone.utc
+UTC = dt.UTC
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 ANY = object()
 #: A type, a value of it, and what stands in JSON (ANY: that is the type's own affair).

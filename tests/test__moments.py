@@ -98,7 +98,7 @@ def test_a_time_of_day_becomes_utc() -> None:
     assert _msgpack.load(_msgpack.apply({"at": TIME})) == {"at": "00:14:30Z"}
 
 
-@pytest.mark.parametrize("zone", [None, dt.timezone.utc, dt.timezone(dt.timedelta(hours=5, minutes=45))])
+@pytest.mark.parametrize("zone", [None, dt.UTC, dt.timezone(dt.timedelta(hours=5, minutes=45))])
 def test_other_offsets_stay_as_they_are(zone: Any) -> None:
     moment = dt.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=zone)
     for body in ({"at": moment}, Flat("a", moment), Model(name="a", at=moment)):

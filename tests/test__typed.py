@@ -97,7 +97,7 @@ RICH = Rich(
     {1: "x"},
     uuid.UUID(int=7),
     decimal.Decimal("1.50"),
-    dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc),
+    dt.datetime(2026, 1, 2, tzinfo=dt.UTC),
     dt.timedelta(seconds=1.5),
     b"\xff\0",
     (1, "x"),

@@ -18,7 +18,7 @@ ATTRIBUTES = {
     "id": "1",
     "source": "/shop",
     "type": "order.placed",
-    "time": dt.datetime(2026, 11, 30, 6, 0, tzinfo=dt.timezone.utc),
+    "time": dt.datetime(2026, 11, 30, 6, 0, tzinfo=dt.UTC),
     "subject": "größe",
     "partition": "a b%",
 }

@@ -206,8 +206,9 @@ class AmqpSession:
 
 
 def _cancels() -> int:
-    """Return how often the present task was asked to end; 0 on Python 3.10, which does not count that."""
-    return int(getattr(asyncio.current_task(), "cancelling", int)())
+    """Return how often the present task was asked to end."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _version(properties: Mapping[str, Any]) -> tuple[int, ...]:

@@ -67,8 +67,7 @@ def name_of(function: Any) -> str:
 
 def is_class(value: object) -> TypeGuard[type]:
     """Return whether ``value`` is a class; ``list[int]`` and ``typing.Any`` are none."""
-    # Python 3.10 takes the first for a type, and later ones the second.
-    return type(value) is not types.GenericAlias and value is not Any and isinstance(value, type)
+    return value is not Any and isinstance(value, type)
 
 
 def members(annotation: Any) -> tuple[Any, ...]:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Coroutine
 from contextvars import Context
 from typing import Any, Protocol
 
-from ._worker import Worker
-
 __all__ = ["Job", "Slots"]
 
 #: Handlers that workers call before they let the loop have its turn.
@@ -168,7 +166,7 @@ class Slots:
 
     def _start_worker(self) -> None:
         self.active += 1
-        worker = Worker(self._work(), loop=asyncio.get_running_loop(), name="evbus-dispatch")
+        worker = asyncio.Task(self._work(), loop=asyncio.get_running_loop(), name="evbus-dispatch")
         self._workers[worker] = None
         worker.add_done_callback(self._ended)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
@@ -35,41 +34,15 @@ class Limit(NamedTuple):
         return self.end - asyncio.get_running_loop().time()
 
 
-if sys.version_info >= (3, 11):
+async def within(coroutine: Coroutine[Any, Any, Any], limit: Limit, message: str) -> Any:
+    """Await ``coroutine``, and cancel it when the time is up.
 
-    async def within(coroutine: Coroutine[Any, Any, Any], limit: Limit, message: str) -> Any:
-        """Await ``coroutine``, and cancel it when the time is up.
-
-        :raises DispatchTimeout: it was not done in time.
-        """
-        try:
-            async with asyncio.timeout_at(limit.end) as timeout:
-                return await coroutine
-        except Exception as exc:
-            if timeout.expired():
-                raise DispatchTimeout(message, limit.seconds) from exc
-            raise
-
-else:
-
-    async def within(coroutine: Coroutine[Any, Any, Any], limit: Limit, message: str) -> Any:
-        """Await ``coroutine``; see the version for Python 3.11.
-
-        Python 3.10 does not tell who cancelled a task, so the coroutine gets a task of its own.
-        """
-        task = asyncio.ensure_future(coroutine)
-        try:
-            done, _ = await asyncio.wait({task}, timeout=limit.left())
-            if not done:
-                task.cancel()
-                await asyncio.wait({task})
-                if task.cancelled() or task.exception() is not None:
-                    cause = None if task.cancelled() else task.exception()
-                    raise DispatchTimeout(message, limit.seconds) from cause
-        except asyncio.CancelledError:
-            task.cancel()
-            await asyncio.wait({task})
-            if not task.cancelled():
-                task.exception()  # looked at, or asyncio would log that nobody did
-            raise
-        return task.result()
+    :raises DispatchTimeout: it was not done in time.
+    """
+    try:
+        async with asyncio.timeout_at(limit.end) as timeout:
+            return await coroutine
+    except Exception as exc:
+        if timeout.expired():
+            raise DispatchTimeout(message, limit.seconds) from exc
+        raise

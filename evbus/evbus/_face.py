@@ -11,7 +11,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from typing import Any, Self
 
 import pop.contract
 
@@ -25,7 +25,7 @@ class Direct(functools.partial, pop.contract.Contracted):  # type: ignore[misc,t
     ``__name__`` and the repr.
     """
 
-    def __new__(cls, contracted: pop.contract.Contracted) -> Direct:  # noqa: PYI034 - typing.Self is newer than Python 3.10
+    def __new__(cls, contracted: pop.contract.Contracted) -> Self:
         """Make the partial: the plain function with the hub in front."""
         return super().__new__(cls, contracted.func, contracted.hub)
 

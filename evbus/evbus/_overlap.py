@@ -103,8 +103,7 @@ class Overlap:
 
     async def _send(self, number: int, events: list[Envelope]) -> Sequence[Outcome]:
         async def in_turn(publish: Callable[[], Publishing]) -> Sequence[Outcome]:
-            # Looked at where the plugin is called, and noted where it has ended: on Python 3.10 that is in a
-            # task of its own, some turns of the loop away from this one.
+            # Looked at where the plugin is called, and noted where it has ended.
             if min(self._failed, default=number) < number:
                 raise Unavailable("the batch before failed, and comes first")
             return await self._noted(number, len(events), publish())

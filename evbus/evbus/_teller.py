@@ -38,7 +38,7 @@ class Teller:
         self._untold: deque[dict[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._skipped = 0
-        # What calls the function: a task of its own in Python 3.10.
+        # What calls the function.
         self._teller: asyncio.Task[Any] | None = None
 
     def __contains__(self, task: object) -> bool:

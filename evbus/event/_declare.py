@@ -9,7 +9,7 @@ import unicodedata
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType, FunctionType
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 import msgspec
 
@@ -19,9 +19,6 @@ from evbus.errors import HandlerSignatureError, nearest
 from evbus.types import Subscription
 
 from ._shape import check_declared, fields_of
-
-if TYPE_CHECKING:
-    from typing import Unpack
 
 __all__ = [
     "LISTENS",

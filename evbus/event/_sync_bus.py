@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from evbus._loop_thread import LoopThread
 from evbus.errors import BusStopped, EvbusError
@@ -100,7 +100,7 @@ class SyncBus(SyncHandle):
 
     # Its life
 
-    def __enter__(self) -> SyncBus:  # noqa: PYI034 - typing.Self is newer than Python 3.10
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -9,7 +9,6 @@ from contextvars import copy_context
 from typing import Generic, TypeVar
 
 from evbus._call import running
-from evbus.dispatch._worker import Worker
 from evbus.evbus._broker import HANDLING
 
 __all__ = ["Workers"]
@@ -100,7 +99,7 @@ class Workers(Generic[_Job]):
             self._context.copy().run(self._begin)
 
     def _begin(self) -> None:
-        worker = Worker(self._work(), loop=asyncio.get_running_loop(), name=f"evbus {self._name}")
+        worker = asyncio.Task(self._work(), loop=asyncio.get_running_loop(), name=f"evbus {self._name}")
         self._tasks.add(worker)
         worker.add_done_callback(self._ended)
 

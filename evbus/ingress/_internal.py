@@ -42,7 +42,7 @@ class BodyQueue(asyncio.Queue[bytes]):
     It stands on what ``asyncio.Queue`` keeps for its subclasses, to take and give many bodies at once.
     """
 
-    # The same from Python 3.10 to 3.13, and not in the types that mypy knows.
+    # The same from Python 3.11 to 3.13, and not in the types that mypy knows.
     _finished: asyncio.Event
     _getters: deque[asyncio.Future[None]]
     _putters: deque[asyncio.Future[None]]
@@ -231,7 +231,7 @@ async def put_all(
                     put = await _put_some(queues, taps, limit, most, key, left, deadline, profile)
                     done += put
                     left = left[put:]
-    except asyncio.TimeoutError:
+    except TimeoutError:
         full = Unavailable(f"the internal queue {events[done].routing_key!r} holds {most} events, its limit")
         return [*[None] * done, *[full] * (len(events) - done)]
     return [None] * len(events)
@@ -277,7 +277,7 @@ async def _wait_room(subscribed: list[Tap], most: int, deadline: float) -> None:
         left = deadline - time.monotonic()
         try:
             await asyncio.wait_for(rooms, min(left, seconds))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             if seconds == PATIENCE:
                 raise
         else:

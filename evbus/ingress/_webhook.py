@@ -15,7 +15,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import timezone
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Annotated
@@ -323,7 +323,7 @@ def retry_after(value: str, *, clock: Callable[[], float] = time.time) -> float:
     try:
         date = parsedate_to_datetime(text)
         # All of its forms are GMT (RFC 9110 section 5.6.7), also those that do not say so.
-        wait = (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() - clock()
+        wait = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - clock()
     except (ValueError, TypeError, OverflowError, IndexError):
         return 0.0
     return min(max(wait, 0.0), LONGEST_WAIT)

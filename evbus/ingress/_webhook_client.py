@@ -201,7 +201,7 @@ class Client:
                 )
         except DestinationForbidden as exc:
             return exc
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as exc:
+        except (TimeoutError, aiohttp.ClientError, OSError) as exc:
             return _failure(exc, self.origin)
 
     def _excerpt(self, answer: aiohttp.ClientResponse, text: bytes) -> str:
@@ -317,7 +317,7 @@ async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
             if not chunk:
                 return bytes(data)
             data += chunk
-    except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
+    except (TimeoutError, aiohttp.ClientError, OSError):
         pass
     answer.close()
     return bytes(data)

@@ -78,7 +78,7 @@ def _body(record: logging.LogRecord) -> dict[str, Any]:
         "level": record.levelname.strip(),
         "timestamp": str(getattr(record, "asctime", "")).strip(),
         "logger": _text(record.name),
-        "time": dt.datetime.fromtimestamp(record.created, dt.timezone.utc).isoformat(timespec="microseconds"),
+        "time": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="microseconds"),
     }
     if record.exc_text:
         body["exception"] = _text(record.exc_text)

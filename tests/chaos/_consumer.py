@@ -15,15 +15,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Self
 
 import aio_pika
 
 from tests.chaos._process import LIMIT, ROOT, environment
 from tests.servers._wait import until
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 PREFETCH = 1000
 QUIET = 2.0  # seconds

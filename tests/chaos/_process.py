@@ -11,12 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from tests.chaos._events import Event
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 ROOT = Path(__file__).parent.parent.parent
 LIMIT = 120.0  # seconds that anything may take which is expected to happen

@@ -9,15 +9,12 @@ import threading
 import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from tests.chaos._events import Event, Tally, tally
 from tests.chaos._process import Program
 from tests.chaos._transport import Broker, taken
 from tests.servers._wait import until
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 #: Events in flight at once: two of the profile's delivery.batch, at a concurrency of 1; by STOMP one.
 WINDOW = 1000

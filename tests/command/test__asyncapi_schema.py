@@ -124,7 +124,7 @@ class Counted:
 
 
 CAMEL = Camel(order_id="x", inner=Inner(), raw_bytes=b"\xff")
-NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc)
+NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 PLACED = Placed(
     id=uuid.UUID(int=1),
     at=NOW,
@@ -217,7 +217,7 @@ def test_a_text_has_the_format_that_every_value_has() -> None:
 
     values = {
         "naive": dt.datetime.fromisoformat("2026-01-02T03:04:05"),
-        "aware": dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc),
+        "aware": dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC),
         "time": dt.time(3, 4, 5),
         "day": dt.date(2026, 1, 2),
         "took": dt.timedelta(seconds=-90.5),

@@ -10,7 +10,6 @@ import logging
 import queue
 import socket
 import ssl
-import sys
 import threading
 import traceback
 from pathlib import Path
@@ -203,7 +202,7 @@ def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
 
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    past = dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc)
+    past = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1", not_after=past).configure_cert(context)
     assert "certificate was refused: certificate has expired" in of_server(
@@ -627,9 +626,8 @@ def test_aiormq_is_heard_for_the_connections_of_others_only(
 
 def test_the_versions_of_aiormq_are_those_that_this_was_tried_with() -> None:
     """Another may do when the tests below pass; the pins stand in requirements/base.txt."""
-    old = sys.version_info < (3, 11)
-    assert importlib.metadata.version("aiormq") == ("6.9.4" if old else "7.2.4")
-    assert importlib.metadata.version("pamqp") == ("3.3.0" if old else "4.0.1")
+    assert importlib.metadata.version("aiormq") == "7.2.4"
+    assert importlib.metadata.version("pamqp") == "4.0.1"
 
 
 def test_aiormq_takes_its_transport_from_us(rabbitmq: Any) -> None:

@@ -107,7 +107,7 @@ def test_a_message_is_what_others_read(
     assert found.expiration == some.get("expiration")
     assert found.priority == (int(some["priority"]) if "priority" in some else None)
     if "timestamp" in some:
-        assert found.timestamp == dt.datetime.fromtimestamp(int(some["timestamp"]), dt.timezone.utc)
+        assert found.timestamp == dt.datetime.fromtimestamp(int(some["timestamp"]), dt.UTC)
 
 
 @given(channels, st.integers(1, 100_000))
@@ -298,7 +298,7 @@ def test_every_property_of_others_is_read() -> None:
         reply_to="d",
         expiration="4",
         message_id="e",
-        timestamp=dt.datetime.fromtimestamp(5, dt.timezone.utc),
+        timestamp=dt.datetime.fromtimestamp(5, dt.UTC),
         message_type="f",
         user_id="g",
         app_id="h",

@@ -75,7 +75,7 @@ VALUES = st.recursive(
         st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
         st.none(),
         st.decimals(-1000, 1000, places=3),
-        st.integers(0, 2**32 - 1).map(lambda seconds: dt.datetime.fromtimestamp(seconds, dt.timezone.utc)),
+        st.integers(0, 2**32 - 1).map(lambda seconds: dt.datetime.fromtimestamp(seconds, dt.UTC)),
     ),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
     max_leaves=12,

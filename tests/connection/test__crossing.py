@@ -17,7 +17,7 @@ from evbus.connection._amqp1_decode import decode as decode_message
 from evbus.connection._crossing import as_field, as_value, without_frame
 from evbus.types import Native, SharedNativeHeaders
 
-TIME = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc)
+TIME = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 MILLISECONDS = int(TIME.timestamp()) * 1000
 
 

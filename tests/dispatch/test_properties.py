@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -126,8 +125,7 @@ class World:
         if not in_time:
             self.timed.add(job.number)
             self.cuts += 1
-        # Python 3.10 gives what has a limit a task of its own, which comes a turn later.
-        if spec.key is not None and (in_time or sys.version_info >= (3, 11)):
+        if spec.key is not None:
             self.sent[spec.router, spec.key].append(job.number)
         router = self.dispatcher.routers[spec.router]
         self.calling += 1

@@ -305,7 +305,7 @@ def test_every_type_of_header_becomes_text(rabbitmq: Any, unique: str) -> None:
         "float": 0.5,
         "bytes": bytearray(b"ab"),
         "decimal": decimal.Decimal("1.5"),
-        "when": dt.datetime(2020, 1, 2, tzinfo=dt.timezone.utc),
+        "when": dt.datetime(2020, 1, 2, tzinfo=dt.UTC),
         "none": None,
         "list": [1, "a", {"b": None}],
         "table": {"a": {"b": 1}},

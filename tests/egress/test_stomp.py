@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -224,7 +224,7 @@ def test_the_id_that_others_gave_a_message_is_its_own(each_rabbitmq: Any, unique
             assert sent.header.properties.message_id == "m0"
             properties = Basic.Properties(
                 message_id="m1",
-                timestamp=datetime.fromtimestamp(17, timezone.utc),
+                timestamp=datetime.fromtimestamp(17, UTC),
                 message_type="t",
                 headers={"tenant": "shop"},
             )

@@ -324,7 +324,6 @@ def test_a_closer_without_opener_is_called_once() -> None:
     assert len(closed) == 1
 
 
-@pytest.mark.skipif("sys.version_info < (3, 11)", reason="3.10 cannot tell this from being cancelled")
 def test_what_an_open_that_swallows_its_cancellation_makes_after_the_end_is_closed() -> None:
     class Stubborn(Door):
         async def open(self, ctx: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import contextlib
 import logging
 import sys
@@ -169,10 +168,7 @@ def test_with_no_attempts_named_it_is_tried_for_ever() -> None:
 
 def group(*problems: Exception) -> Exception:
     """Return what a ``TaskGroup`` raises."""
-    if sys.version_info < (3, 11):
-        pytest.skip("Python 3.10 has no groups of exceptions")
-    made: Exception = vars(builtins)["ExceptionGroup"]("unhandled errors in a TaskGroup", problems)
-    return made
+    return ExceptionGroup("unhandled errors in a TaskGroup", problems)
 
 
 def test_a_group_of_nothing_but_rejections_is_not_tried_again() -> None:

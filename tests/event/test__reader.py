@@ -39,7 +39,7 @@ JSON, MSGPACK = "application/json", "application/msgpack"
 LOADERS = {JSON: Loader(_json.load, _json.typed, _json.exact_load), MSGPACK: Loader(_msgpack.load)}
 VALUED = Valued(
     color=Color.BLUE,
-    at=dt.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=dt.timezone.utc),
+    at=dt.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=dt.UTC),
     day=dt.date(2026, 1, 2),
     lasts=dt.timedelta(hours=1, microseconds=5),
     id=uuid.UUID(int=7),
@@ -145,7 +145,7 @@ def refused(cls: Any, body: Any, headers: Mapping[str, str] | None = None, *othe
         OrderPlaced("B", 1.5),
         VALUED,
         TREE,
-        Book(title="t", at=dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc)),
+        Book(title="t", at=dt.datetime(2026, 1, 2, tzinfo=dt.UTC)),
         Measured(2.5),
         Named("n", [1]),
         Colored(Book(title="t"), Color.BLUE),

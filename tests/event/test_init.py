@@ -76,7 +76,7 @@ class Kept:
         OrderPlaced("B", 1.5),
         VALUED,
         Tree(Leaf(1), "x", Tree(Leaf(2, "two"), 5), [Leaf(3)], {"four": Leaf(4)}),
-        Book(title="t", at=dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc)),
+        Book(title="t", at=dt.datetime(2026, 1, 2, tzinfo=dt.UTC)),
         Measured(2.5),
         Named("n", [1]),
         Colored(Book(title="t"), Color.BLUE),

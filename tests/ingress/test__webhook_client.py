@@ -244,7 +244,7 @@ def test_a_certificate_for_another_host_is_refused(authority: Authority) -> None
 
 
 def test_an_expired_certificate_is_refused(authority: Authority) -> None:
-    past = dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc)
+    past = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
     async def main() -> None:
         async with receiver(authority.server("127.0.0.1", not_after=past)) as server:

@@ -243,7 +243,7 @@ def test_evbus_gets_what_others_send_to_activemq(activemq: ActiveMQ, unique: str
 
 # From one protocol into another
 
-TIME = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc)
+TIME = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 BOTH = {"int": 5, "long": 2**40, "yes": True, "bytes": b"\xff\xfe", "when": TIME, "none": None, "x-int": 7}
 TYPED: dict[str, dict[str, Any]] = {
     "amqp": {**BOTH, "list": [1, "a", True], "table": {"a": {"b": 1}}, "decimal": Decimal("1.25")},

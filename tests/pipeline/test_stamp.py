@@ -34,15 +34,15 @@ def stamped(hub: Any, routing_key: str = "order.paid", **headers: str) -> dict[s
 
 
 def test_an_event_gets_the_attributes_of_cloudevents(room: Any) -> None:
-    before = dt.datetime.now(dt.timezone.utc)
+    before = dt.datetime.now(dt.UTC)
     headers = stamped(room)
-    after = dt.datetime.now(dt.timezone.utc)
+    after = dt.datetime.now(dt.UTC)
     assert list(headers) == ["content-type", "ce-specversion", "ce-id", "ce-time", "ce-source", "ce-type"]
     assert headers["ce-specversion"] == "1.0"
     assert headers["ce-type"] == "order.paid"
     assert re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]+", headers["ce-id"])
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", headers["ce-time"])
-    assert before <= dt.datetime.fromisoformat(headers["ce-time"].replace("Z", "+00:00")) <= after
+    assert before <= dt.datetime.fromisoformat(headers["ce-time"]) <= after
 
 
 def test_the_type_of_an_event_without_a_routing_key_is_its_profile(room: Any) -> None:

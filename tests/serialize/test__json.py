@@ -178,7 +178,7 @@ class Row(msgspec.Struct, array_like=True, tag=True):
     items: Any = None
 
 
-UTC = dt.timezone.utc
+UTC = dt.UTC
 NAIVE = dt.datetime(2026, 5, 4, 1, 2, 3, 4)  # noqa: DTZ001 - what becomes of it is the question
 NATIVE = [
     (NAIVE, "2026-05-04T01:02:03.000004"),
@@ -588,7 +588,7 @@ def test_more_than_a_thousand_classes_are_looked_at_once(monkeypatch: Any) -> No
     monkeypatch.setattr(_json, "_times_of", lambda kind: looked.append(kind) or times_of(kind))
     fields: Any = [("id", int), ("at", dt.datetime)]
     kinds = [dataclasses.make_dataclass(f"C{number}", fields) for number in range(1_100)]
-    at = dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc)
+    at = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
     for _ in range(2):
         for kind in kinds:
             assert _json.apply(kind(1, at)) == b'{"id":1,"at":"2026-01-02T00:00:00Z"}'

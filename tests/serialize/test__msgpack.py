@@ -18,14 +18,14 @@ from evbus.errors import ContentDisallowed, InvalidPayload, PayloadTooDeep, Seri
 from evbus.serialize import _msgpack, _skim
 
 INTEGERS = st.integers(-(2**63), 2**64 - 1)
-MOMENTS = st.datetimes(timezones=st.just(dt.timezone.utc))
+MOMENTS = st.datetimes(timezones=st.just(dt.UTC))
 KEYS = st.text() | INTEGERS | st.booleans() | st.none() | st.binary() | st.floats(allow_nan=False)
 VALUES = st.recursive(
     st.none() | st.booleans() | INTEGERS | st.floats(allow_nan=False) | st.text() | st.binary() | MOMENTS,
     lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner),
     max_leaves=20,
 )
-UTC = dt.timezone.utc
+UTC = dt.UTC
 NAIVE = dt.datetime(2026, 5, 4)  # noqa: DTZ001 - what becomes of it is the question
 
 

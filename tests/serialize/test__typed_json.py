@@ -151,7 +151,7 @@ def assert_same(kind: type, text: bytes) -> None:
         Outer("a: b", Inner("x", 5), 1.5, truth=True),
         Scalars(
             Color.RED,
-            dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc),
+            dt.datetime(2026, 1, 2, tzinfo=dt.UTC),
             uuid.UUID(int=1),
             decimal.Decimal("1.10"),
             b"\x00",

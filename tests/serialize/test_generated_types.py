@@ -173,7 +173,7 @@ def exactly(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value), [exactly(inner) for inner in value]
     if isinstance(value, dt.datetime):
-        return value.replace(tzinfo=None) if value.tzinfo is None else value.astimezone(dt.timezone.utc)
+        return value.replace(tzinfo=None) if value.tzinfo is None else value.astimezone(dt.UTC)
     if isinstance(value, msgspec.Struct):
         return type(value), [exactly(getattr(value, name)) for name in value.__struct_fields__]
     if dataclasses.is_dataclass(value):

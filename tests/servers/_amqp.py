@@ -8,10 +8,7 @@ from __future__ import annotations
 import socket
 import struct
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from typing import NamedTuple, Self
 
 Method = tuple[int, int]  # class and method of the protocol
 LIMIT = 10.0  # seconds for one answer

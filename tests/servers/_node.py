@@ -6,14 +6,11 @@ import signal
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Self
 
 from tests.servers._ports import HOST
 from tests.servers._processes import Process, Processes
 from tests.servers._wait import until
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 START_LIMIT, STOP_LIMIT = 90.0, 20.0  # seconds
 SHOWN = 25  # lines of a log

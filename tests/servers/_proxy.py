@@ -9,12 +9,9 @@ import struct
 import threading
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from tests.servers._ports import HOST, free_ports
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 CHUNK = 65536  # bytes
 LIMIT = 10.0  # seconds for one operation of the proxy

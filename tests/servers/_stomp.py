@@ -6,10 +6,7 @@ import itertools
 import re
 import socket
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from typing import NamedTuple, Self
 
 LIMIT = 10.0  # seconds for one answer
 ESCAPES = {"\\n": "\n", "\\r": "\r", "\\c": ":", "\\\\": "\\"}

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Self
 
 import aio_pika
 
@@ -21,9 +21,6 @@ from tests.chaos._process import LIMIT, environment
 from tests.chaos._run import WINDOW, Run
 from tests.chaos._transport import amqp, taken
 from tests.servers._rabbitmq import RabbitMQ
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 PREFETCH = 1000
 #: A kill may find so many events that were published and are not acknowledged at their source.

@@ -11,7 +11,7 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
@@ -216,7 +216,7 @@ class Behaviour:
         sent = kind(
             1,
             "ü\n€",
-            datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc),
+            datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
             bytes(range(256)),
             [Line(UUID(int=7), Decimal("9.50"), Colour.RED), Line(UUID(int=8), Decimal(0))],
         )
