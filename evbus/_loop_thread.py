@@ -6,13 +6,65 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from contextvars import copy_context
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 __all__ = ["LoopThread"]
 
 _Result = TypeVar("_Result")
+
+
+class _Call(Generic[_Result]):
+    """Something that is awaited in the loop, while another thread waits for its outcome.
+
+    The loop never waits for that thread, which a signal handler may keep busy wherever it is: so it is no
+    Future of ``concurrent.futures``, whose lock both of them need.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._task: asyncio.Task[None] | None = None
+        self._result: _Result | None = None
+        self._problem: BaseException | None = asyncio.CancelledError()  # unless it begins
+        self._over = threading.Lock()
+        self._over.acquire()
+
+    def begin(self, function: Callable[[], Awaitable[_Result]]) -> None:
+        """Begin, in the loop."""
+        # Kept, as the loop itself keeps a task no longer than that waits for something.
+        self._task = self._loop.create_task(self._do(function))
+        self._task.add_done_callback(lambda _: self._over.release())
+
+    async def _do(self, function: Callable[[], Awaitable[_Result]]) -> None:
+        __tracebackhide__ = True
+        try:
+            self._result = await function()
+        except BaseException as exc:
+            self._problem = exc
+        else:
+            self._problem = None
+
+    def cancel(self) -> None:
+        """Cancel it, from another thread."""
+
+        def stop() -> None:
+            assert self._task is not None
+            self._task.cancel()
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(stop)
+
+    def wait(self) -> None:
+        """Return when it is over."""
+        with self._over:
+            pass
+
+    def outcome(self) -> _Result:
+        """Return its result, or raise what it raised."""
+        __tracebackhide__ = True
+        if self._problem is not None:
+            raise self._problem
+        return cast(_Result, self._result)
 
 
 class LoopThread:
@@ -24,7 +76,8 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._lock = threading.Lock()
+        # A signal handler may call while its thread is in the middle of a call.
+        self._lock = threading.RLock()
         self._ended = False
 
     def start(self) -> None:
@@ -45,21 +98,19 @@ class LoopThread:
         :raises CancelledError: the loop ended before.
         """
         __tracebackhide__ = True
-        done = cancel = None
+        call = None
         try:
             with self._lock:
                 if self._ended:
                     raise asyncio.CancelledError("the loop of the bus has ended")
-                done, cancel = self._begin(function)
-            problem = done.exception()
+                call = self._begin(function)
+            call.wait()
         except BaseException:
-            if done is not None and cancel is not None:
-                cancel()
-                done.exception()
+            if call is not None:
+                call.cancel()
+                call.wait()
             raise
-        if problem is not None:
-            raise problem
-        return done.result()
+        return call.outcome()
 
     @property
     def here(self) -> bool:
@@ -76,48 +127,23 @@ class LoopThread:
                 "this is called in the loop of the bus, which it would wait for; await it there"
             )
 
-    def _begin(
-        self, function: Callable[[], Awaitable[_Result]]
-    ) -> tuple[Future[_Result], Callable[[], None]]:
-        """Have a function awaited; return its outcome, and what cancels it."""
+    def _begin(self, function: Callable[[], Awaitable[_Result]]) -> _Call[_Result]:
+        """Have a function awaited."""
         self.refuse_here()
-        done: Future[_Result] = Future()
-        # Kept by who waits: the loop itself keeps a task no longer than that waits for something.
-        tasks: list[asyncio.Task[None]] = []
-
-        async def do() -> None:
-            __tracebackhide__ = True
-            try:
-                result = await function()
-            except BaseException as exc:
-                done.set_exception(exc)
-            else:
-                done.set_result(result)
-
-        def ended(task: asyncio.Task[None]) -> None:
-            if not done.done():  # it was cancelled before it began
-                done.set_exception(asyncio.CancelledError())
-
-        def begin() -> None:
-            tasks.append(self._loop.create_task(do()))
-            tasks[0].add_done_callback(ended)
-
-        def stop() -> None:
-            tasks[0].cancel()
-
-        def cancel() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(stop)
-
-        self._loop.call_soon_threadsafe(begin, context=copy_context())
-        return done, cancel
+        call: _Call[_Result] = _Call(self._loop)
+        try:
+            self._loop.call_soon_threadsafe(call.begin, function, context=copy_context())
+        except RuntimeError:
+            # A signal handler has ended the loop meanwhile.
+            raise asyncio.CancelledError("the loop of the bus has ended") from None
+        return call
 
     def end(self) -> None:
         """Cancel what is left, and end the loop and the thread."""
         with self._lock:
             self._ended = True
-            done, _ = self._begin(self._cancel_all)
-        done.result()
+            call = self._begin(self._cancel_all)
+        call.wait()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

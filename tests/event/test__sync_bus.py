@@ -457,6 +457,41 @@ except KeyboardInterrupt:
     assert len((tmp_path / "dead.jsonl").read_text().splitlines()) == left
 
 
+def test_a_signal_handler_may_send_wherever_its_thread_is(tmp_path: Path) -> None:
+    said = run(
+        tmp_path,
+        """
+import signal
+import threading
+
+events = sync_bus({"internal": {"default": {}}})
+events.start()
+put = 0
+
+def handler(*_):
+    global put
+    put += 1
+    events.put("a", put)
+
+def kick():
+    while put < 500:
+        os.kill(PARENT, signal.SIGUSR1)
+        done.wait(0.0005)
+
+signal.signal(signal.SIGUSR1, handler)
+done = threading.Event()
+kicking = threading.Thread(target=kick)
+kicking.start()
+own = 0
+while kicking.is_alive():
+    events.put("a", "own")
+    own += 1
+tell(events.snapshot()["bus"]["accepted"] == put + own, put >= 500)
+""",
+    )
+    assert said == ["True True"]
+
+
 def test_what_interrupts_a_wait_cancels_what_is_waited_for(tmp_path: Path) -> None:
     said = run(
         tmp_path,
