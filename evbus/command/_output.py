@@ -17,8 +17,10 @@ from evbus._paths import expanded
 from evbus.errors import ConfigError, nearest
 
 # What YAML 1.2 takes for a number where PyYAML, which writes YAML 1.1, would leave a text without quotes
-# (YAML 1.2.2 section 10.3.2).
-_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-7]+|0x[0-9a-fA-F]+")
+# (YAML 1.2.2 section 10.3.2), and js-yaml beyond that: signs before octal numbers, and "_" between digits.
+_NUMBER = re.compile(
+    r"[-+]?(\.[0-9_]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?0o[0-7_]+|0x[0-9a-fA-F]+"
+)
 
 __all__ = ["as_json", "as_yaml", "chosen", "hang_up", "reader_left", "say", "write"]
 

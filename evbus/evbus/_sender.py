@@ -26,6 +26,9 @@ PUBLISH_FORMS = (
 )
 _KNOWN = frozenset(("routing_key", "body", "headers"))
 
+# As annotations are, and as text where a file has them all as text.
+_TEXT = (str, "str", str | None, "Optional[str]", "str | None")
+
 Publishing = Coroutine[Any, Any, Sequence[Outcome]]
 #: Makes the call of a plugin, or raises.
 Turn = Callable[[Callable[[], Publishing]], Publishing]
@@ -66,7 +69,7 @@ def check_publish(function: Callable[..., Any]) -> tuple[str, ...]:
 def takes_text(function: Callable[..., Any]) -> bool:
     """Return whether a ``publish`` says that its body is text, as plugins for pop-evbus 4 and 5 do."""
     body = inspect.signature(function).parameters.get("body")
-    return body is not None and body.annotation in (str, "str")
+    return body is not None and body.annotation in _TEXT
 
 
 class Sender:

@@ -5,7 +5,7 @@ import functools
 import logging
 import time
 
-from evbus import _call, errors, redact, types
+from evbus import _call, _failure, errors, redact, types
 from evbus.evbus import _bridge, _face, _plan, _sources
 
 log = logging.getLogger("evbus.bridge")
@@ -154,6 +154,7 @@ async def run(hub, contexts, source, profile="default", count=0, on_left=None):
     except Exception as exc:
         log.debug("consuming from %s.%s failed", found.provider, found.name, exc_info=exc)
         reason = redact.problem_text(exc, redact.secrets_of(found.data))
+        reason += _failure.about(exc, reason)
         raise errors.Unavailable(
             f"{found.provider} profile {found.name!r}: the source ended: {reason}"
         ) from exc

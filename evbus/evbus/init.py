@@ -94,19 +94,27 @@ def _declare_state(hub):
     hub.evbus.BUSY = True
     for room in SUBSYSTEMS:
         _load_room(hub, room)
+    for room in ("evbus", "log"):
+        found = _in_vain(hub, room)
+        if found:
+            hub.evbus.PLUGINS[room] = found
     hub.evbus.BUS.count_in(hub.connection.WEIGHT)
     hub.evbus.BUSY = False
 
 
 def _load_room(hub, room):
     """Load the plugins of a room, and say what of it installed packages declare in vain."""
-    loaded = _load.load_plugins(hub[room], room, hub.evbus.CHECKS.get(room))
-    loaded += [
+    loaded = _load.load_plugins(hub[room], room, hub.evbus.CHECKS.get(room)) + _in_vain(hub, room)
+    hub.evbus.PLUGINS[room] = sorted(loaded, key=lambda plugin: (plugin.name, plugin.file))
+
+
+def _in_vain(hub, room):
+    """Return what installed packages declare for a room and cannot be used, as broken plugins."""
+    return [
         _load.Plugin(room, problem.package, problem.file, "broken", problem.reason)
         for problem in _installed.declared(hub).problems
         if problem.room == room
     ]
-    hub.evbus.PLUGINS[room] = sorted(loaded, key=lambda plugin: (plugin.name, plugin.file))
 
 
 def _on_state(hub, state):

@@ -59,7 +59,9 @@ def test_yaml_has_no_anchors_and_reads_back_as_json_does() -> None:
     assert yaml.safe_load(as_json(document)) == document
 
 
-@pytest.mark.parametrize("text", ["1e5", "5e12", "1e3", "0o17", "0x1F", "-.5", "1.", "12", "1.5E-3"])
+@pytest.mark.parametrize(
+    "text", ["1e5", "5e12", "1e3", "0o17", "0x1F", "-.5", "1.", "12", "1.5E-3", "-0o7", "1_0e3"]
+)
 def test_a_text_that_yaml_1_2_takes_for_a_number_is_quoted(text: str) -> None:
     assert as_yaml({text: [text]}) == f"'{text}':\n- '{text}'\n"
     assert yaml.safe_load(as_yaml({text: [text]})) == {text: [text]}

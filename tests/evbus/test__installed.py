@@ -85,6 +85,15 @@ def test_a_conf_py_with_a_mistake_is_a_broken_plugin_and_nothing_else_suffers(
         assert [f"ingress.other ({file}): " in record.getMessage() for record in caplog.records] == [True]
 
 
+@pytest.mark.parametrize("room", ["evbus", "log"])
+def test_a_folder_that_is_missing_in_a_room_without_plugins_of_its_own_is_told(site: Path, room: str) -> None:
+    (site / "other").mkdir()
+    (site / "other/conf.py").write_text(f'DYNE = {{"{room}": ["nowhere"]}}')
+    (found,) = fresh().evbus.init.plugins()[room]
+    assert (found.name, found.state) == ("other", "broken")
+    assert "which is not there" in found.reason
+
+
 @pytest.mark.parametrize("text", ODD)
 def test_what_is_odd_about_rooms_of_others_ends_nothing(site: Path, text: str) -> None:
     (site / "other").mkdir()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -88,9 +88,23 @@ async def bytes_body(hub: Any, ctx: Any, body: bytes) -> None: ...
 async def either_body(hub: Any, ctx: Any, body: bytes | str) -> None: ...
 
 
+async def optional_body(hub: Any, ctx: Any, body: Optional[str]) -> None: ...  # noqa: UP045 - as theirs
+
+
+async def text_or_none(hub: Any, ctx: Any, body: str | None = None) -> None: ...
+
+
 def test_a_plugin_that_says_that_its_body_is_text_gets_text() -> None:
-    functions = (text_body, bytes_body, either_body, full, no_body)
-    assert [takes_text(function) for function in functions] == [True, False, False, False, False]
+    for function in (text_body, optional_body, text_or_none):
+        assert takes_text(function)
+    for function in (bytes_body, either_body, full, no_body):
+        assert not takes_text(function)
+    for kind in (str, Optional[str], str | None):  # noqa: UP045 - without annotations from __future__
+
+        async def evaluated(hub: Any, ctx: Any, body: Any) -> None: ...
+
+        evaluated.__annotations__["body"] = kind
+        assert takes_text(evaluated)
     got: list[Any] = []
 
     async def publish(_ctx: Any, body: Any) -> None:
