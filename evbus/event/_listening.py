@@ -268,7 +268,13 @@ class Listening:
         here = [work for work in works if not self._gone(work)]
         if here:
             first = here[0]
-            await self._attempt(_Work(first.delivery, first.spec, event=[work.event for work in here]))
+            try:
+                await self._attempt(_Work(first.delivery, first.spec, event=[work.event for work in here]))
+            except Exception:
+                raise
+            except BaseException as exc:
+                # Of all of them: whose task it is raised in does not matter.
+                raise self._failure(exc) from exc
 
     def _failed_all(self, works: list[_Work], problem: Exception) -> None:
         reason = problem_text(problem)

@@ -219,6 +219,28 @@ def test_what_comes_again_is_no_part_of_a_batch_that_has_not_begun() -> None:
     assert calls == [["a"], ["e", "f"], ["e"], ["f"]]
 
 
+@pytest.mark.parametrize("problem", [ValueError, asyncio.CancelledError, SystemExit])
+def test_whatever_a_call_raises_no_event_dies_for_another(problem: type[BaseException]) -> None:
+    calls: list[list[str]] = []
+
+    async def on(events: list[OrderPlaced]) -> None:
+        calls.append([event.id for event in events])
+        if "bad" in calls[-1]:
+            raise problem
+
+    async def main() -> None:
+        async with listening() as hub:
+            hub.event.init.subscribe(OrderPlaced, on, batch=3, retry={"attempts": 1})
+            for each in ("first", "bad", "last"):
+                await hub.event.init.send(OrderPlaced(each))
+            await settled(hub)
+            (found,) = hub.event.init.subscriptions()
+            assert (found["handled"], found["dead"]) == (2, 1)
+
+    go(main)
+    assert calls == [["first", "bad", "last"], ["first"], ["bad"], ["last"]]
+
+
 def test_what_is_wrong_with_a_listener_of_batches_is_told() -> None:
     async def one(event: OrderPlaced) -> None: ...
 
