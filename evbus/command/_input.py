@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,12 +13,59 @@ from evbus._wrapped import cloudevent
 from evbus.errors import ConfigError, InvalidPayload, PayloadError, PayloadTooLarge, nearest
 from evbus.types import CONTENT_TYPE
 
-__all__ = ["FORMATS", "Form", "form_of"]
+__all__ = ["FORMATS", "Form", "Joiner", "form_of"]
 
 FORMATS = ("events", "lines", "json")
 
 _raw_values = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+#: The first line of JSON that goes on in the next one, as those write it that make it readable.
+_OPENINGS = frozenset({b"{", b"[", b"[{"})
+#: A text of JSON, which ends in its line.
+_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"')
+
+
+class Joiner:
+    """Puts JSON together that stands over several lines, as ``jq .`` and ``json.dumps(indent=2)`` write it.
+
+    It begins with a line that has an opening bracket and nothing else, and ends with the closing one.
+
+    :param longest: bytes; of what is longer only so much is kept as shows that it is longer. 0 for no limit.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+        self._first = self._depth = self._size = 0
+        self._parts: list[bytes] = []
+        # One line, as destinations write it; what is in no text is no part of the value.
+        self._between = b" "
+
+    def add(self, number: int, line: bytes) -> list[tuple[int, bytes]]:
+        """Return what is whole with this line, each with the number of the line that it begins with."""
+        if not self._parts:
+            if line.strip() not in _OPENINGS:
+                return [(number, line)]
+            self._first = number
+        elif len(self._parts) == 1 and self._parts[0][-1:] == b"{" and line.strip()[:1] not in b'"}':
+            # No object goes on like this: it was a bad line.
+            return [*self.rest(), *self.add(number, line)]
+        if not self._longest or self._size <= self._longest:
+            self._parts.append(line.strip())
+        self._size += len(line) + 1
+        plain = _TEXT.sub(b"", line)
+        if b'"' in plain:
+            self._between = b"\n"  # a text does not end in its line, which is no JSON, and is not made any
+        self._depth += sum(map(plain.count, (b"{", b"["))) - sum(map(plain.count, (b"}", b"]")))
+        return [] if self._depth > 0 else self.rest()
+
+    def rest(self) -> list[tuple[int, bytes]]:
+        """Return what is not whole, if there is anything."""
+        found = [(self._first, self._between.join(self._parts))] if self._parts else []
+        self._depth = self._size = 0
+        self._parts, self._between = [], b" "
+        return found
 
 
 class Form(NamedTuple):

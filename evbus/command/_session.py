@@ -19,7 +19,7 @@ from evbus.evbus._signals import STOPPED
 from evbus.redact import one_line, redact, said
 from evbus.types import CONTENT_TYPE
 
-from ._input import Form
+from ._input import Form, Joiner
 from ._output import say
 from ._source import Feed, serve
 from ._table import StatusLine, tell
@@ -88,7 +88,9 @@ class Intake:
         self._put = put
         self._max_body = max_body
         self._raw_json = raw_json
-        self._records = (form or Form()).records
+        form = form or Form()
+        self._records = form.records
+        self._joiner = None if form.format == "lines" else Joiner(self.longest)
 
     async def take(self, line: bytes) -> str:
         """Put the event of a line, or its events; return why it was refused, or ``""``."""
@@ -119,11 +121,22 @@ class Intake:
         """Put the events of ``lines``, of which the first has the number ``first``; tell what is refused."""
         for number, line in enumerate(lines, first):
             if line and not line.isspace():
-                problem = await self.take(line)
-                if problem:
-                    tell(f"evbus: {source}:{number}: {problem}")
+                await self._take_whole(
+                    source, [(number, line)] if self._joiner is None else self._joiner.add(number, line)
+                )
             if not number % SLICE:
                 await asyncio.sleep(0)
+
+    async def end(self, source: str) -> None:
+        """Tell of JSON that has not ended."""
+        if self._joiner is not None:
+            await self._take_whole(source, self._joiner.rest())
+
+    async def _take_whole(self, source: str, found: list[tuple[int, bytes]]) -> None:
+        for number, text in found:
+            problem = await self.take(text)
+            if problem:
+                tell(f"evbus: {source}:{number}: {problem}")
 
 
 def _without_type(headers: Mapping[str, str]) -> dict[str, str] | None:
@@ -152,6 +165,7 @@ class Reader:
         async with contextlib.aclosing(feed.batches()) as batches:
             async for first, lines in batches:
                 await intake.take_all(feed.source, first, lines)
+        await intake.end(feed.source)
 
 
 def exit_code(end: Ended, refused: int = 0) -> int:

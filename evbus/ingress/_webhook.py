@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import re
@@ -177,19 +178,31 @@ def signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.digest(key, content, "sha256")).decode()
 
 
-def webhook_id(headers: Mapping[str, str]) -> str:
-    """Return the event's id: its header ``ce-id``, else a fresh one.
+class _Identified(msgspec.Struct):
+    """A CloudEvent in JSON, as far as its id goes."""
 
-    A ``ce-id`` that cannot be signed safely (a full stop, a space, not ASCII) is replaced by its SHA-256,
+    id: str
+
+
+_identified = msgspec.json.Decoder(_Identified).decode
+
+
+def webhook_id(headers: Mapping[str, str], structured: bytes = b"") -> str:
+    """Return the event's id: its header ``ce-id``, else that of a CloudEvent in JSON, else a fresh one.
+
+    An id that cannot be signed safely (a full stop, a space, not ASCII) is replaced by its SHA-256,
     the same one each time. A fresh id differs between the attempts for one event; the pipeline plugin
     ``stamp`` gives every event a ``ce-id``.
+
+    :param structured: the body, when it is such a CloudEvent.
     """
-    for name, value in headers.items():
-        if name.lower() == "ce-id" and value:
-            if _PLAIN_ID.fullmatch(value):
-                return value
-            return "sha256_" + hashlib.sha256(value.encode()).hexdigest()
-    return "msg_" + uuid.uuid4().hex
+    value = next((value for name, value in headers.items() if name.lower() == "ce-id"), "")
+    if not value and structured:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            value = _identified(structured).id
+    if not value:
+        return "msg_" + uuid.uuid4().hex
+    return value if _PLAIN_ID.fullmatch(value) else "sha256_" + hashlib.sha256(value.encode()).hexdigest()
 
 
 class Request:
@@ -249,7 +262,10 @@ class Request:
             else:
                 found["evbus-routing-key"] = ("evbus-routing-key", value)
         found.update(self._fixed)
-        return {**dict(found.values()), **self._signed(webhook_id(event_headers), body)}
+        return {
+            **dict(found.values()),
+            **self._signed(webhook_id(event_headers, body if structured else b""), body),
+        }
 
     def _signed(self, message_id: str, body: bytes) -> dict[str, str]:
         timestamp = int(self._clock())

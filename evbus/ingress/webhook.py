@@ -73,8 +73,9 @@ async def publish(hub, ctx, routing_key, body, headers=None):
     Headers that HTTP cannot carry are left out, and counted under ``left_out`` in the snapshot of
     ``hub.evbus.stats``. A body that the pipeline plugin ``compress`` compressed is sent as it was before.
 
-    The ``webhook-id`` is the event's ``ce-id``, which the pipeline plugin ``stamp`` sets; without it every
-    attempt has an id of its own, and a receiver cannot tell a second attempt from a second event.
+    The ``webhook-id`` is the event's ``ce-id``, which the pipeline plugin ``stamp`` sets, or the id in a
+    CloudEvent in JSON; without either every attempt has an id of its own, and a receiver cannot tell a second
+    attempt from a second event.
 
     :raises Rejected: a redirect, or a 4xx answer.
     :raises Unavailable: unreachable, too slow, or busy (408, 425, 429, 502, 503, 504), with the pause

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
+
 from tests.command.kit import FAILING, RETRY, Shell
 
 GOOD = '{"routing_key": "a", "body": {"id": 1.0}}\n'
@@ -174,6 +178,61 @@ def test_a_batch_is_taken_whole_or_not_at_all(shell: Shell) -> None:
     assert first == "event 2 of 2: unknown key 'bdy'; did you mean 'body'?; none of them is taken"
     assert second.startswith("evbus: standard input:4: the line is no JSON array of events: ")
     assert [event["body"] for event in shell.lines("out.jsonl")] == [3]
+
+
+CLOUD = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "order.paid", "data": {"total": 1.5}}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        json.dumps([CLOUD, CLOUD], indent=2),
+        json.dumps(CLOUD, indent=2) + "\n\n" + json.dumps(CLOUD, indent="\t"),
+        "[\n" + json.dumps(CLOUD) + ",\r\n" + json.dumps(CLOUD) + "\n]\n",
+        "[{\n" + json.dumps(CLOUD)[1:] + ",\n  " + json.dumps(CLOUD) + "]",
+        json.dumps({**CLOUD, "data": {"total": 1.5, 'x{["': '\\"]}'}}, indent=1) + "\n" + json.dumps(CLOUD),
+    ],
+    ids=["array", "two events", "one a line", "braces together", "brackets in texts"],
+)
+def test_json_over_several_lines_is_one_value(shell: Shell, written: str) -> None:
+    done = shell.run("run", "-p", "file.yml", "-q", stdin=written + "\n" + GOOD)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second, last = shell.lines("out.jsonl")
+    assert first["routing_key"] == second["routing_key"] == "order.paid"
+    assert first["body"]["total"] == second["body"]["total"] == 1.5
+    assert last["routing_key"] == "a"
+
+
+def test_the_json_of_others_may_stand_over_several_lines_and_text_may_not(shell: Shell) -> None:
+    written = json.dumps({"payload": {"id": 7}}, indent=2)
+    args = ("run", "-p", "file.yml", "-q", "--format")
+    assert shell.run(*args, "json", "--body-key", "payload", stdin=written).returncode == 0
+    assert shell.run(*args, "lines", stdin=written).returncode == 0
+    one, *lines = shell.lines("out.jsonl")
+    assert one["body"] == {"id": 7}
+    assert [line["body"] for line in lines] == written.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("written", "problem", "delivered"),
+    [
+        ('[\n  {"body": 1},\n  {"bdy": 2}\n]\n' + GOOD, "1: event 2 of 2: unknown key 'bdy'", 1),
+        (GOOD + '[\n  {"body": 1},\n  {"body": 2}\n', "2: the line is no JSON array of events: ", 1),
+        ('{\n  "body": [\n1,\n2,\n', "1: the line is not valid JSON: ", 0),
+        ("{\n" + GOOD + GOOD, "1: the line is not valid JSON: ", 2),
+        ('{\n  "body": "a\nb"\n}\n' + GOOD, "1: the line is not valid JSON: ", 1),
+        ("[\n" + '"x",\n' * 200_000 + '"x"\n]\n' + GOOD, "1: the event body has ", 1),
+    ],
+    ids=["bad event", "no end", "no end of one", "a bad line", "a text over two lines", "too long"],
+)
+def test_what_is_wrong_in_json_over_several_lines_is_told_once(
+    shell: Shell, written: str, problem: str, delivered: int
+) -> None:
+    done = shell.run("run", "-p", "file.yml", "-q", stdin=written, EVBUS_MAX_BODY="100000")
+    assert done.returncode == 3
+    (told,) = done.stderr.splitlines()
+    assert told.startswith(f"evbus: standard input:{problem}")
+    assert sum(1 for _ in shell.lines("out.jsonl")) == delivered if delivered else True
 
 
 def test_mistakes_are_one_sentence_and_exit_code_2(shell: Shell) -> None:

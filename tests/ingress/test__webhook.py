@@ -122,6 +122,27 @@ def test_an_event_without_ce_id_gets_a_fresh_id_each_time() -> None:
     assert webhook_id({}) != webhook_id({})
 
 
+@pytest.mark.parametrize(
+    "kind", ["application/cloudevents+json", "Application/CloudEvents+JSON; charset=utf-8"]
+)
+def test_a_cloudevent_in_json_has_its_own_id_at_each_attempt(kind: str) -> None:
+    body = b'{"specversion": "1.0", "id": "A-7", "source": "/shop", "type": "paid", "data": {"id": "B-1"}}'
+    made = [request().headers("", body, {"content-type": kind})["webhook-id"] for _ in range(2)]
+    assert made == ["A-7", "A-7"]
+    odd = body.replace(b"A-7", b"a.b")
+    digest = "sha256_" + hashlib.sha256(b"a.b").hexdigest()
+    assert request().headers("", odd, {"content-type": kind})["webhook-id"] == digest
+    # What stamp has set counts, and the body of any other event does not.
+    assert request().headers("", body, {"content-type": kind, "ce-id": "9"})["webhook-id"] == "9"
+    assert request().headers("", body, {"content-type": "application/json"})["webhook-id"].startswith("msg_")
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"id": 7}', b'{"id": ""}', b"\xff", b'{"id": "7"'])
+def test_a_cloudevent_without_an_id_has_a_fresh_one(body: bytes) -> None:
+    made = request().headers("", body, {"content-type": "application/cloudevents+json"})
+    assert made["webhook-id"].startswith("msg_")
+
+
 @pytest.mark.parametrize("value", ["a.b", "with space", "ünicode", "x" * 300])
 def test_an_id_that_cannot_be_signed_safely_is_replaced_by_the_same_digest(value: str) -> None:
     made = webhook_id({"CE-ID": value})
