@@ -76,6 +76,7 @@ def test_a_mistake_is_raised_on_entering(tmp_path: Path) -> None:
     )
     assert refused({}, drain=3) == "evbus.drain: there is no such option; did you mean 'drain_timeout'?"
     assert refused({}, timeoutt=3) == "evbus.timeoutt: there is no such option; did you mean 'drain_timeout'?"
+    assert refused({}, listner=[]) == "evbus.listner: there is no such option; did you mean 'listeners'?"
     assert refused({}, colour="red").endswith("; a plugin declares options of its own in OPTIONS")
     assert refused(None) == "profiles are a mapping, or the path of a YAML file of them, not NoneType"
     assert (

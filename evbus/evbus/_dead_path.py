@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-__all__ = ["default_path", "state_folder", "stores"]
+__all__ = ["default_path", "program", "state_folder", "stores"]
 
 #: What package managers and shells call the file of a program, and nobody the program.
 _GENERIC = ("__main__", "")
@@ -28,17 +28,17 @@ def state_folder() -> Path:
 
 def default_path() -> Path:
     """Return the file of this program: ``<program>-<folder>-<digest of the folder's path>.jsonl``."""
-    program, folder = _program()
+    name, folder = program()
     digest = hashlib.sha256(str(folder).encode(errors="surrogateescape")).hexdigest()[:8]
-    name = "-".join(part for part in (_plain(program), _plain(folder.name), digest) if part)
-    return state_folder() / f"{name}.jsonl"
+    file = "-".join(part for part in (_plain(name), _plain(folder.name), digest) if part)
+    return state_folder() / f"{file}.jsonl"
 
 
 def _plain(name: str) -> str:
     return _OTHER.sub("_", name)[:40].strip("._")
 
 
-def _program() -> tuple[str, Path]:
+def program() -> tuple[str, Path]:
     """Return what this program is called, and its folder: that of a script, else the current one.
 
     The folder of what is installed, such as the command ``evbus``, says nothing about what it is used for.

@@ -48,7 +48,10 @@ def _check_names(root: Path, option: str, known: Sequence[str]) -> None:
     if set(inside) & set(known):
         return
     if unknown or any(root.glob("*.py")):
-        raise PluginError(f"{option}: {root} holds no folder of plugins; known: {', '.join(sorted(known))}")
+        above = f"; name the folder above it, {root.parent}" if root.name in known else ""
+        raise PluginError(
+            f"{option}: {root} holds no folder of plugins; known: {', '.join(sorted(known))}{above}"
+        )
 
 
 def _check_modes(root: Path) -> None:

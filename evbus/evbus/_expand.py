@@ -50,7 +50,11 @@ def expanded(
     if not isinstance(data, str):
         return data
     try:
-        text = _PLACE.sub(lambda found: _value(found, environ), data) if "${" in data else data
+        text = data
+        if "${" in data:
+            if "${" in _PLACE.sub("", data):
+                raise ConfigError("a ${ has no } of its own; write $${ for ${")
+            text = _PLACE.sub(lambda found: _value(found, environ), data)
         return _read(text.removeprefix("file:")) if secret and data.startswith("file:") else text
     except ConfigError as exc:
         raise ProfileError(str(exc), source=source, path=path) from None

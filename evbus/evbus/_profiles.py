@@ -15,7 +15,7 @@ from evbus._units import UnitError, with_units
 from evbus.errors import ProfileError, absent, nearest
 from evbus.redact import one_line
 
-from ._settings import Delivery, explain, plain
+from ._settings import Delivery, Retry, explain, plain
 
 __all__ = ["Accepts", "Profile", "load_yaml", "providers", "read_profiles", "refusal"]
 
@@ -76,7 +76,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text("utf-8")
     except OSError as exc:
-        raise ProfileError(f"the file cannot be read: {exc.strerror}", source=source) from None
+        reason = f"the file cannot be read: {exc.strerror}"
+        if isinstance(exc, FileNotFoundError) and not path.is_absolute():
+            reason += f" in the current folder, {Path.cwd()}"
+        raise ProfileError(reason, source=source) from None
     except UnicodeDecodeError:
         raise ProfileError("the file is not text in UTF-8", source=source) from None
     try:
@@ -148,7 +151,10 @@ def _yaml_reason(exc: yaml.YAMLError) -> str:
     problem = one_line(str(getattr(exc, "problem", None) or exc))
     if mark is None:
         return f"not valid YAML: {problem}"
-    return f"line {mark.line + 1}, column {mark.column + 1}: not valid YAML: {problem}"
+    # Patterns of names often begin with a star, which is an alias to YAML.
+    star = getattr(exc, "context", None) == "while scanning an alias" or "undefined alias" in problem
+    hint = '; what begins with * is quoted: "*"' if star else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: not valid YAML: {problem}{hint}"
 
 
 def providers(data: Mapping[str, Any], *, source: str) -> Iterator[tuple[str, str, str, Any]]:
@@ -205,11 +211,11 @@ def read_profiles(
         if not takers and provider in others:
             continue
         if not takers:
-            raise ProfileError(refusal(provider, known, broken), source=source, path=provider)
-        if info is not None and not isinstance(info, Mapping):
-            raise ProfileError(
-                f"a profile's data are a mapping, not {type(info).__name__}", source=source, path=path
-            )
+            reason = refusal(provider, known, broken)
+            if name in known:
+                reason += f"; the provider stands first: {name}: {{{provider}: ...}}"
+            raise ProfileError(reason, source=source, path=provider)
+        check_data(provider, name, info, takers, source, path)
         _check_pattern(find, name, source, path)
         data = dict(info or {})
         delivery = _delivery(data.pop("delivery", None), source, f"{path}.delivery")
@@ -218,6 +224,23 @@ def read_profiles(
             settings = convert(data, accept.schema, source, path) if accept.schema else None
             found.append(Profile(accept.plugin, provider, name, data, settings, delivery, template, path))
     return found
+
+
+def check_data(
+    provider: str, name: str, info: Any, takers: Iterable[Accepts], source: str, path: str
+) -> None:
+    """Refuse a profile that is no mapping.
+
+    :raises ProfileError: says so, and where it seems that its name was left out.
+    """
+    if info is None or isinstance(info, Mapping):
+        return
+    schemas = [taker.schema for taker in takers if taker.schema is not None]
+    keys = {field.encode_name for schema in schemas for field in msgspec.structs.fields(schema)}
+    unnamed = f"; a name stands above it: {provider}: {{NAME: {{{name}: ...}}}}" if name in keys else ""
+    raise ProfileError(
+        f"a profile's data are a mapping, not {type(info).__name__}{unnamed}", source=source, path=path
+    )
 
 
 def _takers(provider: str, accepts: Sequence[Accepts]) -> list[Accepts]:
@@ -236,6 +259,8 @@ def refusal(provider: str, known: Iterable[str], broken: Mapping[str, str]) -> s
     """Return why no plugin accepts ``provider``: its plugin is broken, or what name may be meant."""
     names = {*known, MATCH_PLUGIN} if provider.startswith("match") else known
     hint = f"; {broken[provider]}" if provider in broken else absent(provider, names)
+    if provider in ("evbus", "profiles"):
+        hint = "; a file of profiles begins with these; one with the section evbus is given as --config"
     return f"no ingress plugin accepts the provider {provider!r}{hint}"
 
 
@@ -299,13 +324,20 @@ def convert(data: Mapping[str, Any], schema: type[_Settings], source: str, path:
         raise ProfileError(reason, source=source, path=path + key) from None
 
 
+#: Where the keys stand that every profile may have.
+_BELOW = {
+    field.encode_name: place
+    for place, schema in (("delivery.retry", Retry), ("delivery", Delivery))
+    for field in msgspec.structs.fields(schema)
+}
+
+
 def _check_keys(data: Mapping[str, Any], schema: Any, source: str, path: str) -> None:
     fields = {field.encode_name: field for field in msgspec.structs.fields(schema)}
     for key, value in data.items():
         if key not in fields:
-            raise ProfileError(
-                f"there is no such key{nearest(key, fields)}", source=source, path=f"{path}.{key}"
-            )
+            hint = f"; it stands below {_BELOW[key]!r}" if key in _BELOW else nearest(key, fields)
+            raise ProfileError(f"there is no such key{hint}", source=source, path=f"{path}.{key}")
         _check_inside(value, fields[key].type, source, f"{path}.{key}")
 
 

@@ -172,6 +172,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return Path(self.dead_store)
 
 
+#: What stands beside them among the arguments of ``evbus.api.bus``, and in a configuration file.
+BESIDE = ("profiles", "listeners", "acct_key")
 #: The options of evbus itself.
 OPTIONS = tuple(name for name in Settings.__struct_fields__ if name != "plugin_options")
 
@@ -196,6 +198,10 @@ def listed(value: Any) -> Any:
     return value
 
 
+#: What JSON calls otherwise than YAML and Python do.
+_KINDS = {"object": "a mapping", "array": "a list"}
+
+
 def explain(exc: msgspec.ValidationError, schema: type[msgspec.Struct] | None = None) -> tuple[str, str]:
     """Return what is wrong in words for people, and the path of the key (``.retry.attempts``)."""
     reason, _, path = str(exc).partition(" - at `$")
@@ -206,6 +212,7 @@ def explain(exc: msgspec.ValidationError, schema: type[msgspec.Struct] | None = 
         reason = f"the key {missing[1]!r} is missing"
     elif wrong:
         reason = f"expected {wrong[1].replace('`, `', ' or ')}, found {wrong[2]}"
+        reason = re.sub(r"\b(object|array)\b", lambda kind: _KINDS[kind[0]], reason)
     elif reason.startswith("Invalid enum value "):
         value = reason.removeprefix("Invalid enum value ").strip("'")
         types = {field.encode_name: field.type for field in msgspec.structs.fields(schema)} if schema else {}
@@ -266,7 +273,7 @@ def refuse_unknown(names: Iterable[str], settings: Settings) -> None:
 
 
 def _unknown(name: str, own: Mapping[str, Any]) -> SettingsError:
-    known = [*OPTIONS, *own]
+    known = [*OPTIONS, *BESIDE, *own]
     begun = [one for one in known if one.startswith(name)]
     hint = f"; did you mean {begun[0]!r}?" if begun else nearest(name, known)
     own_hint = "" if "did you mean" in hint else "; a plugin declares options of its own in OPTIONS"

@@ -10,7 +10,7 @@ import msgspec
 from evbus.errors import ConfigError, ProfileError, nearest
 from evbus.types import Delivery, Subscription
 
-from ._profiles import Accepts, Profile, convert, providers
+from ._profiles import Accepts, Profile, check_data, convert, providers
 
 __all__ = ["Source", "Supply", "check", "find", "matching"]
 
@@ -97,9 +97,13 @@ def matching(
     ]
     if not found:
         able = ", ".join(sorted({provider for accept in accepts for provider in accept.providers}))
+        there = [f"{entry[0]}.{entry[1]}" for entry in known if matches(wanted, entry[1])]
+        hint = f"; {there[0]} only takes events" if there else nearest(wanted, [entry[1] for entry in known])
+        if "did you mean" not in hint:
+            hint += f"; within this process it is internal: {{{wanted}: {{}}}}"
         raise ProfileError(
             f"there is no profile that {wanted!r} matches and that can be consumed from; providers that can: "
-            f"{able}{nearest(wanted, [entry[1] for entry in known])}",
+            f"{able}{hint}",
             source=source,
         )
     return found
@@ -107,10 +111,7 @@ def matching(
 
 def _source(accept: Accepts, entry: tuple[str, str, str, Any], source: str) -> Source:
     provider, name, path, info = entry
-    if info is not None and not isinstance(info, Mapping):
-        raise ProfileError(
-            f"a profile's data are a mapping, not {type(info).__name__}", source=source, path=path
-        )
+    check_data(provider, name, info, [accept], source, path)
     data = {key: value for key, value in dict(info or {}).items() if key != "delivery"}
     settings = convert(data, accept.schema, source, path) if accept.schema else None
     return Source(accept.plugin, provider, name, data, settings)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from evbus.dispatch._providers import Injector, is_async, name_of
 from evbus.errors import HandlerSignatureError
+from evbus.evbus._dead_path import program
 
 from ._declare import LISTENS, EventListener, ListenerSpec, spec_of
 from ._injected import Injected, Wants, read_wants
@@ -293,4 +294,8 @@ def short_name(listener: Any) -> str:
     function = inspect.unwrap(listener.func if isinstance(listener, functools.partial) else listener)
     name = str(getattr(function, "__name__", type(function).__name__))
     # A file holds one function called on, as a rule: the file's name says more.
-    return str(function.__module__).rpartition(".")[2] if name == "on" else name.strip("<>")
+    if name != "on":
+        return name.strip("<>")
+    module = str(function.__module__)
+    # Every script is called __main__.
+    return program()[0] if module in ("__main__", "__mp_main__") else module.rpartition(".")[2]

@@ -55,6 +55,11 @@ class Registry:
         """Return what goes with every event of a class; raises as :meth:`of` does."""
         found = self.kinds.get(cls)
         if found is None:
+            if cls.__module__ == "builtins" and cls is not type:
+                raise HandlerSignatureError(
+                    f"{cls.__qualname__} is no event; what has no class with @event() is put: "
+                    "put(routing_key, body)"
+                )
             spec = self.of(cls)
             headers = {NAME: spec.name}
             if spec.version != 1:

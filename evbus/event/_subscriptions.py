@@ -265,7 +265,7 @@ class Subscriptions:
         except BaseException as exc:
             entry.abandon()
             if isinstance(exc, ProfileError):
-                reason = f"listener {entry.id}: {exc.reason}"
+                reason = f"listener {entry.listening.listener.name}: {exc.reason}"
                 raise ProfileError(reason, source=exc.source, path=exc.path) from None
             raise
 

@@ -94,6 +94,7 @@ class Publisher:
         self._opening = asyncio.Lock()
         queue = profile.queue_settings()
         self._declares = queue is not None and bool(queue.name)
+        self._cure = _cure(profile)
         # Routing keys that lead to no queue although the profile's own is there.
         self._nowhere: set[str] = set()
         # Those that may do so because the queue was deleted.
@@ -252,7 +253,8 @@ class Publisher:
         return refused(self._name, self._profile)
 
     def _unroutable(self, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
-        return unroutable(self._name, code, text, exchange, routing_key)
+        found = unroutable(self._name, code, text, exchange, routing_key)
+        return _Unroutable(f"{found}{self._cure}") if self._cure else found
 
     def _confirms(self, session: AmqpSession) -> Confirms:
         def ended(code: int, text: str) -> Exception:
@@ -413,6 +415,25 @@ def unroutable(name: str, code: int, text: str, exchange: str, routing_key: str)
     where = f"the exchange {exchange!r} leads" if exchange else "there is"
     what = "to no queue for" if exchange else "no queue of the name of"
     return _Unroutable(f"{name}: unroutable: {where} {what} the routing key {routing_key!r} ({text}, {code})")
+
+
+def _cure(profile: Profile) -> str:
+    """Return what to write so that more than its own name leads to the queue of a profile."""
+    queue = profile.queue_settings()
+    if queue is None or not queue.name or profile.routing_key is not None:
+        return ""
+    name = queue.name
+    if not profile.exchange_name():
+        return (
+            f"; the default exchange leads to the profile's queue {name!r} by its name alone, and all events "
+            f"go there with 'routing_key: {name}'"
+        )
+    if queue.bind is None:
+        return (
+            f"; the profile's queue {name!r} is bound by its name alone: say more: 'queue: {{name: {name}, "
+            'bind: ["#"]}\''
+        )
+    return ""
 
 
 def _identity(event: Envelope) -> _Identity:

@@ -46,7 +46,7 @@ def test_the_folder_of_one_subsystem_is_not_the_root_of_all(tmp_path: Path) -> N
     root = write(tmp_path / "plugins", ingress__good=PLUGIN)
     assert refused(root / "ingress") == (
         f"evbus.plugin_dirs[0]: {root / 'ingress'} holds no folder of plugins; "
-        "known: evbus, ingress, match, pipeline, serialize"
+        f"known: evbus, ingress, match, pipeline, serialize; name the folder above it, {root}"
     )
 
 

@@ -73,6 +73,8 @@ def test_files_hold_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             "p.yml: a.l[1]: ${A B} is none of ${NAME}, ${NAME:-default} and ${file:path}; write $${",
         ),
         ({"url": "${}"}, "p.yml: a.url: ${} is none of"),
+        ({"url": "${HOME/x"}, "p.yml: a.url: a ${ has no } of its own; write $${ for ${"),
+        ({"url": "${HOME:-{x}}"}, "p.yml: a.url: a ${ has no } of its own; write $${ for ${"),
         (
             {"password": "file:/no/such"},
             "p.yml: a.password: the file /no/such cannot be read: No such file or directory",

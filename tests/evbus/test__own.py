@@ -50,7 +50,7 @@ def test_values_have_the_type_of_their_default() -> None:
     given = {"a": "2", "b": "true", "c": "3", "d": "x, y", "e": [1], "f": {"k": (1,)}}
     found = read(given, known, {"EVBUS_G": "env", "EVBUS_A": "9"})
     assert found == {"a": 2, "b": True, "c": 3.0, "d": ("x", "y"), "e": [1], "f": {"k": [1]}, "g": "env"}
-    with pytest.raises(SettingsError, match=r"evbus\.f: expected object, found str"):
+    with pytest.raises(SettingsError, match=r"evbus\.f: expected a mapping, found str"):
         read({"f": "x"}, known, {})
 
 

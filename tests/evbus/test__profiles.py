@@ -161,6 +161,23 @@ def test_values_are_converted_as_environment_and_yaml_need_it() -> None:
         ({"file": {"a": "x"}}, "p.yml: file.a: a profile's data are a mapping, not str"),
         ({"file": {"a": []}}, "p.yml: file.a: a profile's data are a mapping, not list"),
         (
+            {"file": {"path": "x"}},
+            "p.yml: file.path: a profile's data are a mapping, not str; a name stands above it: file: {NAM",
+        ),
+        ({"a": {"file": {}}}, "p.yml: a: no ingress plugin accepts the provider 'a'; known: "),
+        (
+            {"evbus": {"profiles": {}}},
+            "p.yml: evbus: no ingress plugin accepts the provider 'evbus'; a file of ",
+        ),
+        (
+            {"file": {"a": {"retry": {}}}},
+            "p.yml: file.a.retry: there is no such key; it stands below 'delivery'",
+        ),
+        (
+            {"file": {"a": {"attempts": 3}}},
+            "p.yml: file.a.attempts: there is no such key; it stands below 'del",
+        ),
+        (
             {"file": {"a": {"pth": "x"}}},
             "p.yml: file.a.pth: there is no such key; did you mean 'path'?",
         ),
@@ -213,7 +230,7 @@ def test_a_mistake_is_named_with_its_place_and_the_nearest_name(contexts: Any, s
         ({"retry": {"min": 0}}, "delivery.retry: min and max are seconds with 0 < min <= max"),
         ({"retry": {"min": 2, "max": 1}}, "delivery.retry: min and max are seconds with 0 < min <= max"),
         ({"retry": {"max": float("inf")}}, "delivery.retry: min and max are seconds with 0 < min <= max"),
-        ({"retry": 3}, "delivery.retry: expected object, found int"),
+        ({"retry": 3}, "delivery.retry: expected a mapping, found int"),
         (
             {"durable": True},
             (
@@ -336,7 +353,11 @@ def test_aliases_and_merge_keys_work_and_are_no_duplicates(tmp_path: Path) -> No
             "a: &a {b: {c: *a}}\n",
             "line 1, column 4: not valid YAML: an alias stands for something that holds",
         ),
-        ("a: *nowhere\n", "line 1, column 4: not valid YAML: found undefined alias 'nowhere'"),
+        ("a: *nowhere\n", "line 1, column 4: not valid YAML: found undefined alias 'nowhere'; what"),
+        (
+            "file:\n  *: {}\n",
+            "line 2, column 4: not valid YAML: expected alphabetic or numeric character, but found ':'; what",
+        ),
         (
             "a: 2024-99-99\n",
             "line 1, column 4: not valid YAML: this value cannot be read as timestamp; quote it",
@@ -373,7 +394,11 @@ def test_a_bad_value_is_not_repeated_in_the_error(tmp_path: Path) -> None:
     assert "2024-13-13" not in not_loaded(tmp_path, "a: {password: 2024-13-13}")
 
 
-def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ProfileError) as caught:
+        load_yaml(Path("none.yml"))
+    assert str(caught.value).endswith(f"No such file or directory in the current folder, {tmp_path}")
     with pytest.raises(ProfileError, match="none.yml: the file cannot be read: No such file or directory"):
         load_yaml(tmp_path / "none.yml")
     with pytest.raises(ProfileError, match="the file cannot be read: Is a directory"):

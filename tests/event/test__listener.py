@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +112,16 @@ def test_an_object_of_a_listener_class_can_be_one() -> None:
 
     assert called(Listens(2)) == 7
     assert short_name(Listens(2)) == "Listens"
+
+
+def test_a_function_on_of_a_script_is_called_after_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every script is the module __main__: two of them would share their queue.
+    def on(event: Any) -> None: ...
+
+    on.__module__ = "__main__"
+    for file, name in (("/shop/billing.py", "billing"), ("/shop/mail/__main__.py", "mail")):
+        monkeypatch.setattr(sys.modules["__main__"], "__file__", file, raising=False)
+        assert short_name(on) == name
 
 
 def test_a_method_can_be_one() -> None:

@@ -276,7 +276,8 @@ def test_unroutable_events_come_back_with_the_reason_and_the_others_are_delivere
             assert rejected(outcomes) == [True, None, None] * 100
             assert str(outcomes[0]) == (
                 f"amqp profile 'orders': unroutable: there is no queue of the name of the routing key "
-                f"'{unique}-no' (NO_ROUTE, 312)"
+                f"'{unique}-no' (NO_ROUTE, 312); the default exchange leads to the profile's queue "
+                f"'{unique}' by its name alone, and all events go there with 'routing_key: {unique}'"
             )
             with pytest.raises(Rejected, match="unroutable"):
                 await hub.ingress.amqp.publish(ctx, f"{unique}-no", b"")
@@ -284,6 +285,11 @@ def test_unroutable_events_come_back_with_the_reason_and_the_others_are_delivere
             (outcome,) = await publish(hub, ctx, event(f"{unique}-no", b"x" * 300_000))
             assert f"the exchange 'amq.topic' leads to no queue for the routing key '{unique}-no'" in str(
                 outcome
+            )
+        async with opened(hub, url=url(rabbitmq), exchange="amq.topic", queue=unique) as ctx:
+            (outcome,) = await publish_as_a_lane(hub, ctx, event(f"{unique}-no", b""))
+            assert str(outcome).endswith(
+                f"is bound by its name alone: say more: 'queue: {{name: {unique}, bind: [\"#\"]}}'"
             )
 
     asyncio.run(main())
