@@ -77,7 +77,10 @@ class _Parser(argparse.ArgumentParser):
     def _refuse(self, argument: str, command: str | None) -> NoReturn:
         written = argument.partition("=")[0]
         if not written.startswith("-"):
-            self.error(f"{written!r} is one argument too many")
+            profiles = (
+                "; a file of profiles is named by --profiles" if written.endswith((".yml", ".yaml")) else ""
+            )
+            self.error(f"{written!r} is one argument too many{profiles}")
         if written in self._option_string_actions:
             self.error(f"{written} is an option of the command, and stands behind it")
         if command and _name(written) in CONFIG and _name(written) not in CLI_CONFIG:
@@ -218,6 +221,11 @@ def _configure(hub: Any) -> None:
             "a section" if len(others) == 1 else "sections",
             ", ".join(others),
         )
+    variables = {option["os"] for option in CONFIG.values() if "os" in option}
+    for name in sorted(os.environ):
+        hint = nearest(name, variables, cutoff=0.85) if name.startswith("EVBUS_") else ""
+        if name not in variables and "did you mean" in hint:
+            log.warning("the environment variable %s is read by nothing here%s", name, hint)
     own = [key for key in hub.OPT.evbus if key not in CONFIG]
     if own:
         hub.evbus.init.refuse_unknown(own)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import typing
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import pop.hub
@@ -102,15 +103,45 @@ class BusHandle(Handle):
         return self.hub.evbus.stats.snapshot()  # type: ignore[no-any-return]
 
 
-@contextlib.asynccontextmanager
-async def bus(
+class _Bus(contextlib.AbstractAsyncContextManager[BusHandle]):
+    """A bus that ``async with`` starts and stops, and that says so to whoever does something else with it."""
+
+    def __init__(self, running: contextlib.AbstractAsyncContextManager[BusHandle]) -> None:
+        self._running = running
+
+    async def __aenter__(self) -> BusHandle:
+        return await self._running.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._running.__aexit__(kind, raised, trace)
+
+    if not typing.TYPE_CHECKING:
+
+        def __enter__(self) -> None:
+            raise EvbusError(_ASYNC_WITH)
+
+        def __exit__(self, *raised: object) -> None: ...
+
+        def __await__(self) -> None:
+            raise EvbusError(_ASYNC_WITH)
+
+        def __getattr__(self, name: str) -> None:
+            raise AttributeError(f"there is no {name!r} here: {_ASYNC_WITH}")
+
+
+_ASYNC_WITH = "a bus starts with `async with bus(...) as events:`; without an event loop there is sync_bus"
+
+
+def bus(
     profiles: Mapping[str, Any] | str | Path,
     *,
     acct_key: str | None = None,
     listeners: Iterable[ModuleType | Callable[..., Any]] = (),
     signals: bool = False,
     **options: Any,
-) -> AsyncIterator[BusHandle]:
+) -> contextlib.AbstractAsyncContextManager[BusHandle]:
     """Make a hub, start its bus, and at the end deliver what is left and stop it.
 
     The dispatcher is stopped before it, if the program has started it.
@@ -127,6 +158,18 @@ async def bus(
     :raises ConfigError: a profile, an option or a plugin has to be mended.
     :raises EvbusError: a signal came before the bus had started.
     """
+    return _Bus(_run(profiles, acct_key, listeners, options, signals=signals))
+
+
+@contextlib.asynccontextmanager
+async def _run(
+    profiles: Mapping[str, Any] | str | Path,
+    acct_key: str | None,
+    listeners: Iterable[Any],
+    options: Mapping[str, Any],
+    *,
+    signals: bool,
+) -> AsyncIterator[BusHandle]:
     if signals and threading.current_thread() is not threading.main_thread():
         raise EvbusError("signals=True: only the main thread gets signals; leave it out in others")
     async with _started(_made(listeners, options), profiles, acct_key, signals=signals) as handle:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evbus import api
-from evbus.errors import BusStopped, ConfigError, ProfileError, SettingsError
+from evbus.errors import BusStopped, ConfigError, EvbusError, ProfileError, SettingsError
 from tests.evbus.kit import KEEPER, write
 
 
@@ -87,6 +87,21 @@ def test_a_mistake_is_raised_on_entering(tmp_path: Path) -> None:
     )
     assert isinstance(ProfileError("x"), ConfigError)
     assert isinstance(SettingsError("x"), ConfigError)
+
+
+def test_a_bus_that_is_not_entered_says_how_it_is() -> None:
+    how = "a bus starts with `async with bus\\(...\\) as events:`; without an event loop there is sync_bus"
+    made: Any = api.bus({})
+
+    async def main() -> None:
+        await made
+
+    with pytest.raises(EvbusError, match=how), made:
+        pass
+    with pytest.raises(EvbusError, match=how):
+        asyncio.run(main())
+    with pytest.raises(AttributeError, match=f"there is no 'put' here: {how}"):
+        made.put("a", 1)
 
 
 def test_options_are_those_of_the_section_evbus(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ def test_every_command_documents_its_exit_codes(shell: Shell, command: str) -> N
         (("run", "--quite"), "evbus run: there is no option --quite; did you mean '--quiet'?; evbus run "),
         (("put", "1", "--max-body=2"), "evbus put: --max-body is no option of the command line, but stands"),
         (("put", "1", "2"), "evbus put: '2' is one argument too many;"),
+        (("check", "p.yml"), "'p.yml' is one argument too many; a file of profiles is named by --profiles;"),
+        (("run", "--profile", "p.yml"), "--profile names one of them, and --profiles p.yml their file\n"),
         (("run", "--drain-timeout", "soon"), "argument --drain-timeout: invalid float value: 'soon'"),
         (("put",), "evbus put: the following arguments are required: body;"),
         (("put", "1", "--set", "queue_limit=2"), "in the section evbus of a configuration file, or in EVB"),
@@ -75,6 +77,14 @@ def test_a_template_of_options_needs_no_arguments_and_holds_none(shell: Shell) -
     options = yaml.safe_load(done.stdout)["evbus"]
     assert options["drain_timeout"] == 20.0
     assert options.keys().isdisjoint({"body", "input", "store", "subsystem"})
+
+
+def test_a_misspelt_environment_variable_is_told(shell: Shell) -> None:
+    done = shell.run("put", "1", "-p", "p.yml", "-q", EVBUS_QUEUE_LIMT="3", EVBUS_ELSE="x")
+    assert done.returncode == 0
+    said = "the environment variable EVBUS_QUEUE_LIMT is read by nothing here; did you mean "
+    assert done.stderr.endswith(f"{said}'EVBUS_QUEUE_LIMIT'?\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_options_come_from_a_configuration_file_and_the_environment(shell: Shell) -> None:

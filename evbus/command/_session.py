@@ -299,8 +299,13 @@ def at_once(contexts: Mapping[str, Any]) -> dict[str, Any]:
     return {provider: impatient(profiles) for provider, profiles in contexts.items()}
 
 
-def no_profiles() -> ConfigError:
-    """Return the error of a command that needs profiles and got none."""
+def no_profiles(profile: str) -> ConfigError:
+    """Return the error of a command that needs profiles and got none.
+
+    :param profile: what ``--profile`` names.
+    """
+    if profile.endswith((".yml", ".yaml")):
+        return ConfigError(f"no profiles: --profile names one of them, and --profiles {profile} their file")
     return ConfigError(
         "no profiles: name a file with --profiles, in the option evbus.profiles of a configuration file, "
         "or in the environment variable EVBUS_PROFILES"

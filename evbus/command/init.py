@@ -21,7 +21,7 @@ async def contexts(hub, options, default=None):
     if path:
         return await hub.evbus.acct.load(path, options.get("acct_key"))
     if default is None:
-        raise _session.no_profiles()
+        raise _session.no_profiles(options.get("profile") or "")
     return default
 
 

@@ -328,12 +328,25 @@ def _loader(hub, content_type):
 
 def _add(hub, spec, listener, metadata=None):
     events = hub.event.REGISTRY.wanted(spec)
+    _tell_of_letters(hub, spec)
     _listener.refuse_other(listener, spec.event, spec.batch)
     made = _listener.made(listener, spec.name, hub, spec.concurrency, hub.dispatch.DISPATCHER.core.injector)
     listening = _listening.Listening(spec, made, hub.event.READER, lambda dead: _bury(hub, dead))
     entry = hub.event.SUBSCRIPTIONS.add(spec, listening, events, metadata)
     _modules.subscribed(listener)
     return entry
+
+
+def _tell_of_letters(hub, spec):
+    """Tell of a name that looks like a pattern and is none, as the patterns of profiles are others."""
+    words = spec.event.split(".") if isinstance(spec.event, str) else ()
+    looks = any(len(word) > 1 and not {"*", "#"}.isdisjoint(word) for word in words)
+    if looks and hub.event.REGISTRY.named(spec.event) is None:
+        log.warning(
+            "a listener listens to the name %r itself: in a pattern * and # are words between dots, as in "
+            "order.* and order.#",
+            spec.event,
+        )
 
 
 def _add_all(hub, found):

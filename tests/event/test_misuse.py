@@ -245,6 +245,16 @@ def test_a_listener_to_a_profile_that_cannot_be_consumed_from(tmp_path: Path) ->
     assert "; file.default only takes events; within this process it is internal: {default: {}}" in said
 
 
+def test_a_name_that_looks_like_a_pattern_and_is_none_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    hub = new_hub()
+    for name in ("order.*", "order.placed", "#", OrderPlaced):
+        hub.event.init.subscribe(name, on)
+    assert not caplog.records
+    for name in ("order*", "order.##"):
+        hub.event.init.subscribe(name, on)
+        assert f"a listener listens to the name {name!r} itself: in a pattern" in caplog.messages[-1]
+
+
 # Sending
 
 NO_EVENT = "no event; what has no class with @event() is put: put(routing_key, body)"
