@@ -177,6 +177,32 @@ def test_the_copy_of_a_process_has_a_parameter(document: Any) -> None:
     assert set(at(document, operation["channel"])["parameters"]) == {"process"}
 
 
+def test_a_listener_to_a_pattern_and_one_of_batches_say_so(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    open_shop(shell)
+    shell.file(
+        "plugins/listener/more.py",
+        "from evbus.api import event_listener\n"
+        "from shop.events import OrderPlaced\n\n"
+        "@event_listener('customer.*', name='crm2')\n"
+        "def all_of_them(event): ...\n\n"
+        "@event_listener(OrderPlaced, name='stock', batch=50)\n"
+        "def many(events): ...\n",
+    )
+    done = shell.run("asyncapi", *OPTIONS)
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert mistakes(document) == []
+    said = [one["x-evbus-listener"] for one in document["operations"].values() if "x-evbus-listener" in one]
+    patterns = [one for one in said if one["name"] == "crm2"]
+    assert patterns
+    assert all(one["pattern"] == "customer.*" and "batch" not in one for one in patterns)
+    batches = [one for one in said if one["name"] == "stock"]
+    assert batches
+    assert all(one["batch"] == 50 and "pattern" not in one for one in batches)
+    assert not any({"pattern", "batch"} & set(one) for one in said if one["name"] not in ("crm2", "stock"))
+
+
 def test_a_message_has_the_documentation_the_headers_and_the_fields_of_its_event(document: Any) -> None:
     placed = document["components"]["messages"]["OrderPlaced"]
     assert placed["summary"] == "A customer has placed an order."

@@ -211,6 +211,58 @@ def test_it_is_told_when_a_listener_has_handled_an_event() -> None:
     run(test)
 
 
+def test_each_event_of_a_batch_is_handled() -> None:
+    sizes = []
+
+    async def test(bus: testing.Bus) -> None:
+        async def insert(events: list[OrderPlaced]) -> None:
+            sizes.append(len(events))
+
+        bus.subscribe(OrderPlaced, insert, name="insert", batch=3, batch_wait=60)
+        for number in range(3):
+            await bus.send(OrderPlaced(str(number), 1))
+        found = await bus.handled(OrderPlaced, listener="insert", count=3)
+        assert sorted(event.order_id for event in found) == ["0", "1", "2"]
+        assert await bus.handled(OrderPlaced, lambda event: event.order_id == "2") == OrderPlaced("2", 1)
+
+    run(test)
+    assert sizes == [3]
+
+
+def test_of_a_batch_that_fails_only_the_bad_event_is_dead_and_the_others_are_handled() -> None:
+    async def test(bus: testing.Bus) -> None:
+        async def insert(events: list[OrderPlaced]) -> None:
+            if any(event.total < 0 for event in events):
+                raise ValueError("no such total")
+
+        bus.subscribe(OrderPlaced, insert, name="insert", batch=3, batch_wait=60, retry={"attempts": 1})
+        for number, total in enumerate((1, -1, 2)):
+            await bus.send(OrderPlaced(str(number), total))
+        handled = await bus.handled(OrderPlaced, listener="insert", count=2)
+        assert sorted(event.order_id for event in handled) == ["0", "2"]
+        await bus.settle()
+        (dead,) = bus.dead
+        assert (dead.event, str(dead.exception)) == (OrderPlaced("1", -1), "no such total")
+
+    run(test)
+
+
+def test_a_listener_of_batches_can_be_made_to_fail() -> None:
+    async def test(bus: testing.Bus) -> None:
+        calls = []
+
+        async def insert(events: list[OrderPlaced]) -> None:
+            calls.append(len(events))
+
+        bus.subscribe(OrderPlaced, insert, name="insert", batch=2, batch_wait=0)
+        bus.fail(listener="insert", times=1)
+        await bus.send(OrderPlaced("A-1", 1))
+        assert await bus.handled(OrderPlaced, listener="insert") == OrderPlaced("A-1", 1)
+        assert calls == [1]
+
+    run(test)
+
+
 def test_an_event_that_is_not_handled_is_told_with_what_was() -> None:
     async def test(bus: testing.Bus) -> None:
         bill(bus)
