@@ -293,6 +293,23 @@ def test_a_bridge_keeps_the_types_of_headers(
 
 
 @pytest.mark.parametrize("each_rabbitmq", ["4.0"], indirect=True)
+def test_an_exchange_that_looks_at_headers_finds_them_behind_a_bridge(
+    each_rabbitmq: RabbitMQ, place: Callable[[str], Place], unique: str
+) -> None:
+    here, there = place("a"), f"{unique}-headers"
+    with foreign.channel(each_rabbitmq) as amqp:
+        amqp.exchange_declare(there, "headers", durable=True)
+        amqp.queue_declare(there, durable=True)
+        amqp.queue_bind(there, there, arguments={"x-match": "all", "int": 5, "yes": True})
+    try:
+        send(each_rabbitmq, "amqp", here, EVENT._replace(headers={"int": 5, "yes": True}))
+        asyncio.run(bridged(each_rabbitmq, "amqp", here, "amqp", Place(there, there)))
+        assert foreign.receive_amqp(each_rabbitmq, there).headers == {"int": 5, "yes": True}
+    finally:
+        foreign.delete(each_rabbitmq, there, there)
+
+
+@pytest.mark.parametrize("each_rabbitmq", ["4.0"], indirect=True)
 @pytest.mark.parametrize(("source", "target"), [pair for pair in PAIRS if "stomp" in pair])
 def test_a_bridge_to_or_from_stomp_makes_texts(
     each_rabbitmq: RabbitMQ, place: Callable[[str], Place], source: str, target: str
