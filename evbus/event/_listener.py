@@ -34,7 +34,7 @@ GIVEN = ("hub", "envelope")
 
 
 def _nothing() -> None:
-    pass
+    return None
 
 
 class Listener(NamedTuple):
@@ -44,6 +44,8 @@ class Listener(NamedTuple):
     :ivar full_name: for sentences.
     :ivar call: awaits it for one event; or for an event and its envelope, if ``takes_envelope``.
     :ivar threads: where it is called, None when it is asynchronous.
+    :ivar plain: returns what is called there; None while something has to be awaited first, or when it is
+        asynchronous.
     :ivar complete: called whenever it begins to listen: it makes what the listener takes, or raises what is
         provided by nobody.
     """
@@ -54,6 +56,7 @@ class Listener(NamedTuple):
     threads: Threads | None = None
     takes_envelope: bool = False
     complete: Callable[[], None] = _nothing
+    plain: Callable[[], Callable[..., Any] | None] = _nothing
 
 
 def listens(listener: Any) -> list[ListenerSpec]:
@@ -100,11 +103,19 @@ def made(
     threads = None if is_async(function) else Threads(concurrency, name)
     if not injected.init and not injected.call:
         call = bound({}, {})
-        call = call if threads is None else _threaded(call, threads)
-        return Listener(name, full_name, call, threads, takes_envelope)
+        if threads is None:
+            return Listener(name, full_name, call, threads, takes_envelope)
+        awaited = _threaded(call, threads)
+        return Listener(name, full_name, awaited, threads, takes_envelope, plain=lambda: call)
     injected.bound = bound
     return Listener(
-        name, full_name, _injecting(injected, threads), threads, takes_envelope, injected.complete
+        name,
+        full_name,
+        _injecting(injected, threads),
+        threads,
+        takes_envelope,
+        injected.complete,
+        plain=lambda: None if threads is None else injected.made,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import operator
@@ -31,6 +32,7 @@ from ._declare import EventListenerDescriptor, EventSpec, ListenerSpec
 from ._keys import Keys
 from ._listener import Listener
 from ._reader import Reader
+from ._threads import Run, Unfinished
 from ._workers import Workers
 
 __all__ = ["Dead", "Listening"]
@@ -100,8 +102,10 @@ class Listening:
         more = spec.key is not None or spec.timeout is not None or spec.batch
         self._plain = not more and not listener.takes_envelope
         self._key = operator.attrgetter(spec.key) if isinstance(spec.key, str) else spec.key
+        in_runs = listener.threads is not None and spec.key is None and not spec.batch
+        handle = self._handle_run if in_runs else self._handle
         self._workers: Workers[_Work] = Workers(
-            self._handle, spec.concurrency * (spec.batch or 1), f"listener {listener.name}"
+            handle, spec.concurrency * (spec.batch or 1), f"listener {listener.name}"
         )
         self._keys = Keys(self._workers)
         self._batches: Batches[_Work] | None = None
@@ -176,11 +180,78 @@ class Listening:
         self._accepted += len(deliveries)
         self._workers.submit_all([_Work(delivery, spec) for delivery in deliveries])
 
-    async def _handle(self, work: _Work) -> None:
+    async def _handle_run(self, work: _Work) -> None:
+        """Handle an event, and in the same thread those that wait behind it, as long as all goes well."""
+        threads, call = self.listener.threads, self.listener.plain()
+        watched = self._around is not None or self._call is not self.listener.call
+        if threads is None or call is None or watched:
+            await self._handle(work)
+            return
+        timeout, there = self.spec.timeout, functools.partial(self._attempt_there, call)
+        run = Run(work, self._workers.ready, there, self._done, timeout)
         try:
-            if work.refused is not None:
+            unfinished = await threads.do(run)
+        except Exception:
+            # There is no thread for it, and no attempt was made.
+            run.future.cancel()
+            await self._handle(work)
+            return
+        except BaseException as exc:
+            left, task = run.leave(), self._workers.current()
+            if timeout is None or not run.expired or task is None or task.cancelling():
+                if left is None:
+                    raise
+                await self._failed(left, exc)
+                return
+            if left is not None:
+                threads.replace()
+                late = Unfinished(left, DispatchTimeout(left.spec.name, timeout))
+                # Its thread may not have got round to calling the listener.
+                await self._handle(left, late if left.attempts else None)
+            return
+        if unfinished is not None:
+            await self._handle(unfinished.work, unfinished)
+
+    def _attempt_there(self, call: Callable[..., Any], work: _Work) -> Any:
+        """Call the listener in its thread, for the first time."""
+        if work.refused is not None:
+            raise work.refused
+        envelope = work.delivery.envelope
+        if not self.listener.takes_envelope:
+            work.event = event = self._reader.read(work.spec, envelope)
+            work.attempts += 1
+            return call(event)
+        work.envelope = envelope = unwrapped(named(envelope))
+        work.event = event = self._reader.read(work.spec, envelope)
+        work.attempts += 1
+        return call(event, envelope)
+
+    async def _finish(self, work: _Work, there: Unfinished) -> Any:
+        """Go on with what was begun in a thread."""
+        if there.problem is not None:
+            if not work.attempts:
+                raise there.problem  # it was not read
+            return await self._again(work, self._failure(there.problem))
+        try:
+            if self.spec.timeout is None:
+                return await there.result
+            left = there.began + self.spec.timeout - time.monotonic()
+            limit = Limit(self.spec.timeout, asyncio.get_running_loop().time() + left)
+            return await within(_awaited(there.result), limit, work.spec.name)
+        except BaseException as exc:
+            return await self._again(work, self._failure(exc))
+
+    async def _handle(self, work: _Work, there: Unfinished | None = None) -> None:
+        """Handle an event, or go on with it.
+
+        :param there: how it was begun in a thread.
+        """
+        try:
+            if there is not None:
+                await self._finish(work, there)
+            elif work.refused is not None:
                 raise work.refused
-            if self._around is None and self._plain:
+            elif self._around is None and self._plain:
                 work.event = event = self._reader.read(work.spec, work.delivery.envelope)
                 work.attempts += 1
                 try:
@@ -197,14 +268,25 @@ class Listening:
             self._handled += 1
             work.delivery.ack()
             if work.attempts > 1:
-                # At the level of the failures before it.
-                log.warning(
-                    "listener %s: %s is handled, at attempt %d (%s)",
-                    self.listener.name,
-                    work.spec.name,
-                    work.attempts,
-                    which(work.delivery.envelope),
-                )
+                self._say_attempts(work)
+
+    def _done(self, works: list[_Work]) -> None:
+        """Settle what was handled in a thread."""
+        self._handled += len(works)
+        for work in works:
+            work.delivery.ack()
+            if work.attempts > 1:
+                self._say_attempts(work)
+
+    def _say_attempts(self, work: _Work) -> None:
+        # At the level of the failures before it.
+        log.warning(
+            "listener %s: %s is handled, at attempt %d (%s)",
+            self.listener.name,
+            work.spec.name,
+            work.attempts,
+            which(work.delivery.envelope),
+        )
 
     def _failure(self, problem: BaseException) -> Exception:
         """Return why a listener has failed; raise what is no failure of its own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -56,6 +57,9 @@ class _Way(NamedTuple):
     keys: frozenset[str] | None
 
 
+_Last = tuple["EventSpec | None", "SharedHeaders | None", Callable[[bytes], Any]]
+
+
 class Reader:
     """Makes events of envelopes.
 
@@ -68,10 +72,9 @@ class Reader:
         self._named = named
         # By content type and class; what is known by its name only is plain values, and None.
         self._ways: dict[str, dict[type | None, _Way]] = {}
-        # What was read last: what was subscribed to, the headers, and how.
-        self._spec: EventSpec | None = None
-        self._headers: SharedHeaders | None = None
-        self._at_once: Callable[[bytes], Any] = _plain
+        self._learning = threading.Lock()
+        # What was read last: what was subscribed to, the headers, and how. In one, as several threads read.
+        self._last: _Last = (None, None, _plain)
 
     def read(self, spec: EventSpec, envelope: Envelope) -> Any:
         """Return the event.
@@ -79,10 +82,11 @@ class Reader:
         :param spec: what was subscribed to.
         :raises InvalidPayload: it does not fit its class, or is another event; says why.
         """
-        if envelope.headers is self._headers and spec is self._spec:
+        last, headers, at_once = self._last
+        if envelope.headers is headers and spec is last:
             # As the one before: headers that are shared never change.
             try:
-                return self._at_once(envelope.body)
+                return at_once(envelope.body)
             except ValueError:
                 pass  # read more closely, it may do, or the error says why not
         return self._read(spec, envelope)
@@ -111,7 +115,7 @@ class Reader:
             return way.make(_recognised(spec.cls, way.keys, way.load(envelope.body)))
         if way.at_once is not None:
             if isinstance(headers, SharedHeaders) and not (wanted.pattern and name is None):
-                self._headers, self._spec, self._at_once = headers, wanted, way.at_once
+                self._last = (wanted, headers, way.at_once)
             with contextlib.suppress(ValueError):
                 return way.at_once(envelope.body)
         return way.make(way.load(envelope.body))
@@ -139,9 +143,10 @@ class Reader:
             except (TypeError, NameError) as exc:
                 raise InvalidPayload(f"{spec.cls.__qualname__} cannot be read: {exc}") from exc
         way = _Way(str(spec.version), load, make, at_once, keys)
-        if kind not in self._ways and len(self._ways) >= REMEMBERED:
-            del self._ways[next(iter(self._ways))]
-        self._ways.setdefault(kind, {})[spec.cls] = way
+        with self._learning:
+            if kind not in self._ways and len(self._ways) >= REMEMBERED:
+                del self._ways[next(iter(self._ways))]
+            self._ways.setdefault(kind, {})[spec.cls] = way
         return way
 
 

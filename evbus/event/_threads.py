@@ -3,21 +3,144 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import logging
+import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from evbus._worker import Worker
+from evbus._worker import Job, Worker
 from evbus.errors import DispatchError
 
-__all__ = ["HANGING", "Threads"]
+__all__ = ["HANGING", "Run", "Threads", "Unfinished"]
 
 log = logging.getLogger("evbus.event")
 
 #: Threads of one listener that may go on with what was given up; as many as it has at once if that is more.
 HANGING = 32
+#: Seconds after which a run begins no further work, and the loop has its turn.
+SHARE = 0.001
+
+_Work = TypeVar("_Work")
+
+
+class Unfinished(NamedTuple):
+    """A work that the call in its thread has not done.
+
+    :ivar problem: what the call raised, None when it returned something to await.
+    :ivar began: when, by ``time.monotonic()``.
+    """
+
+    work: Any
+    problem: BaseException | None
+    result: Any = None
+    began: float = 0.0
+
+
+class Run(Job, Generic[_Work]):
+    """Works that a thread does one after another, so that it and the loop wake each other once for many.
+
+    The thread takes what waits already. What it has done is told at once, and the run ends with what the loop
+    has to go on with, if anything: a failure, or something to await.
+
+    :param first: the work to begin with.
+    :param waiting: the others; of these it takes the first.
+    :param call: does a work, each in a copy of the context that the run was made in.
+    :param done: gets works that are done, in the loop.
+    :param timeout: seconds that each may take; then ``future`` is cancelled, and ``expired`` says why.
+    """
+
+    def __init__(
+        self,
+        first: _Work,
+        waiting: deque[_Work],
+        call: Callable[[_Work], Any],
+        done: Callable[[list[_Work]], None],
+        timeout: float | None = None,
+    ) -> None:
+        super().__init__(self._do)
+        self.expired = False
+        self._waiting = waiting
+        self._call = call
+        self._done = done
+        self._context = copy_context()
+        self._finished: list[_Work] = []
+        # Held where a work is begun, so that none is once the run was left.
+        self._lock = threading.Lock()
+        self._left = False
+        self._work: _Work | None = first
+        self._given_up: _Work | None = None
+        self._began = time.monotonic()
+        if timeout is not None:
+            self._seconds = timeout
+            self._watch(timeout)
+
+    def _do(self) -> Unfinished | None:
+        work, call, new_context, finished = self._work, self._call, self._context.copy, self._finished
+        ends = time.monotonic() + SHARE
+        while work is not None:
+            try:
+                result = new_context().run(call, work)
+            except BaseException as exc:
+                return Unfinished(work, _raised(exc))
+            if result is not None and inspect.isawaitable(result):
+                return Unfinished(work, None, result, self._began)
+            self._work = None  # before it counts as done: see leave()
+            finished.append(work)
+            now = time.monotonic()
+            # A loop that was stopped handles nothing.
+            if now >= ends or not self.loop.is_running():
+                return None
+            work = self._next(now)
+        return None
+
+    def _next(self, now: float) -> _Work | None:
+        """Begin with the next work, unless none waits."""
+        with self._lock:
+            if self._left or not self._waiting:
+                return None
+            try:
+                work = self._waiting.popleft()
+            except IndexError:  # another was faster
+                return None
+            self._work, self._began = work, now
+        if not self._told:
+            self.tell()
+        return work
+
+    def progress(self) -> None:
+        """Tell of what is done."""
+        count = len(self._finished)
+        if count:
+            done = self._finished[:count]
+            del self._finished[:count]
+            if self._given_up in done:
+                done.remove(self._given_up)
+            self._done(done)
+
+    def leave(self) -> _Work | None:
+        """Let the thread begin with nothing more, and return what it is in the middle of and loses."""
+        with self._lock:
+            self._left = True
+            self._given_up = self._work
+        self.progress()
+        return self._given_up
+
+    def _watch(self, seconds: float) -> None:
+        timer = self.loop.call_later(seconds, self._look_at_the_clock)
+        self.future.add_done_callback(lambda _: timer.cancel())
+
+    def _look_at_the_clock(self) -> None:
+        with self._lock:
+            left = self._began + self._seconds - time.monotonic() if self._work is not None else self._seconds
+        if left > 0:
+            self._watch(left)
+        else:
+            self.expired = self.future.cancel()
 
 
 class Threads:
@@ -57,6 +180,14 @@ class Threads:
 
         :raises DispatchError: too many threads hang.
         """
+        context = copy_context()
+        return await self.do(Job(lambda: context.run(_called, call, *event)))
+
+    async def do(self, job: Job) -> Any:
+        """Let a thread do a job; return its result.
+
+        :raises DispatchError: too many threads hang.
+        """
         if self._idle:
             worker = self._idle.pop()
         else:
@@ -64,7 +195,7 @@ class Threads:
             worker = Worker(f"evbus listener {self._name}_{next(self._numbers)}")
         self._busy.add(worker)
         try:
-            result = await worker.run(copy_context().run, _called, call, *event)
+            result = await worker.begin(job)
         except asyncio.CancelledError:
             # The function goes on. Its thread ends with it, and others are there for what comes next.
             self._busy.discard(worker)
@@ -124,6 +255,15 @@ def _called(call: Callable[..., Any], *event: Any) -> Any:
     try:
         return call(*event)
     except (StopIteration, KeyboardInterrupt) as exc:
-        # A future cannot hold the one, of which nobody would ever hear; and it is in the main thread that the
-        # other is the operator's.
-        raise RuntimeError(f"the listener raised {type(exc).__name__}") from exc
+        raise _raised(exc) from exc
+
+
+def _raised(problem: BaseException) -> BaseException:
+    """Return what a function has raised, as its listener fails with it."""
+    if not isinstance(problem, (StopIteration, KeyboardInterrupt)):
+        return problem
+    # A future cannot hold the one, of which nobody would ever hear; and it is in the main thread that the
+    # other is the operator's.
+    error = RuntimeError(f"the listener raised {type(problem).__name__}")
+    error.__cause__ = problem
+    return error

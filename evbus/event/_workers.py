@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
@@ -63,6 +64,11 @@ class Workers(Generic[_Job]):
         """Return whether a task is one of the workers."""
         return task in self._tasks
 
+    @property
+    def ready(self) -> deque[_Job]:
+        """What waits, in order; threads of handlers may take from its left."""
+        return self._ready
+
     def begin(self) -> None:
         """Forget what an event loop that has ended left behind."""
         self._waking = False
@@ -111,7 +117,11 @@ class Workers(Generic[_Job]):
         clean = copy_context()
         done = 0
         while ready and self.running <= self._limit:
-            await handle(ready.popleft())
+            try:
+                job = ready.popleft()
+            except IndexError:
+                return  # a thread was faster
+            await handle(job)
             if copy_context() != clean:
                 return  # what a handler has set is not for the next
             done += 1
@@ -153,9 +163,13 @@ class Workers(Generic[_Job]):
         again = [job for job in self._later if which(job)]
         for job in again:
             self._later.pop(job).cancel()
-        jobs = list(self._ready)
+        # From the end: what threads take meanwhile comes before it.
+        jobs: list[_Job] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                jobs.append(self._ready.pop())
+        jobs.reverse()
         found = again + [job for job in jobs if which(job)]
-        self._ready.clear()
         self._ready.extend([job for job in jobs if not which(job)])
         self._told_quiet()
         return found

@@ -7,13 +7,16 @@ import contextlib
 import logging
 import sys
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
 from evbus.errors import DispatchTimeout, InvalidPayload, PayloadTooLarge, Rejected
-from evbus.event import _listening
+from evbus.evbus._broker import HANDLING
+from evbus.event import _listening, _threads
 from evbus.event._declare import listener_spec
 from evbus.event._listener import made
 from evbus.event._listening import Dead, Listening
@@ -734,5 +737,348 @@ def test_a_key_that_cannot_be_one_makes_a_dead_event() -> None:
             assert await source.settled(1) == [("a", False, False)]
         assert calls == []
         assert "hashable" in str(graves[0].reason)
+
+    go(main)
+
+
+# Plain functions, which a thread does one after another
+
+
+class Held:
+    """A plain listener that waits in each event until it is let go, unless that was let go before.
+
+    :ivar calls: the events that it was called with, in that order.
+    :ivar most: how many were inside at once.
+    """
+
+    def __init__(self, *free: str) -> None:
+        self.calls: list[str] = []
+        self.inside: list[str] = []
+        self.most = 0
+        self._gates: dict[str, threading.Event] = {}
+        self._lock = threading.Lock()
+        self.release(*free)
+
+    def on(self, event: Any) -> None:
+        with self._lock:
+            self.calls.append(event.id)
+            self.inside.append(event.id)
+            self.most = max(self.most, len(self.inside))
+            gate = self._gates.setdefault(event.id, threading.Event())
+        gate.wait(WAIT)
+        with self._lock:
+            self.inside.remove(event.id)
+
+    def release(self, *ids: str) -> None:
+        for each in ids:
+            self._gates.setdefault(each, threading.Event()).set()
+
+    async def entered(self, *ids: str) -> None:
+        await until(lambda: sorted(self.inside) == [*ids])
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run of a thread take as long as it likes."""
+    monkeypatch.setattr(_threads, "SHARE", WAIT)
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("timeout", [None, WAIT])
+def test_what_a_thread_has_handled_is_settled_while_it_is_busy_with_the_next(timeout: float | None) -> None:
+    async def main() -> None:
+        source, held = Source(), Held("a", "b", "d")
+        async with at_work(held.on, timeout=timeout) as listening:
+            give(listening, source, *"abcd")
+            assert await source.settled(2) == [("a", True, False), ("b", True, False)]
+            await held.entered("c")
+            found = listening.snapshot()
+            assert [found[name] for name in ("accepted", *PARTS)] == [4, 2, 0, 0, 1, 1]
+            held.release("c")
+            assert [tag for tag, _, _ in await source.settled(4)] == [*"abcd"]
+
+    go(main)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_loop_that_is_busy_is_woken_once_for_all_that_a_thread_has_handled() -> None:
+    async def main() -> None:
+        loop, wakes, source = asyncio.get_running_loop(), list[Any](), Source()
+        wake, last = loop.call_soon_threadsafe, threading.Event()
+
+        def counted(call: Any, *args: Any, **kwargs: Any) -> Any:
+            wakes.append(call)
+            return wake(call, *args, **kwargs)
+
+        def on(event: Any) -> None:
+            if event.id == "49":
+                last.set()
+
+        async with at_work(on) as listening:
+            give(listening, source, *map(str, range(50)))
+            loop.call_soon_threadsafe = counted  # type: ignore[method-assign]
+            await turns(3)
+            assert last.wait(WAIT)
+            assert len(wakes) == 1
+            assert await source.settled(50) == [(str(number), True, False) for number in range(50)]
+
+    go(main)
+
+
+@pytest.mark.parametrize("timeout", [None, WAIT])
+def test_retries_of_a_plain_function_keep_the_order(timeout: float | None) -> None:
+    calls: list[str] = []
+
+    def on(event: Any) -> None:
+        calls.append(event.id)
+        if event.id in "bd" and calls.count(event.id) < (3 if event.id == "b" else 4):
+            raise KeyError(event.id)
+
+    async def main() -> None:
+        source, graves = Source(), Graves()
+        async with at_work(on, graves, timeout=timeout) as listening:
+            give(listening, source, *"abcde")
+            told = await source.settled(5)
+            found = listening.snapshot()
+            assert [found[name] for name in ("accepted", *PARTS)] == [5, 4, 1, 0, 0, 0]
+            assert found["retried"] == 4
+        assert told == [(each, each != "d", False) for each in "abcde"]
+        assert calls == [*"abbbcddde"]
+        assert [(dead.attempts, type(dead.reason)) for dead in graves] == [(3, KeyError)]
+
+    go(main)
+
+
+def test_what_cannot_be_read_is_dead_in_its_turn_and_not_tried_again() -> None:
+    async def main() -> None:
+        source, graves, calls = Source(), Graves(), list[str]()
+        async with at_work(lambda event: calls.append(event.id), graves) as listening:
+            give(listening, source, "a")
+            listening.take(source.delivery(b"{", "bad"), ORDER)
+            give(listening, source, "b")
+            listening.begin(None, max_body=20)
+            listening.take(source.delivery({"id": "b" * 20}, "large"), ORDER, outside=True)
+            give(listening, source, "c")
+            told = await source.settled(5)
+        assert told == [(each, each in "abc", False) for each in ("a", "bad", "b", "large", "c")]
+        assert calls == ["a", "b", "c"]
+        assert [(type(dead.reason), dead.attempts) for dead in graves] == [
+            (InvalidPayload, 0),
+            (PayloadTooLarge, 0),
+        ]
+
+    go(main)
+
+
+def test_what_a_plain_function_returns_is_awaited_before_the_next_is_handled() -> None:
+    done: list[str] = []
+
+    async def later(each: str) -> None:
+        await asyncio.sleep(0)
+        done.append(each)
+        if done.count(each) == 1:
+            raise KeyError
+
+    def on(event: Any) -> Any:
+        if event.id == "b":
+            return later("b")
+        done.append(event.id)
+        return None
+
+    async def main() -> None:
+        for timeout in (None, WAIT):
+            source = Source()
+            done.clear()
+            async with at_work(on, timeout=timeout) as listening:
+                give(listening, source, *"abc")
+                assert [tag for tag, accepted, _ in await source.settled(3) if accepted] == [*"abc"]
+            assert done == ["a", "b", "b", "c"]
+
+    go(main)
+
+
+def test_what_a_plain_function_returns_to_be_awaited_has_what_is_left_of_its_time() -> None:
+    async def main() -> None:
+        source, graves = Source(), Graves()
+        async with at_work(lambda event: asyncio.Event().wait(), graves, timeout=0.01) as listening:
+            give(listening, source, "a")
+            assert await source.settled(1) == [("a", False, False)]
+        assert [(type(dead.reason), dead.attempts) for dead in graves] == [(DispatchTimeout, 3)]
+
+    go(main)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_so_many_threads_at_most_handle_events_and_none_waits_behind_another(concurrency: int) -> None:
+    async def main() -> None:
+        source, names = Source(), [str(number) for number in range(60)]
+        held = Held(*names)
+        async with at_work(held.on, concurrency=concurrency) as listening:
+            give(listening, source, "slow", *names)
+            if concurrency > 1:
+                await source.settled(60)
+                await held.entered("slow")
+            held.release("slow")
+            await source.settled(61)
+            assert await listening.quiet(WAIT)
+        assert held.most <= concurrency
+        assert sorted(held.calls) == sorted(["slow", *names])
+        assert concurrency > 1 or held.calls == ["slow", *names]
+
+    go(main)
+
+
+def test_plain_functions_handle_one_event_of_a_key_at_once_and_in_order() -> None:
+    seen: list[tuple[str, float]] = []
+    inside: Counter[str] = Counter()
+
+    def on(event: Any) -> None:
+        inside[event.id] += 1
+        seen.append((event.id, event.total))
+        assert inside[event.id] == 1
+        if event.total == 7 and seen.count((event.id, 7)) < 3:
+            inside[event.id] -= 1
+            raise KeyError
+        inside[event.id] -= 1
+
+    async def main() -> None:
+        source = Source()
+        async with at_work(on, key="id", concurrency=4) as listening:
+            for number in range(60):
+                listening.take(source.delivery({"id": "abc"[number % 3], "total": number}, number), ORDER)
+            assert {accepted for _, accepted, _ in await source.settled(60)} == {True}
+        for each in "abc":
+            totals = [total for name, total in seen if name == each]
+            assert list(dict.fromkeys(totals)) == [
+                number for number in range(60) if "abc"[number % 3] == each
+            ]
+
+    go(main)
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_thread_begins_with_nothing_that_was_dropped_meanwhile(concurrency: int) -> None:
+    async def main() -> None:
+        source, held, first, second = Source(), Held("c", "d", "e", "f"), Origin(), Origin()
+        async with at_work(held.on, concurrency=concurrency) as listening:
+            first.watch(listening.lost)
+            for each in "abcde":
+                origin = second if each == "d" else first
+                listening.take(over(source, origin, each), ORDER, outside=True)
+            await held.entered(*"ab"[:concurrency])
+            first.end("the channel was closed")
+            listening.take(over(source, second, "f"), ORDER, outside=True)
+            held.release("a", "b")
+            told = await source.settled(concurrency + 2)
+            assert await listening.quiet(WAIT)
+        assert sorted(told) == [(each, True, False) for each in sorted([*"ab"[:concurrency], "d", "f"])]
+        assert sorted(held.calls) == sorted([*"ab"[:concurrency], "d", "f"])
+        assert listening.snapshot()["accepted"] == concurrency + 2
+
+    go(main)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_at_its_end_a_plain_function_leaves_what_it_was_not_called_with_to_its_source() -> None:
+    async def main() -> None:
+        source, held = Source(), Held("a")
+        async with at_work(held.on) as listening:
+            give(listening, source, *"abcd")
+            await held.entered("b")
+            listening.give_back()
+            assert sorted(source.told) == [("a", True, False), ("c", None, True), ("d", None, True)]
+            closing = asyncio.ensure_future(listening.close(WAIT))
+            await source.settled(4)
+            held.release("b", "c", "d")
+            await closing
+            assert source.told[3:] == [("b", None, True)]
+            assert held.calls == ["a", "b"]
+            assert listening.idle
+            found = listening.snapshot()
+            assert [found[name] for name in ("accepted", *PARTS)] == [1, 1, 0, 0, 0, 0]
+
+    go(main)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_plain_function_that_takes_too_long_is_given_up_and_those_behind_it_are_handled() -> None:
+    async def main() -> None:
+        source, graves, held = Source(), Graves(), Held("a", "c", "d")
+        async with at_work(held.on, graves, timeout=0.2, retry={**SOON, "attempts": 2}) as listening:
+            give(listening, source, *"abcd")
+            told = await source.settled(4)
+            assert listening.snapshot()["hanging"] == 2
+            held.release("b")
+            await until(lambda: listening.snapshot()["hanging"] == 0)
+        assert told == [(each, each != "b", False) for each in "abcd"]
+        assert held.calls == [*"abbcd"]
+        assert [(type(dead.reason), dead.attempts) for dead in graves] == [(DispatchTimeout, 2)]
+
+    go(main)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_worker_that_is_cancelled_tries_its_event_again_and_handles_the_others() -> None:
+    calls: list[str] = []
+    gate = threading.Event()
+
+    def on(event: Any) -> None:
+        calls.append(event.id)
+        if event.id == "b" and calls.count("b") == 1:
+            task = HANDLING.get()
+            assert task is not None
+            task.get_loop().call_soon_threadsafe(task.cancel)
+            gate.wait(WAIT)
+
+    async def main() -> None:
+        source = Source()
+        async with at_work(on) as listening:
+            give(listening, source, *"abc")
+            assert sorted(await source.settled(3)) == [(each, True, False) for each in "abc"]
+            found = listening.snapshot()
+            assert (found["cancelled"], found["retried"], found["delivered"]) == (1, 1, 3)
+            gate.set()
+        assert sorted(calls) == [*"abbc"]
+
+    go(main)
+
+
+def test_an_event_for_which_there_is_no_thread_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, starts = threading.Thread.start, list[bool]()
+
+    def refusing(thread: threading.Thread) -> None:
+        starts.append(True)
+        if len(starts) < 4:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async def main() -> None:
+        source, calls = Source(), list[str]()
+        async with at_work(lambda event: calls.append(event.id), timeout=WAIT) as listening:
+            monkeypatch.setattr(threading.Thread, "start", refusing)
+            give(listening, source, *"ab")
+            assert await source.settled(2) == [("a", True, False), ("b", True, False)]
+            assert listening.snapshot()["retried"] == 2
+        assert calls == ["a", "b"]
+
+    go(main)
+
+
+def test_each_event_of_a_plain_function_has_its_context_and_its_envelope() -> None:
+    var: ContextVar[str] = ContextVar("var", default="")
+    seen: list[Any] = []
+
+    def on(event: Any, envelope: Any) -> None:
+        seen.append((event.id, envelope.headers["x"], var.get(), HANDLING.get() is not None))
+        var.set(event.id)
+
+    async def main() -> None:
+        source = Source()
+        async with at_work(on) as listening:
+            for each in "abc":
+                give(listening, source, each, x=each)
+            await source.settled(3)
+        assert seen == [(each, each, "", True) for each in "abc"]
 
     go(main)

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
+from collections import deque
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from evbus.errors import DispatchError
 from evbus.event import _threads
-from evbus.event._threads import Threads
+from evbus.event._threads import Run, Threads, Unfinished
 from tests.event.kit import WAIT, go
 from tests.ingress.amqp_kit import eventually
 
@@ -184,3 +185,185 @@ asyncio.run(main())
     assert (
         "listener hang: 32 of its threads go on after their timeouts" in (tmp_path / "dead.jsonl").read_text()
     )
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run take as long as it likes."""
+    monkeypatch.setattr(_threads, "SHARE", WAIT)
+
+
+async def done_of(works: range, call: Any, **options: Any) -> tuple[Any, list[int], list[int]]:
+    """Return what a run ends with, what it has done, and what it has left."""
+    threads, done = Threads(1, "billing"), list[int]()
+    waiting = deque(works)
+    result = await threads.do(Run(waiting.popleft(), waiting, call, done.extend, **options))
+    await threads.close(WAIT)
+    return result, done, list(waiting)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_run_does_what_waits_in_order_and_wakes_the_loop_once() -> None:
+    async def main() -> None:
+        loop, wakes = asyncio.get_running_loop(), list[Any]()
+        wake, calls, last = loop.call_soon_threadsafe, list[int](), threading.Event()
+
+        def counted(call: Any, *args: Any, **kwargs: Any) -> Any:
+            wakes.append(call)
+            return wake(call, *args, **kwargs)
+
+        def call(work: int) -> None:
+            calls.append(work)
+            if work == 49:
+                last.set()
+
+        loop.call_soon_threadsafe = counted  # type: ignore[method-assign]
+        running = asyncio.ensure_future(done_of(range(50), call))
+        await asyncio.sleep(0)
+        # The loop is held up until the last is begun.
+        assert last.wait(WAIT)
+        assert len(wakes) == 1
+        assert await running == (None, list(range(50)), [])
+        assert calls == list(range(50))
+
+    go(main)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_each_work_of_a_run_has_a_context_of_its_own() -> None:
+    seen: list[str] = []
+
+    def call(work: int) -> None:
+        seen.append(VAR.get())
+        VAR.set(str(work))
+
+    async def main() -> None:
+        VAR.set("outside")
+        assert await done_of(range(3), call) == (None, [0, 1, 2], [])
+        assert VAR.get() == "outside"
+
+    go(main)
+    assert seen == ["outside"] * 3
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize(
+    ("problem", "found"),
+    [
+        (KeyError("id"), "KeyError('id')"),
+        (SystemExit(3), "SystemExit(3)"),
+        (StopIteration(), "RuntimeError('the listener raised StopIteration')"),
+        (KeyboardInterrupt(), "RuntimeError('the listener raised KeyboardInterrupt')"),
+    ],
+)
+def test_a_failure_ends_a_run(problem: BaseException, found: str) -> None:
+    def call(work: int) -> None:
+        if work == 2:
+            raise problem
+
+    result, done, left = go(lambda: done_of(range(5), call))
+    assert isinstance(result, Unfinished)
+    assert (result.work, repr(result.problem)) == (2, found)
+    assert (done, left) == ([0, 1], [3, 4])
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_something_to_await_ends_a_run() -> None:
+    async def later() -> str:
+        return "awaited"
+
+    async def main() -> None:
+        result, done, left = await done_of(range(3), lambda work: later() if work == 1 else work)
+        assert (result.work, result.problem, await result.result) == (1, None, "awaited")
+        assert (done, left) == ([0], [2])
+
+    go(main)
+
+
+def test_the_loop_has_its_turn_after_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_threads, "SHARE", 0)
+    assert go(lambda: done_of(range(25), str)) == (None, [0], list(range(1, 25)))
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_run_that_is_left_begins_with_nothing_more() -> None:
+    inside, gate, calls = threading.Event(), threading.Event(), list[int]()
+
+    def call(work: int) -> None:
+        calls.append(work)
+        if work == 1:
+            inside.set()
+            gate.wait(WAIT)
+
+    async def main() -> None:
+        threads, done, waiting = Threads(1, "billing"), list[int](), deque([1, 2])
+        run = Run(0, waiting, call, done.extend)
+        running = asyncio.ensure_future(threads.do(run))
+        await asyncio.sleep(0)
+        assert inside.wait(WAIT)
+        assert run.leave() == 1
+        assert done == [0]
+        gate.set()
+        assert await running is None
+        await threads.close(WAIT)
+        assert (calls, done, list(waiting)) == ([0, 1], [0], [2])
+
+    go(main)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_loop_that_was_stopped_begins_with_nothing_more() -> None:
+    inside, gate, ended = threading.Event(), threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def call(work: int) -> None:
+        calls.append(work)
+        inside.set()
+        gate.wait(WAIT)
+
+    class Told(Run[int]):
+        def run(self) -> None:
+            super().run()
+            ended.set()
+
+    threads, done, waiting = Threads(1, "billing"), list[int](), deque([1])
+
+    async def begin() -> asyncio.Future[Any]:
+        return asyncio.ensure_future(threads.do(Told(0, waiting, call, done.extend)))
+
+    async def end(running: asyncio.Future[Any]) -> None:
+        assert await running is None
+        await threads.close(WAIT)
+
+    loop = asyncio.new_event_loop()
+    running = loop.run_until_complete(begin())
+    loop.run_until_complete(asyncio.sleep(0))
+    assert inside.wait(WAIT)
+    gate.set()
+    assert ended.wait(WAIT)
+    assert calls == [0]
+    loop.run_until_complete(end(running))
+    loop.close()
+    assert (done, list(waiting)) == ([0], [1])
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_work_that_takes_too_long_ends_its_run() -> None:
+    gate = threading.Event()
+
+    def call(work: int) -> None:
+        if work == 2:
+            gate.wait(WAIT)
+
+    async def main() -> None:
+        threads, done, waiting = Threads(1, "billing"), list[int](), deque([1, 2, 3])
+        run = Run(0, waiting, call, done.extend, 0.5)
+        with pytest.raises(asyncio.CancelledError):
+            await threads.do(run)
+        assert (run.expired, run.leave(), done, list(waiting)) == (True, 2, [0, 1], [3])
+        assert threads.hanging == 1
+        gate.set()
+        await threads.close(WAIT)
+        assert (threads.hanging, done) == (0, [0, 1])
+
+    go(main)
