@@ -18,7 +18,7 @@ from typing import Any
 from evbus import jsonl
 from evbus._append import AppendFile
 from evbus._paths import no_home
-from evbus._worker import Worker
+from evbus._worker import Job, Worker
 from evbus.errors import InvalidPayload, PayloadError, Unavailable
 from evbus.jsonl import Record
 from evbus.types import Envelope
@@ -38,6 +38,12 @@ LAST_WRITE = 10.0
 _REASON_CHARACTERS = 2_000
 #: Records that are written and synced together, at most.
 _TOGETHER = 1_000
+#: Turns of the loop that a flush waits for others; and seconds, when there were some, or have been while the
+#: one before was made.
+TURNS = 4
+GATHER = 0.005
+#: Seconds that records wait for others when nobody waits for them.
+LINGER = 0.02
 
 #: What a snapshot has of a store before there is one.
 NO_STORE = {"path": "", "stored": 0, "pending": 0, "lost": 0, "last_error": ""}
@@ -47,9 +53,9 @@ class DeadStore:
     """Events that no destination took, in ``path`` and ``path.1``, as lines that ``evbus run`` reads.
 
     :meth:`add` may be called from any thread and only encodes; a thread of the store's own writes and
-    syncs soon after, all that waits at once. :meth:`flush` waits for that. The file is made, with
-    permissions 0600 in a folder with 0700, when the first event dies, and is held open only while
-    it is written, so that processes may share it.
+    syncs soon after, all that waits at once. :meth:`flush` waits for that; several flushes are one. The file
+    is made, with permissions 0600 in a folder with 0700, when the first event dies, and is held open only
+    while it is written, so that processes may share it.
 
     When it cannot be written, the events wait in memory, at most 10,000 and 64 MiB of them, and it is
     tried again every 5 seconds and at each flush.
@@ -84,6 +90,10 @@ class DeadStore:
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._scheduled = False
+        # Set while somebody waits for what is added.
+        self._wanted = threading.Event()
+        self._flushing: asyncio.Task[None] | None = None
+        self._crowd = False
         self._failed_at: float | None = None
         self._closed = False
         self._given_up = False
@@ -171,9 +181,11 @@ class DeadStore:
             if not full and not self._closed:
                 self._waiting.append(line)
                 self._waiting_bytes += len(line)
+                if 0 < self._limit < 4 * self._waiting_bytes:
+                    self._wanted.set()  # before there is no room
                 if not self._scheduled and self._failed_at is None:
                     self._scheduled = True
-                    self._worker.submit(self._write)
+                    self._worker.submit(self._write_soon)
                 return True
             why = "too many wait for it" if full else "it is closed"
             self._lose(1, f"it is not stored in {self.path}, as {why}")
@@ -194,10 +206,27 @@ class DeadStore:
         """
         with self._lock:
             wanted = self._written + len(self._waiting)
-        if self._waiting and not self._closed:
-            await self._worker.run(self._write)
-        # What others have added meanwhile may wait still.
+        tried = False
+        while self._written < wanted and not self._closed and not (tried and self._failed_at is not None):
+            if self._flushing is None or self._flushing.done():
+                self._flushing = asyncio.ensure_future(self._flush())
+            else:
+                self._crowd = True
+            # What was added after a write had begun is for the next.
+            await asyncio.shield(self._flushing)
+            tried = True
         return self._written >= wanted
+
+    async def _flush(self) -> None:
+        """Write what waits, in the thread, with what is added in the next moment."""
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        if self._crowd:
+            await asyncio.sleep(GATHER)
+        self._crowd = False
+        if not self._closed:  # else it is written already, or lost
+            self._wanted.set()
+            await self._worker.begin(Job(self._write))
 
     def flush_in_time(self) -> None:
         """Write what waits, from another thread than the loop's, and give up what cannot be written.
@@ -208,6 +237,7 @@ class DeadStore:
         before = -1
         while self._waiting and before != self._written and time.monotonic() < end:
             before = self._written
+            self._wanted.set()
             with contextlib.suppress(RuntimeError):  # it is closed, and is at its last work
                 self._worker.submit(self._write)
             for _ in range(20):
@@ -221,8 +251,12 @@ class DeadStore:
         :param seconds: that a disk may hang. One that takes something meanwhile has as long again, and ten
             seconds in all.
         """
+        if self._flushing is not None and not self._flushing.done():
+            # As far as it has to be, for the thread to write what it is for.
+            await asyncio.wait({self._flushing}, timeout=2 * GATHER)
         with self._lock:
             self._closed = True
+        self._wanted.set()
         closing = asyncio.ensure_future(self._worker.close(self._write_last if self._waiting else None))
         end = time.monotonic() + max(LAST_WRITE, seconds)
         before = -1
@@ -235,17 +269,23 @@ class DeadStore:
             await asyncio.wait({closing})
             self._lose_rest()
 
+    def _write_soon(self) -> None:
+        self._wanted.wait(LINGER)
+        self._write()
+
     def _write(self) -> None:
         """Move what waits into the file. Only the thread takes from the left, others add on the right."""
+        with self._lock:
+            self._scheduled = False
+            left = len(self._waiting)
+            if not self._closed:
+                self._wanted.clear()
         problem = None
-        while problem is None:
+        while left and problem is None:
             with self._lock:
-                self._scheduled = False
-                lines = list(islice(self._waiting, _TOGETHER))
-            if not lines:
-                self._told -= {"write", "full"}
-                return
+                lines = list(islice(self._waiting, min(left, _TOGETHER)))
             done, problem = self._append(lines)
+            left -= done
             with self._lock:
                 if self._given_up:
                     return  # all of it was counted as lost
@@ -255,7 +295,10 @@ class DeadStore:
                 self._written += done
                 self.last_error = self._why_lost if problem is None else str(problem)
                 self._failed_at = None if problem is None else time.monotonic()
-        self._tell("write", f"dead events are kept in memory: {problem}")
+        if problem is None:
+            self._told -= {"write", "full"}
+        else:
+            self._tell("write", f"dead events are kept in memory: {problem}")
 
     def _tick(self) -> float | None:
         """Try again what could not be written; return the seconds until the next time."""

@@ -48,6 +48,8 @@ _ELSEWHERE = "it is delivered again, perhaps to another process"
 MOMENT = 0.1
 #: Seconds that the record of a dead event may take that is under way when its listener ends.
 RECORDING = 0.5
+#: Dead events whose records may be under way while others are handled.
+RECORDED = 200
 
 
 class Dead(NamedTuple):
@@ -126,6 +128,7 @@ class Listening:
         #: How often those were tried that its end has cut short, by the identity of their envelopes.
         self.tried: dict[int, int] = {}
         self._accepted = 0
+        self._recording = 0
         self._max_body = UNBOUNDED
         self._most = spec.max_deliveries
         self._descriptors: dict[EventSpec, EventListenerDescriptor] = {}
@@ -457,6 +460,20 @@ class Listening:
             self._counts["unreadable"] += 1
         self._counts["dead"] += 1
         dead = Dead(work.delivery.envelope, self.listener.name, problem, work.attempts)
+        if self._recording >= RECORDED:
+            await self._record(work, dead)
+            return
+        # Others are handled meanwhile: the records of a run of dead events are written together.
+        self._recording += 1
+        self._workers.leave()
+        try:
+            await self._record(work, dead)
+        finally:
+            self._recording -= 1
+            self._workers.enter()
+
+    async def _record(self, work: _Work, dead: Dead) -> None:
+        """Settle a delivery that was given up, once the record of that is on the disk."""
         recording = asyncio.ensure_future(self._dead(dead))
         try:
             recorded = await asyncio.shield(recording)
@@ -478,7 +495,7 @@ class Listening:
         else:
             log.error("listener %s: a dead event cannot be recorded, and stays where it is", dead.listener)
         if self._teller is not None:
-            self._teller.tell({"event": work.event, "exception": problem})
+            self._teller.tell({"event": work.event, "exception": dead.reason})
 
     def lost(self, origin: Origin) -> None:
         """Drop what came over something that has ended, unless the listener was called: it comes again."""

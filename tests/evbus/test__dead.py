@@ -147,15 +147,16 @@ def test_what_dies_while_others_are_written_is_not_held_against_them(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = DeadStore(path)
-    run = store._worker.run
+    begin = store._worker.begin
 
-    async def run_and_add(function: Callable[[], None]) -> None:
-        await run(function)
-        add(store, event(2))
+    def begin_and_add(job: Any) -> asyncio.Future[Any]:
+        writing = begin(job)
+        writing.add_done_callback(lambda _: add(store, event(2)))
+        return writing
 
     async def work() -> None:
         add(store, event(1))
-        monkeypatch.setattr(store._worker, "run", run_and_add)
+        monkeypatch.setattr(store._worker, "begin", begin_and_add)
         assert await store.flush()
         assert store.stored + store.pending == 2
 
@@ -434,3 +435,77 @@ def test_a_tilde_that_nobody_can_write_out_is_no_folder(
     assert (store.stored, store.lost) == (0, 1)
     assert "there is no home directory" in store.last_error
     assert list(tmp_path.iterdir()) == []
+
+
+# In runs
+
+
+@pytest.fixture
+def syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return how long the file was each time that it was synced."""
+    found: list[int] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        real(fd)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            found.append(os.fstat(fd).st_size)
+
+    monkeypatch.setattr("evbus._append.os.fsync", fsync)
+    return found
+
+
+def test_a_thousand_that_die_in_one_turn_are_synced_together(path: Path, syncs: list[int]) -> None:
+    store = DeadStore(path)
+
+    def check(number: int) -> None:
+        assert len(path.read_bytes().splitlines()) > number
+        assert path.stat().st_size <= syncs[-1]
+
+    async def one(number: int) -> None:
+        add(store, event(number))
+        assert await store.flush()
+        check(number)
+
+    async def work() -> None:
+        await asyncio.gather(*(one(number) for number in range(1_000)))
+
+    use(store, work)
+    assert len(syncs) <= 5
+
+
+def test_a_thousand_that_die_in_a_run_are_synced_in_few_parts(path: Path, syncs: list[int]) -> None:
+    store = DeadStore(path)
+
+    async def one() -> None:
+        assert await store.flush()
+
+    async def work() -> None:
+        flushes = []
+        for number in range(1_000):
+            add(store, event(number))
+            flushes.append(asyncio.ensure_future(one()))
+            await asyncio.sleep(0)
+        await asyncio.gather(*flushes)
+
+    use(store, work)
+    assert len(syncs) <= 200
+    assert len(list(read(path))) == 1_000
+
+
+def test_what_is_added_alone_waits_for_no_others(
+    path: Path, syncs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_dead, "GATHER", 3600)
+    monkeypatch.setattr(_dead, "LINGER", 3600)
+    store = DeadStore(path)
+
+    async def work() -> None:
+        for number in range(5):
+            add(store, event(number))
+            assert await store.flush()
+            assert len(syncs) == number + 1
+        add(store, event(5))
+
+    use(store, work)
+    assert len(list(read(path))) == 6

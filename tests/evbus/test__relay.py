@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import os
 import threading
 from typing import Any
 
@@ -470,3 +472,35 @@ def test_what_waits_for_the_one_that_is_sent_alone_is_dropped_too(rig: Rig, acks
 
     asyncio.run(main())
     assert acks.acked == []
+
+
+class Refusing(Target):
+    async def publish_batch(self, _ctx: Any, events: list[Envelope]) -> Any:
+        return [Rejected("no") for _ in events]
+
+
+def test_a_thousand_dead_ones_are_settled_after_few_syncs_and_not_before(
+    rig: Rig, acks: Acks, monkeypatch: Any
+) -> None:
+    # What was settled when the file was synced, and how many lines that had then.
+    synced: list[tuple[int, int]] = [(0, 0)]
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        lines = rig.path.read_bytes().count(b"\n")
+        settled = len(acks.acked)
+        real(fd)
+        synced.append((settled, lines))
+
+    monkeypatch.setattr("evbus._append.os.fsync", fsync)
+
+    async def main() -> None:
+        rig.add(Refusing(batching=True), "out", delivery=Settings(batch=5, retry=SOON))
+        async with rig.running():
+            relay(rig, acks, *range(1_000))
+            await until(lambda: len(acks.acked) == 1_000)
+
+    asyncio.run(main())
+    assert all(settled <= lines for (_, lines), (settled, _) in itertools.pairwise(synced))
+    assert (synced[-1][1], len(rig.buried())) == (1_000, 1_000)
+    assert len(synced) <= 200

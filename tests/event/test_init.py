@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import logging
+import os
 import threading
 import uuid
 from contextvars import ContextVar
@@ -758,3 +759,31 @@ def test_the_profile_of_many_listeners_is_looked_for_once_in_a_run() -> None:
         assert (looked, len(got)) == (["default", "other"], 21 + 1)
 
     go(main)
+
+
+def test_a_thousand_dead_events_of_a_listener_cost_few_syncs(monkeypatch: Any, tmp_path: Path) -> None:
+    synced: list[int] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        real(fd)
+        synced.append(fd)
+
+    monkeypatch.setattr("evbus._append.os.fsync", fsync)
+    order: list[int] = []
+
+    async def on(event: Base) -> None:
+        order.append(event.id)
+        raise Rejected("no")
+
+    async def main() -> None:
+        async with listening(dead_store=str(tmp_path / "dead.jsonl")) as hub:
+            hub.event.init.subscribe(Base, on)
+            for number in range(1_000):
+                await hub.event.init.send(Base(number))
+            await settled(hub)
+            assert len(dead(tmp_path / "dead.jsonl")) == 1_000
+
+    go(main)
+    assert order == list(range(1_000))
+    assert len(synced) <= 200
