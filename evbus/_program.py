@@ -18,11 +18,13 @@ from typing import Any, NoReturn, cast
 from pop_config import conf as pop_conf
 
 from evbus import conf
-from evbus._units import Unit, UnitError, number
-from evbus.command import _output
+from evbus.engine.cli import output
+from evbus.engine.core import profiles as core_profiles
+from evbus.engine.core.plugins import installed
+from evbus.engine.core.plugins import own as plugins_own
+from evbus.engine.core.settings import plain
+from evbus.engine.kit.units import Unit, UnitError, number
 from evbus.errors import ConfigError, EvbusError, SettingsError, nearest
-from evbus.evbus import _installed, _own, _profiles
-from evbus.evbus._settings import plain
 
 __all__ = ["run"]
 
@@ -166,12 +168,12 @@ def _see_this_folder() -> None:
 
 def _main() -> int:
     _see_this_folder()
-    hub = _installed.new_hub()
+    hub = installed.new_hub()
     hub.pop.sub.add(dyne_name="log", pypath="evbus.log")
     try:
         _configure(hub)
         if not hub.SUBPARSER:
-            _output.say(hub.args.parser.help())
+            output.say(hub.args.parser.help())
             return MISTAKE
         hub.pop.sub.add(subname="command", pypath="evbus.command")
         return asyncio.run(_run(hub, hub.SUBPARSER, dict(hub.OPT.evbus)))
@@ -284,9 +286,9 @@ def _read_empty(hub: Any) -> None:
 def _set_own(hub: Any) -> None:
     """Add the options of plugins that the environment and ``--set`` give, which pop-config does not know."""
     given = {
-        name: os.environ[_own.environment(name)]
+        name: os.environ[plugins_own.environment(name)]
         for name in hub.OPT.evbus
-        if name not in CONFIG and _own.environment(name) in os.environ
+        if name not in CONFIG and plugins_own.environment(name) in os.environ
     }
     for option in hub.OPT.evbus.get("set") or ():
         name, equals, value = option.partition("=")
@@ -331,7 +333,7 @@ def _check_file() -> dict[str, Any]:
     path = parser.parse_known_args()[0].config or os.environ.get("EVBUS_CONFIG")
     if not path:
         return {}
-    sections = _profiles.load_yaml(pathlib.Path(path))
+    sections = core_profiles.load_yaml(pathlib.Path(path))
     for name, part in sections.items():
         if name in CONFIG and (name == "profiles" or not isinstance(part, dict)):
             raise SettingsError(

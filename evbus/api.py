@@ -20,18 +20,19 @@ from typing import Any
 import pop.hub
 
 from evbus import session
-from evbus.dispatch._declare import command, on, query
-from evbus.dispatch._dispatcher import Dispatcher
-from evbus.dispatch._handler import AbstractHandler, HandlerProtocol
-from evbus.dispatch._kinds import EventRouter, RequestRouter
-from evbus.dispatch._providers import Factory, Singleton
+from evbus.engine.client.handle import Handle
+from evbus.engine.client.sync_bus import SyncBus
+from evbus.engine.core.lifecycle import signals as lifecycle_signals
+from evbus.engine.core.plugins import installed
+from evbus.engine.handling.dispatch.declare import command, on, query
+from evbus.engine.handling.dispatch.dispatcher import Dispatcher
+from evbus.engine.handling.dispatch.kinds import EventRouter, RequestRouter
+from evbus.engine.handling.events import modules
+from evbus.engine.handling.events.declare import EventListener, EventListenerDescriptor, event, event_listener
+from evbus.engine.handling.events.declare import EventSpec as EventDescriptor
+from evbus.engine.handling.handler import AbstractHandler, HandlerProtocol
+from evbus.engine.handling.providers import Factory, Singleton
 from evbus.errors import EvbusError, Rejected, Unavailable
-from evbus.evbus import _installed, _signals
-from evbus.event import _modules
-from evbus.event._declare import EventListener, EventListenerDescriptor, event, event_listener
-from evbus.event._declare import EventSpec as EventDescriptor
-from evbus.event._handle import Handle
-from evbus.event._sync_bus import SyncBus
 from evbus.types import Delivery, Envelope, Event, Subscription
 
 __all__ = [
@@ -68,7 +69,8 @@ __all__ = [
 class BusHandle(Handle):
     """A started bus. ``hub`` is its hub, where everything else is found.
 
-    :ivar report: after the end: what could not be delivered (:class:`evbus.evbus._bus.Report`).
+    :ivar report: after the end: what could not be delivered
+        (:class:`evbus.engine.core.lifecycle.bus.Report`).
     """
 
     def __init__(self, hub: pop.hub.Hub, contexts: Mapping[str, Any]) -> None:
@@ -192,7 +194,7 @@ def sync_bus(
 
     :raises ConfigError: an option or a plugin has to be mended; at the start, a profile, too.
     """
-    where = _modules.places(listeners)
+    where = modules.places(listeners)
     made = SyncBus(
         lambda: _made(where, options), lambda hub: _started(hub, profiles, acct_key, signals=False)
     )
@@ -203,12 +205,12 @@ def sync_bus(
 
 def _made(listeners: Iterable[Any], options: Mapping[str, Any]) -> pop.hub.Hub:
     """Return a hub with its options, its plugins loaded and its listeners subscribed."""
-    with _installed.LOADING:
-        hub = _installed.new_hub()
+    with installed.LOADING:
+        hub = installed.new_hub()
         hub.OPT = hub.pop.data.imap({"evbus": dict(options)})
         # It loads the plugins, so that the handle's functions have their contracts.
         hub.evbus.init.refuse_unknown(options)
-    hub.event.init.listen(*_modules.places(listeners))
+    hub.event.init.listen(*modules.places(listeners))
     return hub
 
 
@@ -223,7 +225,7 @@ async def _started(
     """Start the bus of a hub, and at the end deliver what is left and stop it."""
     contexts = profiles if isinstance(profiles, Mapping) else await hub.evbus.acct.load(profiles, acct_key)
     handle = BusHandle(hub, contexts)
-    block = _signals.Block()
+    block = lifecycle_signals.Block()
     with _told_by_signals(hub, block) if signals else contextlib.nullcontext():
         listener = asyncio.ensure_future(hub.evbus.init.start(contexts))
         try:
@@ -245,7 +247,9 @@ async def _started(
             await asyncio.gather(listener, return_exceptions=True)
 
 
-def _told_by_signals(hub: pop.hub.Hub, block: _signals.Block) -> contextlib.AbstractContextManager[None]:
+def _told_by_signals(
+    hub: pop.hub.Hub, block: lifecycle_signals.Block
+) -> contextlib.AbstractContextManager[None]:
     """Let signals end a block, and then hurry the stop of the bus."""
     engine, dispatcher = hub.evbus.ENGINE, hub.dispatch.DISPATCHER
 
@@ -258,6 +262,6 @@ def _told_by_signals(hub: pop.hub.Hub, block: _signals.Block) -> contextlib.Abst
         dispatcher.hurry()
         block.leave()
 
-    control = _signals.Control(drain, hurry)
+    control = lifecycle_signals.Control(drain, hurry)
     seconds = hub.evbus.init.settings().drain_timeout
-    return _signals.handled(control, seconds, hub.evbus.init.salvage, quiet=True)
+    return lifecycle_signals.handled(control, seconds, hub.evbus.init.salvage, quiet=True)

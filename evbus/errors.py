@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from evbus.redact import one_line
+from evbus.engine.kit.redact import one_line
 from evbus.version import install_command
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from evbus._units import Bytes, Seconds
+from evbus.engine.kit.units import Bytes, Seconds
 from evbus.errors import DeliveryError
 
 __all__ = [

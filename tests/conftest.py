@@ -17,7 +17,7 @@ from typing import Any
 import pop.hub
 import pytest
 
-from evbus.connection import _supervisor
+from evbus.engine.wire.base import supervisor
 from tests.servers import _activemq, _versions
 from tests.servers._activemq import ActiveMQ
 from tests.servers._proxy import Proxy
@@ -84,7 +84,7 @@ def nobody_comes_back_later(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Tests of just that set the seconds themselves.
     """
-    monkeypatch.setattr(_supervisor, "SETTLING", 0.0)
+    monkeypatch.setattr(supervisor, "SETTLING", 0.0)
 
 
 @pytest.fixture(autouse=True)

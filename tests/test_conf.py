@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from evbus import conf
-from evbus.evbus._settings import OPTIONS, Settings, read_settings
+from evbus.engine.core.settings import OPTIONS, Settings, read_settings
 
 
 def test_every_option_has_a_default_and_a_help_text() -> None:

@@ -13,21 +13,43 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "evbus"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# From top to bottom; a file may import from its own row's room and from rows below it.
+# From top to bottom; a file may import from its own row's folder and from rows below it.
+ROOMS = {
+    "command",
+    "connection",
+    "dispatch",
+    "egress",
+    "evbus",
+    "event",
+    "handler",
+    "ingress",
+    "listener",
+    "log",
+    "match",
+    "pipeline",
+    "serialize",
+}
 ROWS = [
     {"__main__", "_pytest"},
     {"api", "scripts", "testing"},
     {"_program"},
-    {"command"},
-    {"service"},
-    {"channel", "registry", "health"},
-    {"event", "listener"},
-    {"dispatch", "handler"},
-    {"evbus", "log"},
-    {"ingress", "egress"},
-    {"connection"},
-    {"pipeline", "serialize", "match"},
-    {""},  # the plain modules beside the rooms: types, errors, jsonl, redact, ...
+    ROOMS,
+    {"engine/cli", "engine/client", "engine/describe"},
+    {"engine/call"},
+    {"engine/handling/events"},
+    {"engine/handling/dispatch"},
+    {"engine/handling"},
+    {"engine/core/lifecycle"},
+    {"engine/core/dead", "engine/core/intake", "engine/core/plugins"},
+    {"engine/core/lane"},
+    {"engine/core"},
+    {"engine/wire/file", "engine/wire/http", "engine/wire/memory", "engine/wire/stomp"},
+    {"engine/wire/amqp"},
+    {"engine/wire/amqp1"},
+    {"engine/wire/base"},
+    {"engine/stages"},
+    {"engine/codec"},
+    {""},  # engine/kit, and the plain modules beside the rooms: types, errors, session, ...
 ]
 TOP = {
     "__main__",
@@ -36,12 +58,12 @@ TOP = {
     "api",
     "scripts",
 }  # files beside the rooms that are no plain modules
-LEVEL = {room: len(ROWS) - index for index, row in enumerate(ROWS) for room in row}
+LEVEL = {place: len(ROWS) - index for index, row in enumerate(ROWS) for place in row}
 
 # Engines know no hub. These are about POP's own objects, and nothing else imports them but init files:
-# _load.py guards POP's loader against broken plugin files, _face.py steps over POP's function wrapper.
-# _installed.py reads what POP looks for in installed packages, before it does, and so makes hubs.
-MAY_IMPORT_POP = {"evbus/evbus/_load.py", "evbus/evbus/_face.py", "evbus/evbus/_installed.py"}
+# load.py guards POP's loader against broken plugin files, face.py steps over POP's function wrapper.
+# installed.py reads what POP looks for in installed packages, before it does, and so makes hubs.
+MAY_IMPORT_POP = {f"evbus/engine/core/plugins/{name}.py" for name in ("load", "face", "installed")}
 # The ways in from outside make the hub that everything else is handed.
 MAKES_A_HUB = {"evbus/api.py", "evbus/_program.py", "evbus/testing/__init__.py"}
 
@@ -54,9 +76,13 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def room(path: Path) -> str:
-    """Return the room of a file: its folder in the package, or nothing for a plain module."""
+def place(path: Path) -> str:
+    """Return where a file stands: its room, its folder among the engines, or nothing for a plain module."""
     parts = path.relative_to(PACKAGE).parts
+    if parts[:2] == ("engine", "kit"):
+        return ""  # small tools, on one floor with types and errors
+    if parts[0] == "engine":
+        return "/".join(parts[:-1])
     if len(parts) > 1:
         return parts[0]
     return path.stem if path.stem in TOP else ""
@@ -64,7 +90,7 @@ def room(path: Path) -> str:
 
 def is_plugin(path: Path) -> bool:
     """Tell whether POP loads the file: it lies in a room and its name does not begin with ``_``."""
-    return len(path.relative_to(PACKAGE).parts) > 1 and not path.name.startswith("_")
+    return path.relative_to(PACKAGE).parts[0] in ROOMS and not path.name.startswith("_")
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -101,13 +127,26 @@ every_file = pytest.mark.parametrize("path", FILES, ids=name)
 
 
 @every_file
-def test_arrows_between_rooms_run_downwards(path: Path) -> None:
+def test_arrows_between_folders_run_downwards(path: Path) -> None:
     wrong = [
         name(target)
         for target in own(path)
-        if room(target) != room(path) and LEVEL[room(target)] >= LEVEL[room(path)]
+        if place(target) != place(path) and LEVEL[place(target)] >= LEVEL[place(path)]
     ]
     assert not wrong, f"{name(path)} imports {wrong}, which lie beside or above it"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    waiting = {path: set(own(path)) - {path} for path in FILES}
+    while ready := {path for path, needs in waiting.items() if not needs & waiting.keys()}:
+        waiting = {path: needs for path, needs in waiting.items() if path not in ready}
+    assert not waiting, f"a circle goes through {sorted(map(name, waiting))}"
+
+
+def test_rooms_hold_plugins_and_nothing_else() -> None:
+    inside = [path for path in FILES if path.relative_to(PACKAGE).parts[0] in ROOMS]
+    assert {path.relative_to(PACKAGE).parts[0] for path in inside} == ROOMS
+    assert [name(path) for path in inside if not is_plugin(path) and path.name != "__init__.py"] == []
 
 
 @every_file
@@ -167,7 +206,7 @@ def test_nothing_unsafe_decodes_bytes(path: Path) -> None:
     assert not UNSAFE_YAML.search(code), f"{name(path)}: yaml.safe_load is the only YAML loader here"
     assert not {module.split(".")[0] for module in imports(path) if NEVER.fullmatch(module.split(".")[0])}
     assert not re.search(r"\b(pickle|marshal)\.\w", code)
-    if name(path) == "evbus/evbus/_installed.py":
+    if name(path) == "evbus/engine/core/plugins/installed.py":
         return  # it runs the conf.py of installed packages in POP's place
     assert not re.search(r"(?<![\w.])(eval|exec)\(", code), f"{name(path)}: text from outside is never run"
 

@@ -177,6 +177,7 @@ def test_what_is_installed_runs(installed: Path, tmp_path: Path) -> None:
     assert run(command, "--version", cwd=tmp_path) == f"evbus {version}\n"
     plugins = run(command, "plugins", cwd=tmp_path)
     assert "broken" not in plugins
+    assert "engine" not in plugins  # which are no plugins
     where = "import evbus, importlib.metadata as m; print(evbus.__file__, m.version('evbus-hub'))"
     site = installed.parent.parent
     assert run(installed, "-c", where, cwd=tmp_path).startswith(str(site))

@@ -1,8 +1,11 @@
 """``evbus asyncapi``: describe the events of an application for others, as an AsyncAPI 3.0 document."""
 
 from evbus import errors, types
-from evbus.command import _output, _session, _table
-from evbus.evbus import _load, _pipeline
+from evbus.engine.cli import output as _output
+from evbus.engine.cli import session as _session
+from evbus.engine.cli import table as _table
+from evbus.engine.core import pipeline as _pipeline
+from evbus.engine.core.plugins import load as _load
 
 FORMATS = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}
 
@@ -10,7 +13,7 @@ FORMATS = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}
 async def main(hub, options):
     """Write the document of all events, listeners and profiles."""
     # Here, as it knows all transports, and every command loads this file.
-    from evbus.command import _asyncapi
+    from evbus.engine.describe import asyncapi as _asyncapi
 
     path = options.get("output")
     kind = _output.chosen(options.get("format"), path, FORMATS, "json")
@@ -37,7 +40,9 @@ async def catalogue(hub, options):
 
     :raises ConfigError: a module, a listener or a profile is wrong; nothing is left out silently.
     """
-    from evbus.event import _catalogue, _listener, _modules
+    from evbus.engine.describe import catalogue as _catalogue
+    from evbus.engine.handling.events import listener as _listener
+    from evbus.engine.handling.events import modules as _modules
 
     file = hub.command.init.source(options) or "profiles"
     registry = hub.event.REGISTRY

@@ -3,8 +3,11 @@
 import asyncio
 
 from evbus import errors
-from evbus.command import _output, _session, _table
-from evbus.evbus import _profiles, _sources
+from evbus.engine.cli import output as _output
+from evbus.engine.cli import session as _session
+from evbus.engine.cli import table as _table
+from evbus.engine.core import profiles as _profiles
+from evbus.engine.core.intake import sources as _sources
 
 
 async def main(hub, options):

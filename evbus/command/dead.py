@@ -1,8 +1,13 @@
 """``evbus dead``: show at a glance which events were given up, and why."""
 
-from evbus import _counted, _paths, errors
-from evbus.command import _output, _replay, _session, _table
-from evbus.evbus import _dead_path
+from evbus import errors
+from evbus.engine.cli import output as _output
+from evbus.engine.cli import replay as _replay
+from evbus.engine.cli import session as _session
+from evbus.engine.cli import table as _table
+from evbus.engine.core import dead_path as _dead_path
+from evbus.engine.kit import counted as _counted
+from evbus.engine.kit import paths as _paths
 
 
 def store(hub, options):

@@ -1,7 +1,7 @@
 """``evbus demo``: put made-up events at a rate."""
 
 from evbus import errors
-from evbus.command import _session
+from evbus.engine.cli import session as _session
 
 
 async def main(hub, options):

@@ -3,7 +3,8 @@
 import sys
 
 from evbus import errors
-from evbus.command import _output, _session
+from evbus.engine.cli import output as _output
+from evbus.engine.cli import session as _session
 
 FORMATS = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".txt": "text"}
 
@@ -11,7 +12,9 @@ FORMATS = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".txt": "text"}
 async def main(hub, options):
     """Write events, the profiles that they go through, and the listeners that get them."""
     # Here, as it knows all transports, and every command loads this file.
-    from evbus.command import _graph, _graph_dot, _graph_text
+    from evbus.engine.describe import graph as _graph
+    from evbus.engine.describe import graph_dot as _graph_dot
+    from evbus.engine.describe import graph_text as _graph_text
 
     path = options.get("output")
     kind = _output.chosen(options.get("format"), path, FORMATS, "text")

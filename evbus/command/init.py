@@ -6,9 +6,13 @@ import sys
 import time
 
 from evbus import errors
-from evbus.command import _input, _output, _session, _table
-from evbus.evbus import _settings, _signals
-from evbus.event import _modules
+from evbus.engine.cli import input as _input
+from evbus.engine.cli import output as _output
+from evbus.engine.cli import session as _session
+from evbus.engine.cli import table as _table
+from evbus.engine.core import settings as _settings
+from evbus.engine.core.lifecycle import signals as _signals
+from evbus.engine.handling.events import modules as _modules
 
 
 async def contexts(hub, options, default=None):

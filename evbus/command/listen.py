@@ -3,7 +3,8 @@
 import asyncio
 
 from evbus import errors
-from evbus.command import _session, _table
+from evbus.engine.cli import session as _session
+from evbus.engine.cli import table as _table
 
 
 async def main(hub, options):

@@ -1,8 +1,11 @@
 """``evbus plugins``: list every plugin by subsystem."""
 
 from evbus import errors
-from evbus.command import _output, _session, _table
-from evbus.evbus import _in_use, _load
+from evbus.engine.cli import output as _output
+from evbus.engine.cli import session as _session
+from evbus.engine.cli import table as _table
+from evbus.engine.core.plugins import in_use as _in_use
+from evbus.engine.core.plugins import load as _load
 
 
 async def main(hub, options):

@@ -1,7 +1,9 @@
 """``evbus put``: put one event and deliver it."""
 
-from evbus import errors, redact
-from evbus.command import _session, _table
+from evbus import errors
+from evbus.engine.cli import session as _session
+from evbus.engine.cli import table as _table
+from evbus.engine.kit import redact as _redact
 
 
 async def main(hub, options):
@@ -10,7 +12,7 @@ async def main(hub, options):
     try:
         line = _session.event_line(options, _session.standard_input() if text == "-" else text)
     except errors.PayloadError as exc:
-        _table.tell(f"evbus: {redact.one_line(exc)}")
+        _table.tell(f"evbus: {_redact.one_line(exc)}")
         return _session.EXIT.REFUSED
     hub.event.LOCAL = True
     profiles = await hub.command.init.contexts(options)

@@ -1,7 +1,10 @@
 """``evbus replay``: give dead events once more to the lanes that had given them up."""
 
-from evbus import _counted
-from evbus.command import _output, _replay, _session, _table
+from evbus.engine.cli import output as _output
+from evbus.engine.cli import replay as _replay
+from evbus.engine.cli import session as _session
+from evbus.engine.cli import table as _table
+from evbus.engine.kit import counted as _counted
 
 
 async def main(hub, options):

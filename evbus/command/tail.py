@@ -1,6 +1,6 @@
 """``evbus tail``: read events as ``evbus run`` does, and print what reaches the internal queues."""
 
-from evbus.command import _session
+from evbus.engine.cli import session as _session
 
 
 async def main(hub, options):

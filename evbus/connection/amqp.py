@@ -1,6 +1,6 @@
 """Connections to AMQP 0-9-1 brokers such as RabbitMQ.
 
-The keys of a profile are documented at :class:`evbus.connection._amqp_profile.Profile`.
+The keys of a profile are documented at :class:`evbus.engine.wire.amqp.profile.Profile`.
 """
 
 __func_alias__ = {"open_": "open", "close_": "close"}
@@ -13,10 +13,10 @@ async def open_(hub, ctx, role="lanes"):
     :raises ProfileError: a file of ``tls`` is not usable.
     """
     # Here, as importing the client library takes a tenth of a second that others need not wait for.
-    from evbus.connection import _amqp
+    from evbus.engine.wire.amqp import connect as _connect
 
     return await hub.connection.init.share(
-        "amqp", ctx, lambda: _amqp.connection(ctx.profile, ctx.name, ctx.provider, role), role
+        "amqp", ctx, lambda: _connect.connection(ctx.profile, ctx.name, ctx.provider, role), role
     )
 
 

@@ -1,6 +1,6 @@
 """Connections to AMQP 1.0 brokers such as Artemis and RabbitMQ. Needs the extra ``amqp1``.
 
-The keys of a profile are documented at :class:`evbus.connection._amqp1_profile.Profile`.
+The keys of a profile are documented at :class:`evbus.engine.wire.amqp1.profile.Profile`.
 """
 
 __func_alias__ = {"open_": "open", "close_": "close"}
@@ -14,10 +14,10 @@ async def open_(hub, ctx, role="lanes"):
     :raises ProfileError: a file of ``tls`` is not usable.
     """
     # Here, as the client library is an extra, and importing it takes a moment.
-    from evbus.connection import _amqp1
+    from evbus.engine.wire.amqp1 import connect as _connect
 
     return await hub.connection.init.share(
-        "amqp1", ctx, lambda: _amqp1.connection(ctx.profile, ctx.name, ctx.provider), role
+        "amqp1", ctx, lambda: _connect.connection(ctx.profile, ctx.name, ctx.provider), role
     )
 
 

@@ -1,7 +1,7 @@
 """Which connections are open: for each transport and profile one for its lanes and one for its consumers."""
 
-from evbus import _weight
-from evbus.connection import _shared
+from evbus.engine.kit import weight as _weight
+from evbus.engine.wire.base import shared as _shared
 
 
 def __init__(hub):

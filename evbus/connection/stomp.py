@@ -1,6 +1,6 @@
 """Connections to STOMP 1.2 brokers such as RabbitMQ with its plugin and ActiveMQ.
 
-The keys of a profile are documented at :class:`evbus.connection._stomp_profile.Profile`.
+The keys of a profile are documented at :class:`evbus.engine.wire.stomp.profile.Profile`.
 """
 
 __func_alias__ = {"open_": "open", "close_": "close"}
@@ -13,10 +13,10 @@ async def open_(hub, ctx, role="lanes"):
     :raises ProfileError: a file of ``tls`` is not usable.
     """
     # Here, as importing the client library takes a moment that others need not wait for.
-    from evbus.connection import _stomp
+    from evbus.engine.wire.stomp import connect as _connect
 
     return await hub.connection.init.share(
-        "stomp", ctx, lambda: _stomp.connection(ctx.profile, ctx.name, ctx.provider, role), role
+        "stomp", ctx, lambda: _connect.connection(ctx.profile, ctx.name, ctx.provider, role), role
     )
 
 

@@ -1,6 +1,6 @@
 """Commands: each goes to exactly one handler, which changes something."""
 
-from evbus.evbus import _face
+from evbus.engine.core.plugins import face as _face
 
 
 def __init__(hub):
@@ -9,7 +9,7 @@ def __init__(hub):
 
 
 def bind(hub, message, handler, argname=None, response_event=None, **initkwargs):
-    """Let ``handler`` handle ``message``; see :meth:`evbus.dispatch._registry.Registry.bind`."""
+    """Let ``handler`` handle ``message``; see :meth:`~evbus.api.RequestRouter.bind`."""
     return hub.dispatch.DISPATCHER.commands.bind(message, handler, argname, response_event, **initkwargs)
 
 

@@ -1,7 +1,10 @@
 """Events: each goes to all of its handlers."""
 
-from evbus.dispatch import _frame, _handler, _publish, _remote
-from evbus.evbus import _face
+from evbus.engine.call import forward as _forward
+from evbus.engine.core.plugins import face as _face
+from evbus.engine.handling import frame as _frame
+from evbus.engine.handling import handler as _handler
+from evbus.engine.handling.dispatch import publish as _publish
 
 
 def __init__(hub):
@@ -10,7 +13,7 @@ def __init__(hub):
 
 
 def bind(hub, message, handler=None, argname=None, response_event=None, publish_to=None, **initkwargs):
-    """Let ``handler`` handle ``message``; see :meth:`evbus.dispatch._registry.Registry.bind`.
+    """Let ``handler`` handle ``message``; see :meth:`~evbus.api.EventRouter.bind`.
 
     :param publish_to: put the event on the bus as well, with this profile; then there need be no handler.
     """
@@ -57,7 +60,7 @@ async def publish(hub, event, profile, headers=None):
     """
     name = _publish.wire_name(event if isinstance(event, (str, type)) else type(event))
     body = None if isinstance(event, (str, type)) else event
-    headers = {**(headers or {}), _remote.MESSAGE: name}
+    headers = {**(headers or {}), _forward.MESSAGE: name}
     await hub.evbus.broker.put(routing_key=name, body=body, profile=profile, headers=headers)
 
 

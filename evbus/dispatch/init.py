@@ -4,9 +4,19 @@ import asyncio
 import logging
 
 from evbus import types
-from evbus.dispatch import _core, _declare, _dispatcher, _frame, _plan, _remote, _serve, _signature
-from evbus.dispatch import _publish as _publish_to
-from evbus.evbus import _broker, _face, _load, _teller
+from evbus.engine.call import forward as _forward
+from evbus.engine.call import serve as _serve
+from evbus.engine.core import broker as _broker
+from evbus.engine.core import error_callback as _error_callback
+from evbus.engine.core.plugins import face as _face
+from evbus.engine.core.plugins import load as _load
+from evbus.engine.handling import frame as _frame
+from evbus.engine.handling import plan as _plan
+from evbus.engine.handling import signature as _signature
+from evbus.engine.handling.dispatch import core as _core
+from evbus.engine.handling.dispatch import declare as _declare
+from evbus.engine.handling.dispatch import dispatcher as _dispatcher
+from evbus.engine.handling.dispatch import publish as _publish_to
 
 log = logging.getLogger("evbus.dispatch")
 
@@ -22,7 +32,7 @@ def __init__(hub):
         hub.dispatch.HANDLERS = set()
         hub.dispatch.TELLER = None
         hub.dispatch.LINKS = {}
-        hub.dispatch.FORWARDER = _remote.Forwarder(
+        hub.dispatch.FORWARDER = _forward.Forwarder(
             lambda profile: _link(hub, profile),
             lambda profile: _check_link(hub, profile),
             lambda *parts: _encode(hub, *parts),
@@ -65,7 +75,7 @@ def start(hub, engine_workers=None):
     dispatcher.bound(
         settings.engine_workers if engine_workers is None else engine_workers, settings.dispatch_backlog
     )
-    hub.dispatch.TELLER = None if callback is None else _teller.Teller(callback, lambda: None)
+    hub.dispatch.TELLER = None if callback is None else _error_callback.Teller(callback, lambda: None)
     dispatcher.core.send, dispatcher.core.around = send, around
     return started
 

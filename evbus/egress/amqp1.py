@@ -1,11 +1,11 @@
 """Events from the queues and topics of an AMQP 1.0 broker: Artemis, RabbitMQ. Needs the extra ``amqp1``.
 
-The keys of a profile are documented at :class:`evbus.connection._amqp1_profile.Profile`.
+The keys of a profile are documented at :class:`evbus.engine.wire.amqp1.profile.Profile`.
 """
 
 from contextlib import aclosing
 
-from evbus.connection._amqp1_profile import Profile
+from evbus.engine.wire.amqp1.profile import Profile
 
 
 def __init__(hub):
@@ -25,9 +25,9 @@ async def consume(hub, ctx, subscription):
     """
     connection = await hub.connection.amqp1.open(ctx, "consumers")
     try:
-        from evbus.egress import _amqp1
+        from evbus.engine.wire.amqp1 import consume as _consume
 
-        consumer = _amqp1.Consumer(connection, ctx.profile, ctx.name, subscription)
+        consumer = _consume.Consumer(connection, ctx.profile, ctx.name, subscription)
         async with aclosing(consumer.deliveries()) as deliveries:
             async for delivery in deliveries:
                 yield delivery

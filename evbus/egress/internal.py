@@ -3,8 +3,8 @@
 What a subscription gets does not go to the queues of ``hub.ingress.internal``.
 """
 
-from evbus.connection import _internal as _shared
-from evbus.egress import _internal
+from evbus.engine.wire.memory import groups as _groups
+from evbus.engine.wire.memory import profile as _shared
 
 
 def __init__(hub):
@@ -22,7 +22,7 @@ async def consume(hub, ctx, subscription):
     Subscriptions of one name and group share the events, others get one each. What is not settled, and what
     comes while nobody of a group consumes, waits for the next of the group if the subscription is durable.
     """
-    async for delivery in _internal.deliveries(*_state(hub, ctx, subscription)):
+    async for delivery in _groups.deliveries(*_state(hub, ctx, subscription)):
         yield delivery
 
 
@@ -32,28 +32,28 @@ def attach(hub, ctx, subscription, take):
     :returns: an object with ``pause()``, which lets nothing more come, and ``end()``, which gives back what
         is not settled.
     """
-    return _internal.attach(*_state(hub, ctx, subscription), take)
+    return _groups.attach(*_state(hub, ctx, subscription), take)
 
 
 def _state(hub, ctx, subscription):
     if ctx.name not in hub.egress.GROUPS:
-        hub.egress.GROUPS[ctx.name] = _internal.Groups(hub.connection.WEIGHT)
+        hub.egress.GROUPS[ctx.name] = _groups.Groups(hub.connection.WEIGHT)
     taps = hub.ingress.TAPS.setdefault(ctx.name, _shared.Taps())
-    return hub.egress.GROUPS[ctx.name], taps, _internal.renamed(subscription, ctx.profile.routing_key)
+    return hub.egress.GROUPS[ctx.name], taps, _groups.renamed(subscription, ctx.profile.routing_key)
 
 
 def held(hub):
     """Return how many events consumers have not settled, or wait for one that there is."""
-    return sum(_internal.held(groups) for groups in hub.egress.GROUPS.values())
+    return sum(_groups.held(groups) for groups in hub.egress.GROUPS.values())
 
 
 def resume(hub):
     """End the subscriptions that :func:`close` has closed, and that nobody consumes again."""
     for groups in hub.egress.GROUPS.values():
-        _internal.resume(groups)
+        _groups.resume(groups)
 
 
 def close(hub, lost):
     """Hand what waits, and what comes while nobody consumes it, to ``lost(group, [envelope, ...])``."""
     for groups in hub.egress.GROUPS.values():
-        _internal.close(groups, lost)
+        _groups.close(groups, lost)

@@ -1,11 +1,11 @@
 """Events from queues and topics of a STOMP 1.2 broker: RabbitMQ with its plugin, ActiveMQ.
 
-The keys of a profile are documented at :class:`evbus.connection._stomp_profile.Profile`.
+The keys of a profile are documented at :class:`evbus.engine.wire.stomp.profile.Profile`.
 """
 
 from contextlib import aclosing
 
-from evbus.connection._stomp_profile import Profile
+from evbus.engine.wire.stomp.profile import Profile
 
 
 def __init__(hub):
@@ -22,11 +22,11 @@ async def consume(hub, ctx, subscription):
         broker refuses the subscription.
     :raises ProfileError: the destination cannot give what the subscription wants.
     """
-    from evbus.egress import _stomp
+    from evbus.engine.wire.stomp import consume as _consume
 
     connection = await hub.connection.stomp.open(ctx, "consumers")
     try:
-        consumer = _stomp.Consumer(connection, ctx.profile, ctx.name, subscription)
+        consumer = _consume.Consumer(connection, ctx.profile, ctx.name, subscription)
         async with aclosing(consumer.deliveries()) as deliveries:
             async for delivery in deliveries:
                 yield delivery

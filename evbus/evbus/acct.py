@@ -7,8 +7,11 @@ from collections.abc import Mapping
 
 from dict_tools.data import NamespaceDict, SafeNamespaceDict
 
-from evbus import _paths, errors
-from evbus.evbus import _expand, _installed, _profiles
+from evbus import errors
+from evbus.engine.core import expand as _expand
+from evbus.engine.core import profiles as _profiles
+from evbus.engine.core.plugins import installed as _installed
+from evbus.engine.kit import paths as _paths
 
 log = logging.getLogger("evbus.acct")
 

@@ -5,8 +5,14 @@ import functools
 import logging
 import time
 
-from evbus import _call, _failure, errors, redact, types
-from evbus.evbus import _bridge, _face, _plan, _sources
+from evbus import errors, types
+from evbus.engine.core.intake import bridge as _bridge
+from evbus.engine.core.intake import sources as _sources
+from evbus.engine.core.lifecycle import plan as _plan
+from evbus.engine.core.plugins import face as _face
+from evbus.engine.kit import failure as _failure
+from evbus.engine.kit import redact as _redact
+from evbus.engine.kit import waiting as _waiting
 
 log = logging.getLogger("evbus.bridge")
 
@@ -75,8 +81,8 @@ async def _refuse(hub, where, delivery, problem):
 
 
 def sources(hub, contexts, profile):
-    """Return a :class:`~evbus.evbus._sources.Supply` for each profile that ``profile`` matches, if it can be
-    consumed from.
+    """Return a :class:`~evbus.engine.core.intake.sources.Supply` for each profile that ``profile`` matches,
+    if it can be consumed from.
 
     :raises ProfileError: there is none.
     """
@@ -138,7 +144,7 @@ async def run(hub, contexts, source, profile="default", count=0, on_left=None):
             hub.evbus.BROKER.prepare(event)
         except BaseException as exc:
             # Whatever an interceptor raises: left with its source, the event would come again and again.
-            engine.refuse(delivery, event, lanes, _call.failure_of(exc, _call.running()))
+            engine.refuse(delivery, event, lanes, _waiting.failure_of(exc, _waiting.running()))
         else:
             engine.relay(delivery, event, lanes)
 
@@ -153,7 +159,7 @@ async def run(hub, contexts, source, profile="default", count=0, on_left=None):
         raise
     except Exception as exc:
         log.debug("consuming from %s.%s failed", found.provider, found.name, exc_info=exc)
-        reason = redact.problem_text(exc, redact.secrets_of(found.data))
+        reason = _redact.problem_text(exc, _redact.secrets_of(found.data))
         reason += _failure.about(exc, reason)
         raise errors.Unavailable(
             f"{found.provider} profile {found.name!r}: the source ended: {reason}"

@@ -4,8 +4,9 @@ import asyncio
 import inspect
 import logging
 
-from evbus import _failure
-from evbus.evbus import _arguments, _face
+from evbus.engine.core import arguments as _arguments
+from evbus.engine.core.plugins import face as _face
+from evbus.engine.kit import failure as _failure
 
 log = logging.getLogger("evbus.broker")
 

@@ -7,22 +7,20 @@ import threading
 from collections.abc import Mapping
 
 from evbus import errors
-from evbus.evbus import (
-    _broker,
-    _bus,
-    _dead,
-    _dirs,
-    _face,
-    _in_use,
-    _installed,
-    _load,
-    _own,
-    _plan,
-    _profiles,
-    _queue,
-    _settings,
-    _shape,
-)
+from evbus.engine.core import broker as _broker
+from evbus.engine.core import profiles as _profiles
+from evbus.engine.core import queue as _queue
+from evbus.engine.core import settings as _settings
+from evbus.engine.core.dead import store as _store
+from evbus.engine.core.lifecycle import bus as _bus
+from evbus.engine.core.lifecycle import plan as _plan
+from evbus.engine.core.plugins import dirs as _dirs
+from evbus.engine.core.plugins import face as _face
+from evbus.engine.core.plugins import in_use as _in_use
+from evbus.engine.core.plugins import installed as _installed
+from evbus.engine.core.plugins import load as _load
+from evbus.engine.core.plugins import own as _own
+from evbus.engine.core.plugins import shape as _shape
 
 log = logging.getLogger("evbus")
 
@@ -283,7 +281,7 @@ def _make_plan(hub, contexts):
 def dead_store(hub):
     """Return a dead store as the options say; nothing is made or opened."""
     settings = hub.evbus.init.settings()
-    return _dead.DeadStore(settings.dead_store_path(), settings.dead_store_bytes)
+    return _store.DeadStore(settings.dead_store_path(), settings.dead_store_bytes)
 
 
 def _tried(store):
@@ -416,7 +414,8 @@ def interceptors(hub):
 
     ``send(envelope)`` runs the active pipeline plugins' ``send``, and ``await around(envelope, handle)``
     their ``handle`` around ``handle(envelope)``, the last of them outermost; with a third argument for the
-    one of several receivers that ``handle`` stands for (:class:`~evbus.evbus._pipeline.Around`). Messages in
+    one of several receivers that ``handle`` stands for (:class:`~evbus.engine.core.pipeline.Around`).
+    Messages in
     process have headers and no body; without a plugin that has ``handle`` nobody would see these headers.
 
     :raises PluginError: a pipeline plugin that was asked for is not loaded.

@@ -4,7 +4,9 @@ import functools
 import logging
 
 from evbus import errors
-from evbus.evbus import _dirs, _face, _pipeline
+from evbus.engine.core import pipeline as _pipeline
+from evbus.engine.core.plugins import dirs as _dirs
+from evbus.engine.core.plugins import face as _face
 
 log = logging.getLogger("evbus")
 

@@ -1,7 +1,7 @@
 """Requests and replies over the profiles whose transport brings replies back."""
 
 from evbus import errors
-from evbus.evbus import _rpc
+from evbus.engine.call import requests as _requests
 
 
 def link(hub, profile, contexts=None, replies=False):
@@ -16,8 +16,8 @@ def link(hub, profile, contexts=None, replies=False):
     """
     contexts = hub.evbus.rpc.contexts(contexts)
     plugins = hub.evbus.init.ingress()
-    found = _rpc.find(hub.evbus.init.check(contexts), plugins, profile, replies=replies)
-    return _rpc.Link(found, plugins[found.plugin])
+    found = _requests.find(hub.evbus.init.check(contexts), plugins, profile, replies=replies)
+    return _requests.Link(found, plugins[found.plugin])
 
 
 def contexts(hub, given=None):

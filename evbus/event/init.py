@@ -6,19 +6,18 @@ import logging
 import math
 
 from evbus import errors
-from evbus.evbus import _face, _load
-from evbus.event import (
-    _declare,
-    _injected,
-    _listener,
-    _listening,
-    _modules,
-    _reader,
-    _registry,
-    _replayed,
-    _subscriptions,
-    _unheard,
-)
+from evbus.engine.core.plugins import face as _face
+from evbus.engine.core.plugins import load as _load
+from evbus.engine.handling.events import declare as _declare
+from evbus.engine.handling.events import injected as _injected
+from evbus.engine.handling.events import listener as _listener
+from evbus.engine.handling.events import listening as _listening
+from evbus.engine.handling.events import modules as _modules
+from evbus.engine.handling.events import reader as _reader
+from evbus.engine.handling.events import registry as _registry
+from evbus.engine.handling.events import replayed as _replayed
+from evbus.engine.handling.events import subscriptions as _subscriptions
+from evbus.engine.handling.events import unheard as _unheard
 
 log = logging.getLogger("evbus.event")
 

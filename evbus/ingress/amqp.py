@@ -1,10 +1,10 @@
 """Publish to RabbitMQ, or another AMQP 0-9-1 broker; delivered is what the broker has confirmed.
 
-The keys of a profile are documented at :class:`evbus.connection._amqp_profile.Profile`.
+The keys of a profile are documented at :class:`evbus.engine.wire.amqp.profile.Profile`.
 """
 
 from evbus import types
-from evbus.connection import _amqp_profile
+from evbus.engine.wire.amqp import profile as _profile
 
 __func_alias__ = {"open_": "open", "close_": "close"}
 
@@ -13,7 +13,7 @@ def __init__(hub):
     hub.ingress.amqp.ACCT = ["amqp", "rabbitmq", "pika"]
     hub.ingress.amqp.SOLE = True
     hub.ingress.amqp.OVERLAP = True
-    hub.ingress.amqp.PROFILE = _amqp_profile.Profile
+    hub.ingress.amqp.PROFILE = _profile.Profile
 
 
 async def open_(hub, ctx):
@@ -22,10 +22,10 @@ async def open_(hub, ctx):
     :raises ConnectFailed: there is no connection, or the broker refuses the exchange or the queue; unless
         the profile says ``first_connect: wait``.
     """
-    from evbus.ingress import _amqp_requests
+    from evbus.engine.wire.amqp import requests as _requests
 
     connection = await hub.connection.amqp.open(ctx)
-    correspondent = _amqp_requests.Correspondent(connection, ctx.profile, ctx.name)
+    correspondent = _requests.Correspondent(connection, ctx.profile, ctx.name)
     try:
         await correspondent.open()
     except BaseException:

@@ -1,9 +1,9 @@
 """Events to the queues and topics of an AMQP 1.0 broker: Artemis, RabbitMQ. Needs the extra ``amqp1``.
 
-The keys of a profile are documented at :class:`evbus.connection._amqp1_profile.Profile`.
+The keys of a profile are documented at :class:`evbus.engine.wire.amqp1.profile.Profile`.
 """
 
-from evbus.connection._amqp1_profile import Profile
+from evbus.engine.wire.amqp1.profile import Profile
 from evbus.types import Envelope
 
 __func_alias__ = {"open_": "open", "close_": "close"}
@@ -23,9 +23,9 @@ async def open_(hub, ctx):
     """
     connection = await hub.connection.amqp1.open(ctx)
 
-    from evbus.ingress import _amqp1
+    from evbus.engine.wire.amqp1 import publish as _publish
 
-    return _amqp1.Publisher(connection, ctx.profile)
+    return _publish.Publisher(connection, ctx.profile)
 
 
 def ready(hub, ctx):

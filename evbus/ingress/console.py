@@ -8,7 +8,7 @@
         format: event
 """
 
-from evbus.ingress._console import ConsoleDestination, ConsoleProfile
+from evbus.engine.wire.file.console import ConsoleDestination, ConsoleProfile
 from evbus.types import Envelope
 
 __func_alias__ = {"open_": "open", "close_": "close"}

@@ -8,7 +8,7 @@
         fsync: batch
 """
 
-from evbus.ingress._file import FileDestination, FileProfile
+from evbus.engine.wire.file.lines import FileDestination, FileProfile
 from evbus.types import Envelope
 
 __func_alias__ = {"open_": "open", "close_": "close"}

@@ -14,24 +14,24 @@ is with what waits for a durable listener that is not there. Listeners in this p
 each, or ``limit``; then who sends waits.
 """
 
-from evbus.ingress import _internal
+from evbus.engine.wire.memory import queues as _queues
 from evbus.types import Envelope
 
 
 def __init__(hub):
     """Keep the queues on the sub, so that they outlive a rebuild of it."""
     if "INTERNAL" not in vars(hub.ingress):
-        hub.ingress.INTERNAL = _internal.Queues(hub.connection.WEIGHT)
+        hub.ingress.INTERNAL = _queues.Queues(hub.connection.WEIGHT)
         #: By the name of a profile: the subscriptions to what comes through it.
         hub.ingress.TAPS = {}
     hub.ingress.internal.QUEUE = hub.ingress.INTERNAL
     hub.ingress.internal.ACCT = ["internal"]
-    hub.ingress.internal.PROFILE = _internal.InternalProfile
+    hub.ingress.internal.PROFILE = _queues.InternalProfile
 
 
 async def get(hub, routing_key=None):
     """Return the ``asyncio.Queue`` of a routing key; None is the queue of events without one."""
-    return _internal.queue(hub.ingress.INTERNAL, routing_key)
+    return _queues.queue(hub.ingress.INTERNAL, routing_key)
 
 
 def _taps(hub, ctx):
@@ -40,7 +40,7 @@ def _taps(hub, ctx):
 
 async def publish(hub, ctx, routing_key, body, headers=None):
     """Put the body of one event on its queue."""
-    outcomes = await _internal.put_all(
+    outcomes = await _queues.put_all(
         hub.ingress.INTERNAL,
         _taps(hub, ctx),
         ctx.profile.limit,
@@ -53,7 +53,7 @@ async def publish(hub, ctx, routing_key, body, headers=None):
 
 async def publish_batch(hub, ctx, events):
     """Put the bodies of many events on their queues."""
-    return await _internal.put_all(hub.ingress.INTERNAL, _taps(hub, ctx), ctx.profile.limit, events, ctx.name)
+    return await _queues.put_all(hub.ingress.INTERNAL, _taps(hub, ctx), ctx.profile.limit, events, ctx.name)
 
 
 def publish_nowait(hub, ctx, events):
@@ -61,4 +61,4 @@ def publish_nowait(hub, ctx, events):
 
     :returns: how many bodies were dropped for them, in queues that nobody has asked for.
     """
-    return _internal.put_now(hub.ingress.INTERNAL, _taps(hub, ctx), ctx.profile.limit, events, ctx.name)
+    return _queues.put_now(hub.ingress.INTERNAL, _taps(hub, ctx), ctx.profile.limit, events, ctx.name)

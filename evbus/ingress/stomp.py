@@ -1,9 +1,9 @@
 """Events to queues and topics of a STOMP 1.2 broker: RabbitMQ with its plugin, ActiveMQ.
 
-The keys of a profile are documented at :class:`evbus.connection._stomp_profile.Profile`.
+The keys of a profile are documented at :class:`evbus.engine.wire.stomp.profile.Profile`.
 """
 
-from evbus.connection._stomp_profile import Profile
+from evbus.engine.wire.stomp.profile import Profile
 from evbus.types import Envelope
 
 __func_alias__ = {"open_": "open", "close_": "close"}
@@ -20,9 +20,9 @@ async def open_(hub, ctx):
     :raises ConnectFailed: the first attempt failed, and the profile does not say ``first_connect: wait``.
     :raises ProfileError: a file of ``tls`` is not usable.
     """
-    from evbus.ingress import _stomp_requests
+    from evbus.engine.wire.stomp import requests as _requests
 
-    return _stomp_requests.Requester(await hub.connection.stomp.open(ctx), ctx.profile, ctx.name)
+    return _requests.Requester(await hub.connection.stomp.open(ctx), ctx.profile, ctx.name)
 
 
 def ready(hub, ctx):

@@ -1,15 +1,15 @@
 """Send each event as an HTTP POST to one URL, signed by the Standard Webhooks specification.
 
-The keys of a profile are documented at :class:`evbus.ingress._webhook.Profile`. Needs the extra
+The keys of a profile are documented at :class:`evbus.engine.wire.http.webhook.Profile`. Needs the extra
 ``webhook`` (aiohttp).
 """
 
 import functools
 import logging
 
-from evbus import redact
+from evbus.engine.kit import redact as _redact
+from evbus.engine.wire.http import webhook as _webhook
 from evbus.errors import MissingExtra
-from evbus.ingress import _webhook
 
 __func_alias__ = {"open_": "open", "close_": "close"}
 
@@ -33,14 +33,14 @@ async def open_(hub, ctx):
         hold, or is not http or https.
     """
     try:
-        from evbus.ingress import _webhook_client
+        from evbus.engine.wire.http import client as _client
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in ("aiohttp", "yarl"):
             raise
         raise MissingExtra("the webhook destination", package="aiohttp", extra="webhook") from exc
     left_out = functools.partial(_leave_out, hub, ctx.name)
     max_body = hub.evbus.init.settings().max_body
-    client = await _webhook_client.Client.open(ctx.profile, max_body, left_out)
+    client = await _client.Client.open(ctx.profile, max_body, left_out)
     if ctx.profile.insecure and client.encrypted:
         LOG.warning(
             "webhook profile %r: insecure is set, so the certificate of %s is not verified and anybody on "
@@ -60,7 +60,7 @@ def _leave_out(hub, profile, name, why):
             "webhook profile %r: the header %r is left out, as HTTP cannot carry it: %s; further ones are "
             "counted under left_out in hub.evbus.stats.snapshot()",
             profile,
-            redact.one_line(name, 100),
+            _redact.one_line(name, 100),
             why,
         )
 

@@ -7,7 +7,7 @@ Options in ``log_handler_options``: ``profile=logger`` and ``routing_key=log``, 
 
 import logging
 
-from evbus.log import _queue
+from evbus.engine.core import log_handler as _log_handler
 
 
 def setup(hub, conf):
@@ -23,7 +23,7 @@ def setup(hub, conf):
     root.addHandler(console)
 
     _, options = hub.render.cli.args(conf["log_handler_options"])
-    _queue.check_options(options)
+    _log_handler.check_options(options)
     handler = hub.log.queue.handler(datefmt=conf["log_datefmt"], **options)
     handler.setLevel(hub.log.INT_LEVEL)
     root.addHandler(handler)
@@ -34,7 +34,7 @@ def setup(hub, conf):
 def handler(hub, datefmt=None, profile="logger", routing_key="log"):
     """Return a logging handler that puts records on the bus; works before the bus is started."""
     putter = hub.log.queue.wrapper(profile=profile, routing_key=routing_key)
-    return _queue.BusHandler(putter, logging.Formatter(datefmt=datefmt))
+    return _log_handler.BusHandler(putter, logging.Formatter(datefmt=datefmt))
 
 
 def wrapper(hub, profile="logger", routing_key="log"):
@@ -45,4 +45,4 @@ def wrapper(hub, profile="logger", routing_key="log"):
         # Looked up each time: plugins that are loaded later may give it contracts.
         hub.evbus.broker.put_nowait(**event)
 
-    return _queue.Putter(put_nowait, profile=profile, routing_key=routing_key)
+    return _log_handler.Putter(put_nowait, profile=profile, routing_key=routing_key)

@@ -1,6 +1,6 @@
 import fnmatch
 
-from evbus._topics import ends_of_glob
+from evbus.engine.kit.topics import ends_of_glob
 
 
 def find(hub, name: str, pattern: str) -> bool:

@@ -1,6 +1,6 @@
 import re
 
-from evbus._topics import ends_of_expression
+from evbus.engine.kit.topics import ends_of_expression
 
 
 def find(hub, name: str, pattern: str) -> bool:

@@ -1,5 +1,5 @@
-from evbus._topics import ends as topic_ends
-from evbus._topics import matches
+from evbus.engine.kit.topics import ends as topic_ends
+from evbus.engine.kit.topics import matches
 
 
 def find(hub, name: str, pattern: str) -> bool:

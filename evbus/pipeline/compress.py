@@ -1,4 +1,4 @@
-from evbus.pipeline import _compress
+from evbus.engine.stages import compress as _compress
 
 __optional__ = True
 

@@ -1,7 +1,8 @@
 import logging
 
-from evbus import redact
-from evbus.pipeline import _once, _receiver
+from evbus.engine.kit import redact as _redact
+from evbus.engine.stages import once as _once
+from evbus.engine.stages import receiver as _receiver
 
 __optional__ = True
 
@@ -34,6 +35,6 @@ async def handle(hub, envelope, call_next):
     once = hub.pipeline.DEDUPE
     result = await once.run((receiver, event_id), lambda: call_next(envelope))
     if result is _once.DUPLICATE:
-        log.debug("the event %s was handled before", redact.one_line(event_id, 100))
+        log.debug("the event %s was handled before", _redact.one_line(event_id, 100))
         return None
     return result

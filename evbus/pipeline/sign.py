@@ -1,4 +1,6 @@
-from evbus.pipeline import _keys, _receiver, _sign
+from evbus.engine.stages import keys as _keys
+from evbus.engine.stages import receiver as _receiver
+from evbus.engine.stages import sign as _sign
 
 __optional__ = True
 

@@ -1,5 +1,5 @@
-from evbus import _wrapped
-from evbus.pipeline import _stamp
+from evbus.engine.codec import wrapped as _wrapped
+from evbus.engine.stages import stamp as _stamp
 
 __optional__ = True
 

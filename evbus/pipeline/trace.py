@@ -1,4 +1,4 @@
-from evbus.pipeline import _trace
+from evbus.engine.stages import trace as _trace
 
 __optional__ = True
 

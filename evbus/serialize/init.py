@@ -1,4 +1,5 @@
-from evbus.serialize import _content, _text
+from evbus.engine.codec import content as _content
+from evbus.engine.codec import text as _text
 
 
 def __init__(hub):

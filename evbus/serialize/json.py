@@ -1,4 +1,4 @@
-from evbus.serialize import _json
+from evbus.engine.codec import json as _json
 
 
 def __init__(hub):

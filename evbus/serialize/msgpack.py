@@ -1,4 +1,4 @@
-from evbus.serialize import _msgpack
+from evbus.engine.codec import msgpack as _msgpack
 
 
 def __init__(hub):

@@ -21,19 +21,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+from evbus.engine.core.expand import expanded
+from evbus.engine.core.plugins import installed
+from evbus.engine.core.profiles import load_yaml
+from evbus.engine.handling.events import modules
 from evbus.errors import EvbusError
-from evbus.evbus import _installed
-from evbus.evbus._expand import expanded
-from evbus.evbus._profiles import load_yaml
-from evbus.event import _modules
-
-from . import _options
-from ._bus import Bus
-from ._failures import Failure
-from ._profiles import in_memory
-from ._sent import Sent
-from ._sync import SyncBus
-from ._watch import Dead
+from evbus.testing import _options
+from evbus.testing._bus import Bus
+from evbus.testing._failures import Failure
+from evbus.testing._profiles import in_memory
+from evbus.testing._sent import Sent
+from evbus.testing._sync import SyncBus
+from evbus.testing._watch import Dead
 
 __all__ = ["Bus", "Dead", "Failure", "Sent", "SyncBus", "bus", "in_memory", "prepared", "sync_bus"]
 
@@ -57,8 +56,8 @@ def prepared(
     ``await made.abandon()`` when the test has failed.
     """
     if hub is None:
-        hub = _installed.new_hub()
-    _installed.merge(hub)
+        hub = installed.new_hub()
+    installed.merge(hub)
     if hub.evbus.STARTED:
         raise EvbusError("the bus of this hub is started already; hand the hub over before")
     contexts = _profiles(profiles)
@@ -73,7 +72,7 @@ def prepared(
             hub.evbus.init.refuse_unknown(options)
             # A test subscribes what it needs.
             hub.event.FORGOTTEN.muted = True
-            hub.event.listen(*_modules.places(listeners))
+            hub.event.listen(*modules.places(listeners))
             with Bus(hub, contexts, settle_timeout).watched() as made:
                 yield made
         finally:

@@ -8,18 +8,17 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, overload
 
-from evbus._wrapped import unwrapped
+from evbus.engine.client.handle import Handle
+from evbus.engine.codec.wrapped import unwrapped
+from evbus.engine.core.plugins import dirs
 from evbus.errors import EvbusError, SettleTimeout, nearest
-from evbus.evbus import _dirs
-from evbus.event._handle import Handle
+from evbus.testing._failures import Failure, Failures
+from evbus.testing._options import change
+from evbus.testing._profiles import names, without_pauses
+from evbus.testing._sent import News, Recorder, Sent, unread
+from evbus.testing._view import View, readable, told, traced
+from evbus.testing._watch import Dead, Watch
 from evbus.types import Envelope
-
-from ._failures import Failure, Failures
-from ._options import change
-from ._profiles import names, without_pauses
-from ._sent import News, Recorder, Sent, unread
-from ._view import View, readable, told, traced
-from ._watch import Dead, Watch
 
 __all__ = ["Bus"]
 
@@ -293,7 +292,7 @@ class Bus(Handle):
         folders = self.hub.evbus.init.settings().plugin_dirs
         for found in self.hub.evbus.init.plugins().values():
             for plugin in found:
-                own = _dirs.inside(folders, plugin.file)
+                own = dirs.inside(folders, plugin.file)
                 if plugin.state == "broken" and (own or plugin.subsystem in ("listener", "handler")):
                     raise plugin.error()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from evbus.engine.core.lifecycle.plan import Ingress
 from evbus.errors import Unavailable
-from evbus.evbus._plan import Ingress
 from evbus.types import Envelope
 
 __all__ = ["Failure", "Failures"]

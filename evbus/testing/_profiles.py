@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evbus.evbus._profiles import MATCH_PLUGIN, providers
-
-from ._watch import PAUSES
+from evbus.engine.core.profiles import MATCH_PLUGIN, providers
+from evbus.testing._watch import PAUSES
 
 __all__ = ["in_memory", "names", "without_pauses"]
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from evbus._loop_thread import LoopThread
-from evbus.event._handle import Handle
-from evbus.event._sync import SyncHandle
-
-from ._bus import Bus
-from ._failures import Failure
-from ._sent import Sent
-from ._watch import Dead
+from evbus.engine.client.handle import Handle
+from evbus.engine.client.sync import SyncHandle
+from evbus.engine.kit.loop_thread import LoopThread
+from evbus.testing._bus import Bus
+from evbus.testing._failures import Failure
+from evbus.testing._sent import Sent
+from evbus.testing._watch import Dead
 
 __all__ = ["SyncBus"]
 

@@ -10,13 +10,12 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from evbus.engine.handling.events.busy import busy
 from evbus.errors import EvbusError, nearest
-from evbus.event._busy import busy
-
-from ._failures import Failures
-from ._profiles import names
-from ._sent import Recorder, Sent
-from ._watch import Dead, Handled, Watch
+from evbus.testing._failures import Failures
+from evbus.testing._profiles import names
+from evbus.testing._sent import Recorder, Sent
+from evbus.testing._watch import Dead, Handled, Watch
 
 __all__ = ["View", "readable", "told", "traced"]
 

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from evbus.redact import problem_text
+from evbus.engine.kit.redact import problem_text
+from evbus.testing._failures import Failures
+from evbus.testing._sent import News, Read, Recorder
 from evbus.types import Envelope
-
-from ._failures import Failures
-from ._sent import News, Read, Recorder
 
 __all__ = ["Dead", "Handled", "Watch"]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.core.settings import Delivery, Retry
 from evbus.errors import Unavailable
-from evbus.evbus._settings import Delivery, Retry
 from tests.evbus.rig import Rig, Target, numbers, turns, until, within
 
 SCALE = int(os.environ.get("EVBUS_CHAOS", "1"))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from evbus import _program
-from evbus.evbus import _signals
-from evbus.evbus._settings import Settings
+from evbus.engine.core.lifecycle import signals as lifecycle_signals
+from evbus.engine.core.settings import Settings
 from tests.command.kit import Shell, wait_for
 
 SLOW = "import asyncio\nasync def publish(hub, ctx, body):\n    await asyncio.sleep(0.02)\n"
@@ -232,7 +232,7 @@ def test_a_stop_beside_a_broker_that_is_down_writes_the_dead_store_and_has_time_
         assert process.wait(SOON) == 1
     assert len(shell.dead()) == 20
     # By default it is done before the SIGKILL that usually comes 30 s after the SIGTERM.
-    assert Settings().drain_timeout + _signals.OVERTIME + _program.LINGER < 30
+    assert Settings().drain_timeout + lifecycle_signals.OVERTIME + _program.LINGER < 30
 
 
 def test_what_a_blocked_loop_leaves_is_not_said_to_be_where_it_cannot_be(shell: Shell) -> None:

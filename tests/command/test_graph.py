@@ -8,9 +8,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from evbus.command._graph import Event, Graph, Listener, Profile
-from evbus.command._graph_dot import dot, svg
-from evbus.command._graph_text import text
+from evbus.engine.describe.graph import Event, Graph, Listener, Profile
+from evbus.engine.describe.graph_dot import dot, svg
+from evbus.engine.describe.graph_text import text
 from evbus.errors import ConfigError
 from tests.command.kit import Shell
 from tests.command.shop import OPTIONS, SECRETS, open_shop

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evbus.command import _replay
+from evbus.engine.cli import replay as cli_replay
 from evbus.types import Delivery
 from tests.command.kit import FAILING, RETRY, Shell
 from tests.servers._wait import until
@@ -217,10 +217,10 @@ def test_what_a_lane_puts_back_leaves_room_for_others_and_stays_in_the_store(tmp
         asyncio.get_running_loop().call_soon(lambda: delivery.reject(requeue=True))
 
     async def main() -> None:
-        replay = _replay.Replay(store, {"file.file.one": _replay.Target(take, 1)})
+        replay = cli_replay.Replay(store, {"file.file.one": cli_replay.Target(take, 1)})
         await asyncio.wait_for(replay.run(), 20)
         await asyncio.sleep(0)
-        assert (replay.offered, replay.finish(0), replay.kept) == (5, "", {_replay.STOPPED: 5})
+        assert (replay.offered, replay.finish(0), replay.kept) == (5, "", {cli_replay.STOPPED: 5})
 
     asyncio.run(main())
     assert len(had) == len(store.read_text().splitlines()) == 5
@@ -231,7 +231,7 @@ def test_a_lane_that_ends_too_late_changes_nothing(tmp_path: Path) -> None:
     store.write_text(_record(1))
 
     async def main() -> None:
-        replay = _replay.Replay(store, {"file.file.one": _replay.Target(had.append)})
+        replay = cli_replay.Replay(store, {"file.file.one": cli_replay.Target(had.append)})
         await replay.run()
         assert replay.finish(0) == ""
         had[0].ack()

@@ -13,7 +13,7 @@ import pop.hub
 import proton
 from dict_tools.data import NamespaceDict
 
-from evbus.connection._amqp1_profile import Profile
+from evbus.engine.wire.amqp1.profile import Profile
 from evbus.types import Delivery, Envelope, Subscription
 
 WAIT = 30.0  # seconds; nothing is waited for that long unless something is wrong

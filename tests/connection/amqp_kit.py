@@ -13,9 +13,9 @@ import pop.hub
 import pytest
 from dict_tools.data import NamespaceDict
 
-from evbus.connection._amqp import AmqpSession, connection
-from evbus.connection._amqp_profile import Profile
-from evbus.connection._supervisor import Connection
+from evbus.engine.wire.amqp.connect import AmqpSession, connection
+from evbus.engine.wire.amqp.profile import Profile
+from evbus.engine.wire.base.supervisor import Connection
 from evbus.errors import ConnectFailed
 
 WAIT = 30.0  # seconds; nothing is waited for that long unless something is wrong

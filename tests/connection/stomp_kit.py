@@ -12,7 +12,7 @@ import msgspec
 import pop.hub
 from dict_tools.data import NamespaceDict
 
-from evbus.connection._stomp_profile import Profile
+from evbus.engine.wire.stomp.profile import Profile
 from evbus.types import Delivery, Envelope, Subscription
 
 WAIT = 30.0  # seconds; nothing is waited for that long unless something is wrong

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evbus.connection._supervisor import State
+from evbus.engine.wire.base.supervisor import State
 from evbus.errors import ConnectFailed, ProfileError
 from tests.connection.amqp_kit import WAIT, closed_port, context, new_hub, restored, url
 

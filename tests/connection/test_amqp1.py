@@ -12,7 +12,7 @@ from typing import Any
 import proton
 import pytest
 
-from evbus.connection._supervisor import State
+from evbus.engine.wire.base.supervisor import State
 from evbus.errors import ConnectFailed
 from tests.connection.amqp1_kit import (
     WAIT,
@@ -277,7 +277,7 @@ def test_heartbeats_are_sent_as_the_peer_wants_them() -> None:
 def test_close_says_goodbye_and_a_peer_without_an_answer_does_not_hold_it_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("evbus.connection._supervisor.CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr("evbus.engine.wire.base.supervisor.CLOSE_TIMEOUT", 0.1)
     said: list[str] = []
 
     class Mute(Peer):
@@ -344,7 +344,7 @@ def test_without_the_extra_one_sentence_says_how_to_get_it() -> None:
         "sys.meta_path.insert(0, No())\n"
         "import pop.hub\n"
         "from dict_tools.data import NamespaceDict\n"
-        "from evbus.connection._amqp1_profile import Profile\n"
+        "from evbus.engine.wire.amqp1.profile import Profile\n"
         "hub = pop.hub.Hub()\n"
         "for room in ('connection', 'ingress', 'egress'):\n"
         "    hub.pop.sub.add(dyne_name=room, pypath=f'evbus.{room}')\n"

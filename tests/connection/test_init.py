@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from dict_tools.data import NamespaceDict
 
-from evbus.connection._supervisor import State
+from evbus.engine.wire.base.supervisor import State
 from tests.connection.amqp_kit import new_hub
-from tests.connection.test__supervisor import Transport, connection
+from tests.engine.wire.base.test_supervisor import Transport, connection
 
 
 class Settings(msgspec.Struct):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evbus.connection._supervisor import State
+from evbus.engine.wire.base.supervisor import State
 from evbus.errors import ConnectFailed
 from tests.connection.stomp_kit import (
     WAIT,
@@ -229,7 +229,7 @@ def test_heartbeats_are_sent_as_the_broker_wants_them() -> None:
 def test_close_says_goodbye_and_a_broker_without_an_answer_does_not_hold_it_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("evbus.connection._supervisor.CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr("evbus.engine.wire.base.supervisor.CLOSE_TIMEOUT", 0.1)
     said: list[str] = []
 
     async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from evbus.dispatch._core import Failure
-from evbus.dispatch._dispatcher import Dispatcher
-from evbus.dispatch._slots import Slots
+from evbus.engine.handling.dispatch.core import Failure
+from evbus.engine.handling.dispatch.dispatcher import Dispatcher
+from evbus.engine.handling.pool import Slots
 from tests.evbus.rig import turns, until, within
 
 __all__ = [

@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evbus.dispatch._frame import CURRENT, Frame
-from evbus.dispatch._handler import add_event
+from evbus.engine.handling.frame import CURRENT, Frame
+from evbus.engine.handling.handler import add_event
 from evbus.errors import DeliveryError, DispatchDeadlock, DispatchTimeout
 from tests.dispatch.rig import Paid, assert_empty, failures, new, turns, until, within
 

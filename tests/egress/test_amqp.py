@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pamqp import commands
 
-from evbus.connection._amqp import AmqpSession
+from evbus.engine.wire.amqp.connect import AmqpSession
 from evbus.errors import ConnectFailed, DeliveryError, ProfileError
 from evbus.types import Delivery, Subscription
 from tests.ingress.amqp_kit import (

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evbus._weight import Weight
-from evbus.connection._internal import InternalProfile, Taps
-from evbus.egress import _internal
-from evbus.egress._internal import Groups
+from evbus.engine.kit.weight import Weight
+from evbus.engine.wire.memory import groups
+from evbus.engine.wire.memory import queues as ingress
+from evbus.engine.wire.memory.groups import Groups
+from evbus.engine.wire.memory.profile import InternalProfile, Taps
 from evbus.errors import BusFull, ProfileError
-from evbus.ingress import _internal as ingress
 from evbus.types import Delivery, Envelope, Subscription
 from tests.evbus.kit import WAIT, new_hub, running
 from tests.evbus.kit import bodies as bodies_of
@@ -35,7 +35,7 @@ class Room:
 
     def join(self, name: str = "e", **wanted: Any) -> tuple[Any, list[Delivery]]:
         got: list[Delivery] = []
-        member = _internal.attach(
+        member = groups.attach(
             self.groups, self.taps, Subscription(name=name, **{"durable": False, **wanted}), got.extend
         )
         return member, got
@@ -68,13 +68,13 @@ def test_a_consumer_gets_no_more_than_it_may_have_unsettled() -> None:
     _, got = room.join(prefetch=2)
     room.put(*"abcd")
     assert bodies(got) == "ab"
-    assert _internal.held(room.groups) == 4
+    assert groups.held(room.groups) == 4
     got[0].ack()
     got[1].ack()
     assert bodies(got) == "abcd"
     got[2].reject()
     got[3].reject()
-    assert _internal.held(room.groups) == 0
+    assert groups.held(room.groups) == 0
 
 
 @pytest.mark.parametrize("most", [2, 4, 10, 40])
@@ -162,7 +162,7 @@ def test_a_durable_group_keeps_what_comes_while_nobody_is_there() -> None:
     room.put("a", "b")
     member.end()
     room.put("c")
-    assert _internal.held(room.groups) == 0  # nobody is there to wait for
+    assert groups.held(room.groups) == 0  # nobody is there to wait for
     _, again = room.join(durable=True)
     assert (bodies(got), bodies(again)) == ("a", "abc")
     assert [delivery.redelivered for delivery in again] == [True, False, False]
@@ -173,7 +173,7 @@ def test_what_is_closed_hands_over_what_waits_and_what_comes(durable: bool) -> N
     room, lost = Room(), list[str]()
     member, got = room.join(durable=durable, prefetch=1)
     room.put(*"abc")
-    _internal.close(room.groups, lambda _, events: lost.extend(event.body.decode() for event in events))
+    groups.close(room.groups, lambda _, events: lost.extend(event.body.decode() for event in events))
     assert lost == ["b", "c"]
     member.end()
     assert sorted(lost) == ["a", "b", "c"]
@@ -210,7 +210,7 @@ def test_who_publishes_does_not_wait_for_a_group_that_has_ended_or_was_closed() 
     async def main() -> None:
         for end in (
             lambda room, member: member.end(),
-            lambda room, _: _internal.close(room.groups, lambda *_: None),
+            lambda room, _: groups.close(room.groups, lambda *_: None),
         ):
             room = Room()
             member, _ = room.join(prefetch=1)
@@ -324,9 +324,9 @@ def step(
         for group in room.groups.values():
             group.trim(number)
     elif what == "close":
-        _internal.close(room.groups, lambda group, events: None)
+        groups.close(room.groups, lambda group, events: None)
     elif what == "resume":
-        _internal.resume(room.groups)
+        groups.resume(room.groups)
 
 
 def test_listeners_that_have_too_many_bytes_hold_back_who_sends() -> None:

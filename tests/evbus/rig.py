@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from evbus.evbus._broker import Broker, Serializer
-from evbus.evbus._bus import Bus, Connection, Plan, Report
-from evbus.evbus._dead import DeadStore, read
-from evbus.evbus._lane import Dead, Lane, LaneKey
-from evbus.evbus._queue import Queue
-from evbus.evbus._sender import Sender
-from evbus.evbus._settings import Delivery, Retry, Settings
+from evbus.engine.core.broker import Broker, Serializer
+from evbus.engine.core.dead.store import DeadStore, read
+from evbus.engine.core.lane.lane import Dead, Lane, LaneKey
+from evbus.engine.core.lane.sender import Sender
+from evbus.engine.core.lifecycle.bus import Bus, Connection, Plan, Report
+from evbus.engine.core.queue import Queue
+from evbus.engine.core.settings import Delivery, Retry, Settings
 from evbus.types import Envelope
 
 WAIT = 20.0

@@ -16,8 +16,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from evbus.engine.core.settings import Delivery, Retry
 from evbus.errors import BusFull, BusStopped, Rejected, Unavailable
-from evbus.evbus._settings import Delivery, Retry
 from tests.evbus.rig import HANG, Rig, Target, turns
 
 PROFILES = ["a", "b", "ab", "none"]

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.core.settings import Delivery
 from evbus.errors import BusStopped
-from evbus.evbus._settings import Delivery
 from tests.evbus.rig import SOON, Rig, Target, numbers, turns, until, within
 
 

@@ -20,7 +20,7 @@ import msgspec
 import pydantic
 import pytest
 
-from evbus.event._declare import EventSpec, event, spec_of
+from evbus.engine.handling.events.declare import EventSpec, event, spec_of
 from evbus.types import Delivery, Envelope
 from tests.evbus.kit import WAIT, new_hub, running
 

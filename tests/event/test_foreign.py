@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from evbus.event._declare import event
+from evbus.engine.handling.events.declare import event
 from tests.evbus.kit import write
 from tests.event.kit import Got, dead, go, listening, settled
 

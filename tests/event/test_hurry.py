@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.engine.handling.events.test_feed import Remote
+from tests.engine.handling.events.test_subscriptions import add, subscriptions
 from tests.event.kit import WAIT, Gate, OrderPlaced, go
-from tests.event.test__feed import Remote
-from tests.event.test__subscriptions import add, subscriptions
 
 
 def test_what_came_from_elsewhere_and_is_being_handled_goes_back_at_once() -> None:

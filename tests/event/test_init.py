@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.core.intake import sources as intake_sources
+from evbus.engine.handling.events.declare import EventListener, event
 from evbus.errors import BusStopped, Rejected
-from evbus.evbus import _sources
-from evbus.event._declare import EventListener, event
 from evbus.types import Subscription
+from tests.engine.handling.events.test_reader import VALUED
 from tests.evbus.kit import running
 from tests.evbus.rig import until
 from tests.event.kit import (
@@ -42,7 +43,6 @@ from tests.event.kit import (
     new_hub,
     settled,
 )
-from tests.event.test__reader import VALUED
 
 VAR: ContextVar[str] = ContextVar("var", default="")
 
@@ -741,14 +741,14 @@ def test_a_listener_that_wants_it_gets_the_envelope(options: dict[str, Any]) -> 
 def test_the_profile_of_many_listeners_is_looked_for_once_in_a_run() -> None:
     async def main() -> None:
         hub, looked, got = new_hub(), list[str](), Got()
-        sources = _sources.matching
+        sources = intake_sources.matching
 
         def matching(contexts: Any, wanted: str, *more: Any) -> Any:
             looked.append(wanted)
             return sources(contexts, wanted, *more)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_sources, "matching", matching)
+            patch.setattr(intake_sources, "matching", matching)
             for number in range(20):
                 hub.event.init.subscribe(Base, got.on, name=str(number))
             async with running(hub, INTERNAL):
@@ -769,7 +769,7 @@ def test_a_thousand_dead_events_of_a_listener_cost_few_syncs(monkeypatch: Any, t
         real(fd)
         synced.append(fd)
 
-    monkeypatch.setattr("evbus._append.os.fsync", fsync)
+    monkeypatch.setattr("evbus.engine.kit.append.os.fsync", fsync)
     order: list[int] = []
 
     async def on(event: Base) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from evbus.api import session
-from evbus.event._declare import event
+from evbus.engine.handling.events.declare import event
 from tests.evbus.kit import running, write
 from tests.event.kit import SOON, Got, OrderPlaced, dead, go, listening, new_hub, settled
 
@@ -21,7 +21,7 @@ KEYS = ("2026:0123456789abcdef",)
 #: Keeps what it sees in ``hub.pipeline.SEEN``, and refuses what has the header ``refuse``.
 LOOKS = """
 from evbus.errors import Rejected
-from evbus.pipeline._receiver import RECEIVER
+from evbus.engine.stages.receiver import RECEIVER
 
 
 async def handle(hub, envelope, call_next):

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.handling.events.declare import EventListener, event, event_listener
+from evbus.engine.handling.events.registry import Registry
 from evbus.errors import (
     EvbusError,
     HandlerExists,
@@ -17,8 +19,6 @@ from evbus.errors import (
     ProfileError,
     SerializeError,
 )
-from evbus.event._declare import EventListener, event, event_listener
-from evbus.event._registry import Registry
 from tests.evbus.kit import plugin, write
 from tests.event.kit import Book, Got, OrderPlaced, failure, go, listening, new_hub, settled
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from evbus import api, testing
+from evbus.engine.handling.events import modules
 from evbus.errors import HandlerExists, HandlerSignatureError
-from evbus.event import _modules
 from tests.evbus.kit import WAIT, new_hub, running
 from tests.event.kit import OrderPlaced
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     for name in set(sys.modules) - before:
         del sys.modules[name]
-        _modules.MODULES.discard(name)
+        modules.MODULES.discard(name)
 
 
 def module(folder: Path, name: str, text: str) -> ModuleType:

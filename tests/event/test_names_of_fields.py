@@ -11,8 +11,8 @@ import msgspec
 import pydantic
 import pytest
 
+from evbus.engine.handling.events.declare import event
 from evbus.errors import HandlerSignatureError
-from evbus.event._declare import event
 from tests.evbus.kit import plugin, write
 from tests.event.kit import failure, go, listening, new_hub, settled
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from evbus.api import bus
+from evbus.engine.core.dead import letters
+from evbus.engine.wire.memory import queues
 from evbus.errors import BusStopped
-from evbus.evbus import _dead_letters
-from evbus.ingress import _internal
 from tests.evbus.kit import WAIT
 from tests.evbus.rig import turns, until
 from tests.event.kit import Measured, OrderPlaced, dead, go, listening, settled
@@ -52,7 +52,7 @@ def test_who_sends_waits_for_listeners_in_this_process_that_have_as_much_as_they
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others do not, and the numbers tell where every event is."""
-    monkeypatch.setattr(_internal, "MOST", 1_060)
+    monkeypatch.setattr(queues, "MOST", 1_060)
     gate, count, got = asyncio.Event(), 3_000, list[float]()
 
     async def on(event: OrderPlaced) -> None:
@@ -103,7 +103,7 @@ def test_a_listener_that_waits_for_another_event_does_not_stand_still_when_it_ha
     limit: int, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it waits for comes after what is too much for it, and goes to a listener that has room."""
-    monkeypatch.setattr(_internal, "MOST", 1_060)
+    monkeypatch.setattr(queues, "MOST", 1_060)
     asked: dict[float, asyncio.Future[None]] = {}
     gate, count, got = asyncio.Event(), 3_000, list[float]()
 
@@ -146,7 +146,7 @@ def test_a_listener_that_waits_for_another_event_does_not_stand_still_when_it_ha
 
 
 def test_who_waits_for_a_listener_is_told_when_the_bus_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_internal, "MOST", 1_001)
+    monkeypatch.setattr(queues, "MOST", 1_001)
 
     async def on(event: OrderPlaced) -> None:
         await asyncio.Event().wait()
@@ -171,8 +171,8 @@ def test_who_waits_for_a_listener_is_told_when_the_bus_stops(monkeypatch: pytest
 def test_a_dead_event_waits_for_the_disk_and_is_recorded_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_dead_letters, "PAUSE", 0.001)
-    monkeypatch.setattr("evbus.evbus._dead.RETRY", 0.001)
+    monkeypatch.setattr(letters, "PAUSE", 0.001)
+    monkeypatch.setattr("evbus.engine.core.dead.store.RETRY", 0.001)
     folder = tmp_path / "folder"
     folder.write_text("a file where a folder should be")
     got: list[float] = []

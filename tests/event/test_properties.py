@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evbus.engine.handling.events.declare import event
 from evbus.errors import Rejected
-from evbus.event._declare import event
 from tests.evbus.kit import running
 from tests.event.kit import go, new_hub
 

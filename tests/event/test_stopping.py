@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evbus.event._declare import event
+from evbus.engine.handling.events.declare import event
 from tests.evbus.kit import running
 from tests.evbus.rig import turns
 from tests.event.kit import SOON, WAIT, Book, Gate, Got, OrderPlaced, dead, go, new_hub

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evbus.event._declare import event
+from evbus.engine.handling.events.declare import event
 from evbus.types import Subscription
 from tests.evbus.kit import bodies, running
 from tests.event.kit import INTERNAL, WAIT, Got, OrderPlaced, go, listening, new_hub, settled

@@ -14,7 +14,7 @@ import msgspec
 import pop.hub
 from dict_tools.data import NamespaceDict
 
-from evbus.connection._amqp_profile import Profile
+from evbus.engine.wire.amqp.profile import Profile
 from evbus.errors import Unavailable
 from evbus.types import Delivery, Envelope, Subscription
 

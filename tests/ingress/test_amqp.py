@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from evbus.connection import _amqp_frames as frames
-from evbus.connection import _supervisor
+from evbus.engine.wire.amqp import frames
+from evbus.engine.wire.base import supervisor
 from evbus.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -772,7 +772,7 @@ def test_a_lost_connection_leaves_no_event_without_an_outcome(rabbitmq: Any, pro
 def test_a_broker_that_restarts_under_a_sender_and_its_transient_listener_makes_no_event_dead(
     each_broken_rabbitmq: Any, tmp_path: Any, unique: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(_supervisor, "SETTLING", 5.0)
+    monkeypatch.setattr(supervisor, "SETTLING", 5.0)
     node = each_broken_rabbitmq
     data = {"url": url(node), "exchange": {"name": unique, "type": "topic"}}
     wanted = Subscription(name=unique, durable=False)
@@ -803,7 +803,7 @@ def test_a_broker_that_restarts_under_a_sender_and_its_transient_listener_makes_
 def test_a_key_that_leads_nowhere_is_dead_soon_although_queues_may_be_coming_back(
     rabbitmq: Any, tmp_path: Any, unique: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(_supervisor, "SETTLING", 0.2)
+    monkeypatch.setattr(supervisor, "SETTLING", 0.2)
 
     async def main() -> None:
         data = {"url": url(rabbitmq), "exchange": "amq.topic"}

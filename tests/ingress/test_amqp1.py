@@ -8,7 +8,7 @@ from typing import Any
 import proton
 import pytest
 
-from evbus.connection import _supervisor
+from evbus.engine.wire.base import supervisor
 from evbus.errors import ConnectionLost, DeliveryError, Rejected, Unavailable
 from evbus.ingress import amqp1 as plugin
 from tests.connection.amqp1_kit import (
@@ -163,7 +163,7 @@ def test_a_broker_that_blocks_publishers_is_waited_for_on_the_same_connection(
 def test_what_reaches_no_queue_shortly_after_connecting_is_tried_again_for_a_while(
     each_rabbitmq: Any, unique: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_supervisor, "SETTLING", WAIT)
+    monkeypatch.setattr(supervisor, "SETTLING", WAIT)
 
     async def main() -> None:
         hub = new_hub()
@@ -174,7 +174,7 @@ def test_what_reaches_no_queue_shortly_after_connecting_is_tried_again_for_a_whi
             each_rabbitmq.declare_queue(unique)
             each_rabbitmq.bind("amq.topic", unique, unique)
             assert await publish(hub, ctx, event(unique)) == [None]
-            monkeypatch.setattr(_supervisor, "SETTLING", 0.0)
+            monkeypatch.setattr(supervisor, "SETTLING", 0.0)
             (outcome,) = await publish(hub, ctx, event(f"{unique}-nowhere"))
             assert isinstance(outcome, Rejected)
 
@@ -287,7 +287,7 @@ def test_the_subject_routes_when_the_address_is_an_exchange_of_rabbitmq_3(rabbit
 def test_many_addresses_need_no_more_links_than_are_kept(
     rabbitmq: Any, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evbus.ingress._amqp1.LINKS", 5)
+    monkeypatch.setattr("evbus.engine.wire.amqp1.publish.LINKS", 5)
 
     async def main() -> None:
         hub = new_hub()

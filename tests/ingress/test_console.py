@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.wire.file.console import ConsoleProfile
 from evbus.errors import Rejected
 from evbus.ingress import console as plugin
-from evbus.ingress._console import ConsoleProfile
 from evbus.types import Envelope
 
 PLUGIN: Any = plugin  # its functions take the hub, which no type checker knows

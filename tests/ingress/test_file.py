@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.wire.file.lines import FileProfile
 from evbus.errors import Rejected, Unavailable
 from evbus.ingress import file as plugin
-from evbus.ingress._file import FileProfile
 from evbus.types import Envelope
 
 PLUGIN: Any = plugin  # its functions take the hub, which no type checker knows

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evbus._weight import Weight
-from evbus.connection._internal import InternalProfile
+from evbus.engine.kit.weight import Weight
+from evbus.engine.wire.memory import queues as memory_queues
+from evbus.engine.wire.memory.profile import InternalProfile
+from evbus.engine.wire.memory.queues import BodyQueue
 from evbus.errors import Unavailable
-from evbus.ingress import _internal
-from evbus.ingress._internal import BodyQueue
 from evbus.types import Envelope
 from tests.evbus.kit import WAIT, bodies, new_hub, running
 
@@ -104,9 +104,9 @@ def test_a_wrong_limit_is_refused(hub: Any, limit: Any) -> None:
 
 
 def test_many_bodies_at_once_keep_their_order_per_key() -> None:
-    queues = _internal.Queues(Weight())
+    queues = memory_queues.Queues(Weight())
     batch = events(("a", "1"), ("a", "2"), ("b", "3"), ("a", "4"))
-    assert asyncio.run(_internal.put_all(queues, {}, 0, batch)) == [None] * 4
+    assert asyncio.run(memory_queues.put_all(queues, {}, 0, batch)) == [None] * 4
     assert {key: [queue.get_nowait() for _ in range(queue.qsize())] for key, queue in queues.items()} == {
         "a": [b"1", b"2", b"4"],
         "b": [b"3"],
@@ -194,9 +194,9 @@ def test_a_body_that_a_newcomer_took_is_not_missed_by_the_one_who_was_woken() ->
 
 def test_putters_of_a_bounded_queue_go_on_in_their_order() -> None:
     async def main() -> list[bytes]:
-        queues = _internal.Queues(Weight())
+        queues = memory_queues.Queues(Weight())
         puts = [
-            asyncio.ensure_future(_internal.put_all(queues, {}, 1, [event(str(number).encode())]))
+            asyncio.ensure_future(memory_queues.put_all(queues, {}, 1, [event(str(number).encode())]))
             for number in range(4)
         ]
         await settled()
@@ -212,10 +212,11 @@ def test_putters_of_a_bounded_queue_go_on_in_their_order() -> None:
 
 def test_a_putter_that_is_cancelled_leaves_its_place_to_the_next() -> None:
     async def main() -> None:
-        queues = _internal.Queues(Weight())
-        await _internal.put_all(queues, {}, 1, [event(b"0")])
+        queues = memory_queues.Queues(Weight())
+        await memory_queues.put_all(queues, {}, 1, [event(b"0")])
         gone, waits = (
-            asyncio.ensure_future(_internal.put_all(queues, {}, 1, [event(body)])) for body in (b"1", b"2")
+            asyncio.ensure_future(memory_queues.put_all(queues, {}, 1, [event(body)]))
+            for body in (b"1", b"2")
         )
         await settled()
         gone.cancel()
@@ -227,11 +228,13 @@ def test_a_putter_that_is_cancelled_leaves_its_place_to_the_next() -> None:
 
 
 def test_what_finds_no_room_is_unavailable_and_told_for_each_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_internal, "PATIENCE", 0.0)
+    monkeypatch.setattr(memory_queues, "PATIENCE", 0.0)
 
     async def main() -> None:
-        queues = _internal.Queues(Weight())
-        outcomes = await _internal.put_all(queues, {}, 2, [event(body) for body in (b"0", b"1", b"2", b"3")])
+        queues = memory_queues.Queues(Weight())
+        outcomes = await memory_queues.put_all(
+            queues, {}, 2, [event(body) for body in (b"0", b"1", b"2", b"3")]
+        )
         assert outcomes[:2] == [None, None]
         assert [type(outcome) for outcome in outcomes[2:]] == [Unavailable, Unavailable]
         assert str(outcomes[2]) == "the internal queue 'k' holds 2 events, its limit"
@@ -252,7 +255,7 @@ def event(body: bytes) -> Envelope:
 def test_a_queue_that_nobody_takes_from_keeps_the_latest_and_tells_of_the_others(
     hub: Any, limit: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_internal, "MOST", 1_000)
+    monkeypatch.setattr(memory_queues, "MOST", 1_000)
 
     async def main() -> None:
         async with running(hub, {"internal": {"*": {"limit": limit}}}):
@@ -280,13 +283,13 @@ def test_a_queue_that_nobody_takes_from_keeps_the_latest_and_tells_of_the_others
 
 def test_queues_that_are_empty_and_that_nobody_has_go_away() -> None:
     async def main() -> None:
-        queues = _internal.Queues(Weight())
-        held = _internal.queue(queues, "held")
+        queues = memory_queues.Queues(Weight())
+        held = memory_queues.queue(queues, "held")
         for number in range(10_000):
-            assert _internal.put_now(queues, {}, 0, events((f"key {number}", "x"))) == 0
+            assert memory_queues.put_now(queues, {}, 0, events((f"key {number}", "x"))) == 0
             if number % 100:
                 queues[f"key {number}"].get_nowait()
-        assert len(queues) <= 2 * _internal.SWEEP + 100
+        assert len(queues) <= 2 * memory_queues.SWEEP + 100
         assert queues["held"] is held
         assert all(queues[f"key {number}"].qsize() == 1 for number in range(0, 10_000, 100))
 
@@ -349,7 +352,7 @@ async def step(queue: BodyQueue, weight: Weight, what: str, number: int, body: b
 def test_a_queue_that_goes_away_leaves_no_weight() -> None:
     async def main() -> None:
         weight = Weight()
-        queues = _internal.Queues(weight)
+        queues = memory_queues.Queues(weight)
         for number in range(1_000):
             queues[f"k{number}"].put_all([b"x" * 100])
             assert await queues[f"k{number}"].get() == b"x" * 100

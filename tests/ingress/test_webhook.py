@@ -18,6 +18,8 @@ from standardwebhooks import Webhook
 
 import evbus.ingress
 from evbus import api
+from evbus.engine.stages.compress import Compressor
+from evbus.engine.wire.http.webhook import Profile
 from evbus.errors import (
     DeliveryError,
     DestinationForbidden,
@@ -27,8 +29,6 @@ from evbus.errors import (
     Unavailable,
 )
 from evbus.ingress import webhook
-from evbus.ingress._webhook import Profile
-from evbus.pipeline._compress import Compressor
 from evbus.types import Envelope
 from tests.ingress.webhook_kit import LOOPBACK, closed_port, opened, publish, raw_server, receiver, run
 
@@ -409,7 +409,7 @@ def test_close_without_open_does_nothing() -> None:
 
 def test_a_missing_aiohttp_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiohttp", None)
-    monkeypatch.delitem(sys.modules, "evbus.ingress._webhook_client", raising=False)
+    monkeypatch.delitem(sys.modules, "evbus.engine.wire.http.client", raising=False)
     monkeypatch.delattr(evbus.ingress, "_webhook_client", raising=False)
 
     async def main() -> None:
@@ -421,8 +421,8 @@ def test_a_missing_aiohttp_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_another_missing_module_is_not_blamed_on_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "evbus.redact", None)
-    monkeypatch.delitem(sys.modules, "evbus.ingress._webhook_client", raising=False)
+    monkeypatch.setitem(sys.modules, "evbus.engine.kit.redact", None)
+    monkeypatch.delitem(sys.modules, "evbus.engine.wire.http.client", raising=False)
     monkeypatch.delattr(evbus.ingress, "_webhook_client", raising=False)
 
     async def main() -> None:

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from dict_tools.data import NamespaceDict
 
-from evbus.evbus._settings import Settings
+from evbus.engine.core.settings import Settings
+from evbus.engine.wire.http.webhook import Profile
 from evbus.ingress import webhook
-from evbus.ingress._webhook import Profile
 
 LOOPBACK = ["127.0.0.0/8"]
 GRACE = 5.0  # seconds

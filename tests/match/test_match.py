@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from evbus import _topics
+from evbus.engine.kit import topics
 
 
 @pytest.fixture
@@ -124,9 +124,9 @@ def test_what_matches_begins_and_ends_as_its_pattern_says(name: str, pattern: st
         name = data.draw(st.sampled_from([name, "".join(signs.get(sign, sign) for sign in pattern)]))
     for plugin, ends_of in (
         ("exact", lambda pattern: (pattern, "")),
-        ("glob", _topics.ends_of_glob),
-        ("topic", _topics.ends),
-        ("regex", _topics.ends_of_expression),
+        ("glob", topics.ends_of_glob),
+        ("topic", topics.ends),
+        ("regex", topics.ends_of_expression),
     ):
         find = importlib.import_module(f"evbus.match.{plugin}").find
         try:
@@ -162,6 +162,6 @@ ATOMS = [
 @given(st.lists(st.sampled_from(ATOMS), max_size=6).map("".join), st.data())
 def test_what_matches_an_expression_begins_and_ends_as_that_says(pattern: str, data: Any) -> None:
     name = data.draw(st.from_regex(pattern, fullmatch=True))
-    first, last = _topics.ends_of_expression(pattern)
+    first, last = topics.ends_of_expression(pattern)
     assert name.startswith(first)
     assert name[len(first) :].endswith(last)

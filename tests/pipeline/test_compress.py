@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evbus.engine.core.settings import Settings
+from evbus.engine.stages import compress
+from evbus.engine.stages.compress import Compressor
 from evbus.errors import MissingExtra, PayloadTooLarge, Rejected
-from evbus.evbus._settings import Settings
-from evbus.pipeline import _compress
-from evbus.pipeline._compress import Compressor
 from evbus.types import Envelope, SharedHeaders
 
 MIB = 1024 * 1024
 LONG = b'{"word":"abc"}' * 200
 NAMES = {"zstd": "zstd", "zlib": "deflate"}
 
-zstd = _compress._zstd
+zstd = compress._zstd
 needs_zstd = pytest.mark.skipif(zstd is None, reason="the extra zstd is not installed")
 each = pytest.mark.parametrize("chosen", [pytest.param("zstd", marks=needs_zstd), "zlib"])
 
@@ -37,7 +37,7 @@ def room() -> Any:
 @pytest.fixture
 def without_zstd(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behave as where no zstd is installed."""
-    monkeypatch.setattr(_compress, "_zstd", None)
+    monkeypatch.setattr(compress, "_zstd", None)
 
 
 def sent(compressor: Compressor, body: bytes, **headers: str) -> Envelope:

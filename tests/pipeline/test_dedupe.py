@@ -7,8 +7,8 @@ from typing import Any
 import pop.hub
 import pytest
 
-from evbus.evbus._settings import Settings
-from evbus.pipeline._receiver import RECEIVER
+from evbus.engine.core.settings import Settings
+from evbus.engine.stages.receiver import RECEIVER
 from evbus.types import Envelope
 
 

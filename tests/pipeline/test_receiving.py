@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from evbus.api import session
+from evbus.engine.stages import compress
 from evbus.errors import MissingExtra, Rejected, SettingsError
-from evbus.pipeline import _compress
 from evbus.types import Envelope
 from tests.evbus.kit import WAIT, new_hub, running
 
@@ -123,7 +123,7 @@ def test_keys_are_read_only_when_sign_takes_part_and_it_is_told_when_it_does_not
 
 
 def test_zstd_that_is_not_installed_is_said_before_the_first_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_compress, "_zstd", None)
+    monkeypatch.setattr(compress, "_zstd", None)
     with pytest.raises(MissingExtra, match=r"evbus-hub\[zstd\]"):
         new_hub(pipeline=["compress"], compress_with="zstd").evbus.init.settings()
 

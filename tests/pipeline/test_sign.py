@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evbus.engine.core.settings import Settings
+from evbus.engine.stages.keys import Key
+from evbus.engine.stages.receiver import RECEIVER
+from evbus.engine.stages.sign import Signer
 from evbus.errors import Rejected, SettingsError
-from evbus.evbus._settings import Settings
-from evbus.pipeline._keys import Key
-from evbus.pipeline._receiver import RECEIVER
-from evbus.pipeline._sign import Signer
 from evbus.types import Envelope, SharedHeaders
 
 OLD, NEW = Key("2025", b"an-older-secret-of-32-characters"), Key("2026", b"the-newer-secret-of-32-characters")

@@ -12,10 +12,10 @@ import pop.hub
 import pytest
 from cloudevents.core.formats.json import JSONFormat
 
-from evbus._wrapped import unwrapped
+from evbus.engine.codec.wrapped import unwrapped
+from evbus.engine.core.settings import Settings
+from evbus.engine.stages import stamp
 from evbus.errors import SettingsError
-from evbus.evbus._settings import Settings
-from evbus.pipeline import _stamp
 from evbus.types import Envelope
 
 
@@ -65,7 +65,7 @@ def test_the_source_is_the_host_and_the_program(room: Any, monkeypatch: pytest.M
 
 def test_the_source_of_an_interactive_program_is_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [""])
-    assert _stamp.default_source().endswith("/python")
+    assert stamp.default_source().endswith("/python")
 
 
 def test_the_option_event_source_names_the_source(room: Any) -> None:
@@ -75,7 +75,7 @@ def test_the_option_event_source_names_the_source(room: Any) -> None:
 
 def test_the_option_without_a_value_changes_nothing(room: Any) -> None:
     room.OPT = {"evbus": {"event_source": None}}
-    assert stamped(room)["ce-source"] == _stamp.default_source()
+    assert stamped(room)["ce-source"] == stamp.default_source()
 
 
 @pytest.mark.parametrize("source", ["/shop/a b", "größe", "a%2", "1:b", "a#b#c", "a\nb", '"'])
@@ -114,7 +114,7 @@ def test_attributes_that_an_event_has_by_other_names_stay_its_own(room: Any, pre
     found = stamped(room, **headers)
     assert (found["ce-id"], found["ce-type"]) == ("7", "theirs")
     assert not any(name.startswith(prefix) for name in found)
-    assert found["ce-source"] == _stamp.default_source()
+    assert found["ce-source"] == stamp.default_source()
 
 
 def test_two_hubs_may_have_two_sources() -> None:
@@ -132,7 +132,7 @@ def test_stamp_takes_part_only_when_it_is_named(room: Any) -> None:
 
 
 def test_ids_are_unique_between_threads() -> None:
-    stamper, found = _stamp.Stamper(), []
+    stamper, found = stamp.Stamper(), []
 
     def work() -> None:
         for _ in range(500):
@@ -151,7 +151,7 @@ def test_ids_are_unique_between_threads() -> None:
 
 def put_id(queue: Any) -> None:
     envelope = Envelope("p")
-    _stamp.stamp(envelope, "s")
+    stamp.stamp(envelope, "s")
     queue.put(envelope.headers["ce-id"])
 
 
@@ -168,7 +168,7 @@ def test_a_forked_child_has_ids_of_its_own() -> None:
         child.close()
         queue.close()
     envelope = Envelope("p")
-    _stamp.stamp(envelope, "s")
+    stamp.stamp(envelope, "s")
     prefixes.add(envelope.headers["ce-id"].partition("-")[0])
     assert len(prefixes) == 3
 
@@ -184,9 +184,9 @@ def test_a_forked_child_has_ids_of_its_own() -> None:
     ],
 )
 def test_the_time_is_rfc_3339_in_utc(monkeypatch: pytest.MonkeyPatch, nanoseconds: int, text: str) -> None:
-    stamper, envelope = _stamp.Stamper(), Envelope("p")
-    monkeypatch.setattr(_stamp, "time_ns", lambda: 1_777_852_800_500_000_000)
+    stamper, envelope = stamp.Stamper(), Envelope("p")
+    monkeypatch.setattr(stamp, "time_ns", lambda: 1_777_852_800_500_000_000)
     stamper.stamp(Envelope("p"), "s")
-    monkeypatch.setattr(_stamp, "time_ns", lambda: nanoseconds)
+    monkeypatch.setattr(stamp, "time_ns", lambda: nanoseconds)
     stamper.stamp(envelope, "s")
     assert envelope.headers["ce-time"] == text

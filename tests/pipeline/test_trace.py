@@ -13,9 +13,9 @@ import pop.hub
 import pytest
 
 from evbus.api import bus
+from evbus.engine.core.lane.stats import LaneKey
+from evbus.engine.stages import trace as stages_trace
 from evbus.errors import Rejected
-from evbus.evbus._stats import LaneKey
-from evbus.pipeline import _trace
 from evbus.types import Envelope
 from tests.evbus.kit import WAIT, new_hub
 
@@ -35,17 +35,17 @@ def room() -> Any:
 @pytest.fixture
 def without_otel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behave as where OpenTelemetry is not installed."""
-    monkeypatch.setattr(_trace, "_otel", None)
-    monkeypatch.setattr(_trace, "_otel_context", None)
-    monkeypatch.setattr(_trace, "_otel_baggage", None)
+    monkeypatch.setattr(stages_trace, "_otel", None)
+    monkeypatch.setattr(stages_trace, "_otel_context", None)
+    monkeypatch.setattr(stages_trace, "_otel_baggage", None)
 
 
 @pytest.fixture(autouse=True)
 def no_trace_yet() -> Iterator[None]:
     """Start without a trace, and leave none."""
-    token = _trace._current.set(None)
+    token = stages_trace._current.set(None)
     yield
-    _trace._current.reset(token)
+    stages_trace._current.reset(token)
 
 
 def send(hub: Any, **headers: str) -> dict[str, str]:
@@ -146,7 +146,7 @@ class TestWithoutOpenTelemetry:
             assert trace_of(inner) == TRACE
             assert parent_of(inner) != PARENT
             assert inner["tracestate"] == "a=1"
-            assert _trace.current() is None
+            assert stages_trace.current() is None
 
         asyncio.run(main())
 
@@ -186,7 +186,7 @@ class TestWithoutOpenTelemetry:
 
 def put_trace(queue: Any) -> None:
     headers: dict[str, str] = {}
-    _trace.send(headers)
+    stages_trace.send(headers)
     queue.put(headers["traceparent"])
 
 
@@ -271,7 +271,7 @@ class TestSpans:
         provider.add_span_processor(export.SimpleSpanProcessor(exporter))
         # As set_tracer_provider does, which works once in a process.
         monkeypatch.setattr(api, "_TRACER_PROVIDER", provider)
-        monkeypatch.setattr(_trace, "_tracer", api.get_tracer("evbus"))
+        monkeypatch.setattr(stages_trace, "_tracer", api.get_tracer("evbus"))
         yield exporter.get_finished_spans
         provider.shutdown()
 
@@ -347,7 +347,7 @@ class TestSpans:
         self, room: Any, spans: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         api = pytest.importorskip("opentelemetry.trace")
-        monkeypatch.setattr(_trace, "_tracer", api.NoOpTracer())
+        monkeypatch.setattr(stages_trace, "_tracer", api.NoOpTracer())
         assert trace_of(send(room)) == trace_of(send(room))
         assert not spans()
 
@@ -440,7 +440,7 @@ class TestSpans:
 )
 def test_the_system_is_that_of_the_only_plugin(plugins: tuple[str, ...], system: str) -> None:
     lanes = [SimpleNamespace(key=LaneKey(plugin, plugin, "p")) for plugin in plugins]
-    assert _trace.system(lanes) == system
+    assert stages_trace.system(lanes) == system
 
 
 class TestBaggage:

@@ -17,9 +17,10 @@ import msgspec
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from evbus._typed import reader, wants_digits
+from evbus.engine.codec import json as codec_json
+from evbus.engine.codec import msgpack
+from evbus.engine.codec.typed import reader, wants_digits
 from evbus.errors import EvbusError, SerializeError
-from evbus.serialize import _json, _msgpack
 
 
 class Color(enum.Enum):
@@ -192,14 +193,14 @@ def outcome(read: Callable[[], Any]) -> Any:
 
 def plainly(kind: Any, text: bytes) -> Any:
     digits = wants_digits(kind)
-    return reader(kind, digits=digits)((_json.exact_load if digits else _json.load)(text))
+    return reader(kind, digits=digits)((codec_json.exact_load if digits else codec_json.load)(text))
 
 
 @settings(deadline=None)
 @given(TYPES.flatmap(lambda each: st.tuples(st.just(each.kind), each.texts)))
 def test_the_short_way_reads_what_the_plain_way_reads(drawn: tuple[Any, str]) -> None:
     kind, text = drawn[0], drawn[1].encode("utf-8", "surrogatepass")
-    plain, typed = outcome(lambda: plainly(kind, text)), _json.typed(kind)
+    plain, typed = outcome(lambda: plainly(kind, text)), codec_json.typed(kind)
     assert typed is not None
     assert outcome(lambda: typed(text)) in (Refused, plain)
 
@@ -208,10 +209,10 @@ def test_the_short_way_reads_what_the_plain_way_reads(drawn: tuple[Any, str]) ->
 @given(TYPES.flatmap(lambda each: st.tuples(st.just(each.kind), each.texts)))
 def test_digits_are_left_nowhere(drawn: tuple[Any, str]) -> None:
     kind, text = drawn[0], drawn[1].encode("utf-8", "surrogatepass")
-    with_digits = outcome(lambda: reader(kind, digits=True)(_json.exact_load(text)))
+    with_digits = outcome(lambda: reader(kind, digits=True)(codec_json.exact_load(text)))
     assert "Number" not in repr(with_digits)
     if not wants_digits(kind):
-        assert outcome(lambda: reader(kind)(_json.load(text))) in (with_digits, Refused)
+        assert outcome(lambda: reader(kind)(codec_json.load(text))) in (with_digits, Refused)
 
 
 @settings(deadline=None)
@@ -222,10 +223,10 @@ def test_what_was_read_is_written_and_read_again_as_json_and_as_messagepack(draw
         value = plainly(kind, text.encode("utf-8", "surrogatepass"))
     except (ValueError, EvbusError):
         assume(False)
-    assert outcome(lambda: plainly(kind, _json.apply(value))) == exactly(value)
+    assert outcome(lambda: plainly(kind, codec_json.apply(value))) == exactly(value)
     try:
-        packed = _msgpack.apply(value)
+        packed = msgpack.apply(value)
     except SerializeError as exc:
         assert "64 bits" in str(exc)  # noqa: PT017 - which depends on what was drawn
     else:
-        assert outcome(lambda: reader(kind)(_msgpack.load(packed))) == exactly(value)
+        assert outcome(lambda: reader(kind)(msgpack.load(packed))) == exactly(value)

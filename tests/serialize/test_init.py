@@ -8,8 +8,8 @@ from typing import Any
 import pop.hub
 import pytest
 
+from evbus.engine.core.settings import Settings
 from evbus.errors import ContentDisallowed, InvalidPayload, PayloadTooDeep, SerializeError, SettingsError
-from evbus.evbus._settings import Settings
 from tests.evbus.kit import new_hub
 
 PLUGINS = {

@@ -1,7 +1,8 @@
 """The interface of a connection plugin: live, shared, self-healing connections, two to a profile.
 
 ``async def open(hub, ctx)``
-    Returns the :class:`evbus.connection._supervisor.Connection` of the profile ``ctx``, opened: the same for
+    Returns the :class:`evbus.engine.wire.base.supervisor.Connection` of the profile ``ctx``, opened: the
+    same for
     all lanes, or all consumers, that use it. A parameter ``role`` may follow, ``lanes`` or ``consumers``, for
     which evbus's own transports have a connection each.
 ``async def close(hub, connection)``

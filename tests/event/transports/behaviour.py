@@ -21,10 +21,10 @@ from uuid import UUID
 import pytest
 
 from evbus.api import EventListener, event, session
+from evbus.engine.codec.jsonl import Record
+from evbus.engine.core.dead import store
+from evbus.engine.handling.events import feed
 from evbus.errors import EvbusError, Rejected
-from evbus.evbus import _dead
-from evbus.event import _feed
-from evbus.jsonl import Record
 from tests.evbus.kit import new_hub, running, write
 from tests.ingress.amqp_kit import eventually
 
@@ -195,7 +195,7 @@ class Behaviour:
     def dead(self) -> list[Record]:
         """Return what all processes gave up."""
         try:
-            return list(_dead.read(self.folder / "dead.jsonl"))
+            return list(store.read(self.folder / "dead.jsonl"))
         except FileNotFoundError:
             return []
 
@@ -868,7 +868,7 @@ class BrokerBehaviour(Behaviour):
     @looped
     async def test_a_broker_that_comes_later_is_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # How long a start waits for consumers; the seconds of that are nothing to look at.
-        monkeypatch.setattr(_feed, "PATIENCE", 0.01)
+        monkeypatch.setattr(feed, "PATIENCE", 0.01)
         kind = order(self.name)
         way = self.proxy(self.port)
         way.refuse()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evbus._topics import matches
+from evbus.engine.kit.topics import matches
 from evbus.errors import ConnectFailed, ProfileError
 from tests.event.transports.behaviour import BrokerBehaviour, Inbox, looped, order
 from tests.ingress.amqp_kit import eventually

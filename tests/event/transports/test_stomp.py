@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evbus.egress import _stomp
+from evbus.engine.wire.stomp import consume
 from evbus.errors import ProfileError
 from tests.event.transports.behaviour import BrokerBehaviour, Inbox, looped, order
 from tests.ingress.amqp_kit import eventually
@@ -61,7 +61,7 @@ class TestRabbitmq(Stomp):
     async def test_the_queue_of_what_is_not_durable_goes_when_no_listener_comes_back(self) -> None:
         queue = f"{self.name}::inbox"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_stomp, "PASSING", 1)
+            patch.setattr(consume, "PASSING", 1)
             async with self.process(Inbox(order(self.name))):
                 assert self.node.has_queue(queue)
             assert self.node.has_queue(queue)

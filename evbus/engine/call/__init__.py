@@ -1,0 +1,1 @@
+"""Requests to other processes, and those that come from them."""

@@ -1,0 +1,182 @@
+"""Requests that go out through a profile and whose replies come back through it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
+
+from evbus.engine.core.lifecycle.plan import Ingress, context_of, router
+from evbus.engine.core.profiles import Profile
+from evbus.engine.kit.redact import problem_text, secrets_of
+from evbus.engine.kit.waiting import call
+from evbus.errors import DeliveryError, DeliveryTimeout, EvbusError, ProfileError, Unavailable, nearest
+from evbus.types import Envelope
+
+__all__ = ["Link", "find"]
+
+log = logging.getLogger("evbus.rpc")
+
+
+def find(
+    profiles: Sequence[Profile], plugins: Mapping[str, Ingress], wanted: str, *, replies: bool = False
+) -> Profile:
+    """Return the profile called ``wanted``, or ``provider.name``, if requests can go through it.
+
+    :param replies: it is to send replies to the requests of others, instead.
+    :raises ProfileError: there is none, there are several, or its plugin cannot do that.
+    """
+    found = [one for one in profiles if wanted in (one.name, f"{one.provider}.{one.name}")]
+    if not found:
+        hint = nearest(wanted, [one.name for one in profiles])
+        raise ProfileError(f"there is no profile {wanted!r} for requests{hint}")
+    capable = sorted(name for name, plugin in plugins.items() if _can(plugin, replies=replies))
+    able = [one for one in found if one.plugin in capable]
+    if not able:
+        what = "send replies" if replies else "bring replies back"
+        raise ProfileError(
+            f"the plugin {found[0].plugin!r} cannot {what}; those that can: {', '.join(capable) or 'none'}",
+            path=found[0].path,
+        )
+    if len(able) > 1:
+        choices = " or ".join(f"{one.provider}.{one.name}" for one in able)
+        raise ProfileError(f"several profiles are called {wanted!r}; say {choices}")
+    return able[0]
+
+
+def _can(plugin: Ingress, *, replies: bool) -> bool:
+    return (plugin.reply if replies else plugin.request) is not None
+
+
+class Link:
+    """A profile in use for requests, replies or both. Opened by the first of them, and closed once.
+
+    What a plugin raises that is no error of evbus comes out as :class:`~evbus.errors.DeliveryError`, without
+    the secrets of the profile.
+    """
+
+    def __init__(self, profile: Profile, plugin: Ingress) -> None:
+        self.profile = profile
+        self.name = f"{profile.provider} profile {profile.name!r}"
+        self._plugin = plugin
+        self._route = router(profile.routing_key)
+        self._ctx = context_of(profile.name, profile.provider, profile.data, profile.settings)
+        self._opening: asyncio.Task[EvbusError | None] | None = None
+        self._open = self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._open else "not open yet"
+        return f"<Link {self.profile.provider}.{self.profile.name} {state}>"
+
+    async def open(self) -> None:
+        """Open the plugin's state, unless it is.
+
+        :raises ConnectFailed: there is no connection, and the profile does not say to wait.
+        """
+        await self._opened(None)
+
+    async def request(self, event: Envelope, seconds: float) -> Envelope:
+        """Send a request and return the reply.
+
+        :raises DeliveryTimeout: there was none within ``seconds``.
+        :raises Rejected: it can never be delivered.
+        :raises Unavailable: there is no connection, or it was lost before the reply came.
+        """
+        assert self._plugin.request is not None
+        left = seconds
+        if not self._open:
+            loop = asyncio.get_running_loop()
+            end = loop.time() + seconds
+            await self._opened(seconds)
+            left = end - loop.time()
+            if left <= 0:
+                raise self._late(seconds)
+        routed = event if self._route is None else self._route(event)
+        try:
+            found: Envelope = await self._do(self._plugin.request(self._ctx, routed, left), left)
+        except DeliveryTimeout as exc:
+            raise self._late(seconds) from exc.__cause__
+        return found
+
+    async def reply(self, address: str, event: Envelope) -> None:
+        """Send a reply to an address that a request named.
+
+        :raises Rejected: nobody waits there any more.
+        :raises Unavailable: there is no connection.
+        """
+        assert self._plugin.reply is not None
+        if not self._open:
+            await self._opened(None)
+        await self._do(self._plugin.reply(self._ctx, address, event), 0)
+
+    async def close(self) -> None:
+        """Close what was opened. Requests that are under way fail."""
+        self._closed = True
+        opening, self._opening = self._opening, None
+        if opening is None:
+            return
+        if not opening.done():
+            opening.cancel()
+            await asyncio.wait({opening})
+        if self._open:
+            self._open = False
+            if self._plugin.closer is not None:
+                await self._do(self._plugin.closer(self._ctx), 0)
+
+    # Opening
+
+    async def _opened(self, seconds: float | None) -> None:
+        """Return when it is open; all who need it wait for the same attempt."""
+        if self._open:
+            return
+        if self._closed:
+            raise self._gone()
+        opening = self._opening
+        if opening is None or opening.done():
+            # In a task of its own: nobody's deadline or cancellation is to disturb the others who wait.
+            opening = self._opening = asyncio.ensure_future(self._attempt())
+        done, _ = await asyncio.wait({opening}, timeout=seconds)
+        if not done:
+            assert seconds is not None
+            raise self._late(seconds)
+        if opening.cancelled():
+            raise self._gone()
+        problem = opening.result()
+        if isinstance(problem, Unavailable):
+            raise type(problem)(str(problem)) from problem  # one for each who waits
+        if problem is not None:
+            raise problem
+
+    async def _attempt(self) -> EvbusError | None:
+        try:
+            if self._plugin.opener is not None:
+                self._ctx.state = await self._do(self._plugin.opener(self._ctx), 0)
+        except EvbusError as exc:
+            return exc
+        self._open = True
+        return None
+
+    async def _do(self, coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
+        """Await what a plugin does, for at most ``seconds`` (0: as long as it takes)."""
+        try:
+            return await call(coroutine, seconds)
+        except EvbusError:
+            raise
+        except Exception as exc:
+            raise self.problem(exc, "the plugin failed") from None
+
+    def problem(self, exc: Exception, what: str) -> DeliveryError:
+        """Return what a plugin raised as an error without the secrets of the profile."""
+        log.debug("%s: %s", self.name, what, exc_info=exc)
+        reason = problem_text(exc, secrets_of(self.profile.data))
+        return DeliveryError(f"{self.name}: {what}: {reason}")
+
+    def _late(self, seconds: float) -> DeliveryTimeout:
+        problem = DeliveryTimeout(seconds)
+        # By itself it speaks of an option of deliveries, which has no say here.
+        problem.args = (f"{self.name}: no reply came within {seconds:g} s",)
+        return problem
+
+    def _gone(self) -> Unavailable:
+        return Unavailable(f"{self.name}: it was closed, and takes no requests any more")

@@ -1,0 +1,528 @@
+"""Commands and queries that come from other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import operator
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextvars import ContextVar, copy_context
+from typing import Any, Protocol
+
+from evbus.engine.call.forward import ANSWERS, DEADLINE, ERROR, EVENT_ID, KEY, MESSAGE, OK, OUTCOME
+from evbus.engine.call.served import LONGEST, Names, Reading, Served, name_in
+from evbus.engine.codec.wrapped import named
+from evbus.engine.core.intake.bridge import Bridge
+from evbus.engine.handling.dispatch.kinds import RequestRouter
+from evbus.engine.handling.frame import Frame
+from evbus.engine.kit.backoff import backoff
+from evbus.engine.kit.redact import one_line, problem_text, said, text_of
+from evbus.engine.kit.waiting import call, failure_of, running
+from evbus.engine.kit.weight import UNBOUNDED
+from evbus.errors import (
+    ConnectionLost,
+    DeliveryError,
+    EvbusError,
+    HandlerError,
+    InvalidPayload,
+    PayloadTooLarge,
+    Rejected,
+    Unavailable,
+)
+from evbus.types import Delivery, Envelope, Origin, too_often
+
+__all__ = ["Server", "served", "stand_by"]
+
+log = logging.getLogger("evbus.dispatch")
+
+#: By its name: a bridge counts what it has handed on, and does more than the base.
+_DROP = operator.methodcaller("drop")
+
+_REPLY_TO, _CORRELATION = "reply-to", "correlation-id"
+
+#: Seconds for which a reply is tried that is refused, when its request has no deadline.
+REPLYING = 60.0
+#: Seconds for which who asked is told that the reply cannot be sent.
+TELLING = 5.0
+#: How often the connection may break with a reply alone in flight. The first time says nothing.
+BREAKS = 2
+#: Requests that are remembered because their reply could not be sent: they may be on their way here again.
+REMEMBERED = 1000
+#: Seconds between two attempts.
+PAUSE = (0.05, 5.0)
+#: Seconds that cancelled handlers have to end, and handlers that stop the dispatcher to return.
+GRACE = 5.0
+
+
+class _Link(Protocol):
+    name: str
+
+    async def open(self) -> None: ...
+
+    async def reply(self, address: str, event: Envelope) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def problem(self, exc: Exception, what: str) -> Exception: ...
+
+
+class _Request:
+    """A request that is being handled.
+
+    :ivar end: until when, in seconds since the epoch; None for ever.
+    :ivar reading: its message.
+    :ivar served: who handles it, once that is known.
+    :ivar stops: its handler stops the dispatcher, and so cannot be waited for.
+    :ivar handled: its handler has ended, or it has none.
+    :ivar answered: its reply was sent, or given up.
+    :ivar breaks: how often the connection broke with its reply alone in flight.
+    """
+
+    __slots__ = ("answered", "breaks", "delivery", "end", "handled", "headers", "reading", "served", "stops")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.headers = delivery.envelope.headers
+        self.reading = Reading()
+        self.served: Served | None = None
+        self.end: float | None = None
+        self.stops = False
+        self.handled = False
+        self.answered = False
+        self.breaks = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether its handler was called; before that, another process may as well have it."""
+        return self.handled or self.reading.context is not None
+
+    @property
+    def late(self) -> bool:
+        """Whether nobody waits for the reply any more."""
+        return self.end is not None and time.time() >= self.end
+
+    def asks_as(self, other: _Request) -> bool:
+        """Return whether both want the same reply."""
+        return all(
+            self.headers.get(name, "") == other.headers.get(name) for name in (_REPLY_TO, _CORRELATION)
+        )
+
+    @property
+    def identity(self) -> tuple[str, str, str, int]:
+        """What a request that is delivered again has in common with itself, though it may have no id."""
+        envelope, headers = self.delivery.envelope, self.headers
+        return (
+            headers.get(_REPLY_TO, ""),
+            headers.get(_CORRELATION, ""),
+            headers.get(MESSAGE, envelope.routing_key),
+            hash(envelope.body),
+        )
+
+
+_HANDLING: ContextVar[_Request | None] = ContextVar("evbus_request", default=None)
+
+
+def stand_by() -> None:
+    """Tell the server of the request that is handled here that its handler waits for the server's end."""
+    request = _HANDLING.get()
+    if request is not None:
+        request.stops = True
+
+
+class Server:
+    """Handles requests that come in as deliveries, and replies to them.
+
+    How many are handled at once the routers decide, and how many wait for that the source's ``prefetch``.
+
+    :param routers: those that have the handlers: of commands and of queries.
+    :param link: where replies go.
+    :param encode: makes an envelope of ``(body, headers)``.
+    :param decode: makes plain values of a body: ``(content type, body, exactly)``.
+    :param prepare: runs the interceptors' ``send`` over a reply.
+    :param max_body: bytes that the body of a request may have.
+    :param max_deliveries: how often a request may be delivered where that is counted; 0: any number.
+    :ivar handled: requests whose handlers succeeded.
+    :ivar failed: those that were answered with an error.
+    :ivar expired: those whose time was up before they were handled, or while they were.
+    :ivar dropped: those that the interceptors did not hand on, as they were handled before.
+    :ivar unanswered: those that were handled, and whose reply could not be sent.
+    """
+
+    def __init__(
+        self,
+        routers: tuple[RequestRouter, ...],
+        link: _Link,
+        encode: Callable[[Any, Mapping[str, str]], Envelope],
+        decode: Callable[[str, bytes, bool], Any],
+        prepare: Callable[[Envelope], None],
+        max_body: int = UNBOUNDED,
+        max_deliveries: int = 0,
+    ) -> None:
+        self._core = routers[0].core
+        self._names = Names(routers, decode)
+        self._link = link
+        self._encode = encode
+        self._prepare = prepare
+        self._max_body = max_body
+        self._max_deliveries = max_deliveries
+        self._origin: Origin | None = None
+        self._tasks: dict[asyncio.Task[None], _Request] = {}
+        # Those whose replies could not be sent; the oldest is forgotten first.
+        self._given_up: dict[tuple[str, str, str, int], None] = {}
+        self.handled = self.failed = self.expired = self.dropped = self.unanswered = 0
+
+    def __repr__(self) -> str:
+        names = ("handled", "failed", "expired", "dropped", "unanswered")
+        counts = " ".join(f"{name}={getattr(self, name)}" for name in names)
+        return f"<Server running={len(self._tasks)} {counts}>"
+
+    async def run(self, deliveries: AsyncGenerator[Delivery, None], patience: float) -> None:
+        """Handle what a source yields, until cancelled; then take nothing more, and handle what was taken.
+
+        Cancelled once more, leave it to the source.
+
+        :param patience: most seconds until it is left there.
+        :raises ConnectFailed: there is no connection at first, and the profile does not say to wait.
+        :raises DeliveryError: the source ended with an error.
+        """
+        bridge = Bridge(deliveries, self.take, self._settled)
+        try:
+            await self._link.open()
+            await bridge.run(0, patience)
+        except EvbusError:
+            raise
+        except Exception as exc:
+            raise self._link.problem(exc, "the source ended") from None
+        finally:
+            try:
+                await self.close()
+            finally:
+                await self._link.close()
+            if bridge.unsettled:
+                log.warning(
+                    "%s: %d requests were not handled in time, and stay with their source",
+                    self._link.name,
+                    bridge.unsettled,
+                )
+
+    def take(self, delivery: Delivery) -> None:
+        """Handle a delivery beside the others, and settle it when the reply is sent."""
+        origin = delivery.origin
+        if origin is not self._origin:
+            self._origin = origin
+            if origin is not None:
+                origin.watch(self._lost)
+        delivery.envelope = named(delivery.envelope)
+        request = _Request(delivery)
+        task = asyncio.get_running_loop().create_task(self._serve(request), name="evbus-serve")
+        self._tasks[task] = request
+        task.add_done_callback(self._tasks.pop)
+
+    def _lost(self, origin: Origin) -> None:
+        self._let_go(lambda delivery: delivery.origin is origin, _DROP)
+
+    def _let_go(self, which: Callable[[Delivery], bool], settle: Callable[[Delivery], None]) -> None:
+        """Leave those requests to their source whose handlers were not called."""
+        for task, request in list(self._tasks.items()):
+            if not request.begun and which(request.delivery):
+                settle(request.delivery)
+                task.cancel()
+
+    async def close(self) -> None:
+        """Cancel what is still handled; it stays with its source."""
+        tasks = [task for task, request in self._tasks.items() if not request.stops]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, left = await asyncio.wait(tasks, timeout=GRACE)
+            if left:
+                log.error("%s: %d handlers do not end although cancelled", self._link.name, len(left))
+
+    async def _settled(self, seconds: float) -> None:
+        """Give back what was not begun; return when only what cannot end before the server is handled."""
+        self._let_go(lambda _: True, Delivery.give_back)
+        end = time.monotonic() + seconds
+        while tasks := [task for task, request in self._tasks.items() if not request.stops]:
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            await asyncio.wait(tasks, timeout=left)
+        # A handler may have let another task stop the dispatcher, and return at any moment.
+        stopping = dict(self._tasks)
+        if stopping:
+            await asyncio.wait(stopping, timeout=min(1.0, GRACE))
+        for task, request in stopping.items():
+            if not task.done():
+                # Or it would be delivered again, and the next server would be stopped.
+                try:
+                    reply = self._reply(request, None, OK)
+                except Exception as exc:
+                    reply = self._failure(request, exc)
+                await self._answer(request, reply)
+
+    async def _serve(self, request: _Request) -> None:
+        _HANDLING.set(request)
+        task = asyncio.current_task()
+        try:
+            if request.delivery.redelivered and await self._answered_before(request):
+                request.delivery.ack()
+                return
+            reply = await self._handled(request)
+            request.handled = True
+            if reply is None:
+                request.delivery.ack()
+            else:
+                await self._answer(request, reply)
+        except BaseException as exc:
+            try:
+                problem = failure_of(exc, task if running() is task else None)
+            except BaseException:
+                request.delivery.give_back()
+                raise
+            request.delivery.reject()
+            log.error("a request is given up: %s", problem_text(problem), exc_info=exc)
+
+    # Replying
+
+    async def _answer(self, request: _Request, reply: Envelope) -> None:
+        """Send a reply, and settle the request, which was handled: it is not to be handled again.
+
+        Who asked is told when the reply is none that can be sent. When nothing can be sent, nobody waits.
+        """
+        delivery, headers = request.delivery, request.headers
+        if delivery.settled:
+            return
+        address = headers.get(_REPLY_TO)
+        if not address:
+            if reply.headers.get(OUTCOME) != OK:
+                delivery.reject()  # its source may keep dead letters
+            delivery.ack()
+            return
+        try:
+            await self._send(request, address, reply)
+        except DeliveryError as exc:
+            if request.late or request.stops:
+                self._unanswered(request, exc)
+            else:
+                await self._tell(request, address, exc)
+        request.answered = True
+        delivery.ack()
+
+    async def _tell(self, request: _Request, address: str, problem: DeliveryError) -> None:
+        """Tell who asked that a reply cannot be sent, and remember that, as the request may come again."""
+        if len(self._given_up) >= REMEMBERED:
+            del self._given_up[next(iter(self._given_up))]
+        self._given_up[request.identity] = None
+        why = DeliveryError(f"it was handled, and its reply could not be sent: {said(problem)}")
+        try:
+            await self._send(request, address, self._failure(request, why), TELLING)
+        except DeliveryError:
+            self._unanswered(request, problem)
+        else:
+            log.warning(
+                "the reply to %s could not be sent, and who asked was told so: %s",
+                _name(request.headers),
+                said(problem),
+            )
+
+    def _unanswered(self, request: _Request, problem: DeliveryError) -> None:
+        self.unanswered += 1
+        log.warning(
+            "%s was handled, and its reply could not be sent; perhaps nobody waits for it any more: %s",
+            _name(request.headers),
+            said(problem),
+        )
+
+    async def _send(
+        self, request: _Request, address: str, reply: Envelope, most: float | None = None
+    ) -> None:
+        """Send a reply, if need be again and again: handled again, the request would do its work twice.
+
+        While there is no connection it waits for one, as long as somebody waits for the reply.
+
+        :param most: seconds for which it is tried at the most.
+        """
+        correlation = request.headers.get(_CORRELATION)
+        if correlation is not None:
+            reply.headers[_CORRELATION] = correlation
+        end = time.time() + (REPLYING if most is None else most)
+        if request.end is not None:
+            end = request.end if most is None else min(end, request.end)
+        failures, breaks, told = 0, request.breaks + BREAKS, False
+        while True:
+            try:
+                return await self._link.reply(address, reply)
+            except Rejected:
+                raise
+            except DeliveryError as exc:
+                failures += 1
+                pause = backoff(failures, *PAUSE)
+                if isinstance(exc, ConnectionLost) and exc.alone:
+                    request.breaks += 1
+                late = time.time() + pause >= end
+                waits = isinstance(exc, Unavailable) and request.end is None and most is None
+                if (late and not waits) or request.stops or request.breaks >= breaks:
+                    raise
+                if late and not told:
+                    told = True
+                    log.warning(
+                        "the reply to %s cannot be sent yet, and is tried until it can be: %s",
+                        _name(request.headers),
+                        said(exc),
+                    )
+            await asyncio.sleep(pause)
+
+    async def _answered_before(self, request: _Request) -> bool:
+        """Return whether a request comes again because of its reply, which breaks the connection.
+
+        While the one that came before may still be answered, wait for that.
+        """
+        identity = request.identity
+        for task, other in list(self._tasks.items()):
+            if other is not request and other.breaks and other.identity == identity:
+                await asyncio.wait({task})
+                if other.answered:
+                    return True
+        return identity in self._given_up
+
+    # Handling
+
+    async def _handled(self, request: _Request) -> Envelope | None:
+        """Return the reply to a request, None when there is to be none: its time is up, or it is dropped."""
+        try:
+            left = _left(request)
+            if left is not None and left <= 0:
+                self.expired += 1
+                return None
+            envelope = request.delivery.envelope
+            if self._max_deliveries and (refused := too_often(request.delivery, self._max_deliveries)):
+                raise refused
+            if len(envelope.body) > self._max_body:
+                raise PayloadTooLarge(len(envelope.body), self._max_body)
+            # What a profile made of the routing key says nothing to the interceptors.
+            envelope = envelope.replace(routing_key=name_in(envelope))
+            try:
+                served = request.served = self._served(envelope)
+            except (HandlerError, InvalidPayload) as exc:
+                handling, seconds = self._unserved(envelope, exc), left or 0
+            else:
+                key = request.headers.get(KEY)
+                handling, seconds = served.router.receive(served, request.reading, key, left, envelope), 0
+            # A handler may raise what looks like a cancellation, when a library of its is closed.
+            result = await call(handling, seconds)
+            if result is None and request.reading.context is None:
+                self.dropped += 1
+                return None
+            reply = self._reply(request, result, OK)
+        except Exception as exc:
+            if request.late:
+                self.expired += 1
+                return None
+            if self._repeated(request, exc):
+                self.dropped += 1
+                return None
+            self.failed += 1
+            return self._failure(request, exc)
+        self.handled += 1
+        return reply
+
+    def _served(self, envelope: Envelope) -> Served:
+        if OUTCOME in envelope.headers:
+            raise InvalidPayload(f"this is a reply, and no request: it has the header {OUTCOME}")
+        return self._names.find(name_in(envelope))
+
+    async def _unserved(self, envelope: Envelope, problem: Exception) -> Any:
+        """Raise why a request is not handled, to whom the interceptors would let have it handled."""
+
+        async def fail(_: Envelope) -> None:
+            raise problem
+
+        around = self._core.around
+        return await (fail(envelope) if around is None else around(envelope, fail))
+
+    def _repeated(self, request: _Request, problem: Exception) -> bool:
+        """Return whether a request was refused while the same one, delivered before, is handled here.
+
+        That one brings the reply, which an error may not forestall.
+        """
+        return (
+            isinstance(problem, Rejected)
+            and request.reading.context is None
+            and request.delivery.redelivered
+            and any(other is not request and other.asks_as(request) for other in self._tasks.values())
+        )
+
+    def _failure(self, request: _Request, problem: Exception) -> Envelope:
+        message, served = request.reading.message, request.served
+        if request.headers.get(_REPLY_TO):
+            log.debug("%s failed", _name(request.headers), exc_info=problem)
+        elif served is not None and message is not None:
+            frame = Frame(None, request.headers.get(KEY), None, None, None)
+            served.router.report(served.bound, message, frame, problem)
+        else:
+            log.error("a request that asks for no reply is given up: %s", said(problem))
+        failure = {"type": type(problem).__name__, "reason": text_of(problem)}
+        try:
+            return self._reply(request, failure, ERROR)
+        except Exception as exc:
+            log.error(
+                "pipeline plugins do not let a failure of %s be told: %s", _name(request.headers), said(exc)
+            )
+            return self._encode(failure, {OUTCOME: ERROR})
+
+    def _reply(self, request: _Request, body: Any, outcome: str) -> Envelope:
+        """Return a reply as it leaves: the interceptors send it from where they had let the request to."""
+        reply = self._encode(body, {OUTCOME: outcome})
+        received = request.delivery.envelope
+        reply.profile = received.profile
+        if request.served is not None:
+            reply.routing_key = request.served.wire_name
+        if EVENT_ID in received.headers:
+            reply.headers[ANSWERS] = received.headers[EVENT_ID]
+        context = request.reading.context or copy_context()
+        try:
+            context.run(self._prepare, reply)
+        except BaseException as exc:
+            # An interceptor may raise anything, as what it wraps may.
+            raise failure_of(exc, running()) from exc
+        return reply
+
+
+def _name(headers: Mapping[str, str]) -> str:
+    return one_line(headers.get(MESSAGE, "a request"), LONGEST)
+
+
+def _left(request: _Request) -> float | None:
+    """Return the seconds that are left for a request, None when it has no deadline."""
+    deadline = request.headers.get(DEADLINE)
+    if deadline is None:
+        return None
+    try:
+        end = float(deadline)
+    except ValueError:
+        end = math.nan
+    if not math.isfinite(end):
+        raise InvalidPayload(
+            f"the header {DEADLINE} is in seconds since the epoch, and not {one_line(deadline, 50)}"
+        )
+    request.end = end
+    return end - time.time()
+
+
+async def served(task: asyncio.Task[None]) -> None:
+    """Wait for a server's task. Cancelled, cancel it; that somebody else does is its regular end."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as exc:
+            # As often as this is: cancelled once more, a server waits for nothing.
+            cancelled = exc
+            task.cancel()
+    problem = None if task.cancelled() else task.exception()
+    if cancelled is not None:
+        raise cancelled
+    if problem is not None:
+        raise problem

@@ -1,0 +1,1 @@
+"""What the subcommands of the command ``evbus`` share: input, output, tables."""

@@ -1,0 +1,1 @@
+"""What a program does with a bus, with an event loop and without."""

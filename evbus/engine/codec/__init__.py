@@ -1,0 +1,1 @@
+"""Bodies: from values to bytes and back, exactly, in the types that a program declares."""

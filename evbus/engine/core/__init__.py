@@ -1,0 +1,1 @@
+"""The bus: from a put to the plugin that publishes, counted all the way."""

@@ -1,0 +1,309 @@
+"""The way in: encode a body, intercept it, queue it. This is the path that every put takes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from evbus.engine.core.queue import Meta, Queue
+from evbus.engine.core.settings import Settings
+from evbus.engine.kit.counted import counted
+from evbus.engine.kit.weight import UNBOUNDED
+from evbus.errors import (
+    BusForked,
+    BusFull,
+    BusStopped,
+    EvbusError,
+    InvalidHeader,
+    InvalidRoutingKey,
+    PayloadTooLarge,
+)
+from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders, StandingHeaders, own_headers
+
+__all__ = ["HANDLING", "IN_CALLBACK", "Broker", "Serializer", "to_bytes"]
+
+log = logging.getLogger("evbus.broker")
+
+#: True where the bus itself runs an application's code: that code may put while the bus drains.
+IN_CALLBACK: ContextVar[bool] = ContextVar("evbus_in_callback", default=False)
+
+#: The task that handles an event, in whatever is called by it and in what that begins: none of it waits for
+#: room that the end of the task may have to make.
+HANDLING: ContextVar[asyncio.Task[Any] | None] = ContextVar("evbus_handling", default=None)
+
+#: Profiles and routing keys whose shared part is remembered.
+CACHE_PAIRS = 10_000
+
+#: What is no event, at a glance.
+_PLAIN = frozenset((dict, list, tuple, str, bytes, int, float, bool, type(None)))
+
+_monotonic = time.monotonic
+_brokers: weakref.WeakSet[Broker] = weakref.WeakSet()
+
+
+class Serializer(NamedTuple):
+    """A serialize plugin: ``apply`` makes bytes of a body."""
+
+    name: str
+    apply: Callable[[Any], bytes]
+    content_type: str
+
+
+def to_bytes(apply: Callable[[Any], Any]) -> Callable[[Any], bytes]:
+    """Return ``apply`` with its text encoded: plugins written for pop-evbus 4 return strings."""
+
+    def applied(body: Any) -> bytes:
+        data = apply(body)
+        return data.encode() if isinstance(data, str) else data
+
+    return applied
+
+
+# By profile, routing key, and the standing headers or None.
+_Metas = dict[tuple[Any, Any, Any], Meta]
+_Chosen = tuple[Callable[[Any], bytes], _Metas, SharedHeaders]
+
+
+class Broker:
+    """Accept events.
+
+    :param queue: where accepted events go.
+    :param prepare: has :meth:`configure` called before the first event.
+    :param select: returns the serializer that the application chose.
+    :param new: the variables of ``hub.evbus``, where it may choose since pop-evbus 6.2 (``SERIAL_PLUGIN``).
+    :param old: the variables of ``hub.serialize``, where it may choose up to pop-evbus 4 (``PLUGIN``).
+        Either may change at any time; a change makes the broker select again.
+    :ivar addressed: returns the routing key and the headers of a body that was put without a routing key.
+    :ivar stalls: returns whether the events of a profile go to listeners that have as much as they may have.
+    :ivar max_body: bytes that the body of an event may have, from here or from outside.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        *,
+        prepare: Callable[[], None],
+        select: Callable[[], Serializer],
+        new: dict[str, Any],
+        old: dict[str, Any],
+    ) -> None:
+        self.queue = queue
+        self.refusal: type[EvbusError] | None = None
+        self.draining = False
+        self.stalls: Callable[[str], bool] = lambda profile: False
+        self.addressed: Callable[[Any, Any], tuple[str | None, Any]] = lambda body, headers: (None, headers)
+        self._prepare = prepare
+        self._select = select
+        self._new = new
+        self._old = old
+        self._new_name: str | None = None
+        self._old_name: str | None = None
+        # One attribute, so that no thread sees the encoder of one serializer and the headers of another.
+        self._chosen: _Chosen = (bytes, {}, SharedHeaders())
+        self._send: Callable[[Envelope], None] | None = None
+        self.max_body = 0
+        self._full_policy = "raise"
+        self._dropped_at = 0.0
+        _brokers.add(self)
+
+    def configure(self, settings: Settings, send: Callable[[Envelope], None] | None) -> None:
+        """Take over the options, and the composed pipeline (None: there is none)."""
+        self.queue.bound(settings.queue_limit, settings.queue_bytes)
+        self.max_body = settings.max_body or UNBOUNDED
+        self._full_policy = settings.full_policy
+        self._send = send
+        self._new_name = self._old_name = None
+
+    def offer(
+        self, routing_key: str | None, body: Any, profile: str, headers: Mapping[str, str] | None
+    ) -> tuple[Meta | Envelope, bytes] | None:
+        """Queue an event if that takes no time, else return what :meth:`insist` and :meth:`wait` take."""
+        if self.refusal is not None:
+            raise self.refusal
+        if self._new["SERIAL_PLUGIN"] is not self._new_name or self._old["PLUGIN"] is not self._old_name:
+            self._choose()
+        if routing_key is None and type(body) not in _PLAIN:
+            routing_key, headers = self.addressed(body, headers)
+        meta: Meta | Envelope
+        if self._send is None and (headers is None or type(headers) is StandingHeaders):
+            apply, metas, shared = self._chosen
+            data = apply(body)
+            try:
+                meta = metas[profile, routing_key, headers]
+            except (KeyError, TypeError):
+                meta = _meta(metas, profile, routing_key, headers, shared)
+        else:
+            meta = self._intercepted(routing_key, body, profile, headers)
+            data = meta.body
+        size = len(data)
+        if size > self.max_body:
+            raise PayloadTooLarge(size, self.max_body)
+        queue = self.queue
+        inbox = queue.inbox
+        if len(inbox) < queue.inbox_limit and size <= queue.body_limit:
+            inbox.append((meta, data, _monotonic()))
+            if queue.idle:
+                queue.rouse()
+            return None
+        return meta, data
+
+    def insist(self, meta: Meta | Envelope, data: bytes) -> None:
+        """Queue what :meth:`offer` did not, or do as the option ``full_policy`` says."""
+        if not self.queue.put(meta, data, _monotonic()):
+            self._overflow(meta, data)
+
+    def refuse_unless_callback(self) -> None:
+        """Refuse a put while the bus drains, unless the bus itself called whoever puts."""
+        self.refuse_in_child()
+        if not IN_CALLBACK.get():
+            raise BusStopped
+
+    def refuse_in_child(self) -> None:
+        """Refuse what would take from the parent process after a fork.
+
+        :raises BusForked: this process is the child.
+        """
+        if self.refusal is BusForked:
+            raise BusForked
+
+    async def wait(self, left: tuple[Meta | Envelope, bytes]) -> None:
+        """Queue what :meth:`offer` did not, as soon as there is room.
+
+        Even when there is room the loop gets its turn: the listener takes what is there, which is
+        cheaper for all than to pack it away.
+        """
+        meta, data = left
+        if self.queue.on_event is not None:
+            await asyncio.sleep(0)
+        handling = HANDLING.get()
+        beyond = handling is not None and not handling.done()
+        while True:
+            if self.draining:
+                self.refuse_unless_callback()
+            if self.refusal is not None:
+                raise self.refusal
+            if self.queue.stalled and not beyond and self.stalls(meta.profile):
+                await self.queue.wait_relief()
+                continue
+            if self.queue.put(meta, data, _monotonic(), beyond=beyond):
+                return
+            await self.queue.wait_room(len(data))
+
+    def _choose(self) -> None:
+        self._prepare()
+        new, old = self._new["SERIAL_PLUGIN"], self._old["PLUGIN"]
+        serializer = self._select()
+        self._chosen = (serializer.apply, {}, SharedHeaders({CONTENT_TYPE: serializer.content_type}))
+        # Last: another thread that finds the names unchanged uses what was chosen.
+        self._new_name, self._old_name = new, old
+
+    def envelope(self, routing_key: Any, body: Any, profile: Any, headers: Any) -> Envelope:
+        """Return what would be queued for a put, encoded and intercepted.
+
+        :raises PayloadError: it cannot travel.
+        """
+        if self._new["SERIAL_PLUGIN"] is not self._new_name or self._old["PLUGIN"] is not self._old_name:
+            self._choose()
+        event = self._intercepted(routing_key, body, profile, headers)
+        if len(event.body) > self.max_body:
+            raise PayloadTooLarge(len(event.body), self.max_body)
+        return event
+
+    def _intercepted(self, routing_key: Any, body: Any, profile: Any, headers: Any) -> Envelope:
+        """Make an envelope of its own: it has headers, or interceptors may give it some."""
+        _check_names(profile, routing_key)
+        own = _check_headers(headers or {})
+        if CONTENT_TYPE in own and isinstance(body, bytes):
+            data = body
+        else:
+            apply, _, shared = self._chosen
+            data = apply(body)
+            own[CONTENT_TYPE] = shared[CONTENT_TYPE]
+        event = Envelope(profile, routing_key or "", data, own, _monotonic())
+        self.prepare(event)
+        return event
+
+    def reply(self, body: Any, headers: Mapping[str, str]) -> Envelope:
+        """Return the reply to a request, encoded; :meth:`prepare` runs the interceptors over it.
+
+        :raises PayloadError: it cannot travel.
+        """
+        if self._new["SERIAL_PLUGIN"] is not self._new_name or self._old["PLUGIN"] is not self._old_name:
+            self._choose()
+        apply, _, shared = self._chosen
+        data = apply(body)
+        if len(data) > self.max_body:
+            raise PayloadTooLarge(len(data), self.max_body)
+        return Envelope("", "", data, {**headers, **shared}, _monotonic())
+
+    def prepare(self, event: Envelope) -> None:
+        """Run the interceptors on an envelope that came from outside, as on one that is put.
+
+        :raises PayloadError: they made something of it that cannot travel.
+        """
+        if self._send is not None:
+            self._send(event)
+            _check_headers(event.headers)
+            _check_names(event.profile, event.routing_key)
+
+    def _overflow(self, meta: Meta | Envelope, data: bytes) -> None:
+        queue = self.queue
+        if self._full_policy == "raise":
+            events, size = queue.qsize() + queue.held, queue.size + queue.elsewhere
+            raise BusFull(events, queue.limit, size, queue.size_limit)
+        if self._full_policy == "drop_oldest":
+            # What lanes hold beyond their buffers cannot be dropped here; then the new event gives way.
+            queue.drop_oldest(len(data))
+        if self._full_policy == "drop_newest" or not queue.put(meta, data, _monotonic()):
+            queue.drop_newest()
+        now = _monotonic()
+        if now - self._dropped_at >= 1:
+            self._dropped_at = now
+            dropped = counted(queue.dropped, "event", "events")
+            log.warning("the bus is full: %s dropped so far (%s)", dropped, self._full_policy)
+
+
+def _meta(metas: _Metas, profile: Any, routing_key: Any, headers: Any, shared: SharedHeaders) -> Meta:
+    _check_names(profile, routing_key)
+    if len(metas) >= CACHE_PAIRS:
+        metas.clear()
+    known = shared if headers is None else SharedHeaders({**_check_headers(headers), **shared})
+    meta = metas[profile, routing_key, headers] = Meta(profile, routing_key or "", known)
+    return meta
+
+
+def _check_names(profile: Any, routing_key: Any) -> None:
+    if not isinstance(profile, str):
+        raise InvalidRoutingKey(f"a profile is a string, not {type(profile).__name__}")
+    if routing_key is not None and not isinstance(routing_key, str):
+        raise InvalidRoutingKey(f"a routing key is a string or None, not {type(routing_key).__name__}")
+
+
+def _check_headers(headers: Any) -> dict[str, str]:
+    if not isinstance(headers, Mapping):
+        raise InvalidHeader(f"headers are a mapping of strings to strings, not {type(headers).__name__}")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            wrong = (
+                f"{name!r} is a header of type {type(value).__name__}"
+                if isinstance(name, str)
+                else f"{name!r}"
+            )
+            raise InvalidHeader(f"headers are a mapping of strings to strings; {wrong}")
+    return own_headers(headers)
+
+
+def _refuse_in_child() -> None:
+    for broker in _brokers:
+        broker.refusal = BusForked
+        broker.queue.free_lock()
+
+
+# What is queued and the loop that would drain it are the parent's.
+os.register_at_fork(after_in_child=_refuse_in_child)

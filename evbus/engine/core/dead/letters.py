@@ -1,0 +1,181 @@
+"""What becomes of events that were given up: another profile, the dead store, the error callback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from evbus.engine.core.dead.store import DeadStore
+from evbus.engine.core.error_callback import Teller
+from evbus.engine.core.lane.lane import Dead, Lane
+from evbus.engine.core.lane.route import Router
+from evbus.engine.core.lane.stats import LaneKey
+from evbus.engine.core.queue import Queue
+from evbus.engine.kit.counted import counted
+from evbus.engine.kit.failure import about, place, trace
+from evbus.engine.kit.redact import problem_text
+from evbus.errors import DeliveryError
+from evbus.types import Envelope, own_headers
+
+__all__ = ["DeadLetters"]
+
+log = logging.getLogger("evbus.bus")
+
+#: Seconds that a disk may hang at the least before what waits for it is lost.
+LAST_MOMENT = 1.0
+#: Seconds until it is asked again whether what could not be written is on the disk.
+PAUSE = 1.0
+
+
+class DeadLetters:
+    """Record dead events, for one run of the bus.
+
+    :param queue: the bus's queue: its lock guards the lanes.
+    :param store: takes what no profile gets.
+    :param on_error: the error callback, plain or async, or None.
+    :param contexts: what the callback is told the profiles are.
+    :param on_told: called when the callback has been told of every dead event.
+    :ivar router: finds the lanes of a dead letter profile; without it all goes to the store.
+    :ivar died: events that were given up while the bus ran, and went to the store.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        store: DeadStore,
+        on_error: Callable[[dict[str, Any]], Any] | None,
+        contexts: Any,
+        on_told: Callable[[], None],
+    ) -> None:
+        self.router: Router | None = None
+        self.died = 0
+        self._queue = queue
+        self._store = store
+        self._contexts = contexts
+        self._teller = Teller(on_error, on_told) if on_error is not None else None
+
+    @property
+    def telling(self) -> bool:
+        """Whether the error callback is still being told."""
+        return self._teller is not None and self._teller.busy
+
+    def bury(self, lane: Lane, dead: list[Dead]) -> None:
+        """Send events to their dead letter profile or to the dead store, and tell the error callback."""
+        for entry in dead:
+            reason = lane.reason(entry.reason)
+            tries = counted(entry.attempts, "attempt", "attempts")
+            details = about(entry.reason, reason, entry.event)
+            log.error("lane %s: an event is dead after %s: %s%s", lane.key, tries, reason, details)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("lane %s: an event is dead\n%s", lane.key, trace(entry.reason, lane.secrets))
+            try:
+                if not self._send(lane, entry, reason):
+                    self.died += 1
+                    self._record(entry.event, str(lane.key), reason, entry.attempts, lane.key, entry.reason)
+            except Exception:
+                log.exception("lane %s: a dead event could not be recorded", lane.key)
+            self._tell(entry.event, lane.key.plugin, entry.reason)
+
+    def _send(self, lane: Lane, entry: Dead, reason: str) -> bool:
+        profile = lane.delivery.dead_letter
+        # A dead letter that dies is not sent round again.
+        if profile is None or self.router is None or "evbus-dead-lane" in entry.event.headers:
+            return False
+        headers = own_headers(entry.event.headers)
+        headers["evbus-dead-lane"] = str(lane.key)
+        headers["evbus-dead-profile"] = entry.event.profile
+        headers["evbus-dead-reason"] = reason
+        headers["evbus-dead-attempts"] = str(entry.attempts)
+        letter = entry.event.replace(profile=profile, headers=headers)
+        lanes = self.router.lanes(profile)
+        if lane.tracker is not None:
+            lane.tracker.follow(entry.event, letter, len(lanes))
+            for target in lanes:
+                target.tracker = lane.tracker
+        with self._queue.lock:
+            ready = [target for target in lanes if target.offer([letter], len(letter.body))]
+        for target in ready:
+            target.deliver_now()
+        return bool(lanes)
+
+    def keep(
+        self, event: Envelope, where: str, reason: str, attempts: int, key: LaneKey | None = None
+    ) -> None:
+        """Write an event to the dead store that a stop has left, and tell the error callback."""
+        self._record(event, where, reason, attempts, key)
+        self._tell(event, key.plugin if key is not None else where, DeliveryError(reason))
+
+    def _record(
+        self,
+        event: Envelope,
+        where: str,
+        reason: str,
+        attempts: int,
+        key: LaneKey | None = None,
+        problem: BaseException | None = None,
+    ) -> bool:
+        plugin, provider, profile = key or ("", "", event.profile)
+        return self._store.add(
+            event,
+            lane=where,
+            plugin=plugin,
+            provider=provider,
+            profile=profile,
+            reason=reason,
+            attempts=attempts,
+            kind="" if problem is None else type(problem).__name__,
+            place="" if problem is None else place(problem),
+        )
+
+    async def give_up(self, event: Envelope, where: str, problem: Exception, attempts: int) -> bool:
+        """Write an event that no lane gave up to the dead store, and tell the error callback.
+
+        It waits until the event is on the disk, as long as that takes.
+
+        :returns: whether it is there; if not, the bus has ended meanwhile.
+        """
+        reason = problem_text(problem)
+        tries = f" after {counted(attempts, 'attempt', 'attempts')}" if attempts else ""
+        log.error("%s: an event is dead%s: %s%s", where, tries, reason, about(problem, reason, event))
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s: an event is dead\n%s", where, trace(problem))
+        self._tell(event, where, problem)
+        self.died += 1
+        while not self._record(event, where, reason, attempts, problem=problem):
+            if self._store.closed:
+                return False
+            await asyncio.sleep(PAUSE)
+        while not await self._store.flush():
+            if self._store.closed:
+                return False
+            await asyncio.sleep(PAUSE)
+        return True
+
+    def _tell(self, event: Envelope, plugin: str, problem: BaseException) -> None:
+        if self._teller is not None:
+            self._teller.tell(
+                {
+                    "exception": problem,
+                    "plugin": plugin,
+                    "profile": event.profile,
+                    "body": event.body,
+                    "context": self._contexts,
+                }
+            )
+
+    def mute(self) -> None:
+        """Tell the error callback nothing more."""
+        self._teller = None
+
+    async def told(self) -> None:
+        """Return when the error callback has been told of everything."""
+        if self._teller is not None:
+            await self._teller.wait(None)
+
+    async def close(self, patience: float) -> None:
+        """Stop telling; flush and close the store. A callback and a disk have ``patience`` seconds to end."""
+        if self._teller is not None:
+            await self._teller.close(patience)
+        await self._store.close(max(LAST_MOMENT, patience))

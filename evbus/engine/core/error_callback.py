@@ -1,0 +1,116 @@
+"""The error callback, told of one thing after another, and never waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any
+
+from evbus.engine.core.broker import IN_CALLBACK
+from evbus.engine.kit.thread import Worker
+from evbus.engine.kit.waiting import call
+
+__all__ = ["Teller"]
+
+log = logging.getLogger("evbus.bus")
+
+#: What the callback has not been told of yet, at most.
+MAX_UNTOLD = 10_000
+
+
+class Teller:
+    """Tell the function that ``error_callback_ref`` names; a plain one runs in a thread.
+
+    The thread keeps no process from ending, whatever the function does.
+
+    :param on_error: the function, plain or async.
+    :param on_told: called when it has been told of everything.
+    """
+
+    def __init__(self, on_error: Callable[[dict[str, Any]], Any], on_told: Callable[[], None]) -> None:
+        self._on_error = on_error
+        self._on_told = on_told
+        self._untold: deque[dict[str, Any]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._skipped = 0
+        # What calls the function.
+        self._teller: asyncio.Task[Any] | None = None
+
+    def __contains__(self, task: object) -> bool:
+        """Return whether it is this task that tells."""
+        return task is self._teller and task is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is still being told."""
+        return self._task is not None
+
+    def tell(self, data: dict[str, Any]) -> None:
+        """Tell it of something, behind what it is to be told already."""
+        if len(self._untold) >= MAX_UNTOLD:
+            if not self._skipped:
+                log.warning("the function named by error_callback_ref is too slow: it is not told of all")
+            self._skipped += 1
+            return
+        self._untold.append(data)
+        if self._task is None:
+            loop = asyncio.get_running_loop()
+            self._task = loop.create_task(self._tell_all(), name="evbus error callback")
+
+    async def _tell_all(self) -> None:
+        IN_CALLBACK.set(True)
+        try:
+            while self._untold:
+                await self._tell_those_there()
+        finally:
+            self._task = None
+        self._on_told()
+
+    async def _tell_those_there(self) -> None:
+        worker = Worker("evbus error callback")
+        try:
+            while self._untold:
+                try:
+                    await call(self._tell_one(worker, self._untold.popleft()), 0)
+                except Exception:
+                    log.exception("the function named by error_callback_ref failed")
+            await worker.close()
+        finally:
+            worker.stop()
+
+    async def _tell_one(self, worker: Worker, data: dict[str, Any]) -> None:
+        self._teller = asyncio.current_task()
+        try:
+            await _tell_one(self._on_error, worker, data)
+        finally:
+            self._teller = None
+
+    async def wait(self, patience: float | None) -> None:
+        """Return when it has been told of everything, at the latest after ``patience`` seconds if given."""
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=patience)
+
+    async def close(self, patience: float) -> None:
+        """Stop telling, and warn of what it was not told. A call has ``patience`` seconds to end."""
+        task = self._task
+        left = len(self._untold) + self._skipped
+        if task is not None:
+            left += 1
+            task.cancel()
+            await asyncio.wait({task}, timeout=patience)
+        self._untold.clear()
+        if left:
+            log.warning("the function named by error_callback_ref was not told of %d failures", left)
+
+
+async def _tell_one(on_error: Callable[[dict[str, Any]], Any], worker: Worker, data: dict[str, Any]) -> None:
+    if inspect.iscoroutinefunction(getattr(on_error, "func", on_error)):
+        await on_error(data)
+        return
+    result = await worker.run(copy_context().run, on_error, data)
+    if inspect.isawaitable(result):
+        await result

@@ -1,0 +1,1 @@
+"""Lanes: the buffer, the workers and the retries of one destination, and what leads there."""

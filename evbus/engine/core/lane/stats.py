@@ -1,0 +1,80 @@
+"""What a lane is called, does and counts: what an operator reads."""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import Any, NamedTuple
+
+from evbus.engine.kit.redact import one_line
+from evbus.types import Envelope
+
+__all__ = ["Counters", "LaneKey", "LaneState", "Latency"]
+
+SAMPLES = 1024
+PER_BATCH = 8
+
+
+class LaneKey(NamedTuple):
+    """What a lane is called: ``plugin.provider.profile``."""
+
+    plugin: str
+    provider: str
+    profile: str
+
+    def __str__(self) -> str:
+        return one_line(".".join(self))
+
+
+class LaneState(Enum):
+    """What a lane is doing, as the operator sees it."""
+
+    IDLE = "idle"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    WAITING = "waiting"  # for a destination that is down
+    CLOSED = "closed"
+
+
+class Latency:
+    """Time from put to delivery, of at most eight events of each batch, the last 1,024 in all."""
+
+    __slots__ = ("_samples",)
+
+    def __init__(self) -> None:
+        self._samples: deque[float] = deque(maxlen=SAMPLES)
+
+    def sample(self, events: list[Envelope], now: float) -> None:
+        """Note the latency of a batch delivered at ``now`` (seconds of ``time.monotonic()``)."""
+        step = -(-len(events) // PER_BATCH)
+        add = self._samples.append
+        for event in events[::step]:
+            add(now - event.accepted_at)
+
+    def percentiles(self) -> dict[str, float]:
+        """Return ``p50``, ``p90``, ``p99`` and ``max`` in seconds; empty before the first delivery."""
+        ordered = sorted(self._samples.copy())
+        if not ordered:
+            return {}
+        last = len(ordered) - 1
+        found = {f"p{rank}": ordered[round(last * rank / 100)] for rank in (50, 90, 99)}
+        return {**found, "max": ordered[-1]}
+
+
+class Counters:
+    """``accepted = delivered + dead + dropped + queued + in_flight``, at every moment."""
+
+    __slots__ = ("accepted", "dead", "delivered", "delivered_bytes", "dropped", "in_flight", "retried")
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.delivered = 0
+        self.delivered_bytes = 0
+        self.retried = 0
+        self.dead = 0
+        self.dropped = 0
+        self.in_flight = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counters by name."""
+        return {name: getattr(self, name) for name in self.__slots__}

@@ -1,0 +1,535 @@
+"""The life of the bus: start lanes, feed them, drain them, end them."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import time
+import weakref
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from evbus.engine.core.broker import Broker
+from evbus.engine.core.dead.letters import DeadLetters
+from evbus.engine.core.dead.store import NO_STORE
+from evbus.engine.core.lane.lane import Dead, Lane
+from evbus.engine.core.lane.relay import Tracker
+from evbus.engine.core.lane.route import Destination, Router, Totals
+from evbus.engine.core.lifecycle.patience import Patience
+from evbus.engine.core.lifecycle.run import BusState, Connection, Plan, Report
+from evbus.engine.core.lifecycle.together import Joiners, open_all, within
+from evbus.engine.core.lifecycle.unstopped import end_tasks, mark
+from evbus.engine.core.queue import Queue, resolve
+from evbus.engine.kit.names import unique
+from evbus.errors import BusStopped, EvbusError
+from evbus.types import Delivery, Envelope
+
+__all__ = ["Bus", "BusState", "Connection", "Plan", "Report"]
+
+log = logging.getLogger("evbus.bus")
+
+#: Events moved from the queue to the lanes before others get their turn.
+SLICE = 512
+#: Seconds that a plugin's open and close may take at start and stop.
+OPEN_TIMEOUT = 10.0
+CLOSE_TIMEOUT = 5.0
+#: The same when the bus was told to hurry.
+HURRY_TIMEOUT = 0.2
+#: Seconds between two looks at whether a drain goes on, and those that another thread waits for the lock.
+GLANCE = 1.0
+#: Why events are dead that were left.
+LEFT = "not delivered when the bus stopped"
+
+
+#: Kept until they have stopped: one that is collected before has its tasks told one by one, by asyncio.
+_started: set[Bus] = set()
+
+
+def _tell_lost() -> None:
+    for bus in list(_started):
+        bus.tell_lost()
+
+
+atexit.register(_tell_lost)
+
+
+class Bus:
+    """One bus: a queue, a broker that fills it, and while it runs the lanes that empty it."""
+
+    def __init__(self, queue: Queue, broker: Broker, on_state: Callable[[BusState], None]) -> None:
+        self.queue = queue
+        self.broker = broker
+        self._state = BusState.NEW
+        self._on_state = on_state
+        self.lanes: dict[str, Lane] = {}
+        self.report: Report | None = None
+        self._totals = Totals()
+        self._plan: Plan | None = None
+        self._router: Router | None = None
+        self._dead: DeadLetters | None = None
+        self._tracker: Tracker | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._joiners = Joiners()
+        self._quiet: asyncio.Future[None] | None = None
+        # A lane that was busy when it was looked at last.
+        self._busy: Lane | None = None
+        self._stopping: asyncio.Future[None] | None = None
+        self._hurry: asyncio.Future[None] | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._ending: asyncio.Future[None] | None = None
+        self._failure: BaseException | None = None
+        # Not kept: asyncio tells of a start that failed and that nobody has joined when it collects its task.
+        self._starting: Callable[[], asyncio.Task[Any] | None] = lambda: None
+        self._taken = False
+        self.hurried = False
+        self._stop_early = False
+        self._stopped_at = 0.0
+        self._patience: Patience | None = None
+        self._feeding = False
+        # Events on their way from the queue to lanes that have yet to be found.
+        self._moving = 0
+        # What could not be delivered in this run, by lane.
+        self._undelivered: Counter[str] = Counter()
+
+    @property
+    def state(self) -> BusState:
+        """Where the bus is in its life."""
+        return self._state
+
+    def _become(self, state: BusState) -> None:
+        self._state = state
+        self._on_state(state)
+
+    def __repr__(self) -> str:
+        return f"<Bus {self.state.value} queued={self.queue.qsize()} lanes={len(self.lanes)}>"
+
+    def tell_lost(self) -> None:
+        """Say how many accepted events are lost, if the event loop was closed before the bus was stopped."""
+        if not self._taken or self._loop is None or not self._loop.is_closed():
+            return
+        self._release()
+        lanes = [lane.snapshot() for lane in self.lanes.values()]
+        lost = self.queue.qsize() + self._moving + sum(lane["queued"] + lane["in_flight"] for lane in lanes)
+        if lost:
+            log.error(
+                "%d accepted events are lost: the event loop was closed before the bus was stopped; await "
+                "hub.evbus.init.stop(), or use async with bus(...)",
+                lost,
+            )
+        end_tasks(self._loop)
+
+    def _release(self) -> None:
+        self._taken = False
+        _started.discard(self)
+
+    # Start, join
+
+    def begin(self) -> None:
+        """Note that a start is under way: forget how an earlier one ended.
+
+        :raises EvbusError: the bus is started, or being started.
+        :raises BusForked: it belongs to the parent process.
+        """
+        self.broker.refuse_in_child()
+        if self._taken:
+            raise EvbusError("the bus is already started; stop it first")
+        _tell_lost()
+        self._taken = True
+        _started.add(self)
+        self._failure = None
+        task = asyncio.current_task()
+        if task is not None:
+            self._starting = weakref.ref(task)
+        self._patience = None
+        self.hurried = False
+
+    def fail(self, problem: BaseException) -> None:
+        """Tell everybody who joins that the start failed."""
+        if isinstance(problem, asyncio.CancelledError):
+            # Raised in whoever joins it would look as if they had been cancelled.
+            problem = EvbusError("the start of the bus was cancelled")
+        self._failure = problem
+        self._stop_early = False
+        if self._ended is None or self._ended.done():
+            self._release()
+        self._joiners.wake()
+
+    async def run(self, plan: Plan) -> None:
+        """Deliver events by ``plan`` until :meth:`stop` is called."""
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        mark()
+        self._plan = plan
+        self._patience = None
+        self._router = None
+        self._undelivered = Counter()
+        self._dead = DeadLetters(self.queue, plan.dead_store, plan.on_error, plan.contexts, self._check_quiet)
+        self._tracker = Tracker(
+            self._totals,
+            self.queue.lock,
+            self._dead.bury,
+            plan.dead_store.flush,
+            self._every_lane,
+        )
+        self._stopping, self._hurry, self._ended = (loop.create_future() for _ in range(3))
+        if self.hurried:
+            resolve(self._hurry)
+        opened = False
+        try:
+            await open_all(plan.connections, OPEN_TIMEOUT)
+            self._listen(loop, plan, self._dead)
+            opened = True
+            if self._stop_early:
+                self._stop_early = False
+                self._begin_drain()
+            await self._stopping
+            await self._drain(self.patience())
+        except asyncio.CancelledError:
+            if opened:
+                log.warning("the bus was cancelled; call stop() to let it drain")
+            raise
+        finally:
+            if not loop.is_closed():
+                # A second cancellation must not cut the shutdown off between an event and its record.
+                self._ending = asyncio.ensure_future(self._shutdown(plan, self._dead, opened))
+                await asyncio.shield(self._ending)
+
+    def _listen(self, loop: asyncio.AbstractEventLoop, plan: Plan, dead: DeadLetters) -> None:
+        self._router = dead.router = Router(
+            [Destination(connection.pattern, connection.lane) for connection in plan.connections],
+            plan.find,
+            self._totals,
+            plan.ends,
+        )
+        self._begin()
+        lanes: dict[str, Lane] = {}
+        for connection in plan.connections:
+            lane = connection.lane
+            name = unique(str(lane.key), lanes)
+            lanes[name] = lane
+            before = self.lanes.get(name)
+            if before is not None:
+                # An operator's curves go on, as those of the bus do.
+                lane.counters = before.counters
+            lane.start()
+        self.lanes = lanes
+        self.broker.stalls = self._stalls
+        self.queue.bind(loop)
+        self.queue.listen(self._feed)
+        self._joiners.wake()
+
+    def _begin(self) -> None:
+        """Tell that the bus runs, before anything is taken: who cannot go along with it ends the start."""
+        before, refusal = self._state, self.broker.refusal
+        self.broker.refusal = None
+        self.broker.draining = False
+        try:
+            self._become(BusState.RUNNING)
+        except BaseException:
+            self.broker.refusal = refusal
+            self._become(before)
+            raise
+
+    async def join(self) -> None:
+        """Return when the bus is started; raise what made the start fail."""
+        if self._failure is not None:
+            # A start that was scheduled just before is about to forget how the one before it ended.
+            await asyncio.sleep(0)
+        if self.state is BusState.RUNNING or self.state is BusState.DRAINING:
+            return
+        if self._failure is None:
+            await self._joiners.join()
+        if self._failure is not None:
+            task = self._starting()
+            if task is not None and task.done() and not task.cancelled():
+                # Who joins is told: asyncio would tell the same once more, when the task is collected.
+                task.exception()
+            raise self._failure
+
+    def _feed(self) -> None:
+        """Move a slice of queued events to their lanes; come again while there are more."""
+        router = self._router
+        if router is None or self._loop is None or self._feeding:
+            return
+        # Events that are put meanwhile, by a log handler for instance, come after those being moved.
+        self._feeding = True
+        try:
+            with self.queue.lock:
+                ready, left = router.dispatch(self.queue.take_locked(SLICE))
+                self._moving = len(left)
+            while left:
+                router.lanes(left[0].profile)
+                with self.queue.lock:
+                    found, left = router.dispatch(left)
+                    self._moving = len(left)
+                ready |= found
+            self.queue.wake()
+            for lane in ready:
+                lane.deliver_now()
+        finally:
+            self._feeding = False
+            if not self.queue.empty():
+                self._loop.call_soon(self._feed)
+        if self._quiet is not None:
+            self._check_quiet()
+
+    def bury(self, lane: Lane, dead: list[Dead]) -> None:
+        """Record events that were given up."""
+        if self._dead is not None:
+            self._dead.bury(lane, dead)
+
+    # Stop
+
+    def patience(self, progress: Callable[[], int] | None = None) -> Patience:
+        """Return the time that the present stop has; the first to ask begins it.
+
+        :param progress: see :class:`Patience`.
+        """
+        if self._patience is None:
+            seconds = self._plan.drain_timeout if self._plan is not None else 0.0
+            self._patience = Patience(seconds, progress)
+        return self._patience
+
+    def limit(self) -> None:
+        """Let a stop that is under way take the drain timeout from now on, whatever is delivered."""
+        if self._patience is not None:
+            self._patience.limit()
+
+    async def stop(self) -> Report:
+        """Take no new events, deliver what is there, and report what could not be delivered."""
+        ended = self._ended
+        if not self._taken or ended is None:
+            if self.state is BusState.NEW and self._failure is None:
+                # As with pop-evbus, whose stop is a mark at the end of the queue: a start that is still to
+                # come delivers what is queued and ends.
+                self._stop_early = True
+            return self.report or Report({}, "", 0.0)
+        if self.state is BusState.RUNNING:
+            self._begin_drain()
+        elif self.state is not BusState.DRAINING:
+            self._stop_early = True
+        await asyncio.shield(ended)
+        return self.report or Report({}, "", 0.0)
+
+    def _begin_drain(self) -> None:
+        self._stopped_at = time.monotonic()
+        self._become(BusState.DRAINING)
+        self.broker.draining = True
+        self.queue.wake(everyone=True)
+        if self._stopping is not None:
+            resolve(self._stopping)
+
+    def hurry(self) -> None:
+        """Let a stop that is under way deliver no more: what is left goes to the dead store now."""
+        self.hurried = True
+        if self._tracker is not None:
+            self._tracker.hurry()
+        for waiting in (self._quiet, self._hurry):
+            if waiting is not None:
+                resolve(waiting)
+
+    # Relay
+
+    def _stalls(self, profile: str) -> bool:
+        return self._router is not None and any(lane.stalled for lane in self._router.lanes(profile))
+
+    def _every_lane(self) -> Iterable[Lane]:
+        return self.lanes.values()
+
+    def destinations(self, profile: str) -> tuple[Lane, ...]:
+        """Return the lanes that an event of this profile goes to.
+
+        :raises BusStopped: the bus does not run.
+        """
+        if self.state is not BusState.RUNNING:
+            raise BusStopped
+        return self.lanes_of(profile)
+
+    def lanes_of(self, profile: str) -> tuple[Lane, ...]:
+        """Return the lanes that an event of this profile goes to, also while the bus drains."""
+        return () if self._router is None else self._router.lanes(profile)
+
+    def lanes_named(self, profile: str) -> list[Lane]:
+        """Return the lanes of the profiles that have this very name."""
+        return [] if self._router is None else self._router.named(profile)
+
+    def relay(self, delivery: Delivery, event: Envelope, lanes: Sequence[Lane]) -> None:
+        """Hand ``event``, made of a delivery, to ``lanes``; that is settled when they are done with it.
+
+        :raises BusStopped: the bus takes nothing any more; the delivery is not settled.
+        """
+        self._relaying().relay(delivery, event, lanes)
+
+    def refuse(self, delivery: Delivery, event: Envelope, lanes: Sequence[Lane], problem: Exception) -> None:
+        """Record a delivery that no lane can have as dead in each of them; raises as :meth:`relay` does."""
+        self._relaying().refuse(delivery, event, lanes, problem)
+
+    async def give_up(self, event: Envelope, where: str, problem: Exception, attempts: int) -> bool:
+        """Record an event that was given up outside the lanes; return whether the record is on the disk.
+
+        :raises BusStopped: the bus does not run.
+        """
+        if self._dead is None or not self._taken:
+            raise BusStopped
+        return await self._dead.give_up(event, where, problem, attempts)
+
+    def keep(self, events: Iterable[Envelope], where: str, reason: str, tried: Mapping[int, int]) -> None:
+        """Write events to the dead store that nobody takes any more, and tell the error callback.
+
+        :param tried: how often they were tried that were, by their identity.
+        :raises BusStopped: the bus does not run.
+        """
+        if self._dead is None:
+            raise BusStopped
+        for event in events:
+            self._undelivered[where] += 1
+            self._dead.keep(event, where, reason, tried.get(id(event), 0))
+
+    def passing(self, plugin: str) -> bool:
+        """Return whether events wait for their lanes, or for being published by a plugin."""
+        if self._moving or not self.queue.empty():
+            return True
+        return any(not lane.idle for lane in self.lanes.values() if lane.key.plugin == plugin)
+
+    def _relaying(self) -> Tracker:
+        if self._tracker is None or self.state is not BusState.RUNNING:
+            raise BusStopped
+        return self._tracker
+
+    async def relayed(self, seconds: float) -> None:
+        """Return when every delivery that was relayed is settled, at the latest after ``seconds``."""
+        if self._tracker is not None and not self.hurried:
+            await self._tracker.quiet(seconds)
+
+    async def _drain(self, patience: Patience) -> None:
+        for lane in self.lanes.values():
+            lane.on_idle = self._check_quiet
+        while not self.hurried and not self._is_quiet() and (left := patience.left()):
+            self._quiet = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._quiet}, timeout=min(left, GLANCE))
+        self._quiet = None
+        # At once: what were put from here on could not be delivered.
+        self.broker.refusal = BusStopped
+
+    def _is_quiet(self) -> bool:
+        if (self._dead is not None and self._dead.telling) or not self.queue.empty():
+            return False
+        if self._busy is None or self._busy.idle:
+            # The last, as the first are the first to be idle: lanes are not looked at again and again.
+            lanes = reversed(self.lanes.values())
+            self._busy = next((lane for lane in lanes if not lane.idle), None)
+        return self._busy is None
+
+    def _check_quiet(self) -> None:
+        if self._quiet is not None and self._is_quiet():
+            resolve(self._quiet)
+
+    async def _shutdown(self, plan: Plan, dead: DeadLetters, started: bool) -> None:
+        if self.state is not BusState.DRAINING:
+            self._stopped_at = time.monotonic()
+        patience = self.patience()
+        try:
+            if started:
+                self.broker.refusal = BusStopped
+                await self._end_lanes(dead, patience)
+                while not self.queue.empty():
+                    # Put by threads that were let in before.
+                    await self._end_lanes(dead, patience)
+            await self._within(patience, [dead.told()])
+            closing = [connection.sender.close(CLOSE_TIMEOUT) for connection in plan.connections]
+            await self._within(patience, closing)
+            await dead.close(HURRY_TIMEOUT if self.hurried else patience.grace(CLOSE_TIMEOUT))
+        finally:
+            self.report = self._account(plan, dead)
+            self._tracker = None
+            if started:
+                self._become(BusState.STOPPED)
+            self._release()
+            if self._ended is not None:
+                resolve(self._ended)
+
+    def _account(self, plan: Plan, dead: DeadLetters) -> Report:
+        store = plan.dead_store
+        seconds = time.monotonic() - self._stopped_at
+        unmatched = dict(self._router.unmatched) if self._router is not None else {}
+        report = Report(
+            dict(self._undelivered),
+            str(store.path),
+            seconds,
+            dead.died,
+            store.lost,
+            store.last_error,
+            unmatched,
+            self._router.hint(next(iter(unmatched))) if self._router is not None and unmatched else "",
+            plan.unheard(),
+        )
+        if report.undelivered or report.lost:
+            log.error("%s", report)
+        return report
+
+    async def _end_lanes(self, dead: DeadLetters, patience: Patience) -> None:
+        """Move what is queued to the lanes, end them, and record what they did not deliver."""
+        while not self.queue.empty():
+            self._feed()
+        self.queue.listen(None)
+        self.queue.wake(everyone=True)
+        # A lane that ended takes no dead letters.
+        dead.router = None
+        workers = {name: lane.cancel() for name, lane in self.lanes.items()}
+        await self._within(patience, [task for tasks in workers.values() for task in tasks])
+        for name, lane in self.lanes.items():
+            if not all(task.done() for task in workers[name]):
+                log.error("lane %s: the plugin's publish does not end when it is cancelled", lane.key)
+            self._bury_rest(name, lane, dead)
+
+    def _bury_rest(self, name: str, lane: Lane, dead: DeadLetters) -> None:
+        """Close a lane, and record what it did not deliver."""
+        reason = f"{LEFT}: {lane.last_error}" if lane.last_error else LEFT
+        left = lane.close()
+        self._undelivered.update({name: len(left)} if left else {})
+        for event, attempts in left:
+            dead.keep(event, str(lane.key), reason, attempts, lane.key)
+
+    def salvage(self) -> Report | None:
+        """Record what is not delivered, from another thread, as the loop does not get round to it.
+
+        Returns what to report, None when it cannot be had. What a plugin delivers meanwhile is recorded too.
+        """
+        plan, dead, router = self._plan, self._dead, self._router
+        if plan is None or dead is None or router is None or not self.queue.lock.acquire(timeout=GLANCE):
+            return None
+        dead.mute()
+        try:
+            self.broker.refusal = BusStopped
+            while not self.queue.empty():
+                left = self.queue.take_locked(SLICE)
+                while left:
+                    router.lanes(left[0].profile)
+                    _, left = router.dispatch(left)
+            for name, lane in self.lanes.items():
+                self._bury_rest(name, lane, dead)
+        finally:
+            self.queue.lock.release()
+        plan.dead_store.flush_in_time()
+        return self._account(plan, dead)
+
+    async def _within(self, patience: Patience, waiting: Iterable[Awaitable[Any]]) -> None:
+        if self._hurry is not None:
+            await within(patience.grace(CLOSE_TIMEOUT), waiting, self._hurry, HURRY_TIMEOUT)
+
+    # Looking in
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all counters, taken at one moment; see ``hub.evbus.stats.snapshot``."""
+        with self.queue.lock:
+            store = self._plan.dead_store if self._plan is not None else None
+            counts = self.queue.counts()
+            counts["queued"] += self._moving
+            return {
+                "state": self.state.value,
+                "bus": {**self._totals.snapshot(), **counts},
+                "lanes": {name: lane.snapshot() for name, lane in self.lanes.items()},
+                "dead_store": store.snapshot() if store else NO_STORE,
+            }

@@ -1,0 +1,1 @@
+"""Plugins: where they are found, how they are loaded, what they have to look like."""

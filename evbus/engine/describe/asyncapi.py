@@ -1,0 +1,238 @@
+"""An AsyncAPI 3.0.0 document of a catalogue. Sections named here are those of the specification."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from evbus.engine.describe.asyncapi_headers import headers_of, shared_headers
+from evbus.engine.describe.asyncapi_schema import payloads
+from evbus.engine.describe.catalogue import Catalogue, KnownListener, Received, Sent
+from evbus.engine.handling.events.channel import PROCESS, Channel
+from evbus.engine.handling.events.declare import EventSpec
+from evbus.engine.handling.events.server import servers
+from evbus.engine.kit.names import unique
+
+__all__ = ["About", "document"]
+
+VERSION = "3.0.0"
+
+
+class About(NamedTuple):
+    """What a document says that the events do not.
+
+    :ivar title: of the API. ``version`` is the API's, too.
+    :ivar content_type: of the bodies.
+    :ivar pipeline: the names of the active pipeline plugins.
+    """
+
+    title: str
+    version: str
+    content_type: str
+    pipeline: Sequence[str] = ()
+
+
+def document(found: Catalogue, about: About) -> dict[str, Any]:
+    """Return the document, plain values in an order that is the same every time.
+
+    :raises ConfigError: the fields of an event cannot be described.
+    """
+    writer = _Writer(found)
+    schemas, components = payloads(found.events)
+    shared = shared_headers(about.pipeline)
+    writer.add_servers()
+    writer.add_operations()
+    schemes = {name: {"type": name} for name in sorted(writer.logins)}
+    parts: dict[str, Any] = {
+        "messages": {writer.messages[event.name]: _message(event, schemas, shared) for event in found.events},
+        "schemas": {**shared, **components},
+        "securitySchemes": schemes,
+    }
+    return {
+        "asyncapi": VERSION,
+        "info": {"title": about.title, "version": about.version},
+        "defaultContentType": about.content_type,
+        "servers": writer.servers,
+        "channels": writer.channels,
+        "operations": writer.operations,
+        "components": {name: part for name, part in parts.items() if part},
+    }
+
+
+def _message(event: EventSpec, schemas: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a Message Object."""
+    text = _doc(event.cls)
+    made = {
+        "name": event.name,
+        "title": event.name,
+        **({"summary": text.partition("\n\n")[0].replace("\n", " "), "description": text} if text else {}),
+        "headers": headers_of(event, shared),
+        "payload": schemas.get(event.name, {}),
+    }
+    flags = {"durable": event.durable, "broadcast": event.broadcast}
+    said = {name: True for name, is_so in flags.items() if is_so}
+    return {**made, **({"x-evbus-event": said} if said else {})}
+
+
+def _doc(cls: type | None) -> str:
+    text = inspect.cleandoc(vars(cls).get("__doc__") or "") if cls is not None else ""
+    # Python makes one up for a dataclass.
+    return "" if cls is not None and text.startswith(f"{cls.__name__}(") else text
+
+
+class _Writer:
+    """Writes the parts that refer to each other.
+
+    :ivar messages: their ids, by the names of events.
+    :ivar logins: the security schemes that are used.
+    """
+
+    def __init__(self, found: Catalogue) -> None:
+        self.messages: dict[str, str] = {}
+        self.servers: dict[str, Any] = {}
+        self.channels: dict[str, Any] = {}
+        self.operations: dict[str, Any] = {}
+        self.logins: set[str] = set()
+        self._found = found
+        self._servers: dict[tuple[str, str], list[str]] = {}
+        self._channels: dict[tuple[Any, ...], str] = {}
+        for event in found.events:
+            self.messages[event.name] = _free(event.name, self.messages.values())
+
+    def add_servers(self) -> None:
+        """Add a Server Object for each host of each profile."""
+        for profile in self._found.profiles:
+            hosts = self._servers[profile.provider, profile.name] = []
+            for server in servers(profile.provider, profile.settings, profile.data):
+                made: dict[str, Any] = {
+                    "host": server.host,
+                    "pathname": server.pathname,
+                    "protocol": server.protocol,
+                    "protocolVersion": server.version,
+                    "title": f"{profile.provider}.{profile.name}",
+                    "description": server.description,
+                }
+                if server.login:
+                    self.logins.add(server.login)
+                    made["security"] = [_ref("components", "securitySchemes", server.login)]
+                name = _free(f"{profile.provider}.{profile.name}", self.servers)
+                self.servers[name] = {key: value for key, value in made.items() if value}
+                hosts.append(name)
+
+    def add_operations(self) -> None:
+        """Add an Operation Object for each way of an event, and the Channel Objects of them."""
+        sent = [(one.event.name, one) for one in self._found.sent]
+        for name, several, going in _named(sent):
+            self._send(f"send.{name}", several, going)
+        received = [(f"{one.event.name}.{one.listener.name}", one) for one in self._found.received]
+        for name, several, coming in _named(received):
+            self._receive(f"receive.{name}", several, coming)
+
+    def _send(self, name: str, several: bool, going: Sent) -> None:
+        key = (going.profile.provider, going.profile.name)
+        channel = self._channel(key, going.channel, going.event)
+        made = self._operation("send", channel, going.event, going.channel)
+        through = ".".join(key)
+        self.operations[_free(f"{name}.{through}" if several else name, self.operations)] = {
+            **made,
+            "title": f"{going.event.name} to {through}",
+        }
+
+    def _receive(self, name: str, several: bool, coming: Received) -> None:
+        key = (coming.source.provider, coming.source.name)
+        listener = coming.listener
+        channel = self._channel(key, coming.channel, coming.event)
+        made = self._operation("receive", channel, coming.event, coming.channel)
+        about = {
+            "title": f"{coming.event.name} to the listener {listener.name}",
+            "description": listener.text,
+        }
+        self.operations[_free(f"{name}.{'.'.join(key)}" if several else name, self.operations)] = {
+            **made,
+            **{key: value for key, value in about.items() if value},
+            "x-evbus-listener": _about(listener, coming.event),
+        }
+
+    def _operation(self, action: str, channel: str, event: EventSpec, about: Channel) -> dict[str, Any]:
+        made: dict[str, Any] = {
+            "action": action,
+            "channel": _ref("channels", channel),
+            "messages": [_ref("channels", channel, "messages", self.messages[event.name])],
+        }
+        if about.operation:
+            made["bindings"] = {about.binding: about.operation}
+        return made
+
+    def _channel(self, profile: tuple[str, str], about: Channel, event: EventSpec) -> str:
+        """Return the id of a Channel Object, made if there is none yet."""
+        # Without an address nothing says that two of them are one.
+        where = about.address if about.address is not None else (event.name,)
+        bound = msgspec.json.encode([about.channel, about.extra], order="deterministic")
+        key = (profile, where, bound)
+        name = self._channels.get(key)
+        if name is None:
+            wanted = f"{'.'.join(profile)}.{about.address or event.name}"
+            name = self._channels[key] = _free(wanted, self.channels)
+            self.channels[name] = _channel(about, self._servers[profile])
+        message = self.messages[event.name]
+        self.channels[name]["messages"][message] = _ref("components", "messages", message)
+        return name
+
+
+def _channel(about: Channel, hosts: Iterable[str]) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "address": about.address,
+        "messages": {},
+        "servers": [_ref("servers", host) for host in hosts],
+    }
+    if about.address is not None and PROCESS in about.address:
+        said = "Made up by each process for its own copy of the events, and gone with it."
+        made["parameters"] = {PROCESS.strip("{}"): {"description": said}}
+    if about.channel:
+        made["bindings"] = {about.binding: about.channel}
+    if about.extra:
+        made[f"x-{about.binding}"] = about.extra
+    return made
+
+
+def _about(listener: KnownListener, event: EventSpec) -> dict[str, Any]:
+    """Return what AsyncAPI has no place for."""
+    spec = listener.spec
+    made: dict[str, Any] = {
+        "name": listener.name,
+        "group": listener.group,
+        "perProcess": listener.per_process(event),
+        "plugin": listener.place,
+        "concurrency": spec.concurrency,
+        "retry": msgspec.to_builtins(spec.retry),
+    }
+    if spec.batch:
+        made["batch"] = spec.batch
+    if listener.pattern is not None:
+        made["pattern"] = listener.pattern.name
+    if isinstance(spec.key, str):
+        made["orderedBy"] = spec.key
+    if spec.timeout is not None:
+        made["timeout"] = spec.timeout
+    return made
+
+
+def _named(found: Sequence[tuple[str, Any]]) -> list[tuple[str, bool, Any]]:
+    """Return each with its name, and whether others have the same."""
+    times = Counter(name for name, _ in found)
+    return [(name, times[name] > 1, one) for name, one in found]
+
+
+def _free(wanted: str, taken: Any) -> str:
+    """Return an id made of the characters that the ids of components may have, and that no other has."""
+    plain = re.sub(r"[.-]*[^A-Za-z0-9_.-]+[.-]*", "-", wanted).strip("-.") or "none"
+    return unique(plain, set(taken)).replace("#", "-")
+
+
+def _ref(*path: str) -> dict[str, str]:
+    return {"$ref": "#/" + "/".join(path)}

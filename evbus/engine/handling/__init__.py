@@ -1,0 +1,1 @@
+"""How somebody's function is called with a message: signature, injection, limits."""

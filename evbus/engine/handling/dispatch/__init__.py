@@ -1,0 +1,1 @@
+"""Events, commands and queries on their way to handlers in this process."""

@@ -1,0 +1,213 @@
+"""How a dispatcher ends: what is there is handled, and the rest is given up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any, NamedTuple
+
+from evbus.engine.handling.dispatch.core import HOLDER, Core, State
+from evbus.engine.handling.dispatch.lane import held
+from evbus.engine.handling.dispatch.router import Router
+from evbus.engine.handling.dispatch.signals import Signals
+from evbus.engine.handling.frame import CURRENT, Frame
+from evbus.errors import DispatcherStopped
+
+__all__ = ["Ending", "Report"]
+
+log = logging.getLogger("evbus.dispatch")
+
+#: Seconds that cancelled handlers have to end.
+GRACE = 5.0
+
+
+class Report(NamedTuple):
+    """What a stop left behind: by message, how many were not handled, and the seconds that it took."""
+
+    unhandled: dict[str, int]
+    seconds: float
+
+    def __str__(self) -> str:
+        """Say it in a sentence."""
+        if not self.unhandled:
+            return f"every message was handled ({self.seconds:.1f} s)"
+        said = ", ".join(f"{count} of {name}" for name, count in sorted(self.unhandled.items()))
+        return f"not handled when the dispatcher was stopped: {said} ({self.seconds:.1f} s)"
+
+
+class Ending:
+    """What runs on three routers, and can be stopped.
+
+    :ivar intakes: tasks that take messages from outside, cancelled before the rest is handled.
+    :ivar report: of the last stop.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.core.on_free = self._freed
+        self.intakes: set[asyncio.Task[Any]] = set()
+        self.report = Report({}, 0.0)
+        self._idle: asyncio.Future[None] | None = None
+        self._ended: asyncio.Future[None] | None = None
+        # What handlers that stop the dispatcher are handling: nobody can wait for these.
+        self._stopping: list[Frame] = []
+        self._hurry = False
+        self._signals = Signals(self._on_signal)
+        self._awaiting: set[asyncio.Future[None]] = set()
+
+    @property
+    def routers(self) -> tuple[Router, ...]:
+        """The routers."""
+        raise NotImplementedError
+
+    async def stop(self, timeout: float = 30.0) -> Report:
+        """Take no new messages, handle those that are there, and close what was made for the handlers.
+
+        What is not handled after ``timeout`` seconds is cancelled or given up, and reported. Handlers may go
+        on sending messages until then. Called by a handler, it waits for all but that one. Cancelled, it
+        gives up at once.
+        """
+        frame = CURRENT.get()
+        if frame is None:
+            return await self._stop(timeout)
+        # Others may need the slot to end.
+        root = frame.above or frame
+        root.give_way()
+        self._stopping.append(frame)
+        self._freed()
+        try:
+            return await self._stop(timeout)
+        finally:
+            self._stopping.remove(frame)
+            root.take_back()
+
+    async def _stop(self, timeout: float) -> Report:
+        core = self.core
+        if self._ended is not None:
+            await asyncio.shield(self._ended)
+            return self.report
+        if core.state is not State.RUNNING:
+            await core.injector.release(HOLDER)
+            return self.report
+        began = time.monotonic()
+        ended = self._ended = asyncio.get_running_loop().create_future()
+        self._tell_awaiting()
+        try:
+            await self._end(timeout)
+        finally:
+            self.report = Report(dict(core.undelivered), time.monotonic() - began)
+            if self.report.unhandled:
+                log.error("%s", self.report)
+            self._ended = None
+            ended.set_result(None)
+        return self.report
+
+    async def _end(self, timeout: float) -> None:
+        until = time.monotonic() + timeout
+        try:
+            await self._take_nothing_more(until)
+            self.core.state = State.STOPPING
+            await self._wait(set(), until)
+        finally:
+            self.core.state = State.STOPPED
+            await self._give_up()
+            await self.core.injector.release(HOLDER)
+
+    async def _take_nothing_more(self, until: float) -> None:
+        """End the intakes; each waits for what it took to be handled, unless it is cancelled once more."""
+        tasks = self.intakes - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        try:
+            while tasks and not self._hurry and time.monotonic() < until:
+                tasks -= await self._wait(tasks, until)
+        finally:
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=GRACE)
+
+    async def _wait(self, tasks: set[asyncio.Task[Any]], until: float) -> set[asyncio.Future[Any]]:
+        """Wait for the first of some tasks, without any until all is quiet, or for a hurry."""
+        if self._hurry or (not tasks and self._quiet()):
+            return set()
+        self._idle = asyncio.get_running_loop().create_future()
+        try:
+            done: set[asyncio.Future[Any]]
+            done, _ = await asyncio.wait(
+                {*tasks, self._idle},
+                timeout=max(until - time.monotonic(), 0),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            self._idle = None
+        return done
+
+    def _quiet(self) -> bool:
+        own = {id(hold) for frame in self._stopping for hold in held(frame.holds)}
+        alone = self.core.alone.values()
+        return all(router.idle(own) for router in self.routers) and all(
+            id(lane.hold) in own for lane in alone
+        )
+
+    def _freed(self) -> None:
+        if self._idle is not None and not self._idle.done() and self._quiet():
+            self._idle.set_result(None)
+
+    async def _give_up(self) -> None:
+        """Drop what waits, if only for a handler that stops the dispatcher, and cancel what runs."""
+        for router in self.routers:
+            router.drop()
+        for lane in list(self.core.alone.values()):
+            lane.drop(DispatcherStopped)
+        if self._quiet():
+            return
+        spared = {asyncio.current_task()}
+        for frame in self._stopping:
+            spared |= {frame.task, (frame.above or frame).task}
+        await asyncio.gather(*(router.cancel(GRACE, spared) for router in self.routers))
+        left = sum(router.slots.active for router in self.routers)
+        if left:
+            log.error(
+                "handlers that still run, as they cannot be cancelled or somebody awaits them: %d", left
+            )
+
+    def hurry(self) -> None:
+        """Let a stop that is under way wait no longer."""
+        self._hurry = True
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    async def wait_for_shutdown(self, timeout: float = 30.0) -> Report:
+        """Wait for SIGINT or SIGTERM, or for somebody else to stop the dispatcher; then :meth:`stop`.
+
+        A second signal waits for nothing more.
+
+        :raises DispatchError: this is not the main thread, which alone gets signals.
+        """
+        if self.core.state in (State.NEW, State.STOPPED):
+            self.core.refuse(None)
+        with self._signals:
+            if self._ended is None:
+                await self._signalled()
+            return await self.stop(timeout)
+
+    async def _signalled(self) -> None:
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._awaiting.add(told)
+        try:
+            await told
+        finally:
+            self._awaiting.discard(told)
+
+    def _tell_awaiting(self) -> bool:
+        """Tell those who wait for a signal; return whether there was one who did not know."""
+        told = [one for one in self._awaiting if not one.done()]
+        for one in told:
+            one.set_result(None)
+        return bool(told)
+
+    def _on_signal(self) -> None:
+        if not self._tell_awaiting():
+            self.hurry()

@@ -1,0 +1,402 @@
+"""Routers: how a message gets to its handlers, and what comes of that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any
+
+from evbus.engine.handling.annotations import message_name
+from evbus.engine.handling.binding import Binding
+from evbus.engine.handling.dispatch.core import Core, State
+from evbus.engine.handling.dispatch.fanout import Fanout
+from evbus.engine.handling.dispatch.lane import Lane, Queued, find, held, leads_back
+from evbus.engine.handling.dispatch.registry import Registry
+from evbus.engine.handling.frame import CURRENT, Frame
+from evbus.engine.handling.pool import Slots
+from evbus.engine.handling.within import Limit, within
+from evbus.engine.kit.waiting import failure_of, running
+from evbus.errors import DispatchDeadlock, DispatcherStopped
+from evbus.types import Envelope
+
+__all__ = ["Router"]
+
+
+class Router(Registry):
+    """The handlers of one sort of messages, and the messages on their way to them.
+
+    Derive :class:`EventRouter` or :class:`RequestRouter` to put another in its place.
+    """
+
+    def __init__(self, core: Core, name: str) -> None:
+        super().__init__(core, name)
+        self.slots = Slots(core.freed)
+        self.lanes: dict[Any, Lane] = {}
+        self.handled = 0
+        self.failed = 0
+        # What is handled within another message needs no slot of its own: its root has one.
+        self._nested = Slots(core.freed)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} messages={len(self._bindings)} {self.slots!r}>"
+
+    async def handle(
+        self,
+        message: Any,
+        key: Any = None,
+        wait_for_response: bool = False,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Hand a message to its handlers; see ``hub.dispatch.init.handle``."""
+        kind = message if isinstance(message, (str, type)) else type(message)
+        bindings = self._found.get(kind) or self.find(message)
+        above = CURRENT.get()
+        if above is not None and (above.above or above).slots is None:
+            above = None  # this task was begun by a handler, and has outlived it
+        core = self.core
+        if core.state is not State.RUNNING:
+            core.refuse(above)
+        if not bindings:
+            self.unhandled(message)
+            return None
+        envelope = None
+        if core.send is not None or headers is not None:
+            envelope = core.envelope(message_name(kind), headers, sends=not bindings[0].forwarded)
+        limit = None if timeout is None else Limit.of(timeout)
+        if not wait_for_response:
+            while above is None and self.slots.full():
+                await self.slots.room()
+                core.refuse_unless_running()
+            self.hand_over(bindings, message, key, envelope, limit)
+            return None
+        if limit is not None:
+            waiting = self._wait(bindings, message, key, above, envelope, limit)
+            return await within(waiting, limit, message_name(kind))
+        if key is not None or len(bindings) > 1:
+            return await self._wait(bindings, message, key, above, envelope, None)
+        frame = Frame(_root(above), None, _held(None, above), envelope, None)
+        return await self._run(bindings[0], message, frame)
+
+    def unhandled(self, message: Any) -> None:
+        """Do what is to be done about a message that has no handler."""
+        raise self.missing(message)
+
+    async def _run(self, binding: Binding, message: Any, frame: Frame) -> Any:
+        """Handle a message in the task of its caller."""
+        root = frame.above
+        if root is not None:
+            root.below += 1
+        else:
+            if not self.slots.try_enter():
+                await self.slots.enter()
+            frame.slots = self.slots
+        try:
+            return await self.perform(binding, message, frame)
+        finally:
+            frame.ended = True
+            if root is not None:
+                root.done_below()
+            else:
+                frame.leave()
+
+    async def _wait(
+        self,
+        bindings: tuple[Binding, ...],
+        message: Any,
+        key: Any,
+        above: Frame | None,
+        envelope: Envelope | None,
+        limit: Limit | None,
+    ) -> Any:
+        root = _root(above)
+        if root is not None:
+            root.below += 1
+        lane = None
+        try:
+            if key is not None:
+                lane = find(self.lanes, key)
+                if lane is None:
+                    lane = Lane(self.lanes, key)
+                else:
+                    await self._turn(lane, message, above)
+            if len(bindings) > 1:
+                await self._run_all(bindings, message, key, above, lane, envelope, limit)
+                return None
+            frame = Frame(root, key, _held(lane, above), envelope, limit)
+            return await self._run_one(bindings[0], message, frame, lane)
+        finally:
+            if root is not None:
+                root.done_below()
+
+    async def _run_one(self, binding: Binding, message: Any, frame: Frame, lane: Lane | None) -> Any:
+        try:
+            return await self._run(binding, message, frame)
+        finally:
+            if lane is not None:
+                lane.pass_on()
+                self.core.freed()
+
+    async def _turn(self, lane: Lane, message: Any, above: Frame | None) -> None:
+        """Wait for a turn in a lane that others hold."""
+        if above is None:
+            try:
+                await lane.turn()
+            except BaseException:
+                self.core.freed()
+                raise
+        else:
+            await self._turn_within(lane, message, above)
+        if self.core.state is State.STOPPED:
+            lane.pass_on()
+            raise DispatcherStopped
+
+    async def _turn_within(self, lane: Lane, message: Any, above: Frame) -> None:
+        holds = above.holds
+        if leads_back(lane, holds):
+            raise self._deadlock(lane, message)
+        waiting = list(held(holds))
+        for hold in waiting:
+            hold.waits.append(lane)
+        root = above.above or above
+        root.give_way()
+        try:
+            await lane.turn()
+        except BaseException:
+            root.take_back()
+            raise
+        finally:
+            for hold in waiting:
+                hold.waits.remove(lane)
+        try:
+            await root.go_on()
+        except BaseException:
+            lane.pass_on()
+            raise
+
+    def _deadlock(self, lane: Lane, message: Any) -> DispatchDeadlock:
+        name = self.name_of(message)
+        if lane.of is self.core.alone:
+            return DispatchDeadlock(
+                f"{self.name}: {name} is to be handled by an object that keeps its events in itself, and so "
+                "gets one message at a time, within a handler that waits for that; hand it over without "
+                "wait_for_response, or derive the handler's class from AbstractHandler"
+            )
+        return DispatchDeadlock(
+            f"{self.name}: {name} with the key {lane.key!r} is to be handled within a handler that holds "
+            "this key, or waits for one that does, so neither could ever end; hand it over without "
+            "wait_for_response, or with another key"
+        )
+
+    async def _run_all(
+        self,
+        bindings: tuple[Binding, ...],
+        message: Any,
+        key: Any,
+        above: Frame | None,
+        lane: Lane | None,
+        envelope: Envelope | None,
+        limit: Limit | None,
+    ) -> None:
+        """Run several handlers at once and wait for all of them; raise what the first that failed raised."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        root = _root(above)
+
+        def on_done() -> None:
+            if lane is not None:
+                lane.pass_on()
+            if root is not None:
+                root.done_below()
+            self.core.freed()
+            if not done.done():
+                done.set_result(None)
+
+        # What is handled within another message needs no slot of its own: its root has one.
+        slots, taken = (self.slots, self.slots) if root is None else (self._nested, None)
+        frame = (root, key, _held(lane, above), envelope, limit, taken)
+        job = Fanout(self, bindings, message, frame, copy_context(), on_done, waits=True)
+        if root is not None:
+            root.below += 1
+        slots.submit(job)
+        try:
+            await done
+        except asyncio.CancelledError:
+            done = asyncio.get_running_loop().create_future()
+            job.cancel()
+            if not job.ended:
+                await done
+            raise
+        if job.error is not None:
+            raise job.error
+
+    def hand_over(
+        self,
+        bindings: tuple[Binding, ...],
+        message: Any,
+        key: Any,
+        envelope: Envelope | None,
+        limit: Limit | None,
+    ) -> None:
+        """Let workers handle a message, now or when it is its key's turn. Nobody waits for it."""
+        if key is None:
+            frame = (None, None, None, envelope, limit, self.slots)
+            self.slots.submit(Fanout(self, bindings, message, frame, copy_context()))
+            return
+        begin = partial(self._begin, bindings, message, key, envelope, limit, copy_context())
+        lane = find(self.lanes, key)
+        if lane is None:
+            begin(Lane(self.lanes, key))
+        else:
+            self.slots.behind += 1
+            lane.waiting.append(
+                Queued(partial(self._turn_comes, begin, lane), partial(self._drop, bindings, message, key))
+            )
+
+    def _begin(
+        self,
+        bindings: tuple[Binding, ...],
+        message: Any,
+        key: Any,
+        envelope: Envelope | None,
+        limit: Limit | None,
+        context: Context,
+        lane: Lane,
+    ) -> None:
+        frame = (None, key, _held(lane, None), envelope, limit, self.slots)
+        self.slots.submit(Fanout(self, bindings, message, frame, context, lane.pass_on))
+
+    def _turn_comes(self, begin: Callable[[Lane], None], lane: Lane) -> None:
+        self.slots.behind -= 1
+        begin(lane)
+
+    def _drop(self, bindings: tuple[Binding, ...], message: Any, key: Any) -> None:
+        self.slots.behind -= 1
+        self.lost(bindings[0])
+        for binding in bindings:
+            self.report(binding, message, Frame(None, key, None, None, None), DispatcherStopped())
+
+    async def perform(self, binding: Binding, message: Any, frame: Frame) -> Any:
+        """Call a handler, with the interceptors around it, and send the events that it leaves behind."""
+        token = CURRENT.set(frame)
+        try:
+            if self.core.around is None and not binding.leaves:
+                result = await binding.call(message)
+            else:
+                result = await self._guarded(binding, message, frame)
+            self.handled += 1
+            if frame.events:
+                events, frame.events = frame.events, None
+                if frame.inside is None:
+                    self.emit(events, frame.key)
+                else:
+                    frame.inside.run(self.emit, events, frame.key)
+        except BaseException as exc:
+            self.failed += 1
+            if isinstance(exc, (Exception, GeneratorExit)):
+                raise
+            # Whoever waits is not to end with it, or to think that it was cancelled.
+            raise failure_of(exc, running()) from exc
+        finally:
+            CURRENT.reset(token)
+        return result
+
+    async def _guarded(self, binding: Binding, message: Any, frame: Frame) -> Any:
+        """Call a handler when it is its turn, where it gets one message at a time."""
+        if binding.alone is None:
+            return await self._called(binding, message, frame)
+        lane = self.core.alone.get(binding.alone)
+        if lane is None:
+            lane = Lane(self.core.alone, binding.alone)
+        else:
+            await self._turn(lane, message, frame)
+        above, frame.holds = frame.holds, (lane.hold, frame.holds)
+        try:
+            return await self._called(binding, message, frame)
+        finally:
+            frame.holds = above
+            lane.pass_on()
+
+    async def _called(self, binding: Binding, message: Any, frame: Frame) -> Any:
+        """Call a handler with the interceptors around it; what it leaves behind is in the frame then."""
+        around = None if binding.forwarded else self.core.around
+        try:
+            if around is None:
+                result = await binding.call(message)
+            else:
+                frame.inside = None
+
+                async def handle(envelope: Envelope) -> Any:
+                    frame.envelope = envelope
+                    result = await binding.call(message)
+                    # Its events belong to what the interceptors have set, such as a session or a trace.
+                    frame.inside = copy_context()
+                    return result
+
+                envelope = frame.envelope or self.core.envelope(binding.message_name, None)
+                result = await around(envelope, handle)
+            if binding.leaves:
+                frame.events = await binding.left(result, frame)
+        except BaseException:
+            if binding.leaves:
+                await binding.discard()
+            raise
+        return result
+
+    @property
+    def intercepted(self) -> bool:
+        """Whether there are interceptors around handlers."""
+        return self.core.around is not None
+
+    def emit(self, events: list[Any], key: Any) -> None:
+        """Send the events that a handler left behind."""
+        self.core.emit(events, key)
+
+    def report(self, binding: Binding, message: Any, frame: Frame, problem: BaseException) -> bool:
+        """Tell of a failure that nobody waits for; return whether it comes of a stop."""
+        return self.core.report(self.name, binding, message, frame, problem)
+
+    def lost(self, binding: Binding) -> None:
+        """Count a message that a stop gave up."""
+        self.core.undelivered[binding.message_name] += 1
+
+    def snapshot(self) -> dict[str, int]:
+        """Return the router's counters."""
+        return {
+            "handlers": sum(len(bound) for bound in self._bindings.values()),
+            "handled": self.handled,
+            "failed": self.failed,
+            "running": self.slots.active,
+            "queued": len(self.slots) + self.slots.behind,
+            "keys": len(self.lanes),
+        }
+
+    def idle(self, own: set[int]) -> bool:
+        """Return whether nothing runs or waits, but for what waits for a key that one of ``own`` holds.
+
+        :param own: the ids of holds.
+        """
+        if self.slots.active or len(self.slots):
+            return False
+        return len(self.lanes) <= len(own) and all(id(lane.hold) in own for lane in self.lanes.values())
+
+    def drop(self) -> None:
+        """Give up what waits for a slot or for its key's turn."""
+        for lane in list(self.lanes.values()):
+            lane.drop(DispatcherStopped)
+        self.slots.drop(DispatcherStopped)
+        self._nested.drop(DispatcherStopped)
+
+    async def cancel(self, seconds: float, spared: Collection[Any]) -> None:
+        """Cancel the handlers that workers run, but for those of some workers."""
+        await asyncio.gather(self.slots.cancel(seconds, spared), self._nested.cancel(seconds, spared))
+
+
+def _root(above: Frame | None) -> Frame | None:
+    return None if above is None else above.above or above
+
+
+def _held(lane: Lane | None, above: Frame | None) -> Any:
+    holds = None if above is None else above.holds
+    return holds if lane is None else (lane.hold, holds)

@@ -1,0 +1,1 @@
+"""Typed events on their way to listeners."""

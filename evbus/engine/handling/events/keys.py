@@ -1,0 +1,85 @@
+"""Turns by key: events with the same key are handled in the order in which they came."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from evbus.engine.handling.events.workers import Workers
+from evbus.errors import InvalidPayload
+
+__all__ = ["Keys"]
+
+_Turn = asyncio.Future[None]
+
+
+class Keys:
+    """Who has the turn of each key, and who waits for it. A key is forgotten when nobody has it.
+
+    :param workers: a job that waits for a turn leaves its place to another, and gets that of the job before.
+    """
+
+    def __init__(self, workers: Workers[Any]) -> None:
+        self._workers = workers
+        self._waiting: dict[Any, deque[_Turn]] = {}
+        # What each turn is waited for with.
+        self._jobs: dict[_Turn, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a turn."""
+        return len(self._jobs)
+
+    async def turn(self, key: Any, job: Any = None) -> None:
+        """Wait for the turn of a key; :meth:`pass_on` ends it.
+
+        :param job: what :meth:`take_back` calls it; it waits no longer then, as if it had been cancelled.
+        :raises InvalidPayload: it cannot be a key.
+        """
+        try:
+            waiting = self._waiting.get(key)
+        except TypeError:
+            raise InvalidPayload(
+                f"the key of a listener is something hashable, such as a string, and no {type(key).__name__}"
+            ) from None
+        if waiting is None:
+            self._waiting[key] = deque()
+            return
+        turn: _Turn = asyncio.get_running_loop().create_future()
+        waiting.append(turn)
+        self._jobs[turn] = job
+        self._workers.leave()
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self.pass_on(key)
+            else:
+                self._workers.enter()
+            raise
+        finally:
+            self._jobs.pop(turn, None)
+
+    def take_back(self, which: Callable[[Any], bool]) -> list[Any]:
+        """Return those that wait, and let them wait no longer."""
+        found = [turn for turn, job in self._jobs.items() if not turn.done() and which(job)]
+        for turn in found:
+            turn.cancel()
+        return [self._jobs.pop(turn) for turn in found]
+
+    def pass_on(self, key: Any) -> None:
+        """End a turn: the next has it."""
+        waiting = self._waiting[key]
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():
+                del self._jobs[turn]
+                self._workers.enter()
+                turn.set_result(None)
+                return
+        del self._waiting[key]

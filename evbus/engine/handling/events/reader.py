@@ -1,0 +1,188 @@
+"""Events out of what was received."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from evbus.engine.codec.typed import optional_keys, reader, wants_digits
+from evbus.engine.codec.wrapped import unwrapped
+from evbus.engine.handling.events.declare import EventSpec
+from evbus.engine.kit.redact import one_line, problem_text
+from evbus.errors import InvalidPayload
+from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders
+
+__all__ = ["NAME", "VERSION", "Loader", "Reader"]
+
+#: The header that says which event a message is; without it, what was subscribed to.
+NAME = "evbus-message"
+#: The header that says which version of its fields an event has. Without it, an event that says its name has
+#: the first, and a message that was not sent as an event has the present one.
+VERSION = "evbus-version"
+FIRST = "1"
+#: Content types that are remembered, the latest; they come from outside, and may be made up. Classes are
+#: declared, and all of them are.
+REMEMBERED = 100
+#: Most digits of a version.
+DIGITS = 9
+
+
+class Loader(NamedTuple):
+    """What reads bodies of a content type.
+
+    :ivar load: makes plain values of a body.
+    :ivar typed: returns what makes instances of a class of a body in one go; that raises ``ValueError`` for
+        all that it is not sure of. None when there is no such thing.
+    :ivar exact: makes plain values whose numbers know how they were written. None when ``load`` rounds none.
+    """
+
+    load: Callable[[bytes], Any]
+    typed: Callable[[type], Callable[[bytes], Any] | None] | None = None
+    exact: Callable[[bytes], Any] | None = None
+
+
+class _Way(NamedTuple):
+    """How the events of one class are read of bodies of one content type.
+
+    :ivar keys: those that an event may have, if it need not have any.
+    """
+
+    version: str
+    load: Callable[[bytes], Any]
+    make: Callable[[Any], Any]
+    at_once: Callable[[bytes], Any] | None
+    keys: frozenset[str] | None
+
+
+_Last = tuple["EventSpec | None", "SharedHeaders | None", Callable[[bytes], Any]]
+
+
+class Reader:
+    """Makes events of envelopes.
+
+    :param loader_of: returns what reads bodies of a content type.
+    :param named: returns the event of a name.
+    """
+
+    def __init__(self, loader_of: Callable[[str], Loader], named: Callable[[str], EventSpec | None]) -> None:
+        self._loader_of = loader_of
+        self._named = named
+        # By content type and class; what is known by its name only is plain values, and None.
+        self._ways: dict[str, dict[type | None, _Way]] = {}
+        self._learning = threading.Lock()
+        # What was read last: what was subscribed to, the headers, and how. In one, as several threads read.
+        self._last: _Last = (None, None, _plain)
+
+    def read(self, spec: EventSpec, envelope: Envelope) -> Any:
+        """Return the event.
+
+        :param spec: what was subscribed to.
+        :raises InvalidPayload: it does not fit its class, or is another event; says why.
+        """
+        last, headers, at_once = self._last
+        if envelope.headers is headers and spec is last:
+            # As the one before: headers that are shared never change.
+            try:
+                return at_once(envelope.body)
+            except ValueError:
+                pass  # read more closely, it may do, or the error says why not
+        return self._read(spec, envelope)
+
+    def _read(self, wanted: EventSpec, envelope: Envelope) -> Any:
+        headers, spec = envelope.headers, wanted
+        name = headers.get(NAME)
+        if wanted.cls is None:
+            # Somebody may have sent or listened to the class meanwhile.
+            called = wanted.name if not wanted.pattern else name or envelope.routing_key
+            spec = self._named(called) or wanted
+        if name is not None and name != spec.name and spec.cls is not None:
+            spec = self._other(name, spec)
+        kind = headers.get(CONTENT_TYPE, "")
+        ways = self._ways.get(kind)
+        way = None if ways is None else ways.get(spec.cls)
+        if way is None:
+            plain = unwrapped(envelope)
+            if plain is not envelope:
+                return self._read(wanted, plain)
+            way = self._learn(spec, kind)
+        said = headers.get(VERSION) or (way.version if name is None else FIRST)
+        if said != way.version:
+            return way.make(_raised(spec, said, way.load(envelope.body)))
+        if way.keys is not None and name is None:
+            return way.make(_recognised(spec.cls, way.keys, way.load(envelope.body)))
+        if way.at_once is not None:
+            if isinstance(headers, SharedHeaders) and not (wanted.pattern and name is None):
+                self._last = (wanted, headers, way.at_once)
+            with contextlib.suppress(ValueError):
+                return way.at_once(envelope.body)
+        return way.make(way.load(envelope.body))
+
+    def _other(self, name: str, wanted: EventSpec) -> EventSpec:
+        """Return the event that came where another was wanted, which is right for what derives from that."""
+        found = self._named(name)
+        if found is None or found.cls is None:
+            raise InvalidPayload(f"it is a {one_line(name)}, and there is no event of that name here")
+        assert wanted.cls is not None
+        if not issubclass(found.cls, wanted.cls):
+            raise InvalidPayload(f"it is a {name}, and the listener wants a {wanted.name}")
+        return found
+
+    def _learn(self, spec: EventSpec, kind: str) -> _Way:
+        loader = self._loader_of(kind)
+        make: Callable[[Any], Any] = _plain
+        load, at_once, keys = loader.load, None, None
+        if spec.cls is not None:
+            try:
+                exact = loader.exact if wants_digits(spec.cls) else None
+                make, load = reader(spec.cls, digits=exact is not None), exact or loader.load
+                at_once = loader.typed(spec.cls) if loader.typed is not None else None
+                keys = optional_keys(spec.cls)
+            except (TypeError, NameError) as exc:
+                raise InvalidPayload(f"{spec.cls.__qualname__} cannot be read: {exc}") from exc
+        way = _Way(str(spec.version), load, make, at_once, keys)
+        with self._learning:
+            if kind not in self._ways and len(self._ways) >= REMEMBERED:
+                del self._ways[next(iter(self._ways))]
+            self._ways.setdefault(kind, {})[spec.cls] = way
+        return way
+
+
+def _plain(values: Any) -> Any:
+    return values
+
+
+def _recognised(cls: Any, keys: frozenset[str], values: Any) -> Any:
+    """Return the values of a message that does not say which event it is.
+
+    :raises InvalidPayload: nothing in it is of this event, whose fields would all have their defaults.
+    """
+    if isinstance(values, dict) and values and keys.isdisjoint(values):
+        shown = ", ".join(one_line(str(key), 40) for key in list(values)[:5])
+        raise InvalidPayload(
+            f"this is no {cls.__qualname__}: it has none of its fields, and others ({shown}); a document "
+            "around an event is read where its content type says what it is"
+        )
+    return values
+
+
+def _raised(spec: EventSpec, said: str, values: Any) -> Any:
+    if not said.isdecimal() or len(said) > DIGITS:
+        raise InvalidPayload(f"the header {VERSION} is no number: {one_line(said)}")
+    version = int(said)
+    if version >= spec.version or spec.upcast is None:
+        # Of what is newer, fields that are known may do; what is missing shows.
+        return values
+    if not isinstance(values, dict):
+        raise InvalidPayload(f"{spec.name} of version {version} is no object")
+    try:
+        raised = spec.upcast(version, values)
+        if not isinstance(raised, Mapping):
+            raise TypeError(f"upcast returned {type(raised).__name__}, and not the values")
+        return dict(raised)
+    except Exception as exc:
+        raise InvalidPayload(
+            f"{spec.name} of version {version} cannot be made one of version {spec.version}: "
+            f"{problem_text(exc)}"
+        ) from exc

@@ -1,0 +1,143 @@
+"""What is being handled: known to whatever a handler calls, through a context variable."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Coroutine, Generator
+from contextvars import Context, ContextVar
+from typing import Any
+
+import msgspec
+
+from evbus.engine.handling.pool import Slots
+from evbus.engine.handling.within import Limit
+from evbus.types import Envelope
+
+__all__ = ["CURRENT", "Frame", "resume"]
+
+
+class Frame(msgspec.Struct, eq=False):
+    """One message in one handler.
+
+    :ivar above: the root: the message within which this is handled, that is itself not within another; None
+        for a root.
+    :ivar key: what the message was given as its key.
+    :ivar holds: the lanes held here and above: ``(hold, holds above)``.
+    :ivar envelope: the headers of the message, where there are interceptors or it came from outside.
+    :ivar limit: how long it may take, None for as long as it wants.
+    :ivar slots: for a root: where it has taken a slot, None when it needs none any more.
+    :ivar events: what the handler wants to be sent when it has succeeded.
+    :ivar blocked: for a root: how many calls below it wait for a lane.
+    :ivar away: for a root: the slot is given to others, because of such a call.
+    :ivar below: for a root: how many calls below it are handled, or will be.
+    :ivar ended: its handlers have ended.
+    :ivar task: the worker that runs its handler, when that did not end at once; those that do share a frame.
+    :ivar inside: the context within the interceptors, to send the events in.
+    """
+
+    above: Frame | None
+    key: Any
+    holds: Any
+    envelope: Envelope | None
+    limit: Limit | None
+    slots: Slots | None = None
+    events: list[Any] | None = None
+    blocked: int = 0
+    away: bool = False
+    below: int = 0
+    ended: bool = False
+    task: asyncio.Task[Any] | None = None
+    inside: Context | None = None
+
+    def leave(self) -> None:
+        """End a root whose caller took the slot: give it back, unless it is given away or needed below.
+
+        Tasks that outlive the handler may have something handled still, and that has the slot then.
+        """
+        if self.below:
+            return
+        slots, self.slots = self.slots, None
+        if slots is not None and not self.away:
+            slots.leave()
+
+    def end(self) -> None:
+        """End a root that a worker runs, and that keeps a slot for what it does next.
+
+        That may be one more than there are; the worker sees to that.
+        """
+        slots = self.slots
+        if slots is None:
+            return
+        if self.below:
+            slots.take()
+            return
+        if self.away:
+            slots.take()
+        self.slots = None
+
+    def done_below(self) -> None:
+        """Be told that a call below has ended."""
+        self.below -= 1
+        if self.ended:
+            self.leave()
+
+    def give_way(self) -> None:
+        """Let others have the slot while a call below waits for a lane: its holder may need one to go on."""
+        self.blocked += 1
+        if self.slots is not None and not self.away:
+            self.away = True
+            self.slots.leave()
+
+    async def go_on(self) -> None:
+        """Take the slot again, once no call below waits."""
+        self.blocked -= 1
+        slots = self.slots
+        if slots is None or not self.away or self.blocked:
+            return
+        try:
+            await slots.enter()
+        except BaseException:
+            self._take()
+            raise
+        if self._wants_it():
+            self.away = False
+        else:
+            slots.leave()
+
+    def take_back(self) -> None:
+        """Take the slot again without waiting: who was cancelled must not wait, and is about to end."""
+        self.blocked -= 1
+        self._take()
+
+    def _take(self) -> None:
+        slots = self.slots
+        if slots is not None and self._wants_it():
+            self.away = False
+            slots.take()
+
+    def _wants_it(self) -> bool:
+        """Return whether a slot that was waited for is still wanted: others went on meanwhile."""
+        return self.slots is not None and self.away and not self.blocked
+
+
+#: The innermost message that is being handled.
+CURRENT: ContextVar[Frame | None] = ContextVar("evbus_dispatch", default=None)
+
+
+@types.coroutine
+def resume(context: Context, coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
+    """Await a coroutine that was begun by hand in a context of its own, and that waits for ``awaited``."""
+    while True:
+        try:
+            try:
+                given = yield awaited
+            except GeneratorExit:
+                context.run(coroutine.close)
+                raise
+            except BaseException as exc:
+                awaited = context.run(coroutine.throw, exc)
+            else:
+                awaited = context.run(coroutine.send, given)
+        except StopIteration as done:
+            return done.value

@@ -1,0 +1,1 @@
+"""What the pipeline plugins do: signatures, compression, stamps, traces."""

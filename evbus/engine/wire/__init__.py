@@ -1,0 +1,1 @@
+"""The message systems, a folder each."""

@@ -1,0 +1,349 @@
+"""Which publishes of a channel are still to be confirmed, and what became of the others.
+
+Publisher confirms are RabbitMQ's extension of AMQP 0-9-1: every publish of a channel has a number, counted
+from 1, and is answered by ``basic.ack`` or ``basic.nack``, alone or up to that number. An unroutable
+mandatory publish comes back whole (``basic.return``, reference section 1.8.3.9) before it is confirmed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import struct
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+
+from evbus.engine.wire.amqp import frames
+from evbus.errors import DeliveryError, Rejected
+from evbus.types import SharedHeaders
+
+__all__ = ["PENDING", "Batch", "Confirms", "Sent", "read_return"]
+
+_TAG = struct.Struct(">QB")
+_CONTENT = struct.Struct(">HHQ")
+
+
+class _Pending(Exception):
+    """Stands for an outcome that is not known yet."""
+
+
+PENDING = _Pending()
+Outcome = BaseException | None
+
+
+#: What was published: routing key, properties, body. When it comes back, its headers may have another order,
+#: and more than they had; brokers let their operators add to them.
+Sent = tuple[str, bytes, bytes]
+
+
+class Batch:
+    """Publishes with consecutive numbers.
+
+    :ivar outcomes: one for each: None (confirmed), why not, or ``PENDING``.
+    :ivar done: set once none of them is pending.
+    """
+
+    __slots__ = ("_low", "done", "first", "left", "outcomes", "sent")
+
+    def __init__(self, first: int, sent: list[Sent], done: asyncio.Future[None]) -> None:
+        self.first = first
+        self.sent = sent
+        self.outcomes: list[Outcome] = [PENDING] * len(sent)
+        self.left = len(sent)
+        self.done = done
+        self._low = 0
+
+    def settle(self, tag: int, refused: Callable[[], Exception] | None, *, multiple: bool) -> None:
+        """Note the outcome of one number, or of all up to it: confirmed, or what ``refused`` makes."""
+        index = min(tag - self.first, len(self.outcomes) - 1)
+        if multiple:
+            self._settle_up_to(index, refused)
+        else:
+            self.set(index, refused and refused())
+        self.look()
+
+    def look(self) -> None:
+        """Tell who waits when there is nothing left."""
+        if not self.left and not self.done.done():
+            self.done.set_result(None)
+
+    def _settle_up_to(self, index: int, refused: Callable[[], Exception] | None) -> None:
+        outcomes, low = self.outcomes, self._low
+        if refused is None and self.left == len(outcomes) - low and index >= low:
+            count = index + 1 - low
+            outcomes[low : index + 1] = [None] * count
+            self.left -= count
+        else:
+            # An error to each: one for several would mean that it is not known whose it is.
+            for each in range(low, index + 1):
+                self.set(each, refused and refused())
+        self._low = max(low, index + 1)
+
+    def set(self, index: int, outcome: Outcome) -> None:
+        """Note an outcome that is not known yet; what came back keeps that one."""
+        if self.outcomes[index] is PENDING:
+            self.outcomes[index] = outcome
+            self.left -= 1
+
+    def renew(self) -> None:
+        """Let the batch be waited for again, after somebody who waited was cancelled or gave up."""
+        if self.left and self.done.done():
+            self.done = asyncio.get_running_loop().create_future()
+
+    def fail(self, problem: BaseException) -> None:
+        """Note that no more confirms will come."""
+        self.outcomes = [problem if outcome is PENDING else outcome for outcome in self.outcomes]
+        self.left = 0
+        self.look()
+
+
+def read_return(payload: bytes) -> tuple[int, str, str, str]:
+    """Return the code, the text, the exchange and the routing key of ``basic.return``."""
+    (code,) = struct.unpack_from(">H", payload, 4)
+    texts, position = [], 6
+    for _ in range(3):
+        stop = position + 1 + payload[position]
+        texts.append(payload[position + 1 : stop].decode("utf-8", "replace"))
+        position = stop
+    text, exchange, routing_key = texts
+    return code, text, exchange, routing_key
+
+
+class _SilentError(Exception):
+    """Nothing was confirmed for too long."""
+
+
+class Confirms:
+    """The publishes of one channel; a :class:`evbus.engine.wire.amqp.transport.Sink`.
+
+    :param refused: makes the outcome of a ``basic.nack``.
+    :param unroutable: makes the outcome of a return, of its code, text, exchange and routing key.
+    :param on_end: told why no more confirms will come: the code and text of ``channel.close``, or 0 and why
+        the connection was lost. Returns the outcome of what is pending.
+    """
+
+    def __init__(
+        self,
+        refused: Callable[[], Exception],
+        unroutable: Callable[[int, str, str, str], Rejected],
+        on_end: Callable[[int, str], Exception],
+    ) -> None:
+        self.ended: Exception | None = None
+        self.progress = 0
+        self._refused = refused
+        self._unroutable = unroutable
+        self._on_end = on_end
+        self._next = 1
+        self._batches: deque[Batch] = deque()
+        self._waited: set[Batch] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._returning: Rejected | None = None
+        self._returned = ("", b"")
+        self._parts: list[bytes] = []
+        self._missing = 0
+        # What came back and is not confirmed yet.
+        self._back: dict[Sent, list[Rejected]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Confirms next={self._next} pending={self.pending}>"
+
+    @property
+    def pending(self) -> int:
+        """How many publishes are neither confirmed nor given up."""
+        return sum(batch.left for batch in self._batches)
+
+    def add(self, sent: list[Sent]) -> Batch:
+        """Note what is about to be written, in this order."""
+        batch = Batch(self._next, sent, asyncio.get_running_loop().create_future())
+        self._next += len(sent)
+        self._batches.append(batch)
+        return batch
+
+    async def answered(self, batch: Batch, patience: float) -> bool:
+        """Return True once the batch is done, False when nothing was confirmed for ``patience`` seconds.
+
+        For whoever has written the batch: nobody else may wait for it meanwhile. One timer for the channel
+        costs less than one for each batch.
+        """
+        if self._timer is None:
+            self._look_later(patience)
+        self._waited.add(batch)
+        try:
+            await batch.done
+        except _SilentError:
+            return False
+        finally:
+            self._waited.discard(batch)
+            batch.renew()
+        return True
+
+    def _look_later(self, patience: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(patience, self._look, self.progress, patience)
+
+    def _look(self, progress: int, patience: float) -> None:
+        self._timer = None
+        waited = [batch for batch in self._waited if not batch.done.done()]
+        if self.progress == progress:
+            for batch in waited:
+                batch.done.set_exception(_SilentError())
+        elif waited:
+            self._look_later(patience)
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone: what is pending may have arrived or not."""
+        self._end(0, reason)
+
+    def _end(self, code: int, text: str) -> None:
+        if self.ended is None:
+            self._tell_returned()
+            self.ended = self._on_end(code, text)
+            self._fail(self.ended)
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def reject(self, unfit: Callable[[bytes], bool], problem: Callable[[], Rejected]) -> None:
+        """Give up what is pending and has a body that the broker will never take."""
+        for batch in self._batches:
+            for index, (_, _, body) in enumerate(batch.sent):
+                if unfit(body):
+                    batch.set(index, problem())
+            batch.look()
+
+    def _fail(self, problem: Exception) -> None:
+        for batch in self._batches:
+            batch.fail(problem)
+        self._batches.clear()
+
+    def _tell_returned(self) -> None:
+        """Let what came back be known to have done so, although its confirm will not come."""
+        back, self._back = self._back, {}
+        pending = Counter(self._pending() if back else ())
+        for batch in self._batches if back else ():
+            for index, sent in enumerate(batch.sent):
+                # Of twins of which not all came back it is not known which did.
+                if sent in back and len(back[sent]) >= pending[sent] and batch.outcomes[index] is PENDING:
+                    batch.set(index, back[sent][-1])
+            batch.look()
+
+    def _pending(self) -> Iterator[Sent]:
+        """Yield the publishes that are neither confirmed nor given up."""
+        for batch in self._batches:
+            for index, sent in enumerate(batch.sent):
+                if batch.outcomes[index] is PENDING:
+                    yield sent
+
+    def frame(self, kind: int, method: int, payload: bytes) -> bool:
+        """Take a confirm or a part of a return; everything else is aiormq's."""
+        if method in (frames.ACK, frames.NACK):
+            tag, bits = _TAG.unpack_from(payload, 4)
+            self._settle(tag, None if method == frames.ACK else self._refused, multiple=bool(bits & 1))
+            return True
+        if kind == 1:
+            if method == frames.CHANNEL_CLOSE:
+                self._end(*frames.read_close(payload))
+            elif method == frames.RETURN:
+                self._begin_return(payload)
+                return True
+            return False
+        if self._returning is None:
+            return False
+        if kind == 2:
+            self._missing = _CONTENT.unpack_from(payload)[2]
+            self._returned = (self._returned[0], payload[_CONTENT.size :])
+        else:
+            self._parts.append(payload)
+            self._missing -= len(payload)
+        if self._missing <= 0:
+            self._end_return()
+        return True
+
+    def _settle(self, tag: int, refused: Callable[[], Exception] | None, *, multiple: bool) -> None:
+        self.progress += 1
+        batches = self._batches
+        for batch in batches:
+            if batch.first > tag:
+                break
+            # A tag of 0 would mean all; RabbitMQ does not send it.
+            if multiple or tag < batch.first + len(batch.outcomes):
+                # What comes back is confirmed by ack: the broker has done with it.
+                if self._back and refused is None:
+                    self._reject(batch, tag, multiple=multiple)
+                batch.settle(tag, refused, multiple=multiple)
+        while batches and not batches[0].left:
+            batches.popleft()
+
+    def _reject(self, batch: Batch, tag: int, *, multiple: bool) -> None:
+        """Note which of the publishes that are being confirmed came back before."""
+        last = min(tag - batch.first, len(batch.sent) - 1)
+        for index in range(0 if multiple else last, last + 1):
+            sent = batch.sent[index]
+            if batch.outcomes[index] is PENDING and sent in self._back:
+                batch.set(index, self._back[sent].pop())
+                if not self._back[sent]:
+                    del self._back[sent]
+
+    def _begin_return(self, payload: bytes) -> None:
+        code, text, exchange, routing_key = read_return(payload)
+        self._returning = self._unroutable(code, text, exchange, routing_key)
+        self._returned = (routing_key, b"")
+        self._parts = []
+
+    def _end_return(self) -> None:
+        problem, self._returning = self._returning, None
+        assert problem is not None
+        (key, properties), body = self._returned, b"".join(self._parts)
+        self._parts = []
+        sent = self._found(key, properties, body)
+        if sent is not None:
+            # Twins may be pending; which of them it was is told by its confirm, which comes next.
+            self._back.setdefault(sent, []).append(problem)
+            return
+        # What is pending ends here and is sent again alone; so it is found, or nothing comes back.
+        self._tell_returned()
+        self._fail(
+            DeliveryError(
+                "one of the publishes came back, and it cannot be told which: the broker changed it"
+            )
+        )
+
+    def _found(self, key: str, properties: bytes, body: bytes) -> Sent | None:
+        """Return what came back as it was sent, None when that is not known.
+
+        No broker changes routing keys and bodies. Of several that have the same, it is the one whose headers
+        are most like those that came back.
+        """
+        best, found, back = 0, None, _headers(properties)
+        told = {sent: len(problems) for sent, problems in self._back.items()}
+        for sent in self._pending():
+            if sent[2] != body or sent[0] != key:
+                continue
+            if told.get(sent):
+                told[sent] -= 1
+                continue
+            headers = _headers(sent[1])
+            if headers == back:
+                return sent
+            likeness = _likeness(headers, back)
+            if found is None or likeness > best:
+                best, found = likeness, sent
+        return found if found is not None else self._only()
+
+    def _only(self) -> Sent | None:
+        """Return what is pending when it is a single publish and did not come back."""
+        pending = list(itertools.islice(self._pending(), 2))
+        return pending[0] if len(pending) == 1 and not self._back else None
+
+
+@lru_cache(maxsize=2048)
+def _headers(properties: bytes) -> Mapping[str, str]:
+    try:
+        return frames.properties_of(properties).headers
+    except ValueError:
+        return SharedHeaders()
+
+
+def _likeness(sent: Mapping[str, str], back: Mapping[str, str]) -> int:
+    """Return how many headers came back as they were sent, less those that did not."""
+    return sum(1 if back.get(name) == value else -1 for name, value in sent.items())

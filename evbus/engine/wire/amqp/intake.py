@@ -1,0 +1,278 @@
+"""The deliveries of one channel: taken in, handed out, settled."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+
+from evbus.engine.kit.redact import one_line
+from evbus.engine.wire.amqp import frames
+from evbus.engine.wire.amqp1.decode import body_of
+from evbus.types import Delivery, Envelope, Origin, SharedHeaders
+
+__all__ = ["CONSUMER_TAG", "Intake"]
+
+log = logging.getLogger("evbus.egress.amqp")
+
+#: What the one consumer of a channel is called. It is in each delivery, so it is short.
+CONSUMER_TAG = "evbus"
+
+_DELIVER = struct.Struct(">QB")
+_SIZE = struct.Struct(">Q")
+#: Bytes before the properties of a content header: class, weight, size (section 4.2.6.1).
+_PROPERTIES = 12
+_OFFSET = "x-stream-offset"
+#: What it means that the broker waits no longer for an acknowledgement, and what is to be set.
+_TOO_LATE = (
+    "a delivery was not settled within the broker's consumer_timeout: raise that, lower prefetch so that "
+    "less waits behind what is slow, or give the listener a timeout"
+)
+
+
+class Intake(Origin):
+    """A consumer's deliveries on one channel; a :class:`evbus.engine.wire.amqp.transport.Sink`.
+
+    :param channel: the number of the channel.
+    :param write: writes frames.
+    :param profile: the name of the profile, for the envelopes.
+    :param stream: whether the queue may be a stream, whose messages have an offset.
+    :ivar waiting: deliveries that nobody has taken yet.
+    :ivar paused: no more are wanted.
+    :ivar settled: the broker was told of a delivery.
+    """
+
+    def __init__(
+        self, channel: int, write: Callable[[bytes], None], profile: str, *, stream: bool = False
+    ) -> None:
+        super().__init__()
+        self.waiting: deque[Delivery] = deque()
+        self.paused = self.settled = False
+        self._stream = stream
+        self._after: int | None = None
+        self._warned = False
+        self._channel = channel
+        self._write = write
+        self._profile = profile
+        self._loop = asyncio.get_running_loop()
+        self._arrival: asyncio.Future[None] | None = None
+        # Called when something has arrived, if that is anybody's business.
+        self._on_arrival: Callable[[], None] | None = None
+        # What the broker waits for, in its order: delivery tag to stream offset.
+        self._unsettled: dict[int, int | None] = {}
+        self._acked: set[int] = set()
+        # A stream delivers nothing again, so that is done here: tag to message, and how often it came.
+        self._kept: dict[int, tuple[Envelope, int]] = {}
+        self._refused: list[tuple[int, bool | None, bool]] = []
+        self._flushing = False
+        self._tag = 0
+        self._redelivered = False
+        self._routing_key = ""
+        self._missing = 0
+        self._properties = b""
+        self._parts: list[bytes] = []
+
+    def __repr__(self) -> str:
+        return f"<Intake waiting={len(self.waiting)} unsettled={len(self._unsettled)} ended={self.ended!r}>"
+
+    @property
+    def next_offset(self) -> int | None:
+        """The offset of a stream's first message that is not settled, None when nothing came of a stream."""
+        first = next(iter(self._unsettled.values()), None)
+        return self._after if first is None else first
+
+    async def arrival(self) -> None:
+        """Return when a delivery is waiting, or there will be none any more."""
+        if not self.waiting and not self.ended:
+            self._arrival = self._loop.create_future()
+            self._on_arrival = self._on_arrival or self._wake
+            await self._arrival
+
+    def _wake(self) -> None:
+        self._on_arrival = None
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None and not arrival.done():
+            arrival.set_result(None)
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone; what is unsettled comes again."""
+        self.end(f"the connection was lost: {reason}")
+
+    def end(self, reason: str) -> None:
+        """Take no more; what nobody has taken yet comes again."""
+        self.waiting.clear()
+        super().end(reason)
+        self._wake()
+
+    def pause(self) -> None:
+        """Take no more, and give back what nobody has taken yet; what was taken can be settled."""
+        if self.ended or self.paused:
+            return
+        self.paused = True
+        self._write(frames.cancel_frame(self._channel, CONSUMER_TAG))
+        self._on_arrival = self._return
+        self._return()
+
+    def _return(self) -> None:
+        """Give back what nobody has taken; a stream keeps everything."""
+        while self.waiting:
+            self.waiting.pop().give_back()
+
+    def leave(self, *, delete: str = "") -> None:
+        """Give back everything that is not settled, before the channel is closed.
+
+        :param delete: the name of a queue that nobody needs any more.
+        """
+        self.flush()
+        if self.ended:
+            return
+        parts = [] if self.paused else [frames.cancel_frame(self._channel, CONSUMER_TAG)]
+        # Closing the channel gives back as well, but counts as a failed delivery of each.
+        if not self._kept:
+            parts.append(frames.return_frame(self._channel, 0, multiple=True))
+        if delete:
+            parts.append(frames.delete_frame(self._channel, delete))
+        self._write(b"".join(parts))
+
+    # Reading
+
+    def frame(self, kind: int, method: int, payload: bytes) -> bool:
+        """Take a part of a delivery; everything else is aiormq's."""
+        if kind == 3:
+            self._missing -= len(payload)
+            if self._parts or self._missing:
+                self._parts.append(payload)
+                if not self._missing:
+                    self._arrived(b"".join(self._parts))
+            else:
+                self._arrived(payload)
+        elif kind == 2:
+            (self._missing,) = _SIZE.unpack_from(payload, 4)
+            self._properties = payload[_PROPERTIES:]
+            self._parts = []
+            if not self._missing:
+                self._arrived(b"")
+        elif method == frames.DELIVER:
+            self._begin(payload)
+        else:
+            self._look(method, payload)
+            return False
+        return True
+
+    def _begin(self, payload: bytes) -> None:
+        position = 5 + payload[4]  # the consumer tag: there is one consumer on the channel
+        self._tag, self._redelivered = _DELIVER.unpack_from(payload, position)
+        position += 9
+        position += 1 + payload[position]  # the exchange
+        self._routing_key = payload[position + 1 : position + 1 + payload[position]].decode(
+            "utf-8", "replace"
+        )
+
+    def _arrived(self, body: bytes) -> None:
+        headers, count, key, sectioned = self._headers()
+        if sectioned:
+            body = body_of(body)
+        envelope = Envelope(
+            self._profile, self._routing_key if key is None else key, body, headers, time.monotonic()
+        )
+        tag = self._tag
+        offset = self._unsettled[tag] = _offset(headers.get(_OFFSET, "")) if self._stream else None
+        if offset is not None:
+            self._kept[tag] = (envelope, 0)
+        self.waiting.append(Delivery(envelope, self._settle, tag, bool(self._redelivered), count, self))
+        if self._on_arrival is not None:
+            self._on_arrival()
+
+    def _headers(self) -> frames.Properties:
+        try:
+            return frames.properties_of(self._properties)
+        # Raised here it would end the connection, and the message would come again over the next one.
+        except Exception as exc:
+            if not self._warned:
+                log.warning("%s: a message is taken without its headers: %s", self._profile, one_line(exc))
+            self._warned = True
+            return frames.Properties(SharedHeaders())
+
+    def _look(self, method: int, payload: bytes) -> None:
+        if method == frames.CANCEL:
+            late = f", or {_TOO_LATE}" if self._unsettled else ""
+            self.end(f"the broker cancelled the consumer: its queue was deleted or moved{late}")
+        elif method == frames.CHANNEL_CLOSE:
+            code, text = frames.read_close(payload)
+            late = f"; {_TOO_LATE}" if "acknowledgement" in text and "timed out" in text else ""
+            self.end(f"the broker closed the channel: {text} ({code}){late}")
+
+    # Settling
+
+    def _settle(self, tag: int, accepted: bool | None, requeue: bool) -> None:
+        # On a channel that is gone the broker has put it back into its queue.
+        if self.ended:
+            return
+        if accepted:
+            self._acked.add(tag)
+        else:
+            self._refused.append((tag, accepted, requeue))
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Tell the broker what was settled: one acknowledgement for all that come first in its order."""
+        self._flushing = False
+        if self.ended:
+            return
+        unsettled, acked = self._unsettled, self._acked
+        parts = []
+        for tag, accepted, requeue in self._refused:
+            if requeue and tag in self._kept:
+                self._again(tag)
+                continue
+            self._forget(tag)
+            parts.append(
+                frames.return_frame(self._channel, tag, multiple=False)
+                if accepted is None
+                else frames.reject_frame(self._channel, tag, requeue=requeue)
+            )
+        self._refused = []
+        first = list(itertools.takewhile(acked.__contains__, unsettled))
+        if first:
+            parts.append(frames.ack_frame(self._channel, first[-1], multiple=len(first) > 1))
+            acked.difference_update(first)
+            for tag in first[:-1]:
+                del unsettled[tag]
+            if self._kept:
+                for tag in first[:-1]:
+                    self._kept.pop(tag, None)
+            self._forget(first[-1])
+        for tag in sorted(acked):
+            self._forget(tag)
+            parts.append(frames.ack_frame(self._channel, tag, multiple=False))
+        acked.clear()
+        if parts:
+            self.settled = True
+            self._write(b"".join(parts))
+
+    def _again(self, tag: int) -> None:
+        """Hand a stream's message out again; one that is asked to do that passes it over."""
+        if self.paused:
+            return
+        envelope, count = self._kept[tag]
+        self._kept[tag] = (envelope, count + 1)
+        self.waiting.append(Delivery(envelope, self._settle, tag, True, count + 1, self))
+        if self._on_arrival is not None:
+            self._on_arrival()
+
+    def _forget(self, tag: int) -> None:
+        offset = self._unsettled.pop(tag, None)
+        if offset is not None:
+            self._after = max(self._after or 0, offset + 1)
+            del self._kept[tag]
+
+
+def _offset(text: str) -> int | None:
+    """Return a stream's offset, None if it is none: other people's messages may have such a header."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None

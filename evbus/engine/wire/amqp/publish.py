@@ -1,0 +1,460 @@
+"""Publish to an exchange, each event confirmed by the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import aiormq.abc
+
+from evbus.engine.kit.redact import one_line
+from evbus.engine.wire.amqp import frames
+from evbus.engine.wire.amqp.confirms import PENDING, Batch, Confirms, Sent
+from evbus.engine.wire.amqp.connect import AmqpSession
+from evbus.engine.wire.amqp.profile import Profile
+from evbus.engine.wire.amqp.topology import declared
+from evbus.engine.wire.base.coming_back import ComingBack
+from evbus.engine.wire.base.supervisor import Connection
+from evbus.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    DeliveryError,
+    InvalidHeader,
+    PayloadError,
+    Rejected,
+    Unavailable,
+)
+from evbus.types import Envelope, SharedHeaders
+
+__all__ = ["Publisher", "fixed_of", "properties_for", "refused", "rejected", "unroutable"]
+
+Outcome = BaseException | None
+#: Heads of messages that are kept because others are likely to need the same.
+CACHED = 4096
+#: Events of unknown outcome that are remembered, so that they are not sent twice.
+REMEMBERED = 100_000
+PRECONDITION_FAILED = 406
+#: How RabbitMQ refuses a body (its setting ``max_message_size``).
+_TOO_LARGE = re.compile(r"message size \d+ is larger than (?:configured )?max size (\d+)")
+#: Lists of further routing keys for RabbitMQ, which closes the channel when one of them is text.
+_FURTHER_KEYS = ("CC", "BCC")
+
+#: An event, known by its body: a routing key of the profile makes a new envelope for each attempt.
+_Identity = tuple[int, float, str]
+
+
+class _Head(NamedTuple):
+    """Method and header frames of a message, good for every body of one size.
+
+    ``headers`` is held so that its identity, by which heads are found, stays its own.
+    """
+
+    headers: dict[str, str]
+    properties: bytes
+    data: bytes
+
+
+class _Flight(NamedTuple):
+    """An event of unknown outcome. ``event`` is held so that its identity stays its own."""
+
+    batch: Batch
+    number: int
+    event: Envelope
+
+
+class _Channel(NamedTuple):
+    """An open channel whose publishes are confirmed."""
+
+    number: int
+    session: AmqpSession
+    link: aiormq.abc.AbstractChannel
+    confirms: Confirms
+    heads: dict[tuple[str, int, int], _Head]
+
+
+class _Unroutable(Rejected):
+    """It came back: no queue is bound to the exchange for it."""
+
+
+class Publisher:
+    """One lane's way to a broker: a channel of its own on the profile's connection."""
+
+    def __init__(self, connection: Connection[AmqpSession], profile: Profile) -> None:
+        self.connection = connection
+        self._profile = profile
+        self._name = connection.name
+        self._exchange = profile.exchange_name()
+        self._fixed = fixed_of(profile)
+        self._patience = profile.timeout or profile.confirm_timeout
+        self._channel: _Channel | None = None
+        self._opening = asyncio.Lock()
+        queue = profile.queue_settings()
+        self._declares = queue is not None and bool(queue.name)
+        self._cure = _cure(profile)
+        # Routing keys that lead to no queue although the profile's own is there.
+        self._nowhere: set[str] = set()
+        # Those that may do so because the queue was deleted.
+        self._suspects: set[str] = set()
+        # The bytes of a body that the broker takes at most, once it has said so.
+        self._largest: int | None = None
+        self._coming_back = ComingBack(connection)
+        self._declarations = 0
+        self._calls = 0
+        self._under_way: set[int] = set()
+        self._unwritten: set[int] = set()
+        # Twins, alike even in what they are known by, are told apart by their number only.
+        self._unknown: dict[_Identity, deque[_Flight]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Publisher {self._name} {self._channel.confirms if self._channel else 'no channel'}>"
+
+    async def open(self) -> None:
+        """Open the channel and declare the topology, if the connection is up.
+
+        :raises ConnectFailed: the broker refuses, and the profile does not say ``first_connect: wait``.
+        """
+        if self.connection.session is None:
+            return
+        try:
+            await self._open()
+        except Unavailable as exc:
+            if self._profile.first_connect == "fail":
+                raise ConnectFailed(str(exc)) from exc
+
+    async def close(self) -> None:
+        """Close the channel."""
+        channel, self._channel = self._channel, None
+        if channel is not None and channel.confirms.ended is None:
+            try:
+                await channel.session.rpc(channel.link.close())
+            finally:
+                channel.session.wire.detach(channel.number, channel.confirms)
+                channel.confirms.lost("the lane was closed")
+
+    async def publish(self, events: list[Envelope]) -> list[Outcome]:
+        """Publish events in order and return, once the broker has answered for all, one outcome each.
+
+        None is a confirmed event. Cancelled, or given up for want of an answer, events of unknown outcome are
+        remembered: while the channel lives, publishing them again waits for the answer instead.
+
+        :raises Unavailable: no connection or channel, or no answer for ``confirm_timeout`` seconds.
+        """
+        self._calls += 1
+        call = self._calls
+        self._under_way.add(call)
+        self._unwritten.add(call)
+        try:
+            if self._suspects:
+                await self._declare_again()
+            declarations = self._declarations
+            outcomes = await self._publish(events, call)
+        finally:
+            self._under_way.discard(call)
+            self._unwritten.discard(call)
+        if outcomes.count(None) < len(outcomes) or self._nowhere or self._coming_back:
+            self._look_at(events, outcomes, sure=declarations == self._declarations)
+        return outcomes
+
+    async def _publish(self, events: list[Envelope], call: int) -> list[Outcome]:
+        channel = self._channel
+        # Who waits for the channel is woken some time after it is there.
+        if channel is None or channel.confirms.ended is not None or min(self._unwritten) < call:
+            channel = await (self._opened() if min(self._under_way) < call else self._open())
+        self._unwritten.discard(call)
+        if self._unknown:
+            return await self._publish_again(channel, events)
+        batch, outcomes = self._write(channel, events)
+        try:
+            if batch.left and not await channel.confirms.answered(batch, self._patience):
+                raise self._no_answer(channel.session)
+        except (asyncio.CancelledError, Unavailable):
+            self._remember(_flights(batch, events, outcomes))
+            raise
+        return batch.outcomes if outcomes is None else _merged(outcomes, batch)
+
+    def _look_at(self, events: list[Envelope], outcomes: list[Outcome], *, sure: bool) -> None:
+        """Let what came back be published again, if its queue may only be missing for the moment.
+
+        Somebody may have deleted the profile's queue. It is declared again when the lane does that, and not
+        before: then nothing is under way that would come to the new queue before what came back. And shortly
+        after a connection was restored those of other consumers may still be about to come back.
+
+        :param sure: the queue was not declared meanwhile, so that a key known to lead nowhere does so still.
+        """
+        for index, (event, outcome) in enumerate(zip(events, outcomes)):  # noqa: B905 - one each
+            key = event.routing_key
+            if outcome is None:
+                self._nowhere.discard(key)
+                self._coming_back.arrived(key)
+            elif type(outcome) is not _Unroutable:
+                continue
+            elif self._declares and not (sure and key in self._nowhere):
+                self._suspects.add(key)
+                outcomes[index] = Unavailable(f"{outcome}; the queue may have been deleted")
+            elif self._coming_back.missed(key):
+                outcomes[index] = Unavailable(f"{outcome}; the queue may be about to come back")
+
+    async def _declare_again(self) -> None:
+        async with self._opening:
+            suspects, self._suspects = self._suspects, set()
+            if not suspects:
+                return
+            try:
+                await declared(self.connection.up(), self._profile)
+            except Unavailable as exc:
+                self._suspects |= suspects
+                raise Unavailable(f"{self._name}: {exc}") from exc
+            self._declarations += 1
+            if len(self._nowhere) >= CACHED:
+                self._nowhere.clear()
+            self._nowhere |= suspects
+
+    # The channel
+
+    async def _opened(self) -> _Channel:
+        """Return the channel that an earlier call has opened; what that has lost must not be overtaken."""
+        async with self._opening:
+            channel = self._channel
+        if channel is None or channel.confirms.ended is not None:
+            raise Unavailable(f"{self._name}: an earlier batch waits for a channel")
+        return channel
+
+    async def _open(self) -> _Channel:
+        async with self._opening:
+            channel = self._channel
+            if channel is not None and channel.confirms.ended is None:
+                return channel
+            self._channel = None
+            self._unknown.clear()
+            self._nowhere.clear()
+            self._suspects.clear()
+            self._coming_back.clear()
+            session = self.connection.up()
+            if channel is None or channel.session is not session:
+                self._largest = None
+            try:
+                await declared(session, self._profile)
+                link = await session.channel()
+                confirms = self._confirms(session)
+                session.wire.attach(link.number, confirms)
+                await session.rpc(link.confirm_delivery())
+            except Unavailable as exc:
+                raise Unavailable(f"{self._name}: {exc}") from exc
+            except Exception as exc:
+                raise Unavailable(f"{self._name}: no channel: {one_line(str(exc))}") from exc
+            channel = self._channel = _Channel(link.number, session, link, confirms, {})
+            return channel
+
+    def _refused(self) -> Exception:
+        return refused(self._name, self._profile)
+
+    def _unroutable(self, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
+        found = unroutable(self._name, code, text, exchange, routing_key)
+        return _Unroutable(f"{found}{self._cure}") if self._cure else found
+
+    def _confirms(self, session: AmqpSession) -> Confirms:
+        def ended(code: int, text: str) -> Exception:
+            if not code:
+                said = f"{self._name}: the connection was lost before the broker confirmed: {text}"
+                if session.wire.broke and confirms.pending:
+                    return ConnectionLost(said, alone=confirms.pending == 1)
+                return Unavailable(said)
+            said = f"{self._name}: the broker closed the channel: {one_line(text)} ({code})"
+            if code == PRECONDITION_FAILED and (too_large := _TOO_LARGE.search(text)):
+                self._largest = largest = int(too_large[1])
+                confirms.reject(lambda body: len(body) > largest, lambda: Rejected(said))
+                return Unavailable(said)
+            # 404 and 403 are about the exchange, and so about every event; the others may be about one.
+            return Unavailable(said) if code in (403, 404) else DeliveryError(said)
+
+        confirms = Confirms(self._refused, self._unroutable, ended)
+        return confirms
+
+    # Writing
+
+    def _write(self, channel: _Channel, events: list[Envelope]) -> tuple[Batch, list[Outcome] | None]:
+        """Write events; return their batch and, when some cannot be written, the outcomes so far."""
+        number, frame_max = channel.number, channel.session.frame_max
+        heads, most = channel.heads, channel.session.frame_max - frames.AROUND
+        sent: list[Sent] = []
+        parts: list[bytes] = []
+        outcomes: list[Outcome] | None = None
+        for index, event in enumerate(events):
+            body = event.body
+            size = len(body)
+            head = heads.get((event.routing_key, id(event.headers), size))
+            if head is None:
+                try:
+                    head = self._head(channel, event, size)
+                except PayloadError as exc:
+                    if outcomes is None:
+                        outcomes = [PENDING] * len(events)
+                    outcomes[index] = rejected(self._name, exc)
+                    continue
+            sent.append((event.routing_key, head.properties, body))
+            if 0 < size <= most:
+                parts += (head.data, body, frames.END)
+            else:
+                parts.append(frames.message(number, frame_max, head.data, body))
+        batch = channel.confirms.add(sent)
+        channel.session.wire.write(b"".join(parts))
+        return batch, outcomes
+
+    def _head(self, channel: _Channel, event: Envelope, size: int) -> _Head:
+        if self._largest is not None and size > self._largest:
+            raise PayloadError(f"the body has {size} bytes, and the broker takes {self._largest} at most")
+        number, frame_max = channel.number, channel.session.frame_max
+        properties = properties_for(event.headers, self._profile, self._fixed, frame_max)
+        data = frames.publish_method(
+            number, self._exchange, event.routing_key, mandatory=self._profile.mandatory
+        ) + frames.content_header(number, size, properties)
+        if 0 < size <= frame_max - frames.AROUND:
+            data += frames.body_head(number, size)
+        head = _Head(event.headers, properties, data)
+        if type(event.headers) is SharedHeaders:
+            if len(channel.heads) >= CACHED:
+                channel.heads.clear()
+            channel.heads[event.routing_key, id(event.headers), size] = head
+        return head
+
+    # Waiting
+
+    async def _answer(self, channel: _Channel, batch: Batch) -> None:
+        """Wait until the batch is done, as long as confirms come in. Others may wait for it, too."""
+        progress = -1
+        while batch.left:
+            if progress == channel.confirms.progress:
+                raise self._no_answer(channel.session)
+            progress = channel.confirms.progress
+            await asyncio.wait({batch.done}, timeout=self._patience)
+
+    def _no_answer(self, session: AmqpSession) -> Unavailable:
+        # The broker may have no quorum for its queue; then it answers other things.
+        session.probe(self._patience)
+        blocked = session.blocked
+        why = f"it blocks publishers: {one_line(blocked)}" if blocked else "it may be overloaded or frozen"
+        return Unavailable(
+            f"{self._name}: the broker has confirmed nothing for {self._patience:g} s (confirm_timeout); "
+            f"{why}"
+        )
+
+    def _remember(self, flights: Iterable[_Flight]) -> None:
+        for flight in flights:
+            # Events without a time come from callers that may use one body for several.
+            if flight.event.accepted_at:
+                self._unknown.setdefault(_identity(flight.event), deque()).append(flight)
+        if len(self._unknown) > REMEMBERED:
+            self._unknown.clear()
+
+    def _recall(self, event: Envelope) -> _Flight | None:
+        """Return what is known of an event that may be on its way already, and forget it."""
+        found = self._unknown.get(_identity(event))
+        if found is None:
+            return None
+        if len(found) == 1:
+            del self._unknown[_identity(event)]
+        return found.popleft()
+
+    async def _publish_again(self, channel: _Channel, events: list[Envelope]) -> list[Outcome]:
+        """Publish events of which some may be on their way already."""
+        known = [self._recall(event) for event in events]
+        fresh = [event for event, flight in zip(events, known) if flight is None]  # noqa: B905 - one each
+        batch, outcomes = self._write(channel, fresh)
+        under_way = [flight for flight in known if flight is not None]
+        try:
+            for each in [batch, *(flight.batch for flight in under_way)]:
+                await self._answer(channel, each)
+        except (asyncio.CancelledError, Unavailable):
+            self._remember([*under_way, *_flights(batch, fresh, outcomes)])
+            raise
+        rest = iter(batch.outcomes if outcomes is None else _merged(outcomes, batch))
+        return [next(rest) if flight is None else flight.batch.outcomes[flight.number] for flight in known]
+
+
+def fixed_of(profile: Profile) -> frames.Fixed:
+    """Return what the profile says about every message."""
+    return frames.Fixed(
+        persistent=profile.persistent,
+        priority=profile.priority,
+        expiration=None if profile.expiry is None else str(round(profile.expiry * 1000)),
+        headers=tuple(profile.headers.items()),
+        prefix=profile.cloudevents_prefix,
+    )
+
+
+def properties_for(
+    headers: Mapping[str, str], profile: Profile, fixed: frames.Fixed, frame_max: int
+) -> bytes:
+    """Return the properties of a message.
+
+    :raises PayloadError: AMQP, or the broker, cannot carry them.
+    """
+    for name in _FURTHER_KEYS:
+        if name in headers or name in profile.headers:
+            raise InvalidHeader(f"the header {name!r} is a list for RabbitMQ, and no text; leave it out")
+    properties = frames.encode_properties(headers, fixed)
+    if len(properties) + 24 > frame_max:
+        raise PayloadError(
+            f"the headers have {len(properties)} bytes, more than the broker's frame_max of {frame_max}"
+        )
+    return properties
+
+
+def refused(name: str, profile: Profile) -> DeliveryError:
+    """Return the error of a ``basic.nack`` on the connection ``name``."""
+    said = f"{name}: refused by the broker (basic.nack): a queue is full and rejects, or failed"
+    return Rejected(said) if profile.refused == "reject" else DeliveryError(said)
+
+
+def unroutable(name: str, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
+    """Return the error of a ``basic.return`` on the connection ``name``."""
+    where = f"the exchange {exchange!r} leads" if exchange else "there is"
+    what = "to no queue for" if exchange else "no queue of the name of"
+    return _Unroutable(f"{name}: unroutable: {where} {what} the routing key {routing_key!r} ({text}, {code})")
+
+
+def _cure(profile: Profile) -> str:
+    """Return what to write so that more than its own name leads to the queue of a profile."""
+    queue = profile.queue_settings()
+    if queue is None or not queue.name or profile.routing_key is not None:
+        return ""
+    name = queue.name
+    if not profile.exchange_name():
+        return (
+            f"; the default exchange leads to the profile's queue {name!r} by its name alone, and all events "
+            f"go there with 'routing_key: {name}'"
+        )
+    if queue.bind is None:
+        return (
+            f"; the profile's queue {name!r} is bound by its name alone: say more: 'queue: {{name: {name}, "
+            'bind: ["#"]}\''
+        )
+    return ""
+
+
+def _identity(event: Envelope) -> _Identity:
+    return (id(event.body), event.accepted_at, event.routing_key)
+
+
+def _flights(batch: Batch, events: list[Envelope], outcomes: list[Outcome] | None) -> list[_Flight]:
+    """Return the flights of those events that were written."""
+    if outcomes is not None:
+        written = zip(events, outcomes)  # noqa: B905 - one each
+        events = [event for event, outcome in written if outcome is PENDING]
+    return [_Flight(batch, number, event) for number, event in enumerate(events)]
+
+
+def _merged(outcomes: list[Outcome], batch: Batch) -> list[Outcome]:
+    """Return the outcomes of a batch between those of events that were not written."""
+    rest = iter(batch.outcomes)
+    return [next(rest) if outcome is PENDING else outcome for outcome in outcomes]
+
+
+def rejected(name: str, problem: PayloadError) -> Rejected:
+    """Return the error of an event that cannot be carried."""
+    made = Rejected(f"{name}: {problem}")
+    made.__cause__ = problem
+    return made

@@ -1,0 +1,373 @@
+"""One AMQP 1.0 connection as long as it lives: proton's engine, fed and emptied by asyncio.
+
+proton's own I/O is a container that wants a thread to itself, and whose objects may be touched by that thread
+alone. Its engine is neither: bytes go in, events and bytes come out. So the bytes are asyncio's business, TLS
+with them, and no thread is needed. Sections named here are those of the specification.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, cast
+
+from evbus.engine.kit.redact import one_line
+from evbus.engine.wire.amqp1.address import is_rabbitmq3
+from evbus.engine.wire.amqp1.library import cproton, proton
+from evbus.engine.wire.amqp1.link import Link, Receiver, Sender, condition_of
+from evbus.engine.wire.amqp1.links import Links
+from evbus.engine.wire.amqp1.login import Login
+
+__all__ = ["FORCED", "Amqp1Session"]
+
+#: Bytes that may wait in the transport before nothing more is taken out of the engine.
+HIGH_WATER = 256 * 1024
+#: The condition with which a broker closes a connection for reasons of its own (section 2.8.16).
+FORCED = "amqp:connection:forced"
+#: Bytes that are taken out of the engine at once, and the largest frame that is asked for.
+CHUNK = 64 * 1024
+
+
+class Amqp1Session(asyncio.Protocol):
+    """A connection as long as it lives.
+
+    The objects of the engine are used by the event loop's thread alone, and are never handed out: when the
+    garbage collector of another thread frees one while the engine runs, the process is gone.
+
+    :ivar lost: see :class:`evbus.engine.wire.base.supervisor.Session`.
+    :ivar blocked: always ``""``: AMQP 1.0 does not tell. A broker that takes nothing settles nothing.
+    :ivar opened: the properties that the broker tells of itself (section 2.7.1), once it takes links.
+    :ivar heard: the first bytes that came.
+    :ivar broke: whether the other side ended it without a cause of its own, such as an operator: then what
+        was in flight may be the cause.
+    :ivar refused: condition and description with which the broker closed the connection.
+    """
+
+    def __init__(self, login: Login) -> None:
+        self.blocked = ""
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[str] = self._loop.create_future()
+        self.opened: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
+        self.heard = b""
+        self.broke = False
+        self.refused: tuple[str, str] = ("", "")
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._transport: asyncio.Transport | None = None
+        self._links = Links()
+        self._count = 0
+        self._paused = self._pumping = self._scheduled = False
+        self._ending = ""
+        self._timer: asyncio.TimerHandle | None = None
+        self._handlers = _handlers(self)
+        self._collector = proton.Collector()
+        self._connection = proton.Connection()
+        self._engine = proton.Transport()
+        self._begin(login)
+
+    def __repr__(self) -> str:
+        state = "lost" if self.lost.done() else "up" if self.opened.done() else "opening"
+        return f"<Amqp1Session {state} links={len(self._links)}>"
+
+    def _begin(self, login: Login) -> None:
+        connection, engine = self._connection, self._engine
+        connection.container = login.container
+        connection.hostname = login.hostname
+        if login.mechanism == "PLAIN":
+            connection.user, connection.password = login.user, login.password
+        connection.properties = {proton.symbol("product"): "evbus"}
+        connection.collect(self._collector)
+        sasl = engine.sasl()
+        sasl.allowed_mechs(login.mechanism)
+        # The engine cannot see that the connection is encrypted: asyncio does that.
+        sasl.allow_insecure_mechs = True
+        engine.idle_timeout = login.idle
+        engine.max_frame_size = CHUNK
+        engine.bind(connection)
+        connection.open()
+        # RabbitMQ 3 looks at the vhost when the first session begins, and not before.
+        self._first = connection.session()
+        self._first.open()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Do nothing: ``blocked`` never changes."""
+
+    # What the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport, and send what is there."""
+        # uvloop's is none by its class.
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(HIGH_WATER)
+        self._pump()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the engine. Whatever goes wrong ends the session and nothing else."""
+        if not self.heard:
+            self.heard = data[:32]
+        engine = self._engine._impl
+        view = memoryview(data)
+        try:
+            while view and not self.lost.done():
+                room = cproton.pn_transport_capacity(engine)
+                if room <= 0:
+                    self._pump()
+                    self.fail("the connection was ended")
+                    break
+                cproton.pn_transport_push(engine, view[:room])
+                view = view[room:]
+                self._pump()
+        except Exception as exc:
+            self.fail(f"what the broker sent could not be taken: {type(exc).__name__}: {exc}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell everybody who waits."""
+        self.broke = self.broke or not self.lost.done()
+        self.fail(f"the connection broke: {exc}" if exc else "the broker closed the connection")
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    def pause_writing(self) -> None:
+        """Leave in the engine what it has: the broker does not read."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._paused = False
+        self.flush()
+
+    # The engine
+
+    def flush(self) -> None:
+        """Have written, before the loop's next turn, what was given to the engine."""
+        if not self._scheduled and not self.lost.done():
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        self.write()
+
+    def write(self) -> None:
+        """Write what was given to the engine."""
+        try:
+            self._pump()
+        except Exception as exc:
+            self.fail(f"the engine failed: {type(exc).__name__}: {exc}")
+
+    def _pump(self) -> None:
+        if self._pumping or self.lost.done() or self._transport is None:
+            return
+        self._pumping = True
+        try:
+            while self._events() or self._output():
+                pass
+            if self._ending:
+                self.fail(self._ending)
+            self._tick()
+        finally:
+            self._pumping = False
+
+    def _events(self) -> bool:
+        """Handle what has happened; return whether anything had."""
+        collector, handlers = self._collector._impl, self._handlers
+        some = False
+        while not self.lost.done():
+            event = cproton.pn_collector_peek(collector)
+            if not event:
+                return some
+            some = True
+            handler = handlers.get(cproton.pn_event_type(event))
+            if handler is not None:
+                handler(event)
+            # Not before: the engine's objects may go with their last event.
+            cproton.pn_collector_pop(collector)
+        return False
+
+    def _output(self) -> bool:
+        if self._paused or self.lost.done() or self._transport is None:
+            return False
+        engine = self._engine._impl
+        pending = cproton.pn_transport_pending(engine)
+        if pending < 0:
+            # It is over; the last events say why.
+            self._events()
+            self.fail(self._ending or "the connection was ended")
+            return False
+        if not pending:
+            return False
+        found, data = cproton.pn_transport_peek(engine, min(pending, CHUNK))
+        if found <= 0:
+            return False
+        self._transport.write(data)
+        cproton.pn_transport_pop(engine, found)
+        return True
+
+    def _tick(self) -> None:
+        if self.lost.done():
+            return
+        due = self._engine.tick(self._loop.time())
+        # Beating and checking may have given the engine something to write.
+        if not self._paused:
+            while self._output():
+                pass
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due and not self.lost.done():
+            self._timer = self._loop.call_at(max(due, self._loop.time() + 0.001), self._rang)
+
+    def _rang(self) -> None:
+        self._timer = None
+        self.write()
+
+    # What happens
+
+    def _on_session_open(self, event: Any) -> None:
+        if not self.opened.done():
+            found = self._connection.remote_properties
+            # Keys are symbols, a class of proton's, and values may be; nothing of proton's is handed out.
+            properties = {str(key): str(value) for key, value in (found or {}).items()}
+            self._links.hasty = is_rabbitmq3(properties)
+            self.opened.set_result(properties)
+
+    def _on_close(self, event: Any) -> None:
+        condition = self._connection.remote_condition
+        if condition is not None:
+            self.refused = condition.name or "", condition.description or ""
+        said = ": ".join(part for part in self.refused if part)
+        self.broke = self.refused[0] != FORCED
+        # The answer has to go out before the end.
+        self._connection.close()
+        self._ending = f"the broker closed the connection{': ' if said else ''}{said}"
+
+    def _on_error(self, event: Any) -> None:
+        condition = self._engine.condition
+        name, text = (
+            (condition.name or "", condition.description or "") if condition is not None else ("", "")
+        )
+        if not self.refused[0]:
+            self.refused = name, text
+        if "idle-timeout" in text:
+            self.fail("nothing came from the broker for two heartbeats")
+        else:
+            self.fail(text or name or "the engine failed")
+
+    def _on_session_close(self, event: Any) -> None:
+        ended = cproton.pn_event_session(event)
+        said = condition_of(cproton.pn_session_remote_condition(ended))
+        if ended == self._first._impl and not self.opened.done():
+            self.refused = said
+            self._ending = f"the broker takes no session: {': '.join(said)}"
+        self._links.session_ended(ended, *said)
+
+    # Links
+
+    def sender(self, address: str, capabilities: tuple[str, ...] = (), *, durable: bool = True) -> Sender:
+        """Attach a link that sends to an address; it tells by :attr:`Link.ready` when it may be used."""
+        session, name = self._new()
+        link = Sender(self, session, session.sender(name), name)
+        self._links.add(link, partial(link.open, target=address, capabilities=capabilities, durable=durable))
+        self.flush()
+        return link
+
+    def receiver(
+        self,
+        address: str,
+        capabilities: tuple[str, ...],
+        *,
+        durable: bool,
+        taker: Callable[[int, bytes], None],
+    ) -> Receiver:
+        """Attach a link that receives from an address; ``taker`` gets each message, with its number."""
+        session, name = self._new()
+        link = Receiver(self, session, session.receiver(name), name, taker)
+        self._links.add(link, partial(link.open, source=address, capabilities=capabilities, durable=durable))
+        self.flush()
+        return link
+
+    def _new(self) -> tuple[Any, str]:
+        # A session to each link: RabbitMQ ends the whole session for what is wrong with one of its links.
+        self._count += 1
+        return self._connection.session(), f"{self._connection.container}-{self._count}"
+
+    def detach(self, link: Link) -> None:
+        """End a link without a word about why; what it has in flight is unknown."""
+        if not self.lost.done():
+            # What was settled goes out first: the engine forgets it with the session.
+            self.write()
+            self._links.drop(link, "", "it was closed")
+            self.flush()
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the other side has been sent a message of which it has not said what became of it.
+
+        A broker that blocks publishers closes their window (section 2.5.6), and they keep what they have.
+        """
+        return not self._paused and any(
+            isinstance(link, Sender) and link.unsettled and not link.session.outgoing_bytes
+            for link in self._links.all()
+        )
+
+    # The end
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether the broker has taken the login."""
+        return bool(self._engine.authenticated)
+
+    def fail(self, reason: str) -> None:
+        """End the session."""
+        if self.lost.done():
+            return
+        reason = one_line(reason)
+        self.lost.set_result(reason)
+        if not self.opened.done():
+            self.opened.set_exception(ConnectionError(reason))
+            self.opened.exception()  # looked at, or asyncio would log that nobody did
+        if self._timer is not None:
+            self._timer.cancel()
+        self._links.lost(reason)
+        self._handlers.clear()
+        if self._transport is not None:
+            # abort() and not close(): what waits in its buffer would keep it open towards a frozen broker.
+            self._transport.abort()
+
+    async def close(self) -> None:
+        """End the links, say goodbye (``close``, section 2.4.6), and wait for the end of the socket.
+
+        The other side has to have ended the links before: when a connection is closed, RabbitMQ 3 forgets
+        what was settled and it has not looked at yet.
+        """
+        for link in self._links.all():
+            self.detach(link)
+        while not self.lost.done() and (left := self._links.leaving()) is not None:
+            waited: set[asyncio.Future[Any]] = {left, self.lost}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if not self.lost.done() and self._transport is not None:
+            self._connection.close()
+            self.write()
+            await asyncio.wait({self.lost})
+        self.abort()
+        if self._transport is not None:
+            await self._closed
+
+    def abort(self) -> None:
+        """End it without a word."""
+        self.fail("it was closed")
+
+
+def _handlers(session: Amqp1Session) -> dict[int, Callable[[Any], None]]:
+    links = session._links
+    return {
+        cproton.PN_SESSION_REMOTE_OPEN: session._on_session_open,
+        cproton.PN_CONNECTION_REMOTE_CLOSE: session._on_close,
+        cproton.PN_SESSION_REMOTE_CLOSE: session._on_session_close,
+        cproton.PN_LINK_REMOTE_OPEN: links.on_open,
+        cproton.PN_LINK_REMOTE_CLOSE: links.on_close,
+        cproton.PN_LINK_REMOTE_DETACH: links.on_close,
+        cproton.PN_LINK_FLOW: links.on_flow,
+        cproton.PN_DELIVERY: links.on_delivery,
+        cproton.PN_TRANSPORT_ERROR: session._on_error,
+    }

@@ -1,0 +1,1 @@
+"""What the message systems share: addresses, TLS, connections that heal."""

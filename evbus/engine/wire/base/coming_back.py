@@ -1,0 +1,42 @@
+"""What is done with events that reach no queue, as long as queues may be about to come back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from evbus.engine.wire.base import supervisor
+
+__all__ = ["ComingBack"]
+
+
+class ComingBack:
+    """The routing keys whose queues are waited for, shortly after a connection or a consumer came back.
+
+    True while there are any.
+    """
+
+    def __init__(self, connection: supervisor.Connection[Any]) -> None:
+        self._connection = connection
+        # When an event of the key reached nothing for the first time.
+        self._first: dict[str, float] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._first)
+
+    def arrived(self, key: str) -> None:
+        """Note that an event of a routing key has reached a queue."""
+        self._first.pop(key, None)
+
+    def missed(self, key: str) -> bool:
+        """Note that an event of a routing key has reached none; return whether it is to be sent again."""
+        now = asyncio.get_running_loop().time()
+        first = self._first.setdefault(key, now)
+        if self._connection.settling and now - first < supervisor.SETTLING:
+            return True
+        del self._first[key]
+        return False
+
+    def clear(self) -> None:
+        """Forget all keys: the connection that their events were sent over is gone."""
+        self._first.clear()

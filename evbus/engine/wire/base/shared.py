@@ -1,0 +1,107 @@
+"""Which connections are open, and for how many users each."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from evbus.engine.kit.names import unique
+from evbus.engine.wire.base.supervisor import Connection, Consumers
+
+__all__ = ["Key", "Role", "Shared", "key_of"]
+
+#: Who uses a connection. A broker under an alarm stops to read those that publish: what consumers acknowledge
+#: would not be seen on them.
+Role = Literal["lanes", "consumers"]
+
+
+class Key(NamedTuple):
+    """What makes two users share a connection. ``settings`` is a digest: profiles hold secrets."""
+
+    transport: str
+    provider: str
+    profile: str
+    settings: bytes
+    loop: Hashable
+    role: Role = "lanes"
+
+
+def key_of(transport: str, provider: str, profile: str, settings: Any, role: Role = "lanes") -> Key:
+    """Return the key of a profile's connection in the running loop."""
+    digest = hashlib.sha256(msgspec.json.encode(settings)).digest()
+    return Key(transport, provider, profile, digest, id(asyncio.get_running_loop()), role)
+
+
+class _Entry:
+    def __init__(self, connection: Connection[Any], opening: asyncio.Future[None]) -> None:
+        self.connection = connection
+        self.opening = opening
+        self.users = 0
+
+
+class Shared:
+    """The open connections of a hub."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Key, _Entry] = {}
+
+    async def open(self, key: Key, make: Callable[[], Connection[Any]]) -> Connection[Any]:
+        """Return the connection of ``key``, opened if nobody has it yet.
+
+        :raises ConnectFailed: see :meth:`Connection.open`; everybody who waited for it gets this.
+        """
+        entry = self._entries.get(key)
+        if entry is None:
+            connection = make()
+            connection.join(self._consumers_of(key), "" if key.role == "lanes" else key.role)
+            entry = self._entries[key] = _Entry(connection, asyncio.ensure_future(connection.open()))
+        entry.users += 1
+        try:
+            await asyncio.shield(entry.opening)
+        except BaseException:
+            await self._leave(key, entry)
+            raise
+        return entry.connection
+
+    def _consumers_of(self, key: Key) -> Consumers:
+        """Return the consumers of a profile, which its connections share."""
+        for other, entry in self._entries.items():
+            if other._replace(role=key.role) == key:
+                return entry.connection.consumers
+        return Consumers()
+
+    async def close(self, connection: Connection[Any]) -> None:
+        """Give up the use of a connection; the last user closes it."""
+        for key, entry in list(self._entries.items()):
+            if entry.connection is connection:
+                await self._leave(key, entry)
+                return
+
+    async def _leave(self, key: Key, entry: _Entry) -> None:
+        entry.users -= 1
+        if entry.users:
+            return
+        if self._entries.get(key) is entry:
+            del self._entries[key]
+        if not entry.opening.done():
+            entry.opening.cancel()
+            await asyncio.wait({entry.opening})
+        if not entry.opening.cancelled():
+            entry.opening.exception()  # looked at, or asyncio would log that nobody did
+        await entry.connection.close()
+
+    def snapshot(self) -> dict[str, dict[str, Any]]:
+        """Return the state of every connection, of which a profile has two.
+
+        That of its lanes is under ``provider.profile``, that of its consumers under
+        ``provider.profile.consumers``; another one of the same name ends in ``#2``.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for key, entry in list(self._entries.items()):
+            name = f"{key.provider}.{key.profile}" + ("" if key.role == "lanes" else f".{key.role}")
+            found[unique(name, found)] = entry.connection.snapshot()
+        return found

@@ -1,0 +1,1 @@
+"""Queues within the process."""

@@ -1,0 +1,462 @@
+"""Consume queues and topics by STOMP: what to subscribe to, and deliveries of it for ever.
+
+Sections named here are those of the STOMP specification 1.2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import AsyncGenerator
+from functools import partial
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from evbus.engine.kit.backoff import backoff
+from evbus.engine.kit.topics import check_template, is_pattern
+from evbus.engine.wire.amqp.profile import NOT_CLASSIC, PASSING
+from evbus.engine.wire.amqp.topology import STANDARD, TOPIC
+from evbus.engine.wire.base.breaks import BREAKS, Breaks
+from evbus.engine.wire.base.supervisor import State
+from evbus.engine.wire.stomp.connect import StompConnection
+from evbus.engine.wire.stomp.frame import Frame, unfit
+from evbus.engine.wire.stomp.profile import KEY, ROUTING_KEY, Profile
+from evbus.engine.wire.stomp.session import Broker, StompSession, fill, sender_headers, taken_apart
+from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
+from evbus.types import Delivery, Envelope, Origin, Subscription
+
+__all__ = ["Consumer", "Plan", "plan", "routing_key"]
+
+log = logging.getLogger("evbus.egress.stomp")
+
+_TOPICS = ("/topic/", "/exchange/")
+_VIRTUAL = "/topic/VirtualTopic."
+_QUEUES = ("/queue/", "/amq/queue/")
+#: How RabbitMQ and ActiveMQ are told how many deliveries may be unsettled.
+_PREFETCH = ("prefetch-count", "activemq.prefetchSize")
+#: The header that names the queue behind a subscription to a topic of RabbitMQ.
+_QUEUE = "x-queue-name"
+
+
+class Plan(NamedTuple):
+    """What to subscribe to, and with which headers.
+
+    :ivar own: the queue of a copy for this consumer alone, where it has a name.
+    :ivar lossy: what comes while the connection is lost for a moment is lost.
+    """
+
+    destination: str
+    headers: dict[str, str]
+    own: str = ""
+    lossy: bool = False
+
+    def as_it_is(self) -> Plan | None:
+        """Return how the queue is asked for if it is there with other settings; None: it has no name."""
+        queue = self.headers.get(_QUEUE, "").replace("/", "%2F")
+        kept = {name: value for name, value in self.headers.items() if name in _PREFETCH}
+        return Plan(f"/amq/queue/{queue}", kept) if queue else None
+
+
+def plan(profile: Profile, wanted: Subscription, broker: Broker, own: str = "") -> Plan:
+    """Return how a broker is asked for what a subscription wants.
+
+    :param own: tells the copies of several consumers apart that have one each.
+    :raises ProfileError: the profile leads to no destination, or the destination cannot give it.
+    """
+    destination = _destination(profile, wanted.name, broker)
+    prefetch = str(wanted.prefetch_for(profile.prefetch))
+    headers: dict[str, str] = {}
+    if is_pattern(wanted.name):
+        destination = _matching(destination, broker)
+    if broker is not Broker.ACTIVEMQ:
+        headers.update(profile.declare)
+        headers[_PREFETCH[0]] = prefetch
+    if broker is not Broker.RABBITMQ:
+        headers[_PREFETCH[1]] = prefetch
+    if not destination.startswith(_TOPICS):
+        if wanted.per_process:
+            raise ProfileError(
+                f"{destination} gives each event to one consumer; a copy for every process needs a topic",
+                path="destination",
+            )
+        if wanted.group and destination.startswith(_QUEUES):
+            topic = _VIRTUAL if broker is Broker.ACTIVEMQ else "/topic/"
+            raise ProfileError(
+                f"{destination} gives each event to one consumer, and its listeners would share them; write "
+                f"'destination: {topic}{KEY}'",
+                path="destination",
+            )
+        return Plan(destination, headers)
+    if wanted.per_process:
+        return _for_one(profile, destination, (wanted.group, own), headers, broker)
+    group = wanted.group or profile.subscription or ""
+    durable = wanted.durable and profile.durable
+    if durable and not group:
+        raise ProfileError(
+            f"a durable subscription to {destination} needs a name: give the consumer a group, or the "
+            "profile the key subscription; or write durable: false",
+            path="subscription",
+        )
+    if not group:
+        return _for_one(profile, destination, (own,), headers, broker)
+    if broker is Broker.ACTIVEMQ:
+        if is_pattern(wanted.name):
+            # A consumer of queues by a pattern takes from those of names as well: the group of a listener to
+            # a pattern is one of its own, with the pattern as MQTT writes it.
+            group += "::" + wanted.name.replace(".", "/").replace("*", "+")
+        return _on_activemq(profile, destination, group, headers)
+    return Plan(destination, _queue(profile, _named(destination, group), headers, durable=durable))
+
+
+def _matching(destination: str, broker: Broker) -> str:
+    """Return a destination with a pattern in it as a broker has it.
+
+    :raises ProfileError: it cannot match it.
+    """
+    kind, name = destination.split("/", 2)[1:]
+    if broker is Broker.RABBITMQ:
+        exchange = unquote(name.partition("/")[0]) if kind == "exchange" else "amq.topic"
+        if kind not in ("topic", "exchange") or STANDARD.get(exchange, TOPIC) != TOPIC:
+            raise ProfileError(
+                f"{destination} takes names as they are, and a listener to a pattern needs a topic: write "
+                f"'destination: /topic/{KEY}', or that of a topic exchange, '/exchange/events/{KEY}'",
+                path="destination",
+            )
+        return destination
+    if broker is not Broker.ACTIVEMQ or kind != "topic":
+        raise ProfileError(
+            f"nothing is known of how this broker matches the pattern {destination}: listen to each event by "
+            "its name",
+            path="destination",
+        )
+    words = name.split(".")
+    if "#" in words[:-1]:
+        raise ProfileError(
+            f"{destination} is a pattern that ActiveMQ does not have: '#' can be the last word only",
+            path="destination",
+        )
+    return f"/topic/{'.'.join([*words[:-1], words[-1].replace('#', '>')])}"
+
+
+def _destination(profile: Profile, name: str, broker: Broker) -> str:
+    template = profile.destination
+    check_template(template, name, "destination")
+    if unfit(name):
+        raise ProfileError("the name to subscribe to holds a NUL or a lone surrogate")
+    if KEY not in template:
+        return template
+    key = name or profile.routing_key or ""
+    if not key or (key is not name and "{" in key):
+        raise ProfileError(
+            f"destination {template!r} does not say what to consume; write it without {KEY}",
+            path="destination",
+        )
+    if template == KEY:
+        if not key.startswith("/"):
+            raise ProfileError(f"{key!r} is no destination: it begins with no '/'", path="destination")
+        destination = key
+    else:
+        destination = fill(template, key, broker=broker)
+    _check_whole(destination, broker)
+    return destination
+
+
+def _check_whole(destination: str, broker: Broker) -> None:
+    why = taken_apart(destination) if broker is Broker.ACTIVEMQ else ""
+    if why:
+        raise ProfileError(f"the destination {destination[:100]!r} {why}", path="destination")
+
+
+def _for_one(
+    profile: Profile, destination: str, names: tuple[str, ...], headers: dict[str, str], broker: Broker
+) -> Plan:
+    """Return the plan for a copy that nobody else consumes."""
+    if broker is not Broker.RABBITMQ or not names[-1]:
+        return Plan(destination, headers, lossy=True)
+    name = _named(destination, *names)
+    return Plan(destination, _queue(profile, name, headers, durable=False), name)
+
+
+def _named(destination: str, *names: str) -> str:
+    """Return the name of the queue behind a subscription, by which its consumers find it.
+
+    It is that which the provider amqp gives it: the key under which it is bound, and the group.
+    """
+    topic = unquote(destination.split("/", 3 if destination.startswith("/exchange/") else 2)[-1])
+    return "::".join((topic.replace("/", "."), *filter(None, names)))
+
+
+def _queue(profile: Profile, name: str, headers: dict[str, str], *, durable: bool) -> dict[str, str]:
+    """Return the headers by which RabbitMQ makes a queue of a name, to be kept or to be there for a while."""
+    # RabbitMQ 4 makes exclusive ones for consumers of an exchange if it is not told.
+    declared = {**headers, _QUEUE: name, "durable": "true", "auto-delete": "false", "exclusive": "false"}
+    if durable:
+        return declared
+    for header in NOT_CLASSIC:
+        declared.pop(header, None)
+    # One that went with its last consumer would go whenever the connection is lost for a moment.
+    declared.setdefault("x-expires", str(PASSING * 1000))
+    return declared
+
+
+def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[str, str]) -> Plan:
+    if destination.startswith(_VIRTUAL):
+        strange = next((each for each in ".*>" if each in group), None)
+        if strange is not None:
+            raise ProfileError(
+                f"a group of a virtual topic of ActiveMQ holds no {strange!r}, or it would get nothing: "
+                f"{group}",
+                path="subscription",
+            )
+        queue = f"/queue/Consumer.{group}.{destination[len('/topic/') :]}"
+        _check_whole(queue, Broker.ACTIVEMQ)
+        return Plan(queue, headers)
+    if not profile.client_id:
+        raise ProfileError(
+            f"ActiveMQ keeps a subscription to {destination} for a client_id only, and for one consumer; "
+            f"groups need a destination that begins with {_VIRTUAL}",
+            path="client_id",
+        )
+    headers["activemq.subscriptionName"] = group
+    return Plan(destination, headers)
+
+
+def routing_key(profile: Profile, headers: dict[str, str], broker: Broker) -> str:
+    """Return the routing key that the event of a MESSAGE was sent with."""
+    known = headers.get(ROUTING_KEY)
+    if known is not None:
+        return known
+    destination = headers.get("original-destination") or headers.get("destination", "")
+    if profile.destination == KEY:
+        return destination
+    before, _, after = profile.destination.partition(KEY)
+    if destination.startswith(before) and destination.endswith(after) and KEY in profile.destination:
+        found = destination[len(before) : len(destination) - len(after)]
+    else:
+        found = destination.split("/", 3 if destination.startswith("/exchange/") else 2)[-1]
+    return unquote(found) if broker is Broker.RABBITMQ else found
+
+
+class Consumer:
+    """One subscription, restored whenever its connection is.
+
+    :param name: the name of the profile, which the envelopes carry.
+    """
+
+    def __init__(
+        self, connection: StompConnection, profile: Profile, name: str, subscription: Subscription
+    ) -> None:
+        self._connection = connection
+        self._profile = profile
+        self._name = name
+        self._wanted = subscription
+        self._messages: deque[Frame] = deque()
+        self._unsettled: dict[str, Frame] = {}
+        self._arrived: asyncio.Future[None] | None = None
+        self._subscribed = self._failing = self._as_it_is = self._paused = self._settled = False
+        self._breaks = Breaks()
+        self._own = secrets.token_hex(8)
+        self._told: set[str] = set()
+
+    async def deliveries(self) -> AsyncGenerator[Delivery, None]:
+        """Yield deliveries until closed.
+
+        :raises ConnectFailed: the broker refuses the subscription, the first time that it is asked for.
+        :raises ProfileError: see :func:`plan`.
+        """
+        failures = 0
+        consumers = self._connection.consumers
+        consumers.gone(self)
+        try:
+            while True:
+                session = await self._session()
+                if session is None:
+                    return
+                name = f"evbus-{session.next_number}"
+                origin = Origin(self._pause)
+                origin.watch(lambda _: consumers.gone(self))
+                lost = partial(_lost, origin)
+                session.lost.add_done_callback(lost)
+                own = ""
+                try:
+                    found = self._plan(session)
+                    refusal = await self._subscribe(session, name, found)
+                    own = found.own
+                    began = asyncio.get_running_loop().time()
+                    self._settled = False
+                    while refusal is None and await self._next(session):
+                        failures = 0
+                        yield self._delivery(session, origin, self._messages.popleft())
+                    if self._paused:
+                        return
+                    own = ""  # It is kept for the next session.
+                    if refusal is None:
+                        lived = asyncio.get_running_loop().time() - began
+                        if self._breaks.count(settled=self._settled, lived=lived):
+                            log.warning(BREAKS, self._connection.name, found.destination)
+                finally:
+                    self._messages.clear()
+                    self._unsettled.clear()
+                    session.lost.remove_done_callback(lost)
+                    # RabbitMQ takes an ACK after UNSUBSCRIBE for an error, and ends the connection.
+                    origin.end("the subscription was ended")
+                    await session.unsubscribe(name, delete=own)
+                if refusal is not None and not self._takes_as_it_is(found, refusal):
+                    failures += 1
+                    self._refused(refusal, failures)
+                    await asyncio.sleep(backoff(failures, *self._pauses()))
+        finally:
+            consumers.closed(self)
+
+    def _pause(self) -> None:
+        # What came over a subscription that has ended cannot be settled. So it goes on, and nothing is taken.
+        self._paused = True
+        self._messages.clear()
+
+    def _pauses(self) -> tuple[float, float]:
+        return self._profile.reconnect.min, self._profile.reconnect.max
+
+    async def _session(self) -> StompSession | None:
+        """Return the session when there is one, None when the connection was closed."""
+        connection = self._connection
+        while connection.session is None or connection.session.lost.done():
+            if connection.state is State.CLOSED:
+                return None
+            await connection.changed()
+        return connection.session
+
+    def _plan(self, session: StompSession) -> Plan:
+        try:
+            found = plan(self._profile, self._wanted, session.broker, self._own)
+        except ProfileError as exc:
+            raise ProfileError(f"{self._connection.name}: {exc.reason}", path=exc.path) from None
+        as_it_is = found.as_it_is() if self._as_it_is else None
+        self._as_it_is = False
+        return as_it_is or found
+
+    def _takes_as_it_is(self, found: Plan, refusal: DeliveryError) -> bool:
+        """Return whether the queue is there with other settings, and is now to be taken with these."""
+        queue = found.headers.get(_QUEUE, "")
+        self._as_it_is = bool(queue) and "inequivalent arg" in str(refusal)
+        if self._as_it_is:
+            self._tell(
+                f"the queue {queue!r} is there with other settings and is used as it is; deleted when nobody "
+                f"consumes it, it is made anew: {self._connection.clean(refusal)}"
+            )
+        return self._as_it_is
+
+    def _tell(self, what: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            log.warning("%s: %s", self._connection.name, what)
+
+    def _warn(self, session: StompSession, found: Plan) -> None:
+        """Say what this subscription cannot promise."""
+        if found.lossy:
+            where = f" at a destination {_VIRTUAL}..." if session.broker is Broker.ACTIVEMQ else ""
+            self._tell(
+                f"what is sent to {found.destination} while the connection of this consumer is lost does not "
+                f"reach it; a group gets that{where}"
+            )
+        quorum = found.headers.get("x-queue-type") == "quorum"
+        if quorum and session.version >= (4,) and "x-dead-letter-exchange" not in found.headers:
+            self._tell(
+                f"{found.destination} is a quorum queue without dead letters, which on RabbitMQ 4 drops what "
+                "was returned 20 times; each end of a consumer counts. STOMP cannot set that limit: declare "
+                "x-dead-letter-exchange, or give the queue a policy with delivery-limit -1"
+            )
+
+    async def _subscribe(self, session: StompSession, name: str, found: Plan) -> DeliveryError | None:
+        answer = session.subscribe(name, found.destination, found.headers, self._take)
+        done, _ = await asyncio.wait({answer}, timeout=self._profile.receipt_timeout)
+        refusal = answer.result() if done else Unavailable("the broker does not answer")
+        if refusal is None:
+            if self._failing:
+                self._failing = False
+                log.warning("%s: consuming from %s again", self._connection.name, found.destination)
+            self._subscribed = True
+            self._connection.consumers.back(self)
+            self._warn(session, found)
+            self._wanted.ready()
+            return None
+        if not done:
+            session.fail("the broker did not answer a SUBSCRIBE")
+        problem = f"{self._connection.name}: cannot consume {found.destination}: {refusal}"
+        if isinstance(refusal, Unavailable) and "access_refused" not in problem:
+            return Unavailable(problem)
+        return DeliveryError(problem)
+
+    def _refused(self, refusal: DeliveryError, failures: int) -> None:
+        reason = self._connection.clean(refusal)
+        if not self._subscribed and not isinstance(refusal, Unavailable):
+            raise ConnectFailed(reason)
+        if failures == 1:
+            self._failing = True
+            log.warning("%s; tries again for ever", reason)
+
+    def _take(self, frame: Frame) -> None:
+        if not self._paused:
+            self._messages.append(frame)
+            self._wake()
+
+    def _wake(self, _lost: object = None) -> None:
+        arrived, self._arrived = self._arrived, None
+        if arrived is not None and not arrived.done():
+            arrived.set_result(None)
+
+    async def _next(self, session: StompSession) -> bool:
+        """Return whether there is a message, once there is one; False when the session is lost."""
+        while not session.lost.done():
+            if self._messages:
+                return True
+            self._arrived = asyncio.get_running_loop().create_future()
+            session.lost.add_done_callback(self._wake)
+            try:
+                await self._arrived
+            finally:
+                session.lost.remove_done_callback(self._wake)
+        return False
+
+    def _delivery(self, session: StompSession, origin: Origin, frame: Frame) -> Delivery:
+        headers = frame.headers
+        tag = headers.get("ack") or headers.get("message-id", "")
+        again = tag in self._unsettled
+        if session.broker is not Broker.RABBITMQ:
+            self._unsettled[tag] = frame
+        count = headers.get("x-delivery-count", "")
+        kept = sender_headers(headers, session.broker)
+        return Delivery(
+            Envelope(self._name, routing_key(self._profile, headers, session.broker), frame.body, kept),
+            partial(self._settle, session, origin),
+            tag,
+            redelivered=again or headers.get("redelivered") == "true",
+            delivery_count=int(count) if count.isdecimal() else None,
+            origin=origin,
+        )
+
+    def _settle(
+        self, session: StompSession, origin: Origin, tag: str, accepted: bool | None, requeue: bool
+    ) -> None:
+        """Tell the broker ("ACK", "NACK"), if the subscription is still there."""
+        if origin.ended or session.lost.done():
+            return
+        self._settled = True
+        if session.broker is Broker.RABBITMQ:
+            headers = "" if accepted else f"requeue:{'true' if requeue else 'false'}\n"
+            session.settle(tag, headers, accepted=bool(accepted))
+            return
+        if requeue:
+            # Their NACK means a dead letter. So it stays unacknowledged with this consumer, who gets it again
+            # after those that it has; it is the broker's to give to others when the connection ends.
+            frame = self._unsettled.get(tag)
+            if frame is not None:
+                self._take(frame)
+            return
+        self._unsettled.pop(tag, None)
+        session.settle(tag, accepted=bool(accepted))
+
+
+def _lost(origin: Origin, lost: asyncio.Future[str]) -> None:
+    origin.end(lost.result())

@@ -1,0 +1,463 @@
+"""One STOMP connection as long as it lives: receipts, subscriptions, heartbeats.
+
+Sections named here are those of the STOMP specification 1.2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from enum import Enum
+from functools import partial
+from typing import Any, Protocol, cast
+
+from evbus.engine.kit.redact import one_line
+from evbus.engine.wire.stomp import library
+from evbus.engine.wire.stomp.frame import Frame, Malformed, Parser, escape
+from evbus.engine.wire.stomp.frame import frame as encode
+from evbus.engine.wire.stomp.profile import KEY, ROUTING_KEY
+from evbus.errors import ConnectionLost, DeliveryError, Rejected, Unavailable
+
+__all__ = [
+    "MESSAGE_ID",
+    "TIMESTAMP",
+    "Broker",
+    "Pending",
+    "StompSession",
+    "fill",
+    "sender_headers",
+    "taken_apart",
+]
+
+Outcome = DeliveryError | None
+
+#: Bytes that may wait in the transport before a sender has to wait.
+HIGH_WATER = 256 * 1024
+#: Linux has it alone.
+TCP_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+#: Seconds that the end of a subscription may take.
+UNSUBSCRIBE_TIMEOUT = 3.0
+#: What RabbitMQ says in an ERROR that is not about the frames in flight. The first ones stand in ``message``.
+NOT_ABOUT_FRAMES = ("access_refused", "connection_forced", "resource_error")
+CLOSING = ("server_initiated_close", "connection_closing", "forced connection closure")
+
+#: Headers of events that go by another name, as brokers write their own under it: the id of a frame, and on
+#: ActiveMQ the time at which it came there.
+MESSAGE_ID, TIMESTAMP = ("message-id", "amqp-message-id"), ("timestamp", "amqp-timestamp")
+
+# What a broker says about a MESSAGE, and not what its sender said. RabbitMQ brings "receipt" along from SEND.
+_NOT_THE_SENDERS = frozenset(
+    {
+        "ack",
+        "content-length",
+        "destination",
+        "expiration",
+        "expires",
+        "message-id",
+        "original-destination",
+        "persistent",
+        "priority",
+        "receipt",
+        "redelivered",
+        "subscription",
+        "x-delivery-count",
+        ROUTING_KEY,
+    }
+)
+
+
+class Broker(Enum):
+    """What is on the other side, by the header ``server`` of CONNECTED."""
+
+    RABBITMQ = "RabbitMQ"
+    ACTIVEMQ = "ActiveMQ"
+    OTHER = ""
+
+    @classmethod
+    def of(cls, server: str) -> Broker:
+        """Return the broker of ``RabbitMQ/3.10.8``."""
+        return next((broker for broker in cls if server.startswith(broker.value)), cls.OTHER)
+
+
+def fill(template: str, key: str, *, broker: Broker) -> str:
+    """Return a profile's destination for a routing key; in RabbitMQ's a slash of the key is written %2F."""
+    if broker is Broker.RABBITMQ:
+        key = key.replace("/", "%2F")
+    return template.replace(KEY, key)
+
+
+def taken_apart(destination: str) -> str:
+    """Return why ActiveMQ takes a destination for another one, or for several; ``""`` when it does not.
+
+    It has no way to escape what it finds a meaning in.
+    """
+    name = destination.split("/", 2)[-1]
+    if "," in name:
+        return "holds a comma, which separates destinations on ActiveMQ"
+    if "?" in name:
+        return "holds a question mark, behind which ActiveMQ reads options"
+    # What Java's String.trim takes away.
+    if not name or name[0] <= " " or name[-1] <= " ":
+        return "is empty, or begins or ends with a space, which ActiveMQ takes away"
+    return ""
+
+
+def sender_headers(headers: Mapping[str, str], broker: Broker) -> dict[str, str]:
+    """Return those of the headers of a MESSAGE that its sender has given it, by the names that they had."""
+    kept = {name: value for name, value in headers.items() if name not in _NOT_THE_SENDERS}
+    if broker is not Broker.RABBITMQ:
+        kept.pop(TIMESTAMP[0], None)
+    for name, sent in (MESSAGE_ID, TIMESTAMP):
+        if sent in kept:
+            kept[name] = kept.pop(sent)
+    return kept
+
+
+class Pending(Protocol):
+    """Somebody who waits for receipts."""
+
+    def settle(self, index: int, outcome: Outcome) -> None:
+        """Take the outcome of one of the frames that were sent."""
+
+
+class StompSession(asyncio.Protocol):
+    """A connection as long as it lives.
+
+    :ivar lost: see :class:`evbus.engine.wire.base.supervisor.Session`.
+    :ivar blocked: always ``""``: STOMP does not tell. A broker that takes nothing sends no receipts.
+    :ivar version: that of RabbitMQ, such as ``(4, 0, 5)``; empty for others.
+    :ivar redial: makes another session with the same broker.
+    :ivar receipts: the frames without a receipt yet, by number: who waits, and for which of his frames.
+    """
+
+    def __init__(self) -> None:
+        self.blocked = ""
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[str] = self._loop.create_future()
+        self.connected: asyncio.Future[Frame] = self._loop.create_future()
+        self.broker = Broker.OTHER
+        self.version: tuple[int, ...] = ()
+        self.receipts: dict[int, tuple[Pending, int]] = {}
+        self.library: library.Protocol = None
+        self.redial: Callable[[], Coroutine[Any, Any, StompSession]] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._parser = Parser()
+        self._takers: dict[str, Callable[[Frame], None]] = {}
+        self.next_number = 1
+        self._room: list[asyncio.Future[None]] = []
+        self._paused = False
+        self._prompt: Callable[[], None] | None = None
+        self._settled: list[bytes] = []
+        self._last_sent = self._last_received = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._send_every = self._expect_every = 0.0
+
+    def __repr__(self) -> str:
+        state = "lost" if self.lost.done() else "up"
+        return f"<StompSession {self.broker.value or 'STOMP'} {state} receipts={len(self.receipts)}>"
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Do nothing: ``blocked`` never changes."""
+
+    # What the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        # uvloop's is none by its class.
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(HIGH_WATER)
+        self._last_received = self._loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """Take frames. Whatever goes wrong ends the session and nothing else."""
+        self._last_received = self._loop.time()
+        if self._prompt is not None:
+            with contextlib.suppress(OSError):
+                self._prompt()
+        try:
+            for found in self._parser.feed(data):
+                if isinstance(found, list):
+                    self._receipts(found)
+                else:
+                    self._frame(found)
+                if self.lost.done():
+                    break
+        except Malformed as exc:
+            self.fail(f"the other side does not speak STOMP as it should: {exc}")
+        except Exception as exc:
+            self.fail(f"a frame of the broker could not be taken: {type(exc).__name__}: {exc}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell everybody who waits."""
+        reason = f"the connection broke: {exc}" if exc else "the broker closed the connection"
+        self.fail(reason, self._broke(reason))
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    def pause_writing(self) -> None:
+        """Let senders wait: the broker does not read."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """Let senders go on."""
+        self._paused = False
+        self._wake()
+
+    # Frames that come
+
+    def _receipts(self, numbers: Iterable[int]) -> None:
+        pending = self.receipts
+        for number in numbers:
+            found = pending.pop(number, None)
+            if found is not None:
+                found[0].settle(found[1], None)
+        if self._room:
+            self._wake()
+
+    def _frame(self, frame: Frame) -> None:
+        if frame.command == "MESSAGE":
+            taker = self._takers.get(frame.headers.get("subscription", ""))
+            if taker is not None:
+                taker(frame)
+        elif frame.command == "RECEIPT":
+            number = frame.headers.get("receipt-id", "")
+            self._receipts([int(number)] if number.isdecimal() else ())
+        elif frame.command == "ERROR":
+            self._error(frame)
+        elif frame.command == "CONNECTED" and not self.connected.done():
+            self.connected.set_result(frame)
+        else:
+            raise Malformed(f"it sent a frame {frame.command[:20]!r}")
+
+    def _error(self, frame: Frame) -> None:
+        reason = error_text(frame)
+        if not self.connected.done():
+            self.connected.set_result(frame)
+            return
+        number = frame.headers.get("receipt-id", "")
+        if number.isdecimal() and int(number) in self.receipts:
+            # The broker says which; whether it goes on with the others is seen by whether it closes.
+            waiting, index = self.receipts.pop(int(number))
+            waiting.settle(index, Rejected(f"the broker refused it: {reason}"))
+            return
+        self.fail(f"the broker reports an error: {reason}", self._blame(frame, reason))
+
+    def _broke(self, reason: str) -> DeliveryError:
+        """Return the outcome of what is in flight when the broker ends the connection and does not say why.
+
+        ActiveMQ does that to who sends a header that it cannot read.
+        """
+        events = sum(not isinstance(waiting, _Answer) for waiting, _ in self.receipts.values())
+        return ConnectionLost(
+            f"the connection was lost before the receipt: {one_line(reason)}", alone=events == 1
+        )
+
+    def _blame(self, frame: Frame, reason: str) -> DeliveryError | None:
+        """Return the outcome of what is in flight, after an ERROR that names none of it.
+
+        The only one must be meant. Of several each is to be sent alone: one error for all tells the lane.
+        """
+        message = frame.headers.get("message", "").lower()
+        if any(word in message for word in NOT_ABOUT_FRAMES) or any(word in reason for word in CLOSING):
+            return None
+        if "internal_error" in message:
+            return self._broke(reason)
+        if len(self.receipts) == 1:
+            return Rejected(f"the broker refused it: {reason}")
+        return DeliveryError(f"the broker refused one of the frames in flight: {reason}")
+
+    def fail(self, reason: str, outcome: DeliveryError | None = None) -> None:
+        """End the session. ``outcome`` is that of everything in flight; default: Unavailable."""
+        if self.lost.done():
+            return
+        reason = one_line(reason)
+        self.lost.set_result(reason)
+        if not self.connected.done():
+            self.connected.set_exception(ConnectionError(reason))
+            self.connected.exception()  # looked at, or asyncio would log that nobody did
+        if self._timer is not None:
+            self._timer.cancel()
+        made = outcome or Unavailable(f"the connection was lost before the receipt: {reason}")
+        receipts, self.receipts = self.receipts, {}
+        for waiting, index in receipts.values():
+            waiting.settle(index, made)
+        self._takers.clear()
+        self._settled.clear()
+        self._wake()
+        if self._transport is not None:
+            # abort() and not close(): what waits in its buffer would keep it open towards a frozen broker.
+            self._transport.abort()
+
+    # Frames that go
+
+    def expect(self, waiting: Pending, index: int) -> int:
+        """Return the number of a receipt, :attr:`next_number`, that ``waiting`` is told of."""
+        number = self.next_number
+        self.next_number += 1
+        self.receipts[number] = (waiting, index)
+        return number
+
+    async def ask(self, sent: bytes) -> Outcome:
+        """Send a SEND within a transaction that is given up; return when the broker has taken it.
+
+        :param sent: the frame, with the header ``transaction:evbus``.
+        """
+        outcome = await self._transaction("BEGIN", sent)
+        # Not at once: RabbitMQ stops to read a blocked publisher after the bytes in which its first SEND was.
+        return await self._transaction("ABORT") if outcome is None else outcome
+
+    async def _transaction(self, command: str, more: bytes = b"") -> Outcome:
+        answer = _Answer(self._loop)
+        headers = {"transaction": "evbus", "receipt": str(self.expect(answer, 0))}
+        self.write(encode(command, headers) + more)
+        return await answer.future
+
+    def write(self, data: bytes) -> None:
+        """Write frames, without waiting. Nothing happens when the session is lost."""
+        if self._transport is not None and not self.lost.done():
+            self._last_sent = self._loop.time()
+            self._transport.write(data)
+
+    @property
+    def taken(self) -> int:
+        """How many frames had a receipt, or were refused."""
+        return self.next_number - len(self.receipts)
+
+    def full(self, window: int) -> bool:
+        """Return whether a sender has to wait, as ``window`` frames are without a receipt."""
+        return (self._paused or len(self.receipts) >= window) and not self.lost.done()
+
+    def room(self) -> asyncio.Future[None]:
+        """Return what is done when a receipt has come, the broker reads again, or the session is lost."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._room.append(future)
+        return future
+
+    def _wake(self) -> None:
+        waiting, self._room = self._room, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def prompt(self) -> None:
+        """From now on have TCP acknowledge at once what comes.
+
+        ActiveMQ sends no small frame before the last one is acknowledged (Nagle's algorithm): a reply that
+        follows a receipt would be 40 ms late.
+        """
+        if self._transport is not None and TCP_QUICKACK is not None and self.broker is not Broker.RABBITMQ:
+            raw = self._transport.get_extra_info("socket")
+            self._prompt = partial(raw.setsockopt, socket.IPPROTO_TCP, TCP_QUICKACK, 1)
+
+    # Subscriptions
+
+    def subscribe(
+        self,
+        name: str,
+        destination: str,
+        headers: Mapping[str, str],
+        taker: Callable[[Frame], None],
+        *,
+        ack: str = "client-individual",
+    ) -> asyncio.Future[Outcome]:
+        """Subscribe ("SUBSCRIBE"); ``taker`` gets each MESSAGE.
+
+        The future's result is None, or why the broker refused.
+        """
+        answer = _Answer(self._loop)
+        self._takers[name] = taker
+        receipt = self.expect(answer, 0)
+        self.library.subscribe(destination, name, ack, dict(headers), receipt=str(receipt))
+        return answer.future
+
+    async def unsubscribe(self, name: str, *, delete: str = "") -> None:
+        """End a subscription ("UNSUBSCRIBE"), and return when the broker has done it.
+
+        :param delete: the queue behind a subscription to a topic, which RabbitMQ deletes then.
+        """
+        if self._takers.pop(name, None) is None or self.lost.done():
+            return
+        self._flush()
+        answer = _Answer(self._loop)
+        receipt = self.expect(answer, 0)
+        deleting = {"durable": "true", "x-queue-name": delete} if delete else {}
+        self.library.unsubscribe(name, deleting, receipt=str(receipt))
+        await asyncio.wait({answer.future}, timeout=UNSUBSCRIBE_TIMEOUT)
+
+    def settle(self, tag: str, headers: str = "", *, accepted: bool) -> None:
+        """Acknowledge a message, or not ("ACK", "NACK"). Those of one turn of the loop go in one write."""
+        if self.lost.done():
+            return
+        if not self._settled:
+            self._loop.call_soon(self._flush)
+        self._settled.append(f"{'ACK' if accepted else 'NACK'}\nid:{escape(tag)}\n{headers}\n\0".encode())
+
+    def _flush(self) -> None:
+        frames, self._settled = self._settled, []
+        if frames:
+            self.write(b"".join(frames))
+
+    # Heartbeats ("Heart-beating")
+
+    def beat(self, ours: float, server: str) -> None:
+        """Begin to send heartbeats and to expect them; ``server`` is the header of CONNECTED."""
+        sends, _, wants = server.replace(" ", "").partition(",")
+        theirs, wanted = (int(text) / 1000 if text.isdecimal() else 0.0 for text in (sends, wants))
+        self._send_every = max(ours, wanted) if ours and wanted else 0.0
+        self._expect_every = max(ours, theirs) if ours and theirs else 0.0
+        self._tick()
+
+    def _tick(self) -> None:
+        if self.lost.done():
+            return
+        now = self._loop.time()
+        if self._expect_every and now - self._last_received > 2 * self._expect_every:
+            self.fail(f"nothing came from the broker for {now - self._last_received:.0f} s (two heartbeats)")
+            return
+        if self._send_every and now - self._last_sent >= self._send_every / 2:
+            self.write(b"\n")
+        steps = [every / 4 for every in (self._send_every, self._expect_every) if every]
+        if steps:
+            self._timer = self._loop.call_later(min(steps), self._tick)
+
+    # The end
+
+    async def close(self) -> None:
+        """Say goodbye ("DISCONNECT") and wait for the answer, then for the end of the socket."""
+        if not self.lost.done() and self.library is not None:
+            self._flush()
+            answer = _Answer(self._loop)
+            self.library.disconnect(receipt=str(self.expect(answer, 0)))
+            await answer.future
+        self.abort()
+        if self._transport is not None:
+            await self._closed
+
+    def abort(self) -> None:
+        """End it without a word."""
+        self.fail("it was closed")
+
+
+class _Answer:
+    """Waits for one receipt."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[Outcome] = loop.create_future()
+
+    def settle(self, index: int, outcome: Outcome) -> None:
+        if not self.future.done():
+            self.future.set_result(outcome)
+
+
+def error_text(frame: Frame) -> str:
+    """Return what an ERROR frame says, in one line."""
+    message = frame.headers.get("message", "").strip()
+    # ActiveMQ sends a Java traceback as the body, whose first line is enough.
+    body = frame.body.decode("utf-8", "replace").strip()
+    if "\n\tat " in body or "\n\t" in body:
+        body = body.partition("\n")[0].rpartition("Exception: ")[2]
+    said = message if not body or body in message else f"{message}: {body}" if message else body
+    return one_line(" ".join(said.split()) or "it does not say which")

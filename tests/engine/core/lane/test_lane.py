@@ -1,0 +1,807 @@
+"""A lane: order, retries, buffers, workers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evbus.engine.core.lane import lane as lane_module
+from evbus.engine.core.lane.lane import LaneState
+from evbus.engine.core.settings import Delivery, Retry
+from evbus.engine.kit import backoff
+from evbus.errors import BusFull, ConnectFailed, ConnectionLost, DeliveryTimeout, Rejected, Unavailable
+from tests.evbus.rig import HANG, SOON, Rig, Target, numbers, turns, until
+
+#: The ways in which a lane may publish: one by one, in batches, and with two batches under way.
+WAYS: list[dict[str, bool]] = [{}, {"batching": True}, {"batching": True, "overlap": True}]
+
+
+def run(rig: Rig, count: int, *, profile: str = "default") -> None:
+    """Put ``count`` events before the start, deliver them, and stop."""
+
+    async def main() -> None:
+        for number in range(count):
+            rig.put_nowait(number, profile)
+        async with rig.running():
+            await until(rig.queue.empty)
+        rig.check()
+
+    asyncio.run(main())
+
+
+# Order and retries
+
+
+@pytest.mark.parametrize("batching", [True, False])
+def test_events_arrive_in_order_and_retries_do_not_change_it(tmp_path: Path, batching: bool) -> None:
+    rig, target = Rig(tmp_path), Target(batching=batching)
+    problems = (ValueError("x"), Unavailable("y"), asyncio.CancelledError())
+    target.plan.extend([None, problems[0], None, problems[1], problems[1], problems[2], None, problems[0]])
+    rig.add(target, delivery=Delivery(batch=1, retry=SOON))
+    run(rig, 20)
+    assert target.got == numbers(20)
+    assert rig.check()["lanes"]["plugin0.provider.*"]["retried"] == 5
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_byte_in_a_lane_counts_against_the_bound_of_the_bus(tmp_path: Path, way: Any) -> None:
+    rig, target = Rig(tmp_path, queue_bytes=10_000), Target(**way)
+    target.plan.extend([HANG, HANG])
+    done: list[int] = []
+
+    async def put_all() -> None:
+        for number in range(40):
+            await rig.put(b"%d" % number * 500)
+            done.append(number)
+
+    async def main() -> None:
+        lane = rig.add(target, delivery=Delivery(batch=3, retry=SOON))
+        async with rig.running():
+            putting = asyncio.ensure_future(put_all())
+            await turns(200)
+            rig.check()
+            count = len(done)
+            assert 10 <= count < 20
+            assert lane.snapshot()["queued"] + lane.counters.in_flight == count
+            with pytest.raises(BusFull) as caught:
+                rig.put_nowait(b"x" * 1000)
+            assert 9_000 < caught.value.size <= 10_000
+            await turns(50)
+            assert len(done) == count
+            while not putting.done():
+                target.release.set()
+                await turns(1)
+            await putting
+        assert sorted(target.got) == sorted(b"%d" % number * 500 for number in range(40))
+        assert rig.queue.held_size == 0
+
+    asyncio.run(main())
+
+
+def test_an_event_larger_than_the_bound_is_taken_when_there_is_no_other(tmp_path: Path) -> None:
+    rig, target = Rig(tmp_path, queue_bytes=100), Target()
+    rig.add(target)
+
+    async def main() -> None:
+        async with rig.running():
+            for number in range(3):
+                await asyncio.wait_for(rig.put(b"%d" % number * 1000), 20)
+        assert target.got == [b"%d" % number * 1000 for number in range(3)]
+
+    asyncio.run(main())
+
+
+def test_a_plugin_that_puts_events_does_not_wait_for_room_that_it_has_to_make(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, queue_bytes=100)
+
+    class Putting(Target):
+        async def publish_batch(self, ctx: Any, events: Any) -> Any:
+            for event in events:
+                if event.body.startswith(b"0"):
+                    await rig.put(b"1" * 90)
+            return await super().publish_batch(ctx, events)
+
+    target = Putting()
+    rig.add(target)
+
+    async def main() -> None:
+        async with rig.running():
+            await asyncio.wait_for(rig.put(b"0" * 90), 20)
+            await until(lambda: len(target.got) == 2)
+        assert target.got == [b"0" * 90, b"1" * 90]
+
+    asyncio.run(main())
+
+
+class Panic(BaseException):
+    """What a library in another language raises."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "problem", [Panic("index"), SystemExit(2), GeneratorExit(), asyncio.CancelledError()]
+)
+def test_whatever_publish_raises_is_a_failed_attempt(
+    tmp_path: Path, way: Any, problem: BaseException
+) -> None:
+    class Falling(Target):
+        async def publish_batch(self, ctx: Any, events: Any) -> Any:
+            if events[0].body == b"0":
+                raise problem
+            return await super().publish_batch(ctx, events)
+
+    rig, target = Rig(tmp_path), Falling(**way)
+    lane = rig.add(target, delivery=Delivery(batch=1, retry=SOON))
+    run(rig, 3)
+    assert target.got == numbers(3)[1:]
+    assert rig.buried() == numbers(1)
+    assert lane.counters.dead == 1
+    said = "cancelled from within" if isinstance(problem, asyncio.CancelledError) else type(problem).__name__
+    assert said in rig.dead()[0].dead["reason"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_publish_that_cancels_its_own_task_is_a_failed_attempt(
+    tmp_path: Path, way: Any, before: int
+) -> None:
+    class Cancelling(Target):
+        async def publish_batch(self, ctx: Any, events: Any) -> Any:
+            if events[0].body == b"0":
+                await turns(before)
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await turns(1)
+            return await super().publish_batch(ctx, events)
+
+    rig, target = Rig(tmp_path), Cancelling(**way)
+    lane = rig.add(target, delivery=Delivery(batch=1, retry=SOON))
+    run(rig, 3)
+    assert target.got == numbers(3)[1:]
+    assert rig.buried() == numbers(1)
+    assert (lane.counters.dead, lane.counters.retried) == (1, 2)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_publish_that_cancels_its_own_task_and_ends_without_waiting_ends_nothing_else(
+    tmp_path: Path, way: Any, fails: bool
+) -> None:
+    class Cancelling(Target):
+        async def publish_batch(self, ctx: Any, events: Any) -> Any:
+            if events[0].body != b"0":
+                return await super().publish_batch(ctx, events)
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            if fails:
+                raise asyncio.CancelledError
+            return [None]
+
+    rig, target = Rig(tmp_path), Cancelling(**way)
+    lane = rig.add(target, delivery=Delivery(batch=1, retry=SOON))
+    run(rig, 3)
+    assert target.got == numbers(3)[1:]
+    assert rig.buried() == numbers(1 if fails else 0)
+    assert (lane.counters.delivered, lane.counters.dead) == ((2, 1) if fails else (3, 0))
+
+
+@pytest.mark.parametrize("problem", [Panic("index"), SystemExit(2), asyncio.CancelledError()])
+def test_a_lane_goes_on_whatever_its_worker_comes_upon(
+    tmp_path: Path, problem: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane_module, "RESTART", 0)
+    rig, target, problems = Rig(tmp_path), Target(), [problem]
+
+    def ready(_ctx: Any) -> None:
+        if problems:
+            raise problems.pop()
+
+    lane = rig.add(target, ready=ready)
+    run(rig, 3)
+    assert target.got == numbers(3)
+    assert lane.counters.delivered == 3
+
+
+def test_batches_are_no_larger_than_they_may_be(tmp_path: Path) -> None:
+    rig, target = Rig(tmp_path), Target(batching=True)
+    rig.add(target, delivery=Delivery(batch=7))
+    run(rig, 50)
+    assert max(map(len, target.tried)) == 7
+    assert target.got == numbers(50)
+
+
+def test_only_what_failed_of_a_batch_is_tried_again(tmp_path: Path) -> None:
+    rig, target = Rig(tmp_path), Target(batching=True)
+
+    async def odd_ones_fail(events: Any) -> list[Any]:
+        return [ValueError(event.body) if int(event.body) % 2 else None for event in events]
+
+    target.plan.append(odd_ones_fail)
+    rig.add(target)
+    run(rig, 6)
+    assert target.tried == [numbers(6), [b"1", b"3", b"5"]]
+    assert sorted(target.got) == numbers(6)
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+@pytest.mark.parametrize("way", WAYS)
+def test_an_event_gets_exactly_its_attempts_and_then_is_dead(
+    tmp_path: Path, attempts: int, way: dict[str, bool]
+) -> None:
+    rig, target = Rig(tmp_path), Target(**way)
+    target.plan.extend([ValueError("no good")] * attempts)
+    rig.add(target, delivery=Delivery(retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
+    run(rig, 1)
+    assert target.tried == [[b"0"]] * attempts
+    (record,) = rig.dead()
+    assert (record.dead["attempts"], record.dead["reason"]) == (attempts, "no good")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_without_a_limit_an_event_is_tried_until_it_is_taken(tmp_path: Path, way: dict[str, bool]) -> None:
+    rig, target = Rig(tmp_path), Target(**way)
+    target.plan.extend([ValueError("x")] * 200)
+    rig.add(target, delivery=Delivery(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
+    run(rig, 1)
+    assert target.got == [b"0"]
+
+
+def test_rejected_is_dead_at_once(tmp_path: Path) -> None:
+    rig, target = Rig(tmp_path), Target()
+    target.plan.append(Rejected("never"))
+    rig.add(target)
+    run(rig, 3)
+    assert target.tried == [[b"0"], [b"1"], [b"2"]]
+    assert rig.buried() == [b"0"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_unavailable_costs_no_attempt(tmp_path: Path, way: dict[str, bool]) -> None:
+    rig, target = Rig(tmp_path), Target(**way)
+    target.plan.extend([Unavailable("down")] * 50)
+    rig.add(target, delivery=Delivery(retry=Retry(attempts=2, min=1e-9, max=1e-9)))
+    run(rig, 2)
+    assert (target.got, rig.dead()) == ([b"0", b"1"], [])
+
+
+class Poisoned(Target):
+    """Refuses every call with one event in it, as a server that closes the connection does."""
+
+    def __init__(self, poison: bytes, problem: Any = ValueError, **options: Any) -> None:
+        super().__init__(**options)
+        self.poison = poison
+        self.problem = problem
+
+    async def publish_batch(self, ctx: Any, events: Any) -> Any:
+        if any(event.body == self.poison for event in events):
+            self.tried.append([event.body for event in events])
+            raise self.problem("cannot take this")
+        return await super().publish_batch(ctx, events)
+
+
+@pytest.mark.parametrize("attempts", [2, 4])
+def test_a_poison_event_gets_its_attempts_and_the_others_arrive_in_order(
+    tmp_path: Path, attempts: int
+) -> None:
+    rig, target = Rig(tmp_path), Poisoned(b"20", batching=True)
+    rig.add(target, delivery=Delivery(batch=50, retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
+    run(rig, 80)
+    assert target.got == [body for body in numbers(80) if body != b"20"]
+    assert sum(b"20" in bodies for bodies in target.tried) == attempts
+    assert target.tried.count([b"20"]) == attempts - 1  # the first was with the others
+    assert rig.buried() == [b"20"]
+    assert rig.dead()[0].dead["attempts"] == attempts
+
+
+@pytest.mark.parametrize("attempts", [2, 4])
+def test_a_poison_event_costs_the_batch_behind_it_nothing(tmp_path: Path, attempts: int) -> None:
+    rig, target = Rig(tmp_path), Poisoned(b"20", batching=True, overlap=True)
+    rig.add(target, delivery=Delivery(batch=50, retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
+    run(rig, 120)
+    # The first may have failed when the second was about to be sent, which then waits and keeps its place.
+    good = [body for body in numbers(120) if body != b"20"]
+    assert target.got in (good, [*good[49:99], *good[:49], *good[99:]])
+    assert target.tried.count([b"20"]) == attempts - 1
+    assert rig.dead()[0].dead["attempts"] == attempts
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_batch_refused_for_one_event_rejects_that_one(tmp_path: Path, attempts: int) -> None:
+    rig, target = Rig(tmp_path), Poisoned(b"3", Rejected, batching=True)
+    rig.add(target, delivery=Delivery(retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
+    run(rig, 6)
+    assert target.got == [b"0", b"1", b"2", b"4", b"5"]
+    assert rig.buried() == [b"3"]
+
+
+class Breaking(Target):
+    """A connection that breaks over one event, with all in flight; ``down`` breaks are nobody's fault."""
+
+    def __init__(self, poison: bytes, *, down: int = 0, **options: Any) -> None:
+        super().__init__(**options)
+        self.poison = poison
+        self.down = down
+        self.flying: dict[int, tuple[list[bytes], asyncio.Future[list[Any]]]] = {}
+
+    async def publish_batch(self, ctx: Any, events: Any) -> Any:
+        bodies = [event.body for event in events]
+        self.tried.append(bodies)
+        answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self.flying[len(self.tried)] = (bodies, answer)
+        asyncio.get_running_loop().call_soon(self.answer)
+        outcomes = await answer
+        self.got += [body for body, outcome in zip(bodies, outcomes, strict=True) if outcome is None]
+        return outcomes
+
+    def answer(self) -> None:
+        flying, self.flying = list(self.flying.values()), {}
+        bodies = [body for sent, _ in flying for body in sent]
+        problem = None
+        if bodies and (self.down or self.poison in bodies):
+            self.down = max(0, self.down - 1)
+            problem = ConnectionLost("it broke", alone=len(bodies) == 1)
+        for sent, answer in flying:
+            if not answer.done():
+                answer.set_result([problem] * len(sent))
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+@pytest.mark.parametrize(
+    "way", [{}, {"batching": True}, {"overlap": True}, {"workers": 3}, {"workers": 3, "batching": True}]
+)
+def test_an_event_that_breaks_the_connection_is_found_and_is_dead_after_its_attempts(
+    tmp_path: Path, way: dict[str, Any], attempts: int
+) -> None:
+    workers, batching = way.get("workers", 1), bool(way.get("batching") or way.get("overlap"))
+    rig, target = Rig(tmp_path), Breaking(b"20", batching=batching, overlap="overlap" in way)
+    retry = Retry(attempts=attempts, min=1e-9, max=1e-9)
+    rig.add(target, delivery=Delivery(batch=15, concurrency=workers, retry=retry))
+    run(rig, 80)
+    good = [body for body in numbers(80) if body != b"20"]
+    assert target.got == good if workers == 1 else sorted(target.got) == sorted(good)
+    assert rig.buried() == [b"20"]
+    assert rig.dead()[0].dead["attempts"] == attempts
+    assert target.tried.count([b"20"]) >= attempts
+
+
+@pytest.mark.parametrize("down", [1, 2])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_connection_that_breaks_by_itself_costs_events_in_a_batch_no_attempt(
+    tmp_path: Path, way: dict[str, bool], down: int
+) -> None:
+    rig, target = Rig(tmp_path), Breaking(b"none", down=down if way else 1, **way)
+    rig.add(target, delivery=Delivery(retry=Retry(attempts=1, min=1e-9, max=1e-9)))
+    run(rig, 30)
+    assert (target.got, rig.dead()) == (numbers(30), [])
+
+
+def test_attempts_that_take_too_long_are_counted(tmp_path: Path) -> None:
+    rig, target = Rig(tmp_path), Target()
+    target.plan.extend([HANG, HANG])
+    rig.add(target, delivery=Delivery(retry=Retry(attempts=2, min=1e-9, max=1e-9)), timeout=1e-4)
+    run(rig, 2)
+    assert target.cancelled == 2
+    assert (target.got, rig.buried()) == ([b"1"], [b"0"])
+    assert rig.dead()[0].dead["reason"] == str(DeliveryTimeout(1e-4))
+
+
+def test_pauses_double_and_a_destination_may_ask_for_more(tmp_path: Path, monkeypatch: Any) -> None:
+    slept: list[float] = []
+    plain_sleep = asyncio.sleep
+
+    async def sleep(seconds: float, *_args: Any) -> None:
+        if seconds:
+            slept.append(seconds)
+        await plain_sleep(0)
+
+    monkeypatch.setattr(lane_module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(backoff.random, "uniform", lambda low, high: high)
+    rig, target = Rig(tmp_path), Target()
+    target.plan.extend([ValueError()] * 5 + [Unavailable("x", retry_after=77.0)] + [None, ValueError()])
+    rig.add(target, delivery=Delivery(retry=Retry(attempts=0, min=1, max=10)))
+    run(rig, 2)
+    assert slept == [1, 2, 4, 8, 10, 77, 1]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_delivered_bytes_are_those_of_what_was_delivered(tmp_path: Path, overlap: bool) -> None:
+    async def mixed(events: Any) -> list[Any]:
+        return [Rejected("x"), None, ValueError("x"), None, Rejected("x"), ValueError("x"), None]
+
+    rig, target = Rig(tmp_path), Target(batching=True, overlap=overlap)
+    target.plan.append(mixed)
+    rig.add(target)
+
+    async def main() -> None:
+        for number in range(7):
+            rig.put_nowait(b"x" * 10**number)
+        async with rig.running():
+            pass
+
+    rig.broker.max_body = 10**7
+    asyncio.run(main())
+    lane = rig.check()["lanes"]["plugin0.provider.*"]
+    assert (lane["delivered"], lane["dead"]) == (5, 2)
+    assert lane["delivered_bytes"] == sum(map(len, target.got)) == 1_101_110
+
+
+# Buffers
+
+
+def test_drop_oldest_counts_exactly_what_it_drops(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Target(batching=True)
+        lane = rig.add(target, delivery=Delivery(buffer=3, batch=2, on_full="drop_oldest"))
+        target.plan.append(HANG)
+        async with rig.running():
+            rig.put_nowait(0)
+            await target.hanging.wait()
+            for number in range(1, 11):
+                await rig.put(number)
+                rig.check()
+            await until(rig.queue.empty)
+            found = rig.check()["lanes"]["plugin0.provider.*"]
+            assert (found["queued"], found["dropped"], found["in_flight"]) == (3, 7, 1)
+            assert (found["queued_bytes"], rig.queue.held) == (len("8910"), 0)
+            assert lane.state is LaneState.RUNNING
+            target.release.set()
+        assert target.got == [b"0", b"8", b"9", b"10"]
+
+    asyncio.run(main())
+
+
+def test_a_blocked_lane_holds_back_producers_by_the_bounds_of_the_bus_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        rig = Rig(tmp_path, queue_limit=10)
+        stuck, free = Target(), Target()
+        rig.add(stuck, delivery=Delivery(buffer=2))
+        rig.add(free)
+        stuck.plan.append(HANG)
+        accepted = []
+
+        async def producer() -> None:
+            for number in range(30):
+                await rig.put(number)
+                accepted.append(number)
+
+        async with rig.running():
+            task = asyncio.ensure_future(producer())
+            await stuck.hanging.wait()
+            await until(lambda: len(accepted) == 13)
+            await turns(50)
+            # One is being sent, two fit the buffer, ten fill the bus; the other lane has them all.
+            assert len(accepted) == 13
+            assert len(free.got) == 13
+            found = rig.check()["bus"]
+            assert (found["held"], found["queued"]) == (10, 0)
+            stuck.release.set()
+            await task
+            await until(lambda: len(stuck.got) == 30)
+            assert (rig.queue.held, rig.queue.held_size) == (0, 0)
+        assert stuck.got == free.got == numbers(30)
+
+    asyncio.run(main())
+
+
+def test_what_a_blocked_lane_holds_is_released_when_the_bus_stops(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path, queue_limit=10, drain_timeout=0), Target()
+        rig.add(target, delivery=Delivery(buffer=1))
+        target.plan.append(HANG)
+        async with rig.running():
+            for number in range(8):
+                await rig.put(number)
+            await target.hanging.wait()
+            await until(lambda: rig.queue.held == 6)
+        assert (rig.queue.held, rig.queue.held_size) == (0, 0)
+        assert rig.buried() == numbers(8)
+
+    asyncio.run(main())
+
+
+# Independence and concurrency
+
+
+def test_a_lane_that_hangs_fails_or_is_down_delays_no_other(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig = Rig(tmp_path, drain_timeout=0)
+        hangs, fails, down, good = Target(), Target(), Target(), Target()
+        hangs.plan.append(HANG)
+        fails.plan.extend([ValueError("x")] * 100_000)
+        down.plan.extend([Unavailable("x", retry_after=1000)] * 10)
+        for target in (hangs, fails, down, good):
+            rig.add(target, delivery=Delivery(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
+        async with rig.running():
+            for number in range(1000):
+                await rig.put(number)
+            await until(lambda: len(good.got) == 1000)
+            assert (hangs.got, fails.got, down.got) == ([], [], [])
+            rig.check()
+        assert good.got == numbers(1000)
+
+    asyncio.run(main())
+
+
+def test_concurrency_is_the_number_of_publishes_in_flight(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Target()
+        target.plan.extend([HANG] * 3)
+        rig.add(target, delivery=Delivery(concurrency=3))
+        async with rig.running():
+            for number in range(10):
+                await rig.put(number)
+            await until(lambda: len(target.tried) == 3)
+            await turns(20)
+            assert len(target.tried) == 3
+            assert rig.check()["lanes"]["plugin0.provider.*"]["in_flight"] == 3
+            target.release.set()
+        assert sorted(target.got, key=int) == numbers(10)
+
+    asyncio.run(main())
+
+
+def test_workers_that_sleep_are_all_woken_by_a_burst(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Target()
+        rig.add(target, delivery=Delivery(concurrency=4))
+        async with rig.running():
+            await turns(5)
+            target.plan.extend([HANG] * 4)
+            for number in range(4):
+                rig.put_nowait(number)
+            await until(lambda: len(target.tried) == 4)
+            target.release.set()
+
+    asyncio.run(main())
+
+
+def test_an_event_put_by_a_finalizer_while_a_worker_lies_down_is_not_left(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Target()
+        rig.add(target)
+        loop = asyncio.get_running_loop()
+        plain, nested = loop.create_future, []
+
+        async def slow(events: Any) -> list[Any]:
+            await turns(5)  # meanwhile the queue has become idle, and a put hands over at once
+            return [None]
+
+        def create_future() -> Any:
+            # The worker found nothing queued and makes what it sleeps on; the collector runs.
+            if asyncio.current_task().get_name().startswith("evbus lane") and not nested:  # type: ignore[union-attr]
+                nested.append(1)
+                rig.put_nowait(1)
+            return plain()
+
+        async with rig.running():
+            await turns(5)
+            target.plan.append(slow)
+            loop.create_future = create_future  # type: ignore[method-assign]
+            rig.put_nowait(0)
+            await until(lambda: nested)
+            await until(lambda: len(target.got) == 2)
+            loop.create_future = plain  # type: ignore[method-assign]
+
+    asyncio.run(main())
+
+
+# Workers
+
+
+def test_a_worker_that_fails_is_started_again_and_loses_nothing(
+    tmp_path: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    monkeypatch.setattr(lane_module, "RESTART", 0)
+    rig, target = Rig(tmp_path), Target(batching=True)
+    lane = rig.add(target, delivery=Delivery(batch=4))
+    plain, calls = lane._sender, []
+
+    class Buggy:
+        """A sender with a bug in it, twice."""
+
+        batching, immediate, overlap = True, False, False
+
+        def not_ready(self) -> None:
+            return None
+
+        async def send(self, events: Any, *_task: Any) -> Any:
+            calls.append(1)
+            if len(calls) in (1, 3):
+                raise RuntimeError("a bug")
+            return await plain.send(events)
+
+    lane._sender = Buggy()  # type: ignore[assignment]
+    run(rig, 20)
+    assert target.got == numbers(20)
+    assert caplog.text.count("the worker failed and is started again") == 2
+
+
+def test_states_tell_what_a_lane_is_doing(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Target()
+        lane = rig.add(target)
+        target.plan.extend([ValueError("down"), HANG])
+        async with rig.running():
+            assert lane.state is LaneState.IDLE
+            await rig.put(1)
+            await target.hanging.wait()
+            assert lane.state is LaneState.RETRYING
+            assert lane.last_error == "down"
+            target.release.set()
+            await until(lambda: lane.idle)
+            assert lane.state is LaneState.IDLE
+        assert lane.state is LaneState.CLOSED
+        assert repr(lane) == "<Lane plugin0.provider.* closed queued=0>"
+
+    asyncio.run(main())
+
+
+def test_failing_is_logged_once_and_so_is_recovery_without_secrets(tmp_path: Path, caplog: Any) -> None:
+    caplog.set_level("DEBUG")
+    rig, target = Rig(tmp_path), Target()
+    target.plan.extend([ValueError("login s3cr3t-s3cr3t\nfailed")] * 2 + [None])
+    lane = rig.add(target, delivery=Delivery(retry=Retry(attempts=5, min=1e-9, max=1e-9)))
+    lane.secrets = frozenset({"s3cr3t-s3cr3t"})
+    run(rig, 2)
+    records = [record for record in caplog.records if record.name == "evbus.lane"]
+    messages = [record.message for record in records if record.levelname == "WARNING"]
+    assert len(messages) == 2
+    assert "publishing fails and is tried again: login ***\\nfailed (ValueError at " in messages[0]
+    assert "rig.py:" in messages[0]
+    assert "delivers again" in messages[1]
+    assert "s3cr3t" not in caplog.text
+    assert "\n" not in messages[0]
+    traces = [record.message for record in records if record.levelname == "DEBUG"]
+    assert len(traces) == 2
+    assert all(
+        "Traceback (most recent call last)" in trace and "ValueError: login ***" in trace for trace in traces
+    )
+
+
+# Delivering at once
+
+
+class Now(Target):
+    """Delivers at once unless it is told to fail."""
+
+    def __init__(self) -> None:
+        super().__init__(batching=True)
+        self.now: list[Any] = []
+        self.refuse = False
+
+    def publish_nowait(self, _ctx: Any, events: Any) -> None:
+        self.now.append([event.body for event in events])
+        if self.refuse:
+            raise asyncio.QueueFull
+        self.got += [event.body for event in events]
+
+
+def test_what_can_be_delivered_at_once_is_delivered_within_put(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Now()
+        rig.add(target, publish_nowait=target.publish_nowait)
+        async with rig.running():
+            await turns(3)
+            rig.put_nowait(0)
+            assert target.got == [b"0"]
+            rig.check()
+        assert target.tried == []
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_delivered_at_once_goes_the_long_way_once_and_in_order(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Now()
+        rig.add(target, delivery=Delivery(batch=3), publish_nowait=target.publish_nowait)
+        async with rig.running():
+            for number in range(60):
+                target.refuse = number % 3 == 0
+                rig.put_nowait(number)
+                rig.check()
+                if number % 7 == 0:
+                    await turns(1)
+            target.refuse = True
+            await until(lambda: len(target.got) == 60)
+        assert target.got == numbers(60)
+        assert target.tried
+        assert target.now
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("problem", [ValueError, asyncio.CancelledError])
+def test_publish_nowait_may_fail_as_it_likes(tmp_path: Path, problem: Any) -> None:
+    def publish_nowait(_ctx: Any, events: Any) -> None:
+        raise problem
+
+    rig, target = Rig(tmp_path), Target(batching=True)
+    rig.add(target, publish_nowait=publish_nowait)
+    run(rig, 5)
+    assert target.got == numbers(5)
+
+
+def test_while_a_batch_is_under_way_nothing_overtakes_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Now()
+        rig.add(target, publish_nowait=target.publish_nowait)
+        async with rig.running():
+            await turns(3)
+            target.refuse = True
+            target.plan.append(HANG)
+            rig.put_nowait(0)
+            await target.hanging.wait()
+            target.refuse = False
+            rig.put_nowait(1)
+            await turns(5)
+            assert target.got == []
+            target.release.set()
+            await until(lambda: len(target.got) == 2)
+        assert target.got == [b"0", b"1"]
+
+    asyncio.run(main())
+
+
+# Destinations that say when they take events
+
+
+def test_a_lane_waits_for_a_destination_that_is_down_and_counts_no_attempt(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target, up = Rig(tmp_path), Target(), asyncio.Event()
+        secret = "hunter22"
+
+        async def wait() -> None:
+            await up.wait()
+
+        def ready(ctx: Any) -> Any:
+            return None if up.is_set() else (f"no connection to {secret}", wait())
+
+        lane = rig.add(target, delivery=Delivery(retry=Retry(attempts=1)), ready=ready)
+        lane.secrets = frozenset([secret])
+        async with rig.running():
+            await rig.put(1)
+            await until(lambda: lane.state is LaneState.WAITING)
+            assert rig.check()["lanes"][str(lane.key)]["state"] == "waiting"
+            assert lane.last_error == "no connection to ***"
+            assert (target.tried, lane.counters.retried) == ([], 0)
+            up.set()
+            await until(lambda: lane.idle)
+        assert target.got == numbers(2)[1:]
+
+    asyncio.run(main())
+
+
+def test_a_lane_that_waits_ends_with_the_bus(tmp_path: Path) -> None:
+    async def main() -> None:
+        rig, target = Rig(tmp_path), Target()
+        lane = rig.add(target, ready=lambda ctx: ("down", asyncio.Event().wait()))
+        async with rig.running():
+            await rig.put(1)
+            await until(lambda: lane.state is LaneState.WAITING)
+            rig.bus.hurry()
+        assert lane.state is LaneState.CLOSED
+        assert [record.dead["reason"] for record in rig.dead()] == [
+            "not delivered when the bus stopped: down"
+        ]
+
+    asyncio.run(main())
+
+
+def test_a_first_connection_that_fails_refuses_the_start(tmp_path: Path) -> None:
+    async def opener(ctx: Any) -> None:
+        raise ConnectFailed("amqp profile 'a': 127.0.0.1:1: nothing listens there")
+
+    async def main() -> None:
+        rig = Rig(tmp_path)
+        rig.add(Target(), opener=opener)
+        with pytest.raises(ConnectFailed, match="nothing listens there"):
+            await rig.start()
+
+    asyncio.run(main())

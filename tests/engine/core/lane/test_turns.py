@@ -1,0 +1,63 @@
+"""Calls side by side, and one that is alone."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from evbus.engine.core.lane.turns import Turns
+
+
+class Calls:
+    def __init__(self) -> None:
+        self.turns = Turns()
+        self.running: list[str] = []
+        self.seen: list[list[str]] = []
+        self.going = asyncio.Event()
+
+    async def call(self, name: str) -> str:
+        self.running.append(name)
+        self.seen.append(list(self.running))
+        try:
+            await self.going.wait()
+        finally:
+            self.running.remove(name)
+        return name
+
+    def begin(self, name: str) -> asyncio.Task[str]:
+        return asyncio.ensure_future(self.turns.take(self.call, name, alone=name.isupper()))
+
+
+async def _turn() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_calls_go_side_by_side_and_one_that_is_alone_waits_and_is_waited_for() -> None:
+    async def main() -> None:
+        calls = Calls()
+        tasks = [calls.begin(name) for name in "abXcYd"]
+        await _turn()
+        assert calls.running == ["a", "b"]
+        calls.going.set()
+        assert await asyncio.gather(*tasks) == list("abXcYd")
+        assert all(len(seen) == 1 for seen in calls.seen if any(name.isupper() for name in seen))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("cancelled", [0, 1, 2])
+def test_a_cancelled_call_leaves_its_turn_to_the_others(cancelled: int) -> None:
+    async def main() -> None:
+        calls = Calls()
+        tasks = [calls.begin(name) for name in "aXb"]
+        await _turn()
+        tasks[cancelled].cancel()
+        await _turn()
+        calls.going.set()
+        left = [task for index, task in enumerate(tasks) if index != cancelled]
+        assert len(await asyncio.wait_for(asyncio.gather(*left), 5)) == 2
+        assert not calls.running
+
+    asyncio.run(main())

@@ -1,0 +1,159 @@
+"""The error callback: told of one thing after another, and never waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from evbus.engine.core import error_callback
+from evbus.engine.core.broker import IN_CALLBACK
+from evbus.engine.core.error_callback import Teller
+from tests.evbus.kit import WAIT
+
+
+def nothing() -> None:
+    pass
+
+
+def go(main: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    asyncio.run(asyncio.wait_for(main(), WAIT))
+
+
+def item(number: int) -> dict[str, Any]:
+    return {"number": number}
+
+
+@pytest.mark.parametrize("kind", ["plain", "async", "returns an awaitable"])
+def test_it_is_told_of_one_after_another_in_their_order(kind: str) -> None:
+    told: list[int] = []
+    running = 0
+
+    def plain(data: dict[str, Any]) -> None:
+        nonlocal running
+        running += 1
+        assert running == 1
+        told.append(data["number"])
+        running -= 1
+
+    async def later(data: dict[str, Any]) -> None:
+        nonlocal running
+        running += 1
+        await asyncio.sleep(0)
+        running -= 1
+        plain(data)
+
+    def returning(data: dict[str, Any]) -> Any:
+        return later(data)
+
+    functions = {"plain": plain, "async": later, "returns an awaitable": returning}
+
+    async def main() -> None:
+        ended = asyncio.Event()
+        teller = Teller(functions[kind], ended.set)
+        assert not teller.busy
+        for number in range(5):
+            teller.tell(item(number))
+        assert teller.busy
+        await ended.wait()
+        assert not teller.busy
+        teller.tell(item(5))
+        await teller.wait(WAIT)
+        assert not teller.busy
+        await teller.close(0)
+
+    go(main)
+    assert told == list(range(6))
+
+
+def test_a_plain_function_runs_in_a_thread_and_may_put_while_the_bus_drains() -> None:
+    seen: list[Any] = []
+
+    def on_error(data: dict[str, Any]) -> None:
+        seen.append((threading.current_thread() is threading.main_thread(), IN_CALLBACK.get()))
+
+    async def main() -> None:
+        teller = Teller(on_error, nothing)
+        teller.tell(item(1))
+        await teller.wait(WAIT)
+
+    go(main)
+    assert seen == [(False, True)]
+
+
+def test_one_that_fails_or_is_cancelled_from_within_is_logged_and_told_of_the_next(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[int] = []
+
+    async def on_error(data: dict[str, Any]) -> None:
+        told.append(data["number"])
+        raise [ValueError("no"), asyncio.CancelledError()][data["number"]]
+
+    async def main() -> None:
+        teller = Teller(on_error, nothing)
+        teller.tell(item(0))
+        teller.tell(item(1))
+        await teller.wait(WAIT)
+        await teller.close(0)
+
+    go(main)
+    assert told == [0, 1]
+    assert caplog.text.count("the function named by error_callback_ref failed") == 2
+    assert "was not told" not in caplog.text
+
+
+def test_what_is_too_much_is_skipped_with_one_warning_and_counted_in_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(error_callback, "MAX_UNTOLD", 2)
+    told: list[int] = []
+    begun = asyncio.Event()
+
+    async def on_error(data: dict[str, Any]) -> None:
+        told.append(data["number"])
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        teller = Teller(on_error, nothing)
+        teller.tell(item(0))
+        await begun.wait()
+        for number in range(1, 6):
+            teller.tell(item(number))
+        await teller.wait(0)
+        assert teller.busy
+        await teller.close(WAIT)
+        assert not teller.busy
+
+    go(main)
+    assert told == [0]
+    assert caplog.text.count("is too slow: it is not told of all") == 1
+    assert "was not told of 6 failures" in caplog.text
+
+
+def test_one_that_cannot_be_cancelled_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        gate, stubborn = asyncio.Event(), asyncio.Event()
+
+        async def on_error(data: dict[str, Any]) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                stubborn.set()
+                await gate.wait()
+
+        teller = Teller(on_error, nothing)
+        teller.tell(item(0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await teller.close(0.001)
+        assert stubborn.is_set()
+        gate.set()
+        await teller.wait(WAIT)
+
+    go(main)
+    assert "was not told of 1 failures" in caplog.text

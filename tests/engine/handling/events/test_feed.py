@@ -1,0 +1,261 @@
+"""What one profile gives of one event."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from evbus.engine.core.intake.sources import Supply
+from evbus.engine.handling.events import feed as events_feed
+from evbus.engine.handling.events.declare import listener_spec
+from evbus.engine.handling.events.feed import Feed
+from evbus.engine.handling.events.listener import made
+from evbus.engine.handling.events.listening import Listening
+from evbus.errors import ConnectFailed, PluginError
+from evbus.types import Delivery, Subscription
+from tests.engine.handling.events.test_listening import READER, Graves
+from tests.evbus.rig import until
+from tests.event.kit import WAIT, Gate, Got, OrderPlaced, Source, go, known
+
+WANTED = Subscription(name="OrderPlaced", group="shop")
+
+
+class Remote(Source):
+    """A source outside this process: yields what is put, and announces itself."""
+
+    def __init__(self, refuses: Exception | None = None, *, silent: bool = False) -> None:
+        super().__init__()
+        self.wanted: list[Subscription] = []
+        self.closed = False
+        self.refuses = refuses
+        self.silent = silent
+        self.queue: asyncio.Queue[Delivery | Exception | None] = asyncio.Queue()
+
+    async def consume(self, wanted: Subscription) -> AsyncGenerator[Delivery, None]:
+        self.wanted.append(wanted)
+        if self.refuses is not None:
+            raise self.refuses
+        if not self.silent:
+            wanted.ready()
+        try:
+            while (delivery := await self.queue.get()) is not None:
+                if isinstance(delivery, Exception):
+                    raise delivery
+                yield delivery
+        finally:
+            self.closed = True
+
+    def supply(self) -> Supply:
+        return Supply("fake.p", self.consume, None, True)
+
+
+class Local:
+    """A source within this process."""
+
+    waiting = 0
+
+    def __init__(self) -> None:
+        self.take: Any = None
+        self.calls: list[str] = []
+
+    def attach(self, wanted: Subscription, take: Any) -> Any:
+        self.take = take
+        return self
+
+    def pause(self) -> None:
+        self.calls.append("pause")
+
+    def end(self) -> None:
+        self.calls.append("end")
+
+
+def listener(on: Any, **options: Any) -> Listening:
+    spec = listener_spec(OrderPlaced, **options)
+    found = Listening(spec, made(on, "billing", None, 1), READER, Graves().bury)
+    found.begin(None)
+    return found
+
+
+def feed_of(supply: Supply, listening: Listening, patience: float = WAIT) -> Feed:
+    return Feed(supply, known(OrderPlaced), listening, "listener billing", patience)
+
+
+def test_what_comes_from_outside_is_handled_and_settled() -> None:
+    async def main() -> None:
+        remote, got = Remote(), Got()
+        feed = feed_of(remote.supply(), listener(got.on))
+        assert (feed.local, feed.ready) == (False, False)
+        feed.start(WANTED)
+        await feed.wait_ready()
+        assert feed.ready
+        (wanted,) = remote.wanted
+        assert (wanted.name, wanted.group) == ("OrderPlaced", "shop")
+        for each in "ab":
+            remote.queue.put_nowait(remote.delivery({"id": each}, each))
+        assert [event.id for event in await got.wait(2)] == ["a", "b"]
+        assert await remote.settled(2) == [("a", True, False), ("b", True, False)]
+        await feed.close()
+        assert (remote.closed, feed.ready) == (True, False)
+
+    go(main)
+
+
+def test_what_is_in_this_process_is_taken_at_once() -> None:
+    async def main() -> None:
+        local, source, got = Local(), Source(), Got()
+        supply = Supply("internal.p", None, local.attach, False)  # type: ignore[arg-type]
+        feed = feed_of(supply, listener(got.on))
+        assert feed.local
+        feed.start(WANTED)
+        assert feed.ready
+        await feed.wait_ready()
+        local.take([source.delivery({"id": each}, each) for each in "ab"])
+        assert [event.id for event in await got.wait(2)] == ["a", "b"]
+        feed.pause()
+        await feed.close()
+        assert local.calls[0] == "pause"
+        assert local.calls[-1] == "end"
+
+    go(main)
+
+
+def test_a_source_that_refuses_at_first_is_told_to_who_waits_and_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        remote = Remote(ConnectFailed("nobody answers at broker:5672"))
+        feed = feed_of(remote.supply(), listener(Got().on))
+        feed.start(WANTED)
+        with pytest.raises(ConnectFailed, match="nobody answers"):
+            await feed.wait_ready()
+        assert not feed.ready
+        await feed.close()
+
+    go(main)
+    assert caplog.messages == [
+        "listener billing: takes nothing more of OrderPlaced from fake.p: nobody answers at broker:5672"
+    ]
+
+
+def test_a_source_that_ends_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        remote = Remote()
+        feed = feed_of(remote.supply(), listener(Got().on))
+        feed.start(WANTED)
+        await feed.wait_ready()
+        remote.queue.put_nowait(None)
+        await until(lambda: remote.closed)
+        await feed.close()
+
+    with caplog.at_level(logging.ERROR, "evbus.event"):
+        go(main)
+    assert all("takes nothing more" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("announces", [True, False])
+def test_a_source_that_fails_is_asked_again_and_that_is_told_once(
+    announces: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_feed, "PAUSE", (1e-9, 1e-9))
+
+    async def main() -> None:
+        remote, got = Remote(), Got()
+        feed = feed_of(Supply("fake.p", remote.consume, None, announces), listener(got.on))
+        feed.start(WANTED)
+        await feed.wait_ready()
+        for number in range(1, 4):
+            await until(lambda number=number: len(remote.wanted) == number)  # type: ignore[misc]
+            remote.queue.put_nowait(remote.delivery({"id": str(number)}, str(number)))
+            await got.wait(number)
+            remote.queue.put_nowait(KeyError("id"))
+        await until(lambda: len(remote.wanted) == 4)
+        assert feed.ready
+        await feed.close()
+        remote.queue.put_nowait(KeyError("id"))
+        assert len(remote.wanted) == 4
+
+    go(main)
+    (said,) = caplog.messages
+    why = "is interrupted, and is asked for again: KeyError: 'id' (at "
+    assert said.startswith(f"listener billing: OrderPlaced from fake.p {why}")
+    assert f"{__file__}:" in said
+
+
+def test_a_source_that_is_wrong_is_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        remote = Remote()
+        feed = feed_of(remote.supply(), listener(Got().on))
+        feed.start(WANTED)
+        await feed.wait_ready()
+        remote.queue.put_nowait(PluginError("it has no name"))
+        await until(lambda: caplog.messages)
+        assert (len(remote.wanted), feed.ready) == (1, False)
+        await feed.close()
+
+    go(main)
+    (said,) = caplog.messages
+    assert said.startswith("listener billing: takes nothing more of OrderPlaced from fake.p")
+
+
+def test_a_source_that_fails_is_left_alone_when_the_listener_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events_feed, "PAUSE", (WAIT, WAIT))
+
+    async def main() -> None:
+        remote = Remote()
+        feed = feed_of(remote.supply(), listener(Got().on))
+        feed.start(WANTED)
+        await feed.wait_ready()
+        remote.queue.put_nowait(KeyError("id"))
+        await until(lambda: remote.closed and not feed.ready)
+        await feed.close()
+        assert len(remote.wanted) == 1
+
+    go(main)
+
+
+def test_at_its_end_what_was_taken_is_settled_before_the_source_is_closed() -> None:
+    async def main() -> None:
+        remote, gate = Remote(), Gate(lambda event: event.id)
+        feed = feed_of(remote.supply(), listener(gate.on))
+        feed.start(WANTED)
+        remote.queue.put_nowait(remote.delivery({"id": "a"}, "a"))
+        await gate.entered(1)
+        closing = asyncio.ensure_future(feed.close())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        assert not remote.closed
+        gate.release("a")
+        await closing
+        assert remote.told == [("a", True, False)]
+        assert remote.closed
+
+    go(main)
+
+
+def test_what_takes_too_long_is_left_to_the_source() -> None:
+    async def main() -> None:
+        remote, gate = Remote(), Gate(lambda event: event.id)
+        work = listener(gate.on)
+        feed = feed_of(remote.supply(), work, 1e-9)
+        feed.start(WANTED)
+        remote.queue.put_nowait(remote.delivery({"id": "a"}, "a"))
+        await gate.entered(1)
+        await feed.close()
+        assert (remote.closed, remote.told) == (True, [])
+        await work.close(WAIT)
+
+    go(main)
+
+
+def test_it_can_be_closed_before_anything_has_begun() -> None:
+    async def main() -> None:
+        feed = feed_of(Remote().supply(), listener(Got().on))
+        await feed.close()
+        assert repr(feed) == "<Feed fake.p OrderPlaced of listener billing>"
+
+    go(main)

@@ -1,0 +1,197 @@
+"""Workers: so many at once, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from contextvars import ContextVar
+
+import pytest
+
+from evbus.engine.handling.events import workers as events_workers
+from evbus.engine.handling.events.workers import Workers
+from tests.event.kit import WAIT, Gate, go
+
+VAR: ContextVar[str] = ContextVar("var", default="")
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+def test_at_most_so_many_are_done_at_once_and_begun_in_order(limit: int) -> None:
+    async def main() -> None:
+        gate = Gate()
+        workers = Workers(gate.on, limit, "w")
+        for number in range(10):
+            workers.submit(number)
+        first = min(limit, 10)
+        assert await gate.entered(first) == list(range(first))
+        assert (workers.running, len(workers), workers.idle) == (first, 10 - first, False)
+        gate.release(*range(10))
+        assert await workers.quiet(WAIT)
+        assert sorted(gate.done) == list(range(10))
+        assert gate.most == first
+        assert (workers.running, len(workers), workers.idle) == (0, 0, True)
+
+    go(main)
+
+
+def test_one_after_another_in_order_however_many_they_are() -> None:
+    async def main() -> None:
+        done = list[int]()
+
+        async def handle(job: int) -> None:
+            if job % 7 == 0:
+                await asyncio.sleep(0)
+            done.append(job)
+
+        workers = Workers(handle, 1, "w")
+        for number in range(3 * events_workers.SLICE):
+            workers.submit(number)
+        assert await workers.quiet(WAIT)
+        assert done == list(range(3 * events_workers.SLICE))
+
+    go(main)
+
+
+def test_others_get_their_turn_while_there_is_much_to_do() -> None:
+    async def main() -> None:
+        done = list[int]()
+
+        async def handle(job: int) -> None:
+            done.append(job)
+
+        workers = Workers(handle, 1, "w")
+        for number in range(10 * events_workers.SLICE):
+            workers.submit(number)
+        turns = [0]
+        while len(done) < 10 * events_workers.SLICE:
+            await asyncio.sleep(0)
+            turns.append(len(done))
+        steps = [after - before for before, after in itertools.pairwise(turns)]
+        assert 0 < max(steps) <= events_workers.SLICE
+        assert await workers.quiet(WAIT)
+
+    go(main)
+
+
+def test_what_a_job_sets_in_its_context_is_not_for_the_next() -> None:
+    async def main() -> None:
+        seen = list[str]()
+
+        async def handle(job: str) -> None:
+            seen.append(VAR.get())
+            VAR.set(job)
+
+        workers = Workers(handle, 1, "w")
+        VAR.set("of who submits")
+        for job in "abc":
+            workers.submit(job)
+        assert await workers.quiet(WAIT)
+        assert seen == ["", "", ""]
+
+    go(main)
+
+
+def test_a_job_that_leaves_its_place_lets_another_begin() -> None:
+    async def main() -> None:
+        gate = Gate()
+
+        async def handle(job: int) -> None:
+            if job == 0:
+                workers.leave()
+                try:
+                    await gate.on(job)
+                finally:
+                    workers.enter()
+            else:
+                await gate.on(job)
+
+        workers = Workers(handle, 1, "w")
+        for number in range(3):
+            workers.submit(number)
+        assert await gate.entered(2) == [0, 1]
+        gate.release(0, 1, 2)
+        assert await workers.quiet(WAIT)
+        assert gate.most == 2
+
+    go(main)
+
+
+def test_what_was_not_begun_can_be_taken_back() -> None:
+    async def main() -> None:
+        gate = Gate()
+        workers = Workers(gate.on, 1, "w")
+        for number in range(3):
+            workers.submit(number)
+        await gate.entered(1)
+        assert workers.take_back() == [1, 2]
+        assert not await workers.quiet(1e-9)
+        gate.release(0)
+        assert await workers.quiet(WAIT)
+        assert gate.done == [0]
+
+    go(main)
+
+
+def test_what_is_being_done_can_be_cancelled() -> None:
+    async def main() -> None:
+        gate = Gate()
+        workers = Workers(gate.on, 2, "w")
+        workers.submit(1)
+        workers.submit(2)
+        await gate.entered(2)
+        await workers.cancel(WAIT)
+        assert (gate.inside, gate.done, workers.idle) == ([], [], True)
+
+    go(main)
+
+
+def test_one_that_does_not_end_when_it_is_cancelled_is_left_alone() -> None:
+    async def main() -> None:
+        inside, end = asyncio.Event(), asyncio.Event()
+
+        async def handle(job: int) -> None:
+            inside.set()
+            while not end.is_set():
+                try:
+                    await end.wait()
+                except asyncio.CancelledError:
+                    continue
+
+        workers = Workers(handle, 1, "w")
+        workers.submit(1)
+        await inside.wait()
+        await workers.cancel(1e-9)
+        assert repr(workers) == "<Workers w running=1 ready=0>"
+        end.set()
+        assert await workers.quiet(WAIT)
+
+    go(main)
+
+
+def test_the_workers_go_on_in_another_event_loop() -> None:
+    done = list[int]()
+
+    async def handle(job: int) -> None:
+        done.append(job)
+
+    workers = Workers(handle, 1, "w")
+
+    async def main() -> None:
+        workers.begin()
+        workers.submit(len(done))
+        assert await workers.quiet(WAIT)
+
+    go(main)
+
+    loop = asyncio.new_event_loop()
+
+    def submit_and_end() -> None:
+        workers.submit(7)
+        loop.stop()
+
+    loop.call_soon(submit_and_end)
+    loop.run_forever()
+    loop.close()
+    assert workers.take_back() == [7]
+    go(main)
+    assert done == [0, 1]

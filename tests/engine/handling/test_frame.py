@@ -1,0 +1,258 @@
+"""Frames: who has a slot while some call waits, and coroutines that are begun by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import Context, ContextVar, copy_context
+from typing import Any
+
+import pytest
+
+from evbus.engine.handling.frame import CURRENT, Frame, resume
+from evbus.engine.handling.pool import Slots
+from tests.dispatch.rig import caught, turns, within
+
+WHERE: ContextVar[str] = ContextVar("where", default="nowhere")
+
+
+def free() -> None:
+    pass
+
+
+def rooted(limit: int = 1) -> tuple[Slots, Frame]:
+    """Return slots, and a root that has taken one of them."""
+    slots = Slots(free)
+    slots.bound(limit, 0)
+    assert slots.try_enter()
+    return slots, Frame(None, None, None, None, None, slots)
+
+
+def test_no_message_is_handled_at_first() -> None:
+    assert Context().run(CURRENT.get) is None
+
+
+def test_a_root_gives_its_slot_back_once() -> None:
+    slots, root = rooted()
+    root.leave()
+    root.leave()
+    assert slots.active == 0
+
+
+def test_a_root_has_its_slot_again_when_no_call_below_waits() -> None:
+    async def main() -> None:
+        slots, root = rooted()
+        root.give_way()
+        root.give_way()
+        assert slots.active == 0
+        await root.go_on()
+        assert slots.active == 0
+        await root.go_on()
+        assert (slots.active, root.away) == (1, False)
+        root.leave()
+        assert slots.active == 0
+
+    asyncio.run(main())
+
+
+def test_a_root_waits_for_its_slot_when_others_have_taken_it() -> None:
+    async def main() -> None:
+        slots, root = rooted()
+        root.give_way()
+        assert slots.try_enter()
+        going = asyncio.ensure_future(root.go_on())
+        await turns(3)
+        assert not going.done()
+        slots.leave()
+        await within(going)
+        assert (slots.active, root.away) == (1, False)
+        root.leave()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("by_worker", [False, True])
+def test_a_slot_that_comes_too_late_is_given_back(by_worker: bool) -> None:
+    async def main() -> None:
+        slots, root = rooted()
+        root.give_way()
+        assert slots.try_enter()
+        going = asyncio.ensure_future(root.go_on())
+        await turns(3)
+        # Its root ends, as it did not wait for the task with that call.
+        if by_worker:
+            root.end()
+        else:
+            root.leave()
+        assert slots.active == (2 if by_worker else 1)
+        slots.leave()
+        if by_worker:
+            slots.leave()
+        await within(going)
+        assert (slots.active, len(slots)) == (0, 0)
+
+    asyncio.run(main())
+
+
+def test_a_slot_is_not_kept_when_another_call_waits_by_now() -> None:
+    async def main() -> None:
+        slots, root = rooted()
+        root.give_way()
+        assert slots.try_enter()
+        going = asyncio.ensure_future(root.go_on())
+        await turns(3)
+        root.give_way()
+        slots.leave()
+        await within(going)
+        assert (slots.active, root.away, root.blocked) == (0, True, 1)
+        await root.go_on()
+        assert (slots.active, root.away) == (1, False)
+        root.leave()
+
+    asyncio.run(main())
+
+
+def test_who_is_cancelled_has_its_slot_at_once_even_if_there_is_none() -> None:
+    async def main() -> None:
+        slots, root = rooted()
+        root.give_way()
+        assert slots.try_enter()
+        root.take_back()
+        assert (slots.active, root.away) == (2, False)
+        root.give_way()
+        assert slots.try_enter() is False
+        going = asyncio.ensure_future(root.go_on())
+        await turns(3)
+        going.cancel()
+        assert isinstance(await caught(going), asyncio.CancelledError)
+        assert (slots.active, root.away) == (2, False)
+        slots.leave()
+        root.leave()
+        await turns(3)
+        assert (slots.active, len(slots)) == (0, 0)
+
+    asyncio.run(main())
+
+
+def test_a_worker_has_its_slot_when_its_root_has_ended() -> None:
+    slots, root = rooted()
+    root.end()
+    assert slots.active == 1
+    slots, root = rooted()
+
+    async def main() -> None:
+        root.give_way()
+        assert slots.active == 0
+        root.end()
+        assert slots.active == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("by_worker", [False, True])
+def test_what_outlives_its_root_keeps_the_slot(away: bool, by_worker: bool) -> None:
+    async def main() -> None:
+        slots, root = rooted(3)
+        root.below = 2
+        if away:
+            root.give_way()
+        root.ended = True
+        if by_worker:
+            root.end()
+            slots.leave()
+        else:
+            root.leave()
+        assert slots.active == (0 if away else 1)
+        if away:
+            await root.go_on()
+        assert slots.active == 1
+        root.done_below()
+        assert slots.active == 1
+        root.done_below()
+        assert (slots.active, root.slots) == (0, None)
+
+    asyncio.run(main())
+
+
+def test_what_ends_before_its_root_leaves_it_the_slot() -> None:
+    slots, root = rooted()
+    root.below = 1
+    root.done_below()
+    assert slots.active == 1
+    root.leave()
+    assert slots.active == 0
+
+
+# Coroutines begun by hand
+
+
+def begun(context: Context, coroutine: Any) -> Any:
+    return resume(context, coroutine, context.run(coroutine.send, None))
+
+
+def test_a_coroutine_that_was_begun_by_hand_keeps_its_context() -> None:
+    async def main() -> None:
+        seen = []
+
+        async def work() -> str:
+            WHERE.set("inside")
+            await asyncio.sleep(0)
+            seen.append(WHERE.get())
+            await asyncio.sleep(0)
+            seen.append(WHERE.get())
+            return "done"
+
+        context = copy_context()
+        assert await begun(context, work()) == "done"
+        assert seen == ["inside", "inside"]
+        assert (WHERE.get(), context[WHERE]) == ("nowhere", "inside")
+
+    asyncio.run(main())
+
+
+def test_errors_go_into_it_and_come_out_of_it() -> None:
+    async def main() -> None:
+        async def fails() -> None:
+            future = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(future.set_exception, KeyError("in"))
+            try:
+                await future
+            except KeyError:
+                raise ValueError("out") from None
+
+        with pytest.raises(ValueError, match="out"):
+            await begun(copy_context(), fails())
+
+        async def forever() -> str:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                return "cancelled"
+            return "never"
+
+        task = asyncio.ensure_future(begun(copy_context(), forever()))
+        await turns(2)
+        task.cancel()
+        assert await within(task) == "cancelled"
+
+    asyncio.run(main())
+
+
+def test_it_is_closed_in_its_context() -> None:
+    async def main() -> None:
+        seen = []
+
+        async def work() -> None:
+            token = WHERE.set("inside")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                seen.append(WHERE.get())
+                WHERE.reset(token)
+
+        rest = begun(copy_context(), work())
+        rest.send(None)
+        rest.close()
+        assert seen == ["inside"]
+
+    asyncio.run(main())

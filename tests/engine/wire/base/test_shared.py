@@ -1,0 +1,216 @@
+"""One connection for all who use a profile, from the first to the last."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+import pytest
+
+from evbus.engine.wire.base.shared import Key, Shared, key_of
+from evbus.engine.wire.base.supervisor import Connection, State
+from evbus.errors import ConnectFailed
+from tests.engine.wire.base.test_supervisor import Session, Transport, connection, never, turns
+
+WAIT = 20.0
+
+
+class Settings(msgspec.Struct):
+    password: str = ""
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    async def whole() -> None:
+        await asyncio.wait_for(main, WAIT)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(whole())
+
+
+def key(profile: str = "orders") -> Key:
+    return key_of("amqp", "amqp", profile, Settings())
+
+
+def maker(transport: Transport, made: list[Any], **options: Any) -> Callable[[], Connection[Session]]:
+    def make() -> Connection[Session]:
+        made.append(connection(transport, **options))
+        return made[-1]
+
+    return make
+
+
+def test_many_users_share_one_connection_and_the_last_one_closes_it() -> None:
+    async def main() -> None:
+        shared, made = Shared(), []
+        make = maker(Transport(), made)
+        users = await asyncio.gather(*(shared.open(key(), make) for _ in range(20)))
+        users.append(await shared.open(key(), make))
+        assert len(made) == 1
+        assert set(map(id, users)) == {id(made[0])}
+        for user in users[:-1]:
+            await shared.close(user)
+            assert made[0].state is State.UP
+        await shared.close(users[-1])
+        assert made[0].state is State.CLOSED
+        assert shared.snapshot() == {}
+
+    run(main())
+
+
+def test_profiles_have_connections_of_their_own() -> None:
+    async def main() -> None:
+        shared, made = Shared(), []
+        make = maker(Transport(), made)
+        one, two = await shared.open(key("a"), make), await shared.open(key("b"), make)
+        assert one is not two
+        assert {name: state["state"] for name, state in shared.snapshot().items()} == {
+            "amqp.a": "up",
+            "amqp.b": "up",
+        }
+        await shared.close(one)
+        assert two.state is State.UP
+        await shared.close(two)
+
+    run(main())
+
+
+def test_a_failure_to_open_is_told_to_all_who_wait_and_remembered_by_nobody() -> None:
+    async def main() -> None:
+        shared, made = Shared(), []
+
+        async def down() -> None:
+            await turns(3)
+            raise OSError("down")
+
+        make = maker(Transport(down), made)
+        outcomes = await asyncio.gather(*(shared.open(key(), make) for _ in range(5)), return_exceptions=True)
+        assert len(made) == 1
+        assert [str(outcome) for outcome in outcomes] == ["amqp profile 'orders': down"] * 5
+        assert all(isinstance(outcome, ConnectFailed) for outcome in outcomes)
+        assert shared.snapshot() == {}
+        again = await shared.open(key(), make)
+        assert again is made[1]
+        await shared.close(again)
+
+    run(main())
+
+
+def test_a_failure_to_make_it_leaves_nothing() -> None:
+    def make() -> Connection[Session]:
+        raise ValueError("no such file")
+
+    async def main() -> None:
+        shared = Shared()
+        with pytest.raises(ValueError, match="no such file"):
+            await shared.open(key(), make)
+        assert shared.snapshot() == {}
+
+    run(main())
+
+
+def test_one_that_is_cancelled_takes_nobody_with_it() -> None:
+    async def main() -> None:
+        shared, made, gate = Shared(), [], asyncio.Event()
+        make = maker(Transport(gate.wait), made)
+        opening = [asyncio.ensure_future(shared.open(key(), make)) for _ in range(3)]
+        await turns(3)
+        opening[0].cancel()
+        await asyncio.wait({opening[0]})
+        gate.set()
+        users = [await opening[1], await opening[2]]
+        assert made[0].state is State.UP
+        for user in users:
+            await shared.close(user)
+        assert made[0].state is State.CLOSED
+
+    run(main())
+
+
+def test_the_opening_ends_with_the_last_who_waits_for_it() -> None:
+    async def main() -> None:
+        shared, made = Shared(), []
+        make = maker(Transport(never), made)
+        opening = [asyncio.ensure_future(shared.open(key(), make)) for _ in range(2)]
+        await turns(3)
+        for task in opening:
+            task.cancel()
+        await asyncio.wait(opening)
+        assert all(task.cancelled() for task in opening)
+        assert made[0].state is State.CLOSED
+        assert shared.snapshot() == {}
+
+    run(main())
+
+
+def test_it_can_be_opened_again_after_and_while_it_closes() -> None:
+    async def main() -> None:
+        shared, made = Shared(), []
+        make = maker(Transport(), made)
+        first = await shared.open(key(), make)
+        closing = asyncio.ensure_future(shared.close(first))
+        await turns(1)
+        second = await shared.open(key(), make)
+        await closing
+        assert first.state is State.CLOSED
+        assert second.state is State.UP
+        await shared.close(first)  # given up already: nothing happens to the second
+        assert second.state is State.UP
+        await shared.close(second)
+
+    run(main())
+
+
+def test_loops_in_turn_have_connections_of_their_own() -> None:
+    shared, made = Shared(), []
+
+    async def main() -> None:
+        await shared.close(await shared.open(key(), maker(Transport(), made)))
+
+    async def forgets() -> None:
+        await shared.open(key(), maker(Transport(), made))
+
+    for one in (main, main, forgets, main):
+        asyncio.run(one())
+        gc.collect()
+    assert len(made) == 4
+
+
+def test_other_settings_provider_or_transport_mean_another_connection_and_the_key_holds_no_secret() -> None:
+    async def main() -> None:
+        keys = [
+            key_of("amqp", "amqp", "orders", Settings("hunter22")),
+            key_of("amqp", "amqp", "orders", Settings("hunter23")),
+            key_of("amqp", "rabbitmq", "orders", Settings("hunter22")),
+            key_of("stomp", "amqp", "orders", Settings("hunter22")),
+        ]
+        assert len(set(keys)) == 4
+        assert keys[0] == key_of("amqp", "amqp", "orders", Settings("hunter22"))
+        assert "hunter" not in repr(keys)
+
+    run(main())
+
+
+def test_lanes_and_consumers_of_a_profile_have_a_connection_each_and_know_of_each_other(caplog: Any) -> None:
+    caplog.set_level("WARNING", "evbus.connection")
+
+    async def main() -> None:
+        shared, made = Shared(), []
+        make = maker(transport := Transport(), made)
+        receiving = key()._replace(role="consumers")
+        lanes, consumers = await shared.open(key(), make), await shared.open(receiving, make)
+        other = await shared.open(key("bills"), make)
+        assert lanes is not consumers
+        assert lanes.consumers is consumers.consumers is not other.consumers
+        assert sorted(shared.snapshot()) == ["amqp.bills", "amqp.orders", "amqp.orders.consumers"]
+        transport.sessions[1].lost.set_result("reset")
+        while consumers.connects < 2:
+            await consumers.changed()
+        for user in (lanes, consumers, other):
+            await shared.close(user)
+        assert not lanes.consumers.connections
+
+    run(main())
+    assert "amqp profile 'orders' (consumers): the connection is lost: reset" in caplog.text
