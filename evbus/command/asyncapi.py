@@ -59,7 +59,7 @@ async def catalogue(hub, options):
             found = _listener.declared(_load.module_of(plugin.file))
             listeners += _catalogue.known(found, plugin.ref, registry)
     contexts = await hub.command.init.contexts(options, {"internal": {"*": {}}})
-    bus = _catalogue.Bus(
+    bus = _catalogue.Configuration(
         contexts,
         hub.evbus.init.check(contexts, file),
         hub.evbus.init.sources(),

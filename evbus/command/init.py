@@ -139,7 +139,7 @@ async def read(hub, options, profiles, show=None):
             "--count says how many events --from is to consume; name a profile with --from"
         )
     intake = hub.command.init.intake(form)
-    reader = _session.Reader(options.get("input"), options.get("socket"), intake)
+    reader = _session.InputReader(options.get("input"), options.get("socket"), intake)
     end = await hub.command.init.deliver(options, profiles, reader.run, show)
     return _session.exit_code(end, intake.refused)
 
@@ -179,7 +179,7 @@ async def consume(hub, options, profiles, sources, show=None):
 def intake(hub, form=None):
     """Return what puts the events of lines on the bus; ``form`` says what a line means."""
     settings = hub.evbus.init.settings()
-    return _session.Intake(
+    return _session.LinePutter(
         hub.evbus.broker.put,
         max_body=settings.max_body,
         raw_json=settings.serialize_plugin == "json",

@@ -75,7 +75,7 @@ def start(hub, engine_workers=None):
     dispatcher.bound(
         settings.engine_workers if engine_workers is None else engine_workers, settings.dispatch_backlog
     )
-    hub.dispatch.TELLER = None if callback is None else _error_callback.Teller(callback, lambda: None)
+    hub.dispatch.TELLER = None if callback is None else _error_callback.ErrorCallback(callback, lambda: None)
     dispatcher.core.send, dispatcher.core.around = send, around
     return started
 
@@ -188,7 +188,7 @@ async def serve(hub, profile, contexts=None, *, max_deliveries=0):
     link = hub.evbus.rpc.link(profile, contexts, replies=True)
     dispatcher = hub.dispatch.DISPATCHER
     dispatcher.core.refuse_unless_running()
-    server = _serve.Server(
+    server = _serve.RequestServer(
         (dispatcher.commands, dispatcher.queries),
         link,
         hub.evbus.BROKER.reply,
@@ -213,7 +213,7 @@ async def _end(hub, ending):
         return await ending
     finally:
         # Who was cancelled while waiting for a signal has not stopped it.
-        if hub.dispatch.DISPATCHER.core.state is _core.State.STOPPED:
+        if hub.dispatch.DISPATCHER.core.state is _core.DispatcherState.STOPPED:
             await _close_links(hub)
             await _told(hub)
 

@@ -88,7 +88,7 @@ def _declare_state(hub):
         old=vars(hub.serialize),
     )
     hub.evbus.BROKER.addressed = hub.event.REGISTRY.addressed
-    hub.evbus.ENGINE = _bus.Bus(hub.evbus.BUS, hub.evbus.BROKER, lambda state: _on_state(hub, state))
+    hub.evbus.ENGINE = _bus.Engine(hub.evbus.BUS, hub.evbus.BROKER, lambda state: _on_state(hub, state))
     hub.evbus.BUSY = True
     for room in SUBSYSTEMS:
         _load_room(hub, room)
@@ -266,7 +266,7 @@ def _make_plan(hub, contexts):
     settings = hub.evbus.init.settings()
     hub.evbus.init.refuse_incomplete()
     _serializer(hub)  # that the option names one is seen now, not when the first event is put
-    return _bus.Plan(
+    return _bus.RunPlan(
         connections=hub.evbus.init.connect(contexts),
         find=hub.evbus.init.finder(contexts),
         ends=hub.evbus.init.ends(contexts),

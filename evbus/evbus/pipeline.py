@@ -78,7 +78,7 @@ def _functions(hub, names, name):
 def _steps(hub, names, name, given):
     """Return a function of each plugin, marked if it takes a descriptor beside the ``given`` arguments."""
     return [
-        _pipeline.Described(_face.direct(each))
+        _pipeline.DescribedStep(_face.direct(each))
         if _pipeline.takes_descriptor(each.func, given)
         else _face.direct(each)
         for each in _functions(hub, names, name)

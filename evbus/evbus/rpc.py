@@ -17,7 +17,7 @@ def link(hub, profile, contexts=None, replies=False):
     contexts = hub.evbus.rpc.contexts(contexts)
     plugins = hub.evbus.init.ingress()
     found = _requests.find(hub.evbus.init.check(contexts), plugins, profile, replies=replies)
-    return _requests.Link(found, plugins[found.plugin])
+    return _requests.RequestLink(found, plugins[found.plugin])
 
 
 def contexts(hub, given=None):

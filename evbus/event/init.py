@@ -29,7 +29,7 @@ def __init__(hub):
         setattr(hub.event, name, getattr(hub.event.init, name))
     if "SUBSCRIPTIONS" in vars(hub.event):
         return
-    hub.event.REGISTRY = _registry.Registry()
+    hub.event.REGISTRY = _registry.EventTypes()
     hub.event.KINDS = hub.event.REGISTRY.kinds
     hub.event.READER = _reader.Reader(lambda kind: _loader(hub, kind), hub.event.REGISTRY.found)
     hub.event.SUBSCRIPTIONS = _subscriptions.Subscriptions(lambda: hub.evbus.init.settings().drain_timeout)

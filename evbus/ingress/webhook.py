@@ -1,7 +1,7 @@
 """Send each event as an HTTP POST to one URL, signed by the Standard Webhooks specification.
 
-The keys of a profile are documented at :class:`evbus.engine.wire.http.webhook.Profile`. Needs the extra
-``webhook`` (aiohttp).
+The keys of a profile are documented at :class:`evbus.engine.wire.http.webhook.WebhookProfile`. Needs the
+extra ``webhook`` (aiohttp).
 """
 
 import functools
@@ -18,7 +18,7 @@ LOG = logging.getLogger("evbus.ingress.webhook")
 
 def __init__(hub):
     hub.ingress.webhook.ACCT = ["webhook"]
-    hub.ingress.webhook.PROFILE = _webhook.Profile
+    hub.ingress.webhook.PROFILE = _webhook.WebhookProfile
     if "LEFT_OUT" not in vars(hub.ingress):
         #: By profile: how many headers of its events were left out, as HTTP cannot carry them.
         hub.ingress.LEFT_OUT = {}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.core.settings import Delivery, Retry
+from evbus.engine.core.settings import DeliverySettings, Retry
 from evbus.errors import Unavailable
 from tests.evbus.rig import Rig, Target, numbers, turns, until, within
 
@@ -39,7 +39,7 @@ def test_a_poison_among_a_thousand(tmp_path: Path, batching: bool, seed: int) ->
 
     async def main() -> None:
         rig, target = Rig(tmp_path), Poisoned(batching=batching)
-        rig.add(target, delivery=Delivery(batch=300, retry=FAST))
+        rig.add(target, delivery=DeliverySettings(batch=300, retry=FAST))
         async with rig.running():
             for number in range(1000):
                 await rig.put(number)
@@ -77,7 +77,7 @@ def test_a_thousand_cancellations_in_the_middle_of_publish(tmp_path: Path) -> No
         rig = Rig(folder, drain_timeout=0)
         servers = [Server(dice) for _ in range(20)]
         for server in servers:
-            rig.add(server, delivery=Delivery(retry=FAST, concurrency=dice.choice([1, 1, 3])))
+            rig.add(server, delivery=DeliverySettings(retry=FAST, concurrency=dice.choice([1, 1, 3])))
         count = dice.randrange(1, 8)
         async with rig.running():
             for number in range(count):
@@ -106,7 +106,7 @@ def test_a_thousand_cancelled_puts(tmp_path: Path) -> None:
 
     async def main() -> None:
         rig, target = Rig(tmp_path, queue_limit=3), Target()
-        rig.add(target, delivery=Delivery(buffer=2))
+        rig.add(target, delivery=DeliverySettings(buffer=2))
 
         async def slow(*args: Any) -> None:
             await turns(dice.randrange(3))
@@ -144,7 +144,7 @@ def test_a_healthy_destination_beside_one_that_is_down_and_one_that_hangs(tmp_pa
         rig, good = Rig(tmp_path, drain_timeout=0), Target(batching=True)
         rig.add(good)
         for neighbour in neighbours:
-            rig.add(neighbour, delivery=Delivery(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
+            rig.add(neighbour, delivery=DeliverySettings(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
         count = 0
         async with rig.running():
             for number in range(500 * SCALE):
@@ -170,7 +170,7 @@ def test_lanes_that_fail_all_the_time_starve_nobody(tmp_path: Path) -> None:
         for _ in range(20):
             bad = Target()
             bad.plan.extend([ValueError("x")] * 100_000)
-            rig.add(bad, delivery=Delivery(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
+            rig.add(bad, delivery=DeliverySettings(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
         rig.add(good)
         async with rig.running():
             for number in range(200):

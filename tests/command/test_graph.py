@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from evbus.engine.describe.graph import Event, Graph, Listener, Profile
+from evbus.engine.describe.graph import Event, Graph, ListenerNode, ProfileNode
 from evbus.engine.describe.graph_dot import dot, svg
 from evbus.engine.describe.graph_text import text
 from evbus.errors import ConfigError
@@ -27,18 +27,18 @@ SMALL = Graph(
         Event("Lost", "", ()),
     ],
     profiles=[
-        Profile(
+        ProfileNode(
             "amqp.default", "amqp mq.example:5672", {"Placed": "exchange a", "Paid": "queue b"}, ("file.*",)
         ),
-        Profile("file.*", "", {"Placed": "file x"}, ()),
-        Profile("webhook.idle", "https hooks.example", {}, ()),
+        ProfileNode("file.*", "", {"Placed": "file x"}, ()),
+        ProfileNode("webhook.idle", "https hooks.example", {}, ()),
     ],
     listeners=[
-        Listener(
+        ListenerNode(
             "billing 0", "billing", "group accounts", (("Placed", "amqp.default"), ("Paid", "amqp.default"))
         ),
-        Listener("mail 1", "mail", "", (("Placed", "amqp.default"),)),
-        Listener("deaf 2", "deaf", "every process", ()),
+        ListenerNode("mail 1", "mail", "", (("Placed", "amqp.default"),)),
+        ListenerNode("deaf 2", "deaf", "every process", ()),
     ],
 )
 
@@ -91,8 +91,8 @@ def test_a_long_name_moves_no_column_but_its_own() -> None:
 def test_what_comes_from_a_profile_that_is_only_consumed_from_is_shown() -> None:
     graph = Graph(
         [Event("Placed", "", ())],
-        [Profile("lines.in", "lines a", {"Placed": ""}, ())],
-        [Listener("mail 0", "mail", "", (("Placed", "lines.in"),))],
+        [ProfileNode("lines.in", "lines a", {"Placed": ""}, ())],
+        [ListenerNode("mail 0", "mail", "", (("Placed", "lines.in"),))],
     )
     assert text(graph) == "Placed  goes nowhere\n└─ lines.in\n   └─▶ mail\n"
 

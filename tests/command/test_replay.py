@@ -217,7 +217,7 @@ def test_what_a_lane_puts_back_leaves_room_for_others_and_stays_in_the_store(tmp
         asyncio.get_running_loop().call_soon(lambda: delivery.reject(requeue=True))
 
     async def main() -> None:
-        replay = cli_replay.Replay(store, {"file.file.one": cli_replay.Target(take, 1)})
+        replay = cli_replay.Replay(store, {"file.file.one": cli_replay.ReplayTarget(take, 1)})
         await asyncio.wait_for(replay.run(), 20)
         await asyncio.sleep(0)
         assert (replay.offered, replay.finish(0), replay.kept) == (5, "", {cli_replay.STOPPED: 5})
@@ -231,7 +231,7 @@ def test_a_lane_that_ends_too_late_changes_nothing(tmp_path: Path) -> None:
     store.write_text(_record(1))
 
     async def main() -> None:
-        replay = cli_replay.Replay(store, {"file.file.one": cli_replay.Target(had.append)})
+        replay = cli_replay.Replay(store, {"file.file.one": cli_replay.ReplayTarget(had.append)})
         await replay.run()
         assert replay.finish(0) == ""
         had[0].ack()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.wire.base.supervisor import State
+from evbus.engine.wire.base.supervisor import ConnectionState
 from evbus.errors import ConnectFailed, ProfileError
 from tests.connection.amqp_kit import WAIT, closed_port, context, new_hub, restored, url
 
@@ -23,9 +23,9 @@ def test_users_of_a_profile_share_a_connection_and_the_last_one_closes_it(rabbit
         assert (state["state"], state["connects"], state["blocked"]) == ("up", 1, "")
         for user in users[1:]:
             await hub.connection.amqp.close(user)
-            assert users[0].state is State.UP
+            assert users[0].state is ConnectionState.UP
         await hub.connection.amqp.close(users[0])
-        assert users[0].state is State.CLOSED
+        assert users[0].state is ConnectionState.CLOSED
         assert hub.connection.init.states() == {}
 
     asyncio.run(main())
@@ -83,7 +83,7 @@ def test_a_profile_of_evbus_pika_connects(rabbitmq: Any) -> None:
         hub = new_hub()
         old = {"host": "127.0.0.1", "port": rabbitmq.port, "login": "guest", "password": "guest"}
         made = await hub.connection.amqp.open(context(provider="pika", connection=old))
-        assert made.state is State.UP
+        assert made.state is ConnectionState.UP
         await hub.connection.amqp.close(made)
 
     asyncio.run(main())

@@ -12,7 +12,7 @@ from typing import Any
 import proton
 import pytest
 
-from evbus.engine.wire.base.supervisor import State
+from evbus.engine.wire.base.supervisor import ConnectionState
 from evbus.errors import ConnectFailed
 from tests.connection.amqp1_kit import (
     WAIT,
@@ -162,7 +162,7 @@ def test_a_login_may_hold_what_urls_escape(node: Any, unique: str) -> None:
     async def main() -> None:
         address = f"amqp://127.0.0.1:{node.port}"
         async with opened(new_hub(), url=address, login=unique, password=password) as ctx:
-            assert ctx.state.connection.state is State.UP
+            assert ctx.state.connection.state is ConnectionState.UP
 
     asyncio.run(main())
     node.delete_user(unique)
@@ -201,7 +201,7 @@ def test_the_next_host_is_tried(node: Any) -> None:
     async def main() -> None:
         hosts = [f"127.0.0.1:{closed_port()}", f"127.0.0.1:{node.port}"]
         async with opened(new_hub(), hosts=hosts, login="guest", password="guest") as ctx:
-            assert ctx.state.connection.state is State.UP
+            assert ctx.state.connection.state is ConnectionState.UP
 
     asyncio.run(main())
 

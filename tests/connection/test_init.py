@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from dict_tools.data import NamespaceDict
 
-from evbus.engine.wire.base.supervisor import State
+from evbus.engine.wire.base.supervisor import ConnectionState
 from tests.connection.amqp_kit import new_hub
 from tests.engine.wire.base.test_supervisor import Transport, connection
 
@@ -45,7 +45,7 @@ def test_what_is_shared_is_made_once_listed_and_released() -> None:
         for user in (one, two, other):
             await hub.connection.init.release(user)
         assert hub.connection.init.states() == {}
-        assert one.state is other.state is State.CLOSED
+        assert one.state is other.state is ConnectionState.CLOSED
 
     asyncio.run(main())
 

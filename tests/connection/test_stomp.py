@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.wire.base.supervisor import State
+from evbus.engine.wire.base.supervisor import ConnectionState
 from evbus.errors import ConnectFailed
 from tests.connection.stomp_kit import (
     WAIT,
@@ -113,7 +113,7 @@ def test_a_login_may_hold_what_stomp_escapes(rabbitmq: Any, unique: str) -> None
     async def main() -> None:
         address = f"stomp://127.0.0.1:{rabbitmq.stomp_port}"
         async with opened(new_hub(), url=address, login=unique, password=password) as ctx:
-            assert ctx.state.connection.state is State.UP
+            assert ctx.state.connection.state is ConnectionState.UP
 
     asyncio.run(main())
     rabbitmq.delete_user(unique)
@@ -151,7 +151,7 @@ def test_the_next_host_is_tried(rabbitmq: Any) -> None:
     async def main() -> None:
         hosts = [f"127.0.0.1:{closed_port()}", f"127.0.0.1:{rabbitmq.stomp_port}"]
         async with opened(new_hub(), hosts=hosts, login="guest", password="guest") as ctx:
-            assert ctx.state.connection.state is State.UP
+            assert ctx.state.connection.state is ConnectionState.UP
 
     asyncio.run(main())
 

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from evbus.engine.handling.dispatch.core import Failure
+from evbus.engine.handling.dispatch.core import HandlerFailure
 from evbus.engine.handling.dispatch.dispatcher import Dispatcher
-from evbus.engine.handling.pool import Slots
+from evbus.engine.handling.pool import WorkerPool
 from tests.evbus.rig import turns, until, within
 
 __all__ = [
@@ -71,9 +71,9 @@ def new(**options: Any) -> Dispatcher:
     return Dispatcher(**options)
 
 
-def failures(dispatcher: Dispatcher) -> list[Failure]:
+def failures(dispatcher: Dispatcher) -> list[HandlerFailure]:
     """Return a list that gets the failures that nobody waits for."""
-    found: list[Failure] = []
+    found: list[HandlerFailure] = []
     dispatcher.core.on_failure = found.append
     return found
 
@@ -95,7 +95,7 @@ def assert_empty(dispatcher: Dispatcher) -> None:
     assert not dispatcher.core.alone
 
 
-def _assert_unused(slots: Slots) -> None:
+def _assert_unused(slots: WorkerPool) -> None:
     assert (slots.active, len(slots), slots.behind) == (0, 0, 0), slots
     assert not slots._workers, slots
     assert slots._busy == 0, slots

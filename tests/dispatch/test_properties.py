@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evbus.engine.handling.frame import CURRENT, Frame
+from evbus.engine.handling.frame import CURRENT, Invocation
 from evbus.engine.handling.handler import add_event
 from evbus.errors import DeliveryError, DispatchDeadlock, DispatchTimeout
 from tests.dispatch.rig import Paid, assert_empty, failures, new, turns, until, within
@@ -107,7 +107,7 @@ class World:
         self.sent: defaultdict[Any, list[int]] = defaultdict(list)
         self.order: defaultdict[Any, list[int]] = defaultdict(list)
         self.running: defaultdict[Any, list[int]] = defaultdict(list)
-        self.roots: tuple[list[Frame], ...] = ([], [], [])
+        self.roots: tuple[list[Invocation], ...] = ([], [], [])
         self.calling = 0
         self.cuts = 0
         for kind, router in zip(KINDS, self.dispatcher.routers, strict=True):
@@ -193,7 +193,7 @@ class World:
 
     # What is watched
 
-    def _begin(self, job: Job, *, main: bool = True) -> Frame:
+    def _begin(self, job: Job, *, main: bool = True) -> Invocation:
         place = job.spec.router, job.spec.key
         if job.spec.key is not None:
             assert set(self.running[place]) <= {job.number}, "two messages with one key at once"
@@ -208,7 +208,7 @@ class World:
         self._check_bound(job.spec.router)
         return frame
 
-    def _end(self, job: Job, frame: Frame) -> None:
+    def _end(self, job: Job, frame: Invocation) -> None:
         self.running[job.spec.router, job.spec.key].remove(job.number)
         if frame.above is None:
             self.roots[job.spec.router].remove(frame)

@@ -13,11 +13,11 @@ from typing import Any
 
 from evbus.engine.core.broker import Broker, Serializer
 from evbus.engine.core.dead.store import DeadStore, read
-from evbus.engine.core.lane.lane import Dead, Lane, LaneKey
+from evbus.engine.core.lane.lane import DeadLetter, Lane, LaneKey
 from evbus.engine.core.lane.sender import Sender
-from evbus.engine.core.lifecycle.bus import Bus, Connection, Plan, Report
+from evbus.engine.core.lifecycle.bus import Engine, LaneSetup, Report, RunPlan
 from evbus.engine.core.queue import Queue
-from evbus.engine.core.settings import Delivery, Retry, Settings
+from evbus.engine.core.settings import DeliverySettings, Retry, Settings
 from evbus.types import Envelope
 
 WAIT = 20.0
@@ -106,19 +106,21 @@ class Rig:
         self.settings = Settings(**{"drain_timeout": WAIT, **settings})
         self.broker.configure(self.settings, None)
         self.states: list[Any] = []
-        self.bus = Bus(self.queue, self.broker, self.states.append)
+        self.bus = Engine(self.queue, self.broker, self.states.append)
         self.path = folder / "dead.jsonl"
-        self.connections: list[Connection] = []
+        self.connections: list[LaneSetup] = []
         self.on_error: Callable[[dict[str, Any]], Any] | None = None
 
-    def add(self, target: Any, pattern: str = "*", delivery: Delivery | None = None, **options: Any) -> Lane:
+    def add(
+        self, target: Any, pattern: str = "*", delivery: DeliverySettings | None = None, **options: Any
+    ) -> Lane:
         made = sender(target, **options)
         key = LaneKey(f"plugin{len(self.connections)}", "provider", pattern)
-        lane = Lane(key, made, delivery or Delivery(retry=SOON), self.queue, self._bury)
-        self.connections.append(Connection(pattern, lane, made))
+        lane = Lane(key, made, delivery or DeliverySettings(retry=SOON), self.queue, self._bury)
+        self.connections.append(LaneSetup(pattern, lane, made))
         return lane
 
-    def _bury(self, lane: Lane, dead: list[Dead]) -> None:
+    def _bury(self, lane: Lane, dead: list[DeadLetter]) -> None:
         self.bus.bury(lane, dead)
 
     def put_nowait(self, body: Any, profile: str = "default", headers: Any = None, key: str = "") -> None:
@@ -137,7 +139,7 @@ class Rig:
         """Do as ``hub.evbus.init.start``."""
         self.bus.begin()
         try:
-            plan = Plan(
+            plan = RunPlan(
                 connections=self.connections,
                 find=fnmatch.fnmatchcase,
                 on_error=self.on_error,

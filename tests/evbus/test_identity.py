@@ -16,7 +16,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evbus.engine.core.settings import Delivery, Retry
+from evbus.engine.core.settings import DeliverySettings, Retry
 from evbus.errors import BusFull, BusStopped, Rejected, Unavailable
 from tests.evbus.rig import HANG, Rig, Target, turns
 
@@ -133,7 +133,7 @@ class Run:
             target.got += [event.body for event in events]
             target.letters += events
 
-        delivery = Delivery(
+        delivery = DeliverySettings(
             batch=lane["batch"],
             buffer=lane["buffer"],
             concurrency=lane["concurrency"],
@@ -272,7 +272,7 @@ def test_every_accepted_event_is_somewhere_at_every_moment_and_at_the_end(progra
 def test_one_lane_with_concurrency_one_keeps_the_order_of_put(plan: Any, batching: bool) -> None:
     async def main(folder: Path) -> None:
         rig, target = Rig(folder), Shaky(batching=batching)
-        rig.add(target, delivery=Delivery(batch=4, retry=Retry(attempts=3, min=1e-9, max=1e-9)))
+        rig.add(target, delivery=DeliverySettings(batch=4, retry=Retry(attempts=3, min=1e-9, max=1e-9)))
         serial = 0
         async with rig.running():
             for count, outcome in plan:
@@ -301,7 +301,9 @@ def test_one_lane_with_concurrency_one_keeps_the_order_of_put(plan: Any, batchin
 def test_overlapping_batches_begin_in_order_and_so_do_their_retries(plan: Any, batch: int) -> None:
     async def main(folder: Path) -> None:
         rig, target = Rig(folder), Shaky(batching=True, overlap=True)
-        lane = rig.add(target, delivery=Delivery(batch=batch, retry=Retry(attempts=3, min=1e-9, max=1e-9)))
+        lane = rig.add(
+            target, delivery=DeliverySettings(batch=batch, retry=Retry(attempts=3, min=1e-9, max=1e-9))
+        )
         serial = 0
         async with rig.running():
             for count, outcome, seed in plan:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.core.settings import Delivery
+from evbus.engine.core.settings import DeliverySettings
 from evbus.errors import BusStopped
 from tests.evbus.rig import SOON, Rig, Target, numbers, turns, until, within
 
@@ -175,7 +175,7 @@ class Talkative:
 def test_finalizers_that_put_anywhere_lose_nothing(rig: Rig, batching: bool) -> None:
     async def main() -> None:
         target = Target(batching=batching)
-        rig.add(target, delivery=Delivery(retry=SOON, buffer=20))
+        rig.add(target, delivery=DeliverySettings(retry=SOON, buffer=20))
         threshold = gc.get_threshold()
         gc.collect()
         gc.set_threshold(1)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evbus.engine.handling.events.declare import EventListener, event, event_listener
-from evbus.engine.handling.events.registry import Registry
+from evbus.engine.handling.events.registry import EventTypes
 from evbus.errors import (
     EvbusError,
     HandlerExists,
@@ -89,7 +89,7 @@ def test_a_name_that_is_none() -> None:
 def test_two_events_of_one_name() -> None:
     other = event("OrderPlaced")(dataclasses.make_dataclass("Placed", [("id", int)]))
     other.__module__ = "elsewhere"
-    registry = Registry()
+    registry = EventTypes()
     registry.of(OrderPlaced)
     assert failure(HandlerExists, registry.of, other) == (
         "two events are called 'OrderPlaced': tests.event.kit.OrderPlaced and elsewhere.Placed; give one of "
@@ -108,7 +108,7 @@ def test_two_events_of_one_name_in_one_file() -> None:
     class Second:
         id: int
 
-    registry = Registry()
+    registry = EventTypes()
     registry.of(First)
     here = f"{__name__}.test_two_events_of_one_name_in_one_file.<locals>"
     assert failure(HandlerExists, registry.of, Second) == (

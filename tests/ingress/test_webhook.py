@@ -19,7 +19,7 @@ from standardwebhooks import Webhook
 import evbus.ingress
 from evbus import api
 from evbus.engine.stages.compress import Compressor
-from evbus.engine.wire.http.webhook import Profile
+from evbus.engine.wire.http.webhook import WebhookProfile
 from evbus.errors import (
     DeliveryError,
     DestinationForbidden,
@@ -43,7 +43,7 @@ def test_the_plugin_declares_its_provider_and_profile() -> None:
     hub = SimpleNamespace(ingress=SimpleNamespace(webhook=SimpleNamespace()))
     webhook.__init__(hub)
     assert hub.ingress.webhook.ACCT == ["webhook"]
-    assert hub.ingress.webhook.PROFILE is Profile
+    assert hub.ingress.webhook.PROFILE is WebhookProfile
 
 
 def test_an_event_arrives_as_a_post_with_its_headers() -> None:

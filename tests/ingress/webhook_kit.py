@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from dict_tools.data import NamespaceDict
 
 from evbus.engine.core.settings import Settings
-from evbus.engine.wire.http.webhook import Profile
+from evbus.engine.wire.http.webhook import WebhookProfile
 from evbus.ingress import webhook
 
 LOOPBACK = ["127.0.0.0/8"]
@@ -113,7 +113,7 @@ async def opened(url: str, **data: Any) -> AsyncIterator[Any]:
     """Open the plugin on a profile, as the bus does, and yield its ctx."""
     data = {"url": url, "allow": LOOPBACK, **data}
     ctx = NamespaceDict(acct=data, name="hooks", provider="webhook", state=None)
-    ctx["profile"] = msgspec.convert(data, type=Profile, strict=False)
+    ctx["profile"] = msgspec.convert(data, type=WebhookProfile, strict=False)
     hub: Any = SimpleNamespace(ingress=SimpleNamespace(LEFT_OUT={}))
     hub.evbus = SimpleNamespace(init=SimpleNamespace(settings=Settings))
     ctx["hub"] = hub

@@ -14,13 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evbus.engine.core.settings import Settings
-from evbus.engine.stages.keys import Key
+from evbus.engine.stages.keys import SignKey
 from evbus.engine.stages.receiver import RECEIVER
 from evbus.engine.stages.sign import Signer
 from evbus.errors import Rejected, SettingsError
 from evbus.types import Envelope, SharedHeaders
 
-OLD, NEW = Key("2025", b"an-older-secret-of-32-characters"), Key("2026", b"the-newer-secret-of-32-characters")
+OLD, NEW = (
+    SignKey("2025", b"an-older-secret-of-32-characters"),
+    SignKey("2026", b"the-newer-secret-of-32-characters"),
+)
 HEADERS = {"content-type": "application/json", "ce-id": "1", "evbus-session": '{"user":"joe"}', "x-any": "y"}
 NOW = 1_800_000_000
 
@@ -33,7 +36,7 @@ class Clock:
         return self.now
 
 
-def signer(*keys: Key, clock: Clock | None = None, tolerance: float = 300, limit: int = 1000) -> Signer:
+def signer(*keys: SignKey, clock: Clock | None = None, tolerance: float = 300, limit: int = 1000) -> Signer:
     return Signer(keys or (NEW,), tolerance, limit, clock or Clock())
 
 
@@ -90,7 +93,7 @@ def test_the_first_key_signs_and_all_verify() -> None:
     assert handled(between, signed(before))
     assert handled(after, signed(between))
     assert refused(after, signed(before)) == "the event is signed with the unknown key '2025'"
-    assert "of that id differ" in refused(signer(Key("2026", OLD.secret)), signed(after))
+    assert "of that id differ" in refused(signer(SignKey("2026", OLD.secret)), signed(after))
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ _OWN = frozenset(
 _OWN_PREFIXES = ("ce-", "evbus-signed-", "evbus-dead-")
 
 
-class _Link(Protocol):
+class _Requesting(Protocol):
     async def request(self, event: Envelope, seconds: float) -> Envelope: ...
 
 
@@ -86,7 +86,7 @@ class Forwarder:
 
     def __init__(
         self,
-        link: Callable[[str], _Link],
+        link: Callable[[str], _Requesting],
         check: Callable[[str], None],
         encode: Callable[[str, Any, str, Mapping[str, str]], Envelope],
         decode: Callable[[str, bytes, bool], Any],

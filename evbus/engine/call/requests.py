@@ -8,20 +8,20 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from evbus.engine.core.lifecycle.plan import Ingress, context_of, router
-from evbus.engine.core.profiles import Profile
+from evbus.engine.core.profiles import PluginProfile
 from evbus.engine.kit.redact import problem_text, secrets_of
 from evbus.engine.kit.waiting import call
 from evbus.errors import DeliveryError, DeliveryTimeout, EvbusError, ProfileError, Unavailable, nearest
 from evbus.types import Envelope
 
-__all__ = ["Link", "find"]
+__all__ = ["RequestLink", "find"]
 
 log = logging.getLogger("evbus.rpc")
 
 
 def find(
-    profiles: Sequence[Profile], plugins: Mapping[str, Ingress], wanted: str, *, replies: bool = False
-) -> Profile:
+    profiles: Sequence[PluginProfile], plugins: Mapping[str, Ingress], wanted: str, *, replies: bool = False
+) -> PluginProfile:
     """Return the profile called ``wanted``, or ``provider.name``, if requests can go through it.
 
     :param replies: it is to send replies to the requests of others, instead.
@@ -49,14 +49,14 @@ def _can(plugin: Ingress, *, replies: bool) -> bool:
     return (plugin.reply if replies else plugin.request) is not None
 
 
-class Link:
+class RequestLink:
     """A profile in use for requests, replies or both. Opened by the first of them, and closed once.
 
     What a plugin raises that is no error of evbus comes out as :class:`~evbus.errors.DeliveryError`, without
     the secrets of the profile.
     """
 
-    def __init__(self, profile: Profile, plugin: Ingress) -> None:
+    def __init__(self, profile: PluginProfile, plugin: Ingress) -> None:
         self.profile = profile
         self.name = f"{profile.provider} profile {profile.name!r}"
         self._plugin = plugin

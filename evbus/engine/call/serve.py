@@ -16,7 +16,7 @@ from evbus.engine.call.served import LONGEST, Names, Reading, Served, name_in
 from evbus.engine.codec.wrapped import named
 from evbus.engine.core.intake.bridge import Bridge
 from evbus.engine.handling.dispatch.kinds import RequestRouter
-from evbus.engine.handling.frame import Frame
+from evbus.engine.handling.frame import Invocation
 from evbus.engine.kit.backoff import backoff
 from evbus.engine.kit.redact import one_line, problem_text, said, text_of
 from evbus.engine.kit.waiting import call, failure_of, running
@@ -33,7 +33,7 @@ from evbus.errors import (
 )
 from evbus.types import Delivery, Envelope, Origin, too_often
 
-__all__ = ["Server", "served", "stand_by"]
+__all__ = ["RequestServer", "served", "stand_by"]
 
 log = logging.getLogger("evbus.dispatch")
 
@@ -56,7 +56,7 @@ PAUSE = (0.05, 5.0)
 GRACE = 5.0
 
 
-class _Link(Protocol):
+class _Serving(Protocol):
     name: str
 
     async def open(self) -> None: ...
@@ -68,7 +68,7 @@ class _Link(Protocol):
     def problem(self, exc: Exception, what: str) -> Exception: ...
 
 
-class _Request:
+class _Incoming:
     """A request that is being handled.
 
     :ivar end: until when, in seconds since the epoch; None for ever.
@@ -103,7 +103,7 @@ class _Request:
         """Whether nobody waits for the reply any more."""
         return self.end is not None and time.time() >= self.end
 
-    def asks_as(self, other: _Request) -> bool:
+    def asks_as(self, other: _Incoming) -> bool:
         """Return whether both want the same reply."""
         return all(
             self.headers.get(name, "") == other.headers.get(name) for name in (_REPLY_TO, _CORRELATION)
@@ -121,7 +121,7 @@ class _Request:
         )
 
 
-_HANDLING: ContextVar[_Request | None] = ContextVar("evbus_request", default=None)
+_HANDLING: ContextVar[_Incoming | None] = ContextVar("evbus_request", default=None)
 
 
 def stand_by() -> None:
@@ -131,7 +131,7 @@ def stand_by() -> None:
         request.stops = True
 
 
-class Server:
+class RequestServer:
     """Handles requests that come in as deliveries, and replies to them.
 
     How many are handled at once the routers decide, and how many wait for that the source's ``prefetch``.
@@ -153,7 +153,7 @@ class Server:
     def __init__(
         self,
         routers: tuple[RequestRouter, ...],
-        link: _Link,
+        link: _Serving,
         encode: Callable[[Any, Mapping[str, str]], Envelope],
         decode: Callable[[str, bytes, bool], Any],
         prepare: Callable[[Envelope], None],
@@ -168,7 +168,7 @@ class Server:
         self._max_body = max_body
         self._max_deliveries = max_deliveries
         self._origin: Origin | None = None
-        self._tasks: dict[asyncio.Task[None], _Request] = {}
+        self._tasks: dict[asyncio.Task[None], _Incoming] = {}
         # Those whose replies could not be sent; the oldest is forgotten first.
         self._given_up: dict[tuple[str, str, str, int], None] = {}
         self.handled = self.failed = self.expired = self.dropped = self.unanswered = 0
@@ -215,7 +215,7 @@ class Server:
             if origin is not None:
                 origin.watch(self._lost)
         delivery.envelope = named(delivery.envelope)
-        request = _Request(delivery)
+        request = _Incoming(delivery)
         task = asyncio.get_running_loop().create_task(self._serve(request), name="evbus-serve")
         self._tasks[task] = request
         task.add_done_callback(self._tasks.pop)
@@ -262,7 +262,7 @@ class Server:
                     reply = self._failure(request, exc)
                 await self._answer(request, reply)
 
-    async def _serve(self, request: _Request) -> None:
+    async def _serve(self, request: _Incoming) -> None:
         _HANDLING.set(request)
         task = asyncio.current_task()
         try:
@@ -286,7 +286,7 @@ class Server:
 
     # Replying
 
-    async def _answer(self, request: _Request, reply: Envelope) -> None:
+    async def _answer(self, request: _Incoming, reply: Envelope) -> None:
         """Send a reply, and settle the request, which was handled: it is not to be handled again.
 
         Who asked is told when the reply is none that can be sent. When nothing can be sent, nobody waits.
@@ -310,7 +310,7 @@ class Server:
         request.answered = True
         delivery.ack()
 
-    async def _tell(self, request: _Request, address: str, problem: DeliveryError) -> None:
+    async def _tell(self, request: _Incoming, address: str, problem: DeliveryError) -> None:
         """Tell who asked that a reply cannot be sent, and remember that, as the request may come again."""
         if len(self._given_up) >= REMEMBERED:
             del self._given_up[next(iter(self._given_up))]
@@ -327,7 +327,7 @@ class Server:
                 said(problem),
             )
 
-    def _unanswered(self, request: _Request, problem: DeliveryError) -> None:
+    def _unanswered(self, request: _Incoming, problem: DeliveryError) -> None:
         self.unanswered += 1
         log.warning(
             "%s was handled, and its reply could not be sent; perhaps nobody waits for it any more: %s",
@@ -336,7 +336,7 @@ class Server:
         )
 
     async def _send(
-        self, request: _Request, address: str, reply: Envelope, most: float | None = None
+        self, request: _Incoming, address: str, reply: Envelope, most: float | None = None
     ) -> None:
         """Send a reply, if need be again and again: handled again, the request would do its work twice.
 
@@ -374,7 +374,7 @@ class Server:
                     )
             await asyncio.sleep(pause)
 
-    async def _answered_before(self, request: _Request) -> bool:
+    async def _answered_before(self, request: _Incoming) -> bool:
         """Return whether a request comes again because of its reply, which breaks the connection.
 
         While the one that came before may still be answered, wait for that.
@@ -389,7 +389,7 @@ class Server:
 
     # Handling
 
-    async def _handled(self, request: _Request) -> Envelope | None:
+    async def _handled(self, request: _Incoming) -> Envelope | None:
         """Return the reply to a request, None when there is to be none: its time is up, or it is dropped."""
         try:
             left = _left(request)
@@ -442,7 +442,7 @@ class Server:
         around = self._core.around
         return await (fail(envelope) if around is None else around(envelope, fail))
 
-    def _repeated(self, request: _Request, problem: Exception) -> bool:
+    def _repeated(self, request: _Incoming, problem: Exception) -> bool:
         """Return whether a request was refused while the same one, delivered before, is handled here.
 
         That one brings the reply, which an error may not forestall.
@@ -454,12 +454,12 @@ class Server:
             and any(other is not request and other.asks_as(request) for other in self._tasks.values())
         )
 
-    def _failure(self, request: _Request, problem: Exception) -> Envelope:
+    def _failure(self, request: _Incoming, problem: Exception) -> Envelope:
         message, served = request.reading.message, request.served
         if request.headers.get(_REPLY_TO):
             log.debug("%s failed", _name(request.headers), exc_info=problem)
         elif served is not None and message is not None:
-            frame = Frame(None, request.headers.get(KEY), None, None, None)
+            frame = Invocation(None, request.headers.get(KEY), None, None, None)
             served.router.report(served.bound, message, frame, problem)
         else:
             log.error("a request that asks for no reply is given up: %s", said(problem))
@@ -472,7 +472,7 @@ class Server:
             )
             return self._encode(failure, {OUTCOME: ERROR})
 
-    def _reply(self, request: _Request, body: Any, outcome: str) -> Envelope:
+    def _reply(self, request: _Incoming, body: Any, outcome: str) -> Envelope:
         """Return a reply as it leaves: the interceptors send it from where they had let the request to."""
         reply = self._encode(body, {OUTCOME: outcome})
         received = request.delivery.envelope
@@ -494,7 +494,7 @@ def _name(headers: Mapping[str, str]) -> str:
     return one_line(headers.get(MESSAGE, "a request"), LONGEST)
 
 
-def _left(request: _Request) -> float | None:
+def _left(request: _Incoming) -> float | None:
     """Return the seconds that are left for a request, None when it has no deadline."""
     deadline = request.headers.get(DEADLINE)
     if deadline is None:

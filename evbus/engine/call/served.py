@@ -13,7 +13,7 @@ from evbus.engine.handling.annotations import message_name
 from evbus.engine.handling.binding import Binding
 from evbus.engine.handling.dispatch.kinds import RequestRouter
 from evbus.engine.handling.dispatch.publish import wire_name
-from evbus.engine.handling.frame import CURRENT, Frame
+from evbus.engine.handling.frame import CURRENT, Invocation
 from evbus.engine.kit.redact import one_line
 from evbus.errors import HandlerDoesNotExist, HandlerExists, HandlerSignatureError, InvalidPayload
 from evbus.types import Envelope
@@ -86,7 +86,7 @@ class Served(Binding):
             return self.wire_name
         return self._read(decoded(self._decode, envelope, exactly=self._exactly))
 
-    async def left(self, result: Any, frame: Frame) -> list[Any]:
+    async def left(self, result: Any, frame: Invocation) -> list[Any]:
         """Return the events to send after a success."""
         return await self.bound.left(result, frame)
 

@@ -19,7 +19,7 @@ from evbus.engine.kit.redact import one_line
 from evbus.errors import BusStopped, ConfigError, PayloadError
 from evbus.types import Delivery
 
-__all__ = ["Replay", "Summary", "Target", "asides", "files", "summaries"]
+__all__ = ["Replay", "ReplayTarget", "Summary", "asides", "files", "summaries"]
 
 #: Seconds to wait for a bus that is writing to the store.
 PATIENCE = 2.0
@@ -29,7 +29,7 @@ TOGETHER = 1000
 MOST = 1000
 
 
-class Target(NamedTuple):
+class ReplayTarget(NamedTuple):
     """A lane, or a listener.
 
     :ivar take: hands it a delivery, which it settles once it is done with it: a dead one when it is recorded.
@@ -116,7 +116,7 @@ class Replay:
     :ivar kept: why events stay in the store, and how many.
     """
 
-    def __init__(self, store: Path, lanes: Mapping[str, Target]) -> None:
+    def __init__(self, store: Path, lanes: Mapping[str, ReplayTarget]) -> None:
         self.store = Path(os.path.realpath(store))
         self.offered = 0
         self.kept: dict[str, int] = {}

@@ -14,7 +14,7 @@ import msgspec
 
 from evbus.engine.cli.input import Form, Joiner
 from evbus.engine.cli.output import say
-from evbus.engine.cli.source import Feed, serve
+from evbus.engine.cli.source import Lines, serve
 from evbus.engine.cli.table import StatusLine, tell
 from evbus.engine.codec import jsonl
 from evbus.engine.core.lifecycle.run import Report
@@ -27,8 +27,8 @@ from evbus.types import CONTENT_TYPE
 __all__ = [
     "EXIT",
     "Ended",
-    "Intake",
-    "Reader",
+    "InputReader",
+    "LinePutter",
     "at_once",
     "empty",
     "ended",
@@ -71,7 +71,7 @@ class Ended(NamedTuple):
     report: Report
 
 
-class Intake:
+class LinePutter:
     """Turn lines into puts; count what was refused.
 
     :param put: ``hub.evbus.broker.put``.
@@ -143,18 +143,18 @@ def _without_type(headers: Mapping[str, str]) -> dict[str, str] | None:
     return {name: value for name, value in headers.items() if name != CONTENT_TYPE} or None
 
 
-class Reader:
-    """Hand every line of a file, of standard input or of a socket to an :class:`Intake`.
+class InputReader:
+    """Hand every line of a file, of standard input or of a socket to an :class:`LinePutter`.
 
     :raises ConfigError: the input cannot be opened, or there are two.
     """
 
-    def __init__(self, path: str | None, socket: str | None, intake: Intake) -> None:
+    def __init__(self, path: str | None, socket: str | None, intake: LinePutter) -> None:
         if path and socket:
             raise ConfigError("give either an input file or --socket, not both")
         self._socket = socket
         self._intake = intake
-        self._feed = None if socket else Feed(path, intake.longest)
+        self._feed = None if socket else Lines(path, intake.longest)
 
     async def run(self) -> None:
         """Read to the end, or until cancelled."""

@@ -17,7 +17,7 @@ import msgspec
 from evbus.engine.kit.paths import expanded
 from evbus.errors import ConfigError
 
-__all__ = ["Feed", "Splitter", "serve"]
+__all__ = ["Lines", "Splitter", "serve"]
 
 CHUNK = 256 * 1024
 #: Chunks read ahead of the bus.
@@ -63,7 +63,7 @@ class Splitter:
         return [b"".join(self._parts)] if self._parts else []
 
 
-class Feed:
+class Lines:
     """Lines of a file or of standard input, read ahead by a thread.
 
     The thread is a daemon: one that waits in ``read`` on a terminal must not keep the process alive.

@@ -24,7 +24,7 @@ __all__ = ["SyncBus"]
 _Result = TypeVar("_Result")
 
 
-class _Work(NamedTuple):
+class _Running(NamedTuple):
     """A bus that runs, its thread, and what ends it."""
 
     handle: Handle
@@ -67,7 +67,7 @@ class SyncBus(SyncHandle):
         self._modules: list[Any] = []
         #: The ids of subscriptions in this process, by those that were returned for them.
         self._ids: dict[str, str] = {}
-        self._work: _Work | None = None
+        self._work: _Running | None = None
         #: The thread, from before the bus in it is started.
         self._thread: LoopThread | None = None
         self._own()
@@ -130,7 +130,7 @@ class SyncBus(SyncHandle):
                 self._thread = None
                 thread.end()
                 raise
-            self._work = _Work(handle, thread, stack)
+            self._work = _Running(handle, thread, stack)
             _running.add(self)
 
     def close(self) -> None:

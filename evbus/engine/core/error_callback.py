@@ -11,10 +11,10 @@ from contextvars import copy_context
 from typing import Any
 
 from evbus.engine.core.broker import IN_CALLBACK
-from evbus.engine.kit.thread import Worker
+from evbus.engine.kit.thread import WorkerThread
 from evbus.engine.kit.waiting import call
 
-__all__ = ["Teller"]
+__all__ = ["ErrorCallback"]
 
 log = logging.getLogger("evbus.bus")
 
@@ -22,7 +22,7 @@ log = logging.getLogger("evbus.bus")
 MAX_UNTOLD = 10_000
 
 
-class Teller:
+class ErrorCallback:
     """Tell the function that ``error_callback_ref`` names; a plain one runs in a thread.
 
     The thread keeps no process from ending, whatever the function does.
@@ -71,7 +71,7 @@ class Teller:
         self._on_told()
 
     async def _tell_those_there(self) -> None:
-        worker = Worker("evbus error callback")
+        worker = WorkerThread("evbus error callback")
         try:
             while self._untold:
                 try:
@@ -82,7 +82,7 @@ class Teller:
         finally:
             worker.stop()
 
-    async def _tell_one(self, worker: Worker, data: dict[str, Any]) -> None:
+    async def _tell_one(self, worker: WorkerThread, data: dict[str, Any]) -> None:
         self._teller = asyncio.current_task()
         try:
             await _tell_one(self._on_error, worker, data)
@@ -107,7 +107,9 @@ class Teller:
             log.warning("the function named by error_callback_ref was not told of %d failures", left)
 
 
-async def _tell_one(on_error: Callable[[dict[str, Any]], Any], worker: Worker, data: dict[str, Any]) -> None:
+async def _tell_one(
+    on_error: Callable[[dict[str, Any]], Any], worker: WorkerThread, data: dict[str, Any]
+) -> None:
     if inspect.iscoroutinefunction(getattr(on_error, "func", on_error)):
         await on_error(data)
         return

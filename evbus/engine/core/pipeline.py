@@ -10,7 +10,16 @@ from evbus.engine.stages.receiver import RECEIVER
 from evbus.errors import SettingsError, absent
 from evbus.types import Envelope
 
-__all__ = ["OPTIONS", "Around", "Described", "Interceptor", "around", "arrange", "before", "takes_descriptor"]
+__all__ = [
+    "OPTIONS",
+    "Around",
+    "DescribedStep",
+    "Interceptor",
+    "around",
+    "arrange",
+    "before",
+    "takes_descriptor",
+]
 
 #: Options without which events are others than somebody thinks, and the plugins that take them.
 OPTIONS = {"sign_keys": "sign", "event_mode": "stamp", "event_source": "stamp"}
@@ -64,7 +73,7 @@ def arrange(plugins: Mapping[str, Interceptor], chosen: Sequence[str] | None) ->
     return list(chosen)
 
 
-class Described(NamedTuple):
+class DescribedStep(NamedTuple):
     """A ``send`` or ``handle`` that takes a descriptor as its last argument."""
 
     call: Callable[..., Any]
@@ -85,7 +94,7 @@ def takes_descriptor(function: Callable[..., Any], given: int) -> bool:
 
 
 def before(
-    steps: Sequence[Callable[[Envelope], Any] | Described], describe: Callable[[Envelope], Any] = _none
+    steps: Sequence[Callable[[Envelope], Any] | DescribedStep], describe: Callable[[Envelope], Any] = _none
 ) -> Callable[[Envelope], None] | None:
     """Return one function that calls all ``steps``, None when there are none.
 
@@ -93,7 +102,7 @@ def before(
     """
     if not steps:
         return None
-    calls = [_describing(step, describe) if isinstance(step, Described) else step for step in steps]
+    calls = [_describing(step, describe) if isinstance(step, DescribedStep) else step for step in steps]
 
     def send(envelope: Envelope) -> None:
         for call in calls:
@@ -102,18 +111,18 @@ def before(
     return send
 
 
-def _describing(step: Described, describe: Callable[[Envelope], Any]) -> Callable[[Envelope], Any]:
+def _describing(step: DescribedStep, describe: Callable[[Envelope], Any]) -> Callable[[Envelope], Any]:
     return lambda envelope: step.call(envelope, describe(envelope))
 
 
-def around(steps: Sequence[Callable[[Envelope, _Handle], Awaitable[Any]] | Described]) -> Around | None:
+def around(steps: Sequence[Callable[[Envelope, _Handle], Awaitable[Any]] | DescribedStep]) -> Around | None:
     """Return one function that calls ``steps`` around what it is given, None when there are none.
 
     The last is the outermost: what was done last to an event when it was sent is undone first.
     """
     if not steps:
         return None
-    described = any(isinstance(step, Described) for step in steps)
+    described = any(isinstance(step, DescribedStep) for step in steps)
 
     def handle(
         envelope: Envelope, call_next: _Handle, receiver: str = "", descriptor: Any = None
@@ -132,10 +141,10 @@ def _around(step: Callable[[Envelope, _Handle], Awaitable[Any]], inner: _Handle)
 
 def _told(steps: Sequence[Any], descriptor: Any) -> list[Any]:
     """Return the steps, those that take a descriptor with that."""
-    return [_with(step, descriptor) if isinstance(step, Described) else step for step in steps]
+    return [_with(step, descriptor) if isinstance(step, DescribedStep) else step for step in steps]
 
 
-def _with(step: Described, descriptor: Any) -> Callable[[Envelope, _Handle], Awaitable[Any]]:
+def _with(step: DescribedStep, descriptor: Any) -> Callable[[Envelope, _Handle], Awaitable[Any]]:
     return lambda envelope, inner: step.call(envelope, inner, descriptor)
 
 

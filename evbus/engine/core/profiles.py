@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import msgspec
 import yaml
 
-from evbus.engine.core.settings import Delivery, Retry, explain, plain
+from evbus.engine.core.settings import DeliverySettings, Retry, explain, plain
 from evbus.engine.kit.redact import one_line
 from evbus.engine.kit.units import UnitError, with_units
 from evbus.errors import ProfileError, absent, nearest
 
-__all__ = ["Accepts", "Profile", "load_yaml", "providers", "read_profiles", "refusal"]
+__all__ = ["Accepts", "PluginProfile", "load_yaml", "providers", "read_profiles", "refusal"]
 
 MATCH_PLUGIN = "match_plugin"
 #: Nodes that a profiles file may have once its aliases are written out.
@@ -36,7 +36,7 @@ class Accepts(NamedTuple):
     sole: bool = False
 
 
-class Profile(NamedTuple):
+class PluginProfile(NamedTuple):
     """One profile for one plugin. ``path`` says where it stands, for errors to come."""
 
     plugin: str
@@ -44,7 +44,7 @@ class Profile(NamedTuple):
     name: str
     data: dict[str, Any]
     settings: msgspec.Struct | None
-    delivery: Delivery
+    delivery: DeliverySettings
     routing_key: str | None
     path: str
 
@@ -195,7 +195,7 @@ def read_profiles(
     find: Callable[[str, str], bool],
     broken: Mapping[str, str],
     others: Collection[str] = (),
-) -> list[Profile]:
+) -> list[PluginProfile]:
     """Return every profile, once for each plugin that accepts its provider.
 
     :param find: the matcher; it is tried on each name, so that a bad pattern is found now.
@@ -204,7 +204,7 @@ def read_profiles(
     :raises ProfileError: names the source, the path of the key, and the nearest valid name.
     """
     known = {provider for accept in accepts for provider in accept.providers}
-    found: list[Profile] = []
+    found: list[PluginProfile] = []
     for provider, name, path, info in providers(contexts, source=source):
         takers = _takers(provider, accepts)
         if not takers and provider in others:
@@ -221,7 +221,9 @@ def read_profiles(
         template = _template(data.get("routing_key"), source, f"{path}.routing_key")
         for accept in takers:
             settings = convert(data, accept.schema, source, path) if accept.schema else None
-            found.append(Profile(accept.plugin, provider, name, data, settings, delivery, template, path))
+            found.append(
+                PluginProfile(accept.plugin, provider, name, data, settings, delivery, template, path)
+            )
     return found
 
 
@@ -270,8 +272,8 @@ def _check_pattern(find: Callable[[str, str], bool], name: str, source: str, pat
         raise ProfileError(f"the name is no valid pattern: {exc}", source=source, path=path) from None
 
 
-def _delivery(data: Any, source: str, path: str) -> Delivery:
-    delivery = convert({} if data is None else data, Delivery, source, path)
+def _delivery(data: Any, source: str, path: str) -> DeliverySettings:
+    delivery = convert({} if data is None else data, DeliverySettings, source, path)
     for key, used in (("durable", delivery.durable), ("on_full", delivery.on_full == "spill")):
         if used:
             raise ProfileError(
@@ -326,7 +328,7 @@ def convert(data: Mapping[str, Any], schema: type[_Settings], source: str, path:
 #: Where the keys stand that every profile may have.
 _BELOW = {
     field.encode_name: place
-    for place, schema in (("delivery.retry", Retry), ("delivery", Delivery))
+    for place, schema in (("delivery.retry", Retry), ("delivery", DeliverySettings))
     for field in msgspec.structs.fields(schema)
 }
 

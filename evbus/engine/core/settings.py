@@ -19,7 +19,7 @@ from evbus.errors import SettingsError, nearest
 
 __all__ = [
     "OPTIONS",
-    "Delivery",
+    "DeliverySettings",
     "Retry",
     "Settings",
     "explain",
@@ -53,7 +53,7 @@ class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise ValueError("min and max are seconds with 0 < min <= max")
 
 
-class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DeliverySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The key ``delivery`` of a profile: the same for every transport.
 
     :ivar durable: keep accepted events on disk.

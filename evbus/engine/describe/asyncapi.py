@@ -12,7 +12,7 @@ import msgspec
 
 from evbus.engine.describe.asyncapi_headers import headers_of, shared_headers
 from evbus.engine.describe.asyncapi_schema import payloads
-from evbus.engine.describe.catalogue import Catalogue, KnownListener, Received, Sent
+from evbus.engine.describe.catalogue import Catalogue, Flow, KnownListener, Received
 from evbus.engine.handling.events.channel import PROCESS, Channel
 from evbus.engine.handling.events.declare import EventSpec
 from evbus.engine.handling.events.server import servers
@@ -133,7 +133,7 @@ class _Writer:
         for name, several, coming in _named(received):
             self._receive(f"receive.{name}", several, coming)
 
-    def _send(self, name: str, several: bool, going: Sent) -> None:
+    def _send(self, name: str, several: bool, going: Flow) -> None:
         key = (going.profile.provider, going.profile.name)
         channel = self._channel(key, going.channel, going.event)
         made = self._operation("send", channel, going.event, going.channel)

@@ -8,16 +8,25 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from evbus.engine.core.intake import sources as intake_sources
-from evbus.engine.core.intake.sources import Source
-from evbus.engine.core.profiles import Accepts, Profile, providers
+from evbus.engine.core.intake.sources import SourceProfile
+from evbus.engine.core.profiles import Accepts, PluginProfile, providers
 from evbus.engine.handling.events.channel import Channel, received, sent
 from evbus.engine.handling.events.declare import EventSpec, ListenerSpec, spec_of, subscription_of
 from evbus.engine.handling.events.listener import short_name
-from evbus.engine.handling.events.registry import Registry
+from evbus.engine.handling.events.registry import EventTypes
 from evbus.engine.kit.topics import matches
 from evbus.errors import ConfigError, EvbusError, nearest
 
-__all__ = ["Bus", "Catalogue", "KnownListener", "Received", "Sent", "catalogue", "events_in", "known"]
+__all__ = [
+    "Catalogue",
+    "Configuration",
+    "Flow",
+    "KnownListener",
+    "Received",
+    "catalogue",
+    "events_in",
+    "known",
+]
 
 Find = Callable[[str, str], bool]
 
@@ -48,11 +57,11 @@ class KnownListener(NamedTuple):
         return self.spec.per_process or (event.broadcast and self.pattern is None)
 
 
-class Sent(NamedTuple):
+class Flow(NamedTuple):
     """An event goes to a profile."""
 
     event: EventSpec
-    profile: Profile
+    profile: PluginProfile
     channel: Channel
 
 
@@ -61,11 +70,11 @@ class Received(NamedTuple):
 
     event: EventSpec
     listener: KnownListener
-    source: Source
+    source: SourceProfile
     channel: Channel
 
 
-class Bus(NamedTuple):
+class Configuration(NamedTuple):
     """The profiles, and what the plugins accept.
 
     :ivar profiles: those that events can go to.
@@ -75,19 +84,19 @@ class Bus(NamedTuple):
     """
 
     contexts: Mapping[str, Any]
-    profiles: Sequence[Profile]
+    profiles: Sequence[PluginProfile]
     accepts: Sequence[Accepts]
     find: Find
     source: str
 
-    def every(self) -> list[Source]:
+    def every(self) -> list[SourceProfile]:
         """Return every profile once, those that can only be consumed from as well."""
         known = {(one.provider, one.name): one for one in reversed(self.profiles)}
-        found: dict[tuple[str, str], Source] = {}
+        found: dict[tuple[str, str], SourceProfile] = {}
         for provider, name, _, _ in providers(self.contexts, source=self.source):
             one = known.get((provider, name))
             found[provider, name] = (
-                Source(one.plugin, provider, name, one.data, one.settings)
+                SourceProfile(one.plugin, provider, name, one.data, one.settings)
                 if one is not None
                 else intake_sources.find(self.contexts, f"{provider}.{name}", self.accepts, self.source)
             )
@@ -104,10 +113,10 @@ class Catalogue(NamedTuple):
 
     events: list[EventSpec]
     listeners: list[KnownListener]
-    profiles: list[Source]
-    sent: list[Sent]
+    profiles: list[SourceProfile]
+    sent: list[Flow]
     received: list[Received]
-    dead: list[tuple[Profile, Profile]]
+    dead: list[tuple[PluginProfile, PluginProfile]]
     problems: list[str]
 
 
@@ -125,7 +134,7 @@ def events_in(module: ModuleType) -> list[type]:
     return found
 
 
-def known(found: Iterable[tuple[Any, ListenerSpec]], place: str, registry: Registry) -> list[KnownListener]:
+def known(found: Iterable[tuple[Any, ListenerSpec]], place: str, registry: EventTypes) -> list[KnownListener]:
     """Return what is to be known of listeners that a file or a module declares, and learn their events.
 
     :raises HandlerError: one of the events is none, or another class has its name.
@@ -143,7 +152,7 @@ def known(found: Iterable[tuple[Any, ListenerSpec]], place: str, registry: Regis
 
 
 def catalogue(
-    bus: Bus, listeners: Sequence[KnownListener], registry: Iterable[EventSpec], sent_with: str
+    bus: Configuration, listeners: Sequence[KnownListener], registry: Iterable[EventSpec], sent_with: str
 ) -> Catalogue:
     """Put together who gets what from whom.
 
@@ -187,15 +196,15 @@ def _expanded(listener: KnownListener, known: Mapping[str, EventSpec]) -> KnownL
     return listener._replace(events=tuple(found or [pattern]), pattern=pattern)
 
 
-def _dead(bus: Bus) -> Iterator[tuple[Profile, Profile]]:
+def _dead(bus: Configuration) -> Iterator[tuple[PluginProfile, PluginProfile]]:
     for profile in bus.profiles:
         letter = profile.delivery.dead_letter
         if letter is not None:
             yield from ((profile, other) for other in bus.profiles if bus.find(letter, other.name))
 
 
-def _going(bus: Bus, event: EventSpec, names: Collection[str], problems: list[str]) -> list[Sent]:
-    found: list[Sent] = []
+def _going(bus: Configuration, event: EventSpec, names: Collection[str], problems: list[str]) -> list[Flow]:
+    found: list[Flow] = []
     for name in names:
         targets = [profile for profile in bus.profiles if bus.find(name, profile.name)]
         if not targets:
@@ -205,7 +214,7 @@ def _going(bus: Bus, event: EventSpec, names: Collection[str], problems: list[st
             if any(profile is known.profile for known in found):
                 continue
             try:
-                found.append(Sent(event, profile, sent(profile, event.name, name)))
+                found.append(Flow(event, profile, sent(profile, event.name, name)))
             except EvbusError as exc:
                 problems.append(
                     f"the event {event.name} cannot go to {profile.provider}.{profile.name}: {exc}"
@@ -213,7 +222,9 @@ def _going(bus: Bus, event: EventSpec, names: Collection[str], problems: list[st
     return found
 
 
-def _coming(bus: Bus, listener: KnownListener, event: EventSpec, problems: list[str]) -> list[Received]:
+def _coming(
+    bus: Configuration, listener: KnownListener, event: EventSpec, problems: list[str]
+) -> list[Received]:
     wanted = subscription_of(listener.spec, listener.name, listener.pattern or event)
     found = []
     try:

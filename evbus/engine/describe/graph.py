@@ -8,9 +8,9 @@ from typing import NamedTuple
 from evbus.engine.describe.catalogue import Catalogue, KnownListener
 from evbus.engine.handling.events.channel import Channel
 from evbus.engine.handling.events.declare import EventSpec
-from evbus.engine.handling.events.server import Server, servers
+from evbus.engine.handling.events.server import Host, servers
 
-__all__ = ["Event", "Graph", "Listener", "Profile", "graph"]
+__all__ = ["Event", "Graph", "ListenerNode", "ProfileNode", "graph"]
 
 
 class Event(NamedTuple):
@@ -25,7 +25,7 @@ class Event(NamedTuple):
     pattern: bool = False
 
 
-class Profile(NamedTuple):
+class ProfileNode(NamedTuple):
     """A profile, ``provider.name``.
 
     :ivar where: the protocol and the hosts; nothing for what is in the process or on its machine.
@@ -39,7 +39,7 @@ class Profile(NamedTuple):
     dead: tuple[str, ...]
 
 
-class Listener(NamedTuple):
+class ListenerNode(NamedTuple):
     """A listener. ``gets`` are pairs of an event and a profile.
 
     :ivar key: differs from that of every other listener.
@@ -55,17 +55,17 @@ class Graph(NamedTuple):
     """All of them, in the order in which they are shown."""
 
     events: list[Event]
-    profiles: list[Profile]
-    listeners: list[Listener]
+    profiles: list[ProfileNode]
+    listeners: list[ListenerNode]
 
 
 def graph(found: Catalogue) -> Graph:
     """Return what is to be shown of a catalogue."""
-    profiles: dict[str, Profile] = {}
+    profiles: dict[str, ProfileNode] = {}
     for one in found.profiles:
         name = f"{one.provider}.{one.name}"
         hosts = servers(one.provider, one.settings, one.data)
-        profiles[name] = Profile(name, _where(hosts), {}, ())
+        profiles[name] = ProfileNode(name, _where(hosts), {}, ())
     through: dict[str, list[str]] = {event.name: [] for event in found.events}
     for going in found.sent:
         name = f"{going.profile.provider}.{going.profile.name}"
@@ -89,13 +89,13 @@ def graph(found: Catalogue) -> Graph:
     )
 
 
-def _where(hosts: Sequence[Server]) -> str:
+def _where(hosts: Sequence[Host]) -> str:
     if hosts[0].description and not hosts[0].version:
         return ""  # no network is involved
     return " ".join([hosts[0].protocol, *(host.host for host in hosts)])
 
 
-def _listeners(found: Catalogue) -> list[Listener]:
+def _listeners(found: Catalogue) -> list[ListenerNode]:
     made = []
     for number, listener in enumerate(found.listeners):
         gets = dict.fromkeys(
@@ -103,7 +103,7 @@ def _listeners(found: Catalogue) -> list[Listener]:
             for coming in found.received
             if coming.listener is listener
         )
-        made.append(Listener(f"{listener.name} {number}", listener.name, _wants(listener), tuple(gets)))
+        made.append(ListenerNode(f"{listener.name} {number}", listener.name, _wants(listener), tuple(gets)))
     return made
 
 

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from html import escape
 
-from evbus.engine.describe.graph import Event, Graph, Listener, Profile
+from evbus.engine.describe.graph import Event, Graph, ListenerNode, ProfileNode
 from evbus.engine.kit.redact import one_line
 from evbus.errors import ConfigError
 
@@ -70,12 +70,12 @@ def _event(event: Event) -> str:
     return f"{_id('event', event.name)} [{look}, label=<{_label(event.name, event.notes)}>]"
 
 
-def _listener(listener: Listener) -> str:
+def _listener(listener: ListenerNode) -> str:
     look = _LISTENER if listener.gets else _LOST
     return f"{_id('listener', listener.key)} [{look}, label=<{_label(listener.name, listener.notes)}>]"
 
 
-def _profile(profile: Profile) -> str:
+def _profile(profile: ProfileNode) -> str:
     """Return a table: what it is, and a row for each event, by which its edges come and go."""
     shared = "".join(set(profile.ways.values())) if len(set(profile.ways.values())) == 1 else ""
     head = _label(profile.name, profile.where, shared)

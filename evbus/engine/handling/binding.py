@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from evbus.engine.handling.annotations import message_name
-from evbus.engine.handling.frame import Frame
+from evbus.engine.handling.frame import Invocation
 from evbus.engine.handling.handler import AbstractHandler
 from evbus.engine.handling.plan import Values, check_response, make, sources
 from evbus.engine.handling.providers import Injector, Provider
@@ -69,7 +69,7 @@ class Binding:
     async def prepare(self) -> None:
         """Make the rest of it."""
 
-    async def left(self, result: Any, frame: Frame) -> list[Any]:
+    async def left(self, result: Any, frame: Invocation) -> list[Any]:
         """Return the events to send after a success."""
         return frame.events or []
 
@@ -101,7 +101,7 @@ class HandlerBinding(Binding):
         response_event: Any = None,
         given: Mapping[str, Any] | None = None,
     ) -> None:
-        """See :meth:`evbus.engine.handling.dispatch.router.Router.bind` for the parameters and errors."""
+        """For the parameters and errors see :meth:`~evbus.api.EventRouter.bind`."""
         plan = read(
             handler,
             message=message,
@@ -172,7 +172,7 @@ class HandlerBinding(Binding):
         self.call, self._owner = bound.call, bound.owner
         self._made = True
 
-    async def left(self, result: Any, frame: Frame) -> list[Any]:
+    async def left(self, result: Any, frame: Invocation) -> list[Any]:
         """Return the events to send after a success: those added, and a result that is a response event."""
         own = await self._dump() if self.alone is not None else ()
         left = [*(frame.events or ()), *own]

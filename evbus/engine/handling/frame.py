@@ -10,14 +10,14 @@ from typing import Any
 
 import msgspec
 
-from evbus.engine.handling.pool import Slots
+from evbus.engine.handling.pool import WorkerPool
 from evbus.engine.handling.within import Limit
 from evbus.types import Envelope
 
-__all__ = ["CURRENT", "Frame", "resume"]
+__all__ = ["CURRENT", "Invocation", "resume"]
 
 
-class Frame(msgspec.Struct, eq=False):
+class Invocation(msgspec.Struct, eq=False):
     """One message in one handler.
 
     :ivar above: the root: the message within which this is handled, that is itself not within another; None
@@ -36,12 +36,12 @@ class Frame(msgspec.Struct, eq=False):
     :ivar inside: the context within the interceptors, to send the events in.
     """
 
-    above: Frame | None
+    above: Invocation | None
     key: Any
     holds: Any
     envelope: Envelope | None
     limit: Limit | None
-    slots: Slots | None = None
+    slots: WorkerPool | None = None
     events: list[Any] | None = None
     blocked: int = 0
     away: bool = False
@@ -122,7 +122,7 @@ class Frame(msgspec.Struct, eq=False):
 
 
 #: The innermost message that is being handled.
-CURRENT: ContextVar[Frame | None] = ContextVar("evbus_dispatch", default=None)
+CURRENT: ContextVar[Invocation | None] = ContextVar("evbus_dispatch", default=None)
 
 
 @types.coroutine

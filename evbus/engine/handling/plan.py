@@ -12,8 +12,8 @@ from evbus.errors import HandlerSignatureError
 
 __all__ = [
     "Bound",
+    "CallPlan",
     "Inputs",
-    "Plan",
     "Values",
     "Want",
     "check_response",
@@ -59,7 +59,7 @@ class Inputs(NamedTuple):
         return f"<Inputs {names}>"
 
 
-class Plan(NamedTuple):
+class CallPlan(NamedTuple):
     """How a handler is called.
 
     :ivar name: the handler's name, :ivar message: the message's, both as sentences name them.
@@ -114,7 +114,7 @@ def find(look: Callable[[Any], Any], annotation: Any, message: str, handler: str
         raise HandlerSignatureError(exc.reason, message=message, handler=handler) from None
 
 
-def sources(plan: Plan, look: Callable[[Any], Any], the_hub: Any = None) -> Values:
+def sources(plan: CallPlan, look: Callable[[Any], Any], the_hub: Any = None) -> Values:
     """Return the value or provider of every parameter that is injected; ``Injector.fill`` makes what to make.
 
     :raises HandlerSignatureError: nothing, or more than one type, is provided for one of them.
@@ -135,7 +135,7 @@ def sources(plan: Plan, look: Callable[[Any], Any], the_hub: Any = None) -> Valu
     return Values(of(plan.init) if plan.init is not None else {}, of(plan.call))
 
 
-def pending_error(plan: Plan, want: Want) -> HandlerSignatureError:
+def pending_error(plan: CallPlan, want: Want) -> HandlerSignatureError:
     """Return the error that says that a type was never provided."""
     return HandlerSignatureError(
         f"nothing is provided for {want.parameter!r}, a {written(want.annotation)}; provide that type "
@@ -146,7 +146,7 @@ def pending_error(plan: Plan, want: Want) -> HandlerSignatureError:
     )
 
 
-def make(plan: Plan, values: Values) -> Bound:
+def make(plan: CallPlan, values: Values) -> Bound:
     """Build a handler's object if it is a class, and return what is called with a message."""
     target, owner = plan.target, getattr(plan.target, "__self__", None) if plan.method else None
     if plan.init is not None:
@@ -161,7 +161,7 @@ def make(plan: Plan, values: Values) -> Bound:
     return Bound(_caller(target, plan, after), owner)
 
 
-def _caller(target: Callable[..., Any], plan: Plan, after: tuple[Any, ...]) -> Call:
+def _caller(target: Callable[..., Any], plan: CallPlan, after: tuple[Any, ...]) -> Call:
     """Return ``target`` itself where possible.
 
     Python passes what follows the message by position in half the time that ``partial`` takes to merge
@@ -180,7 +180,7 @@ def _caller(target: Callable[..., Any], plan: Plan, after: tuple[Any, ...]) -> C
     return target
 
 
-def check_response(plan: Plan, response_event: Any) -> None:
+def check_response(plan: CallPlan, response_event: Any) -> None:
     """Check that ``response_event`` is a class, or several, and that the handler may return one of them.
 
     :raises HandlerSignatureError: otherwise.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Coroutine
 from contextvars import Context
 from typing import Any, Protocol
 
-__all__ = ["Job", "Slots"]
+__all__ = ["PoolJob", "WorkerPool"]
 
 #: Handlers that workers call before they let the loop have its turn.
 SLICE = 100
@@ -19,7 +19,7 @@ UNBOUNDED = 2**63
 _Turn = asyncio.Future[None]
 
 
-class Job(Protocol):
+class PoolJob(Protocol):
     """A message for handlers.
 
     :ivar left: handlers that were not begun.
@@ -34,7 +34,7 @@ class Job(Protocol):
         """Be told that the handlers that are left will not be begun."""
 
 
-class Slots:
+class WorkerPool:
     """At most ``limit`` handlers at once, in the order in which they came.
 
     :ivar active: slots that are taken.
@@ -50,7 +50,7 @@ class Slots:
         self.behind = 0
         self._crowd: deque[_Turn] = deque()
         self._on_free = on_free
-        self._ready: deque[Job | _Turn] = deque()
+        self._ready: deque[PoolJob | _Turn] = deque()
         self._pumping = False
         # Handlers have contexts of their own, and a worker is to know nothing of who happened to wake it.
         self._context = Context()
@@ -111,7 +111,7 @@ class Slots:
         else:
             self._on_free()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: PoolJob) -> None:
         """Let a worker run ``job``."""
         self._ready.append(job)
         self._wake()

@@ -20,7 +20,7 @@ from evbus.engine.handling.annotations import (
     signature_of,
     written,
 )
-from evbus.engine.handling.plan import Inputs, Plan, Want, find
+from evbus.engine.handling.plan import CallPlan, Inputs, Want, find
 from evbus.engine.handling.providers import (
     MISSING,
     Provider,
@@ -52,7 +52,7 @@ def read(
     given: Mapping[str, Any] | None = None,
     provided: Callable[[Any], Any] = lambda _annotation: MISSING,
     hub_known: bool = True,
-) -> Plan:
+) -> CallPlan:
     """Return how ``handler`` is called for a message, or raise why it cannot be.
 
     :param message: a class or a string.
@@ -75,7 +75,7 @@ def read(
     argument = reader.argument(parameters, argname, for_call)
     call = reader.inputs(parameters, for_call, argument)
     way, before, after = _arrange(parameters, argument)
-    return Plan(
+    return CallPlan(
         name=reader.name,
         message=reader.message_name,
         target=found.call,

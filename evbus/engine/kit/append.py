@@ -1,6 +1,6 @@
 """A file that grows by whole lines: all of a batch or nothing of it, rotated, synced and locked.
 
-Everything here blocks and belongs to one thread at a time; see :class:`evbus.engine.kit.thread.Worker`.
+Everything here blocks and belongs to one thread at a time; see :class:`evbus.engine.kit.thread.WorkerThread`.
 """
 
 from __future__ import annotations

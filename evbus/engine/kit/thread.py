@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["Job", "Worker"]
+__all__ = ["Job", "WorkerThread"]
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class Job:
         """Be told that the function called :meth:`tell`, or has ended; in the loop."""
 
 
-class Worker:
+class WorkerThread:
     """Run functions one after the other in a thread of its own, started with the first of them.
 
     The thread is a daemon: one that hangs in a write for ever (a dead NFS server, a pipe that nobody

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from evbus.engine.kit.paths import expanded
 from evbus.errors import SettingsError
 
-__all__ = ["SHORTEST", "Key", "read_keys"]
+__all__ = ["SHORTEST", "SignKey", "read_keys"]
 
 #: Least bytes of a secret (128 bits).
 SHORTEST = 16
@@ -22,7 +22,7 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _FORM = "write id:secret, such as 2026-07:<at least 16 random characters>, or @path of a file with such lines"
 
 
-class Key(NamedTuple):
+class SignKey(NamedTuple):
     """A key by its id, which messages name, and its secret, which nothing names."""
 
     id: str
@@ -32,14 +32,14 @@ class Key(NamedTuple):
         return f"<Key {self.id}>"
 
 
-def read_keys(entries: Sequence[str] | None) -> tuple[Key, ...]:
+def read_keys(entries: Sequence[str] | None) -> tuple[SignKey, ...]:
     """Return the keys in their order: the first signs, all verify.
 
     :param entries: ``id:secret`` or ``@path`` each; a file holds a key in each line, and nothing in empty
         lines and in those that begin with ``#``.
     :raises SettingsError: there is none, or one is not usable.
     """
-    keys: dict[str, Key] = {}
+    keys: dict[str, SignKey] = {}
     for place, text in _lines(entries or ()):
         key = _key(place, text)
         if key.id in keys:
@@ -76,7 +76,7 @@ def _text(place: str, path: Path) -> str:
     raise SettingsError(f"{place}: {path} has more than {_LARGEST} bytes, and is no file of keys")
 
 
-def _key(place: str, text: str) -> Key:
+def _key(place: str, text: str) -> SignKey:
     name, colon, secret = text.strip().partition(":")
     # Without the colon, or with a strange id, what stands there may be the secret itself.
     if not colon or not _ID.fullmatch(name):
@@ -88,4 +88,4 @@ def _key(place: str, text: str) -> Key:
         raise SettingsError(
             f"{place}: the secret of the key {name!r} has {len(data)} bytes, and {SHORTEST} are the least"
         )
-    return Key(name, data)
+    return SignKey(name, data)

@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from evbus.engine.kit.redact import one_line
-from evbus.engine.stages.keys import Key
+from evbus.engine.stages.keys import SignKey
 from evbus.engine.stages.once import DUPLICATE, Memory, Once
 from evbus.engine.stages.stamp import new_id
 from evbus.errors import Rejected
@@ -70,7 +70,7 @@ class Signer:
     """
 
     def __init__(
-        self, keys: Sequence[Key], tolerance: float, limit: int, clock: Callable[[], float] = time.time
+        self, keys: Sequence[SignKey], tolerance: float, limit: int, clock: Callable[[], float] = time.time
     ) -> None:
         self._keys = {key.id: key.secret for key in keys}
         self._first = keys[0]

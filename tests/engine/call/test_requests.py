@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.call.requests import Link, find
+from evbus.engine.call.requests import RequestLink, find
 from evbus.engine.core.lifecycle.plan import Ingress
-from evbus.engine.core.profiles import Accepts, Profile
-from evbus.engine.core.settings import Delivery
+from evbus.engine.core.profiles import Accepts, PluginProfile
+from evbus.engine.core.settings import DeliverySettings
 from evbus.errors import ConnectFailed, DeliveryError, DeliveryTimeout, ProfileError, Rejected, Unavailable
 from evbus.types import Envelope
 from tests.evbus.kit import WAIT
@@ -20,10 +20,12 @@ from tests.evbus.kit import WAIT
 EVENT = Envelope("here", "sum", b"[1,2]", {"a": "b"})
 
 
-def profile(name: str = "sums", provider: str = "wire", plugin: str = "wire", **more: Any) -> Profile:
+def profile(name: str = "sums", provider: str = "wire", plugin: str = "wire", **more: Any) -> PluginProfile:
     data = {"password": "hunter22", "url": "wire://user:hunter33@host/"}
     routing_key = more.get("routing_key")
-    return Profile(plugin, provider, name, data, None, Delivery(), routing_key, f"{provider}.{name}")
+    return PluginProfile(
+        plugin, provider, name, data, None, DeliverySettings(), routing_key, f"{provider}.{name}"
+    )
 
 
 class Plugin:
@@ -33,7 +35,7 @@ class Plugin:
         self.calls: list[Any] = []
         self._opens, self._answers, self._replies = opens, answers, replies
 
-    def link(self, **more: Any) -> Link:
+    def link(self, **more: Any) -> RequestLink:
         plugin = Ingress(
             Accepts("wire", ("wire",)),
             self.open,
@@ -43,7 +45,7 @@ class Plugin:
             request=self.request,
             reply=self.reply,
         )
-        return Link(profile(**more), plugin)
+        return RequestLink(profile(**more), plugin)
 
     async def open(self, ctx: Any) -> str:
         self.calls.append("open")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from evbus.engine.call import serve
-from evbus.engine.call.serve import Server, served, stand_by
+from evbus.engine.call.serve import RequestServer, served, stand_by
 from evbus.engine.codec import json
 from evbus.engine.handling.dispatch.dispatcher import Dispatcher
 from evbus.engine.handling.frame import CURRENT
@@ -59,7 +59,7 @@ class Wire:
         self.problems = list(problems)
         self.dispatcher = Dispatcher()
         routers = (self.dispatcher.commands, self.dispatcher.queries)
-        self.server = Server(routers, self, self._encode, self._decode, self._prepare, **options)
+        self.server = RequestServer(routers, self, self._encode, self._decode, self._prepare, **options)
         self.send: Callable[[Envelope], None] | None = None
         self._source: asyncio.Queue[Delivery] = asyncio.Queue()
         self._changed = asyncio.Event()

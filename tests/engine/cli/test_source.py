@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evbus.engine.cli.source import Feed, Splitter, serve
+from evbus.engine.cli.source import Lines, Splitter, serve
 from evbus.errors import ConfigError
 
 WAIT = 30
@@ -39,7 +39,7 @@ def test_a_feed_numbers_its_lines_from_one(tmp_path: Path) -> None:
 
     async def main() -> list[tuple[int, bytes]]:
         found = []
-        async with contextlib.aclosing(Feed(str(file)).batches()) as batches:
+        async with contextlib.aclosing(Lines(str(file)).batches()) as batches:
             async for first, lines in batches:
                 found += list(enumerate(lines, first))
         return found
@@ -53,7 +53,7 @@ def test_a_feed_that_is_left_half_way_ends_its_thread(tmp_path: Path) -> None:
     file.write_bytes(b"x\n" * 3_000_000)
 
     async def main() -> int:
-        async with contextlib.aclosing(Feed(str(file)).batches()) as batches:
+        async with contextlib.aclosing(Lines(str(file)).batches()) as batches:
             async for first, _ in batches:
                 return first
         return 0

@@ -11,7 +11,7 @@ import pytest
 
 from evbus.engine.core import error_callback
 from evbus.engine.core.broker import IN_CALLBACK
-from evbus.engine.core.error_callback import Teller
+from evbus.engine.core.error_callback import ErrorCallback
 from tests.evbus.kit import WAIT
 
 
@@ -53,7 +53,7 @@ def test_it_is_told_of_one_after_another_in_their_order(kind: str) -> None:
 
     async def main() -> None:
         ended = asyncio.Event()
-        teller = Teller(functions[kind], ended.set)
+        teller = ErrorCallback(functions[kind], ended.set)
         assert not teller.busy
         for number in range(5):
             teller.tell(item(number))
@@ -76,7 +76,7 @@ def test_a_plain_function_runs_in_a_thread_and_may_put_while_the_bus_drains() ->
         seen.append((threading.current_thread() is threading.main_thread(), IN_CALLBACK.get()))
 
     async def main() -> None:
-        teller = Teller(on_error, nothing)
+        teller = ErrorCallback(on_error, nothing)
         teller.tell(item(1))
         await teller.wait(WAIT)
 
@@ -94,7 +94,7 @@ def test_one_that_fails_or_is_cancelled_from_within_is_logged_and_told_of_the_ne
         raise [ValueError("no"), asyncio.CancelledError()][data["number"]]
 
     async def main() -> None:
-        teller = Teller(on_error, nothing)
+        teller = ErrorCallback(on_error, nothing)
         teller.tell(item(0))
         teller.tell(item(1))
         await teller.wait(WAIT)
@@ -119,7 +119,7 @@ def test_what_is_too_much_is_skipped_with_one_warning_and_counted_in_the_end(
         await asyncio.Event().wait()
 
     async def main() -> None:
-        teller = Teller(on_error, nothing)
+        teller = ErrorCallback(on_error, nothing)
         teller.tell(item(0))
         await begun.wait()
         for number in range(1, 6):
@@ -146,7 +146,7 @@ def test_one_that_cannot_be_cancelled_is_left_alone(caplog: pytest.LogCaptureFix
                 stubborn.set()
                 await gate.wait()
 
-        teller = Teller(on_error, nothing)
+        teller = ErrorCallback(on_error, nothing)
         teller.tell(item(0))
         await asyncio.sleep(0)
         await asyncio.sleep(0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.core.pipeline import Described, Interceptor, around, arrange, before, takes_descriptor
+from evbus.engine.core.pipeline import DescribedStep, Interceptor, around, arrange, before, takes_descriptor
 from evbus.engine.stages.receiver import RECEIVER
 from evbus.errors import SettingsError
 from evbus.types import Envelope
@@ -94,14 +94,17 @@ def test_steps_that_want_it_get_a_descriptor() -> None:
         return envelope.routing_key
 
     async def main() -> None:
-        handle = around([plain, Described(described)])
+        handle = around([plain, DescribedStep(described)])
         assert handle is not None
         assert await handle(Envelope("p", "k"), handler, "billing", "the listener") == "k"
         assert await handle(Envelope("p", "k"), handler) == "k"
 
     asyncio.run(main())
     send = before(
-        [lambda envelope: seen.append(1), Described(lambda envelope, descriptor: seen.append(descriptor))],
+        [
+            lambda envelope: seen.append(1),
+            DescribedStep(lambda envelope, descriptor: seen.append(descriptor)),
+        ],
         lambda envelope: f"the event {envelope.routing_key}",
     )
     assert send is not None

@@ -102,7 +102,7 @@ def test_empty_data_providers_and_parts_mean_defaults_or_nothing() -> None:
     (profile,) = read({"file": {"a": None}, "amqp": None, "rabbitmq": [None]})
     assert profile.data == {}
     assert profile.settings == Target()
-    assert profile.delivery == profiles.Delivery()
+    assert profile.delivery == profiles.DeliverySettings()
 
 
 def test_names_that_yaml_read_as_numbers_are_names() -> None:

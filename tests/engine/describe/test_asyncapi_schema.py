@@ -22,7 +22,7 @@ from evbus.api import event
 from evbus.engine.codec.json import apply
 from evbus.engine.describe.asyncapi_schema import payloads
 from evbus.engine.handling.events.declare import EventSpec
-from evbus.engine.handling.events.registry import Registry
+from evbus.engine.handling.events.registry import EventTypes
 from evbus.errors import ConfigError
 
 
@@ -152,13 +152,13 @@ EVENTS: list[Any] = [
 
 
 def described(*classes: type) -> tuple[dict[str, Any], dict[str, Any]]:
-    registry = Registry()
+    registry = EventTypes()
     return payloads([registry.of(cls) for cls in classes])
 
 
 def validator(cls: type, *others: type) -> Draft7Validator:
     schemas, components = described(cls, *others)
-    (name,) = (Registry().of(cls).name,)
+    (name,) = (EventTypes().of(cls).name,)
     whole = {**schemas[name], "components": {"schemas": components}}
     if "$ref" in whole:
         whole = {"allOf": [{"$ref": whole.pop("$ref")}], **whole}
@@ -282,7 +282,7 @@ class Unfinished:
 
 class Strange(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
-    part: Registry
+    part: EventTypes
 
 
 @pytest.mark.parametrize("cls", [Unfinished, Strange])

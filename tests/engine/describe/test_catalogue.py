@@ -14,10 +14,17 @@ import pytest
 
 from evbus.api import EventListener, event, event_listener
 from evbus.engine.core.profiles import Accepts, read_profiles
-from evbus.engine.describe.catalogue import Bus, Catalogue, KnownListener, catalogue, events_in, known
+from evbus.engine.describe.catalogue import (
+    Catalogue,
+    Configuration,
+    KnownListener,
+    catalogue,
+    events_in,
+    known,
+)
 from evbus.engine.handling.events.listener import declared
 from evbus.engine.handling.events.modules import imported
-from evbus.engine.handling.events.registry import Registry
+from evbus.engine.handling.events.registry import EventTypes
 from evbus.engine.wire.memory.queues import InternalProfile
 from evbus.errors import ConfigError, HandlerExists
 
@@ -54,25 +61,25 @@ def matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern)
 
 
-def listeners(*found: Any, registry: Registry | None = None) -> list[KnownListener]:
+def listeners(*found: Any, registry: EventTypes | None = None) -> list[KnownListener]:
     """Return what a file that declares these says of them."""
     module = types.ModuleType("myapp.listener.billing")
     for number, one in enumerate(found):
         one.__module__ = module.__name__
         setattr(module, f"one{number}", one)
-    return known(declared(module), "listener.billing", registry or Registry())
+    return known(declared(module), "listener.billing", registry or EventTypes())
 
 
 def put_together(
     contexts: dict[str, Any], *found: Callable[..., Any], sent_with: str = "default", also: Any = ()
 ) -> Catalogue:
-    registry = Registry()
+    registry = EventTypes()
     for each in also:
         registry.of(each)
     profiles = read_profiles(
         contexts, [INTERNAL, FILE], source="p.yml", find=matches, broken={}, others={"lines"}
     )
-    bus = Bus(contexts, profiles, [INTERNAL, LINES], matches, "p.yml")
+    bus = Configuration(contexts, profiles, [INTERNAL, LINES], matches, "p.yml")
     return catalogue(bus, listeners(*found, registry=registry), list(registry), sent_with)
 
 
@@ -118,7 +125,7 @@ def test_what_a_file_only_imports_is_not_its_listener() -> None:
 
     module = types.ModuleType("myapp.listener.other")
     module.on = on  # type: ignore[attr-defined]
-    assert known(declared(module), "listener.other", Registry()) == []
+    assert known(declared(module), "listener.other", EventTypes()) == []
 
 
 def test_a_listener_with_subclasses_listens_to_each() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.handling.frame import CURRENT, Frame, resume
-from evbus.engine.handling.pool import Slots
+from evbus.engine.handling.frame import CURRENT, Invocation, resume
+from evbus.engine.handling.pool import WorkerPool
 from tests.dispatch.rig import caught, turns, within
 
 WHERE: ContextVar[str] = ContextVar("where", default="nowhere")
@@ -19,12 +19,12 @@ def free() -> None:
     pass
 
 
-def rooted(limit: int = 1) -> tuple[Slots, Frame]:
+def rooted(limit: int = 1) -> tuple[WorkerPool, Invocation]:
     """Return slots, and a root that has taken one of them."""
-    slots = Slots(free)
+    slots = WorkerPool(free)
     slots.bound(limit, 0)
     assert slots.try_enter()
-    return slots, Frame(None, None, None, None, None, slots)
+    return slots, Invocation(None, None, None, None, None, slots)
 
 
 def test_no_message_is_handled_at_first() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from evbus.engine.handling import pool
-from evbus.engine.handling.pool import SLICE, Slots
+from evbus.engine.handling.pool import SLICE, WorkerPool
 from evbus.errors import DispatcherStopped
 from tests.dispatch.rig import caught, turns, until, within
 
@@ -42,13 +42,13 @@ def free() -> None:
     pass
 
 
-def slots(limit: int = 0, backlog: int = 0, on_free: Callable[[], None] = free) -> Slots:
-    made = Slots(on_free)
+def slots(limit: int = 0, backlog: int = 0, on_free: Callable[[], None] = free) -> WorkerPool:
+    made = WorkerPool(on_free)
     made.bound(limit, backlog)
     return made
 
 
-async def ended(made: Slots) -> None:
+async def ended(made: WorkerPool) -> None:
     await until(lambda: not made.active and not len(made) and not made._workers)
 
 
@@ -58,10 +58,10 @@ async def ended(made: Slots) -> None:
 @pytest.mark.parametrize(("limit", "backlog", "name"), [(-1, 0, "engine_workers"), (1, -5, "backlog")])
 def test_a_bound_below_none_is_refused(limit: int, backlog: int, name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name} is a whole number, or 0 for no bound, and not -"):
-        Slots(free).bound(limit, backlog)
+        WorkerPool(free).bound(limit, backlog)
     for value in (1.5, True, "many"):
         with pytest.raises(ValueError, match="engine_workers is a whole number"):
-            Slots(free).bound(value, 0)  # type: ignore[arg-type]
+            WorkerPool(free).bound(value, 0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7])

@@ -14,7 +14,7 @@ import pop.hub
 import pytest
 
 from evbus.engine.handling.annotations import message_name
-from evbus.engine.handling.plan import Bound, Plan, Values, check_response, make, pending_error, sources
+from evbus.engine.handling.plan import Bound, CallPlan, Values, check_response, make, pending_error, sources
 from evbus.engine.handling.providers import Factory, Injector, Singleton, name_of
 from evbus.engine.handling.signature import read
 from evbus.errors import HandlerDoesNotExist, HandlerError, HandlerIsSync, HandlerSignatureError
@@ -67,7 +67,7 @@ class Speaks(Protocol):
 ORDER = Order()
 
 
-def bound(plan: Plan, injector: Injector) -> Bound:
+def bound(plan: CallPlan, injector: Injector) -> Bound:
     values = sources(plan, injector.find, HUB)
     return make(plan, Values(*[asyncio.run(injector.fill(part)) for part in values]))
 

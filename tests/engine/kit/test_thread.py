@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from evbus.engine.kit.thread import Worker
+from evbus.engine.kit.thread import WorkerThread
 
 
 def test_functions_run_in_order_in_one_thread_that_is_not_the_loops() -> None:
     async def main() -> list[tuple[int, int]]:
-        worker = Worker("t")
+        worker = WorkerThread("t")
         seen = await asyncio.gather(*(worker.run(lambda n=n: (n, threading.get_ident())) for n in range(50)))
         await worker.close()
         return seen
@@ -25,7 +25,7 @@ def test_functions_run_in_order_in_one_thread_that_is_not_the_loops() -> None:
 
 def test_an_exception_reaches_the_caller_and_the_thread_goes_on() -> None:
     async def main() -> int:
-        worker = Worker("t")
+        worker = WorkerThread("t")
         with pytest.raises(ZeroDivisionError):
             await worker.run(lambda: 1 // 0)
         result = await worker.run(lambda: 7)
@@ -37,7 +37,7 @@ def test_an_exception_reaches_the_caller_and_the_thread_goes_on() -> None:
 
 def test_the_loop_goes_on_while_a_function_hangs_and_what_waits_can_be_taken_back() -> None:
     async def main() -> list[str]:
-        worker, gate, started = Worker("t"), threading.Event(), threading.Event()
+        worker, gate, started = WorkerThread("t"), threading.Event(), threading.Event()
         done: list[str] = []
 
         def hang() -> None:
@@ -63,7 +63,7 @@ def test_close_is_cancellable_while_the_thread_hangs_and_last_still_runs() -> No
     gate, last = threading.Event(), threading.Event()
 
     async def main() -> None:
-        worker = Worker("t")
+        worker = WorkerThread("t")
         hanging = asyncio.create_task(worker.run(gate.wait))
         await asyncio.sleep(0)
         closing = asyncio.create_task(worker.close(last.set))
@@ -80,7 +80,7 @@ def test_close_is_cancellable_while_the_thread_hangs_and_last_still_runs() -> No
 
 def test_a_closed_worker_says_so() -> None:
     async def main() -> None:
-        worker = Worker("t")
+        worker = WorkerThread("t")
         await worker.close()
         await worker.close()
         assert repr(worker) == "<Worker t closed>"
@@ -94,7 +94,7 @@ def test_submitted_work_is_done_before_close_and_its_failure_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> list[int]:
-        worker = Worker("t")
+        worker = WorkerThread("t")
         done: list[int] = []
         worker.submit(lambda: 1 // 0)
         worker.submit(lambda: done.append(1))
@@ -120,7 +120,7 @@ def test_the_tick_comes_after_each_function_and_when_its_time_is_up() -> None:
                 return None
             return 0.0
 
-        worker = Worker("t", tick)
+        worker = WorkerThread("t", tick)
         await worker.run(lambda: None)
         assert await asyncio.to_thread(reached.wait, 5)
         await worker.close()

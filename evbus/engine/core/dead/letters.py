@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from evbus.engine.core.dead.store import DeadStore
-from evbus.engine.core.error_callback import Teller
-from evbus.engine.core.lane.lane import Dead, Lane
-from evbus.engine.core.lane.route import Router
+from evbus.engine.core.error_callback import ErrorCallback
+from evbus.engine.core.lane.lane import DeadLetter, Lane
+from evbus.engine.core.lane.route import LaneRouter
 from evbus.engine.core.lane.stats import LaneKey
 from evbus.engine.core.queue import Queue
 from evbus.engine.kit.counted import counted
@@ -49,19 +49,19 @@ class DeadLetters:
         contexts: Any,
         on_told: Callable[[], None],
     ) -> None:
-        self.router: Router | None = None
+        self.router: LaneRouter | None = None
         self.died = 0
         self._queue = queue
         self._store = store
         self._contexts = contexts
-        self._teller = Teller(on_error, on_told) if on_error is not None else None
+        self._teller = ErrorCallback(on_error, on_told) if on_error is not None else None
 
     @property
     def telling(self) -> bool:
         """Whether the error callback is still being told."""
         return self._teller is not None and self._teller.busy
 
-    def bury(self, lane: Lane, dead: list[Dead]) -> None:
+    def bury(self, lane: Lane, dead: list[DeadLetter]) -> None:
         """Send events to their dead letter profile or to the dead store, and tell the error callback."""
         for entry in dead:
             reason = lane.reason(entry.reason)
@@ -78,7 +78,7 @@ class DeadLetters:
                 log.exception("lane %s: a dead event could not be recorded", lane.key)
             self._tell(entry.event, lane.key.plugin, entry.reason)
 
-    def _send(self, lane: Lane, entry: Dead, reason: str) -> bool:
+    def _send(self, lane: Lane, entry: DeadLetter, reason: str) -> bool:
         profile = lane.delivery.dead_letter
         # A dead letter that dies is not sent round again.
         if profile is None or self.router is None or "evbus-dead-lane" in entry.event.headers:

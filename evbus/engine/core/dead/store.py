@@ -19,7 +19,7 @@ from evbus.engine.codec import jsonl
 from evbus.engine.codec.jsonl import Record
 from evbus.engine.kit.append import AppendFile
 from evbus.engine.kit.paths import no_home
-from evbus.engine.kit.thread import Job, Worker
+from evbus.engine.kit.thread import Job, WorkerThread
 from evbus.errors import InvalidPayload, PayloadError, Unavailable
 from evbus.types import Envelope
 
@@ -85,7 +85,7 @@ class DeadStore:
             on_rotate=self._rotated,
         )
         self._limit = limit
-        self._worker = Worker("evbus-dead", self._tick)
+        self._worker = WorkerThread("evbus-dead", self._tick)
         self._lock = threading.Lock()
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0

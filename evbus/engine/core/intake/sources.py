@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from evbus.engine.core.profiles import Accepts, Profile, check_data, convert, providers
+from evbus.engine.core.profiles import Accepts, PluginProfile, check_data, convert, providers
 from evbus.errors import ConfigError, ProfileError, nearest
 from evbus.types import Delivery, Subscription
 
-__all__ = ["Source", "Supply", "check", "find", "matching"]
+__all__ = ["SourceProfile", "Supply", "check", "find", "matching"]
 
 
-class Source(NamedTuple):
+class SourceProfile(NamedTuple):
     """A profile, and the egress plugin that consumes from it."""
 
     plugin: str
@@ -44,7 +44,7 @@ class Supply(NamedTuple):
 
 def find(
     contexts: Mapping[str, Any], wanted: str, accepts: Sequence[Accepts], source: str = "contexts"
-) -> Source:
+) -> SourceProfile:
     """Return the profile called ``wanted``: its name, or ``provider.name``.
 
     :param accepts: what the egress plugins accept.
@@ -81,7 +81,7 @@ def matching(
     accepts: Sequence[Accepts],
     matches: Callable[[str, str], bool],
     source: str = "contexts",
-) -> list[Source]:
+) -> list[SourceProfile]:
     """Return every profile whose name is a pattern that ``wanted`` matches, if it can be consumed from.
 
     :param matches: ``find(name, pattern)`` of the matcher.
@@ -108,16 +108,16 @@ def matching(
     return found
 
 
-def _source(accept: Accepts, entry: tuple[str, str, str, Any], source: str) -> Source:
+def _source(accept: Accepts, entry: tuple[str, str, str, Any], source: str) -> SourceProfile:
     provider, name, path, info = entry
     check_data(provider, name, info, [accept], source, path)
     data = {key: value for key, value in dict(info or {}).items() if key != "delivery"}
     settings = convert(data, accept.schema, source, path) if accept.schema else None
-    return Source(accept.plugin, provider, name, data, settings)
+    return SourceProfile(accept.plugin, provider, name, data, settings)
 
 
 def check(
-    source: Source, profile: str, profiles: Sequence[Profile], find: Callable[[str, str], bool]
+    source: SourceProfile, profile: str, profiles: Sequence[PluginProfile], find: Callable[[str, str], bool]
 ) -> None:
     """Refuse a bridge that leads nowhere, or back to where it begins.
 

@@ -16,12 +16,12 @@ from typing import Any
 from evbus.engine.core.broker import HANDLING
 from evbus.engine.core.lane.overlap import Overlap, Steps
 from evbus.engine.core.lane.relay import Tracker
-from evbus.engine.core.lane.retry import Dead, Outcome, blamed, sort, without
+from evbus.engine.core.lane.retry import DeadLetter, Outcome, blamed, sort, without
 from evbus.engine.core.lane.sender import Sender
 from evbus.engine.core.lane.stats import Counters, LaneKey, LaneState, Latency
 from evbus.engine.core.lane.turns import Turns
 from evbus.engine.core.queue import Queue
-from evbus.engine.core.settings import Delivery
+from evbus.engine.core.settings import DeliverySettings
 from evbus.engine.kit.backoff import backoff
 from evbus.engine.kit.failure import about, trace
 from evbus.engine.kit.redact import one_line, redact, said
@@ -30,7 +30,7 @@ from evbus.engine.kit.weight import size_of
 from evbus.errors import ConnectionLost
 from evbus.types import Envelope
 
-__all__ = ["Dead", "Lane", "LaneKey", "LaneState"]
+__all__ = ["DeadLetter", "Lane", "LaneKey", "LaneState"]
 
 log = logging.getLogger("evbus.lane")
 
@@ -59,9 +59,9 @@ class Lane:
         self,
         key: LaneKey,
         sender: Sender,
-        delivery: Delivery,
+        delivery: DeliverySettings,
         queue: Queue,
-        on_dead: Callable[[Lane, list[Dead]], None],
+        on_dead: Callable[[Lane, list[DeadLetter]], None],
         *,
         secrets: frozenset[str] = frozenset(),
     ) -> None:
@@ -525,7 +525,7 @@ class Lane:
         self._tried.setdefault(worker, {}).update(zip(map(id, events), tries))  # noqa: B905 - equal
 
     def _settle(
-        self, worker: int, delivered: list[Envelope], dead: list[Dead], retried: int, dropped: int = 0
+        self, worker: int, delivered: list[Envelope], dead: list[DeadLetter], retried: int, dropped: int = 0
     ) -> None:
         """Count what became of events in flight.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from evbus.engine.core.lane.retry import Dead
+from evbus.engine.core.lane.retry import DeadLetter
 from evbus.types import Delivery, Envelope, Origin
 
 __all__ = ["Tracker"]
@@ -57,7 +57,7 @@ class Tracker:
         self,
         totals: _Totals,
         lock: AbstractContextManager[object],
-        bury: Callable[[Any, list[Dead]], None],
+        bury: Callable[[Any, list[DeadLetter]], None],
         flush: Callable[[], Coroutine[Any, Any, bool]],
         every: Callable[[], Iterable[_Lane]] = tuple,
     ) -> None:
@@ -97,7 +97,7 @@ class Tracker:
                 lane.tracker = self
                 lane.counters.accepted += 1
                 lane.counters.dead += 1
-            self._bury(lane, [Dead(event, problem, 0)])
+            self._bury(lane, [DeadLetter(event, problem, 0)])
             self.died([event])
 
     def track(self, delivery: Delivery, envelope: Envelope, lanes: int) -> None:

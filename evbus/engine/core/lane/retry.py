@@ -8,12 +8,12 @@ from typing import NamedTuple
 from evbus.errors import ConnectionLost, Unavailable, is_rejected
 from evbus.types import Envelope
 
-__all__ = ["Dead", "Outcome", "Sorted", "blamed", "sort", "without"]
+__all__ = ["DeadLetter", "Outcome", "Sorted", "blamed", "sort", "without"]
 
 Outcome = BaseException | None
 
 
-class Dead(NamedTuple):
+class DeadLetter(NamedTuple):
     """An event given up: why, and after how many tries."""
 
     event: Envelope
@@ -30,7 +30,7 @@ class Sorted(NamedTuple):
     """
 
     delivered: list[Envelope]
-    dead: list[Dead]
+    dead: list[DeadLetter]
     again: list[Envelope]
     tries: list[int]
     wait: float
@@ -73,7 +73,7 @@ def sort(
     :param broke: see :func:`blamed`.
     """
     delivered: list[Envelope] = []
-    dead: list[Dead] = []
+    dead: list[DeadLetter] = []
     again: list[Envelope] = []
     counts: list[int] = []
     wait = 0.0
@@ -89,7 +89,7 @@ def sort(
             if id(outcome) in spare:
                 count = min(count, most - 1) if most else count
             elif is_rejected(outcome) or (most and count >= most):
-                dead.append(Dead(event, outcome, count))
+                dead.append(DeadLetter(event, outcome, count))
                 continue
         again.append(event)
         counts.append(count)

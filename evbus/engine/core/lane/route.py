@@ -14,7 +14,7 @@ from evbus.engine.kit.weight import size_of
 from evbus.errors import nearest
 from evbus.types import Envelope
 
-__all__ = ["Destination", "Patterns", "Router", "Totals"]
+__all__ = ["Destination", "LaneRouter", "Patterns", "Totals"]
 
 log = logging.getLogger("evbus.route")
 
@@ -100,7 +100,7 @@ def _ends(ends: Ends | None, pattern: str) -> tuple[str, str]:
         return "", ""
 
 
-class Router:
+class LaneRouter:
     """Hand events to every lane whose pattern matches.
 
     :param destinations: in the order in which lanes get an event.

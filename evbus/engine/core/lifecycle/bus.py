@@ -14,11 +14,11 @@ from typing import Any
 from evbus.engine.core.broker import Broker
 from evbus.engine.core.dead.letters import DeadLetters
 from evbus.engine.core.dead.store import NO_STORE
-from evbus.engine.core.lane.lane import Dead, Lane
+from evbus.engine.core.lane.lane import DeadLetter, Lane
 from evbus.engine.core.lane.relay import Tracker
-from evbus.engine.core.lane.route import Destination, Router, Totals
+from evbus.engine.core.lane.route import Destination, LaneRouter, Totals
 from evbus.engine.core.lifecycle.patience import Patience
-from evbus.engine.core.lifecycle.run import BusState, Connection, Plan, Report
+from evbus.engine.core.lifecycle.run import BusState, LaneSetup, Report, RunPlan
 from evbus.engine.core.lifecycle.together import Joiners, open_all, within
 from evbus.engine.core.lifecycle.unstopped import end_tasks, mark
 from evbus.engine.core.queue import Queue, resolve
@@ -26,7 +26,7 @@ from evbus.engine.kit.names import unique
 from evbus.errors import BusStopped, EvbusError
 from evbus.types import Delivery, Envelope
 
-__all__ = ["Bus", "BusState", "Connection", "Plan", "Report"]
+__all__ = ["BusState", "Engine", "LaneSetup", "Report", "RunPlan"]
 
 log = logging.getLogger("evbus.bus")
 
@@ -44,7 +44,7 @@ LEFT = "not delivered when the bus stopped"
 
 
 #: Kept until they have stopped: one that is collected before has its tasks told one by one, by asyncio.
-_started: set[Bus] = set()
+_started: set[Engine] = set()
 
 
 def _tell_lost() -> None:
@@ -55,7 +55,7 @@ def _tell_lost() -> None:
 atexit.register(_tell_lost)
 
 
-class Bus:
+class Engine:
     """One bus: a queue, a broker that fills it, and while it runs the lanes that empty it."""
 
     def __init__(self, queue: Queue, broker: Broker, on_state: Callable[[BusState], None]) -> None:
@@ -66,8 +66,8 @@ class Bus:
         self.lanes: dict[str, Lane] = {}
         self.report: Report | None = None
         self._totals = Totals()
-        self._plan: Plan | None = None
-        self._router: Router | None = None
+        self._plan: RunPlan | None = None
+        self._router: LaneRouter | None = None
         self._dead: DeadLetters | None = None
         self._tracker: Tracker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -156,7 +156,7 @@ class Bus:
             self._release()
         self._joiners.wake()
 
-    async def run(self, plan: Plan) -> None:
+    async def run(self, plan: RunPlan) -> None:
         """Deliver events by ``plan`` until :meth:`stop` is called."""
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -196,8 +196,8 @@ class Bus:
                 self._ending = asyncio.ensure_future(self._shutdown(plan, self._dead, opened))
                 await asyncio.shield(self._ending)
 
-    def _listen(self, loop: asyncio.AbstractEventLoop, plan: Plan, dead: DeadLetters) -> None:
-        self._router = dead.router = Router(
+    def _listen(self, loop: asyncio.AbstractEventLoop, plan: RunPlan, dead: DeadLetters) -> None:
+        self._router = dead.router = LaneRouter(
             [Destination(connection.pattern, connection.lane) for connection in plan.connections],
             plan.find,
             self._totals,
@@ -275,7 +275,7 @@ class Bus:
         if self._quiet is not None:
             self._check_quiet()
 
-    def bury(self, lane: Lane, dead: list[Dead]) -> None:
+    def bury(self, lane: Lane, dead: list[DeadLetter]) -> None:
         """Record events that were given up."""
         if self._dead is not None:
             self._dead.bury(lane, dead)
@@ -426,7 +426,7 @@ class Bus:
         if self._quiet is not None and self._is_quiet():
             resolve(self._quiet)
 
-    async def _shutdown(self, plan: Plan, dead: DeadLetters, started: bool) -> None:
+    async def _shutdown(self, plan: RunPlan, dead: DeadLetters, started: bool) -> None:
         if self.state is not BusState.DRAINING:
             self._stopped_at = time.monotonic()
         patience = self.patience()
@@ -450,7 +450,7 @@ class Bus:
             if self._ended is not None:
                 resolve(self._ended)
 
-    def _account(self, plan: Plan, dead: DeadLetters) -> Report:
+    def _account(self, plan: RunPlan, dead: DeadLetters) -> Report:
         store = plan.dead_store
         seconds = time.monotonic() - self._stopped_at
         unmatched = dict(self._router.unmatched) if self._router is not None else {}

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from dict_tools.data import SafeNamespaceDict
 
-from evbus.engine.core.lane.lane import Dead, Lane, LaneKey
+from evbus.engine.core.lane.lane import DeadLetter, Lane, LaneKey
 from evbus.engine.core.lane.route import Ends, Find, Patterns
 from evbus.engine.core.lane.sender import Sender, check_publish, takes_text
-from evbus.engine.core.lifecycle.bus import Connection
-from evbus.engine.core.profiles import Accepts, Profile
+from evbus.engine.core.lifecycle.bus import LaneSetup
+from evbus.engine.core.profiles import Accepts, PluginProfile
 from evbus.engine.core.queue import Queue
 from evbus.engine.kit.redact import secrets_of
 from evbus.errors import ProfileError, nearest
@@ -40,15 +40,15 @@ class Ingress(NamedTuple):
 
 
 def connect(
-    profiles: Sequence[Profile],
+    profiles: Sequence[PluginProfile],
     plugins: Mapping[str, Ingress],
     queue: Queue,
-    on_dead: Callable[[Lane, list[Dead]], None],
+    on_dead: Callable[[Lane, list[DeadLetter]], None],
     *,
     find: Find,
     source: str,
     ends: Ends | None = None,
-) -> list[Connection]:
+) -> list[LaneSetup]:
     """Return a lane for every profile.
 
     :raises ProfileError: a ``delivery.dead_letter`` names no profile.
@@ -58,8 +58,8 @@ def connect(
 
 
 def _connect(
-    profile: Profile, plugin: Ingress, queue: Queue, on_dead: Callable[[Lane, list[Dead]], None]
-) -> Connection:
+    profile: PluginProfile, plugin: Ingress, queue: Queue, on_dead: Callable[[Lane, list[DeadLetter]], None]
+) -> LaneSetup:
     ctx = context_of(profile.name, profile.provider, profile.data, profile.settings)
     secrets = secrets_of(profile.data)
     sender = Sender(
@@ -79,7 +79,7 @@ def _connect(
     )
     key = LaneKey(profile.plugin, profile.provider, profile.name)
     lane = Lane(key, sender, profile.delivery, queue, on_dead, secrets=secrets)
-    return Connection(profile.name, lane, sender)
+    return LaneSetup(profile.name, lane, sender)
 
 
 def context_of(name: str, provider: str, data: dict[str, Any], settings: Any) -> SafeNamespaceDict:
@@ -100,7 +100,7 @@ def router(template: str | None) -> Callable[[Envelope], Envelope] | None:
     )
 
 
-def _check_dead_letters(profiles: Sequence[Profile], patterns: Patterns, source: str) -> None:
+def _check_dead_letters(profiles: Sequence[PluginProfile], patterns: Patterns, source: str) -> None:
     there: set[str] = set()
     for profile in profiles:
         target = profile.delivery.dead_letter

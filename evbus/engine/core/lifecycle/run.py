@@ -13,7 +13,7 @@ from evbus.engine.core.lane.sender import Sender
 from evbus.engine.kit.counted import counted
 from evbus.engine.kit.redact import one_line
 
-__all__ = ["BusState", "Connection", "Plan", "Report"]
+__all__ = ["BusState", "LaneSetup", "Report", "RunPlan"]
 
 
 class BusState(Enum):
@@ -25,7 +25,7 @@ class BusState(Enum):
     STOPPED = "stopped"
 
 
-class Connection(NamedTuple):
+class LaneSetup(NamedTuple):
     """A lane with its sender and, when the plugin has one, the function that ends its state."""
 
     pattern: str
@@ -33,10 +33,10 @@ class Connection(NamedTuple):
     sender: Sender
 
 
-class Plan(NamedTuple):
+class RunPlan(NamedTuple):
     """What to run: the connections, how names are matched, and whom to tell of dead events."""
 
-    connections: Sequence[Connection]
+    connections: Sequence[LaneSetup]
     find: Callable[[str, str], bool]
     on_error: Callable[[dict[str, Any]], Any] | None
     contexts: Any

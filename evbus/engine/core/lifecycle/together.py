@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from evbus.engine.core.lifecycle.run import Connection
+from evbus.engine.core.lifecycle.run import LaneSetup
 from evbus.engine.core.queue import resolve
 from evbus.errors import ConfigError, ConnectFailed, Rejected
 
@@ -42,7 +42,7 @@ class Joiners:
                 joiner.get_loop().call_soon_threadsafe(resolve, joiner)
 
 
-async def open_all(connections: Sequence[Connection], seconds: float) -> None:
+async def open_all(connections: Sequence[LaneSetup], seconds: float) -> None:
     """Open every sender, ``seconds`` at most; what only time can mend is logged, and tried again later.
 
     :raises ConfigError: a profile is wrong.

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from evbus.engine.core.plugins.installed import OURS, Declared, is_ours
+from evbus.engine.core.plugins.installed import OURS, Dynes, is_ours
 from evbus.engine.core.plugins.load import Plugin
 from evbus.errors import SettingsError, nearest
 
@@ -24,7 +24,7 @@ _HOOK = (
 )
 
 
-def choose(listen_to: Sequence[str] | None, sections: Iterable[str], found: Declared) -> dict[str, list[str]]:
+def choose(listen_to: Sequence[str] | None, sections: Iterable[str], found: Dynes) -> dict[str, list[str]]:
     """Return the folders of each of :data:`ROOMS` that belong to this program.
 
     :param listen_to: the option: names of packages, ``*`` for every one; None for the program's own.
@@ -38,7 +38,7 @@ def choose(listen_to: Sequence[str] | None, sections: Iterable[str], found: Decl
     }
 
 
-def others(found: Declared, used: Mapping[str, Sequence[str]]) -> list[Plugin]:
+def others(found: Dynes, used: Mapping[str, Sequence[str]]) -> list[Plugin]:
     """Return the files that are not loaded because they are another program's."""
     return [
         Plugin(
@@ -77,7 +77,7 @@ def _declares(folder: Path) -> bool:
         return False
 
 
-def _folders(found: Declared, room: str) -> list[str]:
+def _folders(found: Dynes, room: str) -> list[str]:
     entry = found.get(room)
     return [] if entry is None else [path for path in entry["paths"] if not is_ours(path)]
 

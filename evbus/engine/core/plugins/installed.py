@@ -25,7 +25,7 @@ from evbus import conf
 
 __all__ = [
     "LOADING",
-    "Declared",
+    "Dynes",
     "Problem",
     "declared",
     "is_ours",
@@ -65,7 +65,7 @@ class Problem(NamedTuple):
     reason: str
 
 
-class Declared(dict[str, dict[str, Any]]):
+class Dynes(dict[str, dict[str, Any]]):
     """What POP keeps of all packages, by room: ``paths`` and options.
 
     :ivar owners: the folder of the package that declared each path.
@@ -113,17 +113,17 @@ def merge(hub: Any) -> None:
         hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
 
 
-def declared(hub: Any) -> Declared:
+def declared(hub: Any) -> Dynes:
     """Return what packages declare, from now on without what cannot be used."""
-    if not isinstance(hub._dynamic, Declared):
+    if not isinstance(hub._dynamic, Dynes):
         hub._dynamic = scan()
         hub._dscan = True
     return hub._dynamic
 
 
-def scan() -> Declared:
+def scan() -> Dynes:
     """Look at the ``conf.py`` of every folder below ``sys.path``."""
-    found = Declared()
+    found = Dynes()
     for package in _packages():
         file = os.path.join(package, "conf.py")  # noqa: PTH118 - thousands of them at every start
         if os.path.isfile(file):  # noqa: PTH113
@@ -153,7 +153,7 @@ def _packages() -> Iterator[str]:
                 yield folder
 
 
-def _read(found: Declared, package: str, file: str) -> None:
+def _read(found: Dynes, package: str, file: str) -> None:
     try:
         code = Path(file).read_text()
     except (OSError, ValueError):
@@ -181,7 +181,7 @@ def _read(found: Declared, package: str, file: str) -> None:
     _take(found, package, file, context)
 
 
-def _take(found: Declared, package: str, file: str, context: dict[str, Any]) -> None:
+def _take(found: Dynes, package: str, file: str, context: dict[str, Any]) -> None:
     name, dyne = Path(package).name, context.get("DYNE")
     if dyne is None:
         return
@@ -226,7 +226,7 @@ def _unusable(folder: str) -> str:
     )
 
 
-def _add(found: Declared, room: str, package: str, folder: str) -> None:
+def _add(found: Dynes, room: str, package: str, folder: str) -> None:
     entry = found.setdefault(room, {"paths": pop.dirs.UniqueDirList(), **{part: {} for part in PARTS}})
     entry["paths"].insert(0 if package.endswith(room) else len(entry["paths"]), folder)
     found.owners.setdefault(folder, package)

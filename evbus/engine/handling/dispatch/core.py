@@ -10,16 +10,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from evbus.engine.handling.binding import Binding
-from evbus.engine.handling.dispatch.lane import Lane
+from evbus.engine.handling.dispatch.lane import KeyedLane
 from evbus.engine.handling.dispatch.publish import Publish
-from evbus.engine.handling.frame import Frame
+from evbus.engine.handling.frame import Invocation
 from evbus.engine.handling.providers import Injector
 from evbus.engine.kit.failure import about
 from evbus.engine.kit.redact import one_line, problem_text
 from evbus.errors import DispatcherNotStarted, DispatchError, DispatcherStopped, InvalidHeader
 from evbus.types import Envelope
 
-__all__ = ["HOLDER", "Around", "Core", "Failure", "State"]
+__all__ = ["HOLDER", "Around", "Core", "DispatcherState", "HandlerFailure"]
 
 log = logging.getLogger("evbus.dispatch")
 
@@ -30,7 +30,7 @@ HOLDER = "dispatcher"
 Around = Callable[[Envelope, Callable[[Envelope], Awaitable[Any]]], Awaitable[Any]]
 
 
-class State(enum.Enum):
+class DispatcherState(enum.Enum):
     """Where a dispatcher is in its life."""
 
     NEW = "new"
@@ -39,7 +39,7 @@ class State(enum.Enum):
     STOPPED = "stopped"
 
 
-class Failure(NamedTuple):
+class HandlerFailure(NamedTuple):
     """A handler that failed while nobody waited for it.
 
     :ivar router: events, commands or queries.
@@ -65,13 +65,13 @@ class Core:
     """
 
     def __init__(self, the_hub: Any = None) -> None:
-        self.state = State.NEW
+        self.state = DispatcherState.NEW
         self.frozen = False
         self.the_hub = the_hub
         self.injector = Injector()
         self.send: Callable[[Envelope], None] | None = None
         self.around: Around | None = None
-        self.on_failure: Callable[[Failure], None] | None = None
+        self.on_failure: Callable[[HandlerFailure], None] | None = None
         self.emit: Callable[[list[Any], Any], None]
         self.publish: Publish = _no_bus
         self.on_free: Callable[[], None] = _nothing
@@ -79,17 +79,17 @@ class Core:
         #: The router of each kind of message that came without saying which.
         self.routes: dict[Any, Any] = {}
         #: Handlers that get one message at a time, whatever router it comes from.
-        self.alone: dict[Any, Lane] = {}
+        self.alone: dict[Any, KeyedLane] = {}
 
-    def refuse(self, above: Frame | None) -> None:
+    def refuse(self, above: Invocation | None) -> None:
         """Refuse a message while the dispatcher does not run; handlers may go on sending while it stops."""
-        if self.state is State.STOPPING and above is not None:
+        if self.state is DispatcherState.STOPPING and above is not None:
             return
-        raise DispatcherNotStarted if self.state is State.NEW else DispatcherStopped
+        raise DispatcherNotStarted if self.state is DispatcherState.NEW else DispatcherStopped
 
     def refuse_unless_running(self) -> None:
         """Refuse what comes from outside unless the dispatcher runs."""
-        if self.state is not State.RUNNING:
+        if self.state is not DispatcherState.RUNNING:
             self.refuse(None)
 
     def freed(self) -> None:
@@ -110,14 +110,16 @@ class Core:
         return envelope
 
     def report(
-        self, router: str, binding: Binding, message: Any, frame: Frame, problem: BaseException
+        self, router: str, binding: Binding, message: Any, frame: Invocation, problem: BaseException
     ) -> bool:
         """Log a failure that nobody waits for, and tell :attr:`on_failure`.
 
         :returns: whether a stop gave the message up, which is told of all of them together in the end.
         """
         stopped = isinstance(problem, DispatcherStopped)
-        stopped = stopped or (isinstance(problem, asyncio.CancelledError) and self.state is State.STOPPED)
+        stopped = stopped or (
+            isinstance(problem, asyncio.CancelledError) and self.state is DispatcherState.STOPPED
+        )
         if not stopped:
             reason = problem_text(problem)
             log.error(
@@ -131,7 +133,7 @@ class Core:
             )
         if self.on_failure is not None:
             try:
-                self.on_failure(Failure(problem, router, binding.name, message, frame.key))
+                self.on_failure(HandlerFailure(problem, router, binding.name, message, frame.key))
             except Exception:
                 log.exception("what is told of failed handlers failed itself")
         return stopped

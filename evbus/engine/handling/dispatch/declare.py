@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from evbus.engine.handling.annotations import message_name
 from evbus.errors import HandlerError, HandlerExists, PluginError
 
-__all__ = ["Declaration", "Declared", "check", "command", "declarations", "line_of", "on", "query"]
+__all__ = ["Declaration", "DeclaredHandler", "check", "command", "declarations", "line_of", "on", "query"]
 
 _ATTRIBUTE = "__evbus_handles__"
 _DECORATORS = {"commands": "@command", "queries": "@query", "events": "@on"}
@@ -27,7 +27,7 @@ class Declaration(NamedTuple):
     module: str
 
 
-class Declared(NamedTuple):
+class DeclaredHandler(NamedTuple):
     """A handler of a file: its name there, itself, and what it says."""
 
     name: str
@@ -84,14 +84,14 @@ def on(
     return _declare("events", message, argname, response_event, initkwargs)
 
 
-def declarations(module: ModuleType) -> Iterator[Declared]:
+def declarations(module: ModuleType) -> Iterator[DeclaredHandler]:
     """Yield what a file declares itself, in its order."""
     seen: set[int] = set()
     for name, handler in list(vars(module).items()):
         if id(handler) not in seen:
             seen.add(id(handler))
             for says in _said(handler, module):
-                yield Declared(name, handler, says)
+                yield DeclaredHandler(name, handler, says)
 
 
 def _said(handler: Any, module: ModuleType) -> list[Declaration]:

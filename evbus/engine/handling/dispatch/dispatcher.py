@@ -7,11 +7,11 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from evbus.engine.handling.annotations import message_name
-from evbus.engine.handling.dispatch.core import HOLDER, Core, State
-from evbus.engine.handling.dispatch.ending import Ending, Report
+from evbus.engine.handling.dispatch.core import HOLDER, Core, DispatcherState
+from evbus.engine.handling.dispatch.ending import DispatchReport, Ending
 from evbus.engine.handling.dispatch.kinds import EventRouter, RequestRouter
 from evbus.engine.handling.dispatch.registry import REMEMBERED
-from evbus.engine.handling.dispatch.router import Router
+from evbus.engine.handling.dispatch.router import DispatchRouter
 from evbus.engine.handling.frame import CURRENT
 from evbus.errors import (
     DispatchError,
@@ -23,7 +23,7 @@ from evbus.errors import (
     nearest,
 )
 
-__all__ = ["Dispatcher", "Report"]
+__all__ = ["DispatchReport", "Dispatcher"]
 
 log = logging.getLogger("evbus.dispatch")
 
@@ -73,7 +73,7 @@ class Dispatcher(Ending):
     @property
     def running(self) -> bool:
         """Whether it takes messages."""
-        return self.core.state is State.RUNNING
+        return self.core.state is DispatcherState.RUNNING
 
     @property
     def events(self) -> EventRouter:
@@ -91,7 +91,7 @@ class Dispatcher(Ending):
         return self._queries
 
     @property
-    def routers(self) -> tuple[Router, ...]:
+    def routers(self) -> tuple[DispatchRouter, ...]:
         """All three."""
         return (self._events, self._commands, self._queries)
 
@@ -126,7 +126,7 @@ class Dispatcher(Ending):
         self.core.routes.clear()
         self.bound(workers, backlog)
 
-    def _check_new(self, cls: Any, router: Router, kind: type[Router]) -> None:
+    def _check_new(self, cls: Any, router: DispatchRouter, kind: type[DispatchRouter]) -> None:
         if not isinstance(cls, type) or not issubclass(cls, kind):
             raise HandlerError(
                 f"the router of {router.name} is a subclass of {kind.__name__}, and not {cls!r}"
@@ -155,7 +155,7 @@ class Dispatcher(Ending):
 
         :raises HandlerError: something that a handler takes by its type is provided by nobody.
         """
-        if self.core.state in (State.RUNNING, State.STOPPING):
+        if self.core.state in (DispatcherState.RUNNING, DispatcherState.STOPPING):
             raise DispatchError("the dispatcher is started already; stop it before it is started again")
         for router in self.routers:
             for binding in router.bindings():
@@ -163,7 +163,7 @@ class Dispatcher(Ending):
         self.core.injector.hold(HOLDER)
         self.core.frozen = True
         self.core.undelivered.clear()
-        self.core.state = State.RUNNING
+        self.core.state = DispatcherState.RUNNING
         self._hurry = False
         return _Started(self)
 
@@ -188,14 +188,14 @@ class Dispatcher(Ending):
         router = self.core.routes.get(kind) or self._route(message, kind)
         return await router.handle(message, key, wait_for_response, timeout, headers)
 
-    def _route(self, message: Any, kind: Any) -> Router:
+    def _route(self, message: Any, kind: Any) -> DispatchRouter:
         """Return the router with the most specific handler."""
         kinds: list[Any] = [kind, str, object] if isinstance(kind, str) else list(kind.__mro__)
         found = [(router, router.find(message)) for router in self.routers]
         ranked = [(kinds.index(bindings[0].message), router) for router, bindings in found if bindings]
         if not ranked:
             # Handlers in files are bound by the start.
-            if self.core.state is not State.RUNNING:
+            if self.core.state is not DispatcherState.RUNNING:
                 self.core.refuse(CURRENT.get())
             raise self._missing(kind)
         best = min(rank for rank, _ in ranked)

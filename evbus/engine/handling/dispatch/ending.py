@@ -7,14 +7,14 @@ import logging
 import time
 from typing import Any, NamedTuple
 
-from evbus.engine.handling.dispatch.core import HOLDER, Core, State
+from evbus.engine.handling.dispatch.core import HOLDER, Core, DispatcherState
 from evbus.engine.handling.dispatch.lane import held
-from evbus.engine.handling.dispatch.router import Router
+from evbus.engine.handling.dispatch.router import DispatchRouter
 from evbus.engine.handling.dispatch.signals import Signals
-from evbus.engine.handling.frame import CURRENT, Frame
+from evbus.engine.handling.frame import CURRENT, Invocation
 from evbus.errors import DispatcherStopped
 
-__all__ = ["Ending", "Report"]
+__all__ = ["DispatchReport", "Ending"]
 
 log = logging.getLogger("evbus.dispatch")
 
@@ -22,7 +22,7 @@ log = logging.getLogger("evbus.dispatch")
 GRACE = 5.0
 
 
-class Report(NamedTuple):
+class DispatchReport(NamedTuple):
     """What a stop left behind: by message, how many were not handled, and the seconds that it took."""
 
     unhandled: dict[str, int]
@@ -47,21 +47,21 @@ class Ending:
         self.core = core
         self.core.on_free = self._freed
         self.intakes: set[asyncio.Task[Any]] = set()
-        self.report = Report({}, 0.0)
+        self.report = DispatchReport({}, 0.0)
         self._idle: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
         # What handlers that stop the dispatcher are handling: nobody can wait for these.
-        self._stopping: list[Frame] = []
+        self._stopping: list[Invocation] = []
         self._hurry = False
         self._signals = Signals(self._on_signal)
         self._awaiting: set[asyncio.Future[None]] = set()
 
     @property
-    def routers(self) -> tuple[Router, ...]:
+    def routers(self) -> tuple[DispatchRouter, ...]:
         """The routers."""
         raise NotImplementedError
 
-    async def stop(self, timeout: float = 30.0) -> Report:
+    async def stop(self, timeout: float = 30.0) -> DispatchReport:
         """Take no new messages, handle those that are there, and close what was made for the handlers.
 
         What is not handled after ``timeout`` seconds is cancelled or given up, and reported. Handlers may go
@@ -82,12 +82,12 @@ class Ending:
             self._stopping.remove(frame)
             root.take_back()
 
-    async def _stop(self, timeout: float) -> Report:
+    async def _stop(self, timeout: float) -> DispatchReport:
         core = self.core
         if self._ended is not None:
             await asyncio.shield(self._ended)
             return self.report
-        if core.state is not State.RUNNING:
+        if core.state is not DispatcherState.RUNNING:
             await core.injector.release(HOLDER)
             return self.report
         began = time.monotonic()
@@ -96,7 +96,7 @@ class Ending:
         try:
             await self._end(timeout)
         finally:
-            self.report = Report(dict(core.undelivered), time.monotonic() - began)
+            self.report = DispatchReport(dict(core.undelivered), time.monotonic() - began)
             if self.report.unhandled:
                 log.error("%s", self.report)
             self._ended = None
@@ -107,10 +107,10 @@ class Ending:
         until = time.monotonic() + timeout
         try:
             await self._take_nothing_more(until)
-            self.core.state = State.STOPPING
+            self.core.state = DispatcherState.STOPPING
             await self._wait(set(), until)
         finally:
-            self.core.state = State.STOPPED
+            self.core.state = DispatcherState.STOPPED
             await self._give_up()
             await self.core.injector.release(HOLDER)
 
@@ -179,14 +179,14 @@ class Ending:
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
-    async def wait_for_shutdown(self, timeout: float = 30.0) -> Report:
+    async def wait_for_shutdown(self, timeout: float = 30.0) -> DispatchReport:
         """Wait for SIGINT or SIGTERM, or for somebody else to stop the dispatcher; then :meth:`stop`.
 
         A second signal waits for nothing more.
 
         :raises DispatchError: this is not the main thread, which alone gets signals.
         """
-        if self.core.state in (State.NEW, State.STOPPED):
+        if self.core.state in (DispatcherState.NEW, DispatcherState.STOPPED):
             self.core.refuse(None)
         with self._signals:
             if self._ended is None:

@@ -8,8 +8,8 @@ from contextvars import Context, copy_context
 from typing import Any, Protocol
 
 from evbus.engine.handling.binding import Binding
-from evbus.engine.handling.frame import CURRENT, Frame, resume
-from evbus.engine.handling.pool import Slots
+from evbus.engine.handling.frame import CURRENT, Invocation, resume
+from evbus.engine.handling.pool import WorkerPool
 from evbus.engine.handling.within import Limit, within
 from evbus.engine.kit.waiting import ends, stray
 from evbus.errors import DispatcherStopped, DispatchTimeout
@@ -25,11 +25,11 @@ class _Router(Protocol):
     @property
     def intercepted(self) -> bool: ...
 
-    def perform(self, binding: Binding, message: Any, frame: Frame) -> Coroutine[Any, Any, Any]: ...
+    def perform(self, binding: Binding, message: Any, frame: Invocation) -> Coroutine[Any, Any, Any]: ...
 
     def emit(self, events: list[Any], key: Any) -> None: ...
 
-    def report(self, binding: Binding, message: Any, frame: Frame, problem: BaseException) -> bool: ...
+    def report(self, binding: Binding, message: Any, frame: Invocation, problem: BaseException) -> bool: ...
 
     def lost(self, binding: Binding) -> None: ...
 
@@ -65,7 +65,7 @@ class Fanout:
         router: _Router,
         bindings: tuple[Binding, ...],
         message: Any,
-        frame: tuple[Frame | None, Any, Any, Envelope | None, Limit | None, Slots | None],
+        frame: tuple[Invocation | None, Any, Any, Envelope | None, Limit | None, WorkerPool | None],
         context: Context,
         on_done: Callable[[], None] | None = None,
         *,
@@ -84,7 +84,7 @@ class Fanout:
         self._plain = frame[4] is None and not router.intercepted
         self._running: set[asyncio.Task[Any]] | None = None
         # The first failure, when somebody waits.
-        self._first: tuple[Binding, Frame, BaseException] | None = None
+        self._first: tuple[Binding, Invocation, BaseException] | None = None
         # It was counted as a message that a stop gave up.
         self._lost = False
 
@@ -93,7 +93,7 @@ class Fanout:
         end = max(0, self.left - most)
         while self.left > end:
             context = self._context.copy() if self.left > 1 else self._context
-            frame = Frame(*self._frame)
+            frame = Invocation(*self._frame)
             handling = self._handle(frame, end)
             try:
                 awaited = context.run(handling.send, None)
@@ -104,7 +104,7 @@ class Fanout:
                 return self._finish(frame, resume(context, handling, awaited))
         return None
 
-    async def _handle(self, frame: Frame, end: int) -> None:
+    async def _handle(self, frame: Invocation, end: int) -> None:
         """Call handlers until ``end`` are left, one does not end at once, or one has changed the context."""
         CURRENT.set(frame)
         router, message, plain, bindings = self._router, self._message, self._plain, self._bindings
@@ -132,7 +132,7 @@ class Fanout:
             if frame.task is not None or self.left <= end or copy_context() != clean:
                 return
 
-    async def _finish(self, frame: Frame, rest: Awaitable[None]) -> None:
+    async def _finish(self, frame: Invocation, rest: Awaitable[None]) -> None:
         """Await the rest of a handler."""
         task: Any = asyncio.current_task()
         frame.task = task
@@ -149,7 +149,7 @@ class Fanout:
                 # The worker goes on.
                 task.uncancel()
 
-    async def _limited(self, binding: Binding, frame: Frame) -> None:
+    async def _limited(self, binding: Binding, frame: Invocation) -> None:
         handling = self._router.perform(binding, self._message, frame)
         # Who waits sees to the limit.
         if frame.limit is None or self._waits:
@@ -161,7 +161,7 @@ class Fanout:
             raise DispatchTimeout(binding.message_name, frame.limit.seconds)
         await within(handling, frame.limit, binding.message_name)
 
-    def _failed(self, binding: Binding, frame: Frame, problem: BaseException, *, counted: bool) -> None:
+    def _failed(self, binding: Binding, frame: Invocation, problem: BaseException, *, counted: bool) -> None:
         frame.events = None
         if not counted:
             self._router.failed += 1
@@ -175,7 +175,7 @@ class Fanout:
             return
         self._report(binding, frame, problem)
 
-    def _report(self, binding: Binding, frame: Frame, problem: BaseException) -> None:
+    def _report(self, binding: Binding, frame: Invocation, problem: BaseException) -> None:
         lost = self._router.report(binding, self._message, frame, problem)
         if lost and not self._lost:
             self._lost = True
@@ -212,5 +212,5 @@ class Fanout:
         left, self.left = self.left, 0
         for binding in self._bindings[len(self._bindings) - left :]:
             if not self._waits or self._first is None:
-                self._failed(binding, Frame(*self._frame), DispatcherStopped(), counted=True)
+                self._failed(binding, Invocation(*self._frame), DispatcherStopped(), counted=True)
             self._one_done()

@@ -6,10 +6,10 @@ import logging
 from typing import Any
 
 from evbus.engine.handling.binding import Binding
-from evbus.engine.handling.dispatch.core import Core, State
+from evbus.engine.handling.dispatch.core import Core, DispatcherState
 from evbus.engine.handling.dispatch.publish import publisher
 from evbus.engine.handling.dispatch.registry import REMEMBERED
-from evbus.engine.handling.dispatch.router import Router
+from evbus.engine.handling.dispatch.router import DispatchRouter
 from evbus.engine.handling.within import Limit, within
 from evbus.engine.kit.redact import one_line
 from evbus.errors import DispatcherStopped, HandlerExists
@@ -20,7 +20,7 @@ __all__ = ["EventRouter", "RequestRouter"]
 log = logging.getLogger("evbus.dispatch")
 
 
-class EventRouter(Router):
+class EventRouter(DispatchRouter):
     """Events go to all of their handlers, those of a base class among them."""
 
     def __init__(self, core: Core, name: str) -> None:
@@ -77,7 +77,7 @@ class EventRouter(Router):
         :raises DispatcherStopped: the dispatcher waits no longer for what handlers send.
         :raises EvbusError: an interceptor refuses it.
         """
-        if self.core.state is State.STOPPED:
+        if self.core.state is DispatcherState.STOPPED:
             raise DispatcherStopped
         bindings = self.find(event)
         if not bindings:
@@ -99,7 +99,7 @@ class EventRouter(Router):
         return {**super().snapshot(), "without_handler": self.without_handler}
 
 
-class RequestRouter(Router):
+class RequestRouter(DispatchRouter):
     """A command or a query goes to exactly one handler: that of its own class, or of the nearest base."""
 
     async def receive(

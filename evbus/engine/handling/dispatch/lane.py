@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
-__all__ = ["Hold", "Lane", "Queued", "find", "held", "leads_back"]
+__all__ = ["Hold", "KeyedLane", "Queued", "find", "held", "leads_back"]
 
 _Turn = asyncio.Future[None]
 
@@ -31,12 +31,12 @@ class Hold:
 
     __slots__ = ("lane", "waits")
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: KeyedLane) -> None:
         self.lane = lane
-        self.waits: list[Lane] = []
+        self.waits: list[KeyedLane] = []
 
 
-class Lane:
+class KeyedLane:
     """A key, for as long as there is a message with it.
 
     :ivar of: the lanes that it is one of, by their keys.
@@ -46,7 +46,7 @@ class Lane:
 
     __slots__ = ("hold", "key", "of", "waiting")
 
-    def __init__(self, lanes: dict[Any, Lane], key: Any) -> None:
+    def __init__(self, lanes: dict[Any, KeyedLane], key: Any) -> None:
         self.key = key
         self.hold: Hold = Hold(self)
         self.waiting: deque[_Turn | Queued] = deque()
@@ -89,7 +89,7 @@ class Lane:
                 waiting.set_exception(problem())
 
 
-def find(lanes: dict[Any, Lane], key: Any) -> Lane | None:
+def find(lanes: dict[Any, KeyedLane], key: Any) -> KeyedLane | None:
     """Return the lane of a key, if there is one.
 
     :raises TypeError: it is not hashable, and so cannot be a key.
@@ -109,7 +109,7 @@ def held(holds: Any) -> Generator[Hold, None, None]:
         holds = holds[1]
 
 
-def leads_back(lane: Lane, holds: Any) -> bool:
+def leads_back(lane: KeyedLane, holds: Any) -> bool:
     """Return whether ``lane`` cannot be passed on before one of ``holds`` has ended.
 
     :param holds: ``(hold, holds above)`` or None.

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 from evbus.engine.handling.annotations import message_name
 from evbus.engine.handling.binding import Binding, HandlerBinding
-from evbus.engine.handling.dispatch.core import Core, State
+from evbus.engine.handling.dispatch.core import Core, DispatcherState
 from evbus.engine.handling.providers import name_of
 from evbus.errors import HandlerDoesNotExist, RouterFrozen, nearest
 
-__all__ = ["REMEMBERED", "Registry"]
+__all__ = ["REMEMBERED", "HandlerRegistry"]
 
 #: Kinds of messages whose handlers are remembered.
 REMEMBERED = 10_000
@@ -21,7 +21,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Message = type | str
 
 
-class Registry:
+class HandlerRegistry:
     """The handlers of one sort of messages.
 
     :ivar name: what the router is called on the hub.
@@ -97,7 +97,7 @@ class Registry:
             by nobody.
         """
         self._check_room(binding, self._bindings.get(binding.message, []))
-        if self.core.state in (State.RUNNING, State.STOPPING):
+        if self.core.state in (DispatcherState.RUNNING, DispatcherState.STOPPING):
             binding.complete()
         self._bindings.setdefault(binding.message, []).append(binding)
         self._found.clear()

@@ -10,21 +10,21 @@ from typing import Any
 
 from evbus.engine.handling.annotations import message_name
 from evbus.engine.handling.binding import Binding
-from evbus.engine.handling.dispatch.core import Core, State
+from evbus.engine.handling.dispatch.core import Core, DispatcherState
 from evbus.engine.handling.dispatch.fanout import Fanout
-from evbus.engine.handling.dispatch.lane import Lane, Queued, find, held, leads_back
-from evbus.engine.handling.dispatch.registry import Registry
-from evbus.engine.handling.frame import CURRENT, Frame
-from evbus.engine.handling.pool import Slots
+from evbus.engine.handling.dispatch.lane import KeyedLane, Queued, find, held, leads_back
+from evbus.engine.handling.dispatch.registry import HandlerRegistry
+from evbus.engine.handling.frame import CURRENT, Invocation
+from evbus.engine.handling.pool import WorkerPool
 from evbus.engine.handling.within import Limit, within
 from evbus.engine.kit.waiting import failure_of, running
 from evbus.errors import DispatchDeadlock, DispatcherStopped
 from evbus.types import Envelope
 
-__all__ = ["Router"]
+__all__ = ["DispatchRouter"]
 
 
-class Router(Registry):
+class DispatchRouter(HandlerRegistry):
     """The handlers of one sort of messages, and the messages on their way to them.
 
     Derive :class:`EventRouter` or :class:`RequestRouter` to put another in its place.
@@ -32,12 +32,12 @@ class Router(Registry):
 
     def __init__(self, core: Core, name: str) -> None:
         super().__init__(core, name)
-        self.slots = Slots(core.freed)
-        self.lanes: dict[Any, Lane] = {}
+        self.slots = WorkerPool(core.freed)
+        self.lanes: dict[Any, KeyedLane] = {}
         self.handled = 0
         self.failed = 0
         # What is handled within another message needs no slot of its own: its root has one.
-        self._nested = Slots(core.freed)
+        self._nested = WorkerPool(core.freed)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} messages={len(self._bindings)} {self.slots!r}>"
@@ -57,7 +57,7 @@ class Router(Registry):
         if above is not None and (above.above or above).slots is None:
             above = None  # this task was begun by a handler, and has outlived it
         core = self.core
-        if core.state is not State.RUNNING:
+        if core.state is not DispatcherState.RUNNING:
             core.refuse(above)
         if not bindings:
             self.unhandled(message)
@@ -77,14 +77,14 @@ class Router(Registry):
             return await within(waiting, limit, message_name(kind))
         if key is not None or len(bindings) > 1:
             return await self._wait(bindings, message, key, above, envelope, None)
-        frame = Frame(_root(above), None, _held(None, above), envelope, None)
+        frame = Invocation(_root(above), None, _held(None, above), envelope, None)
         return await self._run(bindings[0], message, frame)
 
     def unhandled(self, message: Any) -> None:
         """Do what is to be done about a message that has no handler."""
         raise self.missing(message)
 
-    async def _run(self, binding: Binding, message: Any, frame: Frame) -> Any:
+    async def _run(self, binding: Binding, message: Any, frame: Invocation) -> Any:
         """Handle a message in the task of its caller."""
         root = frame.above
         if root is not None:
@@ -107,7 +107,7 @@ class Router(Registry):
         bindings: tuple[Binding, ...],
         message: Any,
         key: Any,
-        above: Frame | None,
+        above: Invocation | None,
         envelope: Envelope | None,
         limit: Limit | None,
     ) -> Any:
@@ -119,19 +119,21 @@ class Router(Registry):
             if key is not None:
                 lane = find(self.lanes, key)
                 if lane is None:
-                    lane = Lane(self.lanes, key)
+                    lane = KeyedLane(self.lanes, key)
                 else:
                     await self._turn(lane, message, above)
             if len(bindings) > 1:
                 await self._run_all(bindings, message, key, above, lane, envelope, limit)
                 return None
-            frame = Frame(root, key, _held(lane, above), envelope, limit)
+            frame = Invocation(root, key, _held(lane, above), envelope, limit)
             return await self._run_one(bindings[0], message, frame, lane)
         finally:
             if root is not None:
                 root.done_below()
 
-    async def _run_one(self, binding: Binding, message: Any, frame: Frame, lane: Lane | None) -> Any:
+    async def _run_one(
+        self, binding: Binding, message: Any, frame: Invocation, lane: KeyedLane | None
+    ) -> Any:
         try:
             return await self._run(binding, message, frame)
         finally:
@@ -139,7 +141,7 @@ class Router(Registry):
                 lane.pass_on()
                 self.core.freed()
 
-    async def _turn(self, lane: Lane, message: Any, above: Frame | None) -> None:
+    async def _turn(self, lane: KeyedLane, message: Any, above: Invocation | None) -> None:
         """Wait for a turn in a lane that others hold."""
         if above is None:
             try:
@@ -149,11 +151,11 @@ class Router(Registry):
                 raise
         else:
             await self._turn_within(lane, message, above)
-        if self.core.state is State.STOPPED:
+        if self.core.state is DispatcherState.STOPPED:
             lane.pass_on()
             raise DispatcherStopped
 
-    async def _turn_within(self, lane: Lane, message: Any, above: Frame) -> None:
+    async def _turn_within(self, lane: KeyedLane, message: Any, above: Invocation) -> None:
         holds = above.holds
         if leads_back(lane, holds):
             raise self._deadlock(lane, message)
@@ -176,7 +178,7 @@ class Router(Registry):
             lane.pass_on()
             raise
 
-    def _deadlock(self, lane: Lane, message: Any) -> DispatchDeadlock:
+    def _deadlock(self, lane: KeyedLane, message: Any) -> DispatchDeadlock:
         name = self.name_of(message)
         if lane.of is self.core.alone:
             return DispatchDeadlock(
@@ -195,8 +197,8 @@ class Router(Registry):
         bindings: tuple[Binding, ...],
         message: Any,
         key: Any,
-        above: Frame | None,
-        lane: Lane | None,
+        above: Invocation | None,
+        lane: KeyedLane | None,
         envelope: Envelope | None,
         limit: Limit | None,
     ) -> None:
@@ -247,7 +249,7 @@ class Router(Registry):
         begin = partial(self._begin, bindings, message, key, envelope, limit, copy_context())
         lane = find(self.lanes, key)
         if lane is None:
-            begin(Lane(self.lanes, key))
+            begin(KeyedLane(self.lanes, key))
         else:
             self.slots.behind += 1
             lane.waiting.append(
@@ -262,12 +264,12 @@ class Router(Registry):
         envelope: Envelope | None,
         limit: Limit | None,
         context: Context,
-        lane: Lane,
+        lane: KeyedLane,
     ) -> None:
         frame = (None, key, _held(lane, None), envelope, limit, self.slots)
         self.slots.submit(Fanout(self, bindings, message, frame, context, lane.pass_on))
 
-    def _turn_comes(self, begin: Callable[[Lane], None], lane: Lane) -> None:
+    def _turn_comes(self, begin: Callable[[KeyedLane], None], lane: KeyedLane) -> None:
         self.slots.behind -= 1
         begin(lane)
 
@@ -275,9 +277,9 @@ class Router(Registry):
         self.slots.behind -= 1
         self.lost(bindings[0])
         for binding in bindings:
-            self.report(binding, message, Frame(None, key, None, None, None), DispatcherStopped())
+            self.report(binding, message, Invocation(None, key, None, None, None), DispatcherStopped())
 
-    async def perform(self, binding: Binding, message: Any, frame: Frame) -> Any:
+    async def perform(self, binding: Binding, message: Any, frame: Invocation) -> Any:
         """Call a handler, with the interceptors around it, and send the events that it leaves behind."""
         token = CURRENT.set(frame)
         try:
@@ -302,13 +304,13 @@ class Router(Registry):
             CURRENT.reset(token)
         return result
 
-    async def _guarded(self, binding: Binding, message: Any, frame: Frame) -> Any:
+    async def _guarded(self, binding: Binding, message: Any, frame: Invocation) -> Any:
         """Call a handler when it is its turn, where it gets one message at a time."""
         if binding.alone is None:
             return await self._called(binding, message, frame)
         lane = self.core.alone.get(binding.alone)
         if lane is None:
-            lane = Lane(self.core.alone, binding.alone)
+            lane = KeyedLane(self.core.alone, binding.alone)
         else:
             await self._turn(lane, message, frame)
         above, frame.holds = frame.holds, (lane.hold, frame.holds)
@@ -318,7 +320,7 @@ class Router(Registry):
             frame.holds = above
             lane.pass_on()
 
-    async def _called(self, binding: Binding, message: Any, frame: Frame) -> Any:
+    async def _called(self, binding: Binding, message: Any, frame: Invocation) -> Any:
         """Call a handler with the interceptors around it; what it leaves behind is in the frame then."""
         around = None if binding.forwarded else self.core.around
         try:
@@ -353,7 +355,7 @@ class Router(Registry):
         """Send the events that a handler left behind."""
         self.core.emit(events, key)
 
-    def report(self, binding: Binding, message: Any, frame: Frame, problem: BaseException) -> bool:
+    def report(self, binding: Binding, message: Any, frame: Invocation, problem: BaseException) -> bool:
         """Tell of a failure that nobody waits for; return whether it comes of a stop."""
         return self.core.report(self.name, binding, message, frame, problem)
 
@@ -393,10 +395,10 @@ class Router(Registry):
         await asyncio.gather(self.slots.cancel(seconds, spared), self._nested.cancel(seconds, spared))
 
 
-def _root(above: Frame | None) -> Frame | None:
+def _root(above: Invocation | None) -> Invocation | None:
     return None if above is None else above.above or above
 
 
-def _held(lane: Lane | None, above: Frame | None) -> Any:
+def _held(lane: KeyedLane | None, above: Invocation | None) -> Any:
     holds = None if above is None else above.holds
     return holds if lane is None else (lane.hold, holds)

@@ -11,7 +11,7 @@ __all__ = ["Batches"]
 _Work = TypeVar("_Work")
 
 
-class _Batch(Generic[_Work]):
+class _Gathered(Generic[_Work]):
     """What was gathered.
 
     :ivar turns: of all but the first: whether the batch was handled, else each is handled by itself.
@@ -67,7 +67,7 @@ class Batches(Generic[_Work]):
 
     def begin(self) -> None:
         """Forget what an event loop that has ended left behind."""
-        self._open: _Batch[_Work] | None = None
+        self._open: _Gathered[_Work] | None = None
         self._slots = asyncio.Semaphore(self._limit)
         self._hurried = False
 
@@ -84,7 +84,7 @@ class Batches(Generic[_Work]):
             return
         batch = self._open
         if batch is None:
-            batch = self._open = _Batch(work)
+            batch = self._open = _Gathered(work)
             if self._size == 1:
                 self._close(batch)
             await self._lead(batch)
@@ -97,12 +97,12 @@ class Batches(Generic[_Work]):
         if not await turn:
             await self._alone(work)
 
-    def _close(self, batch: _Batch[_Work]) -> None:
+    def _close(self, batch: _Gathered[_Work]) -> None:
         if self._open is batch:
             self._open = None
         batch.hurry()
 
-    async def _lead(self, batch: _Batch[_Work]) -> None:
+    async def _lead(self, batch: _Gathered[_Work]) -> None:
         try:
             if not self._hurried:
                 await asyncio.wait({batch.awaited}, timeout=self._wait)

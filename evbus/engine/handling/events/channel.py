@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from evbus.engine.core.intake.sources import Source
+from evbus.engine.core.intake.sources import SourceProfile
 from evbus.engine.core.lifecycle.plan import router
-from evbus.engine.core.profiles import Profile
+from evbus.engine.core.profiles import PluginProfile
 from evbus.engine.wire.amqp import profile as amqp_profile
 from evbus.engine.wire.amqp.consume import source_of
 from evbus.engine.wire.amqp1 import profile as amqp1_profile
@@ -17,7 +17,7 @@ from evbus.engine.wire.file import console, lines
 from evbus.engine.wire.http import webhook
 from evbus.engine.wire.stomp import profile as stomp_profile
 from evbus.engine.wire.stomp.consume import plan
-from evbus.engine.wire.stomp.session import Broker, fill
+from evbus.engine.wire.stomp.session import Product, fill
 from evbus.errors import ProfileError
 from evbus.types import Envelope, Subscription
 
@@ -49,7 +49,7 @@ class Channel(NamedTuple):
     extra: dict[str, Any] | None = None
 
 
-def sent(profile: Profile, event: str, sent_with: str) -> Channel:
+def sent(profile: PluginProfile, event: str, sent_with: str) -> Channel:
     """Return where an event goes.
 
     :param sent_with: the name of the profile that it is sent with.
@@ -66,7 +66,7 @@ def sent(profile: Profile, event: str, sent_with: str) -> Channel:
         return Channel(where.address, "address", "amqp1", extra=_capable(where.capabilities))
     if isinstance(settings, stomp_profile.Profile):
         return _to_destination(settings, key)
-    if isinstance(settings, webhook.Profile):
+    if isinstance(settings, webhook.WebhookProfile):
         return Channel(None, "webhook", "http", operation={"method": "POST", "bindingVersion": "0.3.0"})
     if isinstance(settings, lines.FileProfile):
         return Channel(settings.path, "file")
@@ -75,7 +75,7 @@ def sent(profile: Profile, event: str, sent_with: str) -> Channel:
     return Channel(key, "events")
 
 
-def received(found: Source, wanted: Subscription) -> Channel:
+def received(found: SourceProfile, wanted: Subscription) -> Channel:
     """Return what a subscription consumes.
 
     :raises ProfileError: the profile cannot give what is wanted.
@@ -103,7 +103,7 @@ def _to_exchange(settings: amqp_profile.Profile, key: str) -> Channel:
     exchange: dict[str, Any] = {"name": name}
     if not name:
         exchange["type"] = "default"
-    elif isinstance(settings.exchange, amqp_profile.Exchange):
+    elif isinstance(settings.exchange, amqp_profile.ExchangeDeclaration):
         if settings.exchange.type in _EXCHANGE_TYPES:
             exchange["type"] = settings.exchange.type
         exchange.update(durable=settings.exchange.durable, autoDelete=settings.exchange.auto_delete)
@@ -165,10 +165,10 @@ def _capable(capabilities: tuple[str, ...]) -> dict[str, Any] | None:
     return {"capabilities": list(capabilities)} if capabilities else None
 
 
-def _broker(settings: stomp_profile.Profile) -> Broker:
+def _broker(settings: stomp_profile.Profile) -> Product:
     """Return whom a profile is for, as far as it can be seen without asking."""
     virtual = settings.destination.startswith("/topic/VirtualTopic.")
-    return Broker.ACTIVEMQ if virtual or settings.client_id else Broker.RABBITMQ
+    return Product.ACTIVEMQ if virtual or settings.client_id else Product.RABBITMQ
 
 
 def _to_destination(settings: stomp_profile.Profile, key: str) -> Channel:

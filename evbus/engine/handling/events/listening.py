@@ -16,7 +16,7 @@ import msgspec
 
 from evbus.engine.codec.wrapped import named, opened, unwrapped
 from evbus.engine.core.broker import HANDLING
-from evbus.engine.core.error_callback import Teller
+from evbus.engine.core.error_callback import ErrorCallback
 from evbus.engine.core.pipeline import Around
 from evbus.engine.handling.events.batches import Batches
 from evbus.engine.handling.events.declare import EventListenerDescriptor, EventSpec, ListenerSpec
@@ -34,7 +34,7 @@ from evbus.engine.kit.weight import UNBOUNDED
 from evbus.errors import DispatchError, DispatchTimeout, PayloadError, PayloadTooLarge, is_rejected
 from evbus.types import Delivery, Envelope, Origin, too_often
 
-__all__ = ["Dead", "Listening"]
+__all__ = ["GivenUp", "Listening"]
 
 log = logging.getLogger("evbus.event")
 
@@ -51,7 +51,7 @@ RECORDING = 0.5
 RECORDED = 200
 
 
-class Dead(NamedTuple):
+class GivenUp(NamedTuple):
     """An event that a listener gave up."""
 
     envelope: Envelope
@@ -89,7 +89,11 @@ class Listening:
     """
 
     def __init__(
-        self, spec: ListenerSpec, listener: Listener, reader: Reader, dead: Callable[[Dead], Awaitable[bool]]
+        self,
+        spec: ListenerSpec,
+        listener: Listener,
+        reader: Reader,
+        dead: Callable[[GivenUp], Awaitable[bool]],
     ) -> None:
         self.listener = listener
         self.spec = spec
@@ -121,7 +125,7 @@ class Listening:
                 limit=spec.concurrency,
             )
             self._try = self._attempt_with_others
-        self._teller = None if spec.on_error is None else Teller(_told(spec.on_error), lambda: None)
+        self._teller = None if spec.on_error is None else ErrorCallback(_told(spec.on_error), lambda: None)
         self._counts: Counter[str] = Counter()
         self._handled = 0
         #: How often those were tried that its end has cut short, by the identity of their envelopes.
@@ -458,7 +462,7 @@ class Listening:
         if isinstance(problem, PayloadError):
             self._counts["unreadable"] += 1
         self._counts["dead"] += 1
-        dead = Dead(work.delivery.envelope, self.listener.name, problem, work.attempts)
+        dead = GivenUp(work.delivery.envelope, self.listener.name, problem, work.attempts)
         if self._recording >= RECORDED:
             await self._record(work, dead)
             return
@@ -471,7 +475,7 @@ class Listening:
             self._recording -= 1
             self._workers.enter()
 
-    async def _record(self, work: _Work, dead: Dead) -> None:
+    async def _record(self, work: _Work, dead: GivenUp) -> None:
         """Settle a delivery that was given up, once the record of that is on the disk."""
         recording = asyncio.ensure_future(self._dead(dead))
         try:

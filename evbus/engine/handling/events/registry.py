@@ -14,7 +14,7 @@ from evbus.engine.kit.topics import is_pattern
 from evbus.errors import HandlerExists, HandlerSignatureError, InvalidHeader
 from evbus.types import Envelope, StandingHeaders
 
-__all__ = ["Kind", "Registry"]
+__all__ = ["EventTypes", "Kind"]
 
 
 class Kind(NamedTuple):
@@ -33,7 +33,7 @@ class Kind(NamedTuple):
         return {**headers, **self.headers}
 
 
-class Registry:
+class EventTypes:
     """Event classes by name: each name stands for one class.
 
     :ivar kinds: those that were sent, by class.

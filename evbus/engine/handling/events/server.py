@@ -14,7 +14,7 @@ from evbus.engine.wire.http import webhook
 from evbus.engine.wire.memory import queues
 from evbus.engine.wire.stomp import profile as stomp_profile
 
-__all__ = ["UNKNOWN", "Server", "servers"]
+__all__ = ["UNKNOWN", "Host", "servers"]
 
 #: Stands for a host that the profile of somebody else's plugin does not tell.
 UNKNOWN = "unknown"
@@ -25,7 +25,7 @@ _HERE: dict[type, str] = {
 }
 
 
-class Server(NamedTuple):
+class Host(NamedTuple):
     """One host of a profile.
 
     :ivar host: with its port, if it has one.
@@ -43,7 +43,7 @@ class Server(NamedTuple):
     description: str = ""
 
 
-def servers(provider: str, settings: Any, data: Mapping[str, Any]) -> list[Server]:
+def servers(provider: str, settings: Any, data: Mapping[str, Any]) -> list[Host]:
     """Return the hosts of a profile.
 
     :param data: of a plugin that has no type for its settings; nothing but a host is taken of them.
@@ -58,18 +58,18 @@ def servers(provider: str, settings: Any, data: Mapping[str, Any]) -> list[Serve
     if isinstance(settings, stomp_profile.Profile):
         where = settings.address()
         return _brokers(where, "stomps" if where.tls else "stomp", "1.2", _login("plain", where))
-    if isinstance(settings, webhook.Profile):
+    if isinstance(settings, webhook.WebhookProfile):
         # Of the address nothing but the host: the paths of webhooks are secrets, as a rule.
-        return [Server(_host_of(settings.url), "https" if settings.url.startswith("https") else "http")]
+        return [Host(_host_of(settings.url), "https" if settings.url.startswith("https") else "http")]
     if type(settings) in _HERE:
-        return [Server("localhost", provider, description=_HERE[type(settings)])]
-    return [Server(_host_of(data.get("url")), provider)]
+        return [Host("localhost", provider, description=_HERE[type(settings)])]
+    return [Host(_host_of(data.get("url")), provider)]
 
 
-def _brokers(where: Address, protocol: str, version: str, login: str, said: str = "") -> list[Server]:
+def _brokers(where: Address, protocol: str, version: str, login: str, said: str = "") -> list[Host]:
     pathname = f"/{quote(where.vhost, safe='')}" if where.vhost not in ("", "/") else ""
     return [
-        Server(_written(host, port), protocol, version, pathname, login, said) for host, port in where.hosts
+        Host(_written(host, port), protocol, version, pathname, login, said) for host, port in where.hosts
     ]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from evbus.engine.kit.thread import Job, Worker
+from evbus.engine.kit.thread import Job, WorkerThread
 from evbus.errors import DispatchError
 
 __all__ = ["HANGING", "Run", "Threads", "Unfinished"]
@@ -157,10 +157,10 @@ class Threads:
         self._limit = limit
         self._name = name
         self._numbers = itertools.count()
-        self._idle: list[Worker] = []
-        self._busy: set[Worker] = set()
+        self._idle: list[WorkerThread] = []
+        self._busy: set[WorkerThread] = set()
         # Those whose function was given up and goes on, unless it has ended since.
-        self._left: set[Worker] = set()
+        self._left: set[WorkerThread] = set()
         self._most = max(HANGING, limit)
         self._full = False
         self._ending: set[asyncio.Task[None]] = set()
@@ -192,7 +192,7 @@ class Threads:
             worker = self._idle.pop()
         else:
             self._refuse_full()
-            worker = Worker(f"evbus listener {self._name}_{next(self._numbers)}")
+            worker = WorkerThread(f"evbus listener {self._name}_{next(self._numbers)}")
         self._busy.add(worker)
         try:
             result = await worker.begin(job)
@@ -221,12 +221,12 @@ class Threads:
             log.error("%s; a plain function that waits needs a timeout of its own", said)
         raise DispatchError(said)
 
-    def _end(self, worker: Worker) -> None:
+    def _end(self, worker: WorkerThread) -> None:
         ending = asyncio.ensure_future(worker.close())
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
 
-    def _free(self, worker: Worker) -> None:
+    def _free(self, worker: WorkerThread) -> None:
         if worker in self._busy:
             self._busy.discard(worker)
             self._idle.append(worker)

@@ -51,7 +51,7 @@ for _name in ("aiormq.connection", "aiormq.channel"):
     logging.getLogger(_name).addFilter(_not_ours)
 
 
-class _Transport(TransportFactory):
+class _AmqpTransport(TransportFactory):
     """Brings aiormq the transport that :class:`Wire` watches."""
 
     def __init__(self, host: str, port: int, tls: Tls | None, context: ssl.SSLContext | None) -> None:
@@ -75,7 +75,7 @@ class AmqpSession:
     :ivar wire: its transport, for what is written and read by the thousand.
     :ivar server: the version of the broker, such as ``(4, 0, 5)``; empty when it is no RabbitMQ.
     :ivar told: warnings about what is declared on it, each of which is given once.
-    :ivar lost: see :class:`evbus.engine.wire.base.supervisor.Session`.
+    :ivar lost: see :class:`evbus.engine.wire.base.supervisor.LiveSession`.
     """
 
     def __init__(self, link: aiormq.abc.AbstractConnection, wire: Wire, heartbeat: float) -> None:
@@ -260,7 +260,7 @@ async def _dial(
     profile: Profile, name: str, address: Address, host: tuple[str, int], context: ssl.SSLContext | None
 ) -> AmqpSession:
     _OURS.set(True)
-    transport = _Transport(*host, address.tls, context)
+    transport = _AmqpTransport(*host, address.tls, context)
     wire = transport.wire
     url = URL(
         f"amqp://{quote(address.login, safe='')}:{quote(address.password, safe='')}@{_bracketed(host[0])}"

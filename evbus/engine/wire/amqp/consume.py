@@ -20,7 +20,7 @@ from evbus.engine.kit.topics import check_template, is_pattern
 from evbus.engine.wire.amqp.connect import AmqpSession
 from evbus.engine.wire.amqp.frames import method
 from evbus.engine.wire.amqp.intake import CONSUMER_TAG, Intake
-from evbus.engine.wire.amqp.profile import Binding, Exchange, Profile, Queue
+from evbus.engine.wire.amqp.profile import Binding, ExchangeDeclaration, Profile, QueueDeclaration
 from evbus.engine.wire.amqp.topology import (
     STANDARD,
     TOPIC,
@@ -34,7 +34,7 @@ from evbus.engine.wire.base.supervisor import Connection
 from evbus.errors import ConnectFailed, ProfileError, Unavailable
 from evbus.types import Delivery, Subscription
 
-__all__ = ["Consumer", "Source", "source_of"]
+__all__ = ["Consumer", "QueueSource", "source_of"]
 
 log = logging.getLogger("evbus.egress.amqp")
 
@@ -42,7 +42,7 @@ log = logging.getLogger("evbus.egress.amqp")
 KEY = "{routing_key}"
 
 
-class Source(NamedTuple):
+class QueueSource(NamedTuple):
     """The queue that a subscription consumes from.
 
     :ivar bind: what it is bound to the profile's exchange by.
@@ -50,7 +50,7 @@ class Source(NamedTuple):
     :ivar own: for this process alone.
     """
 
-    queue: Queue
+    queue: QueueDeclaration
     bind: list[Binding]
     passive: bool = False
     own: bool = False
@@ -64,19 +64,19 @@ class _Subscribed(NamedTuple):
     link: aiormq.abc.AbstractChannel
 
 
-def source_of(profile: Profile, subscription: Subscription) -> Source:
+def source_of(profile: Profile, subscription: Subscription) -> QueueSource:
     """Return the queue of a subscription.
 
     Without a name it is the profile's own queue. With one it is ``<name>``, or ``<name>::<group>``, bound to
     the profile's exchange by the name; other settings are those of the profile's ``queue``. A copy for this
     process has a name of its own. That and what is not durable is gone when it had no consumer for a while
-    (:meth:`evbus.engine.wire.amqp.profile.Queue.passing`).
+    (:meth:`evbus.engine.wire.amqp.profile.QueueDeclaration.passing`).
 
     :raises ProfileError: the profile has no queue, or its exchange cannot feed several.
     """
     if is_pattern(subscription.name) and not profile.exchange_name():
         raise ProfileError(not_topic("", "direct"), path="exchange")
-    base = profile.queue_settings() or Queue()
+    base = profile.queue_settings() or QueueDeclaration()
     exchange = profile.exchange_name()
     name, group = subscription.name, subscription.group
     if (group or subscription.per_process) and not exchange:
@@ -94,11 +94,11 @@ def source_of(profile: Profile, subscription: Subscription) -> Source:
     bind: list[Binding] = [_filled(profile, key)] if name else profile.bindings(base)
     if subscription.per_process:
         unique = "::".join(part for part in (key, group, secrets.token_hex(8)) if part)
-        return Source(base.passing(unique), bind, own=True)
+        return QueueSource(base.passing(unique), bind, own=True)
     if not name and not group:
-        return Source(base, bind, passive=isinstance(profile.queue, str))
+        return QueueSource(base, bind, passive=isinstance(profile.queue, str))
     full = f"{key}::{group}" if group else key
-    return Source(
+    return QueueSource(
         msgspec.structs.replace(base, name=full) if subscription.durable else base.passing(full), bind
     )
 
@@ -106,7 +106,7 @@ def source_of(profile: Profile, subscription: Subscription) -> Source:
 def _filled(profile: Profile, name: str) -> str:
     """Return the key by which the queue of a name is bound."""
     exchange = profile.exchange
-    if isinstance(exchange, Exchange) and exchange.type in ("headers", "x-local-random"):
+    if isinstance(exchange, ExchangeDeclaration) and exchange.type in ("headers", "x-local-random"):
         raise ProfileError(
             f"an exchange of type {exchange.type} looks at no routing key, and so leads every event to "
             f"{name!r}; give one that does, such as 'type: topic'",
@@ -122,7 +122,7 @@ def _filled(profile: Profile, name: str) -> str:
 def _check_topic(profile: Profile) -> None:
     """Refuse an exchange that is known to match no patterns."""
     exchange = profile.exchange
-    if isinstance(exchange, Exchange):
+    if isinstance(exchange, ExchangeDeclaration):
         kind = str(exchange.arguments.get("x-delayed-type", exchange.type))
     else:
         kind = STANDARD.get(profile.exchange_name(), TOPIC)

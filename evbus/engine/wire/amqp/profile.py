@@ -13,7 +13,7 @@ from evbus.engine.wire.base.address import Address, host_and_port
 from evbus.engine.wire.base.pause import Pause
 from evbus.engine.wire.base.tls import Tls
 
-__all__ = ["NOT_CLASSIC", "PASSING", "Binding", "Exchange", "Profile", "Queue"]
+__all__ = ["NOT_CLASSIC", "PASSING", "Binding", "ExchangeDeclaration", "Profile", "QueueDeclaration"]
 
 PORT, TLS_PORT = 5672, 5671
 #: Seconds that a queue which is not to be kept outlives its consumers: they may only be reconnecting.
@@ -53,7 +53,7 @@ _SSL_OPTIONS = {
 }
 
 
-class Exchange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ExchangeDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An exchange to declare. The broker refuses one that is there with other settings.
 
     :ivar type: direct, fanout, topic, headers, or the name of a plugin's, which begins with ``x-``.
@@ -75,7 +75,7 @@ class Exchange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError(f"type is direct, fanout, topic, headers or x-..., not {self.type[:40]!r}")
 
 
-class Queue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class QueueDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A queue to declare. One that is there with other settings is used as it is, with a warning.
 
     :ivar name: its name; on the receiving side a subscription's own name comes before it.
@@ -127,7 +127,7 @@ class Queue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             table["x-delivery-limit"] = -1
         return table
 
-    def passing(self, name: str) -> Queue:
+    def passing(self, name: str) -> QueueDeclaration:
         """Return a queue of these settings that is there for as long as its consumers are.
 
         It outlives their absence by :data:`PASSING` seconds. It is always classic, and has none of the
@@ -163,11 +163,11 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     Topology:
 
-    :ivar exchange: the name of an exchange that is there; or its declaration (:class:`Exchange`). Default,
-        and by the names ``""`` and ``default``: the default exchange, which leads to the queue named by the
-        routing key.
+    :ivar exchange: the name of an exchange that is there; or its declaration (:class:`ExchangeDeclaration`).
+        Default, and by the names ``""`` and ``default``: the default exchange, which leads to the queue
+        named by the routing key.
     :ivar queue: the name of a queue, taken as it is, and declared as a durable classic one if it is not
-        there; or its declaration (:class:`Queue`). It is bound to the exchange.
+        there; or its declaration (:class:`QueueDeclaration`). It is bound to the exchange.
 
     Sending:
 
@@ -212,8 +212,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     client_properties: dict[str, Any] = {}
     connection: dict[str, Any] = {}
 
-    exchange: Exchange | str = ""
-    queue: Queue | str | None = None
+    exchange: ExchangeDeclaration | str = ""
+    queue: QueueDeclaration | str | None = None
 
     routing_key: str | None = None
     mandatory: bool = True
@@ -271,33 +271,33 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
                 f"the routing_key {key!r}: leave out routing_key, or name an exchange"
             )
 
-    def _check_bindings(self, queue: Queue) -> None:
+    def _check_bindings(self, queue: QueueDeclaration) -> None:
         # One without a name only lends its settings to the queues of listeners.
         for one in self.bindings(queue) if queue.name or queue.bind is not None else ():
             if isinstance(one, dict) and one.get("x-match", "all") not in _MATCHES:
                 raise ValueError(f"queue.bind: x-match is one of {', '.join(_MATCHES)}")
-            if isinstance(self.exchange, Exchange):
+            if isinstance(self.exchange, ExchangeDeclaration):
                 _check_binding(one, self.exchange.type, queue.name)
 
-    def bindings(self, queue: Queue) -> list[Binding]:
+    def bindings(self, queue: QueueDeclaration) -> list[Binding]:
         """Return what the profile's queue is bound to its exchange by; nothing to the default one."""
         if not self.exchange_name():
             return []
         if queue.bind is not None:
             return list(queue.bind) if isinstance(queue.bind, list) else [queue.bind]
-        if isinstance(self.exchange, Exchange) and self.exchange.type == _LOCAL_RANDOM:
+        if isinstance(self.exchange, ExchangeDeclaration) and self.exchange.type == _LOCAL_RANDOM:
             return [""]
         key = self.routing_key
         return [key if key is not None and "{" not in key else queue.name]
 
     def exchange_name(self) -> str:
         """Return the name of the exchange, ``""`` for the default one."""
-        name = self.exchange.name if isinstance(self.exchange, Exchange) else self.exchange
+        name = self.exchange.name if isinstance(self.exchange, ExchangeDeclaration) else self.exchange
         return "" if name == "default" else name
 
-    def queue_settings(self) -> Queue | None:
+    def queue_settings(self) -> QueueDeclaration | None:
         """Return the queue, whichever way it was given."""
-        return Queue(name=self.queue) if isinstance(self.queue, str) else self.queue
+        return QueueDeclaration(name=self.queue) if isinstance(self.queue, str) else self.queue
 
     def address(self) -> Address:
         """Return where to connect to.

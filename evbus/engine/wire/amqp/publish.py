@@ -57,7 +57,7 @@ class _Head(NamedTuple):
     data: bytes
 
 
-class _Flight(NamedTuple):
+class _InFlight(NamedTuple):
     """An event of unknown outcome. ``event`` is held so that its identity stays its own."""
 
     batch: Batch
@@ -65,7 +65,7 @@ class _Flight(NamedTuple):
     event: Envelope
 
 
-class _Channel(NamedTuple):
+class _ConfirmChannel(NamedTuple):
     """An open channel whose publishes are confirmed."""
 
     number: int
@@ -89,7 +89,7 @@ class Publisher:
         self._exchange = profile.exchange_name()
         self._fixed = fixed_of(profile)
         self._patience = profile.timeout or profile.confirm_timeout
-        self._channel: _Channel | None = None
+        self._channel: _ConfirmChannel | None = None
         self._opening = asyncio.Lock()
         queue = profile.queue_settings()
         self._declares = queue is not None and bool(queue.name)
@@ -106,7 +106,7 @@ class Publisher:
         self._under_way: set[int] = set()
         self._unwritten: set[int] = set()
         # Twins, alike even in what they are known by, are told apart by their number only.
-        self._unknown: dict[_Identity, deque[_Flight]] = {}
+        self._unknown: dict[_Identity, deque[_InFlight]] = {}
 
     def __repr__(self) -> str:
         return f"<Publisher {self._name} {self._channel.confirms if self._channel else 'no channel'}>"
@@ -214,7 +214,7 @@ class Publisher:
 
     # The channel
 
-    async def _opened(self) -> _Channel:
+    async def _opened(self) -> _ConfirmChannel:
         """Return the channel that an earlier call has opened; what that has lost must not be overtaken."""
         async with self._opening:
             channel = self._channel
@@ -222,7 +222,7 @@ class Publisher:
             raise Unavailable(f"{self._name}: an earlier batch waits for a channel")
         return channel
 
-    async def _open(self) -> _Channel:
+    async def _open(self) -> _ConfirmChannel:
         async with self._opening:
             channel = self._channel
             if channel is not None and channel.confirms.ended is None:
@@ -245,7 +245,7 @@ class Publisher:
                 raise Unavailable(f"{self._name}: {exc}") from exc
             except Exception as exc:
                 raise Unavailable(f"{self._name}: no channel: {one_line(str(exc))}") from exc
-            channel = self._channel = _Channel(link.number, session, link, confirms, {})
+            channel = self._channel = _ConfirmChannel(link.number, session, link, confirms, {})
             return channel
 
     def _refused(self) -> Exception:
@@ -275,7 +275,7 @@ class Publisher:
 
     # Writing
 
-    def _write(self, channel: _Channel, events: list[Envelope]) -> tuple[Batch, list[Outcome] | None]:
+    def _write(self, channel: _ConfirmChannel, events: list[Envelope]) -> tuple[Batch, list[Outcome] | None]:
         """Write events; return their batch and, when some cannot be written, the outcomes so far."""
         number, frame_max = channel.number, channel.session.frame_max
         heads, most = channel.heads, channel.session.frame_max - frames.AROUND
@@ -303,7 +303,7 @@ class Publisher:
         channel.session.wire.write(b"".join(parts))
         return batch, outcomes
 
-    def _head(self, channel: _Channel, event: Envelope, size: int) -> _Head:
+    def _head(self, channel: _ConfirmChannel, event: Envelope, size: int) -> _Head:
         if self._largest is not None and size > self._largest:
             raise PayloadError(f"the body has {size} bytes, and the broker takes {self._largest} at most")
         number, frame_max = channel.number, channel.session.frame_max
@@ -322,7 +322,7 @@ class Publisher:
 
     # Waiting
 
-    async def _answer(self, channel: _Channel, batch: Batch) -> None:
+    async def _answer(self, channel: _ConfirmChannel, batch: Batch) -> None:
         """Wait until the batch is done, as long as confirms come in. Others may wait for it, too."""
         progress = -1
         while batch.left:
@@ -341,7 +341,7 @@ class Publisher:
             f"{why}"
         )
 
-    def _remember(self, flights: Iterable[_Flight]) -> None:
+    def _remember(self, flights: Iterable[_InFlight]) -> None:
         for flight in flights:
             # Events without a time come from callers that may use one body for several.
             if flight.event.accepted_at:
@@ -349,7 +349,7 @@ class Publisher:
         if len(self._unknown) > REMEMBERED:
             self._unknown.clear()
 
-    def _recall(self, event: Envelope) -> _Flight | None:
+    def _recall(self, event: Envelope) -> _InFlight | None:
         """Return what is known of an event that may be on its way already, and forget it."""
         found = self._unknown.get(_identity(event))
         if found is None:
@@ -358,7 +358,7 @@ class Publisher:
             del self._unknown[_identity(event)]
         return found.popleft()
 
-    async def _publish_again(self, channel: _Channel, events: list[Envelope]) -> list[Outcome]:
+    async def _publish_again(self, channel: _ConfirmChannel, events: list[Envelope]) -> list[Outcome]:
         """Publish events of which some may be on their way already."""
         known = [self._recall(event) for event in events]
         fresh = [event for event, flight in zip(events, known) if flight is None]  # noqa: B905 - one each
@@ -439,12 +439,12 @@ def _identity(event: Envelope) -> _Identity:
     return (id(event.body), event.accepted_at, event.routing_key)
 
 
-def _flights(batch: Batch, events: list[Envelope], outcomes: list[Outcome] | None) -> list[_Flight]:
+def _flights(batch: Batch, events: list[Envelope], outcomes: list[Outcome] | None) -> list[_InFlight]:
     """Return the flights of those events that were written."""
     if outcomes is not None:
         written = zip(events, outcomes)  # noqa: B905 - one each
         events = [event for event, outcome in written if outcome is PENDING]
-    return [_Flight(batch, number, event) for number, event in enumerate(events)]
+    return [_InFlight(batch, number, event) for number, event in enumerate(events)]
 
 
 def _merged(outcomes: list[Outcome], batch: Batch) -> list[Outcome]:

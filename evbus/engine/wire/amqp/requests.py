@@ -31,7 +31,7 @@ __all__ = ["Correspondent", "Requester"]
 _REPLY_TO = "amq.rabbitmq.reply-to"
 
 
-class _Channel(NamedTuple):
+class _RequestChannel(NamedTuple):
     """A channel that sends requests and takes their replies."""
 
     session: AmqpSession
@@ -70,7 +70,7 @@ class Requester:
         self._name = connection.name
         self._exchange = profile.exchange_name()
         self._fixed = fixed_of(profile)
-        self._channel: _Channel | None = None
+        self._channel: _RequestChannel | None = None
         self._opening: asyncio.Task[Unavailable | None] | None = None
         self._closed = False
 
@@ -104,7 +104,7 @@ class Requester:
             raise rejected(self._name, exc) from exc
         return await waiting.ask(message, correlation_id, deadline, timeout)
 
-    def _message(self, channel: _Channel, event: Envelope, correlation_id: str, left: float) -> bytes:
+    def _message(self, channel: _RequestChannel, event: Envelope, correlation_id: str, left: float) -> bytes:
         number, frame_max = channel.link.number, channel.session.frame_max
         headers = {**event.headers, "correlation-id": correlation_id, "reply-to": _REPLY_TO}
         if self._profile.expiry is not None:
@@ -130,7 +130,7 @@ class Requester:
 
     # The channel
 
-    async def _opened(self, deadline: float, timeout: float) -> _Channel:
+    async def _opened(self, deadline: float, timeout: float) -> _RequestChannel:
         """Return the channel that takes requests, opened if need be, and as soon as there is a connection."""
         loop = asyncio.get_running_loop()
         while True:
@@ -199,7 +199,7 @@ class Requester:
             while self.connection.session is session:
                 await self.connection.changed()
 
-    async def _open_on(self, session: AmqpSession) -> _Channel:
+    async def _open_on(self, session: AmqpSession) -> _RequestChannel:
         await declared(session, self._profile)
         link = await session.channel()
         patience = self._profile.confirm_timeout
@@ -212,7 +212,7 @@ class Requester:
             lambda: session.probe(patience),
             patience,
         )
-        channel = _Channel(session, link, waiting)
+        channel = _RequestChannel(session, link, waiting)
         session.wire.attach(link.number, waiting)
         try:
             await session.rpc(link.confirm_delivery())
@@ -229,7 +229,7 @@ class Requester:
     def _unroutable(self, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
         return unroutable(self._name, code, text, exchange, routing_key)
 
-    async def _leave(self, channel: _Channel) -> None:
+    async def _leave(self, channel: _RequestChannel) -> None:
         channel.waiting.end("the lane was closed")
         if not channel.session.lost.done() and not channel.link.is_closed:
             with contextlib.suppress(Exception):

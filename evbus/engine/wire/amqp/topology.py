@@ -22,7 +22,7 @@ from pamqp.base import Frame
 from evbus.engine.kit.redact import one_line
 from evbus.engine.wire.amqp.connect import AmqpSession
 from evbus.engine.wire.amqp.frames import method
-from evbus.engine.wire.amqp.profile import Binding, Exchange, Profile, Queue
+from evbus.engine.wire.amqp.profile import Binding, ExchangeDeclaration, Profile, QueueDeclaration
 from evbus.errors import Unavailable
 
 __all__ = [
@@ -88,7 +88,7 @@ async def declare_exchange(session: AmqpSession, profile: Profile) -> None:
         return
     wanted = profile.exchange
     what = f"the exchange {name!r}"
-    if isinstance(wanted, Exchange):
+    if isinstance(wanted, ExchangeDeclaration):
         await _step(
             session,
             what,
@@ -127,7 +127,7 @@ async def check_topic(session: AmqpSession, profile: Profile) -> None:
     :raises Unavailable: it is of another type.
     """
     name = profile.exchange_name()
-    if isinstance(profile.exchange, Exchange) or name in STANDARD:
+    if isinstance(profile.exchange, ExchangeDeclaration) or name in STANDARD:
         return
     what = f"the exchange {name!r}"
     try:
@@ -146,7 +146,7 @@ async def check_topic(session: AmqpSession, profile: Profile) -> None:
 async def declare_queue(
     session: AmqpSession,
     profile: Profile,
-    queue: Queue,
+    queue: QueueDeclaration,
     *,
     bind: list[Binding],
     passive: bool = False,

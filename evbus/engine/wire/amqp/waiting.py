@@ -30,7 +30,7 @@ _CORRELATION_ID = "correlation-id"
 _STALE = 1000
 
 
-class _Request:
+class _PendingReply:
     """A request under way."""
 
     __slots__ = ("reply", "timeout")
@@ -79,7 +79,7 @@ class Waiting:
         self._prefix = f"{secrets.token_hex(8)}-"
         self._count = 0
         self._sent = 0
-        self._requests: dict[str, _Request] = {}
+        self._requests: dict[str, _PendingReply] = {}
         self._unconfirmed: dict[int, str] = {}
         self._out: list[bytes] = []
         self._deadlines: list[tuple[float, str]] = []
@@ -103,7 +103,7 @@ class Waiting:
         :param deadline: until when it is waited for, by the loop's clock; ``timeout`` is for the error.
         """
         reply: asyncio.Future[Envelope] = self._loop.create_future()
-        self._requests[correlation_id] = _Request(reply, timeout)
+        self._requests[correlation_id] = _PendingReply(reply, timeout)
         self._watch(deadline, correlation_id)
         self._sent += 1
         self._unconfirmed[self._sent] = correlation_id
@@ -258,6 +258,6 @@ class Waiting:
             request.reply.set_result(Envelope(self._profile, "", body, headers, time.monotonic()))
 
 
-def _fail(request: _Request, problem: Exception) -> None:
+def _fail(request: _PendingReply, problem: Exception) -> None:
     if not request.reply.done():
         request.reply.set_exception(problem)

@@ -10,7 +10,7 @@ from evbus.engine.wire.amqp1.link import Outcome
 from evbus.errors import DeliveryError
 from evbus.types import Envelope
 
-__all__ = ["Batch", "Left", "Sent"]
+__all__ = ["Batch", "Left", "Transfer"]
 
 Result = DeliveryError | None
 
@@ -18,7 +18,7 @@ Result = DeliveryError | None
 _Identity = tuple[int, float, str]
 
 
-class Sent:
+class Transfer:
     """A message in flight; called with its outcome."""
 
     __slots__ = ("batch", "body", "done", "index", "result", "translate")
@@ -50,12 +50,12 @@ class Batch:
         self.moved = False
         self.waiting: asyncio.Future[None] | None = None
 
-    def expect(self, index: int, translate: Callable[[Outcome], Result]) -> Sent:
+    def expect(self, index: int, translate: Callable[[Outcome], Result]) -> Transfer:
         """Return what waits for the outcome of an event."""
         self.left += 1
-        return Sent(self, index, translate)
+        return Transfer(self, index, translate)
 
-    def adopt(self, sent: Sent, index: int) -> Sent:
+    def adopt(self, sent: Transfer, index: int) -> Transfer:
         """Wait for the outcome of an event that was sent before."""
         if not sent.done:
             self.left += 1
@@ -79,7 +79,7 @@ class Left:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._sent: OrderedDict[_Identity, list[Sent]] = OrderedDict()
+        self._sent: OrderedDict[_Identity, list[Transfer]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sent)
@@ -88,7 +88,7 @@ class Left:
         """Forget all: the connection that they were sent over is gone."""
         self._sent.clear()
 
-    def keep(self, events: list[Envelope], sent: list[Sent | None], *, known: bool = False) -> None:
+    def keep(self, events: list[Envelope], sent: list[Transfer | None], *, known: bool = False) -> None:
         """Remember what is in flight, and with ``known`` what was accepted and nobody was told of."""
         for event, one in zip(events, sent, strict=False):
             if one is None:
@@ -102,7 +102,7 @@ class Left:
         while len(self._sent) > self._limit:
             self._sent.popitem(last=False)
 
-    def take(self, event: Envelope) -> Sent | None:
+    def take(self, event: Envelope) -> Transfer | None:
         """Return what waits for an event that was sent before, or was accepted; None: send it."""
         if not self._sent:
             return None

@@ -19,7 +19,7 @@ from evbus.engine.wire.amqp1.profile import Profile
 from evbus.engine.wire.amqp1.session import Amqp1Session
 from evbus.engine.wire.base.amqp1_types import Malformed
 from evbus.engine.wire.base.breaks import BREAKS, Breaks
-from evbus.engine.wire.base.supervisor import State
+from evbus.engine.wire.base.supervisor import ConnectionState
 from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
 from evbus.types import Delivery, Envelope, Origin, SharedHeaders, Subscription
 
@@ -101,7 +101,7 @@ class Consumer:
         """Return the session when there is one, None when the connection was closed."""
         connection = self._connection
         while connection.session is None or connection.session.lost.done():
-            if connection.state is State.CLOSED:
+            if connection.state is ConnectionState.CLOSED:
                 return None
             await connection.changed()
         return connection.session

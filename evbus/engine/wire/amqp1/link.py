@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from evbus.engine.wire.amqp1.library import cproton, proton
 
-__all__ = ["Link", "Outcome", "Receiver", "Sender", "condition_of"]
+__all__ = ["Link", "Outcome", "Receiver", "SendingLink", "condition_of"]
 
 ACCEPTED, REJECTED, RELEASED, MODIFIED = (
     cproton.PN_ACCEPTED,
@@ -150,7 +150,7 @@ class Link:
         return True
 
 
-class Sender(Link):
+class SendingLink(Link):
     """A link that sends.
 
     :ivar credit: messages that the other side takes at present (section 2.6.7).

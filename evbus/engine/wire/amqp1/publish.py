@@ -10,9 +10,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable
 
 from evbus.engine.wire.amqp1.address import Target, target
-from evbus.engine.wire.amqp1.batch import Batch, Left, Sent
+from evbus.engine.wire.amqp1.batch import Batch, Left, Transfer
 from evbus.engine.wire.amqp1.connect import Amqp1Connection, model
-from evbus.engine.wire.amqp1.link import Outcome, Sender
+from evbus.engine.wire.amqp1.link import Outcome, SendingLink
 from evbus.engine.wire.amqp1.message import Encoder
 from evbus.engine.wire.amqp1.profile import Model, Profile
 from evbus.engine.wire.amqp1.session import FORCED, Amqp1Session
@@ -65,7 +65,7 @@ class Publisher:
         self._encoder = self._encoder_for("artemis")
         self._session: Amqp1Session | None = None
         self._model: Model = "artemis"
-        self._links: OrderedDict[str, Sender] = OrderedDict()
+        self._links: OrderedDict[str, SendingLink] = OrderedDict()
         self._targets: dict[str, Target] = {}
         self._left = Left(10 * profile.window)
         self._flying = 0
@@ -96,7 +96,7 @@ class Publisher:
         if session is not self._session:
             self._begin(session)
         batch = Batch(len(events))
-        sent: list[Sent | None] = []
+        sent: list[Transfer | None] = []
         try:
             problem = await self._send(session, batch, events, sent)
             session.write()
@@ -150,7 +150,7 @@ class Publisher:
         )
 
     async def _send(
-        self, session: Amqp1Session, batch: Batch, events: list[Envelope], sent: list[Sent | None]
+        self, session: Amqp1Session, batch: Batch, events: list[Envelope], sent: list[Transfer | None]
     ) -> Unavailable | None:
         size = 0
         for index, event in enumerate(events):
@@ -204,7 +204,7 @@ class Publisher:
 
     # Links
 
-    async def _link(self, session: Amqp1Session, where: Target) -> Sender | DeliveryError:
+    async def _link(self, session: Amqp1Session, where: Target) -> SendingLink | DeliveryError:
         """Return the link to an address once it takes a message, or why that was given up."""
         while True:
             link = self._links.get(where.address)
@@ -226,7 +226,7 @@ class Publisher:
                 return self._silent()
             self._silences = 0
 
-    async def _attach(self, session: Amqp1Session, where: Target) -> Sender | DeliveryError:
+    async def _attach(self, session: Amqp1Session, where: Target) -> SendingLink | DeliveryError:
         refused = await self._probe(session, where)
         if refused is not None:
             return refused

@@ -15,7 +15,7 @@ from typing import Any, cast
 from evbus.engine.kit.redact import one_line
 from evbus.engine.wire.amqp1.address import is_rabbitmq3
 from evbus.engine.wire.amqp1.library import cproton, proton
-from evbus.engine.wire.amqp1.link import Link, Receiver, Sender, condition_of
+from evbus.engine.wire.amqp1.link import Link, Receiver, SendingLink, condition_of
 from evbus.engine.wire.amqp1.links import Links
 from evbus.engine.wire.amqp1.login import Login
 
@@ -35,7 +35,7 @@ class Amqp1Session(asyncio.Protocol):
     The objects of the engine are used by the event loop's thread alone, and are never handed out: when the
     garbage collector of another thread frees one while the engine runs, the process is gone.
 
-    :ivar lost: see :class:`evbus.engine.wire.base.supervisor.Session`.
+    :ivar lost: see :class:`evbus.engine.wire.base.supervisor.LiveSession`.
     :ivar blocked: always ``""``: AMQP 1.0 does not tell. A broker that takes nothing settles nothing.
     :ivar opened: the properties that the broker tells of itself (section 2.7.1), once it takes links.
     :ivar heard: the first bytes that came.
@@ -263,10 +263,12 @@ class Amqp1Session(asyncio.Protocol):
 
     # Links
 
-    def sender(self, address: str, capabilities: tuple[str, ...] = (), *, durable: bool = True) -> Sender:
+    def sender(
+        self, address: str, capabilities: tuple[str, ...] = (), *, durable: bool = True
+    ) -> SendingLink:
         """Attach a link that sends to an address; it tells by :attr:`Link.ready` when it may be used."""
         session, name = self._new()
-        link = Sender(self, session, session.sender(name), name)
+        link = SendingLink(self, session, session.sender(name), name)
         self._links.add(link, partial(link.open, target=address, capabilities=capabilities, durable=durable))
         self.flush()
         return link
@@ -306,7 +308,7 @@ class Amqp1Session(asyncio.Protocol):
         A broker that blocks publishers closes their window (section 2.5.6), and they keep what they have.
         """
         return not self._paused and any(
-            isinstance(link, Sender) and link.unsettled and not link.session.outgoing_bytes
+            isinstance(link, SendingLink) and link.unsettled and not link.session.outgoing_bytes
             for link in self._links.all()
         )
 

@@ -12,14 +12,14 @@ import msgspec
 from evbus.engine.kit.names import unique
 from evbus.engine.wire.base.supervisor import Connection, Consumers
 
-__all__ = ["Key", "Role", "Shared", "key_of"]
+__all__ = ["ConnectionKey", "Role", "Shared", "key_of"]
 
 #: Who uses a connection. A broker under an alarm stops to read those that publish: what consumers acknowledge
 #: would not be seen on them.
 Role = Literal["lanes", "consumers"]
 
 
-class Key(NamedTuple):
+class ConnectionKey(NamedTuple):
     """What makes two users share a connection. ``settings`` is a digest: profiles hold secrets."""
 
     transport: str
@@ -30,10 +30,10 @@ class Key(NamedTuple):
     role: Role = "lanes"
 
 
-def key_of(transport: str, provider: str, profile: str, settings: Any, role: Role = "lanes") -> Key:
+def key_of(transport: str, provider: str, profile: str, settings: Any, role: Role = "lanes") -> ConnectionKey:
     """Return the key of a profile's connection in the running loop."""
     digest = hashlib.sha256(msgspec.json.encode(settings)).digest()
-    return Key(transport, provider, profile, digest, id(asyncio.get_running_loop()), role)
+    return ConnectionKey(transport, provider, profile, digest, id(asyncio.get_running_loop()), role)
 
 
 class _Entry:
@@ -47,9 +47,9 @@ class Shared:
     """The open connections of a hub."""
 
     def __init__(self) -> None:
-        self._entries: dict[Key, _Entry] = {}
+        self._entries: dict[ConnectionKey, _Entry] = {}
 
-    async def open(self, key: Key, make: Callable[[], Connection[Any]]) -> Connection[Any]:
+    async def open(self, key: ConnectionKey, make: Callable[[], Connection[Any]]) -> Connection[Any]:
         """Return the connection of ``key``, opened if nobody has it yet.
 
         :raises ConnectFailed: see :meth:`Connection.open`; everybody who waited for it gets this.
@@ -67,7 +67,7 @@ class Shared:
             raise
         return entry.connection
 
-    def _consumers_of(self, key: Key) -> Consumers:
+    def _consumers_of(self, key: ConnectionKey) -> Consumers:
         """Return the consumers of a profile, which its connections share."""
         for other, entry in self._entries.items():
             if other._replace(role=key.role) == key:
@@ -81,7 +81,7 @@ class Shared:
                 await self._leave(key, entry)
                 return
 
-    async def _leave(self, key: Key, entry: _Entry) -> None:
+    async def _leave(self, key: ConnectionKey, entry: _Entry) -> None:
         entry.users -= 1
         if entry.users:
             return

@@ -16,7 +16,7 @@ from evbus.engine.kit.redact import one_line, redact, said
 from evbus.engine.kit.waiting import call
 from evbus.errors import ConnectFailed, Unavailable
 
-__all__ = ["Connection", "Consumers", "Session", "State"]
+__all__ = ["Connection", "ConnectionState", "Consumers", "LiveSession"]
 
 log = logging.getLogger("evbus.connection")
 
@@ -29,7 +29,7 @@ SHORT_LIFE = 1.0
 SETTLING = 5.0
 
 
-class State(Enum):
+class ConnectionState(Enum):
     """What a connection is doing."""
 
     CONNECTING = "connecting"
@@ -38,7 +38,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class Session(Protocol):
+class LiveSession(Protocol):
     """A connection as long as it lives: what a transport's ``dial`` returns."""
 
     @property
@@ -115,7 +115,7 @@ class Consumers:
         return max((max(since, gone) + SETTLING - now for gone in self._away.values()), default=0.0)
 
 
-S = TypeVar("S", bound=Session)
+S = TypeVar("S", bound=LiveSession)
 
 
 class Connection(Generic[S]):
@@ -141,7 +141,7 @@ class Connection(Generic[S]):
     ) -> None:
         self.name = name
         self.consumers = Consumers()
-        self.state = State.CLOSED
+        self.state = ConnectionState.CLOSED
         self.session: S | None = None
         self.last_error = ""
         self.connects = 0
@@ -200,7 +200,7 @@ class Connection(Generic[S]):
             await asyncio.wait({task})
         self.consumers.connections.discard(self)
         self.consumers.up(self)
-        self._become(State.CLOSED)
+        self._become(ConnectionState.CLOSED)
 
     def up(self) -> S:
         """Return the live session.
@@ -215,7 +215,7 @@ class Connection(Generic[S]):
 
     def unavailable(self) -> Unavailable:
         """Return the error of an event that cannot be sent now."""
-        if self.state is State.CLOSED:
+        if self.state is ConnectionState.CLOSED:
             return Unavailable(f"{self.name}: the connection is closed")
         why = self.last_error
         if self.session is not None and self.session.lost.done():
@@ -229,7 +229,7 @@ class Connection(Generic[S]):
         """
         if self._takes():
             return self._consumers_away() if self.consumers else None
-        if self.state is State.CLOSED:
+        if self.state is ConnectionState.CLOSED:
             return None
         blocked = self.session.blocked if self.session is not None else ""
         why = f"{self.name}: the broker blocks publishers: {blocked}" if blocked else str(self.unavailable())
@@ -254,7 +254,7 @@ class Connection(Generic[S]):
         return session is not None and not session.blocked and not session.lost.done()
 
     async def _until_ready(self) -> None:
-        while not self._takes() and self.state is not State.CLOSED:
+        while not self._takes() and self.state is not ConnectionState.CLOSED:
             await self.changed()
 
     async def changed(self) -> None:
@@ -272,7 +272,7 @@ class Connection(Generic[S]):
         if changed is not None and not changed.done():
             changed.set_result(None)
 
-    def _become(self, state: State) -> None:
+    def _become(self, state: ConnectionState) -> None:
         if state is not self.state:
             self.state = state
             self._since = time.time()
@@ -281,7 +281,7 @@ class Connection(Generic[S]):
     async def _run(self, first: asyncio.Future[Exception | None]) -> None:
         failures = attempts = short_lives = 0
         while True:
-            self._become(State.CONNECTING)
+            self._become(ConnectionState.CONNECTING)
             try:
                 # A client library may raise CancelledError although nobody cancelled anything.
                 session: S = await call(self._dial(attempts), 0)
@@ -311,7 +311,7 @@ class Connection(Generic[S]):
 
     def _failed(self, problem: Exception, failures: int) -> None:
         self.last_error = self.clean(problem)
-        self._become(State.DOWN)
+        self._become(ConnectionState.DOWN)
         if failures == 1 and (self.connects or self._wait):
             level = self.consumers.down(self)
             log.log(
@@ -330,18 +330,18 @@ class Connection(Generic[S]):
         self.session = session
         session.watch(self.tell)
         self._up = asyncio.get_running_loop().time()
-        self._become(State.UP)
+        self._become(ConnectionState.UP)
         if not first.done():
             first.set_result(None)
         try:
             self.last_error = self.clean(await asyncio.shield(session.lost))
         except asyncio.CancelledError:
             self.session = None
-            self._become(State.CLOSED)
+            self._become(ConnectionState.CLOSED)
             await self._end(session)
             raise
         self.session = None
-        self._become(State.DOWN)
+        self._become(ConnectionState.DOWN)
         level = self.consumers.down(self)
         log.log(level, "%s: the connection is lost: %s", self._logged_as, self.last_error)
         await self._end(session)

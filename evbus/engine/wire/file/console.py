@@ -13,7 +13,7 @@ from typing import Any, Literal, TextIO
 import msgspec
 
 from evbus.engine.codec import jsonl
-from evbus.engine.kit.thread import Worker
+from evbus.engine.kit.thread import WorkerThread
 from evbus.errors import InvalidPayload, Rejected, Unavailable
 from evbus.types import Envelope
 
@@ -113,7 +113,7 @@ class ConsoleDestination:
         self._colour = may_colour(found, os.environ if environ is None else environ)
         self._fd: int | None = None
         self._ready = False
-        self._worker = Worker("evbus-console")
+        self._worker = WorkerThread("evbus-console")
 
     def __repr__(self) -> str:
         return f"<ConsoleDestination {self._name} {self._worker!r}>"

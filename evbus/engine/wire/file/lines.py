@@ -14,7 +14,7 @@ import msgspec
 from evbus.engine.codec import jsonl
 from evbus.engine.kit.append import AppendFile
 from evbus.engine.kit.paths import no_home
-from evbus.engine.kit.thread import Worker
+from evbus.engine.kit.thread import WorkerThread
 from evbus.engine.kit.units import Bytes, Unit, number
 from evbus.errors import InvalidPayload, Rejected
 from evbus.types import CONTENT_TYPE, Envelope
@@ -127,7 +127,7 @@ class FileDestination:
             sync=profile.sync_seconds(),
             mode=profile.mode_bits(),
         )
-        self._worker = Worker("evbus-file", tick=self._file.tick)
+        self._worker = WorkerThread("evbus-file", tick=self._file.tick)
 
     def __repr__(self) -> str:
         return f"<FileDestination {self._file!r}>"

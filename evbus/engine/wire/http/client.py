@@ -20,7 +20,7 @@ from evbus.engine.stages.compress import HEADER as ENCODING
 from evbus.engine.stages.compress import Compressor
 from evbus.engine.stages.sign import SIGNATURE
 from evbus.engine.wire.http.address import AddressPolicy, forbidden
-from evbus.engine.wire.http.webhook import Profile, Request, outcome
+from evbus.engine.wire.http.webhook import Request, WebhookProfile, outcome
 from evbus.errors import (
     DeliveryError,
     DestinationForbidden,
@@ -119,7 +119,9 @@ class Client:
         return f"<webhook client of {self.origin}, {'closed' if self._session.closed else 'open'}>"
 
     @classmethod
-    async def open(cls, profile: Profile, max_body: int, left_out: Callable[[str, str], None]) -> Client:
+    async def open(
+        cls, profile: WebhookProfile, max_body: int, left_out: Callable[[str, str], None]
+    ) -> Client:
         """Check the destination and return a client for it; nothing is connected yet.
 
         :param max_body: most bytes that come out of a compressed body; a larger one is sent as it is.
@@ -242,7 +244,7 @@ def _basic_auth(url: URL, headers: Mapping[str, str]) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(pair).decode()}
 
 
-def _secrets_of(profile: Profile, url: URL) -> frozenset[str]:
+def _secrets_of(profile: WebhookProfile, url: URL) -> frozenset[str]:
     """Return what must not come back in a sentence: a receiver may well echo the request."""
     # Many services put the secret into the path (https://hooks.example/T0/B0/xyz) or the query.
     parts = [part for part in (*url.parts, *url.query.values()) if len(part) >= _TOKEN_LENGTH]
@@ -256,7 +258,7 @@ def _secrets_of(profile: Profile, url: URL) -> frozenset[str]:
     return secrets_of(known) | secrets_of({"secret": list(_basic_auth(url, {}).values())})
 
 
-def _tls(profile: Profile) -> ssl.SSLContext:
+def _tls(profile: WebhookProfile) -> ssl.SSLContext:
     context = _trusting(profile.ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if profile.insecure:

@@ -32,8 +32,8 @@ from evbus.types import CONTENT_TYPE
 
 __all__ = [
     "LONGEST_WAIT",
-    "Profile",
     "Request",
+    "WebhookProfile",
     "key_of",
     "outcome",
     "retry_after",
@@ -86,7 +86,7 @@ _FIXED_BY_US = (_NEVER_FORWARDED - {"authorization", "cookie", "host"}) | _OURS
 _BUSY = frozenset({408, 425, 429, 502, 503, 504})
 
 
-class Profile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class WebhookProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """The keys of a webhook profile.
 
     :ivar url: where to POST; http or https. ``user:password@`` in it becomes basic authentication.

@@ -19,7 +19,7 @@ from evbus.engine.wire.base.tls import client_context, tls_reason
 from evbus.engine.wire.stomp import library
 from evbus.engine.wire.stomp.frame import Frame, escape
 from evbus.engine.wire.stomp.profile import Profile
-from evbus.engine.wire.stomp.session import Broker, StompSession, error_text
+from evbus.engine.wire.stomp.session import Product, StompSession, error_text
 from evbus.errors import DeliveryTimeout, Unavailable
 
 __all__ = ["StompConnection", "connection"]
@@ -78,8 +78,8 @@ async def _dial(
         version = frame.headers.get("version", "1.0")
         raise Unavailable(f"{where} speaks STOMP {one_line(version, 20)} only; evbus needs STOMP 1.2")
     server = frame.headers.get("server", "")
-    session.broker = Broker.of(server)
-    if session.broker is Broker.RABBITMQ:
+    session.broker = Product.of(server)
+    if session.broker is Product.RABBITMQ:
         session.version = tuple(int(part) for part in re.findall(r"\d+", server)[:3])
     session.beat(profile.heartbeat, frame.headers.get("heart-beat", ""))
     return session

@@ -19,15 +19,15 @@ from evbus.engine.kit.topics import check_template, is_pattern
 from evbus.engine.wire.amqp.profile import NOT_CLASSIC, PASSING
 from evbus.engine.wire.amqp.topology import STANDARD, TOPIC
 from evbus.engine.wire.base.breaks import BREAKS, Breaks
-from evbus.engine.wire.base.supervisor import State
+from evbus.engine.wire.base.supervisor import ConnectionState
 from evbus.engine.wire.stomp.connect import StompConnection
 from evbus.engine.wire.stomp.frame import Frame, unfit
 from evbus.engine.wire.stomp.profile import KEY, ROUTING_KEY, Profile
-from evbus.engine.wire.stomp.session import Broker, StompSession, fill, sender_headers, taken_apart
+from evbus.engine.wire.stomp.session import Product, StompSession, fill, sender_headers, taken_apart
 from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
 from evbus.types import Delivery, Envelope, Origin, Subscription
 
-__all__ = ["Consumer", "Plan", "plan", "routing_key"]
+__all__ = ["Consumer", "SubscribePlan", "plan", "routing_key"]
 
 log = logging.getLogger("evbus.egress.stomp")
 
@@ -40,7 +40,7 @@ _PREFETCH = ("prefetch-count", "activemq.prefetchSize")
 _QUEUE = "x-queue-name"
 
 
-class Plan(NamedTuple):
+class SubscribePlan(NamedTuple):
     """What to subscribe to, and with which headers.
 
     :ivar own: the queue of a copy for this consumer alone, where it has a name.
@@ -52,14 +52,14 @@ class Plan(NamedTuple):
     own: str = ""
     lossy: bool = False
 
-    def as_it_is(self) -> Plan | None:
+    def as_it_is(self) -> SubscribePlan | None:
         """Return how the queue is asked for if it is there with other settings; None: it has no name."""
         queue = self.headers.get(_QUEUE, "").replace("/", "%2F")
         kept = {name: value for name, value in self.headers.items() if name in _PREFETCH}
-        return Plan(f"/amq/queue/{queue}", kept) if queue else None
+        return SubscribePlan(f"/amq/queue/{queue}", kept) if queue else None
 
 
-def plan(profile: Profile, wanted: Subscription, broker: Broker, own: str = "") -> Plan:
+def plan(profile: Profile, wanted: Subscription, broker: Product, own: str = "") -> SubscribePlan:
     """Return how a broker is asked for what a subscription wants.
 
     :param own: tells the copies of several consumers apart that have one each.
@@ -70,10 +70,10 @@ def plan(profile: Profile, wanted: Subscription, broker: Broker, own: str = "") 
     headers: dict[str, str] = {}
     if is_pattern(wanted.name):
         destination = _matching(destination, broker)
-    if broker is not Broker.ACTIVEMQ:
+    if broker is not Product.ACTIVEMQ:
         headers.update(profile.declare)
         headers[_PREFETCH[0]] = prefetch
-    if broker is not Broker.RABBITMQ:
+    if broker is not Product.RABBITMQ:
         headers[_PREFETCH[1]] = prefetch
     if not destination.startswith(_TOPICS):
         if wanted.per_process:
@@ -82,13 +82,13 @@ def plan(profile: Profile, wanted: Subscription, broker: Broker, own: str = "") 
                 path="destination",
             )
         if wanted.group and destination.startswith(_QUEUES):
-            topic = _VIRTUAL if broker is Broker.ACTIVEMQ else "/topic/"
+            topic = _VIRTUAL if broker is Product.ACTIVEMQ else "/topic/"
             raise ProfileError(
                 f"{destination} gives each event to one consumer, and its listeners would share them; write "
                 f"'destination: {topic}{KEY}'",
                 path="destination",
             )
-        return Plan(destination, headers)
+        return SubscribePlan(destination, headers)
     if wanted.per_process:
         return _for_one(profile, destination, (wanted.group, own), headers, broker)
     group = wanted.group or profile.subscription or ""
@@ -101,22 +101,22 @@ def plan(profile: Profile, wanted: Subscription, broker: Broker, own: str = "") 
         )
     if not group:
         return _for_one(profile, destination, (own,), headers, broker)
-    if broker is Broker.ACTIVEMQ:
+    if broker is Product.ACTIVEMQ:
         if is_pattern(wanted.name):
             # A consumer of queues by a pattern takes from those of names as well: the group of a listener to
             # a pattern is one of its own, with the pattern as MQTT writes it.
             group += "::" + wanted.name.replace(".", "/").replace("*", "+")
         return _on_activemq(profile, destination, group, headers)
-    return Plan(destination, _queue(profile, _named(destination, group), headers, durable=durable))
+    return SubscribePlan(destination, _queue(profile, _named(destination, group), headers, durable=durable))
 
 
-def _matching(destination: str, broker: Broker) -> str:
+def _matching(destination: str, broker: Product) -> str:
     """Return a destination with a pattern in it as a broker has it.
 
     :raises ProfileError: it cannot match it.
     """
     kind, name = destination.split("/", 2)[1:]
-    if broker is Broker.RABBITMQ:
+    if broker is Product.RABBITMQ:
         exchange = unquote(name.partition("/")[0]) if kind == "exchange" else "amq.topic"
         if kind not in ("topic", "exchange") or STANDARD.get(exchange, TOPIC) != TOPIC:
             raise ProfileError(
@@ -125,7 +125,7 @@ def _matching(destination: str, broker: Broker) -> str:
                 path="destination",
             )
         return destination
-    if broker is not Broker.ACTIVEMQ or kind != "topic":
+    if broker is not Product.ACTIVEMQ or kind != "topic":
         raise ProfileError(
             f"nothing is known of how this broker matches the pattern {destination}: listen to each event by "
             "its name",
@@ -140,7 +140,7 @@ def _matching(destination: str, broker: Broker) -> str:
     return f"/topic/{'.'.join([*words[:-1], words[-1].replace('#', '>')])}"
 
 
-def _destination(profile: Profile, name: str, broker: Broker) -> str:
+def _destination(profile: Profile, name: str, broker: Product) -> str:
     template = profile.destination
     check_template(template, name, "destination")
     if unfit(name):
@@ -163,20 +163,20 @@ def _destination(profile: Profile, name: str, broker: Broker) -> str:
     return destination
 
 
-def _check_whole(destination: str, broker: Broker) -> None:
-    why = taken_apart(destination) if broker is Broker.ACTIVEMQ else ""
+def _check_whole(destination: str, broker: Product) -> None:
+    why = taken_apart(destination) if broker is Product.ACTIVEMQ else ""
     if why:
         raise ProfileError(f"the destination {destination[:100]!r} {why}", path="destination")
 
 
 def _for_one(
-    profile: Profile, destination: str, names: tuple[str, ...], headers: dict[str, str], broker: Broker
-) -> Plan:
+    profile: Profile, destination: str, names: tuple[str, ...], headers: dict[str, str], broker: Product
+) -> SubscribePlan:
     """Return the plan for a copy that nobody else consumes."""
-    if broker is not Broker.RABBITMQ or not names[-1]:
-        return Plan(destination, headers, lossy=True)
+    if broker is not Product.RABBITMQ or not names[-1]:
+        return SubscribePlan(destination, headers, lossy=True)
     name = _named(destination, *names)
-    return Plan(destination, _queue(profile, name, headers, durable=False), name)
+    return SubscribePlan(destination, _queue(profile, name, headers, durable=False), name)
 
 
 def _named(destination: str, *names: str) -> str:
@@ -201,7 +201,7 @@ def _queue(profile: Profile, name: str, headers: dict[str, str], *, durable: boo
     return declared
 
 
-def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[str, str]) -> Plan:
+def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[str, str]) -> SubscribePlan:
     if destination.startswith(_VIRTUAL):
         strange = next((each for each in ".*>" if each in group), None)
         if strange is not None:
@@ -211,8 +211,8 @@ def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[s
                 path="subscription",
             )
         queue = f"/queue/Consumer.{group}.{destination[len('/topic/') :]}"
-        _check_whole(queue, Broker.ACTIVEMQ)
-        return Plan(queue, headers)
+        _check_whole(queue, Product.ACTIVEMQ)
+        return SubscribePlan(queue, headers)
     if not profile.client_id:
         raise ProfileError(
             f"ActiveMQ keeps a subscription to {destination} for a client_id only, and for one consumer; "
@@ -220,10 +220,10 @@ def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[s
             path="client_id",
         )
     headers["activemq.subscriptionName"] = group
-    return Plan(destination, headers)
+    return SubscribePlan(destination, headers)
 
 
-def routing_key(profile: Profile, headers: dict[str, str], broker: Broker) -> str:
+def routing_key(profile: Profile, headers: dict[str, str], broker: Product) -> str:
     """Return the routing key that the event of a MESSAGE was sent with."""
     known = headers.get(ROUTING_KEY)
     if known is not None:
@@ -236,7 +236,7 @@ def routing_key(profile: Profile, headers: dict[str, str], broker: Broker) -> st
         found = destination[len(before) : len(destination) - len(after)]
     else:
         found = destination.split("/", 3 if destination.startswith("/exchange/") else 2)[-1]
-    return unquote(found) if broker is Broker.RABBITMQ else found
+    return unquote(found) if broker is Product.RABBITMQ else found
 
 
 class Consumer:
@@ -322,12 +322,12 @@ class Consumer:
         """Return the session when there is one, None when the connection was closed."""
         connection = self._connection
         while connection.session is None or connection.session.lost.done():
-            if connection.state is State.CLOSED:
+            if connection.state is ConnectionState.CLOSED:
                 return None
             await connection.changed()
         return connection.session
 
-    def _plan(self, session: StompSession) -> Plan:
+    def _plan(self, session: StompSession) -> SubscribePlan:
         try:
             found = plan(self._profile, self._wanted, session.broker, self._own)
         except ProfileError as exc:
@@ -336,7 +336,7 @@ class Consumer:
         self._as_it_is = False
         return as_it_is or found
 
-    def _takes_as_it_is(self, found: Plan, refusal: DeliveryError) -> bool:
+    def _takes_as_it_is(self, found: SubscribePlan, refusal: DeliveryError) -> bool:
         """Return whether the queue is there with other settings, and is now to be taken with these."""
         queue = found.headers.get(_QUEUE, "")
         self._as_it_is = bool(queue) and "inequivalent arg" in str(refusal)
@@ -352,10 +352,10 @@ class Consumer:
             self._told.add(what)
             log.warning("%s: %s", self._connection.name, what)
 
-    def _warn(self, session: StompSession, found: Plan) -> None:
+    def _warn(self, session: StompSession, found: SubscribePlan) -> None:
         """Say what this subscription cannot promise."""
         if found.lossy:
-            where = f" at a destination {_VIRTUAL}..." if session.broker is Broker.ACTIVEMQ else ""
+            where = f" at a destination {_VIRTUAL}..." if session.broker is Product.ACTIVEMQ else ""
             self._tell(
                 f"what is sent to {found.destination} while the connection of this consumer is lost does not "
                 f"reach it; a group gets that{where}"
@@ -368,7 +368,9 @@ class Consumer:
                 "x-dead-letter-exchange, or give the queue a policy with delivery-limit -1"
             )
 
-    async def _subscribe(self, session: StompSession, name: str, found: Plan) -> DeliveryError | None:
+    async def _subscribe(
+        self, session: StompSession, name: str, found: SubscribePlan
+    ) -> DeliveryError | None:
         answer = session.subscribe(name, found.destination, found.headers, self._take)
         done, _ = await asyncio.wait({answer}, timeout=self._profile.receipt_timeout)
         refusal = answer.result() if done else Unavailable("the broker does not answer")
@@ -423,7 +425,7 @@ class Consumer:
         headers = frame.headers
         tag = headers.get("ack") or headers.get("message-id", "")
         again = tag in self._unsettled
-        if session.broker is not Broker.RABBITMQ:
+        if session.broker is not Product.RABBITMQ:
             self._unsettled[tag] = frame
         count = headers.get("x-delivery-count", "")
         kept = sender_headers(headers, session.broker)
@@ -443,7 +445,7 @@ class Consumer:
         if origin.ended or session.lost.done():
             return
         self._settled = True
-        if session.broker is Broker.RABBITMQ:
+        if session.broker is Product.RABBITMQ:
             headers = "" if accepted else f"requeue:{'true' if requeue else 'false'}\n"
             session.settle(tag, headers, accepted=bool(accepted))
             return

@@ -30,7 +30,7 @@ __all__ = ["Protocol", "protocol"]
 Protocol = Any
 
 
-class _Transport(BaseTransport):  # type: ignore[misc]
+class _StompTransport(BaseTransport):  # type: ignore[misc]
     """Hands encoded frames on."""
 
     def __init__(self, write: Callable[[bytes], None], host: tuple[str, int], vhost: str) -> None:
@@ -54,4 +54,4 @@ class _Protocol(Protocol12):  # type: ignore[misc]
 
 def protocol(write: Callable[[bytes], None], host: tuple[str, int], vhost: str) -> Protocol:
     """Return stomp.py's protocol for STOMP 1.2, which writes by ``write`` and beats no heart."""
-    return _Protocol(_Transport(write, host, vhost), heartbeats=(0, 0))
+    return _Protocol(_StompTransport(write, host, vhost), heartbeats=(0, 0))

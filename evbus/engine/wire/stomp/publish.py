@@ -18,7 +18,7 @@ from evbus.engine.wire.stomp.profile import KEY, ROUTING_KEY, Profile
 from evbus.engine.wire.stomp.session import (
     MESSAGE_ID,
     TIMESTAMP,
-    Broker,
+    Product,
     StompSession,
     fill,
     taken_apart,
@@ -111,7 +111,7 @@ class Frames:
     def __init__(
         self,
         profile: Profile,
-        broker: Broker,
+        broker: Product,
         *,
         clock: Callable[[], float] = time.time,
         skip: Collection[str] = (),
@@ -123,21 +123,21 @@ class Frames:
         self._skip = NEVER_FORWARDED.union((name.lower() for name in profile.headers), skip)
         # Only what stands at the end of a queue or topic can be told from the MESSAGE that comes of it.
         self._keyed = not profile.destination.endswith("/" + KEY)
-        self._expiry = profile.expiry if broker is not Broker.RABBITMQ else None
-        self._renamed = dict([MESSAGE_ID] if broker is Broker.RABBITMQ else [MESSAGE_ID, TIMESTAMP])
+        self._expiry = profile.expiry if broker is not Product.RABBITMQ else None
+        self._renamed = dict([MESSAGE_ID] if broker is Product.RABBITMQ else [MESSAGE_ID, TIMESTAMP])
         self._heads: dict[str, bytes] = {}
         self._shared: tuple[Mapping[str, str], bytes] | None = None
 
     def _fixed_headers(self) -> dict[str, str]:
         profile = self._profile
         fixed = {**profile.headers}
-        if self._broker is not Broker.ACTIVEMQ:
+        if self._broker is not Product.ACTIVEMQ:
             fixed.update(profile.declare)
         if profile.persistent:
             fixed["persistent"] = "true"
         if profile.priority is not None:
             fixed["priority"] = str(profile.priority)
-        if profile.expiry is not None and self._broker is not Broker.ACTIVEMQ:
+        if profile.expiry is not None and self._broker is not Product.ACTIVEMQ:
             fixed["expiration"] = str(int(profile.expiry * 1000))
         return fixed
 
@@ -176,7 +176,7 @@ class Frames:
             if not key.startswith("/"):
                 raise InvalidRoutingKey(f"the routing key {key[:100]!r} begins with no '/'")
             return self._whole(key, key)
-        if self._broker is Broker.RABBITMQ:
+        if self._broker is Product.RABBITMQ:
             size = len(key.encode())
             if size > SHORT:
                 raise InvalidRoutingKey(f"the routing key has {size} bytes, more than the {SHORT} of AMQP")
@@ -187,7 +187,7 @@ class Frames:
         return self._whole(fill(template, key, broker=self._broker), key)
 
     def _whole(self, destination: str, key: str) -> str:
-        why = taken_apart(destination) if self._broker is Broker.ACTIVEMQ else ""
+        why = taken_apart(destination) if self._broker is Product.ACTIVEMQ else ""
         if why:
             raise InvalidRoutingKey(
                 f"the routing key {key[:100]!r} makes no destination: {destination[:100]!r} {why}"
@@ -221,10 +221,10 @@ class Frames:
         """Return whether a header is none that events have a say in."""
         if lower in self._skip or (lower.startswith("x-") and _DECLARING.fullmatch(lower)):
             return True
-        return self._broker is Broker.ACTIVEMQ and name.startswith(_OBEYED)
+        return self._broker is Product.ACTIVEMQ and name.startswith(_OBEYED)
 
 
-def _check(name: object, value: object, broker: Broker) -> None:
+def _check(name: object, value: object, broker: Product) -> None:
     if not isinstance(name, str) or not isinstance(value, str):
         raise InvalidHeader(f"the header {name!r} cannot be sent: its name and its value have to be strings")
     if not name or unfit(name) or unfit(value):
@@ -232,7 +232,7 @@ def _check(name: object, value: object, broker: Broker) -> None:
         raise InvalidHeader(
             f"the header {name[:100]!r} cannot be sent: it has no name, or holds a NUL or a lone surrogate"
         )
-    if broker is not Broker.RABBITMQ:
+    if broker is not Product.RABBITMQ:
         return
     if _long(name):
         raise InvalidHeader(f"the header {name[:100]!r} cannot be sent: its name has more than {SHORT} bytes")
@@ -252,7 +252,7 @@ def _long(text: str) -> bool:
     return len(text) > SHORT // 4 and len(text.encode()) > SHORT
 
 
-class _Batch:
+class _Receipts:
     """The outcomes of one call of ``publish``, as the receipts come."""
 
     __slots__ = ("left", "moved", "outcomes", "waiting")
@@ -302,7 +302,7 @@ class Publisher:
         self._profile = profile
         self._session: StompSession | None = None
         self._silences = 0
-        self._frames = Frames(profile, Broker.OTHER)
+        self._frames = Frames(profile, Product.OTHER)
         self._left: OrderedDict[_Identity, list[_Left]] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -327,7 +327,7 @@ class Publisher:
             self._silences = 0
             self._frames = Frames(self._profile, session.broker)
             self._left.clear()
-        batch = _Batch(len(events))
+        batch = _Receipts(len(events))
         numbers: list[int] = []
         try:
             problem = await self._send(session, batch, events, numbers)
@@ -347,7 +347,7 @@ class Publisher:
         return batch.outcomes
 
     async def _send(
-        self, session: StompSession, batch: _Batch, events: list[Envelope], numbers: list[int]
+        self, session: StompSession, batch: _Receipts, events: list[Envelope], numbers: list[int]
     ) -> Unavailable | None:
         chunk: list[bytes] = []
         size = 0
@@ -389,7 +389,9 @@ class Publisher:
             return self._gone(session)
         return None
 
-    async def _wait(self, session: StompSession, batch: _Batch, events: list[Envelope]) -> Unavailable | None:
+    async def _wait(
+        self, session: StompSession, batch: _Receipts, events: list[Envelope]
+    ) -> Unavailable | None:
         """Wait for all receipts; return why that was given up."""
         while batch.left:
             batch.moved = False
@@ -441,7 +443,7 @@ class Publisher:
     def _leave(
         self,
         session: StompSession,
-        batch: _Batch,
+        batch: _Receipts,
         events: list[Envelope],
         numbers: list[int],
         *,
@@ -465,7 +467,7 @@ class Publisher:
             self._left.popitem(last=False)
 
     def _adopt(
-        self, session: StompSession, batch: _Batch, index: int, event: Envelope, numbers: list[int]
+        self, session: StompSession, batch: _Receipts, index: int, event: Envelope, numbers: list[int]
     ) -> bool:
         """Wait for the receipt of an event that was sent before, if there is such a one."""
         identity = _identity(event)

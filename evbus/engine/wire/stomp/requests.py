@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from evbus.engine.wire.base.supervisor import State
+from evbus.engine.wire.base.supervisor import ConnectionState
 from evbus.engine.wire.stomp.connect import StompConnection
 from evbus.engine.wire.stomp.frame import Frame, header_lines, unfit
 from evbus.engine.wire.stomp.outbox import Outbox
 from evbus.engine.wire.stomp.profile import ROUTING_KEY, Profile
 from evbus.engine.wire.stomp.publish import Frames, Publisher
-from evbus.engine.wire.stomp.session import Broker, StompSession, sender_headers
+from evbus.engine.wire.stomp.session import Product, StompSession, sender_headers
 from evbus.errors import ConnectionLost, DeliveryError, DeliveryTimeout, Rejected, Unavailable
 from evbus.types import Envelope
 
@@ -41,26 +41,26 @@ class Place(NamedTuple):
     address: str
 
 
-def place(broker: Broker, name: str) -> Place:
+def place(broker: Product, name: str) -> Place:
     """Return a queue for replies that ends with its subscription, or at the latest with its connection.
 
     RabbitMQ lets nobody subscribe to ``/temp-queue/``. A SEND to ``/queue/`` would declare the queue anew,
     which ends the connection of who sends, or leaves a queue behind that nobody reads; one to ``/amq/queue/``
     does not. ActiveMQ writes another address into the request, by which other connections know the queue.
     """
-    if broker is Broker.RABBITMQ:
+    if broker is Product.RABBITMQ:
         headers = {"durable": "false", "auto-delete": "true", "exclusive": "true"}
         return Place(f"/queue/{name}", headers, f"/amq/queue/{name}")
     return Place(f"/temp-queue/{name}", {}, f"/temp-queue/{name}")
 
 
-def expiry_lines(broker: Broker, seconds: float) -> bytes:
+def expiry_lines(broker: Product, seconds: float) -> bytes:
     """Return the headers by which a broker drops a request that nobody took for so long."""
     milliseconds = max(1, int(min(seconds, MOST_EXPIRY) * 1000))
     lines = b""
-    if broker is not Broker.ACTIVEMQ:
+    if broker is not Product.ACTIVEMQ:
         lines += b"expiration:%d\n" % milliseconds
-    if broker is not Broker.RABBITMQ:
+    if broker is not Product.RABBITMQ:
         lines += b"expires:%d\n" % (int(time.time() * 1000) + milliseconds)
     return lines
 
@@ -288,7 +288,7 @@ class Requester(Publisher):
         line = self._line_of(self.connection.up())
         if line.session.lost.done():
             raise self._gone(line.session)
-        if line.session.broker is Broker.RABBITMQ and not address.startswith("/"):
+        if line.session.broker is Product.RABBITMQ and not address.startswith("/"):
             # What an AMQP client asks for is a queue's plain name, or one of its direct reply-to.
             address = f"/reply-queue/{address}"
         tell = _Tell(line, address, event)
@@ -359,7 +359,7 @@ class Requester(Publisher):
         """Wait for a session, for as long as it takes, and subscribe."""
         connection = self.connection
         while connection.session is None or connection.session.lost.done():
-            if connection.state is State.CLOSED:
+            if connection.state is ConnectionState.CLOSED:
                 return connection.unavailable()
             await connection.changed()
         # Kept before it is open, so that close() can end it in any case.

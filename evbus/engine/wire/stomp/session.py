@@ -23,8 +23,8 @@ from evbus.errors import ConnectionLost, DeliveryError, Rejected, Unavailable
 __all__ = [
     "MESSAGE_ID",
     "TIMESTAMP",
-    "Broker",
     "Pending",
+    "Product",
     "StompSession",
     "fill",
     "sender_headers",
@@ -68,7 +68,7 @@ _NOT_THE_SENDERS = frozenset(
 )
 
 
-class Broker(Enum):
+class Product(Enum):
     """What is on the other side, by the header ``server`` of CONNECTED."""
 
     RABBITMQ = "RabbitMQ"
@@ -76,14 +76,14 @@ class Broker(Enum):
     OTHER = ""
 
     @classmethod
-    def of(cls, server: str) -> Broker:
+    def of(cls, server: str) -> Product:
         """Return the broker of ``RabbitMQ/3.10.8``."""
         return next((broker for broker in cls if server.startswith(broker.value)), cls.OTHER)
 
 
-def fill(template: str, key: str, *, broker: Broker) -> str:
+def fill(template: str, key: str, *, broker: Product) -> str:
     """Return a profile's destination for a routing key; in RabbitMQ's a slash of the key is written %2F."""
-    if broker is Broker.RABBITMQ:
+    if broker is Product.RABBITMQ:
         key = key.replace("/", "%2F")
     return template.replace(KEY, key)
 
@@ -104,10 +104,10 @@ def taken_apart(destination: str) -> str:
     return ""
 
 
-def sender_headers(headers: Mapping[str, str], broker: Broker) -> dict[str, str]:
+def sender_headers(headers: Mapping[str, str], broker: Product) -> dict[str, str]:
     """Return those of the headers of a MESSAGE that its sender has given it, by the names that they had."""
     kept = {name: value for name, value in headers.items() if name not in _NOT_THE_SENDERS}
-    if broker is not Broker.RABBITMQ:
+    if broker is not Product.RABBITMQ:
         kept.pop(TIMESTAMP[0], None)
     for name, sent in (MESSAGE_ID, TIMESTAMP):
         if sent in kept:
@@ -125,7 +125,7 @@ class Pending(Protocol):
 class StompSession(asyncio.Protocol):
     """A connection as long as it lives.
 
-    :ivar lost: see :class:`evbus.engine.wire.base.supervisor.Session`.
+    :ivar lost: see :class:`evbus.engine.wire.base.supervisor.LiveSession`.
     :ivar blocked: always ``""``: STOMP does not tell. A broker that takes nothing sends no receipts.
     :ivar version: that of RabbitMQ, such as ``(4, 0, 5)``; empty for others.
     :ivar redial: makes another session with the same broker.
@@ -137,7 +137,7 @@ class StompSession(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[str] = self._loop.create_future()
         self.connected: asyncio.Future[Frame] = self._loop.create_future()
-        self.broker = Broker.OTHER
+        self.broker = Product.OTHER
         self.version: tuple[int, ...] = ()
         self.receipts: dict[int, tuple[Pending, int]] = {}
         self.library: library.Protocol = None
@@ -348,7 +348,7 @@ class StompSession(asyncio.Protocol):
         ActiveMQ sends no small frame before the last one is acknowledged (Nagle's algorithm): a reply that
         follows a receipt would be 40 ms late.
         """
-        if self._transport is not None and TCP_QUICKACK is not None and self.broker is not Broker.RABBITMQ:
+        if self._transport is not None and TCP_QUICKACK is not None and self.broker is not Product.RABBITMQ:
             raw = self._transport.get_extra_info("socket")
             self._prompt = partial(raw.setsockopt, socket.IPPROTO_TCP, TCP_QUICKACK, 1)
 

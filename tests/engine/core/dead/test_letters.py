@@ -13,7 +13,7 @@ import pytest
 from evbus.engine.core import error_callback
 from evbus.engine.core.dead import letters
 from evbus.engine.core.dead.store import DeadStore
-from evbus.engine.core.settings import Delivery, Retry
+from evbus.engine.core.settings import DeliverySettings, Retry
 from evbus.errors import Rejected
 from evbus.types import Envelope
 from tests.evbus.rig import HANG, SOON, WAIT, Rig, Target, turns, until, within
@@ -25,7 +25,7 @@ def refusing(*reasons: str) -> Target:
     return target
 
 
-LETTERS = Delivery(retry=SOON, dead_letter="dead")
+LETTERS = DeliverySettings(retry=SOON, dead_letter="dead")
 
 
 def deliver(rig: Rig, count: int, **named: Any) -> None:
@@ -290,7 +290,7 @@ def test_what_a_stop_gives_up_has_the_attempts_that_were_made(
     async def main() -> None:
         rig, target = Rig(tmp_path, drain_timeout=0), Target()
         target.plan.extend([*[ValueError("no")] * failures, HANG])
-        rig.add(target, delivery=Delivery(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
+        rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
         async with rig.running():
             await rig.put(1)
             await target.hanging.wait()
@@ -308,7 +308,7 @@ def test_an_event_of_a_batch_that_waits_for_its_next_try_has_the_attempts_before
             return [None if index % 2 else ValueError("no") for index in range(len(events))]
 
         target.plan.append(half)
-        lane = rig.add(target, delivery=Delivery(retry=Retry(attempts=9, min=1000, max=1000)))
+        lane = rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=9, min=1000, max=1000)))
         for number in range(4):
             rig.put_nowait(number)
         async with rig.running():

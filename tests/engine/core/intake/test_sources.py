@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from evbus.engine.core.intake.sources import check, find
-from evbus.engine.core.profiles import Accepts, Profile, read_profiles
+from evbus.engine.core.profiles import Accepts, PluginProfile, read_profiles
 from evbus.errors import ConfigError, ProfileError
 
 
@@ -63,7 +63,7 @@ def test_a_mistake_is_told_with_its_place(contexts: Any, sentence: str) -> None:
 # Where it leads
 
 
-def profiles(contexts: Any) -> list[Profile]:
+def profiles(contexts: Any) -> list[PluginProfile]:
     accepts = [Accepts("amqp", ("amqp",)), Accepts("file", ("file",))]
     return read_profiles(contexts, accepts, source="p", find=fnmatch.fnmatchcase, broken={}, others={"lines"})
 

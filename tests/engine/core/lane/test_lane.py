@@ -10,7 +10,7 @@ import pytest
 
 from evbus.engine.core.lane import lane as lane_module
 from evbus.engine.core.lane.lane import LaneState
-from evbus.engine.core.settings import Delivery, Retry
+from evbus.engine.core.settings import DeliverySettings, Retry
 from evbus.engine.kit import backoff
 from evbus.errors import BusFull, ConnectFailed, ConnectionLost, DeliveryTimeout, Rejected, Unavailable
 from tests.evbus.rig import HANG, SOON, Rig, Target, numbers, turns, until
@@ -40,7 +40,7 @@ def test_events_arrive_in_order_and_retries_do_not_change_it(tmp_path: Path, bat
     rig, target = Rig(tmp_path), Target(batching=batching)
     problems = (ValueError("x"), Unavailable("y"), asyncio.CancelledError())
     target.plan.extend([None, problems[0], None, problems[1], problems[1], problems[2], None, problems[0]])
-    rig.add(target, delivery=Delivery(batch=1, retry=SOON))
+    rig.add(target, delivery=DeliverySettings(batch=1, retry=SOON))
     run(rig, 20)
     assert target.got == numbers(20)
     assert rig.check()["lanes"]["plugin0.provider.*"]["retried"] == 5
@@ -58,7 +58,7 @@ def test_every_byte_in_a_lane_counts_against_the_bound_of_the_bus(tmp_path: Path
             done.append(number)
 
     async def main() -> None:
-        lane = rig.add(target, delivery=Delivery(batch=3, retry=SOON))
+        lane = rig.add(target, delivery=DeliverySettings(batch=3, retry=SOON))
         async with rig.running():
             putting = asyncio.ensure_future(put_all())
             await turns(200)
@@ -134,7 +134,7 @@ def test_whatever_publish_raises_is_a_failed_attempt(
             return await super().publish_batch(ctx, events)
 
     rig, target = Rig(tmp_path), Falling(**way)
-    lane = rig.add(target, delivery=Delivery(batch=1, retry=SOON))
+    lane = rig.add(target, delivery=DeliverySettings(batch=1, retry=SOON))
     run(rig, 3)
     assert target.got == numbers(3)[1:]
     assert rig.buried() == numbers(1)
@@ -159,7 +159,7 @@ def test_a_publish_that_cancels_its_own_task_is_a_failed_attempt(
             return await super().publish_batch(ctx, events)
 
     rig, target = Rig(tmp_path), Cancelling(**way)
-    lane = rig.add(target, delivery=Delivery(batch=1, retry=SOON))
+    lane = rig.add(target, delivery=DeliverySettings(batch=1, retry=SOON))
     run(rig, 3)
     assert target.got == numbers(3)[1:]
     assert rig.buried() == numbers(1)
@@ -183,7 +183,7 @@ def test_a_publish_that_cancels_its_own_task_and_ends_without_waiting_ends_nothi
             return [None]
 
     rig, target = Rig(tmp_path), Cancelling(**way)
-    lane = rig.add(target, delivery=Delivery(batch=1, retry=SOON))
+    lane = rig.add(target, delivery=DeliverySettings(batch=1, retry=SOON))
     run(rig, 3)
     assert target.got == numbers(3)[1:]
     assert rig.buried() == numbers(1 if fails else 0)
@@ -209,7 +209,7 @@ def test_a_lane_goes_on_whatever_its_worker_comes_upon(
 
 def test_batches_are_no_larger_than_they_may_be(tmp_path: Path) -> None:
     rig, target = Rig(tmp_path), Target(batching=True)
-    rig.add(target, delivery=Delivery(batch=7))
+    rig.add(target, delivery=DeliverySettings(batch=7))
     run(rig, 50)
     assert max(map(len, target.tried)) == 7
     assert target.got == numbers(50)
@@ -235,7 +235,7 @@ def test_an_event_gets_exactly_its_attempts_and_then_is_dead(
 ) -> None:
     rig, target = Rig(tmp_path), Target(**way)
     target.plan.extend([ValueError("no good")] * attempts)
-    rig.add(target, delivery=Delivery(retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
+    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
     run(rig, 1)
     assert target.tried == [[b"0"]] * attempts
     (record,) = rig.dead()
@@ -246,7 +246,7 @@ def test_an_event_gets_exactly_its_attempts_and_then_is_dead(
 def test_without_a_limit_an_event_is_tried_until_it_is_taken(tmp_path: Path, way: dict[str, bool]) -> None:
     rig, target = Rig(tmp_path), Target(**way)
     target.plan.extend([ValueError("x")] * 200)
-    rig.add(target, delivery=Delivery(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
+    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
     run(rig, 1)
     assert target.got == [b"0"]
 
@@ -264,7 +264,7 @@ def test_rejected_is_dead_at_once(tmp_path: Path) -> None:
 def test_unavailable_costs_no_attempt(tmp_path: Path, way: dict[str, bool]) -> None:
     rig, target = Rig(tmp_path), Target(**way)
     target.plan.extend([Unavailable("down")] * 50)
-    rig.add(target, delivery=Delivery(retry=Retry(attempts=2, min=1e-9, max=1e-9)))
+    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=2, min=1e-9, max=1e-9)))
     run(rig, 2)
     assert (target.got, rig.dead()) == ([b"0", b"1"], [])
 
@@ -289,7 +289,7 @@ def test_a_poison_event_gets_its_attempts_and_the_others_arrive_in_order(
     tmp_path: Path, attempts: int
 ) -> None:
     rig, target = Rig(tmp_path), Poisoned(b"20", batching=True)
-    rig.add(target, delivery=Delivery(batch=50, retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
+    rig.add(target, delivery=DeliverySettings(batch=50, retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
     run(rig, 80)
     assert target.got == [body for body in numbers(80) if body != b"20"]
     assert sum(b"20" in bodies for bodies in target.tried) == attempts
@@ -301,7 +301,7 @@ def test_a_poison_event_gets_its_attempts_and_the_others_arrive_in_order(
 @pytest.mark.parametrize("attempts", [2, 4])
 def test_a_poison_event_costs_the_batch_behind_it_nothing(tmp_path: Path, attempts: int) -> None:
     rig, target = Rig(tmp_path), Poisoned(b"20", batching=True, overlap=True)
-    rig.add(target, delivery=Delivery(batch=50, retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
+    rig.add(target, delivery=DeliverySettings(batch=50, retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
     run(rig, 120)
     # The first may have failed when the second was about to be sent, which then waits and keeps its place.
     good = [body for body in numbers(120) if body != b"20"]
@@ -313,7 +313,7 @@ def test_a_poison_event_costs_the_batch_behind_it_nothing(tmp_path: Path, attemp
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_a_batch_refused_for_one_event_rejects_that_one(tmp_path: Path, attempts: int) -> None:
     rig, target = Rig(tmp_path), Poisoned(b"3", Rejected, batching=True)
-    rig.add(target, delivery=Delivery(retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
+    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
     run(rig, 6)
     assert target.got == [b"0", b"1", b"2", b"4", b"5"]
     assert rig.buried() == [b"3"]
@@ -360,7 +360,7 @@ def test_an_event_that_breaks_the_connection_is_found_and_is_dead_after_its_atte
     workers, batching = way.get("workers", 1), bool(way.get("batching") or way.get("overlap"))
     rig, target = Rig(tmp_path), Breaking(b"20", batching=batching, overlap="overlap" in way)
     retry = Retry(attempts=attempts, min=1e-9, max=1e-9)
-    rig.add(target, delivery=Delivery(batch=15, concurrency=workers, retry=retry))
+    rig.add(target, delivery=DeliverySettings(batch=15, concurrency=workers, retry=retry))
     run(rig, 80)
     good = [body for body in numbers(80) if body != b"20"]
     assert target.got == good if workers == 1 else sorted(target.got) == sorted(good)
@@ -375,7 +375,7 @@ def test_a_connection_that_breaks_by_itself_costs_events_in_a_batch_no_attempt(
     tmp_path: Path, way: dict[str, bool], down: int
 ) -> None:
     rig, target = Rig(tmp_path), Breaking(b"none", down=down if way else 1, **way)
-    rig.add(target, delivery=Delivery(retry=Retry(attempts=1, min=1e-9, max=1e-9)))
+    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=1, min=1e-9, max=1e-9)))
     run(rig, 30)
     assert (target.got, rig.dead()) == (numbers(30), [])
 
@@ -383,7 +383,7 @@ def test_a_connection_that_breaks_by_itself_costs_events_in_a_batch_no_attempt(
 def test_attempts_that_take_too_long_are_counted(tmp_path: Path) -> None:
     rig, target = Rig(tmp_path), Target()
     target.plan.extend([HANG, HANG])
-    rig.add(target, delivery=Delivery(retry=Retry(attempts=2, min=1e-9, max=1e-9)), timeout=1e-4)
+    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=2, min=1e-9, max=1e-9)), timeout=1e-4)
     run(rig, 2)
     assert target.cancelled == 2
     assert (target.got, rig.buried()) == ([b"1"], [b"0"])
@@ -403,7 +403,7 @@ def test_pauses_double_and_a_destination_may_ask_for_more(tmp_path: Path, monkey
     monkeypatch.setattr(backoff.random, "uniform", lambda low, high: high)
     rig, target = Rig(tmp_path), Target()
     target.plan.extend([ValueError()] * 5 + [Unavailable("x", retry_after=77.0)] + [None, ValueError()])
-    rig.add(target, delivery=Delivery(retry=Retry(attempts=0, min=1, max=10)))
+    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=0, min=1, max=10)))
     run(rig, 2)
     assert slept == [1, 2, 4, 8, 10, 77, 1]
 
@@ -436,7 +436,7 @@ def test_delivered_bytes_are_those_of_what_was_delivered(tmp_path: Path, overlap
 def test_drop_oldest_counts_exactly_what_it_drops(tmp_path: Path) -> None:
     async def main() -> None:
         rig, target = Rig(tmp_path), Target(batching=True)
-        lane = rig.add(target, delivery=Delivery(buffer=3, batch=2, on_full="drop_oldest"))
+        lane = rig.add(target, delivery=DeliverySettings(buffer=3, batch=2, on_full="drop_oldest"))
         target.plan.append(HANG)
         async with rig.running():
             rig.put_nowait(0)
@@ -461,7 +461,7 @@ def test_a_blocked_lane_holds_back_producers_by_the_bounds_of_the_bus_and_nothin
     async def main() -> None:
         rig = Rig(tmp_path, queue_limit=10)
         stuck, free = Target(), Target()
-        rig.add(stuck, delivery=Delivery(buffer=2))
+        rig.add(stuck, delivery=DeliverySettings(buffer=2))
         rig.add(free)
         stuck.plan.append(HANG)
         accepted = []
@@ -493,7 +493,7 @@ def test_a_blocked_lane_holds_back_producers_by_the_bounds_of_the_bus_and_nothin
 def test_what_a_blocked_lane_holds_is_released_when_the_bus_stops(tmp_path: Path) -> None:
     async def main() -> None:
         rig, target = Rig(tmp_path, queue_limit=10, drain_timeout=0), Target()
-        rig.add(target, delivery=Delivery(buffer=1))
+        rig.add(target, delivery=DeliverySettings(buffer=1))
         target.plan.append(HANG)
         async with rig.running():
             for number in range(8):
@@ -517,7 +517,7 @@ def test_a_lane_that_hangs_fails_or_is_down_delays_no_other(tmp_path: Path) -> N
         fails.plan.extend([ValueError("x")] * 100_000)
         down.plan.extend([Unavailable("x", retry_after=1000)] * 10)
         for target in (hangs, fails, down, good):
-            rig.add(target, delivery=Delivery(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
+            rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
         async with rig.running():
             for number in range(1000):
                 await rig.put(number)
@@ -533,7 +533,7 @@ def test_concurrency_is_the_number_of_publishes_in_flight(tmp_path: Path) -> Non
     async def main() -> None:
         rig, target = Rig(tmp_path), Target()
         target.plan.extend([HANG] * 3)
-        rig.add(target, delivery=Delivery(concurrency=3))
+        rig.add(target, delivery=DeliverySettings(concurrency=3))
         async with rig.running():
             for number in range(10):
                 await rig.put(number)
@@ -550,7 +550,7 @@ def test_concurrency_is_the_number_of_publishes_in_flight(tmp_path: Path) -> Non
 def test_workers_that_sleep_are_all_woken_by_a_burst(tmp_path: Path) -> None:
     async def main() -> None:
         rig, target = Rig(tmp_path), Target()
-        rig.add(target, delivery=Delivery(concurrency=4))
+        rig.add(target, delivery=DeliverySettings(concurrency=4))
         async with rig.running():
             await turns(5)
             target.plan.extend([HANG] * 4)
@@ -600,7 +600,7 @@ def test_a_worker_that_fails_is_started_again_and_loses_nothing(
 ) -> None:
     monkeypatch.setattr(lane_module, "RESTART", 0)
     rig, target = Rig(tmp_path), Target(batching=True)
-    lane = rig.add(target, delivery=Delivery(batch=4))
+    lane = rig.add(target, delivery=DeliverySettings(batch=4))
     plain, calls = lane._sender, []
 
     class Buggy:
@@ -647,7 +647,7 @@ def test_failing_is_logged_once_and_so_is_recovery_without_secrets(tmp_path: Pat
     caplog.set_level("DEBUG")
     rig, target = Rig(tmp_path), Target()
     target.plan.extend([ValueError("login s3cr3t-s3cr3t\nfailed")] * 2 + [None])
-    lane = rig.add(target, delivery=Delivery(retry=Retry(attempts=5, min=1e-9, max=1e-9)))
+    lane = rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=5, min=1e-9, max=1e-9)))
     lane.secrets = frozenset({"s3cr3t-s3cr3t"})
     run(rig, 2)
     records = [record for record in caplog.records if record.name == "evbus.lane"]
@@ -700,7 +700,7 @@ def test_what_can_be_delivered_at_once_is_delivered_within_put(tmp_path: Path) -
 def test_what_cannot_be_delivered_at_once_goes_the_long_way_once_and_in_order(tmp_path: Path) -> None:
     async def main() -> None:
         rig, target = Rig(tmp_path), Now()
-        rig.add(target, delivery=Delivery(batch=3), publish_nowait=target.publish_nowait)
+        rig.add(target, delivery=DeliverySettings(batch=3), publish_nowait=target.publish_nowait)
         async with rig.running():
             for number in range(60):
                 target.refuse = number % 3 == 0
@@ -763,7 +763,7 @@ def test_a_lane_waits_for_a_destination_that_is_down_and_counts_no_attempt(tmp_p
         def ready(ctx: Any) -> Any:
             return None if up.is_set() else (f"no connection to {secret}", wait())
 
-        lane = rig.add(target, delivery=Delivery(retry=Retry(attempts=1)), ready=ready)
+        lane = rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=1)), ready=ready)
         lane.secrets = frozenset([secret])
         async with rig.running():
             await rig.put(1)

@@ -12,12 +12,12 @@ import pytest
 
 from evbus.engine.core.lane import lane as lane_module
 from evbus.engine.core.lane.lane import LaneState
-from evbus.engine.core.settings import Delivery, Retry
+from evbus.engine.core.settings import DeliverySettings, Retry
 from evbus.errors import DeliveryTimeout, Rejected, Unavailable
 from tests.evbus.rig import HANG, SOON, Rig, Target, numbers, turns, until
 
 LANE = "plugin0.provider.*"
-THREES = Delivery(batch=3, retry=SOON)
+THREES = DeliverySettings(batch=3, retry=SOON)
 
 FAILURES = ("raises", "down", "partly", "each", "refused", "cancelled")
 
@@ -117,7 +117,7 @@ def test_batches_answered_in_another_order_are_counted_in_that_of_their_events(t
 def test_never_more_than_two_batches_are_in_flight_however_small_the_parts(tmp_path: Path) -> None:
     async def main() -> None:
         rig, target = Rig(tmp_path), overlapping()
-        lane = rig.add(target, delivery=Delivery(batch=4, retry=SOON))
+        lane = rig.add(target, delivery=DeliverySettings(batch=4, retry=SOON))
         seen = set()
 
         async def slow(events: Any) -> list[Any]:
@@ -159,7 +159,7 @@ def test_single_events_do_not_wait_for_one_another(tmp_path: Path) -> None:
 def test_several_workers_have_one_batch_each(tmp_path: Path, concurrency: int) -> None:
     async def main() -> None:
         rig, target = Rig(tmp_path), overlapping()
-        rig.add(target, delivery=Delivery(batch=3, concurrency=concurrency, retry=SOON))
+        rig.add(target, delivery=DeliverySettings(batch=3, concurrency=concurrency, retry=SOON))
         answers = hold(target, concurrency)
         for number in range(20):
             rig.put_nowait(number)
@@ -299,7 +299,9 @@ def test_no_batch_is_handed_over_once_the_plugin_knows_that_one_before_failed(
 def test_events_of_both_batches_get_exactly_their_attempts(tmp_path: Path, attempts: int) -> None:
     async def main() -> None:
         rig, target = Rig(tmp_path), overlapping()
-        rig.add(target, delivery=Delivery(batch=3, retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
+        rig.add(
+            target, delivery=DeliverySettings(batch=3, retry=Retry(attempts=attempts, min=1e-9, max=1e-9))
+        )
 
         async def poisons(events: Any) -> list[Any]:
             await turns(3)
@@ -580,7 +582,7 @@ def test_a_worker_that_fails_is_started_again_and_loses_nothing(
 ) -> None:
     async def main() -> None:
         rig, target = Rig(tmp_path), overlapping()
-        lane = rig.add(target, delivery=Delivery(batch=4, retry=SOON))
+        lane = rig.add(target, delivery=DeliverySettings(batch=4, retry=SOON))
         Buggy(lane, *calls)
 
         async def slow(events: Any) -> list[Any]:

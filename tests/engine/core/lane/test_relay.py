@@ -14,7 +14,7 @@ import pytest
 from evbus.engine.core.lane.relay import Tracker
 from evbus.engine.core.lane.route import Totals
 from evbus.engine.core.lane.stats import LaneState
-from evbus.engine.core.settings import Delivery as Settings
+from evbus.engine.core.settings import DeliverySettings as Settings
 from evbus.engine.core.settings import Retry
 from evbus.errors import BusStopped, DeliveryError, Rejected, Unavailable
 from evbus.types import Delivery, Envelope, Origin

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evbus.engine.core.lane import route
-from evbus.engine.core.lane.route import Destination, Patterns, Router, Totals
+from evbus.engine.core.lane.route import Destination, LaneRouter, Patterns, Totals
 from evbus.engine.kit.topics import ends, ends_of_expression, ends_of_glob, matches
 from evbus.types import Envelope
 from tests.counting import steps
@@ -29,16 +29,16 @@ class Lane:
         return self.immediate
 
 
-def router(find: Any = None, **lanes: Lane) -> Router:
+def router(find: Any = None, **lanes: Lane) -> LaneRouter:
     destinations = [Destination(pattern, lane) for pattern, lane in lanes.items()]  # type: ignore[arg-type]
-    return Router(destinations, find or (lambda name, pattern: pattern in ("all", name)), Totals())
+    return LaneRouter(destinations, find or (lambda name, pattern: pattern in ("all", name)), Totals())
 
 
 def events(*names: str) -> list[Envelope]:
     return [Envelope(name, str(number), b"xx") for number, name in enumerate(names)]
 
 
-def dispatch(router: Router, left: list[Envelope]) -> list[Any]:
+def dispatch(router: LaneRouter, left: list[Envelope]) -> list[Any]:
     """Dispatch as the bus does."""
     every: list[Any] = []
     while left:
@@ -201,7 +201,7 @@ def test_a_matcher_that_does_not_tell_how_names_begin_is_asked_about_all() -> No
 def test_a_name_that_nothing_matches_costs_no_more_among_ten_times_as_many_profiles(caplog: Any) -> None:
     def cost(profiles: int) -> int:
         destinations: Any = [Destination(f"tenant-{number}", Lane()) for number in range(profiles)]
-        made = Router(destinations, fnmatch.fnmatchcase, Totals(), ends_of_glob)
+        made = LaneRouter(destinations, fnmatch.fnmatchcase, Totals(), ends_of_glob)
         return steps(lambda: made.lanes("x.tenant-77"))
 
     few, many = cost(1_000), cost(10_000)

@@ -15,7 +15,7 @@ import pytest
 
 from evbus.engine.core.lifecycle import bus
 from evbus.engine.core.lifecycle.bus import BusState
-from evbus.engine.core.settings import Delivery
+from evbus.engine.core.settings import DeliverySettings
 from evbus.errors import (
     BusStopped,
     ConfigError,
@@ -314,7 +314,7 @@ def test_stop_wakes_puts_that_wait(tmp_path: Path) -> None:
     async def main() -> None:
         rig, target = Rig(tmp_path, queue_limit=2), Target()
         target.plan.append(HANG)
-        rig.add(target, delivery=Delivery(buffer=1))
+        rig.add(target, delivery=DeliverySettings(buffer=1))
         async with rig.running():
             rig.put_nowait(0)
             await target.hanging.wait()
@@ -338,7 +338,7 @@ def test_what_cannot_be_delivered_in_time_is_in_the_dead_store_and_in_the_report
     async def main() -> None:
         rig, hangs, good = Rig(tmp_path, drain_timeout=0.01), Target(batching=True), Target()
         hangs.plan.append(HANG)
-        lane = rig.add(hangs, delivery=Delivery(batch=3))
+        lane = rig.add(hangs, delivery=DeliverySettings(batch=3))
         rig.add(good)
         for number in range(10):
             rig.put_nowait(number)

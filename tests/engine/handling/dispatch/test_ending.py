@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from evbus.engine.handling.dispatch import ending
-from evbus.engine.handling.dispatch.ending import Report
+from evbus.engine.handling.dispatch.ending import DispatchReport
 from evbus.engine.handling.handler import add_event
 from evbus.engine.handling.providers import Singleton
 from evbus.errors import DispatcherNotStarted, DispatchError, DispatcherStopped
@@ -41,8 +41,8 @@ def gated(**options: Any) -> tuple[Any, Gate]:
 
 
 def test_a_report_says_what_was_not_handled() -> None:
-    assert str(Report({}, 0.123)) == "every message was handled (0.1 s)"
-    assert str(Report({"Paid": 1, "Order": 3}, 2)) == (
+    assert str(DispatchReport({}, 0.123)) == "every message was handled (0.1 s)"
+    assert str(DispatchReport({"Paid": 1, "Order": 3}, 2)) == (
         "not handled when the dispatcher was stopped: 3 of Order, 1 of Paid (2.0 s)"
     )
 

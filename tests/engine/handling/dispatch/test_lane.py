@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.handling.dispatch.lane import Hold, Lane, Queued, find, held, leads_back
+from evbus.engine.handling.dispatch.lane import Hold, KeyedLane, Queued, find, held, leads_back
 from evbus.errors import DispatcherStopped
 from tests.dispatch.rig import caught, turns, within
 
@@ -21,8 +21,8 @@ def chain(*holds: Hold) -> Any:
 
 
 def test_a_lane_is_there_for_as_long_as_somebody_has_its_turn() -> None:
-    lanes: dict[Any, Lane] = {}
-    lane = Lane(lanes, "k")
+    lanes: dict[Any, KeyedLane] = {}
+    lane = KeyedLane(lanes, "k")
     assert find(lanes, "k") is lane
     lane.pass_on()
     assert lanes == {}
@@ -37,8 +37,8 @@ def test_what_cannot_be_a_key_is_refused_with_a_sentence() -> None:
 
 def test_turns_come_in_order_to_callers_and_to_messages() -> None:
     async def main() -> None:
-        lanes: dict[Any, Lane] = {}
-        lane, order, holds = Lane(lanes, "k"), [], [None]
+        lanes: dict[Any, KeyedLane] = {}
+        lane, order, holds = KeyedLane(lanes, "k"), [], [None]
 
         async def caller(name: str) -> None:
             await lane.turn()
@@ -67,8 +67,8 @@ def test_turns_come_in_order_to_callers_and_to_messages() -> None:
 @pytest.mark.parametrize("granted", [False, True])
 def test_a_caller_that_is_cancelled_holds_nobody_up(granted: bool) -> None:
     async def main() -> None:
-        lanes: dict[Any, Lane] = {}
-        lane = Lane(lanes, "k")
+        lanes: dict[Any, KeyedLane] = {}
+        lane = KeyedLane(lanes, "k")
         first, second = (asyncio.ensure_future(lane.turn()) for _ in range(2))
         await turns(1)
         if granted:
@@ -86,8 +86,8 @@ def test_a_caller_that_is_cancelled_holds_nobody_up(granted: bool) -> None:
 
 def test_what_waits_is_dropped_each_with_an_error_of_its_own() -> None:
     async def main() -> None:
-        lanes: dict[Any, Lane] = {}
-        lane, dropped = Lane(lanes, "k"), []
+        lanes: dict[Any, KeyedLane] = {}
+        lane, dropped = KeyedLane(lanes, "k"), []
         callers = [asyncio.ensure_future(lane.turn()) for _ in range(3)]
         await turns(1)
         lane.waiting.append(Queued(lambda: None, lambda: dropped.append(1)))
@@ -109,15 +109,15 @@ def test_what_waits_is_dropped_each_with_an_error_of_its_own() -> None:
 
 
 def test_holds_are_told_from_the_innermost() -> None:
-    lanes: dict[Any, Lane] = {}
-    one, two = (Lane(lanes, key).hold for key in "ab")
+    lanes: dict[Any, KeyedLane] = {}
+    one, two = (KeyedLane(lanes, key).hold for key in "ab")
     assert list(held(chain(one, two))) == [two, one]
     assert list(held(None)) == []
 
 
 def test_a_lane_leads_back_to_who_holds_it_and_to_who_waits_for_that() -> None:
-    lanes: dict[Any, Lane] = {}
-    one, two, three, other = (Lane(lanes, key) for key in "abcd")
+    lanes: dict[Any, KeyedLane] = {}
+    one, two, three, other = (KeyedLane(lanes, key) for key in "abcd")
     assert leads_back(one, chain(one.hold))
     assert not leads_back(two, chain(one.hold))
     two.hold.waits.append(three)
@@ -133,8 +133,8 @@ def test_a_lane_leads_back_to_who_holds_it_and_to_who_waits_for_that() -> None:
 
 def test_a_turn_that_is_passed_on_leads_back_no_longer() -> None:
     async def main() -> None:
-        lanes: dict[Any, Lane] = {}
-        lane = Lane(lanes, "k")
+        lanes: dict[Any, KeyedLane] = {}
+        lane = KeyedLane(lanes, "k")
         own = chain(lane.hold)
         waiting = asyncio.ensure_future(lane.turn())
         await turns(1)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from evbus.api import bus, event
-from evbus.engine.core.intake.sources import Source
+from evbus.engine.core.intake.sources import SourceProfile
 from evbus.engine.core.profiles import Accepts, read_profiles
 from evbus.engine.handling.events.channel import Channel, received, sent
 from evbus.engine.wire.amqp import profile as amqp_profile
@@ -33,7 +33,7 @@ SCHEMAS = {
     "internal": queues.InternalProfile,
     "file": lines.FileProfile,
     "console": console.ConsoleProfile,
-    "webhook": webhook.Profile,
+    "webhook": webhook.WebhookProfile,
 }
 ACCEPTS = [Accepts(name, (name,), schema) for name, schema in SCHEMAS.items()] + [Accepts("own", ("own",))]
 EVENTS = {"name": "events", "type": "topic"}
@@ -51,7 +51,7 @@ def going(provider: str, event: str = "OrderPlaced", **data: Any) -> Channel:
 def coming(provider: str, *, group: str = "billing", durable: bool = True, **data: Any) -> Channel:
     per_process = data.pop("per_process", False)
     schema = SCHEMAS.get(provider)
-    source = Source(provider, provider, "default", data, schema(**data) if schema else None)
+    source = SourceProfile(provider, provider, "default", data, schema(**data) if schema else None)
     wanted = Subscription(name="OrderPlaced", group=group, durable=durable, per_process=per_process)
     return received(source, wanted)
 
@@ -60,7 +60,7 @@ def coming(provider: str, *, group: str = "billing", durable: bool = True, **dat
 
 
 def test_rabbitmq_is_sent_to_an_exchange() -> None:
-    exchange = amqp_profile.Exchange(name="events", type="topic")
+    exchange = amqp_profile.ExchangeDeclaration(name="events", type="topic")
     data = {"vhost": "prod", "priority": 3, "expiry": 1.5, "persistent": False}
     found = going("amqp", exchange=EVENTS, routing_key="{profile}.{routing_key}", **data)
     assert found.address == "shop.OrderPlaced"
@@ -101,7 +101,7 @@ def test_the_default_exchange_leads_to_a_queue() -> None:
 
 
 def test_a_listener_of_rabbitmq_has_a_queue_bound_to_the_exchange() -> None:
-    found = coming("amqp", exchange=amqp_profile.Exchange(name="events"))
+    found = coming("amqp", exchange=amqp_profile.ExchangeDeclaration(name="events"))
     assert found.address == "OrderPlaced::billing"
     assert found.channel is not None
     assert found.channel["queue"] == {
@@ -122,7 +122,7 @@ def test_without_durability_the_queue_goes_when_nobody_comes_back() -> None:
 
 
 def test_the_type_of_a_queue_that_is_not_classic_is_told() -> None:
-    found = coming("amqp", exchange="events", queue=amqp_profile.Queue(type="quorum"))
+    found = coming("amqp", exchange="events", queue=amqp_profile.QueueDeclaration(type="quorum"))
     assert found.extra is not None
     assert found.extra["queueType"] == "quorum"
 
@@ -155,13 +155,13 @@ def test_the_queues_that_are_told_are_those_that_listeners_make(
     data = {"url": rabbitmq.url, "exchange": exchange}
     # Queues of their own: durable ones outlive the test.
     settings = amqp_profile.Profile(
-        url=rabbitmq.url, exchange=amqp_profile.Exchange(name=unique, auto_delete=True)
+        url=rabbitmq.url, exchange=amqp_profile.ExchangeDeclaration(name=unique, auto_delete=True)
     )
     group = f"{unique}-billing"
     told = {}
     for per_process in (False, True):
         wanted = Subscription(name="OrderPlaced", group=group, durable=True, per_process=per_process)
-        found = received(Source("amqp", "amqp", "default", data, settings), wanted)
+        found = received(SourceProfile("amqp", "amqp", "default", data, settings), wanted)
         assert found.channel is not None
         assert found.extra is not None
         told[found.address] = (found.channel["queue"]["durable"], found.extra["bindingKeys"])

@@ -20,7 +20,7 @@ from evbus.engine.handling.events.declare import (
     listener_spec,
     spec_of,
 )
-from evbus.engine.handling.events.registry import Registry
+from evbus.engine.handling.events.registry import EventTypes
 from tests.event.kit import Book, Measured, Named, OrderPlaced, Tree, known
 
 
@@ -88,7 +88,7 @@ def test_what_makes_the_fields_may_stand_above_the_event(made: Any) -> None:
     class Placed(Base):
         id: int
 
-    registry = Registry()
+    registry = EventTypes()
     (spec,) = registry.below(Base)
     assert spec is registry.of(Placed) is registry.named("placed")
     assert (spec.cls, spec.durable) == (Placed, True)
@@ -106,7 +106,7 @@ def test_fields_that_a_class_adds_to_those_of_its_base_may_be_made_above_the_eve
     class More(Base):
         total: float
 
-    assert Registry().of(More).name == "more"
+    assert EventTypes().of(More).name == "more"
     assert reader(More)({"id": 5, "total": 1.5}) == More(5, 1.5)
 
 

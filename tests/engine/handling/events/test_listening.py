@@ -20,9 +20,9 @@ from evbus.engine.handling.events import listening as events_listening
 from evbus.engine.handling.events import threads
 from evbus.engine.handling.events.declare import listener_spec
 from evbus.engine.handling.events.listener import made
-from evbus.engine.handling.events.listening import Dead, Listening
+from evbus.engine.handling.events.listening import GivenUp, Listening
 from evbus.engine.handling.events.reader import Loader, Reader
-from evbus.engine.handling.events.registry import Registry
+from evbus.engine.handling.events.registry import EventTypes
 from evbus.errors import DispatchTimeout, InvalidPayload, PayloadTooLarge, Rejected
 from evbus.types import Origin
 from tests.evbus.rig import turns, until
@@ -31,15 +31,15 @@ from tests.event.kit import SOON, WAIT, Gate, Got, OrderPlaced, Source, go, know
 ORDER = known(OrderPlaced)
 #: What ``accepted`` is the sum of.
 PARTS = ("delivered", "dead", "dropped", "queued", "in_flight")
-READER = Reader(lambda content_type: Loader(json.load, json.typed, json.exact_load), Registry().named)
+READER = Reader(lambda content_type: Loader(json.load, json.typed, json.exact_load), EventTypes().named)
 
 
-class Graves(list[Dead]):
+class Graves(list[GivenUp]):
     """Records what is dead; ``recorded`` is what it says of that, or what it raises."""
 
     recorded: Any = True
 
-    async def bury(self, dead: Dead) -> bool:
+    async def bury(self, dead: GivenUp) -> bool:
         self.append(dead)
         if isinstance(self.recorded, Exception):
             raise self.recorded
@@ -1091,7 +1091,7 @@ def test_dead_events_beyond_those_whose_records_are_under_way_hold_up_the_others
         (on, calls), source, disk = failing(99, Rejected("no")), Source(), asyncio.Event()
 
         class Slow(Graves):
-            async def bury(self, dead: Dead) -> bool:
+            async def bury(self, dead: GivenUp) -> bool:
                 await disk.wait()
                 return await super().bury(dead)
 

@@ -18,7 +18,7 @@ from evbus.engine.codec import json, msgpack
 from evbus.engine.handling.events import reader as events_reader
 from evbus.engine.handling.events.declare import EventSpec, event, listener_spec
 from evbus.engine.handling.events.reader import NAME, Loader, Reader
-from evbus.engine.handling.events.registry import Registry, named_only
+from evbus.engine.handling.events.registry import EventTypes, named_only
 from evbus.errors import InvalidPayload
 from evbus.types import Envelope, SharedHeaders
 from tests.counting import steps
@@ -121,7 +121,7 @@ class Holder:
 
 
 def reader(*classes: Any) -> Reader:
-    registry = Registry()
+    registry = EventTypes()
     for cls in classes:
         registry.of(cls)
     return Reader(LOADERS.__getitem__, registry.named)
@@ -394,7 +394,7 @@ def test_a_message_of_another_event_is_refused() -> None:
 
 
 def test_what_was_subscribed_to_by_a_name_without_a_class_is_plain_values() -> None:
-    (spec,) = Registry().wanted(listener_spec("anything"))
+    (spec,) = EventTypes().wanted(listener_spec("anything"))
     for headers in ({}, {"evbus-message": "anything"}, {"evbus-message": "other", "evbus-version": "7"}):
         assert read(spec, {"id": 1}, headers) == {"id": 1}
 
@@ -409,7 +409,7 @@ def test_how_a_class_is_read_is_found_out_once() -> None:
         asked.append(content_type)
         return LOADERS[JSON]
 
-    made = Reader(loader_of, Registry().named)
+    made = Reader(loader_of, EventTypes().named)
     for content_type in (JSON, JSON, "", JSON):
         assert made.read(
             known(Base), Envelope("p", "k", b'{"id":1}', {"content-type": content_type})
@@ -419,7 +419,7 @@ def test_how_a_class_is_read_is_found_out_once() -> None:
 
 
 def test_made_up_content_types_fill_no_memory_and_are_read() -> None:
-    made = Reader(lambda content_type: LOADERS[JSON], Registry().named)
+    made = Reader(lambda content_type: LOADERS[JSON], EventTypes().named)
     for number in range(events_reader.REMEMBERED + 50):
         envelope = Envelope("p", "k", b'{"id":1}', {"content-type": f"application/json; n={number}"})
         assert made.read(known(Base), envelope) == Base(1)
@@ -430,7 +430,7 @@ def test_a_thousand_types_cost_as_much_for_each_event_as_ten() -> None:
     def cost(types: int) -> float:
         asked: list[type] = []
         loader = LOADERS[JSON]._replace(typed=lambda kind: asked.append(kind) or json.typed(kind))
-        registry = Registry()
+        registry = EventTypes()
         specs = [
             registry.of(event(f"e{number}")(dataclasses.make_dataclass(f"E{number}", [("id", int)])))
             for number in range(types)
@@ -457,7 +457,7 @@ def test_a_thousand_types_cost_as_much_for_each_event_as_ten() -> None:
 
 
 def test_listeners_to_names_that_come_and_go_leave_nothing_behind() -> None:
-    made = Reader(lambda content_type: LOADERS[JSON], Registry().named)
+    made = Reader(lambda content_type: LOADERS[JSON], EventTypes().named)
     for number in range(50):
         envelope = Envelope("p", "k", b'{"id":1}', {"content-type": JSON})
         assert made.read(named_only(f"name {number}"), envelope) == {"id": 1}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evbus.engine.handling.events.declare import event, listener_spec
-from evbus.engine.handling.events.registry import Registry
+from evbus.engine.handling.events.registry import EventTypes
 from evbus.errors import HandlerSignatureError, InvalidHeader
 from tests.event.kit import Book, OrderPlaced, known
 
@@ -44,7 +44,7 @@ class Declared:
 
 
 def test_an_event_is_known_by_its_class_and_its_name() -> None:
-    registry = Registry()
+    registry = EventTypes()
     assert registry.named("OrderPlaced") is None
     assert registry.of(OrderPlaced) is known(OrderPlaced)
     assert registry.of(OrderPlaced) is registry.named("OrderPlaced")
@@ -52,7 +52,7 @@ def test_an_event_is_known_by_its_class_and_its_name() -> None:
 
 
 def test_a_class_that_is_only_declared_is_found_by_its_name() -> None:
-    registry = Registry()
+    registry = EventTypes()
     assert registry.named("registry.Left") is None
     found = registry.found("registry.Left")
     assert found is not None
@@ -71,7 +71,7 @@ def test_the_class_is_the_one_that_its_slots_made(above: bool) -> None:
 
     name = f"registry.slots.{above}"
     made = event(name)(slots(Own)) if above else slots(event(name)(Own))
-    found = Registry().found(name)
+    found = EventTypes().found(name)
     assert found is not None
     assert found.cls is made
 
@@ -86,7 +86,7 @@ def test_two_classes_of_one_name_are_none_until_one_is_used() -> None:
         return Twice
 
     first, second = make(), make()
-    registry = Registry()
+    registry = EventTypes()
     assert registry.found("registry.twice") is None
     assert registry.of(second) is registry.found("registry.twice")
     del first
@@ -95,7 +95,7 @@ def test_two_classes_of_one_name_are_none_until_one_is_used() -> None:
 def test_a_class_that_nobody_has_any_more_is_forgotten() -> None:
     event("registry.gone")(dataclasses.make_dataclass("Gone", [("id", int)]))
     gc.collect()
-    assert Registry().found("registry.gone") is None
+    assert EventTypes().found("registry.gone") is None
 
 
 def test_a_class_that_cannot_be_read_is_not_found() -> None:
@@ -104,20 +104,20 @@ def test_a_class_that_cannot_be_read_is_not_found() -> None:
     class Torn:
         nothing: "NoSuchName"  # type: ignore[name-defined]  # noqa: F821, UP037
 
-    assert Registry().found("registry.torn") is None
+    assert EventTypes().found("registry.torn") is None
     with pytest.raises(HandlerSignatureError):
-        Registry().of(Torn)
+        EventTypes().of(Torn)
 
 
 def test_registries_share_nothing() -> None:
-    one, other = Registry(), Registry()
+    one, other = EventTypes(), EventTypes()
     one.of(OrderPlaced)
     assert list(other) == []
 
 
 def test_what_derives_from_a_class_is_found_however_deep() -> None:
-    assert [spec.name for spec in Registry().below(Base)] == ["Base", "Left", "Deep"]
-    assert [spec.name for spec in Registry().below(Plain)] == ["Deep"]
+    assert [spec.name for spec in EventTypes().below(Base)] == ["Base", "Left", "Deep"]
+    assert [spec.name for spec in EventTypes().below(Plain)] == ["Deep"]
 
 
 def test_a_class_with_two_bases_is_found_once() -> None:
@@ -135,11 +135,11 @@ def test_a_class_with_two_bases_is_found_once() -> None:
     class Both(A, B):
         id: int
 
-    assert [spec.name for spec in Registry().below(Top)] == ["Both"]
+    assert [spec.name for spec in EventTypes().below(Top)] == ["Both"]
 
 
 def test_a_listener_wants_an_event_its_subclasses_or_a_name() -> None:
-    registry = Registry()
+    registry = EventTypes()
     assert [spec.name for spec in registry.wanted(listener_spec(Base))] == ["Base"]
     assert len(registry.wanted(listener_spec(Base, subclasses=True))) == 3
     (found,) = registry.wanted(listener_spec("Base"))
@@ -154,14 +154,14 @@ def test_an_event_is_sent_with_its_name_and_a_version_that_is_not_the_first() ->
     class Second:
         id: int
 
-    registry = Registry()
+    registry = EventTypes()
     assert dict(registry.kind(OrderPlaced).headers) == {"evbus-message": "OrderPlaced"}
     assert dict(registry.kind(Second).headers) == {"evbus-message": "Second", "evbus-version": "2"}
     assert registry.kinds[Second] is registry.kind(Second)
 
 
 def test_headers_of_the_sender_are_added_and_cannot_change_the_name() -> None:
-    kind = Registry().kind(Book)
+    kind = EventTypes().kind(Book)
     assert kind.headers_with({"a": "b", "evbus-message": "Other"}) == {"a": "b", "evbus-message": "Book"}
     assert dict(kind.headers) == {"evbus-message": "Book"}
 
@@ -169,13 +169,13 @@ def test_headers_of_the_sender_are_added_and_cannot_change_the_name() -> None:
 @pytest.mark.parametrize("headers", [[("a", "b")], "a", 5])
 def test_headers_are_a_mapping(headers: Any) -> None:
     with pytest.raises(InvalidHeader) as caught:
-        Registry().kind(Book).headers_with(headers)
+        EventTypes().kind(Book).headers_with(headers)
     kind = type(headers).__name__
     assert str(caught.value) == f"headers are a mapping of strings to strings, not {kind}"
 
 
 def test_a_class_that_is_no_event_is_refused_each_time() -> None:
-    registry = Registry()
+    registry = EventTypes()
     for _ in range(2):
         with pytest.raises(HandlerSignatureError):
             registry.kind(Plain)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.handling.events.server import UNKNOWN, Server, servers
+from evbus.engine.handling.events.server import UNKNOWN, Host, servers
 from evbus.engine.wire.amqp import profile as amqp_profile
 from evbus.engine.wire.amqp1 import profile
 from evbus.engine.wire.http import webhook
@@ -16,7 +16,7 @@ from evbus.engine.wire.stomp import profile as stomp_profile
 SECRET = "s3cr3t-w0rd"
 
 
-def of(schema: Any, **data: Any) -> list[Server]:
+def of(schema: Any, **data: Any) -> list[Host]:
     return servers("provider", schema(**data), data)
 
 
@@ -41,7 +41,7 @@ def of(schema: Any, **data: Any) -> list[Server]:
         ),
         (stomp_profile.Profile, {"url": "stomp://mq.example"}, ("mq.example:61613", "stomp", "1.2", "", "")),
         (
-            webhook.Profile,
+            webhook.WebhookProfile,
             {
                 "url": f"https://u:{SECRET}@hooks.example:8443/T0/{SECRET}?k={SECRET}",
                 "secret": f"raw:{SECRET}",
@@ -69,7 +69,7 @@ def test_a_client_certificate_is_a_login() -> None:
 
 def test_what_is_in_the_process_has_no_host_of_its_own() -> None:
     assert servers("internal", queues.InternalProfile(), {}) == [
-        Server("localhost", "internal", description="within the process")
+        Host("localhost", "internal", description="within the process")
     ]
 
 
@@ -83,4 +83,4 @@ def test_what_is_in_the_process_has_no_host_of_its_own() -> None:
     ],
 )
 def test_of_a_plugin_that_is_not_known_only_a_host_is_taken(data: dict[str, Any], host: str) -> None:
-    assert servers("other", None, data) == [Server(host, "other")]
+    assert servers("other", None, data) == [Host(host, "other")]

@@ -23,7 +23,7 @@ import pytest
 
 from evbus.engine.wire.amqp import connect, frames
 from evbus.engine.wire.amqp.connect import connection
-from evbus.engine.wire.base.supervisor import State
+from evbus.engine.wire.base.supervisor import ConnectionState
 from evbus.errors import ConnectFailed, Unavailable
 from tests.connection.amqp_kit import (
     WAIT,
@@ -191,7 +191,7 @@ def test_a_certificate_for_another_host_is_refused(rabbitmq: Any, proxy: Any) ->
     async def main() -> None:
         by_name = {**tls, "server_name": "localhost"}
         async with connected(hosts=f"127.0.0.2:{way.port}", tls=by_name) as made:
-            assert made.state is State.UP
+            assert made.state is ConnectionState.UP
 
     asyncio.run(main())
 
@@ -212,7 +212,7 @@ def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
 def test_insecure_takes_any_certificate(rabbitmq: Any) -> None:
     async def main() -> None:
         async with connected(url=rabbitmq.tls_url, tls={"insecure": True}) as made:
-            assert made.state is State.UP
+            assert made.state is ConnectionState.UP
 
     asyncio.run(main())
 
@@ -220,7 +220,7 @@ def test_insecure_takes_any_certificate(rabbitmq: Any) -> None:
 def test_a_certificate_says_who_it_is(rabbitmq: Any, unique: str) -> None:
     async def main() -> None:
         async with connected(vhost=unique, **by_certificate(rabbitmq)) as made:
-            assert made.state is State.UP
+            assert made.state is ConnectionState.UP
 
     rabbitmq.add_vhost(unique)
     try:
@@ -346,7 +346,7 @@ def test_a_login_and_a_vhost_may_hold_any_character(rabbitmq: Any, unique: str) 
 
     async def main(**data: Any) -> None:
         async with connected(**data) as made:
-            assert made.state is State.UP
+            assert made.state is ConnectionState.UP
 
     try:
         rabbitmq.set_permissions(login, vhost=vhost)
@@ -383,7 +383,7 @@ def test_closing_while_the_broker_does_not_answer(rabbitmq: Any, proxy: Any) -> 
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(opening, WAIT)
-        assert made.state is State.CLOSED
+        assert made.state is ConnectionState.CLOSED
         await no_tasks_left()
 
     asyncio.run(main())
@@ -523,7 +523,7 @@ def test_a_frozen_broker_does_not_hold_up_close(
             way.freeze()
             session = made.up()
         assert session.lost.done()
-        assert made.state is State.CLOSED
+        assert made.state is ConnectionState.CLOSED
 
     asyncio.run(main())
 
@@ -630,7 +630,7 @@ def test_the_versions_of_aiormq_are_those_that_this_was_tried_with() -> None:
 
 
 def test_aiormq_takes_its_transport_from_us(rabbitmq: Any) -> None:
-    assert issubclass(connect._Transport, aiormq.connection.TransportFactory)
+    assert issubclass(connect._AmqpTransport, aiormq.connection.TransportFactory)
     assert {"transport_factory", "client_properties"} <= set(
         inspect.signature(aiormq.Connection.__init__).parameters
     ) | set(inspect.signature(aiormq.Connection.connect).parameters)

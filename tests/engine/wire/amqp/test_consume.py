@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from evbus.engine.wire.amqp.consume import source_of
-from evbus.engine.wire.amqp.profile import Profile, Queue
+from evbus.engine.wire.amqp.profile import Profile, QueueDeclaration
 from evbus.errors import ProfileError
 from evbus.types import Subscription
 
@@ -64,13 +64,13 @@ def test_a_copy_for_this_process_has_a_name_of_its_own() -> None:
     assert one.queue.name.startswith("made::g::")
     assert one.queue.name != other.queue.name
     assert one.own
-    assert one.queue == Queue(type="quorum").passing(one.queue.name)
+    assert one.queue == QueueDeclaration(type="quorum").passing(one.queue.name)
     assert one.bind == ["made"]
 
 
 def test_what_need_not_be_durable_goes_when_nobody_comes_back() -> None:
     found = source({"name": "made", "durable": False}, queue={"type": "quorum"}, **EVENTS)
-    assert found.queue == Queue(type="quorum").passing("made")
+    assert found.queue == QueueDeclaration(type="quorum").passing("made")
     assert not found.own
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evbus.engine.wire.amqp.profile import PASSING, Profile, Queue
+from evbus.engine.wire.amqp.profile import PASSING, Profile, QueueDeclaration
 from evbus.engine.wire.base.tls import Tls
 
 HEADERS = {"exchange": {"name": "e", "type": "headers"}}
@@ -163,9 +163,11 @@ def test_what_means_nothing_is_told(data: Any, reason: str) -> None:
 
 
 def test_the_arguments_of_a_queue() -> None:
-    assert Queue(name="q").table() == {"x-queue-type": "classic"}
-    assert Queue(name="q", arguments={"x-queue-type": "quorum"}).table() == {"x-queue-type": "quorum"}
-    queue = Queue(
+    assert QueueDeclaration(name="q").table() == {"x-queue-type": "classic"}
+    assert QueueDeclaration(name="q", arguments={"x-queue-type": "quorum"}).table() == {
+        "x-queue-type": "quorum"
+    }
+    queue = QueueDeclaration(
         name="q",
         type="quorum",
         dead_letter_exchange="",
@@ -200,12 +202,14 @@ def test_the_arguments_of_a_queue() -> None:
 def test_only_a_quorum_queue_of_version_4_that_says_nothing_gets_a_limit(
     data: Any, server: tuple[int, ...], limit: int | None
 ) -> None:
-    assert Queue(name="q", **data).table(server).get("x-delivery-limit") == limit
+    assert QueueDeclaration(name="q", **data).table(server).get("x-delivery-limit") == limit
 
 
 def test_a_queue_that_is_not_to_be_kept_outlives_its_consumers_for_a_while() -> None:
     arguments = {"x-delivery-limit": 5, "x-quorum-initial-group-size": 3, "x-max-length": 9}
-    made = Queue(name="q", type="quorum", dead_letter_exchange="dead", arguments=arguments).passing("copy")
+    made = QueueDeclaration(
+        name="q", type="quorum", dead_letter_exchange="dead", arguments=arguments
+    ).passing("copy")
     assert (made.name, made.durable, made.auto_delete) == ("copy", True, False)
     assert made.table((4, 0)) == {
         "x-queue-type": "classic",
@@ -213,9 +217,9 @@ def test_a_queue_that_is_not_to_be_kept_outlives_its_consumers_for_a_while() -> 
         "x-max-length": 9,
         "x-dead-letter-exchange": "dead",
     }
-    stream = Queue(type="stream", arguments={"x-max-age": "7D", "x-stream-filter-size-bytes": 32})
+    stream = QueueDeclaration(type="stream", arguments={"x-max-age": "7D", "x-stream-filter-size-bytes": 32})
     assert stream.passing("copy").table() == {"x-queue-type": "classic", "x-expires": PASSING * 1000}
-    own = Queue(arguments={"x-expires": 5000, "x-queue-type": "quorum"}).passing("copy")
+    own = QueueDeclaration(arguments={"x-expires": 5000, "x-queue-type": "quorum"}).passing("copy")
     assert own.table() == {"x-queue-type": "classic", "x-expires": 5000}
 
 
@@ -237,7 +241,7 @@ def test_a_queue_that_is_not_to_be_kept_outlives_its_consumers_for_a_while() -> 
 )
 def test_what_a_queue_is_bound_by(data: Any, bindings: list[Any]) -> None:
     settings = profile(**data)
-    assert settings.bindings(settings.queue_settings() or Queue()) == bindings
+    assert settings.bindings(settings.queue_settings() or QueueDeclaration()) == bindings
 
 
 def test_a_queue_without_a_name_need_not_be_bound() -> None:
@@ -253,8 +257,10 @@ def test_the_default_exchange_has_three_names() -> None:
 
 def test_a_queue_is_named_or_described() -> None:
     assert profile().queue_settings() is None
-    assert profile(queue="q").queue_settings() == Queue(name="q")
-    assert profile(queue={"name": "q", "type": "quorum"}).queue_settings() == Queue(name="q", type="quorum")
+    assert profile(queue="q").queue_settings() == QueueDeclaration(name="q")
+    assert profile(queue={"name": "q", "type": "quorum"}).queue_settings() == QueueDeclaration(
+        name="q", type="quorum"
+    )
 
 
 @pytest.mark.parametrize(

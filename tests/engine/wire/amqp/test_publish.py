@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from aiormq.exceptions import ChannelNotFoundEntity
 
-from evbus.engine.core.settings import Delivery
+from evbus.engine.core.settings import DeliverySettings
 from evbus.engine.wire.amqp import frames
 from evbus.engine.wire.amqp.profile import Profile
 from evbus.engine.wire.amqp.publish import CACHED, Publisher
@@ -453,7 +453,7 @@ def test_what_came_back_is_in_the_new_queue_before_a_batch_that_was_begun_meanwh
         rig = Rig(tmp_path)
         target = SimpleNamespace(batching=True, overlap=True, publish=None)
         target.publish_batch = lambda _ctx, events: line.publisher.publish(events)
-        lane = rig.add(target, delivery=Delivery(batch=3, retry=SOON))
+        lane = rig.add(target, delivery=DeliverySettings(batch=3, retry=SOON))
         arrived: list[bytes] = []
         async with rig.running():
             for number in range(6):

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from evbus.engine.wire.base.shared import Key, Shared, key_of
-from evbus.engine.wire.base.supervisor import Connection, State
+from evbus.engine.wire.base.shared import ConnectionKey, Shared, key_of
+from evbus.engine.wire.base.supervisor import Connection, ConnectionState
 from evbus.errors import ConnectFailed
 from tests.engine.wire.base.test_supervisor import Session, Transport, connection, never, turns
 
@@ -30,7 +30,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     asyncio.run(whole())
 
 
-def key(profile: str = "orders") -> Key:
+def key(profile: str = "orders") -> ConnectionKey:
     return key_of("amqp", "amqp", profile, Settings())
 
 
@@ -52,9 +52,9 @@ def test_many_users_share_one_connection_and_the_last_one_closes_it() -> None:
         assert set(map(id, users)) == {id(made[0])}
         for user in users[:-1]:
             await shared.close(user)
-            assert made[0].state is State.UP
+            assert made[0].state is ConnectionState.UP
         await shared.close(users[-1])
-        assert made[0].state is State.CLOSED
+        assert made[0].state is ConnectionState.CLOSED
         assert shared.snapshot() == {}
 
     run(main())
@@ -71,7 +71,7 @@ def test_profiles_have_connections_of_their_own() -> None:
             "amqp.b": "up",
         }
         await shared.close(one)
-        assert two.state is State.UP
+        assert two.state is ConnectionState.UP
         await shared.close(two)
 
     run(main())
@@ -121,10 +121,10 @@ def test_one_that_is_cancelled_takes_nobody_with_it() -> None:
         await asyncio.wait({opening[0]})
         gate.set()
         users = [await opening[1], await opening[2]]
-        assert made[0].state is State.UP
+        assert made[0].state is ConnectionState.UP
         for user in users:
             await shared.close(user)
-        assert made[0].state is State.CLOSED
+        assert made[0].state is ConnectionState.CLOSED
 
     run(main())
 
@@ -139,7 +139,7 @@ def test_the_opening_ends_with_the_last_who_waits_for_it() -> None:
             task.cancel()
         await asyncio.wait(opening)
         assert all(task.cancelled() for task in opening)
-        assert made[0].state is State.CLOSED
+        assert made[0].state is ConnectionState.CLOSED
         assert shared.snapshot() == {}
 
     run(main())
@@ -154,10 +154,10 @@ def test_it_can_be_opened_again_after_and_while_it_closes() -> None:
         await turns(1)
         second = await shared.open(key(), make)
         await closing
-        assert first.state is State.CLOSED
-        assert second.state is State.UP
+        assert first.state is ConnectionState.CLOSED
+        assert second.state is ConnectionState.UP
         await shared.close(first)  # given up already: nothing happens to the second
-        assert second.state is State.UP
+        assert second.state is ConnectionState.UP
         await shared.close(second)
 
     run(main())

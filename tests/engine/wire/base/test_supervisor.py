@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from evbus.engine.wire.base import supervisor
-from evbus.engine.wire.base.supervisor import Connection, Consumers, State
+from evbus.engine.wire.base.supervisor import Connection, ConnectionState, Consumers
 from evbus.errors import ConnectFailed, Unavailable
 
 WAIT = 20.0
@@ -106,13 +106,13 @@ async def cancels_itself() -> None:
 def test_it_opens_and_closes() -> None:
     async def main() -> None:
         made = connection(transport := Transport())
-        assert made.state is State.CLOSED
+        assert made.state is ConnectionState.CLOSED
         await made.open()
-        assert made.state is State.UP
+        assert made.state is ConnectionState.UP
         assert made.up() is transport.sessions[0]
         assert repr(made) == "<Connection amqp profile 'orders' up>"
         await made.close()
-        assert made.state is State.CLOSED
+        assert made.state is ConnectionState.CLOSED
         assert made.session is None
         assert transport.sessions[0].ended == ["closed", "aborted"]
         await made.close()
@@ -125,7 +125,7 @@ def test_a_first_attempt_that_fails_is_told_and_not_repeated() -> None:
         made = connection(transport := Transport(OSError("no route")))
         with pytest.raises(ConnectFailed, match=r"^amqp profile 'orders': no route$"):
             await made.open()
-        assert made.state is State.CLOSED
+        assert made.state is ConnectionState.CLOSED
         assert transport.attempts == [0]
 
     run(main())
@@ -137,7 +137,7 @@ def test_it_can_be_opened_again() -> None:
         with pytest.raises(ConnectFailed):
             await made.open()
         await made.open()
-        assert made.state is State.UP
+        assert made.state is ConnectionState.UP
         await made.close()
         await made.open()
         assert made.connects == 2
@@ -374,7 +374,7 @@ def test_a_session_that_fails_to_close_is_dropped(
         made.up().lost.set_result("gone")
         await reach(made, 2)
         await made.close()
-        assert made.state is State.CLOSED
+        assert made.state is ConnectionState.CLOSED
         assert [session.ended for session in transport.sessions] == [["aborted"], ["aborted"]]
 
     run(main())
@@ -389,11 +389,11 @@ def test_close_ends_an_attempt_under_way() -> None:
         made = connection(Transport(never))
         opening = asyncio.ensure_future(made.open())
         await turns(3)
-        assert made.state is State.CONNECTING
+        assert made.state is ConnectionState.CONNECTING
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
-        assert made.state is State.CLOSED
+        assert made.state is ConnectionState.CLOSED
 
     run(main())
 
@@ -406,9 +406,9 @@ def test_close_ends_an_attempt_to_restore() -> None:
         while len(transport.attempts) < 2:
             await made.changed()
             await asyncio.sleep(0)
-        assert made.state is State.CONNECTING
+        assert made.state is ConnectionState.CONNECTING
         await made.close()
-        assert made.state is State.CLOSED
+        assert made.state is ConnectionState.CLOSED
 
     run(main())
 
@@ -417,9 +417,9 @@ def test_close_ends_a_pause() -> None:
     async def main() -> None:
         made = connection(Transport(OSError("down")), wait=True, pause=(1000.0, 1000.0))
         await made.open()
-        assert made.state is State.DOWN
+        assert made.state is ConnectionState.DOWN
         await made.close()
-        assert made.state is State.CLOSED
+        assert made.state is ConnectionState.CLOSED
 
     run(main())
 
@@ -441,7 +441,7 @@ def test_what_is_sent_during_the_first_attempt_says_so() -> None:
         made = connection(Transport(gate.wait))
         opening = asyncio.ensure_future(made.open())
         await turns(3)
-        assert made.state is State.CONNECTING
+        assert made.state is ConnectionState.CONNECTING
         assert "the first attempt is under way" in str(made.unavailable())
         gate.set()
         await opening
@@ -589,7 +589,7 @@ def test_a_snapshot_says_what_it_is_doing(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_states_follow_each_other() -> None:
-    seen: list[State] = []
+    seen: list[ConnectionState] = []
 
     async def look(made: Connection[Session]) -> None:
         while True:
@@ -612,12 +612,12 @@ def test_states_follow_each_other() -> None:
         await asyncio.wait({looking})
 
     run(main())
-    assert seen[:3] == [State.CLOSED, State.CONNECTING, State.UP]
+    assert seen[:3] == [ConnectionState.CLOSED, ConnectionState.CONNECTING, ConnectionState.UP]
     # One that looks sees the last of several changes in one turn of the loop.
-    assert [state for state in seen[3:] if state is not State.DOWN] == [
-        State.CONNECTING,
-        State.UP,
-        State.CLOSED,
+    assert [state for state in seen[3:] if state is not ConnectionState.DOWN] == [
+        ConnectionState.CONNECTING,
+        ConnectionState.UP,
+        ConnectionState.CLOSED,
     ]
 
 
@@ -736,7 +736,7 @@ def test_a_session_that_is_lost_takes_nothing_before_its_loss_was_looked_at() ->
         made = connection(Transport())
         await made.open()
         made.up().lost.set_result("it was dropped")
-        assert made.state is State.UP
+        assert made.state is ConnectionState.UP
         found = made.ready()
         assert found is not None
         with pytest.raises(Unavailable, match="not connected: it was dropped"):

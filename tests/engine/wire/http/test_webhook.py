@@ -15,8 +15,8 @@ from cloudevents.core.bindings import http
 from standardwebhooks import Webhook
 
 from evbus.engine.wire.http.webhook import (
-    Profile,
     Request,
+    WebhookProfile,
     key_of,
     outcome,
     retry_after,
@@ -30,8 +30,8 @@ KEY = b"0123456789abcdef01234567"
 NOW = 1_700_000_000.0
 
 
-def profile(**data: Any) -> Profile:
-    return msgspec.convert({"url": URL, **data}, type=Profile, strict=False)
+def profile(**data: Any) -> WebhookProfile:
+    return msgspec.convert({"url": URL, **data}, type=WebhookProfile, strict=False)
 
 
 def request(headers: dict[str, str] | None = None, keys: tuple[bytes, ...] = ()) -> Request:

@@ -10,14 +10,14 @@ import pytest
 from evbus.engine.wire.stomp.frame import Frame, Parser
 from evbus.engine.wire.stomp.profile import Profile
 from evbus.engine.wire.stomp.publish import Frames
-from evbus.engine.wire.stomp.session import Broker, sender_headers
+from evbus.engine.wire.stomp.session import Product, sender_headers
 from evbus.errors import InvalidHeader, InvalidRoutingKey
 from evbus.types import Envelope, SharedHeaders
 
 NOW = 1_700_000_000.0
 
 
-def frames(broker: Broker = Broker.RABBITMQ, **data: Any) -> Frames:
+def frames(broker: Product = Product.RABBITMQ, **data: Any) -> Frames:
     profile = msgspec.convert({"url": "stomp://h", **data}, type=Profile, strict=False)
     return Frames(profile, broker, clock=lambda: NOW)
 
@@ -81,12 +81,12 @@ def test_headers_of_the_profile_win_and_those_that_declare_are_rabbitmqs() -> No
     event = Envelope("p", "k", b"", {"x-a": "event", "content-type": "c/d"})
     found = sent(frames(**data), event).headers
     assert (found["x-a"], found["content-type"], found["x-queue-type"]) == ("profile", "a/b", "quorum")
-    assert "x-queue-type" not in sent(frames(Broker.ACTIVEMQ, **data), event).headers
+    assert "x-queue-type" not in sent(frames(Product.ACTIVEMQ, **data), event).headers
 
 
 def test_expiry_is_said_as_each_broker_wants_it() -> None:
     event = Envelope("p", "k", b"")
-    rabbit, active = (sent(frames(broker, expiry=1.5), event).headers for broker in list(Broker)[:2])
+    rabbit, active = (sent(frames(broker, expiry=1.5), event).headers for broker in list(Product)[:2])
     assert (rabbit["expiration"], rabbit.get("expires")) == ("1500", None)
     assert (active.get("expiration"), active["expires"]) == (None, "1700000001500")
 
@@ -94,15 +94,15 @@ def test_expiry_is_said_as_each_broker_wants_it() -> None:
 @pytest.mark.parametrize(
     ("broker", "template", "key", "destination"),
     [
-        (Broker.RABBITMQ, "/topic/all.{routing_key}", "a.b", "/topic/all.a.b"),
-        (Broker.RABBITMQ, "/queue/{routing_key}", "a/b", "/queue/a%2Fb"),
-        (Broker.ACTIVEMQ, "/queue/{routing_key}", "a/b", "/queue/a/b"),
-        (Broker.RABBITMQ, "{routing_key}", "/exchange/e/k", "/exchange/e/k"),
-        (Broker.RABBITMQ, "/queue/fixed", "", "/queue/fixed"),
+        (Product.RABBITMQ, "/topic/all.{routing_key}", "a.b", "/topic/all.a.b"),
+        (Product.RABBITMQ, "/queue/{routing_key}", "a/b", "/queue/a%2Fb"),
+        (Product.ACTIVEMQ, "/queue/{routing_key}", "a/b", "/queue/a/b"),
+        (Product.RABBITMQ, "{routing_key}", "/exchange/e/k", "/exchange/e/k"),
+        (Product.RABBITMQ, "/queue/fixed", "", "/queue/fixed"),
     ],
 )
 def test_a_destination_is_made_of_the_routing_key(
-    broker: Broker, template: str, key: str, destination: str
+    broker: Product, template: str, key: str, destination: str
 ) -> None:
     assert frames(broker, destination=template).destination(key) == destination
 
@@ -126,45 +126,45 @@ def test_a_routing_key_that_makes_no_destination_is_refused(template: str, key: 
 @pytest.mark.parametrize("template", ["/queue/{routing_key}", "/topic/{routing_key}"])
 def test_a_routing_key_that_activemq_takes_for_another_is_refused(template: str, key: str) -> None:
     with pytest.raises(InvalidRoutingKey, match="makes no destination"):
-        frames(Broker.ACTIVEMQ, destination=template).destination(key)
-    assert frames(Broker.OTHER, destination=template).destination(key) == template.replace(
+        frames(Product.ACTIVEMQ, destination=template).destination(key)
+    assert frames(Product.OTHER, destination=template).destination(key) == template.replace(
         "{routing_key}", key
     )
 
 
 def test_a_routing_key_that_is_a_whole_destination_of_activemq_is_one() -> None:
-    made = frames(Broker.ACTIVEMQ, destination="{routing_key}")
+    made = frames(Product.ACTIVEMQ, destination="{routing_key}")
     assert made.destination("/queue/a b:c/d.*>") == "/queue/a b:c/d.*>"
     with pytest.raises(InvalidRoutingKey, match="comma, which separates destinations"):
         made.destination("/queue/a,/queue/b")
     # What a profile says by itself is the user's own.
-    assert frames(Broker.ACTIVEMQ, destination="/queue/a,/queue/b").destination("x,y") == "/queue/a,/queue/b"
+    assert frames(Product.ACTIVEMQ, destination="/queue/a,/queue/b").destination("x,y") == "/queue/a,/queue/b"
 
 
 def test_headers_that_activemq_obeys_are_left_out_for_it() -> None:
     obeyed = {"JMSExpiration": "5", "JMSXGroupID": "g", "AMQ_SCHEDULED_DELAY": "7", "transformation": "t"}
     event = Envelope("p", "k", b"", {**obeyed, "jms": "1"})
-    assert not set(obeyed) & set(sent(frames(Broker.ACTIVEMQ), event).headers)
-    assert sent(frames(Broker.ACTIVEMQ), event).headers["jms"] == "1"
+    assert not set(obeyed) & set(sent(frames(Product.ACTIVEMQ), event).headers)
+    assert sent(frames(Product.ACTIVEMQ), event).headers["jms"] == "1"
     assert set(obeyed) <= set(sent(frames(), event).headers)
 
 
 def test_the_id_and_the_time_of_an_event_go_by_names_that_are_not_the_frames() -> None:
     event = Envelope("p", "k", b"", {"message-id": "m", "timestamp": "17"})
-    for broker, stamp in ((Broker.RABBITMQ, "timestamp"), (Broker.ACTIVEMQ, "amqp-timestamp")):
+    for broker, stamp in ((Product.RABBITMQ, "timestamp"), (Product.ACTIVEMQ, "amqp-timestamp")):
         found = sent(frames(broker), event).headers
         assert (found["amqp-message-id"], found[stamp]) == ("m", "17")
         assert "message-id" not in found
         assert sender_headers({**found, "message-id": "7"}, broker).items() >= event.headers.items()
     # ActiveMQ says when it got the message.
-    assert "timestamp" not in sender_headers({"timestamp": "1"}, Broker.ACTIVEMQ)
+    assert "timestamp" not in sender_headers({"timestamp": "1"}, Product.ACTIVEMQ)
 
 
 @pytest.mark.parametrize("text", ["noon", "-1", "1.5", " 7", "", "9" * 30, "٣"])
 def test_a_time_that_is_none_is_refused_for_rabbitmq(text: str) -> None:
     with pytest.raises(InvalidHeader, match="'timestamp' cannot be sent: it is no whole number of seconds"):
         frames().frame(Envelope("p", "k", b"", {"timestamp": text}), 1)
-    sent(frames(Broker.ACTIVEMQ), Envelope("p", "k", b"", {"timestamp": text}))
+    sent(frames(Product.ACTIVEMQ), Envelope("p", "k", b"", {"timestamp": text}))
 
 
 @pytest.mark.parametrize("name", ["type", "correlation-id", "Content-Type", "message-id", "amqp-message-id"])
@@ -172,7 +172,7 @@ def test_a_property_that_is_too_long_is_refused_for_rabbitmq(name: str) -> None:
     with pytest.raises(InvalidHeader, match="more than 255 bytes"):
         frames().frame(Envelope("p", "k", b"", {name: "ü" * 128}), 1)
     sent(frames(), Envelope("p", "k", b"", {name: "ü" * 127, "other": "x" * 1000}))
-    sent(frames(Broker.ACTIVEMQ), Envelope("p", "k", b"", {name: "ü" * 128}))
+    sent(frames(Product.ACTIVEMQ), Envelope("p", "k", b"", {name: "ü" * 128}))
 
 
 def test_the_routing_key_goes_along_where_the_destination_does_not_tell_it() -> None:

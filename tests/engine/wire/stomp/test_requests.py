@@ -13,7 +13,7 @@ import pytest
 
 from evbus.engine.wire.stomp import library  # noqa: F401 - importing stomp.py before would scan host names
 from evbus.engine.wire.stomp.requests import MOST_EXPIRY, expiry_lines, place
-from evbus.engine.wire.stomp.session import Broker
+from evbus.engine.wire.stomp.session import Product
 from evbus.errors import DeliveryError, DeliveryTimeout, Rejected, Unavailable
 from evbus.types import Delivery, Envelope, Subscription
 from tests.connection.stomp_kit import (
@@ -760,16 +760,16 @@ def test_the_connection_of_a_closed_profile_is_not_waited_for() -> None:
 
 
 def test_where_replies_come_to_differs_by_broker() -> None:
-    made = place(Broker.RABBITMQ, "n")
+    made = place(Product.RABBITMQ, "n")
     assert (made.queue, made.address) == ("/queue/n", "/amq/queue/n")
     assert made.headers == {"durable": "false", "auto-delete": "true", "exclusive": "true"}
-    for other in (Broker.ACTIVEMQ, Broker.OTHER):
+    for other in (Product.ACTIVEMQ, Product.OTHER):
         assert place(other, "n") == ("/temp-queue/n", {}, "/temp-queue/n")
 
 
 def test_how_a_request_expires_differs_by_broker() -> None:
-    assert expiry_lines(Broker.RABBITMQ, 1.5) == b"expiration:1500\n"
-    assert expiry_lines(Broker.RABBITMQ, -1) == b"expiration:1\n"
-    assert expiry_lines(Broker.RABBITMQ, float("inf")) == b"expiration:%d\n" % (MOST_EXPIRY * 1000)
-    assert expiry_lines(Broker.ACTIVEMQ, 1.5).startswith(b"expires:")
-    assert expiry_lines(Broker.OTHER, 1.5).startswith(b"expiration:1500\nexpires:")
+    assert expiry_lines(Product.RABBITMQ, 1.5) == b"expiration:1500\n"
+    assert expiry_lines(Product.RABBITMQ, -1) == b"expiration:1\n"
+    assert expiry_lines(Product.RABBITMQ, float("inf")) == b"expiration:%d\n" % (MOST_EXPIRY * 1000)
+    assert expiry_lines(Product.ACTIVEMQ, 1.5).startswith(b"expires:")
+    assert expiry_lines(Product.OTHER, 1.5).startswith(b"expiration:1500\nexpires:")
