@@ -31,7 +31,7 @@ WAY = [
     ("engine/wire/amqp/publish.py", "Publisher.publish", "writes frames, awaits confirms"),
     ("egress/amqp.py", "consume", "the plugin of the way back"),
     ("engine/wire/amqp/consume.py", "Consumer.deliveries", "reads frames, for ever"),
-    ("engine/handling/events/feed.py", "Feed.start", "pumps deliveries to one listener"),
+    ("engine/handling/events/consumer.py", "EventConsumer.start", "pumps deliveries to one listener"),
     ("engine/handling/events/listening.py", "Listening.take_all", "handles, tries again, settles"),
     ("engine/handling/events/workers.py", "Workers.submit_all", "so many at once, in order"),
     ("engine/core/pipeline.py", "around", "lets the pipeline handle it"),

@@ -157,7 +157,7 @@ def subscriptions(hub, event_name=None):
 
 def listens_outside(hub):
     """Return whether any listener gets what comes from outside this process."""
-    return any(not feed.local for entry in hub.event.SUBSCRIPTIONS for feed in entry.feeds)
+    return any(not consumer.local for entry in hub.event.SUBSCRIPTIONS for consumer in entry.consumers)
 
 
 async def ready(hub):
@@ -252,8 +252,8 @@ async def stop(hub):
 def salvage(hub):
     """Let what is in this process be recorded, from another thread, as the loop does not get round to it."""
     for entry in hub.event.SUBSCRIPTIONS:
-        for feed in entry.feeds:
-            feed.pause()
+        for consumer in entry.consumers:
+            consumer.pause()
     hub.egress.internal.close(lambda group, events: _left(hub, group, events))
     hub.event.SUBSCRIPTIONS.abandon()
 

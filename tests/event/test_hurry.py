@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.engine.handling.events.test_feed import Remote
+from tests.engine.handling.events.test_consumer import Remote
 from tests.engine.handling.events.test_subscriptions import add, subscriptions
 from tests.event.kit import WAIT, Gate, OrderPlaced, go
 
@@ -21,7 +21,7 @@ def test_what_came_from_elsewhere_and_is_being_handled_goes_back_at_once() -> No
         await asyncio.wait({pausing}, timeout=0)
         assert not pausing.done()
         hurried.set()
-        await asyncio.wait_for(pausing, WAIT / 2)  # the patience of the feeds is WAIT
+        await asyncio.wait_for(pausing, WAIT / 2)  # the patience of the consumers is WAIT
         await found.stop()
         assert remote.closed
         assert gate.done == []

@@ -23,7 +23,7 @@ import pytest
 from evbus.api import EventListener, event, session
 from evbus.engine.codec.jsonl import Record
 from evbus.engine.core.dead import store
-from evbus.engine.handling.events import feed
+from evbus.engine.handling.events import consumer
 from evbus.errors import EvbusError, Rejected
 from tests.evbus.kit import new_hub, running, write
 from tests.ingress.amqp_kit import eventually
@@ -868,7 +868,7 @@ class BrokerBehaviour(Behaviour):
     @looped
     async def test_a_broker_that_comes_later_is_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # How long a start waits for consumers; the seconds of that are nothing to look at.
-        monkeypatch.setattr(feed, "PATIENCE", 0.01)
+        monkeypatch.setattr(consumer, "PATIENCE", 0.01)
         kind = order(self.name)
         way = self.proxy(self.port)
         way.refuse()

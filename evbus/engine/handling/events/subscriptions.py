@@ -10,8 +10,8 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from evbus.engine.core.intake.sources import Supply
+from evbus.engine.handling.events.consumer import EventConsumer
 from evbus.engine.handling.events.declare import EventSpec, ListenerSpec, subscription_of
-from evbus.engine.handling.events.feed import Feed
 from evbus.engine.handling.events.listening import Listening
 from evbus.engine.kit.weight import UNBOUNDED
 from evbus.errors import EvbusError, HandlerExists, ProfileError
@@ -41,7 +41,7 @@ class Entry:
     """A listener that is subscribed.
 
     :ivar events: those that it listens to.
-    :ivar feeds: one for each of them and each profile, while it listens.
+    :ivar consumers: one for each of them and each profile, while it listens.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Entry:
         self.listening = listening
         self.events = events
         self.metadata = metadata
-        self.feeds: list[Feed] = []
+        self.consumers: list[EventConsumer] = []
 
     def __repr__(self) -> str:
         return f"<Entry {self.id} of {', '.join(event.name for event in self.events)}>"
@@ -67,8 +67,8 @@ class Entry:
             "per_process": self.spec.per_process,
             "profile": self.spec.profile,
             "metadata": self.metadata,
-            "listening": bool(self.feeds) and all(feed.ready for feed in self.feeds),
-            **self.listening.snapshot(sum(feed.waiting for feed in self.feeds)),
+            "listening": bool(self.consumers) and all(consumer.ready for consumer in self.consumers),
+            **self.listening.snapshot(sum(consumer.waiting for consumer in self.consumers)),
         }
 
     def listen(self, supplies: Sequence[Supply], patience: float) -> None:
@@ -81,29 +81,29 @@ class Entry:
                         f"{supply.name} finds events by their names alone, and {event.name!r} is a pattern: "
                         "listen to each event by its name"
                     )
-                feed = Feed(supply, event, self.listening, f"listener {self.id}", patience)
-                self.feeds.append(feed)
-                feed.start(wanted)
+                consumer = EventConsumer(supply, event, self.listening, f"listener {self.id}", patience)
+                self.consumers.append(consumer)
+                consumer.start(wanted)
 
     def abandon(self) -> None:
         """Take nothing at all; what was not begun, or is cancelled, goes back to where it came from."""
-        feeds, self.feeds = self.feeds, []
+        consumers, self.consumers = self.consumers, []
         self.listening.abandon()
-        for feed in feeds:
-            feed.abandon()
+        for consumer in consumers:
+            consumer.abandon()
 
     async def end(self, patience: float, grace: float = 1.0) -> None:
         """Take nothing more, end what was begun, and leave the rest to where it comes from."""
-        feeds, self.feeds = self.feeds, []
-        for feed in feeds:
-            feed.pause()
+        consumers, self.consumers = self.consumers, []
+        for consumer in consumers:
+            consumer.pause()
         self.listening.give_back()
-        await asyncio.gather(*(feed.close() for feed in feeds if not feed.local))
+        await asyncio.gather(*(consumer.close() for consumer in consumers if not consumer.local))
         await self.listening.quiet(patience)
         await self.listening.close(grace)
-        for feed in feeds:
-            if feed.local:
-                await feed.close()
+        for consumer in consumers:
+            if consumer.local:
+                await consumer.close()
 
 
 class Subscriptions:
@@ -270,7 +270,7 @@ class Subscriptions:
 
     async def ready(self) -> None:
         """Return once every listener gets what is sent from then on; raise what one failed with at first."""
-        waiting = [feed.wait_ready() for entry in self for feed in entry.feeds]
+        waiting = [consumer.wait_ready() for entry in self for consumer in entry.consumers]
         for outcome in await asyncio.gather(*waiting, return_exceptions=True):
             if outcome is not None:
                 raise outcome
@@ -298,17 +298,17 @@ class Subscriptions:
 
         :param hurried: whether not to wait any longer.
         """
-        feeds = [feed for entry in self for feed in entry.feeds if not feed.local]
-        for feed in feeds:
-            feed.pause()
+        consumers = [consumer for entry in self for consumer in entry.consumers if not consumer.local]
+        for consumer in consumers:
+            consumer.pause()
         for entry in self:
             entry.listening.give_back(outside=True)
-        closing = asyncio.gather(*(feed.close() for feed in feeds))
+        closing = asyncio.gather(*(consumer.close() for consumer in consumers))
         try:
             while not closing.done() and not hurried():
                 await asyncio.wait({closing}, timeout=GLANCE)
-            for feed in feeds:
-                feed.hurry()
+            for consumer in consumers:
+                consumer.hurry()
             await closing
         finally:
             closing.cancel()

@@ -15,7 +15,7 @@ from evbus.engine.handling.events.listening import Listening
 from evbus.engine.handling.events.subscriptions import Subscriptions
 from evbus.errors import ConnectFailed, HandlerExists, ProfileError
 from tests.counting import steps
-from tests.engine.handling.events.test_feed import Local, Remote
+from tests.engine.handling.events.test_consumer import Local, Remote
 from tests.engine.handling.events.test_listening import READER, Graves
 from tests.event.kit import WAIT, Book, Gate, Got, OrderPlaced, go, known, new_hub
 
@@ -58,13 +58,13 @@ def test_they_listen_from_the_start_to_the_stop() -> None:
     go(main)
 
 
-def test_each_event_and_each_profile_has_a_feed() -> None:
+def test_each_event_and_each_profile_has_a_consumer() -> None:
     async def main() -> None:
         found, one, other = subscriptions(), Remote(), Remote()
         entry = add(found, Got().on, events=(OrderPlaced, Book), prefetch=7, group="shop", per_process=True)
         found.start(lambda profile: [one.supply(), other.supply()], None)
         await found.ready()
-        assert len(entry.feeds) == 4
+        assert len(entry.consumers) == 4
         for remote in (one, other):
             wanted = {each.name: each for each in remote.wanted}
             assert set(wanted) == {"OrderPlaced", "Book"}
@@ -123,7 +123,7 @@ def test_a_start_that_fails_leaves_nothing_behind() -> None:
         with pytest.raises(ProfileError):
             found.start(supplies, None)
         assert not found.running
-        assert not any(entry.feeds for entry in found)
+        assert not any(entry.consumers for entry in found)
         for _ in range(10):
             await asyncio.sleep(0)
         assert remote.wanted == []

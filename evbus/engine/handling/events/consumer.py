@@ -1,4 +1,4 @@
-"""What one profile gives of one event, on its way to a listener."""
+"""The consumer of one event from one profile, for a listener."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from evbus.engine.kit.redact import said
 from evbus.errors import ConfigError, ConnectFailed, EvbusError
 from evbus.types import Delivery, Origin, Subscription
 
-__all__ = ["Feed"]
+__all__ = ["EventConsumer"]
 
 log = logging.getLogger("evbus.event")
 
@@ -31,8 +31,8 @@ LONG = 60.0
 PATIENCE = 10.0
 
 
-class Feed:
-    """A subscription at work.
+class EventConsumer:
+    """Takes deliveries of one event from one source and hands them to a listener; asks again after a failure.
 
     :param patience: seconds that what was taken may take when it ends.
     :ivar local: the messages are in this process, and nothing has to be asked for.
@@ -59,7 +59,7 @@ class Feed:
         self._again: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<Feed {self._supply.name} {self._event.name} of {self._name}>"
+        return f"<EventConsumer {self._supply.name} {self._event.name} of {self._name}>"
 
     @property
     def ready(self) -> bool:

@@ -1,4 +1,4 @@
-"""What one profile gives of one event."""
+"""A consumer of one event: how it takes deliveries, ends, and begins again after failures."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from evbus.engine.core.intake.sources import Supply
-from evbus.engine.handling.events import feed as events_feed
+from evbus.engine.handling.events import consumer as events_consumer
+from evbus.engine.handling.events.consumer import EventConsumer
 from evbus.engine.handling.events.declare import listener_spec
-from evbus.engine.handling.events.feed import Feed
 from evbus.engine.handling.events.listener import made
 from evbus.engine.handling.events.listening import Listening
 from evbus.errors import ConnectFailed, PluginError
@@ -80,26 +80,26 @@ def listener(on: Any, **options: Any) -> Listening:
     return found
 
 
-def feed_of(supply: Supply, listening: Listening, patience: float = WAIT) -> Feed:
-    return Feed(supply, known(OrderPlaced), listening, "listener billing", patience)
+def consumer_of(supply: Supply, listening: Listening, patience: float = WAIT) -> EventConsumer:
+    return EventConsumer(supply, known(OrderPlaced), listening, "listener billing", patience)
 
 
 def test_what_comes_from_outside_is_handled_and_settled() -> None:
     async def main() -> None:
         remote, got = Remote(), Got()
-        feed = feed_of(remote.supply(), listener(got.on))
-        assert (feed.local, feed.ready) == (False, False)
-        feed.start(WANTED)
-        await feed.wait_ready()
-        assert feed.ready
+        consumer = consumer_of(remote.supply(), listener(got.on))
+        assert (consumer.local, consumer.ready) == (False, False)
+        consumer.start(WANTED)
+        await consumer.wait_ready()
+        assert consumer.ready
         (wanted,) = remote.wanted
         assert (wanted.name, wanted.group) == ("OrderPlaced", "shop")
         for each in "ab":
             remote.queue.put_nowait(remote.delivery({"id": each}, each))
         assert [event.id for event in await got.wait(2)] == ["a", "b"]
         assert await remote.settled(2) == [("a", True, False), ("b", True, False)]
-        await feed.close()
-        assert (remote.closed, feed.ready) == (True, False)
+        await consumer.close()
+        assert (remote.closed, consumer.ready) == (True, False)
 
     go(main)
 
@@ -108,15 +108,15 @@ def test_what_is_in_this_process_is_taken_at_once() -> None:
     async def main() -> None:
         local, source, got = Local(), Source(), Got()
         supply = Supply("internal.p", None, local.attach, False)  # type: ignore[arg-type]
-        feed = feed_of(supply, listener(got.on))
-        assert feed.local
-        feed.start(WANTED)
-        assert feed.ready
-        await feed.wait_ready()
+        consumer = consumer_of(supply, listener(got.on))
+        assert consumer.local
+        consumer.start(WANTED)
+        assert consumer.ready
+        await consumer.wait_ready()
         local.take([source.delivery({"id": each}, each) for each in "ab"])
         assert [event.id for event in await got.wait(2)] == ["a", "b"]
-        feed.pause()
-        await feed.close()
+        consumer.pause()
+        await consumer.close()
         assert local.calls[0] == "pause"
         assert local.calls[-1] == "end"
 
@@ -128,12 +128,12 @@ def test_a_source_that_refuses_at_first_is_told_to_who_waits_and_in_the_log(
 ) -> None:
     async def main() -> None:
         remote = Remote(ConnectFailed("nobody answers at broker:5672"))
-        feed = feed_of(remote.supply(), listener(Got().on))
-        feed.start(WANTED)
+        consumer = consumer_of(remote.supply(), listener(Got().on))
+        consumer.start(WANTED)
         with pytest.raises(ConnectFailed, match="nobody answers"):
-            await feed.wait_ready()
-        assert not feed.ready
-        await feed.close()
+            await consumer.wait_ready()
+        assert not consumer.ready
+        await consumer.close()
 
     go(main)
     assert caplog.messages == [
@@ -144,12 +144,12 @@ def test_a_source_that_refuses_at_first_is_told_to_who_waits_and_in_the_log(
 def test_a_source_that_ends_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         remote = Remote()
-        feed = feed_of(remote.supply(), listener(Got().on))
-        feed.start(WANTED)
-        await feed.wait_ready()
+        consumer = consumer_of(remote.supply(), listener(Got().on))
+        consumer.start(WANTED)
+        await consumer.wait_ready()
         remote.queue.put_nowait(None)
         await until(lambda: remote.closed)
-        await feed.close()
+        await consumer.close()
 
     with caplog.at_level(logging.ERROR, "evbus.event"):
         go(main)
@@ -160,21 +160,21 @@ def test_a_source_that_ends_is_told_in_the_log(caplog: pytest.LogCaptureFixture)
 def test_a_source_that_fails_is_asked_again_and_that_is_told_once(
     announces: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events_feed, "PAUSE", (1e-9, 1e-9))
+    monkeypatch.setattr(events_consumer, "PAUSE", (1e-9, 1e-9))
 
     async def main() -> None:
         remote, got = Remote(), Got()
-        feed = feed_of(Supply("fake.p", remote.consume, None, announces), listener(got.on))
-        feed.start(WANTED)
-        await feed.wait_ready()
+        consumer = consumer_of(Supply("fake.p", remote.consume, None, announces), listener(got.on))
+        consumer.start(WANTED)
+        await consumer.wait_ready()
         for number in range(1, 4):
             await until(lambda number=number: len(remote.wanted) == number)  # type: ignore[misc]
             remote.queue.put_nowait(remote.delivery({"id": str(number)}, str(number)))
             await got.wait(number)
             remote.queue.put_nowait(KeyError("id"))
         await until(lambda: len(remote.wanted) == 4)
-        assert feed.ready
-        await feed.close()
+        assert consumer.ready
+        await consumer.close()
         remote.queue.put_nowait(KeyError("id"))
         assert len(remote.wanted) == 4
 
@@ -188,13 +188,13 @@ def test_a_source_that_fails_is_asked_again_and_that_is_told_once(
 def test_a_source_that_is_wrong_is_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         remote = Remote()
-        feed = feed_of(remote.supply(), listener(Got().on))
-        feed.start(WANTED)
-        await feed.wait_ready()
+        consumer = consumer_of(remote.supply(), listener(Got().on))
+        consumer.start(WANTED)
+        await consumer.wait_ready()
         remote.queue.put_nowait(PluginError("it has no name"))
         await until(lambda: caplog.messages)
-        assert (len(remote.wanted), feed.ready) == (1, False)
-        await feed.close()
+        assert (len(remote.wanted), consumer.ready) == (1, False)
+        await consumer.close()
 
     go(main)
     (said,) = caplog.messages
@@ -202,16 +202,16 @@ def test_a_source_that_is_wrong_is_not_asked_again(caplog: pytest.LogCaptureFixt
 
 
 def test_a_source_that_fails_is_left_alone_when_the_listener_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events_feed, "PAUSE", (WAIT, WAIT))
+    monkeypatch.setattr(events_consumer, "PAUSE", (WAIT, WAIT))
 
     async def main() -> None:
         remote = Remote()
-        feed = feed_of(remote.supply(), listener(Got().on))
-        feed.start(WANTED)
-        await feed.wait_ready()
+        consumer = consumer_of(remote.supply(), listener(Got().on))
+        consumer.start(WANTED)
+        await consumer.wait_ready()
         remote.queue.put_nowait(KeyError("id"))
-        await until(lambda: remote.closed and not feed.ready)
-        await feed.close()
+        await until(lambda: remote.closed and not consumer.ready)
+        await consumer.close()
         assert len(remote.wanted) == 1
 
     go(main)
@@ -220,11 +220,11 @@ def test_a_source_that_fails_is_left_alone_when_the_listener_ends(monkeypatch: p
 def test_at_its_end_what_was_taken_is_settled_before_the_source_is_closed() -> None:
     async def main() -> None:
         remote, gate = Remote(), Gate(lambda event: event.id)
-        feed = feed_of(remote.supply(), listener(gate.on))
-        feed.start(WANTED)
+        consumer = consumer_of(remote.supply(), listener(gate.on))
+        consumer.start(WANTED)
         remote.queue.put_nowait(remote.delivery({"id": "a"}, "a"))
         await gate.entered(1)
-        closing = asyncio.ensure_future(feed.close())
+        closing = asyncio.ensure_future(consumer.close())
         for _ in range(10):
             await asyncio.sleep(0)
         assert not closing.done()
@@ -241,11 +241,11 @@ def test_what_takes_too_long_is_left_to_the_source() -> None:
     async def main() -> None:
         remote, gate = Remote(), Gate(lambda event: event.id)
         work = listener(gate.on)
-        feed = feed_of(remote.supply(), work, 1e-9)
-        feed.start(WANTED)
+        consumer = consumer_of(remote.supply(), work, 1e-9)
+        consumer.start(WANTED)
         remote.queue.put_nowait(remote.delivery({"id": "a"}, "a"))
         await gate.entered(1)
-        await feed.close()
+        await consumer.close()
         assert (remote.closed, remote.told) == (True, [])
         await work.close(WAIT)
 
@@ -254,8 +254,8 @@ def test_what_takes_too_long_is_left_to_the_source() -> None:
 
 def test_it_can_be_closed_before_anything_has_begun() -> None:
     async def main() -> None:
-        feed = feed_of(Remote().supply(), listener(Got().on))
-        await feed.close()
-        assert repr(feed) == "<Feed fake.p OrderPlaced of listener billing>"
+        consumer = consumer_of(Remote().supply(), listener(Got().on))
+        await consumer.close()
+        assert repr(consumer) == "<EventConsumer fake.p OrderPlaced of listener billing>"
 
     go(main)
