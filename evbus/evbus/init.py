@@ -255,7 +255,7 @@ def connect(hub, contexts, source="contexts"):
         profiles,
         plugins,
         hub.evbus.BUS,
-        engine.bury,
+        engine.dead_letter,
         find=find,
         source=source,
         ends=hub.evbus.init.ends(contexts, source),

@@ -330,7 +330,7 @@ def _add(hub, spec, listener, metadata=None):
     _tell_of_letters(hub, spec)
     _listener.refuse_other(listener, spec.event, spec.batch)
     made = _listener.made(listener, spec.name, hub, spec.concurrency, hub.dispatch.DISPATCHER.core.injector)
-    listening = _listening.Listening(spec, made, hub.event.READER, lambda dead: _bury(hub, dead))
+    listening = _listening.Listening(spec, made, hub.event.READER, lambda dead: _dead_letter(hub, dead))
     entry = hub.event.SUBSCRIPTIONS.add(spec, listening, events, metadata)
     _modules.subscribed(listener)
     return entry
@@ -362,7 +362,7 @@ def _add_all(hub, found):
     return added
 
 
-async def _bury(hub, dead):
+async def _dead_letter(hub, dead):
     """Record an event that a listener gave up; return whether that is on the disk."""
     where = _replayed.lane_of(dead.listener)
     return await hub.evbus.ENGINE.give_up(dead.envelope, where, dead.reason, dead.attempts)

@@ -103,7 +103,7 @@ class Watch:
             "ingress",
             lambda: {name: self._failures.gate(plugin) for name, plugin in ingress().items()},
         )
-        self._replace(engine, "bury", partial(self._bury, engine.bury))
+        self._replace(engine, "dead_letter", partial(self._dead_letter, engine.dead_letter))
         self._replace(engine, "give_up", partial(self._give_up, engine.give_up))
         self._replace(event.SUBSCRIPTIONS, "add", partial(self._subscribed, event.SUBSCRIPTIONS.add))
         for entry in event.SUBSCRIPTIONS:
@@ -128,8 +128,8 @@ class Watch:
         if envelope.profile and (not limit or len(envelope.body) <= limit):
             self._recorder.add(envelope, body)
 
-    def _bury(self, bury: Callable[[Any, list[Any]], None], lane: Any, dead: list[Any]) -> None:
-        bury(lane, dead)
+    def _dead_letter(self, dead_letter: Callable[[Any, list[Any]], None], lane: Any, dead: list[Any]) -> None:
+        dead_letter(lane, dead)
         for one in dead:
             self._died(one.event, str(lane.key), lane.reason(one.reason), one.attempts, one.reason)
 

@@ -116,12 +116,12 @@ class Rig:
     ) -> Lane:
         made = sender(target, **options)
         key = LaneKey(f"plugin{len(self.connections)}", "provider", pattern)
-        lane = Lane(key, made, delivery or DeliverySettings(retry=SOON), self.queue, self._bury)
+        lane = Lane(key, made, delivery or DeliverySettings(retry=SOON), self.queue, self._dead_letter)
         self.connections.append(LaneSetup(pattern, lane, made))
         return lane
 
-    def _bury(self, lane: Lane, dead: list[DeadLetter]) -> None:
-        self.bus.bury(lane, dead)
+    def _dead_letter(self, lane: Lane, dead: list[DeadLetter]) -> None:
+        self.bus.dead_letter(lane, dead)
 
     def put_nowait(self, body: Any, profile: str = "default", headers: Any = None, key: str = "") -> None:
         left = self.broker.offer(key, body, profile, headers)
@@ -169,7 +169,7 @@ class Rig:
         """Return the records of the dead store."""
         return list(read(self.path)) if self.path.exists() else []
 
-    def buried(self) -> list[bytes]:
+    def dead_lettered(self) -> list[bytes]:
         """Return the bodies in the dead store."""
         return [record.envelope().body or record.body_base64 for record in self.dead()]
 

@@ -284,7 +284,7 @@ def test_one_lane_with_concurrency_one_keeps_the_order_of_put(plan: Any, batchin
                 rig.check()
             target.plan.clear()
         delivered = [int(body) for body in target.got]
-        dead = [int(body) for body in rig.buried()]
+        dead = [int(body) for body in rig.dead_lettered()]
         assert delivered == sorted(delivered)
         assert dead == sorted(dead)
         assert sorted(delivered + dead) == list(range(1, serial + 1))
@@ -317,7 +317,7 @@ def test_overlapping_batches_begin_in_order_and_so_do_their_retries(plan: Any, b
                     assert lane.counters.in_flight <= 2 * batch
             target.plan.clear()
         delivered = [int(body) for body in target.got]
-        dead = [int(body) for body in rig.buried()]
+        dead = [int(body) for body in rig.dead_lettered()]
         assert sorted(delivered + dead) == list(range(1, serial + 1))
         first: dict[int, None] = {}
         for tried in target.tried:

@@ -596,7 +596,7 @@ def test_a_hub_of_the_application_is_as_it_was_afterwards(tmp_path: Path) -> Non
         with pytest.raises(EvbusError, match="the bus of this hub is started already"):
             run(test, hub=hub)
         assert hub.OPT is options
-        assert "bury" not in vars(hub.evbus.ENGINE)
+        assert "dead_letter" not in vars(hub.evbus.ENGINE)
         assert "configure" not in vars(hub.evbus.BROKER)
 
 

@@ -61,7 +61,7 @@ class DeadLetters:
         """Whether the error callback is still being told."""
         return self._teller is not None and self._teller.busy
 
-    def bury(self, lane: Lane, dead: list[DeadLetter]) -> None:
+    def dead_letter(self, lane: Lane, dead: list[DeadLetter]) -> None:
         """Send events to their dead letter profile or to the dead store, and tell the error callback."""
         for entry in dead:
             reason = lane.reason(entry.reason)

@@ -48,7 +48,7 @@ class Tracker:
 
     :param totals: where deliveries are counted.
     :param lock: guards the lanes.
-    :param bury: records what a lane gave up.
+    :param dead_letter: records what a lane gave up.
     :param flush: writes the dead store to the disk; returns whether that succeeded.
     :param every: returns all lanes.
     """
@@ -57,13 +57,13 @@ class Tracker:
         self,
         totals: _Totals,
         lock: AbstractContextManager[object],
-        bury: Callable[[Any, list[DeadLetter]], None],
+        dead_letter: Callable[[Any, list[DeadLetter]], None],
         flush: Callable[[], Coroutine[Any, Any, bool]],
         every: Callable[[], Iterable[_Lane]] = tuple,
     ) -> None:
         self._totals = totals
         self._lock = lock
-        self._bury = bury
+        self._dead_letter = dead_letter
         self._flush = flush
         self._every = every
         self._origin: Origin | None = None
@@ -97,7 +97,7 @@ class Tracker:
                 lane.tracker = self
                 lane.counters.accepted += 1
                 lane.counters.dead += 1
-            self._bury(lane, [DeadLetter(event, problem, 0)])
+            self._dead_letter(lane, [DeadLetter(event, problem, 0)])
             self.died([event])
 
     def track(self, delivery: Delivery, envelope: Envelope, lanes: int) -> None:

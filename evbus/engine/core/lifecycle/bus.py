@@ -169,7 +169,7 @@ class Engine:
         self._tracker = Tracker(
             self._totals,
             self.queue.lock,
-            self._dead.bury,
+            self._dead.dead_letter,
             plan.dead_store.flush,
             self._every_lane,
         )
@@ -275,10 +275,10 @@ class Engine:
         if self._quiet is not None:
             self._check_quiet()
 
-    def bury(self, lane: Lane, dead: list[DeadLetter]) -> None:
+    def dead_letter(self, lane: Lane, dead: list[DeadLetter]) -> None:
         """Record events that were given up."""
         if self._dead is not None:
-            self._dead.bury(lane, dead)
+            self._dead.dead_letter(lane, dead)
 
     # Stop
 
@@ -482,9 +482,9 @@ class Engine:
         for name, lane in self.lanes.items():
             if not all(task.done() for task in workers[name]):
                 log.error("lane %s: the plugin's publish does not end when it is cancelled", lane.key)
-            self._bury_rest(name, lane, dead)
+            self._dead_letter_rest(name, lane, dead)
 
-    def _bury_rest(self, name: str, lane: Lane, dead: DeadLetters) -> None:
+    def _dead_letter_rest(self, name: str, lane: Lane, dead: DeadLetters) -> None:
         """Close a lane, and record what it did not deliver."""
         reason = f"{LEFT}: {lane.last_error}" if lane.last_error else LEFT
         left = lane.close()
@@ -509,7 +509,7 @@ class Engine:
                     router.lanes(left[0].profile)
                     _, left = router.dispatch(left)
             for name, lane in self.lanes.items():
-                self._bury_rest(name, lane, dead)
+                self._dead_letter_rest(name, lane, dead)
         finally:
             self.queue.lock.release()
         plan.dead_store.flush_in_time()

@@ -126,7 +126,7 @@ def test_letters_of_lanes_that_end_go_to_the_store_and_into_no_ended_lane(tmp_pa
             await target.hanging.wait()
         found = rig.check()["lanes"]
         assert found["plugin1.provider.dead"]["accepted"] == 0
-        assert rig.buried() == [b"1"]
+        assert rig.dead_lettered() == [b"1"]
 
     asyncio.run(main())
 
@@ -413,10 +413,10 @@ def test_what_is_left_can_be_recorded_while_the_loop_is_blocked(tmp_path: Path) 
         (report,) = reports
         assert report.undelivered == {"plugin0.provider.*": 4}
         assert report.lost == 0
-        assert sorted(rig.buried()) == [b"0", b"1", b"2", b"3"]
+        assert sorted(rig.dead_lettered()) == [b"0", b"1", b"2", b"3"]
         rig.bus.hurry()
         await rig.stop()
         await within(task)
-        assert len(rig.buried()) == 4
+        assert len(rig.dead_lettered()) == 4
 
     asyncio.run(main())

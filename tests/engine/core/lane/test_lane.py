@@ -137,7 +137,7 @@ def test_whatever_publish_raises_is_a_failed_attempt(
     lane = rig.add(target, delivery=DeliverySettings(batch=1, retry=SOON))
     run(rig, 3)
     assert target.got == numbers(3)[1:]
-    assert rig.buried() == numbers(1)
+    assert rig.dead_lettered() == numbers(1)
     assert lane.counters.dead == 1
     said = "cancelled from within" if isinstance(problem, asyncio.CancelledError) else type(problem).__name__
     assert said in rig.dead()[0].dead["reason"]
@@ -162,7 +162,7 @@ def test_a_publish_that_cancels_its_own_task_is_a_failed_attempt(
     lane = rig.add(target, delivery=DeliverySettings(batch=1, retry=SOON))
     run(rig, 3)
     assert target.got == numbers(3)[1:]
-    assert rig.buried() == numbers(1)
+    assert rig.dead_lettered() == numbers(1)
     assert (lane.counters.dead, lane.counters.retried) == (1, 2)
 
 
@@ -186,7 +186,7 @@ def test_a_publish_that_cancels_its_own_task_and_ends_without_waiting_ends_nothi
     lane = rig.add(target, delivery=DeliverySettings(batch=1, retry=SOON))
     run(rig, 3)
     assert target.got == numbers(3)[1:]
-    assert rig.buried() == numbers(1 if fails else 0)
+    assert rig.dead_lettered() == numbers(1 if fails else 0)
     assert (lane.counters.delivered, lane.counters.dead) == ((2, 1) if fails else (3, 0))
 
 
@@ -257,7 +257,7 @@ def test_rejected_is_dead_at_once(tmp_path: Path) -> None:
     rig.add(target)
     run(rig, 3)
     assert target.tried == [[b"0"], [b"1"], [b"2"]]
-    assert rig.buried() == [b"0"]
+    assert rig.dead_lettered() == [b"0"]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -294,7 +294,7 @@ def test_a_poison_event_gets_its_attempts_and_the_others_arrive_in_order(
     assert target.got == [body for body in numbers(80) if body != b"20"]
     assert sum(b"20" in bodies for bodies in target.tried) == attempts
     assert target.tried.count([b"20"]) == attempts - 1  # the first was with the others
-    assert rig.buried() == [b"20"]
+    assert rig.dead_lettered() == [b"20"]
     assert rig.dead()[0].dead["attempts"] == attempts
 
 
@@ -316,7 +316,7 @@ def test_a_batch_refused_for_one_event_rejects_that_one(tmp_path: Path, attempts
     rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
     run(rig, 6)
     assert target.got == [b"0", b"1", b"2", b"4", b"5"]
-    assert rig.buried() == [b"3"]
+    assert rig.dead_lettered() == [b"3"]
 
 
 class Breaking(Target):
@@ -364,7 +364,7 @@ def test_an_event_that_breaks_the_connection_is_found_and_is_dead_after_its_atte
     run(rig, 80)
     good = [body for body in numbers(80) if body != b"20"]
     assert target.got == good if workers == 1 else sorted(target.got) == sorted(good)
-    assert rig.buried() == [b"20"]
+    assert rig.dead_lettered() == [b"20"]
     assert rig.dead()[0].dead["attempts"] == attempts
     assert target.tried.count([b"20"]) >= attempts
 
@@ -386,7 +386,7 @@ def test_attempts_that_take_too_long_are_counted(tmp_path: Path) -> None:
     rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=2, min=1e-9, max=1e-9)), timeout=1e-4)
     run(rig, 2)
     assert target.cancelled == 2
-    assert (target.got, rig.buried()) == ([b"1"], [b"0"])
+    assert (target.got, rig.dead_lettered()) == ([b"1"], [b"0"])
     assert rig.dead()[0].dead["reason"] == str(DeliveryTimeout(1e-4))
 
 
@@ -501,7 +501,7 @@ def test_what_a_blocked_lane_holds_is_released_when_the_bus_stops(tmp_path: Path
             await target.hanging.wait()
             await until(lambda: rig.queue.held == 6)
         assert (rig.queue.held, rig.queue.held_size) == (0, 0)
-        assert rig.buried() == numbers(8)
+        assert rig.dead_lettered() == numbers(8)
 
     asyncio.run(main())
 

@@ -218,8 +218,8 @@ def test_what_failed_of_the_first_batch_is_tried_again_before_the_second_and_bot
         (one, lost), (two, lost_too) = failed(first, bodies(0, 3)), failed(second, bodies(3, 6))
         again = [body for tried in target.tried[2:] for body in tried]
         assert again == [*one, *two, *bodies(6, 12)]
-        assert rig.buried() == [*lost, *lost_too]
-        assert sorted([*target.got, *rig.buried()], key=int) == numbers(12)
+        assert rig.dead_lettered() == [*lost, *lost_too]
+        assert sorted([*target.got, *rig.dead_lettered()], key=int) == numbers(12)
         found = rig.check()["lanes"][LANE]
         assert (found["retried"], found["dead"]) == (len(one + two), len(lost + lost_too))
         assert found["delivered"] == 12 - found["dead"]
@@ -315,7 +315,7 @@ def test_events_of_both_batches_get_exactly_their_attempts(tmp_path: Path, attem
         tries = Counter(body for tried in target.tried for body in tried)
         assert tries == {body: attempts if body in (b"1", b"4") else 1 for body in numbers(9)}
         assert [record.dead["attempts"] for record in rig.dead()] == [attempts] * 2
-        assert rig.buried() == [b"1", b"4"]
+        assert rig.dead_lettered() == [b"1", b"4"]
         assert rig.check()["lanes"][LANE]["retried"] == 2 * (attempts - 1)
 
     asyncio.run(main())
@@ -502,7 +502,7 @@ def test_a_stop_in_the_middle_counts_what_is_known_and_records_the_rest(
         await task
         found = rig.check()["lanes"][LANE]
         assert target.got == known
-        assert rig.buried() == [body for body in numbers(9) if body not in known]
+        assert rig.dead_lettered() == [body for body in numbers(9) if body not in known]
         assert (found["delivered"], found["dead"]) == (len(known), 9 - len(known))
 
     asyncio.run(main())
@@ -520,7 +520,7 @@ def test_a_stop_while_a_failure_is_dealt_with_counts_the_batch_behind(tmp_path: 
         await rig.stop()
         await task
         assert target.got == [b"0", b"2", *bodies(3, 6)]
-        assert rig.buried() == [b"1", *bodies(6, 9)]
+        assert rig.dead_lettered() == [b"1", *bodies(6, 9)]
         assert rig.check()["lanes"][LANE]["delivered"] == 5
 
     asyncio.run(main())
@@ -548,7 +548,7 @@ def test_a_plugin_that_swallows_its_cancellation_gets_no_further_events(tmp_path
         await task
         assert target.tried == [bodies(0, 3), bodies(3, 6), [b"2"]]
         assert sorted(target.got, key=int) == bodies(0, 6)
-        assert rig.buried() == bodies(6, 9)
+        assert rig.dead_lettered() == bodies(6, 9)
 
     asyncio.run(main())
 

@@ -92,7 +92,7 @@ def test_a_dead_event_is_on_the_disk_before_its_delivery_is_acknowledged(rig: Ri
     target.plan.append(Rejected("never"))
     seen: list[list[bytes]] = []
     acks.make = lambda number, origin=None: Delivery(  # type: ignore[method-assign]
-        Envelope("in", body=b"%d" % number), lambda *_: seen.append(rig.buried()), number
+        Envelope("in", body=b"%d" % number), lambda *_: seen.append(rig.dead_lettered()), number
     )
 
     async def main() -> None:
@@ -203,7 +203,7 @@ def test_a_bus_that_ends_leaves_what_is_not_delivered_to_the_source(rig: Rig, ac
 
     asyncio.run(main())
     assert acks.acked == []
-    assert rig.buried() == [b"own"] * lanes
+    assert rig.dead_lettered() == [b"own"] * lanes
 
 
 def test_waiting_for_the_rest_ends_with_the_time_or_the_bus(rig: Rig, acks: Acks) -> None:
@@ -502,5 +502,5 @@ def test_a_thousand_dead_ones_are_settled_after_few_syncs_and_not_before(
 
     asyncio.run(main())
     assert all(settled <= lines for (_, lines), (settled, _) in itertools.pairwise(synced))
-    assert (synced[-1][1], len(rig.buried())) == (1_000, 1_000)
+    assert (synced[-1][1], len(rig.dead_lettered())) == (1_000, 1_000)
     assert len(synced) <= 200

@@ -349,7 +349,7 @@ def test_what_cannot_be_delivered_in_time_is_in_the_dead_store_and_in_the_report
         await within(task)
         assert report.undelivered == {str(lane.key): 10}
         assert str(rig.path) in str(report)
-        assert rig.buried() == numbers(10)  # what flew first
+        assert rig.dead_lettered() == numbers(10)  # what flew first
         assert good.got == numbers(10)
         rig.check()
 
@@ -377,7 +377,7 @@ def test_a_plugin_that_ignores_its_end_does_not_keep_stop_waiting_nor_count_twic
             await rig.put(1)
             await rig.put(2)
             await target.hanging.wait()
-        assert rig.buried() == [b"1", b"2"]
+        assert rig.dead_lettered() == [b"1", b"2"]
         before = rig.check()["lanes"]
         target.release.set()
         await until(lambda: not any(task.get_name().startswith("evbus") for task in asyncio.all_tasks()))
@@ -405,7 +405,7 @@ def test_a_plugin_that_ends_well_when_it_is_cancelled_has_delivered_and_gets_no_
                 await rig.put(number)
             await target.hanging.wait()
         assert target.got == [b"0"]
-        assert rig.buried() == numbers(5)[1:]
+        assert rig.dead_lettered() == numbers(5)[1:]
 
     asyncio.run(main())
 
@@ -492,7 +492,7 @@ def test_a_start_that_is_cancelled_while_it_runs_records_what_is_left(tmp_path: 
         with pytest.raises(asyncio.CancelledError):
             await within(task)
         await until(lambda: rig.bus.state is BusState.STOPPED)
-        assert rig.buried() == numbers(5)
+        assert rig.dead_lettered() == numbers(5)
         assert (door.opened, door.closed) == (1, 1)
         assert (await rig.stop()).undelivered == {"plugin0.provider.*": 5}
         rig.check()
@@ -513,7 +513,7 @@ def test_a_loop_that_ends_without_stop_loses_nothing(rig: Rig) -> None:
         await target.hanging.wait()
 
     asyncio.run(main())  # cancels all tasks
-    assert rig.buried() == numbers(5)
+    assert rig.dead_lettered() == numbers(5)
     rig.check()
 
 

@@ -17,7 +17,7 @@ from evbus.engine.handling.events.listener import made
 from evbus.engine.handling.events.listening import Listening
 from evbus.errors import ConnectFailed, PluginError
 from evbus.types import Delivery, Subscription
-from tests.engine.handling.events.test_listening import READER, Graves
+from tests.engine.handling.events.test_listening import READER, Letters
 from tests.evbus.rig import until
 from tests.event.kit import WAIT, Gate, Got, OrderPlaced, Source, go, known
 
@@ -75,7 +75,7 @@ class Local:
 
 def listener(on: Any, **options: Any) -> Listening:
     spec = listener_spec(OrderPlaced, **options)
-    found = Listening(spec, made(on, "billing", None, 1), READER, Graves().bury)
+    found = Listening(spec, made(on, "billing", None, 1), READER, Letters().dead_letter)
     found.begin(None)
     return found
 

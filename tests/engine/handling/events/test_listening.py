@@ -34,12 +34,12 @@ PARTS = ("delivered", "dead", "dropped", "queued", "in_flight")
 READER = Reader(lambda content_type: Loader(json.load, json.typed, json.exact_load), EventTypes().named)
 
 
-class Graves(list[GivenUp]):
+class Letters(list[GivenUp]):
     """Records what is dead; ``recorded`` is what it says of that, or what it raises."""
 
     recorded: Any = True
 
-    async def bury(self, dead: GivenUp) -> bool:
+    async def dead_letter(self, dead: GivenUp) -> bool:
         self.append(dead)
         if isinstance(self.recorded, Exception):
             raise self.recorded
@@ -47,11 +47,11 @@ class Graves(list[GivenUp]):
 
 
 @contextlib.asynccontextmanager
-async def at_work(function: Any, graves: Graves | None = None, **options: Any) -> AsyncIterator[Listening]:
+async def at_work(function: Any, letters: Letters | None = None, **options: Any) -> AsyncIterator[Listening]:
     spec = listener_spec(OrderPlaced, **{"retry": SOON, **options})
-    graves = Graves() if graves is None else graves
+    letters = Letters() if letters is None else letters
     listener = made(function, "billing", None, spec.concurrency)
-    listening = Listening(spec, listener, READER, graves.bury)
+    listening = Listening(spec, listener, READER, letters.dead_letter)
     listening.begin(None)
     yield listening
     await listening.close(WAIT)
@@ -124,11 +124,11 @@ def test_so_many_plain_functions_run_at_once() -> None:
 
 def test_what_fails_is_tried_again_until_it_succeeds(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        (on, calls), source, graves = failing(2), Source(), Graves()
-        async with at_work(on, graves) as listening:
+        (on, calls), source, letters = failing(2), Source(), Letters()
+        async with at_work(on, letters) as listening:
             give(listening, source, "a")
             assert await source.settled(1) == [("a", True, False)]
-            assert (calls, graves) == (["a"] * 3, [])
+            assert (calls, letters) == (["a"] * 3, [])
             counts = listening.snapshot()
             assert (counts["retried"], counts["dead"]) == (2, 0)
 
@@ -146,12 +146,12 @@ def test_what_fails_is_tried_again_until_it_succeeds(caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize("attempts", [1, 2, 5])
 def test_what_fails_as_often_as_it_is_tried_is_dead(attempts: int) -> None:
     async def main() -> None:
-        (on, calls), source, graves = failing(99), Source(), Graves()
-        async with at_work(on, graves, retry={**SOON, "attempts": attempts}) as listening:
+        (on, calls), source, letters = failing(99), Source(), Letters()
+        async with at_work(on, letters, retry={**SOON, "attempts": attempts}) as listening:
             give(listening, source, "a")
             assert await source.settled(1) == [("a", False, False)]
             assert calls == ["a"] * attempts
-            (dead,) = graves
+            (dead,) = letters
             assert (dead.listener, type(dead.reason), dead.attempts) == ("billing", KeyError, attempts)
             assert dead.envelope.body == b'{"id":"a"}'
             assert listening.snapshot()["dead"] == 1
@@ -177,9 +177,9 @@ def group(*problems: Exception) -> Exception:
 
 def test_a_group_of_nothing_but_rejections_is_not_tried_again() -> None:
     async def main() -> None:
-        source, graves = Source(), Graves()
+        source, letters = Source(), Letters()
         on, calls = failing(9, group(Rejected("a"), group(Rejected("b"))))
-        async with at_work(on, graves) as listening:
+        async with at_work(on, letters) as listening:
             give(listening, source, "a")
             assert await source.settled(1) == [("a", False, False)]
         assert calls == ["a"]
@@ -201,27 +201,27 @@ def test_a_group_with_something_else_than_rejections_is_tried_again() -> None:
 
 def test_what_a_listener_rejects_is_not_tried_again() -> None:
     async def main() -> None:
-        (on, calls), source, graves = failing(99, Rejected("no such customer")), Source(), Graves()
-        async with at_work(on, graves) as listening:
+        (on, calls), source, letters = failing(99, Rejected("no such customer")), Source(), Letters()
+        async with at_work(on, letters) as listening:
             give(listening, source, "a")
             await source.settled(1)
             assert calls == ["a"]
-            assert (str(graves[0].reason), graves[0].attempts) == ("no such customer", 1)
+            assert (str(letters[0].reason), letters[0].attempts) == ("no such customer", 1)
 
     go(main)
 
 
 def test_a_message_that_does_not_fit_is_dead_untried_and_counted() -> None:
     async def main() -> None:
-        (on, calls), source, graves = failing(0), Source(), Graves()
-        async with at_work(on, graves) as listening:
+        (on, calls), source, letters = failing(0), Source(), Letters()
+        async with at_work(on, letters) as listening:
             listening.take(source.delivery({"total": "x"}, 1), ORDER)
             listening.take(source.delivery({}, 2, evbus_message="Unheard"), ORDER)
             assert await source.settled(2) == [(1, False, False), (2, False, False)]
             assert calls == []
-            assert [type(dead.reason) for dead in graves] == [InvalidPayload] * 2
-            assert str(graves[1].reason) == "it is a Unheard, and there is no event of that name here"
-            assert [dead.attempts for dead in graves] == [0, 0]
+            assert [type(dead.reason) for dead in letters] == [InvalidPayload] * 2
+            assert str(letters[1].reason) == "it is a Unheard, and there is no event of that name here"
+            assert [dead.attempts for dead in letters] == [0, 0]
             counts = listening.snapshot()
             assert (counts["unreadable"], counts["dead"], counts["handled"]) == (2, 2, 0)
 
@@ -233,9 +233,9 @@ def test_what_is_dead_and_cannot_be_recorded_stays_with_its_source(
     recorded: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        (on, _), source, graves = failing(99, Rejected("no")), Source(), Graves()
-        graves.recorded = recorded
-        async with at_work(on, graves) as listening:
+        (on, _), source, letters = failing(99, Rejected("no")), Source(), Letters()
+        letters.recorded = recorded
+        async with at_work(on, letters) as listening:
             give(listening, source, "a")
             assert await listening.quiet(WAIT)
             assert source.told == []
@@ -283,13 +283,13 @@ def test_a_handler_that_takes_too_long_is_cancelled_and_tried_again() -> None:
             raise
 
     async def main() -> None:
-        source, graves = Source(), Graves()
-        async with at_work(on, graves, timeout=1e-6) as listening:
+        source, letters = Source(), Letters()
+        async with at_work(on, letters, timeout=1e-6) as listening:
             give(listening, source, "a")
             await source.settled(1)
         assert cancelled == ["a"] * 3
-        assert type(graves[0].reason) is DispatchTimeout
-        assert str(graves[0].reason) == "OrderPlaced was not handled within 1e-06 s"
+        assert type(letters[0].reason) is DispatchTimeout
+        assert str(letters[0].reason) == "OrderPlaced was not handled within 1e-06 s"
 
     go(main)
 
@@ -373,15 +373,15 @@ def test_whatever_a_listener_ends_with_is_a_failed_attempt(way: Any, reason: str
             await way()
 
     async def main() -> None:
-        source, graves = Source(), Graves()
-        async with at_work(on, graves, key=key) as listening:
+        source, letters = Source(), Letters()
+        async with at_work(on, letters, key=key) as listening:
             give(listening, source, "bad", "good")
             # What goes on is settled while the record of what is dead is written.
             assert sorted(await source.settled(2)) == [("bad", False, False), ("good", True, False)]
             found = listening.snapshot()
             assert (found["retried"], found["dead"], found["cancelled"]) == (2, 1, 0)
         assert calls == ["bad"] * 3 + ["good"]
-        ((_, _, problem, attempts),) = graves
+        ((_, _, problem, attempts),) = letters
         assert reason in str(problem)
         assert attempts == 3
 
@@ -394,11 +394,11 @@ def test_what_a_plain_listener_ends_its_thread_with_is_a_failed_attempt() -> Non
             sys.exit("no such customer")
 
     async def main() -> None:
-        source, graves = Source(), Graves()
-        async with at_work(on, graves) as listening:
+        source, letters = Source(), Letters()
+        async with at_work(on, letters) as listening:
             give(listening, source, "bad", "good")
             assert await source.settled(2) == [("bad", False, False), ("good", True, False)]
-        assert "SystemExit: no such customer" in str(graves[0].reason)
+        assert "SystemExit: no such customer" in str(letters[0].reason)
 
     go(main)
 
@@ -408,12 +408,12 @@ def test_an_interceptor_that_ends_the_program_gives_its_event_up() -> None:
         sys.exit(2)
 
     async def main() -> None:
-        source, graves = Source(), Graves()
-        async with at_work(Got().on, graves) as listening:
+        source, letters = Source(), Letters()
+        async with at_work(Got().on, letters) as listening:
             listening.begin(around)
             give(listening, source, "bad")
             assert await source.settled(1) == [("bad", False, False)]
-        assert "SystemExit" in str(graves[0].reason)
+        assert "SystemExit" in str(letters[0].reason)
 
     go(main)
 
@@ -422,17 +422,17 @@ def test_an_interrupt_is_the_operators() -> None:
     async def on(_event: Any) -> None:
         raise KeyboardInterrupt
 
-    source, graves = Source(), Graves()
+    source, letters = Source(), Letters()
 
     async def main() -> None:
-        async with at_work(on, graves) as listening:
+        async with at_work(on, letters) as listening:
             give(listening, source, "a")
             await asyncio.Event().wait()
 
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(main())
     assert source.told == [("a", None, True)]
-    assert graves == []
+    assert letters == []
 
 
 @pytest.mark.parametrize("outside", [True, False])
@@ -450,8 +450,8 @@ def test_a_cancellation_of_its_worker_is_a_failed_attempt_and_the_listener_goes_
             await asyncio.sleep(0)
 
     async def main() -> None:
-        source, graves = Source(), Graves()
-        async with at_work(on, graves) as listening:
+        source, letters = Source(), Letters()
+        async with at_work(on, letters) as listening:
             for each in ("bad", "good"):
                 listening.take(source.delivery({"id": each}, each), ORDER, outside=outside)
             await source.settled(2)
@@ -460,7 +460,7 @@ def test_a_cancellation_of_its_worker_is_a_failed_attempt_and_the_listener_goes_
             assert [found[name] for name in ("accepted", *PARTS)] == [2, 1, 1, 0, 0, 0]
             assert (found["cancelled"], found["retried"]) == (4, 3)
         assert sorted(source.told) == [("bad", False, False), ("good", True, False)]
-        assert [(dead.attempts, str(dead.reason)) for dead in graves] == [
+        assert [(dead.attempts, str(dead.reason)) for dead in letters] == [
             (3, "the task that handles it was cancelled")
         ]
 
@@ -480,12 +480,12 @@ def test_an_interceptor_that_cancels_its_worker_does_not_do_so_for_ever() -> Non
         await asyncio.sleep(0)
 
     async def main() -> None:
-        source, graves = Source(), Graves()
-        async with at_work(print, graves) as listening:
+        source, letters = Source(), Letters()
+        async with at_work(print, letters) as listening:
             listening.begin(around)
             give(listening, source, "a")
             assert await source.settled(1) == [("a", False, False)]
-        assert [dead.attempts for dead in graves] == [3]
+        assert [dead.attempts for dead in letters] == [3]
 
     go(main)
 
@@ -525,7 +525,7 @@ def test_the_end_of_an_event_loop_is_not_held_up_by_tries() -> None:
     async def main() -> None:
         source = Source()
         spec = listener_spec(OrderPlaced, retry={"attempts": 9, "min": 60, "max": 60})
-        listening = Listening(spec, made(on, "billing", None, 1), READER, Graves().bury)
+        listening = Listening(spec, made(on, "billing", None, 1), READER, Letters().dead_letter)
         listening.begin(None)
         give(listening, source, "a")
         await until(lambda: calls)
@@ -570,20 +570,20 @@ def test_what_was_not_begun_is_dropped_with_what_it_came_over(key: Any) -> None:
 
 def test_what_is_gone_is_not_tried_again() -> None:
     async def main() -> None:
-        source, graves, origin = Source(), Graves(), Origin()
+        source, letters, origin = Source(), Letters(), Origin()
         on, calls = failing(10)
 
         async def ends(event: Any) -> None:
             origin.end("gone")
             await on(event)
 
-        async with at_work(ends, graves) as listening:
+        async with at_work(ends, letters) as listening:
             listening.take(over(source, origin, "a"), ORDER, outside=True)
             await until(lambda: listening.idle)
             found = listening.snapshot()
             assert (found["accepted"], found["dead"], found["in_flight"]) == (0, 0, 0)
         assert calls == ["a"]
-        assert source.told == graves == []
+        assert source.told == letters == []
 
     go(main)
 
@@ -609,8 +609,8 @@ def test_what_came_from_outside_and_was_not_begun_goes_back_at_once(key: Any) ->
 
 def test_a_body_from_outside_that_is_too_large_is_dead_before_it_is_read() -> None:
     async def main() -> None:
-        source, graves, got = Source(), Graves(), Got()
-        async with at_work(got.on, graves) as listening:
+        source, letters, got = Source(), Letters(), Got()
+        async with at_work(got.on, letters) as listening:
             listening.begin(None, max_body=20)
             listening.take(source.delivery(b"{" * 21, "long"), ORDER, outside=True)
             listening.take(source.delivery({"id": "1234567890"}, "right"), ORDER, outside=True)
@@ -618,7 +618,7 @@ def test_a_body_from_outside_that_is_too_large_is_dead_before_it_is_read() -> No
             told = sorted(await source.settled(3))
             assert told == [("long", False, False), ("own", True, False), ("right", True, False)]
             assert listening.snapshot()["unreadable"] == 1
-        ((_, _, problem, attempts),) = graves
+        ((_, _, problem, attempts),) = letters
         assert (type(problem), attempts) == (PayloadTooLarge, 0)
 
     go(main)
@@ -628,7 +628,7 @@ def test_every_event_of_a_listener_is_somewhere_at_every_moment() -> None:
     """The numbers are looked at from outside: what is in the gate is in flight."""
 
     async def main() -> None:
-        source, gate, graves = Source(), Gate(lambda event: event.id), Graves()
+        source, gate, letters = Source(), Gate(lambda event: event.id), Letters()
 
         async def on(event: Any) -> None:
             await gate.on(event)
@@ -636,7 +636,7 @@ def test_every_event_of_a_listener_is_somewhere_at_every_moment() -> None:
                 raise Rejected(event.id)
 
         async with at_work(
-            on, graves, concurrency=3, key=lambda event: event.id.replace("b", "a")
+            on, letters, concurrency=3, key=lambda event: event.id.replace("b", "a")
         ) as listening:
             give(listening, source, *"abcdefgh")
             for each in "bcadhefg":
@@ -733,12 +733,12 @@ def test_a_failure_and_its_retries_keep_the_turn_of_their_key() -> None:
 
 def test_a_key_that_cannot_be_one_makes_a_dead_event() -> None:
     async def main() -> None:
-        (on, calls), source, graves = failing(0), Source(), Graves()
-        async with at_work(on, graves, key=lambda event: [event.id]) as listening:
+        (on, calls), source, letters = failing(0), Source(), Letters()
+        async with at_work(on, letters, key=lambda event: [event.id]) as listening:
             give(listening, source, "a")
             assert await source.settled(1) == [("a", False, False)]
         assert calls == []
-        assert "hashable" in str(graves[0].reason)
+        assert "hashable" in str(letters[0].reason)
 
     go(main)
 
@@ -837,8 +837,8 @@ def test_retries_of_a_plain_function_keep_the_order(timeout: float | None) -> No
             raise KeyError(event.id)
 
     async def main() -> None:
-        source, graves = Source(), Graves()
-        async with at_work(on, graves, timeout=timeout) as listening:
+        source, letters = Source(), Letters()
+        async with at_work(on, letters, timeout=timeout) as listening:
             give(listening, source, *"abcde")
             told = await source.settled(5)
             found = listening.snapshot()
@@ -846,15 +846,15 @@ def test_retries_of_a_plain_function_keep_the_order(timeout: float | None) -> No
             assert found["retried"] == 4
         assert told == [(each, each != "d", False) for each in "abcde"]
         assert calls == [*"abbbcddde"]
-        assert [(dead.attempts, type(dead.reason)) for dead in graves] == [(3, KeyError)]
+        assert [(dead.attempts, type(dead.reason)) for dead in letters] == [(3, KeyError)]
 
     go(main)
 
 
 def test_what_cannot_be_read_is_dead_in_its_turn_and_not_tried_again() -> None:
     async def main() -> None:
-        source, graves, calls = Source(), Graves(), list[str]()
-        async with at_work(lambda event: calls.append(event.id), graves) as listening:
+        source, letters, calls = Source(), Letters(), list[str]()
+        async with at_work(lambda event: calls.append(event.id), letters) as listening:
             give(listening, source, "a")
             listening.take(source.delivery(b"{", "bad"), ORDER)
             give(listening, source, "b")
@@ -864,7 +864,7 @@ def test_what_cannot_be_read_is_dead_in_its_turn_and_not_tried_again() -> None:
             told = await source.settled(5)
         assert told == [(each, each in "abc", False) for each in ("a", "bad", "b", "large", "c")]
         assert calls == ["a", "b", "c"]
-        assert [(type(dead.reason), dead.attempts) for dead in graves] == [
+        assert [(type(dead.reason), dead.attempts) for dead in letters] == [
             (InvalidPayload, 0),
             (PayloadTooLarge, 0),
         ]
@@ -901,11 +901,11 @@ def test_what_a_plain_function_returns_is_awaited_before_the_next_is_handled() -
 
 def test_what_a_plain_function_returns_to_be_awaited_has_what_is_left_of_its_time() -> None:
     async def main() -> None:
-        source, graves = Source(), Graves()
-        async with at_work(lambda event: asyncio.Event().wait(), graves, timeout=0.01) as listening:
+        source, letters = Source(), Letters()
+        async with at_work(lambda event: asyncio.Event().wait(), letters, timeout=0.01) as listening:
             give(listening, source, "a")
             assert await source.settled(1) == [("a", False, False)]
-        assert [(type(dead.reason), dead.attempts) for dead in graves] == [(DispatchTimeout, 3)]
+        assert [(type(dead.reason), dead.attempts) for dead in letters] == [(DispatchTimeout, 3)]
 
     go(main)
 
@@ -1006,8 +1006,8 @@ def test_at_its_end_a_plain_function_leaves_what_it_was_not_called_with_to_its_s
 @pytest.mark.usefixtures("unhurried")
 def test_a_plain_function_that_takes_too_long_is_given_up_and_those_behind_it_are_handled() -> None:
     async def main() -> None:
-        source, graves, held = Source(), Graves(), Held("a", "c", "d")
-        async with at_work(held.on, graves, timeout=0.2, retry={**SOON, "attempts": 2}) as listening:
+        source, letters, held = Source(), Letters(), Held("a", "c", "d")
+        async with at_work(held.on, letters, timeout=0.2, retry={**SOON, "attempts": 2}) as listening:
             give(listening, source, *"abcd")
             told = await source.settled(4)
             assert listening.snapshot()["hanging"] == 2
@@ -1015,7 +1015,7 @@ def test_a_plain_function_that_takes_too_long_is_given_up_and_those_behind_it_ar
             await until(lambda: listening.snapshot()["hanging"] == 0)
         assert told == [(each, each != "b", False) for each in "abcd"]
         assert held.calls == [*"abbcd"]
-        assert [(type(dead.reason), dead.attempts) for dead in graves] == [(DispatchTimeout, 2)]
+        assert [(type(dead.reason), dead.attempts) for dead in letters] == [(DispatchTimeout, 2)]
 
     go(main)
 
@@ -1090,10 +1090,10 @@ def test_dead_events_beyond_those_whose_records_are_under_way_hold_up_the_others
     async def main() -> None:
         (on, calls), source, disk = failing(99, Rejected("no")), Source(), asyncio.Event()
 
-        class Slow(Graves):
-            async def bury(self, dead: GivenUp) -> bool:
+        class Slow(Letters):
+            async def dead_letter(self, dead: GivenUp) -> bool:
                 await disk.wait()
-                return await super().bury(dead)
+                return await super().dead_letter(dead)
 
         async with at_work(on, Slow()) as listening:
             give(listening, source, *"abcdef")

@@ -16,7 +16,7 @@ from evbus.engine.handling.events.subscriptions import Subscriptions
 from evbus.errors import ConnectFailed, HandlerExists, ProfileError
 from tests.counting import steps
 from tests.engine.handling.events.test_consumer import Local, Remote
-from tests.engine.handling.events.test_listening import READER, Graves
+from tests.engine.handling.events.test_listening import READER, Letters
 from tests.event.kit import WAIT, Book, Gate, Got, OrderPlaced, go, known, new_hub
 
 
@@ -28,7 +28,7 @@ def add(
     to: Subscriptions, on: Any, name: str = "billing", events: Any = (OrderPlaced,), **options: Any
 ) -> Any:
     spec = listener_spec(events[0], name, **options)
-    listening = Listening(spec, made(on, name, None, spec.concurrency), READER, Graves().bury)
+    listening = Listening(spec, made(on, name, None, spec.concurrency), READER, Letters().dead_letter)
     return to.add(spec, listening, [known(event) for event in events], {"of": name})
 
 
