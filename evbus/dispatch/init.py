@@ -30,7 +30,7 @@ def __init__(hub):
     if known is None:
         hub.dispatch.DISPATCHER = known = _dispatcher.Dispatcher(the_hub=hub)
         hub.dispatch.HANDLERS = set()
-        hub.dispatch.TELLER = None
+        hub.dispatch.ERROR_CALLBACK = None
         hub.dispatch.LINKS = {}
         hub.dispatch.FORWARDER = _forward.Forwarder(
             lambda profile: _link(hub, profile),
@@ -75,7 +75,9 @@ def start(hub, engine_workers=None):
     dispatcher.bound(
         settings.engine_workers if engine_workers is None else engine_workers, settings.dispatch_backlog
     )
-    hub.dispatch.TELLER = None if callback is None else _error_callback.ErrorCallback(callback, lambda: None)
+    hub.dispatch.ERROR_CALLBACK = (
+        None if callback is None else _error_callback.ErrorCallback(callback, lambda: None)
+    )
     dispatcher.core.send, dispatcher.core.around = send, around
     return started
 
@@ -305,8 +307,8 @@ def _check(hub, handler, says):
 
 
 def _tell(hub, failure):
-    if hub.dispatch.TELLER is not None:
-        hub.dispatch.TELLER.tell(
+    if hub.dispatch.ERROR_CALLBACK is not None:
+        hub.dispatch.ERROR_CALLBACK.tell(
             {
                 "exception": failure.exception,
                 "plugin": f"dispatch.{failure.router}",
@@ -320,7 +322,7 @@ def _tell(hub, failure):
 async def _told(hub):
     if _broker.IN_CALLBACK.get():
         return  # the callback itself stops the dispatcher, and cannot wait for its own end
-    teller, hub.dispatch.TELLER = hub.dispatch.TELLER, None
-    if teller is not None:
-        await teller.wait(_patience(hub, None))
-        await teller.close(1.0)
+    callback, hub.dispatch.ERROR_CALLBACK = hub.dispatch.ERROR_CALLBACK, None
+    if callback is not None:
+        await callback.wait(_patience(hub, None))
+        await callback.close(1.0)

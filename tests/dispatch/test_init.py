@@ -79,10 +79,20 @@ def test_a_dispatcher_that_runs_is_not_started_again_and_stays_as_it_is(hub: Any
     async def main() -> None:
         async with started(hub, engine_workers=3):
             core = hub.dispatch.DISPATCHER.core
-            before = core.send, core.around, hub.dispatch.TELLER, hub.dispatch.DISPATCHER.events.slots.limit
+            before = (
+                core.send,
+                core.around,
+                hub.dispatch.ERROR_CALLBACK,
+                hub.dispatch.DISPATCHER.events.slots.limit,
+            )
             with pytest.raises(DispatchError, match="the dispatcher is started already"):
                 hub.dispatch.start(engine_workers=7)
-            after = core.send, core.around, hub.dispatch.TELLER, hub.dispatch.DISPATCHER.events.slots.limit
+            after = (
+                core.send,
+                core.around,
+                hub.dispatch.ERROR_CALLBACK,
+                hub.dispatch.DISPATCHER.events.slots.limit,
+            )
             assert before == after
             assert after[-1] == 3
 

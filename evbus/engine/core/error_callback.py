@@ -37,12 +37,12 @@ class ErrorCallback:
         self._untold: deque[dict[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._skipped = 0
-        # What calls the function.
-        self._teller: asyncio.Task[Any] | None = None
+        # The task that calls the function now.
+        self._calling: asyncio.Task[Any] | None = None
 
     def __contains__(self, task: object) -> bool:
-        """Return whether it is this task that tells."""
-        return task is self._teller and task is not None
+        """Return whether this task calls the function now."""
+        return task is self._calling and task is not None
 
     @property
     def busy(self) -> bool:
@@ -83,11 +83,11 @@ class ErrorCallback:
             worker.stop()
 
     async def _tell_one(self, worker: WorkerThread, data: dict[str, Any]) -> None:
-        self._teller = asyncio.current_task()
+        self._calling = asyncio.current_task()
         try:
             await _tell_one(self._on_error, worker, data)
         finally:
-            self._teller = None
+            self._calling = None
 
     async def wait(self, patience: float | None) -> None:
         """Return when it has been told of everything, at the latest after ``patience`` seconds if given."""

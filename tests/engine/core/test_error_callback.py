@@ -53,17 +53,17 @@ def test_it_is_told_of_one_after_another_in_their_order(kind: str) -> None:
 
     async def main() -> None:
         ended = asyncio.Event()
-        teller = ErrorCallback(functions[kind], ended.set)
-        assert not teller.busy
+        callback = ErrorCallback(functions[kind], ended.set)
+        assert not callback.busy
         for number in range(5):
-            teller.tell(item(number))
-        assert teller.busy
+            callback.tell(item(number))
+        assert callback.busy
         await ended.wait()
-        assert not teller.busy
-        teller.tell(item(5))
-        await teller.wait(WAIT)
-        assert not teller.busy
-        await teller.close(0)
+        assert not callback.busy
+        callback.tell(item(5))
+        await callback.wait(WAIT)
+        assert not callback.busy
+        await callback.close(0)
 
     go(main)
     assert told == list(range(6))
@@ -76,9 +76,9 @@ def test_a_plain_function_runs_in_a_thread_and_may_put_while_the_bus_drains() ->
         seen.append((threading.current_thread() is threading.main_thread(), IN_CALLBACK.get()))
 
     async def main() -> None:
-        teller = ErrorCallback(on_error, nothing)
-        teller.tell(item(1))
-        await teller.wait(WAIT)
+        callback = ErrorCallback(on_error, nothing)
+        callback.tell(item(1))
+        await callback.wait(WAIT)
 
     go(main)
     assert seen == [(False, True)]
@@ -94,11 +94,11 @@ def test_one_that_fails_or_is_cancelled_from_within_is_logged_and_told_of_the_ne
         raise [ValueError("no"), asyncio.CancelledError()][data["number"]]
 
     async def main() -> None:
-        teller = ErrorCallback(on_error, nothing)
-        teller.tell(item(0))
-        teller.tell(item(1))
-        await teller.wait(WAIT)
-        await teller.close(0)
+        callback = ErrorCallback(on_error, nothing)
+        callback.tell(item(0))
+        callback.tell(item(1))
+        await callback.wait(WAIT)
+        await callback.close(0)
 
     go(main)
     assert told == [0, 1]
@@ -119,15 +119,15 @@ def test_what_is_too_much_is_skipped_with_one_warning_and_counted_in_the_end(
         await asyncio.Event().wait()
 
     async def main() -> None:
-        teller = ErrorCallback(on_error, nothing)
-        teller.tell(item(0))
+        callback = ErrorCallback(on_error, nothing)
+        callback.tell(item(0))
         await begun.wait()
         for number in range(1, 6):
-            teller.tell(item(number))
-        await teller.wait(0)
-        assert teller.busy
-        await teller.close(WAIT)
-        assert not teller.busy
+            callback.tell(item(number))
+        await callback.wait(0)
+        assert callback.busy
+        await callback.close(WAIT)
+        assert not callback.busy
 
     go(main)
     assert told == [0]
@@ -146,14 +146,14 @@ def test_one_that_cannot_be_cancelled_is_left_alone(caplog: pytest.LogCaptureFix
                 stubborn.set()
                 await gate.wait()
 
-        teller = ErrorCallback(on_error, nothing)
-        teller.tell(item(0))
+        callback = ErrorCallback(on_error, nothing)
+        callback.tell(item(0))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        await teller.close(0.001)
+        await callback.close(0.001)
         assert stubborn.is_set()
         gate.set()
-        await teller.wait(WAIT)
+        await callback.wait(WAIT)
 
     go(main)
     assert "was not told of 1 failures" in caplog.text

@@ -54,12 +54,12 @@ class DeadLetters:
         self._queue = queue
         self._store = store
         self._contexts = contexts
-        self._teller = ErrorCallback(on_error, on_told) if on_error is not None else None
+        self._error_callback = ErrorCallback(on_error, on_told) if on_error is not None else None
 
     @property
     def telling(self) -> bool:
         """Whether the error callback is still being told."""
-        return self._teller is not None and self._teller.busy
+        return self._error_callback is not None and self._error_callback.busy
 
     def dead_letter(self, lane: Lane, dead: list[DeadLetter]) -> None:
         """Send events to their dead letter profile or to the dead store, and tell the error callback."""
@@ -154,8 +154,8 @@ class DeadLetters:
         return True
 
     def _tell(self, event: Envelope, plugin: str, problem: BaseException) -> None:
-        if self._teller is not None:
-            self._teller.tell(
+        if self._error_callback is not None:
+            self._error_callback.tell(
                 {
                     "exception": problem,
                     "plugin": plugin,
@@ -167,15 +167,15 @@ class DeadLetters:
 
     def mute(self) -> None:
         """Tell the error callback nothing more."""
-        self._teller = None
+        self._error_callback = None
 
     async def told(self) -> None:
         """Return when the error callback has been told of everything."""
-        if self._teller is not None:
-            await self._teller.wait(None)
+        if self._error_callback is not None:
+            await self._error_callback.wait(None)
 
     async def close(self, patience: float) -> None:
         """Stop telling; flush and close the store. A callback and a disk have ``patience`` seconds to end."""
-        if self._teller is not None:
-            await self._teller.close(patience)
+        if self._error_callback is not None:
+            await self._error_callback.close(patience)
         await self._store.close(max(LAST_MOMENT, patience))

@@ -125,7 +125,9 @@ class Listening:
                 limit=spec.concurrency,
             )
             self._try = self._attempt_with_others
-        self._teller = None if spec.on_error is None else ErrorCallback(_told(spec.on_error), lambda: None)
+        self._error_callback = (
+            None if spec.on_error is None else ErrorCallback(_told(spec.on_error), lambda: None)
+        )
         self._counts: Counter[str] = Counter()
         self._handled = 0
         #: How often those were tried that its end has cut short, by the identity of their envelopes.
@@ -142,7 +144,7 @@ class Listening:
     @property
     def idle(self) -> bool:
         """Whether it has nothing to handle, and nobody to tell of what it gave up."""
-        return self._workers.idle and (self._teller is None or not self._teller.busy)
+        return self._workers.idle and (self._error_callback is None or not self._error_callback.busy)
 
     def begin(self, around: Around | None, max_body: int = UNBOUNDED) -> None:
         """Be told that deliveries will come.
@@ -161,7 +163,7 @@ class Listening:
     def within(self) -> bool:
         """Return whether it is this listener that calls."""
         task = asyncio.current_task()
-        return task in self._workers or (self._teller is not None and task in self._teller)
+        return task in self._workers or (self._error_callback is not None and task in self._error_callback)
 
     def waits(self) -> bool:
         """Return whether this listener calls, itself, or in a thread or a task that it has begun."""
@@ -497,8 +499,8 @@ class Listening:
             work.delivery.reject()
         else:
             log.error("listener %s: a dead event cannot be recorded, and stays where it is", dead.listener)
-        if self._teller is not None:
-            self._teller.tell({"event": work.event, "exception": dead.reason})
+        if self._error_callback is not None:
+            self._error_callback.tell({"event": work.event, "exception": dead.reason})
 
     def lost(self, origin: Origin) -> None:
         """Drop what came over something that has ended, unless the listener was called: it comes again."""
@@ -540,9 +542,9 @@ class Listening:
         await self._workers.cancel(seconds)
         if self.listener.threads is not None:
             await self.listener.threads.close(max(MOMENT, end - time.monotonic()))
-        if self._teller is not None:
-            await self._teller.wait(max(MOMENT, end - time.monotonic()))
-            await self._teller.close(MOMENT)
+        if self._error_callback is not None:
+            await self._error_callback.wait(max(MOMENT, end - time.monotonic()))
+            await self._error_callback.close(MOMENT)
 
     def left(self, count: int) -> None:
         """Count events as dead that were left when the bus was stopped."""
