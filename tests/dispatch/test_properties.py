@@ -234,7 +234,7 @@ class World:
                 task.cancel()
         await within(asyncio.gather(*top, return_exceptions=True))
         # What failed may have left some of what it gathered behind, and what was handed over runs still.
-        await until(self._quiet)
+        await until(self._idle)
         report = await within(self.dispatcher.stop(1_000))
         assert report.unhandled == {}
         await turns(20)
@@ -242,7 +242,7 @@ class World:
         assert_empty(self.dispatcher)
         self.check()
 
-    def _quiet(self) -> bool:
+    def _idle(self) -> bool:
         if self.calling or not all(task.done() for task in self.tasks):
             return False
         return all(router.idle(set()) for router in self.dispatcher.routers)

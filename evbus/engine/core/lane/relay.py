@@ -71,7 +71,7 @@ class Tracker:
         self._tracked: dict[int, _Tracked] = {}
         self._unsettled = 0
         self._settling: set[asyncio.Task[None]] = set()
-        self._quiet: asyncio.Future[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Tracker unsettled={self._unsettled} relayed={self._totals.relayed}>"
@@ -195,16 +195,16 @@ class Tracker:
     def _settled(self) -> None:
         self._unsettled -= 1
         if not self._unsettled:
-            self.hurry()
+            self.wake()
 
-    def hurry(self) -> None:
-        """Wake :meth:`quiet`, whatever is left."""
-        quiet, self._quiet = self._quiet, None
-        if quiet is not None and not quiet.done():
-            quiet.set_result(None)
+    def wake(self) -> None:
+        """Wake :meth:`wait_idle`, whatever is left."""
+        idle, self._idle = self._idle, None
+        if idle is not None and not idle.done():
+            idle.set_result(None)
 
-    async def quiet(self, seconds: float) -> None:
-        """Return when everything is settled, or after ``seconds``, or when told to hurry."""
+    async def wait_idle(self, seconds: float) -> None:
+        """Return when everything is settled, or after ``seconds``, or when :meth:`wake` is called."""
         if self._unsettled:
-            self._quiet = self._quiet or asyncio.get_running_loop().create_future()
-            await asyncio.wait({self._quiet}, timeout=seconds)
+            self._idle = self._idle or asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._idle}, timeout=seconds)

@@ -72,7 +72,7 @@ class Engine:
         self._tracker: Tracker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._joiners = Joiners()
-        self._quiet: asyncio.Future[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
         # A lane that was busy when it was looked at last.
         self._busy: Lane | None = None
         self._stopping: asyncio.Future[None] | None = None
@@ -165,7 +165,7 @@ class Engine:
         self._patience = None
         self._router = None
         self._undelivered = Counter()
-        self._dead = DeadLetters(self.queue, plan.dead_store, plan.on_error, plan.contexts, self._check_quiet)
+        self._dead = DeadLetters(self.queue, plan.dead_store, plan.on_error, plan.contexts, self._check_idle)
         self._tracker = Tracker(
             self._totals,
             self.queue.lock,
@@ -272,8 +272,8 @@ class Engine:
             self._feeding = False
             if not self.queue.empty():
                 self._loop.call_soon(self._feed)
-        if self._quiet is not None:
-            self._check_quiet()
+        if self._idle is not None:
+            self._check_idle()
 
     def dead_letter(self, lane: Lane, dead: list[DeadLetter]) -> None:
         """Record events that were given up."""
@@ -325,8 +325,8 @@ class Engine:
         """Let a stop that is under way deliver no more: what is left goes to the dead store now."""
         self.hurried = True
         if self._tracker is not None:
-            self._tracker.hurry()
-        for waiting in (self._quiet, self._hurry):
+            self._tracker.wake()
+        for waiting in (self._idle, self._hurry):
             if waiting is not None:
                 resolve(waiting)
 
@@ -401,19 +401,19 @@ class Engine:
     async def relayed(self, seconds: float) -> None:
         """Return when every delivery that was relayed is settled, at the latest after ``seconds``."""
         if self._tracker is not None and not self.hurried:
-            await self._tracker.quiet(seconds)
+            await self._tracker.wait_idle(seconds)
 
     async def _drain(self, patience: Patience) -> None:
         for lane in self.lanes.values():
-            lane.on_idle = self._check_quiet
-        while not self.hurried and not self._is_quiet() and (left := patience.left()):
-            self._quiet = asyncio.get_running_loop().create_future()
-            await asyncio.wait({self._quiet}, timeout=min(left, GLANCE))
-        self._quiet = None
+            lane.on_idle = self._check_idle
+        while not self.hurried and not self._is_idle() and (left := patience.left()):
+            self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._idle}, timeout=min(left, GLANCE))
+        self._idle = None
         # At once: what were put from here on could not be delivered.
         self.broker.refusal = BusStopped
 
-    def _is_quiet(self) -> bool:
+    def _is_idle(self) -> bool:
         if (self._dead is not None and self._dead.telling) or not self.queue.empty():
             return False
         if self._busy is None or self._busy.idle:
@@ -422,9 +422,9 @@ class Engine:
             self._busy = next((lane for lane in lanes if not lane.idle), None)
         return self._busy is None
 
-    def _check_quiet(self) -> None:
-        if self._quiet is not None and self._is_quiet():
-            resolve(self._quiet)
+    def _check_idle(self) -> None:
+        if self._idle is not None and self._is_idle():
+            resolve(self._idle)
 
     async def _shutdown(self, plan: RunPlan, dead: DeadLetters, started: bool) -> None:
         if self.state is not BusState.DRAINING:

@@ -129,8 +129,8 @@ class Ending:
                 await asyncio.wait(tasks, timeout=GRACE)
 
     async def _wait(self, tasks: set[asyncio.Task[Any]], until: float) -> set[asyncio.Future[Any]]:
-        """Wait for the first of some tasks, without any until all is quiet, or for a hurry."""
-        if self._hurry or (not tasks and self._quiet()):
+        """Wait for the first of some tasks, without any until all is idle, or for a hurry."""
+        if self._hurry or (not tasks and self._is_idle()):
             return set()
         self._idle = asyncio.get_running_loop().create_future()
         try:
@@ -144,7 +144,7 @@ class Ending:
             self._idle = None
         return done
 
-    def _quiet(self) -> bool:
+    def _is_idle(self) -> bool:
         own = {id(hold) for frame in self._stopping for hold in held(frame.holds)}
         alone = self.core.alone.values()
         return all(router.idle(own) for router in self.routers) and all(
@@ -152,7 +152,7 @@ class Ending:
         )
 
     def _freed(self) -> None:
-        if self._idle is not None and not self._idle.done() and self._quiet():
+        if self._idle is not None and not self._idle.done() and self._is_idle():
             self._idle.set_result(None)
 
     async def _give_up(self) -> None:
@@ -161,7 +161,7 @@ class Ending:
             router.drop()
         for lane in list(self.core.alone.values()):
             lane.drop(DispatcherStopped)
-        if self._quiet():
+        if self._is_idle():
             return
         spared = {asyncio.current_task()}
         for frame in self._stopping:

@@ -528,9 +528,9 @@ class Listening:
     def _take_back(self, which: Callable[[_Work], bool]) -> list[_Work]:
         return [*self._keys.take_back(which), *self._workers.take_back(which)]
 
-    async def quiet(self, seconds: float) -> bool:
+    async def wait_idle(self, seconds: float) -> bool:
         """Return when nothing is left to handle, or after ``seconds``: whether it is so."""
-        return await self._workers.quiet(seconds)
+        return await self._workers.wait_idle(seconds)
 
     async def close(self, seconds: float) -> None:
         """Cancel what is being handled; it goes back to where it came from, with what was not begun.

@@ -99,7 +99,7 @@ class Entry:
             consumer.pause()
         self.listening.give_back()
         await asyncio.gather(*(consumer.close() for consumer in consumers if not consumer.local))
-        await self.listening.quiet(patience)
+        await self.listening.wait_idle(patience)
         await self.listening.close(grace)
         for consumer in consumers:
             if consumer.local:

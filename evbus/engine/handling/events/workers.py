@@ -41,7 +41,7 @@ class Workers(Generic[_Job]):
         self._tasks: set[asyncio.Task[None]] = set()
         # Handlers know nothing of who happened to wake their worker.
         self._context = copy_context()
-        self._quiet: asyncio.Future[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Workers {self._name} running={self.running} ready={len(self._ready)}>"
@@ -135,13 +135,13 @@ class Workers(Generic[_Job]):
             if not self._waking:
                 self._wake()
         else:
-            self._told_quiet()
+            self._tell_idle()
         if not worker.cancelled():
             worker.exception()  # what ends the program is raised by the loop
 
-    def _told_quiet(self) -> None:
-        if self._quiet is not None and self.idle and not self._quiet.done():
-            self._quiet.set_result(None)
+    def _tell_idle(self) -> None:
+        if self._idle is not None and self.idle and not self._idle.done():
+            self._idle.set_result(None)
 
     def leave(self) -> None:
         """Be told that a job waits for something that another job has: a third may be begun."""
@@ -171,16 +171,16 @@ class Workers(Generic[_Job]):
         jobs.reverse()
         found = again + [job for job in jobs if which(job)]
         self._ready.extend([job for job in jobs if not which(job)])
-        self._told_quiet()
+        self._tell_idle()
         return found
 
-    async def quiet(self, seconds: float) -> bool:
+    async def wait_idle(self, seconds: float) -> bool:
         """Return when nothing waits and nothing is being done, or after ``seconds``: whether it is so."""
         if not self.idle:
             # Several may wait, each for a time of its own.
-            if self._quiet is None or self._quiet.done():
-                self._quiet = asyncio.get_running_loop().create_future()
-            await asyncio.wait({self._quiet}, timeout=seconds)
+            if self._idle is None or self._idle.done():
+                self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._idle}, timeout=seconds)
         return self.idle
 
     async def cancel(self, seconds: float) -> None:

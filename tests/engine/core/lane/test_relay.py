@@ -275,7 +275,7 @@ def test_nothing_is_kept_of_what_is_settled(acks: Acks) -> None:
         tracker.died([event])
         tracker.done([letter, Envelope("own")])
         tracker.done([event])
-        await within(tracker.quiet(9))
+        await within(tracker.wait_idle(9))
         assert repr(tracker) == "<Tracker unsettled=0 relayed=1>"
         assert tracker.give_back([event, letter]) == [event, letter]
 

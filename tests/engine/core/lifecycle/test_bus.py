@@ -686,5 +686,5 @@ def test_lanes_that_end_one_after_another_are_not_all_looked_at_each_time(rig: R
     lanes: Any = {str(number): Ending(number) for number in range(1_000)}
     rig.bus.lanes = lanes
     for ended in range(1_001):
-        assert rig.bus._is_quiet() is (ended == 1_000)
+        assert rig.bus._is_idle() is (ended == 1_000)
     assert len(looks) <= 3 * 1_000

@@ -209,7 +209,7 @@ def test_what_comes_again_is_no_part_of_a_batch_that_has_not_begun() -> None:
             origin.watch(listening.lost)
             origin.end("the connection is lost")
             gate.set()
-            await listening.quiet(20)
+            await listening.wait_idle(20)
             counts = listening.snapshot()
         # What is dropped was never accepted, and is told to nobody.
         assert (counts["accepted"], counts["handled"], counts["retried"], counts["dead"]) == (3, 3, 0, 0)

@@ -86,7 +86,7 @@ def test_a_delivery_is_settled_only_after_its_handler_has_ended() -> None:
             assert await gate.entered(1) == ["b"]
             gate.release("b")
             assert await source.settled(2) == [("a", True, False), ("b", True, False)]
-            assert await listening.quiet(WAIT)
+            assert await listening.wait_idle(WAIT)
             assert listening.snapshot()["handled"] == 2
             assert listening.idle
 
@@ -237,7 +237,7 @@ def test_what_is_dead_and_cannot_be_recorded_stays_with_its_source(
         letters.recorded = recorded
         async with at_work(on, letters) as listening:
             give(listening, source, "a")
-            assert await listening.quiet(WAIT)
+            assert await listening.wait_idle(WAIT)
             assert source.told == []
 
     go(main)
@@ -455,7 +455,7 @@ def test_a_cancellation_of_its_worker_is_a_failed_attempt_and_the_listener_goes_
             for each in ("bad", "good"):
                 listening.take(source.delivery({"id": each}, each), ORDER, outside=outside)
             await source.settled(2)
-            assert await listening.quiet(WAIT)
+            assert await listening.wait_idle(WAIT)
             found = listening.snapshot()
             assert [found[name] for name in ("accepted", *PARTS)] == [2, 1, 1, 0, 0, 0]
             assert (found["cancelled"], found["retried"]) == (4, 3)
@@ -601,7 +601,7 @@ def test_what_came_from_outside_and_was_not_begun_goes_back_at_once(key: Any) ->
             back = [each for each in "abcd" if each not in begun]
             assert source.told == [(each, None, True) for each in reversed(back)]
             gate.release(*"abcde")
-            assert await listening.quiet(WAIT)
+            assert await listening.wait_idle(WAIT)
         assert sorted(gate.done) == sorted([*begun, "e"])
 
     go(main)
@@ -645,7 +645,7 @@ def test_every_event_of_a_listener_is_somewhere_at_every_moment() -> None:
                 assert found["in_flight"] == len(gate.inside)
                 assert found["accepted"] == 8 == sum(found[name] for name in PARTS)
                 gate.release(each)
-            assert await listening.quiet(WAIT)
+            assert await listening.wait_idle(WAIT)
             found = listening.snapshot()
             assert [found[name] for name in ("accepted", *PARTS)] == [8, 6, 2, 0, 0, 0]
 
@@ -703,7 +703,7 @@ def test_one_key_after_the_other_while_different_keys_are_handled_at_once(key: A
             await source.settled(4)
             assert [total for name, total in gate.done if name == "a"] == [1.0, 2.0, 3.0]
             assert gate.most == 2
-            assert await listening.quiet(WAIT)
+            assert await listening.wait_idle(WAIT)
             assert listening.snapshot()["keys"] == 0
 
     go(main)
@@ -922,7 +922,7 @@ def test_so_many_threads_at_most_handle_events_and_none_waits_behind_another(con
                 await held.entered("slow")
             held.release("slow")
             await source.settled(61)
-            assert await listening.quiet(WAIT)
+            assert await listening.wait_idle(WAIT)
         assert held.most <= concurrency
         assert sorted(held.calls) == sorted(["slow", *names])
         assert concurrency > 1 or held.calls == ["slow", *names]
@@ -973,7 +973,7 @@ def test_a_thread_begins_with_nothing_that_was_dropped_meanwhile(concurrency: in
             listening.take(over(source, second, "f"), ORDER, outside=True)
             held.release("a", "b")
             told = await source.settled(concurrency + 2)
-            assert await listening.quiet(WAIT)
+            assert await listening.wait_idle(WAIT)
         assert sorted(told) == [(each, True, False) for each in sorted([*"ab"[:concurrency], "d", "f"])]
         assert sorted(held.calls) == sorted([*"ab"[:concurrency], "d", "f"])
         assert listening.snapshot()["accepted"] == concurrency + 2
@@ -1105,7 +1105,7 @@ def test_dead_events_beyond_those_whose_records_are_under_way_hold_up_the_others
             assert not listening.idle
             disk.set()
             assert sorted(await source.settled(6)) == [(each, False, False) for each in "abcdef"]
-            assert await listening.quiet(WAIT)
+            assert await listening.wait_idle(WAIT)
         assert calls == list("abcdef")
 
     go(main)

@@ -26,7 +26,7 @@ def test_at_most_so_many_are_done_at_once_and_begun_in_order(limit: int) -> None
         assert await gate.entered(first) == list(range(first))
         assert (workers.running, len(workers), workers.idle) == (first, 10 - first, False)
         gate.release(*range(10))
-        assert await workers.quiet(WAIT)
+        assert await workers.wait_idle(WAIT)
         assert sorted(gate.done) == list(range(10))
         assert gate.most == first
         assert (workers.running, len(workers), workers.idle) == (0, 0, True)
@@ -46,7 +46,7 @@ def test_one_after_another_in_order_however_many_they_are() -> None:
         workers = Workers(handle, 1, "w")
         for number in range(3 * events_workers.SLICE):
             workers.submit(number)
-        assert await workers.quiet(WAIT)
+        assert await workers.wait_idle(WAIT)
         assert done == list(range(3 * events_workers.SLICE))
 
     go(main)
@@ -68,7 +68,7 @@ def test_others_get_their_turn_while_there_is_much_to_do() -> None:
             turns.append(len(done))
         steps = [after - before for before, after in itertools.pairwise(turns)]
         assert 0 < max(steps) <= events_workers.SLICE
-        assert await workers.quiet(WAIT)
+        assert await workers.wait_idle(WAIT)
 
     go(main)
 
@@ -85,7 +85,7 @@ def test_what_a_job_sets_in_its_context_is_not_for_the_next() -> None:
         VAR.set("of who submits")
         for job in "abc":
             workers.submit(job)
-        assert await workers.quiet(WAIT)
+        assert await workers.wait_idle(WAIT)
         assert seen == ["", "", ""]
 
     go(main)
@@ -110,7 +110,7 @@ def test_a_job_that_leaves_its_place_lets_another_begin() -> None:
             workers.submit(number)
         assert await gate.entered(2) == [0, 1]
         gate.release(0, 1, 2)
-        assert await workers.quiet(WAIT)
+        assert await workers.wait_idle(WAIT)
         assert gate.most == 2
 
     go(main)
@@ -124,9 +124,9 @@ def test_what_was_not_begun_can_be_taken_back() -> None:
             workers.submit(number)
         await gate.entered(1)
         assert workers.take_back() == [1, 2]
-        assert not await workers.quiet(1e-9)
+        assert not await workers.wait_idle(1e-9)
         gate.release(0)
-        assert await workers.quiet(WAIT)
+        assert await workers.wait_idle(WAIT)
         assert gate.done == [0]
 
     go(main)
@@ -163,7 +163,7 @@ def test_one_that_does_not_end_when_it_is_cancelled_is_left_alone() -> None:
         await workers.cancel(1e-9)
         assert repr(workers) == "<Workers w running=1 ready=0>"
         end.set()
-        assert await workers.quiet(WAIT)
+        assert await workers.wait_idle(WAIT)
 
     go(main)
 
@@ -179,7 +179,7 @@ def test_the_workers_go_on_in_another_event_loop() -> None:
     async def main() -> None:
         workers.begin()
         workers.submit(len(done))
-        assert await workers.quiet(WAIT)
+        assert await workers.wait_idle(WAIT)
 
     go(main)
 
