@@ -357,7 +357,7 @@ def _add_all(hub, found):
             added.append(_add(hub, spec, listener))
     except BaseException:
         for entry in added:
-            hub.event.SUBSCRIPTIONS.take_back(entry)
+            hub.event.SUBSCRIPTIONS.discard(entry)
         raise
     return added
 

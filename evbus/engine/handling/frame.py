@@ -105,7 +105,7 @@ class Invocation(msgspec.Struct, eq=False):
         else:
             slots.leave()
 
-    def take_back(self) -> None:
+    def retake(self) -> None:
         """Take the slot again without waiting: who was cancelled must not wait, and is about to end."""
         self.blocked -= 1
         self._take()

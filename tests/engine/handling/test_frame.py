@@ -116,7 +116,7 @@ def test_who_is_cancelled_has_its_slot_at_once_even_if_there_is_none() -> None:
         slots, root = rooted()
         root.give_way()
         assert slots.try_enter()
-        root.take_back()
+        root.retake()
         assert (slots.active, root.away) == (2, False)
         root.give_way()
         assert slots.try_enter() is False

@@ -80,7 +80,7 @@ class Ending:
             return await self._stop(timeout)
         finally:
             self._stopping.remove(frame)
-            root.take_back()
+            root.retake()
 
     async def _stop(self, timeout: float) -> DispatchReport:
         core = self.core

@@ -167,7 +167,7 @@ class DispatchRouter(HandlerRegistry):
         try:
             await lane.turn()
         except BaseException:
-            root.take_back()
+            root.retake()
             raise
         finally:
             for hold in waiting:

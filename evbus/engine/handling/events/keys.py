@@ -38,7 +38,7 @@ class Keys:
     async def turn(self, key: Any, job: Any = None) -> None:
         """Wait for the turn of a key; :meth:`pass_on` ends it.
 
-        :param job: what :meth:`take_back` calls it; it waits no longer then, as if it had been cancelled.
+        :param job: what :meth:`withdraw` calls it; it waits no longer then, as if it had been cancelled.
         :raises InvalidPayload: it cannot be a key.
         """
         try:
@@ -65,7 +65,7 @@ class Keys:
         finally:
             self._jobs.pop(turn, None)
 
-    def take_back(self, which: Callable[[Any], bool]) -> list[Any]:
+    def withdraw(self, which: Callable[[Any], bool]) -> list[Any]:
         """Return those that wait, and let them wait no longer."""
         found = [turn for turn, job in self._jobs.items() if not turn.done() and which(job)]
         for turn in found:

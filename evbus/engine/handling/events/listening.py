@@ -504,7 +504,7 @@ class Listening:
 
     def lost(self, origin: Origin) -> None:
         """Drop what came over something that has ended, unless the listener was called: it comes again."""
-        for work in self._take_back(lambda work: work.delivery.origin is origin):
+        for work in self._withdraw(lambda work: work.delivery.origin is origin):
             self._leave(work, _DROP)
 
     def give_back(self, *, outside: bool = False) -> None:
@@ -515,7 +515,7 @@ class Listening:
         if self._batches is not None:
             self._batches.hurry()
         # The last goes first, so that a source that puts them in front has them in order.
-        for work in reversed(self._take_back(lambda work: work.outside or not outside)):
+        for work in reversed(self._withdraw(lambda work: work.outside or not outside)):
             if work.attempts:
                 self.tried[id(work.delivery.envelope)] = work.attempts
             self._leave(work, Delivery.give_back)
@@ -525,8 +525,8 @@ class Listening:
         self._closing = True
         self.give_back()
 
-    def _take_back(self, which: Callable[[_Work], bool]) -> list[_Work]:
-        return [*self._keys.take_back(which), *self._workers.take_back(which)]
+    def _withdraw(self, which: Callable[[_Work], bool]) -> list[_Work]:
+        return [*self._keys.withdraw(which), *self._workers.withdraw(which)]
 
     async def wait_idle(self, seconds: float) -> bool:
         """Return when nothing is left to handle, or after ``seconds``: whether it is so."""

@@ -165,7 +165,7 @@ class Subscriptions:
         self.changes += 1
         return entry
 
-    def take_back(self, entry: Entry) -> None:
+    def discard(self, entry: Entry) -> None:
         """Take a listener off that was added just now, before anything came to it."""
         del self._entries[entry.id]
         self._forget(entry)

@@ -158,7 +158,7 @@ class Workers(Generic[_Job]):
         task = running()
         return task if task in self._tasks else None
 
-    def take_back(self, which: Callable[[_Job], bool] = lambda job: True) -> list[_Job]:
+    def withdraw(self, which: Callable[[_Job], bool] = lambda job: True) -> list[_Job]:
         """Return what is not being done, and forget it."""
         again = [job for job in self._later if which(job)]
         for job in again:

@@ -123,7 +123,7 @@ def test_what_was_not_begun_can_be_taken_back() -> None:
         for number in range(3):
             workers.submit(number)
         await gate.entered(1)
-        assert workers.take_back() == [1, 2]
+        assert workers.withdraw() == [1, 2]
         assert not await workers.wait_idle(1e-9)
         gate.release(0)
         assert await workers.wait_idle(WAIT)
@@ -192,6 +192,6 @@ def test_the_workers_go_on_in_another_event_loop() -> None:
     loop.call_soon(submit_and_end)
     loop.run_forever()
     loop.close()
-    assert workers.take_back() == [7]
+    assert workers.withdraw() == [7]
     go(main)
     assert done == [0, 1]
