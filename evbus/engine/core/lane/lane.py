@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from evbus.engine.core.broker import HANDLING
-from evbus.engine.core.lane.overlap import Overlap, Steps
+from evbus.engine.core.lane.overlap import LaneCallbacks, Overlap
 from evbus.engine.core.lane.relay import Tracker
 from evbus.engine.core.lane.retry import DeadLetter, Outcome, blamed, sort, without
 from evbus.engine.core.lane.sender import Sender
@@ -451,7 +451,7 @@ class Lane:
             if self.on_idle is not None and self.idle:
                 self.on_idle()
 
-        steps = Steps(
+        callbacks = LaneCallbacks(
             going=lambda: not self._closing,
             room=lambda: min(most, 2 * most - self.counters.in_flight),
             waiting=lambda: bool(self._pending),
@@ -464,7 +464,7 @@ class Lane:
             not_ready=self._sender.not_ready,
             wait=self._wait,
         )
-        await Overlap(steps).run()
+        await Overlap(callbacks).run()
 
     async def _ready(
         self, worker: int, left: list[Envelope], tries: list[int]

@@ -15,10 +15,10 @@ from evbus.engine.core.lane.sender import Publishing, Turn
 from evbus.errors import DeliveryError, Unavailable
 from evbus.types import Envelope
 
-__all__ = ["Overlap", "Steps"]
+__all__ = ["LaneCallbacks", "Overlap"]
 
 
-class Steps(NamedTuple):
+class LaneCallbacks(NamedTuple):
     """What a lane lets its worker do. A flight is a batch on its way, by its number.
 
     :ivar going: whether the lane is not being closed. A plugin may swallow the cancellation.
@@ -60,8 +60,8 @@ class Overlap:
     its events come before theirs.
     """
 
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
+    def __init__(self, lane: LaneCallbacks) -> None:
+        self._lane = lane
         self._flights: deque[_Flight] = deque()
         # Numbers of those of which something is left.
         self._failed: set[int] = set()
@@ -72,7 +72,7 @@ class Overlap:
         """Work until cancelled, or the lane is closed."""
         flights = self._flights
         try:
-            while self._steps.going():
+            while self._lane.going():
                 await self._begin()
                 await self._something()
                 while flights and flights[0].task.done():
@@ -86,17 +86,17 @@ class Overlap:
 
     async def _begin(self) -> None:
         """Send what may be sent."""
-        steps = self._steps
-        while steps.going() and steps.waiting() and steps.room() > 0:
-            if (not_ready := steps.not_ready()) is not None:
+        lane = self._lane
+        while lane.going() and lane.waiting() and lane.room() > 0:
+            if (not_ready := lane.not_ready()) is not None:
                 if self._flights:
                     if asyncio.iscoroutine(not_ready[1]):
                         not_ready[1].close()
                     return  # it still has to answer for these
-                await steps.wait(*not_ready)
+                await lane.wait(*not_ready)
                 continue  # meanwhile what was queued may have been delivered without a worker
             self._number += 1
-            events = steps.take(self._number, steps.room())
+            events = lane.take(self._number, lane.room())
             task = asyncio.ensure_future(self._send(self._number, events))
             self._flights.append(_Flight(self._number, events, task))
 
@@ -107,7 +107,7 @@ class Overlap:
                 raise Unavailable("the batch before failed, and comes first")
             return await self._noted(number, len(events), publish())
 
-        return await self._noted(number, len(events), self._steps.send(events, in_turn))
+        return await self._noted(number, len(events), self._lane.send(events, in_turn))
 
     async def _noted(self, number: int, count: int, publishing: Publishing) -> Sequence[Outcome]:
         """Return the outcomes; when something is left of the flight, that is known as soon as they are."""
@@ -132,7 +132,7 @@ class Overlap:
         for flight in flights:
             if not flight.task.cancelled() and flight.task.exception() is None:
                 outcomes = zip(flight.events, flight.task.result())  # noqa: B905 - one each
-                self._steps.note(flight.number, [event for event, outcome in outcomes if outcome is None])
+                self._lane.note(flight.number, [event for event, outcome in outcomes if outcome is None])
         flights.clear()
 
     async def _something(self) -> None:
@@ -141,9 +141,9 @@ class Overlap:
         if self._flights:
             waited.add(self._flights[0].task)
         # What is queued although there is room waits for the destination, and so for its answers.
-        if not self._flights or (self._steps.room() > 0 and not self._steps.waiting()):
+        if not self._flights or (self._lane.room() > 0 and not self._lane.waiting()):
             if self._arrival is None or self._arrival.done():
-                self._arrival = self._steps.arrival()
+                self._arrival = self._lane.arrival()
             waited.add(self._arrival)
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
 
@@ -153,11 +153,11 @@ class Overlap:
         if outcomes.count(None) < len(flight.events) and len(self._flights) > 1:
             await asyncio.wait([each.task for each in self._flights])
             for behind in list(self._flights)[1:]:
-                self._steps.stand(behind.number, _failed(behind))
+                self._lane.stand(behind.number, _failed(behind))
         # Not sooner: what is known of it is noted if the worker ends while it waits.
         self._flights.popleft()
         self._failed.discard(flight.number)
-        await self._steps.land(flight.number, flight.events, outcomes)
+        await self._lane.land(flight.number, flight.events, outcomes)
 
 
 def _outcomes(flight: _Flight) -> Sequence[Outcome]:
