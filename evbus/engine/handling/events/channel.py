@@ -107,7 +107,7 @@ def _to_exchange(settings: amqp_profile.Profile, key: str) -> Channel:
         if settings.exchange.type in _EXCHANGE_TYPES:
             exchange["type"] = settings.exchange.type
         exchange.update(durable=settings.exchange.durable, autoDelete=settings.exchange.auto_delete)
-    exchange["vhost"] = settings.address().vhost
+    exchange["vhost"] = settings.where().vhost
     operation: dict[str, Any] = {
         "deliveryMode": 2 if settings.persistent else 1,
         "mandatory": settings.mandatory,
@@ -130,7 +130,7 @@ def _from_queue(settings: amqp_profile.Profile, wanted: Subscription) -> Channel
         "durable": queue.durable,
         "exclusive": False,
         "autoDelete": queue.auto_delete,
-        "vhost": settings.address().vhost,
+        "vhost": settings.where().vhost,
     }
     extra: dict[str, Any] = {}
     if queue.kind != "classic":

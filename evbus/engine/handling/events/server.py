@@ -49,14 +49,14 @@ def servers(provider: str, settings: Any, data: Mapping[str, Any]) -> list[Host]
     :param data: of a plugin that has no type for its settings; nothing but a host is taken of them.
     """
     if isinstance(settings, amqp_profile.Profile):
-        where = settings.address()
+        where = settings.where()
         return _brokers(where, "amqps" if where.tls else "amqp", "0-9-1", _login(settings.auth, where))
     if isinstance(settings, profile.Profile):
         where = settings.where()
         said = "over TLS" if where.tls else ""
         return _brokers(where, "amqp1", "1.0", _login(settings.auth, where), said)
     if isinstance(settings, stomp_profile.Profile):
-        where = settings.address()
+        where = settings.where()
         return _brokers(where, "stomps" if where.tls else "stomp", "1.2", _login("plain", where))
     if isinstance(settings, webhook.WebhookProfile):
         # Of the address nothing but the host: the paths of webhooks are secrets, as a rule.

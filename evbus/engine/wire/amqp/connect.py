@@ -232,7 +232,7 @@ def connection(
 
     :raises ProfileError: a file of ``tls`` is not usable.
     """
-    address = profile.address()
+    address = profile.where()
     who = f"{provider} profile {name!r}"
     context = client_context(address.tls, who=who) if address.tls is not None else None
 

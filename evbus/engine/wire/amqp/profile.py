@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -10,7 +9,7 @@ import msgspec
 
 from evbus.engine.kit.units import Seconds
 from evbus.engine.wire.base.address import Address, host_and_port
-from evbus.engine.wire.base.pause import Pause
+from evbus.engine.wire.base.profile import BrokerProfile
 from evbus.engine.wire.base.tls import Tls
 
 __all__ = ["NOT_CLASSIC", "PASSING", "Binding", "ExchangeDeclaration", "Profile", "QueueDeclaration"]
@@ -140,24 +139,18 @@ class QueueDeclaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         )
 
 
-class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A profile of AMQP 0-9-1.
+class Profile(BrokerProfile, frozen=True, kw_only=True):
+    """A profile of AMQP 0-9-1: the keys of :class:`evbus.engine.wire.base.profile.BrokerProfile`, and these.
 
     Connection:
 
-    :ivar url: ``amqp://login:password@host:port/vhost``, or ``amqps://`` for TLS. Percent-encode what is no
-        plain character; the vhost ``/`` is written as nothing or ``%2F``.
-    :ivar hosts: ``host`` or ``host:port`` of several brokers of one cluster, tried in turn; instead of the
-        url's host.
+    :ivar url: ``amqp://login:password@host:port/vhost``, or ``amqps://`` for TLS; the ports are 5672 and 5671
+        if none is given. Default: the host ``localhost``.
     :ivar login: the user; default: the url's, else guest.
     :ivar password: default: the url's, else guest.
     :ivar vhost: default: the url's, else ``/``.
-    :ivar tls: true, or the keys of :class:`evbus.engine.wire.base.tls.Tls`; ``amqps`` means true.
     :ivar auth: plain, or external: the client certificate of ``tls`` says who it is.
-    :ivar heartbeat: whole seconds; a broker that is silent for twice as long is given up. 0 waits for ever.
-    :ivar connect_timeout: seconds until an attempt to connect to one host is given up.
-    :ivar first_connect: ``fail`` refuses to start when the first attempt fails; ``wait`` goes on trying.
-    :ivar reconnect: see :class:`evbus.engine.wire.base.pause.Pause`.
+    :ivar heartbeat: 20 by default, and rounded to whole seconds, as the protocol has it.
     :ivar client_properties: shown in the broker's list of connections.
     :ivar connection: the same by the names of aio-pika, as profiles of evbus-pika have it.
 
@@ -171,7 +164,6 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     Sending:
 
-    :ivar routing_key: a template such as ``orders.{routing_key}``; default: the event's own.
     :ivar mandatory: an event that reaches no queue comes back, and is a dead letter. False drops it silently.
     :ivar persistent: the broker keeps events on disk.
     :ivar expiry: seconds after which the broker drops an event that nobody took, at most 315360000; a stream
@@ -190,69 +182,44 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     Receiving:
 
-    :ivar prefetch: deliveries that may be unsettled at once; default: what their consumer works on at once,
-        twice, from 10 to 1,000; 1,000 for a bridge, 100 where that is not known.
     :ivar consumer_priority: consumers of a higher one are served first.
     :ivar exclusive: nobody else may consume from the queue.
     :ivar offset: where a stream is read from when nothing was acknowledged in this run: ``first``, ``last``,
         ``next`` or a number.
     """
 
-    url: str | None = None
-    hosts: list[str] | str = []
-    login: str | None = None
-    password: str | None = None
-    vhost: str | None = None
-    tls: Tls | bool = False
     auth: Literal["plain", "external"] = "plain"
     heartbeat: Seconds = 20.0
-    connect_timeout: Seconds = 5.0
-    first_connect: Literal["fail", "wait"] = "fail"
-    reconnect: Pause = Pause()
-    client_properties: dict[str, Any] = {}
-    connection: dict[str, Any] = {}
+    client_properties: dict[str, Any] = msgspec.field(default_factory=dict)
+    connection: dict[str, Any] = msgspec.field(default_factory=dict)
 
     exchange: ExchangeDeclaration | str = ""
     queue: QueueDeclaration | str | None = None
 
-    routing_key: str | None = None
     mandatory: bool = True
     persistent: bool = True
     expiry: Seconds | None = None
     priority: int | None = None
-    headers: dict[str, str] = {}
     cloudevents_prefix: Literal["ce-", "cloudEvents_", "cloudEvents:"] = "ce-"
     refused: Literal["retry", "reject"] = "retry"
     confirm_timeout: Seconds = 30.0
     timeout: Seconds | None = None
 
-    prefetch: int | None = None
     consumer_priority: int | None = None
     exclusive: bool = False
     offset: int | str = "next"
 
     def __post_init__(self) -> None:
-        self._check_numbers()
-        self._check_topology()
-        address = self.address()
-        if self.auth == "external" and (address.tls is None or not address.tls.cert_file):
-            raise ValueError("auth: external needs tls.cert_file, the certificate that says who it is")
-
-    def _check_numbers(self) -> None:
-        if self.priority is not None and not 0 <= self.priority <= 255:
-            raise ValueError("priority is a number from 0 to 255")
-        if self.expiry is not None and not 0 <= self.expiry <= 315_360_000:
-            raise ValueError("expiry is a number of seconds from 0 to 315360000 (3,650 days)")
-        if self.prefetch is not None and not 1 <= self.prefetch <= 65535:
-            raise ValueError("prefetch is a number from 1 to 65535")
-        for name in ("connect_timeout", "confirm_timeout", "timeout"):
-            seconds = getattr(self, name)
-            if seconds is not None and not 0 < seconds < math.inf:
-                raise ValueError(f"{name} is a number of seconds above 0")
-        if not 0 <= self.heartbeat <= 65535:
-            raise ValueError("heartbeat is a number of seconds from 0 to 65535")
+        super().__post_init__()
+        self._check_seconds("confirm_timeout", "timeout")
+        self._check_number("priority", 0, 255)
+        self._check_number("expiry", 0, 315_360_000, " (3,650 days)", of=" of seconds")
         if isinstance(self.offset, str) and self.offset not in ("first", "last", "next"):
             raise ValueError("offset is first, last, next or a number")
+        self._check_topology()
+        address = self.where()
+        if self.auth == "external" and (address.tls is None or not address.tls.cert_file):
+            raise ValueError("auth: external needs tls.cert_file, the certificate that says who it is")
 
     def _check_topology(self) -> None:
         queue, key = self.queue_settings(), self.routing_key
@@ -299,7 +266,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         """Return the queue, whichever way it was given."""
         return QueueDeclaration(name=self.queue) if isinstance(self.queue, str) else self.queue
 
-    def address(self) -> Address:
+    def where(self) -> Address:
         """Return where to connect to.
 
         :raises ValueError: says which key is wrong.

@@ -39,7 +39,7 @@ def connection(
     if role == "lanes":
         # It names who subscribes, and ActiveMQ takes one connection of each name.
         profile = msgspec.structs.replace(profile, client_id=None)
-    address = profile.address()
+    address = profile.where()
     context = client_context(address.tls) if address.tls is not None else None
 
     async def dial(attempt: int) -> StompSession:

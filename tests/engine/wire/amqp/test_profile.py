@@ -84,7 +84,7 @@ def complaint(**data: Any) -> str:
 def test_where_to_connect_to(
     data: Any, hosts: Any, login: str, password: str, vhost: str, encrypted: bool
 ) -> None:
-    found = profile(**data).address()
+    found = profile(**data).where()
     assert list(found.hosts) == hosts
     assert (found.login, found.password, found.vhost) == (login, password, vhost)
     assert (found.tls is not None) is encrypted
@@ -92,13 +92,14 @@ def test_where_to_connect_to(
 
 def test_options_for_tls_of_aio_pika_mean_ours() -> None:
     options = {"cafile": "ca", "certfile": "cert", "keyfile": "key", "no_verify_ssl": True}
-    found = profile(connection={"host": "h", "ssl": True, "ssl_options": options}).address()
+    found = profile(connection={"host": "h", "ssl": True, "ssl_options": options}).where()
     assert found.tls == Tls(ca_file="ca", cert_file="cert", key_file="key", insecure=True)
 
 
 def test_an_address_shows_no_password() -> None:
-    address = profile(url="amqps://a:hunter22@h/shop").address()
-    assert repr(address) == "<Address h:5671 vhost 'shop' with TLS>"
+    made = profile(url="amqps://a:hunter22@h/shop")
+    assert repr(made.where()) == "<Address h:5671 vhost 'shop' with TLS>"
+    assert repr(made) == "<profile of <Address h:5671 vhost 'shop' with TLS>>"
 
 
 @pytest.mark.parametrize(
@@ -318,7 +319,7 @@ URL_PARTS = st.text("abc@:/[]?#% ä\\", max_size=6)
 def test_any_url_is_taken_or_told_without_its_password(login: str, host: str, vhost: str) -> None:
     said = ""
     try:
-        address = profile(url=f"amqp://{login}:hunter22@{host}/{vhost}").address()
+        address = profile(url=f"amqp://{login}:hunter22@{host}/{vhost}").where()
     except msgspec.ValidationError as exc:
         said = str(exc)
     else:

@@ -16,21 +16,21 @@ def profile(**data: Any) -> Profile:
 
 
 def test_a_profile_needs_only_its_url() -> None:
-    address = profile(url="stomp://guest:gu%40est@host").address()
+    address = profile(url="stomp://guest:gu%40est@host").where()
     assert address == ((("host", 61613),), "guest", "gu@est", "/", None)
     assert profile().destination == "/queue/{routing_key}"
 
 
 def test_the_url_names_vhost_port_and_tls() -> None:
-    address = profile(url="stomp+ssl://host/my%2Fvhost").address()
+    address = profile(url="stomp+ssl://host/my%2Fvhost").where()
     assert (address.hosts, address.vhost, address.tls) == ((("host", 61614),), "my/vhost", Tls())
-    assert profile(url="stomp://host:1/%2F").address().vhost == "/"
+    assert profile(url="stomp://host:1/%2F").where().vhost == "/"
 
 
 def test_keys_come_before_the_url_and_tls_is_for_every_host() -> None:
     address = profile(
         url="stomp://a:b@host", hosts=["one", "[::1]:7"], login="c", password="d", vhost="v", tls=True
-    ).address()
+    ).where()
     assert address == ((("one", 61614), ("::1", 7)), "c", "d", "v", Tls())
 
 
@@ -70,4 +70,4 @@ def test_a_bad_profile_is_refused_with_a_sentence(data: dict[str, Any], sentence
 def test_the_repr_of_a_profile_shows_no_secret() -> None:
     made = profile(url="stomp://user:hunter22@h", headers={"token": "hunter22"})
     assert "hunter22" not in repr(made)
-    assert "hunter22" not in repr(made.address())
+    assert "hunter22" not in repr(made.where())

@@ -1,0 +1,116 @@
+"""What the profile of a broker says, whatever its protocol: above all where it is, and as whom to log in."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import msgspec
+
+from evbus.engine.kit.units import Seconds
+from evbus.engine.wire.base.address import Address, Scheme, host_and_port
+from evbus.engine.wire.base.pause import Pause
+from evbus.engine.wire.base.tls import Tls
+
+__all__ = ["BrokerProfile"]
+
+
+class BrokerProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The keys that the profiles of all brokers have.
+
+    :ivar url: ``scheme://login:password@host:port/vhost``. Percent-encode what is no plain character; the
+        vhost ``/`` is written as nothing or ``%2F``.
+    :ivar hosts: ``host`` or ``host:port`` of several brokers, tried in turn; instead of the url's host.
+    :ivar login: the user; default: the url's.
+    :ivar password: default: the url's.
+    :ivar vhost: default: the url's.
+    :ivar tls: true, or the keys of :class:`evbus.engine.wire.base.tls.Tls`; a url of TLS means true. It is
+        used for every one of ``hosts``.
+    :ivar heartbeat: seconds; a broker from which nothing comes for twice as long is given up; 0: never.
+    :ivar connect_timeout: seconds until an attempt to connect to one host is given up.
+    :ivar first_connect: ``fail`` refuses to start when the first attempt fails; ``wait`` goes on trying.
+    :ivar reconnect: see :class:`evbus.engine.wire.base.pause.Pause`.
+    :ivar routing_key: a template such as ``orders.{routing_key}``; default: the event's own.
+    :ivar headers: added to every event.
+    :ivar prefetch: deliveries that may be unsettled at once; default: what their consumer works on at once,
+        twice, from 10 to 1,000; 1,000 for a bridge, 100 where that is not known.
+    """
+
+    #: How urls begin, with the ports; and the vhost where neither key nor url names one.
+    SCHEME: ClassVar[Scheme]
+    VHOST: ClassVar[str] = "/"
+
+    url: str | None = None
+    hosts: list[str] | str = []
+    login: str | None = None
+    password: str | None = None
+    vhost: str | None = None
+    tls: Tls | bool = False
+    heartbeat: Seconds = 10.0
+    connect_timeout: Seconds = 5.0
+    first_connect: Literal["fail", "wait"] = "fail"
+    reconnect: Pause = Pause()
+    routing_key: str | None = None
+    headers: dict[str, str] = {}
+    prefetch: int | None = None
+
+    def __repr__(self) -> str:
+        # The url, the password and the headers may be secret.
+        return f"<profile of {self.where()!r}>"
+
+    def __post_init__(self) -> None:
+        self._check_seconds("connect_timeout")
+        self._check_number("heartbeat", 0, 65535, of=" of seconds")
+        self._check_number("prefetch", 1, 65535)
+        self.where()
+
+    def _check_seconds(self, *keys: str) -> None:
+        for key in keys:
+            value = getattr(self, key)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{key} is a number of seconds above 0")
+
+    def _check_number(self, key: str, least: int, most: int, note: str = "", of: str = "") -> None:
+        value = getattr(self, key)
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"{key} is a number{of} from {least} to {most}{note}")
+
+    def where(self) -> Address:
+        """Return where and as whom to connect.
+
+        :raises ValueError: the url or a host is none; does not hold the password.
+        """
+        scheme, parts = self.SCHEME, _split(self.url, self.SCHEME)
+        tls = self.tls or parts.scheme == scheme.secure
+        chosen = Tls() if tls is True else tls or None
+        port = scheme.secure_port if chosen else scheme.port
+        if self.hosts:
+            listed = [self.hosts] if isinstance(self.hosts, str) else self.hosts
+            hosts = tuple(host_and_port(text, port) for text in listed)
+        elif parts.hostname:
+            hosts = ((parts.hostname, parts.port or port),)
+        else:
+            example = f"{scheme.plain}://login:password@host:{scheme.port}/"
+            raise ValueError(f"neither url nor hosts is given; write url: {example}")
+        return Address(
+            hosts,
+            self.login if self.login is not None else unquote(parts.username or ""),
+            self.password if self.password is not None else unquote(parts.password or ""),
+            self.vhost if self.vhost is not None else unquote(parts.path[1:]) or self.VHOST,
+            chosen,
+        )
+
+
+def _split(url: str | None, scheme: Scheme) -> SplitResult:
+    try:
+        parts = urlsplit((url or f"{scheme.plain}:").strip())
+        _ = parts.port  # a property that raises
+    except ValueError:
+        raise ValueError("url has no valid host and port; percent-encode @, / and : in a password") from None
+    if parts.scheme not in (scheme.plain, scheme.secure):
+        begins = parts.scheme[:20] or "no scheme"
+        raise ValueError(f"url begins with {begins!r}; write {scheme.plain}:// or {scheme.secure}://")
+    if parts.query or parts.fragment:
+        raise ValueError("url holds a '?' or '#'; percent-encode them in a password; options are keys")
+    return parts
