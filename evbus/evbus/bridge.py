@@ -81,25 +81,24 @@ async def _refuse(hub, where, delivery, problem):
 
 
 def sources(hub, contexts, profile):
-    """Return a :class:`~evbus.engine.core.intake.sources.Supply` for each profile that ``profile`` matches,
-    if it can be consumed from.
+    """Return an ``EventSource`` for each profile that ``profile`` matches and that can be consumed from.
 
     :raises ProfileError: there is none.
     """
     accepts = hub.evbus.init.sources()
     found = _sources.matching(contexts, profile, accepts, hub.evbus.init.finder(contexts))
-    return [_supply(hub, source) for source in found]
+    return [_source(hub, one) for one in found]
 
 
-def _supply(hub, source):
-    plugin = hub.egress[source.plugin]
-    ctx = _plan.context_of(source.name, source.provider, source.data, source.settings)
+def _source(hub, found):
+    plugin = hub.egress[found.plugin]
+    ctx = _plan.context_of(found.name, found.provider, found.data, found.settings)
     attach = None
     if "attach" in plugin._funcs:
         attach = functools.partial(_face.direct(plugin.attach), ctx)
-    return _sources.Supply(
-        name=f"{source.provider}.{source.name}",
-        consume=functools.partial(_open, hub, source),
+    return _sources.EventSource(
+        name=f"{found.provider}.{found.name}",
+        consume=functools.partial(_open, hub, found),
         attach=attach,
         announces=bool(getattr(plugin, "READY", False)),
         patterns=bool(getattr(plugin, "PATTERNS", False)),

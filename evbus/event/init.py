@@ -199,8 +199,8 @@ def start(hub, contexts):
     hub.ingress.INTERNAL.on_unwanted = hub.event.UNHEARD.take
     _, around = hub.evbus.init.interceptors()
     # Many listen to one profile.
-    supplies = functools.cache(functools.partial(_supplies, hub, contexts))
-    hub.event.SUBSCRIPTIONS.start(supplies, around, hub.evbus.BROKER.max_body)
+    sources = functools.cache(functools.partial(_sources, hub, contexts))
+    hub.event.SUBSCRIPTIONS.start(sources, around, hub.evbus.BROKER.max_body)
     hub.egress.internal.resume()
     # A program may subscribe what it has when the bus runs.
     hub.event.LOOKING = asyncio.get_running_loop().call_later(LOOK, _look, hub)
@@ -306,14 +306,14 @@ def _elsewhere(hub, envelope, profile):
     )
 
 
-def _supplies(hub, contexts, profile):
+def _sources(hub, contexts, profile):
     if not hub.event.LOCAL:
         return hub.evbus.bridge.sources(contexts, profile)
     try:
         found = hub.evbus.bridge.sources(contexts, profile)
     except errors.ProfileError:
         return []
-    return [supply for supply in found if supply.attach is not None]
+    return [source for source in found if source.attach is not None]
 
 
 def _loader(hub, content_type):

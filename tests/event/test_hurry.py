@@ -14,7 +14,7 @@ def test_what_came_from_elsewhere_and_is_being_handled_goes_back_at_once() -> No
         remote, gate, found = Remote(), Gate(lambda event: event.id), subscriptions()
         hurried = asyncio.Event()
         add(found, gate.on)
-        found.start(lambda profile: [remote.supply()], None)
+        found.start(lambda profile: [remote.source()], None)
         remote.queue.put_nowait(remote.delivery(OrderPlaced("a"), "a"))
         await gate.entered(1)
         pausing = asyncio.ensure_future(found.pause(hurried.is_set))
@@ -33,7 +33,7 @@ def test_without_hurry_what_is_being_handled_is_waited_for() -> None:
     async def main() -> None:
         remote, gate, found = Remote(), Gate(lambda event: event.id), subscriptions()
         add(found, gate.on)
-        found.start(lambda profile: [remote.supply()], None)
+        found.start(lambda profile: [remote.source()], None)
         remote.queue.put_nowait(remote.delivery(OrderPlaced("a"), "a"))
         await gate.entered(1)
         pausing = asyncio.ensure_future(found.pause(lambda: False))

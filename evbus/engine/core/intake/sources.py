@@ -11,7 +11,7 @@ from evbus.engine.core.profiles import Accepts, PluginProfile, check_data, conve
 from evbus.errors import ConfigError, ProfileError, nearest
 from evbus.types import Delivery, Subscription
 
-__all__ = ["SourceProfile", "Supply", "check", "find", "matching"]
+__all__ = ["EventSource", "SourceProfile", "check", "find", "matching"]
 
 
 class SourceProfile(NamedTuple):
@@ -24,8 +24,8 @@ class SourceProfile(NamedTuple):
     settings: msgspec.Struct | None
 
 
-class Supply(NamedTuple):
-    """How to get what comes in through a profile.
+class EventSource(NamedTuple):
+    """The functions by which listeners get the deliveries of one profile.
 
     :ivar name: ``provider.name``.
     :ivar consume: returns a generator of deliveries for a subscription.

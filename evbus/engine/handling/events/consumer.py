@@ -10,7 +10,7 @@ from typing import Any
 import msgspec.structs
 
 from evbus.engine.core.intake.bridge import Bridge
-from evbus.engine.core.intake.sources import Supply
+from evbus.engine.core.intake.sources import EventSource
 from evbus.engine.handling.events.declare import EventSpec
 from evbus.engine.handling.events.listening import Listening
 from evbus.engine.kit.backoff import backoff
@@ -39,10 +39,10 @@ class EventConsumer:
     """
 
     def __init__(
-        self, supply: Supply, event: EventSpec, listening: Listening, name: str, patience: float
+        self, source: EventSource, event: EventSpec, listening: Listening, name: str, patience: float
     ) -> None:
-        self.local = supply.attach is not None
-        self._supply = supply
+        self.local = source.attach is not None
+        self._source = source
         self._event = event
         self._listening = listening
         self._name = name
@@ -59,19 +59,19 @@ class EventConsumer:
         self._again: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<EventConsumer {self._supply.name} {self._event.name} of {self._name}>"
+        return f"<EventConsumer {self._source.name} {self._event.name} of {self._name}>"
 
     @property
     def ready(self) -> bool:
         """Whether the listener gets what is sent now, as far as the source says."""
         if self._task is None:
             return self._member is not None
-        return not self._task.done() and (self._ready.is_set() or not self._supply.announces)
+        return not self._task.done() and (self._ready.is_set() or not self._source.announces)
 
     def start(self, wanted: Subscription) -> None:
         """Begin to take."""
-        if self._supply.attach is not None:
-            self._member = self._supply.attach(wanted, self._take_all)
+        if self._source.attach is not None:
+            self._member = self._source.attach(wanted, self._take_all)
             return
         self._wanted = msgspec.structs.replace(wanted, on_ready=self._ready.set)
         self._begin()
@@ -80,7 +80,7 @@ class EventConsumer:
         assert self._wanted is not None
         loop = asyncio.get_running_loop()
         self._again, self._began = None, loop.time()
-        bridge = Bridge(self._supply.consume(self._wanted), self._take, self._settled)
+        bridge = Bridge(self._source.consume(self._wanted), self._take, self._settled)
         self._task = loop.create_task(bridge.run(0, self._patience), name=f"evbus {self._name}")
         self._task.add_done_callback(self._ended)
 
@@ -106,11 +106,11 @@ class EventConsumer:
         if task.cancelled() or self._closed:
             return
         problem = task.exception()
-        what = (self._name, self._event.name, self._supply.name)
+        what = (self._name, self._event.name, self._source.name)
         if problem is None:
             log.error("%s: takes nothing more of %s from %s: its source ended", *what)
         elif isinstance(problem, (ConfigError, ConnectFailed)) or (
-            self._supply.announces and not self._ready.is_set() and not self._failures
+            self._source.announces and not self._ready.is_set() and not self._failures
         ):
             reason = said(problem)
             log.error("%s: takes nothing more of %s from %s: %s%s", *what, reason, _details(problem, reason))
@@ -133,7 +133,7 @@ class EventConsumer:
         """Return once it is ready, or it takes too long; raise what the source refused with."""
         if self._task is None:
             return
-        if self._supply.announces and not self._ready.is_set():
+        if self._source.announces and not self._ready.is_set():
             waiting = asyncio.ensure_future(self._ready.wait())
             await asyncio.wait({waiting, self._task}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from evbus.engine.core.intake.sources import Supply
+from evbus.engine.core.intake.sources import EventSource
 from evbus.engine.handling.events.consumer import EventConsumer
 from evbus.engine.handling.events.declare import EventSpec, ListenerSpec, subscription_of
 from evbus.engine.handling.events.listening import Listening
@@ -24,7 +24,7 @@ log = logging.getLogger("evbus.event")
 GLANCE = 0.005
 
 #: Returns what the profiles that match a name have to give.
-Supplies = Callable[[str], Sequence[Supply]]
+Sources = Callable[[str], Sequence[EventSource]]
 
 
 class SubscriptionId(str):
@@ -71,17 +71,17 @@ class Entry:
             **self.listening.snapshot(sum(consumer.waiting for consumer in self.consumers)),
         }
 
-    def listen(self, supplies: Sequence[Supply], patience: float) -> None:
+    def listen(self, sources: Sequence[EventSource], patience: float) -> None:
         """Take what the profiles give."""
         for event in self.events:
             wanted = subscription_of(self.spec, self.listening.listener.name, event)
-            for supply in supplies:
-                if event.pattern and not supply.patterns:
+            for source in sources:
+                if event.pattern and not source.patterns:
                     raise ProfileError(
-                        f"{supply.name} finds events by their names alone, and {event.name!r} is a pattern: "
+                        f"{source.name} finds events by their names alone, and {event.name!r} is a pattern: "
                         "listen to each event by its name"
                     )
-                consumer = EventConsumer(supply, event, self.listening, f"listener {self.id}", patience)
+                consumer = EventConsumer(source, event, self.listening, f"listener {self.id}", patience)
                 self.consumers.append(consumer)
                 consumer.start(wanted)
 
@@ -123,7 +123,7 @@ class Subscriptions:
         self._free: dict[str, int] = {}
         self.changes = 0
         self._numbers = itertools.count(1)
-        self._supplies: Supplies | None = None
+        self._sources: Sources | None = None
         self._around: Any = None
         self._max_body = UNBOUNDED
         # Those that were removed and have not ended yet.
@@ -142,7 +142,7 @@ class Subscriptions:
     @property
     def running(self) -> bool:
         """Whether they listen."""
-        return self._supplies is not None
+        return self._sources is not None
 
     @property
     def empty(self) -> bool:
@@ -156,8 +156,8 @@ class Subscriptions:
         :raises HandlerSignatureError: something that it takes is provided by nobody.
         """
         entry = Entry(next(self._numbers), spec, listening, events, metadata)
-        if self._supplies is not None:
-            self._listen(entry, self._supplies)
+        if self._sources is not None:
+            self._listen(entry, self._sources)
         self._entries[entry.id] = entry
         name = entry.listening.listener.name
         self._alike.setdefault((spec.event, name), []).append(entry)
@@ -240,27 +240,27 @@ class Subscriptions:
                 "name=, or both the same group="
             )
 
-    def start(self, supplies: Supplies, around: Any, max_body: int = UNBOUNDED) -> None:
+    def start(self, sources: Sources, around: Any, max_body: int = UNBOUNDED) -> None:
         """Let all of them listen.
 
         :param around: the interceptors around each handling, or None.
         :param max_body: bytes that a body from outside this process may have.
         :raises ProfileError: there is no profile that one of them can listen to.
         """
-        self._supplies, self._around, self._max_body = supplies, around, max_body
+        self._sources, self._around, self._max_body = sources, around, max_body
         try:
             for entry in self:
                 entry.abandon()  # a bus that was cancelled has left them
-                self._listen(entry, supplies)
+                self._listen(entry, sources)
         except BaseException:
             self.abandon()
             raise
 
-    def _listen(self, entry: Entry, supplies: Supplies) -> None:
+    def _listen(self, entry: Entry, sources: Sources) -> None:
         try:
             entry.listening.listener.complete()
             entry.listening.begin(self._around, self._max_body)
-            entry.listen(_chosen(supplies(entry.spec.profile), entry.spec.profile), self._patience())
+            entry.listen(_chosen(sources(entry.spec.profile), entry.spec.profile), self._patience())
         except BaseException as exc:
             entry.abandon()
             if isinstance(exc, ProfileError):
@@ -315,19 +315,19 @@ class Subscriptions:
 
     def abandon(self) -> None:
         """Take nothing at all from now on, without waiting for anything."""
-        self._supplies = None
+        self._sources = None
         for entry in self:
             entry.abandon()
 
     async def stop(self, grace: float = 1.0) -> None:
         """Take nothing more, and give what is being handled ``grace`` seconds; the rest goes back."""
-        self._supplies = None
+        self._sources = None
         entries = (*self, *self._ending.values())
         await asyncio.gather(*(entry.end(0, grace) for entry in entries), *self._ending)
 
 
-def _chosen(supplies: Sequence[Supply], profile: str) -> list[Supply]:
+def _chosen(sources: Sequence[EventSource], profile: str) -> list[EventSource]:
     """Return the profiles to listen to: of those in this process, which all get each event, only one."""
-    local = [supply for supply in supplies if supply.attach is not None]
-    named = [supply for supply in local if supply.name.endswith(f".{profile}")]
-    return [*(named or local)[:1], *(supply for supply in supplies if supply.attach is None)]
+    local = [source for source in sources if source.attach is not None]
+    named = [source for source in local if source.name.endswith(f".{profile}")]
+    return [*(named or local)[:1], *(source for source in sources if source.attach is None)]

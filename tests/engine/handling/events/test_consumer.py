@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.core.intake.sources import Supply
+from evbus.engine.core.intake.sources import EventSource
 from evbus.engine.handling.events import consumer as events_consumer
 from evbus.engine.handling.events.consumer import EventConsumer
 from evbus.engine.handling.events.declare import listener_spec
@@ -49,8 +49,8 @@ class Remote(Source):
         finally:
             self.closed = True
 
-    def supply(self) -> Supply:
-        return Supply("fake.p", self.consume, None, True)
+    def source(self) -> EventSource:
+        return EventSource("fake.p", self.consume, None, True)
 
 
 class Local:
@@ -80,14 +80,14 @@ def listener(on: Any, **options: Any) -> Listening:
     return found
 
 
-def consumer_of(supply: Supply, listening: Listening, patience: float = WAIT) -> EventConsumer:
-    return EventConsumer(supply, known(OrderPlaced), listening, "listener billing", patience)
+def consumer_of(source: EventSource, listening: Listening, patience: float = WAIT) -> EventConsumer:
+    return EventConsumer(source, known(OrderPlaced), listening, "listener billing", patience)
 
 
 def test_what_comes_from_outside_is_handled_and_settled() -> None:
     async def main() -> None:
         remote, got = Remote(), Got()
-        consumer = consumer_of(remote.supply(), listener(got.on))
+        consumer = consumer_of(remote.source(), listener(got.on))
         assert (consumer.local, consumer.ready) == (False, False)
         consumer.start(WANTED)
         await consumer.wait_ready()
@@ -107,8 +107,8 @@ def test_what_comes_from_outside_is_handled_and_settled() -> None:
 def test_what_is_in_this_process_is_taken_at_once() -> None:
     async def main() -> None:
         local, source, got = Local(), Source(), Got()
-        supply = Supply("internal.p", None, local.attach, False)  # type: ignore[arg-type]
-        consumer = consumer_of(supply, listener(got.on))
+        attached = EventSource("internal.p", None, local.attach, False)  # type: ignore[arg-type]
+        consumer = consumer_of(attached, listener(got.on))
         assert consumer.local
         consumer.start(WANTED)
         assert consumer.ready
@@ -128,7 +128,7 @@ def test_a_source_that_refuses_at_first_is_told_to_who_waits_and_in_the_log(
 ) -> None:
     async def main() -> None:
         remote = Remote(ConnectFailed("nobody answers at broker:5672"))
-        consumer = consumer_of(remote.supply(), listener(Got().on))
+        consumer = consumer_of(remote.source(), listener(Got().on))
         consumer.start(WANTED)
         with pytest.raises(ConnectFailed, match="nobody answers"):
             await consumer.wait_ready()
@@ -144,7 +144,7 @@ def test_a_source_that_refuses_at_first_is_told_to_who_waits_and_in_the_log(
 def test_a_source_that_ends_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         remote = Remote()
-        consumer = consumer_of(remote.supply(), listener(Got().on))
+        consumer = consumer_of(remote.source(), listener(Got().on))
         consumer.start(WANTED)
         await consumer.wait_ready()
         remote.queue.put_nowait(None)
@@ -164,7 +164,7 @@ def test_a_source_that_fails_is_asked_again_and_that_is_told_once(
 
     async def main() -> None:
         remote, got = Remote(), Got()
-        consumer = consumer_of(Supply("fake.p", remote.consume, None, announces), listener(got.on))
+        consumer = consumer_of(EventSource("fake.p", remote.consume, None, announces), listener(got.on))
         consumer.start(WANTED)
         await consumer.wait_ready()
         for number in range(1, 4):
@@ -188,7 +188,7 @@ def test_a_source_that_fails_is_asked_again_and_that_is_told_once(
 def test_a_source_that_is_wrong_is_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         remote = Remote()
-        consumer = consumer_of(remote.supply(), listener(Got().on))
+        consumer = consumer_of(remote.source(), listener(Got().on))
         consumer.start(WANTED)
         await consumer.wait_ready()
         remote.queue.put_nowait(PluginError("it has no name"))
@@ -206,7 +206,7 @@ def test_a_source_that_fails_is_left_alone_when_the_listener_ends(monkeypatch: p
 
     async def main() -> None:
         remote = Remote()
-        consumer = consumer_of(remote.supply(), listener(Got().on))
+        consumer = consumer_of(remote.source(), listener(Got().on))
         consumer.start(WANTED)
         await consumer.wait_ready()
         remote.queue.put_nowait(KeyError("id"))
@@ -220,7 +220,7 @@ def test_a_source_that_fails_is_left_alone_when_the_listener_ends(monkeypatch: p
 def test_at_its_end_what_was_taken_is_settled_before_the_source_is_closed() -> None:
     async def main() -> None:
         remote, gate = Remote(), Gate(lambda event: event.id)
-        consumer = consumer_of(remote.supply(), listener(gate.on))
+        consumer = consumer_of(remote.source(), listener(gate.on))
         consumer.start(WANTED)
         remote.queue.put_nowait(remote.delivery({"id": "a"}, "a"))
         await gate.entered(1)
@@ -241,7 +241,7 @@ def test_what_takes_too_long_is_left_to_the_source() -> None:
     async def main() -> None:
         remote, gate = Remote(), Gate(lambda event: event.id)
         work = listener(gate.on)
-        consumer = consumer_of(remote.supply(), work, 1e-9)
+        consumer = consumer_of(remote.source(), work, 1e-9)
         consumer.start(WANTED)
         remote.queue.put_nowait(remote.delivery({"id": "a"}, "a"))
         await gate.entered(1)
@@ -254,7 +254,7 @@ def test_what_takes_too_long_is_left_to_the_source() -> None:
 
 def test_it_can_be_closed_before_anything_has_begun() -> None:
     async def main() -> None:
-        consumer = consumer_of(Remote().supply(), listener(Got().on))
+        consumer = consumer_of(Remote().source(), listener(Got().on))
         await consumer.close()
         assert repr(consumer) == "<EventConsumer fake.p OrderPlaced of listener billing>"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.core.intake.sources import Supply
+from evbus.engine.core.intake.sources import EventSource
 from evbus.engine.handling.events.declare import event_listener, listener_spec
 from evbus.engine.handling.events.listener import made
 from evbus.engine.handling.events.listening import Listening
@@ -33,13 +33,13 @@ def add(
 
 
 def local(taken: list[Local]) -> Any:
-    """Return what gives a local supply for each profile, and keeps them."""
+    """Return a function that makes a local source for each profile, and keeps them."""
 
-    def supplies(profile: str) -> list[Supply]:
+    def sources(profile: str) -> list[EventSource]:
         taken.append(Local())
-        return [Supply(f"internal.{profile}", None, taken[-1].attach, False)]  # type: ignore[arg-type]
+        return [EventSource(f"internal.{profile}", None, taken[-1].attach, False)]  # type: ignore[arg-type]
 
-    return supplies
+    return sources
 
 
 def test_they_listen_from_the_start_to_the_stop() -> None:
@@ -62,7 +62,7 @@ def test_each_event_and_each_profile_has_a_consumer() -> None:
     async def main() -> None:
         found, one, other = subscriptions(), Remote(), Remote()
         entry = add(found, Got().on, events=(OrderPlaced, Book), prefetch=7, group="shop", per_process=True)
-        found.start(lambda profile: [one.supply(), other.supply()], None)
+        found.start(lambda profile: [one.source(), other.source()], None)
         await found.ready()
         assert len(entry.consumers) == 4
         for remote in (one, other):
@@ -95,12 +95,12 @@ def test_a_second_listener_of_one_name_is_refused_unless_it_has_a_group() -> Non
 
 
 def test_one_that_cannot_listen_is_not_added() -> None:
-    def supplies(profile: str) -> list[Supply]:
+    def sources(profile: str) -> list[EventSource]:
         raise ProfileError(f"there is no profile {profile}")
 
     async def main() -> None:
         found = subscriptions()
-        found.start(supplies, None)
+        found.start(sources, None)
         with pytest.raises(ProfileError, match="there is no profile default"):
             add(found, Got().on)
         assert list(found) == []
@@ -111,17 +111,17 @@ def test_one_that_cannot_listen_is_not_added() -> None:
 def test_a_start_that_fails_leaves_nothing_behind() -> None:
     remote = Remote()
 
-    def supplies(profile: str) -> list[Supply]:
+    def sources(profile: str) -> list[EventSource]:
         if profile == "bad":
             raise ProfileError("no")
-        return [remote.supply()]
+        return [remote.source()]
 
     async def main() -> None:
         found = subscriptions()
         add(found, Got().on)
         add(found, Got().on, "bad", profile="bad")
         with pytest.raises(ProfileError):
-            found.start(supplies, None)
+            found.start(sources, None)
         assert not found.running
         assert not any(entry.consumers for entry in found)
         for _ in range(10):
@@ -135,7 +135,7 @@ def test_ready_raises_what_a_source_refuses_with() -> None:
     async def main() -> None:
         found = subscriptions()
         add(found, Got().on)
-        found.start(lambda profile: [Remote(ConnectFailed("nobody answers")).supply()], None)
+        found.start(lambda profile: [Remote(ConnectFailed("nobody answers")).source()], None)
         with pytest.raises(ConnectFailed, match="nobody answers"):
             await found.ready()
         await found.stop()
@@ -147,7 +147,7 @@ def test_the_end_of_one_waits_for_what_it_handles() -> None:
     async def main() -> None:
         found, remote, gate = subscriptions(), Remote(), Gate(lambda event: event.id)
         entry = add(found, gate.on)
-        found.start(lambda profile: [remote.supply()], None)
+        found.start(lambda profile: [remote.source()], None)
         remote.queue.put_nowait(remote.delivery({"id": "a"}, "a"))
         await gate.entered(1)
         ending = asyncio.ensure_future(found.remove(entry.id))
