@@ -67,7 +67,7 @@ class Ended(NamedTuple):
     """How a bus ended: its counters, whether a second signal cut it short, and what its stop has left."""
 
     snapshot: Mapping[str, Any]
-    hurried: bool
+    cut_short: bool
     report: Report
 
 
@@ -170,7 +170,7 @@ class InputReader:
 
 def exit_code(end: Ended, refused: int = 0) -> int:
     """Return the exit code that the counters ask for."""
-    if end.hurried:
+    if end.cut_short:
         return EXIT.STOPPED
     lanes = end.snapshot["lanes"].values()
     lost = sum(lane["dead"] + lane["dropped"] + lane["queued"] + lane["in_flight"] for lane in lanes)
@@ -184,7 +184,7 @@ def exit_code(end: Ended, refused: int = 0) -> int:
 
 def stop_code(end: Ended) -> int:
     """Return the exit code of what runs until it is stopped: whether the stop left anything."""
-    if end.hurried:
+    if end.cut_short:
         return EXIT.STOPPED
     return EXIT.UNDELIVERED if end.report.undelivered or end.report.lost else EXIT.OK
 

@@ -67,7 +67,7 @@ def _end(*, unheard: int = 0, **counters: int) -> Ended:
     bus.update({key: value for key, value in counters.items() if key == "unmatched"})
     listeners = {"billing-1": {"dead": unheard}}
     found = {"lanes": {"a.b.c": lane}, "bus": bus, "listeners": listeners}
-    return Ended(found, hurried=False, report=Report({}, "dead.jsonl", 0.1))
+    return Ended(found, cut_short=False, report=Report({}, "dead.jsonl", 0.1))
 
 
 def test_exit_codes() -> None:
@@ -75,14 +75,14 @@ def test_exit_codes() -> None:
     assert exit_code(_end(), refused=1) == EXIT.REFUSED
     for lost in ("dead", "dropped", "queued", "in_flight", "unmatched", "unheard"):
         assert exit_code(_end(**{lost: 1}), refused=1) == EXIT.UNDELIVERED
-    assert exit_code(_end()._replace(hurried=True)) == EXIT.STOPPED
+    assert exit_code(_end()._replace(cut_short=True)) == EXIT.STOPPED
     for report in (Report({"listener x": 1}, "", 0), Report({}, "", 0, lost=1)):
         assert exit_code(_end()._replace(report=report)) == EXIT.UNDELIVERED
 
 
 def test_what_runs_until_it_is_stopped_ends_by_what_its_stop_left() -> None:
     assert stop_code(_end(dead=1, unheard=1)) == EXIT.OK
-    assert stop_code(_end()._replace(hurried=True)) == EXIT.STOPPED
+    assert stop_code(_end()._replace(cut_short=True)) == EXIT.STOPPED
     for report in (Report({"listener x": 1}, "", 0), Report({}, "", 0, lost=1)):
         assert stop_code(_end()._replace(report=report)) == EXIT.UNDELIVERED
 

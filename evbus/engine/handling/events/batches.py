@@ -23,7 +23,7 @@ class _Gathered(Generic[_Work]):
         self.turns: list[asyncio.Future[bool]] = []
         self.awaited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def hurry(self) -> None:
+    def flush(self) -> None:
         if not self.awaited.done():
             self.awaited.set_result(None)
 
@@ -69,13 +69,13 @@ class Batches(Generic[_Work]):
         """Forget what an event loop that has ended left behind."""
         self._open: _Gathered[_Work] | None = None
         self._slots = asyncio.Semaphore(self._limit)
-        self._hurried = False
+        self._flushed = False
 
-    def hurry(self) -> None:
+    def flush(self) -> None:
         """Wait no more for others; those that are there are still gathered."""
-        self._hurried = True
+        self._flushed = True
         if self._open is not None:
-            self._open.hurry()
+            self._open.flush()
 
     async def handle(self, work: _Work, *, alone: bool) -> None:
         """Handle a work with others, or ``alone``; raise what it fails with by itself."""
@@ -100,11 +100,11 @@ class Batches(Generic[_Work]):
     def _close(self, batch: _Gathered[_Work]) -> None:
         if self._open is batch:
             self._open = None
-        batch.hurry()
+        batch.flush()
 
     async def _lead(self, batch: _Gathered[_Work]) -> None:
         try:
-            if not self._hurried:
+            if not self._flushed:
                 await asyncio.wait({batch.awaited}, timeout=self._wait)
             coming = True
             while coming and self._open is batch:

@@ -50,7 +50,7 @@ class EventConsumer:
         self._member: Any = None
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._cut_short = asyncio.Event()
         self._closed = False
         self._origin: Origin | None = None
         self._wanted: Subscription | None = None
@@ -86,7 +86,7 @@ class EventConsumer:
 
     async def _settled(self, seconds: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), seconds)
+            await asyncio.wait_for(self._cut_short.wait(), seconds)
 
     def _take(self, delivery: Delivery) -> None:
         origin = delivery.origin
@@ -156,9 +156,9 @@ class EventConsumer:
             self._task.cancel()
         self._closed = True
 
-    def hurry(self) -> None:
+    def cut_short(self) -> None:
         """Wait no longer for what was taken; it stays with its source."""
-        self._hurry.set()
+        self._cut_short.set()
 
     def abandon(self) -> None:
         """Take nothing, without waiting for anything."""

@@ -513,7 +513,7 @@ class Listening:
         :param outside: only what came from another process.
         """
         if self._batches is not None:
-            self._batches.hurry()
+            self._batches.flush()
         # The last goes first, so that a source that puts them in front has them in order.
         for work in reversed(self._withdraw(lambda work: work.outside or not outside)):
             if work.attempts:

@@ -308,7 +308,7 @@ class Subscriptions:
             while not closing.done() and not hurried():
                 await asyncio.wait({closing}, timeout=GLANCE)
             for consumer in consumers:
-                consumer.hurry()
+                consumer.cut_short()
             await closing
         finally:
             closing.cancel()
