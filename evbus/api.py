@@ -264,4 +264,4 @@ def _told_by_signals(
 
     control = lifecycle_signals.Control(drain, hurry)
     seconds = hub.evbus.init.settings().drain_timeout
-    return lifecycle_signals.handled(control, seconds, hub.evbus.init.salvage, quiet=True)
+    return lifecycle_signals.handled(control, seconds, hub.evbus.init.record_undelivered, quiet=True)

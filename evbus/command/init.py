@@ -59,7 +59,7 @@ async def deliver(hub, options, profiles, produce, show=None):
     seconds = hub.evbus.init.settings().drain_timeout
     begun = time.monotonic()
     problem = None
-    with _signals.handled(control, seconds, hub.evbus.init.salvage, quiet=quiet):
+    with _signals.handled(control, seconds, hub.evbus.init.record_undelivered, quiet=quiet):
         listener = asyncio.ensure_future(hub.evbus.init.start(profiles))
         try:
             if not await control.joined(listener, hub.evbus.init.join()):

@@ -60,7 +60,7 @@ def _declare_state(hub):
     hub.evbus.CHECKS = dict(_shape.CHECKS)
     #: Rooms that start with the bus and stop before it: their init has ``start(contexts)``, a plain function,
     #: ``ready()``, which waits for what that began, ``stop()``, ``abandon()``, a plain function for a bus
-    #: that was not stopped, and ``salvage()``, one for another thread when the loop is blocked.
+    #: that was not stopped, and ``record_undelivered()``, one for another thread when the loop is blocked.
     hub.evbus.COMPANIONS = []
     for room in SUBSYSTEMS:
         _load.open_room(hub, room, f"evbus.{room}", merged=room not in _in_use.ROOMS)
@@ -179,15 +179,15 @@ async def stop(hub, steady=False):
     return await hub.evbus.ENGINE.stop()
 
 
-def salvage(hub, blocked):
+def record_undelivered(hub, blocked):
     """Record what is left, from another thread, as the stop does not end; return what is to be said of it.
 
     :param blocked: whether the event loop does not turn.
     """
     if blocked:
         for room in hub.evbus.COMPANIONS:
-            hub[room].init.salvage()
-    report = hub.evbus.ENGINE.salvage()
+            hub[room].init.record_undelivered()
+    report = hub.evbus.ENGINE.record_undelivered()
     return "what was not delivered is lost: it cannot be had" if report is None else str(report)
 
 

@@ -238,7 +238,7 @@ async def stop(hub):
             )
         except asyncio.CancelledError:
             # Nobody waits any more, as after a second Ctrl-C, and nobody else knows what is left.
-            hub.event.init.salvage()
+            hub.event.init.record_undelivered()
             raise
     hub.egress.internal.close(lambda group, events: _left(hub, group, events))
     if not listening:
@@ -249,7 +249,7 @@ async def stop(hub):
     await hub.dispatch.DISPATCHER.core.injector.release(_injected.HOLDER)
 
 
-def salvage(hub):
+def record_undelivered(hub):
     """Let what is in this process be recorded, from another thread, as the loop does not get round to it."""
     for entry in hub.event.SUBSCRIPTIONS:
         for consumer in entry.consumers:

@@ -492,7 +492,7 @@ class Engine:
         for event, attempts in left:
             dead.keep(event, str(lane.key), reason, attempts, lane.key)
 
-    def salvage(self) -> Report | None:
+    def record_undelivered(self) -> Report | None:
         """Record what is not delivered, from another thread, as the loop does not get round to it.
 
         Returns what to report, None when it cannot be had. What a plugin delivers meanwhile is recorded too.

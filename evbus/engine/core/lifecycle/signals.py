@@ -145,17 +145,17 @@ class _Watch:
     """A thread that is told of signals, whatever the loop does, and that ends a process which does not end.
 
     :param seconds: that a stop may take to deliver what is there.
-    :param salvage: records what is left, from another thread; gets whether the loop is blocked, and returns
+    :param record: records what is left, from another thread; gets whether the loop is blocked, and returns
         what is to be said.
     """
 
     def __init__(
-        self, control: Control, seconds: float, salvage: Callable[[bool], str], *, quiet: bool
+        self, control: Control, seconds: float, record: Callable[[bool], str], *, quiet: bool
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._control = control
         self._seconds = seconds
-        self._salvage = salvage
+        self._record = record
         self._quiet = quiet
         self._seen = 0
         self._end: float | None = None
@@ -223,7 +223,7 @@ class _Watch:
         self._later(turned.set)
         blocked = not turned.wait(TURN)
         try:
-            said = self._salvage(blocked)
+            said = self._record(blocked)
         except Exception as exc:
             said = f"what was not delivered is lost: {type(exc).__name__}: {exc}"
         where = f"; the event loop is blocked{_place()}" if blocked else ""
@@ -248,7 +248,7 @@ def _place() -> str:
 
 @contextlib.contextmanager
 def handled(
-    control: Control, seconds: float, salvage: Callable[[bool], str], *, quiet: bool
+    control: Control, seconds: float, record: Callable[[bool], str], *, quiet: bool
 ) -> Iterator[None]:
     """Let the first SIGINT or SIGTERM stop, the second hurry, and the third end the process.
 
@@ -256,10 +256,10 @@ def handled(
     plugin does to the loop.
 
     :param seconds: that a stop may take to deliver what is there.
-    :param salvage: called in another thread, when the process has not ended by then, with whether the loop is
+    :param record: called in another thread, when the process has not ended by then, with whether the loop is
         blocked: records what is left, and returns what is to be said.
     """
-    watch = _Watch(control, seconds, salvage, quiet=quiet)
+    watch = _Watch(control, seconds, record, quiet=quiet)
     # Not loop.add_signal_handler: its handlers wait for a loop that a plugin may block.
     descriptor = signal.set_wakeup_fd(watch.start(), warn_on_full_buffer=False)
     before = [signal.signal(number, watch.catch) for number in _NUMBERS]

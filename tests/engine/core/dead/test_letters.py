@@ -407,7 +407,7 @@ def test_what_is_left_can_be_recorded_while_the_loop_is_blocked(tmp_path: Path) 
         await target.hanging.wait()
         rig.put_nowait(3)
         reports: list[Any] = []
-        thread = threading.Thread(target=lambda: reports.append(rig.bus.salvage()))
+        thread = threading.Thread(target=lambda: reports.append(rig.bus.record_undelivered()))
         thread.start()
         thread.join(WAIT)  # the loop stands still meanwhile
         (report,) = reports
