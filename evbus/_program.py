@@ -116,13 +116,13 @@ def _name(written: str) -> str:
 
 
 def _elsewhere(name: str) -> str:
-    """Return where an option of evbus can be given beside the command line."""
+    """Name the places of an option of evbus beside the command line."""
     variable = CONFIG[name].get("os")
     return f"stands in the section evbus of a configuration file{f', or in {variable}' if variable else ''}"
 
 
 class _Unset(list[Any]):
-    """What pop-config takes an option for that was not given; argparse appends to a copy of it."""
+    """A list that pop-config takes for an option that was not given; argparse appends to a copy of it."""
 
 
 def run() -> int:

@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def event_bus_options() -> dict[str, Any]:
-    """What ``evbus.testing.bus`` is called with; for a project to write its own in a ``conftest.py``.
+    """Return the arguments of ``evbus.testing.bus``; a project writes its own in a ``conftest.py``.
 
     ``@pytest.mark.event_bus(profiles=...)`` changes it for one test, one class or one file.
     """

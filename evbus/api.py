@@ -1,4 +1,4 @@
-"""What applications import: ``from evbus.api import bus``.
+"""The names that applications import: ``from evbus.api import bus``.
 
 For programs that are no POP project, :func:`bus` makes the hub::
 

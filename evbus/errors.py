@@ -56,7 +56,7 @@ __all__ = [
 
 
 def absent(plugin: object, known: Iterable[str]) -> str:
-    """Return what :func:`nearest` does of a plugin that is not there, and what names those of a user."""
+    """Return the hint of :func:`nearest` for a plugin that is not there, and the option for a user's own."""
     hint = nearest(plugin, known)
     own = (
         ""

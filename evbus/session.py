@@ -1,4 +1,4 @@
-"""What an application wants to know wherever an event of its is handled: who is at work, for which tenant.
+"""The session of an application, known wherever its events are handled: who is at work, for which tenant.
 
 The pipeline plugin ``session`` carries it, in the header ``evbus-session``, from where an event is put to
 its handlers::

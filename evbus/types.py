@@ -162,7 +162,7 @@ Event = Envelope
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
-    """What a consumer wants of a message system.
+    """A consumer's request for events of a message system.
 
     :ivar name: the name of the event, which is its queue, topic or address; ``""`` consumes the queue that
         the profile names.
@@ -184,7 +184,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     on_ready: Callable[[], None] | None = None
 
     def prefetch_for(self, profile: int | None) -> int:
-        """Return how many deliveries may be unsettled at once: asked for, else of the profile, else derived.
+        """Return the prefetch, deliveries unsettled at once: asked for, else of the profile, else derived.
 
         A consumer that takes many more than it works on keeps them from others, and holds them long: the
         default is twice its concurrency, from 10 to 1,000; 100 when that is not known.
@@ -202,7 +202,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Origin:
-    """What deliveries came over, and can be settled over alone: a channel, a subscription, a link.
+    """The channel, subscription or link that deliveries came over, and can be settled over alone.
 
     When it ends, the message system delivers what is unsettled again, to this consumer or another. Whoever
     holds deliveries that nobody has begun with drops them then (:meth:`Delivery.drop`), or they would be
@@ -311,7 +311,7 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
 
 
 def too_often(delivery: Delivery, most: int) -> DeliveryError | None:
-    """Return why a delivery is not handled that came ``most`` times before, None when it is.
+    """Return the error for a delivery that came ``most`` times before, None when it is to be handled.
 
     What is handled without ending its process is settled. Where the message system does not count, nothing
     ever comes too often.

@@ -1,4 +1,4 @@
-"""What is installed: the version, which pop-config reads for ``evbus --version``, and its name elsewhere."""
+"""The installed version, which pop-config reads for ``evbus --version``, and its name elsewhere."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ async def contexts(hub, options, default=None):
 
 
 def source(hub, options):
-    """Return where the profiles stand that the options name, for errors; ``""`` when they name none."""
+    """Return the place of the profiles that the options name, for errors; ``""`` when they name none."""
     path = options.get("profiles") or options.get("acct_file") or ""
     return path if isinstance(path, str) else "evbus.profiles"
 
@@ -177,7 +177,7 @@ async def consume(hub, options, profiles, sources, show=None):
 
 
 def intake(hub, form=None):
-    """Return what puts the events of lines on the bus; ``form`` says what a line means."""
+    """Return a ``LinePutter``, which puts the events of lines on the bus; ``form`` says what a line means."""
     settings = hub.evbus.init.settings()
     return _session.LinePutter(
         hub.evbus.broker.put,

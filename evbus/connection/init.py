@@ -1,4 +1,4 @@
-"""Which connections are open: for each transport and profile one for its lanes and one for its consumers."""
+"""The open connections: for each transport and profile one for its lanes and one for its consumers."""
 
 from evbus.engine.kit import weight as _weight
 from evbus.engine.wire.base import shared as _shared

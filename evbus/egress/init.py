@@ -1,1 +1,1 @@
-"""Where the plugins that consume live; see ``contracts/init.py``."""
+"""The room of the plugins that consume; see ``contracts/init.py``."""

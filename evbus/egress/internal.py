@@ -43,7 +43,7 @@ def _state(hub, ctx, subscription):
 
 
 def held(hub):
-    """Return how many events consumers have not settled, or wait for one that there is."""
+    """Count the events that consumers have not settled, or that wait for a consumer that there is."""
     return sum(_groups.held(groups) for groups in hub.egress.GROUPS.values())
 
 

@@ -121,13 +121,13 @@ def _crypto(hub):
 
 
 def _crypto_plugin(hub, path):
-    """Return what a file was encrypted by: acct ends its name so."""
+    """Return the plugin that a file was encrypted by: acct ends its name so."""
     ending = path.suffix[1:]
     return ending if ending in _crypto(hub) else "fernet"
 
 
 def _plain(path):
-    """Return what a file holds that nobody encrypted, else None."""
+    """Return the content of a file that nobody encrypted, else None."""
     try:
         return _profiles.load_yaml(path)
     except errors.ProfileError:

@@ -107,7 +107,7 @@ def _load_room(hub, room):
 
 
 def _in_vain(hub, room):
-    """Return what installed packages declare for a room and cannot be used, as broken plugins."""
+    """Return broken plugins for what installed packages declare for a room and cannot be used."""
     return [
         _load.Plugin(room, problem.package, problem.file, "broken", problem.reason)
         for problem in _installed.declared(hub).problems
@@ -192,7 +192,7 @@ def record_undelivered(hub, blocked):
 
 
 def _delivered(hub):
-    """Return how many events lanes have delivered and listeners handled."""
+    """Count the events that lanes have delivered and listeners handled."""
     found = sum(lane.counters.delivered for lane in hub.evbus.ENGINE.lanes.values())
     return found + sum(listener["handled"] for listener in hub.event.init.subscriptions())
 
@@ -215,13 +215,13 @@ def plugins(hub):
 
 
 def accepts(hub):
-    """Return what each loaded ingress plugin accepts: its providers and the type of its profiles."""
+    """Return an ``Accepts`` for each loaded ingress plugin: its providers and the type of its profiles."""
     _configure(hub)
     return [plugin.accepts for plugin in hub.evbus.init.ingress().values()]
 
 
 def sources(hub):
-    """Return what each loaded egress plugin accepts: its providers and the type of its profiles."""
+    """Return an ``Accepts`` for each loaded egress plugin: its providers and the type of its profiles."""
     _configure(hub)
     return [
         _profiles.Accepts(
@@ -460,7 +460,7 @@ def _serializer(hub):
 
 
 def _why(hub, room, name):
-    """Return why a plugin is not loaded, ``""`` when there is no file of that name."""
+    """Explain why a plugin is not loaded; return ``""`` when there is no file of that name."""
     found = [plugin for plugin in hub.evbus.PLUGINS[room] if plugin.name == name and plugin.state != "loaded"]
     return str(found[0].error()) if found else ""
 
@@ -536,7 +536,7 @@ def _matcher(hub, contexts, source):
 
 
 def missing(hub):
-    """Return what is wrong with the ingress plugins that are not loaded, by name: broken, and disabled."""
+    """Return the errors of ingress plugins that are not loaded, by name: the broken, and the disabled."""
     _configure(hub)
     found = {"broken": {}, "disabled": {}}
     for plugin in hub.evbus.PLUGINS["ingress"]:

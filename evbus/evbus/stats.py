@@ -1,4 +1,4 @@
-"""What the bus counts."""
+"""The counters of the bus."""
 
 
 def snapshot(hub):

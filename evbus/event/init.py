@@ -150,7 +150,7 @@ async def unsubscribe(hub, id):  # noqa: A002 - what it is
 
 
 def subscriptions(hub, event_name=None):
-    """Return what is known of every subscription, or of those that get one event: a list of mappings."""
+    """Describe every subscription, or those that get one event, in a list of mappings."""
     found = [entry.describe() for entry in hub.event.SUBSCRIPTIONS]
     return [one for one in found if event_name is None or _declare.gets(one["events"], event_name)]
 
@@ -183,7 +183,7 @@ async def settle(hub, seconds=math.inf, enough=None):
 
 
 def lanes(hub):
-    """Return what takes events that listeners gave up, by the name that stands in the dead store."""
+    """Return the lanes for events that listeners gave up, by their name in the dead store."""
     found = {}
     for entry in hub.event.SUBSCRIPTIONS:
         # The name of its group has what was left when nobody of that was there any more.

@@ -17,7 +17,7 @@ def __init__(hub):
 
 
 async def open_(hub, ctx):
-    """Return what one profile sends by: its connection open, its exchange and queue declared.
+    """Return a ``Correspondent`` for a profile: its connection open, its exchange and queue declared.
 
     :raises ConnectFailed: there is no connection, or the broker refuses the exchange or the queue; unless
         the profile says ``first_connect: wait``.

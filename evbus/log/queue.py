@@ -38,7 +38,7 @@ def handler(hub, datefmt=None, profile="logger", routing_key="log"):
 
 
 def wrapper(hub, profile="logger", routing_key="log"):
-    """Return what ``logging.handlers.QueueHandler`` takes for a queue, as pop-evbus has it."""
+    """Return a queue for ``logging.handlers.QueueHandler``, as pop-evbus has it."""
     hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
 
     def put_nowait(**event):

@@ -1,1 +1,1 @@
-"""How the name of an event's profile is matched against the patterns of the configured profiles."""
+"""The room of matchers: they match an event's profile against the patterns of configured profiles."""

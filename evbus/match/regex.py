@@ -12,5 +12,5 @@ def find(hub, name: str, pattern: str) -> bool:
 
 
 def ends(hub, pattern: str) -> tuple[str, str]:
-    """Return what every name that matches begins with, and what it ends with behind that."""
+    """Return the prefix of every name that matches, and the suffix that follows it."""
     return ends_of_expression(pattern)

@@ -1,1 +1,1 @@
-"""How bodies become bytes and are read back; one plugin for each encoding."""
+"""The room of serializers, which make bytes of bodies and read them back; one for each encoding."""

@@ -1,1 +1,1 @@
-"""What a program does with a bus, with an event loop and without."""
+"""Handles by which a program uses a bus, with an event loop and without."""

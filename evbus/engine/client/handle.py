@@ -1,4 +1,4 @@
-"""What a program does with a bus: put, send, listen, and wait until all is done."""
+"""The handle of a bus in a program: it puts, sends, listens, and waits until all is done."""
 
 from __future__ import annotations
 
@@ -190,5 +190,5 @@ class Handle:
         return []
 
     def _busy(self) -> list[str]:
-        """Return what is still to be done, in words."""
+        """Describe the work that is still to be done."""
         return busy(self.hub)

@@ -1,4 +1,4 @@
-"""What a program without an event loop does with a bus; each function waits instead of being awaited."""
+"""The handle of a bus in a program without an event loop: its functions wait instead of being awaited."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def choose(
 
 
 def _hint(wanted: str) -> str:
-    """Return what more there is to say of a type that is written in JSON."""
+    """Return a hint for the error about a content type that is written in JSON, or ``""``."""
     if is_wrapped(wanted):
         return "; it is a document around an event, and not the event itself"
     if wanted.endswith("+json"):

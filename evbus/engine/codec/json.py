@@ -126,7 +126,7 @@ def apply(data: object, normaliser: type[_JsonNormaliser] | None = None) -> byte
 
 
 def apply_or_repr(data: object) -> bytes:
-    """Return what :func:`apply` returns, with the ``repr`` of what that does not write."""
+    """Encode like :func:`apply`, and write the ``repr`` of values that it refuses."""
     return apply(data, _ReprNormaliser)
 
 
@@ -165,7 +165,7 @@ def _plain(value: Any, atoms: frozenset[type], room: int) -> bool:
 
 
 def _learn(kind: type, names: tuple[str, ...]) -> Callable[[Any], Iterable[Any]]:
-    """Return what gets the values of the fields of a class, and remember it."""
+    """Return a function that gets the values of an object's fields, and remember it for the class."""
     if is_model(kind):
         return lambda value: _ANOTHER_S
     if len(names) > 1:
@@ -198,7 +198,7 @@ def _times_of(kind: type) -> list[str] | None:
 
 
 def _model(data: object) -> bytes | None:
-    """Return what pydantic's own encoder writes for one of its models, None where that may not be right."""
+    """Encode a model of pydantic's with its own encoder; return None where that may not be right."""
     own = own_json(type(data))
     return None if own is None else own(data)
 
@@ -264,22 +264,20 @@ def load(data: bytes) -> Any:
 
 
 def exact_load(data: bytes) -> Any:
-    """Return what :func:`load` returns, with numbers that know how they were written.
+    """Decode like :func:`load`, but to numbers that know how they were written.
 
     Those with a fraction or an exponent are each a :class:`~evbus.engine.kit.strictjson.Number`, of any
-    range: for
-    :func:`evbus.engine.codec.typed.reader`.
+    range: for :func:`evbus.engine.codec.typed.reader`.
     """
     return _load(data, allow_nan=True, exactly=True)
 
 
 def typed(kind: type) -> Callable[[bytes], Any] | None:
-    """Return what makes a ``kind`` of a JSON text without making plain values of it first.
+    """Return a function that decodes a JSON text to a ``kind`` without plain values in between.
 
-    What it returns is what :func:`evbus.engine.codec.typed.reader` makes of :func:`exact_load`. It raises
-    ``ValueError``
-    for all that it is not sure of, which is for those two to read or to refuse. None for a type with parts
-    that msgspec does not know, or does not make as they make themselves.
+    The function returns what :func:`evbus.engine.codec.typed.reader` makes of :func:`exact_load`. It raises
+    ``ValueError`` for all that it is not sure of, which is for those two to read or to refuse. There is none
+    for a type with parts that msgspec does not know, or does not make as they make themselves.
     """
     info = msgspec.inspect.type_info(kind)
     held = list(parts(info))
@@ -315,7 +313,7 @@ def typed(kind: type) -> Callable[[bytes], Any] | None:
 
 
 def _keys(info: Any, within: frozenset[int]) -> int | None:
-    """Return how many keys the JSON of a type has, None when not all of that type have as many."""
+    """Count the keys in the JSON of a type; return None when not all of that type have as many."""
     if isinstance(info, _SCALARS):
         return 0
     if not isinstance(info, (msgspec.inspect.DataclassType, msgspec.inspect.StructType)):

@@ -82,7 +82,7 @@ class _Out(msgspec.Struct, gc=False):
 
 
 class _In(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a line may hold."""
+    """A line that is read."""
 
     routing_key: str = ""
     profile: str | msgspec.UnsetType = msgspec.UNSET

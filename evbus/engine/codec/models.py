@@ -53,7 +53,7 @@ _Change = Callable[[dict[str, Any], bool], dict[str, Any]]
 
 
 class _Ways(NamedTuple):
-    """How a class is validated, of values of Python and of JSON; how it is written.
+    """The validators of a class, for values of Python and of JSON, and its encoder.
 
     :ivar binary: it has bytes.
     :ivar own: see :func:`own_json`.
@@ -84,7 +84,7 @@ def by_alias(kind: Any) -> bool:
 
 
 def keys_of(kind: Any) -> frozenset[str] | None:
-    """Return what :func:`evbus.engine.codec.typed.optional_keys` does, of a class of pydantic's."""
+    """Return the keys of a class of pydantic's, like :func:`evbus.engine.codec.typed.optional_keys`."""
     config = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
     validators = kind.__pydantic_decorators__.model_validators.values()
     if (
@@ -144,9 +144,9 @@ def dumped(value: Any, *, binary: bool) -> Any:
 
 
 def own_json(kind: Any) -> Callable[[Any], bytes | None] | None:
-    """Return what writes a class as JSON in one go, in the bytes that :func:`dumped` and msgspec make.
+    """Return a function that writes a class as JSON in one go, in the bytes of :func:`dumped` and msgspec.
 
-    It returns None for what it is not sure of. None when it never is.
+    The function returns None for an object that it is not sure of. There is none when it never is.
     """
     return _ways(kind).own if is_model(kind) and hasattr(kind, "__pydantic_serializer__") else None
 
@@ -224,7 +224,7 @@ def _built(make: Any, schema: _Schema, change: _Change) -> Any:
 
 
 def _reading(steps: Mapping[str, Callable[[Any], Any]], aliases: bool) -> _Change:
-    """Return what puts a step before the types that have one."""
+    """Return a change of schemas that puts a step before the types that have one."""
     from pydantic_core import core_schema
 
     def stepped(schema: Any) -> dict[str, Any]:
@@ -382,7 +382,7 @@ def _unfit(schema: Any, path: str, *, known: bool) -> tuple[str, str] | None:
 
 
 def _reason(schema: _Schema, *, known: bool) -> str:
-    """Return why a part of a schema cannot be written and read again, ``""`` when it can."""
+    """Return the reason why a part of a schema cannot be written and read again, ``""`` when it can."""
     kind = schema.get("type")
     if schema.get("serialization_exclude"):
         return "is left out when the event is written (exclude=True), so that no listener gets it"

@@ -66,7 +66,7 @@ def _names(kind: type) -> set[tuple[str, str]]:
 
 
 def _scalar(value: Any) -> Any:
-    """Return what a scalar of numpy is in Python."""
+    """Convert a scalar of numpy to Python's; return ``UNSET`` for anything else."""
     kind = getattr(getattr(value, "dtype", None), "kind", None)
     if kind is None or getattr(value, "shape", None) != ():
         return msgspec.UNSET

@@ -72,11 +72,11 @@ class Normaliser:
         raise NotImplementedError
 
     def native(self, value: object) -> Any:
-        """Return what the encoding carries as it is, else None."""
+        """Return the value if the encoding carries it as it is, else None."""
         return None
 
     def unknown(self, value: object) -> Any:
-        """Return what is written for a value that has no form."""
+        """Return the form of a value that has none of its own."""
         what = (
             f"the class {value.__name__}"
             if isinstance(value, type)

@@ -27,7 +27,7 @@ class _Unknown(NamedTuple):
 
 
 def unreadable(cls: type, problem: NameError) -> str:
-    """Return why a class cannot be read whose annotations have raised ``problem``, and what to do."""
+    """Explain why a class cannot be read whose annotations have raised ``problem``, and what to do."""
     found = _unknown(cls, "", set())
     where = "its fields" if found is None else f"the field {found.path}"
     name = problem.name if found is None else found.name
@@ -81,7 +81,7 @@ def _resolve(cls: type, local: Mapping[str, Any], seen: set[type]) -> None:
 
 
 def _meant(annotation: Any, owner: type, local: Mapping[str, Any]) -> Any:
-    """Return what an annotation means, None while it means nothing; it is looked at again when it is used."""
+    """Resolve an annotation, to None while it means nothing; it is looked at again when it is used."""
     try:
         return _meaning(annotation, owner, local)
     except Exception:  # an annotation may be anything, and fail in any way

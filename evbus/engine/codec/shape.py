@@ -1,4 +1,4 @@
-"""What an object looks like from outside: its fields if it is a record, its text if it is a value."""
+"""The shape of an object from outside: its fields if it is a record, its text if it is a value."""
 
 from __future__ import annotations
 

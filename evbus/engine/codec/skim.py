@@ -44,7 +44,7 @@ def skim(raw: bytes) -> None:
 
 
 def _step(raw: bytes, position: int) -> tuple[int, int]:
-    """Return how many items the value at ``position`` opens, and where the next value starts."""
+    """Return the number of items that the value at ``position`` opens, and the start of the next value."""
     if position >= len(raw):
         raise _invalid("it ends early")
     first = raw[position]

@@ -99,7 +99,7 @@ def _converted(kind: Any, value: Any) -> Any:
 
 
 def _without_value(problem: msgspec.ValidationError) -> str:
-    """Return what msgspec says; of what a validator of attrs says the text alone, without the value in it."""
+    """Return msgspec's message; of one by a validator of attrs the text alone, without the value in it."""
     said, cause = str(problem), problem.__cause__
     args: tuple[Any, ...] = getattr(cause, "args", ())
     if len(args) > 2 and isinstance(args[0], str) and type(args[1]).__name__ == "Attribute":
@@ -130,7 +130,7 @@ def _validated(kind: Any, value: Any) -> Any:
 
 
 def _said(problem: ValueError) -> str:
-    """Return what pydantic's ValidationError says in one line, without the values that it shows."""
+    """Return the message of pydantic's ValidationError in one line, without the values that it shows."""
     errors = getattr(problem, "errors", None)
     if not callable(errors):
         return str(problem)

@@ -78,7 +78,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Unwrapped(NamedTuple):
-    """What a document of others says.
+    """The event in a document of others.
 
     :ivar headers: ``ce-...`` and ``content-type``.
     :ivar body: the data, ``b""`` when there is none.
@@ -99,7 +99,7 @@ def unencoded(encoding: str) -> bool:
 
 
 def cloudevent(body: bytes) -> Unwrapped:
-    """Return what a CloudEvent in JSON says (JSON Event Format 1.0.2, sections 2 and 3).
+    """Parse a CloudEvent in JSON (JSON Event Format 1.0.2, sections 2 and 3).
 
     :raises InvalidPayload: it is none, or not of the version 1.0.
     :raises PayloadTooDeep: its data nests more than 64 levels deep.

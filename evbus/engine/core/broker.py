@@ -204,7 +204,7 @@ class Broker:
         self._new_name, self._old_name = new, old
 
     def envelope(self, routing_key: Any, body: Any, profile: Any, headers: Any) -> Envelope:
-        """Return what would be queued for a put, encoded and intercepted.
+        """Return the envelope that a put would queue, encoded and intercepted.
 
         :raises PayloadError: it cannot travel.
         """

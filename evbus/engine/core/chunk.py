@@ -1,4 +1,4 @@
-"""How queued events are packed: bodies end to end in one buffer, what they share in one object."""
+"""Chunks of queued events: their bodies end to end in one buffer, what they share in one object."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACK_LIMIT = 1024
 
 @final
 class Meta:
-    """What many queued events have in common."""
+    """The part that many queued events have in common."""
 
     __slots__ = ("headers", "profile", "routing_key")
 
@@ -72,7 +72,7 @@ class Chunk:
 
 
 def _split(slot: Meta | Envelope, body: bytes, time: float) -> tuple[Meta | Envelope, bytes]:
-    """Return what a chunk keeps in its slots and in its buffer for an event."""
+    """Split an event into what a chunk keeps in its slots and in its buffer."""
     if not isinstance(slot, Meta):
         return slot, b""
     if len(body) > PACK_LIMIT:

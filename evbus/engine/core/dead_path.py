@@ -1,4 +1,4 @@
-"""Where the dead store of a program is that was told no file: one for each program and folder."""
+"""The path of the dead store of a program that was told none: one for each program and folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _plain(name: str) -> str:
 
 
 def program() -> tuple[str, Path]:
-    """Return what this program is called, and its folder: that of a script, else the current one.
+    """Return the name of this program, and its folder: that of a script, else the current one.
 
     The folder of what is installed, such as the command ``evbus``, says nothing about what it is used for.
     """

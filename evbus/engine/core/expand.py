@@ -22,7 +22,7 @@ LARGEST = 65_536
 def expanded(
     data: Any, environ: Mapping[str, str], *, source: str, path: str = "", secret: bool = False
 ) -> Any:
-    """Return what a person wrote, with values for ``${NAME}``, ``${NAME:-default}`` and ``${file:path}``.
+    """Return a configuration with values for ``${NAME}``, ``${NAME:-default}`` and ``${file:path}``.
 
     The default stands for a variable that is not set, or empty. A value under the name of a secret
     (``password``, ``token``, ...) that begins with ``file:`` is what that file holds. ``$${`` stands for
@@ -84,7 +84,7 @@ def _value(found: re.Match[str], environ: Mapping[str, str]) -> str:
 
 
 def _read(name: str) -> str:
-    """Return what a file holds, less the line breaks at its end."""
+    """Return the text of a file, less the line breaks at its end."""
     path = home(name.removeprefix("//"), "file")
     try:
         with Path(path).open(encoding="utf-8") as file:

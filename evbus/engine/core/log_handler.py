@@ -25,7 +25,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class Putter:
-    """What ``logging.handlers.QueueHandler`` takes for a queue: ``put_nowait`` puts an event.
+    """A queue for ``logging.handlers.QueueHandler`` whose ``put_nowait`` puts an event.
 
     :param put_nowait: ``hub.evbus.broker.put_nowait``.
     :param routing_key: of every record; ``{level}`` (in small letters), ``{logger}`` and ``{module}`` in it

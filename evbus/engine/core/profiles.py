@@ -24,7 +24,7 @@ MAX_NODES = 100_000
 
 
 class Accepts(NamedTuple):
-    """Which providers a plugin accepts, and the type of its profiles (None: anything).
+    """The providers that a plugin accepts, and the type of its profiles (None: anything).
 
     :ivar sole: it shares its providers with nobody: a plugin that is named like the provider has it alone, or
         else this one.
@@ -257,7 +257,7 @@ def _takers(provider: str, accepts: Sequence[Accepts]) -> list[Accepts]:
 
 
 def refusal(provider: str, known: Iterable[str], broken: Mapping[str, str]) -> str:
-    """Return why no plugin accepts ``provider``: its plugin is broken, or what name may be meant."""
+    """Explain why no plugin accepts ``provider``: its plugin is broken, or another name may be meant."""
     names = {*known, MATCH_PLUGIN} if provider.startswith("match") else known
     hint = f"; {broken[provider]}" if provider in broken else absent(provider, names)
     if provider in ("evbus", "profiles"):

@@ -149,7 +149,7 @@ class Queue:
             return self._packed_size + sum([len(body) for _, body, _ in self.inbox.copy()])
 
     def qsize(self) -> int:
-        """Return how many events are queued."""
+        """Return the number of queued events."""
         with self.lock:
             return self._packed + len(self.inbox)
 

@@ -35,7 +35,7 @@ MOST_AT_ONCE = 1000
 
 
 class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How often and how soon a failed event is tried again.
+    """Settings of retries: how often and how soon a failed event is tried again.
 
     :ivar attempts: tries in all before the event is a dead letter; 0 tries for ever.
     :ivar min: the bound of the first pause in seconds; it doubles with every further failure.
@@ -202,7 +202,7 @@ _KINDS = {"object": "a mapping", "array": "a list"}
 
 
 def explain(exc: msgspec.ValidationError, schema: type[msgspec.Struct] | None = None) -> tuple[str, str]:
-    """Return what is wrong in words for people, and the path of the key (``.retry.attempts``)."""
+    """Explain an error in words for people; return that and the path of the key (``.retry.attempts``)."""
     reason, _, path = str(exc).partition(" - at `$")
     path = path.rstrip("`")
     missing = re.fullmatch(r"Object missing required field `(.+)`", reason)

@@ -37,7 +37,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 def explain(path: Path, error: OSError) -> Unavailable:
-    """Return what the operating system said of ``path`` as a sentence for the person who set it."""
+    """Turn an error of the operating system about ``path`` into a sentence for the person who set it."""
     if error.errno in (errno.EACCES, errno.EPERM):
         reason = f"permission denied to user id {os.geteuid()}, which must be able to write it and its folder"
     else:
@@ -206,7 +206,7 @@ class AppendFile:
         self._release()
 
     def _room_for(self, lines: Sequence[bytes], start: int) -> int:
-        """Return how many of ``lines[start:]`` go into the file as it is, rotating it when none does."""
+        """Count the lines of ``lines[start:]`` that go into the file as it is, rotating it when none does."""
         size = os.fstat(self._fd).st_size
         if not self._max_size:
             return len(lines) - start

@@ -1,4 +1,4 @@
-"""What a person needs to find a failure: its type, the file and line, the event, and the traceback."""
+"""Texts by which a person finds a failure: its type, the file and line, the event, and the traceback."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _frames(problem: BaseException, depth: int) -> Iterator[tuple[str, int]]:
 
 
 def about(problem: BaseException, said: str, event: Envelope | None = None) -> str:
-    """Return what stands in brackets behind a reason in a log line, with a space before it.
+    """Return the details that stand in brackets behind a reason in a log line, with a space before them.
 
     :param said: the reason; the type of the exception is named unless that begins with it.
     :param event: whose name (its routing key) and id are told.

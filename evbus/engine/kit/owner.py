@@ -1,4 +1,4 @@
-"""Whose a source file is: the program's own, or what it stands on."""
+"""The owner of a source file: the program itself, or what it stands on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
 def owner(file: str) -> Literal["evbus", "library", "python", "program"]:
-    """Return whose a file is, by its path; what is no file is Python's."""
+    """Return the owner of a file, by its path; what is no file is Python's."""
     if file.startswith(_OURS):
         return "evbus"
     if any(part in file for part in _PACKAGES):

@@ -22,7 +22,7 @@ def expanded(path: str | Path, what: str) -> Path:
 
 
 def no_home(path: str | Path) -> str:
-    """Return why a ``~`` or ``~user`` cannot be written out, and what would help."""
+    """Explain why a ``~`` or ``~user`` cannot be written out, and what would help."""
     user = str(path).partition("/")[0][1:]
     if user:
         return f"there is no user {user!r} with a home directory; check the name"

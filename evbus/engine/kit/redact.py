@@ -150,7 +150,7 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def problem_text(problem: BaseException, secrets: Iterable[str] = ()) -> str:
-    """Return what an exception says, in one line and without secrets, behind its type.
+    """Return an exception's type and text, in one line and without secrets.
 
     A group of exceptions, which itself says only how many they are, says what each of them is.
     """
@@ -158,7 +158,7 @@ def problem_text(problem: BaseException, secrets: Iterable[str] = ()) -> str:
 
 
 def said(problem: BaseException, secrets: Iterable[str] = ()) -> str:
-    """Return why something failed: what an exception says, as :func:`problem_text` does, without its type.
+    """Return an exception's text, as :func:`problem_text` does, without its type.
 
     That stands before it all the same when the text alone says nothing: ``KeyError: 'id'``,
     ``AssertionError``.
@@ -167,7 +167,7 @@ def said(problem: BaseException, secrets: Iterable[str] = ()) -> str:
 
 
 def text_of(problem: BaseException, secrets: Iterable[str] = ()) -> str:
-    """Return what an exception says, as :func:`said` does, for beside its type: never with that."""
+    """Return an exception's text, as :func:`said` does, for beside its type: never with that."""
     return one_line(redact(_text(problem), secrets))
 
 

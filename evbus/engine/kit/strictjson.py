@@ -33,7 +33,7 @@ class Number(float):
         self.text = text
 
     def __str__(self) -> str:
-        """Return what was written, of which a Decimal is made that is exact."""
+        """Return the text that was written, of which a Decimal is made that is exact."""
         return self.text
 
 
@@ -61,7 +61,7 @@ class _Suspect(Exception):
 
 
 class _Allowed(NamedTuple):
-    """What is no reason to refuse a text: NaN and infinities, numbers that no float can be."""
+    """The numbers that are accepted beside those of JSON: NaN and infinities, those that no float can be."""
 
     nan: bool
     huge: bool
@@ -98,7 +98,7 @@ def load(
 
 
 def _count_keys(value: Any, room: int, limit: int) -> int:
-    """Return how many keys the objects in ``value`` have.
+    """Count the keys of the objects in ``value``.
 
     :raises PayloadTooDeep: containers nest deeper than ``room``.
     """

@@ -42,7 +42,7 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def ends(pattern: str) -> tuple[str, str]:
-    """Return what every name that matches begins with, and what it ends with behind that."""
+    """Return the prefix of every name that matches, and the suffix that follows it."""
     words = pattern.split(".")
     wild = [place for place, word in enumerate(words) if word in _WILDCARDS]
     if not wild:

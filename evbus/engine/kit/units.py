@@ -31,7 +31,7 @@ _TIMES = {
 
 
 class Unit(enum.Enum):
-    """What the number of a key counts."""
+    """The unit that the number of a key counts."""
 
     BYTES = "a number of bytes is right, or one with a unit such as 10MB or 64KiB"
     SECONDS = "a number of seconds is right, or one with a unit such as 500ms, 30s, 5m, 2h or 1d"
@@ -52,7 +52,7 @@ class UnitError(ValueError):
 
 
 def number(value: str, unit: Unit) -> int | float | str:
-    """Return what a text with a unit stands for, in bytes or seconds; a text without a unit as it is.
+    """Return the number of bytes or seconds in a text with a unit; a text without a unit as it is.
 
     Decimal units are powers of 1,000 (``kB``, ``MB``, ``GB``, ``TB``), binary ones of 1,024 (``KiB``,
     ``MiB``, ``GiB``, ``TiB``); the case of letters means nothing.

@@ -25,7 +25,7 @@ def _nothing() -> None:
 
 
 class Loose(Protocol):
-    """What counts what comes and not what goes, as long as nobody needs to know."""
+    """A holder of bodies that counts what comes and not what goes, as long as nobody needs to know."""
 
     def recount(self) -> None:
         """Count what is there."""
@@ -35,7 +35,7 @@ class Loose(Protocol):
 
 
 class Weight:
-    """What bodies weigh that were delivered to a queue or to listeners of this process, and still wait there.
+    """The bytes of bodies that were delivered to a queue or to listeners of this process, and wait there.
 
     They count against the bound of the bus, which sets the marks and is called when they are passed. It
     belongs to the thread of the bus's event loop; others only read it.

@@ -1,1 +1,1 @@
-"""What the pipeline plugins do: signatures, compression, stamps, traces."""
+"""The work of the pipeline plugins: signatures, compression, stamps, traces."""

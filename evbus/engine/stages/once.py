@@ -11,7 +11,7 @@ __all__ = ["DUPLICATE", "Memory", "Once", "Window"]
 
 
 class Window(Protocol):
-    """What was done. One that outlives the process would have these three."""
+    """The keys of what was done. A window that outlives the process would have these three methods."""
 
     def __contains__(self, key: Hashable) -> bool: ...
 

@@ -53,7 +53,7 @@ _OF_DEAD_LETTERS = "evbus-dead-"
 
 
 class _Claim(NamedTuple):
-    """What a received event says of its signature."""
+    """The signature that a received event claims to have."""
 
     key_id: str
     digest: bytes
@@ -171,7 +171,7 @@ class Signer:
 
 
 def _claim(headers: Mapping[str, str]) -> _Claim:
-    """Return what the headers, with names in lower case, say."""
+    """Parse the signature in headers, whose names are in lower case."""
     given, at = headers.get(SIGNATURE), headers.get(SIGNED_AT)
     if not given or not at:
         raise Rejected(f"the event is not signed: it has no header {SIGNATURE if not given else SIGNED_AT}")

@@ -33,7 +33,7 @@ _SAFE = "/:?#[]@!$&'()*+,;=%"
 
 
 class How(NamedTuple):
-    """What events are stamped with.
+    """The settings of stamps.
 
     :ivar source: the attribute ``source``.
     :ivar structured: whether the event becomes a CloudEvent in JSON.

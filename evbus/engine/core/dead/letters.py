@@ -1,4 +1,4 @@
-"""What becomes of events that were given up: another profile, the dead store, the error callback."""
+"""The way of events that were given up: to another profile or the dead store, and the error callback."""
 
 from __future__ import annotations
 

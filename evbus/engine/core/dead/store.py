@@ -118,7 +118,7 @@ class DeadStore:
         return len(self._waiting)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return where it is, and its counters."""
+        """Return its path and its counters."""
         return {
             "path": str(self.path),
             "stored": self.stored,
@@ -128,7 +128,7 @@ class DeadStore:
         }
 
     def try_out(self) -> str:
-        """Return why the file cannot be written, or ``""``; nothing is made or changed."""
+        """Return the reason why the file cannot be written, or ``""``; nothing is made or changed."""
         try:
             self._refuse_homeless()
             self._file.try_out()

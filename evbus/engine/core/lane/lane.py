@@ -105,7 +105,7 @@ class Lane:
 
     @property
     def state(self) -> LaneState:
-        """What the lane is doing."""
+        """The state of the lane."""
         if self._closing:
             return LaneState.CLOSED
         if self.idle:
@@ -353,7 +353,7 @@ class Lane:
         return batch
 
     def _alike(self, most: int) -> int:
-        """Return how many of the first ``most`` events have the routing key of the first."""
+        """Count the events at the front that have the routing key of the first, at most ``most``."""
         key_of = self._sender.routing_key
         first, count = None, 0
         for event in itertools.islice(self._pending, most):
@@ -568,7 +568,7 @@ class Lane:
             self.tracker.died(entry.event for entry in dead)
 
     def reason(self, problem: BaseException) -> str:
-        """Return what went wrong, in one line and without the profile's secrets."""
+        """Describe a failure, in one line and without the profile's secrets."""
         return said(problem, self.secrets)
 
     def _failed(self, outcomes: Sequence[Outcome]) -> None:
@@ -608,7 +608,7 @@ class Lane:
         return workers
 
     def close(self) -> list[tuple[Envelope, int]]:
-        """Return what was not delivered, counted as dead, in order, and how often it was tried.
+        """Return the events that were not delivered, in order, with their attempts; they are counted as dead.
 
         The outcome of what was in flight is unknown: its destination may have it. What came from a source
         that has it still goes back there, and counts as never accepted.

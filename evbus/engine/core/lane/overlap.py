@@ -19,7 +19,7 @@ __all__ = ["LaneCallbacks", "Overlap"]
 
 
 class LaneCallbacks(NamedTuple):
-    """What a lane lets its worker do. A flight is a batch on its way, by its number.
+    """The functions of a lane that its worker calls. A flight is a batch on its way, by its number.
 
     :ivar going: whether the lane is not being closed. A plugin may swallow the cancellation.
     :ivar room: how many more events may be in flight.
@@ -167,6 +167,6 @@ def _outcomes(flight: _Flight) -> Sequence[Outcome]:
 
 
 def _failed(flight: _Flight) -> list[Envelope]:
-    """Return what of a flight is to be sent again."""
+    """Return the events of a flight that are to be sent again."""
     outcomes = zip(flight.events, _outcomes(flight))  # noqa: B905 - one each
     return [event for event, outcome in outcomes if outcome is not None]

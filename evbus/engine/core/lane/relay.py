@@ -42,7 +42,7 @@ class _Lane(Protocol):
 
 
 class Tracker:
-    """What lanes have of deliveries that their source still keeps.
+    """Tracks the deliveries that lanes work on, and that their source still keeps.
 
     Nothing here is written down: a delivery that no lane settles before the bus ends stays with its source.
 

@@ -1,4 +1,4 @@
-"""What to try again, when, and what to give up."""
+"""Decisions about failed events: which are tried again, when, and which are given up."""
 
 from __future__ import annotations
 

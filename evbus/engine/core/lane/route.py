@@ -150,7 +150,7 @@ class LaneRouter:
         )
 
     def hint(self, profile: str) -> str:
-        """Return which profile may be meant by a name that matches none."""
+        """Suggest the profile that may be meant by a name that matches none."""
         names = self._names
         if len(names) > 2 * NEAR:
             ends = [name[::-1] for name in _near(self._backwards, profile[::-1])]

@@ -34,7 +34,7 @@ Turn = Callable[[Callable[[], Publishing]], Publishing]
 
 
 def check_publish(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Return which of ``routing_key``, ``body`` and ``headers`` a plugin's ``publish`` takes.
+    """Return the names, of ``routing_key``, ``body`` and ``headers``, that a plugin's ``publish`` takes.
 
     ``function`` is the plain function, with ``hub`` and ``ctx`` in front.
 
@@ -298,7 +298,7 @@ def _text_of(event: Envelope) -> str | bytes:
 
 
 def _checked(outcomes: Any, count: int) -> list[Outcome]:
-    """Return what ``publish_batch`` returned, or what is wrong with it in place of it."""
+    """Return the outcomes of ``publish_batch``, or an error in place of each that is none."""
     if not isinstance(outcomes, list) or len(outcomes) != count:
         found = f"{len(outcomes)} outcomes" if isinstance(outcomes, list) else repr(type(outcomes).__name__)
         wrong = DeliveryError(f"publish_batch returned {found} for {count} events; one each is right")

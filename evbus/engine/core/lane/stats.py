@@ -1,4 +1,4 @@
-"""What a lane is called, does and counts: what an operator reads."""
+"""The name, state and counters of a lane, for an operator to read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PER_BATCH = 8
 
 
 class LaneKey(NamedTuple):
-    """What a lane is called: ``plugin.provider.profile``."""
+    """The name of a lane: ``plugin.provider.profile``."""
 
     plugin: str
     provider: str
@@ -27,7 +27,7 @@ class LaneKey(NamedTuple):
 
 
 class LaneState(Enum):
-    """What a lane is doing, as the operator sees it."""
+    """The state of a lane, as an operator sees it."""
 
     IDLE = "idle"
     RUNNING = "running"

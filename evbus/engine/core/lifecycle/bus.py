@@ -95,7 +95,7 @@ class Engine:
 
     @property
     def state(self) -> BusState:
-        """Where the bus is in its life."""
+        """The state of the bus."""
         return self._state
 
     def _become(self, state: BusState) -> None:

@@ -1,4 +1,4 @@
-"""How long a stop may take: to deliver what is there, and then to close what is open."""
+"""The time that a stop may take: to deliver what is there, and then to close what is open."""
 
 from __future__ import annotations
 

@@ -83,14 +83,14 @@ def _connect(
 
 
 def context_of(name: str, provider: str, data: dict[str, Any], settings: Any) -> SafeNamespaceDict:
-    """Return what a plugin gets as ``ctx``."""
+    """Return the ``ctx`` of a plugin."""
     return SafeNamespaceDict(
         acct=SafeNamespaceDict(data), profile=settings, name=name, provider=provider, state=None
     )
 
 
 def router(template: str | None) -> Callable[[Envelope], Envelope] | None:
-    """Return what gives an event the routing key that a profile's template makes, None for its own."""
+    """Return a function that gives events the routing key of a template; None if they keep theirs."""
     if template is None or template == "{routing_key}":
         return None
     if "{" not in template and "}" not in template:

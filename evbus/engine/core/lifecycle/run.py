@@ -17,7 +17,7 @@ __all__ = ["BusState", "LaneSetup", "Report", "RunPlan"]
 
 
 class BusState(Enum):
-    """Where the bus is in its life."""
+    """The state of the bus."""
 
     NEW = "new"
     RUNNING = "running"
@@ -34,7 +34,7 @@ class LaneSetup(NamedTuple):
 
 
 class RunPlan(NamedTuple):
-    """What to run: the connections, how names are matched, and whom to tell of dead events."""
+    """The plan of a run: its connections, its matcher, and whom to tell of dead events."""
 
     connections: Sequence[LaneSetup]
     find: Callable[[str, str], bool]
@@ -49,7 +49,7 @@ class RunPlan(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What ``stop()`` could not deliver: events by lane or listener, and where they were written.
+    """The events that ``stop()`` could not deliver, by lane or listener, and where they were written.
 
     :ivar dead: events that had been given up before, by lanes and listeners, and were written there too.
     :ivar lost: how many of all these, or of older ones that were there, could not be kept.
@@ -84,7 +84,7 @@ class Report(NamedTuple):
         return f"everything was delivered{f' but {but}' if but else ''}{where} ({self.seconds:.2f} s)"
 
     def _nowhere(self) -> str:
-        """Return how many events matched no profile, and which name may be meant."""
+        """Tell of the events that matched no profile, and of the name that may be meant."""
         if not self.unmatched:
             return ""
         names = ", ".join(f"{one_line(name, 80)!r}: {count}" for name, count in self.unmatched.items())
@@ -92,7 +92,7 @@ class Report(NamedTuple):
         return f"{events} that matched no profile ({one_line(names)}{self.hint})"
 
     def _where(self) -> str:
-        """Return what became of the dead events."""
+        """Tell of the dead events: where they are written, and which are lost."""
         written = f"written to {self.dead_store}"
         if not self.lost:
             return written

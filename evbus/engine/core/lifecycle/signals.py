@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to a running bus."""
+"""Signals for a running bus: Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def watched(function: pop.contract.Contracted) -> bool:
 
 
 def direct(function: Any) -> Callable[..., Any]:
-    """Return what a loop should call for a function on the hub: around POP unless a contract watches it.
+    """Return the callable behind a function on the hub, for loops: around POP unless a contract watches it.
 
     Of an asynchronous generator that is watched it is one that closes what it wraps when it is closed, which
     POP's wrapper leaves to the event loop.

@@ -1,4 +1,4 @@
-"""Whose listeners and handlers are those of this program: the option ``listen_to``, and its default."""
+"""The packages whose listeners and handlers are in use: the option ``listen_to``, and its default."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _absent(name: str, known: set[str]) -> str:
 
 
 def _own(sections: set[str]) -> Callable[[str], bool]:
-    """Return what tells whether a package is that of the running program."""
+    """Return a function that tells whether a package is that of the running program."""
     main = sys.modules.get("__main__")
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     names = sections | ({spec.name.partition(".")[0]} if spec is not None else set())

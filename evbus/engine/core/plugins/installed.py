@@ -1,4 +1,4 @@
-"""What installed packages merge into the hub: found as POP finds it, whatever else is installed.
+"""The folders that installed packages merge into the hub, found as POP finds them.
 
 POP executes the ``conf.py`` of every folder below ``sys.path`` and merges the folders of its ``DYNE``.
 A folder that is not there, or another shape of it, ends every program, and two copies of one package become a
@@ -57,7 +57,7 @@ os.register_at_fork(after_in_child=_new_lock)
 
 
 class Problem(NamedTuple):
-    """Why what a ``conf.py`` declares for a room is not used."""
+    """The reason why a folder that a ``conf.py`` declares for a room is not used."""
 
     room: str
     package: str
@@ -66,7 +66,7 @@ class Problem(NamedTuple):
 
 
 class Dynes(dict[str, dict[str, Any]]):
-    """What POP keeps of all packages, by room: ``paths`` and options.
+    """The folders (``paths``) and options of all packages by room, as POP keeps them.
 
     :ivar owners: the folder of the package that declared each path.
     :ivar problems: what is not used, and why.
@@ -79,7 +79,7 @@ class Dynes(dict[str, dict[str, Any]]):
 
 
 class Later(dict[str, Any]):
-    """What a hub finds beside its rooms: those of :data:`LATER`, opened when they are first asked for.
+    """The imports of a hub, with the rooms of :data:`LATER`, opened when they are first asked for.
 
     It takes the place of ``hub._imports``, where POP looks last.
     """
@@ -114,7 +114,7 @@ def merge(hub: Any) -> None:
 
 
 def declared(hub: Any) -> Dynes:
-    """Return what packages declare, from now on without what cannot be used."""
+    """Return the declarations of packages, from now on without those that cannot be used."""
     if not isinstance(hub._dynamic, Dynes):
         hub._dynamic = scan()
         hub._dscan = True

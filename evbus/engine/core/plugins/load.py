@@ -51,7 +51,7 @@ class Plugin(NamedTuple):
 
 
 class _BrokenError(Exception):
-    """Why a file is not loaded, and in which state that leaves it."""
+    """A file is not loaded: the reason, and the state that this leaves it in."""
 
     def __init__(self, reason: str, line: int = 0, state: str = "broken") -> None:
         super().__init__(reason)

@@ -1,4 +1,4 @@
-"""What a plugin file has to look like, said when it is loaded and not when the first event reaches it."""
+"""Checks of a plugin file's form, made when it is loaded and not when the first event reaches it."""
 
 from __future__ import annotations
 
