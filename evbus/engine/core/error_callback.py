@@ -83,9 +83,15 @@ class ErrorCallback:
             worker.stop()
 
     async def _tell_one(self, worker: WorkerThread, data: dict[str, Any]) -> None:
+        on_error = self._on_error
         self._calling = asyncio.current_task()
         try:
-            await _tell_one(self._on_error, worker, data)
+            if inspect.iscoroutinefunction(getattr(on_error, "func", on_error)):
+                await on_error(data)
+                return
+            result = await worker.run(copy_context().run, on_error, data)
+            if inspect.isawaitable(result):
+                await result
         finally:
             self._calling = None
 
@@ -105,14 +111,3 @@ class ErrorCallback:
         self._untold.clear()
         if left:
             log.warning("the function named by error_callback_ref was not told of %d failures", left)
-
-
-async def _tell_one(
-    on_error: Callable[[dict[str, Any]], Any], worker: WorkerThread, data: dict[str, Any]
-) -> None:
-    if inspect.iscoroutinefunction(getattr(on_error, "func", on_error)):
-        await on_error(data)
-        return
-    result = await worker.run(copy_context().run, on_error, data)
-    if inspect.isawaitable(result):
-        await result
