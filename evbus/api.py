@@ -250,18 +250,18 @@ async def _started(
 def _told_by_signals(
     hub: pop.hub.Hub, block: lifecycle_signals.Block
 ) -> contextlib.AbstractContextManager[None]:
-    """Let signals end a block, and then hurry the stop of the bus."""
+    """Let signals end a block, and then cut the stop of the bus short."""
     engine, dispatcher = hub.evbus.ENGINE, hub.dispatch.DISPATCHER
 
     def drain() -> None:
         engine.limit()
         block.leave()
 
-    def hurry() -> None:
+    def cut_short() -> None:
         engine.hurry()
         dispatcher.hurry()
         block.leave()
 
-    control = lifecycle_signals.Control(drain, hurry)
+    control = lifecycle_signals.Control(drain, cut_short)
     seconds = hub.evbus.init.settings().drain_timeout
     return lifecycle_signals.handled(control, seconds, hub.evbus.init.record_undelivered, quiet=True)

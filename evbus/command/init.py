@@ -87,7 +87,7 @@ async def deliver(hub, options, profiles, produce, show=None):
         _table.tell(_table.closing(snapshot, time.monotonic() - begun))
     if problem is not None:
         raise problem
-    return _session.Ended(snapshot, control.hurried, report)
+    return _session.Ended(snapshot, control.at_once, report)
 
 
 def _prints(hub, show):

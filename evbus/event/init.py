@@ -172,7 +172,7 @@ async def ready(hub):
 async def settle(hub, seconds=math.inf, enough=None):
     """Return when all that is in this process is handled, or after ``seconds``: whether it is so.
 
-    :param enough: returns whether not to wait any longer; default: when the bus was told to hurry.
+    :param enough: returns whether not to wait any longer; default: whether the stop of the bus is cut short.
     """
     engine = hub.evbus.ENGINE
     return await hub.event.SUBSCRIPTIONS.settle(
@@ -230,11 +230,11 @@ async def stop(hub):
     listening = not subscriptions.empty
     patience = hub.evbus.ENGINE.patience()
     if listening:
-        hurried = functools.partial(getattr, hub.evbus.ENGINE, "hurried")
+        cut_short = functools.partial(getattr, hub.evbus.ENGINE, "hurried")
         try:
             await asyncio.gather(
-                subscriptions.pause(hurried),
-                hub.event.init.settle(math.inf, lambda: hurried() or not patience.left()),
+                subscriptions.pause(cut_short),
+                hub.event.init.settle(math.inf, lambda: cut_short() or not patience.left()),
             )
         except asyncio.CancelledError:
             # Nobody waits any more, as after a second Ctrl-C, and nobody else knows what is left.

@@ -35,8 +35,8 @@ SLICE = 512
 #: Seconds that a plugin's open and close may take at start and stop.
 OPEN_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 5.0
-#: The same when the bus was told to hurry.
-HURRY_TIMEOUT = 0.2
+#: The same when the stop of the bus is cut short.
+CUT_SHORT_TIMEOUT = 0.2
 #: Seconds between two looks at whether a drain goes on, and those that another thread waits for the lock.
 GLANCE = 1.0
 #: Why events are dead that were left.
@@ -76,7 +76,7 @@ class Engine:
         # A lane that was busy when it was looked at last.
         self._busy: Lane | None = None
         self._stopping: asyncio.Future[None] | None = None
-        self._hurry: asyncio.Future[None] | None = None
+        self._cut_short: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
         self._ending: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
@@ -173,9 +173,9 @@ class Engine:
             plan.dead_store.flush,
             self._every_lane,
         )
-        self._stopping, self._hurry, self._ended = (loop.create_future() for _ in range(3))
+        self._stopping, self._cut_short, self._ended = (loop.create_future() for _ in range(3))
         if self.hurried:
-            resolve(self._hurry)
+            resolve(self._cut_short)
         opened = False
         try:
             await open_all(plan.connections, OPEN_TIMEOUT)
@@ -326,7 +326,7 @@ class Engine:
         self.hurried = True
         if self._tracker is not None:
             self._tracker.wake()
-        for waiting in (self._idle, self._hurry):
+        for waiting in (self._idle, self._cut_short):
             if waiting is not None:
                 resolve(waiting)
 
@@ -440,7 +440,7 @@ class Engine:
             await self._within(patience, [dead.told()])
             closing = [connection.sender.close(CLOSE_TIMEOUT) for connection in plan.connections]
             await self._within(patience, closing)
-            await dead.close(HURRY_TIMEOUT if self.hurried else patience.grace(CLOSE_TIMEOUT))
+            await dead.close(CUT_SHORT_TIMEOUT if self.hurried else patience.grace(CLOSE_TIMEOUT))
         finally:
             self.report = self._account(plan, dead)
             self._tracker = None
@@ -516,8 +516,8 @@ class Engine:
         return self._account(plan, dead)
 
     async def _within(self, patience: Patience, waiting: Iterable[Awaitable[Any]]) -> None:
-        if self._hurry is not None:
-            await within(patience.grace(CLOSE_TIMEOUT), waiting, self._hurry, HURRY_TIMEOUT)
+        if self._cut_short is not None:
+            await within(patience.grace(CLOSE_TIMEOUT), waiting, self._cut_short, CUT_SHORT_TIMEOUT)
 
     # Looking in
 

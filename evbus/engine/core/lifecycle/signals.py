@@ -35,27 +35,27 @@ class Control:
     """Stop a bus in two steps.
 
     :param limit: makes a stop that is under way end in time, whatever is delivered.
-    :param hurry: makes a stop that is under way, or to come, deliver no more.
+    :param cut_short: makes a stop that is under way, or to come, deliver no more.
     :ivar stopping: set when the bus is to drain.
-    :ivar hurried: whether it is to stop at once.
+    :ivar at_once: whether it is to stop at once.
     """
 
-    def __init__(self, limit: Callable[[], None], hurry: Callable[[], None]) -> None:
+    def __init__(self, limit: Callable[[], None], cut_short: Callable[[], None]) -> None:
         self.stopping = asyncio.Event()
-        self.hurried = False
+        self.at_once = False
         self._limit = limit
-        self._hurry = hurry
+        self._cut_short = cut_short
 
     def stop(self) -> None:
         """Take nothing more in, and drain."""
         self.stopping.set()
         self._limit()
 
-    def hurry(self) -> None:
-        """Stop at once."""
-        self.hurried = True
+    def stop_at_once(self) -> None:
+        """Deliver no more, and stop."""
+        self.at_once = True
         self.stopping.set()
-        self._hurry()
+        self._cut_short()
 
     async def until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
         """Await ``work``, or cancel it when it is time to stop."""
@@ -208,7 +208,7 @@ class _Watch:
             self._later(self._control.stop)
             self._end = time.monotonic() + self._seconds + OVERTIME
         elif self._seen == 2:
-            self._later(self._control.hurry)
+            self._later(self._control.stop_at_once)
             self._end = time.monotonic() + LAST_CALL
         else:
             os._exit(STOPPED)
@@ -250,7 +250,7 @@ def _place() -> str:
 def handled(
     control: Control, seconds: float, record: Callable[[bool], str], *, quiet: bool
 ) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM stop, the second hurry, and the third end the process.
+    """Let the first SIGINT or SIGTERM stop, the second cut that short, and the third end the process.
 
     The process ends ``seconds`` and a moment after the first one, and soon after the second one, whatever a
     plugin does to the loop.

@@ -60,17 +60,17 @@ async def open_all(connections: Sequence[LaneSetup], seconds: float) -> None:
 
 
 async def within(
-    seconds: float, waiting: Iterable[Awaitable[Any]], hurry: asyncio.Future[None], moment: float
+    seconds: float, waiting: Iterable[Awaitable[Any]], cut_short: asyncio.Future[None], moment: float
 ) -> None:
-    """Wait for all for ``seconds``, or ``moment`` seconds once ``hurry`` is done; cancel the rest."""
+    """Wait for all for ``seconds``, or ``moment`` seconds once ``cut_short`` is done; cancel the rest."""
     tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(one) for one in waiting]
     if not tasks:
         return
     together = asyncio.ensure_future(asyncio.wait(tasks))
-    if not hurry.done():
-        first: set[asyncio.Future[Any]] = {together, hurry}
+    if not cut_short.done():
+        first: set[asyncio.Future[Any]] = {together, cut_short}
         await asyncio.wait(first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    if hurry.done():
+    if cut_short.done():
         await asyncio.wait({together}, timeout=moment)
     together.cancel()
     for task in tasks:

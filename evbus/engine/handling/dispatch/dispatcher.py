@@ -164,7 +164,7 @@ class Dispatcher(Ending):
         self.core.frozen = True
         self.core.undelivered.clear()
         self.core.state = DispatcherState.RUNNING
-        self._hurry = False
+        self._cut_short = False
         return _Started(self)
 
     async def ready(self) -> None:

@@ -52,7 +52,7 @@ class Ending:
         self._ended: asyncio.Future[None] | None = None
         # What handlers that stop the dispatcher are handling: nobody can wait for these.
         self._stopping: list[Invocation] = []
-        self._hurry = False
+        self._cut_short = False
         self._signals = Signals(self._on_signal)
         self._awaiting: set[asyncio.Future[None]] = set()
 
@@ -120,7 +120,7 @@ class Ending:
         for task in tasks:
             task.cancel()
         try:
-            while tasks and not self._hurry and time.monotonic() < until:
+            while tasks and not self._cut_short and time.monotonic() < until:
                 tasks -= await self._wait(tasks, until)
         finally:
             for task in tasks:
@@ -129,8 +129,8 @@ class Ending:
                 await asyncio.wait(tasks, timeout=GRACE)
 
     async def _wait(self, tasks: set[asyncio.Task[Any]], until: float) -> set[asyncio.Future[Any]]:
-        """Wait for the first of some tasks, without any until all is idle, or for a hurry."""
-        if self._hurry or (not tasks and self._is_idle()):
+        """Wait for the first of some tasks, without any until all is idle, or until the stop is cut short."""
+        if self._cut_short or (not tasks and self._is_idle()):
             return set()
         self._idle = asyncio.get_running_loop().create_future()
         try:
@@ -175,7 +175,7 @@ class Ending:
 
     def hurry(self) -> None:
         """Let a stop that is under way wait no longer."""
-        self._hurry = True
+        self._cut_short = True
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 

@@ -276,27 +276,27 @@ class Subscriptions:
                 raise outcome
 
     async def settle(
-        self, seconds: float, passing: Callable[[], object], hurried: Callable[[], bool]
+        self, seconds: float, passing: Callable[[], object], cut_short: Callable[[], bool]
     ) -> bool:
         """Return when all that is in this process is handled, or after ``seconds``: whether it is so.
 
         :param passing: whether more is on its way.
-        :param hurried: whether not to wait any longer.
+        :param cut_short: whether not to wait any longer.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while passing() or not all(
             entry.listening.idle for entry in (*self._entries.values(), *self._ending.values())
         ):
-            if hurried() or loop.time() >= end:
+            if cut_short() or loop.time() >= end:
                 return False
             await asyncio.sleep(GLANCE)
         return True
 
-    async def pause(self, hurried: Callable[[], bool]) -> None:
+    async def pause(self, cut_short: Callable[[], bool]) -> None:
         """Take nothing more from outside this process, and wait for what was begun; the rest goes back.
 
-        :param hurried: whether not to wait any longer.
+        :param cut_short: whether not to wait any longer.
         """
         consumers = [consumer for entry in self for consumer in entry.consumers if not consumer.local]
         for consumer in consumers:
@@ -305,7 +305,7 @@ class Subscriptions:
             entry.listening.give_back(outside=True)
         closing = asyncio.gather(*(consumer.close() for consumer in consumers))
         try:
-            while not closing.done() and not hurried():
+            while not closing.done() and not cut_short():
                 await asyncio.wait({closing}, timeout=GLANCE)
             for consumer in consumers:
                 consumer.cut_short()

@@ -38,7 +38,7 @@ def rig(tmp_path: Path) -> Rig:
 def impatient(monkeypatch: Any) -> None:
     """Let ends that have to wait for somebody wait for a moment only."""
     monkeypatch.setattr(bus, "CLOSE_TIMEOUT", 0.02)
-    monkeypatch.setattr(bus, "HURRY_TIMEOUT", 0.01)
+    monkeypatch.setattr(bus, "CUT_SHORT_TIMEOUT", 0.01)
 
 
 # Start and join
@@ -411,7 +411,7 @@ def test_a_plugin_that_ends_well_when_it_is_cancelled_has_delivered_and_gets_no_
 
 
 def test_hurry_ends_a_drain_and_a_close_that_wait(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(bus, "HURRY_TIMEOUT", 0.01)
+    monkeypatch.setattr(bus, "CUT_SHORT_TIMEOUT", 0.01)
 
     async def never(ctx: Any) -> None:
         await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""A stop that was told to hurry does not wait for listeners."""
+"""A stop that is cut short does not wait for listeners."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tests.event.kit import WAIT, Gate, OrderPlaced, go
 def test_what_came_from_elsewhere_and_is_being_handled_goes_back_at_once() -> None:
     async def main() -> None:
         remote, gate, found = Remote(), Gate(lambda event: event.id), subscriptions()
-        hurried = asyncio.Event()
+        cut_short = asyncio.Event()
         add(found, gate.on)
         found.start(lambda profile: [remote.source()], None)
         remote.queue.put_nowait(remote.delivery(OrderPlaced("a"), "a"))
         await gate.entered(1)
-        pausing = asyncio.ensure_future(found.pause(hurried.is_set))
+        pausing = asyncio.ensure_future(found.pause(cut_short.is_set))
         await asyncio.wait({pausing}, timeout=0)
         assert not pausing.done()
-        hurried.set()
+        cut_short.set()
         await asyncio.wait_for(pausing, WAIT / 2)  # the patience of the consumers is WAIT
         await found.stop()
         assert remote.closed
@@ -29,7 +29,7 @@ def test_what_came_from_elsewhere_and_is_being_handled_goes_back_at_once() -> No
     go(main)
 
 
-def test_without_hurry_what_is_being_handled_is_waited_for() -> None:
+def test_otherwise_what_is_being_handled_is_waited_for() -> None:
     async def main() -> None:
         remote, gate, found = Remote(), Gate(lambda event: event.id), subscriptions()
         add(found, gate.on)
