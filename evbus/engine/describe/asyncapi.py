@@ -12,7 +12,7 @@ import msgspec
 
 from evbus.engine.describe.asyncapi_headers import headers_of, shared_headers
 from evbus.engine.describe.asyncapi_schema import payloads
-from evbus.engine.describe.catalogue import Catalogue, Flow, KnownListener, Received
+from evbus.engine.describe.catalogue import Catalogue, KnownListener, ReceiveOperation, SendOperation
 from evbus.engine.handling.events.channel import PROCESS, Channel
 from evbus.engine.handling.events.declare import EventSpec
 from evbus.engine.handling.events.server import servers
@@ -133,7 +133,7 @@ class _Writer:
         for name, several, coming in _named(received):
             self._receive(f"receive.{name}", several, coming)
 
-    def _send(self, name: str, several: bool, going: Flow) -> None:
+    def _send(self, name: str, several: bool, going: SendOperation) -> None:
         key = (going.profile.provider, going.profile.name)
         channel = self._channel(key, going.channel, going.event)
         made = self._operation("send", channel, going.event, going.channel)
@@ -143,7 +143,7 @@ class _Writer:
             "title": f"{going.event.name} to {through}",
         }
 
-    def _receive(self, name: str, several: bool, coming: Received) -> None:
+    def _receive(self, name: str, several: bool, coming: ReceiveOperation) -> None:
         key = (coming.source.provider, coming.source.name)
         listener = coming.listener
         channel = self._channel(key, coming.channel, coming.event)

@@ -20,9 +20,9 @@ from evbus.errors import ConfigError, EvbusError, nearest
 __all__ = [
     "Catalogue",
     "Configuration",
-    "Flow",
     "KnownListener",
-    "Received",
+    "ReceiveOperation",
+    "SendOperation",
     "catalogue",
     "events_in",
     "known",
@@ -57,7 +57,7 @@ class KnownListener(NamedTuple):
         return self.spec.per_process or (event.broadcast and self.pattern is None)
 
 
-class Flow(NamedTuple):
+class SendOperation(NamedTuple):
     """An event goes to a profile."""
 
     event: EventSpec
@@ -65,7 +65,7 @@ class Flow(NamedTuple):
     channel: Channel
 
 
-class Received(NamedTuple):
+class ReceiveOperation(NamedTuple):
     """A listener gets an event from a profile."""
 
     event: EventSpec
@@ -114,8 +114,8 @@ class Catalogue(NamedTuple):
     events: list[EventSpec]
     listeners: list[KnownListener]
     profiles: list[SourceProfile]
-    sent: list[Flow]
-    received: list[Received]
+    sent: list[SendOperation]
+    received: list[ReceiveOperation]
     dead: list[tuple[PluginProfile, PluginProfile]]
     problems: list[str]
 
@@ -203,8 +203,10 @@ def _dead(bus: Configuration) -> Iterator[tuple[PluginProfile, PluginProfile]]:
             yield from ((profile, other) for other in bus.profiles if bus.find(letter, other.name))
 
 
-def _going(bus: Configuration, event: EventSpec, names: Collection[str], problems: list[str]) -> list[Flow]:
-    found: list[Flow] = []
+def _going(
+    bus: Configuration, event: EventSpec, names: Collection[str], problems: list[str]
+) -> list[SendOperation]:
+    found: list[SendOperation] = []
     for name in names:
         targets = [profile for profile in bus.profiles if bus.find(name, profile.name)]
         if not targets:
@@ -214,7 +216,7 @@ def _going(bus: Configuration, event: EventSpec, names: Collection[str], problem
             if any(profile is known.profile for known in found):
                 continue
             try:
-                found.append(Flow(event, profile, sent(profile, event.name, name)))
+                found.append(SendOperation(event, profile, sent(profile, event.name, name)))
             except EvbusError as exc:
                 problems.append(
                     f"the event {event.name} cannot go to {profile.provider}.{profile.name}: {exc}"
@@ -224,7 +226,7 @@ def _going(bus: Configuration, event: EventSpec, names: Collection[str], problem
 
 def _coming(
     bus: Configuration, listener: KnownListener, event: EventSpec, problems: list[str]
-) -> list[Received]:
+) -> list[ReceiveOperation]:
     wanted = subscription_of(listener.spec, listener.name, listener.pattern or event)
     found = []
     try:
@@ -236,7 +238,7 @@ def _coming(
         problems.append(f"the listener {listener.name} gets no {event.name}: {exc}")
     for source in sources:
         try:
-            found.append(Received(event, listener, source, received(source, wanted)))
+            found.append(ReceiveOperation(event, listener, source, received(source, wanted)))
         except EvbusError as exc:
             problems.append(f"the listener {listener.name} gets no {event.name}: {exc}")
     return found
