@@ -38,8 +38,8 @@ def attach(hub, ctx, subscription, take):
 def _state(hub, ctx, subscription):
     if ctx.name not in hub.egress.GROUPS:
         hub.egress.GROUPS[ctx.name] = _groups.Groups(hub.connection.WEIGHT)
-    taps = hub.ingress.TAPS.setdefault(ctx.name, _shared.Taps())
-    return hub.egress.GROUPS[ctx.name], taps, _groups.renamed(subscription, ctx.profile.routing_key)
+    subscribers = hub.ingress.SUBSCRIBERS.setdefault(ctx.name, _shared.Subscribers())
+    return hub.egress.GROUPS[ctx.name], subscribers, _groups.renamed(subscription, ctx.profile.routing_key)
 
 
 def held(hub):

@@ -301,7 +301,7 @@ def _elsewhere(hub, envelope, profile):
     lanes = hub.evbus.ENGINE.lanes_of(envelope.profile)
     return (
         any(lane.key.plugin != "internal" for lane in lanes)
-        or any(envelope.routing_key in taps for taps in hub.ingress.TAPS.values())
+        or any(envelope.routing_key in subscribers for subscribers in hub.ingress.SUBSCRIBERS.values())
         or (bool(lanes) and lanes[0].key.profile != profile)
     )
 

@@ -23,7 +23,7 @@ def __init__(hub):
     if "INTERNAL" not in vars(hub.ingress):
         hub.ingress.INTERNAL = _queues.Queues(hub.connection.WEIGHT)
         #: By the name of a profile: the subscriptions to what comes through it.
-        hub.ingress.TAPS = {}
+        hub.ingress.SUBSCRIBERS = {}
     hub.ingress.internal.QUEUE = hub.ingress.INTERNAL
     hub.ingress.internal.ACCT = ["internal"]
     hub.ingress.internal.PROFILE = _queues.InternalProfile
@@ -35,7 +35,7 @@ async def get(hub, routing_key=None):
 
 
 def _taps(hub, ctx):
-    return hub.ingress.TAPS.get(ctx.name, {})
+    return hub.ingress.SUBSCRIBERS.get(ctx.name, {})
 
 
 async def publish(hub, ctx, routing_key, body, headers=None):

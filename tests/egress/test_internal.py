@@ -15,7 +15,7 @@ from evbus.engine.kit.weight import Weight
 from evbus.engine.wire.memory import groups
 from evbus.engine.wire.memory import queues as ingress
 from evbus.engine.wire.memory.groups import Groups
-from evbus.engine.wire.memory.profile import InternalProfile, Taps
+from evbus.engine.wire.memory.profile import InternalProfile, Subscribers
 from evbus.errors import BusFull, ProfileError
 from evbus.types import Delivery, Envelope, Subscription
 from tests.evbus.kit import WAIT, new_hub, running
@@ -31,18 +31,18 @@ class Room:
     def __init__(self) -> None:
         self.weight = Weight()
         self.groups = Groups(self.weight)
-        self.taps = Taps()
+        self.subscribers = Subscribers()
 
     def join(self, name: str = "e", **wanted: Any) -> tuple[Any, list[Delivery]]:
         got: list[Delivery] = []
         member = groups.attach(
-            self.groups, self.taps, Subscription(name=name, **{"durable": False, **wanted}), got.extend
+            self.groups, self.subscribers, Subscription(name=name, **{"durable": False, **wanted}), got.extend
         )
         return member, got
 
     def put(self, *bodies: str, name: str = "e") -> None:
-        for tap in self.taps.get(name, []):
-            tap.put([Envelope("p", name, body.encode()) for body in bodies], len("".join(bodies)))
+        for subscriber in self.subscribers.get(name, []):
+            subscriber.put([Envelope("p", name, body.encode()) for body in bodies], len("".join(bodies)))
 
 
 def bodies(got: list[Delivery]) -> str:
@@ -153,7 +153,7 @@ def test_the_last_one_ends_a_group_that_is_not_durable() -> None:
     member, _ = room.join(prefetch=1)
     room.put(*"abc")
     member.end()
-    assert (room.groups, room.taps) == ({}, {})
+    assert (room.groups, room.subscribers) == ({}, {})
 
 
 def test_a_durable_group_keeps_what_comes_while_nobody_is_there() -> None:

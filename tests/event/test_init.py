@@ -692,7 +692,7 @@ def test_a_listener_can_be_added_and_ended_at_any_time() -> None:
                 assert await hub.event.init.settle(WAIT)
                 assert await hub.event.init.unsubscribe(found)
             assert not any(hub.egress.GROUPS.values())
-            assert not any(hub.ingress.TAPS.values())
+            assert not any(hub.ingress.SUBSCRIBERS.values())
         assert [each.id for each in got] == list("01234")
 
     go(main)

@@ -166,12 +166,12 @@ def test_names_that_come_and_go_are_not_remembered_for_ever() -> None:
         async with listening() as hub:
             got = Got()
             hub.event.init.subscribe("shop.*", got.on)
-            taps = hub.ingress.TAPS["*"]
-            taps.REMEMBERED = 10
+            subscribers = hub.ingress.SUBSCRIBERS["*"]
+            subscribers.REMEMBERED = 10
             for number in range(25):
                 await hub.evbus.broker.put(routing_key=f"shop.{number}", body=number)
                 await got.wait(number + 1)
-            assert len(taps) <= 11
+            assert len(subscribers) <= 11
             late = hub.event.init.subscribe("shop.24", got.on)
             await hub.evbus.broker.put(routing_key="shop.24", body=25)
             assert (await got.wait(27))[25:] == [25, 25]

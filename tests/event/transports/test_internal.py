@@ -41,6 +41,6 @@ class TestInternal(Behaviour):
         return len(self.hub.egress.GROUPS["default"][name, group]._members)
 
     async def send_unsigned(self, hub: Any) -> None:
-        (group,) = hub.ingress.TAPS["default"][self.name]
+        (group,) = hub.ingress.SUBSCRIBERS["default"][self.name]
         body = b'{"number": 1}'
         group.put([Envelope("default", self.name, body)], len(body))

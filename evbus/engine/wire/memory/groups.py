@@ -11,7 +11,7 @@ import msgspec.structs
 
 from evbus.engine.kit.topics import check_template
 from evbus.engine.kit.weight import Weight, size_of
-from evbus.engine.wire.memory.profile import Taps
+from evbus.engine.wire.memory.profile import Subscribers
 from evbus.errors import ProfileError
 from evbus.types import Delivery, Envelope, Subscription
 
@@ -44,7 +44,7 @@ class Group:
     :ivar wanted: it has a consumer, or its events go somewhere else.
     """
 
-    def __init__(self, key: tuple[str, str], name: str, groups: Groups, taps: Taps) -> None:
+    def __init__(self, key: tuple[str, str], name: str, groups: Groups, subscribers: Subscribers) -> None:
         self.waiting: deque[Envelope] = deque()
         #: How often those were delivered that wait again, by their identity.
         self.counts: dict[int, int] = {}
@@ -53,7 +53,7 @@ class Group:
         self._name = name
         self._groups = groups
         self.weight = groups.weight
-        self._taps = taps
+        self._subscribers = subscribers
         self._members: deque[Member] = deque()
         # They take turns; one of them stands for all.
         self._first: Member | None = None
@@ -65,7 +65,7 @@ class Group:
         self.exact = True
         self._loosen()
         groups[key] = self
-        taps.add(key[0], self)
+        subscribers.add(key[0], self)
 
     def __repr__(self) -> str:
         return f"<Group {'::'.join(self._key)} waiting={len(self.waiting)} members={len(self._members)}>"
@@ -230,7 +230,7 @@ class Group:
 
     def _end(self) -> None:
         del self._groups[self._key]
-        self._taps.remove(self._key[0], self)
+        self._subscribers.remove(self._key[0], self)
         self._empty()
         self.tighten()
         self._relieve()
@@ -317,7 +317,7 @@ class Member:
             self._group.leave(self, unsettled)
 
 
-def attach(groups: Groups, taps: Taps, subscription: Subscription, take: Take) -> Member:
+def attach(groups: Groups, subscribers: Subscribers, subscription: Subscription, take: Take) -> Member:
     """Make a consumer of a subscription.
 
     :raises ProfileError: it does not say what it wants.
@@ -328,7 +328,7 @@ def attach(groups: Groups, taps: Taps, subscription: Subscription, take: Take) -
     key = (subscription.name, f"{subscription.group}{own}")
     group = groups.get(key)
     if group is None:
-        group = Group(key, subscription.group, groups, taps)
+        group = Group(key, subscription.group, groups, subscribers)
     durable = subscription.durable and not subscription.per_process
     return Member(group, subscription.prefetch or PREFETCH, take, durable)
 
@@ -346,7 +346,7 @@ def renamed(subscription: Subscription, template: str | None) -> Subscription:
 
 
 async def deliveries(
-    groups: Groups, taps: Taps, subscription: Subscription
+    groups: Groups, subscribers: Subscribers, subscription: Subscription
 ) -> AsyncGenerator[Delivery, None]:
     """Yield what a consumer of a subscription gets."""
     waiting: deque[Delivery] = deque()
@@ -356,7 +356,7 @@ async def deliveries(
         waiting.extend(found)
         arrived.set()
 
-    member = attach(groups, taps, subscription, take)
+    member = attach(groups, subscribers, subscription, take)
     try:
         while True:
             while waiting:

@@ -10,7 +10,7 @@ import msgspec
 from evbus.engine.kit.topics import is_pattern, matches
 from evbus.types import Envelope
 
-__all__ = ["InternalProfile", "Tap", "Taps"]
+__all__ = ["InternalProfile", "Subscriber", "Subscribers"]
 
 
 class InternalProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -28,7 +28,7 @@ class InternalProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             raise ValueError("limit must be 0 (any number) or more")
 
 
-class Tap(Protocol):
+class Subscriber(Protocol):
     """Subscriptions that share what comes for one routing key.
 
     :ivar wanted: somebody takes from it.
@@ -52,7 +52,7 @@ class Tap(Protocol):
         """Return when fewer than ``limit`` events wait."""
 
 
-class Taps(dict[str, list[Tap]]):
+class Subscribers(dict[str, list[Subscriber]]):
     """Subscriptions by routing key, those to patterns of keys among them once a key is known.
 
     :ivar patterns: subscriptions to patterns, by these.
@@ -63,27 +63,27 @@ class Taps(dict[str, list[Tap]]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patterns: dict[str, list[Tap]] = {}
+        self.patterns: dict[str, list[Subscriber]] = {}
         self._known: set[str] = set()
 
-    def add(self, name: str, tap: Tap) -> None:
+    def add(self, name: str, subscriber: Subscriber) -> None:
         """Add a subscription to a key, or to a pattern."""
-        self.setdefault(name, []).append(tap)
+        self.setdefault(name, []).append(subscriber)
         if is_pattern(name):
-            self.patterns.setdefault(name, []).append(tap)
+            self.patterns.setdefault(name, []).append(subscriber)
             self._known.clear()
 
-    def remove(self, name: str, tap: Tap) -> None:
+    def remove(self, name: str, subscriber: Subscriber) -> None:
         """Remove a subscription."""
         if name in self.patterns:
-            self.patterns[name].remove(tap)
+            self.patterns[name].remove(subscriber)
             if not self.patterns[name]:
                 del self.patterns[name]
-            keys = [key for key, taps in self.items() if tap in taps]
+            keys = [key for key, subscribers in self.items() if subscriber in subscribers]
         else:
             keys = [name]
         for key in keys:
-            self[key].remove(tap)
+            self[key].remove(subscriber)
             if not self[key]:
                 del self[key]
 
@@ -102,20 +102,20 @@ class Taps(dict[str, list[Tap]]):
         there = self.get(key, [])
         known = set(map(id, there))
         found = [
-            tap
-            for pattern, taps in self.patterns.items()
+            subscriber
+            for pattern, subscribers in self.patterns.items()
             if matches(key, pattern)
-            for tap in taps
-            if id(tap) not in known
+            for subscriber in subscribers
+            if id(subscriber) not in known
         ]
         if found:
             self[key] = [*there, *found]
 
     def _forget(self) -> None:
         self._known.clear()
-        several = {id(tap) for taps in self.patterns.values() for tap in taps}
-        for key, taps in list(self.items()):
+        several = {id(subscriber) for subscribers in self.patterns.values() for subscriber in subscribers}
+        for key, subscribers in list(self.items()):
             if key not in self.patterns:
-                taps[:] = [tap for tap in taps if id(tap) not in several]
-                if not taps:
+                subscribers[:] = [subscriber for subscriber in subscribers if id(subscriber) not in several]
+                if not subscribers:
                     del self[key]

@@ -11,11 +11,20 @@ from collections.abc import Callable, Iterator
 
 from evbus.engine.kit.redact import one_line
 from evbus.engine.kit.weight import Weight, size_of
-from evbus.engine.wire.memory.profile import InternalProfile, Tap, Taps
+from evbus.engine.wire.memory.profile import InternalProfile, Subscriber, Subscribers
 from evbus.errors import BusFull, Unavailable
 from evbus.types import Envelope
 
-__all__ = ["BodyQueue", "InternalProfile", "Queues", "Tap", "Taps", "put_all", "put_now", "queue"]
+__all__ = [
+    "BodyQueue",
+    "InternalProfile",
+    "Queues",
+    "Subscriber",
+    "Subscribers",
+    "put_all",
+    "put_now",
+    "queue",
+]
 
 log = logging.getLogger("evbus.ingress.internal")
 
@@ -177,7 +186,7 @@ class Queues(dict["str | None", BodyQueue]):
         found = self[key] = BodyQueue(self._weight)
         return found
 
-    def trim(self, key: str, target: BodyQueue | Tap) -> int:
+    def trim(self, key: str, target: BodyQueue | Subscriber) -> int:
         """Drop the oldest of a queue, or of listeners of which none is there; return how many.
 
         They have :data:`MOST` events, and all of them together half of the bytes that the bus may have.
@@ -211,7 +220,7 @@ def queue(queues: Queues, routing_key: str | None) -> BodyQueue:
 
 
 async def put_all(
-    queues: Queues, taps: Taps, limit: int, events: list[Envelope], profile: str = ""
+    queues: Queues, subscribers: Subscribers, limit: int, events: list[Envelope], profile: str = ""
 ) -> list[Unavailable | None]:
     """Put ``events`` on their queues, in order; wait for room.
 
@@ -223,12 +232,12 @@ async def put_all(
     done = 0
     try:
         for key, run in _runs(events):
-            if taps and taps.patterns:
-                taps.resolve((key,))
-            for part in [run] if key in taps else [[event] for event in run]:
+            if subscribers and subscribers.patterns:
+                subscribers.resolve((key,))
+            for part in [run] if key in subscribers else [[event] for event in run]:
                 left = part
                 while left:
-                    put = await _put_some(queues, taps, limit, most, key, left, deadline, profile)
+                    put = await _put_some(queues, subscribers, limit, most, key, left, deadline, profile)
                     done += put
                     left = left[put:]
     except TimeoutError:
@@ -239,7 +248,7 @@ async def put_all(
 
 async def _put_some(
     queues: Queues,
-    taps: Taps,
+    subscribers: Subscribers,
     limit: int,
     most: int,
     key: str,
@@ -248,7 +257,7 @@ async def _put_some(
     profile: str,
 ) -> int:
     """Put the first of ``events``, which have one routing key; return how many."""
-    subscribed = taps.get(key)
+    subscribed = subscribers.get(key)
     if not subscribed:
         target = queues[key or None]
         await _put(target, limit, events[0].body, deadline)
@@ -257,23 +266,23 @@ async def _put_some(
         if not limit:
             queues.untold += queues.trim(key, target)
         return 1
-    bounding = [tap for tap in subscribed if limit or tap.wanted]
-    room = most - max([len(tap) for tap in bounding], default=0)
+    bounding = [subscriber for subscriber in subscribed if limit or subscriber.wanted]
+    room = most - max([len(subscriber) for subscriber in bounding], default=0)
     if room <= 0:
         await _wait_room(bounding, most, deadline)
         return 0
     put = events[:room]
-    for tap in list(subscribed):
-        tap.put(put, size_of(put))
-        if tap not in bounding:
-            queues.untold += queues.trim(key, tap)
+    for subscriber in list(subscribed):
+        subscriber.put(put, size_of(put))
+        if subscriber not in bounding:
+            queues.untold += queues.trim(key, subscriber)
     return len(put)
 
 
-async def _wait_room(subscribed: list[Tap], most: int, deadline: float) -> None:
+async def _wait_room(subscribed: list[Subscriber], most: int, deadline: float) -> None:
     """Wait until half of the room is free, as it costs time to wait for each event, or for any room."""
     for limit, seconds in ((max(1, most // 2), HALF), (most, PATIENCE)):
-        rooms = asyncio.gather(*[tap.room(limit) for tap in subscribed])
+        rooms = asyncio.gather(*[subscriber.room(limit) for subscriber in subscribed])
         left = deadline - time.monotonic()
         try:
             await asyncio.wait_for(rooms, min(left, seconds))
@@ -292,7 +301,9 @@ async def _put(target: BodyQueue, limit: int, body: bytes, deadline: float) -> N
         target.put_nowait(body)
 
 
-def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope], profile: str = "") -> int:
+def put_now(
+    queues: Queues, subscribers: Subscribers, limit: int, events: list[Envelope], profile: str = ""
+) -> int:
     """Put the bodies of ``events`` on their queues, in order, or the envelopes into their subscriptions.
 
     :returns: how many bodies were dropped, the oldest of queues that nobody takes from.
@@ -300,24 +311,27 @@ def put_now(queues: Queues, taps: Taps, limit: int, events: list[Envelope], prof
     :raises asyncio.QueueFull: there is a limit, which may have to be waited for; none was put.
     """
     runs = list(_runs(events))
-    if taps:
-        if taps.patterns:
-            taps.resolve(key for key, _ in runs)
+    if subscribers:
+        if subscribers.patterns:
+            subscribers.resolve(key for key, _ in runs)
         most = limit or MOST - UNSETTLED
         for key, run in runs:
-            waiting = max([len(tap) for tap in taps.get(key, ()) if limit or tap.wanted], default=-1)
+            waiting = max(
+                [len(subscriber) for subscriber in subscribers.get(key, ()) if limit or subscriber.wanted],
+                default=-1,
+            )
             if waiting >= 0 and waiting + len(run) > most:
                 raise BusFull(waiting, most, 0, 0)
-    if limit and not all(key in taps for key, _ in runs):
+    if limit and not all(key in subscribers for key, _ in runs):
         raise asyncio.QueueFull
     dropped, queues.untold = queues.untold, 0
     for key, run in runs:
-        if key in taps:
+        if key in subscribers:
             size = size_of(run)
-            for tap in taps[key]:
-                tap.put(run, size)
-                if not tap.wanted and not limit:
-                    dropped += queues.trim(key, tap)
+            for subscriber in subscribers[key]:
+                subscriber.put(run, size)
+                if not subscriber.wanted and not limit:
+                    dropped += queues.trim(key, subscriber)
         else:
             target = queues[key or None]
             target.put_all([event.body for event in run])
