@@ -179,7 +179,7 @@ async def consume(hub, options, profiles, sources, show=None):
 def intake(hub, form=None):
     """Return a ``LinePutter``, which puts the events of lines on the bus; ``form`` says what a line means."""
     settings = hub.evbus.init.settings()
-    return _session.LinePutter(
+    return _session.LineProducer(
         hub.evbus.broker.put,
         max_body=settings.max_body,
         raw_json=settings.serialize_plugin == "json",

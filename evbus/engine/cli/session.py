@@ -28,7 +28,7 @@ __all__ = [
     "EXIT",
     "Ended",
     "InputReader",
-    "LinePutter",
+    "LineProducer",
     "at_once",
     "empty",
     "ended",
@@ -71,8 +71,8 @@ class Ended(NamedTuple):
     report: Report
 
 
-class LinePutter:
-    """Turn lines into puts; count what was refused.
+class LineProducer:
+    """Puts the events of lines on the bus, and counts what was refused.
 
     :param put: ``hub.evbus.broker.put``.
     :param max_body: bytes; 0 for no limit.
@@ -144,28 +144,28 @@ def _without_type(headers: Mapping[str, str]) -> dict[str, str] | None:
 
 
 class InputReader:
-    """Hand every line of a file, of standard input or of a socket to an :class:`LinePutter`.
+    """Reads a file, standard input or a socket, and hands every line to a :class:`LineProducer`.
 
     :raises ConfigError: the input cannot be opened, or there are two.
     """
 
-    def __init__(self, path: str | None, socket: str | None, intake: LinePutter) -> None:
+    def __init__(self, path: str | None, socket: str | None, intake: LineProducer) -> None:
         if path and socket:
             raise ConfigError("give either an input file or --socket, not both")
         self._socket = socket
         self._intake = intake
-        self._feed = None if socket else Lines(path, intake.longest)
+        self._lines = None if socket else Lines(path, intake.longest)
 
     async def run(self) -> None:
         """Read to the end, or until cancelled."""
-        intake, feed = self._intake, self._feed
-        if feed is None:
+        intake, found = self._intake, self._lines
+        if found is None:
             await serve(str(self._socket), intake.take, intake.longest)
             return
-        async with contextlib.aclosing(feed.batches()) as batches:
+        async with contextlib.aclosing(found.batches()) as batches:
             async for first, lines in batches:
-                await intake.take_all(feed.source, first, lines)
-        await intake.end(feed.source)
+                await intake.take_all(found.source, first, lines)
+        await intake.end(found.source)
 
 
 def exit_code(end: Ended, refused: int = 0) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.cli.session import EXIT, Ended, LinePutter, event_line, exit_code, made_up, stop_code
+from evbus.engine.cli.session import EXIT, Ended, LineProducer, event_line, exit_code, made_up, stop_code
 from evbus.engine.cli.table import closing, number, render
 from evbus.engine.core.lifecycle.run import Report
 from evbus.errors import BusStopped, ConfigError, InvalidPayload
@@ -17,7 +17,7 @@ def _take(line: bytes, *, raw_json: bool) -> dict[str, Any]:
     async def put(**arguments: Any) -> None:
         puts.append(arguments)
 
-    assert asyncio.run(LinePutter(put, max_body=100, raw_json=raw_json).take(line)) == ""
+    assert asyncio.run(LineProducer(put, max_body=100, raw_json=raw_json).take(line)) == ""
     return puts[0]
 
 
@@ -54,7 +54,7 @@ def test_an_event_that_comes_while_the_bus_stops_is_not_called_refused() -> None
     async def put(**_arguments: Any) -> None:
         raise BusStopped
 
-    intake = LinePutter(put, max_body=0, raw_json=True)
+    intake = LineProducer(put, max_body=0, raw_json=True)
     with pytest.raises(BusStopped):
         asyncio.run(intake.take(b"{}"))
     assert intake.refused == 0
