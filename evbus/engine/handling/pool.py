@@ -1,4 +1,4 @@
-"""Slots: how many handlers of a router run at once, and the workers that run what nobody waits for."""
+"""The pool of a router: how many handlers run at once, and the workers that run what nobody waits for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Coroutine
 from contextvars import Context
 from typing import Any, Protocol
 
-__all__ = ["PoolJob", "WorkerPool"]
+__all__ = ["WorkItem", "WorkerPool"]
 
 #: Handlers that workers call before they let the loop have its turn.
 SLICE = 100
@@ -19,7 +19,7 @@ UNBOUNDED = 2**63
 _Turn = asyncio.Future[None]
 
 
-class PoolJob(Protocol):
+class WorkItem(Protocol):
     """A message for handlers.
 
     :ivar left: handlers that were not begun.
@@ -50,7 +50,7 @@ class WorkerPool:
         self.behind = 0
         self._crowd: deque[_Turn] = deque()
         self._on_free = on_free
-        self._ready: deque[PoolJob | _Turn] = deque()
+        self._ready: deque[WorkItem | _Turn] = deque()
         self._pumping = False
         # Handlers have contexts of their own, and a worker is to know nothing of who happened to wake it.
         self._context = Context()
@@ -61,7 +61,7 @@ class WorkerPool:
         self._called = 0
 
     def __repr__(self) -> str:
-        return f"<Slots active={self.active} ready={len(self._ready)} workers={len(self._workers)}>"
+        return f"<WorkerPool active={self.active} ready={len(self._ready)} workers={len(self._workers)}>"
 
     def __len__(self) -> int:
         """How much waits for a slot."""
@@ -111,7 +111,7 @@ class WorkerPool:
         else:
             self._on_free()
 
-    def submit(self, job: PoolJob) -> None:
+    def submit(self, job: WorkItem) -> None:
         """Let a worker run ``job``."""
         self._ready.append(job)
         self._wake()

@@ -1,4 +1,4 @@
-"""Slots: the bound, the order, the backlog, and workers that others cancel."""
+"""The pool of handlers: the bound, the order, the backlog, and workers that others cancel."""
 
 from __future__ import annotations
 
@@ -473,7 +473,7 @@ def test_workers_are_cancelled_but_for_those_that_are_spared() -> None:
         await until(lambda: len(seen) == 2)
         await within(made.cancel(10, {seen[0]}))
         assert [task.done() for task in seen] == [False, True]
-        assert repr(made) == "<Slots active=1 ready=0 workers=1>"
+        assert repr(made) == "<WorkerPool active=1 ready=0 workers=1>"
         gate.set()
         await ended(made)
         await made.cancel(10)

@@ -120,7 +120,7 @@ def test_a_start_need_not_be_awaited_and_happens_once() -> None:
         assert dispatcher.running
         with pytest.raises(DispatchError, match="^the dispatcher is started already; stop it before"):
             dispatcher.start()
-        assert repr(dispatcher).startswith("<Dispatcher running <EventRouter events messages=0 <Slots")
+        assert repr(dispatcher).startswith("<Dispatcher running <EventRouter events messages=0 <WorkerPool")
         assert dispatcher.snapshot()["state"] == "running"
         await dispatcher.stop()
         assert not dispatcher.running
