@@ -89,7 +89,7 @@ async def caught(awaitable: Any) -> BaseException | None:
 
 def assert_empty(dispatcher: Dispatcher) -> None:
     for router in dispatcher.routers:
-        assert not router.lanes, router
+        assert not router.locks, router
         for slots in (router.slots, router._nested):
             _assert_unused(slots)
     assert not dispatcher.core.alone

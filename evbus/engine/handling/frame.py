@@ -23,12 +23,12 @@ class Invocation(msgspec.Struct, eq=False):
     :ivar above: the root: the message within which this is handled, that is itself not within another; None
         for a root.
     :ivar key: what the message was given as its key.
-    :ivar holds: the lanes held here and above: ``(hold, holds above)``.
+    :ivar holds: the locks held here and above: ``(hold, holds above)``.
     :ivar envelope: the headers of the message, where there are interceptors or it came from outside.
     :ivar limit: how long it may take, None for as long as it wants.
     :ivar slots: for a root: where it has taken a slot, None when it needs none any more.
     :ivar events: what the handler wants to be sent when it has succeeded.
-    :ivar blocked: for a root: how many calls below it wait for a lane.
+    :ivar blocked: for a root: how many calls below it wait for a lock.
     :ivar away: for a root: the slot is given to others, because of such a call.
     :ivar below: for a root: how many calls below it are handled, or will be.
     :ivar ended: its handlers have ended.
@@ -83,7 +83,7 @@ class Invocation(msgspec.Struct, eq=False):
             self.leave()
 
     def give_way(self) -> None:
-        """Let others have the slot while a call below waits for a lane: its holder may need one to go on."""
+        """Let others have the slot while a call below waits for a lock: its holder may need one to go on."""
         self.blocked += 1
         if self.slots is not None and not self.away:
             self.away = True

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from evbus.engine.handling.binding import Binding
-from evbus.engine.handling.dispatch.lane import KeyedLane
+from evbus.engine.handling.dispatch.key_lock import KeyLock
 from evbus.engine.handling.dispatch.publish import Publish
 from evbus.engine.handling.frame import Invocation
 from evbus.engine.handling.providers import Injector
@@ -79,7 +79,7 @@ class Core:
         #: The router of each kind of message that came without saying which.
         self.routes: dict[Any, Any] = {}
         #: Handlers that get one message at a time, whatever router it comes from.
-        self.alone: dict[Any, KeyedLane] = {}
+        self.alone: dict[Any, KeyLock] = {}
 
     def refuse(self, above: Invocation | None) -> None:
         """Refuse a message while the dispatcher does not run; handlers may go on sending while it stops."""

@@ -8,7 +8,7 @@ import time
 from typing import Any, NamedTuple
 
 from evbus.engine.handling.dispatch.core import HOLDER, Core, DispatcherState
-from evbus.engine.handling.dispatch.lane import held
+from evbus.engine.handling.dispatch.key_lock import held
 from evbus.engine.handling.dispatch.router import DispatchRouter
 from evbus.engine.handling.dispatch.signals import Signals
 from evbus.engine.handling.frame import CURRENT, Invocation
@@ -148,7 +148,7 @@ class Ending:
         own = {id(hold) for frame in self._stopping for hold in held(frame.holds)}
         alone = self.core.alone.values()
         return all(router.idle(own) for router in self.routers) and all(
-            id(lane.hold) in own for lane in alone
+            id(lock.hold) in own for lock in alone
         )
 
     def _freed(self) -> None:
@@ -159,8 +159,8 @@ class Ending:
         """Drop what waits, if only for a handler that stops the dispatcher, and cancel what runs."""
         for router in self.routers:
             router.drop()
-        for lane in list(self.core.alone.values()):
-            lane.drop(DispatcherStopped)
+        for lock in list(self.core.alone.values()):
+            lock.drop(DispatcherStopped)
         if self._is_idle():
             return
         spared = {asyncio.current_task()}

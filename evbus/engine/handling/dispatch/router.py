@@ -12,7 +12,7 @@ from evbus.engine.handling.annotations import message_name
 from evbus.engine.handling.binding import Binding
 from evbus.engine.handling.dispatch.core import Core, DispatcherState
 from evbus.engine.handling.dispatch.fanout import Fanout
-from evbus.engine.handling.dispatch.lane import KeyedLane, Queued, find, held, leads_back
+from evbus.engine.handling.dispatch.key_lock import KeyLock, Queued, find, held, leads_back
 from evbus.engine.handling.dispatch.registry import HandlerRegistry
 from evbus.engine.handling.frame import CURRENT, Invocation
 from evbus.engine.handling.pool import WorkerPool
@@ -33,7 +33,7 @@ class DispatchRouter(HandlerRegistry):
     def __init__(self, core: Core, name: str) -> None:
         super().__init__(core, name)
         self.slots = WorkerPool(core.freed)
-        self.lanes: dict[Any, KeyedLane] = {}
+        self.locks: dict[Any, KeyLock] = {}
         self.handled = 0
         self.failed = 0
         # What is handled within another message needs no slot of its own: its root has one.
@@ -114,80 +114,78 @@ class DispatchRouter(HandlerRegistry):
         root = _root(above)
         if root is not None:
             root.below += 1
-        lane = None
+        lock = None
         try:
             if key is not None:
-                lane = find(self.lanes, key)
-                if lane is None:
-                    lane = KeyedLane(self.lanes, key)
+                lock = find(self.locks, key)
+                if lock is None:
+                    lock = KeyLock(self.locks, key)
                 else:
-                    await self._turn(lane, message, above)
+                    await self._turn(lock, message, above)
             if len(bindings) > 1:
-                await self._run_all(bindings, message, key, above, lane, envelope, limit)
+                await self._run_all(bindings, message, key, above, lock, envelope, limit)
                 return None
-            frame = Invocation(root, key, _held(lane, above), envelope, limit)
-            return await self._run_one(bindings[0], message, frame, lane)
+            frame = Invocation(root, key, _held(lock, above), envelope, limit)
+            return await self._run_one(bindings[0], message, frame, lock)
         finally:
             if root is not None:
                 root.done_below()
 
-    async def _run_one(
-        self, binding: Binding, message: Any, frame: Invocation, lane: KeyedLane | None
-    ) -> Any:
+    async def _run_one(self, binding: Binding, message: Any, frame: Invocation, lock: KeyLock | None) -> Any:
         try:
             return await self._run(binding, message, frame)
         finally:
-            if lane is not None:
-                lane.pass_on()
+            if lock is not None:
+                lock.release()
                 self.core.freed()
 
-    async def _turn(self, lane: KeyedLane, message: Any, above: Invocation | None) -> None:
-        """Wait for a turn in a lane that others hold."""
+    async def _turn(self, lock: KeyLock, message: Any, above: Invocation | None) -> None:
+        """Wait for a lock that others hold."""
         if above is None:
             try:
-                await lane.turn()
+                await lock.acquire()
             except BaseException:
                 self.core.freed()
                 raise
         else:
-            await self._turn_within(lane, message, above)
+            await self._turn_within(lock, message, above)
         if self.core.state is DispatcherState.STOPPED:
-            lane.pass_on()
+            lock.release()
             raise DispatcherStopped
 
-    async def _turn_within(self, lane: KeyedLane, message: Any, above: Invocation) -> None:
+    async def _turn_within(self, lock: KeyLock, message: Any, above: Invocation) -> None:
         holds = above.holds
-        if leads_back(lane, holds):
-            raise self._deadlock(lane, message)
+        if leads_back(lock, holds):
+            raise self._deadlock(lock, message)
         waiting = list(held(holds))
         for hold in waiting:
-            hold.waits.append(lane)
+            hold.waits.append(lock)
         root = above.above or above
         root.give_way()
         try:
-            await lane.turn()
+            await lock.acquire()
         except BaseException:
             root.retake()
             raise
         finally:
             for hold in waiting:
-                hold.waits.remove(lane)
+                hold.waits.remove(lock)
         try:
             await root.go_on()
         except BaseException:
-            lane.pass_on()
+            lock.release()
             raise
 
-    def _deadlock(self, lane: KeyedLane, message: Any) -> DispatchDeadlock:
+    def _deadlock(self, lock: KeyLock, message: Any) -> DispatchDeadlock:
         name = self.name_of(message)
-        if lane.of is self.core.alone:
+        if lock.of is self.core.alone:
             return DispatchDeadlock(
                 f"{self.name}: {name} is to be handled by an object that keeps its events in itself, and so "
                 "gets one message at a time, within a handler that waits for that; hand it over without "
                 "wait_for_response, or derive the handler's class from AbstractHandler"
             )
         return DispatchDeadlock(
-            f"{self.name}: {name} with the key {lane.key!r} is to be handled within a handler that holds "
+            f"{self.name}: {name} with the key {lock.key!r} is to be handled within a handler that holds "
             "this key, or waits for one that does, so neither could ever end; hand it over without "
             "wait_for_response, or with another key"
         )
@@ -198,7 +196,7 @@ class DispatchRouter(HandlerRegistry):
         message: Any,
         key: Any,
         above: Invocation | None,
-        lane: KeyedLane | None,
+        lock: KeyLock | None,
         envelope: Envelope | None,
         limit: Limit | None,
     ) -> None:
@@ -207,8 +205,8 @@ class DispatchRouter(HandlerRegistry):
         root = _root(above)
 
         def on_done() -> None:
-            if lane is not None:
-                lane.pass_on()
+            if lock is not None:
+                lock.release()
             if root is not None:
                 root.done_below()
             self.core.freed()
@@ -217,7 +215,7 @@ class DispatchRouter(HandlerRegistry):
 
         # What is handled within another message needs no slot of its own: its root has one.
         slots, taken = (self.slots, self.slots) if root is None else (self._nested, None)
-        frame = (root, key, _held(lane, above), envelope, limit, taken)
+        frame = (root, key, _held(lock, above), envelope, limit, taken)
         job = Fanout(self, bindings, message, frame, copy_context(), on_done, waits=True)
         if root is not None:
             root.below += 1
@@ -247,13 +245,13 @@ class DispatchRouter(HandlerRegistry):
             self.slots.submit(Fanout(self, bindings, message, frame, copy_context()))
             return
         begin = partial(self._begin, bindings, message, key, envelope, limit, copy_context())
-        lane = find(self.lanes, key)
-        if lane is None:
-            begin(KeyedLane(self.lanes, key))
+        lock = find(self.locks, key)
+        if lock is None:
+            begin(KeyLock(self.locks, key))
         else:
             self.slots.behind += 1
-            lane.waiting.append(
-                Queued(partial(self._turn_comes, begin, lane), partial(self._drop, bindings, message, key))
+            lock.waiting.append(
+                Queued(partial(self._turn_comes, begin, lock), partial(self._drop, bindings, message, key))
             )
 
     def _begin(
@@ -264,14 +262,14 @@ class DispatchRouter(HandlerRegistry):
         envelope: Envelope | None,
         limit: Limit | None,
         context: Context,
-        lane: KeyedLane,
+        lock: KeyLock,
     ) -> None:
-        frame = (None, key, _held(lane, None), envelope, limit, self.slots)
-        self.slots.submit(Fanout(self, bindings, message, frame, context, lane.pass_on))
+        frame = (None, key, _held(lock, None), envelope, limit, self.slots)
+        self.slots.submit(Fanout(self, bindings, message, frame, context, lock.release))
 
-    def _turn_comes(self, begin: Callable[[KeyedLane], None], lane: KeyedLane) -> None:
+    def _turn_comes(self, begin: Callable[[KeyLock], None], lock: KeyLock) -> None:
         self.slots.behind -= 1
-        begin(lane)
+        begin(lock)
 
     def _drop(self, bindings: tuple[Binding, ...], message: Any, key: Any) -> None:
         self.slots.behind -= 1
@@ -308,17 +306,17 @@ class DispatchRouter(HandlerRegistry):
         """Call a handler when it is its turn, where it gets one message at a time."""
         if binding.alone is None:
             return await self._called(binding, message, frame)
-        lane = self.core.alone.get(binding.alone)
-        if lane is None:
-            lane = KeyedLane(self.core.alone, binding.alone)
+        lock = self.core.alone.get(binding.alone)
+        if lock is None:
+            lock = KeyLock(self.core.alone, binding.alone)
         else:
-            await self._turn(lane, message, frame)
-        above, frame.holds = frame.holds, (lane.hold, frame.holds)
+            await self._turn(lock, message, frame)
+        above, frame.holds = frame.holds, (lock.hold, frame.holds)
         try:
             return await self._called(binding, message, frame)
         finally:
             frame.holds = above
-            lane.pass_on()
+            lock.release()
 
     async def _called(self, binding: Binding, message: Any, frame: Invocation) -> Any:
         """Call a handler with the interceptors around it; what it leaves behind is in the frame then."""
@@ -371,7 +369,7 @@ class DispatchRouter(HandlerRegistry):
             "failed": self.failed,
             "running": self.slots.active,
             "queued": len(self.slots) + self.slots.behind,
-            "keys": len(self.lanes),
+            "keys": len(self.locks),
         }
 
     def idle(self, own: set[int]) -> bool:
@@ -381,12 +379,12 @@ class DispatchRouter(HandlerRegistry):
         """
         if self.slots.active or len(self.slots):
             return False
-        return len(self.lanes) <= len(own) and all(id(lane.hold) in own for lane in self.lanes.values())
+        return len(self.locks) <= len(own) and all(id(lock.hold) in own for lock in self.locks.values())
 
     def drop(self) -> None:
         """Give up what waits for a slot or for its key's turn."""
-        for lane in list(self.lanes.values()):
-            lane.drop(DispatcherStopped)
+        for lock in list(self.locks.values()):
+            lock.drop(DispatcherStopped)
         self.slots.drop(DispatcherStopped)
         self._nested.drop(DispatcherStopped)
 
@@ -399,6 +397,6 @@ def _root(above: Invocation | None) -> Invocation | None:
     return None if above is None else above.above or above
 
 
-def _held(lane: KeyedLane | None, above: Invocation | None) -> Any:
+def _held(lock: KeyLock | None, above: Invocation | None) -> Any:
     holds = None if above is None else above.holds
-    return holds if lane is None else (lane.hold, holds)
+    return holds if lock is None else (lock.hold, holds)

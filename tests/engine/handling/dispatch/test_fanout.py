@@ -275,7 +275,7 @@ def test_handlers_that_have_not_begun_when_their_caller_is_cancelled_never_do(ke
             waiting.cancel()
             # At once, though there is no slot.
             assert isinstance(await caught(waiting), asyncio.CancelledError)
-            assert dispatcher.events.lanes == {}
+            assert dispatcher.events.locks == {}
             blocker.open()
         assert all(gate.entered == [] for gate in gates)
 

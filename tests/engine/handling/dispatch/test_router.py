@@ -168,7 +168,7 @@ def test_who_is_cancelled_cancels_the_handler(key: str | None, timeout: float | 
             waiting.cancel()
             assert isinstance(await caught(waiting), asyncio.CancelledError)
             assert gate.cancelled == ["a"]
-            assert dispatcher.commands.lanes == {}
+            assert dispatcher.commands.locks == {}
 
     asyncio.run(main())
 
@@ -328,7 +328,7 @@ def test_many_keys_leave_nothing_behind(wait: bool) -> None:
             await send(12_000, 112_000)
             gc.collect()
             assert sys.getallocatedblocks() - before < 1_000
-            assert dispatcher.events.lanes == {}
+            assert dispatcher.events.locks == {}
 
     asyncio.run(main())
 
@@ -454,7 +454,7 @@ def test_a_handler_goes_on_when_it_has_a_slot_again() -> None:
             await dispatcher.commands.handle("held", "k")
             await until(lambda: holder.entered)
             await dispatcher.handle(Order())
-            await until(lambda: dispatcher.commands.lanes["k"].waiting)
+            await until(lambda: dispatcher.commands.locks["k"].waiting)
             await dispatcher.handle(Paid())
             await until(lambda: other.entered)
             holder.open()
@@ -635,7 +635,7 @@ def test_a_queued_message_that_waits_for_who_waits_for_it_is_a_deadlock() -> Non
             await within(started.wait())
             await dispatcher.handle("second", "two")
             go_on.set()
-            await until(lambda: len(dispatcher.commands.lanes["two"].waiting) == 2)
+            await until(lambda: len(dispatcher.commands.locks["two"].waiting) == 2)
             gate.open()
             await within(waiting)
             assert [type(one.exception) for one in found] == [DispatchDeadlock]
@@ -681,7 +681,7 @@ def test_a_task_that_outlives_its_handler_is_nobody_s_deadlock() -> None:
         async with running(dispatcher):
             await dispatcher.handle("outer", "k", True)
             await dispatcher.handle("outer", "k")
-            await until(lambda: len(tasks) == 2 and not dispatcher.commands.lanes)
+            await until(lambda: len(tasks) == 2 and not dispatcher.commands.locks)
             go_on.set()
             assert await within(asyncio.gather(*tasks)) == ["inner"] * 2
 

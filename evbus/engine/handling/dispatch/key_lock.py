@@ -1,4 +1,4 @@
-"""Lanes: messages with the same key are handled one after another."""
+"""Locks of keys: messages with the same key are handled one after another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
-__all__ = ["Hold", "KeyedLane", "Queued", "find", "held", "leads_back"]
+__all__ = ["Hold", "KeyLock", "Queued", "find", "held", "leads_back"]
 
 _Turn = asyncio.Future[None]
 
@@ -24,59 +24,58 @@ class Queued(NamedTuple):
 
 
 class Hold:
-    """The turn of one message in a lane.
+    """The turn of one message: it holds the lock of its key.
 
-    :ivar waits: the lanes that its handler waits for at present.
+    :ivar waits: the locks that its handler waits for at present.
     """
 
-    __slots__ = ("lane", "waits")
+    __slots__ = ("waits",)
 
-    def __init__(self, lane: KeyedLane) -> None:
-        self.lane = lane
-        self.waits: list[KeyedLane] = []
+    def __init__(self) -> None:
+        self.waits: list[KeyLock] = []
 
 
-class KeyedLane:
-    """A key, for as long as there is a message with it.
+class KeyLock:
+    """The lock of a key, which is there for as long as there is a message with the key.
 
-    :ivar of: the lanes that it is one of, by their keys.
-    :ivar hold: whose turn it is.
+    :ivar of: the locks that it is one of, by their keys.
+    :ivar hold: the turn of the message that holds it.
     :ivar waiting: who comes next: a future of a caller that waits, or a message.
     """
 
     __slots__ = ("hold", "key", "of", "waiting")
 
-    def __init__(self, lanes: dict[Any, KeyedLane], key: Any) -> None:
+    def __init__(self, locks: dict[Any, KeyLock], key: Any) -> None:
         self.key = key
-        self.hold: Hold = Hold(self)
+        self.hold = Hold()
         self.waiting: deque[_Turn | Queued] = deque()
-        self.of = lanes
-        lanes[key] = self
+        self.of = locks
+        locks[key] = self
 
-    def pass_on(self) -> None:
-        """End a turn: the next message has it, or the lane is gone."""
+    def release(self) -> None:
+        """End the turn of a message: the next one has it, or the lock is gone."""
         while self.waiting:
             upcoming = self.waiting.popleft()
             if isinstance(upcoming, asyncio.Future):
                 if upcoming.done():
                     continue  # its caller was cancelled
-                self.hold = Hold(self)
+                self.hold = Hold()
                 upcoming.set_result(None)
             else:
-                self.hold = Hold(self)
+                self.hold = Hold()
                 upcoming.begin()
             return
         del self.of[self.key]
 
-    async def turn(self) -> None:
-        """Wait for a turn, behind those that wait already."""
+    async def acquire(self) -> None:
+        """Wait for it, behind those that wait already."""
         turn: _Turn = asyncio.get_running_loop().create_future()
         self.waiting.append(turn)
         try:
             await turn
         except BaseException:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.pass_on()
+                self.release()
             raise
 
     def drop(self, problem: Callable[[], Exception]) -> None:
@@ -89,13 +88,13 @@ class KeyedLane:
                 waiting.set_exception(problem())
 
 
-def find(lanes: dict[Any, KeyedLane], key: Any) -> KeyedLane | None:
-    """Return the lane of a key, if there is one.
+def find(locks: dict[Any, KeyLock], key: Any) -> KeyLock | None:
+    """Return the lock of a key, if there is one.
 
     :raises TypeError: it is not hashable, and so cannot be a key.
     """
     try:
-        return lanes.get(key)
+        return locks.get(key)
     except TypeError:
         raise TypeError(
             f"key is something hashable, such as a string or a number, and no {type(key).__name__}"
@@ -109,14 +108,14 @@ def held(holds: Any) -> Generator[Hold, None, None]:
         holds = holds[1]
 
 
-def leads_back(lane: KeyedLane, holds: Any) -> bool:
-    """Return whether ``lane`` cannot be passed on before one of ``holds`` has ended.
+def leads_back(lock: KeyLock, holds: Any) -> bool:
+    """Return whether ``lock`` cannot be released before one of ``holds`` has ended.
 
     :param holds: ``(hold, holds above)`` or None.
     """
     own = {id(hold) for hold in held(holds)}
     seen = set()
-    ahead = [lane]
+    ahead = [lock]
     while ahead:
         hold = ahead.pop().hold
         if id(hold) in own:
