@@ -15,7 +15,7 @@ from evbus.errors import EvbusError, SettleTimeout, nearest
 from evbus.testing._failures import Failure, Failures
 from evbus.testing._options import change
 from evbus.testing._profiles import names, without_pauses
-from evbus.testing._sent import News, Recorder, Sent, unread
+from evbus.testing._sent import Notifier, Recorder, Sent, unread
 from evbus.testing._view import View, readable, told, traced
 from evbus.testing._watch import Dead, Watch
 from evbus.types import Envelope
@@ -37,10 +37,10 @@ class Bus(Handle):
         super().__init__(the_hub)
         self._profiles = profiles
         self._patience = patience
-        self._news = News()
-        self._failures = Failures(self._news.tell)
-        self._recorder = Recorder(self._read, self._news)
-        self._watch = Watch(the_hub, self._read, self._recorder, self._failures, self._news)
+        self._notifier = Notifier()
+        self._failures = Failures(self._notifier.notify)
+        self._recorder = Recorder(self._read, self._notifier)
+        self._watch = Watch(the_hub, self._read, self._recorder, self._failures, self._notifier)
         self._view = View(the_hub, profiles, self._recorder, self._watch, self._failures)
         self._task: asyncio.Task[None] | None = None
         self._looked_at = 0
@@ -133,7 +133,7 @@ class Bus(Handle):
             met.extend(one for one in readable(new()) if where is None or where(one))
             return met[:count] if len(met) >= count else None
 
-        found = await self._news.until(look, timeout)
+        found = await self._notifier.until(look, timeout)
         if found is None:
             raise AssertionError(self._view.not_sent(event, where, count, timeout))
         return found[0] if count == 1 else found
@@ -199,7 +199,7 @@ class Bus(Handle):
             done.extend(one.event for one in new())
             return done[:count] if len(done) >= count else self._view.given_up(is_one)
 
-        found = await self._news.until(look, timeout)
+        found = await self._notifier.until(look, timeout)
         if isinstance(found, Dead):
             self._looked_at = len(self._watch.dead)
             raise AssertionError(traced(found, self._watch.errors))  # noqa: TRY004 - the test fails

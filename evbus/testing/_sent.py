@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from evbus.types import Envelope
 
-__all__ = ["News", "Read", "Recorder", "Sent", "unread"]
+__all__ = ["Notifier", "Read", "Recorder", "Sent", "unread"]
 
 _Found = TypeVar("_Found")
 _UNREAD: Any = object()
@@ -74,14 +74,14 @@ class Sent:
         return event
 
 
-class News:
-    """Who waits for something to happen is woken by whoever makes it happen, in any thread."""
+class Notifier:
+    """Wakes those who wait for something to happen; may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: list[asyncio.Future[None]] = []
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Wake all who wait, so that they look again."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
@@ -133,13 +133,13 @@ class Recorder:
     """Everything that was sent, in order.
 
     :param read: makes the event of an envelope.
-    :param news: is told of each.
+    :param notifier: is told of each.
     """
 
-    def __init__(self, read: Read, news: News) -> None:
+    def __init__(self, read: Read, notifier: Notifier) -> None:
         self.all: list[Sent] = []
         self._read = read
-        self._news = news
+        self._notifier = notifier
 
     def add(self, envelope: Envelope, body: bytes) -> None:
         """Record an event; may be called from any thread.
@@ -147,4 +147,4 @@ class Recorder:
         :param body: what it was before interceptors changed it.
         """
         self.all.append(Sent(envelope, body, self._read))
-        self._news.tell()
+        self._notifier.notify()

@@ -10,7 +10,7 @@ import msgspec
 
 from evbus.engine.kit.redact import problem_text
 from evbus.testing._failures import Failures
-from evbus.testing._sent import News, Read, Recorder
+from evbus.testing._sent import Notifier, Read, Recorder
 from evbus.types import Envelope
 
 __all__ = ["Dead", "Handled", "Watch"]
@@ -69,14 +69,16 @@ class Watch:
     :param read: makes the event of an envelope.
     """
 
-    def __init__(self, the_hub: Any, read: Read, recorder: Recorder, failures: Failures, news: News) -> None:
+    def __init__(
+        self, the_hub: Any, read: Read, recorder: Recorder, failures: Failures, notifier: Notifier
+    ) -> None:
         self.handled: list[Handled] = []
         self.dead: list[Dead] = []
         self._hub = the_hub
         self._read = read
         self._recorder = recorder
         self._failures = failures
-        self._news = news
+        self._notifier = notifier
         self._undo: list[Callable[[], None]] = []
 
     @property
@@ -153,7 +155,7 @@ class Watch:
                 self._failures.caused(problem),
             )
         )
-        self._news.tell()
+        self._notifier.notify()
 
     def _failed(self, on_failure: Callable[[Any], None] | None, failure: Any) -> None:
         """Note a handler of the dispatcher that failed while nobody waited for it."""
@@ -173,7 +175,7 @@ class Watch:
                 self._failures.caused(problem),
             )
         )
-        self._news.tell()
+        self._notifier.notify()
 
     def _subscribed(self, add: Callable[..., Any], spec: Any, listening: Any, *rest: Any) -> Any:
         self._listen(listening)
@@ -202,7 +204,7 @@ class Watch:
             self.handled.append(Handled(listener, name, event, exc))
             raise
         self.handled.append(Handled(listener, name, event, None))
-        self._news.tell()
+        self._notifier.notify()
         return result
 
     async def _call_batch(self, listener: str, name: str, call: Callable[..., Any], events: Any) -> Any:
@@ -217,7 +219,7 @@ class Watch:
             raise
         finally:
             self.handled += [Handled(listener, name, event, problem) for event in events]
-            self._news.tell()
+            self._notifier.notify()
 
     async def _give_up(
         self, give_up: Callable[..., Any], event: Envelope, where: str, problem: Exception, attempts: int
