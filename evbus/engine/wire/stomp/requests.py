@@ -1,7 +1,7 @@
 """Requests by SEND with an address for the reply, and replies to such addresses.
 
 Replies come to a queue of this process, which is gone with its connection. RabbitMQ and ActiveMQ have no kind
-of it in common: see :func:`place`. Sections named here are those of the STOMP specification 1.2.
+of it in common: see :func:`reply_queue`. Sections named here are those of the STOMP specification 1.2.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from evbus.engine.wire.stomp.session import Product, StompSession, sender_header
 from evbus.errors import ConnectionLost, DeliveryError, DeliveryTimeout, Rejected, Unavailable
 from evbus.types import Envelope
 
-__all__ = ["Place", "Requester", "expiry_lines", "place"]
+__all__ = ["ReplyQueue", "Requester", "expiry_lines", "reply_queue"]
 
 log = logging.getLogger("evbus.ingress.stomp")
 
@@ -33,15 +33,15 @@ CORRELATION, REPLY_TO = "correlation-id", "reply-to"
 MOST_EXPIRY = 4_294_967
 
 
-class Place(NamedTuple):
-    """Where replies come to: what is subscribed to, with which headers, and the address that servers get."""
+class ReplyQueue(NamedTuple):
+    """A queue for replies: its name and headers to subscribe with, and the address that servers get."""
 
     queue: str
     headers: dict[str, str]
     address: str
 
 
-def place(broker: Product, name: str) -> Place:
+def reply_queue(broker: Product, name: str) -> ReplyQueue:
     """Return a queue for replies that ends with its subscription, or at the latest with its connection.
 
     RabbitMQ lets nobody subscribe to ``/temp-queue/``. A SEND to ``/queue/`` would declare the queue anew,
@@ -50,8 +50,8 @@ def place(broker: Product, name: str) -> Place:
     """
     if broker is Product.RABBITMQ:
         headers = {"durable": "false", "auto-delete": "true", "exclusive": "true"}
-        return Place(f"/queue/{name}", headers, f"/amq/queue/{name}")
-    return Place(f"/temp-queue/{name}", {}, f"/temp-queue/{name}")
+        return ReplyQueue(f"/queue/{name}", headers, f"/amq/queue/{name}")
+    return ReplyQueue(f"/temp-queue/{name}", {}, f"/temp-queue/{name}")
 
 
 def expiry_lines(broker: Product, seconds: float) -> bytes:
@@ -87,7 +87,7 @@ class _Line:
         return _anew(outcome, f"{self.connection.name}: {self.connection.clean(outcome)}")
 
 
-class _Ask:
+class _OutgoingRequest:
     """A request, until its reply comes."""
 
     __slots__ = ("answer", "deadline", "event", "id", "inbox")
@@ -112,7 +112,7 @@ class _Ask:
             self.answer.set_result(problem)
 
 
-class _Tell:
+class _OutgoingReply:
     """A reply that goes, until its receipt comes."""
 
     __slots__ = ("_address", "_event", "_line", "outcome")
@@ -141,13 +141,13 @@ class _Inbox:
     def __init__(self, line: _Line, profile: Profile, name: str) -> None:
         self.line = line
         self._name = name
-        self._waiting: dict[str, _Ask] = {}
+        self._waiting: dict[str, _OutgoingRequest] = {}
         self._subscription = f"evbus-replies-{line.session.next_number}"
         self._subscribed = False
         self._expiry = profile.expiry
         broker = self._broker = line.session.broker
-        self._place = place(broker, f"evbus-reply-{secrets.token_hex(16)}")
-        fixed = {**profile.headers, REPLY_TO: self._place.address}
+        self._reply_queue = reply_queue(broker, f"evbus-reply-{secrets.token_hex(16)}")
+        fixed = {**profile.headers, REPLY_TO: self._reply_queue.address}
         request = msgspec.structs.replace(profile, headers=fixed, expiry=None)
         self._frames = Frames(request, broker, skip={CORRELATION})
 
@@ -165,7 +165,7 @@ class _Inbox:
         """Begin to take replies; return why that failed. Acknowledging a reply would be of no use."""
         session = self.line.session
         session.lost.add_done_callback(self._lost)
-        queue, headers, _ = self._place
+        queue, headers, _ = self._reply_queue
         refusal = await session.subscribe(self._subscription, queue, headers, self._take, ack="auto")
         if refusal is None:
             self._subscribed = True
@@ -181,29 +181,29 @@ class _Inbox:
         self.line.session.lost.remove_done_callback(self._lost)
         await self.line.session.unsubscribe(self._subscription)
 
-    def frame(self, ask: _Ask, number: int) -> bytes:
+    def frame(self, request: _OutgoingRequest, number: int) -> bytes:
         """Return the frame of a request that is to be sent now, whose reply is waited for from now on."""
-        left = ask.deadline - asyncio.get_running_loop().time()
+        left = request.deadline - asyncio.get_running_loop().time()
         if self._expiry is not None:
             left = min(left, self._expiry)
-        extra = header_lines({CORRELATION: ask.id}) + expiry_lines(self.line.session.broker, left)
-        raw = self._frames.frame(ask.event, number, extra=extra)
-        self._waiting[ask.id] = ask
+        extra = header_lines({CORRELATION: request.id}) + expiry_lines(self.line.session.broker, left)
+        raw = self._frames.frame(request.event, number, extra=extra)
+        self._waiting[request.id] = request
         return raw
 
-    def forget(self, ask: _Ask) -> None:
+    def forget(self, request: _OutgoingRequest) -> None:
         """Wait for its reply no longer."""
-        self._waiting.pop(ask.id, None)
-        self.line.outbox.forget(ask)
+        self._waiting.pop(request.id, None)
+        self.line.outbox.forget(request)
 
     def _take(self, frame: Frame) -> None:
         headers = frame.headers
-        ask = self._waiting.pop(headers.get(CORRELATION, ""), None)
-        if ask is None:
+        request = self._waiting.pop(headers.get(CORRELATION, ""), None)
+        if request is None:
             log.debug("%s: a reply came that nobody waits for (any more)", self.line.connection.name)
-        elif not ask.answer.done():
+        elif not request.answer.done():
             key = headers.get(ROUTING_KEY, "")
-            ask.answer.set_result(
+            request.answer.set_result(
                 Envelope(self._name, key, frame.body, sender_headers(headers, self._broker))
             )
 
@@ -218,8 +218,8 @@ class _Inbox:
 
     def _fail(self, problem: DeliveryError) -> None:
         waiting, self._waiting = self._waiting, {}
-        for ask in waiting.values():
-            ask.fail(_anew(problem, str(problem)))
+        for request in waiting.values():
+            request.fail(_anew(problem, str(problem)))
 
 
 class Requester(Publisher):
@@ -261,16 +261,16 @@ class Requester(Publisher):
         inbox = self._inbox
         if inbox is None or not inbox.open:
             inbox = await self._opened(timeout, deadline)
-        ask = _Ask(inbox, event, deadline)
-        timer = loop.call_at(deadline, ask.fail, DeliveryTimeout(timeout))
-        inbox.line.outbox.put(ask)
+        request = _OutgoingRequest(inbox, event, deadline)
+        timer = loop.call_at(deadline, request.fail, DeliveryTimeout(timeout))
+        inbox.line.outbox.put(request)
         if self._watching is None or self._watching.done():
             self._watching = asyncio.ensure_future(self._watch(inbox.line.session, event))
         try:
-            found = await ask.answer
+            found = await request.answer
         finally:
             timer.cancel()
-            inbox.forget(ask)
+            inbox.forget(request)
         if isinstance(found, DeliveryError):
             raise found
         return found
@@ -291,15 +291,15 @@ class Requester(Publisher):
         if line.session.broker is Product.RABBITMQ and not address.startswith("/"):
             # What an AMQP client asks for is a queue's plain name, or one of its direct reply-to.
             address = f"/reply-queue/{address}"
-        tell = _Tell(line, address, event)
+        reply = _OutgoingReply(line, address, event)
         seconds = self._profile.receipt_timeout
-        timer = asyncio.get_running_loop().call_later(seconds, tell.fail, self._silent())
-        line.outbox.put(tell)
+        timer = asyncio.get_running_loop().call_later(seconds, reply.fail, self._silent())
+        line.outbox.put(reply)
         try:
-            outcome = await tell.outcome
+            outcome = await reply.outcome
         finally:
             timer.cancel()
-            line.outbox.forget(tell)
+            line.outbox.forget(reply)
         if outcome is not None:
             raise outcome
 

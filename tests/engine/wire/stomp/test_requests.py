@@ -12,7 +12,7 @@ import aiormq
 import pytest
 
 from evbus.engine.wire.stomp import library  # noqa: F401 - importing stomp.py before would scan host names
-from evbus.engine.wire.stomp.requests import MOST_EXPIRY, expiry_lines, place
+from evbus.engine.wire.stomp.requests import MOST_EXPIRY, expiry_lines, reply_queue
 from evbus.engine.wire.stomp.session import Product
 from evbus.errors import DeliveryError, DeliveryTimeout, Rejected, Unavailable
 from evbus.types import Delivery, Envelope, Subscription
@@ -760,11 +760,11 @@ def test_the_connection_of_a_closed_profile_is_not_waited_for() -> None:
 
 
 def test_where_replies_come_to_differs_by_broker() -> None:
-    made = place(Product.RABBITMQ, "n")
+    made = reply_queue(Product.RABBITMQ, "n")
     assert (made.queue, made.address) == ("/queue/n", "/amq/queue/n")
     assert made.headers == {"durable": "false", "auto-delete": "true", "exclusive": "true"}
     for other in (Product.ACTIVEMQ, Product.OTHER):
-        assert place(other, "n") == ("/temp-queue/n", {}, "/temp-queue/n")
+        assert reply_queue(other, "n") == ("/temp-queue/n", {}, "/temp-queue/n")
 
 
 def test_how_a_request_expires_differs_by_broker() -> None:
