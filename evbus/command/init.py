@@ -177,7 +177,7 @@ async def consume(hub, options, profiles, sources, show=None):
 
 
 def intake(hub, form=None):
-    """Return a ``LineProducer``, which puts the events of lines on the bus; ``form`` says what a line means."""
+    """Return a ``LineProducer``, which puts the events of lines; ``form`` says what a line means."""
     settings = hub.evbus.init.settings()
     return _session.LineProducer(
         hub.evbus.broker.put,

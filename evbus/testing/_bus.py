@@ -74,7 +74,7 @@ class Bus(Handle):
 
     @property
     def dead(self) -> list[Dead]:
-        """What lanes, listeners and handlers gave up, in order. Who looks at it takes care of it.
+        """The dead letters of lanes, listeners and handlers, in order. Who looks at them takes care of them.
 
         The test does not fail for the sake of what was looked at.
         """

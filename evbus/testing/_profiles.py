@@ -28,7 +28,7 @@ def in_memory(profiles: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def names(profiles: Mapping[str, Any]) -> list[str]:
-    """Return what the profiles are called."""
+    """Return the names of the profiles."""
     return [name for _, name, _, _ in providers(profiles, source="profiles")]
 
 

@@ -1,4 +1,4 @@
-"""What was sent: a record of every event, and waiting for one."""
+"""Records every event that was sent, and waits for one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Sent:
         self._event = _UNREAD
 
     def __repr__(self) -> str:
-        """Say what it says, or what it would not say."""
+        """Return the event's own repr, or the reason for which it cannot be read."""
         try:
             what = repr(self.event)
         except Exception as exc:
@@ -91,7 +91,7 @@ class Notifier:
                 future.get_loop().call_soon_threadsafe(_wake, future)
 
     async def until(self, look: Callable[[], _Found | None], seconds: float) -> _Found | None:
-        """Return what ``look`` returns as soon as that is not None; None after ``seconds``."""
+        """Return the result of ``look`` as soon as that is not None; None after ``seconds``."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while True:

@@ -1,4 +1,4 @@
-"""What a test asks about its bus, and the sentences that answer it."""
+"""Answers a test's questions about its bus, in sentences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HIDDEN = (
 
 
 class View:
-    """What happened on a hub, and what is still to happen."""
+    """A view of a hub: its events so far, and the work that is left."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class View:
         return None
 
     def busy(self) -> list[str]:
-        """Return what is still to be done, in words."""
+        """Return sentences about the work that is left."""
         failures = self._failures
         return busy(
             self.hub,

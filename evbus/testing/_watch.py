@@ -83,7 +83,7 @@ class Watch:
 
     @property
     def errors(self) -> list[BaseException]:
-        """What listeners have raised."""
+        """The exceptions that listeners have raised."""
         return [one.error for one in self.handled if one.error is not None]
 
     def attach(self) -> None:

@@ -120,7 +120,7 @@ class Forwarder:
         return _Forwarded(self, message, to, response, read, seconds, exactly=exactly)
 
     async def request(self, message: Any, to: str, seconds: float, *, exactly: bool = False) -> Any:
-        """Return what the handler of ``message`` at the other end of ``to`` returns, as plain values.
+        """Return the result of the handler of ``message`` at the other end of ``to``, as plain values.
 
         :param exactly: numbers in them know how they were written.
         """

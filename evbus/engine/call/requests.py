@@ -167,7 +167,7 @@ class RequestLink:
             raise self.problem(exc, "the plugin failed") from None
 
     def problem(self, exc: Exception, what: str) -> DeliveryError:
-        """Return what a plugin raised as an error without the secrets of the profile."""
+        """Return an error for an exception of a plugin, without the secrets of the profile."""
         log.debug("%s: %s", self.name, what, exc_info=exc)
         reason = problem_text(exc, secrets_of(self.profile.data))
         return DeliveryError(f"{self.name}: {what}: {reason}")

@@ -111,7 +111,7 @@ class _Incoming:
 
     @property
     def identity(self) -> tuple[str, str, str, int]:
-        """What a request that is delivered again has in common with itself, though it may have no id."""
+        """The identity of a request, by which it is known when it comes again, even without an id."""
         envelope, headers = self.delivery.envelope, self.headers
         return (
             headers.get(_REPLY_TO, ""),
@@ -311,7 +311,7 @@ class RequestServer:
         delivery.ack()
 
     async def _tell(self, request: _Incoming, address: str, problem: DeliveryError) -> None:
-        """Tell who asked that a reply cannot be sent, and remember that, as the request may come again."""
+        """Tell the requester that a reply cannot be sent, and remember it, as the request may come again."""
         if len(self._given_up) >= REMEMBERED:
             del self._given_up[next(iter(self._given_up))]
         self._given_up[request.identity] = None

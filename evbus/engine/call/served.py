@@ -1,4 +1,4 @@
-"""What the name of a request stands for: a handler here, whose message is read of what came in."""
+"""Finds the handler that a request names, and reads its message from the envelope."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONGEST = 200
 
 
 def name_in(envelope: Envelope) -> str:
-    """Return what the message in an envelope is called."""
+    """Return the name of the message in an envelope."""
     return envelope.headers.get(MESSAGE) or envelope.routing_key
 
 
@@ -114,7 +114,7 @@ class Names:
         return f"<Names {', '.join(self._found)}>"
 
     def find(self, name: str) -> Served:
-        """Return what a name stands for: a message that is bound here, and nothing else.
+        """Return the message of a name: one that is bound here, and nothing else.
 
         :raises HandlerDoesNotExist: no such message is bound.
         :raises HandlerExists: several are.

@@ -1,1 +1,1 @@
-"""What the subcommands of the command ``evbus`` share: input, output, tables."""
+"""The parts that the subcommands of ``evbus`` share: input, output, tables."""

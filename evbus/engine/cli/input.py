@@ -1,4 +1,4 @@
-"""What the lines of an input mean to ``evbus run``: events, the JSON of others, or plain text."""
+"""Reads the lines of an input for ``evbus run``: events, the JSON of others, or plain text."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Joiner:
         self._between = b" "
 
     def add(self, number: int, line: bytes) -> list[tuple[int, bytes]]:
-        """Return what is whole with this line, each with the number of the line that it begins with."""
+        """Return the texts that are whole with this line, each with the number of its first line."""
         if not self._parts:
             if line.strip() not in _OPENINGS:
                 return [(number, line)]
@@ -62,7 +62,7 @@ class Joiner:
         return [] if self._depth > 0 else self.rest()
 
     def rest(self) -> list[tuple[int, bytes]]:
-        """Return what is not whole, if there is anything."""
+        """Return the text that is not whole, if there is one."""
         found = [(self._first, self._between.join(self._parts))] if self._parts else []
         self._depth = self._size = 0
         self._parts, self._between = [], b" "
@@ -70,7 +70,7 @@ class Joiner:
 
 
 class Form(NamedTuple):
-    """How a line is read, and what its events are called where it does not say.
+    """The format of lines, and the names of their events where they do not say them.
 
     :ivar format: ``events``: an event of :mod:`evbus.engine.codec.jsonl` or a CloudEvent in JSON, or a JSON
         array of them; ``lines``: the line is the body; ``json``: its JSON is.
@@ -179,7 +179,7 @@ def _each(line: bytes, max_body: int, read: Callable[[bytes], jsonl.Record]) -> 
 
 
 def form_of(options: Mapping[str, Any]) -> Form:
-    """Return what the options of a subcommand say of its input.
+    """Return the form of a subcommand's input, by its options.
 
     :raises ConfigError: there is no such format, or an option goes with another one.
     """

@@ -1,4 +1,4 @@
-"""Where a subcommand writes what it has made, and in which format."""
+"""The output of a subcommand: its file or stream, and its format."""
 
 from __future__ import annotations
 

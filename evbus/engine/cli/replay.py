@@ -87,7 +87,7 @@ def _journal(aside: Path) -> Path:
 
 
 def _done(aside: Path) -> set[int]:
-    """Return where the lines begin that are done."""
+    """Return the offsets of the lines that are done."""
     try:
         found = _journal(aside).read_bytes()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the subcommands that deliver events share: lines made events, the ticker, the exit code."""
+"""The parts that subcommands which deliver share: events from lines, the ticker, the exit code."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class EXIT:
 
 
 class Ended(NamedTuple):
-    """How a bus ended: its counters, whether a second signal cut it short, and what its stop has left."""
+    """The end of a bus: its counters, whether a second signal cut it short, and the report of its stop."""
 
     snapshot: Mapping[str, Any]
     cut_short: bool

@@ -1,4 +1,4 @@
-"""Where ``evbus run`` reads its lines: a file, standard input, or a Unix socket."""
+"""The sources of lines for ``evbus run``: a file, standard input, or a Unix socket."""
 
 from __future__ import annotations
 

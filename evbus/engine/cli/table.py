@@ -40,7 +40,7 @@ def render(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequenc
 
 
 def closing(snapshot: Mapping[str, Any], seconds: float) -> str:
-    """Return what became of the events, a row for each destination."""
+    """Return a table of the events' outcomes, a row for each destination."""
     rows = []
     for name, lane in snapshot["lanes"].items():
         waiting = lane["queued"] + lane["in_flight"]
@@ -77,7 +77,7 @@ def closing(snapshot: Mapping[str, Any], seconds: float) -> str:
 
 
 def _listeners(found: Mapping[str, Any]) -> str:
-    """Return what became of the events that came in, a row for each listener."""
+    """Return a table of the outcomes of events that came in, a row for each listener."""
     columns = ("handled", "retried", "dead", "queued")
     rows = [
         [one["name"], ", ".join(one["events"]), *(number(one[column]) for column in columns)]

@@ -1,1 +1,1 @@
-"""What an application consists of, as a catalogue, an AsyncAPI document or a graph."""
+"""Describes an application, as a catalogue, an AsyncAPI document or a graph."""

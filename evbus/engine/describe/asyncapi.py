@@ -24,7 +24,7 @@ VERSION = "3.0.0"
 
 
 class About(NamedTuple):
-    """What a document says that the events do not.
+    """The options of a document, which the events do not say.
 
     :ivar title: of the API. ``version`` is the API's, too.
     :ivar content_type: of the bodies.
@@ -201,7 +201,7 @@ def _channel(about: Channel, hosts: Iterable[str]) -> dict[str, Any]:
 
 
 def _about(listener: KnownListener, event: EventSpec) -> dict[str, Any]:
-    """Return what AsyncAPI has no place for."""
+    """Return the extension with the facts that AsyncAPI has no place for."""
     spec = listener.spec
     made: dict[str, Any] = {
         "name": listener.name,

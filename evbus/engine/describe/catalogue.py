@@ -1,4 +1,4 @@
-"""What an application consists of: its events, listeners and profiles, and who gets what from whom."""
+"""The catalogue of an application: its events, listeners and profiles, and who gets what from whom."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def events_in(module: ModuleType) -> list[type]:
 
 
 def known(found: Iterable[tuple[Any, ListenerSpec]], place: str, registry: EventTypes) -> list[KnownListener]:
-    """Return what is to be known of listeners that a file or a module declares, and learn their events.
+    """Return the listeners that a file or a module declares, and learn their events.
 
     :raises HandlerError: one of the events is none, or another class has its name.
     """

@@ -1,4 +1,4 @@
-"""What a graph of a catalogue shows: events, the profiles that they go through, and listeners."""
+"""The graph of a catalogue: events, the profiles that they go through, and listeners."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Graph(NamedTuple):
 
 
 def graph(found: Catalogue) -> Graph:
-    """Return what is to be shown of a catalogue."""
+    """Return the graph of a catalogue."""
     profiles: dict[str, ProfileNode] = {}
     for one in found.profiles:
         name = f"{one.provider}.{one.name}"

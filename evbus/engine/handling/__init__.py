@@ -1,1 +1,1 @@
-"""How somebody's function is called with a message: signature, injection, limits."""
+"""Calls somebody's function with a message: signature, injection, limits."""

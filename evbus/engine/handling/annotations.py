@@ -1,4 +1,4 @@
-"""What annotations and signatures say, as far as they can be relied on."""
+"""Reads annotations and signatures, as far as they can be relied on."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def in_class(function: Any) -> bool:
 
 
 def namespaces(function: Any, message: Any) -> list[dict[str, Any]]:
-    """Return where the names in the annotations of a function are looked up."""
+    """Return the namespaces in which the annotations of a function are looked up."""
     inner = [layer for layer in layers(function) if hasattr(layer, "__globals__")]
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     names = inner[-1].__globals__ if inner else vars(module) if module is not None else {}

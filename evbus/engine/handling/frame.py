@@ -1,4 +1,4 @@
-"""What is being handled: known to whatever a handler calls, through a context variable."""
+"""The message that is being handled, known to whatever a handler calls through a context variable."""
 
 from __future__ import annotations
 

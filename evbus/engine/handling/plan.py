@@ -1,4 +1,4 @@
-"""How a handler is called: what is read from its signature, and what is made of that."""
+"""The plan of a call: read from the signature of a handler, and bound to its values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Want(NamedTuple):
 
 
 class Values(NamedTuple):
-    """What a handler is given besides the message, by parameter: when it is built, and in every call."""
+    """The values for a handler besides the message, by parameter: when it is built, and in every call."""
 
     init: dict[str, Any]
     call: dict[str, Any]
@@ -47,7 +47,7 @@ class Values(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """Where the values of a signature's parameters come from."""
+    """The sources of the values of a signature's parameters."""
 
     given: dict[str, Any]
     takes_hub: bool
@@ -60,7 +60,7 @@ class Inputs(NamedTuple):
 
 
 class CallPlan(NamedTuple):
-    """How a handler is called.
+    """The plan of the calls of a handler.
 
     :ivar name: the handler's name, :ivar message: the message's, both as sentences name them.
     :ivar target: what is called, or the class that is built first when there is ``init``.

@@ -64,7 +64,7 @@ class WorkerPool:
         return f"<WorkerPool active={self.active} ready={len(self._ready)} workers={len(self._workers)}>"
 
     def __len__(self) -> int:
-        """How much waits for a slot."""
+        """Return the number of jobs and callers that wait for a slot."""
         return len(self._ready)
 
     def bound(self, limit: int, backlog: int) -> None:

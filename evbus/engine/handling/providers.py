@@ -1,4 +1,4 @@
-"""What handlers and listeners take beside a message: made once or for each, found by type, closed last."""
+"""Provides values for handlers and listeners: made once or for each, found by type, closed last."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def is_class(value: object) -> TypeGuard[type]:
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
-    """Return what an annotation allows: the members of a Union without None, else the annotation itself."""
+    """Return the types of an annotation: the members of a Union without None, else the annotation itself."""
     if hasattr(annotation, "__metadata__"):  # Annotated[X, ...]
         return members(annotation.__origin__)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -108,7 +108,7 @@ class _Named(type):
 
 
 class Provider(metaclass=_Named):
-    """How to make something, and under which name: :class:`Singleton` or :class:`Factory`. Immutable."""
+    """A named function that makes a value: :class:`Singleton` or :class:`Factory`. Immutable."""
 
     __slots__ = ("make", "name")
 
@@ -253,7 +253,7 @@ class Injector:
             )
 
     async def resolve(self, provider: Provider) -> Any:
-        """Return what a provider makes: the Singleton of its name, a new object of a Factory.
+        """Return the value of a provider: the Singleton of its name, a new object of a Factory.
 
         A maker's error reaches everybody who waits for it, and the next one who asks tries again. Cancelled,
         an asker leaves the maker of a Singleton running for the others.
@@ -293,7 +293,7 @@ class Injector:
         return self._share(provider, value) if current else self._keep(provider, value)
 
     def resolve_now(self, provider: Provider) -> Any:
-        """Return what a provider with a sync function makes, without waiting.
+        """Return the value of a provider with a sync function, without waiting.
 
         :raises HandlerSignatureError: what it makes has to be awaited; or see :meth:`declare`.
         """

@@ -53,7 +53,7 @@ def read(
     provided: Callable[[Any], Any] = lambda _annotation: MISSING,
     hub_known: bool = True,
 ) -> CallPlan:
-    """Return how ``handler`` is called for a message, or raise why it cannot be.
+    """Return the plan by which ``handler`` is called for a message.
 
     :param message: a class or a string.
     :param name: the handler's name in sentences, when it is not that of the function.
@@ -92,7 +92,7 @@ def read(
 
 
 class _Target(NamedTuple):
-    """What is called, and the callable ``source`` whose signature counts, without ``skip`` parameters."""
+    """The object to call, and the callable ``source`` whose signature counts, without ``skip`` parameters."""
 
     call: Any
     method: str
@@ -157,7 +157,7 @@ class _Reader:
         return _Target(handler.__call__ if plain else handler, method, handler, 0)
 
     def _method(self, handler: Any, kind: type) -> str:
-        """Return which of its two methods handles: the first that is asynchronous."""
+        """Return the name of the method that handles: the first of two that is asynchronous."""
         called = kind.__call__ if handler is kind else handler
         found = {"__call__": called} if any("__call__" in vars(one) for one in kind.__mro__) else {}
         if _has(handler, "handle"):
@@ -205,7 +205,7 @@ class _Reader:
         return parameters, resolved(signature.return_annotation, names)
 
     def constructor(self, handler: type, given: dict[str, Any]) -> Inputs:
-        """Return where the arguments of a class come from."""
+        """Return the inputs of the constructor of a class."""
         missing: list[Any] = sorted(getattr(handler, "__abstractmethods__", ()))
         if missing or getattr(handler, "_is_protocol", False):
             lack = f"it leaves out {listed(missing)}" if missing else "it is a protocol"
@@ -285,7 +285,7 @@ class _Reader:
     def inputs(
         self, parameters: list[Parameter], given: dict[str, Any], argument: Parameter | None, what: str = "it"
     ) -> Inputs:
-        """Return where the parameters but the message's get their values from."""
+        """Return the inputs of all parameters but the message's."""
         others = [one for one in parameters if one is not argument and one.kind not in _VARIABLE]
         names = [one.name for one in others]
         if not any(one.kind is Parameter.VAR_KEYWORD for one in parameters):
@@ -327,7 +327,7 @@ class _Reader:
 def _arrange(
     parameters: list[Parameter], argument: Parameter | None
 ) -> tuple[str, tuple[tuple[str, Any], ...], tuple[tuple[str, Any], ...]]:
-    """Return how the message goes in, and what goes in by position before and after it."""
+    """Return the way of the message into the call, and the positional parameters before and after it."""
     if argument is None or argument.kind is Parameter.KEYWORD_ONLY:
         only = tuple((one.name, one.default) for one in parameters if one.kind is Parameter.POSITIONAL_ONLY)
         return ("nothing" if argument is None else "keyword"), only, ()

@@ -1,4 +1,4 @@
-"""What the three routers of a dispatcher share."""
+"""The state that the three routers of a dispatcher share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Around = Callable[[Envelope, Callable[[Envelope], Awaitable[Any]]], Awaitable[An
 
 
 class DispatcherState(enum.Enum):
-    """Where a dispatcher is in its life."""
+    """The states of a dispatcher."""
 
     NEW = "new"
     RUNNING = "running"

@@ -36,7 +36,7 @@ class DeclaredHandler(NamedTuple):
 
 
 class _Decorator:
-    """What ``@command(Type)`` returns: an object, so that it is seen where it was left without its Type."""
+    """A decorator, ``@command(Type)``: an object, so that it is seen where it was left without its Type."""
 
     def __init__(self, declaration: Declaration) -> None:
         self.declaration = declaration
@@ -85,7 +85,7 @@ def on(
 
 
 def declarations(module: ModuleType) -> Iterator[DeclaredHandler]:
-    """Yield what a file declares itself, in its order."""
+    """Yield the handlers that a file declares itself, in its order."""
     seen: set[int] = set()
     for name, handler in list(vars(module).items()):
         if id(handler) not in seen:
@@ -103,7 +103,7 @@ def _said(handler: Any, module: ModuleType) -> list[Declaration]:
 def check(
     read: Callable[[Any, Declaration], Any], is_loaded: Callable[[str], bool]
 ) -> Callable[[ModuleType], None]:
-    """Return what checks the files of the folders ``handler/`` of a hub, one after another.
+    """Return a function that checks the files of the folders ``handler/`` of a hub, one after another.
 
     :param read: raises :class:`~evbus.errors.HandlerError` for a handler that cannot be bound.
     :param is_loaded: tells whether a file that was checked before is in use.

@@ -29,7 +29,7 @@ log = logging.getLogger("evbus.dispatch")
 
 
 class _Started:
-    """What :meth:`Dispatcher.start` returns: it may be awaited, and need not be."""
+    """The result of :meth:`Dispatcher.start`: it may be awaited, and need not be."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher

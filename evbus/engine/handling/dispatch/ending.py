@@ -1,4 +1,4 @@
-"""How a dispatcher ends: what is there is handled, and the rest is given up."""
+"""The end of a dispatcher: what is there is handled, and the rest is given up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GRACE = 5.0
 
 
 class DispatchReport(NamedTuple):
-    """What a stop left behind: by message, how many were not handled, and the seconds that it took."""
+    """A report of a stop: by message, how many were not handled, and the seconds that it took."""
 
     unhandled: dict[str, int]
     seconds: float
@@ -37,7 +37,7 @@ class DispatchReport(NamedTuple):
 
 
 class Ending:
-    """What runs on three routers, and can be stopped.
+    """Stops three routers: waits for the messages that are there, and gives up the rest.
 
     :ivar intakes: tasks that take messages from outside, cancelled before the rest is handled.
     :ivar report: of the last stop.

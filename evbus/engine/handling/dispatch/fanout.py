@@ -183,7 +183,7 @@ class Fanout:
 
     @property
     def error(self) -> BaseException | None:
-        """What the first that failed raised, when somebody waits."""
+        """The exception of the first handler that failed, when somebody waits."""
         return None if self._first is None else self._first[2]
 
     @property

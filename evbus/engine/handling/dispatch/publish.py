@@ -17,7 +17,7 @@ Publish = Callable[[str, Any], Awaitable[None]]
 
 
 def wire_name(message: Any) -> str:
-    """Return what a message is called outside of this process: the name of its class, or its string."""
+    """Return the name of a message outside of this process: that of its class, or its string."""
     return message if isinstance(message, str) else message.__name__
 
 

@@ -1,4 +1,4 @@
-"""Which handlers a message has."""
+"""The handlers of each message."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _Message = type | str
 class HandlerRegistry:
     """The handlers of one sort of messages.
 
-    :ivar name: what the router is called on the hub.
+    :ivar name: that of the router on the hub.
     """
 
     def __init__(self, core: Core, name: str) -> None:
@@ -152,5 +152,5 @@ class HandlerRegistry:
 
     @staticmethod
     def name_of(message: Any) -> str:
-        """Return what a message is called in sentences."""
+        """Return the name of a message in sentences."""
         return message_name(message if isinstance(message, (str, type)) else type(message))

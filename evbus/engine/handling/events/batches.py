@@ -12,7 +12,7 @@ _Work = TypeVar("_Work")
 
 
 class _Gathered(Generic[_Work]):
-    """What was gathered.
+    """The events of a batch that is being gathered.
 
     :ivar turns: of all but the first: whether the batch was handled, else each is handled by itself.
     :ivar awaited: done when others are not waited for any more.

@@ -1,4 +1,4 @@
-"""What is still to be done on a bus, in words."""
+"""Says in words which work is left on a bus."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def busy(
     lane_blocked: Callable[[str, bool], bool] = _nothing,
     listener_blocked: Callable[[str, bool], bool] = _nothing,
 ) -> list[str]:
-    """Return what is still to be delivered and handled, nothing when all is done.
+    """Return sentences about the events still to be delivered or handled, none when all is done.
 
     :param lane_blocked: gets the name of a profile, and whether its lane tries for ever: whether that lane is
         not to be waited for.

@@ -1,4 +1,4 @@
-"""Where an event goes, and where a listener gets it from, in the terms of each transport."""
+"""Channels of events and listeners, in the terms of each transport."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Channel(NamedTuple):
 
 
 def sent(profile: PluginProfile, event: str, sent_with: str) -> Channel:
-    """Return where an event goes.
+    """Return the channel that an event goes to.
 
     :param sent_with: the name of the profile that it is sent with.
     :raises EvbusError: its name makes no address there.
@@ -76,7 +76,7 @@ def sent(profile: PluginProfile, event: str, sent_with: str) -> Channel:
 
 
 def received(found: SourceProfile, wanted: Subscription) -> Channel:
-    """Return what a subscription consumes.
+    """Return the channel that a subscription consumes.
 
     :raises ProfileError: the profile cannot give what is wanted.
     """

@@ -182,5 +182,5 @@ class EventConsumer:
 
 
 def _details(problem: BaseException, reason: str) -> str:
-    """Return where a source has failed; what evbus itself raises says what is wrong."""
+    """Return the place where a source has failed; errors of evbus itself say what is wrong."""
     return "" if isinstance(problem, EvbusError) else about(problem, reason)

@@ -67,7 +67,7 @@ Upcast = Callable[[int, dict[str, Any]], Mapping[str, Any]]
 
 
 class EventSpec(msgspec.Struct, frozen=True, eq=False):
-    """What an event is called, and how it travels.
+    """The declaration of an event: its name, and how it travels.
 
     :ivar cls: None for an event that is known by its name only.
     :ivar name: the name of its queue, topic or address.
@@ -87,7 +87,7 @@ class EventSpec(msgspec.Struct, frozen=True, eq=False):
 
 
 class Retries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How often a listener gets an event before it is a dead letter, and the pauses in seconds.
+    """The attempts that a listener has at an event before it is a dead letter, and the pauses in seconds.
 
     :ivar attempts: in all; 0 for ever.
     :ivar min: the bound of the first pause; it doubles with every failure.
@@ -106,7 +106,7 @@ class Retries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ListenerSpec(msgspec.Struct, frozen=True):
-    """What a listener wants; see :func:`event_listener`."""
+    """The options of a listener; see :func:`event_listener`."""
 
     event: Any
     name: str = ""
@@ -127,7 +127,7 @@ class ListenerSpec(msgspec.Struct, frozen=True):
 
 
 def subscription_of(spec: ListenerSpec, name: str, event: EventSpec) -> Subscription:
-    """Return what a listener called ``name`` wants of a message system, of one of its events."""
+    """Return the subscription of a listener called ``name`` to one of its events."""
     at_once = spec.concurrency * (spec.batch or 1)
     return Subscription(
         name=event.name,
@@ -257,7 +257,7 @@ def _check_upcast(cls: type, upcast: Any) -> None:
 
 
 def spec_of(cls: Any) -> EventSpec | None:
-    """Return what ``@event`` says of a class itself, None for a class without it."""
+    """Return the declaration that ``@event`` gave a class itself, None for a class without it."""
     found = vars(cls).get(_EVENT) if isinstance(cls, type) else None
     # The slots of a dataclass make another class of the same name, which has what was set on the first.
     return found if isinstance(found, EventSpec) else None
@@ -347,7 +347,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def event_of(event_type_or_name: Any, options: dict[str, Any]) -> Any:
-    """Return what a subscription is told to listen to; other names of it are taken out of ``options``.
+    """Return the event of a subscription, under whichever name; those are taken out of ``options``.
 
     :raises HandlerSignatureError: it was told nothing, or several.
     """
@@ -400,7 +400,7 @@ def listener_spec(
     on_error: Callable[..., Any] | None = None,
     max_deliveries: int = 0,
 ) -> ListenerSpec:
-    """Return what a listener wants, checked.
+    """Return the options of a listener, checked.
 
     :param profile: the profile of the bus that its events come through.
     :param durable: what comes while no listener of the group is there is kept for it; default: what the event

@@ -1,4 +1,4 @@
-"""What listeners take beside the event, by its type: the same that handlers are given."""
+"""Injects parameters of listeners by their types, the same that handlers are given."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Wants = tuple[Want, ...]
 def read_wants(
     parameters: Sequence[inspect.Parameter], function: Any, injector: Injector, listener: str
 ) -> tuple[Wants, list[str]]:
-    """Return which parameters are, or may be, provided by their types, and which others are needed.
+    """Return the parameters that are, or may be, provided by their types, and the others that are needed.
 
     :param function: has the parameters; names in their annotations are looked up where it was written.
     :param listener: its name in sentences.

@@ -16,7 +16,7 @@ _Turn = asyncio.Future[None]
 
 
 class Keys:
-    """Who has the turn of each key, and who waits for it. A key is forgotten when nobody has it.
+    """Gives each key's turn to one job after another. A key is forgotten when nobody has it.
 
     :param workers: a job that waits for a turn leaves its place to another, and gets that of the job before.
     """
@@ -32,7 +32,7 @@ class Keys:
 
     @property
     def waiting(self) -> int:
-        """How many wait for a turn."""
+        """The number of jobs that wait for a turn."""
         return len(self._jobs)
 
     async def turn(self, key: Any, job: Any = None) -> None:

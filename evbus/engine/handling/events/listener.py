@@ -59,12 +59,12 @@ class Listener(NamedTuple):
 
 
 def listens(listener: Any) -> list[ListenerSpec]:
-    """Return what a function or class listens to."""
+    """Return the declarations of a function or class, one for each event."""
     return list(vars(listener).get(LISTENS, ())) if hasattr(listener, "__dict__") else []
 
 
 def declared(module: ModuleType) -> Iterator[tuple[Any, ListenerSpec]]:
-    """Yield the listeners that a file declares itself, each with what it listens to."""
+    """Yield the listeners that a file declares itself, with each of their declarations."""
     for listener in list(vars(module).values()):
         if getattr(listener, "__module__", None) == module.__name__:
             for spec in listens(listener):
@@ -175,7 +175,7 @@ def refuse_other(listener: Any, event: Any, batch: int = 0) -> None:
 
 
 def _meant(listener: Any) -> Any:
-    """Return what the annotations of a listener say that it takes, None if they say nothing."""
+    """Return the event that the annotations of a listener name, None if they name none."""
     for base in vars(listener).get("__orig_bases__", ()) if inspect.isclass(listener) else ():
         if get_origin(base) is EventListener:
             return get_args(base)[0]
@@ -207,7 +207,7 @@ def _unmade(cls: Any) -> Any:
 
 
 def _check_class(cls: Any, full_name: str, injector: Injector) -> Wants:
-    """Return what the constructor of a class takes beside the hub."""
+    """Return the injected parameters of the constructor of a class."""
     on = getattr(cls, "on", None)
     if not callable(on) or on is EventListener.on:
         raise HandlerSignatureError("it has no on(self, event)", handler=full_name)
@@ -230,7 +230,7 @@ def _check_class(cls: Any, full_name: str, injector: Injector) -> Wants:
 
 
 def _check_call(function: Any, full_name: str, injector: Injector) -> Wants:
-    """Return what a listener takes beside the event, the hub and the envelope."""
+    """Return the injected parameters of a listener, beside the event, the hub and the envelope."""
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise HandlerSignatureError(
             "it has a yield, and nothing of it would run; a listener is a plain function, or async def with "
@@ -263,7 +263,7 @@ def _check_call(function: Any, full_name: str, injector: Injector) -> Wants:
 
 
 def _bound(function: Any, the_hub: Any, values: dict[str, Any]) -> Callable[..., Any]:
-    """Return what is called with the event alone, or with it and the envelope."""
+    """Return a callable that takes the event alone, or the event and the envelope."""
     names = list(inspect.signature(function).parameters)
     if names[0] == "hub":
         function = functools.partial(function, the_hub)
@@ -277,7 +277,7 @@ def _bound(function: Any, the_hub: Any, values: dict[str, Any]) -> Callable[...,
 
 
 def _injecting(injected: Injected, threads: Threads | None) -> Callable[..., Awaitable[Any]]:
-    """Return what is called with an event, and makes first what had to be awaited."""
+    """Return a callable that takes an event, and first makes the parameters that have to be awaited."""
 
     async def on(*event: Any) -> Any:
         call = injected.made or await injected.make()
@@ -298,7 +298,7 @@ def _threaded(call: Callable[..., Any], threads: Threads) -> Callable[..., Await
 
 
 def short_name(listener: Any) -> str:
-    """Return what a listener is called that was told no name."""
+    """Return the name of a listener that was told none."""
     if isinstance(listener, EventListener):
         return type(listener).__name__
     function = inspect.unwrap(listener.func if isinstance(listener, functools.partial) else listener)

@@ -25,7 +25,7 @@ log = logging.getLogger("evbus.event")
 
 
 def places(given: Any) -> list[Any]:
-    """Return what the option ``listeners`` names: of several or, as a list is easily forgotten, one."""
+    """Return the places in the option ``listeners``: several or, as a list is easily forgotten, one."""
     return list(given) if isinstance(given, Iterable) and not isinstance(given, (str, type)) else [given]
 
 

@@ -30,7 +30,7 @@ DIGITS = 9
 
 
 class Loader(NamedTuple):
-    """What reads bodies of a content type.
+    """The decoders of bodies of a content type.
 
     :ivar load: makes plain values of a body.
     :ivar typed: returns what makes instances of a class of a body in one go; that raises ``ValueError`` for
@@ -44,7 +44,7 @@ class Loader(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """How the events of one class are read of bodies of one content type.
+    """The decoder of one class's events from bodies of one content type.
 
     :ivar keys: those that an event may have, if it need not have any.
     """

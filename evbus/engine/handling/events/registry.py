@@ -51,7 +51,7 @@ class EventTypes:
         return iter(list(self._by_name.values()))
 
     def kind(self, cls: Any) -> Kind:
-        """Return what goes with every event of a class; raises as :meth:`of` does."""
+        """Return the declaration of a class and its events' headers; raises as :meth:`of` does."""
         found = self.kinds.get(cls)
         if found is None:
             if cls.__module__ == "builtins" and cls is not type:

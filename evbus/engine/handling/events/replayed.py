@@ -11,7 +11,7 @@ __all__ = ["Replayed", "lane_of"]
 
 
 def lane_of(listener: str) -> str:
-    """Return what stands for the lane in the record of an event that a listener gave up."""
+    """Return the lane's name in the record of an event that a listener gave up."""
     return f"listener {listener}"
 
 

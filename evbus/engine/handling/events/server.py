@@ -1,4 +1,4 @@
-"""Where the broker of a profile is and what it speaks, without any secret."""
+"""The broker of a profile: its address and protocol, without any secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which classes can be events: their fields have to be values that can be written down."""
+"""Checks that a class can be an event: its fields have to be values that can be written down."""
 
 from __future__ import annotations
 

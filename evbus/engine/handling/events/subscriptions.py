@@ -58,7 +58,7 @@ class Entry:
         return f"<Entry {self.id} of {', '.join(event.name for event in self.events)}>"
 
     def describe(self) -> dict[str, Any]:
-        """Return what is known of it."""
+        """Return its options and counters."""
         return {
             "id": self.id,
             "events": [event.name for event in self.events],
@@ -72,7 +72,7 @@ class Entry:
         }
 
     def listen(self, sources: Sequence[EventSource], patience: float) -> None:
-        """Take what the profiles give."""
+        """Begin to consume its events from the profiles."""
         for event in self.events:
             wanted = subscription_of(self.spec, self.listening.listener.name, event)
             for source in sources:

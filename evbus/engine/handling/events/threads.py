@@ -170,7 +170,7 @@ class Threads:
 
     @property
     def hanging(self) -> int:
-        """How many go on with what was given up."""
+        """The number of threads that go on with calls that were given up."""
         if self._left:
             self._left = {worker for worker in self._left if worker.alive}
         return len(self._left)
@@ -259,7 +259,7 @@ def _called(call: Callable[..., Any], *event: Any) -> Any:
 
 
 def _raised(problem: BaseException) -> BaseException:
-    """Return what a function has raised, as its listener fails with it."""
+    """Return the exception that a listener fails with when its function has raised ``problem``."""
     if not isinstance(problem, (StopIteration, KeyboardInterrupt)):
         return problem
     # A future cannot hold the one, of which nobody would ever hear; and it is in the main thread that the

@@ -47,7 +47,7 @@ class Workers(Generic[_Job]):
         return f"<Workers {self._name} running={self.running} ready={len(self._ready)}>"
 
     def __len__(self) -> int:
-        """How many wait."""
+        """Return the number of jobs that wait."""
         return len(self._ready)
 
     @property
@@ -66,7 +66,7 @@ class Workers(Generic[_Job]):
 
     @property
     def ready(self) -> deque[_Job]:
-        """What waits, in order; threads of handlers may take from its left."""
+        """The jobs that wait, in order; threads of handlers may take from its left."""
         return self._ready
 
     def begin(self) -> None:
@@ -159,7 +159,7 @@ class Workers(Generic[_Job]):
         return task if task in self._tasks else None
 
     def withdraw(self, which: Callable[[_Job], bool] = lambda job: True) -> list[_Job]:
-        """Return what is not being done, and forget it."""
+        """Return the jobs that were not begun, and forget them."""
         again = [job for job in self._later if which(job)]
         for job in again:
             self._later.pop(job).cancel()
