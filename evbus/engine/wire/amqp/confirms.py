@@ -1,4 +1,4 @@
-"""Which publishes of a channel are still to be confirmed, and what became of the others.
+"""Tracks the publishes of a channel until they are confirmed, refused or given up.
 
 Publisher confirms are RabbitMQ's extension of AMQP 0-9-1: every publish of a channel has a number, counted
 from 1, and is answered by ``basic.ack`` or ``basic.nack``, alone or up to that number. An unroutable
@@ -64,7 +64,7 @@ class Batch:
         self.look()
 
     def look(self) -> None:
-        """Tell who waits when there is nothing left."""
+        """Wake the waiter when no event is left."""
         if not self.left and not self.done.done():
             self.done.set_result(None)
 
@@ -150,7 +150,7 @@ class Confirms:
 
     @property
     def pending(self) -> int:
-        """How many publishes are neither confirmed nor given up."""
+        """The number of publishes that are neither confirmed nor given up."""
         return sum(batch.left for batch in self._batches)
 
     def add(self, sent: list[Sent]) -> Batch:
@@ -309,7 +309,7 @@ class Confirms:
         )
 
     def _found(self, key: str, properties: bytes, body: bytes) -> Sent | None:
-        """Return what came back as it was sent, None when that is not known.
+        """Return the publish that came back, None when it is not known which.
 
         No broker changes routing keys and bodies. Of several that have the same, it is the one whose headers
         are most like those that came back.
@@ -331,7 +331,7 @@ class Confirms:
         return found if found is not None else self._only()
 
     def _only(self) -> Sent | None:
-        """Return what is pending when it is a single publish and did not come back."""
+        """Return the only pending publish, None when there are others or it came back."""
         pending = list(itertools.islice(self._pending(), 2))
         return pending[0] if len(pending) == 1 and not self._back else None
 

@@ -91,7 +91,7 @@ class AmqpSession:
 
     @property
     def blocked(self) -> str:
-        """Why the broker takes nothing (an alarm), ``""`` when it does."""
+        """The reason for which the broker takes nothing (an alarm), ``""`` when it does."""
         return self.wire.blocked
 
     def watch(self, changed: Callable[[], None]) -> None:

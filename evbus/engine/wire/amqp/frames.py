@@ -104,7 +104,7 @@ _NO_NATIVE: Mapping[str, Native] = {}
 
 
 class Fixed(msgspec.Struct, frozen=True):
-    """What a profile says about every message; an event's own headers of these names win.
+    """The properties that a profile gives every message; an event's own headers of these names win.
 
     :ivar persistent: kept on disk by the broker.
     :ivar expiration: milliseconds, as text.
@@ -167,7 +167,7 @@ def content_header(channel: int, size: int, properties: bytes) -> bytes:
 
 
 def body_head(channel: int, size: int) -> bytes:
-    """Return what comes before a body that fits into one frame; ``END`` comes after it."""
+    """Return the head of the frame of a body that fits into one; ``END`` comes after the body."""
     return _HEAD.pack(3, channel, size)
 
 
@@ -318,7 +318,7 @@ def _table(table: Mapping[str, str], native: Mapping[str, Native]) -> bytes:
 
 
 class Properties(NamedTuple):
-    """What a message says about itself.
+    """The properties and headers of a message that came.
 
     :ivar delivery_count: how often it was delivered before, None when the broker does not count.
     :ivar routing_key: the key that its sender gave it, None when that is the key it came with.
@@ -389,7 +389,7 @@ def _read_properties(data: bytes) -> Properties:
 
 
 def _sent_by_amqp1(headers: dict[str, str], native: dict[str, Native]) -> tuple[str | None, bool]:
-    """Take what RabbitMQ has made of a message of AMQP 1.0 for what it was.
+    """Restore the headers of a message of AMQP 1.0 that RabbitMQ has translated.
 
     Returns its routing key, if it says one, and whether the body is sections.
     """

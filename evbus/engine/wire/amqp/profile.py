@@ -1,4 +1,4 @@
-"""What a profile of AMQP says: the same keys for sending and receiving."""
+"""The profile of AMQP: the same keys for sending and receiving."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ class Profile(BrokerProfile, frozen=True, kw_only=True):
                 _check_binding(one, self.exchange.type, queue.name)
 
     def bindings(self, queue: QueueDeclaration) -> list[Binding]:
-        """Return what the profile's queue is bound to its exchange by; nothing to the default one."""
+        """Return the bindings of the profile's queue to its exchange; there are none to the default one."""
         if not self.exchange_name():
             return []
         if queue.bind is not None:
@@ -267,7 +267,7 @@ class Profile(BrokerProfile, frozen=True, kw_only=True):
         return QueueDeclaration(name=self.queue) if isinstance(self.queue, str) else self.queue
 
     def where(self) -> Address:
-        """Return where to connect to.
+        """Return the address to connect to.
 
         :raises ValueError: says which key is wrong.
         """

@@ -192,7 +192,7 @@ async def declare_queue(
 
 
 def _tell(session: AmqpSession, what: str, text: str) -> None:
-    """Say what it means that a queue differs, once for each connection."""
+    """Log the consequence of a queue that differs, once for each connection."""
     meaning = next((meaning for why, meaning in _MEANINGS.items() if re.search(why, text)), _OTHERWISE)
     said = f"{what} is there with other settings, and is used as it is: {text}; {meaning}"
     if said not in session.told:

@@ -27,7 +27,7 @@ _LARGEST = 128 * 1024 * 1024
 
 
 class Sink(Protocol):
-    """Who takes frames of a channel."""
+    """A receiver of the frames of a channel."""
 
     def frame(self, kind: int, method: int, payload: bytes) -> bool:
         """Take a frame; return False to leave it to aiormq. ``method`` is 0 unless ``kind`` is 1."""

@@ -1,4 +1,4 @@
-"""How brokers write addresses of AMQP 1.0: Artemis, RabbitMQ 3 and RabbitMQ 4."""
+"""Addresses of AMQP 1.0 as brokers write them: Artemis, RabbitMQ 3 and RabbitMQ 4."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COPIES = ("/exchange/", "/topic/")
 
 
 class Target(NamedTuple):
-    """Where a message goes.
+    """The target of a link: the address to which messages go.
 
     :ivar capabilities: what the sender asks of the node there.
     :ivar keyed: the message has to bring its routing key along.
@@ -38,7 +38,7 @@ class Target(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where messages come from.
+    """The source of a link: the address from which messages come.
 
     :ivar durable: the queue outlives its consumers.
     """
@@ -64,7 +64,7 @@ def is_rabbitmq3(properties: Mapping[str, Any]) -> bool:
 
 
 def target(profile: Profile, model: Model, key: str) -> Target:
-    """Return where an event of a routing key goes.
+    """Return the target of an event, by its routing key.
 
     :raises InvalidRoutingKey: the key makes no address.
     """

@@ -57,7 +57,7 @@ def connection(profile: Profile, name: str, provider: str = "amqp1") -> Amqp1Con
 
 
 def model(profile: Profile, session: Amqp1Session) -> Model:
-    """Return how the broker of a session writes its addresses."""
+    """Return the address model of a session's broker."""
     return model_of(profile, session.opened.result())
 
 

@@ -161,7 +161,7 @@ def _keep(data: bytes, start: int, headers: Mapping[str, str], native: dict[str,
 
 
 def _behind(data: bytes, start: int) -> int:
-    """Return where the value of the section at a position begins (section 1.2)."""
+    """Return the position of the value in the section that begins at ``start`` (section 1.2)."""
     return read(data, start + 1)[1]
 
 
@@ -180,7 +180,7 @@ def _annotated(
     headers: dict[str, str],
     native: dict[str, Native],
 ) -> str | None:
-    """Take what RabbitMQ 4 annotates a message with; return the routing key."""
+    """Take the annotations that RabbitMQ 4 adds to a message; return the routing key."""
     found = {name: value for name, value in notes.items() if _is_header(name)}
     if _take(found, headers):
         _keep(data, start, headers, native)
@@ -237,7 +237,7 @@ def _json(value: Any) -> str:
 
 
 def handed_over(sections: Mapping[str, bytes]) -> Message | None:
-    """Return what RabbitMQ 3 has put into the headers :data:`SECTIONS`; None if that is no AMQP 1.0."""
+    """Return the message in the headers :data:`SECTIONS` of RabbitMQ 3; None if they are no AMQP 1.0."""
     try:
         return decode(b"".join(sections[name] for name in SECTIONS if name in sections))
     except Malformed:
@@ -245,7 +245,7 @@ def handed_over(sections: Mapping[str, bytes]) -> Message | None:
 
 
 def body_of(body: bytes) -> bytes:
-    """Return what a body of sections says; the body itself if it is none."""
+    """Return the content of a body of sections; the body itself if it has none."""
     try:
         return decode(body).body
     except Malformed:

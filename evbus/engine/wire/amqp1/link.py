@@ -20,7 +20,7 @@ _NAMES = {ACCEPTED: "accepted", REJECTED: "rejected", RELEASED: "released", MODI
 
 
 class Outcome(NamedTuple):
-    """What became of a message.
+    """The outcome of a message.
 
     :ivar name: accepted, rejected, released, modified; settled (without one of these); or ended, when the
         link ended before.
@@ -258,7 +258,7 @@ class Receiver(Link):
         self._taker(self._number, bytes(data))
 
     def settle(self, number: int, state: int) -> None:
-        """Tell what became of a message (section 3.4), and take another one in its place."""
+        """Settle a message with an outcome (section 3.4), and give credit for another one."""
         delivery = self.unsettled.pop(number, None)
         if delivery is None or self.end is not None:
             return

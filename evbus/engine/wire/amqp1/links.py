@@ -13,7 +13,7 @@ __all__ = ["Links"]
 
 
 class Links:
-    """Which links there are, and who is told what happens to them.
+    """The links of a connection, and the owners that are told of their ends.
 
     A link is *leaving* once it was ended here, until the other side has ended it too; then its session is
     *ending*, until the other side has ended that.

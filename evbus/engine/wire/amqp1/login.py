@@ -1,4 +1,4 @@
-"""What a client of AMQP 1.0 says of itself when it connects."""
+"""The login of a client of AMQP 1.0."""
 
 from __future__ import annotations
 

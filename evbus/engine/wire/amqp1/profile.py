@@ -1,4 +1,4 @@
-"""What a profile of AMQP 1.0 says: the same keys for sending and receiving."""
+"""The profile of AMQP 1.0: the same keys for sending and receiving."""
 
 from __future__ import annotations
 

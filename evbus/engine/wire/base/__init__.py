@@ -1,1 +1,1 @@
-"""What the message systems share: addresses, TLS, connections that heal."""
+"""The parts that message systems share: addresses, TLS, connections that heal."""

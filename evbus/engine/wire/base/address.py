@@ -1,4 +1,4 @@
-"""Where a broker is, and as whom to log in there."""
+"""Addresses of brokers, and the login there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Address", "Scheme", "host_and_port"]
 
 
 class Address(NamedTuple):
-    """Where and as whom to connect. ``hosts`` are tried in turn, all of them with ``tls``."""
+    """The hosts and the login of a broker. ``hosts`` are tried in turn, all of them with ``tls``."""
 
     hosts: tuple[tuple[str, int], ...]
     login: str
@@ -40,7 +40,7 @@ def host_and_port(text: str, default: int) -> tuple[str, int]:
 
 
 class Scheme(NamedTuple):
-    """How the URLs of a protocol begin, and its ports: each without and with TLS."""
+    """The schemes of a protocol's URLs, and its ports: each without and with TLS."""
 
     plain: str
     secure: str

@@ -130,7 +130,7 @@ def read(data: bytes, position: int, depth: int = DEPTH) -> tuple[Any, int]:
 
 
 def items(data: bytes, position: int) -> Iterator[tuple[int, int]]:
-    """Yield where each value in the list or map at a position begins and ends; none if it is neither.
+    """Yield the bounds of each value in the list or map at a position; none if it is neither.
 
     :raises Malformed: see :func:`read`.
     """

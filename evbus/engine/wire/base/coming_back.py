@@ -1,4 +1,4 @@
-"""What is done with events that reach no queue, as long as queues may be about to come back."""
+"""Holds events that reach no queue, for as long as queues may be about to come back."""
 
 from __future__ import annotations
 

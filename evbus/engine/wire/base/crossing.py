@@ -1,4 +1,4 @@
-"""What becomes of a message's values between AMQP 0-9-1, AMQP 1.0 and STOMP.
+"""Translates a message's values between AMQP 0-9-1, AMQP 1.0 and STOMP.
 
 Sections named here are those of AMQP 1.0; a *field* is a value of a table of AMQP 0-9-1 (4.2.5.5 there).
 """

@@ -1,4 +1,4 @@
-"""What the profile of a broker says, whatever its protocol: above all where it is, and as whom to log in."""
+"""The profile of a broker, whatever its protocol: above all its address and the login."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class BrokerProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError(f"{key} is a number{of} from {least} to {most}{note}")
 
     def where(self) -> Address:
-        """Return where and as whom to connect.
+        """Return the address and the login to connect with.
 
         :raises ValueError: the url or a host is none; does not hold the password.
         """

@@ -1,4 +1,4 @@
-"""Which connections are open, and for how many users each."""
+"""Connections that are open, each shared by its users."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Role = Literal["lanes", "consumers"]
 
 
 class ConnectionKey(NamedTuple):
-    """What makes two users share a connection. ``settings`` is a digest: profiles hold secrets."""
+    """The key by which two users share a connection. ``settings`` is a digest: profiles hold secrets."""
 
     transport: str
     provider: str

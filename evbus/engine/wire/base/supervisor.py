@@ -30,7 +30,7 @@ SETTLING = 5.0
 
 
 class ConnectionState(Enum):
-    """What a connection is doing."""
+    """The states of a connection."""
 
     CONNECTING = "connecting"
     UP = "up"
@@ -47,7 +47,7 @@ class LiveSession(Protocol):
 
     @property
     def blocked(self) -> str:
-        """Why the other side takes nothing at present, ``""`` when it does."""
+        """The reason for which the other side takes nothing at present, ``""`` when it does."""
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call ``changed`` whenever ``blocked`` does."""

@@ -18,7 +18,7 @@ log = logging.getLogger("evbus.connection")
 
 
 class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a connection is encrypted. TLS 1.2 or later, the server's certificate verified.
+    """The encryption of a connection: TLS 1.2 or later, the server's certificate verified.
 
     :ivar ca_file: certificates of the authorities to trust, in PEM; default: those of the system.
     :ivar cert_file: the client's own certificate (and chain), in PEM.
@@ -89,7 +89,7 @@ def _usable(where: str, file: str) -> Iterator[None]:
 
 
 def tls_reason(problem: BaseException) -> str:
-    """Return what went wrong in a TLS handshake, in words for people; ``""`` when it was not TLS."""
+    """Return the reason of a failed TLS handshake, in words for people; ``""`` when it was not TLS."""
     if isinstance(problem, ssl.SSLCertVerificationError):
         return (
             f"the server's certificate was refused: {problem.verify_message}; "

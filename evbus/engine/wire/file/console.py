@@ -33,7 +33,7 @@ _UNSAFE = re.compile(
 
 
 class ConsoleProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What a profile of the provider ``console`` may say.
+    """A profile of the provider ``console``.
 
     :ivar stream: ``"stdout"`` (default) or ``"stderr"``.
     :ivar format: ``"line"`` (default), the routing key, a space and the body; or ``"event"``, the

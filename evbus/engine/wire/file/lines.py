@@ -25,7 +25,7 @@ Outcome = Exception | None
 
 
 class FileProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What a profile of the provider ``file`` may say.
+    """A profile of the provider ``file``.
 
     :ivar path: the file; ``~`` is the user's home. Folders that are missing are created.
     :ivar max_size: bytes before the file is renamed to ``<path>.1`` and begun anew; 0 for never.

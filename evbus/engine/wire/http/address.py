@@ -1,4 +1,4 @@
-"""Which addresses a webhook may go to: the rules against server-side request forgery.
+"""Addresses that a webhook may go to: the rules against server-side request forgery.
 
 The tables follow the IANA special-purpose address registries (RFC 6890 and its updates). They are
 written out because the properties of ``ipaddress`` differ between releases of Python.

@@ -245,7 +245,7 @@ def _basic_auth(url: URL, headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _secrets_of(profile: WebhookProfile, url: URL) -> frozenset[str]:
-    """Return what must not come back in a sentence: a receiver may well echo the request."""
+    """Return the secrets to keep out of sentences: a receiver may well echo the request."""
     # Many services put the secret into the path (https://hooks.example/T0/B0/xyz) or the query.
     parts = [part for part in (*url.parts, *url.query.values()) if len(part) >= _TOKEN_LENGTH]
     keys = profile.secret if isinstance(profile.secret, list) else [profile.secret or ""]

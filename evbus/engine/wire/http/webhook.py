@@ -1,4 +1,4 @@
-"""What a webhook request says and what its answer means; no network and no third-party HTTP client.
+"""Builds webhook requests and reads their answers; no network and no third-party HTTP client.
 
 Signatures follow the Standard Webhooks specification 1.0.0 (sections "Signature scheme" and "Webhook
 headers"), outcomes its section "Delivery success and failure". The attributes of CloudEvents are written by
@@ -300,7 +300,7 @@ def _problem(name: str, value: str) -> str:
 def outcome(
     status: int, *, origin: str, excerpt: str = "", location: str = "", pause: str = ""
 ) -> DeliveryError | None:
-    """Return what an answer means: None (delivered) or the error to raise.
+    """Return the outcome of an answer: None (delivered) or the error to raise.
 
     :param origin: scheme, host and port of the destination, for the sentence.
     :param excerpt: the beginning of the answer, escaped and without secrets.

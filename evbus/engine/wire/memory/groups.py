@@ -71,7 +71,7 @@ class Group:
         return f"<Group {'::'.join(self._key)} waiting={len(self.waiting)} members={len(self._members)}>"
 
     def __len__(self) -> int:
-        """How many events wait for a consumer."""
+        """Return the number of events that wait for a consumer."""
         return len(self.waiting)
 
     def trim(self, most: int) -> int:
@@ -261,12 +261,12 @@ class Member:
 
     @property
     def unsettled(self) -> int:
-        """How many deliveries it has not settled."""
+        """The number of deliveries that it has not settled."""
         return len(self._unsettled)
 
     @property
     def waiting(self) -> int:
-        """How many wait for its group, told by the first of those that share them."""
+        """The number of events that wait for its group, told by the first of those that share them."""
         return len(self._group) if self._group.leads(self) else 0
 
     def size(self) -> int:
@@ -334,7 +334,7 @@ def attach(groups: Groups, subscribers: Subscribers, subscription: Subscription,
 
 
 def renamed(subscription: Subscription, template: str | None) -> Subscription:
-    """Return what is subscribed to where a profile has a routing key such as ``shop.{routing_key}``.
+    """Return the subscription for a profile with a routing key such as ``shop.{routing_key}``.
 
     :raises ProfileError: it is a pattern, and the routing key does not keep names apart.
     """
@@ -348,7 +348,7 @@ def renamed(subscription: Subscription, template: str | None) -> Subscription:
 async def deliveries(
     groups: Groups, subscribers: Subscribers, subscription: Subscription
 ) -> AsyncGenerator[Delivery, None]:
-    """Yield what a consumer of a subscription gets."""
+    """Yield the deliveries of a consumer of a subscription."""
     waiting: deque[Delivery] = deque()
     arrived = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""What deliveries in this process and their consumers have in common: the profile, and where the two meet."""
+"""The profile of deliveries in this process, and the subscribers that get them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Subscriber(Protocol):
     wanted: bool
 
     def __len__(self) -> int:
-        """How many events wait."""
+        """Return the number of events that wait."""
 
     def trim(self, most: int, /) -> int:
         """Drop the oldest beyond ``most``, or while what nobody takes weighs too much, if nobody takes them.

@@ -132,7 +132,7 @@ def _reason(problem: Exception, where: str, profile: Profile, *, secure: bool) -
 
 
 def _other(text: str) -> str:
-    """Return what the other side speaks, by its first bytes."""
+    """Return the protocol of the other side, by its first bytes."""
     if "\\\\x15\\\\x03" in text or "\\x15\\x03" in text:
         return "speaks TLS on this port; set tls: true, or name its plain port"
     for name in ("AMQP", "HTTP"):

@@ -41,7 +41,7 @@ _QUEUE = "x-queue-name"
 
 
 class SubscribePlan(NamedTuple):
-    """What to subscribe to, and with which headers.
+    """The destination to subscribe to, and the headers of SUBSCRIBE.
 
     :ivar own: the queue of a copy for this consumer alone, where it has a name.
     :ivar lossy: what comes while the connection is lost for a moment is lost.
@@ -53,14 +53,14 @@ class SubscribePlan(NamedTuple):
     lossy: bool = False
 
     def as_it_is(self) -> SubscribePlan | None:
-        """Return how the queue is asked for if it is there with other settings; None: it has no name."""
+        """Return the plan for a queue that is there with other settings; None: it has no name."""
         queue = self.headers.get(_QUEUE, "").replace("/", "%2F")
         kept = {name: value for name, value in self.headers.items() if name in _PREFETCH}
         return SubscribePlan(f"/amq/queue/{queue}", kept) if queue else None
 
 
 def plan(profile: Profile, wanted: Subscription, broker: Product, own: str = "") -> SubscribePlan:
-    """Return how a broker is asked for what a subscription wants.
+    """Return the plan by which a broker is asked for a subscription.
 
     :param own: tells the copies of several consumers apart that have one each.
     :raises ProfileError: the profile leads to no destination, or the destination cannot give it.
@@ -353,7 +353,7 @@ class Consumer:
             log.warning("%s: %s", self._connection.name, what)
 
     def _warn(self, session: StompSession, found: SubscribePlan) -> None:
-        """Say what this subscription cannot promise."""
+        """Warn of the promises that this subscription cannot keep."""
         if found.lossy:
             where = f" at a destination {_VIRTUAL}..." if session.broker is Product.ACTIVEMQ else ""
             self._tell(

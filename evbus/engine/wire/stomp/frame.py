@@ -28,7 +28,7 @@ _LENGTH = re.compile(rb"\ncontent-length:\s*([0-9]{1,18})\s*(?:\r?\n|\Z)")
 
 
 class Malformed(Exception):
-    """What came from the broker is no STOMP."""
+    """The broker sent something that is no STOMP."""
 
 
 class Frame(NamedTuple):
@@ -155,7 +155,7 @@ def _head(head: bytes) -> tuple[str, dict[str, str]]:
 
 
 def _sent_by_amqp1(head: bytes, headers: dict[str, str], body: bytes) -> bytes:
-    """Take what RabbitMQ has made of a message of AMQP 1.0 for what it was; return its body.
+    """Restore the headers of a message of AMQP 1.0 that RabbitMQ has translated; return its body.
 
     It puts bytes into headers, which are no text.
     """

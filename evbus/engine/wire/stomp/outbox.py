@@ -1,4 +1,4 @@
-"""What waits to be sent over one STOMP session, in its order, without a task."""
+"""The frames that wait to be sent over one STOMP session, in their order, without a task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a profile of STOMP says: the same keys for sending and receiving."""
+"""The profile of STOMP: the same keys for sending and receiving."""
 
 from __future__ import annotations
 

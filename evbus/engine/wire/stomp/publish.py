@@ -164,7 +164,7 @@ class Frames:
         return head + header_lines({ROUTING_KEY: key}) if keyed and key else head
 
     def destination(self, key: str) -> str:
-        """Return where an event of this routing key goes."""
+        """Return the destination of an event, by its routing key."""
         if unfit(key):
             raise InvalidRoutingKey("the routing key holds a NUL or a lone surrogate")
         template = self._profile.destination

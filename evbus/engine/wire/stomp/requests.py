@@ -72,7 +72,7 @@ def _anew(problem: DeliveryError, text: str) -> DeliveryError:
 
 
 class _Line:
-    """What one session has: its outbox, and the frames of replies that go."""
+    """The outbox of one session, and the encoder of the replies that go."""
 
     def __init__(self, connection: StompConnection, session: StompSession, profile: Profile) -> None:
         self.connection = connection
@@ -158,7 +158,7 @@ class _Inbox:
 
     @property
     def waiting(self) -> int:
-        """How many requests were sent and have no reply."""
+        """The number of requests that were sent and have no reply."""
         return len(self._waiting)
 
     async def subscribe(self) -> DeliveryError | None:

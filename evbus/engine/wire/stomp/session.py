@@ -69,7 +69,7 @@ _NOT_THE_SENDERS = frozenset(
 
 
 class Product(Enum):
-    """What is on the other side, by the header ``server`` of CONNECTED."""
+    """The broker on the other side, by the header ``server`` of CONNECTED."""
 
     RABBITMQ = "RabbitMQ"
     ACTIVEMQ = "ActiveMQ"
@@ -323,7 +323,7 @@ class StompSession(asyncio.Protocol):
 
     @property
     def taken(self) -> int:
-        """How many frames had a receipt, or were refused."""
+        """The number of frames that had a receipt, or were refused."""
         return self.next_number - len(self.receipts)
 
     def full(self, window: int) -> bool:
@@ -331,7 +331,7 @@ class StompSession(asyncio.Protocol):
         return (self._paused or len(self.receipts) >= window) and not self.lost.done()
 
     def room(self) -> asyncio.Future[None]:
-        """Return what is done when a receipt has come, the broker reads again, or the session is lost."""
+        """Return a future, done when a receipt comes, the broker reads again, or the session is lost."""
         future: asyncio.Future[None] = self._loop.create_future()
         self._room.append(future)
         return future
@@ -453,7 +453,7 @@ class _Answer:
 
 
 def error_text(frame: Frame) -> str:
-    """Return what an ERROR frame says, in one line."""
+    """Return the text of an ERROR frame, in one line."""
     message = frame.headers.get("message", "").strip()
     # ActiveMQ sends a Java traceback as the body, whose first line is enough.
     body = frame.body.decode("utf-8", "replace").strip()
