@@ -199,7 +199,7 @@ async def serve(hub, profile, contexts=None, *, max_deliveries=0):
         hub.evbus.BROKER.max_body,
         max_deliveries,
     )
-    workers = min(dispatcher.commands.slots.limit, MOST_WORKERS)
+    workers = min(dispatcher.commands.pool.limit, MOST_WORKERS)
     wanted = types.Subscription(concurrency=workers)
     deliveries = hub.evbus.bridge.consume(contexts, profile, wanted, any_size=True)
     # In a task of its own: who stops the dispatcher ends that, and cancels nobody.

@@ -90,15 +90,15 @@ async def caught(awaitable: Any) -> BaseException | None:
 def assert_empty(dispatcher: Dispatcher) -> None:
     for router in dispatcher.routers:
         assert not router.locks, router
-        for slots in (router.slots, router._nested):
-            _assert_unused(slots)
+        for pool in (router.pool, router._nested):
+            _assert_unused(pool)
     assert not dispatcher.core.alone
 
 
-def _assert_unused(slots: WorkerPool) -> None:
-    assert (slots.active, len(slots), slots.behind) == (0, 0, 0), slots
-    assert not slots._workers, slots
-    assert slots._busy == 0, slots
+def _assert_unused(pool: WorkerPool) -> None:
+    assert (pool.active, len(pool), pool.behind) == (0, 0, 0), pool
+    assert not pool._workers, pool
+    assert pool._busy == 0, pool
 
 
 @contextlib.asynccontextmanager

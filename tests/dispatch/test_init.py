@@ -83,7 +83,7 @@ def test_a_dispatcher_that_runs_is_not_started_again_and_stays_as_it_is(hub: Any
                 core.send,
                 core.around,
                 hub.dispatch.ERROR_CALLBACK,
-                hub.dispatch.DISPATCHER.events.slots.limit,
+                hub.dispatch.DISPATCHER.events.pool.limit,
             )
             with pytest.raises(DispatchError, match="the dispatcher is started already"):
                 hub.dispatch.start(engine_workers=7)
@@ -91,7 +91,7 @@ def test_a_dispatcher_that_runs_is_not_started_again_and_stays_as_it_is(hub: Any
                 core.send,
                 core.around,
                 hub.dispatch.ERROR_CALLBACK,
-                hub.dispatch.DISPATCHER.events.slots.limit,
+                hub.dispatch.DISPATCHER.events.pool.limit,
             )
             assert before == after
             assert after[-1] == 3

@@ -26,7 +26,7 @@ class Invocation(msgspec.Struct, eq=False):
     :ivar holds: the locks held here and above: ``(hold, holds above)``.
     :ivar envelope: the headers of the message, where there are interceptors or it came from outside.
     :ivar limit: how long it may take, None for as long as it wants.
-    :ivar slots: for a root: where it has taken a slot, None when it needs none any more.
+    :ivar pool: for a root: the pool of which it has a slot, None when it needs none any more.
     :ivar events: what the handler wants to be sent when it has succeeded.
     :ivar blocked: for a root: how many calls below it wait for a lock.
     :ivar away: for a root: the slot is given to others, because of such a call.
@@ -41,7 +41,7 @@ class Invocation(msgspec.Struct, eq=False):
     holds: Any
     envelope: Envelope | None
     limit: Limit | None
-    slots: WorkerPool | None = None
+    pool: WorkerPool | None = None
     events: list[Any] | None = None
     blocked: int = 0
     away: bool = False
@@ -57,24 +57,24 @@ class Invocation(msgspec.Struct, eq=False):
         """
         if self.below:
             return
-        slots, self.slots = self.slots, None
-        if slots is not None and not self.away:
-            slots.leave()
+        pool, self.pool = self.pool, None
+        if pool is not None and not self.away:
+            pool.leave()
 
     def end(self) -> None:
         """End a root that a worker runs, and that keeps a slot for what it does next.
 
         That may be one more than there are; the worker sees to that.
         """
-        slots = self.slots
-        if slots is None:
+        pool = self.pool
+        if pool is None:
             return
         if self.below:
-            slots.take()
+            pool.take()
             return
         if self.away:
-            slots.take()
-        self.slots = None
+            pool.take()
+        self.pool = None
 
     def done_below(self) -> None:
         """Be told that a call below has ended."""
@@ -85,25 +85,25 @@ class Invocation(msgspec.Struct, eq=False):
     def give_way(self) -> None:
         """Let others have the slot while a call below waits for a lock: its holder may need one to go on."""
         self.blocked += 1
-        if self.slots is not None and not self.away:
+        if self.pool is not None and not self.away:
             self.away = True
-            self.slots.leave()
+            self.pool.leave()
 
     async def go_on(self) -> None:
         """Take the slot again, once no call below waits."""
         self.blocked -= 1
-        slots = self.slots
-        if slots is None or not self.away or self.blocked:
+        pool = self.pool
+        if pool is None or not self.away or self.blocked:
             return
         try:
-            await slots.enter()
+            await pool.enter()
         except BaseException:
             self._take()
             raise
         if self._wants_it():
             self.away = False
         else:
-            slots.leave()
+            pool.leave()
 
     def retake(self) -> None:
         """Take the slot again without waiting: who was cancelled must not wait, and is about to end."""
@@ -111,14 +111,14 @@ class Invocation(msgspec.Struct, eq=False):
         self._take()
 
     def _take(self) -> None:
-        slots = self.slots
-        if slots is not None and self._wants_it():
+        pool = self.pool
+        if pool is not None and self._wants_it():
             self.away = False
-            slots.take()
+            pool.take()
 
     def _wants_it(self) -> bool:
         """Return whether a slot that was waited for is still wanted: others went on meanwhile."""
-        return self.slots is not None and self.away and not self.blocked
+        return self.pool is not None and self.away and not self.blocked
 
 
 #: The innermost message that is being handled.

@@ -20,11 +20,11 @@ def free() -> None:
 
 
 def rooted(limit: int = 1) -> tuple[WorkerPool, Invocation]:
-    """Return slots, and a root that has taken one of them."""
-    slots = WorkerPool(free)
-    slots.bound(limit, 0)
-    assert slots.try_enter()
-    return slots, Invocation(None, None, None, None, None, slots)
+    """Return a pool, and a root that has taken a slot of it."""
+    pool = WorkerPool(free)
+    pool.bound(limit, 0)
+    assert pool.try_enter()
+    return pool, Invocation(None, None, None, None, None, pool)
 
 
 def test_no_message_is_handled_at_first() -> None:
@@ -32,39 +32,39 @@ def test_no_message_is_handled_at_first() -> None:
 
 
 def test_a_root_gives_its_slot_back_once() -> None:
-    slots, root = rooted()
+    pool, root = rooted()
     root.leave()
     root.leave()
-    assert slots.active == 0
+    assert pool.active == 0
 
 
 def test_a_root_has_its_slot_again_when_no_call_below_waits() -> None:
     async def main() -> None:
-        slots, root = rooted()
+        pool, root = rooted()
         root.give_way()
         root.give_way()
-        assert slots.active == 0
+        assert pool.active == 0
         await root.go_on()
-        assert slots.active == 0
+        assert pool.active == 0
         await root.go_on()
-        assert (slots.active, root.away) == (1, False)
+        assert (pool.active, root.away) == (1, False)
         root.leave()
-        assert slots.active == 0
+        assert pool.active == 0
 
     asyncio.run(main())
 
 
 def test_a_root_waits_for_its_slot_when_others_have_taken_it() -> None:
     async def main() -> None:
-        slots, root = rooted()
+        pool, root = rooted()
         root.give_way()
-        assert slots.try_enter()
+        assert pool.try_enter()
         going = asyncio.ensure_future(root.go_on())
         await turns(3)
         assert not going.done()
-        slots.leave()
+        pool.leave()
         await within(going)
-        assert (slots.active, root.away) == (1, False)
+        assert (pool.active, root.away) == (1, False)
         root.leave()
 
     asyncio.run(main())
@@ -73,9 +73,9 @@ def test_a_root_waits_for_its_slot_when_others_have_taken_it() -> None:
 @pytest.mark.parametrize("by_worker", [False, True])
 def test_a_slot_that_comes_too_late_is_given_back(by_worker: bool) -> None:
     async def main() -> None:
-        slots, root = rooted()
+        pool, root = rooted()
         root.give_way()
-        assert slots.try_enter()
+        assert pool.try_enter()
         going = asyncio.ensure_future(root.go_on())
         await turns(3)
         # Its root ends, as it did not wait for the task with that call.
@@ -83,29 +83,29 @@ def test_a_slot_that_comes_too_late_is_given_back(by_worker: bool) -> None:
             root.end()
         else:
             root.leave()
-        assert slots.active == (2 if by_worker else 1)
-        slots.leave()
+        assert pool.active == (2 if by_worker else 1)
+        pool.leave()
         if by_worker:
-            slots.leave()
+            pool.leave()
         await within(going)
-        assert (slots.active, len(slots)) == (0, 0)
+        assert (pool.active, len(pool)) == (0, 0)
 
     asyncio.run(main())
 
 
 def test_a_slot_is_not_kept_when_another_call_waits_by_now() -> None:
     async def main() -> None:
-        slots, root = rooted()
+        pool, root = rooted()
         root.give_way()
-        assert slots.try_enter()
+        assert pool.try_enter()
         going = asyncio.ensure_future(root.go_on())
         await turns(3)
         root.give_way()
-        slots.leave()
+        pool.leave()
         await within(going)
-        assert (slots.active, root.away, root.blocked) == (0, True, 1)
+        assert (pool.active, root.away, root.blocked) == (0, True, 1)
         await root.go_on()
-        assert (slots.active, root.away) == (1, False)
+        assert (pool.active, root.away) == (1, False)
         root.leave()
 
     asyncio.run(main())
@@ -113,37 +113,37 @@ def test_a_slot_is_not_kept_when_another_call_waits_by_now() -> None:
 
 def test_who_is_cancelled_has_its_slot_at_once_even_if_there_is_none() -> None:
     async def main() -> None:
-        slots, root = rooted()
+        pool, root = rooted()
         root.give_way()
-        assert slots.try_enter()
+        assert pool.try_enter()
         root.retake()
-        assert (slots.active, root.away) == (2, False)
+        assert (pool.active, root.away) == (2, False)
         root.give_way()
-        assert slots.try_enter() is False
+        assert pool.try_enter() is False
         going = asyncio.ensure_future(root.go_on())
         await turns(3)
         going.cancel()
         assert isinstance(await caught(going), asyncio.CancelledError)
-        assert (slots.active, root.away) == (2, False)
-        slots.leave()
+        assert (pool.active, root.away) == (2, False)
+        pool.leave()
         root.leave()
         await turns(3)
-        assert (slots.active, len(slots)) == (0, 0)
+        assert (pool.active, len(pool)) == (0, 0)
 
     asyncio.run(main())
 
 
 def test_a_worker_has_its_slot_when_its_root_has_ended() -> None:
-    slots, root = rooted()
+    pool, root = rooted()
     root.end()
-    assert slots.active == 1
-    slots, root = rooted()
+    assert pool.active == 1
+    pool, root = rooted()
 
     async def main() -> None:
         root.give_way()
-        assert slots.active == 0
+        assert pool.active == 0
         root.end()
-        assert slots.active == 1
+        assert pool.active == 1
 
     asyncio.run(main())
 
@@ -152,35 +152,35 @@ def test_a_worker_has_its_slot_when_its_root_has_ended() -> None:
 @pytest.mark.parametrize("by_worker", [False, True])
 def test_what_outlives_its_root_keeps_the_slot(away: bool, by_worker: bool) -> None:
     async def main() -> None:
-        slots, root = rooted(3)
+        pool, root = rooted(3)
         root.below = 2
         if away:
             root.give_way()
         root.ended = True
         if by_worker:
             root.end()
-            slots.leave()
+            pool.leave()
         else:
             root.leave()
-        assert slots.active == (0 if away else 1)
+        assert pool.active == (0 if away else 1)
         if away:
             await root.go_on()
-        assert slots.active == 1
+        assert pool.active == 1
         root.done_below()
-        assert slots.active == 1
+        assert pool.active == 1
         root.done_below()
-        assert (slots.active, root.slots) == (0, None)
+        assert (pool.active, root.pool) == (0, None)
 
     asyncio.run(main())
 
 
 def test_what_ends_before_its_root_leaves_it_the_slot() -> None:
-    slots, root = rooted()
+    pool, root = rooted()
     root.below = 1
     root.done_below()
-    assert slots.active == 1
+    assert pool.active == 1
     root.leave()
-    assert slots.active == 0
+    assert pool.active == 0
 
 
 # Coroutines begun by hand

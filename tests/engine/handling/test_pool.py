@@ -42,7 +42,7 @@ def free() -> None:
     pass
 
 
-def slots(limit: int = 0, backlog: int = 0, on_free: Callable[[], None] = free) -> WorkerPool:
+def pool_of(limit: int = 0, backlog: int = 0, on_free: Callable[[], None] = free) -> WorkerPool:
     made = WorkerPool(on_free)
     made.bound(limit, backlog)
     return made
@@ -67,7 +67,7 @@ def test_a_bound_below_none_is_refused(limit: int, backlog: int, name: str) -> N
 @pytest.mark.parametrize("limit", [1, 2, 7])
 def test_no_more_run_than_there_are_slots(limit: int) -> None:
     async def main() -> None:
-        made = slots(limit)
+        made = pool_of(limit)
         now = most = done = 0
 
         async def work() -> None:
@@ -100,7 +100,7 @@ def test_no_more_run_than_there_are_slots(limit: int) -> None:
 
 def test_callers_and_jobs_go_in_the_order_in_which_they_came() -> None:
     async def main() -> None:
-        made, order = slots(1), []
+        made, order = pool_of(1), []
         assert made.try_enter()
 
         async def caller(name: str) -> None:
@@ -126,7 +126,7 @@ def test_callers_and_jobs_go_in_the_order_in_which_they_came() -> None:
 
 def test_nobody_overtakes_who_waits() -> None:
     async def main() -> None:
-        made = slots(2)
+        made = pool_of(2)
         assert made.try_enter()
         made.submit(Job(lambda: None))
         assert not made.try_enter()
@@ -140,7 +140,7 @@ def test_nobody_overtakes_who_waits() -> None:
 
 def test_the_handlers_of_one_job_run_at_once() -> None:
     async def main() -> None:
-        made, open_, count = slots(10), asyncio.Event(), 0
+        made, open_, count = pool_of(10), asyncio.Event(), 0
 
         async def work() -> None:
             nonlocal count
@@ -164,7 +164,7 @@ def test_the_handlers_of_one_job_run_at_once() -> None:
 def test_a_caller_that_is_cancelled_while_it_waits_takes_no_slot() -> None:
     async def main() -> None:
         freed: list[int] = []
-        made = slots(1, on_free=lambda: freed.append(len(made)))
+        made = pool_of(1, on_free=lambda: freed.append(len(made)))
         assert made.try_enter()
         waiting = asyncio.ensure_future(made.enter())
         await turns(2)
@@ -181,7 +181,7 @@ def test_a_caller_that_is_cancelled_while_it_waits_takes_no_slot() -> None:
 
 def test_a_caller_that_is_cancelled_with_its_turn_passes_the_slot_on() -> None:
     async def main() -> None:
-        made = slots(1)
+        made = pool_of(1)
         assert made.try_enter()
         first, second = (asyncio.ensure_future(made.enter()) for _ in range(2))
         await turns(2)
@@ -203,7 +203,7 @@ def test_a_caller_that_is_cancelled_with_its_turn_passes_the_slot_on() -> None:
 
 def test_senders_are_let_in_when_half_of_the_backlog_is_left() -> None:
     async def main() -> None:
-        made, gate = slots(1, 4), asyncio.Event()
+        made, gate = pool_of(1, 4), asyncio.Event()
         for _ in range(5):
             made.submit(Job(gate.wait))  # type: ignore[arg-type]
         await until(lambda: len(made) == 4)
@@ -221,7 +221,7 @@ def test_senders_are_let_in_when_half_of_the_backlog_is_left() -> None:
 
 def test_senders_are_let_in_when_only_callers_were_ahead_of_them() -> None:
     async def main() -> None:
-        made = slots(1, 2)
+        made = pool_of(1, 2)
         assert made.try_enter()
         callers = [asyncio.ensure_future(made.enter()) for _ in range(2)]
         await turns(2)
@@ -237,7 +237,7 @@ def test_senders_are_let_in_when_only_callers_were_ahead_of_them() -> None:
 
 def test_what_waits_for_its_key_is_part_of_the_backlog() -> None:
     async def main() -> None:
-        made = slots(1, 4)
+        made = pool_of(1, 4)
         made.behind = 4
         assert made.full()
         room = asyncio.ensure_future(made.room())
@@ -257,7 +257,7 @@ def test_what_waits_for_its_key_is_part_of_the_backlog() -> None:
 @pytest.mark.parametrize("busy", [0, 60])
 def test_the_loop_has_its_turn_after_some_hundred_handlers(busy: int) -> None:
     async def main() -> None:
-        made, gate = slots(0), asyncio.Event()
+        made, gate = pool_of(0), asyncio.Event()
         called = most = 0
 
         async def wait() -> None:
@@ -286,7 +286,7 @@ def test_the_loop_has_its_turn_after_some_hundred_handlers(busy: int) -> None:
 
 def test_a_worker_knows_nothing_of_who_woke_it() -> None:
     async def main() -> None:
-        made, seen = slots(1), []
+        made, seen = pool_of(1), []
         WHERE.set("sender")
         made.submit(Job(lambda: seen.append(WHERE.get())))
         await ended(made)
@@ -302,7 +302,7 @@ def test_another_worker_takes_the_place_of_one_that_was_cancelled(monkeypatch: p
     monkeypatch.setattr(pool, "PAUSE", 0)
 
     async def main() -> None:
-        made, gate, count = slots(1), asyncio.Event(), 0
+        made, gate, count = pool_of(1), asyncio.Event(), 0
 
         async def wait() -> None:
             nonlocal count
@@ -333,7 +333,7 @@ def test_a_worker_ends_when_it_is_cancelled_though_its_job_goes_on(monkeypatch: 
     monkeypatch.setattr(pool, "PAUSE", 0)
 
     async def main() -> None:
-        made, gate, seen = slots(1), asyncio.Event(), []
+        made, gate, seen = pool_of(1), asyncio.Event(), []
 
         async def stubborn() -> None:
             seen.append(asyncio.current_task())
@@ -359,7 +359,7 @@ def test_the_end_of_the_loop_ends_workers_and_begins_nothing() -> None:
     begun = 0
 
     async def main() -> None:
-        made = slots(1)
+        made = pool_of(1)
 
         async def forever() -> None:
             nonlocal begun
@@ -380,7 +380,7 @@ def test_an_interrupt_ends_the_loop_and_nothing_else_is_said(
     problem: type[BaseException], later: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        made = slots(1)
+        made = pool_of(1)
 
         async def interrupt() -> None:
             await asyncio.sleep(0)
@@ -399,7 +399,7 @@ def test_an_interrupt_ends_the_loop_and_nothing_else_is_said(
 
 def test_an_error_of_a_job_itself_reaches_the_exception_handler_of_the_loop() -> None:
     async def main() -> None:
-        made, told = slots(1), []
+        made, told = pool_of(1), []
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
 
         def bug() -> None:
@@ -420,7 +420,7 @@ def test_an_error_of_a_job_itself_reaches_the_exception_handler_of_the_loop() ->
 
 def test_what_is_dropped_is_told_each_with_an_error_of_its_own() -> None:
     async def main() -> None:
-        made = slots(1, 1)
+        made = pool_of(1, 1)
         assert made.try_enter()
         callers = [asyncio.ensure_future(made.enter()) for _ in range(3)]
         job = Job(lambda: None, 4)
@@ -445,7 +445,7 @@ def test_what_is_dropped_is_told_each_with_an_error_of_its_own() -> None:
 
 
 def test_slots_work_in_another_loop_after_the_first_has_ended_too_early() -> None:
-    made, seen = slots(1), []
+    made, seen = pool_of(1), []
 
     async def early() -> None:
         made.submit(Job(lambda: seen.append("early")))
@@ -462,7 +462,7 @@ def test_slots_work_in_another_loop_after_the_first_has_ended_too_early() -> Non
 
 def test_workers_are_cancelled_but_for_those_that_are_spared() -> None:
     async def main() -> None:
-        made, gate, seen = slots(0), asyncio.Event(), []
+        made, gate, seen = pool_of(0), asyncio.Event(), []
 
         async def wait() -> None:
             seen.append(asyncio.current_task())

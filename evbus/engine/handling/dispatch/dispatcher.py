@@ -116,7 +116,7 @@ class Dispatcher(Ending):
         for cls, router, kind in given:
             if cls is not None:
                 self._check_new(cls, router, kind)
-        workers, backlog = self._events.slots.limit, self._events.slots.backlog
+        workers, backlog = self._events.pool.limit, self._events.pool.backlog
         if events_router_cls is not None:
             self._events = events_router_cls(self.core, "events")
         if commands_router_cls is not None:
@@ -143,7 +143,7 @@ class Dispatcher(Ending):
     def bound(self, engine_workers: int, backlog: int) -> None:
         """Set how many handlers each router runs at once, and how many messages may wait; see above."""
         for router in self.routers:
-            router.slots.bound(engine_workers, backlog)
+            router.pool.bound(engine_workers, backlog)
 
     # Starting
 

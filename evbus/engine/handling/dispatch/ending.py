@@ -167,7 +167,7 @@ class Ending:
         for frame in self._stopping:
             spared |= {frame.task, (frame.above or frame).task}
         await asyncio.gather(*(router.cancel(GRACE, spared) for router in self.routers))
-        left = sum(router.slots.active for router in self.routers)
+        left = sum(router.pool.active for router in self.routers)
         if left:
             log.error(
                 "handlers that still run, as they cannot be cancelled or somebody awaits them: %d", left

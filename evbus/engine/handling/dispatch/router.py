@@ -32,7 +32,7 @@ class DispatchRouter(HandlerRegistry):
 
     def __init__(self, core: Core, name: str) -> None:
         super().__init__(core, name)
-        self.slots = WorkerPool(core.freed)
+        self.pool = WorkerPool(core.freed)
         self.locks: dict[Any, KeyLock] = {}
         self.handled = 0
         self.failed = 0
@@ -40,7 +40,7 @@ class DispatchRouter(HandlerRegistry):
         self._nested = WorkerPool(core.freed)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name} messages={len(self._bindings)} {self.slots!r}>"
+        return f"<{type(self).__name__} {self.name} messages={len(self._bindings)} {self.pool!r}>"
 
     async def handle(
         self,
@@ -54,7 +54,7 @@ class DispatchRouter(HandlerRegistry):
         kind = message if isinstance(message, (str, type)) else type(message)
         bindings = self._found.get(kind) or self.find(message)
         above = CURRENT.get()
-        if above is not None and (above.above or above).slots is None:
+        if above is not None and (above.above or above).pool is None:
             above = None  # this task was begun by a handler, and has outlived it
         core = self.core
         if core.state is not DispatcherState.RUNNING:
@@ -67,8 +67,8 @@ class DispatchRouter(HandlerRegistry):
             envelope = core.envelope(message_name(kind), headers, sends=not bindings[0].forwarded)
         limit = None if timeout is None else Limit.of(timeout)
         if not wait_for_response:
-            while above is None and self.slots.full():
-                await self.slots.room()
+            while above is None and self.pool.full():
+                await self.pool.room()
                 core.refuse_unless_running()
             self.hand_over(bindings, message, key, envelope, limit)
             return None
@@ -90,9 +90,9 @@ class DispatchRouter(HandlerRegistry):
         if root is not None:
             root.below += 1
         else:
-            if not self.slots.try_enter():
-                await self.slots.enter()
-            frame.slots = self.slots
+            if not self.pool.try_enter():
+                await self.pool.enter()
+            frame.pool = self.pool
         try:
             return await self.perform(binding, message, frame)
         finally:
@@ -214,12 +214,12 @@ class DispatchRouter(HandlerRegistry):
                 done.set_result(None)
 
         # What is handled within another message needs no slot of its own: its root has one.
-        slots, taken = (self.slots, self.slots) if root is None else (self._nested, None)
+        pool, taken = (self.pool, self.pool) if root is None else (self._nested, None)
         frame = (root, key, _held(lock, above), envelope, limit, taken)
         job = Fanout(self, bindings, message, frame, copy_context(), on_done, waits=True)
         if root is not None:
             root.below += 1
-        slots.submit(job)
+        pool.submit(job)
         try:
             await done
         except asyncio.CancelledError:
@@ -241,15 +241,15 @@ class DispatchRouter(HandlerRegistry):
     ) -> None:
         """Let workers handle a message, now or when it is its key's turn. Nobody waits for it."""
         if key is None:
-            frame = (None, None, None, envelope, limit, self.slots)
-            self.slots.submit(Fanout(self, bindings, message, frame, copy_context()))
+            frame = (None, None, None, envelope, limit, self.pool)
+            self.pool.submit(Fanout(self, bindings, message, frame, copy_context()))
             return
         begin = partial(self._begin, bindings, message, key, envelope, limit, copy_context())
         lock = find(self.locks, key)
         if lock is None:
             begin(KeyLock(self.locks, key))
         else:
-            self.slots.behind += 1
+            self.pool.behind += 1
             lock.waiting.append(
                 Queued(partial(self._turn_comes, begin, lock), partial(self._drop, bindings, message, key))
             )
@@ -264,15 +264,15 @@ class DispatchRouter(HandlerRegistry):
         context: Context,
         lock: KeyLock,
     ) -> None:
-        frame = (None, key, _held(lock, None), envelope, limit, self.slots)
-        self.slots.submit(Fanout(self, bindings, message, frame, context, lock.release))
+        frame = (None, key, _held(lock, None), envelope, limit, self.pool)
+        self.pool.submit(Fanout(self, bindings, message, frame, context, lock.release))
 
     def _turn_comes(self, begin: Callable[[KeyLock], None], lock: KeyLock) -> None:
-        self.slots.behind -= 1
+        self.pool.behind -= 1
         begin(lock)
 
     def _drop(self, bindings: tuple[Binding, ...], message: Any, key: Any) -> None:
-        self.slots.behind -= 1
+        self.pool.behind -= 1
         self.lost(bindings[0])
         for binding in bindings:
             self.report(binding, message, Invocation(None, key, None, None, None), DispatcherStopped())
@@ -367,8 +367,8 @@ class DispatchRouter(HandlerRegistry):
             "handlers": sum(len(bound) for bound in self._bindings.values()),
             "handled": self.handled,
             "failed": self.failed,
-            "running": self.slots.active,
-            "queued": len(self.slots) + self.slots.behind,
+            "running": self.pool.active,
+            "queued": len(self.pool) + self.pool.behind,
             "keys": len(self.locks),
         }
 
@@ -377,7 +377,7 @@ class DispatchRouter(HandlerRegistry):
 
         :param own: the ids of holds.
         """
-        if self.slots.active or len(self.slots):
+        if self.pool.active or len(self.pool):
             return False
         return len(self.locks) <= len(own) and all(id(lock.hold) in own for lock in self.locks.values())
 
@@ -385,12 +385,12 @@ class DispatchRouter(HandlerRegistry):
         """Give up what waits for a slot or for its key's turn."""
         for lock in list(self.locks.values()):
             lock.drop(DispatcherStopped)
-        self.slots.drop(DispatcherStopped)
+        self.pool.drop(DispatcherStopped)
         self._nested.drop(DispatcherStopped)
 
     async def cancel(self, seconds: float, spared: Collection[Any]) -> None:
         """Cancel the handlers that workers run, but for those of some workers."""
-        await asyncio.gather(self.slots.cancel(seconds, spared), self._nested.cancel(seconds, spared))
+        await asyncio.gather(self.pool.cancel(seconds, spared), self._nested.cancel(seconds, spared))
 
 
 def _root(above: Invocation | None) -> Invocation | None:

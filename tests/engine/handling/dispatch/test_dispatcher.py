@@ -169,7 +169,7 @@ def test_routers_can_be_replaced_before_anything_is_bound() -> None:
     dispatcher.use(commands_router_cls=Requests, queries_router_cls=Requests)
     assert [type(router) for router in dispatcher.routers] == [Events, Requests, Requests]
     assert [router.name for router in dispatcher.routers] == ["events", "commands", "queries"]
-    assert {(router.slots.limit, router.slots.backlog) for router in dispatcher.routers} == {(3, 7)}
+    assert {(router.pool.limit, router.pool.backlog) for router in dispatcher.routers} == {(3, 7)}
     dispatcher.use(events_router_cls=EventRouter)
     assert type(dispatcher.events) is EventRouter
 

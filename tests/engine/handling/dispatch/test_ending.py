@@ -135,7 +135,7 @@ def test_a_stop_waits_for_a_handler_that_has_given_its_slot_away() -> None:
             await until(lambda: gate.entered)
             task = asyncio.ensure_future(dispatcher.handle("outer", wait_for_response=True))
             await turns(3)
-            assert dispatcher.commands.slots.active == 0
+            assert dispatcher.commands.pool.active == 0
             stopping = asyncio.ensure_future(dispatcher.stop(LONG))
             await turns(3)
             gate.open()
@@ -266,10 +266,10 @@ def test_handlers_that_cannot_be_cancelled_are_told_of(
         task = asyncio.ensure_future(dispatcher.handle(Order(1), wait_for_response=True))
         await until(lambda: len(begun) == 2)
         await within(dispatcher.stop(0))
-        assert dispatcher.events.slots.active == 2
+        assert dispatcher.events.pool.active == 2
         release.set()
         await within(task)
-        await until(lambda: not dispatcher.events.slots._workers)
+        await until(lambda: not dispatcher.events.pool._workers)
         assert_empty(dispatcher)
 
     asyncio.run(main())
@@ -324,7 +324,7 @@ def test_a_handler_that_stops_the_dispatcher_waits_for_the_others(workers: int, 
         await within(task)
         assert reports[0].unhandled == {}
         assert len(gate.ended) == 3
-        await until(lambda: not any(router.slots.active for router in dispatcher.routers))
+        await until(lambda: not any(router.pool.active for router in dispatcher.routers))
         await turns(3)
         assert_empty(dispatcher)
 
@@ -347,7 +347,7 @@ def test_what_waits_for_the_key_of_a_handler_that_stops_is_given_up() -> None:
         waiting = asyncio.ensure_future(dispatcher.handle(Order(3), "k", True))
         await until(lambda: dispatcher.core.state.value == "stopped")
         assert isinstance(await caught(waiting), DispatcherStopped)
-        await until(lambda: not dispatcher.events.slots.active)
+        await until(lambda: not dispatcher.events.pool.active)
         assert seen == [0]
         assert dispatcher.report.unhandled == {"Order": 2}
         assert_empty(dispatcher)
@@ -372,7 +372,7 @@ def test_a_handler_that_stops_is_not_cancelled_with_the_others(wait: bool) -> No
         await dispatcher.handle("nested", wait_for_response=wait)
         await until(lambda: reports)
         assert reports[0].unhandled == {"Order": 1}
-        await until(lambda: not dispatcher.commands.slots.active)
+        await until(lambda: not dispatcher.commands.pool.active)
         assert dispatcher.commands.failed == 0
         assert_empty(dispatcher)
 
@@ -407,7 +407,7 @@ def test_handlers_and_others_may_stop_it_together() -> None:
         gate.open()
         found = await within(asyncio.gather(*stops))
         assert found[0] is found[1]
-        await until(lambda: not dispatcher.commands.slots.active)
+        await until(lambda: not dispatcher.commands.pool.active)
         # The second with the key waits for the first, which waits for it: it is given up.
         assert len(reports) == 3
         assert dispatcher.report.unhandled == {"b": 1}

@@ -461,7 +461,7 @@ def test_a_handler_goes_on_when_it_has_a_slot_again() -> None:
             await turns(20)
             # Its key is free, and its slot is not.
             assert holder.entered == ["held"]
-            assert dispatcher.events.slots.active == 1
+            assert dispatcher.events.pool.active == 1
             other.open()
             await until(lambda: seen)
 
@@ -703,7 +703,7 @@ def test_a_task_that_outlives_its_handler_needs_slots_like_everybody() -> None:
             await dispatcher.handle("outer")
             await until(lambda: gate.entered)
             await turns(10)
-            assert len(gate.entered) == dispatcher.commands.slots.active == 2
+            assert len(gate.entered) == dispatcher.commands.pool.active == 2
             gate.open()
             await within(asyncio.gather(*tasks))
 
@@ -728,7 +728,7 @@ def test_what_outlives_its_handler_has_the_slot_and_a_stop_waits_for_it(wait: bo
             await dispatcher.handle(Order(), wait_for_response=wait)
             await until(lambda: all(gate.entered for gate in gates))
             await turns(5)
-            assert dispatcher.events.slots.active == 1
+            assert dispatcher.events.pool.active == 1
             stopping = asyncio.ensure_future(dispatcher.stop())
             await turns(5)
             assert not stopping.done()
