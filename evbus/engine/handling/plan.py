@@ -13,9 +13,9 @@ from evbus.errors import HandlerSignatureError
 __all__ = [
     "Bound",
     "CallPlan",
+    "Dependency",
     "Inputs",
     "Values",
-    "Want",
     "check_response",
     "find",
     "make",
@@ -26,7 +26,7 @@ __all__ = [
 Call = Callable[[Any], Coroutine[Any, Any, Any]]
 
 
-class Want(NamedTuple):
+class Dependency(NamedTuple):
     """A parameter that is injected by its annotation; ``known`` when a value was there at binding."""
 
     parameter: str
@@ -51,11 +51,15 @@ class Inputs(NamedTuple):
 
     given: dict[str, Any]
     takes_hub: bool
-    wants: tuple[Want, ...]
+    dependencies: tuple[Dependency, ...]
 
     def __repr__(self) -> str:
         """Show names and no values, which may be secret."""
-        names = [*self.given, *(["hub"] if self.takes_hub else []), *(want.parameter for want in self.wants)]
+        names = [
+            *self.given,
+            *(["hub"] if self.takes_hub else []),
+            *(one.parameter for one in self.dependencies),
+        ]
         return f"<Inputs {names}>"
 
 
@@ -91,10 +95,15 @@ class CallPlan(NamedTuple):
         return f"<Plan {self.message} -> {self.name} {self.argument or '-'} by {self.way}>"
 
     @property
-    def pending(self) -> tuple[Want, ...]:
+    def pending(self) -> tuple[Dependency, ...]:
         """The parameters whose type was not provided yet, and has to be by the start."""
         inputs = (self.init, self.call) if self.init is not None else (self.call,)
-        return tuple(want for one in inputs for want in one.wants if want.required and not want.known)
+        return tuple(
+            dependency
+            for one in inputs
+            for dependency in one.dependencies
+            if dependency.required and not dependency.known
+        )
 
 
 class Bound(NamedTuple):
@@ -124,23 +133,23 @@ def sources(plan: CallPlan, look: Callable[[Any], Any], the_hub: Any = None) -> 
         found = dict(inputs.given)
         if inputs.takes_hub:
             found["hub"] = the_hub
-        for want in inputs.wants:
-            value = find(look, want.annotation, plan.message, plan.name)
+        for dependency in inputs.dependencies:
+            value = find(look, dependency.annotation, plan.message, plan.name)
             if value is not MISSING:
-                found[want.parameter] = value
-            elif want.required:
-                raise pending_error(plan, want)
+                found[dependency.parameter] = value
+            elif dependency.required:
+                raise pending_error(plan, dependency)
         return found
 
     return Values(of(plan.init) if plan.init is not None else {}, of(plan.call))
 
 
-def pending_error(plan: CallPlan, want: Want) -> HandlerSignatureError:
+def pending_error(plan: CallPlan, dependency: Dependency) -> HandlerSignatureError:
     """Return the error that says that a type was never provided."""
     return HandlerSignatureError(
-        f"nothing is provided for {want.parameter!r}, a {written(want.annotation)}; provide that type "
-        f"before the start, or give it when binding ({want.parameter}=...), or name the message's parameter "
-        "with argname=...",
+        f"nothing is provided for {dependency.parameter!r}, a {written(dependency.annotation)}; provide that "
+        f"type before the start, or give it when binding ({dependency.parameter}=...), or name the message's "
+        "parameter with argname=...",
         message=plan.message,
         handler=plan.name,
     )

@@ -20,7 +20,7 @@ from evbus.engine.handling.annotations import (
     signature_of,
     written,
 )
-from evbus.engine.handling.plan import CallPlan, Inputs, Want, find
+from evbus.engine.handling.plan import CallPlan, Dependency, Inputs, find
 from evbus.engine.handling.providers import (
     MISSING,
     Provider,
@@ -295,17 +295,17 @@ class _Reader:
                     raise self.error(f"{what} has no parameter {name!r}{hint}")
         takes_hub = "hub" in names and "hub" not in given and self.hub_known
         open_ones = [one for one in others if one.name not in given and not (one.name == "hub" and takes_hub)]
-        wants, missing = [], []
+        dependencies, missing = [], []
         for one in open_ones:
             known = self._find(one) is not MISSING
             required = one.default is EMPTY
             if known or providable(one.annotation, builtin=not required):
-                wants.append(Want(one.name, one.annotation, required, known))
+                dependencies.append(Dependency(one.name, one.annotation, required, known))
             elif required:
                 missing.append(one)
         if missing:
             raise self._lacking(missing, argument, what)
-        return Inputs(given, takes_hub, tuple(wants))
+        return Inputs(given, takes_hub, tuple(dependencies))
 
     def _lacking(self, missing: list[Parameter], argument: Parameter | None, what: str) -> HandlerError:
         if any(one.name == "hub" for one in missing):

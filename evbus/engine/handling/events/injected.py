@@ -9,21 +9,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from evbus.engine.handling.annotations import namespaces, providable, resolved, written
-from evbus.engine.handling.plan import Want, find
+from evbus.engine.handling.plan import Dependency, find
 from evbus.engine.handling.providers import MISSING, Injector, Provider
 from evbus.errors import HandlerSignatureError
 
-__all__ = ["HOLDER", "Injected", "Wants", "read_wants"]
+__all__ = ["HOLDER", "Dependencies", "Injected", "read_dependencies"]
 
 #: Who uses what was made for listeners.
 HOLDER = "listeners"
 
-Wants = tuple[Want, ...]
+Dependencies = tuple[Dependency, ...]
 
 
-def read_wants(
+def read_dependencies(
     parameters: Sequence[inspect.Parameter], function: Any, injector: Injector, listener: str
-) -> tuple[Wants, list[str]]:
+) -> tuple[Dependencies, list[str]]:
     """Return the parameters that are, or may be, provided by their types, and the others that are needed.
 
     :param function: has the parameters; names in their annotations are looked up where it was written.
@@ -31,7 +31,7 @@ def read_wants(
     :raises HandlerSignatureError: several types are provided for one of them.
     """
     names = namespaces(function, None)
-    wants, strange = [], []
+    dependencies, strange = [], []
     for one in parameters:
         if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
             continue
@@ -40,10 +40,10 @@ def read_wants(
         known = find(injector.find, annotation, "", listener) is not MISSING
         # It may be provided later; what has a default keeps it then if it is not.
         if (known or providable(annotation, builtin=False)) and one.kind is not one.POSITIONAL_ONLY:
-            wants.append(Want(one.name, annotation, required, known))
+            dependencies.append(Dependency(one.name, annotation, required, known))
         elif required:
             strange.append(one.name)
-    return tuple(wants), strange
+    return tuple(dependencies), strange
 
 
 class Injected:
@@ -55,8 +55,8 @@ class Injected:
     """
 
     def __init__(self, injector: Injector, listener: str) -> None:
-        self.init: Wants = ()
-        self.call: Wants = ()
+        self.init: Dependencies = ()
+        self.call: Dependencies = ()
         self.bound: Callable[[dict[str, Any], dict[str, Any]], Callable[..., Any]]
         self.made: Callable[..., Any] | None = None
         self._injector = injector
@@ -92,16 +92,16 @@ class Injected:
     def _sources(self) -> tuple[dict[str, Any], dict[str, Any]]:
         return self._found(self.init), self._found(self.call)
 
-    def _found(self, wants: Wants) -> dict[str, Any]:
+    def _found(self, dependencies: Dependencies) -> dict[str, Any]:
         found = {}
-        for want in wants:
-            value = find(self._injector.find, want.annotation, "", self._listener)
+        for dependency in dependencies:
+            value = find(self._injector.find, dependency.annotation, "", self._listener)
             if value is not MISSING:
-                found[want.parameter] = value
-            elif want.required:
-                kind = written(want.annotation)
+                found[dependency.parameter] = value
+            elif dependency.required:
+                kind = written(dependency.annotation)
                 raise HandlerSignatureError(
-                    f"nothing is provided for {want.parameter!r}, a {kind}; call "
+                    f"nothing is provided for {dependency.parameter!r}, a {kind}; call "
                     f"hub.dispatch.init.provide({kind}, ...) before the bus starts",
                     handler=self._listener,
                 )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from evbus.engine.core.dead_path import program
 from evbus.engine.handling.events.declare import LISTENS, EventListener, ListenerSpec, spec_of
-from evbus.engine.handling.events.injected import Injected, Wants, read_wants
+from evbus.engine.handling.events.injected import Dependencies, Injected, read_dependencies
 from evbus.engine.handling.events.threads import Threads
 from evbus.engine.handling.providers import Injector, is_async, name_of
 from evbus.errors import HandlerSignatureError
@@ -206,7 +206,7 @@ def _unmade(cls: Any) -> Any:
     return functools.partial(cls.on, None)
 
 
-def _check_class(cls: Any, full_name: str, injector: Injector) -> Wants:
+def _check_class(cls: Any, full_name: str, injector: Injector) -> Dependencies:
     """Return the injected parameters of the constructor of a class."""
     on = getattr(cls, "on", None)
     if not callable(on) or on is EventListener.on:
@@ -219,17 +219,19 @@ def _check_class(cls: Any, full_name: str, injector: Injector) -> Wants:
         ) from None
     parameters = [one for one in inspect.signature(cls).parameters.values() if one.name != "hub"]
     init = cls.__init__
-    wants, strange = read_wants(parameters, init if inspect.isfunction(init) else cls, injector, full_name)
+    dependencies, strange = read_dependencies(
+        parameters, init if inspect.isfunction(init) else cls, injector, full_name
+    )
     if strange:
         raise HandlerSignatureError(
             f"the hub makes its object, and has nothing for {', '.join(strange)}; take the hub alone: "
             "__init__(self, hub), or what is provided for a class: __init__(self, repo: Repo)",
             handler=full_name,
         )
-    return wants
+    return dependencies
 
 
-def _check_call(function: Any, full_name: str, injector: Injector) -> Wants:
+def _check_call(function: Any, full_name: str, injector: Injector) -> Dependencies:
     """Return the injected parameters of a listener, beside the event, the hub and the envelope."""
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise HandlerSignatureError(
@@ -244,8 +246,8 @@ def _check_call(function: Any, full_name: str, injector: Injector) -> Wants:
         own[0].POSITIONAL_OR_KEYWORD,
         own[0].VAR_POSITIONAL,
     )
-    wants, strange = read_wants(own[1:], function, injector, full_name)
-    given, _ = read_wants(own[:1], function, injector, full_name)
+    dependencies, strange = read_dependencies(own[1:], function, injector, full_name)
+    given, _ = read_dependencies(own[:1], function, injector, full_name)
     shown = ", ".join(one.name for one in parameters)
     if not takes_one or strange:
         raise HandlerSignatureError(
@@ -259,7 +261,7 @@ def _check_call(function: Any, full_name: str, injector: Injector) -> Wants:
             f"it takes ({shown}), and is called with the event first: ({', '.join([event, *before])})",
             handler=full_name,
         )
-    return wants
+    return dependencies
 
 
 def _bound(function: Any, the_hub: Any, values: dict[str, Any]) -> Callable[..., Any]:
