@@ -43,7 +43,7 @@ class Loader(NamedTuple):
     exact: Callable[[bytes], Any] | None = None
 
 
-class _Way(NamedTuple):
+class _Decoder(NamedTuple):
     """The decoder of one class's events from bodies of one content type.
 
     :ivar keys: those that an event may have, if it need not have any.
@@ -70,7 +70,7 @@ class Reader:
         self._loader_of = loader_of
         self._named = named
         # By content type and class; what is known by its name only is plain values, and None.
-        self._ways: dict[str, dict[type | None, _Way]] = {}
+        self._decoders: dict[str, dict[type | None, _Decoder]] = {}
         self._learning = threading.Lock()
         # What was read last: what was subscribed to, the headers, and how. In one, as several threads read.
         self._last: _Last = (None, None, _plain)
@@ -100,24 +100,24 @@ class Reader:
         if name is not None and name != spec.name and spec.cls is not None:
             spec = self._other(name, spec)
         kind = headers.get(CONTENT_TYPE, "")
-        ways = self._ways.get(kind)
-        way = None if ways is None else ways.get(spec.cls)
-        if way is None:
+        decoders = self._decoders.get(kind)
+        decoder = None if decoders is None else decoders.get(spec.cls)
+        if decoder is None:
             plain = unwrapped(envelope)
             if plain is not envelope:
                 return self._read(wanted, plain)
-            way = self._learn(spec, kind)
-        said = headers.get(VERSION) or (way.version if name is None else FIRST)
-        if said != way.version:
-            return way.make(_raised(spec, said, way.load(envelope.body)))
-        if way.keys is not None and name is None:
-            return way.make(_recognised(spec.cls, way.keys, way.load(envelope.body)))
-        if way.at_once is not None:
+            decoder = self._learn(spec, kind)
+        said = headers.get(VERSION) or (decoder.version if name is None else FIRST)
+        if said != decoder.version:
+            return decoder.make(_raised(spec, said, decoder.load(envelope.body)))
+        if decoder.keys is not None and name is None:
+            return decoder.make(_recognised(spec.cls, decoder.keys, decoder.load(envelope.body)))
+        if decoder.at_once is not None:
             if isinstance(headers, SharedHeaders) and not (wanted.pattern and name is None):
-                self._last = (wanted, headers, way.at_once)
+                self._last = (wanted, headers, decoder.at_once)
             with contextlib.suppress(ValueError):
-                return way.at_once(envelope.body)
-        return way.make(way.load(envelope.body))
+                return decoder.at_once(envelope.body)
+        return decoder.make(decoder.load(envelope.body))
 
     def _other(self, name: str, wanted: EventSpec) -> EventSpec:
         """Return the event that came where another was wanted, which is right for what derives from that."""
@@ -129,7 +129,7 @@ class Reader:
             raise InvalidPayload(f"it is a {name}, and the listener wants a {wanted.name}")
         return found
 
-    def _learn(self, spec: EventSpec, kind: str) -> _Way:
+    def _learn(self, spec: EventSpec, kind: str) -> _Decoder:
         loader = self._loader_of(kind)
         make: Callable[[Any], Any] = _plain
         load, at_once, keys = loader.load, None, None
@@ -141,12 +141,12 @@ class Reader:
                 keys = optional_keys(spec.cls)
             except (TypeError, NameError) as exc:
                 raise InvalidPayload(f"{spec.cls.__qualname__} cannot be read: {exc}") from exc
-        way = _Way(str(spec.version), load, make, at_once, keys)
+        decoder = _Decoder(str(spec.version), load, make, at_once, keys)
         with self._learning:
-            if kind not in self._ways and len(self._ways) >= REMEMBERED:
-                del self._ways[next(iter(self._ways))]
-            self._ways.setdefault(kind, {})[spec.cls] = way
-        return way
+            if kind not in self._decoders and len(self._decoders) >= REMEMBERED:
+                del self._decoders[next(iter(self._decoders))]
+            self._decoders.setdefault(kind, {})[spec.cls] = decoder
+        return decoder
 
 
 def _plain(values: Any) -> Any:

@@ -423,7 +423,7 @@ def test_made_up_content_types_fill_no_memory_and_are_read() -> None:
     for number in range(events_reader.REMEMBERED + 50):
         envelope = Envelope("p", "k", b'{"id":1}', {"content-type": f"application/json; n={number}"})
         assert made.read(known(Base), envelope) == Base(1)
-    assert len(made._ways) <= events_reader.REMEMBERED
+    assert len(made._decoders) <= events_reader.REMEMBERED
 
 
 def test_a_thousand_types_cost_as_much_for_each_event_as_ten() -> None:
@@ -461,7 +461,7 @@ def test_listeners_to_names_that_come_and_go_leave_nothing_behind() -> None:
     for number in range(50):
         envelope = Envelope("p", "k", b'{"id":1}', {"content-type": JSON})
         assert made.read(named_only(f"name {number}"), envelope) == {"id": 1}
-    assert {kind: len(ways) for kind, ways in made._ways.items()} == {JSON: 1}
+    assert {kind: len(decoders) for kind, decoders in made._decoders.items()} == {JSON: 1}
 
 
 def test_a_class_whose_annotations_mean_nothing_is_told() -> None:
