@@ -20,7 +20,7 @@ from evbus.engine.core.error_callback import ErrorCallback
 from evbus.engine.core.pipeline import Around
 from evbus.engine.handling.events.batches import Batches
 from evbus.engine.handling.events.declare import EventListenerDescriptor, EventSpec, ListenerSpec
-from evbus.engine.handling.events.keys import Keys
+from evbus.engine.handling.events.key_locks import KeyLocks
 from evbus.engine.handling.events.listener import Listener
 from evbus.engine.handling.events.reader import Reader
 from evbus.engine.handling.events.threads import Run, Unfinished
@@ -112,7 +112,7 @@ class Listening:
         self._workers: Workers[_Work] = Workers(
             handle, spec.concurrency * (spec.batch or 1), f"listener {listener.name}"
         )
-        self._keys = Keys(self._workers)
+        self._keys = KeyLocks(self._workers)
         self._batches: Batches[_Work] | None = None
         self._try = self._attempt
         if spec.batch:
@@ -322,11 +322,11 @@ class Listening:
         if self._key is None:
             return await self._attempts(work)
         key = self._key(event)
-        await self._keys.turn(key, work)
+        await self._keys.acquire(key, work)
         try:
             return await self._attempts(work)
         finally:
-            self._keys.pass_on(key)
+            self._keys.release(key)
 
     async def _attempts(self, work: _Work) -> Any:
         work.attempts += 1

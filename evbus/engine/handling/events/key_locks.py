@@ -1,4 +1,4 @@
-"""Turns by key: events with the same key are handled in the order in which they came."""
+"""Locks of keys: events with the same key are handled in the order in which they came."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from evbus.engine.handling.events.workers import Workers
 from evbus.errors import InvalidPayload
 
-__all__ = ["Keys"]
+__all__ = ["KeyLocks"]
 
 _Turn = asyncio.Future[None]
 
 
-class Keys:
-    """Gives each key's turn to one job after another. A key is forgotten when nobody has it.
+class KeyLocks:
+    """The locks of keys, each held by one job after another. A key is forgotten when nobody holds it.
 
     :param workers: a job that waits for a turn leaves its place to another, and gets that of the job before.
     """
@@ -35,8 +35,8 @@ class Keys:
         """The number of jobs that wait for a turn."""
         return len(self._jobs)
 
-    async def turn(self, key: Any, job: Any = None) -> None:
-        """Wait for the turn of a key; :meth:`pass_on` ends it.
+    async def acquire(self, key: Any, job: Any = None) -> None:
+        """Take the lock of a key, when it is its turn; :meth:`release` gives it up.
 
         :param job: what :meth:`withdraw` calls it; it waits no longer then, as if it had been cancelled.
         :raises InvalidPayload: it cannot be a key.
@@ -58,7 +58,7 @@ class Keys:
             await turn
         except BaseException:
             if turn.done() and not turn.cancelled():
-                self.pass_on(key)
+                self.release(key)
             else:
                 self._workers.enter()
             raise
@@ -72,8 +72,8 @@ class Keys:
             turn.cancel()
         return [self._jobs.pop(turn) for turn in found]
 
-    def pass_on(self, key: Any) -> None:
-        """End a turn: the next has it."""
+    def release(self, key: Any) -> None:
+        """Give the lock of a key to the next that waits for it."""
         waiting = self._waiting[key]
         while waiting:
             turn = waiting.popleft()

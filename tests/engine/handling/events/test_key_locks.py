@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.handling.events.keys import Keys
+from evbus.engine.handling.events.key_locks import KeyLocks
 from evbus.errors import InvalidPayload
 from tests.event.kit import go
 
@@ -33,13 +33,13 @@ async def turns() -> None:
 def test_those_of_one_key_have_their_turns_in_the_order_in_which_they_came() -> None:
     async def main() -> None:
         places: Any = Places()
-        keys, log = Keys(places), list[int]()
+        keys, log = KeyLocks(places), list[int]()
 
         async def work(number: int, gate: asyncio.Event) -> None:
-            await keys.turn("a")
+            await keys.acquire("a")
             log.append(number)
             await gate.wait()
-            keys.pass_on("a")
+            keys.release("a")
 
         gates = [asyncio.Event() for _ in range(3)]
         tasks = [asyncio.ensure_future(work(number, gate)) for number, gate in enumerate(gates)]
@@ -57,12 +57,12 @@ def test_those_of_one_key_have_their_turns_in_the_order_in_which_they_came() -> 
 def test_other_keys_do_not_wait() -> None:
     async def main() -> None:
         places: Any = Places()
-        keys = Keys(places)
+        keys = KeyLocks(places)
         for key in (1, "1", None, (1, 2), 2.5):
-            await keys.turn(key)
+            await keys.acquire(key)
         assert (len(keys), places.taken) == (5, 0)
         for key in (1, "1", None, (1, 2), 2.5):
-            keys.pass_on(key)
+            keys.release(key)
         assert len(keys) == 0
 
     go(main)
@@ -71,17 +71,17 @@ def test_other_keys_do_not_wait() -> None:
 def test_who_is_cancelled_while_waiting_holds_nobody_up() -> None:
     async def main() -> None:
         places: Any = Places()
-        keys = Keys(places)
-        await keys.turn("a")
-        second, third = (asyncio.ensure_future(keys.turn("a")) for _ in range(2))
+        keys = KeyLocks(places)
+        await keys.acquire("a")
+        second, third = (asyncio.ensure_future(keys.acquire("a")) for _ in range(2))
         await turns()
         second.cancel()
         await asyncio.wait({second})
         assert places.taken == -1
-        keys.pass_on("a")
+        keys.release("a")
         await third
         assert places.taken == 0
-        keys.pass_on("a")
+        keys.release("a")
         assert len(keys) == 0
 
     go(main)
@@ -90,15 +90,15 @@ def test_who_is_cancelled_while_waiting_holds_nobody_up() -> None:
 def test_who_is_cancelled_with_the_turn_in_its_hand_passes_it_on() -> None:
     async def main() -> None:
         places: Any = Places()
-        keys = Keys(places)
-        await keys.turn("a")
-        second, third = (asyncio.ensure_future(keys.turn("a")) for _ in range(2))
+        keys = KeyLocks(places)
+        await keys.acquire("a")
+        second, third = (asyncio.ensure_future(keys.acquire("a")) for _ in range(2))
         await turns()
-        keys.pass_on("a")
+        keys.release("a")
         second.cancel()
         await asyncio.wait({second})
         await third
-        keys.pass_on("a")
+        keys.release("a")
         assert (len(keys), second.cancelled()) == (0, True)
 
     go(main)
@@ -107,9 +107,9 @@ def test_who_is_cancelled_with_the_turn_in_its_hand_passes_it_on() -> None:
 @pytest.mark.parametrize("key", [[], {}, set()], ids=str)
 def test_what_cannot_be_a_key_is_told(key: Any) -> None:
     places: Any = Places()
-    keys = Keys(places)
+    keys = KeyLocks(places)
     with pytest.raises(InvalidPayload) as caught:
-        go(lambda: keys.turn(key))
+        go(lambda: keys.acquire(key))
     kind = type(key).__name__
     assert str(caught.value) == (
         f"the key of a listener is something hashable, such as a string, and no {kind}"
