@@ -12,7 +12,7 @@ from contextvars import ContextVar, copy_context
 from typing import Any, Protocol
 
 from evbus.engine.call.forward import ANSWERS, DEADLINE, ERROR, EVENT_ID, KEY, MESSAGE, OK, OUTCOME
-from evbus.engine.call.served import LONGEST, Names, Reading, Served, name_in
+from evbus.engine.call.served import LONGEST, LazyMessage, ServedBinding, ServedMessages, name_in
 from evbus.engine.codec.wrapped import named
 from evbus.engine.core.intake.bridge import Bridge
 from evbus.engine.handling.dispatch.kinds import RequestRouter
@@ -72,7 +72,7 @@ class _Incoming:
     """A request that is being handled.
 
     :ivar end: until when, in seconds since the epoch; None for ever.
-    :ivar reading: its message.
+    :ivar lazy: its message, once that is read.
     :ivar served: who handles it, once that is known.
     :ivar stops: its handler stops the dispatcher, and so cannot be waited for.
     :ivar handled: its handler has ended, or it has none.
@@ -80,13 +80,13 @@ class _Incoming:
     :ivar breaks: how often the connection broke with its reply alone in flight.
     """
 
-    __slots__ = ("answered", "breaks", "delivery", "end", "handled", "headers", "reading", "served", "stops")
+    __slots__ = ("answered", "breaks", "delivery", "end", "handled", "headers", "lazy", "served", "stops")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         self.headers = delivery.envelope.headers
-        self.reading = Reading()
-        self.served: Served | None = None
+        self.lazy = LazyMessage()
+        self.served: ServedBinding | None = None
         self.end: float | None = None
         self.stops = False
         self.handled = False
@@ -96,7 +96,7 @@ class _Incoming:
     @property
     def begun(self) -> bool:
         """Whether its handler was called; before that, another process may as well have it."""
-        return self.handled or self.reading.context is not None
+        return self.handled or self.lazy.context is not None
 
     @property
     def late(self) -> bool:
@@ -161,7 +161,7 @@ class RequestServer:
         max_deliveries: int = 0,
     ) -> None:
         self._core = routers[0].core
-        self._names = Names(routers, decode)
+        self._messages = ServedMessages(routers, decode)
         self._link = link
         self._encode = encode
         self._prepare = prepare
@@ -409,10 +409,10 @@ class RequestServer:
                 handling, seconds = self._unserved(envelope, exc), left or 0
             else:
                 key = request.headers.get(KEY)
-                handling, seconds = served.router.receive(served, request.reading, key, left, envelope), 0
+                handling, seconds = served.router.receive(served, request.lazy, key, left, envelope), 0
             # A handler may raise what looks like a cancellation, when a library of its is closed.
             result = await call(handling, seconds)
-            if result is None and request.reading.context is None:
+            if result is None and request.lazy.context is None:
                 self.dropped += 1
                 return None
             reply = self._reply(request, result, OK)
@@ -428,10 +428,10 @@ class RequestServer:
         self.handled += 1
         return reply
 
-    def _served(self, envelope: Envelope) -> Served:
+    def _served(self, envelope: Envelope) -> ServedBinding:
         if OUTCOME in envelope.headers:
             raise InvalidPayload(f"this is a reply, and no request: it has the header {OUTCOME}")
-        return self._names.find(name_in(envelope))
+        return self._messages.find(name_in(envelope))
 
     async def _unserved(self, envelope: Envelope, problem: Exception) -> Any:
         """Raise why a request is not handled, to whom the interceptors would let have it handled."""
@@ -449,13 +449,13 @@ class RequestServer:
         """
         return (
             isinstance(problem, Rejected)
-            and request.reading.context is None
+            and request.lazy.context is None
             and request.delivery.redelivered
             and any(other is not request and other.asks_as(request) for other in self._tasks.values())
         )
 
     def _failure(self, request: _Incoming, problem: Exception) -> Envelope:
-        message, served = request.reading.message, request.served
+        message, served = request.lazy.message, request.served
         if request.headers.get(_REPLY_TO):
             log.debug("%s failed", _name(request.headers), exc_info=problem)
         elif served is not None and message is not None:
@@ -481,7 +481,7 @@ class RequestServer:
             reply.routing_key = request.served.wire_name
         if EVENT_ID in received.headers:
             reply.headers[ANSWERS] = received.headers[EVENT_ID]
-        context = request.reading.context or copy_context()
+        context = request.lazy.context or copy_context()
         try:
             context.run(self._prepare, reply)
         except BaseException as exc:

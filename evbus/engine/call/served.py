@@ -18,7 +18,7 @@ from evbus.engine.kit.redact import one_line
 from evbus.errors import HandlerDoesNotExist, HandlerExists, HandlerSignatureError, InvalidPayload
 from evbus.types import Envelope
 
-__all__ = ["LONGEST", "Names", "Reading", "Served", "name_in"]
+__all__ = ["LONGEST", "LazyMessage", "ServedBinding", "ServedMessages", "name_in"]
 
 #: Most characters of a foreign name that are repeated.
 LONGEST = 200
@@ -29,7 +29,7 @@ def name_in(envelope: Envelope) -> str:
     return envelope.headers.get(MESSAGE) or envelope.routing_key
 
 
-class Reading:
+class LazyMessage:
     """A message that is read when the interceptors have let it through.
 
     :ivar context: the context within them, None before.
@@ -43,8 +43,8 @@ class Reading:
         self.message: Any = None
 
 
-class Served(Binding):
-    """A binding as others reach it: called with a :class:`Reading`, it reads the message of its envelope.
+class ServedBinding(Binding):
+    """A binding as others reach it: called with a :class:`LazyMessage`, it reads the message of its envelope.
 
     :param kind: the message's class, or a string.
     :ivar router: that of ``bound``.
@@ -66,13 +66,13 @@ class Served(Binding):
         self._read = None if isinstance(kind, str) else reader(kind, digits=self._exactly)
         self._decode = decode
 
-    async def _called(self, reading: Reading) -> Any:
+    async def _called(self, lazy: LazyMessage) -> Any:
         frame = CURRENT.get()
         assert frame is not None
         assert frame.envelope is not None
-        reading.context = copy_context()
-        reading.message = self._message(frame.envelope)
-        return await self.bound.call(reading.message)
+        lazy.context = copy_context()
+        lazy.message = self._message(frame.envelope)
+        return await self.bound.call(lazy.message)
 
     def _message(self, envelope: Envelope) -> Any:
         name = name_in(envelope)
@@ -95,7 +95,7 @@ class Served(Binding):
         await self.bound.discard()
 
 
-class Names:
+class ServedMessages:
     """The messages that others can have handled here, by their names.
 
     :param routers: those that have the handlers.
@@ -106,14 +106,14 @@ class Names:
     def __init__(self, routers: tuple[RequestRouter, ...], decode: Callable[[str, bytes, bool], Any]) -> None:
         self._routers = routers
         self._decode = decode
-        self._found: dict[str, Served] = {}
+        self._found: dict[str, ServedBinding] = {}
         for kind, _, binding in self._bound():
             _check_names(kind, binding)
 
     def __repr__(self) -> str:
-        return f"<Names {', '.join(self._found)}>"
+        return f"<ServedMessages {', '.join(self._found)}>"
 
-    def find(self, name: str) -> Served:
+    def find(self, name: str) -> ServedBinding:
         """Return the message of a name: one that is bound here, and nothing else.
 
         :raises HandlerDoesNotExist: no such message is bound.
@@ -133,7 +133,7 @@ class Names:
             for kind in _kinds(binding.message)
         ]
 
-    def _find(self, name: str) -> Served:
+    def _find(self, name: str) -> ServedBinding:
         named = [each for each in self._bound() if wire_name(each[0]) == name]
         exact = [each for each in named if each[0] == each[2].message]
         # A class with slots has a forerunner of the same name, which goes with the next garbage.
@@ -145,7 +145,7 @@ class Names:
             # The one of the nearest base, which may be in yet another process.
             (nearest_one,) = router.find(kind)
             if nearest_one.handled_here:
-                return Served(kind, router, nearest_one, self._decode)
+                return ServedBinding(kind, router, nearest_one, self._decode)
         # Whoever asks from outside is not told which others there are.
         raise HandlerDoesNotExist(f"there is no handler for {one_line(name, LONGEST)}")
 

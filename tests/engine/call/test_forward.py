@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from evbus.engine.call.forward import Forwarder
-from evbus.engine.call.served import Names
+from evbus.engine.call.served import ServedMessages
 from evbus.engine.codec import json
 from evbus.engine.handling.dispatch.dispatcher import Dispatcher
 from evbus.errors import (
@@ -387,7 +387,7 @@ def test_a_message_whose_fields_name_nothing_is_refused_when_it_is_bound_and_whe
     )
     dispatcher = Dispatcher()
     dispatcher.commands.bind(command, pay)
-    assert failure(HandlerSignatureError, Names, (dispatcher.commands,), json.load).endswith(
+    assert failure(HandlerSignatureError, ServedMessages, (dispatcher.commands,), json.load).endswith(
         f"pay of Pay: it cannot be served: {said}"
     )
 
