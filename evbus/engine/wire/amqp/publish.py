@@ -375,7 +375,7 @@ class Publisher:
 
 
 def fixed_of(profile: Profile) -> frames.Fixed:
-    """Return what the profile says about every message."""
+    """Return the properties that the profile gives every message."""
     return frames.Fixed(
         persistent=profile.persistent,
         priority=profile.priority,
@@ -417,7 +417,7 @@ def unroutable(name: str, code: int, text: str, exchange: str, routing_key: str)
 
 
 def _cure(profile: Profile) -> str:
-    """Return what to write so that more than its own name leads to the queue of a profile."""
+    """Return a hint for the profile, by which more than its own name leads to its queue."""
     queue = profile.queue_settings()
     if queue is None or not queue.name or profile.routing_key is not None:
         return ""
