@@ -16,7 +16,7 @@ from evbus.engine.handling.events.listening import Listening
 from evbus.engine.kit.weight import UNBOUNDED
 from evbus.errors import EvbusError, HandlerExists, ProfileError
 
-__all__ = ["Entry", "SubscriptionId", "Subscriptions"]
+__all__ = ["SubscribedListener", "SubscriptionId", "Subscriptions"]
 
 log = logging.getLogger("evbus.event")
 
@@ -37,7 +37,7 @@ class SubscriptionId(str):
         return self
 
 
-class Entry:
+class SubscribedListener:
     """A listener that is subscribed.
 
     :ivar events: those that it listens to.
@@ -55,7 +55,7 @@ class Entry:
         self.consumers: list[EventConsumer] = []
 
     def __repr__(self) -> str:
-        return f"<Entry {self.id} of {', '.join(event.name for event in self.events)}>"
+        return f"<SubscribedListener {self.id} of {', '.join(event.name for event in self.events)}>"
 
     def describe(self) -> dict[str, Any]:
         """Return its options and counters."""
@@ -115,9 +115,9 @@ class Subscriptions:
 
     def __init__(self, patience: Callable[[], float]) -> None:
         self._patience = patience
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, SubscribedListener] = {}
         # Those of each event and name, and how many have each name.
-        self._alike: dict[tuple[Any, str], list[Entry]] = {}
+        self._alike: dict[tuple[Any, str], list[SubscribedListener]] = {}
         self._names: Counter[str] = Counter()
         # Names that were taken already when they were asked for, and the lowest number that may be free.
         self._free: dict[str, int] = {}
@@ -127,7 +127,7 @@ class Subscriptions:
         self._around: Any = None
         self._max_body = UNBOUNDED
         # Those that were removed and have not ended yet.
-        self._ending: dict[asyncio.Future[None], Entry] = {}
+        self._ending: dict[asyncio.Future[None], SubscribedListener] = {}
 
     def __repr__(self) -> str:
         return f"<Subscriptions {', '.join(self._entries)}>"
@@ -149,13 +149,15 @@ class Subscriptions:
         """Whether there is no listener to wait for, not even one that was removed."""
         return not self._entries and not self._ending
 
-    def add(self, spec: ListenerSpec, listening: Listening, events: list[EventSpec], metadata: Any) -> Entry:
+    def add(
+        self, spec: ListenerSpec, listening: Listening, events: list[EventSpec], metadata: Any
+    ) -> SubscribedListener:
         """Add a listener; it listens at once when the others do.
 
         :raises ProfileError: there is no profile that it can listen to.
         :raises HandlerSignatureError: something that it takes is provided by nobody.
         """
-        entry = Entry(next(self._numbers), spec, listening, events, metadata)
+        entry = SubscribedListener(next(self._numbers), spec, listening, events, metadata)
         if self._sources is not None:
             self._listen(entry, self._sources)
         self._entries[entry.id] = entry
@@ -165,7 +167,7 @@ class Subscriptions:
         self.changes += 1
         return entry
 
-    def discard(self, entry: Entry) -> None:
+    def discard(self, entry: SubscribedListener) -> None:
         """Take a listener off that was added just now, before anything came to it."""
         del self._entries[entry.id]
         self._forget(entry)
@@ -200,7 +202,7 @@ class Subscriptions:
                     "asyncio.create_task(hub.evbus.init.stop())"
                 )
 
-    def _forget(self, entry: Entry) -> None:
+    def _forget(self, entry: SubscribedListener) -> None:
         name = entry.listening.listener.name
         alike = self._alike[entry.spec.event, name]
         alike.remove(entry)
@@ -256,7 +258,7 @@ class Subscriptions:
             self.abandon()
             raise
 
-    def _listen(self, entry: Entry, sources: Sources) -> None:
+    def _listen(self, entry: SubscribedListener, sources: Sources) -> None:
         try:
             entry.listening.listener.complete()
             entry.listening.begin(self._around, self._max_body)

@@ -79,7 +79,7 @@ def test_ids_are_made_of_the_name_and_a_number() -> None:
     found = subscriptions()
     assert [add(found, Got().on, name).id for name in ("a", "b", "a")] == ["a-1", "b-2", "a-3"]
     assert repr(found) == "<Subscriptions a-1, b-2, a-3>"
-    assert repr(next(iter(found))) == "<Entry a-1 of OrderPlaced>"
+    assert repr(next(iter(found))) == "<SubscribedListener a-1 of OrderPlaced>"
     assert found.free_name("a") == "a-2"
     assert found.free_name("c") == "c"
 
