@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
-import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -17,15 +16,24 @@ import aiormq.abc
 from aiormq.connection import TransportFactory
 from yarl import URL
 
-from evbus.engine.kit.redact import one_line, said, secrets_of
+from evbus.engine.kit.redact import one_line, said
 from evbus.engine.kit.waiting import call
 from evbus.engine.wire.amqp.profile import Profile
 from evbus.engine.wire.amqp.transport import Wire
 from evbus.engine.wire.base.address import Address
-from evbus.engine.wire.base.dial import dial
+from evbus.engine.wire.base.dial import (
+    TLS_ALERT,
+    Way,
+    attempt,
+    causes,
+    connection_of,
+    dial,
+    hung_up,
+    reason,
+    wants_tls,
+)
 from evbus.engine.wire.base.shared import Role
 from evbus.engine.wire.base.supervisor import Connection
-from evbus.engine.wire.base.tls import Tls, client_context, tls_reason
 from evbus.errors import DeliveryTimeout, Unavailable
 from evbus.version import version
 
@@ -36,8 +44,6 @@ log = logging.getLogger("evbus.connection")
 #: Set in the tasks of connections that are evbus's own: what happens to those is told once, by evbus.
 _OURS: ContextVar[bool] = ContextVar("evbus_amqp", default=False)
 
-#: A TLS alert, which is how a TLS port answers what is no TLS (RFC 8446, section 5.1).
-_TLS_ALERT = b"\x15\x03"
 #: Seconds that a channel may take to open, and each step of a topology.
 RPC_TIMEOUT = 10.0
 
@@ -54,18 +60,13 @@ for _name in ("aiormq.connection", "aiormq.channel"):
 class _AmqpTransport(TransportFactory):
     """Brings aiormq the transport that :class:`Wire` watches."""
 
-    def __init__(self, host: str, port: int, tls: Tls | None, context: ssl.SSLContext | None) -> None:
+    def __init__(self, way: Way) -> None:
         self.wire = Wire(asyncio.get_running_loop())
-        self._host = host
-        self._port = port
-        self._name = tls.server_name if tls else None
-        self._context = context
+        self._way = way
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         loop = asyncio.get_running_loop()
-        transport, _ = await dial(
-            lambda: self.wire, self._host, self._port, context=self._context, server_name=self._name
-        )
+        transport, _ = await dial(lambda: self.wire, self._way)
         return self.wire.reader, asyncio.StreamWriter(transport, self.wire, self.wire.reader, loop)
 
 
@@ -232,39 +233,17 @@ def connection(
 
     :raises ProfileError: a file of ``tls`` is not usable.
     """
-    address = profile.where()
-    who = f"{provider} profile {name!r}"
-    context = client_context(address.tls, who=who) if address.tls is not None else None
-
-    async def dial(attempt: int) -> AmqpSession:
-        host, port = address.hosts[attempt % len(address.hosts)]
-        shown = name if role == "lanes" else f"{name} {role}"
-        return await _dial(profile, shown, address, (host, port), context)
-
-    made: Connection[AmqpSession] = Connection(
-        who,
-        dial,
-        pause=(profile.reconnect.min, profile.reconnect.max),
-        wait=profile.first_connect == "wait",
-        attempts=len(address.hosts),
-        # The default password is no secret, and as a user's name it would be missed in errors.
-        secrets=secrets_of(
-            {"url": profile.url, "connection": profile.connection, "password": address.password}
-        )
-        - {"guest"},
-    )
-    return made
+    shown = name if role == "lanes" else f"{name} {role}"
+    return connection_of(profile, f"{provider} profile {name!r}", partial(_dial, profile, shown))
 
 
-async def _dial(
-    profile: Profile, name: str, address: Address, host: tuple[str, int], context: ssl.SSLContext | None
-) -> AmqpSession:
+async def _dial(profile: Profile, name: str, way: Way) -> AmqpSession:
     _OURS.set(True)
-    transport = _AmqpTransport(*host, address.tls, context)
+    transport, address = _AmqpTransport(way), profile.where()
     wire = transport.wire
     url = URL(
-        f"amqp://{quote(address.login, safe='')}:{quote(address.password, safe='')}@{_bracketed(host[0])}"
-        f":{host[1]}/{'' if address.vhost == '/' else quote(address.vhost, safe='')}"
+        f"amqp://{quote(address.login, safe='')}:{quote(address.password, safe='')}@{_bracketed(way.host)}"
+        f":{way.port}/{'' if address.vhost == '/' else quote(address.vhost, safe='')}"
         f"?heartbeat={_whole(profile.heartbeat)}&auth={profile.auth}",
         encoded=True,
     )
@@ -272,16 +251,15 @@ async def _dial(
     made = aiormq.connect(
         url, transport_factory=transport, client_properties={**properties, **profile.client_properties}
     )
-    try:
-        link = await call(_coroutine(made), profile.connect_timeout)
-    except Exception as exc:
+
+    def abort() -> None:
         wire.end("it was never opened")
         wire.abort()
-        raise Unavailable(f"{host[0]}:{host[1]}: {_why(exc, wire, address, profile)}") from exc
-    except BaseException:
-        wire.end("it was never opened")
-        wire.abort()
-        raise
+
+    def why(problem: Exception) -> str:
+        return f"{way}: {_why(problem, wire, address, profile)}"
+
+    link = await attempt(_coroutine(made), profile.connect_timeout, abort, why)
     return AmqpSession(link, wire, _whole(profile.heartbeat))
 
 
@@ -298,39 +276,18 @@ def _why(problem: Exception, wire: Wire, address: Address, profile: Profile) -> 
     """Return why connecting failed and what would be right."""
     if wire.closed_by is not None:
         return _refusal(*wire.closed_by, address, profile)
-    for cause in _causes(problem):
-        said = tls_reason(cause)
-        if said:
-            return said
-        if isinstance(cause, ConnectionRefusedError) or _all_refused(cause):
-            return "nothing listens there (connection refused); is the broker running, and is this its port?"
+    found = reason(problem, unresolved="cannot be reached: ")
+    if found:
+        return found
+    for cause in causes(problem):
         if isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, ConnectionError):
             return f"cannot be reached: {cause.strerror or cause}"
     return _silent(problem, wire, address, profile)
 
 
-def _all_refused(problem: BaseException) -> bool:
-    """Return whether each of a host's several addresses refused; asyncio joins their errors as text only."""
-    errors = str(problem).removeprefix("Multiple exceptions: ").split(", [Errno ")
-    refused = f"{errno.ECONNREFUSED}]"
-    return isinstance(problem, OSError) and all(
-        error.removeprefix("[Errno ").startswith(refused) for error in errors
-    )
-
-
-def _causes(problem: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what led to it; aiormq makes chains that are rings."""
-    seen: set[int] = set()
-    cause: BaseException | None = problem
-    while cause is not None and id(cause) not in seen:
-        yield cause
-        seen.add(id(cause))
-        cause = cause.__cause__ or cause.__context__
-
-
 def _silent(problem: Exception, wire: Wire, address: Address, profile: Profile) -> str:
-    if wire.strange.startswith(_TLS_ALERT):
-        return "the server speaks TLS on this port; use amqps:// or tls, or name its plain port"
+    if wire.strange.startswith(TLS_ALERT):
+        return wants_tls("amqps")
     if wire.strange:
         return f"what answers there is no AMQP 0-9-1 broker (it said {one_line(wire.strange[:20])})"
     if isinstance(problem, DeliveryTimeout):
@@ -340,10 +297,7 @@ def _silent(problem: Exception, wire: Wire, address: Address, profile: Profile) 
         by = "certificate" if profile.auth == "external" else "password"
         return f"the broker offers no login by {by} (auth: {profile.auth})"
     if wire.connections_made and not wire.heard:
-        if address.tls is None:
-            return "the server ended the connection without a word; it may want TLS (amqps://) on this port"
-        want = "not take the client certificate" if address.tls.cert_file else "want a client certificate"
-        return f"the server ended the connection in the TLS handshake; it may {want}"
+        return hung_up(address.tls, "amqps")
     return said(problem)
 
 

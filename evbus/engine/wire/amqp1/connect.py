@@ -5,30 +5,29 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import socket
-import ssl
-from collections.abc import Iterator
 
-import msgspec
-
-from evbus.engine.kit.redact import one_line, secrets_of
-from evbus.engine.kit.waiting import call
+from evbus.engine.kit.redact import one_line
 from evbus.engine.wire.amqp1.address import model_of
 from evbus.engine.wire.amqp1.login import Login
 from evbus.engine.wire.amqp1.profile import Model, Profile
 from evbus.engine.wire.amqp1.session import Amqp1Session
 from evbus.engine.wire.base.address import Address
-from evbus.engine.wire.base.dial import dial
+from evbus.engine.wire.base.dial import (
+    TLS_ALERT,
+    Way,
+    attempt,
+    connection_of,
+    dial,
+    hung_up,
+    reason,
+    wants_tls,
+)
 from evbus.engine.wire.base.supervisor import Connection
-from evbus.engine.wire.base.tls import client_context, tls_reason
-from evbus.errors import DeliveryTimeout, Unavailable
+from evbus.errors import DeliveryTimeout
 
 __all__ = ["Amqp1Connection", "connection", "model"]
 
 Amqp1Connection = Connection[Amqp1Session]
-
-#: A server that wants TLS answers a plain hello with an alert, whose first bytes these are.
-_TLS_ALERT = b"\x15\x03"
 
 
 def connection(profile: Profile, name: str, provider: str = "amqp1") -> Amqp1Connection:
@@ -36,24 +35,20 @@ def connection(profile: Profile, name: str, provider: str = "amqp1") -> Amqp1Con
 
     :raises ProfileError: a file of ``tls`` is not usable.
     """
-    address = profile.where()
-    who = f"{provider} profile {name!r}"
-    context = client_context(address.tls, who=who) if address.tls is not None else None
     # Brokers of one container id take a second connection for the first one come back (section 2.4.1).
     container = f"evbus-{name}-{os.getpid()}-{secrets.token_hex(4)}"
 
-    async def dial(attempt: int) -> Amqp1Session:
-        host = address.hosts[attempt % len(address.hosts)]
-        return await _dial(profile, _login(profile, address, host[0], container), address, host, context)
+    async def make(way: Way) -> Amqp1Session:
+        address = profile.where()
+        session = Amqp1Session(_login(profile, address, way.host, container))
 
-    return Connection(
-        who,
-        dial,
-        pause=(profile.reconnect.min, profile.reconnect.max),
-        wait=profile.first_connect == "wait",
-        attempts=len(address.hosts),
-        secrets=secrets_of(msgspec.to_builtins(profile)),
-    )
+        def why(problem: Exception) -> str:
+            return f"{way}: {_reason(problem, session, address, profile)}"
+
+        await attempt(_open(session, way), profile.connect_timeout, session.abort, why)
+        return session
+
+    return connection_of(profile, f"{provider} profile {name!r}", make)
 
 
 def model(profile: Profile, session: Amqp1Session) -> Model:
@@ -77,34 +72,8 @@ def _login(profile: Profile, address: Address, host: str, container: str) -> Log
     )
 
 
-async def _dial(
-    profile: Profile,
-    login: Login,
-    address: Address,
-    host: tuple[str, int],
-    context: ssl.SSLContext | None,
-) -> Amqp1Session:
-    session = Amqp1Session(login)
-    where = f"{host[0]}:{host[1]}"
-    try:
-        await call(_open(session, address, host, context), profile.connect_timeout)
-    except BaseException as exc:
-        session.abort()
-        if not isinstance(exc, Exception):
-            raise
-        raise Unavailable(f"{where}: {_reason(exc, session, address, profile)}") from exc
-    return session
-
-
-async def _open(
-    session: Amqp1Session, address: Address, host: tuple[str, int], context: ssl.SSLContext | None
-) -> None:
-    server_name = address.tls.server_name if address.tls is not None else None
-    transport, _ = await dial(lambda: session, *host, context=context, server_name=server_name)
-    raw = transport.get_extra_info("socket")
-    if raw is not None:
-        # Without heartbeats this is the only sign of life that is asked for.
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+async def _open(session: Amqp1Session, way: Way) -> None:
+    await dial(lambda: session, way)
     await session.opened
     # A broker that refuses may open first and close in the same breath (section 2.4.2).
     await asyncio.sleep(0)
@@ -115,8 +84,8 @@ async def _open(
 def _reason(problem: Exception, session: Amqp1Session, address: Address, profile: Profile) -> str:
     """Return why a connection attempt failed: the one table of it."""
     name, text = session.refused
-    if session.heard.startswith(_TLS_ALERT):
-        return "the server speaks TLS on this port; use amqps:// or tls, or name its plain port"
+    if session.heard.startswith(TLS_ALERT):
+        return wants_tls("amqps")
     if session.heard and not session.heard.startswith(b"AMQP"):
         return f"what answers there is no AMQP 1.0 broker (it said {one_line(session.heard[:20])})"
     if session.heard.startswith((b"AMQP\x00\x00\x09", b"AMQP\x01\x01")):
@@ -124,24 +93,12 @@ def _reason(problem: Exception, session: Amqp1Session, address: Address, profile
             "the broker speaks an older AMQP on this port, and no AMQP 1.0; RabbitMQ 3 needs its plugin "
             "rabbitmq_amqp1_0 (or use the provider amqp)"
         )
-    for cause in _causes(problem):
-        said = tls_reason(cause)
-        if said:
-            return said
-        if isinstance(cause, socket.gaierror):
-            return f"the host name cannot be resolved: {cause.strerror}"
-        if isinstance(cause, ConnectionRefusedError):
-            return "nothing listens there (connection refused); is the broker running, and is this its port?"
+    found = reason(problem)
+    if found:
+        return found
     if name or text:
         return _refusal(name, one_line(text), session, address, profile)
     return _silent(problem, session, address, profile)
-
-
-def _causes(problem: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = problem
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__
 
 
 def _vhost(address: Address) -> str:
@@ -171,9 +128,7 @@ def _silent(problem: Exception, session: Amqp1Session, address: Address, profile
         hint = "" if session.heard else "; is this the port of an AMQP 1.0 broker, and with or without TLS?"
         return f"no answer within {profile.connect_timeout:g} s (connect_timeout){hint}"
     if isinstance(problem, ConnectionError) and not session.heard:
-        if address.tls is None:
-            return "the server ended the connection without a word; it may want TLS (amqps://) on this port"
-        return "the server ended the connection in the TLS handshake; it may want a client certificate"
+        return hung_up(address.tls, "amqps")
     if session.authenticated:
         # RabbitMQ 4 writes the reason into its log alone.
         return (

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
-import socket
-import ssl
 from functools import partial
 
 import msgspec
 
-from evbus.engine.kit.redact import one_line, secrets_of
-from evbus.engine.kit.waiting import call
+from evbus.engine.kit.redact import one_line
 from evbus.engine.wire.base.address import Address
-from evbus.engine.wire.base.dial import dial
+from evbus.engine.wire.base.dial import Way, attempt, connection_of, dial, reason
 from evbus.engine.wire.base.shared import Role
 from evbus.engine.wire.base.supervisor import Connection
-from evbus.engine.wire.base.tls import client_context, tls_reason
 from evbus.engine.wire.stomp import library
 from evbus.engine.wire.stomp.frame import Frame, escape
 from evbus.engine.wire.stomp.profile import Profile
@@ -39,37 +35,19 @@ def connection(
     if role == "lanes":
         # It names who subscribes, and ActiveMQ takes one connection of each name.
         profile = msgspec.structs.replace(profile, client_id=None)
-    address = profile.where()
-    context = client_context(address.tls) if address.tls is not None else None
-
-    async def dial(attempt: int) -> StompSession:
-        session = await _dial(profile, address, address.hosts[attempt % len(address.hosts)], context)
-        session.redial = partial(dial, attempt)
-        return session
-
-    return Connection(
-        f"{provider} profile {name!r}",
-        dial,
-        pause=(profile.reconnect.min, profile.reconnect.max),
-        wait=profile.first_connect == "wait",
-        attempts=len(address.hosts),
-        secrets=secrets_of(msgspec.to_builtins(profile)),
-    )
+    return connection_of(profile, f"{provider} profile {name!r}", partial(_dial, profile))
 
 
-async def _dial(
-    profile: Profile, address: Address, host: tuple[str, int], context: ssl.SSLContext | None
-) -> StompSession:
-    session = StompSession()
-    where = f"{host[0]}:{host[1]}"
-    try:
-        await call(_connect(session, address, host, context), profile.connect_timeout)
-        frame = await call(_login(session, profile, address, host), profile.connect_timeout)
-    except BaseException as exc:
-        session.abort()
-        if not isinstance(exc, Exception):
-            raise
-        raise Unavailable(_reason(exc, where, profile, secure=context is not None)) from exc
+async def _dial(profile: Profile, way: Way) -> StompSession:
+    session, address, where = StompSession(), profile.where(), str(way)
+    session.redial = partial(_dial, profile, way)
+
+    def why(problem: Exception) -> str:
+        return _reason(problem, where, profile, secure=way.context is not None)
+
+    seconds = profile.connect_timeout
+    await attempt(dial(lambda: session, way), seconds, session.abort, why)
+    frame = await attempt(_login(session, profile, address, way), seconds, session.abort, why)
     if frame.command == "ERROR":
         session.abort()
         raise Unavailable(_refusal(frame, where, address))
@@ -85,19 +63,8 @@ async def _dial(
     return session
 
 
-async def _connect(
-    session: StompSession, address: Address, host: tuple[str, int], context: ssl.SSLContext | None
-) -> None:
-    server_name = address.tls.server_name if address.tls is not None else None
-    transport, _ = await dial(lambda: session, *host, context=context, server_name=server_name)
-    raw = transport.get_extra_info("socket")
-    if raw is not None:
-        # Without heartbeats this is the only sign of life that is asked for.
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-
-async def _login(session: StompSession, profile: Profile, address: Address, host: tuple[str, int]) -> Frame:
-    session.library = library.protocol(session.write, host, escape(address.vhost))
+async def _login(session: StompSession, profile: Profile, address: Address, way: Way) -> Frame:
+    session.library = library.protocol(session.write, (way.host, way.port), escape(address.vhost))
     beat = int(profile.heartbeat * 1000)
     headers = {"heart-beat": f"{beat},{beat}"}
     if profile.client_id:
@@ -110,16 +77,17 @@ async def _login(session: StompSession, profile: Profile, address: Address, host
 
 def _reason(problem: Exception, where: str, profile: Profile, *, secure: bool) -> str:
     """Return why a connection attempt failed: the one table of it."""
-    tls = tls_reason(problem)
-    if tls:
-        return f"no secure connection to {where}: {tls}"
     if isinstance(problem, DeliveryTimeout):
         hint = f"; {NO_TLS}" if secure else "; it may speak TLS on this port (tls: true)"
         return f"{where} did not answer within {profile.connect_timeout:g} s (connect_timeout){hint}"
-    if isinstance(problem, socket.gaierror):
-        return f"the host name of {where} cannot be resolved: {problem.strerror}"
-    if isinstance(problem, ConnectionRefusedError):
-        return f"{where} refused the connection: nothing listens there; check host and port"
+    found = reason(
+        problem,
+        tls=f"no secure connection to {where}: ",
+        unresolved=f"the host name of {where} cannot be resolved: ",
+        refused=f"{where} refused the connection: nothing listens there; check host and port",
+    )
+    if found:
+        return found
     text = str(problem)
     if "it sent b" in text:
         return f"{where} {_other(text)}"

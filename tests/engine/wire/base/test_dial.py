@@ -1,14 +1,16 @@
-"""A host with several addresses."""
+"""A host with several addresses, and what is said of a host that cannot be reached."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
+import ssl
 from typing import Any
 
 import pytest
 
-from evbus.engine.wire.base.dial import dial
+from evbus.engine.wire.base.dial import Way, dial, reason
 
 
 def test_the_second_address_is_reached_when_the_first_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +36,7 @@ async def _reach_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(loop, "getaddrinfo", both)
     try:
-        transport, _ = await asyncio.wait_for(dial(asyncio.Protocol, "broker", 1), 10)
+        transport, _ = await asyncio.wait_for(dial(asyncio.Protocol, Way("broker", 1)), 10)
         assert transport.get_extra_info("peername") == ("127.0.0.1", port)
         transport.close()
     finally:
@@ -42,3 +44,38 @@ async def _reach_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
             each.close()
         server.close()
         await server.wait_closed()
+
+
+REFUSED = "nothing listens there (connection refused); is the broker running, and is this its port?"
+
+
+def ring() -> Exception:
+    first, second = ValueError("first"), ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+    first.__context__, second.__context__ = second, first
+    return first
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), REFUSED),
+        (ring(), REFUSED),
+        (OSError("Multiple exceptions: [Errno 111] Connect a, [Errno 111] Connect b"), REFUSED),
+        (OSError("Multiple exceptions: [Errno 111] Connect a, [Errno 113] No route"), ""),
+        (socket.gaierror(-2, "Name not known"), "the host name cannot be resolved: Name not known"),
+        (ssl.SSLError(1, "WRONG_VERSION_NUMBER"), "the server does not speak TLS on this port"),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), ""),
+        (TimeoutError(), ""),
+    ],
+)
+def test_why_a_host_could_not_be_reached(problem: Exception, said: str) -> None:
+    found = reason(problem)
+    assert found.startswith(said)
+    assert bool(found) is bool(said)
+
+
+def test_a_transport_says_it_in_words_of_its_own() -> None:
+    unknown = socket.gaierror(-2, "Name not known")
+    assert reason(unknown, unresolved="cannot be reached: ") == "cannot be reached: Name not known"
+    assert reason(ConnectionRefusedError(), refused="nobody") == "nobody"
+    assert reason(ssl.SSLError(1, "x"), tls="no TLS: ").startswith("no TLS: the TLS handshake failed")
