@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from evbus.engine.wire.amqp.connect import AmqpSession
 from evbus.engine.wire.amqp.profile import Profile
 from evbus.engine.wire.amqp.topology import declared
 from evbus.engine.wire.base.coming_back import ComingBack
+from evbus.engine.wire.base.inflight import InFlight
 from evbus.engine.wire.base.supervisor import Connection
 from evbus.errors import (
     ConnectFailed,
@@ -42,9 +42,6 @@ _TOO_LARGE = re.compile(r"message size \d+ is larger than (?:configured )?max si
 #: Lists of further routing keys for RabbitMQ, which closes the channel when one of them is text.
 _FURTHER_KEYS = ("CC", "BCC")
 
-#: An event, known by its body: a routing key of the profile makes a new envelope for each attempt.
-_Identity = tuple[int, float, str]
-
 
 class _Head(NamedTuple):
     """Method and header frames of a message, good for every body of one size.
@@ -57,8 +54,8 @@ class _Head(NamedTuple):
     data: bytes
 
 
-class _InFlight(NamedTuple):
-    """An event of unknown outcome. ``event`` is held so that its identity stays its own."""
+class _Flight(NamedTuple):
+    """An event of unknown outcome."""
 
     batch: Batch
     number: int
@@ -105,8 +102,7 @@ class Publisher:
         self._calls = 0
         self._under_way: set[int] = set()
         self._unwritten: set[int] = set()
-        # Twins, alike even in what they are known by, are told apart by their number only.
-        self._unknown: dict[_Identity, deque[_InFlight]] = {}
+        self._unknown: InFlight[_Flight] = InFlight(REMEMBERED)
 
     def __repr__(self) -> str:
         return f"<Publisher {self._name} {self._channel.confirms if self._channel else 'no channel'}>"
@@ -341,26 +337,13 @@ class Publisher:
             f"{why}"
         )
 
-    def _remember(self, flights: Iterable[_InFlight]) -> None:
+    def _remember(self, flights: Iterable[_Flight]) -> None:
         for flight in flights:
-            # Events without a time come from callers that may use one body for several.
-            if flight.event.accepted_at:
-                self._unknown.setdefault(_identity(flight.event), deque()).append(flight)
-        if len(self._unknown) > REMEMBERED:
-            self._unknown.clear()
-
-    def _recall(self, event: Envelope) -> _InFlight | None:
-        """Return what is known of an event that may be on its way already, and forget it."""
-        found = self._unknown.get(_identity(event))
-        if found is None:
-            return None
-        if len(found) == 1:
-            del self._unknown[_identity(event)]
-        return found.popleft()
+            self._unknown.keep(flight.event, flight)
 
     async def _publish_again(self, channel: _ConfirmChannel, events: list[Envelope]) -> list[Outcome]:
         """Publish events of which some may be on their way already."""
-        known = [self._recall(event) for event in events]
+        known = [self._unknown.take(event) for event in events]
         fresh = [event for event, flight in zip(events, known) if flight is None]  # noqa: B905 - one each
         batch, outcomes = self._write(channel, fresh)
         under_way = [flight for flight in known if flight is not None]
@@ -435,16 +418,12 @@ def _cure(profile: Profile) -> str:
     return ""
 
 
-def _identity(event: Envelope) -> _Identity:
-    return (id(event.body), event.accepted_at, event.routing_key)
-
-
-def _flights(batch: Batch, events: list[Envelope], outcomes: list[Outcome] | None) -> list[_InFlight]:
+def _flights(batch: Batch, events: list[Envelope], outcomes: list[Outcome] | None) -> list[_Flight]:
     """Return the flights of those events that were written."""
     if outcomes is not None:
         written = zip(events, outcomes)  # noqa: B905 - one each
         events = [event for event, outcome in written if outcome is PENDING]
-    return [_InFlight(batch, number, event) for number, event in enumerate(events)]
+    return [_Flight(batch, number, event) for number, event in enumerate(events)]
 
 
 def _merged(outcomes: list[Outcome], batch: Batch) -> list[Outcome]:

@@ -10,13 +10,14 @@ from collections import OrderedDict
 from collections.abc import Awaitable
 
 from evbus.engine.wire.amqp1.address import Target, target
-from evbus.engine.wire.amqp1.batch import Batch, Left, Transfer
+from evbus.engine.wire.amqp1.batch import Batch, Transfer
 from evbus.engine.wire.amqp1.connect import Amqp1Connection, model
 from evbus.engine.wire.amqp1.link import Outcome, SendingLink
 from evbus.engine.wire.amqp1.message import Encoder
 from evbus.engine.wire.amqp1.profile import Model, Profile
 from evbus.engine.wire.amqp1.session import FORCED, Amqp1Session
 from evbus.engine.wire.base.coming_back import ComingBack
+from evbus.engine.wire.base.inflight import InFlight
 from evbus.errors import (
     ConnectionLost,
     DeliveryError,
@@ -67,7 +68,7 @@ class Publisher:
         self._model: Model = "artemis"
         self._links: OrderedDict[str, SendingLink] = OrderedDict()
         self._targets: dict[str, Target] = {}
-        self._left = Left(10 * profile.window)
+        self._left: InFlight[Transfer] = InFlight(10 * profile.window)
         self._flying = 0
         self._room: list[asyncio.Future[None]] = []
         self._last: tuple[Outcome, Result] = Outcome(""), None
@@ -104,18 +105,33 @@ class Publisher:
                 problem = await self._wait(batch)
         except BaseException:
             # Cancelled: nobody learns the outcomes, and all of the events are offered again.
-            self._left.keep(events, sent, known=True)
+            self._leave(events, sent, known=True)
             raise
         if problem is not None:
             for index, one in enumerate(sent):
                 if one is not None and not one.done:
                     batch.outcomes[index] = problem
-            self._left.keep(events, sent)
+            self._leave(events, sent)
             for index in range(len(sent), len(events)):
                 batch.outcomes[index] = problem
         if self._coming_back or batch.outcomes.count(None) < len(events):
             self._spare(events, batch.outcomes)
         return batch.outcomes
+
+    def _leave(self, events: list[Envelope], sent: list[Transfer | None], *, known: bool = False) -> None:
+        """Remember what is in flight, and with ``known`` what was accepted and nobody was told of."""
+        for event, one in zip(events, sent, strict=False):
+            if one is not None:
+                one.batch = None
+                if not one.done or (known and one.result is None):
+                    self._left.keep(event, one)
+
+    def _known(self, event: Envelope) -> Transfer | None:
+        """Return what waits for an event that was sent before, or was accepted; None: send it."""
+        while True:
+            sent = self._left.take(event)
+            if sent is None or not sent.done or sent.result is None:
+                return sent
 
     def _spare(self, events: list[Envelope], outcomes: list[Result]) -> None:
         """Let what reached nothing be sent again, as queues may come back shortly after a connection."""
@@ -152,9 +168,9 @@ class Publisher:
     async def _send(
         self, session: Amqp1Session, batch: Batch, events: list[Envelope], sent: list[Transfer | None]
     ) -> Unavailable | None:
-        size = 0
+        size, again = 0, bool(self._left)
         for index, event in enumerate(events):
-            known = self._left.take(event)
+            known = self._known(event) if again else None
             if known is not None:
                 sent.append(batch.adopt(known, index))
                 continue
@@ -290,12 +306,8 @@ class Publisher:
 
     async def _wait(self, batch: Batch) -> Unavailable | None:
         """Wait for all outcomes; return why that was given up."""
-        while batch.left:
-            batch.moved = False
-            batch.waiting = asyncio.get_running_loop().create_future()
-            done, _ = await asyncio.wait({batch.waiting}, timeout=self._profile.settle_timeout)
-            if not done and not batch.moved:
-                return self._silent()
+        if not await batch.complete(self._profile.settle_timeout):
+            return self._silent()
         self._silences = 0
         return None
 

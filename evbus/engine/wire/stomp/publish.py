@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from evbus.engine.kit.waiting import call
+from evbus.engine.wire.base.inflight import InFlight, Outcomes
 from evbus.engine.wire.stomp.connect import StompConnection
 from evbus.engine.wire.stomp.frame import escape, header_lines, unfit
 from evbus.engine.wire.stomp.profile import KEY, ROUTING_KEY, Profile
@@ -36,6 +36,7 @@ from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders
 __all__ = ["NEVER_FORWARDED", "Frames", "Publisher"]
 
 Outcome = DeliveryError | None
+_Receipts = Outcomes[DeliveryError]
 
 #: Bytes that are handed to the socket at once.
 CHUNK = 64 * 1024
@@ -252,46 +253,20 @@ def _long(text: str) -> bool:
     return len(text) > SHORT // 4 and len(text.encode()) > SHORT
 
 
-class _Receipts:
-    """The outcomes of one call of ``publish``, as the receipts come."""
-
-    __slots__ = ("left", "moved", "outcomes", "waiting")
-
-    def __init__(self, count: int) -> None:
-        self.outcomes: list[Outcome] = [None] * count
-        self.left = 0
-        self.moved = False
-        self.waiting: asyncio.Future[None] | None = None
-
-    def settle(self, index: int, outcome: Outcome) -> None:
-        """Take the outcome of a frame (see :class:`evbus.engine.wire.stomp.session.Pending`)."""
-        self.outcomes[index] = outcome
-        self.left -= 1
-        self.moved = True
-        if not self.left and self.waiting is not None and not self.waiting.done():
-            self.waiting.set_result(None)
-
-
 class _Left:
     """A frame that was sent and whose receipt nobody waits for any more: its event is offered again."""
 
-    __slots__ = ("body", "number", "outcome", "settled")
+    __slots__ = ("number", "outcome", "settled")
 
-    def __init__(self, number: int, body: bytes) -> None:
+    def __init__(self, number: int, *, settled: bool) -> None:
         self.number = number
-        # Kept, so that no other event's body gets its id.
-        self.body = body
-        self.settled = False
+        self.settled = settled
         self.outcome: Outcome = None
 
     def settle(self, index: int, outcome: Outcome) -> None:
         """Take the outcome."""
         self.settled = True
         self.outcome = outcome
-
-
-#: What tells events apart that were offered before. Retries have the body and the time, not the envelope.
-_Identity = tuple[int, float, str]
 
 
 class Publisher:
@@ -303,7 +278,7 @@ class Publisher:
         self._session: StompSession | None = None
         self._silences = 0
         self._frames = Frames(profile, Product.OTHER)
-        self._left: OrderedDict[_Identity, list[_Left]] = OrderedDict()
+        self._left: InFlight[_Left] = InFlight(10 * profile.window)
 
     def __repr__(self) -> str:
         return f"<Publisher {self.connection!r}>"
@@ -327,7 +302,7 @@ class Publisher:
             self._silences = 0
             self._frames = Frames(self._profile, session.broker)
             self._left.clear()
-        batch = _Receipts(len(events))
+        batch: _Receipts = Outcomes(len(events))
         numbers: list[int] = []
         try:
             problem = await self._send(session, batch, events, numbers)
@@ -347,12 +322,16 @@ class Publisher:
         return batch.outcomes
 
     async def _send(
-        self, session: StompSession, batch: _Receipts, events: list[Envelope], numbers: list[int]
+        self,
+        session: StompSession,
+        batch: _Receipts,
+        events: list[Envelope],
+        numbers: list[int],
     ) -> Unavailable | None:
         chunk: list[bytes] = []
-        size = 0
+        size, again = 0, bool(self._left)
         for index, event in enumerate(events):
-            if self._left and self._adopt(session, batch, index, event, numbers):
+            if again and self._adopt(session, batch, index, event, numbers):
                 continue
             if len(session.receipts) >= self._profile.window or size >= CHUNK:
                 session.write(b"".join(chunk))
@@ -393,12 +372,8 @@ class Publisher:
         self, session: StompSession, batch: _Receipts, events: list[Envelope]
     ) -> Unavailable | None:
         """Wait for all receipts; return why that was given up."""
-        while batch.left:
-            batch.moved = False
-            batch.waiting = asyncio.get_running_loop().create_future()
-            done, _ = await asyncio.wait({batch.waiting}, timeout=self._profile.receipt_timeout)
-            if not done and not batch.moved:
-                return await self._nothing_came(session, events[0])
+        if not await batch.complete(self._profile.receipt_timeout):
+            return await self._nothing_came(session, events[0])
         self._silences = 0
         return None
 
@@ -453,30 +428,25 @@ class Publisher:
         if session.lost.done():
             return
         for index, number in enumerate(numbers):
-            event = events[index]
             pending = number in session.receipts
-            # Events that no bus has accepted have no time of their own, and could be taken for one another.
-            if not event.accepted_at or not (pending or (known and batch.outcomes[index] is None)):
-                continue
-            left = _Left(number, event.body)
-            left.settled = not pending
-            if pending:
-                session.receipts[number] = (left, 0)
-            self._left.setdefault(_identity(event), []).append(left)
-        while len(self._left) > 10 * self._profile.window:
-            self._left.popitem(last=False)
+            if pending or (known and batch.outcomes[index] is None):
+                left = _Left(number, settled=not pending)
+                if pending:
+                    session.receipts[number] = (left, 0)
+                self._left.keep(events[index], left)
 
     def _adopt(
-        self, session: StompSession, batch: _Receipts, index: int, event: Envelope, numbers: list[int]
+        self,
+        session: StompSession,
+        batch: _Receipts,
+        index: int,
+        event: Envelope,
+        numbers: list[int],
     ) -> bool:
         """Wait for the receipt of an event that was sent before, if there is such a one."""
-        identity = _identity(event)
-        known = self._left.get(identity)
-        if not known:
+        left = self._left.take(event)
+        if left is None:
             return False
-        left = known.pop(0)
-        if not known:
-            del self._left[identity]
         if left.settled:
             if left.outcome is not None:
                 return False
@@ -486,7 +456,3 @@ class Publisher:
         batch.left += 1
         numbers.append(left.number)
         return True
-
-
-def _identity(event: Envelope) -> _Identity:
-    return id(event.body), event.accepted_at, event.routing_key
