@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from evbus.engine.kit.topics import check_template, is_pattern
 from evbus.engine.wire.amqp1.profile import KEY, Model, Profile
+from evbus.engine.wire.base.text import unfit
 from evbus.errors import InvalidRoutingKey, ProfileError
 from evbus.types import Subscription
 
@@ -68,7 +69,7 @@ def target(profile: Profile, model: Model, key: str) -> Target:
 
     :raises InvalidRoutingKey: the key makes no address.
     """
-    if "\0" in key or any("\ud800" <= char <= "\udfff" for char in key):
+    if unfit(key):
         raise InvalidRoutingKey("the routing key holds a NUL or a lone surrogate")
     template = profile.address or _DEFAULT[model]
     kinds = (("topic",) if profile.routing == "multicast" else ("queue",)) if model == "artemis" else ()

@@ -19,7 +19,6 @@ from evbus.engine.wire.amqp1.profile import Profile
 from evbus.engine.wire.amqp1.session import Amqp1Session
 from evbus.engine.wire.base.amqp1_types import Malformed
 from evbus.engine.wire.base.breaks import BREAKS, Breaks
-from evbus.engine.wire.base.supervisor import ConnectionState
 from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
 from evbus.types import Delivery, Envelope, Origin, SharedHeaders, Subscription
 
@@ -69,7 +68,7 @@ class Consumer:
         consumers.gone(self)
         try:
             while True:
-                session = await self._session()
+                session = await self._connection.live()
                 if session is None:
                     return
                 link, origin = self._attach(session)
@@ -96,15 +95,6 @@ class Consumer:
                     )
         finally:
             consumers.closed(self)
-
-    async def _session(self) -> Amqp1Session | None:
-        """Return the session when there is one, None when the connection was closed."""
-        connection = self._connection
-        while connection.session is None or connection.session.lost.done():
-            if connection.state is ConnectionState.CLOSED:
-                return None
-            await connection.changed()
-        return connection.session
 
     def _attach(self, session: Amqp1Session) -> tuple[Receiver, Origin]:
         found = model(self._profile, session)

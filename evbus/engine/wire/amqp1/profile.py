@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from evbus.engine.kit.units import Seconds
 from evbus.engine.wire.base.address import Scheme
 from evbus.engine.wire.base.profile import BrokerProfile
+from evbus.engine.wire.base.text import unfit
 
 __all__ = ["KEY", "Model", "Profile"]
 
@@ -73,30 +74,21 @@ class Profile(BrokerProfile, frozen=True, kw_only=True):
         self._check_seconds("settle_timeout")
         self._check_number("window", 1, 1_000_000)
         self._check_number("priority", 0, 255, " (Artemis: 9)")
-        if self.ttl is not None and not 0 < self.ttl <= 4_294_967:
-            raise ValueError("ttl is a number of seconds above 0, at most 4294967")
-        self._check_texts()
+        self._check_seconds("ttl", most=4_294_967)
+        self._check_address()
         where = self.where()
         if self.auth == "external" and (where.tls is None or not where.tls.cert_file):
             raise ValueError("auth: external needs tls.cert_file, the certificate that says who it is")
         if self.auth == "plain" and not where.login:
             raise ValueError("auth: plain needs a login, in the url or as a key; or write auth: anonymous")
 
-    def _check_texts(self) -> None:
+    def _check_address(self) -> None:
         text = self.address
         if text is not None and (not text or text.count(KEY) > 1 or "{" in text.replace(KEY, "")):
             raise ValueError(
                 f"address {text!r} is empty, or holds more than one {KEY}, or another pair of braces"
             )
-        for name in ("address", "login", "password", "vhost", "server_name"):
-            given = getattr(self, name)
-            if given is not None and _unfit(given):
-                raise ValueError(f"{name} holds a NUL or a lone surrogate, which AMQP 1.0 cannot carry")
+        self._check_texts("AMQP 1.0", "address", "server_name")
         for name, value in self.headers.items():
-            if not name or _unfit(name) or _unfit(value):
+            if not name or unfit(name) or unfit(value):
                 raise ValueError(f"headers holds {name[:100]!r}, empty or with a NUL or a lone surrogate")
-
-
-def _unfit(text: str) -> bool:
-    """Return whether proton, which is written in C, or UTF-8 cannot carry a text."""
-    return "\0" in text or any("\ud800" <= char <= "\udfff" for char in text)

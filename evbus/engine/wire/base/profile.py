@@ -11,6 +11,7 @@ import msgspec
 from evbus.engine.kit.units import Seconds
 from evbus.engine.wire.base.address import Address, Scheme, host_and_port
 from evbus.engine.wire.base.pause import Pause
+from evbus.engine.wire.base.text import unfit
 from evbus.engine.wire.base.tls import Tls
 
 __all__ = ["BrokerProfile"]
@@ -65,16 +66,23 @@ class BrokerProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         self._check_number("prefetch", 1, 65535)
         self.where()
 
-    def _check_seconds(self, *keys: str) -> None:
+    def _check_seconds(self, *keys: str, most: float = math.inf) -> None:
         for key in keys:
             value = getattr(self, key)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{key} is a number of seconds above 0")
+            if value is not None and not (0 < value <= most and value < math.inf):
+                limit = "" if most == math.inf else f", at most {most}"
+                raise ValueError(f"{key} is a number of seconds above 0{limit}")
 
     def _check_number(self, key: str, least: int, most: int, note: str = "", of: str = "") -> None:
         value = getattr(self, key)
         if value is not None and not least <= value <= most:
             raise ValueError(f"{key} is a number{of} from {least} to {most}{note}")
+
+    def _check_texts(self, protocol: str, *keys: str) -> None:
+        for key in ("login", "password", "vhost", *keys):
+            text = getattr(self, key)
+            if text is not None and unfit(text):
+                raise ValueError(f"{key} holds a NUL or a lone surrogate, which {protocol} cannot carry")
 
     def where(self) -> Address:
         """Return the address and the login to connect with.

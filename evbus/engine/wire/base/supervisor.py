@@ -213,6 +213,14 @@ class Connection(Generic[S]):
             raise self.unavailable()
         return session
 
+    async def live(self) -> S | None:
+        """Return the live session once there is one, None when the connection was closed."""
+        while self.session is None or self.session.lost.done():
+            if self.state is ConnectionState.CLOSED:
+                return None
+            await self.changed()
+        return self.session
+
     def unavailable(self) -> Unavailable:
         """Return the error of an event that cannot be sent now."""
         if self.state is ConnectionState.CLOSED:

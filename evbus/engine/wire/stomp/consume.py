@@ -19,9 +19,9 @@ from evbus.engine.kit.topics import check_template, is_pattern
 from evbus.engine.wire.amqp.profile import NOT_CLASSIC, PASSING
 from evbus.engine.wire.amqp.topology import STANDARD, TOPIC
 from evbus.engine.wire.base.breaks import BREAKS, Breaks
-from evbus.engine.wire.base.supervisor import ConnectionState
+from evbus.engine.wire.base.text import unfit
 from evbus.engine.wire.stomp.connect import StompConnection
-from evbus.engine.wire.stomp.frame import Frame, unfit
+from evbus.engine.wire.stomp.frame import Frame
 from evbus.engine.wire.stomp.profile import KEY, ROUTING_KEY, Profile
 from evbus.engine.wire.stomp.session import Product, StompSession, fill, sender_headers, taken_apart
 from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
@@ -271,7 +271,7 @@ class Consumer:
         consumers.gone(self)
         try:
             while True:
-                session = await self._session()
+                session = await self._connection.live()
                 if session is None:
                     return
                 name = f"evbus-{session.next_number}"
@@ -317,15 +317,6 @@ class Consumer:
 
     def _pauses(self) -> tuple[float, float]:
         return self._profile.reconnect.min, self._profile.reconnect.max
-
-    async def _session(self) -> StompSession | None:
-        """Return the session when there is one, None when the connection was closed."""
-        connection = self._connection
-        while connection.session is None or connection.session.lost.done():
-            if connection.state is ConnectionState.CLOSED:
-                return None
-            await connection.changed()
-        return connection.session
 
     def _plan(self, session: StompSession) -> SubscribePlan:
         try:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from evbus.engine.wire.amqp1.decode import SECTIONED, body_of, handed_over
 from evbus.engine.wire.amqp1.message import ROUTING_KEY
 
-__all__ = ["Frame", "Malformed", "Parser", "escape", "frame", "header_lines", "unfit"]
+__all__ = ["Frame", "Malformed", "Parser", "escape", "frame", "header_lines"]
 
 #: The most bytes that the command and headers of a frame from the broker may have, and its body.
 MOST_HEADERS, MOST_BODY = 1024 * 1024, 512 * 1024 * 1024
@@ -19,7 +19,6 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\r": "\\r", "\n": "\\n", ":": "\\c"})
 _ESCAPED = re.compile(r"\\(.)")
 _ESCAPED_BYTES = re.compile(rb"\\([\\rnc])")
 _MEANING = {"\\": "\\", "r": "\r", "n": "\n", "c": ":"}
-_UNFIT = re.compile("[\x00\ud800-\udfff]")
 
 # What brokers answer a SEND with, thousands of times a second.
 _RECEIPTS = re.compile(rb"[\r\n]*RECEIPT\r?\nreceipt-id:([0-9]{1,18})\r?\n\r?\n\0")
@@ -37,11 +36,6 @@ class Frame(NamedTuple):
     command: str
     headers: dict[str, str]
     body: bytes
-
-
-def unfit(text: str) -> bool:
-    """Return whether no header can carry the text: a NUL ends a frame, a lone surrogate is no UTF-8."""
-    return _UNFIT.search(text) is not None
 
 
 def escape(text: str) -> str:

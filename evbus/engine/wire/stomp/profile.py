@@ -9,7 +9,7 @@ import msgspec
 from evbus.engine.kit.units import Seconds
 from evbus.engine.wire.base.address import Scheme
 from evbus.engine.wire.base.profile import BrokerProfile
-from evbus.engine.wire.stomp.frame import unfit
+from evbus.engine.wire.base.text import unfit
 
 __all__ = ["KEY", "ROUTING_KEY", "Profile"]
 
@@ -74,21 +74,12 @@ class Profile(BrokerProfile, frozen=True, kw_only=True):
         self._check_seconds("receipt_timeout")
         self._check_number("window", 1, 1_000_000)
         self._check_number("priority", 0, 255, " (ActiveMQ: 9)")
-        if self.expiry is not None and not 0 < self.expiry <= 4_294_967:
-            raise ValueError("expiry is a number of seconds above 0, at most 4294967")
+        self._check_seconds("expiry", most=4_294_967)
         self._check_destination()
         for where, headers in (("headers", self.headers), ("declare", self.declare)):
             for name, value in headers.items():
                 _check_header(where, name, value)
-        for key, text in (
-            ("login", self.login),
-            ("password", self.password),
-            ("vhost", self.vhost),
-            ("client_id", self.client_id),
-            ("subscription", self.subscription),
-        ):
-            if text is not None and unfit(text):
-                raise ValueError(f"{key} holds a NUL or a lone surrogate, which STOMP cannot carry")
+        self._check_texts("STOMP", "destination", "client_id", "subscription")
 
     def _check_destination(self) -> None:
         text = self.destination
@@ -99,8 +90,6 @@ class Profile(BrokerProfile, frozen=True, kw_only=True):
             )
         if text.count(KEY) > 1 or "{" in text.replace(KEY, ""):
             raise ValueError(f"destination {text!r} holds more than one {KEY}, or another pair of braces")
-        if unfit(text):
-            raise ValueError("destination holds a NUL or a lone surrogate, which STOMP cannot carry")
 
 
 def _check_header(where: str, name: str, value: str) -> None:

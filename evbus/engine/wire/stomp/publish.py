@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from evbus.engine.kit.waiting import call
 from evbus.engine.wire.base.inflight import InFlight, Outcomes
+from evbus.engine.wire.base.text import unfit
 from evbus.engine.wire.stomp.connect import StompConnection
-from evbus.engine.wire.stomp.frame import escape, header_lines, unfit
+from evbus.engine.wire.stomp.frame import escape, header_lines
 from evbus.engine.wire.stomp.profile import KEY, ROUTING_KEY, Profile
 from evbus.engine.wire.stomp.session import (
     MESSAGE_ID,

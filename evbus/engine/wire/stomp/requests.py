@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from evbus.engine.wire.base.supervisor import ConnectionState
+from evbus.engine.wire.base.text import unfit
 from evbus.engine.wire.stomp.connect import StompConnection
-from evbus.engine.wire.stomp.frame import Frame, header_lines, unfit
+from evbus.engine.wire.stomp.frame import Frame, header_lines
 from evbus.engine.wire.stomp.outbox import Outbox
 from evbus.engine.wire.stomp.profile import ROUTING_KEY, Profile
 from evbus.engine.wire.stomp.publish import Frames, Publisher
@@ -358,10 +358,9 @@ class Requester(Publisher):
     async def _open(self) -> _Inbox | DeliveryError:
         """Wait for a session, for as long as it takes, and subscribe."""
         connection = self.connection
-        while connection.session is None or connection.session.lost.done():
-            if connection.state is ConnectionState.CLOSED:
-                return connection.unavailable()
-            await connection.changed()
+        session = await connection.live()
+        if session is None:
+            return connection.unavailable()
         # Kept before it is open, so that close() can end it in any case.
-        inbox = self._inbox = _Inbox(self._line_of(connection.session), self._plain, self._name)
+        inbox = self._inbox = _Inbox(self._line_of(session), self._plain, self._name)
         return await inbox.subscribe() or inbox

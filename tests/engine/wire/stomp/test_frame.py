@@ -5,7 +5,7 @@ from __future__ import annotations
 import proton
 import pytest
 
-from evbus.engine.wire.stomp.frame import Frame, Malformed, Parser, escape, frame, unfit
+from evbus.engine.wire.stomp.frame import Frame, Malformed, Parser, escape, frame
 
 MESSAGE = b"MESSAGE\nsubscription:1\nack:a\\c1\ncontent-length:3\n\na\0b\0"
 
@@ -26,12 +26,6 @@ def test_a_header_is_escaped_and_read_back(text: str, escaped: str) -> None:
 
 def test_an_unknown_escape_is_kept_as_it_stands() -> None:
     assert parsed(b"MESSAGE\na:\\t\n\n\0") == [Frame("MESSAGE", {"a": "\\t"}, b"")]
-
-
-def test_only_nul_and_lone_surrogates_cannot_be_carried() -> None:
-    assert unfit("a\0")
-    assert unfit("\ud800")
-    assert not unfit("\n\r:\\\x01ü\U0001f600")
 
 
 def test_frames_are_the_same_however_they_are_cut() -> None:
