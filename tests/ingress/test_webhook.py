@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 from standardwebhooks import Webhook
 
-import evbus.ingress
+import evbus.engine.wire.http
 from evbus import api
 from evbus.engine.stages.compress import Compressor
 from evbus.engine.wire.http.webhook import WebhookProfile
@@ -410,7 +410,7 @@ def test_close_without_open_does_nothing() -> None:
 def test_a_missing_aiohttp_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     monkeypatch.delitem(sys.modules, "evbus.engine.wire.http.client", raising=False)
-    monkeypatch.delattr(evbus.ingress, "_webhook_client", raising=False)
+    monkeypatch.delattr(evbus.engine.wire.http, "client", raising=False)
 
     async def main() -> None:
         with pytest.raises(MissingExtra, match=r"pip install 'evbus-hub\[webhook\]'"):
@@ -423,10 +423,10 @@ def test_a_missing_aiohttp_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
 def test_another_missing_module_is_not_blamed_on_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "evbus.engine.kit.redact", None)
     monkeypatch.delitem(sys.modules, "evbus.engine.wire.http.client", raising=False)
-    monkeypatch.delattr(evbus.ingress, "_webhook_client", raising=False)
+    monkeypatch.delattr(evbus.engine.wire.http, "client", raising=False)
 
     async def main() -> None:
-        with pytest.raises(ModuleNotFoundError, match=r"evbus\.redact"):
+        with pytest.raises(ModuleNotFoundError, match=r"evbus\.engine\.kit\.redact"):
             async with opened("https://example.org/"):
                 pass
 

@@ -988,6 +988,7 @@ def test_at_its_end_a_plain_function_leaves_what_it_was_not_called_with_to_its_s
         async with at_work(held.on) as listening:
             give(listening, source, *"abcd")
             await held.entered("b")
+            await source.settled(1)
             listening.give_back()
             assert sorted(source.told) == [("a", True, False), ("c", None, True), ("d", None, True)]
             closing = asyncio.ensure_future(listening.close(WAIT))
