@@ -149,6 +149,20 @@ def test_rooms_hold_plugins_and_nothing_else() -> None:
     assert [name(path) for path in inside if not is_plugin(path) and path.name != "__init__.py"] == []
 
 
+def test_no_class_has_the_name_of_another() -> None:
+    # But for twins: what each protocol has of its own, and a bus for programs and one for their tests.
+    twins = {"Batch", "Consumer", "Malformed", "Profile", "Publisher", "Requester"}
+    places: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(name(path))
+    twice = {one: where for one, where in places.items() if len(where) > 1}
+    assert sorted(twice.pop("SyncBus")) == ["evbus/engine/client/sync_bus.py", "evbus/testing/_sync.py"]
+    assert set(twice) <= twins, {one: twice[one] for one in twice.keys() - twins}
+    assert all(path.startswith("evbus/engine/wire/") for where in twice.values() for path in where)
+
+
 @every_file
 def test_every_imported_module_of_the_package_exists(path: Path) -> None:
     assert [name(target) for target in own(path) if not target.is_file()] == []

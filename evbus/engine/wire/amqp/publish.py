@@ -54,7 +54,7 @@ class _Head(NamedTuple):
     data: bytes
 
 
-class _Flight(NamedTuple):
+class _Published(NamedTuple):
     """An event of unknown outcome."""
 
     batch: Batch
@@ -102,7 +102,7 @@ class Publisher:
         self._calls = 0
         self._under_way: set[int] = set()
         self._unwritten: set[int] = set()
-        self._unknown: InFlight[_Flight] = InFlight(REMEMBERED)
+        self._unknown: InFlight[_Published] = InFlight(REMEMBERED)
 
     def __repr__(self) -> str:
         return f"<Publisher {self._name} {self._channel.confirms if self._channel else 'no channel'}>"
@@ -337,7 +337,7 @@ class Publisher:
             f"{why}"
         )
 
-    def _remember(self, flights: Iterable[_Flight]) -> None:
+    def _remember(self, flights: Iterable[_Published]) -> None:
         for flight in flights:
             self._unknown.keep(flight.event, flight)
 
@@ -418,12 +418,12 @@ def _cure(profile: Profile) -> str:
     return ""
 
 
-def _flights(batch: Batch, events: list[Envelope], outcomes: list[Outcome] | None) -> list[_Flight]:
+def _flights(batch: Batch, events: list[Envelope], outcomes: list[Outcome] | None) -> list[_Published]:
     """Return the flights of those events that were written."""
     if outcomes is not None:
         written = zip(events, outcomes)  # noqa: B905 - one each
         events = [event for event, outcome in written if outcome is PENDING]
-    return [_Flight(batch, number, event) for number, event in enumerate(events)]
+    return [_Published(batch, number, event) for number, event in enumerate(events)]
 
 
 def _merged(outcomes: list[Outcome], batch: Batch) -> list[Outcome]:
