@@ -71,7 +71,7 @@ _CHECKS: dict[type, Callable[[Any], bool]] = {
 _ANOTHER_S = (object(),)
 
 
-def apply(data: object, normaliser: type[_JsonNormaliser] | None = None) -> bytes:
+def apply(data: Any, normaliser: type[_JsonNormaliser] | None = None) -> bytes:
     """Return ``data`` as compact JSON in UTF-8.
 
     What ``json.dumps(data, default=..., allow_nan=True)`` of pop-evbus writes and reads back is written
@@ -96,7 +96,7 @@ def apply(data: object, normaliser: type[_JsonNormaliser] | None = None) -> byte
     # Looking for single bytes is much cheaper than for b"null", which only NaN and None leave behind.
     null = 117 in out and 110 in out and out.find(b"null") >= 0
     kind = type(data)
-    if type(data) is dict:
+    if kind is dict:
         # One brace and no bracket is a flat object, and so without sets. Without a sign, or with a colon for
         # each key and no more, it has no offset. Its keys are left to look at.
         if (
