@@ -233,7 +233,7 @@ def _check_name(name: str, what: str) -> None:
         raise HandlerSignatureError(
             f"{what}: the name {name[:40]!r}... has more than {LONGEST} bytes of UTF-8, the limit of AMQP"
         )
-    # RabbitMQ takes line breaks out of the names of queues, STOMP has no NUL, and UTF-8 no surrogates.
+    # RabbitMQ finds no queue by a name with a line break, STOMP has no NUL, and UTF-8 no surrogates.
     odd = next((one for one in name if unicodedata.category(one) in ("Cc", "Cs")), "")
     if odd:
         raise HandlerSignatureError(
