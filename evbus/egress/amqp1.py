@@ -3,8 +3,6 @@
 The keys of a profile are documented at :class:`evbus.engine.wire.amqp1.profile.Profile`.
 """
 
-from contextlib import aclosing
-
 from evbus.engine.wire.amqp1.profile import Profile
 
 
@@ -27,9 +25,9 @@ async def consume(hub, ctx, subscription):
     try:
         from evbus.engine.wire.amqp1 import consume as _consume
 
-        consumer = _consume.Consumer(connection, ctx.profile, ctx.name, subscription)
-        async with aclosing(consumer.deliveries()) as deliveries:
-            async for delivery in deliveries:
-                yield delivery
+        async with _consume.Consumer(connection, ctx.profile, ctx.name, subscription) as consumer:
+            while await consumer.arrival():
+                while consumer.waiting:
+                    yield consumer.waiting.popleft()
     finally:
         await hub.connection.amqp1.close(connection)

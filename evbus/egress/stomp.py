@@ -3,8 +3,6 @@
 The keys of a profile are documented at :class:`evbus.engine.wire.stomp.profile.Profile`.
 """
 
-from contextlib import aclosing
-
 from evbus.engine.wire.stomp.profile import Profile
 
 
@@ -26,9 +24,9 @@ async def consume(hub, ctx, subscription):
 
     connection = await hub.connection.stomp.open(ctx, "consumers")
     try:
-        consumer = _consume.Consumer(connection, ctx.profile, ctx.name, subscription)
-        async with aclosing(consumer.deliveries()) as deliveries:
-            async for delivery in deliveries:
-                yield delivery
+        async with _consume.Consumer(connection, ctx.profile, ctx.name, subscription) as consumer:
+            while await consumer.arrival():
+                while consumer.waiting:
+                    yield consumer.waiting.popleft()
     finally:
         await hub.connection.stomp.close(connection)

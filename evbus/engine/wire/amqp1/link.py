@@ -206,18 +206,17 @@ class SendingLink(Link):
 class Receiver(Link):
     """A link that receives.
 
+    :ivar taker: gets each message, with its number.
     :ivar unsettled: the messages that came and are not settled, by their number.
     :ivar settled: whether any message was settled.
     """
 
-    def __init__(
-        self, owner: Owner, session: Any, link: Any, name: str, taker: Callable[[int, bytes], None]
-    ) -> None:
+    def __init__(self, owner: Owner, session: Any, link: Any, name: str) -> None:
         super().__init__(owner, session, link, name)
+        self.taker: Callable[[int, bytes], None] = _nothing
         self.unsettled: dict[int, Any] = {}
         self.settled = self._paused = self._holds = False
         self.changed: Callable[[], None] = _nothing
-        self._taker = taker
         self._number = 0
 
     def pause(self, *, drain: bool) -> None:
@@ -255,7 +254,7 @@ class Receiver(Link):
             if not self._holds:
                 self.settle(self._number, RELEASED)
             return
-        self._taker(self._number, bytes(data))
+        self.taker(self._number, bytes(data))
 
     def settle(self, number: int, state: int) -> None:
         """Settle a message with an outcome (section 3.4), and give credit for another one."""
@@ -279,5 +278,5 @@ class Receiver(Link):
         self.changed()
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     pass

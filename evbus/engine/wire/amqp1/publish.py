@@ -265,7 +265,7 @@ class Publisher:
         """
         if self._model != "rabbitmq3" or not where.address.startswith("/amq/queue/"):
             return None
-        link = session.receiver(where.address, (), durable=self._profile.durable, taker=_ignore)
+        link = session.receiver(where.address, (), durable=self._profile.durable)
         try:
             return await self._attached(session, link.ready, where)
         finally:
@@ -375,7 +375,3 @@ class Publisher:
             else:
                 self._broken = Unavailable(reason)
         return self._broken
-
-
-def _ignore(_number: int, _message: bytes) -> None:
-    pass

@@ -273,17 +273,10 @@ class Amqp1Session(asyncio.Protocol):
         self.flush()
         return link
 
-    def receiver(
-        self,
-        address: str,
-        capabilities: tuple[str, ...],
-        *,
-        durable: bool,
-        taker: Callable[[int, bytes], None],
-    ) -> Receiver:
-        """Attach a link that receives from an address; ``taker`` gets each message, with its number."""
+    def receiver(self, address: str, capabilities: tuple[str, ...], *, durable: bool) -> Receiver:
+        """Attach a link that receives from an address."""
         session, name = self._new()
-        link = Receiver(self, session, session.receiver(name), name, taker)
+        link = Receiver(self, session, session.receiver(name), name)
         self._links.add(link, partial(link.open, source=address, capabilities=capabilities, durable=durable))
         self.flush()
         return link

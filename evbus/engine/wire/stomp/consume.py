@@ -8,23 +8,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from evbus.engine.kit.backoff import backoff
 from evbus.engine.kit.topics import check_template, is_pattern
 from evbus.engine.wire.amqp.profile import NOT_CLASSIC, PASSING
 from evbus.engine.wire.amqp.topology import STANDARD, TOPIC
-from evbus.engine.wire.base.breaks import BREAKS, Breaks
+from evbus.engine.wire.base.consume import BrokerConsumer
 from evbus.engine.wire.base.text import unfit
 from evbus.engine.wire.stomp.connect import StompConnection
 from evbus.engine.wire.stomp.frame import Frame
 from evbus.engine.wire.stomp.profile import KEY, ROUTING_KEY, Profile
 from evbus.engine.wire.stomp.session import Product, StompSession, fill, sender_headers, taken_apart
-from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
+from evbus.errors import DeliveryError, ProfileError, Unavailable
 from evbus.types import Delivery, Envelope, Origin, Subscription
 
 __all__ = ["Consumer", "SubscribePlan", "plan", "routing_key"]
@@ -239,8 +237,8 @@ def routing_key(profile: Profile, headers: dict[str, str], broker: Product) -> s
     return unquote(found) if broker is Product.RABBITMQ else found
 
 
-class Consumer:
-    """One subscription, restored whenever its connection is.
+class Consumer(BrokerConsumer[StompSession]):
+    """One subscription to a destination.
 
     :param name: the name of the profile, which the envelopes carry.
     """
@@ -248,100 +246,72 @@ class Consumer:
     def __init__(
         self, connection: StompConnection, profile: Profile, name: str, subscription: Subscription
     ) -> None:
-        self._connection = connection
+        super().__init__(connection, subscription, profile.reconnect, log)
         self._profile = profile
         self._name = name
-        self._wanted = subscription
-        self._messages: deque[Frame] = deque()
+        self._subscription = self._queue = ""
         self._unsettled: dict[str, Frame] = {}
-        self._arrived: asyncio.Future[None] | None = None
-        self._subscribed = self._failing = self._as_it_is = self._paused = self._settled = False
-        self._breaks = Breaks()
+        self._as_it_is = False
         self._own = secrets.token_hex(8)
         self._told: set[str] = set()
 
-    async def deliveries(self) -> AsyncGenerator[Delivery, None]:
-        """Yield deliveries until closed.
+    async def _subscribe(self, session: StompSession) -> bool:
+        found = self._plan(session)
+        self.place, self._queue = found.destination, found.own
+        self._subscription = f"evbus-{session.next_number}"
+        origin = Origin(self._pause)
+        self._begin(session, origin)
+        take = partial(self._take, session, origin, partial(self._settle, session, origin))
+        answer = session.subscribe(self._subscription, found.destination, found.headers, take)
+        done, _ = await asyncio.wait({answer}, timeout=self._profile.receipt_timeout)
+        refusal = answer.result() if done else Unavailable("the broker does not answer")
+        if refusal is None:
+            self._warn(session, found)
+            return True
+        if not done:
+            session.fail("the broker did not answer a SUBSCRIBE")
+        problem = f"{self.connection.name}: cannot consume {found.destination}: {refusal}"
+        if self._takes_as_it_is(found, problem):
+            return False
+        if isinstance(refusal, Unavailable) and "access_refused" not in problem:
+            raise Unavailable(problem)
+        raise DeliveryError(problem)
 
-        :raises ConnectFailed: the broker refuses the subscription, the first time that it is asked for.
-        :raises ProfileError: see :func:`plan`.
-        """
-        failures = 0
-        consumers = self._connection.consumers
-        consumers.gone(self)
-        try:
-            while True:
-                session = await self._connection.live()
-                if session is None:
-                    return
-                name = f"evbus-{session.next_number}"
-                origin = Origin(self._pause)
-                origin.watch(lambda _: consumers.gone(self))
-                lost = partial(_lost, origin)
-                session.lost.add_done_callback(lost)
-                own = ""
-                try:
-                    found = self._plan(session)
-                    refusal = await self._subscribe(session, name, found)
-                    own = found.own
-                    began = asyncio.get_running_loop().time()
-                    self._settled = False
-                    while refusal is None and await self._next(session):
-                        failures = 0
-                        yield self._delivery(session, origin, self._messages.popleft())
-                    if self._paused:
-                        return
-                    own = ""  # It is kept for the next session.
-                    if refusal is None:
-                        lived = asyncio.get_running_loop().time() - began
-                        if self._breaks.count(settled=self._settled, lived=lived):
-                            log.warning(BREAKS, self._connection.name, found.destination)
-                finally:
-                    self._messages.clear()
-                    self._unsettled.clear()
-                    session.lost.remove_done_callback(lost)
-                    # RabbitMQ takes an ACK after UNSUBSCRIBE for an error, and ends the connection.
-                    origin.end("the subscription was ended")
-                    await session.unsubscribe(name, delete=own)
-                if refusal is not None and not self._takes_as_it_is(found, refusal):
-                    failures += 1
-                    self._refused(refusal, failures)
-                    await asyncio.sleep(backoff(failures, *self._pauses()))
-        finally:
-            consumers.closed(self)
+    async def _leave(self, *, closing: bool) -> None:
+        self._unsettled.clear()
+        if self._session is not None:
+            # RabbitMQ takes an ACK after UNSUBSCRIBE for an error, and ends the connection.
+            await self._session.unsubscribe(self._subscription, delete=self._queue if closing else "")
 
     def _pause(self) -> None:
         # What came over a subscription that has ended cannot be settled. So it goes on, and nothing is taken.
-        self._paused = True
-        self._messages.clear()
-
-    def _pauses(self) -> tuple[float, float]:
-        return self._profile.reconnect.min, self._profile.reconnect.max
+        self.paused = True
+        self.waiting.clear()
 
     def _plan(self, session: StompSession) -> SubscribePlan:
         try:
             found = plan(self._profile, self._wanted, session.broker, self._own)
         except ProfileError as exc:
-            raise ProfileError(f"{self._connection.name}: {exc.reason}", path=exc.path) from None
+            raise ProfileError(f"{self.connection.name}: {exc.reason}", path=exc.path) from None
         as_it_is = found.as_it_is() if self._as_it_is else None
         self._as_it_is = False
         return as_it_is or found
 
-    def _takes_as_it_is(self, found: SubscribePlan, refusal: DeliveryError) -> bool:
+    def _takes_as_it_is(self, found: SubscribePlan, refusal: str) -> bool:
         """Return whether the queue is there with other settings, and is now to be taken with these."""
         queue = found.headers.get(_QUEUE, "")
-        self._as_it_is = bool(queue) and "inequivalent arg" in str(refusal)
+        self._as_it_is = bool(queue) and "inequivalent arg" in refusal
         if self._as_it_is:
             self._tell(
                 f"the queue {queue!r} is there with other settings and is used as it is; deleted when nobody "
-                f"consumes it, it is made anew: {self._connection.clean(refusal)}"
+                f"consumes it, it is made anew: {self.connection.clean(refusal)}"
             )
         return self._as_it_is
 
     def _tell(self, what: str) -> None:
         if what not in self._told:
             self._told.add(what)
-            log.warning("%s: %s", self._connection.name, what)
+            log.warning("%s: %s", self.connection.name, what)
 
     def _warn(self, session: StompSession, found: SubscribePlan) -> None:
         """Warn of the promises that this subscription cannot keep."""
@@ -359,75 +329,34 @@ class Consumer:
                 "x-dead-letter-exchange, or give the queue a policy with delivery-limit -1"
             )
 
-    async def _subscribe(
-        self, session: StompSession, name: str, found: SubscribePlan
-    ) -> DeliveryError | None:
-        answer = session.subscribe(name, found.destination, found.headers, self._take)
-        done, _ = await asyncio.wait({answer}, timeout=self._profile.receipt_timeout)
-        refusal = answer.result() if done else Unavailable("the broker does not answer")
-        if refusal is None:
-            if self._failing:
-                self._failing = False
-                log.warning("%s: consuming from %s again", self._connection.name, found.destination)
-            self._subscribed = True
-            self._connection.consumers.back(self)
-            self._warn(session, found)
-            self._wanted.ready()
-            return None
-        if not done:
-            session.fail("the broker did not answer a SUBSCRIBE")
-        problem = f"{self._connection.name}: cannot consume {found.destination}: {refusal}"
-        if isinstance(refusal, Unavailable) and "access_refused" not in problem:
-            return Unavailable(problem)
-        return DeliveryError(problem)
-
-    def _refused(self, refusal: DeliveryError, failures: int) -> None:
-        reason = self._connection.clean(refusal)
-        if not self._subscribed and not isinstance(refusal, Unavailable):
-            raise ConnectFailed(reason)
-        if failures == 1:
-            self._failing = True
-            log.warning("%s; tries again for ever", reason)
-
-    def _take(self, frame: Frame) -> None:
-        if not self._paused:
-            self._messages.append(frame)
-            self._wake()
-
-    def _wake(self, _lost: object = None) -> None:
-        arrived, self._arrived = self._arrived, None
-        if arrived is not None and not arrived.done():
-            arrived.set_result(None)
-
-    async def _next(self, session: StompSession) -> bool:
-        """Return whether there is a message, once there is one; False when the session is lost."""
-        while not session.lost.done():
-            if self._messages:
-                return True
-            self._arrived = asyncio.get_running_loop().create_future()
-            session.lost.add_done_callback(self._wake)
-            try:
-                await self._arrived
-            finally:
-                session.lost.remove_done_callback(self._wake)
-        return False
-
-    def _delivery(self, session: StompSession, origin: Origin, frame: Frame) -> Delivery:
-        headers = frame.headers
+    def _take(
+        self,
+        session: StompSession,
+        origin: Origin,
+        settle: Callable[[str, bool | None, bool], None],
+        frame: Frame,
+    ) -> None:
+        if self.paused:
+            return
+        headers, broker = frame.headers, session.broker
         tag = headers.get("ack") or headers.get("message-id", "")
         again = tag in self._unsettled
-        if session.broker is not Product.RABBITMQ:
+        if broker is not Product.RABBITMQ:
             self._unsettled[tag] = frame
         count = headers.get("x-delivery-count", "")
-        kept = sender_headers(headers, session.broker)
-        return Delivery(
-            Envelope(self._name, routing_key(self._profile, headers, session.broker), frame.body, kept),
-            partial(self._settle, session, origin),
-            tag,
-            redelivered=again or headers.get("redelivered") == "true",
-            delivery_count=int(count) if count.isdecimal() else None,
-            origin=origin,
+        key, kept = routing_key(self._profile, headers, broker), sender_headers(headers, broker)
+        self.waiting.append(
+            Delivery(
+                Envelope(self._name, key, frame.body, kept),
+                settle,
+                tag,
+                redelivered=again or headers.get("redelivered") == "true",
+                delivery_count=int(count) if count.isdecimal() else None,
+                origin=origin,
+            )
         )
+        if self._arrived is not None:
+            self._wake()
 
     def _settle(
         self, session: StompSession, origin: Origin, tag: str, accepted: bool | None, requeue: bool
@@ -435,7 +364,7 @@ class Consumer:
         """Tell the broker ("ACK", "NACK"), if the subscription is still there."""
         if origin.ended or session.lost.done():
             return
-        self._settled = True
+        self.settled = True
         if session.broker is Product.RABBITMQ:
             headers = "" if accepted else f"requeue:{'true' if requeue else 'false'}\n"
             session.settle(tag, headers, accepted=bool(accepted))
@@ -445,11 +374,7 @@ class Consumer:
             # after those that it has; it is the broker's to give to others when the connection ends.
             frame = self._unsettled.get(tag)
             if frame is not None:
-                self._take(frame)
+                self._take(session, origin, partial(self._settle, session, origin), frame)
             return
         self._unsettled.pop(tag, None)
         session.settle(tag, accepted=bool(accepted))
-
-
-def _lost(origin: Origin, lost: asyncio.Future[str]) -> None:
-    origin.end(lost.result())
