@@ -7,7 +7,7 @@ from evbus.engine.wire.base import shared as _shared
 def __init__(hub):
     """Declare the state; when POP rebuilds the sub this runs again and keeps what there is."""
     if "SHARED" not in vars(hub.connection):
-        hub.connection.SHARED = _shared.Shared()
+        hub.connection.SHARED = _shared.Shared(hub.evbus.OBSERVERS.connection)
         #: Of bodies that wait in this process behind the lanes; they count against the bound of the bus.
         hub.connection.WEIGHT = _weight.Weight()
 

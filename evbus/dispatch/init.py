@@ -17,6 +17,7 @@ from evbus.engine.handling.dispatch import core as _core
 from evbus.engine.handling.dispatch import declare as _declare
 from evbus.engine.handling.dispatch import dispatcher as _dispatcher
 from evbus.engine.handling.dispatch import publish as _publish_to
+from evbus.engine.kit import redact as _redact
 
 log = logging.getLogger("evbus.dispatch")
 
@@ -307,6 +308,10 @@ def _check(hub, handler, says):
 
 
 def _tell(hub, failure):
+    if hub.evbus.OBSERVERS.dead is not None:
+        reason = _redact.problem_text(failure.exception)
+        where = f"handler {failure.handler}"
+        hub.evbus.OBSERVERS.dead(failure.message, where, reason, 1, failure.exception)
     if hub.dispatch.ERROR_CALLBACK is not None:
         hub.dispatch.ERROR_CALLBACK.tell(
             {

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from evbus import errors
 from evbus.engine.core import broker as _broker
+from evbus.engine.core import observe as _observe
 from evbus.engine.core import profiles as _profiles
 from evbus.engine.core import queue as _queue
 from evbus.engine.core import settings as _settings
@@ -62,6 +63,8 @@ def _declare_state(hub):
     #: ``ready()``, which waits for what that began, ``stop()``, ``abandon()``, a plain function for a bus
     #: that was not stopped, and ``record_undelivered()``, one for another thread when the loop is blocked.
     hub.evbus.COMPANIONS = []
+    #: Whoever is told what happens on this bus.
+    hub.evbus.OBSERVERS = _observe.Observers()
     for room in SUBSYSTEMS:
         _load.open_room(hub, room, f"evbus.{room}", merged=room not in _in_use.ROOMS)
     hub.evbus.STARTED = False
@@ -75,6 +78,8 @@ def _declare_state(hub):
     hub.evbus.CONFIGURING = threading.RLock()
     hub.evbus.BUSY = False
     hub.evbus.AROUND = None
+    #: The composed ``send`` of the pipeline plugins, or None.
+    hub.evbus.SEND = None
     #: Makes the error of a pipeline plugin that was asked for and is not loaded: no event passes without it.
     hub.evbus.REFUSED = None
     hub.evbus.CONTEXTS = None
@@ -88,7 +93,10 @@ def _declare_state(hub):
         old=vars(hub.serialize),
     )
     hub.evbus.BROKER.addressed = hub.event.REGISTRY.addressed
-    hub.evbus.ENGINE = _bus.Engine(hub.evbus.BUS, hub.evbus.BROKER, lambda state: _on_state(hub, state))
+    hub.evbus.ENGINE = _bus.Engine(
+        hub.evbus.BUS, hub.evbus.BROKER, lambda state: _on_state(hub, state), hub.evbus.OBSERVERS
+    )
+    hub.evbus.OBSERVERS.on_change(lambda: _observed(hub))
     hub.evbus.BUSY = True
     for room in SUBSYSTEMS:
         _load_room(hub, room)
@@ -259,6 +267,7 @@ def connect(hub, contexts, source="contexts"):
         find=find,
         source=source,
         ends=hub.evbus.init.ends(contexts, source),
+        observers=hub.evbus.OBSERVERS,
     )
 
 
@@ -341,14 +350,22 @@ def _apply_options(hub, options, known):
     hub.serialize.msgpack.configure(settings)
     hub.serialize.init.configure(settings)
     hub.evbus.REFUSED = refused = hub.evbus.pipeline.refused(settings)
-    send = hub.evbus.pipeline.compose(settings) if refused is None else None
+    hub.evbus.SEND = hub.evbus.pipeline.compose(settings) if refused is None else None
     old = known[1].serialize_plugin if known is not None else _settings.Settings().serialize_plugin
     if old == hub.evbus.SERIAL_PLUGIN:
         hub.evbus.SERIAL_PLUGIN = settings.serialize_plugin
     if old == hub.serialize.PLUGIN:
         hub.serialize.PLUGIN = settings.serialize_plugin
     hub.evbus.SETTINGS = (options, settings)
-    hub.evbus.BROKER.configure(settings, send)
+    _observed(hub)
+
+
+def _observed(hub):
+    """Hand the options to the broker, and the pipeline with whoever wants to be told of what passes it."""
+    if hub.evbus.SETTINGS is not None:
+        settings = hub.evbus.SETTINGS[1]
+        send = hub.evbus.OBSERVERS.before(hub.evbus.SEND, settings.max_body)
+        hub.evbus.BROKER.configure(settings, send)
 
 
 def _modules(hub):

@@ -32,7 +32,9 @@ def __init__(hub):
     hub.event.REGISTRY = _registry.EventTypes()
     hub.event.KINDS = hub.event.REGISTRY.kinds
     hub.event.READER = _reader.Reader(lambda kind: _loader(hub, kind), hub.event.REGISTRY.found)
-    hub.event.SUBSCRIPTIONS = _subscriptions.Subscriptions(lambda: hub.evbus.init.settings().drain_timeout)
+    hub.event.SUBSCRIPTIONS = _subscriptions.Subscriptions(
+        lambda: hub.evbus.init.settings().drain_timeout, hub.evbus.OBSERVERS
+    )
     hub.event.UNHEARD = _unheard.Unheard(
         lambda: _listened(hub),
         lambda *about: _elsewhere(hub, *about),

@@ -15,7 +15,7 @@ from evbus.errors import EvbusError, SettleTimeout, nearest
 from evbus.testing._failures import Failure, Failures
 from evbus.testing._options import change
 from evbus.testing._profiles import names, without_pauses
-from evbus.testing._sent import Notifier, Recorder, Sent, unread
+from evbus.testing._sent import Notifier, Sent, unread
 from evbus.testing._view import View, readable, told, traced
 from evbus.testing._watch import Dead, Watch
 from evbus.types import Envelope
@@ -39,22 +39,21 @@ class Bus(Handle):
         self._patience = patience
         self._notifier = Notifier()
         self._failures = Failures(self._notifier.notify)
-        self._recorder = Recorder(self._read, self._notifier)
-        self._watch = Watch(the_hub, self._read, self._recorder, self._failures, self._notifier)
-        self._view = View(the_hub, profiles, self._recorder, self._watch, self._failures)
+        self._watch = Watch(self._read, self._failures, self._notifier)
+        self._view = View(the_hub, profiles, self._watch, self._failures)
         self._task: asyncio.Task[None] | None = None
         self._looked_at = 0
 
     def __repr__(self) -> str:
         state = self.hub.evbus.ENGINE.state.value
-        return f"<Bus {state} sent={len(self._recorder.all)} dead={len(self._watch.dead)}>"
+        return f"<Bus {state} sent={len(self._watch.sent)} dead={len(self._watch.deaths)}>"
 
     # What happened
 
     @property
     def recorded(self) -> list[Sent]:
         """Everything that was put on the bus, in order."""
-        return list(self._recorder.all)
+        return list(self._watch.sent)
 
     @overload
     def sent(self, event: type[_Event], where: Callable[[_Event], bool] | None = None) -> list[_Event]: ...
@@ -69,7 +68,7 @@ class Bus(Handle):
         :param where: returns whether an event is wanted.
         """
         is_one = self._view.sent_is(event)
-        events = readable([one for one in self._recorder.all if is_one(one)])
+        events = readable([one for one in self._watch.sent if is_one(one)])
         return [one for one in events if where is None or where(one)]
 
     @property
@@ -78,8 +77,8 @@ class Bus(Handle):
 
         The test does not fail for the sake of what was looked at.
         """
-        self._looked_at = len(self._watch.dead)
-        return list(self._watch.dead)
+        self._looked_at = len(self._watch.deaths)
+        return list(self._watch.deaths)
 
     # Waiting
 
@@ -126,7 +125,7 @@ class Bus(Handle):
         __tracebackhide__ = True
         _check_count(count, "expect")
         is_one = self._view.sent_is(event)
-        new = unread(self._recorder.all, is_one)
+        new = unread(self._watch.sent, is_one)
         met: list[Any] = []
 
         def look() -> list[Any] | None:
@@ -192,7 +191,7 @@ class Bus(Handle):
         self._check_started("handled")
         is_one = self._view.handled_is(event, where, listener)
 
-        new = unread(self._watch.handled, lambda one: one.error is None and is_one(one))
+        new = unread(self._watch.handlings, lambda one: one.error is None and is_one(one))
         done: list[Any] = []
 
         def look() -> list[Any] | Dead | None:
@@ -201,7 +200,7 @@ class Bus(Handle):
 
         found = await self._notifier.until(look, timeout)
         if isinstance(found, Dead):
-            self._looked_at = len(self._watch.dead)
+            self._looked_at = len(self._watch.deaths)
             raise AssertionError(traced(found, self._watch.errors))  # noqa: TRY004 - the test fails
         if found is None:
             raise AssertionError(self._view.not_handled(event, listener, count, timeout))
@@ -264,11 +263,16 @@ class Bus(Handle):
     @contextlib.contextmanager
     def watched(self) -> Iterator[Bus]:
         """Note what happens on the hub from now on, and leave the hub as it was."""
+        there = [(entry.listening, entry.listening.spec) for entry in self.hub.event.SUBSCRIPTIONS]
+        for listening, _ in there:
+            self._watch.subscribed(listening)
+        self.hub.evbus.OBSERVERS.add(self._watch)
         try:
-            self._watch.attach()
             yield self
         finally:
-            self._watch.detach()
+            self.hub.evbus.OBSERVERS.remove(self._watch)
+            for listening, spec in there:
+                listening.spec = spec
 
     async def start(self) -> None:
         """Start the bus in the running loop."""
@@ -320,7 +324,7 @@ class Bus(Handle):
         except AssertionError as exc:
             unsettled = str(exc)
         await self.stop(hurry=bool(unsettled))
-        problems = [one for one in self._watch.dead[self._looked_at :] if not one.injected]
+        problems = [one for one in self._watch.deaths[self._looked_at :] if not one.injected]
         if problems:
             raise AssertionError(told(problems, self._watch.errors))
         if unsettled:
@@ -335,7 +339,7 @@ class Bus(Handle):
     async def abandon(self) -> None:
         """Stop at once, as the test has failed; log what else went wrong, which may be the reason."""
         await self.stop(hurry=True)
-        problems = [one for one in self._watch.dead[self._looked_at :] if not one.injected]
+        problems = [one for one in self._watch.deaths[self._looked_at :] if not one.injected]
         if problems:
             log.error("%s", told(problems, self._watch.errors))
 

@@ -1,4 +1,4 @@
-"""Records every event that was sent, and waits for one."""
+"""What was sent, and waiting for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from evbus.types import Envelope
 
-__all__ = ["Notifier", "Read", "Recorder", "Sent", "unread"]
+__all__ = ["Notifier", "Read", "Sent", "unread"]
 
 _Found = TypeVar("_Found")
 _UNREAD: Any = object()
@@ -127,24 +127,3 @@ def unread(things: list[_Found], is_one: Callable[[_Found], bool]) -> Callable[[
         return [one for one in added if is_one(one)]
 
     return new
-
-
-class Recorder:
-    """Everything that was sent, in order.
-
-    :param read: makes the event of an envelope.
-    :param notifier: is told of each.
-    """
-
-    def __init__(self, read: Read, notifier: Notifier) -> None:
-        self.all: list[Sent] = []
-        self._read = read
-        self._notifier = notifier
-
-    def add(self, envelope: Envelope, body: bytes) -> None:
-        """Record an event; may be called from any thread.
-
-        :param body: what it was before interceptors changed it.
-        """
-        self.all.append(Sent(envelope, body, self._read))
-        self._notifier.notify()

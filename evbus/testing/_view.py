@@ -14,7 +14,7 @@ from evbus.engine.handling.events.busy import busy
 from evbus.errors import EvbusError, nearest
 from evbus.testing._failures import Failures
 from evbus.testing._profiles import names
-from evbus.testing._sent import Recorder, Sent
+from evbus.testing._sent import Sent
 from evbus.testing._watch import Dead, Handled, Watch
 
 __all__ = ["View", "readable", "told", "traced"]
@@ -35,13 +35,11 @@ class View:
         self,
         the_hub: Any,
         profiles: Mapping[str, Any],
-        recorder: Recorder,
         watch: Watch,
         failures: Failures,
     ) -> None:
         self.hub = the_hub
         self._profiles = profiles
-        self._recorder = recorder
         self._watch = watch
         self._failures = failures
 
@@ -92,7 +90,7 @@ class View:
         return is_one
 
     def given_up(self, is_one: Callable[[Handled], bool]) -> Dead | None:
-        for dead in self._watch.dead:
+        for dead in self._watch.deaths:
             kind, _, name = dead.where.partition(" ")
             if (
                 kind == "listener"
@@ -116,7 +114,7 @@ class View:
     def not_sent(self, event: Any, where: Any, count: int, seconds: float) -> str:
         name = event if isinstance(event, str) else event.__qualname__
         is_one = self.sent_is(event)
-        found = readable([one for one in self._recorder.all if is_one(one)])
+        found = readable([one for one in self._watch.sent if is_one(one)])
         met = [one for one in found if where is None or where(one)]
         what = f"no {name}" if count == 1 else f"{len(met) or 'none'} of {count} {name}"
         if found and where is not None:
@@ -124,7 +122,7 @@ class View:
         return f"{what} was sent within {seconds:g} s; {self.what_was_sent()}{self._what_died()}"
 
     def what_was_sent(self) -> str:
-        sent = self._recorder.all
+        sent = self._watch.sent
         if not sent:
             return "nothing was sent"
         find, patterns = self.hub.evbus.init.finder(self._profiles), names(self._profiles)
@@ -143,7 +141,7 @@ class View:
         there = f"the listeners are {', '.join(known)}" if known else "there are no listeners"
         if known and listener and listener not in known:
             there = f"there is no listener {listener!r}{nearest(listener, known)}"
-        recent = self._watch.handled[-SHOWN:]
+        recent = self._watch.handlings[-SHOWN:]
         calls = [f"\n  {one.listener}: {one.event!r}{_outcome(one)}" for one in recent]
         did = f"what listeners handled:{''.join(calls)}" if calls else "no listener was called"
         left = self.busy()
@@ -154,7 +152,7 @@ class View:
         )
 
     def _what_died(self) -> str:
-        return "".join(f"\nand {dead}" for dead in self._watch.dead[-SHOWN:])
+        return "".join(f"\nand {dead}" for dead in self._watch.deaths[-SHOWN:])
 
 
 def readable(sent: list[Sent]) -> list[Any]:

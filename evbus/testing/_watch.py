@@ -1,16 +1,15 @@
-"""Look at a bus while it works: what is put, what is handled, and what dies. Nothing of it is replaced."""
+"""Look at a bus while it works, as one of its observers: what is put, what is handled, and what dies."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from evbus.engine.kit.redact import problem_text
+from evbus.engine.core.observe import Observer
 from evbus.testing._failures import Failures
-from evbus.testing._sent import Notifier, Read, Recorder
+from evbus.testing._sent import Notifier, Read, Sent
 from evbus.types import Envelope
 
 __all__ = ["Dead", "Handled", "Watch"]
@@ -63,167 +62,58 @@ class Dead(NamedTuple):
         return f"{who} gave up {what}{after}: {self.reason}"
 
 
-class Watch:
-    """Notes what happens on a hub, and lets fail what is to fail.
+class Watch(Observer):
+    """Notes what happens on a bus, and lets fail what is to fail.
 
     :param read: makes the event of an envelope.
+    :ivar sent: all that was put, in order.
     """
 
-    def __init__(
-        self, the_hub: Any, read: Read, recorder: Recorder, failures: Failures, notifier: Notifier
-    ) -> None:
-        self.handled: list[Handled] = []
-        self.dead: list[Dead] = []
-        self._hub = the_hub
+    def __init__(self, read: Read, failures: Failures, notifier: Notifier) -> None:
+        self.sent: list[Sent] = []
+        self.handlings: list[Handled] = []
+        self.deaths: list[Dead] = []
         self._read = read
-        self._recorder = recorder
         self._failures = failures
         self._notifier = notifier
-        self._undo: list[Callable[[], None]] = []
 
     @property
     def errors(self) -> list[BaseException]:
         """The exceptions that listeners have raised."""
-        return [one.error for one in self.handled if one.error is not None]
+        return [one.error for one in self.handlings if one.error is not None]
 
-    def attach(self) -> None:
-        """Begin; the plugins of the hub are loaded, and its bus is not started."""
-        evbus, event = self._hub.evbus, self._hub.event
-        broker, engine, core = evbus.BROKER, evbus.ENGINE, self._hub.dispatch.DISPATCHER.core
-        send, configure = broker._send, broker.configure
-        settings = evbus.init.settings()
-
-        def configured(settings: Any, send: Callable[[Envelope], None] | None) -> None:
-            configure(settings, partial(self._put, send, settings.max_body))
-
-        self._replace(broker, "configure", configured)
-        configured(settings, send)
-        self._undo.append(lambda: configure(settings, send))
-        ingress = evbus.init.ingress
-        self._replace(
-            evbus.init,
-            "ingress",
-            lambda: {name: self._failures.gate(plugin) for name, plugin in ingress().items()},
-        )
-        self._replace(engine, "dead_letter", partial(self._dead_letter, engine.dead_letter))
-        self._replace(engine, "give_up", partial(self._give_up, engine.give_up))
-        self._replace(event.SUBSCRIPTIONS, "add", partial(self._subscribed, event.SUBSCRIPTIONS.add))
-        for entry in event.SUBSCRIPTIONS:
-            self._listen(entry.listening)
-        self._replace(core, "on_failure", partial(self._failed, core.on_failure))
-
-    def detach(self) -> None:
-        """End; the hub is as it was."""
-        while self._undo:
-            self._undo.pop()()
-
-    def _replace(self, thing: Any, name: str, new: Any) -> None:
-        own = vars(thing).get(name, self)
-        setattr(thing, name, new)
-        self._undo.append(lambda: delattr(thing, name) if own is self else setattr(thing, name, own))
-
-    def _put(self, send: Callable[[Envelope], None] | None, limit: int, envelope: Envelope) -> None:
-        body = envelope.body
-        if send is not None:
-            send(envelope)
-        # Messages of the dispatcher come by as well; they have no profile, and are not put on the bus.
-        if envelope.profile and (not limit or len(envelope.body) <= limit):
-            self._recorder.add(envelope, body)
-
-    def _dead_letter(self, dead_letter: Callable[[Any, list[Any]], None], lane: Any, dead: list[Any]) -> None:
-        dead_letter(lane, dead)
-        for one in dead:
-            self._died(one.event, str(lane.key), lane.reason(one.reason), one.attempts, one.reason)
-
-    def _died(
-        self, envelope: Envelope, where: str, reason: str, attempts: int, problem: BaseException | None
-    ) -> None:
-        try:
-            event, _ = self._read(envelope)
-        except Exception:
-            event = None
-        self.dead.append(
-            Dead(
-                event,
-                envelope.routing_key,
-                envelope.profile,
-                dict(envelope.headers),
-                where,
-                reason,
-                attempts,
-                problem,
-                self._failures.caused(problem),
-            )
-        )
+    def accepted(self, event: Envelope, body: bytes) -> None:
+        self.sent.append(Sent(event, body, self._read))
         self._notifier.notify()
 
-    def _failed(self, on_failure: Callable[[Any], None] | None, failure: Any) -> None:
-        """Note a handler of the dispatcher that failed while nobody waited for it."""
-        if on_failure is not None:
-            on_failure(failure)
-        problem = failure.exception
-        self.dead.append(
-            Dead(
-                failure.message,
-                type(failure.message).__name__,
-                "",
-                {},
-                f"handler {failure.handler}",
-                problem_text(problem),
-                1,
-                problem,
-                self._failures.caused(problem),
-            )
-        )
+    def gate(self, plugin: Any) -> Any:
+        return self._failures.gate(plugin)
+
+    def subscribed(self, listening: Any) -> None:
+        """Let a listener not wait between its attempts."""
+        retry = msgspec.structs.replace(listening.spec.retry, **PAUSES)
+        listening.spec = msgspec.structs.replace(listening.spec, retry=retry)
+
+    def calling(self, listening: Any, events: Sequence[Any]) -> None:
+        error = self._failures.of_listener(listening.listener.name)
+        if error is not None:
+            raise error
+
+    def handled(self, listening: Any, events: Sequence[Any], problem: BaseException | None) -> None:
+        name = listening.spec.event if isinstance(listening.spec.event, str) else ""
+        self.handlings += [Handled(listening.listener.name, name, event, problem) for event in events]
         self._notifier.notify()
 
-    def _subscribed(self, add: Callable[..., Any], spec: Any, listening: Any, *rest: Any) -> Any:
-        self._listen(listening)
-        return add(spec, listening, *rest)
-
-    def _listen(self, listening: Any) -> None:
-        """Note each call of a listener, and do not wait between its attempts."""
-        listener, spec = listening.listener, listening.spec
-        call = partial(
-            self._call_batch if spec.batch else self._call,
-            listener.name,
-            spec.event if isinstance(spec.event, str) else "",
-            listener.call,
+    def dead(self, event: Any, where: Any, reason: str, attempts: int, problem: BaseException) -> None:
+        name, profile, headers = type(event).__name__, "", dict[str, str]()
+        if isinstance(event, Envelope):
+            name, profile, headers = event.routing_key, event.profile, dict(event.headers)
+            try:
+                event, _ = self._read(event)
+            except Exception:
+                event = None
+        injected = self._failures.caused(problem)
+        self.deaths.append(
+            Dead(event, name, profile, headers, str(where), reason, attempts, problem, injected)
         )
-        self._replace(listening, "_call", call)
-        retry = msgspec.structs.replace(spec.retry, **PAUSES)
-        self._replace(listening, "spec", msgspec.structs.replace(spec, retry=retry))
-
-    async def _call(self, listener: str, name: str, call: Callable[..., Any], event: Any, *more: Any) -> Any:
-        try:
-            error = self._failures.of_listener(listener)
-            if error is not None:
-                raise error
-            result = await call(event, *more)
-        except BaseException as exc:
-            self.handled.append(Handled(listener, name, event, exc))
-            raise
-        self.handled.append(Handled(listener, name, event, None))
         self._notifier.notify()
-        return result
-
-    async def _call_batch(self, listener: str, name: str, call: Callable[..., Any], events: Any) -> Any:
-        problem = None
-        try:
-            error = self._failures.of_listener(listener)
-            if error is not None:
-                raise error
-            return await call(events)
-        except BaseException as exc:
-            problem = exc
-            raise
-        finally:
-            self.handled += [Handled(listener, name, event, problem) for event in events]
-            self._notifier.notify()
-
-    async def _give_up(
-        self, give_up: Callable[..., Any], event: Envelope, where: str, problem: Exception, attempts: int
-    ) -> Any:
-        reason = problem_text(problem)
-        self._died(event, where, reason, attempts, problem)
-        return await give_up(event, where, problem, attempts)

@@ -11,8 +11,11 @@ from contextvars import copy_context
 from typing import Any
 
 from evbus.engine.core.broker import IN_CALLBACK
+from evbus.engine.core.observe import Observer, Where
 from evbus.engine.kit.thread import WorkerThread
 from evbus.engine.kit.waiting import call
+from evbus.errors import DeliveryError
+from evbus.types import Envelope
 
 __all__ = ["ErrorCallback"]
 
@@ -22,18 +25,24 @@ log = logging.getLogger("evbus.bus")
 MAX_UNTOLD = 10_000
 
 
-class ErrorCallback:
+class ErrorCallback(Observer):
     """Tell the function that ``error_callback_ref`` names; a plain one runs in a thread.
+
+    As an observer it tells of the events that a bus gives up.
 
     The thread keeps no process from ending, whatever the function does.
 
     :param on_error: the function, plain or async.
     :param on_told: called when it has been told of everything.
+    :param contexts: what it is told the profiles are.
     """
 
-    def __init__(self, on_error: Callable[[dict[str, Any]], Any], on_told: Callable[[], None]) -> None:
+    def __init__(
+        self, on_error: Callable[[dict[str, Any]], Any], on_told: Callable[[], None], contexts: Any = None
+    ) -> None:
         self._on_error = on_error
         self._on_told = on_told
+        self._contexts = contexts
         self._untold: deque[dict[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._skipped = 0
@@ -48,6 +57,23 @@ class ErrorCallback:
     def busy(self) -> bool:
         """Whether it is still being told."""
         return self._task is not None
+
+    def dead(self, event: object, where: Where, reason: str, attempts: int, problem: BaseException) -> None:
+        """Tell it of an event that was given up."""
+        if isinstance(event, Envelope):
+            self.tell(
+                {
+                    "exception": problem,
+                    "plugin": where if isinstance(where, str) else where[0],
+                    "profile": event.profile,
+                    "body": event.body,
+                    "context": self._contexts,
+                }
+            )
+
+    def left(self, event: Envelope, where: Where, reason: str) -> None:
+        """Tell it of an event that a stop has left."""
+        self.dead(event, where, reason, 0, DeliveryError(reason))
 
     def tell(self, data: dict[str, Any]) -> None:
         """Tell it of something, behind what it is to be told already."""

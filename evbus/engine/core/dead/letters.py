@@ -1,22 +1,19 @@
-"""The way of events that were given up: to another profile or the dead store, and the error callback."""
+"""The way of events that were given up: to another profile or the dead store, and those who observe it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any
 
 from evbus.engine.core.dead.store import DeadStore
-from evbus.engine.core.error_callback import ErrorCallback
 from evbus.engine.core.lane.lane import DeadLetter, Lane
 from evbus.engine.core.lane.route import LaneRouter
 from evbus.engine.core.lane.stats import LaneKey
+from evbus.engine.core.observe import Observers, Where
 from evbus.engine.core.queue import Queue
 from evbus.engine.kit.counted import counted
 from evbus.engine.kit.failure import about, place, trace
 from evbus.engine.kit.redact import problem_text
-from evbus.errors import DeliveryError
 from evbus.types import Envelope, own_headers
 
 __all__ = ["DeadLetters"]
@@ -34,35 +31,21 @@ class DeadLetters:
 
     :param queue: the bus's queue: its lock guards the lanes.
     :param store: takes what no profile gets.
-    :param on_error: the error callback, plain or async, or None.
-    :param contexts: what the callback is told the profiles are.
-    :param on_told: called when the callback has been told of every dead event.
+    :param observers: told of each, and of what a stop has left.
     :ivar router: finds the lanes of a dead letter profile; without it all goes to the store.
     :ivar died: events that were given up while the bus ran, and went to the store.
     """
 
-    def __init__(
-        self,
-        queue: Queue,
-        store: DeadStore,
-        on_error: Callable[[dict[str, Any]], Any] | None,
-        contexts: Any,
-        on_told: Callable[[], None],
-    ) -> None:
+    def __init__(self, queue: Queue, store: DeadStore, observers: Observers) -> None:
         self.router: LaneRouter | None = None
         self.died = 0
         self._queue = queue
         self._store = store
-        self._contexts = contexts
-        self._error_callback = ErrorCallback(on_error, on_told) if on_error is not None else None
-
-    @property
-    def telling(self) -> bool:
-        """Whether the error callback is still being told."""
-        return self._error_callback is not None and self._error_callback.busy
+        self._observers = observers
+        self._muted = False
 
     def dead_letter(self, lane: Lane, dead: list[DeadLetter]) -> None:
-        """Send events to their dead letter profile or to the dead store, and tell the error callback."""
+        """Send events to their dead letter profile or to the dead store, and tell of them."""
         for entry in dead:
             reason = lane.reason(entry.reason)
             tries = counted(entry.attempts, "attempt", "attempts")
@@ -76,7 +59,7 @@ class DeadLetters:
                     self._record(entry.event, str(lane.key), reason, entry.attempts, lane.key, entry.reason)
             except Exception:
                 log.exception("lane %s: a dead event could not be recorded", lane.key)
-            self._tell(entry.event, lane.key.plugin, entry.reason)
+            self._tell(entry.event, lane.key, reason, entry.attempts, entry.reason)
 
     def _send(self, lane: Lane, entry: DeadLetter, reason: str) -> bool:
         profile = lane.delivery.dead_letter
@@ -103,9 +86,10 @@ class DeadLetters:
     def keep(
         self, event: Envelope, where: str, reason: str, attempts: int, key: LaneKey | None = None
     ) -> None:
-        """Write an event to the dead store that a stop has left, and tell the error callback."""
+        """Write an event to the dead store that a stop has left, and tell of it."""
         self._record(event, where, reason, attempts, key)
-        self._tell(event, key.plugin if key is not None else where, DeliveryError(reason))
+        if self._observers.left is not None and not self._muted:
+            self._observers.left(event, key or where, reason)
 
     def _record(
         self,
@@ -130,7 +114,7 @@ class DeadLetters:
         )
 
     async def give_up(self, event: Envelope, where: str, problem: Exception, attempts: int) -> bool:
-        """Write an event that no lane gave up to the dead store, and tell the error callback.
+        """Write an event that no lane gave up to the dead store, and tell of it.
 
         It waits until the event is on the disk, as long as that takes.
 
@@ -141,7 +125,7 @@ class DeadLetters:
         log.error("%s: an event is dead%s: %s%s", where, tries, reason, about(problem, reason, event))
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s: an event is dead\n%s", where, trace(problem))
-        self._tell(event, where, problem)
+        self._tell(event, where, reason, attempts, problem)
         self.died += 1
         while not self._record(event, where, reason, attempts, problem=problem):
             if self._store.closed:
@@ -153,29 +137,16 @@ class DeadLetters:
             await asyncio.sleep(PAUSE)
         return True
 
-    def _tell(self, event: Envelope, plugin: str, problem: BaseException) -> None:
-        if self._error_callback is not None:
-            self._error_callback.tell(
-                {
-                    "exception": problem,
-                    "plugin": plugin,
-                    "profile": event.profile,
-                    "body": event.body,
-                    "context": self._contexts,
-                }
-            )
+    def _tell(
+        self, event: Envelope, where: Where, reason: str, attempts: int, problem: BaseException
+    ) -> None:
+        if self._observers.dead is not None and not self._muted:
+            self._observers.dead(event, where, reason, attempts, problem)
 
     def mute(self) -> None:
-        """Tell the error callback nothing more."""
-        self._error_callback = None
-
-    async def told(self) -> None:
-        """Return when the error callback has been told of everything."""
-        if self._error_callback is not None:
-            await self._error_callback.wait(None)
+        """Tell nobody more."""
+        self._muted = True
 
     async def close(self, patience: float) -> None:
-        """Stop telling; flush and close the store. A callback and a disk have ``patience`` seconds to end."""
-        if self._error_callback is not None:
-            await self._error_callback.close(patience)
+        """Flush and close the store. A disk has ``patience`` seconds to end."""
         await self._store.close(max(LAST_MOMENT, patience))

@@ -20,6 +20,7 @@ from evbus.engine.core.lane.retry import DeadLetter, Outcome, blamed, sort, with
 from evbus.engine.core.lane.sender import Sender
 from evbus.engine.core.lane.stats import Counters, LaneKey, LaneState, Latency
 from evbus.engine.core.lane.turns import Turns
+from evbus.engine.core.observe import Observers
 from evbus.engine.core.queue import Queue
 from evbus.engine.core.settings import DeliverySettings
 from evbus.engine.kit.backoff import backoff
@@ -53,6 +54,7 @@ class Lane:
     :param queue: the bus's queue: its lock guards the counters, its bounds hold back producers.
     :param on_dead: called with the events given up, after they were counted.
     :param secrets: strings of the profile that must not appear in a log line.
+    :param observers: told of what becomes of its events.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Lane:
         on_dead: Callable[[Lane, list[DeadLetter]], None],
         *,
         secrets: frozenset[str] = frozenset(),
+        observers: Observers | None = None,
     ) -> None:
         self.key = key
         self.delivery = delivery
@@ -72,6 +75,7 @@ class Lane:
         self.last_error = ""
         self.on_idle: Callable[[], None] | None = None
         self.tracker: Tracker | None = None
+        self._observers = observers or Observers()
         self._sender = sender
         self._turns = Turns()
         self._queue = queue
@@ -219,6 +223,7 @@ class Lane:
         self.counters.dropped += dropped
         self.counters.delivered_bytes += size
         self.latency.sample(passed, time.monotonic())
+        self._tell(passed, dropped)
         if self.tracker is not None:
             self.tracker.done(passed)
         self._release()
@@ -252,6 +257,7 @@ class Lane:
             dropped = [self._pending.popleft() for _ in range(excess)]
             self._pending_size -= size_of(dropped)
             self.counters.dropped += excess
+            self._tell([], excess)
             if self.tracker is not None:
                 self.tracker.done(dropped)
             return
@@ -511,7 +517,7 @@ class Lane:
             if not left or self._closing:
                 return
             self._note_tries(worker, left, tries)
-            self._failed(outcomes)
+            self._failed(outcomes, len(left))
             broke = broke or any(isinstance(outcome, ConnectionLost) for outcome in outcomes)
             outcomes = None
             left, tries = await self._stand_by(worker, left, tries, self._pause(rounds, found.wait))
@@ -557,6 +563,8 @@ class Lane:
                 self._weigh()
         if delivered:
             self.latency.sample(delivered, time.monotonic())
+            if dropped or self._observers.delivered is not None:
+                self._tell(delivered, dropped)
             if self._failing and not retried:
                 log.warning("lane %s: delivers again", self.key)
                 self._failing = 0
@@ -567,12 +575,21 @@ class Lane:
             self.tracker.done(delivered)
             self.tracker.died(entry.event for entry in dead)
 
+    def _tell(self, delivered: list[Envelope], dropped: int) -> None:
+        if self._observers.delivered is not None and delivered:
+            self._observers.delivered(self.key, delivered)
+        if self._observers.dropped is not None and dropped:
+            self._observers.dropped(self.key, dropped)
+
     def reason(self, problem: BaseException) -> str:
         """Describe a failure, in one line and without the profile's secrets."""
         return said(problem, self.secrets)
 
-    def _failed(self, outcomes: Sequence[Outcome]) -> None:
-        self.fails(next(outcome for outcome in outcomes if outcome is not None), "publishing fails and")
+    def _failed(self, outcomes: Sequence[Outcome], again: int) -> None:
+        problem = next(outcome for outcome in outcomes if outcome is not None)
+        self.fails(problem, "publishing fails and")
+        if self._observers.retried is not None:
+            self._observers.retried(self.key, problem, again)
 
     def fails(self, problem: BaseException, what: str) -> None:
         """Note a failure. The first since a delivery is logged; at DEBUG each is, with its traceback."""

@@ -14,6 +14,7 @@ from typing import Any
 from evbus.engine.core.broker import Broker
 from evbus.engine.core.dead.letters import DeadLetters
 from evbus.engine.core.dead.store import NO_STORE
+from evbus.engine.core.error_callback import ErrorCallback
 from evbus.engine.core.lane.lane import DeadLetter, Lane
 from evbus.engine.core.lane.relay import Tracker
 from evbus.engine.core.lane.route import Destination, LaneRouter, Totals
@@ -21,6 +22,7 @@ from evbus.engine.core.lifecycle.patience import Patience
 from evbus.engine.core.lifecycle.run import BusState, LaneSetup, Report, RunPlan
 from evbus.engine.core.lifecycle.together import Joiners, open_all, within
 from evbus.engine.core.lifecycle.unstopped import end_tasks, mark
+from evbus.engine.core.observe import Observers
 from evbus.engine.core.queue import Queue, resolve
 from evbus.engine.kit.names import unique
 from evbus.errors import BusStopped, EvbusError
@@ -56,13 +58,24 @@ atexit.register(_tell_lost)
 
 
 class Engine:
-    """One bus: a queue, a broker that fills it, and while it runs the lanes that empty it."""
+    """One bus: a queue, a broker that fills it, and while it runs the lanes that empty it.
 
-    def __init__(self, queue: Queue, broker: Broker, on_state: Callable[[BusState], None]) -> None:
+    :param observers: told of what dies on it; the error callback is one of them while it runs.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        broker: Broker,
+        on_state: Callable[[BusState], None],
+        observers: Observers | None = None,
+    ) -> None:
         self.queue = queue
         self.broker = broker
         self._state = BusState.NEW
         self._on_state = on_state
+        self._observers = observers or Observers()
+        self._callback: ErrorCallback | None = None
         self.lanes: dict[str, Lane] = {}
         self.report: Report | None = None
         self._totals = Totals()
@@ -165,7 +178,10 @@ class Engine:
         self._patience = None
         self._router = None
         self._undelivered = Counter()
-        self._dead = DeadLetters(self.queue, plan.dead_store, plan.on_error, plan.contexts, self._check_idle)
+        self._dead = DeadLetters(self.queue, plan.dead_store, self._observers)
+        if plan.on_error is not None:
+            self._callback = ErrorCallback(plan.on_error, self._check_idle, plan.contexts)
+            self._observers.add(self._callback)
         self._tracker = Tracker(
             self._totals,
             self.queue.lock,
@@ -414,7 +430,7 @@ class Engine:
         self.broker.refusal = BusStopped
 
     def _is_idle(self) -> bool:
-        if (self._dead is not None and self._dead.telling) or not self.queue.empty():
+        if (self._callback is not None and self._callback.busy) or not self.queue.empty():
             return False
         if self._busy is None or self._busy.idle:
             # The last, as the first are the first to be idle: lanes are not looked at again and again.
@@ -437,13 +453,20 @@ class Engine:
                 while not self.queue.empty():
                     # Put by threads that were let in before.
                     await self._end_lanes(dead, patience)
-            await self._within(patience, [dead.told()])
+            if self._callback is not None:
+                await self._within(patience, [self._callback.wait(None)])
             closing = [connection.sender.close(CLOSE_TIMEOUT) for connection in plan.connections]
             await self._within(patience, closing)
-            await dead.close(CUT_SHORT_TIMEOUT if self.hurried else patience.grace(CLOSE_TIMEOUT))
+            moment = CUT_SHORT_TIMEOUT if self.hurried else patience.grace(CLOSE_TIMEOUT)
+            if self._callback is not None:
+                await self._callback.close(moment)
+            await dead.close(moment)
         finally:
             self.report = self._account(plan, dead)
             self._tracker = None
+            if self._callback is not None:
+                self._observers.remove(self._callback)
+                self._callback = None
             if started:
                 self._become(BusState.STOPPED)
             self._release()
@@ -501,6 +524,7 @@ class Engine:
         if plan is None or dead is None or router is None or not self.queue.lock.acquire(timeout=GLANCE):
             return None
         dead.mute()
+        self._callback = None
         try:
             self.broker.refusal = BusStopped
             while not self.queue.empty():

@@ -11,6 +11,7 @@ from evbus.engine.core.lane.lane import DeadLetter, Lane, LaneKey
 from evbus.engine.core.lane.route import Ends, Find, Patterns
 from evbus.engine.core.lane.sender import Sender, check_publish, takes_text
 from evbus.engine.core.lifecycle.bus import LaneSetup
+from evbus.engine.core.observe import Observers
 from evbus.engine.core.profiles import Accepts, PluginProfile
 from evbus.engine.core.queue import Queue
 from evbus.engine.kit.redact import secrets_of
@@ -48,17 +49,26 @@ def connect(
     find: Find,
     source: str,
     ends: Ends | None = None,
+    observers: Observers | None = None,
 ) -> list[LaneSetup]:
     """Return a lane for every profile.
+
+    :param observers: told of what becomes of its events.
 
     :raises ProfileError: a ``delivery.dead_letter`` names no profile.
     """
     _check_dead_letters(profiles, Patterns([profile.name for profile in profiles], find, ends), source)
-    return [_connect(profile, plugins[profile.plugin], queue, on_dead) for profile in profiles]
+    observers = observers or Observers()
+    plugins = {name: observers.gate(plugin) for name, plugin in plugins.items()}
+    return [_connect(profile, plugins[profile.plugin], queue, on_dead, observers) for profile in profiles]
 
 
 def _connect(
-    profile: PluginProfile, plugin: Ingress, queue: Queue, on_dead: Callable[[Lane, list[DeadLetter]], None]
+    profile: PluginProfile,
+    plugin: Ingress,
+    queue: Queue,
+    on_dead: Callable[[Lane, list[DeadLetter]], None],
+    observers: Observers,
 ) -> LaneSetup:
     ctx = context_of(profile.name, profile.provider, profile.data, profile.settings)
     secrets = secrets_of(profile.data)
@@ -78,7 +88,7 @@ def _connect(
         secrets=secrets,
     )
     key = LaneKey(profile.plugin, profile.provider, profile.name)
-    lane = Lane(key, sender, profile.delivery, queue, on_dead, secrets=secrets)
+    lane = Lane(key, sender, profile.delivery, queue, on_dead, secrets=secrets, observers=observers)
     return LaneSetup(profile.name, lane, sender)
 
 

@@ -17,6 +17,7 @@ import msgspec
 from evbus.engine.codec.wrapped import named, opened, unwrapped
 from evbus.engine.core.broker import HANDLING
 from evbus.engine.core.error_callback import ErrorCallback
+from evbus.engine.core.observe import Observers, Told
 from evbus.engine.core.pipeline import Around
 from evbus.engine.handling.events.batches import Batches
 from evbus.engine.handling.events.declare import EventListenerDescriptor, EventSpec, ListenerSpec
@@ -102,6 +103,8 @@ class Listening:
         self._closing = False
         self._reader = reader
         self._dead = dead
+        self._received: Told | None = None
+        self._retried: Told | None = None
         self._call = listener.call
         # Nothing to do beside reading the event and calling the listener.
         more = spec.key is not None or spec.timeout is not None or spec.batch
@@ -146,6 +149,11 @@ class Listening:
         """Whether it has nothing to handle, and nobody to tell of what it gave up."""
         return self._workers.idle and (self._error_callback is None or not self._error_callback.busy)
 
+    def observe(self, observers: Observers) -> None:
+        """Tell these observers of what it gets and does from now on."""
+        self._received, self._retried = observers.received, observers.retried
+        self._call = observers.around(self, self.listener.call)
+
     def begin(self, around: Around | None, max_body: int = UNBOUNDED) -> None:
         """Be told that deliveries will come.
 
@@ -181,11 +189,15 @@ class Listening:
         elif outside and self._most:
             work.refused = too_often(delivery, self._most)
         self._accepted += 1
+        if self._received is not None:
+            self._received(self, [delivery])
         self._workers.submit(work)
 
     def take_all(self, deliveries: list[Delivery], spec: EventSpec) -> None:
         """Handle deliveries of this process in their order; see :meth:`take`."""
         self._accepted += len(deliveries)
+        if self._received is not None:
+            self._received(self, deliveries)
         self._workers.submit_all([_Work(delivery, spec) for delivery in deliveries])
 
     async def _handle_run(self, work: _Work) -> None:
@@ -386,6 +398,8 @@ class Listening:
             and (not retry.attempts or work.attempts < retry.attempts)
         ):
             self._counts["retried"] += 1
+            if self._retried is not None:
+                self._retried(f"listener {self.listener.name}", problem, 1)
             reason = problem_text(problem)
             log.warning(
                 "listener %s: %s fails and is tried again: %s%s",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from evbus.engine.core.intake.sources import EventSource
+from evbus.engine.core.observe import Observers
 from evbus.engine.handling.events.consumer import EventConsumer
 from evbus.engine.handling.events.declare import EventSpec, ListenerSpec, subscription_of
 from evbus.engine.handling.events.listening import Listening
@@ -110,11 +111,14 @@ class Subscriptions:
     """All listeners of a hub, and whether they listen.
 
     :param patience: returns the seconds that what is being handled may take when a listener ends.
+    :param observers: told of each, and of what it gets and does.
     :ivar changes: how often one was added or removed.
     """
 
-    def __init__(self, patience: Callable[[], float]) -> None:
+    def __init__(self, patience: Callable[[], float], observers: Observers | None = None) -> None:
         self._patience = patience
+        self._observers = observers or Observers()
+        self._observers.on_change(self._observed)
         self._entries: dict[str, SubscribedListener] = {}
         # Those of each event and name, and how many have each name.
         self._alike: dict[tuple[Any, str], list[SubscribedListener]] = {}
@@ -158,6 +162,9 @@ class Subscriptions:
         :raises HandlerSignatureError: something that it takes is provided by nobody.
         """
         entry = SubscribedListener(next(self._numbers), spec, listening, events, metadata)
+        listening.observe(self._observers)
+        if self._observers.subscribed is not None:
+            self._observers.subscribed(listening)
         if self._sources is not None:
             self._listen(entry, self._sources)
         self._entries[entry.id] = entry
@@ -166,6 +173,10 @@ class Subscriptions:
         self._names[name] += 1
         self.changes += 1
         return entry
+
+    def _observed(self) -> None:
+        for entry in (*self, *self._ending.values()):
+            entry.listening.observe(self._observers)
 
     def discard(self, entry: SubscribedListener) -> None:
         """Take a listener off that was added just now, before anything came to it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 from collections.abc import Callable, Hashable
 from typing import Any, Literal, NamedTuple
@@ -36,6 +37,10 @@ def key_of(transport: str, provider: str, profile: str, settings: Any, role: Rol
     return ConnectionKey(transport, provider, profile, digest, id(asyncio.get_running_loop()), role)
 
 
+def _name(key: ConnectionKey) -> str:
+    return f"{key.provider}.{key.profile}" + ("" if key.role == "lanes" else f".{key.role}")
+
+
 class _Entry:
     def __init__(self, connection: Connection[Any], opening: asyncio.Future[None]) -> None:
         self.connection = connection
@@ -44,9 +49,13 @@ class _Entry:
 
 
 class Shared:
-    """The open connections of a hub."""
+    """The open connections of a hub.
 
-    def __init__(self) -> None:
+    :param on_state: told the name of one, whether it is there, and why it is not.
+    """
+
+    def __init__(self, on_state: Callable[[str, bool, str], None] | None = None) -> None:
+        self._on_state = on_state
         self._entries: dict[ConnectionKey, _Entry] = {}
 
     async def open(self, key: ConnectionKey, make: Callable[[], Connection[Any]]) -> Connection[Any]:
@@ -57,6 +66,8 @@ class Shared:
         entry = self._entries.get(key)
         if entry is None:
             connection = make()
+            if self._on_state is not None:
+                connection.on_state = functools.partial(self._on_state, _name(key))
             connection.join(self._consumers_of(key), "" if key.role == "lanes" else key.role)
             entry = self._entries[key] = _Entry(connection, asyncio.ensure_future(connection.open()))
         entry.users += 1
@@ -102,6 +113,5 @@ class Shared:
         """
         found: dict[str, dict[str, Any]] = {}
         for key, entry in list(self._entries.items()):
-            name = f"{key.provider}.{key.profile}" + ("" if key.role == "lanes" else f".{key.role}")
-            found[unique(name, found)] = entry.connection.snapshot()
+            found[unique(_name(key), found)] = entry.connection.snapshot()
         return found

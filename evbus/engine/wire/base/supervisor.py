@@ -145,6 +145,8 @@ class Connection(Generic[S]):
         self.session: S | None = None
         self.last_error = ""
         self.connects = 0
+        #: Told that it is there, or not any more (with the reason), if that is to be told.
+        self.on_state: Callable[[bool, str], None] | None = None
         self.secrets = secrets
         self._dial = dial
         self._pause = pause
@@ -282,7 +284,9 @@ class Connection(Generic[S]):
 
     def _become(self, state: ConnectionState) -> None:
         if state is not self.state:
-            self.state = state
+            was_up, self.state = self.state is ConnectionState.UP, state
+            if self.on_state is not None and (was_up or state is ConnectionState.UP):
+                self.on_state(not was_up, "" if state is ConnectionState.CLOSED else self.last_error)
             self._since = time.time()
             self.tell()
 

@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from evbus.engine.core.observe import Observer, Observers
 from evbus.engine.wire.base.shared import ConnectionKey, Shared, key_of
 from evbus.engine.wire.base.supervisor import Connection, ConnectionState
 from evbus.errors import ConnectFailed
-from tests.engine.wire.base.test_supervisor import Session, Transport, connection, never, turns
+from tests.engine.wire.base.test_supervisor import Session, Transport, connection, never, reach, turns
 
 WAIT = 20.0
 
@@ -58,6 +59,33 @@ def test_many_users_share_one_connection_and_the_last_one_closes_it() -> None:
         assert shared.snapshot() == {}
 
     run(main())
+
+
+def test_observers_are_told_when_a_connection_is_there_and_why_it_is_not() -> None:
+    class Log(Observer):
+        def connected(self, name: str) -> None:
+            told.append((name, "up"))
+
+        def disconnected(self, name: str, reason: str) -> None:
+            told.append((name, reason))
+
+    async def main() -> None:
+        observers, transport = Observers(), Transport()
+        observers.add(Log())
+        shared, made = Shared(observers.connection), list[Any]()
+        user = await shared.open(key(), maker(transport, made))
+        (await reach(user, 1)).lost.set_result("the broker went away")
+        await reach(user, 2)
+        await shared.close(user)
+
+    told: list[Any] = []
+    run(main())
+    assert told == [
+        ("amqp.orders", "up"),
+        ("amqp.orders", "the broker went away"),
+        ("amqp.orders", "up"),
+        ("amqp.orders", ""),
+    ]
 
 
 def test_profiles_have_connections_of_their_own() -> None:
