@@ -7,7 +7,9 @@ from evbus.engine.wire.base import shared as _shared
 def __init__(hub):
     """Declare the state; when POP rebuilds the sub this runs again and keeps what there is."""
     if "SHARED" not in vars(hub.connection):
-        hub.connection.SHARED = _shared.Shared(hub.evbus.OBSERVERS.connection)
+        # The room may be alone on a hub, without a bus to observe.
+        observed = hub.evbus.OBSERVERS.connection if hasattr(hub, "evbus") else None
+        hub.connection.SHARED = _shared.Shared(observed)
         #: Of bodies that wait in this process behind the lanes; they count against the bound of the bus.
         hub.connection.WEIGHT = _weight.Weight()
 
