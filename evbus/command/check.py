@@ -45,5 +45,5 @@ def _only_sources(hub, profiles, connections, file):
     for provider, name, _, _ in _profiles.providers(profiles, source=file):
         if (provider, name) not in lanes:
             source = _sources.find(profiles, f"{provider}.{name}", hub.evbus.init.sources(), file)
-            found.append(f"{source.plugin}.{provider}.{name}")
+            found.append(f"{source.plugin.name}.{provider}.{name}")
     return found

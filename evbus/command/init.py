@@ -157,7 +157,8 @@ async def consume(hub, options, profiles, sources, show=None):
         raise errors.ConfigError(f"--count {count}: this is a number of events; 0, or none, is for ever")
     file = hub.command.init.source(options) or "contexts"
     found = [hub.evbus.bridge.check(profiles, name, profile, file) for name in sources]
-    twice = next((one.name for one in found if found.count(one) > 1), None)
+    names = [one.full_name for one in found]
+    twice = next((one.name for one in found if names.count(one.full_name) > 1), None)
     if twice is not None:
         raise errors.ConfigError(f"--from names the profile {twice!r} twice; once is right")
     left = []

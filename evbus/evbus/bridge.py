@@ -8,8 +8,6 @@ import time
 from evbus import errors, types
 from evbus.engine.core.intake import bridge as _bridge
 from evbus.engine.core.intake import sources as _sources
-from evbus.engine.core.lifecycle import plan as _plan
-from evbus.engine.core.plugins import face as _face
 from evbus.engine.kit import failure as _failure
 from evbus.engine.kit import redact as _redact
 from evbus.engine.kit import waiting as _waiting
@@ -46,7 +44,7 @@ def consume(hub, contexts, source, subscription=None, *, any_size=False):
     :raises ProfileError: there is no such profile, or it cannot be consumed from.
     """
     found = _sources.find(contexts, source, hub.evbus.init.sources())
-    deliveries = _open(hub, found, subscription)
+    deliveries = _open(found, subscription)
     return deliveries if any_size else _bounded(hub, found, deliveries)
 
 
@@ -58,7 +56,7 @@ async def _bounded(hub, found, deliveries):
             try:
                 _check_size(hub, delivery.envelope)
             except errors.PayloadTooLarge as exc:
-                await _refuse(hub, f"{found.provider}.{found.name}", delivery, exc)
+                await _refuse(hub, found.full_name, delivery, exc)
             else:
                 yield delivery
 
@@ -91,24 +89,17 @@ def sources(hub, contexts, profile):
 
 
 def _source(hub, found):
-    plugin = hub.egress[found.plugin]
-    ctx = _plan.context_of(found.name, found.provider, found.data, found.settings)
-    attach = None
-    if "attach" in plugin._funcs:
-        attach = functools.partial(_face.direct(plugin.attach), ctx)
     return _sources.EventSource(
-        name=f"{found.provider}.{found.name}",
-        consume=functools.partial(_open, hub, found),
-        attach=attach,
-        announces=bool(getattr(plugin, "READY", False)),
-        patterns=bool(getattr(plugin, "PATTERNS", False)),
+        name=found.full_name,
+        consume=functools.partial(_open, found),
+        attach=found.bound("attach"),
+        announces="READY" in found.plugin.flags,
+        patterns="PATTERNS" in found.plugin.flags,
     )
 
 
-def _open(hub, found, subscription=None):
-    ctx = _plan.context_of(found.name, found.provider, found.data, found.settings)
-    # POP's wrapper of an asynchronous generator does not close what it wraps.
-    return _face.direct(hub.egress[found.plugin].consume)(ctx, subscription or types.Subscription())
+def _open(found, subscription=None):
+    return found.bound("consume")(subscription or types.Subscription())
 
 
 async def run(hub, contexts, source, profile="default", count=0, on_left=None):
@@ -151,7 +142,7 @@ async def run(hub, contexts, source, profile="default", count=0, on_left=None):
     most = _bridge.MOST
     if hasattr(found.settings, "prefetch"):
         most = wanted.prefetch_for(found.settings.prefetch)
-    bridge = _bridge.Bridge(_open(hub, found, wanted), take, engine.relayed, most=most)
+    bridge = _bridge.Bridge(_open(found, wanted), take, engine.relayed, most=most)
     try:
         await bridge.run(count, hub.evbus.init.settings().drain_timeout)
     except errors.EvbusError:

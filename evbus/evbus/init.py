@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from evbus import errors
 from evbus.engine.core import broker as _broker
+from evbus.engine.core import endpoint as _endpoint
 from evbus.engine.core import observe as _observe
 from evbus.engine.core import profiles as _profiles
 from evbus.engine.core import queue as _queue
@@ -38,6 +39,22 @@ SUBSYSTEMS = (
     "event",
     "listener",
 )
+
+#: The functions that plugins of these rooms may have, and what they may say of themselves.
+FUNCTIONS = {
+    "ingress": (
+        "publish",
+        "publish_batch",
+        "publish_nowait",
+        "ready",
+        "open",
+        "close",
+        "request",
+        "reply",
+    ),
+    "egress": ("consume", "attach"),
+}
+FLAGS = ("SOLE", "OVERLAP", "READY", "PATTERNS")
 
 #: Serialize plugins that are known to return bytes.
 OURS = ("init", "json", "msgpack")
@@ -116,11 +133,7 @@ def _load_room(hub, room):
 
 def _in_vain(hub, room):
     """Return broken plugins for what installed packages declare for a room and cannot be used."""
-    return [
-        _load.Plugin(room, problem.package, problem.file, "broken", problem.reason)
-        for problem in _installed.declared(hub).problems
-        if problem.room == room
-    ]
+    return [problem for problem in _installed.declared(hub).problems if problem.subsystem == room]
 
 
 def _on_state(hub, state):
@@ -223,23 +236,13 @@ def plugins(hub):
 
 
 def accepts(hub):
-    """Return an ``Accepts`` for each loaded ingress plugin: its providers and the type of its profiles."""
-    _configure(hub)
-    return [plugin.accepts for plugin in hub.evbus.init.ingress().values()]
+    """Return each loaded ingress plugin: its providers, the type of its profiles, and its functions."""
+    return _loaded(hub, "ingress")
 
 
 def sources(hub):
-    """Return an ``Accepts`` for each loaded egress plugin: its providers and the type of its profiles."""
-    _configure(hub)
-    return [
-        _profiles.Accepts(
-            module.__name__,
-            tuple(getattr(module, "ACCT", None) or [module.__name__]),
-            getattr(module, "PROFILE", None),
-        )
-        for module in hub.egress
-        if module.__name__ != "init"
-    ]
+    """Return each loaded egress plugin: its providers, the type of its profiles, and its functions."""
+    return _loaded(hub, "egress")
 
 
 def check(hub, contexts, source="contexts"):
@@ -247,23 +250,16 @@ def check(hub, contexts, source="contexts"):
 
     :raises ProfileError: the first thing that is wrong.
     """
-    _configure(hub)
-    plugins = hub.evbus.init.ingress()
-    return _read(hub, contexts, plugins, hub.evbus.init.finder(contexts, source), source)
+    return _read(hub, contexts, hub.evbus.init.finder(contexts, source), source)
 
 
 def connect(hub, contexts, source="contexts"):
     """Return a connection (pattern, lane, sender) for each profile in ``contexts``."""
-    _configure(hub)
-    plugins = hub.evbus.init.ingress()
     find = hub.evbus.init.finder(contexts, source)
-    profiles = _read(hub, contexts, plugins, find, source)
-    engine = hub.evbus.ENGINE
     return _plan.connect(
-        profiles,
-        plugins,
+        _read(hub, contexts, find, source),
         hub.evbus.BUS,
-        engine.dead_letter,
+        hub.evbus.ENGINE.dead_letter,
         find=find,
         source=source,
         ends=hub.evbus.init.ends(contexts, source),
@@ -482,34 +478,28 @@ def _why(hub, room, name):
     return str(found[0].error()) if found else ""
 
 
-def ingress(hub):
-    """Return the functions of every loaded ingress plugin, by its name."""
+def _loaded(hub, room):
+    """Return every loaded plugin of a room, with its functions: around POP unless a contract watches."""
     _configure(hub)
-    found = {}
-    for module in hub.ingress:
-        name = module.__name__
-        if name == "init":
-            continue
-        functions = module._funcs
-        accepts = getattr(module, "ACCT", None) or [name]
-        found[name] = _plan.Ingress(
-            accepts=_profiles.Accepts(
-                name, tuple(accepts), getattr(module, "PROFILE", None), bool(getattr(module, "SOLE", False))
-            ),
-            plain=functions["publish"].func,
-            publish=_face.direct(functions["publish"]),
-            publish_batch=_optional(functions, "publish_batch") if _unwatched(functions, "publish") else None,
-            publish_nowait=_optional(functions, "publish_nowait")
-            if _unwatched(functions, "publish", "publish_batch")
-            else None,
-            ready=_optional(functions, "ready"),
-            overlap=bool(getattr(module, "OVERLAP", False)),
-            opener=_optional(functions, "open"),
-            closer=_optional(functions, "close"),
-            request=_optional(functions, "request"),
-            reply=_optional(functions, "reply"),
-        )
-    return found
+    return [_plugin(room, module) for module in hub[room] if module.__name__ != "init"]
+
+
+def _plugin(room, module):
+    functions, name = module._funcs, module.__name__
+    found = {each: _face.direct(functions[each]) for each in FUNCTIONS[room] if each in functions}
+    if not _unwatched(functions, "publish"):
+        found.pop("publish_batch", None)
+    if not _unwatched(functions, "publish", "publish_batch"):
+        found.pop("publish_nowait", None)
+    return _endpoint.Plugin(
+        name,
+        tuple(getattr(module, "ACCT", None) or [name]),
+        getattr(module, "PROFILE", None),
+        found,
+        frozenset(flag for flag in FLAGS if getattr(module, flag, False)),
+        publish=functions["publish"].func if "publish" in functions else None,
+        subsystem=room,
+    )
 
 
 def _unwatched(functions, *names):
@@ -562,11 +552,11 @@ def missing(hub):
     return found["broken"], found["disabled"]
 
 
-def _read(hub, contexts, plugins, find, source):
+def _read(hub, contexts, find, source):
     broken, disabled = hub.evbus.init.missing()
     return _profiles.read_profiles(
         contexts,
-        [plugin.accepts for plugin in plugins.values()],
+        hub.evbus.init.accepts(),
         source=source,
         find=find,
         broken={**disabled, **broken},

@@ -15,9 +15,9 @@ def link(hub, profile, contexts=None, replies=False):
     :raises ProfileError: there is no such profile, or its plugin cannot do that.
     """
     contexts = hub.evbus.rpc.contexts(contexts)
-    plugins = hub.evbus.init.ingress()
+    plugins = hub.evbus.init.accepts()
     found = _requests.find(hub.evbus.init.check(contexts), plugins, profile, replies=replies)
-    return _requests.RequestLink(found, plugins[found.plugin])
+    return _requests.RequestLink(found)
 
 
 def contexts(hub, given=None):

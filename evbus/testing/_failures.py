@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from evbus.engine.core.lifecycle.plan import Ingress
+from evbus.engine.core.endpoint import Plugin
 from evbus.errors import Unavailable
 from evbus.types import Envelope
 
@@ -108,13 +108,16 @@ class Failures:
     def _of(self, destination: str) -> Failure | None:
         return _first(self._destinations.get(destination, ()))
 
-    def gate(self, plugin: Ingress) -> Ingress:
+    def gate(self, plugin: Plugin) -> Plugin:
         """Return an ingress plugin whose deliveries fail when they are to, before they reach it."""
-        return plugin._replace(
-            publish=self._publish(plugin.publish),
-            publish_batch=None if plugin.publish_batch is None else self._batch(plugin.publish_batch),
-            publish_nowait=None if plugin.publish_nowait is None else self._nowait(plugin.publish_nowait),
-        )
+        gates = {
+            "publish": self._publish,
+            "publish_batch": self._batch,
+            "publish_nowait": self._nowait,
+        }
+        functions = plugin.functions
+        gated = {name: gate(functions[name]) for name, gate in gates.items() if name in functions}
+        return plugin._replace(functions={**functions, **gated})
 
     def _publish(self, publish: Callable[..., Any]) -> Callable[..., Any]:
         async def gated(ctx: Any, **event: Any) -> Any:

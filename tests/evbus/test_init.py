@@ -218,7 +218,7 @@ def test_the_matcher_of_the_contexts_decides(hub: Any, contexts: Any, hits: list
 
 def test_check_returns_the_profiles_and_starts_nothing(hub: Any) -> None:
     found = hub.evbus.init.check({"internal": {"a": {"limit": 5}}}, "somewhere")
-    assert [(one.plugin, one.name, one.settings.limit) for one in found] == [("internal", "a", 5)]
+    assert [(one.plugin.name, one.name, one.settings.limit) for one in found] == [("internal", "a", 5)]
     assert hub.evbus.STARTED is False
     with pytest.raises(ProfileError, match="somewhere: x"):
         hub.evbus.init.check({"x": {"a": {}}}, "somewhere")
@@ -247,7 +247,7 @@ def test_plugins_lists_every_plugin_with_its_file(hub: Any) -> None:
 
 
 def test_accepts_names_the_providers_before_anything_else_ran(hub: Any) -> None:
-    assert {one.plugin: one.providers for one in hub.evbus.init.accepts()} == {
+    assert {one.name: one.providers for one in hub.evbus.init.accepts()} == {
         **{name: (name,) for name in ("amqp1", "console", "file", "internal", "stomp", "webhook")},
         "amqp": ("amqp", "rabbitmq", "pika"),
     }
@@ -256,7 +256,7 @@ def test_accepts_names_the_providers_before_anything_else_ran(hub: Any) -> None:
 def test_a_plugin_without_acct_accepts_its_own_name(tmp_path: Path) -> None:
     text = "async def publish(hub, ctx, body):\n    pass\n"
     hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", ingress__slack=text)])
-    assert {one.plugin: one.providers for one in hub.evbus.init.accepts()}["slack"] == ("slack",)
+    assert {one.name: one.providers for one in hub.evbus.init.accepts()}["slack"] == ("slack",)
 
 
 def test_options_are_read_again_when_the_application_replaces_them(tmp_path: Path) -> None:

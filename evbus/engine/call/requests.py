@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
-from evbus.engine.core.lifecycle.plan import Ingress, context_of, router
-from evbus.engine.core.profiles import PluginProfile
+from evbus.engine.core.endpoint import Endpoint, Plugin, router
 from evbus.engine.kit.redact import problem_text, secrets_of
 from evbus.engine.kit.waiting import call
 from evbus.errors import DeliveryError, DeliveryTimeout, EvbusError, ProfileError, Unavailable, nearest
@@ -20,8 +19,8 @@ log = logging.getLogger("evbus.rpc")
 
 
 def find(
-    profiles: Sequence[PluginProfile], plugins: Mapping[str, Ingress], wanted: str, *, replies: bool = False
-) -> PluginProfile:
+    profiles: Sequence[Endpoint], plugins: Iterable[Plugin], wanted: str, *, replies: bool = False
+) -> Endpoint:
     """Return the profile called ``wanted``, or ``provider.name``, if requests can go through it.
 
     :param replies: it is to send replies to the requests of others, instead.
@@ -31,22 +30,19 @@ def find(
     if not found:
         hint = nearest(wanted, [one.name for one in profiles])
         raise ProfileError(f"there is no profile {wanted!r} for requests{hint}")
-    capable = sorted(name for name, plugin in plugins.items() if _can(plugin, replies=replies))
-    able = [one for one in found if one.plugin in capable]
+    function = "reply" if replies else "request"
+    capable = sorted(plugin.name for plugin in plugins if function in plugin.functions)
+    able = [one for one in found if one.plugin.name in capable]
     if not able:
         what = "send replies" if replies else "bring replies back"
+        can = ", ".join(capable) or "none"
         raise ProfileError(
-            f"the plugin {found[0].plugin!r} cannot {what}; those that can: {', '.join(capable) or 'none'}",
-            path=found[0].path,
+            f"the plugin {found[0].plugin.name!r} cannot {what}; those that can: {can}", path=found[0].path
         )
     if len(able) > 1:
         choices = " or ".join(f"{one.provider}.{one.name}" for one in able)
         raise ProfileError(f"several profiles are called {wanted!r}; say {choices}")
     return able[0]
-
-
-def _can(plugin: Ingress, *, replies: bool) -> bool:
-    return (plugin.reply if replies else plugin.request) is not None
 
 
 class RequestLink:
@@ -56,12 +52,12 @@ class RequestLink:
     the secrets of the profile.
     """
 
-    def __init__(self, profile: PluginProfile, plugin: Ingress) -> None:
+    def __init__(self, profile: Endpoint) -> None:
         self.profile = profile
         self.name = f"{profile.provider} profile {profile.name!r}"
-        self._plugin = plugin
+        self._functions = profile.plugin.functions
         self._route = router(profile.routing_key)
-        self._ctx = context_of(profile.name, profile.provider, profile.data, profile.settings)
+        self._ctx = profile.context()
         self._opening: asyncio.Task[EvbusError | None] | None = None
         self._open = self._closed = False
 
@@ -83,7 +79,6 @@ class RequestLink:
         :raises Rejected: it can never be delivered.
         :raises Unavailable: there is no connection, or it was lost before the reply came.
         """
-        assert self._plugin.request is not None
         left = seconds
         if not self._open:
             loop = asyncio.get_running_loop()
@@ -94,7 +89,7 @@ class RequestLink:
                 raise self._late(seconds)
         routed = event if self._route is None else self._route(event)
         try:
-            found: Envelope = await self._do(self._plugin.request(self._ctx, routed, left), left)
+            found: Envelope = await self._do(self._functions["request"](self._ctx, routed, left), left)
         except DeliveryTimeout as exc:
             raise self._late(seconds) from exc.__cause__
         return found
@@ -105,10 +100,9 @@ class RequestLink:
         :raises Rejected: nobody waits there any more.
         :raises Unavailable: there is no connection.
         """
-        assert self._plugin.reply is not None
         if not self._open:
             await self._opened(None)
-        await self._do(self._plugin.reply(self._ctx, address, event), 0)
+        await self._do(self._functions["reply"](self._ctx, address, event), 0)
 
     async def close(self) -> None:
         """Close what was opened. Requests that are under way fail."""
@@ -121,8 +115,8 @@ class RequestLink:
             await asyncio.wait({opening})
         if self._open:
             self._open = False
-            if self._plugin.closer is not None:
-                await self._do(self._plugin.closer(self._ctx), 0)
+            if "close" in self._functions:
+                await self._do(self._functions["close"](self._ctx), 0)
 
     # Opening
 
@@ -150,8 +144,8 @@ class RequestLink:
 
     async def _attempt(self) -> EvbusError | None:
         try:
-            if self._plugin.opener is not None:
-                self._ctx.state = await self._do(self._plugin.opener(self._ctx), 0)
+            if "open" in self._functions:
+                self._ctx.state = await self._do(self._functions["open"](self._ctx), 0)
         except EvbusError as exc:
             return exc
         self._open = True

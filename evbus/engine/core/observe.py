@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from evbus.engine.core.endpoint import Plugin
 from evbus.types import Delivery, Envelope
 
 __all__ = ["Observer", "Observers", "Told", "Where"]
@@ -82,8 +83,8 @@ class Observer:
     def disconnected(self, name: str, reason: str) -> None:
         """Be told that a connection is lost, or closed (then without a reason)."""
 
-    def gate(self, plugin: Any) -> Any:
-        """Return the ingress plugin (``Ingress``) by which lanes publish, in place of the given one.
+    def gate(self, plugin: Plugin) -> Plugin:
+        """Return the ingress plugin by which lanes publish, in place of the given one.
 
         Asked when the bus starts; what this raises ends the start.
         """
@@ -136,7 +137,7 @@ class Observers:
         """Call ``changed`` whenever there are other observers, for what is composed of their functions."""
         self._changed.append(changed)
 
-    def gate(self, plugin: Any) -> Any:
+    def gate(self, plugin: Plugin) -> Plugin:
         """Return the ingress plugin that observers want in place of one."""
         for one in self._all:
             plugin = one.gate(plugin)

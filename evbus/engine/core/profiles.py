@@ -6,51 +6,22 @@ import string
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import yaml
 
+from evbus.engine.core.endpoint import Endpoint, Plugin
 from evbus.engine.core.settings import DeliverySettings, Retry, explain, plain
 from evbus.engine.kit.redact import one_line
 from evbus.engine.kit.units import UnitError, with_units
 from evbus.errors import ProfileError, absent, nearest
 
-__all__ = ["Accepts", "PluginProfile", "load_yaml", "providers", "read_profiles", "refusal"]
+__all__ = ["load_yaml", "providers", "read_profiles", "refusal"]
 
 MATCH_PLUGIN = "match_plugin"
 #: Nodes that a profiles file may have once its aliases are written out.
 MAX_NODES = 100_000
-
-
-class Accepts(NamedTuple):
-    """The providers that a plugin accepts, and the type of its profiles (None: anything).
-
-    :ivar sole: it shares its providers with nobody: a plugin that is named like the provider has it alone, or
-        else this one.
-    """
-
-    plugin: str
-    providers: tuple[str, ...]
-    schema: type[msgspec.Struct] | None = None
-    sole: bool = False
-
-
-class PluginProfile(NamedTuple):
-    """One profile for one plugin. ``path`` says where it stands, for errors to come."""
-
-    plugin: str
-    provider: str
-    name: str
-    data: dict[str, Any]
-    settings: msgspec.Struct | None
-    delivery: DeliverySettings
-    routing_key: str | None
-    path: str
-
-    def __repr__(self) -> str:
-        # The data hold secrets.
-        return f"<Profile {self.plugin}.{self.provider}.{self.name}>"
 
 
 class _Loader(yaml.SafeLoader):
@@ -189,13 +160,13 @@ def providers(data: Mapping[str, Any], *, source: str) -> Iterator[tuple[str, st
 
 def read_profiles(
     contexts: Mapping[str, Any],
-    accepts: Sequence[Accepts],
+    accepts: Sequence[Plugin],
     *,
     source: str,
     find: Callable[[str, str], bool],
     broken: Mapping[str, str],
     others: Collection[str] = (),
-) -> list[PluginProfile]:
+) -> list[Endpoint]:
     """Return every profile, once for each plugin that accepts its provider.
 
     :param find: the matcher; it is tried on each name, so that a bad pattern is found now.
@@ -204,7 +175,7 @@ def read_profiles(
     :raises ProfileError: names the source, the path of the key, and the nearest valid name.
     """
     known = {provider for accept in accepts for provider in accept.providers}
-    found: list[PluginProfile] = []
+    found: list[Endpoint] = []
     for provider, name, path, info in providers(contexts, source=source):
         takers = _takers(provider, accepts)
         if not takers and provider in others:
@@ -221,15 +192,11 @@ def read_profiles(
         template = _template(data.get("routing_key"), source, f"{path}.routing_key")
         for accept in takers:
             settings = convert(data, accept.schema, source, path) if accept.schema else None
-            found.append(
-                PluginProfile(accept.plugin, provider, name, data, settings, delivery, template, path)
-            )
+            found.append(Endpoint(accept, provider, name, data, settings, delivery, template, path))
     return found
 
 
-def check_data(
-    provider: str, name: str, info: Any, takers: Iterable[Accepts], source: str, path: str
-) -> None:
+def check_data(provider: str, name: str, info: Any, takers: Iterable[Plugin], source: str, path: str) -> None:
     """Refuse a profile that is no mapping.
 
     :raises ProfileError: says so, and where it seems that its name was left out.
@@ -244,16 +211,16 @@ def check_data(
     )
 
 
-def _takers(provider: str, accepts: Sequence[Accepts]) -> list[Accepts]:
+def _takers(provider: str, accepts: Sequence[Plugin]) -> list[Plugin]:
     """Return the plugins that get a provider's profiles: all that accept it, unless one is a sole one.
 
     Two ways to the same broker, such as our amqp and the published evbus-pika, would send everything twice.
     """
     found = [accept for accept in accepts if provider in accept.providers]
-    if not any(accept.sole for accept in found):
+    if not any("SOLE" in accept.flags for accept in found):
         return found
-    named = [accept for accept in found if accept.plugin == provider]
-    return named or [accept for accept in found if accept.sole]
+    named = [accept for accept in found if accept.name == provider]
+    return named or [accept for accept in found if "SOLE" in accept.flags]
 
 
 def refusal(provider: str, known: Iterable[str], broken: Mapping[str, str]) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from evbus.engine.core.endpoint import Endpoint, Plugin
 from evbus.engine.core.intake import sources as intake_sources
-from evbus.engine.core.intake.sources import SourceProfile
-from evbus.engine.core.profiles import Accepts, PluginProfile, providers
+from evbus.engine.core.profiles import providers
 from evbus.engine.handling.events.channel import Channel, received, sent
 from evbus.engine.handling.events.declare import EventSpec, ListenerSpec, spec_of, subscription_of
 from evbus.engine.handling.events.listener import short_name
@@ -61,7 +61,7 @@ class SendOperation(NamedTuple):
     """An event goes to a profile."""
 
     event: EventSpec
-    profile: PluginProfile
+    profile: Endpoint
     channel: Channel
 
 
@@ -70,7 +70,7 @@ class ReceiveOperation(NamedTuple):
 
     event: EventSpec
     listener: KnownListener
-    source: SourceProfile
+    source: Endpoint
     channel: Channel
 
 
@@ -84,19 +84,19 @@ class Configuration(NamedTuple):
     """
 
     contexts: Mapping[str, Any]
-    profiles: Sequence[PluginProfile]
-    accepts: Sequence[Accepts]
+    profiles: Sequence[Endpoint]
+    accepts: Sequence[Plugin]
     find: Find
     source: str
 
-    def every(self) -> list[SourceProfile]:
+    def every(self) -> list[Endpoint]:
         """Return every profile once, those that can only be consumed from as well."""
         known = {(one.provider, one.name): one for one in reversed(self.profiles)}
-        found: dict[tuple[str, str], SourceProfile] = {}
+        found: dict[tuple[str, str], Endpoint] = {}
         for provider, name, _, _ in providers(self.contexts, source=self.source):
             one = known.get((provider, name))
             found[provider, name] = (
-                SourceProfile(one.plugin, provider, name, one.data, one.settings)
+                one
                 if one is not None
                 else intake_sources.find(self.contexts, f"{provider}.{name}", self.accepts, self.source)
             )
@@ -113,10 +113,10 @@ class Catalogue(NamedTuple):
 
     events: list[EventSpec]
     listeners: list[KnownListener]
-    profiles: list[SourceProfile]
+    profiles: list[Endpoint]
     sent: list[SendOperation]
     received: list[ReceiveOperation]
-    dead: list[tuple[PluginProfile, PluginProfile]]
+    dead: list[tuple[Endpoint, Endpoint]]
     problems: list[str]
 
 
@@ -196,7 +196,7 @@ def _expanded(listener: KnownListener, known: Mapping[str, EventSpec]) -> KnownL
     return listener._replace(events=tuple(found or [pattern]), pattern=pattern)
 
 
-def _dead(bus: Configuration) -> Iterator[tuple[PluginProfile, PluginProfile]]:
+def _dead(bus: Configuration) -> Iterator[tuple[Endpoint, Endpoint]]:
     for profile in bus.profiles:
         letter = profile.delivery.dead_letter
         if letter is not None:

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from evbus.engine.call.requests import RequestLink, find
-from evbus.engine.core.lifecycle.plan import Ingress
-from evbus.engine.core.profiles import Accepts, PluginProfile
+from evbus.engine.core.endpoint import Endpoint, Plugin
 from evbus.engine.core.settings import DeliverySettings
 from evbus.errors import ConnectFailed, DeliveryError, DeliveryTimeout, ProfileError, Rejected, Unavailable
 from evbus.types import Envelope
@@ -20,15 +19,17 @@ from tests.evbus.kit import WAIT
 EVENT = Envelope("here", "sum", b"[1,2]", {"a": "b"})
 
 
-def profile(name: str = "sums", provider: str = "wire", plugin: str = "wire", **more: Any) -> PluginProfile:
+def profile(
+    name: str = "sums", provider: str = "wire", plugin: str | Plugin = "wire", **more: Any
+) -> Endpoint:
+    if isinstance(plugin, str):
+        plugin = Plugin(plugin)
     data = {"password": "hunter22", "url": "wire://user:hunter33@host/"}
     routing_key = more.get("routing_key")
-    return PluginProfile(
-        plugin, provider, name, data, None, DeliverySettings(), routing_key, f"{provider}.{name}"
-    )
+    return Endpoint(plugin, provider, name, data, None, DeliverySettings(), routing_key, f"{provider}.{name}")
 
 
-class Plugin:
+class Noting:
     """What a plugin does, noted; `opens` and `answers` are what `open` and `request` await."""
 
     def __init__(self, opens: Any = None, answers: Any = None, replies: Any = None) -> None:
@@ -36,16 +37,8 @@ class Plugin:
         self._opens, self._answers, self._replies = opens, answers, replies
 
     def link(self, **more: Any) -> RequestLink:
-        plugin = Ingress(
-            Accepts("wire", ("wire",)),
-            self.open,
-            self.open,
-            opener=self.open,
-            closer=self.close,
-            request=self.request,
-            reply=self.reply,
-        )
-        return RequestLink(profile(**more), plugin)
+        functions = {"open": self.open, "close": self.close, "request": self.request, "reply": self.reply}
+        return RequestLink(profile(plugin=Plugin("wire", functions=functions), **more))
 
     async def open(self, ctx: Any) -> str:
         self.calls.append("open")
@@ -90,7 +83,7 @@ def go(main: Callable[[], Coroutine[Any, Any, Any]]) -> None:
 
 
 def test_the_first_request_opens_the_plugin_and_the_end_closes_it() -> None:
-    plugin = Plugin()
+    plugin = Noting()
     link = plugin.link()
     assert repr(link) == "<Link wire.sums not open yet>"
 
@@ -116,7 +109,7 @@ def test_the_first_request_opens_the_plugin_and_the_end_closes_it() -> None:
 
 
 def test_the_profile_s_template_makes_the_routing_key_of_a_request_and_not_of_a_reply() -> None:
-    plugin = Plugin()
+    plugin = Noting()
 
     async def main() -> None:
         link = plugin.link(routing_key="rpc.{routing_key}")
@@ -130,7 +123,7 @@ def test_the_profile_s_template_makes_the_routing_key_of_a_request_and_not_of_a_
 def test_all_who_need_it_wait_for_the_same_opening_and_nobody_s_end_disturbs_it() -> None:
     async def main() -> None:
         gate = asyncio.Event()
-        plugin = Plugin(opens=gate.wait)
+        plugin = Noting(opens=gate.wait)
         link = plugin.link()
         tasks = [asyncio.ensure_future(link.request(EVENT, 5)) for _ in range(3)]
         with pytest.raises(DeliveryTimeout, match="wire profile 'sums': no reply came within 0.01 s"):
@@ -146,7 +139,7 @@ def test_all_who_need_it_wait_for_the_same_opening_and_nobody_s_end_disturbs_it(
 
 
 def test_an_opening_that_fails_is_told_to_each_who_waits_and_tried_again_by_the_next() -> None:
-    plugin = Plugin(opens=raising(ConnectFailed("nothing listens there"), None))
+    plugin = Noting(opens=raising(ConnectFailed("nothing listens there"), None))
 
     async def main() -> None:
         link = plugin.link()
@@ -162,7 +155,7 @@ def test_an_opening_that_fails_is_told_to_each_who_waits_and_tried_again_by_the_
 
 
 def test_an_opening_that_takes_for_ever_ends_with_the_link() -> None:
-    plugin = Plugin(opens=never)
+    plugin = Noting(opens=never)
 
     async def main() -> None:
         link = plugin.link()
@@ -179,7 +172,7 @@ def test_an_opening_that_takes_for_ever_ends_with_the_link() -> None:
 
 def test_a_plugin_that_forgets_its_deadline_is_reminded_of_it() -> None:
     async def main() -> None:
-        link = Plugin(answers=never).link()
+        link = Noting(answers=never).link()
         with pytest.raises(DeliveryTimeout) as caught:
             await link.request(EVENT, 0.01)
         assert str(caught.value) == "wire profile 'sums': no reply came within 0.01 s"
@@ -192,7 +185,7 @@ def test_a_plugin_that_forgets_its_deadline_is_reminded_of_it() -> None:
 @pytest.mark.parametrize("problem", [Rejected("never"), Unavailable("down"), DeliveryError("refused")])
 def test_what_a_plugin_says_reaches_who_asks(problem: DeliveryError) -> None:
     async def main() -> None:
-        link = Plugin(answers=raising(problem), replies=raising(problem)).link()
+        link = Noting(answers=raising(problem), replies=raising(problem)).link()
         for asking in (link.request(EVENT, 5), link.reply("there", EVENT)):
             with pytest.raises(type(problem)) as caught:
                 await asking
@@ -207,7 +200,7 @@ def test_what_a_plugin_raises_by_mistake_has_no_secrets_in_it(caplog: pytest.Log
     said = "wire profile 'sums': the plugin failed: OSError: no\\nuser *** at wire://***@host/"
 
     async def main() -> None:
-        for link in (Plugin(opens=raising(problem)).link(), Plugin(answers=raising(problem)).link()):
+        for link in (Noting(opens=raising(problem)).link(), Noting(answers=raising(problem)).link()):
             with pytest.raises(DeliveryError) as caught:
                 await link.request(EVENT, 5)
             assert str(caught.value).replace("user:***@", "***@") == said
@@ -221,7 +214,7 @@ def test_what_a_plugin_raises_by_mistake_has_no_secrets_in_it(caplog: pytest.Log
 
 def test_a_plugin_that_cancels_itself_fails_and_cancels_nobody_else() -> None:
     async def main() -> None:
-        link = Plugin(answers=raising(asyncio.CancelledError())).link()
+        link = Noting(answers=raising(asyncio.CancelledError())).link()
         with pytest.raises(DeliveryError, match="cancelled from within"):
             await link.request(EVENT, 5)
         await link.close()
@@ -232,23 +225,17 @@ def test_a_plugin_that_cancels_itself_fails_and_cancels_nobody_else() -> None:
 # Finding the profile
 
 
-def able(*, request: bool = True, reply: bool = True) -> Ingress:
-    plugin = Plugin()
-    return Ingress(
-        Accepts("x", ("x",)),
-        plugin.open,
-        plugin.open,
-        request=plugin.request if request else None,
-        reply=plugin.reply if reply else None,
-    )
+def able(name: str, *names: str) -> Plugin:
+    plugin = Noting()
+    return Plugin(name, functions={each: getattr(plugin, each) for each in names})
 
 
-PLUGINS = {
-    "wire": able(),
-    "radio": able(),
-    "file": able(request=False, reply=False),
-    "http": able(reply=False),
-}
+PLUGINS = [
+    able("wire", "request", "reply"),
+    able("radio", "request", "reply"),
+    able("file"),
+    able("http", "request"),
+]
 
 
 def test_a_profile_is_found_by_its_name_or_with_its_provider() -> None:

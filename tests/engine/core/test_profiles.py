@@ -12,7 +12,8 @@ import pytest
 from dict_tools.data import NamespaceDict, SafeNamespaceDict
 
 from evbus.engine.core import profiles
-from evbus.engine.core.profiles import Accepts, load_yaml, read_profiles
+from evbus.engine.core.endpoint import Plugin
+from evbus.engine.core.profiles import load_yaml, read_profiles
 from evbus.errors import ProfileError
 
 
@@ -34,7 +35,7 @@ class Target(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             raise ValueError("limit must be 0 or more")
 
 
-ACCEPTS = [Accepts("file", ("file",), Target), Accepts("pika", ("amqp", "rabbitmq"))]
+ACCEPTS = [Plugin("file", ("file",), Target), Plugin("pika", ("amqp", "rabbitmq"))]
 
 
 def read(contexts: Any, broken: dict[str, str] | None = None, find: Any = fnmatch.fnmatchcase) -> Any:
@@ -77,14 +78,15 @@ def not_loaded(tmp_path: Path, text: str | bytes) -> str:
 )
 def test_both_shapes_of_contexts_give_the_same_profiles(contexts: Any) -> None:
     found = [
-        (profile.plugin, profile.provider, profile.name, profile.settings.path) for profile in read(contexts)
+        (profile.plugin.name, profile.provider, profile.name, profile.settings.path)
+        for profile in read(contexts)
     ]
     assert found == [("file", "file", "orders", "a"), ("file", "file", "*", "b")]
 
 
 def test_the_same_name_may_stand_under_several_providers_and_several_times_in_a_list() -> None:
     contexts = {"file": [{"a": {}}, {"a": {}}], "amqp": {"a": {}}, "rabbitmq": {"a": {}}}
-    assert [(one.plugin, one.provider, one.name) for one in read(contexts)] == [
+    assert [(one.plugin.name, one.provider, one.name) for one in read(contexts)] == [
         ("file", "file", "a"),
         ("file", "file", "a"),
         ("pika", "amqp", "a"),
@@ -93,9 +95,9 @@ def test_the_same_name_may_stand_under_several_providers_and_several_times_in_a_
 
 
 def test_a_provider_that_two_plugins_accept_gives_a_profile_to_each() -> None:
-    accepts = [Accepts("one", ("amqp",)), Accepts("two", ("amqp",))]
+    accepts = [Plugin("one", ("amqp",)), Plugin("two", ("amqp",))]
     found = read_profiles({"amqp": {"a": {}}}, accepts, source="", find=fnmatch.fnmatchcase, broken={})
-    assert [profile.plugin for profile in found] == ["one", "two"]
+    assert [profile.plugin.name for profile in found] == ["one", "two"]
 
 
 def test_empty_data_providers_and_parts_mean_defaults_or_nothing() -> None:
@@ -311,7 +313,7 @@ def test_no_error_holds_a_secret_of_the_profile(provider: str, wrong: dict[str, 
 
 def test_the_repr_of_a_profile_shows_no_value() -> None:
     (profile,) = read({"amqp": {"a": {"url": "amqp://joe:hunter22@host"}}})
-    assert repr(profile) == "<Profile pika.amqp.a>"
+    assert repr(profile) == "<Endpoint pika.amqp.a>"
 
 
 # YAML files
@@ -408,18 +410,18 @@ def test_a_missing_file_and_a_folder_are_told(tmp_path: Path, monkeypatch: pytes
 # Several plugins for one provider, and plugins that only receive
 
 
-def takers(*accepts: Accepts, provider: str = "amqp") -> list[str]:
+def takers(*accepts: Plugin, provider: str = "amqp") -> list[str]:
     contexts = {provider: {"a": {}}}
     found = read_profiles(contexts, accepts, source="p", find=fnmatch.fnmatchcase, broken={})
-    return [profile.plugin for profile in found]
+    return [profile.plugin.name for profile in found]
 
 
-OURS = Accepts("amqp", ("amqp", "pika"), sole=True)
-THEIRS = Accepts("pika", ("pika", "amqp"))
+OURS = Plugin("amqp", ("amqp", "pika"), flags=frozenset({"SOLE"}))
+THEIRS = Plugin("pika", ("pika", "amqp"))
 
 
 def test_several_plugins_get_the_profiles_of_a_provider_they_share() -> None:
-    assert takers(Accepts("a", ("amqp",)), Accepts("b", ("amqp",))) == ["a", "b"]
+    assert takers(Plugin("a", ("amqp",)), Plugin("b", ("amqp",))) == ["a", "b"]
 
 
 @pytest.mark.parametrize(("provider", "plugin"), [("amqp", "amqp"), ("pika", "pika")])
@@ -432,7 +434,7 @@ def test_a_provider_of_a_sole_plugin_goes_to_one_alone_the_one_of_its_name_first
 
 def test_a_sole_plugin_has_the_provider_of_one_that_is_not_there() -> None:
     assert takers(OURS, provider="pika") == ["amqp"]
-    assert takers(OURS, Accepts("other", ("pika",)), provider="pika") == ["amqp"]
+    assert takers(OURS, Plugin("other", ("pika",)), provider="pika") == ["amqp"]
 
 
 def test_profiles_of_plugins_that_only_receive_are_no_destinations() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from evbus.api import EventListener, event, event_listener
-from evbus.engine.core.profiles import Accepts, read_profiles
+from evbus.engine.core.endpoint import Plugin
+from evbus.engine.core.profiles import read_profiles
 from evbus.engine.describe.catalogue import (
     Catalogue,
     Configuration,
@@ -28,9 +29,9 @@ from evbus.engine.handling.events.registry import EventTypes
 from evbus.engine.wire.memory.queues import InternalProfile
 from evbus.errors import ConfigError, HandlerExists
 
-INTERNAL = Accepts("internal", ("internal",), InternalProfile)
-FILE = Accepts("file", ("file",))
-LINES = Accepts("lines", ("lines",))
+INTERNAL = Plugin("internal", ("internal",), InternalProfile)
+FILE = Plugin("file", ("file",))
+LINES = Plugin("lines", ("lines",))
 
 
 @event(durable=True)
@@ -217,7 +218,7 @@ def test_what_leads_nowhere_is_a_problem() -> None:
 
 def test_profiles_that_are_only_consumed_from_are_among_the_profiles() -> None:
     found = put_together({"lines": {"in": {"a": 1}}, "internal": [{"a": {}}, {"b": {}}]})
-    assert [(one.plugin, one.provider, one.name) for one in found.profiles] == [
+    assert [(one.plugin.name, one.provider, one.name) for one in found.profiles] == [
         ("lines", "lines", "in"),
         ("internal", "internal", "a"),
         ("internal", "internal", "b"),

@@ -5,23 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
-
-from evbus.engine.core.profiles import Accepts, PluginProfile, check_data, convert, providers
+from evbus.engine.core.endpoint import Endpoint, Plugin
+from evbus.engine.core.profiles import check_data, convert, providers
 from evbus.errors import ConfigError, ProfileError, nearest
 from evbus.types import Delivery, Subscription
 
-__all__ = ["EventSource", "SourceProfile", "check", "find", "matching"]
-
-
-class SourceProfile(NamedTuple):
-    """A profile, and the egress plugin that consumes from it."""
-
-    plugin: str
-    provider: str
-    name: str
-    data: dict[str, Any]
-    settings: msgspec.Struct | None
+__all__ = ["EventSource", "check", "find", "matching"]
 
 
 class EventSource(NamedTuple):
@@ -43,8 +32,8 @@ class EventSource(NamedTuple):
 
 
 def find(
-    contexts: Mapping[str, Any], wanted: str, accepts: Sequence[Accepts], source: str = "contexts"
-) -> SourceProfile:
+    contexts: Mapping[str, Any], wanted: str, accepts: Sequence[Plugin], source: str = "contexts"
+) -> Endpoint:
     """Return the profile called ``wanted``: its name, or ``provider.name``.
 
     :param accepts: what the egress plugins accept.
@@ -78,10 +67,10 @@ def find(
 def matching(
     contexts: Mapping[str, Any],
     wanted: str,
-    accepts: Sequence[Accepts],
+    accepts: Sequence[Plugin],
     matches: Callable[[str, str], bool],
     source: str = "contexts",
-) -> list[SourceProfile]:
+) -> list[Endpoint]:
     """Return every profile whose name is a pattern that ``wanted`` matches, if it can be consumed from.
 
     :param matches: ``find(name, pattern)`` of the matcher.
@@ -108,16 +97,16 @@ def matching(
     return found
 
 
-def _source(accept: Accepts, entry: tuple[str, str, str, Any], source: str) -> SourceProfile:
+def _source(accept: Plugin, entry: tuple[str, str, str, Any], source: str) -> Endpoint:
     provider, name, path, info = entry
     check_data(provider, name, info, [accept], source, path)
     data = {key: value for key, value in dict(info or {}).items() if key != "delivery"}
     settings = convert(data, accept.schema, source, path) if accept.schema else None
-    return SourceProfile(accept.plugin, provider, name, data, settings)
+    return Endpoint(accept, provider, name, data, settings, path=path)
 
 
 def check(
-    source: SourceProfile, profile: str, profiles: Sequence[PluginProfile], find: Callable[[str, str], bool]
+    source: Endpoint, profile: str, profiles: Sequence[Endpoint], find: Callable[[str, str], bool]
 ) -> None:
     """Refuse a bridge that leads nowhere, or back to where it begins.
 

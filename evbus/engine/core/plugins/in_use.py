@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from evbus.engine.core.endpoint import Plugin
 from evbus.engine.core.plugins.installed import OURS, Dynes, is_ours
-from evbus.engine.core.plugins.load import Plugin
 from evbus.errors import SettingsError, nearest
 
 __all__ = ["ROOMS", "choose", "others", "unseen"]
@@ -42,11 +42,11 @@ def others(found: Dynes, used: Mapping[str, Sequence[str]]) -> list[Plugin]:
     """Return the files that are not loaded because they are another program's."""
     return [
         Plugin(
-            room,
             file.stem,
-            str(file),
-            "not in use",
-            f"it belongs to the package {name}; this adds it: listen_to: [{name}]",
+            subsystem=room,
+            file=str(file),
+            state="not in use",
+            reason=f"it belongs to the package {name}; this adds it: listen_to: [{name}]",
         )
         for room in ROOMS
         for folder in _folders(found, room)

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import dict_tools.update
 import pop.dirs
@@ -22,11 +22,11 @@ import pop.hub
 
 import evbus
 from evbus import conf
+from evbus.engine.core.endpoint import Plugin
 
 __all__ = [
     "LOADING",
     "Dynes",
-    "Problem",
     "declared",
     "is_ours",
     "merge",
@@ -56,26 +56,21 @@ def _new_lock() -> None:
 os.register_at_fork(after_in_child=_new_lock)
 
 
-class Problem(NamedTuple):
-    """The reason why a folder that a ``conf.py`` declares for a room is not used."""
-
-    room: str
-    package: str
-    file: str
-    reason: str
-
-
 class Dynes(dict[str, dict[str, Any]]):
     """The folders (``paths``) and options of all packages by room, as POP keeps them.
 
     :ivar owners: the folder of the package that declared each path.
-    :ivar problems: what is not used, and why.
+    :ivar problems: what is not used, as broken plugins that are called as their packages.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.owners: dict[str, str] = {}
-        self.problems: list[Problem] = []
+        self.problems: list[Plugin] = []
+
+    def tell(self, room: str, package: str, file: str, reason: str) -> None:
+        """Note why a folder that a ``conf.py`` declares for a room is not used."""
+        self.problems.append(Plugin(package, subsystem=room, file=file, state="broken", reason=reason))
 
 
 class Later(dict[str, Any]):
@@ -176,7 +171,7 @@ def _read(found: Dynes, package: str, file: str) -> None:
         if named:
             said = f"{type(exc).__name__}: {exc}"
             reason = f"POP cannot execute it, which it does without __file__ and package: {said}"
-            found.problems.append(Problem(named[1], name, file, reason))
+            found.tell(named[1], name, file, reason)
         return
     _take(found, package, file, context)
 
@@ -189,20 +184,20 @@ def _take(found: Dynes, package: str, file: str, context: dict[str, Any]) -> Non
         room = _ROOM.search(repr(dyne))
         if room:
             reason = f"DYNE is a mapping of names to lists of folders, and not {dyne!r:.80}"
-            found.problems.append(Problem(room[1], name, file, reason))
+            found.tell(room[1], name, file, reason)
         return
     for room, paths in dyne.items():
         if not isinstance(room, str):
             continue
         if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
             reason = f"DYNE[{room!r}] is a list of folders, and not {paths!r:.80}"
-            found.problems.append(Problem(room, name, file, reason))
+            found.tell(room, name, file, reason)
             continue
         for path in paths:
             folder = os.path.normpath(os.path.join(package, path.replace(".", os.sep)))  # noqa: PTH118
             reason = _unusable(folder)
             if reason:
-                found.problems.append(Problem(room, name, file, reason))
+                found.tell(room, name, file, reason)
             else:
                 _add(found, room, package, folder)
         for part in PARTS if room in found else ():
@@ -210,7 +205,7 @@ def _take(found: Dynes, package: str, file: str, context: dict[str, Any]) -> Non
                 dict_tools.update.update(found[room][part], context.get(part, {}))
             except Exception as exc:
                 reason = f"its {part} cannot be read: {type(exc).__name__}: {exc}"
-                found.problems.append(Problem(room, name, file, reason))
+                found.tell(room, name, file, reason)
 
 
 def _unusable(folder: str) -> str:

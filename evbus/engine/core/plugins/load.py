@@ -16,38 +16,19 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import pop.exc
 import pop.loader
 
+from evbus.engine.core.endpoint import Plugin
 from evbus.engine.core.plugins.own import check_options
 from evbus.errors import PluginError
 
-__all__ = ["Check", "Plugin", "load_plugins", "module_of", "open_room"]
+__all__ = ["Check", "load_plugins", "module_of", "open_room"]
 
 Check = Callable[[ModuleType], None]
-
-
-class Plugin(NamedTuple):
-    """A plugin file and what became of it: ``state`` is ``loaded``, ``disabled`` or ``broken``."""
-
-    subsystem: str
-    name: str
-    file: str
-    state: str
-    reason: str = ""
-    line: int = 0
-
-    @property
-    def ref(self) -> str:
-        """The name on the hub."""
-        return f"{self.subsystem}.{self.name}"
-
-    def error(self) -> PluginError:
-        """Return the error that says why the plugin is not loaded."""
-        return PluginError(self.reason, plugin=self.ref, file=self.file, line=self.line)
 
 
 class _BrokenError(Exception):
@@ -155,12 +136,19 @@ def _load_one(
             sys.modules.pop(module_name, None)
         if name not in owners:
             _forget(sub, name)
-        return Plugin(subsystem, name, file, broken.state, broken.reason, broken.line)
+        return Plugin(
+            name,
+            subsystem=subsystem,
+            file=file,
+            state=broken.state,
+            reason=broken.reason,
+            line=broken.line,
+        )
     if name == "init":
         # No plugin: its functions are those of the subsystem.
         owners.setdefault(name, file)
         return None
-    return Plugin(subsystem, name, file, "loaded")
+    return Plugin(name, subsystem=subsystem, file=file)
 
 
 def _import(module_name: str, file: str) -> ModuleType:
@@ -303,7 +291,8 @@ def _drop_broken_contracts(sub: Any, subsystem: str) -> list[Plugin]:
                     sys.modules.pop(module_name, None)
                 contracts._scan["python"].pop(bname)
                 name = f"contracts.{Path(bname).name}"
-                broken.append(Plugin(subsystem, name, file, "broken", exc.reason, exc.line))
+                about = {"subsystem": subsystem, "file": file, "reason": exc.reason, "line": exc.line}
+                broken.append(Plugin(name, state="broken", **about))
     return broken
 
 

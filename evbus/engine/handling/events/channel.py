@@ -6,9 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from evbus.engine.core.intake.sources import SourceProfile
-from evbus.engine.core.lifecycle.plan import router
-from evbus.engine.core.profiles import PluginProfile
+from evbus.engine.core.endpoint import Endpoint, router
 from evbus.engine.wire.amqp import profile as amqp_profile
 from evbus.engine.wire.amqp.consume import source_of
 from evbus.engine.wire.amqp1 import profile as amqp1_profile
@@ -49,7 +47,7 @@ class Channel(NamedTuple):
     extra: dict[str, Any] | None = None
 
 
-def sent(profile: PluginProfile, event: str, sent_with: str) -> Channel:
+def sent(profile: Endpoint, event: str, sent_with: str) -> Channel:
     """Return the channel that an event goes to.
 
     :param sent_with: the name of the profile that it is sent with.
@@ -75,7 +73,7 @@ def sent(profile: PluginProfile, event: str, sent_with: str) -> Channel:
     return Channel(key, "events")
 
 
-def received(found: SourceProfile, wanted: Subscription) -> Channel:
+def received(found: Endpoint, wanted: Subscription) -> Channel:
     """Return the channel that a subscription consumes.
 
     :raises ProfileError: the profile cannot give what is wanted.

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from evbus.engine.core.endpoint import Endpoint, Plugin
 from evbus.engine.core.intake.sources import check, find
-from evbus.engine.core.profiles import Accepts, PluginProfile, read_profiles
+from evbus.engine.core.profiles import read_profiles
 from evbus.errors import ConfigError, ProfileError
 
 
@@ -18,27 +19,27 @@ class Settings(msgspec.Struct, frozen=True):
     routing_key: str | None = None
 
 
-AMQP = Accepts("amqp", ("amqp", "pika"), Settings)
-LINES = Accepts("lines", ("lines",))
+AMQP = Plugin("amqp", ("amqp", "pika"), Settings)
+LINES = Plugin("lines", ("lines",))
 ACCEPTS = [AMQP, LINES]
 
 
 def test_a_profile_is_found_by_its_name_and_checked() -> None:
     data = {"queue": "orders", "delivery": {"batch": 1}}
     found = find({"pika": [{"a": {}}, {"b": data}], "file": {"c": {}}}, "b", ACCEPTS)
-    assert found == ("amqp", "pika", "b", {"queue": "orders"}, Settings(queue="orders"))
-    assert find({"lines": {"b": None}}, "b", ACCEPTS) == ("lines", "lines", "b", {}, None)
+    assert found[:5] == (AMQP, "pika", "b", {"queue": "orders"}, Settings(queue="orders"))
+    assert find({"lines": {"b": None}}, "b", ACCEPTS)[:5] == (LINES, "lines", "b", {}, None)
 
 
 def test_a_provider_in_front_chooses_among_several_of_one_name() -> None:
     contexts = {"amqp": {"a": {}}, "lines": {"a": {}}, "file": {"a": {}}}
-    assert find(contexts, "lines.a", ACCEPTS).plugin == "lines"
+    assert find(contexts, "lines.a", ACCEPTS).plugin.name == "lines"
     with pytest.raises(ProfileError, match=r"several profiles are called 'a'; say amqp.a or lines.a"):
         find(contexts, "a", ACCEPTS)
 
 
 def test_of_several_of_one_name_the_one_that_can_be_consumed_from_is_meant() -> None:
-    assert find({"file": {"a": {}}, "lines": {"a": {}}}, "a", ACCEPTS).plugin == "lines"
+    assert find({"file": {"a": {}}, "lines": {"a": {}}}, "a", ACCEPTS).plugin.name == "lines"
 
 
 @pytest.mark.parametrize(
@@ -63,8 +64,8 @@ def test_a_mistake_is_told_with_its_place(contexts: Any, sentence: str) -> None:
 # Where it leads
 
 
-def profiles(contexts: Any) -> list[PluginProfile]:
-    accepts = [Accepts("amqp", ("amqp",)), Accepts("file", ("file",))]
+def profiles(contexts: Any) -> list[Endpoint]:
+    accepts = [Plugin("amqp", ("amqp",)), Plugin("file", ("file",))]
     return read_profiles(contexts, accepts, source="p", find=fnmatch.fnmatchcase, broken={}, others={"lines"})
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from evbus.engine.core.lifecycle.plan import Ingress, connect
-from evbus.engine.core.profiles import Accepts, read_profiles
+from evbus.engine.core.endpoint import Plugin
+from evbus.engine.core.lifecycle.plan import connect
+from evbus.engine.core.profiles import read_profiles
 from evbus.engine.core.queue import Queue
 from evbus.engine.kit.topics import ends_of_glob
 from evbus.errors import PluginError, ProfileError
@@ -23,16 +24,12 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def lanes(contexts: Any, publish: Any, schema: Any = None) -> Any:
-    accepts = Accepts("sink", ("sink",), schema)
-    profiles = read_profiles(contexts, [accepts], source="p", find=fnmatch.fnmatchcase, broken={})
-
     async def bound(ctx: Any, **arguments: Any) -> None:
         await publish(None, ctx, **arguments)
 
-    plugin = Ingress(accepts, publish, bound)
-    return connect(
-        profiles, {"sink": plugin}, Queue(), lambda lane, dead: None, find=fnmatch.fnmatchcase, source="p"
-    )
+    plugin = Plugin("sink", ("sink",), schema, {"publish": bound}, publish=publish)
+    profiles = read_profiles(contexts, [plugin], source="p", find=fnmatch.fnmatchcase, broken={})
+    return connect(profiles, Queue(), lambda lane, dead: None, find=fnmatch.fnmatchcase, source="p")
 
 
 def sent(data: dict[str, Any], event: Envelope, schema: Any = None) -> tuple[Any, dict[str, Any]]:
@@ -125,17 +122,14 @@ def test_dead_letter_profiles_are_looked_for_once_and_not_among_all() -> None:
         asked.append(pattern)
         return fnmatch.fnmatchcase(name, pattern)
 
-    accepts = Accepts("sink", ("sink",))
     contexts = {
         "sink": {f"p{number}": {"delivery": {"dead_letter": f"d{number % 2}"}} for number in range(200)}
     }
     contexts["sink"] |= {"d0": {}, "d1": {}}
-    profiles = read_profiles(contexts, [accepts], source="p", find=fnmatch.fnmatchcase, broken={})
 
     async def publish(hub: Any, ctx: Any, body: bytes) -> None: ...
 
-    plugins = {"sink": Ingress(accepts, publish, publish)}
-    made = connect(
-        profiles, plugins, Queue(), lambda lane, dead: None, find=find, source="p", ends=ends_of_glob
-    )
+    plugin = Plugin("sink", ("sink",), functions={"publish": publish}, publish=publish)
+    profiles = read_profiles(contexts, [plugin], source="p", find=fnmatch.fnmatchcase, broken={})
+    made = connect(profiles, Queue(), lambda lane, dead: None, find=find, source="p", ends=ends_of_glob)
     assert (len(made), asked) == (202, ["d0", "d1"])

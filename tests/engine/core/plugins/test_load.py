@@ -217,7 +217,7 @@ def test_a_virtualname_is_the_plugins_name_and_its_provider(tmp_path: Path) -> N
     hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", ingress__slack=text)])
     assert states(hub)["chat"] == "loaded"
     assert "slack" not in states(hub)
-    assert hub.evbus.init.check({"chat": {"default": {}}})[0].plugin == "chat"
+    assert hub.evbus.init.check({"chat": {"default": {}}})[0].plugin.name == "chat"
 
 
 def test_a_virtualname_may_be_made_up_at_import(tmp_path: Path) -> None:
@@ -584,14 +584,14 @@ def test_a_bad_egress_plugin_is_told_when_it_is_loaded(
     hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", egress__bad=text)])
     found = plugin(hub, "bad", "egress")
     assert (found.state, found.reason, found.line) == ("broken", reason, line)
-    assert "bad" not in {accept.plugin for accept in hub.evbus.init.sources()}
+    assert "bad" not in {accept.name for accept in hub.evbus.init.sources()}
 
 
 def test_an_egress_plugin_dropped_into_a_folder_is_found(tmp_path: Path) -> None:
     text = "async def consume(hub, ctx, subscription):\n    yield 1\n"
     hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", egress__lines=text)])
     assert states(hub, "egress") == dict.fromkeys(("amqp", "amqp1", "internal", "lines", "stomp"), "loaded")
-    accepts = {accept.plugin: accept.providers for accept in hub.evbus.init.sources()}
+    accepts = {accept.name: accept.providers for accept in hub.evbus.init.sources()}
     assert accepts["lines"] == ("lines",)
     assert hub.evbus.init.check({"lines": {"a": {"any": "thing"}}}) == []
 

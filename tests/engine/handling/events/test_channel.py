@@ -12,8 +12,8 @@ from urllib.parse import quote
 import pytest
 
 from evbus.api import bus, event
-from evbus.engine.core.intake.sources import SourceProfile
-from evbus.engine.core.profiles import Accepts, read_profiles
+from evbus.engine.core.endpoint import Endpoint, Plugin
+from evbus.engine.core.profiles import read_profiles
 from evbus.engine.handling.events.channel import Channel, received, sent
 from evbus.engine.wire.amqp import profile as amqp_profile
 from evbus.engine.wire.amqp1 import profile as amqp1_profile
@@ -35,7 +35,7 @@ SCHEMAS = {
     "console": console.ConsoleProfile,
     "webhook": webhook.WebhookProfile,
 }
-ACCEPTS = [Accepts(name, (name,), schema) for name, schema in SCHEMAS.items()] + [Accepts("own", ("own",))]
+ACCEPTS = [Plugin(name, (name,), schema) for name, schema in SCHEMAS.items()] + [Plugin("own", ("own",))]
 EVENTS = {"name": "events", "type": "topic"}
 ANONYMOUS = {"url": "amqp://mq.example/", "auth": "anonymous"}
 STOMP = {"url": "stomp://mq.example/"}
@@ -51,7 +51,7 @@ def going(provider: str, event: str = "OrderPlaced", **data: Any) -> Channel:
 def coming(provider: str, *, group: str = "billing", durable: bool = True, **data: Any) -> Channel:
     per_process = data.pop("per_process", False)
     schema = SCHEMAS.get(provider)
-    source = SourceProfile(provider, provider, "default", data, schema(**data) if schema else None)
+    source = Endpoint(Plugin(provider), provider, "default", data, schema(**data) if schema else None)
     wanted = Subscription(name="OrderPlaced", group=group, durable=durable, per_process=per_process)
     return received(source, wanted)
 
@@ -161,7 +161,7 @@ def test_the_queues_that_are_told_are_those_that_listeners_make(
     told = {}
     for per_process in (False, True):
         wanted = Subscription(name="OrderPlaced", group=group, durable=True, per_process=per_process)
-        found = received(SourceProfile("amqp", "amqp", "default", data, settings), wanted)
+        found = received(Endpoint(Plugin("amqp"), "amqp", "default", data, settings), wanted)
         assert found.channel is not None
         assert found.extra is not None
         told[found.address] = (found.channel["queue"]["durable"], found.extra["bindingKeys"])
