@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import logging
 import os
 import secrets
@@ -24,7 +25,8 @@ from tests.servers._proxy import Proxy
 from tests.servers._rabbitmq import RabbitMQ
 from tests.servers._versions import VERSIONS
 
-GRACE = 5.0  # seconds that a thread which was told to end may take to do so
+GRACE = 5.0  # seconds that a thread or a task which was told to end may take to do so
+LIMIT = 300.0  # seconds; a test that is a coroutine takes that long only when something is wrong
 FDS = Path("/proc/self/fd")
 LEAKY = ("socket:", "pipe:", "anon_inode:[eventfd]", "anon_inode:[eventpoll]")
 
@@ -55,6 +57,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if other:
         config.hook.pytest_deselected(items=other)
         items[:] = [item for item in items if item not in set(other)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine in a loop of its own, and fail it when it leaves tasks behind."""
+    if not inspect.iscoroutinefunction(inspect.unwrap(pyfuncitem.obj)):
+        return None
+
+    async def main() -> None:
+        await asyncio.wait_for(test(**arguments), LIMIT)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        pending = (await asyncio.wait(left, timeout=GRACE))[1] if left else set()
+        assert not pending, f"tasks are left behind: {pending}"
+
+    test = pyfuncitem.obj
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    asyncio.run(main())
+    return True
 
 
 def _versions_of(item: pytest.Item) -> set[Any]:

@@ -23,7 +23,7 @@ FAST = Retry(attempts=3, min=1e-9, max=1e-9)
 
 @pytest.mark.parametrize("batching", [True, False])
 @pytest.mark.parametrize("seed", range(3 * SCALE))
-def test_a_poison_among_a_thousand(tmp_path: Path, batching: bool, seed: int) -> None:
+async def test_a_poison_among_a_thousand(tmp_path: Path, batching: bool, seed: int) -> None:
     """Exactly its attempts, then dead with its reason; all others delivered in order (bar 13)."""
     poison = b"%d" % random.Random(seed).randrange(1000)  # noqa: S311 - no secret
 
@@ -37,21 +37,18 @@ def test_a_poison_among_a_thousand(tmp_path: Path, batching: bool, seed: int) ->
                 raise ConnectionResetError("the server does not like it")
             return await super().publish_batch(ctx, events)
 
-    async def main() -> None:
-        rig, target = Rig(tmp_path), Poisoned(batching=batching)
-        rig.add(target, delivery=DeliverySettings(batch=300, retry=FAST))
-        async with rig.running():
-            for number in range(1000):
-                await rig.put(number)
-                if number % 100 == 0:
-                    rig.check()
-        assert target.got == [body for body in numbers(1000) if body != poison]
-        assert target.poisoned == 3
-        (record,) = rig.dead()
-        assert record.envelope().body == poison
-        assert (record.dead["attempts"], record.dead["reason"]) == (3, "the server does not like it")
-
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), Poisoned(batching=batching)
+    rig.add(target, delivery=DeliverySettings(batch=300, retry=FAST))
+    async with rig.running():
+        for number in range(1000):
+            await rig.put(number)
+            if number % 100 == 0:
+                rig.check()
+    assert target.got == [body for body in numbers(1000) if body != poison]
+    assert target.poisoned == 3
+    (record,) = rig.dead()
+    assert record.envelope().body == poison
+    assert (record.dead["attempts"], record.dead["reason"]) == (3, "the server does not like it")
 
 
 class Server:
@@ -100,41 +97,38 @@ def test_a_thousand_cancellations_in_the_middle_of_publish(tmp_path: Path) -> No
         run += 1
 
 
-def test_a_thousand_cancelled_puts(tmp_path: Path) -> None:
+async def test_a_thousand_cancelled_puts(tmp_path: Path) -> None:
     """A put that was cancelled put nothing, one that returned is delivered, and nobody waits for ever."""
     dice = random.Random(3)  # noqa: S311 - no secret
 
-    async def main() -> None:
-        rig, target = Rig(tmp_path, queue_limit=3), Target()
-        rig.add(target, delivery=DeliverySettings(buffer=2))
+    rig, target = Rig(tmp_path, queue_limit=3), Target()
+    rig.add(target, delivery=DeliverySettings(buffer=2))
 
-        async def slow(*args: Any) -> None:
-            await turns(dice.randrange(3))
-            target.got.append(args[2])
+    async def slow(*args: Any) -> None:
+        await turns(dice.randrange(3))
+        target.got.append(args[2])
 
-        target.publish = lambda ctx, routing_key, body, headers: slow(ctx, routing_key, body)  # type: ignore[method-assign,assignment]
-        accepted: set[bytes] = set()
+    target.publish = lambda ctx, routing_key, body, headers: slow(ctx, routing_key, body)  # type: ignore[method-assign,assignment]
+    accepted: set[bytes] = set()
 
-        async def put(number: int) -> None:
-            await rig.put(number)
-            accepted.add(b"%d" % number)
+    async def put(number: int) -> None:
+        await rig.put(number)
+        accepted.add(b"%d" % number)
 
-        async with rig.running():
-            tasks = [asyncio.ensure_future(put(number)) for number in range(2000 * SCALE)]
-            victims = dice.sample(tasks, len(tasks) // 2)
-            while victims:
-                await turns(dice.randrange(4))
-                for victim in victims[:5]:
-                    victim.cancel()
-                del victims[:5]
-            await within(asyncio.gather(*tasks, return_exceptions=True))
-            rig.check()
-        assert len(target.got) == len(set(target.got))
-        assert set(target.got) == accepted
-        assert len(accepted) >= 1000 * SCALE
-        assert not rig.queue._waiters
-
-    asyncio.run(main())
+    async with rig.running():
+        tasks = [asyncio.ensure_future(put(number)) for number in range(2000 * SCALE)]
+        victims = dice.sample(tasks, len(tasks) // 2)
+        while victims:
+            await turns(dice.randrange(4))
+            for victim in victims[:5]:
+                victim.cancel()
+            del victims[:5]
+        await within(asyncio.gather(*tasks, return_exceptions=True))
+        rig.check()
+    assert len(target.got) == len(set(target.got))
+    assert set(target.got) == accepted
+    assert len(accepted) >= 1000 * SCALE
+    assert not rig.queue._waiters
 
 
 def test_a_healthy_destination_beside_one_that_is_down_and_one_that_hangs(tmp_path: Path) -> None:
@@ -164,19 +158,16 @@ def test_a_healthy_destination_beside_one_that_is_down_and_one_that_hangs(tmp_pa
     assert beside <= 2 * alone
 
 
-def test_lanes_that_fail_all_the_time_starve_nobody(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, good = Rig(tmp_path, drain_timeout=0), Target()
-        for _ in range(20):
-            bad = Target()
-            bad.plan.extend([ValueError("x")] * 100_000)
-            rig.add(bad, delivery=DeliverySettings(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
-        rig.add(good)
-        async with rig.running():
-            for number in range(200):
-                await rig.put(number)
-            await until(lambda: len(good.got) == 200)
-            rig.check()
-        assert good.got == numbers(200)
-
-    asyncio.run(main())
+async def test_lanes_that_fail_all_the_time_starve_nobody(tmp_path: Path) -> None:
+    rig, good = Rig(tmp_path, drain_timeout=0), Target()
+    for _ in range(20):
+        bad = Target()
+        bad.plan.extend([ValueError("x")] * 100_000)
+        rig.add(bad, delivery=DeliverySettings(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
+    rig.add(good)
+    async with rig.running():
+        for number in range(200):
+            await rig.put(number)
+        await until(lambda: len(good.got) == 200)
+        rig.check()
+    assert good.got == numbers(200)

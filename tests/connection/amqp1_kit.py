@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
-import pop.hub
 import proton
-from dict_tools.data import NamespaceDict
 
 from evbus.engine.wire.amqp1.profile import Profile
-from evbus.types import Delivery, Envelope, Subscription
+from tests.transports.kit import WAIT, Kit, event, new_hub, numbered
 
-WAIT = 30.0  # seconds; nothing is waited for that long unless something is wrong
-SOON = {"min": 0.01, "max": 0.05}  # seconds between two attempts
+__all__ = [
+    "WAIT",
+    "Peer",
+    "consuming",
+    "context",
+    "event",
+    "existing",
+    "new_hub",
+    "numbered",
+    "opened",
+    "peer",
+    "peer_url",
+    "publish",
+    "ready",
+    "url",
+]
 
-
-def new_hub() -> Any:
-    hub = pop.hub.Hub()
-    for room in ("connection", "ingress", "egress"):
-        hub.pop.sub.add(dyne_name=room, pypath=f"evbus.{room}")
-    return hub
+_kit = Kit("amqp1", Profile)
+context, opened, publish, ready, consuming = (
+    _kit.context,
+    _kit.opened,
+    _kit.publish,
+    _kit.ready,
+    _kit.consuming,
+)
 
 
 def url(node: Any, port: int | None = None) -> str:
@@ -35,58 +47,6 @@ def url(node: Any, port: int | None = None) -> str:
 def existing(node: Any) -> str:
     """Return the template of queues that are there, with whatever settings."""
     return "/queues/{routing_key}" if node.name == "RabbitMQ 4" else "/amq/queue/{routing_key}"
-
-
-def context(name: str = "orders", **data: Any) -> Any:
-    """Return what a plugin gets; attempts to connect follow each other quickly unless `data` says more."""
-    data = {"reconnect": SOON, **data}
-    profile = msgspec.convert(data, type=Profile, strict=False)
-    return NamespaceDict(name=name, provider="amqp1", acct=data, profile=profile, state=None)
-
-
-def event(key: str, body: bytes = b"{}", headers: dict[str, str] | None = None) -> Envelope:
-    return Envelope("orders", key, body, headers or {}, time.monotonic())
-
-
-def numbered(key: str, count: int, *, start: int = 0) -> list[Envelope]:
-    return [event(key, b"%d" % number) for number in range(start, start + count)]
-
-
-@asynccontextmanager
-async def opened(hub: Any, **data: Any) -> AsyncIterator[Any]:
-    """Yield the context of an opened ingress plugin."""
-    ctx = context(**data)
-    ctx["state"] = await asyncio.wait_for(hub.ingress.amqp1.open(ctx), WAIT)
-    try:
-        yield ctx
-    finally:
-        await asyncio.wait_for(hub.ingress.amqp1.close(ctx), WAIT)
-
-
-async def publish(hub: Any, ctx: Any, *events: Envelope) -> list[Any]:
-    found: list[Any] = await asyncio.wait_for(hub.ingress.amqp1.publish_batch(ctx, list(events)), WAIT)
-    return found
-
-
-async def ready(hub: Any, ctx: Any) -> None:
-    """Return when the plugin takes events."""
-    found = hub.ingress.amqp1.ready(ctx)
-    if found is not None:
-        await asyncio.wait_for(found[1], WAIT)
-
-
-@asynccontextmanager
-async def consuming(
-    hub: Any, wanted: Subscription, **data: Any
-) -> AsyncIterator[Callable[[], Awaitable[Delivery]]]:
-    """Yield a function that returns the next delivery. The plugin's own generator, which POP would hide."""
-    async with aclosing(hub.egress.amqp1.consume.func(hub, context(**data), wanted)) as deliveries:
-
-        async def following() -> Delivery:
-            found: Delivery = await asyncio.wait_for(anext(deliveries), WAIT)
-            return found
-
-        yield following
 
 
 class Peer(asyncio.Protocol):

@@ -3,70 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
-import pop.hub
-from dict_tools.data import NamespaceDict
-
 from evbus.engine.wire.stomp.profile import Profile
-from evbus.types import Delivery, Envelope, Subscription
+from tests.transports.kit import WAIT, Kit, event, new_hub
 
-WAIT = 30.0  # seconds; nothing is waited for that long unless something is wrong
+__all__ = [
+    "WAIT",
+    "broker",
+    "consuming",
+    "context",
+    "event",
+    "frame",
+    "frame_of",
+    "login",
+    "new_hub",
+    "opened",
+    "publish",
+    "ready",
+    "url",
+]
 
-
-def new_hub() -> Any:
-    hub = pop.hub.Hub()
-    for room in ("connection", "ingress", "egress"):
-        hub.pop.sub.add(dyne_name=room, pypath=f"evbus.{room}")
-    return hub
+_kit = Kit("stomp", Profile)
+context, opened, publish, ready, consuming = (
+    _kit.context,
+    _kit.opened,
+    _kit.publish,
+    _kit.ready,
+    _kit.consuming,
+)
 
 
 def url(node: Any, port: int | None = None) -> str:
     """Return the url of a broker of `tests.servers`, perhaps behind a proxy's port."""
     return f"stomp://{node.user}:{node.password}@{node.host}:{port or node.stomp_port}/"
-
-
-def context(name: str = "orders", **data: Any) -> Any:
-    profile = msgspec.convert(data, type=Profile, strict=False)
-    return NamespaceDict(name=name, provider="stomp", acct=data, profile=profile, state=None)
-
-
-def event(key: str, body: bytes, headers: dict[str, str] | None = None) -> Envelope:
-    return Envelope("orders", key, body, headers or {}, time.monotonic())
-
-
-@asynccontextmanager
-async def opened(hub: Any, **data: Any) -> AsyncIterator[Any]:
-    """Yield the context of an opened ingress plugin."""
-    ctx = context(**data)
-    ctx["state"] = await asyncio.wait_for(hub.ingress.stomp.open(ctx), WAIT)
-    try:
-        yield ctx
-    finally:
-        await asyncio.wait_for(hub.ingress.stomp.close(ctx), WAIT)
-
-
-async def publish(hub: Any, ctx: Any, *events: Envelope) -> list[Any]:
-    found: list[Any] = await asyncio.wait_for(hub.ingress.stomp.publish_batch(ctx, list(events)), WAIT)
-    return found
-
-
-@asynccontextmanager
-async def consuming(
-    hub: Any, wanted: Subscription, **data: Any
-) -> AsyncIterator[Callable[[], Awaitable[Delivery]]]:
-    """Yield a function that returns the next delivery. The plugin's own generator, which POP would hide."""
-    async with aclosing(hub.egress.stomp.consume.func(hub, context(**data), wanted)) as deliveries:
-
-        async def following() -> Delivery:
-            found: Delivery = await asyncio.wait_for(anext(deliveries), WAIT)
-            return found
-
-        yield following
 
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -13,56 +13,47 @@ from evbus.errors import ConnectFailed, ProfileError
 from tests.connection.amqp_kit import WAIT, closed_port, context, new_hub, restored, url
 
 
-def test_users_of_a_profile_share_a_connection_and_the_last_one_closes_it(rabbitmq: Any) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        ctx = context(url=rabbitmq.url)
-        users = await asyncio.gather(*(hub.connection.amqp.open(ctx) for _ in range(5)))
-        assert len({id(user) for user in users}) == 1
-        state = hub.connection.init.states()["amqp.orders"]
-        assert (state["state"], state["connects"], state["blocked"]) == ("up", 1, "")
-        for user in users[1:]:
-            await hub.connection.amqp.close(user)
-            assert users[0].state is ConnectionState.UP
-        await hub.connection.amqp.close(users[0])
-        assert users[0].state is ConnectionState.CLOSED
-        assert hub.connection.init.states() == {}
-
-    asyncio.run(main())
+async def test_users_of_a_profile_share_a_connection_and_the_last_one_closes_it(rabbitmq: Any) -> None:
+    hub = new_hub()
+    ctx = context(url=rabbitmq.url)
+    users = await asyncio.gather(*(hub.connection.amqp.open(ctx) for _ in range(5)))
+    assert len({id(user) for user in users}) == 1
+    state = hub.connection.init.states()["amqp.orders"]
+    assert (state["state"], state["connects"], state["blocked"]) == ("up", 1, "")
+    for user in users[1:]:
+        await hub.connection.amqp.close(user)
+        assert users[0].state is ConnectionState.UP
+    await hub.connection.amqp.close(users[0])
+    assert users[0].state is ConnectionState.CLOSED
+    assert hub.connection.init.states() == {}
 
 
-def test_the_broker_lists_the_connection_by_the_name_of_its_profile(
+async def test_the_broker_lists_the_connection_by_the_name_of_its_profile(
     broken_rabbitmq: Any, unique: str
 ) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        ctx = context(unique, url=broken_rabbitmq.url, client_properties={"department": "shoes"})
-        made = await hub.connection.amqp.open(ctx)
-        try:
-            listed = await asyncio.to_thread(
-                broken_rabbitmq.ctl, "list_connections", "client_properties", "--formatter", "json"
-            )
-        finally:
-            await hub.connection.amqp.close(made)
-        assert f"evbus {unique} (" in listed
-        assert "shoes" in listed
-
-    asyncio.run(main())
+    hub = new_hub()
+    ctx = context(unique, url=broken_rabbitmq.url, client_properties={"department": "shoes"})
+    made = await hub.connection.amqp.open(ctx)
+    try:
+        listed = await asyncio.to_thread(
+            broken_rabbitmq.ctl, "list_connections", "client_properties", "--formatter", "json"
+        )
+    finally:
+        await hub.connection.amqp.close(made)
+    assert f"evbus {unique} (" in listed
+    assert "shoes" in listed
 
 
-def test_other_profiles_and_settings_have_connections_of_their_own(rabbitmq: Any) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        first = await hub.connection.amqp.open(context(url=rabbitmq.url))
-        others = [
-            await hub.connection.amqp.open(context("bills", url=rabbitmq.url)),
-            await hub.connection.amqp.open(context(url=rabbitmq.url, prefetch=1)),
-        ]
-        assert len({id(one) for one in (first, *others)}) == 3
-        for made in (first, *others):
-            await hub.connection.amqp.close(made)
-
-    asyncio.run(main())
+async def test_other_profiles_and_settings_have_connections_of_their_own(rabbitmq: Any) -> None:
+    hub = new_hub()
+    first = await hub.connection.amqp.open(context(url=rabbitmq.url))
+    others = [
+        await hub.connection.amqp.open(context("bills", url=rabbitmq.url)),
+        await hub.connection.amqp.open(context(url=rabbitmq.url, prefetch=1)),
+    ]
+    assert len({id(one) for one in (first, *others)}) == 3
+    for made in (first, *others):
+        await hub.connection.amqp.close(made)
 
 
 @pytest.mark.parametrize("provider", ["amqp", "rabbitmq", "pika"])
@@ -78,50 +69,41 @@ def test_errors_name_the_profile_as_its_file_does(provider: str) -> None:
     assert asyncio.run(main()).startswith(f"{provider} profile 'bills': 127.0.0.1:")
 
 
-def test_a_profile_of_evbus_pika_connects(rabbitmq: Any) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        old = {"host": "127.0.0.1", "port": rabbitmq.port, "login": "guest", "password": "guest"}
-        made = await hub.connection.amqp.open(context(provider="pika", connection=old))
-        assert made.state is ConnectionState.UP
-        await hub.connection.amqp.close(made)
-
-    asyncio.run(main())
+async def test_a_profile_of_evbus_pika_connects(rabbitmq: Any) -> None:
+    hub = new_hub()
+    old = {"host": "127.0.0.1", "port": rabbitmq.port, "login": "guest", "password": "guest"}
+    made = await hub.connection.amqp.open(context(provider="pika", connection=old))
+    assert made.state is ConnectionState.UP
+    await hub.connection.amqp.close(made)
 
 
-def test_a_file_of_tls_that_is_missing_is_told_before_anything_connects(tmp_path: Path) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        ctx = context(url="amqps://localhost", tls={"ca_file": str(tmp_path / "ca.pem")})
-        with pytest.raises(ProfileError, match=r"^tls.ca_file: .*ca.pem cannot be read: No such file"):
-            await hub.connection.amqp.open(ctx)
-        assert hub.connection.init.states() == {}
-
-    asyncio.run(main())
+async def test_a_file_of_tls_that_is_missing_is_told_before_anything_connects(tmp_path: Path) -> None:
+    hub = new_hub()
+    ctx = context(url="amqps://localhost", tls={"ca_file": str(tmp_path / "ca.pem")})
+    with pytest.raises(ProfileError, match=r"^tls.ca_file: .*ca.pem cannot be read: No such file"):
+        await hub.connection.amqp.open(ctx)
+    assert hub.connection.init.states() == {}
 
 
-def test_a_connection_that_is_down_shows_why(rabbitmq: Any, proxy: Any) -> None:
+async def test_a_connection_that_is_down_shows_why(rabbitmq: Any, proxy: Any) -> None:
     way = proxy(rabbitmq.port)
 
-    async def main() -> None:
-        hub = new_hub()
-        made = await hub.connection.amqp.open(context(url=url(rabbitmq, way.port)))
-        way.refuse()
-        way.cut()
+    hub = new_hub()
+    made = await hub.connection.amqp.open(context(url=url(rabbitmq, way.port)))
+    way.refuse()
+    way.cut()
 
-        async def down() -> None:
-            while "nothing listens" not in made.last_error:
-                await made.changed()
+    async def down() -> None:
+        while "nothing listens" not in made.last_error:
+            await made.changed()
 
-        await asyncio.wait_for(down(), WAIT)
-        state = hub.connection.init.states()["amqp.orders"]
-        assert state["state"] in ("down", "connecting")
-        assert state["last_error"].startswith(f"127.0.0.1:{way.port}: nothing listens there")
-        way.accept()
-        await restored(made, 2)
-        await hub.connection.amqp.close(made)
-
-    asyncio.run(main())
+    await asyncio.wait_for(down(), WAIT)
+    state = hub.connection.init.states()["amqp.orders"]
+    assert state["state"] in ("down", "connecting")
+    assert state["last_error"].startswith(f"127.0.0.1:{way.port}: nothing listens there")
+    way.accept()
+    await restored(made, 2)
+    await hub.connection.amqp.close(made)
 
 
 def test_each_of_several_loops_in_turn_has_its_own(rabbitmq: Any) -> None:

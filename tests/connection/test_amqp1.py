@@ -129,56 +129,44 @@ def test_a_certificate_for_another_host_is_refused(node: Any, proxy: Any) -> Non
     assert "certificate was refused" in said
 
 
-def test_tls_works_with_the_authority(node: Any, unique: str) -> None:
+async def test_tls_works_with_the_authority(node: Any, unique: str) -> None:
     node.declare_queue(unique)
 
-    async def main() -> None:
-        tls = {"ca_file": str(node.certificates.ca)}
-        async with opened(hub := new_hub(), url=url(node, node.tls_port), tls=tls) as ctx:
-            assert await publish(hub, ctx, event(unique, b"x" * 300_000), event(unique, b"y")) == [None, None]
-
-    asyncio.run(main())
+    tls = {"ca_file": str(node.certificates.ca)}
+    async with opened(hub := new_hub(), url=url(node, node.tls_port), tls=tls) as ctx:
+        assert await publish(hub, ctx, event(unique, b"x" * 300_000), event(unique, b"y")) == [None, None]
     assert node.queue_depth(unique) == 2
 
 
-def test_a_certificate_logs_in(node: Any, unique: str) -> None:
+async def test_a_certificate_logs_in(node: Any, unique: str) -> None:
     node.declare_queue(unique)
     made = node.certificates
     tls = {"ca_file": str(made.ca), "cert_file": str(made.client), "key_file": str(made.client_key)}
 
-    async def main() -> None:
-        data = {"url": f"amqps://127.0.0.1:{node.tls_port}", "tls": tls, "auth": "external"}
-        async with opened(hub := new_hub(), **data) as ctx:
-            assert await publish(hub, ctx, event(unique)) == [None]
-
-    asyncio.run(main())
+    data = {"url": f"amqps://127.0.0.1:{node.tls_port}", "tls": tls, "auth": "external"}
+    async with opened(hub := new_hub(), **data) as ctx:
+        assert await publish(hub, ctx, event(unique)) == [None]
 
 
-def test_a_login_may_hold_what_urls_escape(node: Any, unique: str) -> None:
+async def test_a_login_may_hold_what_urls_escape(node: Any, unique: str) -> None:
     password = "a:b@c/d ü"
     node.add_user(unique, password)
     node.set_permissions(unique)
 
-    async def main() -> None:
-        address = f"amqp://127.0.0.1:{node.port}"
-        async with opened(new_hub(), url=address, login=unique, password=password) as ctx:
-            assert ctx.state.connection.state is ConnectionState.UP
-
-    asyncio.run(main())
+    address = f"amqp://127.0.0.1:{node.port}"
+    async with opened(new_hub(), url=address, login=unique, password=password) as ctx:
+        assert ctx.state.connection.state is ConnectionState.UP
     node.delete_user(unique)
 
 
-def test_a_vhost_is_used(node: Any, unique: str) -> None:
+async def test_a_vhost_is_used(node: Any, unique: str) -> None:
     node.add_vhost(unique)
     node.set_permissions("guest", vhost=unique)
 
     node.api("PUT", f"queues/{unique}/here", {"durable": True})
 
-    async def main() -> None:
-        async with opened(hub := new_hub(), url=url(node), vhost=unique) as ctx:
-            assert await publish(hub, ctx, event("here")) == [None]
-
-    asyncio.run(main())
+    async with opened(hub := new_hub(), url=url(node), vhost=unique) as ctx:
+        assert await publish(hub, ctx, event("here")) == [None]
     assert node.queue_depth("here", unique) == 1
     node.delete_vhost(unique)
 
@@ -197,61 +185,49 @@ def test_a_silent_host_is_given_up() -> None:
     assert "no answer within 0.2 s (connect_timeout)" in asyncio.run(main())
 
 
-def test_the_next_host_is_tried(node: Any) -> None:
-    async def main() -> None:
-        hosts = [f"127.0.0.1:{closed_port()}", f"127.0.0.1:{node.port}"]
-        async with opened(new_hub(), hosts=hosts, login="guest", password="guest") as ctx:
-            assert ctx.state.connection.state is ConnectionState.UP
-
-    asyncio.run(main())
+async def test_the_next_host_is_tried(node: Any) -> None:
+    hosts = [f"127.0.0.1:{closed_port()}", f"127.0.0.1:{node.port}"]
+    async with opened(new_hub(), hosts=hosts, login="guest", password="guest") as ctx:
+        assert ctx.state.connection.state is ConnectionState.UP
 
 
-def test_users_of_a_profile_share_the_connection(rabbitmq: Any) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(rabbitmq)) as one, opened(hub, url=url(rabbitmq)) as two:
-            assert one.state.connection is two.state.connection
-            assert hub.connection.init.states()["amqp1.orders"]["state"] == "up"
-        assert hub.connection.init.states() == {}
-
-    asyncio.run(main())
+async def test_users_of_a_profile_share_the_connection(rabbitmq: Any) -> None:
+    hub = new_hub()
+    async with opened(hub, url=url(rabbitmq)) as one, opened(hub, url=url(rabbitmq)) as two:
+        assert one.state.connection is two.state.connection
+        assert hub.connection.init.states()["amqp1.orders"]["state"] == "up"
+    assert hub.connection.init.states() == {}
 
 
-def test_the_password_is_in_no_log(rabbitmq: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_password_is_in_no_log(rabbitmq: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     rabbitmq.add_user("wary", "hunter22")
     rabbitmq.set_permissions("wary")
 
-    async def main() -> None:
-        async with opened(new_hub(), url=f"amqp://wary:hunter22@127.0.0.1:{rabbitmq.port}") as ctx:
-            assert "hunter22" not in repr(ctx.state)
-
-    asyncio.run(main())
+    async with opened(new_hub(), url=f"amqp://wary:hunter22@127.0.0.1:{rabbitmq.port}") as ctx:
+        assert "hunter22" not in repr(ctx.state)
     rabbitmq.delete_user("wary")
     assert "hunter22" not in caplog.text
 
 
-def test_a_broker_that_falls_silent_is_given_up_and_connected_again(
+async def test_a_broker_that_falls_silent_is_given_up_and_connected_again(
     node: Any, proxy: Any, unique: str
 ) -> None:
     way = proxy(node.port)
     node.declare_queue(unique)
 
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(node, way.port), heartbeat=1) as ctx:
-            way.freeze()
-            (outcome,) = await publish(hub, ctx, event(unique, b"1"))
-            assert "two heartbeats" in str(outcome)
-            way.thaw()
-            await ready(hub, ctx)
-            assert ctx.state.connection.connects == 2
-            assert await publish(hub, ctx, event(unique, b"2")) == [None]
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with opened(hub, url=url(node, way.port), heartbeat=1) as ctx:
+        way.freeze()
+        (outcome,) = await publish(hub, ctx, event(unique, b"1"))
+        assert "two heartbeats" in str(outcome)
+        way.thaw()
+        await ready(hub, ctx)
+        assert ctx.state.connection.connects == 2
+        assert await publish(hub, ctx, event(unique, b"2")) == [None]
 
 
-def test_heartbeats_are_sent_as_the_peer_wants_them() -> None:
+async def test_heartbeats_are_sent_as_the_peer_wants_them() -> None:
     class Idle(Peer):
         def __init__(self) -> None:
             super().__init__()
@@ -265,16 +241,13 @@ def test_heartbeats_are_sent_as_the_peer_wants_them() -> None:
 
     beaten = asyncio.Semaphore(0)
 
-    async def main() -> None:
-        async with peer(Idle) as port, opened(new_hub(), **peer_url(port)) as ctx:
-            for _ in range(3):
-                await asyncio.wait_for(beaten.acquire(), WAIT)
-            assert ctx.state.connection.connects == 1
-
-    asyncio.run(main())
+    async with peer(Idle) as port, opened(new_hub(), **peer_url(port)) as ctx:
+        for _ in range(3):
+            await asyncio.wait_for(beaten.acquire(), WAIT)
+        assert ctx.state.connection.connects == 1
 
 
-def test_close_says_goodbye_and_a_peer_without_an_answer_does_not_hold_it_up(
+async def test_close_says_goodbye_and_a_peer_without_an_answer_does_not_hold_it_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("evbus.engine.wire.base.supervisor.CLOSE_TIMEOUT", 0.1)
@@ -284,15 +257,12 @@ def test_close_says_goodbye_and_a_peer_without_an_answer_does_not_hold_it_up(
         def on_connection_remote_close(self, event: Any) -> None:
             said.append("close")
 
-    async def main() -> None:
-        async with peer(Mute) as port, opened(new_hub(), **peer_url(port)):
-            pass
-
-    asyncio.run(main())
+    async with peer(Mute) as port, opened(new_hub(), **peer_url(port)):
+        pass
     assert said == ["close"]
 
 
-def test_a_peer_that_closes_with_a_reason_is_quoted_and_connected_again(
+async def test_a_peer_that_closes_with_a_reason_is_quoted_and_connected_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     peers: list[Peer] = []
@@ -307,31 +277,25 @@ def test_a_peer_that_closes_with_a_reason_is_quoted_and_connected_again(
             self._connection.close()
             self.pump()
 
-    async def main() -> None:
-        hub = new_hub()
-        async with peer(Leaving) as port, opened(hub, **peer_url(port)) as ctx:
-            lost = ctx.state.connection.session.lost
-            peers[0].leave()  # type: ignore[attr-defined]
-            reason = await asyncio.wait_for(asyncio.shield(lost), WAIT)
-            assert "amqp:connection:forced: going" in reason
-            await ready(hub, ctx)
-            assert ctx.state.connection.connects == 2
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with peer(Leaving) as port, opened(hub, **peer_url(port)) as ctx:
+        lost = ctx.state.connection.session.lost
+        peers[0].leave()  # type: ignore[attr-defined]
+        reason = await asyncio.wait_for(asyncio.shield(lost), WAIT)
+        assert "amqp:connection:forced: going" in reason
+        await ready(hub, ctx)
+        assert ctx.state.connection.connects == 2
 
 
-def test_bytes_that_are_no_amqp_end_the_connection_and_nothing_else() -> None:
+async def test_bytes_that_are_no_amqp_end_the_connection_and_nothing_else() -> None:
     class Garbled(Peer):
         def on_link_remote_open(self, event: Any) -> None:
             self.transport.write(b"\0\0\0\x01garbage garbage")
 
-    async def main() -> None:
-        hub = new_hub()
-        async with peer(Garbled) as port, opened(hub, **peer_url(port)) as ctx:
-            (outcome,) = await publish(hub, ctx, event("k"))
-            assert "connection was lost" in str(outcome)
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with peer(Garbled) as port, opened(hub, **peer_url(port)) as ctx:
+        (outcome,) = await publish(hub, ctx, event("k"))
+        assert "connection was lost" in str(outcome)
 
 
 def test_without_the_extra_one_sentence_says_how_to_get_it() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import msgspec
@@ -25,52 +24,43 @@ def test_nothing_is_open_at_first() -> None:
     assert new_hub().connection.init.states() == {}
 
 
-def test_what_is_shared_is_made_once_listed_and_released() -> None:
-    async def main() -> None:
-        hub = new_hub()
-        made = []
+async def test_what_is_shared_is_made_once_listed_and_released() -> None:
+    hub = new_hub()
+    made = []
 
-        def make() -> Any:
-            made.append(connection(Transport()))
-            return made[-1]
+    def make() -> Any:
+        made.append(connection(Transport()))
+        return made[-1]
 
-        one = await hub.connection.init.share("amqp", context("orders"), make)
-        two = await hub.connection.init.share("amqp", context("orders"), make)
-        other = await hub.connection.init.share("stomp", context("orders"), make)
-        assert one is two
-        assert other is made[1]
-        states = hub.connection.init.states()
-        assert sorted(states) == ["amqp.orders", "amqp.orders#2"]
-        assert set(states["amqp.orders"]) == {"state", "since", "connects", "blocked", "last_error"}
-        for user in (one, two, other):
-            await hub.connection.init.release(user)
-        assert hub.connection.init.states() == {}
-        assert one.state is other.state is ConnectionState.CLOSED
-
-    asyncio.run(main())
+    one = await hub.connection.init.share("amqp", context("orders"), make)
+    two = await hub.connection.init.share("amqp", context("orders"), make)
+    other = await hub.connection.init.share("stomp", context("orders"), make)
+    assert one is two
+    assert other is made[1]
+    states = hub.connection.init.states()
+    assert sorted(states) == ["amqp.orders", "amqp.orders#2"]
+    assert set(states["amqp.orders"]) == {"state", "since", "connects", "blocked", "last_error"}
+    for user in (one, two, other):
+        await hub.connection.init.release(user)
+    assert hub.connection.init.states() == {}
+    assert one.state is other.state is ConnectionState.CLOSED
 
 
-def test_what_is_open_outlives_that_the_room_is_loaded_again() -> None:
-    async def main() -> None:
-        hub = new_hub()
-        made = await hub.connection.init.share("amqp", context("orders"), lambda: connection(Transport()))
-        shared = hub.connection.SHARED
-        hub.pop.sub.add(dyne_name="connection", pypath="evbus.connection", omit_class=True)
-        hub.connection.init.states()
-        assert hub.connection.SHARED is shared
-        await hub.connection.init.release(made)
-
-    asyncio.run(main())
+async def test_what_is_open_outlives_that_the_room_is_loaded_again() -> None:
+    hub = new_hub()
+    made = await hub.connection.init.share("amqp", context("orders"), lambda: connection(Transport()))
+    shared = hub.connection.SHARED
+    hub.pop.sub.add(dyne_name="connection", pypath="evbus.connection", omit_class=True)
+    hub.connection.init.states()
+    assert hub.connection.SHARED is shared
+    await hub.connection.init.release(made)
 
 
-def test_hubs_share_nothing() -> None:
-    async def main() -> None:
-        first, second = new_hub(), new_hub()
-        made = await first.connection.init.share("amqp", context("a"), lambda: connection(Transport()))
-        assert second.connection.init.states() == {}
-        await first.connection.init.release(made)
-
-    asyncio.run(main())
+async def test_hubs_share_nothing() -> None:
+    first, second = new_hub(), new_hub()
+    made = await first.connection.init.share("amqp", context("a"), lambda: connection(Transport()))
+    assert second.connection.init.states() == {}
+    await first.connection.init.release(made)
 
 
 def test_the_snapshot_of_the_bus_lists_the_connections(hub: Any) -> None:

@@ -96,26 +96,20 @@ def test_a_certificate_of_a_stranger_is_refused_for_every_host(rabbitmq: Any) ->
     assert "certificate was refused" in refusal(hosts=hosts, tls=True)
 
 
-def test_tls_works_with_the_authority(node: Any, unique: str) -> None:
-    async def main() -> None:
-        tls = {"ca_file": str(node.certificates.ca)}
-        async with opened(hub := new_hub(), url=url(node, node.stomp_tls_port), tls=tls) as ctx:
-            assert await publish(hub, ctx, event(unique, b"x" * 300_000), event(unique, b"y")) == [None, None]
-
-    asyncio.run(main())
+async def test_tls_works_with_the_authority(node: Any, unique: str) -> None:
+    tls = {"ca_file": str(node.certificates.ca)}
+    async with opened(hub := new_hub(), url=url(node, node.stomp_tls_port), tls=tls) as ctx:
+        assert await publish(hub, ctx, event(unique, b"x" * 300_000), event(unique, b"y")) == [None, None]
 
 
-def test_a_login_may_hold_what_stomp_escapes(rabbitmq: Any, unique: str) -> None:
+async def test_a_login_may_hold_what_stomp_escapes(rabbitmq: Any, unique: str) -> None:
     password = "a:b\\c\nd"
     rabbitmq.add_user(unique, password)
     rabbitmq.set_permissions(unique)
 
-    async def main() -> None:
-        address = f"stomp://127.0.0.1:{rabbitmq.stomp_port}"
-        async with opened(new_hub(), url=address, login=unique, password=password) as ctx:
-            assert ctx.state.connection.state is ConnectionState.UP
-
-    asyncio.run(main())
+    address = f"stomp://127.0.0.1:{rabbitmq.stomp_port}"
+    async with opened(new_hub(), url=address, login=unique, password=password) as ctx:
+        assert ctx.state.connection.state is ConnectionState.UP
     rabbitmq.delete_user(unique)
 
 
@@ -134,78 +128,63 @@ def test_a_silent_host_is_given_up() -> None:
     assert "did not answer within 0.2 s (connect_timeout)" in asyncio.run(main())
 
 
-def test_an_older_version_is_refused() -> None:
+async def test_an_older_version_is_refused() -> None:
     async def old(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await login(reader, writer, version="1.1")
         await reader.read()
 
-    async def main() -> None:
-        async with broker(old) as port:
-            with pytest.raises(ConnectFailed, match="STOMP 1.1 only"):
-                await new_hub().connection.stomp.open(context(url=f"stomp://127.0.0.1:{port}"))
-
-    asyncio.run(main())
+    async with broker(old) as port:
+        with pytest.raises(ConnectFailed, match="STOMP 1.1 only"):
+            await new_hub().connection.stomp.open(context(url=f"stomp://127.0.0.1:{port}"))
 
 
-def test_the_next_host_is_tried(rabbitmq: Any) -> None:
-    async def main() -> None:
-        hosts = [f"127.0.0.1:{closed_port()}", f"127.0.0.1:{rabbitmq.stomp_port}"]
-        async with opened(new_hub(), hosts=hosts, login="guest", password="guest") as ctx:
-            assert ctx.state.connection.state is ConnectionState.UP
-
-    asyncio.run(main())
+async def test_the_next_host_is_tried(rabbitmq: Any) -> None:
+    hosts = [f"127.0.0.1:{closed_port()}", f"127.0.0.1:{rabbitmq.stomp_port}"]
+    async with opened(new_hub(), hosts=hosts, login="guest", password="guest") as ctx:
+        assert ctx.state.connection.state is ConnectionState.UP
 
 
-def test_users_of_a_profile_share_the_connection(rabbitmq: Any) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(rabbitmq)) as one, opened(hub, url=url(rabbitmq)) as two:
-            assert one.state.connection is two.state.connection
-            assert hub.connection.init.states()["stomp.orders"]["state"] == "up"
-        assert hub.connection.init.states() == {}
-
-    asyncio.run(main())
+async def test_users_of_a_profile_share_the_connection(rabbitmq: Any) -> None:
+    hub = new_hub()
+    async with opened(hub, url=url(rabbitmq)) as one, opened(hub, url=url(rabbitmq)) as two:
+        assert one.state.connection is two.state.connection
+        assert hub.connection.init.states()["stomp.orders"]["state"] == "up"
+    assert hub.connection.init.states() == {}
 
 
-def test_the_password_is_in_no_log(rabbitmq: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_password_is_in_no_log(rabbitmq: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     rabbitmq.add_user("careful", "hunter22")
     rabbitmq.set_permissions("careful")
 
-    async def main() -> None:
-        address = f"stomp://careful:hunter22@127.0.0.1:{rabbitmq.stomp_port}"
-        async with opened(new_hub(), url=address) as ctx:
-            assert "hunter22" not in repr(ctx.state)
-
-    asyncio.run(main())
+    address = f"stomp://careful:hunter22@127.0.0.1:{rabbitmq.stomp_port}"
+    async with opened(new_hub(), url=address) as ctx:
+        assert "hunter22" not in repr(ctx.state)
     rabbitmq.delete_user("careful")
     assert "hunter22" not in caplog.text
 
 
-def test_a_broker_that_falls_silent_is_given_up_and_connected_again(
+async def test_a_broker_that_falls_silent_is_given_up_and_connected_again(
     rabbitmq: Any, proxy: Any, unique: str
 ) -> None:
     way = proxy(rabbitmq.stomp_port)
 
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(rabbitmq, way.port), heartbeat=0.2) as ctx:
-            connection = ctx.state.connection
-            way.freeze()
-            (outcome,) = await publish(hub, ctx, event(unique, b"1"))
-            assert "two heartbeats" in str(outcome)
-            way.thaw()
-            why, back = hub.ingress.stomp.ready(ctx)
-            assert "not connected" in why
-            await asyncio.wait_for(back, WAIT)
-            assert connection.connects == 2
-            assert hub.ingress.stomp.ready(ctx) is None
-            assert await publish(hub, ctx, event(unique, b"2")) == [None]
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with opened(hub, url=url(rabbitmq, way.port), heartbeat=0.2) as ctx:
+        connection = ctx.state.connection
+        way.freeze()
+        (outcome,) = await publish(hub, ctx, event(unique, b"1"))
+        assert "two heartbeats" in str(outcome)
+        way.thaw()
+        why, back = hub.ingress.stomp.ready(ctx)
+        assert "not connected" in why
+        await asyncio.wait_for(back, WAIT)
+        assert connection.connects == 2
+        assert hub.ingress.stomp.ready(ctx) is None
+        assert await publish(hub, ctx, event(unique, b"2")) == [None]
 
 
-def test_heartbeats_are_sent_as_the_broker_wants_them() -> None:
+async def test_heartbeats_are_sent_as_the_broker_wants_them() -> None:
     beaten = asyncio.Event()
 
     async def listening(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -216,17 +195,14 @@ def test_heartbeats_are_sent_as_the_broker_wants_them() -> None:
         beaten.set()
         await answered(reader, writer)
 
-    async def main() -> None:
-        async with (
-            broker(listening) as port,
-            opened(new_hub(), url=f"stomp://127.0.0.1:{port}", heartbeat=0.1),
-        ):
-            await asyncio.wait_for(beaten.wait(), WAIT)
-
-    asyncio.run(main())
+    async with (
+        broker(listening) as port,
+        opened(new_hub(), url=f"stomp://127.0.0.1:{port}", heartbeat=0.1),
+    ):
+        await asyncio.wait_for(beaten.wait(), WAIT)
 
 
-def test_close_says_goodbye_and_a_broker_without_an_answer_does_not_hold_it_up(
+async def test_close_says_goodbye_and_a_broker_without_an_answer_does_not_hold_it_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("evbus.engine.wire.base.supervisor.CLOSE_TIMEOUT", 0.1)
@@ -237,11 +213,8 @@ def test_close_says_goodbye_and_a_broker_without_an_answer_does_not_hold_it_up(
         said.append((await frame_of(reader))[0])
         await reader.read()
 
-    async def main() -> None:
-        async with broker(mute) as port, opened(new_hub(), url=f"stomp://127.0.0.1:{port}"):
-            pass
-
-    asyncio.run(main())
+    async with broker(mute) as port, opened(new_hub(), url=f"stomp://127.0.0.1:{port}"):
+        pass
     assert said == ["DISCONNECT"]
 
 

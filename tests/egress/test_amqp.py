@@ -21,7 +21,6 @@ from tests.ingress.amqp_kit import (
     consuming,
     event,
     eventually,
-    kill,
     library,
     new_hub,
     numbered,
@@ -30,6 +29,7 @@ from tests.ingress.amqp_kit import (
     url,
 )
 from tests.interop.foreign import Message, send_amqp1
+from tests.transports.kit import nothing
 
 Following = Callable[[], Awaitable[Delivery]]
 
@@ -56,120 +56,25 @@ def bound(node: Any, exchange: str) -> int:
     return len(node.api("GET", f"exchanges/%2F/{exchange}/bindings/source", missing_ok=True) or ())
 
 
-async def nothing(following: Following) -> None:
-    """Check that nothing comes while the loop has other things to do."""
-    waiting = asyncio.ensure_future(following())
-    done, _ = await asyncio.wait({waiting}, timeout=0.2)
-    waiting.cancel()
-    await asyncio.wait({waiting})
-    assert not done
-
-
-def test_the_plugin_declares_its_providers_and_profile() -> None:
-    hub = new_hub()
-    assert hub.egress.amqp.ACCT == ["amqp", "rabbitmq", "pika"]
-    assert hub.egress.amqp.PROFILE is hub.ingress.amqp.PROFILE
-
-
 # Settling
 
 
-def test_an_event_comes_back_as_it_was_sent(rabbitmq: Any, unique: str) -> None:
-    headers = {
-        "content-type": "application/json",
-        "content-encoding": "utf-8",
-        "priority": "3",
-        "correlation-id": "9",
-        "reply-to": "r",
-        "expiration": "600000",
-        "message-id": "m",
-        "timestamp": "1700000000",
-        "type": "t",
-        "app-id": "a",
-        "ce-id": "7",
-        "x-ü": "c\r\nd\0e",
-    }
-
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
-            assert await publish(hub, ctx, event(unique, bytes(range(256)), headers)) == [None]
-        async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
-            delivery = await following()
-            envelope = delivery.envelope
-            assert (envelope.profile, envelope.routing_key) == ("orders", unique)
-            assert (envelope.body, envelope.headers) == (bytes(range(256)), headers)
-            assert (delivery.redelivered, delivery.delivery_count) == (False, None)
-            delivery.ack()
-
-    asyncio.run(main())
-    assert rabbitmq.queue_depth(unique) == 0
-
-
-def test_an_event_may_have_ten_years_to_live(each_rabbitmq: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        data = {"url": url(each_rabbitmq), "queue": unique, "expiry": 315_360_000}
-        async with opened(hub, **data) as ctx:
-            assert await publish(hub, ctx, event(unique)) == [None]
-        async with consuming(hub, url=url(each_rabbitmq), queue=unique) as following:
-            delivery = await following()
-            assert delivery.envelope.headers["expiration"] == "315360000000"
-            delivery.ack()
-
-    asyncio.run(main())
+async def test_an_event_may_have_ten_years_to_live(each_rabbitmq: Any, unique: str) -> None:
+    hub = new_hub()
+    data = {"url": url(each_rabbitmq), "queue": unique, "expiry": 315_360_000}
+    async with opened(hub, **data) as ctx:
+        assert await publish(hub, ctx, event(unique)) == [None]
+    async with consuming(hub, url=url(each_rabbitmq), queue=unique) as following:
+        delivery = await following()
+        assert delivery.envelope.headers["expiration"] == "315360000000"
+        delivery.ack()
     each_rabbitmq.delete_queue(unique)
 
 
-def test_what_is_acked_is_gone_and_the_rest_comes_again(each_rabbitmq: Any, unique: str) -> None:
-    rabbitmq = each_rabbitmq
-
-    async def main() -> None:
-        hub = new_hub()
-        await fill(hub, rabbitmq, unique, 6)
-        async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
-            found = [await following() for _ in range(6)]
-            assert [delivery.envelope.body for delivery in found] == [b"0", b"1", b"2", b"3", b"4", b"5"]
-            found[0].ack()
-            found[2].ack()
-            found[3].reject()
-            found[4].reject(requeue=True)
-            again = await following()
-            assert (again.envelope.body, again.redelivered) == (b"4", True)
-        assert rabbitmq.queue_depth(unique) == 3
-        async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
-            again_all = [await following() for _ in range(3)]
-            assert [delivery.envelope.body for delivery in again_all] == [b"1", b"4", b"5"]
-            assert all(delivery.redelivered for delivery in again_all)
-            for delivery in again_all:
-                delivery.ack()
-        for delivery in found:
-            delivery.ack()  # of a channel that is gone: it tells nobody
-
-    asyncio.run(main())
-    assert rabbitmq.queue_depth(unique) == 0
-
-
-def test_never_more_than_prefetch_is_unsettled(rabbitmq: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        await fill(hub, rabbitmq, unique, 10)
-        async with consuming(
-            hub, Subscription(prefetch=3), url=url(rabbitmq), queue=unique, prefetch=5
-        ) as following:
-            found = [await following() for _ in range(3)]
-            assert rabbitmq.queue_depth(unique) == 7
-            found[1].ack()
-            await following()
-            assert rabbitmq.queue_depth(unique) == 6
-            await nothing(following)
-
-    asyncio.run(main())
-    assert rabbitmq.queue_depth(unique) == 9
-
-
 @pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
-def test_a_quorum_queue_counts_deliveries_and_gives_up_at_its_limit(each_rabbitmq: Any, unique: str) -> None:
+async def test_a_quorum_queue_counts_deliveries_and_gives_up_at_its_limit(
+    each_rabbitmq: Any, unique: str
+) -> None:
     rabbitmq = each_rabbitmq
     queue = {
         "name": unique,
@@ -180,123 +85,84 @@ def test_a_quorum_queue_counts_deliveries_and_gives_up_at_its_limit(each_rabbitm
     }
     rabbitmq.declare_queue(f"{unique}-dead")
 
-    async def main() -> None:
-        hub = new_hub()
-        await fill(hub, rabbitmq, queue, 1)
-        async with consuming(hub, url=url(rabbitmq), queue=queue) as following:
-            counts = []
-            for _ in range(3):
-                delivery = await following()
-                counts.append((delivery.delivery_count or 0, delivery.redelivered))
-                delivery.reject(requeue=True)
-            assert counts == [(0, False), (1, True), (2, True)]
-        async with consuming(hub, url=url(rabbitmq), queue=f"{unique}-dead") as following:
+    hub = new_hub()
+    await fill(hub, rabbitmq, queue, 1)
+    async with consuming(hub, url=url(rabbitmq), queue=queue) as following:
+        counts = []
+        for _ in range(3):
             delivery = await following()
-            assert "delivery_limit" in delivery.envelope.headers["x-death"]
-            delivery.ack()
-
-    asyncio.run(main())
+            counts.append((delivery.delivery_count or 0, delivery.redelivered))
+            delivery.reject(requeue=True)
+        assert counts == [(0, False), (1, True), (2, True)]
+    async with consuming(hub, url=url(rabbitmq), queue=f"{unique}-dead") as following:
+        delivery = await following()
+        assert "delivery_limit" in delivery.envelope.headers["x-death"]
+        delivery.ack()
     rabbitmq.delete_queue(unique)
     rabbitmq.delete_queue(f"{unique}-dead")
 
 
 @pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
-def test_what_is_given_back_counts_only_where_the_broker_cannot_tell_it_apart(
+async def test_what_is_given_back_counts_only_where_the_broker_cannot_tell_it_apart(
     each_rabbitmq: Any, unique: str
 ) -> None:
     queue = {"name": unique, "type": "quorum"}
     counts = each_rabbitmq.version < (4, 3)
 
-    async def main() -> None:
-        hub = new_hub()
-        await fill(hub, each_rabbitmq, queue, 1)
-        for closed in range(3):
-            async with consuming(hub, url=url(each_rabbitmq), queue=queue) as following:
-                found = await following()
-                assert (found.delivery_count or 0) == (2 * closed if counts else 0)
-                found.give_back()
-                found = await following()
-                assert (found.delivery_count or 0) == (2 * closed + 1 if counts else 0)
-
-    asyncio.run(main())
+    hub = new_hub()
+    await fill(hub, each_rabbitmq, queue, 1)
+    for closed in range(3):
+        async with consuming(hub, url=url(each_rabbitmq), queue=queue) as following:
+            found = await following()
+            assert (found.delivery_count or 0) == (2 * closed if counts else 0)
+            found.give_back()
+            found = await following()
+            assert (found.delivery_count or 0) == (2 * closed + 1 if counts else 0)
     each_rabbitmq.delete_queue(unique)
 
 
 @pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
-def test_a_quorum_queue_loses_nothing_however_often_it_comes_back(
+async def test_a_quorum_queue_loses_nothing_however_often_it_comes_back(
     each_rabbitmq: Any, proxy: Any, unique: str
 ) -> None:
     way = proxy(each_rabbitmq.port)
     queue = {"name": unique, "type": "quorum"}
 
-    async def main() -> None:
-        hub = new_hub()
-        await fill(hub, each_rabbitmq, queue, 20)
-        data = {"url": url(each_rabbitmq, way.port), "queue": queue}
-        for _ in range(12):
-            async with consuming(hub, **data) as following:
-                await following()
+    hub = new_hub()
+    await fill(hub, each_rabbitmq, queue, 20)
+    data = {"url": url(each_rabbitmq, way.port), "queue": queue}
+    for _ in range(12):
         async with consuming(hub, **data) as following:
-            for _ in range(12):
-                await following()
-                way.cut()
-            seen: set[int] = set()
-            while seen != set(range(20)):
-                (delivery,) = [await following()]
-                if not delivery.gone:
-                    delivery.ack()
-                    seen.add(int(delivery.envelope.body))
-
-    asyncio.run(main())
+            await following()
+    async with consuming(hub, **data) as following:
+        for _ in range(12):
+            await following()
+            way.cut()
+        seen: set[int] = set()
+        while seen != set(range(20)):
+            (delivery,) = [await following()]
+            if not delivery.gone:
+                delivery.ack()
+                seen.add(int(delivery.envelope.body))
     each_rabbitmq.delete_queue(unique)
 
 
-@pytest.mark.parametrize("kind", ["classic", "quorum"])
-def test_who_pauses_gets_nothing_more_and_settles_what_it_has(
-    each_rabbitmq: Any, unique: str, kind: str
-) -> None:
-    queue = {"name": unique, "type": kind}
-    data = {"url": url(each_rabbitmq), "queue": queue}
-
-    async def main() -> None:
-        hub = new_hub()
-        await fill(hub, each_rabbitmq, queue, 6)
-        async with consuming(hub, Subscription(prefetch=4), **data) as first:
-            one, two = await first(), await first()
-            assert one.origin is not None
-            await eventually(lambda: len(one.origin.waiting) == 2, "the others are there")
-            one.origin.pause()
-            async with consuming(hub, **data) as second:
-                assert sorted(await bodies(second, 4)) == [2, 3, 4, 5]
-                one.ack()
-                two.reject(requeue=True)
-                assert await bodies(second, 1) == [1]
-            assert not one.gone
-
-    asyncio.run(main())
-    assert each_rabbitmq.queue_depth(unique) == 0
-    each_rabbitmq.delete_queue(unique)
-
-
-def test_what_is_rejected_goes_to_the_dead_letter_exchange(rabbitmq: Any, unique: str) -> None:
+async def test_what_is_rejected_goes_to_the_dead_letter_exchange(rabbitmq: Any, unique: str) -> None:
     queue = {"name": unique, "dead_letter_exchange": "", "dead_letter_routing_key": f"{unique}-dead"}
     rabbitmq.declare_queue(f"{unique}-dead")
 
-    async def main() -> None:
-        hub = new_hub()
-        await fill(hub, rabbitmq, queue, 2)
-        async with consuming(hub, url=url(rabbitmq), queue=queue) as following:
-            (await following()).reject()
-            (await following()).ack()
-            async with consuming(hub, url=url(rabbitmq), queue=f"{unique}-dead") as dead:
-                delivery = await dead()
-                assert delivery.envelope.body == b"0"
-                assert '"reason":"rejected"' in delivery.envelope.headers["x-death"]
-
-    asyncio.run(main())
+    hub = new_hub()
+    await fill(hub, rabbitmq, queue, 2)
+    async with consuming(hub, url=url(rabbitmq), queue=queue) as following:
+        (await following()).reject()
+        (await following()).ack()
+        async with consuming(hub, url=url(rabbitmq), queue=f"{unique}-dead") as dead:
+            delivery = await dead()
+            assert delivery.envelope.body == b"0"
+            assert '"reason":"rejected"' in delivery.envelope.headers["x-death"]
 
 
-def test_every_type_of_header_becomes_text(rabbitmq: Any, unique: str) -> None:
+async def test_every_type_of_header_becomes_text(rabbitmq: Any, unique: str) -> None:
     table: Any = {
         "text": "ü",
         "true": True,
@@ -311,104 +177,28 @@ def test_every_type_of_header_becomes_text(rabbitmq: Any, unique: str) -> None:
         "table": {"a": {"b": 1}},
     }
 
-    async def main() -> None:
-        hub = new_hub()
-        async with library(rabbitmq) as channel:
-            await channel.queue_declare(unique, durable=True)
-            properties = commands.Basic.Properties(headers=table)
-            await channel.basic_publish(b"x", routing_key=unique, properties=properties)
-        async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
-            delivery = await following()
-            headers = delivery.envelope.headers
-            delivery.ack()
-        assert {type(value) for value in headers.values()} == {str}
-        assert headers.keys() >= table.keys()
-        assert (headers["text"], headers["true"], headers["int"]) == ("ü", "true", "-70000")
-        assert (headers["big"], headers["float"], headers["bytes"]) == (str(2**40), "0.5", "ab")
-        assert headers["list"] == '[1,"a",{"b":null}]'
-        assert headers["table"] == '{"a":{"b":1}}'
-
-    asyncio.run(main())
-
-
-def test_large_bodies_arrive_byte_for_byte(rabbitmq: Any, unique: str) -> None:
-    pattern = bytes(range(256)) * 4097
-    sizes = [0, 131064, 131065, 1024 * 1024]
-
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
-            await publish(hub, ctx, *(event(unique, pattern[:size]) for size in sizes))
-        async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
-            for size in sizes:
-                delivery = await following()
-                assert delivery.envelope.body == pattern[:size]
-                delivery.ack()
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with library(rabbitmq) as channel:
+        await channel.queue_declare(unique, durable=True)
+        properties = commands.Basic.Properties(headers=table)
+        await channel.basic_publish(b"x", routing_key=unique, properties=properties)
+    async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
+        delivery = await following()
+        headers = delivery.envelope.headers
+        delivery.ack()
+    assert {type(value) for value in headers.values()} == {str}
+    assert headers.keys() >= table.keys()
+    assert (headers["text"], headers["true"], headers["int"]) == ("ü", "true", "-70000")
+    assert (headers["big"], headers["float"], headers["bytes"]) == (str(2**40), "0.5", "ab")
+    assert headers["list"] == '[1,"a",{"b":null}]'
+    assert headers["table"] == '{"a":{"b":1}}'
 
 
 # Who gets what
 
 
-def test_groups_have_a_copy_each_and_their_consumers_share_it(rabbitmq: Any, unique: str) -> None:
-    data = {"url": url(rabbitmq), "exchange": {"name": unique, "type": "topic", "auto_delete": True}}
-    one = Subscription(name="made", group=f"{unique}-a", prefetch=1)
-    other = Subscription(name="made", group=f"{unique}-b")
-
-    async def main() -> None:
-        hub = new_hub()
-        async with consuming(hub, one, **data) as first, consuming(hub, one, **data) as second:
-            waiting = [asyncio.ensure_future(first()), asyncio.ensure_future(second())]
-            await eventually(lambda: consumers(f"made::{unique}-a") == 2, "both consume")
-            async with consuming(hub, other, **data) as third:
-                waiting.append(asyncio.ensure_future(third()))
-                await eventually(lambda: consumers(f"made::{unique}-b") == 1, "the other group consumes")
-                async with opened(hub, **data) as ctx:
-                    await publish(hub, ctx, *numbered("made", 2))
-                found = [await each for each in waiting]
-                assert {int(delivery.envelope.body) for delivery in found[:2]} == {0, 1}
-                assert found[2].envelope.body == b"0"
-                # The consumers of a profile share a connection. The lane, which has left, had its own.
-                assert list(hub.connection.init.states()) == ["amqp.orders.consumers"]
-                for delivery in found:
-                    delivery.ack()
-                assert await bodies(third, 1) == [1]
-
-    def consumers(queue: str) -> int:
-        return int(rabbitmq.depth(queue).consumers) if rabbitmq.has_queue(queue) else 0
-
-    asyncio.run(main())
-    for group in "ab":
-        rabbitmq.delete_queue(f"made::{unique}-{group}")
-
-
-def test_copies_of_a_process_get_everything_and_are_gone_when_it_stops(
-    each_rabbitmq: Any, unique: str
-) -> None:
-    rabbitmq = each_rabbitmq
-    data = {"url": url(rabbitmq), "exchange": {"name": unique, "type": "fanout", "auto_delete": True}}
-    wanted = Subscription(name=unique, per_process=True)
-
-    def queues() -> list[Any]:
-        return [queue for queue in rabbitmq.api("GET", "queues") if queue["name"].startswith(unique)]
-
-    async def main() -> None:
-        hub = new_hub()
-        async with consuming(hub, wanted, **data) as first, consuming(hub, wanted, **data) as second:
-            waiting = [asyncio.ensure_future(each()) for each in (first, second)]
-            await eventually(lambda: bound(rabbitmq, unique) == 2, "both have a queue")
-            assert not any(queue["exclusive"] for queue in queues())
-            async with opened(hub, **data) as ctx:
-                await publish(hub, ctx, event("k", b"0"))
-            assert [(await each).envelope.body for each in waiting] == [b"0", b"0"]
-
-    asyncio.run(main())
-    asyncio.run(eventually(lambda: not queues(), "both queues are gone"))
-
-
 @pytest.mark.parametrize("per_process", [False, True])
-def test_what_waits_for_a_listener_outlives_the_loss_of_its_connection(
+async def test_what_waits_for_a_listener_outlives_the_loss_of_its_connection(
     each_rabbitmq: Any, proxy: Any, unique: str, caplog: pytest.LogCaptureFixture, per_process: bool
 ) -> None:
     way = proxy(each_rabbitmq.port)
@@ -421,31 +211,28 @@ def test_what_waits_for_a_listener_outlives_the_loss_of_its_connection(
         listed = each_rabbitmq.api("GET", "queues")
         return [one for one in listed if one["name"].startswith(f"made::{unique}")]
 
-    async def main() -> None:
-        hub = new_hub()
-        async with consuming(hub, wanted, url=url(each_rabbitmq, way.port), **data) as following:
-            waiting = asyncio.ensure_future(following())
-            await eventually(lambda: bound(each_rabbitmq, unique), "it listens")
-            async with opened(hub, url=url(each_rabbitmq), exchange=unique) as ctx:
-                assert await publish(hub, ctx, *numbered("made", 10)) == [None] * 10
-                (await waiting).ack()
-                seen = set(await bodies(following, 2))
-                way.cut()
-                assert await publish(hub, ctx, *numbered("made", 2, start=10)) == [None] * 2
-                while seen | {0} != set(range(12)):
-                    seen.update(await bodies(following, 1))
-            (made,) = queues()
-            assert (made["type"], made["durable"], made["auto_delete"]) == ("classic", True, False)
-            assert made["arguments"] == {"x-queue-type": "classic", "x-expires": 300_000}
-        await eventually(lambda: per_process != bool(queues()), "a copy of a process goes with it")
-        for one in queues():
-            each_rabbitmq.delete_queue(one["name"])
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with consuming(hub, wanted, url=url(each_rabbitmq, way.port), **data) as following:
+        waiting = asyncio.ensure_future(following())
+        await eventually(lambda: bound(each_rabbitmq, unique), "it listens")
+        async with opened(hub, url=url(each_rabbitmq), exchange=unique) as ctx:
+            assert await publish(hub, ctx, *numbered("made", 10)) == [None] * 10
+            (await waiting).ack()
+            seen = set(await bodies(following, 2))
+            way.cut()
+            assert await publish(hub, ctx, *numbered("made", 2, start=10)) == [None] * 2
+            while seen | {0} != set(range(12)):
+                seen.update(await bodies(following, 1))
+        (made,) = queues()
+        assert (made["type"], made["durable"], made["auto_delete"]) == ("classic", True, False)
+        assert made["arguments"] == {"x-queue-type": "classic", "x-expires": 300_000}
+    await eventually(lambda: per_process != bool(queues()), "a copy of a process goes with it")
+    for one in queues():
+        each_rabbitmq.delete_queue(one["name"])
     assert not [record for record in caplog.records if record.name == "evbus.connection.amqp"]
 
 
-def test_a_listeners_queue_goes_when_nobody_comes_back(each_rabbitmq: Any, unique: str) -> None:
+async def test_a_listeners_queue_goes_when_nobody_comes_back(each_rabbitmq: Any, unique: str) -> None:
     data = {
         "url": url(each_rabbitmq),
         "exchange": {"name": unique, "type": "topic", "auto_delete": True},
@@ -457,19 +244,16 @@ def test_a_listeners_queue_goes_when_nobody_comes_back(each_rabbitmq: Any, uniqu
         # Asked over AMQP, the queue would be in use.
         return each_rabbitmq.api("GET", f"queues/%2F/{unique}", missing_ok=True)
 
-    async def main() -> None:
-        async with consuming(new_hub(), wanted, **data) as following:
-            waiting = asyncio.ensure_future(following())
-            await eventually(there, "it listens")
-            waiting.cancel()
-            await asyncio.wait({waiting})
-        await eventually(lambda: not there(), "it is gone")
-
-    asyncio.run(main())
+    async with consuming(new_hub(), wanted, **data) as following:
+        waiting = asyncio.ensure_future(following())
+        await eventually(there, "it listens")
+        waiting.cancel()
+        await asyncio.wait({waiting})
+    await eventually(lambda: not there(), "it is gone")
 
 
 @pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
-def test_a_listeners_queue_of_before_is_used_as_it_is_and_declared_anew_once_it_is_gone(
+async def test_a_listeners_queue_of_before_is_used_as_it_is_and_declared_anew_once_it_is_gone(
     each_rabbitmq: Any, proxy: Any, unique: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     way = proxy(each_rabbitmq.port)
@@ -480,22 +264,19 @@ def test_a_listeners_queue_of_before_is_used_as_it_is_and_declared_anew_once_it_
         found = each_rabbitmq.api("GET", f"queues/%2F/{unique}", missing_ok=True)
         return found and found["durable"]
 
-    async def main() -> None:
-        hub = new_hub()
-        async with (
-            consuming(hub, Subscription(name=unique, durable=False), **data) as following,
-            opened(hub, url=url(each_rabbitmq), exchange="amq.topic") as ctx,
-        ):
-            waiting = asyncio.ensure_future(following())
-            await eventually(lambda: each_rabbitmq.depth(unique).consumers, "it listens")
-            assert not durable()
-            way.cut()
-            await eventually(durable, "it is declared anew")
-            await eventually(lambda: each_rabbitmq.depth(unique).consumers, "it listens again")
-            await publish(hub, ctx, event(unique, b"1"))
-            (await waiting).ack()
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with (
+        consuming(hub, Subscription(name=unique, durable=False), **data) as following,
+        opened(hub, url=url(each_rabbitmq), exchange="amq.topic") as ctx,
+    ):
+        waiting = asyncio.ensure_future(following())
+        await eventually(lambda: each_rabbitmq.depth(unique).consumers, "it listens")
+        assert not durable()
+        way.cut()
+        await eventually(durable, "it is declared anew")
+        await eventually(lambda: each_rabbitmq.depth(unique).consumers, "it listens again")
+        await publish(hub, ctx, event(unique, b"1"))
+        (await waiting).ack()
     (record,) = (one for one in caplog.records if one.name == "evbus.connection.amqp")
     assert record.message.endswith(
         "older versions of evbus declared it so: stop all of its consumers once, and it is declared anew"
@@ -503,247 +284,169 @@ def test_a_listeners_queue_of_before_is_used_as_it_is_and_declared_anew_once_it_
     each_rabbitmq.delete_queue(unique)
 
 
-def test_consumers_of_a_higher_priority_are_served_first(rabbitmq: Any, unique: str) -> None:
+async def test_consumers_of_a_higher_priority_are_served_first(rabbitmq: Any, unique: str) -> None:
     data = {"url": url(rabbitmq), "queue": unique}
 
-    async def main() -> None:
-        hub = new_hub()
-        async with consuming(hub, **data) as low, consuming(hub, consumer_priority=5, **data) as high:
-            waiting = [asyncio.ensure_future(low()), asyncio.ensure_future(high())]
-            await eventually(
-                lambda: rabbitmq.has_queue(unique) and rabbitmq.depth(unique).consumers == 2, "both consume"
-            )
-            async with opened(hub, **data) as ctx:
-                await publish(hub, ctx, *numbered(unique, 20))
-            (await waiting[1]).ack()
-            assert await bodies(high, 19) == list(range(1, 20))
-            assert not waiting[0].done()
-            waiting[0].cancel()
-            await asyncio.wait({waiting[0]})
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with consuming(hub, **data) as low, consuming(hub, consumer_priority=5, **data) as high:
+        waiting = [asyncio.ensure_future(low()), asyncio.ensure_future(high())]
+        await eventually(
+            lambda: rabbitmq.has_queue(unique) and rabbitmq.depth(unique).consumers == 2, "both consume"
+        )
+        async with opened(hub, **data) as ctx:
+            await publish(hub, ctx, *numbered(unique, 20))
+        (await waiting[1]).ack()
+        assert await bodies(high, 19) == list(range(1, 20))
+        assert not waiting[0].done()
+        waiting[0].cancel()
+        await asyncio.wait({waiting[0]})
 
 
 # What goes wrong
 
 
-def test_a_consumer_whose_queue_is_deleted_declares_it_again(rabbitmq: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        await fill(hub, rabbitmq, unique, 2)
-        async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
-            held, _ = await following(), await following()
-            await asyncio.to_thread(rabbitmq.delete_queue, unique)
-            waiting = asyncio.ensure_future(following())
-            await eventually(lambda: rabbitmq.has_queue(unique), "the queue is there again")
-            held.ack()
-            async with opened(hub, url=url(rabbitmq)) as ctx:
-                await publish(hub, ctx, event(unique, b"fresh"))
-            delivery = await waiting
-            assert delivery.envelope.body == b"fresh"
-            delivery.ack()
-
-    asyncio.run(main())
+async def test_a_consumer_whose_queue_is_deleted_declares_it_again(rabbitmq: Any, unique: str) -> None:
+    hub = new_hub()
+    await fill(hub, rabbitmq, unique, 2)
+    async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
+        held, _ = await following(), await following()
+        await asyncio.to_thread(rabbitmq.delete_queue, unique)
+        waiting = asyncio.ensure_future(following())
+        await eventually(lambda: rabbitmq.has_queue(unique), "the queue is there again")
+        held.ack()
+        async with opened(hub, url=url(rabbitmq)) as ctx:
+            await publish(hub, ctx, event(unique, b"fresh"))
+        delivery = await waiting
+        assert delivery.envelope.body == b"fresh"
+        delivery.ack()
     assert rabbitmq.queue_depth(unique) == 0
 
 
 @pytest.mark.parametrize("how", ["cut", "half_open", "close"])
-def test_a_consumer_is_restored_and_old_deliveries_settle_nothing(
+async def test_a_consumer_is_restored_and_old_deliveries_settle_nothing(
     broken_rabbitmq: Any, proxy: Any, unique: str, how: str
 ) -> None:
     way = proxy(broken_rabbitmq.port)
 
-    async def main() -> None:
-        hub = new_hub()
-        await fill(hub, broken_rabbitmq, unique, 5)
-        data = {"url": url(broken_rabbitmq, way.port), "queue": unique, "heartbeat": 1}
-        async with consuming(hub, **data) as following:
-            found = [await following() for _ in range(3)]
-            found[0].ack()
-            if how == "close":
-                await asyncio.to_thread(broken_rabbitmq.close_connections)
-            else:
-                getattr(way, how)()
-            found[1].ack()
-            again: set[int] = set()
-            while again - {0} != {1, 2, 3, 4}:
-                delivery = await following()
-                delivery.ack()
-                if delivery.redelivered:
-                    again.add(int(delivery.envelope.body))
-            found[2].ack()
-
-    asyncio.run(main())
-    assert broken_rabbitmq.queue_depth(unique) == 0
-
-
-def test_a_consumer_outlives_a_killed_broker(broken_rabbitmq: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        await fill(hub, broken_rabbitmq, unique, 50)
-        data = {"url": url(broken_rabbitmq), "queue": unique, "prefetch": 10}
-        async with consuming(hub, **data) as following:
-            seen = set(await bodies(following, 20))
-            await kill(broken_rabbitmq)
-            await asyncio.to_thread(broken_rabbitmq.start)
-            while seen != set(range(50)):
-                seen.update(await bodies(following, 1))
-
-    asyncio.run(main())
+    hub = new_hub()
+    await fill(hub, broken_rabbitmq, unique, 5)
+    data = {"url": url(broken_rabbitmq, way.port), "queue": unique, "heartbeat": 1}
+    async with consuming(hub, **data) as following:
+        found = [await following() for _ in range(3)]
+        found[0].ack()
+        if how == "close":
+            await asyncio.to_thread(broken_rabbitmq.close_connections)
+        else:
+            getattr(way, how)()
+        found[1].ack()
+        again: set[int] = set()
+        while again - {0} != {1, 2, 3, 4}:
+            delivery = await following()
+            delivery.ack()
+            if delivery.redelivered:
+                again.add(int(delivery.envelope.body))
+        found[2].ack()
     assert broken_rabbitmq.queue_depth(unique) == 0
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_a_stream_goes_on_behind_what_was_settled(
+async def test_a_stream_goes_on_behind_what_was_settled(
     rabbitmq: Any, proxy: Any, unique: str, named: bool
 ) -> None:
     way = proxy(rabbitmq.port)
     stream = {"name": unique, "type": "stream"}
 
-    async def main() -> None:
-        hub = new_hub()
-        await fill(hub, rabbitmq, stream, 1)
-        data = {"url": url(rabbitmq, way.port), "queue": unique if named else stream}
-        async with consuming(hub, **data) as following, opened(hub, url=url(rabbitmq)) as ctx:
-            waiting = asyncio.ensure_future(following())
-            count = 1
-            while not waiting.done():  # nothing tells that a stream is being consumed
-                await publish(hub, ctx, event(unique, b"%d" % count))
-                count += 1
-            first = await waiting
-            number = int(first.envelope.body)
-            assert number > 0  # "next" was behind what there was
-            await publish(hub, ctx, *numbered(unique, 5, start=count))
-            found = [first, *[await following() for _ in range(number + 1, count + 5)]]
-            assert [int(each.envelope.body) for each in found] == list(range(number, count + 5))
-            for each in (*found[:2], *found[3:]):
-                each.ack()
-            await asyncio.sleep(0)
-            way.cut()
-            await publish(hub, ctx, *numbered(unique, 2, start=count + 5))
-            assert await bodies(following, 1) == [number + 2]
-            while (await bodies(following, 1)) != [count + 6]:
-                pass
-
-    asyncio.run(main())
+    hub = new_hub()
+    await fill(hub, rabbitmq, stream, 1)
+    data = {"url": url(rabbitmq, way.port), "queue": unique if named else stream}
+    async with consuming(hub, **data) as following, opened(hub, url=url(rabbitmq)) as ctx:
+        waiting = asyncio.ensure_future(following())
+        count = 1
+        while not waiting.done():  # nothing tells that a stream is being consumed
+            await publish(hub, ctx, event(unique, b"%d" % count))
+            count += 1
+        first = await waiting
+        number = int(first.envelope.body)
+        assert number > 0  # "next" was behind what there was
+        await publish(hub, ctx, *numbered(unique, 5, start=count))
+        found = [first, *[await following() for _ in range(number + 1, count + 5)]]
+        assert [int(each.envelope.body) for each in found] == list(range(number, count + 5))
+        for each in (*found[:2], *found[3:]):
+            each.ack()
+        await asyncio.sleep(0)
+        way.cut()
+        await publish(hub, ctx, *numbered(unique, 2, start=count + 5))
+        assert await bodies(following, 1) == [number + 2]
+        while (await bodies(following, 1)) != [count + 6]:
+            pass
     rabbitmq.delete_queue(unique)
 
 
 @pytest.mark.parametrize(("offset", "wanted"), [("first", [0, 1, 2]), (1, [1, 2]), (0, [0, 1, 2])])
-def test_a_stream_is_read_from_where_the_profile_says_however_often_it_is_cut(
+async def test_a_stream_is_read_from_where_the_profile_says_however_often_it_is_cut(
     rabbitmq: Any, proxy: Any, unique: str, offset: Any, wanted: list[int]
 ) -> None:
     way = proxy(rabbitmq.port)
     stream = {"name": unique, "type": "stream"}
 
-    async def main() -> None:
-        hub = new_hub()
-        await fill(hub, rabbitmq, stream, 3)
-        data = {"url": url(rabbitmq, way.port), "queue": stream, "offset": offset}
-        async with consuming(hub, **data) as following:
-            for cut in range(3):
-                found = [await following() for _ in wanted]
-                assert [int(delivery.envelope.body) for delivery in found] == wanted
-                if cut < 2:
-                    way.cut()
-            for delivery in found:
-                delivery.ack()
-            way.cut()
-            await nothing(following)
-
-    asyncio.run(main())
+    hub = new_hub()
+    await fill(hub, rabbitmq, stream, 3)
+    data = {"url": url(rabbitmq, way.port), "queue": stream, "offset": offset}
+    async with consuming(hub, **data) as following:
+        for cut in range(3):
+            found = [await following() for _ in wanted]
+            assert [int(delivery.envelope.body) for delivery in found] == wanted
+            if cut < 2:
+                way.cut()
+        for delivery in found:
+            delivery.ack()
+        way.cut()
+        await nothing(following)
     rabbitmq.delete_queue(unique)
 
 
 @pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
 @pytest.mark.parametrize("named", [False, True])
-def test_a_streams_message_that_is_put_back_comes_again(
+async def test_a_streams_message_that_is_put_back_comes_again(
     each_rabbitmq: Any, proxy: Any, unique: str, named: bool
 ) -> None:
     way = proxy(each_rabbitmq.port)
     stream = {"name": unique, "type": "stream"}
 
-    async def main() -> None:
-        hub = new_hub()
-        await fill(hub, each_rabbitmq, stream, 4)
-        data = {"url": url(each_rabbitmq, way.port), "queue": unique if named else stream}
-        async with consuming(hub, **data) as following, opened(hub, url=url(each_rabbitmq)) as ctx:
-            waiting = asyncio.ensure_future(following())
-            while not waiting.done():  # nothing tells that a stream is being consumed
-                await publish(hub, ctx, event(unique, b"once"))
-            await publish(hub, ctx, event(unique, b"again"))
-            await waiting
-            for count in (None, 1, 2):
-                while (delivery := await following()).envelope.body != b"again":
-                    delivery.ack()
-                assert (delivery.redelivered, delivery.delivery_count) == (count is not None, count)
-                delivery.reject(requeue=True)
-            # Nothing of this is the broker's concern: a reconnect goes on with the first that is not settled.
-            await following()
-            way.cut()
-            assert (await following()).delivery_count is None
-
-    asyncio.run(main())
+    hub = new_hub()
+    await fill(hub, each_rabbitmq, stream, 4)
+    data = {"url": url(each_rabbitmq, way.port), "queue": unique if named else stream}
+    async with consuming(hub, **data) as following, opened(hub, url=url(each_rabbitmq)) as ctx:
+        waiting = asyncio.ensure_future(following())
+        while not waiting.done():  # nothing tells that a stream is being consumed
+            await publish(hub, ctx, event(unique, b"once"))
+        await publish(hub, ctx, event(unique, b"again"))
+        await waiting
+        for count in (None, 1, 2):
+            while (delivery := await following()).envelope.body != b"again":
+                delivery.ack()
+            assert (delivery.redelivered, delivery.delivery_count) == (count is not None, count)
+            delivery.reject(requeue=True)
+        # Nothing of this is the broker's concern: a reconnect goes on with the first that is not settled.
+        await following()
+        way.cut()
+        assert (await following()).delivery_count is None
     each_rabbitmq.delete_queue(unique)
 
 
-def test_messages_with_somebodys_offset_in_a_common_queue_do_not_stop_the_consumer(
+async def test_messages_with_somebodys_offset_in_a_common_queue_do_not_stop_the_consumer(
     rabbitmq: Any, proxy: Any, unique: str
 ) -> None:
     way = proxy(rabbitmq.port)
 
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
-            await publish(hub, ctx, *(event(unique, b"1", {"x-stream-offset": "5"}) for _ in range(2)))
-        async with consuming(hub, url=url(rabbitmq, way.port), queue=unique) as following:
-            await following()
-            (await following()).ack()
-            way.cut()
-            (await following()).ack()
-
-    asyncio.run(main())
-
-
-def test_closing_gives_back_what_is_unsettled_and_leaves_the_connection_to_others(
-    rabbitmq: Any, unique: str
-) -> None:
-    data = {"url": url(rabbitmq), "queue": unique}
-
-    async def main() -> None:
-        hub = new_hub()
-        await fill(hub, rabbitmq, unique, 10)
-        async with consuming(hub, **data, prefetch=4) as first, opened(hub, **data, prefetch=4) as ctx:
-            assert await bodies(first, 1) == [0]
-            async with consuming(hub, **data, prefetch=4) as second:
-                delivery = await second()
-                assert sorted(hub.connection.init.states()) == ["amqp.orders", "amqp.orders.consumers"]
-            await eventually(lambda: rabbitmq.depth(unique).consumers == 1, "one is left")
-            delivery.ack()
-            assert await publish(hub, ctx, event(unique, b"10")) == [None]
-            seen: set[int] = set()
-            while seen != set(range(1, 11)):
-                seen.update(await bodies(first, 1))
-        assert hub.connection.init.states() == {}
-
-    asyncio.run(main())
-    assert rabbitmq.queue_depth(unique) == 0
-
-
-def test_an_iteration_that_is_cancelled_leaves_the_queue(rabbitmq: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
-            waiting = asyncio.ensure_future(following())
-            await eventually(
-                lambda: rabbitmq.has_queue(unique) and rabbitmq.depth(unique).consumers, "it consumes"
-            )
-            waiting.cancel()
-            await asyncio.wait({waiting})
-        assert hub.connection.init.states() == {}
-
-    asyncio.run(main())
-    assert rabbitmq.depth(unique).consumers == 0
+    hub = new_hub()
+    async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
+        await publish(hub, ctx, *(event(unique, b"1", {"x-stream-offset": "5"}) for _ in range(2)))
+    async with consuming(hub, url=url(rabbitmq, way.port), queue=unique) as following:
+        await following()
+        (await following()).ack()
+        way.cut()
+        (await following()).ack()
 
 
 @pytest.mark.parametrize(
@@ -762,7 +465,7 @@ def test_an_iteration_that_is_cancelled_leaves_the_queue(rabbitmq: Any, unique: 
         ({}, {"queue": "UNIQUE", "url": "amqp://127.0.0.1:1/"}, ConnectFailed, "nothing listens there"),
     ],
 )
-def test_what_cannot_be_consumed_is_one_sentence(
+async def test_what_cannot_be_consumed_is_one_sentence(
     rabbitmq: Any, unique: str, wanted: dict[str, Any], data: dict[str, Any], kind: type[Exception], why: str
 ) -> None:
     rabbitmq.declare_queue(unique)
@@ -775,49 +478,43 @@ def test_what_cannot_be_consumed_is_one_sentence(
             return {key: filled(each) for key, each in value.items()}
         return value.replace("UNIQUE", unique) if isinstance(value, str) else value
 
-    async def main() -> None:
-        hub = new_hub()
-        async with consuming(hub, Subscription(**wanted), **{"url": account, **filled(data)}) as following:
-            with pytest.raises(kind) as caught:
-                await following()
-        assert why in str(caught.value)
-        assert "\n" not in str(caught.value)
-        assert "hunter22" not in repr(caught.value)
-        assert hub.connection.init.states() == {}
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with consuming(hub, Subscription(**wanted), **{"url": account, **filled(data)}) as following:
+        with pytest.raises(kind) as caught:
+            await following()
+    assert why in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "hunter22" not in repr(caught.value)
+    assert hub.connection.init.states() == {}
     rabbitmq.delete_user(unique)
 
 
-def test_a_queue_that_belongs_to_another_consumer_is_waited_for_when_the_profile_says_so(
+async def test_a_queue_that_belongs_to_another_consumer_is_waited_for_when_the_profile_says_so(
     rabbitmq: Any, unique: str
 ) -> None:
     data = {"url": url(rabbitmq), "queue": unique, "exclusive": True}
 
-    async def main() -> None:
-        hub = new_hub()
-        async with consuming(hub, **data) as first:
-            waiting = asyncio.ensure_future(first())
-            await eventually(
-                lambda: rabbitmq.has_queue(unique) and rabbitmq.depth(unique).consumers, "it consumes"
-            )
-            async with consuming(hub, **data) as refused:
-                with pytest.raises(ConnectFailed, match="exclusive"):
-                    await refused()
-            async with consuming(hub, first_connect="wait", **data) as patient:
-                coming = asyncio.ensure_future(patient())
-                await asyncio.wait({coming}, timeout=0.1)
-                assert not coming.done()
-                waiting.cancel()
-                await asyncio.wait({waiting})
-                async with opened(hub, url=url(rabbitmq)) as ctx:
-                    await publish(hub, ctx, event(unique, b"1"))
-                (await asyncio.wait_for(coming, WAIT)).ack()
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with consuming(hub, **data) as first:
+        waiting = asyncio.ensure_future(first())
+        await eventually(
+            lambda: rabbitmq.has_queue(unique) and rabbitmq.depth(unique).consumers, "it consumes"
+        )
+        async with consuming(hub, **data) as refused:
+            with pytest.raises(ConnectFailed, match="exclusive"):
+                await refused()
+        async with consuming(hub, first_connect="wait", **data) as patient:
+            coming = asyncio.ensure_future(patient())
+            await asyncio.wait({coming}, timeout=0.1)
+            assert not coming.done()
+            waiting.cancel()
+            await asyncio.wait({waiting})
+            async with opened(hub, url=url(rabbitmq)) as ctx:
+                await publish(hub, ctx, event(unique, b"1"))
+            (await asyncio.wait_for(coming, WAIT)).ack()
 
 
-def test_a_consumer_goes_on_whatever_the_client_library_raises(
+async def test_a_consumer_goes_on_whatever_the_client_library_raises(
     rabbitmq: Any, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opens, raised = AmqpSession.channel, list[Exception]()
@@ -827,24 +524,21 @@ def test_a_consumer_goes_on_whatever_the_client_library_raises(
             raise raised.pop()
         return await opens(session)
 
-    async def main() -> None:
-        hub = new_hub()
-        await fill(hub, rabbitmq, unique, 2)
-        monkeypatch.setattr(AmqpSession, "channel", channel)
-        raised.extend([RuntimeError("no writer"), DeliveryError("it was cancelled from within")])
-        data = {"url": url(rabbitmq), "queue": unique, "reconnect": {"min": 0.01, "max": 0.02}}
-        async with consuming(hub, first_connect="wait", **data) as following:
-            assert await bodies(following, 2) == [0, 1]
-        raised.append(RuntimeError("no writer"))
-        with pytest.raises(ConnectFailed, match="no writer"):
-            async with consuming(hub, **data) as following:
-                await following()
-
-    asyncio.run(main())
+    hub = new_hub()
+    await fill(hub, rabbitmq, unique, 2)
+    monkeypatch.setattr(AmqpSession, "channel", channel)
+    raised.extend([RuntimeError("no writer"), DeliveryError("it was cancelled from within")])
+    data = {"url": url(rabbitmq), "queue": unique, "reconnect": {"min": 0.01, "max": 0.02}}
+    async with consuming(hub, first_connect="wait", **data) as following:
+        assert await bodies(following, 2) == [0, 1]
+    raised.append(RuntimeError("no writer"))
+    with pytest.raises(ConnectFailed, match="no writer"):
+        async with consuming(hub, **data) as following:
+            await following()
     rabbitmq.delete_queue(unique)
 
 
-def test_a_queue_whose_first_message_ends_the_connection_is_named(
+async def test_a_queue_whose_first_message_ends_the_connection_is_named(
     rabbitmq4: Any, unique: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """RabbitMQ 4.0 has no type of AMQP 0-9-1 for a UUID in an application property, and closes with 541."""
@@ -853,15 +547,12 @@ def test_a_queue_whose_first_message_ends_the_connection_is_named(
     caplog.set_level(logging.DEBUG, "evbus.egress.amqp")
     send_amqp1(rabbitmq4, "amq.topic", Message(unique, b"1", {"id": uuid.uuid4()}, time=1_700_000_000))
 
-    async def main() -> None:
-        data = {"url": url(rabbitmq4), "queue": unique, "reconnect": {"min": 0.001, "max": 0.002}}
-        async with consuming(new_hub(), **data) as following:
-            waiting = asyncio.ensure_future(following())
-            await eventually(lambda: caplog.text.count("is interrupted") > 4, "some breaks")
-            waiting.cancel()
-            await asyncio.wait({waiting})
-
-    asyncio.run(main())
+    data = {"url": url(rabbitmq4), "queue": unique, "reconnect": {"min": 0.001, "max": 0.002}}
+    async with consuming(new_hub(), **data) as following:
+        waiting = asyncio.ensure_future(following())
+        await eventually(lambda: caplog.text.count("is interrupted") > 4, "some breaks")
+        waiting.cancel()
+        await asyncio.wait({waiting})
     assert caplog.text.count("the connection breaks again and again") == 1
     assert f"before anything of '{unique}' is settled; its first message may be one" in caplog.text
     rabbitmq4.delete_queue(unique)

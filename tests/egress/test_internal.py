@@ -191,40 +191,34 @@ def test_a_subscription_without_a_name_is_refused() -> None:
     assert str(caught.value) == "a subscription to internal events has a name, the routing key of the events"
 
 
-def test_who_publishes_waits_while_too_many_wait() -> None:
-    async def main() -> None:
+async def test_who_publishes_waits_while_too_many_wait() -> None:
+    room = Room()
+    _, got = room.join(prefetch=1)
+    (group,) = room.groups.values()
+    room.put(*"abc")
+    waiting = asyncio.ensure_future(group.room(2))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    got[0].ack()
+    await asyncio.wait_for(waiting, WAIT)
+
+
+async def test_who_publishes_does_not_wait_for_a_group_that_has_ended_or_was_closed() -> None:
+    for end in (
+        lambda room, member: member.end(),
+        lambda room, _: groups.close(room.groups, lambda *_: None),
+    ):
         room = Room()
-        _, got = room.join(prefetch=1)
+        member, _ = room.join(prefetch=1)
         (group,) = room.groups.values()
         room.put(*"abc")
         waiting = asyncio.ensure_future(group.room(2))
         await asyncio.sleep(0)
-        assert not waiting.done()
-        got[0].ack()
+        end(room, member)
         await asyncio.wait_for(waiting, WAIT)
 
-    asyncio.run(main())
 
-
-def test_who_publishes_does_not_wait_for_a_group_that_has_ended_or_was_closed() -> None:
-    async def main() -> None:
-        for end in (
-            lambda room, member: member.end(),
-            lambda room, _: groups.close(room.groups, lambda *_: None),
-        ):
-            room = Room()
-            member, _ = room.join(prefetch=1)
-            (group,) = room.groups.values()
-            room.put(*"abc")
-            waiting = asyncio.ensure_future(group.room(2))
-            await asyncio.sleep(0)
-            end(room, member)
-            await asyncio.wait_for(waiting, WAIT)
-
-    asyncio.run(main())
-
-
-def test_what_waits_for_nobody_holds_nobody_back_and_the_oldest_is_dropped_and_counted(
+async def test_what_waits_for_nobody_holds_nobody_back_and_the_oldest_is_dropped_and_counted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(ingress, "MOST", 100)
@@ -232,24 +226,19 @@ def test_what_waits_for_nobody_holds_nobody_back_and_the_oldest_is_dropped_and_c
     hub, got = new_hub(), list[Delivery]()
     wanted = Subscription(name="k", durable=True)
 
-    async def main() -> None:
-        async with running(hub, {"internal": {"p": {}}}):
-            ctx = SimpleNamespace(name="p", profile=InternalProfile())
-            hub.egress.internal.attach(ctx, wanted, got.extend).end()
-            for number in range(250):
-                await asyncio.wait_for(hub.evbus.broker.put(routing_key="k", body=number, profile="p"), WAIT)
-            await until(lambda: not hub.evbus.stats.snapshot()["bus"]["queued"])
-            (lane,) = hub.evbus.stats.snapshot()["lanes"].values()
-            assert (lane["accepted"], lane["delivered"], lane["dropped"]) == (250, 100, 150)
-            member = hub.egress.internal.attach(ctx, wanted, got.extend)
-            assert [delivery.envelope.body for delivery in got] == [
-                b"%d" % number for number in range(150, 250)
-            ]
-            for delivery in got:
-                delivery.ack()
-            member.end()
-
-    asyncio.run(main())
+    async with running(hub, {"internal": {"p": {}}}):
+        ctx = SimpleNamespace(name="p", profile=InternalProfile())
+        hub.egress.internal.attach(ctx, wanted, got.extend).end()
+        for number in range(250):
+            await asyncio.wait_for(hub.evbus.broker.put(routing_key="k", body=number, profile="p"), WAIT)
+        await until(lambda: not hub.evbus.stats.snapshot()["bus"]["queued"])
+        (lane,) = hub.evbus.stats.snapshot()["lanes"].values()
+        assert (lane["accepted"], lane["delivered"], lane["dropped"]) == (250, 100, 150)
+        member = hub.egress.internal.attach(ctx, wanted, got.extend)
+        assert [delivery.envelope.body for delivery in got] == [b"%d" % number for number in range(150, 250)]
+        for delivery in got:
+            delivery.ack()
+        member.end()
     assert [message for message in caplog.messages if "takes from" in message] == [
         "nobody takes from the internal queue 'k', which holds 100 events: its oldest are dropped"
     ]
@@ -329,28 +318,25 @@ def step(
         groups.resume(room.groups)
 
 
-def test_listeners_that_have_too_many_bytes_hold_back_who_sends() -> None:
-    async def main() -> None:
-        hub, got = new_hub(queue_bytes=10_000), list[Delivery]()
-        async with running(hub, CONTEXTS):
-            ctx = SimpleNamespace(name="p", profile=InternalProfile())
-            member = hub.egress.internal.attach(ctx, Subscription(name="k", durable=False), got.extend)
-            for number in range(10):
-                await asyncio.wait_for(put(hub, "k", number), WAIT)
-            with pytest.raises(BusFull, match=r"10000 bytes of at most 10000 \(queue_bytes\)"):
-                hub.evbus.broker.put_nowait(routing_key="k", body=BODY, profile="p")
-            waits = asyncio.ensure_future(put(hub, "k", 10))
-            await turns(20)
-            assert not waits.done()
-            got[0].ack()
-            await asyncio.wait_for(waits, WAIT)
-            await until(lambda: len(got) == 11)
-            for delivery in got:
-                delivery.ack()
-            member.end()
-            assert hub.connection.WEIGHT.size == 0
-
-    asyncio.run(main())
+async def test_listeners_that_have_too_many_bytes_hold_back_who_sends() -> None:
+    hub, got = new_hub(queue_bytes=10_000), list[Delivery]()
+    async with running(hub, CONTEXTS):
+        ctx = SimpleNamespace(name="p", profile=InternalProfile())
+        member = hub.egress.internal.attach(ctx, Subscription(name="k", durable=False), got.extend)
+        for number in range(10):
+            await asyncio.wait_for(put(hub, "k", number), WAIT)
+        with pytest.raises(BusFull, match=r"10000 bytes of at most 10000 \(queue_bytes\)"):
+            hub.evbus.broker.put_nowait(routing_key="k", body=BODY, profile="p")
+        waits = asyncio.ensure_future(put(hub, "k", 10))
+        await turns(20)
+        assert not waits.done()
+        got[0].ack()
+        await asyncio.wait_for(waits, WAIT)
+        await until(lambda: len(got) == 11)
+        for delivery in got:
+            delivery.ack()
+        member.end()
+        assert hub.connection.WEIGHT.size == 0
 
 
 BODY = "x" * 998
@@ -362,93 +348,81 @@ async def put(hub: Any, key: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("where", ["queue", "durable listener"])
-def test_what_nobody_takes_has_half_of_the_bytes_and_gives_way(
+async def test_what_nobody_takes_has_half_of_the_bytes_and_gives_way(
     where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
-        hub, got = new_hub(queue_bytes=20_000), list[Delivery]()
-        async with running(hub, CONTEXTS):
-            ctx = SimpleNamespace(name="p", profile=InternalProfile())
-            wanted = Subscription(name="k", durable=True)
-            if where == "durable listener":
-                hub.egress.internal.attach(ctx, wanted, got.extend).end()
-            for number in range(50):
-                await asyncio.wait_for(put(hub, "k", number), WAIT)
-            await until(lambda: not hub.evbus.stats.snapshot()["bus"]["queued"])
-            (lane,) = hub.evbus.stats.snapshot()["lanes"].values()
-            assert (lane["accepted"], lane["delivered"], lane["dropped"]) == (50, 10, 40)
-            assert hub.connection.WEIGHT.size == hub.connection.WEIGHT.idle == 10_000
-            if where == "queue":
-                assert len(await bodies_of(hub, "k", 10)) == 10
-            else:
-                member = hub.egress.internal.attach(ctx, wanted, got.extend)
-                assert len(got) == 10
-                for delivery in got:
-                    delivery.ack()
-                member.end()
-            assert hub.evbus.stats.snapshot()["bus"]["local_bytes"] == 0
-            assert hub.connection.WEIGHT.idle == 0
-
-    asyncio.run(main())
+    hub, got = new_hub(queue_bytes=20_000), list[Delivery]()
+    async with running(hub, CONTEXTS):
+        ctx = SimpleNamespace(name="p", profile=InternalProfile())
+        wanted = Subscription(name="k", durable=True)
+        if where == "durable listener":
+            hub.egress.internal.attach(ctx, wanted, got.extend).end()
+        for number in range(50):
+            await asyncio.wait_for(put(hub, "k", number), WAIT)
+        await until(lambda: not hub.evbus.stats.snapshot()["bus"]["queued"])
+        (lane,) = hub.evbus.stats.snapshot()["lanes"].values()
+        assert (lane["accepted"], lane["delivered"], lane["dropped"]) == (50, 10, 40)
+        assert hub.connection.WEIGHT.size == hub.connection.WEIGHT.idle == 10_000
+        if where == "queue":
+            assert len(await bodies_of(hub, "k", 10)) == 10
+        else:
+            member = hub.egress.internal.attach(ctx, wanted, got.extend)
+            assert len(got) == 10
+            for delivery in got:
+                delivery.ack()
+            member.end()
+        assert hub.evbus.stats.snapshot()["bus"]["local_bytes"] == 0
+        assert hub.connection.WEIGHT.idle == 0
     assert "nobody takes from the internal queue 'k', which holds 10 events" in caplog.text
 
 
-def test_a_queue_that_somebody_takes_from_holds_back_who_sends() -> None:
-    async def main() -> None:
-        hub = new_hub(queue_bytes=10_000)
-        async with running(hub, CONTEXTS):
-            queue = await hub.ingress.internal.get("k")
-            for number in range(10):
-                await asyncio.wait_for(put(hub, "k", number), WAIT)
-            waits = asyncio.ensure_future(put(hub, "k", 10))
-            await turns(20)
-            assert not waits.done()
-            assert queue.get_nowait() == ENCODED
-            await asyncio.wait_for(waits, WAIT)
-            for _ in range(10):
-                assert await asyncio.wait_for(queue.get(), WAIT) == ENCODED
-            assert hub.evbus.stats.snapshot()["bus"]["local_bytes"] == 0
-            assert hub.connection.WEIGHT.idle == 0
-
-    asyncio.run(main())
+async def test_a_queue_that_somebody_takes_from_holds_back_who_sends() -> None:
+    hub = new_hub(queue_bytes=10_000)
+    async with running(hub, CONTEXTS):
+        queue = await hub.ingress.internal.get("k")
+        for number in range(10):
+            await asyncio.wait_for(put(hub, "k", number), WAIT)
+        waits = asyncio.ensure_future(put(hub, "k", 10))
+        await turns(20)
+        assert not waits.done()
+        assert queue.get_nowait() == ENCODED
+        await asyncio.wait_for(waits, WAIT)
+        for _ in range(10):
+            assert await asyncio.wait_for(queue.get(), WAIT) == ENCODED
+        assert hub.evbus.stats.snapshot()["bus"]["local_bytes"] == 0
+        assert hub.connection.WEIGHT.idle == 0
 
 
-def test_a_generator_of_deliveries_gets_what_comes_and_gives_back_what_is_unsettled() -> None:
-    async def main() -> None:
-        hub = new_hub()
-        wanted = Subscription(name="orders", group="g")
-        async with running(hub, CONTEXTS):
-            async with contextlib.aclosing(hub.evbus.bridge.consume(CONTEXTS, "p", wanted)) as deliveries:
-                coming = asyncio.ensure_future(anext(deliveries))
-                await asyncio.sleep(0)
-                await hub.evbus.broker.put(routing_key="orders", body=1, profile="p")
-                first = await asyncio.wait_for(coming, WAIT)
-                assert (first.envelope.body, first.envelope.routing_key) == (b"1", "orders")
-                assert hub.egress.internal.held() == 1
-            async with contextlib.aclosing(hub.evbus.bridge.consume(CONTEXTS, "p", wanted)) as deliveries:
-                again = await asyncio.wait_for(anext(deliveries), WAIT)
-                assert (again.envelope.body, again.redelivered) == (b"1", True)
-                again.ack()
-                assert hub.egress.internal.held() == 0
-
-    asyncio.run(main())
-
-
-def test_what_is_consumed_does_not_go_to_the_queues() -> None:
-    async def main() -> None:
-        hub, got = new_hub(), list[Delivery]()
-        async with running(hub, CONTEXTS):
-            ctx = SimpleNamespace(name="p", profile=InternalProfile())
-            member = hub.egress.internal.attach(ctx, Subscription(name="orders", durable=False), got.extend)
+async def test_a_generator_of_deliveries_gets_what_comes_and_gives_back_what_is_unsettled() -> None:
+    hub = new_hub()
+    wanted = Subscription(name="orders", group="g")
+    async with running(hub, CONTEXTS):
+        async with contextlib.aclosing(hub.evbus.bridge.consume(CONTEXTS, "p", wanted)) as deliveries:
+            coming = asyncio.ensure_future(anext(deliveries))
+            await asyncio.sleep(0)
             await hub.evbus.broker.put(routing_key="orders", body=1, profile="p")
-            await hub.evbus.broker.put(routing_key="others", body=2, profile="p")
-            queue = await hub.ingress.internal.get("others")
-            assert await asyncio.wait_for(queue.get(), WAIT) == b"2"
-            assert bodies(got) == "1"
-            got[0].ack()
-            member.end()
-            await hub.evbus.broker.put(routing_key="orders", body=3, profile="p")
-            queue = await hub.ingress.internal.get("orders")
-            assert await asyncio.wait_for(queue.get(), WAIT) == b"3"
+            first = await asyncio.wait_for(coming, WAIT)
+            assert (first.envelope.body, first.envelope.routing_key) == (b"1", "orders")
+            assert hub.egress.internal.held() == 1
+        async with contextlib.aclosing(hub.evbus.bridge.consume(CONTEXTS, "p", wanted)) as deliveries:
+            again = await asyncio.wait_for(anext(deliveries), WAIT)
+            assert (again.envelope.body, again.redelivered) == (b"1", True)
+            again.ack()
+            assert hub.egress.internal.held() == 0
 
-    asyncio.run(main())
+
+async def test_what_is_consumed_does_not_go_to_the_queues() -> None:
+    hub, got = new_hub(), list[Delivery]()
+    async with running(hub, CONTEXTS):
+        ctx = SimpleNamespace(name="p", profile=InternalProfile())
+        member = hub.egress.internal.attach(ctx, Subscription(name="orders", durable=False), got.extend)
+        await hub.evbus.broker.put(routing_key="orders", body=1, profile="p")
+        await hub.evbus.broker.put(routing_key="others", body=2, profile="p")
+        queue = await hub.ingress.internal.get("others")
+        assert await asyncio.wait_for(queue.get(), WAIT) == b"2"
+        assert bodies(got) == "1"
+        got[0].ack()
+        member.end()
+        await hub.evbus.broker.put(routing_key="orders", body=3, profile="p")
+        queue = await hub.ingress.internal.get("orders")
+        assert await asyncio.wait_for(queue.get(), WAIT) == b"3"

@@ -3,66 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiormq
 import aiormq.abc
-import msgspec
 import pop.hub
-from dict_tools.data import NamespaceDict
 
 from evbus.engine.wire.amqp.profile import Profile
 from evbus.errors import Unavailable
-from evbus.types import Delivery, Envelope, Subscription
+from evbus.types import Envelope
+from tests.transports.kit import SOON, WAIT, Kit, event, eventually, new_hub, numbered
 
-WAIT = 30.0  # seconds; nothing is waited for that long unless something is wrong
-SOON = {"min": 0.01, "max": 0.05}  # seconds between two attempts
+__all__ = [
+    "WAIT",
+    "bus",
+    "consuming",
+    "context",
+    "event",
+    "eventually",
+    "got",
+    "kill",
+    "lane",
+    "library",
+    "new_hub",
+    "numbered",
+    "opened",
+    "publish",
+    "publish_as_a_lane",
+    "put",
+    "ready",
+    "set_largest",
+    "until_lost",
+    "url",
+]
 
-
-def new_hub() -> Any:
-    hub = pop.hub.Hub()
-    for room in ("connection", "ingress", "egress"):
-        hub.pop.sub.add(dyne_name=room, pypath=f"evbus.{room}")
-    return hub
+_kit = Kit("amqp", Profile)
+context, opened, publish, ready, consuming = (
+    _kit.context,
+    _kit.opened,
+    _kit.publish,
+    _kit.ready,
+    _kit.consuming,
+)
 
 
 def url(node: Any, port: int | None = None, *, user: str = "guest", password: str = "guest") -> str:
     """Return the url of a broker of `tests.servers`, perhaps behind a proxy's port."""
     return f"amqp://{user}:{password}@{node.host}:{port or node.port}/"
-
-
-def context(name: str = "orders", provider: str = "amqp", **data: Any) -> Any:
-    """Return what a plugin gets; attempts to connect follow each other quickly unless `data` says more."""
-    data = {"reconnect": SOON, **data}
-    profile = msgspec.convert(data, type=Profile, strict=False)
-    return NamespaceDict(name=name, provider=provider, acct=data, profile=profile, state=None)
-
-
-def event(key: str, body: bytes = b"{}", headers: dict[str, str] | None = None) -> Envelope:
-    return Envelope("orders", key, body, headers or {}, time.monotonic())
-
-
-def numbered(key: str, count: int, *, start: int = 0) -> list[Envelope]:
-    return [event(key, b"%d" % number) for number in range(start, start + count)]
-
-
-@asynccontextmanager
-async def opened(hub: Any, **data: Any) -> AsyncIterator[Any]:
-    """Yield the context of an opened ingress plugin."""
-    ctx = context(**data)
-    ctx["state"] = await asyncio.wait_for(hub.ingress.amqp.open(ctx), WAIT)
-    try:
-        yield ctx
-    finally:
-        await asyncio.wait_for(hub.ingress.amqp.close(ctx), WAIT)
-
-
-async def publish(hub: Any, ctx: Any, *events: Envelope) -> list[Any]:
-    found: list[Any] = await asyncio.wait_for(hub.ingress.amqp.publish_batch(ctx, list(events)), WAIT)
-    return found
 
 
 async def publish_as_a_lane(hub: Any, ctx: Any, *events: Envelope) -> list[Any]:
@@ -76,33 +65,11 @@ async def publish_as_a_lane(hub: Any, ctx: Any, *events: Envelope) -> list[Any]:
     return outcomes
 
 
-async def ready(hub: Any, ctx: Any) -> None:
-    """Return when the plugin takes events."""
-    found = hub.ingress.amqp.ready(ctx)
-    if found is not None:
-        await asyncio.wait_for(found[1], WAIT)
-
-
 async def until_lost(ctx: Any) -> None:
     """Return when the plugin's present connection is gone."""
     session = ctx.state.connection.session
     if session is not None:
         await asyncio.wait_for(asyncio.shield(session.lost), WAIT)
-
-
-@asynccontextmanager
-async def consuming(
-    hub: Any, wanted: Subscription | None = None, **data: Any
-) -> AsyncIterator[Callable[[], Awaitable[Delivery]]]:
-    """Yield a function that returns the next delivery. The plugin's own generator, which POP would hide."""
-    made = hub.egress.amqp.consume.func(hub, context(**data), wanted or Subscription())
-    async with aclosing(made) as deliveries:
-
-        async def following() -> Delivery:
-            found: Delivery = await asyncio.wait_for(anext(deliveries), WAIT)
-            return found
-
-        yield following
 
 
 @asynccontextmanager
@@ -119,14 +86,6 @@ async def got(channel: aiormq.abc.AbstractChannel, queue: str) -> Any:
     """Take one message off a queue, with its properties; None when it is empty."""
     message = await channel.basic_get(queue, no_ack=True)
     return message if message.delivery_tag else None
-
-
-async def eventually(true: Callable[[], Any], what: str) -> None:
-    """Return once `true` returns something true: for what tells nobody when it comes about."""
-    deadline = time.monotonic() + WAIT
-    while not true():
-        assert time.monotonic() < deadline, f"not within {WAIT:g} s: {what}"
-        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

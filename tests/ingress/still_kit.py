@@ -42,7 +42,7 @@ class Withheld:
         self.made = 0
         self.still = 0
 
-    def stand_still(self) -> None:
+    def begin(self) -> None:
         self.still = self.made
 
     def __call__(self) -> Callable[[bytes], bytes]:

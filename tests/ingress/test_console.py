@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,34 +19,21 @@ def context(**data: Any) -> Any:
     return SimpleNamespace(name="orders", state=None, profile=ConsoleProfile(**data))
 
 
-def test_the_plugin_declares_its_provider_and_settings() -> None:
-    hub = SimpleNamespace(ingress=SimpleNamespace(console=SimpleNamespace()))
-    PLUGIN.__init__(hub)
-    assert hub.ingress.console.ACCT == ["console"]
-    assert hub.ingress.console.PROFILE is ConsoleProfile
-
-
-def test_single_events_and_batches_are_printed(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_single_events_and_batches_are_printed(capfd: pytest.CaptureFixture[str]) -> None:
     ctx = context()
 
-    async def main() -> None:
-        ctx.state = await PLUGIN.open_(None, ctx)
-        await PLUGIN.publish(None, ctx, "a.b", b"1")
-        assert await PLUGIN.publish_batch(None, ctx, [Envelope("p", "c", b"2")]) == [None]
-        await PLUGIN.close_(None, ctx)
-
-    asyncio.run(main())
+    ctx.state = await PLUGIN.open_(None, ctx)
+    await PLUGIN.publish(None, ctx, "a.b", b"1")
+    assert await PLUGIN.publish_batch(None, ctx, [Envelope("p", "c", b"2")]) == [None]
+    await PLUGIN.close_(None, ctx)
     assert capfd.readouterr().out == "a.b 1\nc 2\n"
 
 
-def test_a_single_event_that_fails_raises_and_close_without_open_is_nothing() -> None:
+async def test_a_single_event_that_fails_raises_and_close_without_open_is_nothing() -> None:
     ctx = context(format="event")
 
-    async def main() -> None:
-        await PLUGIN.close_(None, ctx)
-        ctx.state = await PLUGIN.open_(None, ctx)
-        with pytest.raises(Rejected, match="surrogate"):
-            await PLUGIN.publish(None, ctx, "\ud800", b"1")
-        await PLUGIN.close_(None, ctx)
-
-    asyncio.run(main())
+    await PLUGIN.close_(None, ctx)
+    ctx.state = await PLUGIN.open_(None, ctx)
+    with pytest.raises(Rejected, match="surrogate"):
+        await PLUGIN.publish(None, ctx, "\ud800", b"1")
+    await PLUGIN.close_(None, ctx)

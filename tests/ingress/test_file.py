@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,49 +21,33 @@ def context(path: Path, **data: Any) -> Any:
     return SimpleNamespace(name="orders", state=None, profile=FileProfile(path=str(path), **data))
 
 
-def test_the_plugin_declares_its_provider_and_settings() -> None:
-    hub = SimpleNamespace(ingress=SimpleNamespace(file=SimpleNamespace()))
-    PLUGIN.__init__(hub)
-    assert hub.ingress.file.ACCT == ["file"]
-    assert hub.ingress.file.PROFILE is FileProfile
-
-
-def test_single_events_and_batches_are_appended(tmp_path: Path) -> None:
+async def test_single_events_and_batches_are_appended(tmp_path: Path) -> None:
     path = tmp_path / "a"
     ctx = context(path)
 
-    async def main() -> None:
-        ctx.state = await PLUGIN.open_(None, ctx)
-        await PLUGIN.publish(None, ctx, "a.b", b"1", {"content-type": "application/json"})
-        batch = [Envelope("p", "c", b"2", {"content-type": "application/json"})]
-        assert await PLUGIN.publish_batch(None, ctx, batch) == [None]
-        await PLUGIN.close_(None, ctx)
-
-    asyncio.run(main())
+    ctx.state = await PLUGIN.open_(None, ctx)
+    await PLUGIN.publish(None, ctx, "a.b", b"1", {"content-type": "application/json"})
+    batch = [Envelope("p", "c", b"2", {"content-type": "application/json"})]
+    assert await PLUGIN.publish_batch(None, ctx, batch) == [None]
+    await PLUGIN.close_(None, ctx)
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"routing_key": "a.b", "profile": "orders", "body": 1},
         {"routing_key": "c", "profile": "p", "body": 2},
     ]
 
 
-def test_a_single_event_that_fails_raises(tmp_path: Path) -> None:
+async def test_a_single_event_that_fails_raises(tmp_path: Path) -> None:
     ctx = context(tmp_path / "a", format="body")
 
-    async def main() -> None:
-        ctx.state = await PLUGIN.open_(None, ctx)
-        with pytest.raises(Rejected, match="holds a line break"):
-            await PLUGIN.publish(None, ctx, "a", b"\n")
-        await PLUGIN.close_(None, ctx)
-
-    asyncio.run(main())
+    ctx.state = await PLUGIN.open_(None, ctx)
+    with pytest.raises(Rejected, match="holds a line break"):
+        await PLUGIN.publish(None, ctx, "a", b"\n")
+    await PLUGIN.close_(None, ctx)
 
 
-def test_a_path_that_cannot_be_opened_raises_and_close_without_open_is_nothing(tmp_path: Path) -> None:
+async def test_a_path_that_cannot_be_opened_raises_and_close_without_open_is_nothing(tmp_path: Path) -> None:
     ctx = context(tmp_path)
 
-    async def main() -> None:
-        with pytest.raises(Unavailable, match="it is a folder"):
-            await PLUGIN.open_(None, ctx)
-        await PLUGIN.close_(None, ctx)
-
-    asyncio.run(main())
+    with pytest.raises(Unavailable, match="it is a folder"):
+        await PLUGIN.open_(None, ctx)
+    await PLUGIN.close_(None, ctx)

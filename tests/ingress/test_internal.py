@@ -28,34 +28,28 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-def test_each_routing_key_has_a_queue_and_none_is_the_queue_without_one(hub: Any) -> None:
-    async def main() -> None:
-        async with running(hub, {"internal": {"*": {}}}):
-            await hub.evbus.broker.put(routing_key="a", body=1)
-            await hub.evbus.broker.put(body=2)
-            await hub.evbus.broker.put(routing_key="", body=3)
-        assert set(hub.ingress.internal.QUEUE) == {"a", None}
-        assert await bodies(hub, "a", 1) == [b"1"]
-        assert await bodies(hub, None, 1) == [b"2"]
-        assert await bodies(hub, "", 1) == [b"3"]
-        assert await hub.ingress.internal.get() is hub.ingress.internal.QUEUE[None]
-
-    asyncio.run(main())
+async def test_each_routing_key_has_a_queue_and_none_is_the_queue_without_one(hub: Any) -> None:
+    async with running(hub, {"internal": {"*": {}}}):
+        await hub.evbus.broker.put(routing_key="a", body=1)
+        await hub.evbus.broker.put(body=2)
+        await hub.evbus.broker.put(routing_key="", body=3)
+    assert set(hub.ingress.internal.QUEUE) == {"a", None}
+    assert await bodies(hub, "a", 1) == [b"1"]
+    assert await bodies(hub, None, 1) == [b"2"]
+    assert await bodies(hub, "", 1) == [b"3"]
+    assert await hub.ingress.internal.get() is hub.ingress.internal.QUEUE[None]
 
 
-def test_the_profile_may_choose_the_queue(hub: Any) -> None:
+async def test_the_profile_may_choose_the_queue(hub: Any) -> None:
     contexts = {"internal": {"a": {"routing_key": "mine"}, "b": {"routing_key": "b.{routing_key}"}}}
 
-    async def main() -> None:
-        async with running(hub, contexts):
-            await hub.evbus.broker.put(routing_key="x", body=1, profile="a")
-            await hub.evbus.broker.put(routing_key="x", body=2, profile="b")
-        assert {key: queue.qsize() for key, queue in hub.ingress.internal.QUEUE.items()} == {
-            "mine": 1,
-            "b.x": 1,
-        }
-
-    asyncio.run(main())
+    async with running(hub, contexts):
+        await hub.evbus.broker.put(routing_key="x", body=1, profile="a")
+        await hub.evbus.broker.put(routing_key="x", body=2, profile="b")
+    assert {key: queue.qsize() for key, queue in hub.ingress.internal.QUEUE.items()} == {
+        "mine": 1,
+        "b.x": 1,
+    }
 
 
 def test_a_queue_that_was_asked_for_first_gets_the_bodies(hub: Any) -> None:
@@ -69,28 +63,22 @@ def test_a_queue_that_was_asked_for_first_gets_the_bodies(hub: Any) -> None:
     assert asyncio.run(main()) == b"1"
 
 
-def test_the_queues_outlive_a_rebuild_of_the_room(hub: Any) -> None:
-    async def main() -> None:
+async def test_the_queues_outlive_a_rebuild_of_the_room(hub: Any) -> None:
+    queue = await hub.ingress.internal.get("k")
+    hub.pop.sub.extend("ingress")
+    assert await hub.ingress.internal.get("k") is queue
+
+
+async def test_a_limit_holds_publishing_back_and_loses_nothing(hub: Any) -> None:
+    async with running(hub, {"internal": {"*": {"limit": 2}}}):
+        for number in range(10):
+            await hub.evbus.broker.put(routing_key="k", body=number)
         queue = await hub.ingress.internal.get("k")
-        hub.pop.sub.extend("ingress")
-        assert await hub.ingress.internal.get("k") is queue
-
-    asyncio.run(main())
-
-
-def test_a_limit_holds_publishing_back_and_loses_nothing(hub: Any) -> None:
-    async def main() -> None:
-        async with running(hub, {"internal": {"*": {"limit": 2}}}):
-            for number in range(10):
-                await hub.evbus.broker.put(routing_key="k", body=number)
-            queue = await hub.ingress.internal.get("k")
-            found = [await asyncio.wait_for(queue.get(), WAIT)]
-            await settled()
-            assert queue.qsize() <= 2
-            found += await bodies(hub, "k", 9)
-            assert found == [str(number).encode() for number in range(10)]
-
-    asyncio.run(main())
+        found = [await asyncio.wait_for(queue.get(), WAIT)]
+        await settled()
+        assert queue.qsize() <= 2
+        found += await bodies(hub, "k", 9)
+        assert found == [str(number).encode() for number in range(10)]
 
 
 @pytest.mark.parametrize("limit", [-1, "x", 1.5])
@@ -113,33 +101,27 @@ def test_many_bodies_at_once_keep_their_order_per_key() -> None:
     }
 
 
-def test_join_waits_for_task_done_of_every_body() -> None:
-    async def main() -> None:
-        queue = BodyQueue(Weight())
-        queue.put_all([b"1", b"2"])
-        await queue.put(b"3")
-        join = asyncio.ensure_future(queue.join())
-        for _ in range(2):
-            await queue.get()
-            queue.task_done()
-        await settled()
-        assert not join.done()
+async def test_join_waits_for_task_done_of_every_body() -> None:
+    queue = BodyQueue(Weight())
+    queue.put_all([b"1", b"2"])
+    await queue.put(b"3")
+    join = asyncio.ensure_future(queue.join())
+    for _ in range(2):
         await queue.get()
         queue.task_done()
-        await asyncio.wait_for(join, WAIT)
-        with pytest.raises(ValueError, match="called too many times"):
-            queue.task_done()
+    await settled()
+    assert not join.done()
+    await queue.get()
+    queue.task_done()
+    await asyncio.wait_for(join, WAIT)
+    with pytest.raises(ValueError, match="called too many times"):
+        queue.task_done()
 
-    asyncio.run(main())
 
-
-def test_nothing_at_once_changes_nothing() -> None:
-    async def main() -> None:
-        queue = BodyQueue(Weight())
-        queue.put_all([])
-        await asyncio.wait_for(queue.join(), WAIT)
-
-    asyncio.run(main())
+async def test_nothing_at_once_changes_nothing() -> None:
+    queue = BodyQueue(Weight())
+    queue.put_all([])
+    await asyncio.wait_for(queue.join(), WAIT)
 
 
 def test_many_getters_get_one_body_each_in_the_order_in_which_they_wait() -> None:
@@ -158,38 +140,32 @@ def test_many_getters_get_one_body_each_in_the_order_in_which_they_wait() -> Non
     assert asyncio.run(main()) == [b"0", b"1", b"2", b"3", b"4"]
 
 
-def test_a_getter_that_is_cancelled_takes_nothing_with_it() -> None:
-    async def main() -> None:
-        queue = BodyQueue(Weight())
-        first, second = (asyncio.ensure_future(queue.get()) for _ in range(2))
-        await settled()
-        queue.put_all([b"1"])
-        first.cancel()  # after it was woken, before it could take the body
-        assert await asyncio.wait_for(second, WAIT) == b"1"
-        assert first.cancelled() or (await asyncio.gather(first, return_exceptions=True))
-        third = asyncio.ensure_future(queue.get())
-        await settled()
-        third.cancel()
-        await settled()
-        queue.put_all([b"2"])
-        assert await asyncio.wait_for(queue.get(), WAIT) == b"2"
-
-    asyncio.run(main())
+async def test_a_getter_that_is_cancelled_takes_nothing_with_it() -> None:
+    queue = BodyQueue(Weight())
+    first, second = (asyncio.ensure_future(queue.get()) for _ in range(2))
+    await settled()
+    queue.put_all([b"1"])
+    first.cancel()  # after it was woken, before it could take the body
+    assert await asyncio.wait_for(second, WAIT) == b"1"
+    assert first.cancelled() or (await asyncio.gather(first, return_exceptions=True))
+    third = asyncio.ensure_future(queue.get())
+    await settled()
+    third.cancel()
+    await settled()
+    queue.put_all([b"2"])
+    assert await asyncio.wait_for(queue.get(), WAIT) == b"2"
 
 
-def test_a_body_that_a_newcomer_took_is_not_missed_by_the_one_who_was_woken() -> None:
-    async def main() -> None:
-        queue = BodyQueue(Weight())
-        waiting = asyncio.ensure_future(queue.get())
-        await settled()
-        queue.put_all([b"1"])
-        assert await queue.get() == b"1"
-        await settled()
-        assert not waiting.done()
-        queue.put_all([b"2"])
-        assert await asyncio.wait_for(waiting, WAIT) == b"2"
-
-    asyncio.run(main())
+async def test_a_body_that_a_newcomer_took_is_not_missed_by_the_one_who_was_woken() -> None:
+    queue = BodyQueue(Weight())
+    waiting = asyncio.ensure_future(queue.get())
+    await settled()
+    queue.put_all([b"1"])
+    assert await queue.get() == b"1"
+    await settled()
+    assert not waiting.done()
+    queue.put_all([b"2"])
+    assert await asyncio.wait_for(waiting, WAIT) == b"2"
 
 
 def test_putters_of_a_bounded_queue_go_on_in_their_order() -> None:
@@ -210,38 +186,31 @@ def test_putters_of_a_bounded_queue_go_on_in_their_order() -> None:
     assert asyncio.run(main()) == [b"0", b"1", b"2", b"3"]
 
 
-def test_a_putter_that_is_cancelled_leaves_its_place_to_the_next() -> None:
-    async def main() -> None:
-        queues = memory_queues.Queues(Weight())
-        await memory_queues.put_all(queues, {}, 1, [event(b"0")])
-        gone, waits = (
-            asyncio.ensure_future(memory_queues.put_all(queues, {}, 1, [event(body)]))
-            for body in (b"1", b"2")
-        )
-        await settled()
-        gone.cancel()
-        await settled()
-        assert [await asyncio.wait_for(queues["k"].get(), WAIT) for _ in range(2)] == [b"0", b"2"]
-        await asyncio.wait_for(waits, WAIT)
-
-    asyncio.run(main())
+async def test_a_putter_that_is_cancelled_leaves_its_place_to_the_next() -> None:
+    queues = memory_queues.Queues(Weight())
+    await memory_queues.put_all(queues, {}, 1, [event(b"0")])
+    gone, waits = (
+        asyncio.ensure_future(memory_queues.put_all(queues, {}, 1, [event(body)])) for body in (b"1", b"2")
+    )
+    await settled()
+    gone.cancel()
+    await settled()
+    assert [await asyncio.wait_for(queues["k"].get(), WAIT) for _ in range(2)] == [b"0", b"2"]
+    await asyncio.wait_for(waits, WAIT)
 
 
-def test_what_finds_no_room_is_unavailable_and_told_for_each_event(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_finds_no_room_is_unavailable_and_told_for_each_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(memory_queues, "PATIENCE", 0.0)
 
-    async def main() -> None:
-        queues = memory_queues.Queues(Weight())
-        outcomes = await memory_queues.put_all(
-            queues, {}, 2, [event(body) for body in (b"0", b"1", b"2", b"3")]
-        )
-        assert outcomes[:2] == [None, None]
-        assert [type(outcome) for outcome in outcomes[2:]] == [Unavailable, Unavailable]
-        assert str(outcomes[2]) == "the internal queue 'k' holds 2 events, its limit"
-        assert [queues["k"].get_nowait() for _ in range(2)] == [b"0", b"1"]
-        assert queues["k"].empty()
-
-    asyncio.run(main())
+    queues = memory_queues.Queues(Weight())
+    outcomes = await memory_queues.put_all(queues, {}, 2, [event(body) for body in (b"0", b"1", b"2", b"3")])
+    assert outcomes[:2] == [None, None]
+    assert [type(outcome) for outcome in outcomes[2:]] == [Unavailable, Unavailable]
+    assert str(outcomes[2]) == "the internal queue 'k' holds 2 events, its limit"
+    assert [queues["k"].get_nowait() for _ in range(2)] == [b"0", b"1"]
+    assert queues["k"].empty()
 
 
 def event(body: bytes) -> Envelope:
@@ -281,19 +250,16 @@ def test_a_queue_that_nobody_takes_from_keeps_the_latest_and_tells_of_the_others
     assert [message for message in caplog.messages if "takes from" in message] == ([] if limit else [said])
 
 
-def test_queues_that_are_empty_and_that_nobody_has_go_away() -> None:
-    async def main() -> None:
-        queues = memory_queues.Queues(Weight())
-        held = memory_queues.queue(queues, "held")
-        for number in range(10_000):
-            assert memory_queues.put_now(queues, {}, 0, events((f"key {number}", "x"))) == 0
-            if number % 100:
-                queues[f"key {number}"].get_nowait()
-        assert len(queues) <= 2 * memory_queues.SWEEP + 100
-        assert queues["held"] is held
-        assert all(queues[f"key {number}"].qsize() == 1 for number in range(0, 10_000, 100))
-
-    asyncio.run(main())
+async def test_queues_that_are_empty_and_that_nobody_has_go_away() -> None:
+    queues = memory_queues.Queues(Weight())
+    held = memory_queues.queue(queues, "held")
+    for number in range(10_000):
+        assert memory_queues.put_now(queues, {}, 0, events((f"key {number}", "x"))) == 0
+        if number % 100:
+            queues[f"key {number}"].get_nowait()
+    assert len(queues) <= 2 * memory_queues.SWEEP + 100
+    assert queues["held"] is held
+    assert all(queues[f"key {number}"].qsize() == 1 for number in range(0, 10_000, 100))
 
 
 # Bytes
@@ -349,28 +315,22 @@ async def step(queue: BodyQueue, weight: Weight, what: str, number: int, body: b
                 queue.get_nowait()
 
 
-def test_a_queue_that_goes_away_leaves_no_weight() -> None:
-    async def main() -> None:
-        weight = Weight()
-        queues = memory_queues.Queues(weight)
-        for number in range(1_000):
-            queues[f"k{number}"].put_all([b"x" * 100])
-            assert await queues[f"k{number}"].get() == b"x" * 100
-        weight.recount()
-        assert weight.size == 0
-        assert len(queues) < 1_000
-
-    asyncio.run(main())
+async def test_a_queue_that_goes_away_leaves_no_weight() -> None:
+    weight = Weight()
+    queues = memory_queues.Queues(weight)
+    for number in range(1_000):
+        queues[f"k{number}"].put_all([b"x" * 100])
+        assert await queues[f"k{number}"].get() == b"x" * 100
+    weight.recount()
+    assert weight.size == 0
+    assert len(queues) < 1_000
 
 
-def test_what_was_taken_makes_room_before_anybody_is_refused() -> None:
-    async def main() -> None:
-        hub = new_hub(queue_bytes=10_000)
-        async with running(hub, {"internal": {"p": {}}}):
-            queue = await hub.ingress.internal.get("k")
-            for _ in range(100):
-                hub.evbus.broker.put_nowait(routing_key="k", body="x" * 4_998, profile="p")
-                assert len(await asyncio.wait_for(queue.get(), WAIT)) == 5_000
-            assert hub.evbus.stats.snapshot()["lanes"]["internal.internal.p"]["delivered"] == 100
-
-    asyncio.run(main())
+async def test_what_was_taken_makes_room_before_anybody_is_refused() -> None:
+    hub = new_hub(queue_bytes=10_000)
+    async with running(hub, {"internal": {"p": {}}}):
+        queue = await hub.ingress.internal.get("k")
+        for _ in range(100):
+            hub.evbus.broker.put_nowait(routing_key="k", body="x" * 4_998, profile="p")
+            assert len(await asyncio.wait_for(queue.get(), WAIT)) == 5_000
+        assert hub.evbus.stats.snapshot()["lanes"]["internal.internal.p"]["delivered"] == 100

@@ -43,7 +43,7 @@ RAW = json.dumps(DATA).encode()
     ],
     ids=["nothing", "charset", "kombu", "binary", "structured", "amqp"],
 )
-def test_what_others_send_by_default_reaches_a_listener(
+async def test_what_others_send_by_default_reaches_a_listener(
     rabbitmq: RabbitMQ, unique: str, tmp_path: Path, body: bytes, properties: Any
 ) -> None:
     @event(f"{unique}.order")
@@ -57,26 +57,23 @@ def test_what_others_send_by_default_reaches_a_listener(
         "exchange": {"name": unique, "type": "topic"},
     }
 
-    async def main() -> None:
-        got: asyncio.Queue[Any] = asyncio.Queue()
-
-        async def on(order: Order) -> None:
-            got.put_nowait(order)
-
-        dead = tmp_path / "dead"
-        async with bus({"amqp": {"default": profile}}, pipeline=["compress"], dead_store=str(dead)) as events:
-            events.subscribe(Order, on, per_process=True)
-            await events.hub.event.init.ready()
-            await asyncio.to_thread(publish)
-            assert await asyncio.wait_for(got.get(), WAIT) == Order("A-1", 1.5)
-        assert not dead.exists()
-
     def publish() -> None:
         with foreign.channel(rabbitmq) as amqp:
             amqp.confirm_delivery()
             amqp.basic_publish(unique, f"{unique}.order", body, properties, mandatory=True)
 
-    asyncio.run(main())
+    got: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def on(order: Order) -> None:
+        got.put_nowait(order)
+
+    dead = tmp_path / "dead"
+    async with bus({"amqp": {"default": profile}}, pipeline=["compress"], dead_store=str(dead)) as events:
+        events.subscribe(Order, on, per_process=True)
+        await events.hub.event.init.ready()
+        await asyncio.to_thread(publish)
+        assert await asyncio.wait_for(got.get(), WAIT) == Order("A-1", 1.5)
+    assert not dead.exists()
     with foreign.channel(rabbitmq) as amqp:
         amqp.exchange_delete(unique)
 

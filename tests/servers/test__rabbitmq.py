@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
 from pathlib import Path
@@ -77,20 +76,17 @@ def test_the_control_command_works_and_tells_its_complaint(rabbitmq: RabbitMQ) -
         rabbitmq.ctl("no_such_command")
 
 
-def test_a_client_certificate_logs_in(rabbitmq: RabbitMQ) -> None:
+async def test_a_client_certificate_logs_in(rabbitmq: RabbitMQ) -> None:
     certificates = rabbitmq.certificates
     assert certificates is not None
     context = ssl.create_default_context(cafile=certificates.ca)
     context.load_cert_chain(certificates.client, certificates.client_key)
 
-    async def main() -> None:
-        connection = await aio_pika.connect(
-            f"amqps://{rabbitmq.host}:{rabbitmq.tls_port}/?auth=EXTERNAL", ssl_context=context
-        )
-        async with connection:
-            await connection.channel()
-
-    asyncio.run(main())
+    connection = await aio_pika.connect(
+        f"amqps://{rabbitmq.host}:{rabbitmq.tls_port}/?auth=EXTERNAL", ssl_context=context
+    )
+    async with connection:
+        await connection.channel()
 
 
 def test_stomp_speaks_tls(rabbitmq: RabbitMQ) -> None:

@@ -206,7 +206,6 @@ class Behaviour:
 
     # -- what listeners get ------------------------------------------------------------------------
 
-    @looped
     async def test_an_event_comes_as_it_was_sent_with_its_headers(self) -> None:
         write(self.folder, pipeline__seen=SEEN)
         options = {"plugin_dirs": [self.folder], "pipeline": ["seen"]}
@@ -227,7 +226,6 @@ class Behaviour:
             assert (headers["tenant"], headers["ü:b"]) == ("acme", "c d")
             assert headers["evbus-message"] == self.name
 
-    @looped
     async def test_what_is_sent_right_after_the_start_arrives_in_order(self) -> None:
         kind = order(self.name)
         inbox = Inbox(kind)
@@ -237,7 +235,6 @@ class Behaviour:
                 await hub.event.init.send(kind(number))
             assert await inbox.numbers(50) == list(range(50))
 
-    @looped
     async def test_who_subscribes_later_gets_what_is_sent_once_it_is_ready(self) -> None:
         kind = order(self.name)
         inbox = Inbox(kind)
@@ -249,7 +246,6 @@ class Behaviour:
             assert await inbox.numbers(1) == [1]
             assert self.counted(hub)["listening"] is True
 
-    @looped
     async def test_each_listener_of_an_event_gets_it_once(self) -> None:
         kind = order(self.name)
         inbox, got = Inbox(kind), asyncio.Queue[tuple[str, int]]()
@@ -278,7 +274,6 @@ class Behaviour:
         assert got.empty()
         assert len(inbox.got) == 3
 
-    @looped
     async def test_the_processes_of_a_group_share_what_comes(self) -> None:
         kind = order(self.name)
         both = asyncio.Event()
@@ -304,7 +299,6 @@ class Behaviour:
         assert one.got
         assert other.got
 
-    @looped
     async def test_each_process_gets_a_copy_when_the_listener_or_the_event_says_so(self) -> None:
         kind, to_all = order(self.name), order(f"{self.name}-all", broadcast=True)
         mine = [Inbox(kind, group="g", per_process=True) for _ in range(2)]
@@ -322,7 +316,6 @@ class Behaviour:
         assert [len(inbox.got) for inbox in (*mine, *ours)] == [3, 3, 3, 3]
         assert not self.dead()
 
-    @looped
     async def test_what_is_durable_waits_for_its_listener(self) -> None:
         kind = order(self.name, durable=True)
         before, after = Inbox(kind), Inbox(kind)
@@ -338,7 +331,6 @@ class Behaviour:
         assert len(before.got) == 1
         assert not self.dead()
 
-    @looped
     async def test_the_names_of_events_and_groups_may_hold_strange_characters(self) -> None:
         names = [self.name + self.strange_name, self.name]
         groups = [self.strange_group, "c"]
@@ -353,7 +345,6 @@ class Behaviour:
         assert [len(inbox.got) for inbox in inboxes] == [1, 1, 1, 1]
         assert not self.dead()
 
-    @looped
     async def test_a_listener_gets_the_events_that_derive_from_its_own(self) -> None:
         base = order(self.name)
 
@@ -379,7 +370,6 @@ class Behaviour:
         """Return events whose names have the word in front in common."""
         return [order(f"{self.name}{end}") for end in ("", ".placed", ".eu.placed")]
 
-    @looped
     async def test_a_listener_to_a_pattern_gets_the_events_whose_names_match_it(self) -> None:
         own, placed, abroad = self.several()
         by_name, word, words = (
@@ -409,7 +399,6 @@ class Behaviour:
         assert [len(inbox.got) for inbox in (by_name, word, words)] == [1, 2, 4]
         assert not self.dead()
 
-    @looped
     async def test_a_group_shares_what_matches_its_pattern_and_keeps_it_while_it_is_away(self) -> None:
         _, placed, abroad = self.several()
         pattern, options = f"{self.name}.#", {"group": "g", "durable": True}
@@ -429,7 +418,6 @@ class Behaviour:
         assert len(before.got) == 1
         assert not self.dead()
 
-    @looped
     async def test_two_patterns_and_a_name_are_three_listeners_even_of_one_name(self) -> None:
         _, placed, _ = self.several()
         names = [f"{self.name}.placed", f"{self.name}.*", f"{self.name}.#"]
@@ -442,7 +430,6 @@ class Behaviour:
             assert [await inbox.numbers(10) for inbox in inboxes] == [list(range(10))] * 3
         assert [len(inbox.got) for inbox in inboxes] == [10, 10, 10]
 
-    @looped
     async def test_each_process_gets_a_copy_of_what_matches_a_pattern(self) -> None:
         _, placed, abroad = self.several()
         inboxes = [Inbox(f"{self.name}.#", per_process=True) for _ in range(2)]
@@ -454,7 +441,6 @@ class Behaviour:
                 assert [getattr(one, "number", None) or one["number"] for one in found] == [1, 2]
         assert [len(inbox.got) for inbox in inboxes] == [2, 2]
 
-    @looped
     async def test_what_fails_at_a_listener_to_a_pattern_is_tried_again_and_dies(self) -> None:
         async def handle(event: Any) -> None:
             if event["number"] == 1:
@@ -474,7 +460,6 @@ class Behaviour:
 
     # -- listeners that take batches ---------------------------------------------------------------
 
-    @looped
     async def test_a_listener_takes_events_in_batches_which_are_settled_together(self) -> None:
         kind = order(self.name, durable=True)
         # The time that others are waited for is over only where fewer than a batch are left.
@@ -495,7 +480,6 @@ class Behaviour:
                 assert await after.numbers(1) == [99]
         assert not self.dead()
 
-    @looped
     async def test_a_bad_event_of_a_batch_dies_alone(self) -> None:
         kind = order(self.name, durable=True)
         handled: list[int] = []
@@ -528,7 +512,6 @@ class Behaviour:
             4: ("Rejected: not this one", 1),
         }
 
-    @looped
     async def test_a_stop_does_not_wait_for_a_batch_to_be_full(self) -> None:
         kind = order(self.name, durable=True)
         inbox = Inbox(kind, batch=10, batch_wait=3600)
@@ -542,7 +525,6 @@ class Behaviour:
 
     # -- what goes wrong ---------------------------------------------------------------------------
 
-    @looped
     async def test_a_listener_that_fails_gets_the_event_again(self) -> None:
         kind = order(self.name)
 
@@ -559,7 +541,6 @@ class Behaviour:
             assert self.counted(hub)["retried"] == 2
         assert not self.dead()
 
-    @looped
     async def test_an_event_that_always_fails_is_a_dead_letter_and_not_delivered_again(self) -> None:
         kind = order(self.name, durable=True)
 
@@ -584,7 +565,6 @@ class Behaviour:
                 await sender.event.init.send(kind(2))
                 assert await after.numbers(1) == [2]
 
-    @looped
     async def test_a_message_that_is_no_such_event_is_a_dead_letter(self) -> None:
         kind = order(self.name)
         inbox = Inbox(kind)
@@ -606,7 +586,6 @@ class Behaviour:
             assert reason in record.dead["reason"]
         assert len(inbox.got) == 1
 
-    @looped
     async def test_an_event_whose_handling_is_cancelled_comes_again(self) -> None:
         kind = order(self.name, durable=True)
 
@@ -624,7 +603,6 @@ class Behaviour:
             assert self.counted(hub)["cancelled"] == 1
         assert not self.dead()
 
-    @looped
     async def test_what_a_stopped_process_was_handling_comes_to_the_next(self) -> None:
         kind = order(self.name, durable=True)
         ended: list[str] = []
@@ -649,7 +627,6 @@ class Behaviour:
         assert len(stuck.got) == 1
         assert not self.dead()
 
-    @looped
     async def test_what_is_being_handled_when_a_process_stops_is_handled_first(self) -> None:
         kind = order(self.name, durable=True)
         go_on, handled = asyncio.Event(), []
@@ -676,7 +653,6 @@ class Behaviour:
 
     # -- coming and going --------------------------------------------------------------------------
 
-    @looped
     async def test_unsubscribing_reaches_the_broker(self) -> None:
         kind = order(self.name, durable=True)
         first, second = Inbox(kind), Inbox(kind)
@@ -697,7 +673,6 @@ class Behaviour:
             assert await second.numbers(10) == list(range(2, 12))
         assert len(first.got) == 1
 
-    @looped
     async def test_no_more_than_prefetch_is_with_a_listener(self) -> None:
         kind = order(self.name)
         release = asyncio.Event()
@@ -721,7 +696,6 @@ class Behaviour:
 
     # -- protected on both sides -------------------------------------------------------------------
 
-    @looped
     async def test_what_is_signed_and_compressed_is_handled_as_it_was_in_its_session(self) -> None:
         kind = order(self.name)
         users = []
@@ -742,7 +716,6 @@ class Behaviour:
         assert sorted(users, key=str) == [None, None, "joe", "joe"]
         assert not self.dead()
 
-    @looped
     async def test_what_is_signed_may_fail_and_come_again(self) -> None:
         kind = order(self.name, durable=True)
 
@@ -759,7 +732,6 @@ class Behaviour:
             assert await inbox.numbers(3) == [1, 1, 1]
         assert not self.dead()
 
-    @looped
     async def test_what_is_not_signed_is_a_dead_letter_of_who_wants_it_signed(self) -> None:
         kind = order(self.name)
         inbox = Inbox(kind)
@@ -784,7 +756,6 @@ class BrokerBehaviour(Behaviour):
     #: Where `node` listens for this transport.
     port: int
 
-    @looped
     async def test_a_connection_that_is_cut_is_restored_and_everything_arrives(self) -> None:
         kind = order(self.name, durable=True)
         way = self.proxy(self.port)
@@ -810,7 +781,6 @@ class BrokerBehaviour(Behaviour):
         assert way.accepted >= 2
         assert not self.dead()
 
-    @looped
     async def test_what_was_not_begun_is_handled_only_when_it_comes_again(self) -> None:
         """What was prefetched waits in the process, and each cut brings all of it again."""
         kind = order(self.name, durable=True)
@@ -841,7 +811,6 @@ class BrokerBehaviour(Behaviour):
         numbers = [event.number for event in inbox.got]
         assert all(numbers[numbers.index(cut) + 1] <= cut for cut in cuts), numbers
 
-    @looped
     async def test_with_dedupe_a_cut_connection_brings_nothing_twice(self) -> None:
         kind = order(self.name, durable=True)
         way = self.proxy(self.port)
@@ -865,7 +834,6 @@ class BrokerBehaviour(Behaviour):
         assert way.accepted >= 3
         assert not self.dead()
 
-    @looped
     async def test_a_broker_that_comes_later_is_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # How long a start waits for consumers; the seconds of that are nothing to look at.
         monkeypatch.setattr(consumer, "PATIENCE", 0.01)
@@ -882,7 +850,6 @@ class BrokerBehaviour(Behaviour):
             assert await inbox.numbers(1) == [1]
         assert not self.dead()
 
-    @looped
     async def test_a_sender_whose_connection_is_cut_sends_everything(self) -> None:
         kind = order(self.name, durable=True)
         way = self.proxy(self.port)

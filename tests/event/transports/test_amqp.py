@@ -11,7 +11,7 @@ import pytest
 
 from evbus.engine.kit.topics import matches
 from evbus.errors import ConnectFailed, ProfileError
-from tests.event.transports.behaviour import BrokerBehaviour, Inbox, looped, order
+from tests.event.transports.behaviour import BrokerBehaviour, Inbox, order
 from tests.ingress.amqp_kit import eventually
 
 
@@ -34,7 +34,6 @@ class TestAmqp(BrokerBehaviour):
     def consumers(self, name: str, group: str) -> int:
         return int(self.node.depth(f"{name}::{group}").consumers)
 
-    @looped
     async def test_what_is_not_durable_is_a_dead_letter_when_nobody_has_come_back(self) -> None:
         kind = order(self.name)
         inbox = Inbox(kind)
@@ -54,7 +53,6 @@ class TestAmqp(BrokerBehaviour):
         assert record.dead is not None
         assert "leads to no queue" in record.dead["reason"]
 
-    @looped
     async def test_the_default_exchange_is_refused(self) -> None:
         profiles = self.profiles()
         del profiles["amqp"]["default"]["exchange"]
@@ -63,7 +61,6 @@ class TestAmqp(BrokerBehaviour):
             async with self.process(Inbox(order(self.name))):
                 pass
 
-    @looped
     async def test_a_pattern_needs_an_exchange_of_type_topic(self) -> None:
         self.node.declare_exchange(f"{self.name}-direct", "direct")
         self.node.declare_exchange(f"{self.name}-topic", "topic")
@@ -92,7 +89,6 @@ class TestAmqp(BrokerBehaviour):
                 await hub.evbus.broker.put(routing_key=f"{self.name}.x", body={"n": 1})
                 assert await inbox.next() == {"n": 1}
 
-    @looped
     async def test_a_pattern_matches_the_same_names_as_in_this_process(self) -> None:
         words = ["", "a", "b"]
         names = [".".join(some) for n in (1, 2, 3) for some in itertools.product(words, repeat=n)]
@@ -126,24 +122,21 @@ class TestAmqp(BrokerBehaviour):
                 assert [(await inbox.next())["name"] for _ in wanted] == wanted
         assert [len(inbox.got) for inbox in inboxes] == [len(wanted) for wanted in expected]
 
-    def test_a_broker_that_dies_is_waited_out(self, broken_rabbitmq: Any) -> None:
+    async def test_a_broker_that_dies_is_waited_out(self, broken_rabbitmq: Any) -> None:
         self.node = broken_rabbitmq
         kind = order(self.name, durable=True)
 
-        async def main() -> None:
-            inbox = Inbox(kind)
-            async with self.process() as sender, self.process(inbox):
-                await sender.event.init.send(kind(0))
-                assert await inbox.numbers(1) == [0]
-                await asyncio.to_thread(self.node.sync)
-                await asyncio.to_thread(self.node.kill)
-                for number in range(1, 10):
-                    await sender.event.init.send(kind(number))
-                await asyncio.to_thread(self.node.start)
-                missing = set(range(1, 10))
-                while missing:
-                    # The first may come twice: its acknowledgement may have died with the broker.
-                    missing.discard((await inbox.next()).number)
-
-        asyncio.run(main())
+        inbox = Inbox(kind)
+        async with self.process() as sender, self.process(inbox):
+            await sender.event.init.send(kind(0))
+            assert await inbox.numbers(1) == [0]
+            await asyncio.to_thread(self.node.sync)
+            await asyncio.to_thread(self.node.kill)
+            for number in range(1, 10):
+                await sender.event.init.send(kind(number))
+            await asyncio.to_thread(self.node.start)
+            missing = set(range(1, 10))
+            while missing:
+                # The first may come twice: its acknowledgement may have died with the broker.
+                missing.discard((await inbox.next()).number)
         assert not self.dead()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -36,23 +35,17 @@ class Amqp1(BrokerBehaviour):
     def consumers(self, name: str, group: str) -> int:
         return int(self.node.depth(f"{name}::{group}").consumers)
 
-    def test_a_queue_that_nobody_made_is_said_at_the_start(self) -> None:
-        async def main() -> None:
-            with pytest.raises(ConnectFailed, match=f"cannot consume .*{self.name}.*inbox.*no queue"):
-                async with self.process(Inbox(order(self.name))):
-                    pass
+    async def test_a_queue_that_nobody_made_is_said_at_the_start(self) -> None:
+        with pytest.raises(ConnectFailed, match=f"cannot consume .*{self.name}.*inbox.*no queue"):
+            async with self.process(Inbox(order(self.name))):
+                pass
 
-        asyncio.run(main())
-
-    def test_an_address_of_one_name_is_refused_for_a_pattern(self) -> None:
+    async def test_an_address_of_one_name_is_refused_for_a_pattern(self) -> None:
         self.address = f"/exchange/{EXCHANGE}/events"
 
-        async def main() -> None:
-            with pytest.raises(ProfileError, match="nobody can listen to the pattern"):
-                async with self.process(Inbox("order.*")):
-                    pass
-
-        asyncio.run(main())
+        with pytest.raises(ProfileError, match="nobody can listen to the pattern"):
+            async with self.process(Inbox("order.*")):
+                pass
 
 
 class TestRabbitmq3(Amqp1):
@@ -70,27 +63,17 @@ class TestRabbitmq4(Amqp1):
     def _broker(self, rabbitmq4: Any, proxy: Callable[..., Any]) -> None:
         self.node, self.proxy, self.port = rabbitmq4, proxy, rabbitmq4.port
 
-    def test_each_process_gets_a_copy_when_the_listener_or_the_event_says_so(self) -> None:
+    async def test_each_process_gets_a_copy_when_the_listener_or_the_event_says_so(self) -> None:
         """It cannot: RabbitMQ 4 makes no queue for who consumes. That is said at the start."""
         kind = order(self.name)
 
-        async def main() -> None:
-            with pytest.raises(
-                ProfileError, match="which RabbitMQ 4 makes for no consumer: use the provider"
-            ):
-                async with self.process(Inbox(kind, per_process=True)):
-                    pass
+        with pytest.raises(ProfileError, match="which RabbitMQ 4 makes for no consumer: use the provider"):
+            async with self.process(Inbox(kind, per_process=True)):
+                pass
 
-        asyncio.run(main())
-
-    def test_each_process_gets_a_copy_of_what_matches_a_pattern(self) -> None:
+    async def test_each_process_gets_a_copy_of_what_matches_a_pattern(self) -> None:
         """Nor of a pattern."""
 
-        async def main() -> None:
-            with pytest.raises(
-                ProfileError, match="which RabbitMQ 4 makes for no consumer: use the provider"
-            ):
-                async with self.process(Inbox(f"{self.name}.#", per_process=True)):
-                    pass
-
-        asyncio.run(main())
+        with pytest.raises(ProfileError, match="which RabbitMQ 4 makes for no consumer: use the provider"):
+            async with self.process(Inbox(f"{self.name}.#", per_process=True)):
+                pass

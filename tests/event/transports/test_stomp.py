@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from evbus.engine.wire.stomp import consume
 from evbus.errors import ProfileError
-from tests.event.transports.behaviour import BrokerBehaviour, Inbox, looped, order
+from tests.event.transports.behaviour import BrokerBehaviour, Inbox, order
 from tests.ingress.amqp_kit import eventually
 
 
@@ -34,7 +33,6 @@ class Stomp(BrokerBehaviour):
             }
         }
 
-    @looped
     async def test_a_queue_is_refused_as_its_listeners_would_share_the_events(self) -> None:
         self.destination = "/queue/{routing_key}"
         with pytest.raises(
@@ -57,7 +55,6 @@ class TestRabbitmq(Stomp):
     def consumers(self, name: str, group: str) -> int:
         return int(self.node.depth(f"{name}::{group}").consumers)
 
-    @looped
     async def test_the_queue_of_what_is_not_durable_goes_when_no_listener_comes_back(self) -> None:
         queue = f"{self.name}::inbox"
         with pytest.MonkeyPatch.context() as patch:
@@ -76,17 +73,13 @@ class TestRabbitmq(Stomp):
             ("/topic/shop-{routing_key}", "nobody can listen to the pattern"),
         ],
     )
-    def test_a_pattern_needs_a_topic(self, destination: str, reason: str) -> None:
+    async def test_a_pattern_needs_a_topic(self, destination: str, reason: str) -> None:
         self.destination = destination
 
-        async def main() -> None:
-            with pytest.raises(ProfileError, match=reason):
-                async with self.process(Inbox("order.*")):
-                    pass
+        with pytest.raises(ProfileError, match=reason):
+            async with self.process(Inbox("order.*")):
+                pass
 
-        asyncio.run(main())
-
-    @looped
     async def test_an_exchange_of_its_own_does_as_well(self) -> None:
         self.node.declare_exchange(f"{self.name}-events", "topic")
         self.destination = f"/exchange/{self.name}-events/{{routing_key}}"
@@ -113,7 +106,6 @@ class TestActivemq(Stomp):
     def consumers(self, name: str, group: str) -> None:
         return None
 
-    @looped
     async def test_a_group_is_kept_even_if_its_event_is_not_durable(self) -> None:
         kind = order(self.name)
         before, after = Inbox(kind), Inbox(kind)
@@ -124,13 +116,11 @@ class TestActivemq(Stomp):
             async with self.process(after):
                 assert await after.numbers(1) == [1]
 
-    @looped
     async def test_a_pattern_that_activemq_does_not_have_is_refused(self) -> None:
         with pytest.raises(ProfileError, match="'#' can be the last word only"):
             async with self.process(Inbox(f"{self.name}.#.placed")):
                 pass
 
-    @looped
     async def test_a_group_with_a_dot_is_refused(self) -> None:
         with pytest.raises(ProfileError, match=r"b\.c"):
             async with self.process(Inbox(order(self.name), group="b.c")):

@@ -486,7 +486,7 @@ def test_a_connection_that_answers_nothing_but_its_heartbeats_is_given_up_and_th
         data = {"url": url(rabbitmq, way.port), "queue": unique, "confirm_timeout": 0.2, "heartbeat": 1}
         async with opened(hub, **data) as ctx, echoing(rabbitmq, unique):
             assert (await ask(hub, ctx, event(unique, b"0"))).body == b"0"
-            withheld.stand_still()
+            withheld.begin()
             # Long before its own deadline.
             with pytest.raises(Unavailable, match=UNKNOWN):
                 await ask(hub, ctx, event(unique, b"1"), 10 * WAIT)
