@@ -42,7 +42,7 @@ async def cancel(settings: dict[str, Any], journal: Any) -> None:
             number += fresh
             batch = queued[: 2 * BATCH]
             outcomes = await cut_short(
-                lane._sender.send([event for _, event in batch]), dice if fresh else None
+                lane.sender.send([event for _, event in batch]), dice if fresh else None
             )
             if outcomes is None:
                 cancelled += 1

@@ -213,7 +213,7 @@ def test_a_put_while_a_lane_moves_its_events_is_not_lost(rig: Rig) -> None:
                     nested.append(1)
                     rig.put_nowait(f"nested {len(nested)}")
 
-        lane.counters = Counters()
+        lane.buffer.counters = Counters()
         async with rig.running():
             for number in range(5):
                 await rig.put(number)

@@ -287,24 +287,19 @@ class Queue:
             self._gone += 1
             self.dropped += 1
 
-    def hold(self, events: int) -> None:
-        """Count events (negative: release them) that a lane holds beyond its buffer. Needs the lock."""
-        self.held += events
-        if events > 0:
-            # What is in the inbox was let in when there was more room.
-            self._pack()
-        else:
-            self._measure()
+    def charge(self, events: int, size: int) -> None:
+        """Count events that a lane holds beyond its buffer, and bytes that it holds. Needs the lock.
 
-    def weigh(self, size: int) -> None:
-        """Count bytes of bodies that a lane got (negative: that it has no more). Needs the lock."""
+        Negative numbers are what it holds no more.
+        """
+        self.held += events
         self.held_size += size
-        if abs(self.held_size - self._measured) > self._step:
-            if size > 0:
-                self._pack()  # what is in the inbox was let in when there was more room
-            else:
-                self._measure()
-        if size < 0 and self._waiters:
+        far = abs(self.held_size - self._measured) > self._step
+        if events > 0 or (far and size > 0):
+            self._pack()  # what is in the inbox was let in when there was more room
+        elif events or far:
+            self._measure()
+        if self._waiters and (events < 0 or size < 0):
             self.wake()
 
     def stall(self, lanes: int) -> None:

@@ -79,7 +79,7 @@ def test_bytes_are_bounded_too(tmp_path: Path, policy: Any) -> None:
 def test_drop_oldest_gives_way_to_what_lanes_hold(tmp_path: Path) -> None:
     rig = Rig(tmp_path, queue_limit=3, full_policy="drop_oldest")
     with rig.queue.lock:
-        rig.queue.hold(3)
+        rig.queue.charge(3, 0)
     rig.put_nowait(1)
     found = rig.bus.snapshot()["bus"]
     assert (found["accepted"], found["dropped"], found["queued"]) == (1, 1, 0)

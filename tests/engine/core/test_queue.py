@@ -71,8 +71,7 @@ def test_bounds_are_exact_and_nothing_is_lost(
             assert bodies(queue, number) == [model.popleft() for _ in range(min(number, len(model)))]
         elif what == "hold":
             held += [number * 20] * number
-            queue.hold(number)
-            queue.weigh(number * number * 20)
+            queue.charge(number, number * number * 20)
         elif what == "outside":
             if number > 0:
                 outside.add(number)
@@ -80,8 +79,7 @@ def test_bounds_are_exact_and_nothing_is_lost(
                 outside.take(min(outside.size, -number))
         else:
             gone, held = held[:number], held[number:]
-            queue.hold(-len(gone))
-            queue.weigh(-sum(gone))
+            queue.charge(-len(gone), -sum(gone))
         counts = queue.counts()
         assert (counts["queued"], counts["queued_bytes"]) == (len(model), sum(map(len, model)))
         assert counts["accepted"] == counts["queued"] + queue._gone
@@ -111,7 +109,7 @@ def test_what_is_held_elsewhere_counts_for_what_is_in_the_inbox_too(where: str) 
     for _ in range(100):
         assert put_fast_or_slow(queue, b"x" * 100)
     if where == "in lanes":
-        queue.weigh(15_000)
+        queue.charge(0, 15_000)
     else:
         queue.outside.add(15_000)
     accepted = 0

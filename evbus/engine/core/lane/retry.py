@@ -8,7 +8,7 @@ from typing import NamedTuple
 from evbus.errors import ConnectionLost, Unavailable, is_rejected
 from evbus.types import Envelope
 
-__all__ = ["DeadLetter", "Outcome", "Sorted", "blamed", "sort", "without"]
+__all__ = ["DeadLetter", "Outcome", "blamed", "sort", "without"]
 
 Outcome = BaseException | None
 
@@ -21,7 +21,7 @@ class DeadLetter(NamedTuple):
     attempts: int
 
 
-class Sorted(NamedTuple):
+class _Sorted(NamedTuple):
     """A round of publishing, taken apart.
 
     :ivar again: the events to try again, in order.
@@ -63,7 +63,7 @@ def sort(
     *,
     spare: frozenset[int] = frozenset(),
     broke: bool = False,
-) -> Sorted:
+) -> _Sorted:
     """Tell apart what was delivered, what is dead after ``most`` tries (0: never), and the rest.
 
     Outcomes may be missing at the end: those events were not tried.
@@ -95,7 +95,7 @@ def sort(
         counts.append(count)
     again.extend(events[len(outcomes) :])
     counts.extend(tries[len(outcomes) :])
-    return Sorted(delivered, dead, again, counts, wait)
+    return _Sorted(delivered, dead, again, counts, wait)
 
 
 def _counts(outcome: BaseException, *, broke: bool) -> bool:

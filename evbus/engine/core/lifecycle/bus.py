@@ -15,6 +15,7 @@ from evbus.engine.core.broker import Broker
 from evbus.engine.core.dead.letters import DeadLetters
 from evbus.engine.core.dead.store import NO_STORE
 from evbus.engine.core.error_callback import ErrorCallback
+from evbus.engine.core.lane import worker
 from evbus.engine.core.lane.lane import DeadLetter, Lane
 from evbus.engine.core.lane.relay import Tracker
 from evbus.engine.core.lane.route import Destination, LaneRouter, Totals
@@ -228,8 +229,8 @@ class Engine:
             before = self.lanes.get(name)
             if before is not None:
                 # An operator's curves go on, as those of the bus do.
-                lane.counters = before.counters
-            lane.start()
+                lane.buffer.counters = before.counters
+            worker.start(lane)
         self.lanes = lanes
         self.broker.stalls = self._stalls
         self.queue.bind(loop)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.core.lane import lane as lane_module
+from evbus.engine.core.lane import worker
 from evbus.engine.core.lane.lane import LaneState
 from evbus.engine.core.settings import DeliverySettings, Retry
 from evbus.engine.kit import backoff
@@ -194,7 +194,7 @@ def test_a_publish_that_cancels_its_own_task_and_ends_without_waiting_ends_nothi
 def test_a_lane_goes_on_whatever_its_worker_comes_upon(
     tmp_path: Path, problem: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane_module, "RESTART", 0)
+    monkeypatch.setattr(worker, "RESTART", 0)
     rig, target, problems = Rig(tmp_path), Target(), [problem]
 
     def ready(_ctx: Any) -> None:
@@ -399,7 +399,7 @@ def test_pauses_double_and_a_destination_may_ask_for_more(tmp_path: Path, monkey
             slept.append(seconds)
         await plain_sleep(0)
 
-    monkeypatch.setattr(lane_module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(worker.asyncio, "sleep", sleep)
     monkeypatch.setattr(backoff.random, "uniform", lambda low, high: high)
     rig, target = Rig(tmp_path), Target()
     target.plan.extend([ValueError()] * 5 + [Unavailable("x", retry_after=77.0)] + [None, ValueError()])
@@ -598,10 +598,10 @@ def test_an_event_put_by_a_finalizer_while_a_worker_lies_down_is_not_left(tmp_pa
 def test_a_worker_that_fails_is_started_again_and_loses_nothing(
     tmp_path: Path, monkeypatch: Any, caplog: Any
 ) -> None:
-    monkeypatch.setattr(lane_module, "RESTART", 0)
+    monkeypatch.setattr(worker, "RESTART", 0)
     rig, target = Rig(tmp_path), Target(batching=True)
     lane = rig.add(target, delivery=DeliverySettings(batch=4))
-    plain, calls = lane._sender, []
+    plain, calls = lane.sender, []
 
     class Buggy:
         """A sender with a bug in it, twice."""
@@ -617,7 +617,7 @@ def test_a_worker_that_fails_is_started_again_and_loses_nothing(
                 raise RuntimeError("a bug")
             return await plain.send(events)
 
-    lane._sender = Buggy()  # type: ignore[assignment]
+    lane.sender = Buggy()  # type: ignore[assignment]
     run(rig, 20)
     assert target.got == numbers(20)
     assert caplog.text.count("the worker failed and is started again") == 2

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.core.lane import lane as lane_module
+from evbus.engine.core.lane import worker
 from evbus.engine.core.lane.lane import LaneState
 from evbus.engine.core.settings import DeliverySettings, Retry
 from evbus.errors import DeliveryTimeout, Rejected, Unavailable
@@ -562,7 +562,7 @@ class Buggy:
     batching, immediate, overlap = True, False, True
 
     def __init__(self, lane: Any, *calls: int) -> None:
-        self.plain, lane._sender = lane._sender, self
+        self.plain, lane.sender = lane.sender, self
         self.calls, self.number = calls, 0
 
     def not_ready(self) -> None:
@@ -598,7 +598,7 @@ def test_a_worker_that_fails_is_started_again_and_loses_nothing(
         assert rig.dead() == []
         assert rig.check()["lanes"][LANE]["delivered"] == 20
 
-    monkeypatch.setattr(lane_module, "RESTART", 0)
+    monkeypatch.setattr(worker, "RESTART", 0)
     asyncio.run(main())
     assert "the worker failed and is started again" in caplog.text
 
@@ -615,7 +615,7 @@ def test_a_batch_that_was_answered_when_the_worker_fails_is_not_sent_again(
             pass
         assert target.tried == [bodies(3, 6), [*bodies(0, 3)], [b"6"]]
 
-    monkeypatch.setattr(lane_module, "RESTART", 0)
+    monkeypatch.setattr(worker, "RESTART", 0)
     asyncio.run(main())
 
 
@@ -631,5 +631,5 @@ def test_a_worker_that_was_started_again_is_woken_by_the_next_event(tmp_path: Pa
                 await turns(20)
             assert target.got == numbers(3)
 
-    monkeypatch.setattr(lane_module, "RESTART", 0)
+    monkeypatch.setattr(worker, "RESTART", 0)
     asyncio.run(main())

@@ -1,0 +1,299 @@
+"""The workers of a lane: each takes events, sends them, and tries again what failed until nothing is left.
+
+One that may hands over a batch while the one before still waits for its answers: to wait out each costs a
+round trip, and a disk's flush, between any two batches. Batches begin, and end, in the order of their events.
+When one fails, those behind it are waited for, and nothing more is sent until all of it was dealt with: its
+events come before theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from evbus.engine.core.broker import HANDLING
+from evbus.engine.core.lane.buffer import Flight
+from evbus.engine.core.lane.lane import Lane
+from evbus.engine.core.lane.retry import Outcome, blamed, sort
+from evbus.engine.core.lane.sender import Publishing
+from evbus.engine.kit.backoff import backoff
+from evbus.engine.kit.waiting import failure_of, running
+from evbus.errors import ConnectionLost, DeliveryError, Unavailable
+from evbus.types import Envelope
+
+__all__ = ["start"]
+
+log = logging.getLogger("evbus.lane")
+
+#: Seconds until a worker that failed by a fault of the bus itself is started again.
+RESTART = 1.0
+
+
+def start(lane: Lane) -> None:
+    """Start the workers of a lane in the running loop."""
+    loop = asyncio.get_running_loop()
+    lane.closing = False
+    for number in range(lane.delivery.concurrency):
+        task = loop.create_task(_Worker(lane).run(), name=f"evbus lane {lane.key} {number}")
+        lane.tasks.append(task)
+
+
+class _Sent:
+    """A flight whose events are being sent by a task of their own.
+
+    :ivar failed: something will be left of it.
+    """
+
+    def __init__(self, flight: Flight) -> None:
+        self.flight = flight
+        # Some of them may be taken back before they are answered for.
+        self.events = flight.events
+        self.failed = False
+        self.task: asyncio.Task[Sequence[Outcome]]
+
+    def outcomes(self) -> Sequence[Outcome]:
+        """Return what became of each event, once the task is done."""
+        if self.task.cancelled():
+            return [DeliveryError("the publish was cancelled")] * len(self.events)
+        return self.task.result()
+
+    def those(self, *, delivered: bool) -> list[Envelope]:
+        """Return the events that were delivered, or those that were not."""
+        outcomes = zip(self.events, self.outcomes())  # noqa: B905 - one each
+        return [event for event, outcome in outcomes if (outcome is None) is delivered]
+
+
+class _Worker:
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._task: asyncio.Task[Any] | None = None
+        # What it has taken and not dealt with, and what of that is being sent while it does something else.
+        self._flights: deque[Flight] = deque()
+        self._sent: deque[_Sent] = deque()
+        self._arrival: asyncio.Future[None] | None = None
+
+    async def run(self) -> None:
+        """Work until the lane is closed."""
+        lane = self._lane
+        self._task = task = running()
+        while not lane.closing:
+            try:
+                await self._work()
+            except BaseException as exc:
+                # Whatever it is, as of a plugin's ready(): the lane must not stand.
+                failure_of(exc, task if running() is task else None)
+                log.exception("lane %s: the worker failed and is started again", lane.key)
+                while self._flights:
+                    lane.buffer.give_back(self._flights.pop())
+                await asyncio.sleep(RESTART)
+
+    async def _work(self) -> None:
+        # A plugin that puts events itself must not wait for room that the end of its own call makes.
+        HANDLING.set(asyncio.current_task())
+        lane = self._lane
+        buffer, delivery = lane.buffer, lane.delivery
+        # Without publish_batch one event is taken at a time, so that what is in flight is being sent.
+        most = delivery.batch if lane.sender.batching else 1
+        if lane.sender.overlap and delivery.concurrency == 1:
+            await self._overlap(most)
+        # A plugin may swallow the cancellation that close() begins with, and return.
+        while not lane.closing:
+            if not len(buffer):
+                await buffer.arrival()
+                continue
+            flight = lane.take(most)
+            self._flights.append(flight)
+            await self._deliver(flight, flight.events, [0] * len(flight.events))
+            self._flights.pop()
+            lane.rest()
+
+    # One flight, until nothing is left of it
+
+    async def _deliver(
+        self,
+        flight: Flight,
+        left: list[Envelope],
+        tries: list[int],
+        outcomes: Sequence[Outcome] | None = None,
+        *,
+        broke: bool = False,
+    ) -> None:
+        """Publish ``left``, tried ``tries`` times before; ``outcomes`` are those of a first try, if made.
+
+        :param broke: the connection broke when they were sent the last time.
+        """
+        lane = self._lane
+        rounds = 0
+        while left:
+            if outcomes is None:
+                if lane.closing:
+                    return
+                left, tries = await self._ready(flight, left, tries)
+                if not left:
+                    return
+                if rounds or tries[0]:
+                    _note_tries(flight, left, [count + 1 for count in tries])
+                outcomes = await lane.turns.take(
+                    lane.sender.send, left, self._task, alone=broke and len(left) == 1
+                )
+            if outcomes.count(None) == len(left):
+                lane.settle(flight, left)
+                return
+            rounds += 1
+            spare = blamed(outcomes, broke=broke)
+            found = sort(left, tries, outcomes, lane.delivery.retry.attempts, spare=spare, broke=broke)
+            left, tries = found.again, found.tries
+            lane.settle(flight, found.delivered, found.dead, len(left))
+            if not left or lane.closing:
+                return
+            _note_tries(flight, left, tries)
+            problems = [outcome for outcome in outcomes if outcome is not None]
+            lane.fails(problems[0], "publishing fails and", len(left))
+            broke = broke or any(isinstance(problem, ConnectionLost) for problem in problems)
+            outcomes = None
+            left, tries = await self._stand_by(flight, left, tries, self._pause(rounds, found.wait))
+            if spare:
+                while left:
+                    alone = self._deliver(flight, left[:1], tries[:1], broke=broke)
+                    left, tries = await self._stand_by(flight, left[1:], tries[1:], alone)
+                return
+
+    async def _ready(
+        self, flight: Flight, left: list[Envelope], tries: list[int]
+    ) -> tuple[list[Envelope], list[int]]:
+        """Wait for a destination that is down; return what is to be sent then."""
+        lane = self._lane
+        while (waiting := lane.sender.not_ready()) is not None:
+            left, tries = await self._stand_by(flight, left, tries, lane.wait(*waiting))
+        return left, tries
+
+    async def _pause(self, rounds: int, least: float) -> None:
+        retry = self._lane.delivery.retry
+        await asyncio.sleep(max(least, backoff(rounds, retry.min, retry.max)))
+
+    async def _stand_by(
+        self, flight: Flight, left: list[Envelope], tries: list[int], until: Awaitable[None]
+    ) -> tuple[list[Envelope], list[int]]:
+        """Await something with events that are not being sent; return those that are still wanted."""
+        behind = flight.standing
+        self._lane.stand(flight, [*left, *behind])
+        try:
+            await until
+        finally:
+            flight.standing = behind
+        return flight.left_of(left, tries)
+
+    # Several flights at once
+
+    async def _overlap(self, most: int) -> None:
+        """Work with ``most`` events in each of several batches under way, until the lane is closed."""
+        sent = self._sent
+        try:
+            while not self._lane.closing:
+                await self._begin(most)
+                await self._something(most)
+                while sent and sent[0].task.done():
+                    await self._land()
+        except GeneratorExit:
+            raise  # the loop was closed; nothing can be ended, or awaited, in it any more
+        except BaseException:
+            await self._end()
+            raise
+        await self._end()
+
+    def _room(self, most: int) -> int:
+        """Return how many more events may be in flight, of those that the next batch may have."""
+        return min(most, 2 * most - self._lane.counters.in_flight)
+
+    async def _begin(self, most: int) -> None:
+        """Send what may be sent."""
+        lane = self._lane
+        while not lane.closing and len(lane.buffer) and self._room(most) > 0:
+            if (not_ready := lane.sender.not_ready()) is not None:
+                if self._sent:
+                    if asyncio.iscoroutine(not_ready[1]):
+                        not_ready[1].close()
+                    return  # it still has to answer for these
+                await lane.wait(*not_ready)
+                continue  # meanwhile what was queued may have been delivered without a worker
+            sent = _Sent(lane.take(self._room(most)))
+            self._flights.append(sent.flight)
+            sent.task = asyncio.ensure_future(self._send(sent))
+            self._sent.append(sent)
+
+    async def _send(self, sent: _Sent) -> Sequence[Outcome]:
+        async def in_turn(publish: Callable[[], Publishing]) -> Sequence[Outcome]:
+            # Looked at where the plugin is called, and noted where it has ended.
+            for before in self._sent:
+                if before is sent:
+                    break
+                if before.failed:
+                    raise Unavailable("the batch before failed, and comes first")
+            return await _noted(sent, publish())
+
+        return await _noted(sent, self._lane.sender.send(sent.events, None, in_turn))
+
+    async def _something(self, most: int) -> None:
+        """Wait until the first flight has ended, or an event may be sent."""
+        buffer = self._lane.buffer
+        waited: set[asyncio.Future[Any]] = set()
+        if self._sent:
+            waited.add(self._sent[0].task)
+        # What is queued although there is room waits for the destination, and so for its answers.
+        if not self._sent or (self._room(most) > 0 and not len(buffer)):
+            if self._arrival is None or self._arrival.done():
+                self._arrival = buffer.arrival()
+            waited.add(self._arrival)
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _land(self) -> None:
+        """Deal with the outcomes of the first flight."""
+        lane = self._lane
+        sent = self._sent[0]
+        outcomes = sent.outcomes()
+        if outcomes.count(None) < len(sent.events) and len(self._sent) > 1:
+            await asyncio.wait([each.task for each in self._sent])
+            for behind in list(self._sent)[1:]:
+                lane.stand(behind.flight, behind.those(delivered=False))
+        # Not sooner: what is known of it is noted if the worker ends while it waits.
+        self._sent.popleft()
+        flight, events = sent.flight, sent.events
+        if flight.standing:
+            flight.standing = ()
+            events, outcomes = flight.left_of(events, outcomes)
+        await self._deliver(flight, events, [0] * len(events), outcomes)
+        if not lane.closing:  # else what is left of it is told by close()
+            self._flights.popleft()
+            lane.rest()
+
+    async def _end(self) -> None:
+        """End what is in flight; what is known of it by then is noted."""
+        sent = list(self._sent)
+        if self._arrival is not None:
+            self._arrival.cancel()  # or it would be woken in place of the next worker's
+        for each in sent:
+            each.task.cancel()
+        if sent:
+            await asyncio.wait([each.task for each in sent])
+        for each in sent:
+            if not each.task.cancelled() and each.task.exception() is None:
+                self._lane.settle(each.flight, each.those(delivered=True))
+        self._sent.clear()
+
+
+async def _noted(sent: _Sent, publishing: Publishing) -> Sequence[Outcome]:
+    """Return the outcomes; when something is left of the flight, that is known as soon as they are."""
+    left = True
+    try:
+        outcomes = await publishing
+        left = outcomes.count(None) < len(sent.events)
+        return outcomes
+    finally:
+        sent.failed = sent.failed or left
+
+
+def _note_tries(flight: Flight, events: list[Envelope], tries: list[int]) -> None:
+    flight.tries.update(zip(map(id, events), tries))  # noqa: B905 - one each
