@@ -5,6 +5,7 @@ import inspect
 import logging
 
 from evbus.engine.core import arguments as _arguments
+from evbus.engine.core.lane import route as _route
 from evbus.engine.core.plugins import face as _face
 from evbus.engine.kit import failure as _failure
 
@@ -88,30 +89,35 @@ async def propagate(hub, contexts, event):
 
     For applications that take events off the bus themselves: no lane, no retry.
     """
-    connections = await _connections(hub, contexts)
-    find = hub.evbus.init.finder(contexts)
+    connections, patterns = await _connections(hub, contexts)
+    matching = [connections[place] for place in patterns.matching(event.profile)]
     await asyncio.gather(
         *(
             hub.evbus.broker.wrap(connection.lane.key.plugin, event, contexts, _publish(connection, event))
-            for connection in connections
-            if find(event.profile, connection.pattern)
+            for connection in matching
         )
     )
 
 
 async def _connections(hub, contexts):
+    """Return the connections that were opened for ``contexts``, and their patterns."""
     known = hub.evbus.PROPAGATING
     loop = asyncio.get_running_loop()
     if known is not None and known[0] is contexts and known[1] is loop:
-        return known[2]
+        return known[2:]
     hub.evbus.init.refuse_incomplete()
     connections = hub.evbus.init.connect(contexts)
-    hub.evbus.PROPAGATING = (contexts, loop, connections)
+    patterns = _route.Patterns(
+        [connection.pattern for connection in connections],
+        hub.evbus.init.finder(contexts),
+        hub.evbus.init.ends(contexts),
+    )
+    hub.evbus.PROPAGATING = (contexts, loop, connections, patterns)
     if known is not None and known[1] is loop:
         # Those of a loop that ended, ended with it.
         for connection in known[2]:
             await connection.sender.close(5)
-    return connections
+    return connections, patterns
 
 
 async def _publish(connection, event):

@@ -156,6 +156,39 @@ def test_propagate_publishes_now_to_all_that_match_and_opens_once(tmp_path: Path
     assert hub.ingress.SEEN.count(("state", "k", b"1")) == 2
 
 
+COUNTING = """
+def __init__(hub):
+    hub.match.ASKED = []
+
+
+def find(hub, name, pattern):
+    hub.match.ASKED.append(pattern)
+    return name == pattern
+
+
+def ends(hub, pattern):
+    return pattern, ""
+"""
+
+
+def test_propagate_asks_the_matcher_about_few_of_many_profiles(tmp_path: Path) -> None:
+    hub = plugin_hub(tmp_path, match__counting=COUNTING)
+    profiles = {f"tenant-{number}": {"routing_key": f"to-{number}"} for number in range(200)}
+    contexts = {"match_plugin": "counting", "internal": profiles}
+
+    async def main() -> None:
+        hub.evbus.broker.put_nowait(body=1, profile="tenant-77")
+        event = await take(hub)
+        for _ in range(2):
+            hub.match.ASKED.clear()
+            await hub.evbus.broker.propagate(contexts, event)
+        queue = await hub.ingress.internal.get(routing_key="to-77")
+        assert [queue.get_nowait(), queue.get_nowait()] == [b"1", b"1"]
+        assert 1 <= len(hub.match.ASKED) <= 3
+
+    asyncio.run(main())
+
+
 def test_propagate_closes_what_it_opened_for_other_contexts(tmp_path: Path) -> None:
     hub = plugin_hub(tmp_path, ingress__noting=STATEFUL)
 

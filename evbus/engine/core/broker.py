@@ -70,6 +70,10 @@ _Metas = dict[tuple[Any, Any, Any], Meta]
 _Chosen = tuple[Callable[[Any], bytes], _Metas, SharedHeaders]
 
 
+def _nowhere(_slot: Meta | Envelope) -> tuple[Any, ...]:
+    return ()
+
+
 class Broker:
     """Accept events.
 
@@ -80,7 +84,6 @@ class Broker:
     :param old: the variables of ``hub.serialize``, where it may choose up to pop-evbus 4 (``PLUGIN``).
         Either may change at any time; a change makes the broker select again.
     :ivar addressed: returns the routing key and the headers of a body that was put without a routing key.
-    :ivar stalls: returns whether the events of a profile go to listeners that have as much as they may have.
     :ivar max_body: bytes that the body of an event may have, from here or from outside.
     """
 
@@ -96,7 +99,7 @@ class Broker:
         self.queue = queue
         self.refusal: type[EvbusError] | None = None
         self.draining = False
-        self.stalls: Callable[[str], bool] = lambda profile: False
+        self._route: Callable[[Meta | Envelope], tuple[Any, ...]] = _nowhere
         self.addressed: Callable[[Any, Any], tuple[str | None, Any]] = lambda body, headers: (None, headers)
         self._prepare = prepare
         self._select = select
@@ -112,10 +115,15 @@ class Broker:
         self._dropped_at = 0.0
         _brokers.add(self)
 
+    def connect(self, route: Callable[[Meta | Envelope], tuple[Any, ...]]) -> None:
+        """Let events that are put from now on know the lanes to which they go: ``route`` finds them."""
+        self._route = route
+        self._new_name = self._old_name = None  # what is remembered has none, or others
+
     def configure(self, settings: Settings, send: Callable[[Envelope], None] | None) -> None:
         """Take over the options, and the composed pipeline (None: there is none)."""
-        self.queue.bound(settings.queue_limit, settings.queue_bytes)
         self.max_body = settings.max_body or UNBOUNDED
+        self.queue.bound(settings.queue_limit, settings.queue_bytes, self.max_body)
         self._full_policy = settings.full_policy
         self._send = send
         self._new_name = self._old_name = None
@@ -137,20 +145,21 @@ class Broker:
             try:
                 meta = metas[profile, routing_key, headers]
             except (KeyError, TypeError):
-                meta = _meta(metas, profile, routing_key, headers, shared)
+                meta = self._meta(metas, profile, routing_key, headers, shared)
         else:
             meta = self._intercepted(routing_key, body, profile, headers)
             data = meta.body
-        size = len(data)
-        if size > self.max_body:
-            raise PayloadTooLarge(size, self.max_body)
+            self._route(meta)
         queue = self.queue
         inbox = queue.inbox
-        if len(inbox) < queue.inbox_limit and size <= queue.body_limit:
+        size = len(data)
+        if size <= queue.body_limit and len(inbox) < queue.inbox_limit:
             inbox.append((meta, data, _monotonic()))
             if queue.idle:
                 queue.rouse()
             return None
+        if size > self.max_body:
+            raise PayloadTooLarge(size, self.max_body)
         return meta, data
 
     def insist(self, meta: Meta | Envelope, data: bytes) -> None:
@@ -188,12 +197,25 @@ class Broker:
                 self.refuse_unless_callback()
             if self.refusal is not None:
                 raise self.refusal
-            if self.queue.stalled and not beyond and self.stalls(meta.profile):
+            if self.queue.stalled and not beyond and any(lane.stalled for lane in self._route(meta)):
                 await self.queue.wait_relief()
                 continue
             if self.queue.put(meta, data, _monotonic(), beyond=beyond):
                 return
             await self.queue.wait_room(len(data))
+
+    def _meta(
+        self, metas: _Metas, profile: Any, routing_key: Any, headers: Any, shared: SharedHeaders
+    ) -> Meta:
+        """Return what the events have in common that are put with these names and standing headers."""
+        _check_names(profile, routing_key)
+        if len(metas) >= CACHE_PAIRS:
+            metas.clear()
+        known = shared if headers is None else SharedHeaders({**_check_headers(headers), **shared})
+        meta = Meta(profile, routing_key or "", known)
+        self._route(meta)
+        metas[profile, routing_key, headers] = meta
+        return meta
 
     def _choose(self) -> None:
         self._prepare()
@@ -267,15 +289,6 @@ class Broker:
             self._dropped_at = now
             dropped = counted(queue.dropped, "event", "events")
             log.warning("the bus is full: %s dropped so far (%s)", dropped, self._full_policy)
-
-
-def _meta(metas: _Metas, profile: Any, routing_key: Any, headers: Any, shared: SharedHeaders) -> Meta:
-    _check_names(profile, routing_key)
-    if len(metas) >= CACHE_PAIRS:
-        metas.clear()
-    known = shared if headers is None else SharedHeaders({**_check_headers(headers), **shared})
-    meta = metas[profile, routing_key, headers] = Meta(profile, routing_key or "", known)
-    return meta
 
 
 def _check_names(profile: Any, routing_key: Any) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from itertools import accumulate
-from typing import final
+from itertools import accumulate, groupby, pairwise, repeat
+from typing import Any, final
 
 from evbus.engine.kit.weight import size_of
 from evbus.types import Envelope
 
-__all__ = ["Chunk", "Entry", "Meta"]
+__all__ = ["Chunk", "Entry", "Meta", "Run", "runs"]
 
 #: Bodies above this many bytes keep their own object: copying them twice costs more than it saves.
 PACK_LIMIT = 1024
@@ -17,58 +17,87 @@ PACK_LIMIT = 1024
 
 @final
 class Meta:
-    """The part that many queued events have in common."""
+    """The part that many events have in common: what they are called, and where they go.
 
-    __slots__ = ("headers", "profile", "routing_key")
+    :ivar lanes: their lanes, as ``router`` has found them; None is a bus that does not run yet.
+    """
+
+    __slots__ = ("headers", "lanes", "profile", "router", "routing_key")
 
     def __init__(self, profile: str, routing_key: str, headers: dict[str, str]) -> None:
         self.profile = profile
         self.routing_key = routing_key
         self.headers = headers
+        self.lanes: tuple[Any, ...] = ()
+        self.router: object = None
 
 
-Entry = tuple["Meta | Envelope", bytes, float]
+#: The shared part, or an envelope with headers of its own; the body; when it was accepted.
+Entry = tuple[Meta | Envelope, bytes, float]
+#: Events of one profile that follow each other, behind what the first entry begins with; all bodies' bytes.
+Run = tuple[Meta | Envelope, list[Envelope], int]
+
+
+def runs(entries: list[Entry]) -> list[Run]:
+    """Make envelopes of entries."""
+    if not entries:
+        return []
+    slots, bodies, _ = zip(*entries)  # noqa: B905 - entries are triples
+    slot = slots[0]
+    profile = slot.profile
+    if type(slot) is Meta and slots.count(slot) == len(slots):
+        routing_key, headers = slot.routing_key, slot.headers
+        events = [Envelope(profile, routing_key, body, headers, time) for _, body, time in entries]
+        return [(slot, events, sum(map(len, bodies)))]
+    events = [
+        Envelope(slot.profile, slot.routing_key, body, slot.headers, time) if type(slot) is Meta else slot
+        for slot, body, time in entries
+    ]
+    found: list[Run] = []
+    for _, pairs in groupby(zip(slots, events), lambda pair: pair[0].profile):  # noqa: B905 - one each
+        run_slots, run = zip(*pairs)  # noqa: B905 - pairs
+        found.append((run_slots[0], list(run), size_of(run)))
+    return found
 
 
 class Chunk:
-    """Events that have to wait, packed: ``slots`` holds a Meta (body in ``buffer``) or an Envelope."""
+    """Entries that have to wait, packed, to be taken in their order.
 
-    __slots__ = ("buffer", "ends", "first", "plain", "size", "slots", "times")
+    What of their times lies far from the first is kept less exactly: to a millisecond after a few hours.
+    """
+
+    __slots__ = ("_buffer", "_first", "_lengths", "_offset", "_since", "_slots", "_times")
 
     def __init__(self, entries: list[Entry]) -> None:
-        slots, bodies, times = zip(*entries)  # noqa: B905 - entries are triples
-        lengths = list(map(len, bodies))
-        self.first = 0
-        self.size = sum(lengths)
-        self.times = array("d", times)
-        # Whether there are only small bodies without headers of their own, as there usually are.
-        self.plain = max(lengths) <= PACK_LIMIT and all(type(slot) is Meta for slot in slots)
-        if not self.plain:
-            rows = [_split(*entry) for entry in entries]
-            slots, bodies = zip(*rows)  # noqa: B905 - rows are pairs
-            lengths = list(map(len, bodies))
-        self.slots: tuple[Meta | Envelope, ...] = slots
-        self.buffer = b"".join(bodies)
-        self.ends = array("I", accumulate(lengths))
+        self._first = self._offset = 0
+        # An envelope keeps its body, and a large body makes one: the buffer has nothing of these.
+        slots, bodies = zip(*[_split(*entry) for entry in entries])  # noqa: B905 - pairs
+        first = slots[0]
+        # What all share, as there usually is; every byte of an event is one of a million.
+        self._slots: Meta | tuple[Meta | Envelope, ...] = slots
+        if type(first) is Meta and slots.count(first) == len(slots):
+            self._slots = first
+        self._buffer = b"".join(bodies)
+        self._lengths = array("H", list(map(len, bodies)))
+        self._since = entries[0][2]
+        self._times = array("f", [time - self._since for _, _, time in entries])
 
-    def take(self, most: int) -> list[Envelope]:
-        """Remove and return up to ``most`` of the oldest events."""
-        first = self.first
-        last = self.first = min(first + most, len(self.slots))
-        starts = [self.ends[first - 1] if first else 0, *self.ends[first : last - 1]]
-        buffer = self.buffer
-        rows = zip(self.slots[first:last], starts, self.ends[first:last], self.times[first:last])  # noqa: B905
-        taken = [
-            Envelope(slot.profile, slot.routing_key, buffer[start:end], slot.headers, time)
-            if type(slot) is Meta
-            else slot
-            for slot, start, end, time in rows
+    def __len__(self) -> int:
+        return len(self._times) - self._first
+
+    def take(self, most: int) -> list[Entry]:
+        """Remove and return up to ``most`` of the oldest entries."""
+        first, since, buffer = self._first, self._since, self._buffer
+        last = self._first = min(first + most, len(self._times))
+        ends = list(accumulate(self._lengths[first:last], initial=self._offset))
+        self._offset = ends[-1]
+        shared = self._slots
+        slots = repeat(shared) if isinstance(shared, Meta) else shared[first:last]
+        rows = zip(slots, pairwise(ends), self._times[first:last])  # noqa: B905 - one each
+        return [
+            (slot, buffer[start:end] if type(slot) is Meta else slot.body, since + time)
+            for slot, (start, end), time in rows
         ]
-        if self.plain:
-            self.size -= (self.ends[last - 1] if last else 0) - (self.ends[first - 1] if first else 0)
-        else:
-            self.size -= size_of(taken)
-        return taken
 
 
 def _split(slot: Meta | Envelope, body: bytes, time: float) -> tuple[Meta | Envelope, bytes]:

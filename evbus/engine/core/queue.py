@@ -8,13 +8,14 @@ most events share (profile, routing key, headers) is one :class:`Meta` object th
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from evbus.engine.core.chunk import Chunk, Entry, Meta
+from evbus.engine.core.chunk import Chunk, Entry, Meta, Run, runs
 from evbus.engine.kit.weight import UNBOUNDED, Weight
 from evbus.errors import EvbusError
 from evbus.types import Envelope
@@ -40,6 +41,9 @@ class Queue:
     is packed. To append to it is one operation that no other thread can come between, so it needs no
     lock; ``lock`` guards everything else.
 
+    ``routed`` and ``unmatched`` count events that left it for lanes, and those that no profile matched,
+    ``relayed`` deliveries from outside, which go to lanes directly.
+
     ``held`` counts events that left the queue but fill lanes beyond their buffers, and ``held_size`` the
     bytes of all bodies that wait in lanes or are under way; ``outside`` weighs those that wait behind the
     lanes, in this process. They count against the bounds, so that what is slow holds back producers
@@ -50,6 +54,9 @@ class Queue:
     def __init__(self, limit: int = 100_000, size_limit: int = 256 * 1024 * 1024) -> None:
         self.dropped = 0
         self.got = 0
+        self.routed = 0
+        self.unmatched = 0
+        self.relayed = 0
         self.held = 0
         self.held_size = 0
         self.outside = Weight()
@@ -72,6 +79,7 @@ class Queue:
         # call ``rouse`` if ``idle``. Otherwise ``put`` looks closer.
         self.inbox_limit = 0
         self.body_limit = 0
+        self._max_body = UNBOUNDED
         self.idle = True
         self._changing = False
         self._handing = False
@@ -89,10 +97,14 @@ class Queue:
     def __repr__(self) -> str:
         return f"<Queue events={self.qsize()} bytes={self.size} limit={self.limit}>"
 
-    def bound(self, limit: int, size_limit: int) -> None:
-        """Set both bounds; what is queued stays queued."""
+    def bound(self, limit: int, size_limit: int, max_body: int = UNBOUNDED) -> None:
+        """Set both bounds; what is queued stays queued.
+
+        :param max_body: what the broker looks closer at is every body with more bytes than that.
+        """
         with self.lock:
             self.limit = limit
+            self._max_body = max_body
             self.size_limit = size_limit
             self.outside.most_idle = size_limit // 2 if size_limit else UNBOUNDED
             self.outside.ceiling = UNBOUNDED
@@ -103,7 +115,7 @@ class Queue:
         """Let what waits behind the lanes count against the bound; once, before the first event."""
         self.outside = outside
         outside.on_rise, outside.on_fall = self._risen, self.wake
-        self.bound(self.limit, self.size_limit)
+        self.bound(self.limit, self.size_limit, self._max_body)
 
     def _risen(self) -> None:
         """Look again at what fits: much more waits behind the lanes than before, or it seems so."""
@@ -122,10 +134,13 @@ class Queue:
             queued = self._packed + len(entries)
             return {
                 "accepted": self._gone + queued,
+                "routed": self.routed,
+                "unmatched": self.unmatched,
+                "relayed": self.relayed,
                 "got": self.got,
                 "dropped": self.dropped,
                 "queued": queued,
-                "queued_bytes": self._packed_size + sum([len(body) for _, body, _ in entries]),
+                "queued_bytes": self._packed_size + _size_of(entries),
                 "held": self.held,
                 "local_bytes": self.outside.size,
             }
@@ -146,7 +161,7 @@ class Queue:
     def size(self) -> int:
         """The bytes of all queued bodies."""
         with self.lock:
-            return self._packed_size + sum([len(body) for _, body, _ in self.inbox.copy()])
+            return self._packed_size + _size_of(self.inbox.copy())
 
     def qsize(self) -> int:
         """Return the number of queued events."""
@@ -188,7 +203,7 @@ class Queue:
         used = self._packed_size + self._measured + self._step + outside.ceiling
         room = self.size_limit - used if self.size_limit else UNBOUNDED
         # A whole inbox of bodies of this size still fits.
-        self.body_limit = room // INBOX_EVENTS
+        self.body_limit = min(room // INBOX_EVENTS, self._max_body)
 
     def put(self, meta: Meta | Envelope, body: bytes, time: float, *, beyond: bool = False) -> bool:
         """Queue an event and return True, or return False when there is no room.
@@ -221,21 +236,21 @@ class Queue:
         inbox = self.inbox
         if inbox:
             self._changing = True
-            chunk = Chunk([inbox.popleft() for _ in range(len(inbox))])
-            self._chunks.append(chunk)
-            self._packed += len(chunk.slots)
-            self._packed_size += chunk.size
+            entries = [inbox.popleft() for _ in range(len(inbox))]
+            self._chunks.append(Chunk(entries))
+            self._packed += len(entries)
+            self._packed_size += _size_of(entries)
             self._changing = False
         self._measure()
 
     def take(self, most: int) -> list[Envelope]:
         """Remove and return up to ``most`` of the oldest events; an empty queue re-arms the signal."""
         with self.lock:
-            taken = self.take_locked(most)
+            taken = self.take_runs(most)
         self.wake()
-        return taken
+        return [event for _, events, _ in taken for event in events]
 
-    def take_locked(self, most: int) -> list[Envelope]:
+    def take_runs(self, most: int) -> list[Run]:
         """Do as :meth:`take` for a caller that holds the lock, and calls :meth:`wake` afterwards."""
         taken = self._take(most)
         if not self._packed and not self.inbox:
@@ -244,29 +259,23 @@ class Queue:
                 # Put between the two lines above by a thread that saw no need to signal.
                 self.idle = False
                 self._signal()
-        return taken
+        return runs(taken)
 
-    def _take(self, most: int) -> list[Envelope]:
+    def _take(self, most: int) -> list[Entry]:
         self._changing = True
-        taken: list[Envelope] = []
-        while self._chunks and len(taken) < most:
-            chunk = self._chunks[0]
-            self._packed_size -= chunk.size
-            part = chunk.take(most - len(taken))
-            self._packed_size += chunk.size
-            self._packed -= len(part)
-            if chunk.first == len(chunk.slots):
-                self._chunks.popleft()
-            taken = taken + part if taken else part
+        taken: list[Entry] = []
+        chunks, inbox = self._chunks, self.inbox
+        while chunks and len(taken) < most:
+            taken += chunks[0].take(most - len(taken))
+            if not len(chunks[0]):
+                chunks.popleft()
+        if taken:
+            self._packed -= len(taken)
+            self._packed_size -= _size_of(taken)
         if len(taken) < most:
-            popleft = self.inbox.popleft
-            entries = [popleft() for _ in range(min(most - len(taken), len(self.inbox)))]
-            taken += [
-                Envelope(slot.profile, slot.routing_key, body, slot.headers, time)
-                if type(slot) is Meta
-                else slot
-                for slot, body, time in entries
-            ]
+            taken += itertools.starmap(
+                inbox.popleft, itertools.repeat((), min(most - len(taken), len(inbox)))
+            )
         self._gone += len(taken)
         self._changing = False
         self._measure()
@@ -513,6 +522,10 @@ class Queue:
         except RuntimeError:
             return False
         return True
+
+
+def _size_of(entries: Iterable[Entry]) -> int:
+    return sum([len(body) for _, body, _ in entries])
 
 
 def resolve(future: asyncio.Future[None]) -> None:

@@ -69,5 +69,5 @@ def test_queued_events_take_far_less_memory_than_objects() -> None:
     objects = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert len(events) == count
-    assert packed / count < 33 + 8 + 8 + 4 + 20  # body, pointer, time, end, and room to spare
+    assert packed / count < 33 + 4 + 2 + 3  # body, time, length, and a chunk's share
     assert packed < objects / 1.8

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from evbus.engine.core.lane.retry import DeadLetter
+from evbus.engine.core.queue import Queue
 from evbus.types import Delivery, Envelope, Origin
 
 __all__ = ["Tracker"]
@@ -33,10 +33,6 @@ class _Tracked:
         self.returned = False
 
 
-class _Totals(Protocol):
-    relayed: int
-
-
 class _Lane(Protocol):
     def withdraw(self, gone: Callable[[Envelope], bool]) -> list[Envelope]: ...
 
@@ -46,8 +42,7 @@ class Tracker:
 
     Nothing here is written down: a delivery that no lane settles before the bus ends stays with its source.
 
-    :param totals: where deliveries are counted.
-    :param lock: guards the lanes.
+    :param queue: the bus's queue: its lock guards the lanes, and it counts deliveries.
     :param dead_letter: records what a lane gave up.
     :param flush: writes the dead store to the disk; returns whether that succeeded.
     :param every: returns all lanes.
@@ -55,14 +50,13 @@ class Tracker:
 
     def __init__(
         self,
-        totals: _Totals,
-        lock: AbstractContextManager[object],
+        queue: Queue,
         dead_letter: Callable[[Any, list[DeadLetter]], None],
         flush: Callable[[], Coroutine[Any, Any, bool]],
         every: Callable[[], Iterable[_Lane]] = tuple,
     ) -> None:
-        self._totals = totals
-        self._lock = lock
+        self._queue = queue
+        self._lock = queue.lock
         self._dead_letter = dead_letter
         self._flush = flush
         self._every = every
@@ -74,7 +68,7 @@ class Tracker:
         self._idle: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Tracker unsettled={self._unsettled} relayed={self._totals.relayed}>"
+        return f"<Tracker unsettled={self._unsettled} relayed={self._queue.relayed}>"
 
     def relay(self, delivery: Delivery, event: Envelope, lanes: Sequence[Any]) -> None:
         """Hand ``event``, made of a delivery, to ``lanes``; that is settled when they are done with it."""
@@ -109,7 +103,7 @@ class Tracker:
                 origin.watch(self._lost)
         self._tracked[id(envelope)] = _Tracked(delivery, envelope, lanes)
         self._unsettled += 1
-        self._totals.relayed += 1
+        self._queue.relayed += 1
 
     def follow(self, event: Envelope, letter: Envelope, lanes: int) -> None:
         """Note that a dead event goes on as ``letter`` to so many lanes."""

@@ -6,15 +6,15 @@ import bisect
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
+from evbus.engine.core.chunk import Meta, Run
 from evbus.engine.core.lane.lane import Lane
+from evbus.engine.core.queue import Queue
 from evbus.engine.kit.redact import one_line
-from evbus.engine.kit.weight import size_of
 from evbus.errors import nearest
 from evbus.types import Envelope
 
-__all__ = ["Destination", "LaneRouter", "Patterns", "Totals"]
+__all__ = ["LaneRouter", "Patterns"]
 
 log = logging.getLogger("evbus.route")
 
@@ -32,31 +32,6 @@ NEAR = 20
 Find = Callable[[str, str], bool]
 #: ``ends(pattern)`` of a matcher, see :mod:`evbus.match.contracts.init`.
 Ends = Callable[[str], tuple[str, str]]
-
-
-class Totals:
-    """Events that left the queue for lanes, those that no profile matched, and deliveries from outside.
-
-    Kept across starts.
-    """
-
-    __slots__ = ("relayed", "routed", "unmatched")
-
-    def __init__(self) -> None:
-        self.routed = 0
-        self.unmatched = 0
-        self.relayed = 0
-
-    def snapshot(self) -> dict[str, int]:
-        """Return all of them by name."""
-        return {"routed": self.routed, "unmatched": self.unmatched, "relayed": self.relayed}
-
-
-class Destination(NamedTuple):
-    """A lane and the pattern that an event's profile has to match."""
-
-    pattern: str
-    lane: Lane
 
 
 class Patterns:
@@ -103,22 +78,22 @@ def _ends(ends: Ends | None, pattern: str) -> tuple[str, str]:
 class LaneRouter:
     """Hand events to every lane whose pattern matches.
 
-    :param destinations: in the order in which lanes get an event.
+    :param destinations: patterns and their lanes, in the order in which these get an event.
     :param find: ``find(name, pattern)`` of the matcher.
-    :param totals: where events are counted.
+    :param queue: counts events that go to lanes, and those that no profile matched.
     :param ends: see :class:`Patterns`.
     :ivar unmatched: how many events no profile matched in this run, by the name of theirs.
     """
 
     def __init__(
         self,
-        destinations: Sequence[Destination],
+        destinations: Sequence[tuple[str, Lane]],
         find: Find,
-        totals: Totals,
+        queue: Queue,
         ends: Ends | None = None,
     ) -> None:
         self.unmatched: Counter[str] = Counter()
-        self._totals = totals
+        self._queue = queue
         self._lanes = [lane for _, lane in destinations]
         self._by_pattern: dict[str, list[Lane]] = {}
         for pattern, lane in destinations:
@@ -133,8 +108,8 @@ class LaneRouter:
         found = self._cache.get(profile)
         if found is None:
             found = tuple(self._lanes[place] for place in self._patterns.matching(profile))
-            while len(self._cache) >= CACHE_NAMES:
-                self._cache.pop(next(iter(self._cache)))
+            if len(self._cache) >= CACHE_NAMES:
+                self._cache.clear()
             self._cache[profile] = found
             if not found:
                 self._report(profile)
@@ -159,38 +134,40 @@ class LaneRouter:
 
     def _miss(self, profile: str, count: int) -> None:
         """Count events that go nowhere. Needs the queue's lock."""
-        self._totals.unmatched += count
+        self._queue.unmatched += count
         known = profile in self.unmatched or len(self.unmatched) < UNMATCHED_NAMES
         self.unmatched[profile if known else OTHERS] += count
 
-    def dispatch(self, events: list[Envelope]) -> tuple[dict[Lane, None], list[Envelope]]:
-        """Offer ``events`` to their lanes, up to the first whose lanes are not known. Needs the queue's lock.
+    def route(self, slot: Meta | Envelope) -> tuple[Lane, ...]:
+        """Return the lanes that an event goes to, noted in what it shares with others. For any thread."""
+        lanes = self.lanes(slot.profile)
+        if type(slot) is Meta:
+            slot.lanes, slot.router = lanes, self
+        return lanes
+
+    def dispatch(self, runs: list[Run]) -> tuple[dict[Lane, None], list[Run]]:
+        """Offer events to their lanes, up to the first whose lanes are not known. Needs the queue's lock.
 
         Returns the lanes whose :meth:`~Lane.deliver_now` should be called once the lock is released, each
-        once, and the events that are left. Call :meth:`lanes` for the first of them, without the lock since
-        it runs the matcher and logs, and then this again.
+        once, and the runs that are left: of what was put before this router was there, or whose name was
+        forgotten. Call :meth:`route` for the first of them, without the lock since it runs the matcher and
+        logs, and then this again.
         """
         ready: dict[Lane, None] = {}
-        count = len(events)
-        start = 0
-        while start < count:
-            profile = events[start].profile
-            lanes = self._cache.get(profile)
-            if lanes is None:
-                return ready, events[start:]
-            end = start + 1
-            while end < count and events[end].profile == profile:
-                end += 1
-            run = events if end - start == count else events[start:end]
-            if lanes:
-                self._totals.routed += len(run)
-                size = size_of(run)
-                for lane in lanes:
-                    if lane.offer(run, size):
-                        ready[lane] = None
+        for place, (slot, events, size) in enumerate(runs):
+            if type(slot) is Meta and slot.router is self:
+                lanes: tuple[Lane, ...] | None = slot.lanes
             else:
-                self._miss(profile, len(run))
-            start = end
+                lanes = self._cache.get(slot.profile)
+            if lanes is None:
+                return ready, runs[place:]
+            if not lanes:
+                self._miss(slot.profile, len(events))
+                continue
+            self._queue.routed += len(events)
+            for lane in lanes:
+                if lane.offer(events, size):
+                    ready[lane] = None
         return ready, []
 
 

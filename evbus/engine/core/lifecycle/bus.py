@@ -18,7 +18,7 @@ from evbus.engine.core.error_callback import ErrorCallback
 from evbus.engine.core.lane import worker
 from evbus.engine.core.lane.lane import DeadLetter, Lane
 from evbus.engine.core.lane.relay import Tracker
-from evbus.engine.core.lane.route import Destination, LaneRouter, Totals
+from evbus.engine.core.lane.route import LaneRouter
 from evbus.engine.core.lifecycle.patience import Patience
 from evbus.engine.core.lifecycle.run import BusState, LaneSetup, Report, RunPlan
 from evbus.engine.core.lifecycle.together import Joiners, open_all, within
@@ -79,7 +79,6 @@ class Engine:
         self._callback: ErrorCallback | None = None
         self.lanes: dict[str, Lane] = {}
         self.report: Report | None = None
-        self._totals = Totals()
         self._plan: RunPlan | None = None
         self._router: LaneRouter | None = None
         self._dead: DeadLetters | None = None
@@ -184,8 +183,7 @@ class Engine:
             self._callback = ErrorCallback(plan.on_error, self._check_idle, plan.contexts)
             self._observers.add(self._callback)
         self._tracker = Tracker(
-            self._totals,
-            self.queue.lock,
+            self.queue,
             self._dead.dead_letter,
             plan.dead_store.flush,
             self._every_lane,
@@ -215,9 +213,9 @@ class Engine:
 
     def _listen(self, loop: asyncio.AbstractEventLoop, plan: RunPlan, dead: DeadLetters) -> None:
         self._router = dead.router = LaneRouter(
-            [Destination(connection.pattern, connection.lane) for connection in plan.connections],
+            [(connection.pattern, connection.lane) for connection in plan.connections],
             plan.find,
-            self._totals,
+            self.queue,
             plan.ends,
         )
         self._begin()
@@ -232,7 +230,7 @@ class Engine:
                 lane.buffer.counters = before.counters
             worker.start(lane)
         self.lanes = lanes
-        self.broker.stalls = self._stalls
+        self.broker.connect(self._router.route)
         self.queue.bind(loop)
         self.queue.listen(self._feed)
         self._joiners.wake()
@@ -267,21 +265,12 @@ class Engine:
 
     def _feed(self) -> None:
         """Move a slice of queued events to their lanes; come again while there are more."""
-        router = self._router
-        if router is None or self._loop is None or self._feeding:
+        if self._router is None or self._loop is None or self._feeding:
             return
         # Events that are put meanwhile, by a log handler for instance, come after those being moved.
         self._feeding = True
         try:
-            with self.queue.lock:
-                ready, left = router.dispatch(self.queue.take_locked(SLICE))
-                self._moving = len(left)
-            while left:
-                router.lanes(left[0].profile)
-                with self.queue.lock:
-                    found, left = router.dispatch(left)
-                    self._moving = len(left)
-                ready |= found
+            ready = self._move(self._router)
             self.queue.wake()
             for lane in ready:
                 lane.deliver_now()
@@ -291,6 +280,19 @@ class Engine:
                 self._loop.call_soon(self._feed)
         if self._idle is not None:
             self._check_idle()
+
+    def _move(self, router: LaneRouter) -> dict[Lane, None]:
+        """Move a slice of queued events to their lanes; return those that perhaps deliver them at once."""
+        with self.queue.lock:
+            ready, left = router.dispatch(self.queue.take_runs(SLICE))
+            self._moving = sum([len(events) for _, events, _ in left])
+        while left:
+            router.route(left[0][0])
+            with self.queue.lock:
+                found, left = router.dispatch(left)
+                self._moving = sum([len(events) for _, events, _ in left])
+            ready |= found
+        return ready
 
     def dead_letter(self, lane: Lane, dead: list[DeadLetter]) -> None:
         """Record events that were given up."""
@@ -348,9 +350,6 @@ class Engine:
                 resolve(waiting)
 
     # Relay
-
-    def _stalls(self, profile: str) -> bool:
-        return self._router is not None and any(lane.stalled for lane in self._router.lanes(profile))
 
     def _every_lane(self) -> Iterable[Lane]:
         return self.lanes.values()
@@ -529,10 +528,7 @@ class Engine:
         try:
             self.broker.refusal = BusStopped
             while not self.queue.empty():
-                left = self.queue.take_locked(SLICE)
-                while left:
-                    router.lanes(left[0].profile)
-                    _, left = router.dispatch(left)
+                self._move(router)
             for name, lane in self.lanes.items():
                 self._dead_letter_rest(name, lane, dead)
         finally:
@@ -554,7 +550,7 @@ class Engine:
             counts["queued"] += self._moving
             return {
                 "state": self.state.value,
-                "bus": {**self._totals.snapshot(), **counts},
+                "bus": counts,
                 "lanes": {name: lane.snapshot() for name, lane in self.lanes.items()},
                 "dead_store": store.snapshot() if store else NO_STORE,
             }

@@ -6,14 +6,13 @@ import asyncio
 import itertools
 import logging
 import os
-import threading
 from typing import Any
 
 import pytest
 
 from evbus.engine.core.lane.relay import Tracker
-from evbus.engine.core.lane.route import Totals
 from evbus.engine.core.lane.stats import LaneState
+from evbus.engine.core.queue import Queue
 from evbus.engine.core.settings import DeliverySettings as Settings
 from evbus.engine.core.settings import Retry
 from evbus.errors import BusStopped, DeliveryError, Rejected, Unavailable
@@ -266,7 +265,7 @@ def test_nothing_is_kept_of_what_is_settled(acks: Acks) -> None:
         return True
 
     async def main() -> None:
-        tracker = Tracker(Totals(), threading.Lock(), lambda _lane, _dead: None, flush)
+        tracker = Tracker(Queue(), lambda _lane, _dead: None, flush)
         delivery = acks.make(1)
         event, letter = delivery.envelope, delivery.envelope.replace(profile="parking")
         tracker.track(delivery, event, 2)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.core.chunk import Meta, Run, runs
 from evbus.engine.core.lane import route
-from evbus.engine.core.lane.route import Destination, LaneRouter, Patterns, Totals
+from evbus.engine.core.lane.route import LaneRouter, Patterns
+from evbus.engine.core.queue import Queue
 from evbus.engine.kit.topics import ends, ends_of_expression, ends_of_glob, matches
 from evbus.types import Envelope
 from tests.counting import steps
@@ -30,22 +32,22 @@ class Lane:
 
 
 def router(find: Any = None, **lanes: Lane) -> LaneRouter:
-    destinations = [Destination(pattern, lane) for pattern, lane in lanes.items()]  # type: ignore[arg-type]
-    return LaneRouter(destinations, find or (lambda name, pattern: pattern in ("all", name)), Totals())
+    destinations: Any = list(lanes.items())
+    return LaneRouter(destinations, find or (lambda name, pattern: pattern in ("all", name)), Queue())
 
 
-def events(*names: str) -> list[Envelope]:
-    return [Envelope(name, str(number), b"xx") for number, name in enumerate(names)]
+def events(*names: str) -> list[Run]:
+    return runs([(Envelope(name, str(number), b"xx"), b"xx", 0.0) for number, name in enumerate(names)])
 
 
-def dispatch(router: LaneRouter, left: list[Envelope]) -> list[Any]:
+def dispatch(router: LaneRouter, left: list[Run]) -> list[Any]:
     """Dispatch as the bus does."""
     every: list[Any] = []
     while left:
         ready, left = router.dispatch(left)
         every += ready
         if left:
-            router.lanes(left[0].profile)
+            router.route(left[0][0])
     return every
 
 
@@ -55,13 +57,13 @@ def test_every_matching_lane_gets_every_event_in_order() -> None:
     dispatch(made, events("a", "a", "b", "a", "x"))
     assert (a.got, b.got, both.got) == (["0", "1", "3"], ["2"], ["0", "1", "2", "3", "4"])
     assert (a.size, both.size) == (6, 10)
-    assert (made._totals.routed, made._totals.unmatched) == (5, 0)
+    assert (made._queue.routed, made._queue.unmatched) == (5, 0)
 
 
 def test_unmatched_events_are_counted_and_each_name_is_logged_once_with_the_nearest(caplog: Any) -> None:
     made = router(orders=Lane())
     dispatch(made, events("order", "order", "orders", "order", "new\nline"))
-    assert (made._totals.routed, made._totals.unmatched) == (1, 4)
+    assert (made._queue.routed, made._queue.unmatched) == (1, 4)
     first, second = [record.message for record in caplog.records]
     assert first == "no profile matches 'order': its events go nowhere; did you mean 'orders'?"
     assert "\n" not in second
@@ -100,6 +102,21 @@ def test_a_name_is_matched_once() -> None:
     for _ in range(3):
         dispatch(made, events("x", "y", "x"))
     assert asked == ["x", "y"]
+
+
+def test_what_has_found_its_lanes_when_it_was_put_is_not_looked_up_again() -> None:
+    a, b = Lane(), Lane()
+    first, second = router(a=a), router(a=b)
+    meta = Meta("a", "k", {})
+    first.route(meta)
+    first._cache.clear()
+    put = runs([(meta, b"xx", 0.0)] * 3)
+    assert first.dispatch(put) == ({}, [])
+    assert (a.got, a.size) == (["k"] * 3, 6)
+    # Lanes of a run that has ended get nothing any more.
+    assert second.dispatch(put) == ({}, put)
+    dispatch(second, put)
+    assert (len(a.got), len(b.got)) == (3, 3)
 
 
 def test_made_up_names_do_not_fill_memory(monkeypatch: Any) -> None:
@@ -200,8 +217,8 @@ def test_a_matcher_that_does_not_tell_how_names_begin_is_asked_about_all() -> No
 
 def test_a_name_that_nothing_matches_costs_no_more_among_ten_times_as_many_profiles(caplog: Any) -> None:
     def cost(profiles: int) -> int:
-        destinations: Any = [Destination(f"tenant-{number}", Lane()) for number in range(profiles)]
-        made = LaneRouter(destinations, fnmatch.fnmatchcase, Totals(), ends_of_glob)
+        destinations: Any = [(f"tenant-{number}", Lane()) for number in range(profiles)]
+        made = LaneRouter(destinations, fnmatch.fnmatchcase, Queue(), ends_of_glob)
         return steps(lambda: made.lanes("x.tenant-77"))
 
     few, many = cost(1_000), cost(10_000)
