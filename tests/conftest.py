@@ -8,6 +8,8 @@ import inspect
 import logging
 import os
 import secrets
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,16 +17,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pop.hub
 import pytest
 
 from evbus.engine.wire.base import supervisor
 from tests.servers import _activemq, _versions
 from tests.servers._activemq import ActiveMQ
+from tests.servers._lender import Lender, borrow
+from tests.servers._node import Node
 from tests.servers._proxy import Proxy
 from tests.servers._rabbitmq import RabbitMQ
 from tests.servers._versions import VERSIONS
 
+#: The broker that is no RabbitMQ; `VERSIONS` are the names of those.
+ACTIVEMQ = "activemq"
+#: The fixtures of brokers that tests break; each of these runs in one process only.
+SPARE = {
+    "each_spare_rabbitmq_of_the_run",
+    "spare_rabbitmq_of_the_run",
+    "spare_activemq_of_the_run",
+    "spare",
+    "broken_place",
+}
+LENDER = pytest.StashKey[Lender]()
 GRACE = 5.0  # seconds that a thread or a task which was told to end may take to do so
 LIMIT = 300.0  # seconds; a test that is a coroutine takes that long only when something is wrong
 FDS = Path("/proc/self/fd")
@@ -43,6 +59,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """With ``--uvloop`` let ``asyncio.run`` and what else makes event loops make those of uvloop."""
+    # How long an example takes says how busy the machine is.
+    hypothesis.settings.register_profile(
+        "evbus", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("evbus")
     if config.getoption("uvloop"):
         import uvloop
 
@@ -50,13 +71,51 @@ def pytest_configure(config: pytest.Config) -> None:
         asyncio.run(asyncio.sleep(0))  # the first loop opens a pipe that stays until the process ends
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of xdist where the brokers are that it shares with the others."""
+    node.workerinput["lender"] = _lender(node.config).place
+
+
+def _lender(config: pytest.Config) -> Lender:
+    """Return what starts the shared brokers, one for all workers; it is made for the first of them."""
+    if LENDER not in config.stash:
+        folder = Path(tempfile.mkdtemp(prefix="evbus-brokers-"))
+        config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
+        config.stash[LENDER] = Lender(lambda name: _new(name).start(folder / name))
+        config.add_cleanup(config.stash[LENDER].close)
+    return config.stash[LENDER]
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, with ``--rabbitmq``, what `each_rabbitmq` and its like would run on other versions."""
+    """Leave out, with ``--rabbitmq``, what `each_rabbitmq` and its like would run on other versions.
+
+    Workers of xdist get together what is made once for several tests.
+    """
     version = config.getoption("rabbitmq")
     other = [item for item in items if version and _versions_of(item) - {version}]
     if other:
         config.hook.pytest_deselected(items=other)
         items[:] = [item for item in items if item not in set(other)]
+    if hasattr(config, "workerinput"):
+        for item in items:
+            group = _group(item)
+            if group:
+                item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _group(item: pytest.Item) -> str:
+    """Return what an item shares with others: a broker to break, or what is made once for its module."""
+    parameters = {**item.callspec.params} if hasattr(item, "callspec") else {}
+    definitions = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+    for name in SPARE & set(definitions):
+        broker = parameters.get(name, ACTIVEMQ if ACTIVEMQ in name else VERSIONS[0])
+        return "spare " + (broker if broker in (*VERSIONS, ACTIVEMQ) else VERSIONS[0])
+    if item.get_closest_marker("apps"):
+        return "apps"
+    made_once = any(found[-1].scope in ("class", "module", "package") for found in definitions.values())
+    return item.nodeid.partition("::")[0] if made_once else ""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -176,8 +235,8 @@ def _children() -> set[int]:
 class RabbitMQs:
     """Nodes with TLS, each started when it is asked for the first time."""
 
-    def __init__(self, folder: Callable[[str], Path], stack: ExitStack) -> None:
-        self._folder, self._stack = folder, stack
+    def __init__(self, start: Callable[[str], RabbitMQ]) -> None:
+        self._start = start
         self._nodes: dict[str, RabbitMQ] = {}
 
     def __call__(self, version: str) -> RabbitMQ:
@@ -188,23 +247,34 @@ class RabbitMQs:
                 _need(missing)
             elif missing:
                 pytest.skip(missing)  # in CI too: it is fetched, which not every machine can do
-            node = self._stack.enter_context(_versions.new(version, tls=True))
-            self._nodes[version] = node.start(self._folder(f"rabbitmq-{version}-"))
+            self._nodes[version] = self._start(version)
         return self._nodes[version]
 
 
 @pytest.fixture(scope="session")
-def rabbitmqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQs]:
-    """Return ``rabbitmqs(version)``, nodes that tests share: use `unique` names, neither kill nor block."""
+def own_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
+    """Return ``own_node(name)``, which starts a broker that is closed at the end of the session."""
     with ExitStack() as stack:
-        yield RabbitMQs(tmp_path_factory.mktemp, stack)
+        yield lambda name: stack.enter_context(_new(name)).start(tmp_path_factory.mktemp(f"{name}-"))
 
 
 @pytest.fixture(scope="session")
-def spare_rabbitmqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQs]:
+def shared_node(pytestconfig: pytest.Config, own_node: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return ``shared_node(name)``, a broker that all workers of a test run share."""
+    lender = getattr(pytestconfig, "workerinput", {}).get("lender")
+    return partial(borrow, lender) if lender else own_node
+
+
+@pytest.fixture(scope="session")
+def rabbitmqs(shared_node: Callable[[str], Any]) -> RabbitMQs:
+    """Return ``rabbitmqs(version)``, nodes that tests share: use `unique` names, neither kill nor block."""
+    return RabbitMQs(shared_node)
+
+
+@pytest.fixture(scope="session")
+def spare_rabbitmqs(own_node: Callable[[str], Any]) -> RabbitMQs:
     """Return the nodes behind `broken_rabbitmq` and `each_broken_rabbitmq`; tests ask for those."""
-    with ExitStack() as stack:
-        yield RabbitMQs(tmp_path_factory.mktemp, stack)
+    return RabbitMQs(own_node)
 
 
 @pytest.fixture(scope="session")
@@ -253,19 +323,17 @@ def each_rabbitmq(request: pytest.FixtureRequest, rabbitmqs: RabbitMQs) -> Rabbi
 
 
 @pytest.fixture(scope="session")
-def activemq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ActiveMQ]:
+def activemq(shared_node: Callable[[str], Any]) -> ActiveMQ:
     """Return an ActiveMQ broker with TLS that all tests share: use `unique` names, and do not kill it."""
     _need(_activemq.missing())
-    with ActiveMQ(tls=True) as node:
-        yield node.start(tmp_path_factory.mktemp("activemq"))
+    return shared_node(ACTIVEMQ)
 
 
 @pytest.fixture(scope="session")
-def spare_activemq_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ActiveMQ]:
+def spare_activemq_of_the_run(own_node: Callable[[str], Any]) -> ActiveMQ:
     """Return the broker behind `broken_activemq`; tests ask for that one."""
     _need(_activemq.missing())
-    with ActiveMQ(tls=True) as node:
-        yield node.start(tmp_path_factory.mktemp("spare-activemq"))
+    return own_node(ACTIVEMQ)
 
 
 @pytest.fixture
@@ -310,6 +378,10 @@ def proxy() -> Iterator[Callable[..., Proxy]]:
             return stack.enter_context(Proxy(target, port, host=host))
 
         yield start
+
+
+def _new(name: str) -> Node:
+    return ActiveMQ(tls=True) if name == ACTIVEMQ else _versions.new(name, tls=True)
 
 
 def _need(missing: str) -> None:

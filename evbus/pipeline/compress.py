@@ -1,5 +1,3 @@
-from evbus.engine.stages import compress as _compress
-
 __optional__ = True
 
 
@@ -13,6 +11,9 @@ def configure(hub, settings):
 
     :raises MissingExtra: zstd is wanted and not installed.
     """
+    # Not before: zstd is imported there.
+    from evbus.engine.stages import compress as _compress
+
     hub.pipeline.COMPRESSOR = _compress.Compressor(
         settings.compress_with, settings.compress_over, settings.max_body
     )

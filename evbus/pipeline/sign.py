@@ -1,6 +1,4 @@
-from evbus.engine.stages import keys as _keys
 from evbus.engine.stages import receiver as _receiver
-from evbus.engine.stages import sign as _sign
 
 __optional__ = True
 
@@ -15,6 +13,9 @@ def configure(hub, settings):
 
     :raises SettingsError: there is no key, or one that is not usable.
     """
+    from evbus.engine.stages import keys as _keys
+    from evbus.engine.stages import sign as _sign
+
     keys = _keys.read_keys(settings.sign_keys)
     hub.pipeline.SIGNER = _sign.Signer(keys, settings.sign_tolerance, settings.sign_limit)
 

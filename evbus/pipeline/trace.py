@@ -1,6 +1,14 @@
-from evbus.engine.stages import trace as _trace
-
 __optional__ = True
+
+#: The module that does the work. It imports OpenTelemetry, which takes a while, and so comes with the options that ask
+#: for this plugin.
+_trace = None
+
+
+def configure(hub, settings):
+    """Take no options, but OpenTelemetry if it is installed."""
+    global _trace  # noqa: PLW0603 - for each event the hub would be a longer way
+    from evbus.engine.stages import trace as _trace
 
 
 def send(hub, envelope):

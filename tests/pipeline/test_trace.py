@@ -29,6 +29,7 @@ def room() -> Any:
     """Return a hub with this room alone."""
     hub = pop.hub.Hub()
     hub.pop.sub.add(dyne_name="pipeline", pypath="evbus.pipeline")
+    hub.pipeline.trace.configure(None)
     return hub
 
 

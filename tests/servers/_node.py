@@ -6,7 +6,7 @@ import signal
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.servers._ports import HOST
 from tests.servers._processes import Process, Processes
@@ -32,6 +32,10 @@ class Node(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.address} {'runs' if self.alive else 'is down'}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what starts and ends the node, which stays with the process that did start it."""
+        return {**vars(self), "_processes": None}
 
     def __enter__(self) -> Self:
         return self

@@ -33,6 +33,10 @@ class Process:
     def __repr__(self) -> str:
         return f"<Process {self.pid} {'runs' if self.alive else 'has ended'}>"
 
+    def __reduce__(self) -> tuple[type[Process], tuple[int]]:
+        """Let another process hold it too."""
+        return Process, (self.pid,)
+
     @property
     def alive(self) -> bool:
         return not self.wait(0)

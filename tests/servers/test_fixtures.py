@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -51,5 +50,5 @@ def test_a_version_that_is_not_there_is_skipped_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_rabbitmq4, "SERVERS", tmp_path)
-    with ExitStack() as stack, pytest.raises(pytest.skip.Exception, match=r"`\.ci/rabbitmq 4\.3` fetches it"):
-        conftest.RabbitMQs(lambda _: tmp_path, stack)("4.3")
+    with pytest.raises(pytest.skip.Exception, match=r"`\.ci/rabbitmq 4\.3` fetches it"):
+        conftest.RabbitMQs(lambda _: pytest.fail("it is started"))("4.3")

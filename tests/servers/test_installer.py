@@ -263,7 +263,7 @@ def test_apt_reads_each_format_of_its_sources(tmp_path: Path, name: str, text: s
         pytest.skip("there is no apt-get here")
     (tmp_path / "parts").mkdir()
     (tmp_path / name).write_text(text)
-    asked = next(line for line in (SCRIPTS / "rabbitmq").read_text().splitlines() if "indextargets" in line)
+    asked = next(line for line in (SCRIPTS / "debian").read_text().splitlines() if "indextargets" in line)
     said = subprocess.run(
         ["bash", "-c", f'{asked.strip()}\necho "$archives"'],
         env={"PATH": os.environ["PATH"], "APT_CONFIG": str(_apt_configuration(tmp_path))},

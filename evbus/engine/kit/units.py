@@ -6,7 +6,6 @@ import enum
 import re
 import typing
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Annotated, Any
 
 import msgspec
@@ -22,11 +21,11 @@ _SIZES = {
     **{f"{letter}i": 1024**power for power, letter in enumerate("kmgt", 1)},
 }
 _TIMES = {
-    "ms": Fraction(1, 1000),
-    **dict.fromkeys(("s", "sec"), Fraction(1)),
-    **dict.fromkeys(("m", "min"), Fraction(60)),
-    "h": Fraction(3600),
-    "d": Fraction(86_400),
+    "ms": "1/1000",
+    **dict.fromkeys(("s", "sec"), 1),
+    **dict.fromkeys(("m", "min"), 60),
+    "h": 3600,
+    "d": 86_400,
 }
 
 
@@ -66,7 +65,9 @@ def number(value: str, unit: Unit) -> int | float | str:
     factor = _SIZES.get(name.removesuffix("b")) if unit is Unit.BYTES else _TIMES.get(name)
     if factor is None:
         raise UnitError(f"{one_line(repr(value), 40)} has an unknown unit; {unit.value}")
-    exact = Fraction(found[1]) * factor
+    from fractions import Fraction
+
+    exact = Fraction(found[1]) * Fraction(factor)
     if unit is Unit.SECONDS:
         return float(exact)
     if exact.denominator != 1:

@@ -71,7 +71,6 @@ def test_what_the_packer_writes_passes_the_skim(body: Any) -> None:
         ({None: 1, 2: 3, b"x": 4, 1.5: 5, True: 6}, {None: 1, 2: 3, b"x": 4, 1.5: 5, True: 6}),
         ({Level.HIGH: 1, dt.date(2026, 5, 4): 2}, {3: 1, "2026-05-04": 2}),
     ],
-    ids=repr,
 )
 @pytest.mark.parametrize("beside", [0, {1}, fractions.Fraction(1, 3)], ids=["fast", "set", "natural"])
 def test_a_value_is_written_alike_whatever_stands_beside_it(value: Any, read: Any, beside: Any) -> None:

@@ -474,7 +474,6 @@ async def made_async(*args):
         made_async,
         functools.partial(decorated(one)),
     ],
-    ids=str,
 )
 def test_functions_methods_objects_classes_and_what_wraps_them_are_handlers(handler: Any) -> None:
     assert call(handler) is ORDER

@@ -17,8 +17,6 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import quote
 
@@ -322,6 +320,8 @@ def outcome(
 
 
 def _named(status: int) -> str:
+    from http import HTTPStatus
+
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
@@ -333,6 +333,8 @@ def retry_after(value: str, *, clock: Callable[[], float] = time.time) -> float:
 
     It holds seconds or a date; 300 at most, and 0 for anything that is neither.
     """
+    from email.utils import parsedate_to_datetime
+
     text = value.strip()
     if re.fullmatch("[0-9]+", text):
         return LONGEST_WAIT if len(text) > 6 else min(float(text), LONGEST_WAIT)
