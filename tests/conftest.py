@@ -32,7 +32,8 @@ from tests.servers._versions import VERSIONS
 
 #: The broker that is no RabbitMQ; `VERSIONS` are the names of those.
 ACTIVEMQ = "activemq"
-#: The fixtures of brokers that tests break; each of these runs in one process only.
+#: The fixtures of brokers that tests break. These tests are kept together, so that few processes start them;
+#: most break the installed RabbitMQ, and are a group for each folder.
 SPARE = {
     "each_spare_rabbitmq_of_the_run",
     "spare_rabbitmq_of_the_run",
@@ -110,8 +111,10 @@ def _group(item: pytest.Item) -> str:
     parameters = {**item.callspec.params} if hasattr(item, "callspec") else {}
     definitions = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
     for name in SPARE & set(definitions):
-        broker = parameters.get(name, ACTIVEMQ if ACTIVEMQ in name else VERSIONS[0])
-        return "spare " + (broker if broker in (*VERSIONS, ACTIVEMQ) else VERSIONS[0])
+        broker = parameters.get(name, ACTIVEMQ if ACTIVEMQ in name else "")
+        if broker in (*VERSIONS[1:], ACTIVEMQ):
+            return f"spare {broker}"
+        return f"spare {VERSIONS[0]} {item.path.relative_to(item.config.rootpath).parts[1]}"
     if item.get_closest_marker("apps"):
         return "apps"
     made_once = any(found[-1].scope in ("class", "module", "package") for found in definitions.values())

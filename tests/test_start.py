@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-#: What is imported when it is first used: other people's packages, what is slow of Python's own, and the engines of what
-#: most programs do not use.
+#: What is imported when it is first used: other people's packages, what is slow of Python's own, and the
+#: engines of what most programs do not use.
 LATER = (
     *("aiohttp", "aiormq", "backports.zstd", "compression", "opentelemetry", "pamqp", "proton", "pydantic"),
     *("stomp", "uvloop", "yarl", "email", "fractions", "http", "multiprocessing", "unittest", "xml"),
@@ -37,7 +37,9 @@ print(*sorted(set(sys.modules) - before))
 """
 
 
-@pytest.mark.parametrize(("program", "used"), [(MERGE, ()), (PUT, ("evbus.engine.cli",))], ids=["merge", "put"])
+@pytest.mark.parametrize(
+    ("program", "used"), [(MERGE, ()), (PUT, ("evbus.engine.cli",))], ids=["merge", "put"]
+)
 def test_it_imports_what_it_uses(program: str, used: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "profiles.yml").write_text("file: {default: {path: out.jsonl}}\n")
     done = subprocess.run(

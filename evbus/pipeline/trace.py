@@ -1,7 +1,7 @@
 __optional__ = True
 
-#: The module that does the work. It imports OpenTelemetry, which takes a while, and so comes with the options that ask
-#: for this plugin.
+#: The module that does the work. It imports OpenTelemetry, which takes a while, and so comes with the options
+#: that ask for this plugin.
 _trace = None
 
 

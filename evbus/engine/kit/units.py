@@ -15,12 +15,12 @@ from evbus.engine.kit.redact import one_line
 __all__ = ["Bytes", "Seconds", "Unit", "UnitError", "number", "with_units"]
 
 _NUMBER = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]+)\s*", re.ASCII)
-_SIZES = {
+_SIZES: dict[str, int | str] = {
     "": 1,
     **{letter: 1000**power for power, letter in enumerate("kmgt", 1)},
     **{f"{letter}i": 1024**power for power, letter in enumerate("kmgt", 1)},
 }
-_TIMES = {
+_TIMES: dict[str, int | str] = {
     "ms": "1/1000",
     **dict.fromkeys(("s", "sec"), 1),
     **dict.fromkeys(("m", "min"), 60),
