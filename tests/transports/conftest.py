@@ -9,7 +9,7 @@ import pytest
 from tests.servers._versions import VERSIONS
 from tests.transports.table import TRANSPORTS, Place, Transport
 
-pytest.register_assert_rewrite("tests.transports.kit", "tests.transports.table")
+pytest.register_assert_rewrite("tests.transports.asking", "tests.transports.kit", "tests.transports.table")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,3 +51,15 @@ def at(request: pytest.FixtureRequest) -> tuple[Transport, Any]:
 def transport(at: tuple[Transport, Any], unique: str) -> Place:
     """Return a place for the test: a transport at its broker, with a queue."""
     return Place(*at, unique)
+
+
+@pytest.fixture(scope="session", params=["rabbitmq", "activemq"])
+def spare(request: pytest.FixtureRequest) -> Any:
+    """Return what is behind `broken`; tests ask for that one."""
+    return request.getfixturevalue(f"spare_{request.param}_of_the_run")
+
+
+@pytest.fixture
+def broken(spare: Any) -> Any:
+    """Return one running broker after another to kill, mended before the next test."""
+    return spare.mend()

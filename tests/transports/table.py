@@ -13,11 +13,12 @@ from evbus.engine.wire.stomp.profile import Profile as StompProfile
 from evbus.errors import DeliveryError
 from evbus.types import Envelope, Subscription
 from tests.ingress.still_kit import Still, Withheld
+from tests.servers._node import Node
 from tests.servers._rabbitmq import RabbitMQ
 from tests.servers._versions import VERSIONS
 from tests.transports.kit import Following, Kit, event, new_hub, numbered
 
-__all__ = ["TRANSPORTS", "Place", "Sender", "Transport", "at_rabbitmq"]
+__all__ = ["TRANSPORTS", "Place", "Sender", "Transport", "places"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,12 @@ class Place:
         self.port: int = getattr(node, transport.port)
         self.queue = transport.queue(node, key)
         if transport.kit is AMQP1:
-            node.declare_queue(key)  # RabbitMQ 4 makes none for who sends or consumes
+            self.declare()  # RabbitMQ 4 makes none for who sends or consumes
+
+    def declare(self) -> None:
+        """Have the queue before it is used; ActiveMQ makes its own."""
+        if isinstance(self.node, RabbitMQ):
+            self.node.declare_queue(self.key)
 
     def url(self, port: int = 0, login: str = "guest:guest") -> str:
         scheme = "stomp" if self.kit is STOMP else "amqp"
@@ -307,8 +313,10 @@ TRANSPORTS = (
 )
 
 
-def at_rabbitmq(node: RabbitMQ, name: str) -> list[Place]:
-    """Return a place for each transport at a node of any version."""
+def places(node: Node, name: str) -> list[Place]:
+    """Return a place for each transport at a broker, of any version."""
+    if not isinstance(node, RabbitMQ):
+        return [Place(_stomp("activemq"), node, name)]
     version = VERSIONS[0] if node.version < (4,) else VERSIONS[1]
     made = [make(version) for make in (_amqp, _amqp1, _stomp)]
     return [Place(transport, node, f"{name}-{transport.kit.provider}") for transport in made]

@@ -30,8 +30,7 @@ from tests.connection.stomp_kit import (
     publish,
     url,
 )
-from tests.ingress.amqp_kit import eventually, kill
-from tests.ingress.still_kit import Still
+from tests.ingress.amqp_kit import eventually
 
 SOON = {"min": 0.01, "max": 0.05}  # seconds between two attempts to connect
 
@@ -41,26 +40,8 @@ def node(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(scope="session", params=["rabbitmq", "activemq"])
-def spare(request: pytest.FixtureRequest) -> Any:
-    return request.getfixturevalue(f"spare_{request.param}_of_the_run")
-
-
-@pytest.fixture
-def broken(spare: Any) -> Any:
-    """Return a broker to kill and freeze, which a fixture of the session has started."""
-    return spare.mend()
-
-
 def is_rabbitmq(node: Any) -> bool:
     return hasattr(node, "management_port")
-
-
-def holds(node: Any, key: str, count: int) -> bool:
-    """Return whether so many events are in a queue, which may not be there yet."""
-    if is_rabbitmq(node) and not node.has_queue(key):
-        return False
-    return bool(node.queue_depth(key) == count)
 
 
 async def ask(hub: Any, ctx: Any, sent: Envelope, timeout: float = WAIT) -> Envelope:
@@ -113,363 +94,70 @@ async def echoing(hub: Any, node: Any, key: str) -> AsyncIterator[None]:
             task.result()
 
 
-def test_the_reply_to_a_request_comes_back_as_it_was_sent(node: Any, unique: str) -> None:
-    headers = {
-        "content-type": "application/json",
-        "a:b": "c\r\nd\\e:f",
-        "ce-id": "7",
-        "correlation-id": "its own",
-        "reply-to": "/queue/elsewhere",
-        "expiration": "1",
-    }
+async def test_a_refused_destination_is_a_rejection_with_the_reason(rabbitmq: Any, unique: str) -> None:
 
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(node)) as ctx, echoing(hub, node, unique):
-            found = await ask(hub, ctx, event(unique, bytes(range(256)), headers))
-            assert (found.profile, found.routing_key) == ("orders", f"re.{unique}")
-            assert found.body == bytes(range(256))
-            told = dict(found.headers)
-            assert told.pop("correlation-id") != "its own"
-            # ActiveMQ writes an address that was its client's own as the client knows it.
-            assert told.pop("reply-to").startswith(("/amq/queue/evbus-reply-", "/temp-queue/evbus-reply-"))
-            assert told == {"content-type": "application/json", "a:b": "c\r\nd\\e:f", "ce-id": "7"}
-
-    asyncio.run(main())
-
-
-def test_many_requests_in_flight_get_their_own_replies_without_a_task_each(node: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        async with (
-            opened(hub, url=url(node), window=100) as ctx,
-            taking(hub, node, unique) as (following, server),
-        ):
-            first = asyncio.ensure_future(hub.ingress.stomp.request(ctx, event(unique, b"0"), WAIT))
-            deliveries = [await following()]
-            before = len(asyncio.all_tasks())
-            asking = [
-                asyncio.ensure_future(hub.ingress.stomp.request(ctx, event(unique, b"%d" % number), WAIT))
-                for number in range(1, 1000)
-            ]
-            deliveries += [await following() for _ in asking]
-            assert len(asyncio.all_tasks()) == before + len(asking)
-            for delivery in reversed(deliveries):
-                request = delivery.envelope
-                reply = answer_to(request, b"re:" + request.body)
-                await hub.ingress.stomp.reply(server, request.headers["reply-to"], reply)
-                delivery.ack()
-            found = await asyncio.wait_for(asyncio.gather(first, *asking), WAIT)
-            assert [reply.body for reply in found] == [b"re:%d" % number for number in range(1000)]
-            assert repr(ctx.state).endswith("waiting=0>")
-
-    asyncio.run(main())
-
-
-def test_large_bodies_travel_both_ways(node: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(node)) as ctx, echoing(hub, node, unique):
-            # RabbitMQ 4.3 ends a connection that sends a frame of 5 MB.
-            body = bytes(range(256)) * 10_000
-            found = await asyncio.gather(*(ask(hub, ctx, event(unique, body)) for _ in range(3)))
-            assert all(reply.body == body for reply in found)
-
-    asyncio.run(main())
-
-
-def test_without_a_reply_a_request_ends_in_time_and_is_not_handled_afterwards(node: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(node)) as ctx:
-            with pytest.raises(DeliveryTimeout, match=r"within 0\.3 s"):
-                await ask(hub, ctx, event(unique, b"too late"), 0.3)
-            with pytest.raises(DeliveryTimeout):
-                await ask(hub, ctx, event(unique, b"never sent"), 0)
-            assert repr(ctx.state).endswith("waiting=0>")
-            await publish(hub, ctx, event(unique, b"next"))
-            await eventually(lambda: node.queue_depth(unique) == 1, "the request expires")
-            async with taking(hub, node, unique) as (following, _):
-                assert (await following()).envelope.body == b"next"
-
-    asyncio.run(main())
-
-
-def test_a_reply_that_comes_late_or_for_nobody_is_ignored(node: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(node)) as ctx, taking(hub, node, unique) as (following, server):
-            early = asyncio.ensure_future(hub.ingress.stomp.request(ctx, event(unique, b"1"), 1.0))
-            first = await following()
-            with pytest.raises(DeliveryTimeout):
-                await early
-            waiting = asyncio.ensure_future(ask(hub, ctx, event(unique, b"2")))
-            second = await following()
-            address = second.envelope.headers["reply-to"]
-            await hub.ingress.stomp.reply(server, address, answer_to(first.envelope, b"late"))
-            stray = Envelope("server", "", b"stray", {"correlation-id": "unknown"})
-            await hub.ingress.stomp.reply(server, address, stray)
-            await hub.ingress.stomp.reply(server, address, Envelope("server", "", b"no id at all"))
-            await hub.ingress.stomp.reply(server, address, answer_to(second.envelope, b"right"))
-            await hub.ingress.stomp.reply(server, address, answer_to(second.envelope, b"twice"))
-            assert (await waiting).body == b"right"
-
-    asyncio.run(main())
-
-
-def test_a_cancelled_request_is_forgotten(node: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(node)) as ctx, taking(hub, node, unique) as (following, server):
-            waiting = asyncio.ensure_future(ask(hub, ctx, event(unique, b"1")))
-            first = await following()
-            waiting.cancel()
-            await asyncio.wait({waiting})
-            assert waiting.cancelled()
-            assert repr(ctx.state).endswith("waiting=0>")
-            again = asyncio.ensure_future(ask(hub, ctx, event(unique, b"2")))
-            second = await following()
-            for delivery in (first, second):
-                request = delivery.envelope
-                reply = answer_to(request, b"re:" + request.body)
-                await hub.ingress.stomp.reply(server, request.headers["reply-to"], reply)
-            assert (await again).body == b"re:2"
-
-    asyncio.run(main())
-
-
-def test_cancelled_anywhere_requests_go_on(node: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        async with echoing(hub, node, unique):
-            for turn in range(20):
-                async with opened(hub, url=url(node)) as ctx:
-                    for steps in (turn, 2 * turn):
-                        trying = asyncio.ensure_future(ask(hub, ctx, event(unique, b"1")))
-                        for _ in range(steps):
-                            await asyncio.sleep(0)
-                        trying.cancel()
-                        await asyncio.wait({trying})
-                    assert (await ask(hub, ctx, event(unique, b"%d" % turn))).body == b"%d" % turn
-                    assert repr(ctx.state).endswith("waiting=0>")
-
-    asyncio.run(main())
-
-
-def test_a_server_that_dies_with_a_request_is_a_timeout(node: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(node)) as ctx:
-            waiting = asyncio.ensure_future(hub.ingress.stomp.request(ctx, event(unique, b"1"), 2.0))
-            async with taking(hub, node, unique) as (following, _):
-                await following()
-            with pytest.raises(DeliveryTimeout):
-                await waiting
-
-    asyncio.run(main())
-
-
-def test_a_connection_that_answers_nothing_but_beats_is_given_up_and_the_next_one_works(
-    node: Any, proxy: Any, unique: str
-) -> None:
-    way, still = proxy(node.stomp_port), Still(b"\n")
-    way.filter("down", still)
-
-    async def main() -> None:
-        hub = new_hub()
-        data = {"receipt_timeout": 1.5, "heartbeat": 2, "reconnect": SOON}
-        async with opened(hub, url=url(node, way.port), **data) as ctx, echoing(hub, node, unique):
-            assert (await ask(hub, ctx, event(unique, b"0"))).body == b"0"
-            still.begin()
-            # Long before its own deadline.
-            with pytest.raises(Unavailable, match="answers nothing any more, and another connection is"):
-                await ask(hub, ctx, event(unique, b"1"), 10 * WAIT)
-            assert (await ask(hub, ctx, event(unique, b"2"))).body == b"2"
-
-    asyncio.run(main())
-
-
-def test_a_lost_connection_ends_requests_at_once_and_the_next_ones_work(
-    node: Any, proxy: Any, unique: str
-) -> None:
-    way = proxy(node.stomp_port)
-
-    async def main() -> None:
-        hub = new_hub()
-        async with (
-            opened(hub, url=url(node, way.port), reconnect=SOON) as ctx,
-            taking(hub, node, unique) as (following, server),
-        ):
-            asking = [asyncio.ensure_future(ask(hub, ctx, event(unique, b"%d" % one))) for one in range(3)]
-            for _ in asking:
-                (await following()).ack()
-            way.cut()
-            for one in asking:
-                with pytest.raises(
-                    Unavailable, match=r"orders.* it is not known whether the request was handled"
-                ):
-                    await one
-            again = asyncio.ensure_future(ask(hub, ctx, event(unique, b"again")))
-            delivery = await following()
-            assert delivery.envelope.body == b"again"
-            reply = answer_to(delivery.envelope, b"yes")
-            await hub.ingress.stomp.reply(server, delivery.envelope.headers["reply-to"], reply)
-            assert (await again).body == b"yes"
-
-    asyncio.run(main())
-
-
-def test_a_request_waits_for_a_connection(node: Any, proxy: Any, unique: str) -> None:
-    way = proxy(node.stomp_port)
-
-    async def main() -> None:
-        hub = new_hub()
-        async with (
-            opened(hub, url=url(node, way.port), reconnect=SOON) as ctx,
-            echoing(hub, node, unique),
-        ):
-            way.refuse()
-            way.cut()
-            await asyncio.wait_for(asyncio.shield(ctx.state.connection.session.lost), WAIT)
-            with pytest.raises(Unavailable, match="not connected"):
-                await ask(hub, ctx, event(unique, b"1"), 0.3)
-            waiting = asyncio.ensure_future(ask(hub, ctx, event(unique, b"2")))
-            cancelled = asyncio.ensure_future(ask(hub, ctx, event(unique, b"3")))
-            await asyncio.sleep(0)
-            cancelled.cancel()
-            way.accept()
-            assert (await waiting).body == b"2"
-
-    asyncio.run(main())
-
-
-def test_a_frozen_way_is_a_timeout_and_a_half_open_one_is_noticed(node: Any, proxy: Any, unique: str) -> None:
-    way = proxy(node.stomp_port)
-
-    async def main() -> None:
-        hub = new_hub()
-        async with echoing(hub, node, unique):
-            async with opened(hub, url=url(node, way.port), heartbeat=0) as ctx:
-                await ask(hub, ctx, event(unique, b"1"))
-                way.freeze()
-                with pytest.raises(DeliveryTimeout):
-                    await ask(hub, ctx, event(unique, b"2"), 0.3)
-                way.thaw()
-                assert (await ask(hub, ctx, event(unique, b"3"))).body == b"3"
-            async with opened(hub, url=url(node, way.port), heartbeat=0.3, reconnect=SOON) as ctx:
-                await ask(hub, ctx, event(unique, b"4"))
-                way.half_open()
-                with pytest.raises(Unavailable, match="two heartbeats"):
-                    await ask(hub, ctx, event(unique, b"5"))
-                assert (await ask(hub, ctx, event(unique, b"6"))).body == b"6"
-
-    asyncio.run(main())
-
-
-def test_a_killed_broker_ends_requests_and_they_work_when_it_is_back(broken: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(broken), reconnect=SOON) as ctx:
-            waiting = asyncio.ensure_future(ask(hub, ctx, event(unique, b"1")))
-            await eventually(lambda: holds(broken, unique, 1), "the request is in its queue")
-            await (kill(broken) if is_rabbitmq(broken) else asyncio.to_thread(broken.kill))
-            with pytest.raises(Unavailable, match="not known"):
-                await waiting
-            await asyncio.to_thread(broken.start)
-            # Another queue: the first request is still in its own, for nobody.
-            async with echoing(hub, broken, f"{unique}.2"):
-                assert (await ask(hub, ctx, event(f"{unique}.2", b"2"))).body == b"2"
-
-    asyncio.run(main())
-
-
-def test_a_frozen_broker_is_a_timeout(broken: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(broken)) as ctx, echoing(hub, broken, unique):
+    hub = new_hub()
+    async with opened(hub, url=url(rabbitmq), destination="/exchange/nope/{routing_key}") as ctx:
+        with pytest.raises(Rejected, match="no exchange 'nope'"):
             await ask(hub, ctx, event(unique, b"1"))
-            broken.freeze()
-            try:
-                with pytest.raises(DeliveryTimeout):
-                    await ask(hub, ctx, event(unique, b"2"), 0.3)
-            finally:
-                broken.thaw()
-            assert (await ask(hub, ctx, event(unique, b"3"))).body == b"3"
-
-    asyncio.run(main())
 
 
-def test_a_refused_destination_is_a_rejection_with_the_reason(rabbitmq: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(rabbitmq), destination="/exchange/nope/{routing_key}") as ctx:
-            with pytest.raises(Rejected, match="no exchange 'nope'"):
-                await ask(hub, ctx, event(unique, b"1"))
+async def test_what_cannot_be_carried_is_refused_and_the_rest_is_asked(node: Any, unique: str) -> None:
 
-    asyncio.run(main())
-
-
-def test_what_cannot_be_carried_is_refused_and_the_rest_is_asked(node: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(node)) as ctx, echoing(hub, node, unique):
-            for bad in (event(unique, b"1", {"a": "\0"}), event("", b"2")):
-                with pytest.raises(Rejected):
-                    await ask(hub, ctx, bad)
-            for address in ("", "/queue/\0"):
-                with pytest.raises(Rejected, match="address of a reply"):
-                    await hub.ingress.stomp.reply(ctx, address, event(unique, b"3"))
+    hub = new_hub()
+    async with opened(hub, url=url(node)) as ctx, echoing(hub, node, unique):
+        for bad in (event(unique, b"1", {"a": "\0"}), event("", b"2")):
             with pytest.raises(Rejected):
-                await hub.ingress.stomp.reply(ctx, "/queue/x", event(unique, b"4", {"a": "\0"}))
-            assert (await ask(hub, ctx, event(unique, b"5"))).body == b"5"
+                await ask(hub, ctx, bad)
+        for address in ("", "/queue/\0"):
+            with pytest.raises(Rejected, match="address of a reply"):
+                await hub.ingress.stomp.reply(ctx, address, event(unique, b"3"))
+        with pytest.raises(Rejected):
+            await hub.ingress.stomp.reply(ctx, "/queue/x", event(unique, b"4", {"a": "\0"}))
+        assert (await ask(hub, ctx, event(unique, b"5"))).body == b"5"
 
-    asyncio.run(main())
 
-
-def test_without_the_permission_for_a_reply_queue_nothing_is_sent(rabbitmq: Any, unique: str) -> None:
+async def test_without_the_permission_for_a_reply_queue_nothing_is_sent(rabbitmq: Any, unique: str) -> None:
     rabbitmq.add_user(unique, "pa55word")
     rabbitmq.set_permissions(unique, configure=f"^{unique}$")
 
-    async def main() -> None:
-        hub = new_hub()
-        address = f"stomp://{unique}:pa55word@127.0.0.1:{rabbitmq.stomp_port}"
-        async with opened(hub, url=address, reconnect=SOON) as ctx:
-            with pytest.raises(Unavailable, match=r"nothing was sent.*access_refused"):
-                await ask(hub, ctx, event(unique, b"1"))
-            rabbitmq.set_permissions(unique)
-            async with echoing(hub, rabbitmq, unique):
-                assert (await ask(hub, ctx, event(unique, b"2"))).body == b"2"
-
-    asyncio.run(main())
+    hub = new_hub()
+    address = f"stomp://{unique}:pa55word@127.0.0.1:{rabbitmq.stomp_port}"
+    async with opened(hub, url=address, reconnect=SOON) as ctx:
+        with pytest.raises(Unavailable, match=r"nothing was sent.*access_refused"):
+            await ask(hub, ctx, event(unique, b"1"))
+        rabbitmq.set_permissions(unique)
+        async with echoing(hub, rabbitmq, unique):
+            assert (await ask(hub, ctx, event(unique, b"2"))).body == b"2"
     rabbitmq.delete_user(unique)
 
 
-def test_the_reply_queue_is_gone_after_close_and_the_shared_connection_is_not(node: Any, unique: str) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(node)) as other:
-            async with opened(hub, url=url(node)) as ctx, taking(hub, node, unique) as (following, server):
-                assert ctx.state.connection is other.state.connection
-                waiting = asyncio.ensure_future(ask(hub, ctx, event(unique, b"1")))
-                delivery = await following()
-                address = delivery.envelope.headers["reply-to"]
-                await hub.ingress.stomp.reply(server, address, answer_to(delivery.envelope, b"yes"))
-                assert (await waiting).body == b"yes"
-                delivery.ack()
-            assert await publish(hub, other, event(unique, b"2")) == [None]
-            if is_rabbitmq(node):
-                await eventually(lambda: not node.has_queue(address.rpartition("/")[2]), "the queue is gone")
-        async with opened(hub, url=url(node)) as ctx:
-            # RabbitMQ's receipt tells nothing, and no queue is made by the reply.
-            if is_rabbitmq(node):
-                await hub.ingress.stomp.reply(ctx, address, event("", b"3"))
-                assert not node.has_queue(address.rpartition("/")[2])
-            else:
-                with pytest.raises(Rejected, match="does not exist"):
-                    await asyncio.wait_for(replying(hub, ctx, address), WAIT)
-                assert await publish(hub, ctx, event(unique, b"4")) == [None]
+async def test_the_reply_queue_is_gone_after_close_and_the_shared_connection_is_not(
+    node: Any, unique: str
+) -> None:
 
-    asyncio.run(main())
+    hub = new_hub()
+    async with opened(hub, url=url(node)) as other:
+        async with opened(hub, url=url(node)) as ctx, taking(hub, node, unique) as (following, server):
+            assert ctx.state.connection is other.state.connection
+            waiting = asyncio.ensure_future(ask(hub, ctx, event(unique, b"1")))
+            delivery = await following()
+            address = delivery.envelope.headers["reply-to"]
+            await hub.ingress.stomp.reply(server, address, answer_to(delivery.envelope, b"yes"))
+            assert (await waiting).body == b"yes"
+            delivery.ack()
+        assert await publish(hub, other, event(unique, b"2")) == [None]
+        if is_rabbitmq(node):
+            await eventually(lambda: not node.has_queue(address.rpartition("/")[2]), "the queue is gone")
+    async with opened(hub, url=url(node)) as ctx:
+        # RabbitMQ's receipt tells nothing, and no queue is made by the reply.
+        if is_rabbitmq(node):
+            await hub.ingress.stomp.reply(ctx, address, event("", b"3"))
+            assert not node.has_queue(address.rpartition("/")[2])
+        else:
+            with pytest.raises(Rejected, match="does not exist"):
+                await asyncio.wait_for(replying(hub, ctx, address), WAIT)
+            assert await publish(hub, ctx, event(unique, b"4")) == [None]
 
 
 class Listener:
@@ -501,7 +189,7 @@ async def stomp_py(node: Any, taken: Callable[[Any, Any], None]) -> AsyncIterato
         await asyncio.to_thread(connection.disconnect)
 
 
-def test_a_plain_stomp_server_can_be_asked(node: Any, unique: str) -> None:
+async def test_a_plain_stomp_server_can_be_asked(node: Any, unique: str) -> None:
     def answer(connection: Any, message: Any) -> None:
         headers = {
             "correlation-id": message.headers["correlation-id"],
@@ -509,19 +197,16 @@ def test_a_plain_stomp_server_can_be_asked(node: Any, unique: str) -> None:
         }
         connection.send(message.headers["reply-to"], b"re:" + message.body, headers=headers)
 
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(node)) as ctx, stomp_py(node, answer) as connection:
-            connection.subscribe(f"/queue/{unique}", "1")
-            found = await ask(hub, ctx, event(unique, b"hello", {"content-type": "text/plain"}))
-            assert found.body == b"re:hello"
-            assert found.headers["seen"] == "text/plain"
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with opened(hub, url=url(node)) as ctx, stomp_py(node, answer) as connection:
+        connection.subscribe(f"/queue/{unique}", "1")
+        found = await ask(hub, ctx, event(unique, b"hello", {"content-type": "text/plain"}))
+        assert found.body == b"re:hello"
+        assert found.headers["seen"] == "text/plain"
 
 
 @pytest.mark.parametrize("kind", ["queue", "temp-queue"])
-def test_a_plain_stomp_client_is_answered(node: Any, unique: str, kind: str) -> None:
+async def test_a_plain_stomp_client_is_answered(node: Any, unique: str, kind: str) -> None:
     arrived = threading.Event()
     found: list[Any] = []
 
@@ -529,44 +214,39 @@ def test_a_plain_stomp_client_is_answered(node: Any, unique: str, kind: str) -> 
         found.append(message)
         arrived.set()
 
-    async def main() -> None:
-        hub = new_hub()
-        async with echoing(hub, node, unique), stomp_py(node, taken) as connection:
-            address = f"/{kind}/{unique}-client"
-            if kind == "queue" or not is_rabbitmq(node):
-                connection.subscribe(address, "1")
-            headers = {"reply-to": address, "correlation-id": "a:b\n7"}
-            connection.send(f"/queue/{unique}", b"hello", headers=headers)
-            assert await asyncio.to_thread(arrived.wait, WAIT)
-            assert found[0].body == b"hello"
-            assert found[0].headers["correlation-id"] == "a:b\n7"
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with echoing(hub, node, unique), stomp_py(node, taken) as connection:
+        address = f"/{kind}/{unique}-client"
+        if kind == "queue" or not is_rabbitmq(node):
+            connection.subscribe(address, "1")
+        headers = {"reply-to": address, "correlation-id": "a:b\n7"}
+        connection.send(f"/queue/{unique}", b"hello", headers=headers)
+        assert await asyncio.to_thread(arrived.wait, WAIT)
+        assert found[0].body == b"hello"
+        assert found[0].headers["correlation-id"] == "a:b\n7"
 
 
 @pytest.mark.parametrize("direct", [True, False])
-def test_a_request_that_came_by_amqp_is_answered(rabbitmq: Any, unique: str, direct: bool) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        arrived: asyncio.Queue[Any] = asyncio.Queue()
-        connection = await aiormq.connect(rabbitmq.url)
-        try:
-            channel = await connection.channel()
-            queue = "amq.rabbitmq.reply-to"
-            if not direct:
-                queue = (await channel.queue_declare(exclusive=True)).queue
-            await channel.basic_consume(queue, arrived.put, no_ack=True)
-            async with echoing(hub, rabbitmq, unique):
-                await eventually(lambda: rabbitmq.has_queue(unique), "the server consumes")
-                asking = aiormq.spec.Basic.Properties(reply_to=queue, correlation_id="7")
-                await channel.basic_publish(b"hello", routing_key=unique, properties=asking)
-                found = await asyncio.wait_for(arrived.get(), WAIT)
-                assert found.body == b"hello"
-                assert found.header.properties.correlation_id == "7"
-        finally:
-            await connection.close()
+async def test_a_request_that_came_by_amqp_is_answered(rabbitmq: Any, unique: str, direct: bool) -> None:
 
-    asyncio.run(main())
+    hub = new_hub()
+    arrived: asyncio.Queue[Any] = asyncio.Queue()
+    connection = await aiormq.connect(rabbitmq.url)
+    try:
+        channel = await connection.channel()
+        queue = "amq.rabbitmq.reply-to"
+        if not direct:
+            queue = (await channel.queue_declare(exclusive=True)).queue
+        await channel.basic_consume(queue, arrived.put, no_ack=True)
+        async with echoing(hub, rabbitmq, unique):
+            await eventually(lambda: rabbitmq.has_queue(unique), "the server consumes")
+            asking = aiormq.spec.Basic.Properties(reply_to=queue, correlation_id="7")
+            await channel.basic_publish(b"hello", routing_key=unique, properties=asking)
+            found = await asyncio.wait_for(arrived.get(), WAIT)
+            assert found.body == b"hello"
+            assert found.header.properties.correlation_id == "7"
+    finally:
+        await connection.close()
 
 
 class Server:
@@ -613,150 +293,136 @@ async def asked(**data: Any) -> AsyncIterator[tuple[Server, Any, Callable[..., a
         )
 
 
-def test_all_requests_share_one_subscription_and_no_event_is_sent_before_it_is_accepted() -> None:
-    async def main() -> None:
-        async with asked(headers={"Reply-To": "x", "correlation-id": "y", "x-tenant": "shop"}) as found:
-            server, _, request = found
-            server.receipts = False
-            asking = [request(b"%d" % number) for number in range(3)]
-            subscription, _ = await server.got("SUBSCRIBE")
-            assert subscription["ack"] == "auto"
-            assert server.sent.empty()
-            server.write("RECEIPT", receipt_id=subscription["receipt"])
-            sent = [await server.got("SEND") for _ in asking]
-            assert {headers["reply-to"] for headers, _ in sent} == {subscription["destination"]}
-            assert {headers["x-tenant"] for headers, _ in sent} == {"shop"}
-            assert len({headers["correlation-id"] for headers, _ in sent}) == 3
-            for headers, body in sent:
-                # Before its receipt, which a broker that writes to a disk gives later.
-                server.answer(subscription, headers, f"re:{body.decode()}")
-                server.write("RECEIPT", receipt_id=headers["receipt"])
-            assert [(await one).body for one in asking] == [b"re:0", b"re:1", b"re:2"]
-            server.receipts = True
+async def test_all_requests_share_one_subscription_and_no_event_is_sent_before_it_is_accepted() -> None:
 
-    asyncio.run(main())
+    async with asked(headers={"Reply-To": "x", "correlation-id": "y", "x-tenant": "shop"}) as found:
+        server, _, request = found
+        server.receipts = False
+        asking = [request(b"%d" % number) for number in range(3)]
+        subscription, _ = await server.got("SUBSCRIBE")
+        assert subscription["ack"] == "auto"
+        assert server.sent.empty()
+        server.write("RECEIPT", receipt_id=subscription["receipt"])
+        sent = [await server.got("SEND") for _ in asking]
+        assert {headers["reply-to"] for headers, _ in sent} == {subscription["destination"]}
+        assert {headers["x-tenant"] for headers, _ in sent} == {"shop"}
+        assert len({headers["correlation-id"] for headers, _ in sent}) == 3
+        for headers, body in sent:
+            # Before its receipt, which a broker that writes to a disk gives later.
+            server.answer(subscription, headers, f"re:{body.decode()}")
+            server.write("RECEIPT", receipt_id=headers["receipt"])
+        assert [(await one).body for one in asking] == [b"re:0", b"re:1", b"re:2"]
+        server.receipts = True
 
 
-def test_an_error_of_the_broker_is_the_outcome_of_the_request_that_it_names() -> None:
-    async def main() -> None:
-        async with asked() as (server, ctx, request):
-            first = request(b"1")
-            subscription, _ = await server.got("SUBSCRIBE")
-            await server.got("SEND")
-            server.receipts = False
-            second = request(b"2")
-            headers, _ = await server.got("SEND")
-            server.write("ERROR", "no room", receipt_id=headers["receipt"], message="refused")
-            with pytest.raises(
-                Rejected, match="^stomp profile 'orders': the broker refused it: refused: no room$"
-            ):
-                await second
-            third, fourth = request(b"3"), request(b"4")
-            await server.got("SEND")
-            await server.got("SEND")
-            server.write("ERROR", "one of them", message="bad")
-            for one in (third, fourth):
-                with pytest.raises(DeliveryError, match="refused one of the frames in flight"):
-                    await one
-            # This one has its receipt, so it is not the one that was refused.
-            with pytest.raises(
-                Unavailable, match=r"not known whether the request was handled: .*one of them"
-            ):
-                await first
-            assert subscription["id"] not in repr(ctx.state)
-            server.receipts = True
+async def test_an_error_of_the_broker_is_the_outcome_of_the_request_that_it_names() -> None:
 
-    asyncio.run(main())
-
-
-def test_no_more_requests_are_sent_than_the_window_and_those_given_up_are_not_sent() -> None:
-    async def main() -> None:
-        async with asked(window=2) as (server, _, request):
-            first = request(b"first")
-            subscription, _ = await server.got("SUBSCRIBE")
-            headers, _ = await server.got("SEND")
-            server.answer(subscription, headers, "yes")
+    async with asked() as (server, ctx, request):
+        first = request(b"1")
+        subscription, _ = await server.got("SUBSCRIBE")
+        await server.got("SEND")
+        server.receipts = False
+        second = request(b"2")
+        headers, _ = await server.got("SEND")
+        server.write("ERROR", "no room", receipt_id=headers["receipt"], message="refused")
+        with pytest.raises(
+            Rejected, match="^stomp profile 'orders': the broker refused it: refused: no room$"
+        ):
+            await second
+        third, fourth = request(b"3"), request(b"4")
+        await server.got("SEND")
+        await server.got("SEND")
+        server.write("ERROR", "one of them", message="bad")
+        for one in (third, fourth):
+            with pytest.raises(DeliveryError, match="refused one of the frames in flight"):
+                await one
+        # This one has its receipt, so it is not the one that was refused.
+        with pytest.raises(Unavailable, match=r"not known whether the request was handled: .*one of them"):
             await first
-            server.receipts = False
-            asking = [request(b"%d" % number) for number in range(5)]
-            sent = [await server.got("SEND") for _ in range(2)]
-            brief = request(b"brief", 0.05)
-            with pytest.raises(DeliveryTimeout):
-                await brief
-            asking[2].cancel()
-            await asyncio.wait({asking[2]})
-            assert server.sent.empty()
-            server.receipts = True
-            server.write("RECEIPT", receipt_id=sent[0][0]["receipt"])
-            sent += [await server.got("SEND") for _ in range(2)]
-            assert [body for _, body in sent] == [b"0", b"1", b"3", b"4"]
-            for headers, body in sent:
-                server.answer(subscription, headers, body.decode())
-            assert [(await asking[number]).body for number in (0, 1, 3, 4)] == [b"0", b"1", b"3", b"4"]
-
-    asyncio.run(main())
+        assert subscription["id"] not in repr(ctx.state)
+        server.receipts = True
 
 
-def test_closing_ends_requests_wherever_they_are() -> None:
-    async def main() -> None:
-        async with asked() as (server, ctx, request):
-            server.receipts = False
-            subscribing = request(b"1")
-            subscription, _ = await server.got("SUBSCRIBE")
-            closing = asyncio.ensure_future(ctx.state.close())
-            unsubscribed, _ = await server.got("UNSUBSCRIBE")
-            assert unsubscribed["id"] == subscription["id"]
-            server.write("RECEIPT", receipt_id=unsubscribed["receipt"])
-            await closing
-            for one in (subscribing, request(b"late")):
-                with pytest.raises(Unavailable, match="takes no requests any more"):
-                    await one
-            server.receipts = True
-        async with asked() as (server, ctx, request):
-            waiting = request(b"1")
-            await server.got("SUBSCRIBE")
-            await server.got("SEND")
-            await ctx.state.close()
-            await server.got("UNSUBSCRIBE")
+async def test_no_more_requests_are_sent_than_the_window_and_those_given_up_are_not_sent() -> None:
+
+    async with asked(window=2) as (server, _, request):
+        first = request(b"first")
+        subscription, _ = await server.got("SUBSCRIBE")
+        headers, _ = await server.got("SEND")
+        server.answer(subscription, headers, "yes")
+        await first
+        server.receipts = False
+        asking = [request(b"%d" % number) for number in range(5)]
+        sent = [await server.got("SEND") for _ in range(2)]
+        brief = request(b"brief", 0.05)
+        with pytest.raises(DeliveryTimeout):
+            await brief
+        asking[2].cancel()
+        await asyncio.wait({asking[2]})
+        assert server.sent.empty()
+        server.receipts = True
+        server.write("RECEIPT", receipt_id=sent[0][0]["receipt"])
+        sent += [await server.got("SEND") for _ in range(2)]
+        assert [body for _, body in sent] == [b"0", b"1", b"3", b"4"]
+        for headers, body in sent:
+            server.answer(subscription, headers, body.decode())
+        assert [(await asking[number]).body for number in (0, 1, 3, 4)] == [b"0", b"1", b"3", b"4"]
+
+
+async def test_closing_ends_requests_wherever_they_are() -> None:
+
+    async with asked() as (server, ctx, request):
+        server.receipts = False
+        subscribing = request(b"1")
+        subscription, _ = await server.got("SUBSCRIBE")
+        closing = asyncio.ensure_future(ctx.state.close())
+        unsubscribed, _ = await server.got("UNSUBSCRIBE")
+        assert unsubscribed["id"] == subscription["id"]
+        server.write("RECEIPT", receipt_id=unsubscribed["receipt"])
+        await closing
+        for one in (subscribing, request(b"late")):
             with pytest.raises(Unavailable, match="takes no requests any more"):
-                await waiting
-
-    asyncio.run(main())
-
-
-def test_a_reply_without_a_receipt_or_a_connection_is_unavailable() -> None:
-    async def main() -> None:
-        async with asked(receipt_timeout=0.1, reconnect=SOON) as (server, ctx, _):
-            hub = new_hub()
-            server.receipts = False
-            with pytest.raises(Unavailable, match="receipt_timeout"):
-                await hub.ingress.stomp.reply(ctx, "/queue/a:b", event("", b"1"))
-            headers, body = await server.got("SEND")
-            assert (headers["destination"], body) == ("/queue/a\\cb", b"1")
-            waiting = asyncio.ensure_future(hub.ingress.stomp.reply(ctx, "/queue/a", event("", b"2")))
-            await server.got("SEND")
-            server.writer.transport.abort()
-            with pytest.raises(Unavailable, match="lost before the receipt"):
-                await waiting
-            server.receipts = True
-
-    asyncio.run(main())
+                await one
+        server.receipts = True
+    async with asked() as (server, ctx, request):
+        waiting = request(b"1")
+        await server.got("SUBSCRIBE")
+        await server.got("SEND")
+        await ctx.state.close()
+        await server.got("UNSUBSCRIBE")
+        with pytest.raises(Unavailable, match="takes no requests any more"):
+            await waiting
 
 
-def test_the_connection_of_a_closed_profile_is_not_waited_for() -> None:
-    async def main() -> None:
+async def test_a_reply_without_a_receipt_or_a_connection_is_unavailable() -> None:
+
+    async with asked(receipt_timeout=0.1, reconnect=SOON) as (server, ctx, _):
         hub = new_hub()
-        async with broker(Server().talk) as port:
-            ctx = context(url=f"stomp://127.0.0.1:{port}")
-            ctx["state"] = await hub.ingress.stomp.open(ctx)
-            await hub.connection.stomp.close(ctx.state.connection)
-            with pytest.raises(Unavailable, match="connection is closed"):
-                await ask(hub, ctx, event("k", b"1"))
-            with pytest.raises(Unavailable, match="connection is closed"):
-                await hub.ingress.stomp.reply(ctx, "/queue/a", event("k", b"1"))
-            await ctx.state.close()
+        server.receipts = False
+        with pytest.raises(Unavailable, match="receipt_timeout"):
+            await hub.ingress.stomp.reply(ctx, "/queue/a:b", event("", b"1"))
+        headers, body = await server.got("SEND")
+        assert (headers["destination"], body) == ("/queue/a\\cb", b"1")
+        waiting = asyncio.ensure_future(hub.ingress.stomp.reply(ctx, "/queue/a", event("", b"2")))
+        await server.got("SEND")
+        server.writer.transport.abort()
+        with pytest.raises(Unavailable, match="lost before the receipt"):
+            await waiting
+        server.receipts = True
 
-    asyncio.run(main())
+
+async def test_the_connection_of_a_closed_profile_is_not_waited_for() -> None:
+
+    hub = new_hub()
+    async with broker(Server().talk) as port:
+        ctx = context(url=f"stomp://127.0.0.1:{port}")
+        ctx["state"] = await hub.ingress.stomp.open(ctx)
+        await hub.connection.stomp.close(ctx.state.connection)
+        with pytest.raises(Unavailable, match="connection is closed"):
+            await ask(hub, ctx, event("k", b"1"))
+        with pytest.raises(Unavailable, match="connection is closed"):
+            await hub.ingress.stomp.reply(ctx, "/queue/a", event("k", b"1"))
+        await ctx.state.close()
 
 
 def test_where_replies_come_to_differs_by_broker() -> None:
