@@ -271,7 +271,7 @@ async def test_what_was_refused_after_the_timeout_is_sent_again(slow: type[Slow]
         (server,) = slow.made
         server.say(0, proton.Delivery.MODIFIED)
         server.answers = True
-        await eventually(lambda: ctx.state._flying == 0, "the outcome")
+        await eventually(lambda: not ctx.state.connection.session.receipts, "the outcome")
         assert await publish(hub, ctx, one) == [None]
         assert len(server.got) == 2
 

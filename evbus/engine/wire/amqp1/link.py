@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from evbus.engine.wire.amqp1.library import cproton, proton
+from evbus.engine.wire.base.session import BrokerSession
+from evbus.errors import DeliveryError
 
 __all__ = ["Link", "Outcome", "Receiver", "SendingLink", "condition_of"]
 
@@ -41,17 +43,6 @@ def condition_of(impl: Any) -> tuple[str, str]:
     return cproton.pn_condition_get_name(impl) or "", cproton.pn_condition_get_description(impl) or ""
 
 
-class Owner(Protocol):
-    """The connection of a link."""
-
-    @property
-    def lost(self) -> asyncio.Future[str]:
-        """Done when it is gone."""
-
-    def flush(self) -> None:
-        """Have written what was given to the engine."""
-
-
 class Link:
     """A link as long as it is attached.
 
@@ -60,7 +51,7 @@ class Link:
     :ivar end: the condition with which it ended, and its description; None as long as it lives.
     """
 
-    def __init__(self, owner: Owner, session: Any, link: Any, name: str) -> None:
+    def __init__(self, owner: BrokerSession[Any], session: Any, link: Any, name: str) -> None:
         self.owner = owner
         self.session: Any = session
         self.name = name
@@ -154,29 +145,29 @@ class SendingLink(Link):
     """A link that sends.
 
     :ivar credit: messages that the other side takes at present (section 2.6.7).
-    :ivar settled: called with the number of a message and its outcome.
+    :ivar unsettled: what was sent, each with its number in the session.
+    :ivar result: makes an outcome of the session of one of the link.
     """
 
-    def __init__(self, owner: Owner, session: Any, link: Any, name: str) -> None:
+    result: Callable[[Outcome], DeliveryError | None]
+
+    def __init__(self, owner: BrokerSession[Any], session: Any, link: Any, name: str) -> None:
         super().__init__(owner, session, link, name)
         self.credit = 0
-        self.unsettled: dict[Any, Callable[[Outcome], None]] = {}
-        self.changed: Callable[[], None] = _nothing
-        self._number = 0
+        self.unsettled: dict[Any, int] = {}
 
     def flowed(self) -> None:
         """Take the credit."""
         self.credit = cproton.pn_link_credit(self.impl)
-        self.changed()
+        self.owner.wake()
 
-    def send(self, message: bytes, settled: Callable[[Outcome], None]) -> None:
-        """Give a message to the engine; ``settled`` is told what became of it. Needs credit."""
-        self._number += 1
-        delivery = cproton.pn_delivery(self.impl, self._number.to_bytes(8, "big"))
+    def send(self, message: bytes, number: int) -> None:
+        """Give a message to the engine, under its number in the session. Needs credit."""
+        delivery = cproton.pn_delivery(self.impl, number.to_bytes(8, "big"))
         cproton.pn_link_send(self.impl, message)
         cproton.pn_link_advance(self.impl)
         self.credit -= 1
-        self.unsettled[delivery] = settled
+        self.unsettled[delivery] = number
 
     def delivered(self, delivery: Any) -> None:
         """Take an outcome (section 3.4), which is final whether the other side has settled it or not yet."""
@@ -184,13 +175,13 @@ class SendingLink(Link):
         name = _NAMES.get(state, "")
         if not name and not cproton.pn_delivery_settled(delivery):
             return
-        settled = self.unsettled.pop(delivery, None)
+        number = self.unsettled.pop(delivery, 0)
         said = ("", "")
         if state == REJECTED:
             said = condition_of(cproton.pn_disposition_condition(cproton.pn_delivery_remote(delivery)))
         cproton.pn_delivery_settle(delivery)
-        if settled is not None:
-            settled(Outcome(name or "settled", *said))
+        self._settle(number, Outcome(name or "settled", *said))
+        self.owner.wake()
 
     def ended(self, name: str, text: str) -> None:
         """Tell everybody who waits for an outcome."""
@@ -198,20 +189,26 @@ class SendingLink(Link):
         waiting, self.unsettled = self.unsettled, {}
         self.credit = 0
         outcome = Outcome("ended", name, text, len(waiting) == 1)
-        for settled in waiting.values():
-            settled(outcome)
-        self.changed()
+        for number in waiting.values():
+            self._settle(number, outcome)
+        self.owner.wake()
+
+    def _settle(self, number: int, outcome: Outcome) -> None:
+        found = self.owner.receipts.pop(number, None)
+        if found is not None:
+            found[0].settle(found[1], self.result(outcome))
 
 
 class Receiver(Link):
     """A link that receives.
 
     :ivar taker: gets each message, with its number.
+    :ivar changed: called when it has ended.
     :ivar unsettled: the messages that came and are not settled, by their number.
     :ivar settled: whether any message was settled.
     """
 
-    def __init__(self, owner: Owner, session: Any, link: Any, name: str) -> None:
+    def __init__(self, owner: BrokerSession[Any], session: Any, link: Any, name: str) -> None:
         super().__init__(owner, session, link, name)
         self.taker: Callable[[int, bytes], None] = _nothing
         self.unsettled: dict[int, Any] = {}

@@ -7,30 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable
 
 from evbus.engine.wire.amqp1.address import Target, target
-from evbus.engine.wire.amqp1.batch import Batch, Transfer
 from evbus.engine.wire.amqp1.connect import Amqp1Connection, model
 from evbus.engine.wire.amqp1.link import Outcome, SendingLink
 from evbus.engine.wire.amqp1.message import Encoder
-from evbus.engine.wire.amqp1.profile import Model, Profile
+from evbus.engine.wire.amqp1.profile import Profile
 from evbus.engine.wire.amqp1.session import FORCED, Amqp1Session
 from evbus.engine.wire.base.coming_back import ComingBack
-from evbus.engine.wire.base.inflight import InFlight
-from evbus.errors import (
-    ConnectionLost,
-    DeliveryError,
-    InvalidHeader,
-    InvalidRoutingKey,
-    Rejected,
-    Unavailable,
-)
+from evbus.engine.wire.base.publish import INVALID, Batch, BrokerPublisher, rejected
+from evbus.engine.wire.base.publish import Outcome as Result
+from evbus.errors import ConnectionLost, DeliveryError, Rejected, Unavailable
 from evbus.types import Envelope
 
 __all__ = ["Publisher"]
-
-Result = DeliveryError | None
 
 #: Links that are kept for addresses that may be needed again. Each is a channel or two on RabbitMQ.
 LINKS = 200
@@ -57,81 +47,26 @@ class _NotThere(Rejected):
     """The event reached no queue, or its queue or exchange is not there."""
 
 
-class Publisher:
-    """Sends the events of one lane over the connection of its profile."""
+class Publisher(BrokerPublisher[Amqp1Session]):
+    """Sends the events of one lane over links of AMQP 1.0: delivered is what was accepted (section 3.4.2)."""
+
+    SILENT = "the broker settled nothing", "settle_timeout"
 
     def __init__(self, connection: Amqp1Connection, profile: Profile) -> None:
-        self.connection = connection
+        super().__init__(connection, profile.window, profile.settle_timeout)
         self._profile = profile
-        self._encoder = self._encoder_for("artemis")
-        self._session: Amqp1Session | None = None
-        self._model: Model = "artemis"
         self._links: OrderedDict[str, SendingLink] = OrderedDict()
         self._targets: dict[str, Target] = {}
-        self._left: InFlight[Transfer] = InFlight(10 * profile.window)
-        self._flying = 0
-        self._room: list[asyncio.Future[None]] = []
         self._last: tuple[Outcome, Result] = Outcome(""), None
         self._broken: Unavailable | None = None
-        self._silences = 0
         self._coming_back = ComingBack(connection)
 
-    def __repr__(self) -> str:
-        return f"<Publisher {self.connection!r} in flight={self._flying} links={len(self._links)}>"
-
-    def ready(self) -> tuple[str, Awaitable[None]] | None:
-        """Return None when events can be taken, else why not, and what to await until they can."""
-        return self.connection.ready()
-
     async def publish(self, events: list[Envelope]) -> list[Result]:
-        """Send events and return one outcome each: None when it was accepted (section 3.4.2).
-
-        :class:`Rejected` is what AMQP cannot carry, or the broker refused or found no queue for;
-        :class:`DeliveryError` what the broker gave back; :class:`Unavailable` what has no outcome because the
-        connection was lost or the broker does not answer.
-        """
-        try:
-            session = self.connection.up()
-        except Unavailable as exc:
-            return [exc] * len(events)
-        if session is not self._session:
-            self._begin(session)
-        batch = Batch(len(events))
-        sent: list[Transfer | None] = []
-        try:
-            problem = await self._send(session, batch, events, sent)
-            session.write()
-            if problem is None:
-                problem = await self._wait(batch)
-        except BaseException:
-            # Cancelled: nobody learns the outcomes, and all of the events are offered again.
-            self._leave(events, sent, known=True)
-            raise
-        if problem is not None:
-            for index, one in enumerate(sent):
-                if one is not None and not one.done:
-                    batch.outcomes[index] = problem
-            self._leave(events, sent)
-            for index in range(len(sent), len(events)):
-                batch.outcomes[index] = problem
-        if self._coming_back or batch.outcomes.count(None) < len(events):
-            self._spare(events, batch.outcomes)
-        return batch.outcomes
-
-    def _leave(self, events: list[Envelope], sent: list[Transfer | None], *, known: bool = False) -> None:
-        """Remember what is in flight, and with ``known`` what was accepted and nobody was told of."""
-        for event, one in zip(events, sent, strict=False):
-            if one is not None:
-                one.batch = None
-                if not one.done or (known and one.result is None):
-                    self._left.keep(event, one)
-
-    def _known(self, event: Envelope) -> Transfer | None:
-        """Return what waits for an event that was sent before, or was accepted; None: send it."""
-        while True:
-            sent = self._left.take(event)
-            if sent is None or not sent.done or sent.result is None:
-                return sent
+        """Send events and return one outcome each; what reached nothing may be sent again for a while."""
+        outcomes = await super().publish(events)
+        if self._coming_back or outcomes.count(None) < len(events):
+            self._spare(events, outcomes)
+        return outcomes
 
     def _spare(self, events: list[Envelope], outcomes: list[Result]) -> None:
         """Let what reached nothing be sent again, as queues may come back shortly after a connection."""
@@ -142,73 +77,63 @@ class Publisher:
                 outcomes[index] = Unavailable(f"{outcome}; the queue may be about to come back")
 
     def _begin(self, session: Amqp1Session) -> None:
-        self._session = session
-        self._model = model(self._profile, session)
-        self._encoder = self._encoder_for(self._model)
-        self._links.clear()
-        self._targets.clear()
-        self._left.clear()
-        self._flying = 0
-        self._broken = None
-        self._silences = 0
-        self._coming_back.clear()
-
-    def _encoder_for(self, model: Model) -> Encoder:
         profile = self._profile
-        return Encoder(
+        self._model = model(profile, session)
+        self._encoder = Encoder(
             durable=profile.durable,
             priority=profile.priority,
             ttl=profile.ttl,
             headers=profile.headers,
             prefix=profile.cloudevents_prefix,
-            short=model != "artemis",
-            annotates=model == "rabbitmq4",
+            short=self._model != "artemis",
+            annotates=self._model == "rabbitmq4",
         )
+        self._links.clear()
+        self._targets.clear()
+        self._broken = None
+        self._coming_back.clear()
 
     async def _send(
-        self, session: Amqp1Session, batch: Batch, events: list[Envelope], sent: list[Transfer | None]
+        self, session: Amqp1Session, batch: Batch, events: list[Envelope], numbers: list[int]
     ) -> Unavailable | None:
         size, again = 0, bool(self._left)
         for index, event in enumerate(events):
-            known = self._known(event) if again else None
-            if known is not None:
-                sent.append(batch.adopt(known, index))
+            if again and self._adopt(session, batch, index, event, numbers):
                 continue
             try:
                 where = self._target(event.routing_key)
                 message = self._encoder.encode(
                     event.routing_key, event.headers, event.body, keyed=where.keyed
                 )
-            except (InvalidHeader, InvalidRoutingKey) as exc:
-                refused = Rejected(str(exc))
-                refused.__cause__ = exc
-                batch.outcomes[index] = refused
-                sent.append(None)
+            except INVALID as exc:
+                batch.outcomes[index] = rejected(exc)
+                numbers.append(0)
                 continue
             link = self._links.get(where.address)
-            if link is None or link.end is not None or not link.credit or self._full():
+            if link is None or link.end is not None or not link.credit or self._full(session):
                 session.write()
                 size = 0
-                found = await self._link(session, where)
+                found = await self._link(session, where, event)
                 if isinstance(found, Unavailable):
                     return found
                 if isinstance(found, DeliveryError):
                     batch.outcomes[index] = found
-                    sent.append(None)
+                    numbers.append(0)
                     continue
                 link = found
-            one = batch.expect(index, self._result)
-            sent.append(one)
-            self._flying += 1
-            link.send(message, one)
+            number = session.expect(batch, index)
+            batch.left += 1
+            numbers.append(number)
+            link.send(message, number)
             size += len(message)
             if size >= CHUNK:
                 session.write()
                 size = 0
+        session.write()
         return None
 
-    def _full(self) -> bool:
-        return self._flying >= self._profile.window
+    def _full(self, session: Amqp1Session) -> bool:
+        return len(session.receipts) >= self._window
 
     def _target(self, key: str) -> Target:
         found = self._targets.get(key)
@@ -220,7 +145,9 @@ class Publisher:
 
     # Links
 
-    async def _link(self, session: Amqp1Session, where: Target) -> SendingLink | DeliveryError:
+    async def _link(
+        self, session: Amqp1Session, where: Target, event: Envelope
+    ) -> SendingLink | DeliveryError:
         """Return the link to an address once it takes a message, or why that was given up."""
         while True:
             link = self._links.get(where.address)
@@ -231,16 +158,12 @@ class Publisher:
                 link = found
             if session.lost.done():
                 return self._gone(session)
-            if link.end is None and link.credit and not self._full():
+            if link.end is None and link.credit and not self._full(session):
                 self._links.move_to_end(where.address)
                 return link
-            # Only outcomes and credit count as life: heartbeats come from a broker under an alarm, too.
-            room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._room.append(room)
-            done, _ = await asyncio.wait({room}, timeout=self._profile.settle_timeout)
-            if not done:
-                return self._silent()
-            self._silences = 0
+            problem = await self._room(session, event)
+            if problem is not None:
+                return problem
 
     async def _attach(self, session: Amqp1Session, where: Target) -> SendingLink | DeliveryError:
         refused = await self._probe(session, where)
@@ -248,7 +171,7 @@ class Publisher:
             return refused
         self._evict(session)
         link = session.sender(where.address, where.capabilities, durable=self._profile.durable)
-        link.changed = self._wake
+        link.result = self._result
         self._links[where.address] = link
         refused = await self._attached(session, link.ready, where)
         if refused is not None:
@@ -279,7 +202,7 @@ class Publisher:
         if session.lost.done():
             return self._gone(session)
         if not done:
-            return self._silent(session)
+            return await self._nothing_came(session, None, unanswered=True)
         name, text = ready.result()
         if not name:
             self._silences = 0
@@ -296,25 +219,12 @@ class Publisher:
                 session.detach(link)
                 return
 
-    def _wake(self) -> None:
-        waiting, self._room = self._room, []
-        for room in waiting:
-            if not room.done():
-                room.set_result(None)
-
     # Outcomes
 
-    async def _wait(self, batch: Batch) -> Unavailable | None:
-        """Wait for all outcomes; return why that was given up."""
-        if not await batch.complete(self._profile.settle_timeout):
-            return self._silent()
-        self._silences = 0
-        return None
+    async def _stands_still(self, session: Amqp1Session, event: Envelope | None) -> bool:
+        return session.unanswered
 
     def _result(self, outcome: Outcome) -> Result:
-        self._flying -= 1
-        if self._room:
-            self._wake()
         if outcome.name == "accepted":
             return None
         # Those that end together share one outcome and so one error, which tells the lane that it is not
@@ -352,26 +262,12 @@ class Publisher:
             return _NotThere(reason)
         return Rejected(reason) if alone and name != FULL else DeliveryError(reason)
 
-    def _silent(self, unanswered: Amqp1Session | None = None) -> Unavailable:
-        """Return the error of what has no outcome; the second time give up a connection that stands still.
-
-        :param unanswered: the connection, if it has not answered what it always has to.
-        """
-        self._silences += 1
-        session = self._session
-        if self._silences >= 2 and session is not None and (unanswered is session or session.unanswered):
-            session.fail("it answers nothing any more (settle_timeout)")
-        seconds = self._profile.settle_timeout
-        return Unavailable(
-            f"{self.connection.name}: the broker settled nothing within {seconds:g} s (settle_timeout)"
-        )
-
     def _gone(self, session: Amqp1Session) -> Unavailable:
         """Return the error of all that was in flight, or about to be, when the connection was lost."""
         if self._broken is None:
             reason = self._said(f"the connection was lost before the outcome: {session.lost.result()}")
             if session.broke:
-                self._broken = ConnectionLost(reason, alone=not self._flying)
+                self._broken = ConnectionLost(reason, alone=not session.receipts)
             else:
                 self._broken = Unavailable(reason)
         return self._broken

@@ -10,33 +10,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-from evbus.engine.kit.redact import one_line
 from evbus.engine.wire.amqp1.address import is_rabbitmq3
 from evbus.engine.wire.amqp1.library import cproton, proton
 from evbus.engine.wire.amqp1.link import Link, Receiver, SendingLink, condition_of
 from evbus.engine.wire.amqp1.links import Links
 from evbus.engine.wire.amqp1.login import Login
+from evbus.engine.wire.base.session import BrokerSession
+from evbus.errors import DeliveryError
 
 __all__ = ["FORCED", "Amqp1Session"]
 
-#: Bytes that may wait in the transport before nothing more is taken out of the engine.
-HIGH_WATER = 256 * 1024
 #: The condition with which a broker closes a connection for reasons of its own (section 2.8.16).
 FORCED = "amqp:connection:forced"
 #: Bytes that are taken out of the engine at once, and the largest frame that is asked for.
 CHUNK = 64 * 1024
 
 
-class Amqp1Session(asyncio.Protocol):
+class Amqp1Session(BrokerSession[Mapping[str, Any]]):
     """A connection as long as it lives.
 
     The objects of the engine are used by the event loop's thread alone, and are never handed out: when the
     garbage collector of another thread frees one while the engine runs, the process is gone.
 
-    :ivar lost: see :class:`evbus.engine.wire.base.supervisor.LiveSession`.
-    :ivar blocked: always ``""``: AMQP 1.0 does not tell. A broker that takes nothing settles nothing.
     :ivar opened: the properties that the broker tells of itself (section 2.7.1), once it takes links.
     :ivar heard: the first bytes that came.
     :ivar broke: whether the other side ended it without a cause of its own, such as an operator: then what
@@ -45,20 +42,14 @@ class Amqp1Session(asyncio.Protocol):
     """
 
     def __init__(self, login: Login) -> None:
-        self.blocked = ""
-        self._loop = asyncio.get_running_loop()
-        self.lost: asyncio.Future[str] = self._loop.create_future()
-        self.opened: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
+        super().__init__()
         self.heard = b""
         self.broke = False
         self.refused: tuple[str, str] = ("", "")
-        self._closed: asyncio.Future[None] = self._loop.create_future()
-        self._transport: asyncio.Transport | None = None
         self._links = Links()
         self._count = 0
-        self._paused = self._pumping = self._scheduled = False
+        self._pumping = self._scheduled = False
         self._ending = ""
-        self._timer: asyncio.TimerHandle | None = None
         self._handlers = _handlers(self)
         self._collector = proton.Collector()
         self._connection = proton.Connection()
@@ -89,16 +80,11 @@ class Amqp1Session(asyncio.Protocol):
         self._first = connection.session()
         self._first.open()
 
-    def watch(self, changed: Callable[[], None]) -> None:
-        """Do nothing: ``blocked`` never changes."""
-
     # What the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport, and send what is there."""
-        # uvloop's is none by its class.
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(HIGH_WATER)
+        super().connection_made(transport)
         self._pump()
 
     def data_received(self, data: bytes) -> None:
@@ -120,21 +106,14 @@ class Amqp1Session(asyncio.Protocol):
         except Exception as exc:
             self.fail(f"what the broker sent could not be taken: {type(exc).__name__}: {exc}")
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell everybody who waits."""
-        self.broke = self.broke or not self.lost.done()
-        self.fail(f"the connection broke: {exc}" if exc else "the broker closed the connection")
-        if not self._closed.done():
-            self._closed.set_result(None)
-
-    def pause_writing(self) -> None:
-        """Leave in the engine what it has: the broker does not read."""
-        self._paused = True
-
     def resume_writing(self) -> None:
-        """Go on."""
-        self._paused = False
+        """Write what the engine has kept meanwhile."""
+        super().resume_writing()
         self.flush()
+
+    def _broke(self, reason: str) -> None:
+        self.broke = self.broke or not self.lost.done()
+        self.fail(reason)
 
     # The engine
 
@@ -312,22 +291,9 @@ class Amqp1Session(asyncio.Protocol):
         """Whether the broker has taken the login."""
         return bool(self._engine.authenticated)
 
-    def fail(self, reason: str) -> None:
-        """End the session."""
-        if self.lost.done():
-            return
-        reason = one_line(reason)
-        self.lost.set_result(reason)
-        if not self.opened.done():
-            self.opened.set_exception(ConnectionError(reason))
-            self.opened.exception()  # looked at, or asyncio would log that nobody did
-        if self._timer is not None:
-            self._timer.cancel()
+    def _ended(self, reason: str, outcome: DeliveryError | None) -> None:
         self._links.lost(reason)
         self._handlers.clear()
-        if self._transport is not None:
-            # abort() and not close(): what waits in its buffer would keep it open towards a frozen broker.
-            self._transport.abort()
 
     async def close(self) -> None:
         """End the links, say goodbye (``close``, section 2.4.6), and wait for the end of the socket.
@@ -344,13 +310,7 @@ class Amqp1Session(asyncio.Protocol):
             self._connection.close()
             self.write()
             await asyncio.wait({self.lost})
-        self.abort()
-        if self._transport is not None:
-            await self._closed
-
-    def abort(self) -> None:
-        """End it without a word."""
-        self.fail("it was closed")
+        await self._over()
 
 
 def _handlers(session: Amqp1Session) -> dict[int, Callable[[Any], None]]:

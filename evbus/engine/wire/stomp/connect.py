@@ -72,7 +72,7 @@ async def _login(session: StompSession, profile: Profile, address: Address, way:
     # The command is STOMP and not CONNECT, whose headers are not escaped ("Value Encoding"), so that a
     # password may hold anything.
     session.library.connect(escape(address.login) or None, escape(address.password) or None, headers=headers)
-    return await session.connected
+    return await session.opened
 
 
 def _reason(problem: Exception, where: str, profile: Profile, *, secure: bool) -> str:

@@ -5,13 +5,12 @@ Sections named here are those of the STOMP specification 1.2.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from evbus.engine.kit.waiting import call
-from evbus.engine.wire.base.inflight import InFlight, Outcomes
+from evbus.engine.wire.base.publish import INVALID, Batch, BrokerPublisher, rejected
 from evbus.engine.wire.base.text import unfit
 from evbus.engine.wire.stomp.connect import StompConnection
 from evbus.engine.wire.stomp.frame import escape, header_lines
@@ -24,20 +23,10 @@ from evbus.engine.wire.stomp.session import (
     fill,
     taken_apart,
 )
-from evbus.errors import (
-    DeliveryError,
-    DeliveryTimeout,
-    InvalidHeader,
-    InvalidRoutingKey,
-    Rejected,
-    Unavailable,
-)
+from evbus.errors import DeliveryError, DeliveryTimeout, InvalidHeader, InvalidRoutingKey, Unavailable
 from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders
 
 __all__ = ["NEVER_FORWARDED", "Frames", "Publisher"]
-
-Outcome = DeliveryError | None
-_Receipts = Outcomes[DeliveryError]
 
 #: Bytes that are handed to the socket at once.
 CHUNK = 64 * 1024
@@ -254,99 +243,41 @@ def _long(text: str) -> bool:
     return len(text) > SHORT // 4 and len(text.encode()) > SHORT
 
 
-class _Left:
-    """A frame that was sent and whose receipt nobody waits for any more: its event is offered again."""
+class Publisher(BrokerPublisher[StompSession]):
+    """Sends the events of one lane: delivered is what has its receipt ("RECEIPT")."""
 
-    __slots__ = ("number", "outcome", "settled")
-
-    def __init__(self, number: int, *, settled: bool) -> None:
-        self.number = number
-        self.settled = settled
-        self.outcome: Outcome = None
-
-    def settle(self, index: int, outcome: Outcome) -> None:
-        """Take the outcome."""
-        self.settled = True
-        self.outcome = outcome
-
-
-class Publisher:
-    """Sends the events of one lane over the connection of its profile."""
+    SILENT = "no receipt came from the broker", "receipt_timeout"
+    STILL = "it answers nothing any more, and another connection is answered"
 
     def __init__(self, connection: StompConnection, profile: Profile) -> None:
-        self.connection = connection
+        super().__init__(connection, profile.window, profile.receipt_timeout)
         self._profile = profile
-        self._session: StompSession | None = None
-        self._silences = 0
-        self._frames = Frames(profile, Product.OTHER)
-        self._left: InFlight[_Left] = InFlight(10 * profile.window)
 
-    def __repr__(self) -> str:
-        return f"<Publisher {self.connection!r}>"
-
-    def ready(self) -> tuple[str, Awaitable[None]] | None:
-        """Return None when events can be taken, else why not, and what to await until they can."""
-        return self.connection.ready()
-
-    async def publish(self, events: list[Envelope]) -> list[Outcome]:
-        """Send events and return one outcome each: None with its receipt ("RECEIPT").
-
-        :class:`Rejected` is what STOMP cannot carry, or the broker refused; :class:`Unavailable` what has no
-        receipt because the connection was lost or the broker does not answer.
-        """
-        try:
-            session = self.connection.up()
-        except Unavailable as exc:
-            return [exc] * len(events)
-        if session is not self._session:
-            self._session = session
-            self._silences = 0
-            self._frames = Frames(self._profile, session.broker)
-            self._left.clear()
-        batch: _Receipts = Outcomes(len(events))
-        numbers: list[int] = []
-        try:
-            problem = await self._send(session, batch, events, numbers)
-            if problem is None:
-                problem = await self._wait(session, batch, events)
-        except BaseException:
-            # Cancelled: nobody learns the outcomes, and all of the events are offered again.
-            self._leave(session, batch, events, numbers, known=True)
-            raise
-        if problem is not None:
-            self._leave(session, batch, events, numbers)
-            for index, number in enumerate(numbers):
-                if number in session.receipts:
-                    batch.outcomes[index] = problem
-            for index in range(len(numbers), len(events)):
-                batch.outcomes[index] = problem
-        return batch.outcomes
+    def _begin(self, session: StompSession) -> None:
+        self._frames = Frames(self._profile, session.broker)
 
     async def _send(
-        self,
-        session: StompSession,
-        batch: _Receipts,
-        events: list[Envelope],
-        numbers: list[int],
+        self, session: StompSession, batch: Batch, events: list[Envelope], numbers: list[int]
     ) -> Unavailable | None:
         chunk: list[bytes] = []
         size, again = 0, bool(self._left)
         for index, event in enumerate(events):
             if again and self._adopt(session, batch, index, event, numbers):
                 continue
-            if len(session.receipts) >= self._profile.window or size >= CHUNK:
+            if len(session.receipts) >= self._window or size >= CHUNK:
                 session.write(b"".join(chunk))
                 chunk.clear()
                 size = 0
-                problem = await self._room(session, event)
-                if problem is not None:
-                    return problem
+                while session.full(self._window):
+                    problem = await self._room(session, event)
+                    if problem is not None:
+                        return problem
+                if session.lost.done():
+                    return self._gone(session)
             try:
                 frame = self._frames.frame(event, session.next_number)
-            except (InvalidHeader, InvalidRoutingKey) as exc:
-                refused = Rejected(str(exc))
-                refused.__cause__ = exc
-                batch.outcomes[index] = refused
+            except INVALID as exc:
+                batch.outcomes[index] = rejected(exc)
                 numbers.append(0)
                 continue
             numbers.append(session.expect(batch, index))
@@ -357,103 +288,24 @@ class Publisher:
             session.write(b"".join(chunk))
         return None
 
-    async def _room(self, session: StompSession, event: Envelope) -> Unavailable | None:
-        """Wait until more may be sent; return why that was given up."""
-        while session.full(self._profile.window):
-            # Only receipts count as life: heartbeats come from a broker under an alarm, too.
-            done, _ = await asyncio.wait({session.room()}, timeout=self._profile.receipt_timeout)
-            if not done:
-                return await self._nothing_came(session, event)
-            self._silences = 0
-        if session.lost.done():
-            return self._gone(session)
-        return None
+    async def _stands_still(self, session: StompSession, event: Envelope | None) -> bool:
+        """Return whether another connection is answered.
 
-    async def _wait(
-        self, session: StompSession, batch: _Receipts, events: list[Envelope]
-    ) -> Unavailable | None:
-        """Wait for all receipts; return why that was given up."""
-        if not await batch.complete(self._profile.receipt_timeout):
-            return await self._nothing_came(session, events[0])
-        self._silences = 0
-        return None
-
-    async def _nothing_came(self, session: StompSession, event: Envelope) -> Unavailable:
-        """Return the error of what has no receipt; the second time give up a connection that stands still.
-
-        A broker that blocks publishers is silent as well, and what was sent would be sent once more. So
-        another connection is asked first.
+        A broker that blocks publishers is silent as well, and what was sent would be sent once more.
         """
-        self._silences += 1
-        if self._silences >= 2 and await self._another_answers(session, event):
-            session.fail("it answers nothing any more, and another connection is answered (receipt_timeout)")
-        return self._silent()
-
-    async def _another_answers(self, session: StompSession, event: Envelope) -> bool:
-        if session.redial is None:
+        if session.redial is None or event is None:
             return False
-        seconds = self._profile.receipt_timeout
         try:
             sent = self._frames.frame(event, 0, extra=b"transaction:evbus\n")
-            other = await call(session.redial(), seconds)
-        except (DeliveryError, InvalidHeader, InvalidRoutingKey):
+            other = await call(session.redial(), self._patience)
+        except (DeliveryError, *INVALID):
             return False
         try:
-            return await call(other.ask(sent), seconds) is None
+            return await call(other.ask(sent), self._patience) is None
         except DeliveryTimeout:
             return False
         finally:
             other.abort()
 
-    def _silent(self) -> Unavailable:
-        seconds = self._profile.receipt_timeout
-        return Unavailable(
-            f"{self.connection.name}: no receipt came from the broker within {seconds:g} s (receipt_timeout)"
-        )
-
     def _gone(self, session: StompSession) -> Unavailable:
         return Unavailable(f"{self.connection.name}: the connection was lost: {session.lost.result()}")
-
-    # Events that come again
-
-    def _leave(
-        self,
-        session: StompSession,
-        batch: _Receipts,
-        events: list[Envelope],
-        numbers: list[int],
-        *,
-        known: bool = False,
-    ) -> None:
-        """Remember what was sent and has no receipt yet, or with ``known`` one that nobody was told of."""
-        if session.lost.done():
-            return
-        for index, number in enumerate(numbers):
-            pending = number in session.receipts
-            if pending or (known and batch.outcomes[index] is None):
-                left = _Left(number, settled=not pending)
-                if pending:
-                    session.receipts[number] = (left, 0)
-                self._left.keep(events[index], left)
-
-    def _adopt(
-        self,
-        session: StompSession,
-        batch: _Receipts,
-        index: int,
-        event: Envelope,
-        numbers: list[int],
-    ) -> bool:
-        """Wait for the receipt of an event that was sent before, if there is such a one."""
-        left = self._left.take(event)
-        if left is None:
-            return False
-        if left.settled:
-            if left.outcome is not None:
-                return False
-            numbers.append(0)
-            return True
-        session.receipts[left.number] = (batch, index)
-        batch.left += 1
-        numbers.append(left.number)
-        return True

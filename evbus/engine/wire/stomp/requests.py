@@ -10,21 +10,25 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 
+from evbus.engine.wire.base.correlate import Correlator
+from evbus.engine.wire.base.publish import INVALID, rejected
+from evbus.engine.wire.base.single import SingleFlight, anew
 from evbus.engine.wire.base.text import unfit
 from evbus.engine.wire.stomp.connect import StompConnection
 from evbus.engine.wire.stomp.frame import Frame, header_lines
-from evbus.engine.wire.stomp.outbox import Outbox
 from evbus.engine.wire.stomp.profile import ROUTING_KEY, Profile
-from evbus.engine.wire.stomp.publish import Frames, Publisher
+from evbus.engine.wire.stomp.publish import CHUNK, Frames, Publisher
 from evbus.engine.wire.stomp.session import Product, StompSession, sender_headers
-from evbus.errors import ConnectionLost, DeliveryError, DeliveryTimeout, Rejected, Unavailable
+from evbus.errors import DeliveryError, DeliveryTimeout, Rejected, Unavailable
 from evbus.types import Envelope
 
-__all__ = ["ReplyQueue", "Requester", "expiry_lines", "reply_queue"]
+__all__ = ["Requester", "expiry_lines", "reply_queue"]
 
 log = logging.getLogger("evbus.ingress.stomp")
 
@@ -33,7 +37,7 @@ CORRELATION, REPLY_TO = "correlation-id", "reply-to"
 MOST_EXPIRY = 4_294_967
 
 
-class ReplyQueue(NamedTuple):
+class _ReplyQueue(NamedTuple):
     """A queue for replies: its name and headers to subscribe with, and the address that servers get."""
 
     queue: str
@@ -41,7 +45,7 @@ class ReplyQueue(NamedTuple):
     address: str
 
 
-def reply_queue(broker: Product, name: str) -> ReplyQueue:
+def reply_queue(broker: Product, name: str) -> _ReplyQueue:
     """Return a queue for replies that ends with its subscription, or at the latest with its connection.
 
     RabbitMQ lets nobody subscribe to ``/temp-queue/``. A SEND to ``/queue/`` would declare the queue anew,
@@ -50,8 +54,8 @@ def reply_queue(broker: Product, name: str) -> ReplyQueue:
     """
     if broker is Product.RABBITMQ:
         headers = {"durable": "false", "auto-delete": "true", "exclusive": "true"}
-        return ReplyQueue(f"/queue/{name}", headers, f"/amq/queue/{name}")
-    return ReplyQueue(f"/temp-queue/{name}", {}, f"/temp-queue/{name}")
+        return _ReplyQueue(f"/queue/{name}", headers, f"/amq/queue/{name}")
+    return _ReplyQueue(f"/temp-queue/{name}", {}, f"/temp-queue/{name}")
 
 
 def expiry_lines(broker: Product, seconds: float) -> bytes:
@@ -65,83 +69,102 @@ def expiry_lines(broker: Product, seconds: float) -> bytes:
     return lines
 
 
-def _anew(problem: DeliveryError, text: str) -> DeliveryError:
-    if isinstance(problem, ConnectionLost):
-        return ConnectionLost(text, alone=problem.alone)
-    return Unavailable(text) if isinstance(problem, Unavailable) else type(problem)(text)
+class _Outgoing:
+    """A request or a reply that waits to be sent, and then for its receipt.
+
+    :ivar encode: returns its frame; called with the number of its receipt when it is sent.
+    :ivar told: called with what became of the frame, and whether it was sent.
+    """
+
+    __slots__ = ("encode", "told")
+
+    def __init__(
+        self, encode: Callable[[int], bytes], told: Callable[[DeliveryError | None, bool], None]
+    ) -> None:
+        self.encode = encode
+        self.told = told
+
+    def settle(self, index: int, outcome: DeliveryError | None) -> None:
+        self.told(outcome, True)
 
 
 class _Line:
-    """The outbox of one session, and the encoder of the replies that go."""
+    """Sends frames over one session in their order, as there is room; those of one turn with one write."""
 
     def __init__(self, connection: StompConnection, session: StompSession, profile: Profile) -> None:
         self.connection = connection
         self.session = session
         session.prompt()
-        self.outbox = Outbox(connection, session, profile.window)
         # How the profile's queue is declared says nothing about a queue of somebody else.
         self.frames = Frames(msgspec.structs.replace(profile, declare={}), session.broker)
+        self._window = profile.window
+        self._outgoing: OrderedDict[_Outgoing, None] = OrderedDict()
+        self._chunk: list[bytes] = []
+        self._size = 0
+        self._stuck = False
 
     def problem(self, outcome: DeliveryError) -> DeliveryError:
-        """Return an outcome as an error of its own: one may be that of many, and each is raised once."""
-        return _anew(outcome, f"{self.connection.name}: {self.connection.clean(outcome)}")
+        """Return an outcome as an error of its own."""
+        return anew(outcome, f"{self.connection.name}: {self.connection.clean(outcome)}")
 
+    def put(self, frame: _Outgoing) -> None:
+        """Send it as soon as there is room, after those that were put before."""
+        self._outgoing[frame] = None
+        if not self._stuck:
+            self._send()
 
-class _OutgoingRequest:
-    """A request, until its reply comes."""
+    def forget(self, frame: _Outgoing) -> None:
+        """Do not send it, if it was not sent yet."""
+        self._outgoing.pop(frame, None)
 
-    __slots__ = ("answer", "deadline", "event", "id", "inbox")
+    def _send(self, _room: object = None) -> None:
+        session = self.session
+        self._stuck = False
+        if session.lost.done():
+            self.give_up()
+        while self._outgoing and not session.full(self._window):
+            frame, _ = self._outgoing.popitem(last=False)
+            try:
+                data = frame.encode(session.next_number)
+            except INVALID as exc:
+                frame.told(rejected(exc), False)
+                continue
+            session.expect(frame, 0)
+            self._write(data)
+        if self._outgoing:
+            # One for all who wait: each of thousands would wake with every receipt.
+            self._stuck = True
+            session.room().add_done_callback(self._send)
 
-    def __init__(self, inbox: _Inbox, event: Envelope, deadline: float) -> None:
-        self.inbox = inbox
-        self.event = event
-        self.deadline = deadline
-        self.id = secrets.token_hex(16)
-        self.answer: asyncio.Future[Envelope | DeliveryError] = asyncio.get_running_loop().create_future()
+    def _write(self, data: bytes) -> None:
+        if not self._chunk:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._chunk.append(data)
+        self._size += len(data)
+        if self._size >= CHUNK:
+            self._flush()
 
-    def frame(self, number: int) -> bytes:
-        return self.inbox.frame(self, number)
+    def _flush(self) -> None:
+        chunk, self._chunk, self._size = self._chunk, [], 0
+        if chunk:
+            self.session.write(b"".join(chunk))
 
-    def settle(self, index: int, outcome: DeliveryError | None) -> None:
-        # A lost session is told of by the inbox: a request that has its receipt is concerned, too.
-        if outcome is not None and not isinstance(outcome, Unavailable):
-            self.fail(self.inbox.line.problem(outcome))
-
-    def fail(self, problem: DeliveryError) -> None:
-        if not self.answer.done():
-            self.answer.set_result(problem)
-
-
-class _OutgoingReply:
-    """A reply that goes, until its receipt comes."""
-
-    __slots__ = ("_address", "_event", "_line", "outcome")
-
-    def __init__(self, line: _Line, address: str, event: Envelope) -> None:
-        self._line = line
-        self._address = address
-        self._event = event
-        self.outcome: asyncio.Future[DeliveryError | None] = asyncio.get_running_loop().create_future()
-
-    def frame(self, number: int) -> bytes:
-        return self._line.frames.frame(self._event, number, to=self._address)
-
-    def settle(self, index: int, outcome: DeliveryError | None) -> None:
-        if not self.outcome.done():
-            self.outcome.set_result(None if outcome is None else self._line.problem(outcome))
-
-    def fail(self, problem: DeliveryError) -> None:
-        if not self.outcome.done():
-            self.outcome.set_result(problem)
+    def give_up(self) -> None:
+        """Tell those that were not sent that the session is lost."""
+        while self._outgoing:
+            frame, _ = self._outgoing.popitem(last=False)
+            reason = self.connection.clean(self.session.lost.result())
+            text = f"{self.connection.name}: the connection was lost before SEND: {reason}"
+            frame.told(Unavailable(text), False)
 
 
 class _Inbox:
-    """The queue of one session that replies come to, and who waits for them."""
+    """The queue of one session that replies come to, and the requests that wait for them."""
 
     def __init__(self, line: _Line, profile: Profile, name: str) -> None:
         self.line = line
+        self.requests = Correlator(line.connection.name, log)
         self._name = name
-        self._waiting: dict[str, _OutgoingRequest] = {}
         self._subscription = f"evbus-replies-{line.session.next_number}"
         self._subscribed = False
         self._expiry = profile.expiry
@@ -156,70 +179,65 @@ class _Inbox:
         """Whether a request can be sent now."""
         return self._subscribed and not self.line.session.lost.done()
 
-    @property
-    def waiting(self) -> int:
-        """The number of requests that were sent and have no reply."""
-        return len(self._waiting)
+    async def subscribe(self) -> None:
+        """Begin to take replies; acknowledging them would be of no use.
 
-    async def subscribe(self) -> DeliveryError | None:
-        """Begin to take replies; return why that failed. Acknowledging a reply would be of no use."""
+        :raises DeliveryError: that failed.
+        """
         session = self.line.session
         session.lost.add_done_callback(self._lost)
         queue, headers, _ = self._reply_queue
         refusal = await session.subscribe(self._subscription, queue, headers, self._take, ack="auto")
-        if refusal is None:
-            self._subscribed = True
-            return None
-        await session.unsubscribe(self._subscription)
-        name, reason = self.line.connection.name, self.line.connection.clean(refusal)
-        return _anew(refusal, f"{name}: nothing was sent, as no reply could be received: {reason}")
+        if refusal is not None:
+            await session.unsubscribe(self._subscription)
+            name, reason = self.line.connection.name, self.line.connection.clean(refusal)
+            raise anew(refusal, f"{name}: nothing was sent, as no reply could be received: {reason}")
+        self._subscribed = True
 
-    async def close(self, problem: DeliveryError) -> None:
+    async def close(self, problem: Callable[[], Exception]) -> None:
         """End all requests, and the queue."""
         self._subscribed = False
-        self._fail(problem)
+        self.requests.end(problem)
         self.line.session.lost.remove_done_callback(self._lost)
         await self.line.session.unsubscribe(self._subscription)
 
-    def frame(self, request: _OutgoingRequest, number: int) -> bytes:
-        """Return the frame of a request that is to be sent now, whose reply is waited for from now on."""
-        left = request.deadline - asyncio.get_running_loop().time()
-        if self._expiry is not None:
-            left = min(left, self._expiry)
-        extra = header_lines({CORRELATION: request.id}) + expiry_lines(self.line.session.broker, left)
-        raw = self._frames.frame(request.event, number, extra=extra)
-        self._waiting[request.id] = request
-        return raw
+    async def ask(self, event: Envelope, deadline: float, timeout: float) -> Envelope:
+        """Send a request, and return the reply to it."""
+        correlation_id = secrets.token_hex(16)
 
-    def forget(self, request: _OutgoingRequest) -> None:
-        """Wait for its reply no longer."""
-        self._waiting.pop(request.id, None)
-        self.line.outbox.forget(request)
+        def encode(number: int) -> bytes:
+            left = deadline - asyncio.get_running_loop().time()
+            left = left if self._expiry is None else min(left, self._expiry)
+            extra = header_lines({CORRELATION: correlation_id}) + expiry_lines(self._broker, left)
+            return self._frames.frame(event, number, extra=extra)
+
+        def told(outcome: DeliveryError | None, sent: bool) -> None:
+            # A lost session is told of by the inbox: a request that has its receipt is concerned, too.
+            if outcome is not None and not (sent and isinstance(outcome, Unavailable)):
+                self.requests.fail(correlation_id, self.line.problem(outcome) if sent else outcome)
+
+        frame = _Outgoing(encode, told)
+        reply = self.requests.expect(correlation_id, deadline, timeout)
+        self.line.put(frame)
+        try:
+            return await self.requests.reply(correlation_id, reply)
+        finally:
+            self.line.forget(frame)
 
     def _take(self, frame: Frame) -> None:
         headers = frame.headers
-        request = self._waiting.pop(headers.get(CORRELATION, ""), None)
-        if request is None:
-            log.debug("%s: a reply came that nobody waits for (any more)", self.line.connection.name)
-        elif not request.answer.done():
-            key = headers.get(ROUTING_KEY, "")
-            request.answer.set_result(
-                Envelope(self._name, key, frame.body, sender_headers(headers, self._broker))
-            )
+        kept = sender_headers(headers, self._broker)
+        reply = Envelope(self._name, headers.get(ROUTING_KEY, ""), frame.body, kept)
+        self.requests.answer(headers.get(CORRELATION, ""), reply)
 
     def _lost(self, lost: asyncio.Future[str]) -> None:
+        self.line.give_up()
         connection = self.line.connection
-        self._fail(
-            Unavailable(
-                f"{connection.name}: the connection was lost before the reply came, and it is not known "
-                f"whether the request was handled: {connection.clean(lost.result())}"
-            )
+        text = (
+            f"{connection.name}: the connection was lost before the reply came, and it is not known "
+            f"whether the request was handled: {connection.clean(lost.result())}"
         )
-
-    def _fail(self, problem: DeliveryError) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for request in waiting.values():
-            request.fail(_anew(problem, str(problem)))
+        self.requests.end(lambda: Unavailable(text))
 
 
 class Requester(Publisher):
@@ -238,12 +256,11 @@ class Requester(Publisher):
         self._plain = msgspec.structs.replace(profile, headers=fixed)
         self._line: _Line | None = None
         self._inbox: _Inbox | None = None
-        self._opening: asyncio.Task[_Inbox | DeliveryError] | None = None
+        self._opening = SingleFlight(self._open, self._over)
         self._watching: asyncio.Task[None] | None = None
-        self._closed = False
 
     def __repr__(self) -> str:
-        waiting = self._inbox.waiting if self._inbox is not None else 0
+        waiting = len(self._inbox.requests) if self._inbox is not None else 0
         return f"<Requester {self.connection!r} waiting={waiting}>"
 
     async def request(self, event: Envelope, timeout: float) -> Envelope:
@@ -256,24 +273,19 @@ class Requester(Publisher):
         """
         if timeout <= 0:
             raise DeliveryTimeout(timeout)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
+        deadline = asyncio.get_running_loop().time() + timeout
         inbox = self._inbox
-        if inbox is None or not inbox.open:
-            inbox = await self._opened(timeout, deadline)
-        request = _OutgoingRequest(inbox, event, deadline)
-        timer = loop.call_at(deadline, request.fail, DeliveryTimeout(timeout))
-        inbox.line.outbox.put(request)
+        while inbox is None or not inbox.open:
+            try:
+                inbox = await self._opening.open(deadline - asyncio.get_running_loop().time())
+            except TimeoutError:
+                problem = (
+                    DeliveryTimeout(timeout) if self.connection.session else self.connection.unavailable()
+                )
+                raise problem from None
         if self._watching is None or self._watching.done():
             self._watching = asyncio.ensure_future(self._watch(inbox.line.session, event))
-        try:
-            found = await request.answer
-        finally:
-            timer.cancel()
-            inbox.forget(request)
-        if isinstance(found, DeliveryError):
-            raise found
-        return found
+        return await inbox.ask(event, deadline, timeout)
 
     async def reply(self, address: str, event: Envelope) -> None:
         """Send an event to an address, the header ``reply-to`` of a request.
@@ -286,34 +298,39 @@ class Requester(Publisher):
         if not address or unfit(address) or unfit(event.routing_key):
             raise Rejected("the address of a reply, or its routing key, is empty or no header can carry it")
         line = self._line_of(self.connection.up())
-        if line.session.lost.done():
-            raise self._gone(line.session)
         if line.session.broker is Product.RABBITMQ and not address.startswith("/"):
             # What an AMQP client asks for is a queue's plain name, or one of its direct reply-to.
             address = f"/reply-queue/{address}"
-        reply = _OutgoingReply(line, address, event)
-        seconds = self._profile.receipt_timeout
-        timer = asyncio.get_running_loop().call_later(seconds, reply.fail, self._silent())
-        line.outbox.put(reply)
+        outcome: asyncio.Future[DeliveryError | None] = asyncio.get_running_loop().create_future()
+
+        def encode(number: int) -> bytes:
+            return line.frames.frame(event, number, to=address)
+
+        def told(found: DeliveryError | None, sent: bool) -> None:
+            if not outcome.done():
+                outcome.set_result(line.problem(found) if sent and found is not None else found)
+
+        frame = _Outgoing(encode, told)
+        timer = asyncio.get_running_loop().call_later(self._patience, told, self._silent(), False)
+        line.put(frame)
         try:
-            outcome = await reply.outcome
+            problem = await outcome
         finally:
             timer.cancel()
-            line.outbox.forget(reply)
-        if outcome is not None:
-            raise outcome
+            line.forget(frame)
+        if problem is not None:
+            raise problem
 
     async def close(self) -> None:
         """End all requests: they raise :class:`Unavailable`."""
-        self._closed = True
-        for task in (self._opening, self._watching):
-            if task is not None and not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-        self._opening = self._watching = None
+        await self._opening.close()
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait({watching})
         inbox, self._inbox = self._inbox, None
         if inbox is not None:
-            await inbox.close(self._over())
+            await inbox.close(self._over)
 
     async def _watch(self, session: StompSession, event: Envelope) -> None:
         """Give the connection up when receipts are missing and none comes, as it stands still.
@@ -322,7 +339,7 @@ class Requester(Publisher):
         """
         while session.receipts and not session.lost.done():
             taken = session.taken
-            await asyncio.wait({session.lost}, timeout=self._profile.receipt_timeout)
+            await asyncio.wait({session.lost}, timeout=self._patience)
             if session.taken == taken and session.receipts:
                 await self._nothing_came(session, event)
             else:
@@ -336,31 +353,12 @@ class Requester(Publisher):
             self._line = _Line(self.connection, session, self._plain)
         return self._line
 
-    async def _opened(self, timeout: float, deadline: float) -> _Inbox:
-        """Return an inbox once there is one; all who need it wait for the same."""
-        loop = asyncio.get_running_loop()
-        while not self._closed:
-            if self._opening is None or self._opening.done():
-                self._opening = asyncio.ensure_future(self._open())
-            opening = self._opening
-            done, _ = await asyncio.wait({opening}, timeout=deadline - loop.time())
-            if not done:
-                raise DeliveryTimeout(timeout) if self.connection.session else self.connection.unavailable()
-            if opening.cancelled():
-                break
-            found = opening.result()
-            if isinstance(found, DeliveryError):
-                raise _anew(found, str(found))
-            if found.open:
-                return found
-        raise self._over()
-
-    async def _open(self) -> _Inbox | DeliveryError:
+    async def _open(self) -> _Inbox:
         """Wait for a session, for as long as it takes, and subscribe."""
-        connection = self.connection
-        session = await connection.live()
+        session = await self.connection.live()
         if session is None:
-            return connection.unavailable()
+            raise self.connection.unavailable()
         # Kept before it is open, so that close() can end it in any case.
         inbox = self._inbox = _Inbox(self._line_of(session), self._plain, self._name)
-        return await inbox.subscribe() or inbox
+        await inbox.subscribe()
+        return inbox

@@ -11,9 +11,10 @@ import socket
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from enum import Enum
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any
 
 from evbus.engine.kit.redact import one_line
+from evbus.engine.wire.base.session import BrokerSession
 from evbus.engine.wire.stomp import library
 from evbus.engine.wire.stomp.frame import Frame, Malformed, Parser, escape
 from evbus.engine.wire.stomp.frame import frame as encode
@@ -23,7 +24,6 @@ from evbus.errors import ConnectionLost, DeliveryError, Rejected, Unavailable
 __all__ = [
     "MESSAGE_ID",
     "TIMESTAMP",
-    "Pending",
     "Product",
     "StompSession",
     "fill",
@@ -33,8 +33,6 @@ __all__ = [
 
 Outcome = DeliveryError | None
 
-#: Bytes that may wait in the transport before a sender has to wait.
-HIGH_WATER = 256 * 1024
 #: Linux has it alone.
 TCP_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 #: Seconds that the end of a subscription may take.
@@ -115,60 +113,36 @@ def sender_headers(headers: Mapping[str, str], broker: Product) -> dict[str, str
     return kept
 
 
-class Pending(Protocol):
-    """Somebody who waits for receipts."""
-
-    def settle(self, index: int, outcome: Outcome) -> None:
-        """Take the outcome of one of the frames that were sent."""
-
-
-class StompSession(asyncio.Protocol):
+class StompSession(BrokerSession[Frame]):
     """A connection as long as it lives.
 
-    :ivar lost: see :class:`evbus.engine.wire.base.supervisor.LiveSession`.
-    :ivar blocked: always ``""``: STOMP does not tell. A broker that takes nothing sends no receipts.
+    :ivar opened: the frame CONNECTED, or the ERROR in its place.
     :ivar version: that of RabbitMQ, such as ``(4, 0, 5)``; empty for others.
     :ivar redial: makes another session with the same broker.
-    :ivar receipts: the frames without a receipt yet, by number: who waits, and for which of his frames.
     """
 
     def __init__(self) -> None:
-        self.blocked = ""
-        self._loop = asyncio.get_running_loop()
-        self.lost: asyncio.Future[str] = self._loop.create_future()
-        self.connected: asyncio.Future[Frame] = self._loop.create_future()
+        super().__init__()
         self.broker = Product.OTHER
         self.version: tuple[int, ...] = ()
-        self.receipts: dict[int, tuple[Pending, int]] = {}
         self.library: library.Protocol = None
         self.redial: Callable[[], Coroutine[Any, Any, StompSession]] | None = None
-        self._transport: asyncio.Transport | None = None
-        self._closed: asyncio.Future[None] = self._loop.create_future()
         self._parser = Parser()
         self._takers: dict[str, Callable[[Frame], None]] = {}
-        self.next_number = 1
-        self._room: list[asyncio.Future[None]] = []
-        self._paused = False
         self._prompt: Callable[[], None] | None = None
         self._settled: list[bytes] = []
         self._last_sent = self._last_received = self._loop.time()
-        self._timer: asyncio.TimerHandle | None = None
         self._send_every = self._expect_every = 0.0
 
     def __repr__(self) -> str:
         state = "lost" if self.lost.done() else "up"
         return f"<StompSession {self.broker.value or 'STOMP'} {state} receipts={len(self.receipts)}>"
 
-    def watch(self, changed: Callable[[], None]) -> None:
-        """Do nothing: ``blocked`` never changes."""
-
     # What the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        # uvloop's is none by its class.
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(HIGH_WATER)
+        super().connection_made(transport)
         self._last_received = self._loop.time()
 
     def data_received(self, data: bytes) -> None:
@@ -190,21 +164,8 @@ class StompSession(asyncio.Protocol):
         except Exception as exc:
             self.fail(f"a frame of the broker could not be taken: {type(exc).__name__}: {exc}")
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell everybody who waits."""
-        reason = f"the connection broke: {exc}" if exc else "the broker closed the connection"
-        self.fail(reason, self._broke(reason))
-        if not self._closed.done():
-            self._closed.set_result(None)
-
-    def pause_writing(self) -> None:
-        """Let senders wait: the broker does not read."""
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        """Let senders go on."""
-        self._paused = False
-        self._wake()
+    def _broke(self, reason: str) -> None:
+        self.fail(reason, self._unexplained(reason))
 
     # Frames that come
 
@@ -215,7 +176,7 @@ class StompSession(asyncio.Protocol):
             if found is not None:
                 found[0].settle(found[1], None)
         if self._room:
-            self._wake()
+            self.wake()
 
     def _frame(self, frame: Frame) -> None:
         if frame.command == "MESSAGE":
@@ -227,15 +188,15 @@ class StompSession(asyncio.Protocol):
             self._receipts([int(number)] if number.isdecimal() else ())
         elif frame.command == "ERROR":
             self._error(frame)
-        elif frame.command == "CONNECTED" and not self.connected.done():
-            self.connected.set_result(frame)
+        elif frame.command == "CONNECTED" and not self.opened.done():
+            self.opened.set_result(frame)
         else:
             raise Malformed(f"it sent a frame {frame.command[:20]!r}")
 
     def _error(self, frame: Frame) -> None:
         reason = error_text(frame)
-        if not self.connected.done():
-            self.connected.set_result(frame)
+        if not self.opened.done():
+            self.opened.set_result(frame)
             return
         number = frame.headers.get("receipt-id", "")
         if number.isdecimal() and int(number) in self.receipts:
@@ -245,7 +206,7 @@ class StompSession(asyncio.Protocol):
             return
         self.fail(f"the broker reports an error: {reason}", self._blame(frame, reason))
 
-    def _broke(self, reason: str) -> DeliveryError:
+    def _unexplained(self, reason: str) -> DeliveryError:
         """Return the outcome of what is in flight when the broker ends the connection and does not say why.
 
         ActiveMQ does that to who sends a header that it cannot read.
@@ -264,41 +225,20 @@ class StompSession(asyncio.Protocol):
         if any(word in message for word in NOT_ABOUT_FRAMES) or any(word in reason for word in CLOSING):
             return None
         if "internal_error" in message:
-            return self._broke(reason)
+            return self._unexplained(reason)
         if len(self.receipts) == 1:
             return Rejected(f"the broker refused it: {reason}")
         return DeliveryError(f"the broker refused one of the frames in flight: {reason}")
 
-    def fail(self, reason: str, outcome: DeliveryError | None = None) -> None:
-        """End the session. ``outcome`` is that of everything in flight; default: Unavailable."""
-        if self.lost.done():
-            return
-        reason = one_line(reason)
-        self.lost.set_result(reason)
-        if not self.connected.done():
-            self.connected.set_exception(ConnectionError(reason))
-            self.connected.exception()  # looked at, or asyncio would log that nobody did
-        if self._timer is not None:
-            self._timer.cancel()
+    def _ended(self, reason: str, outcome: DeliveryError | None) -> None:
         made = outcome or Unavailable(f"the connection was lost before the receipt: {reason}")
         receipts, self.receipts = self.receipts, {}
         for waiting, index in receipts.values():
             waiting.settle(index, made)
         self._takers.clear()
         self._settled.clear()
-        self._wake()
-        if self._transport is not None:
-            # abort() and not close(): what waits in its buffer would keep it open towards a frozen broker.
-            self._transport.abort()
 
     # Frames that go
-
-    def expect(self, waiting: Pending, index: int) -> int:
-        """Return the number of a receipt, :attr:`next_number`, that ``waiting`` is told of."""
-        number = self.next_number
-        self.next_number += 1
-        self.receipts[number] = (waiting, index)
-        return number
 
     async def ask(self, sent: bytes) -> Outcome:
         """Send a SEND within a transaction that is given up; return when the broker has taken it.
@@ -325,22 +265,6 @@ class StompSession(asyncio.Protocol):
     def taken(self) -> int:
         """The number of frames that had a receipt, or were refused."""
         return self.next_number - len(self.receipts)
-
-    def full(self, window: int) -> bool:
-        """Return whether a sender has to wait, as ``window`` frames are without a receipt."""
-        return (self._paused or len(self.receipts) >= window) and not self.lost.done()
-
-    def room(self) -> asyncio.Future[None]:
-        """Return a future, done when a receipt comes, the broker reads again, or the session is lost."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._room.append(future)
-        return future
-
-    def _wake(self) -> None:
-        waiting, self._room = self._room, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
 
     def prompt(self) -> None:
         """From now on have TCP acknowledge at once what comes.
@@ -380,7 +304,7 @@ class StompSession(asyncio.Protocol):
         """
         if self._takers.pop(name, None) is None or self.lost.done():
             return
-        self._flush()
+        self.flush()
         answer = _Answer(self._loop)
         receipt = self.expect(answer, 0)
         deleting = {"durable": "true", "x-queue-name": delete} if delete else {}
@@ -392,10 +316,11 @@ class StompSession(asyncio.Protocol):
         if self.lost.done():
             return
         if not self._settled:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._settled.append(f"{'ACK' if accepted else 'NACK'}\nid:{escape(tag)}\n{headers}\n\0".encode())
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what was settled."""
         frames, self._settled = self._settled, []
         if frames:
             self.write(b"".join(frames))
@@ -428,17 +353,11 @@ class StompSession(asyncio.Protocol):
     async def close(self) -> None:
         """Say goodbye ("DISCONNECT") and wait for the answer, then for the end of the socket."""
         if not self.lost.done() and self.library is not None:
-            self._flush()
+            self.flush()
             answer = _Answer(self._loop)
             self.library.disconnect(receipt=str(self.expect(answer, 0)))
             await answer.future
-        self.abort()
-        if self._transport is not None:
-            await self._closed
-
-    def abort(self) -> None:
-        """End it without a word."""
-        self.fail("it was closed")
+        await self._over()
 
 
 class _Answer:

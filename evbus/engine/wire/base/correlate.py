@@ -1,0 +1,127 @@
+"""Requests under way: each waits, for its time, for the reply that brings its correlation id back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+
+from evbus.errors import DeliveryTimeout
+from evbus.types import Envelope
+
+__all__ = ["Correlator"]
+
+#: Deadlines of requests that are long answered, before they are sorted out.
+_STALE = 1000
+
+
+class Correlator:
+    """The requests of one channel or session.
+
+    A transport registers a request by :meth:`expect` before it sends it, hands every reply to
+    :meth:`answer`, and tells by :meth:`fail` and :meth:`end` of requests that get none.
+
+    :param name: what the connection is called.
+    :param log: is told, at debug level, of replies that nobody waits for.
+    """
+
+    def __init__(self, name: str, log: logging.Logger) -> None:
+        self._name = name
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        # Nobody else can guess it, so that only who got a request can answer it.
+        self._prefix = f"{secrets.token_hex(8)}-"
+        self._count = 0
+        self._requests: dict[str, tuple[asyncio.Future[Envelope], float]] = {}
+        # One timer for all: one for each request costs more.
+        self._deadlines: list[tuple[float, str]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        """Return the number of requests under way."""
+        return len(self._requests)
+
+    def __contains__(self, correlation_id: object) -> bool:
+        """Return whether a request is under way."""
+        return correlation_id in self._requests
+
+    def new_id(self) -> str:
+        """Return a correlation id for the next request."""
+        self._count += 1
+        return f"{self._prefix}{self._count}"
+
+    def expect(self, correlation_id: str, deadline: float, timeout: float) -> asyncio.Future[Envelope]:
+        """Return the future of a reply, to be awaited by :meth:`reply`.
+
+        :param deadline: until when it is waited for, by the loop's clock; ``timeout`` is for the error.
+        """
+        reply: asyncio.Future[Envelope] = self._loop.create_future()
+        self._requests[correlation_id] = (reply, timeout)
+        if len(self._deadlines) > 2 * len(self._requests) + _STALE:
+            self._deadlines = [each for each in self._deadlines if each[1] in self._requests]
+            heapify(self._deadlines)
+        heappush(self._deadlines, (deadline, correlation_id))
+        timer = self._timer
+        if timer is None or deadline < timer.when():
+            if timer is not None:
+                timer.cancel()
+            self._timer = self._loop.call_at(deadline, self._look)
+        return reply
+
+    async def reply(self, correlation_id: str, reply: asyncio.Future[Envelope]) -> Envelope:
+        """Return a reply once it is there. Cancelled, the request is forgotten.
+
+        :raises DeliveryTimeout: it did not come in time.
+        """
+        try:
+            return await reply
+        except asyncio.CancelledError:
+            if not reply.cancelled():
+                reply.exception()  # looked at, or asyncio would log that nobody did
+            raise
+        finally:
+            self._requests.pop(correlation_id, None)
+
+    def answer(self, correlation_id: str, reply: Envelope | Exception) -> None:
+        """Hand a reply, or why there will be none, to whoever waits for it."""
+        request = self._requests.get(correlation_id)
+        if request is None:
+            self._log.debug("%s: a reply is ignored, as nobody waits for it (any more)", self._name)
+        elif isinstance(reply, Exception):
+            self.fail(correlation_id, reply)
+        elif not request[0].done():
+            request[0].set_result(reply)
+
+    def fail(self, correlation_id: str, problem: Exception) -> None:
+        """End a request, if it is under way."""
+        request = self._requests.get(correlation_id)
+        if request is not None and not request[0].done():
+            request[0].set_exception(problem)
+
+    def end(self, problem: Callable[[], Exception]) -> None:
+        """End all requests, each with an error of its own."""
+        requests, self._requests = self._requests, {}
+        self._deadlines.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for reply, _ in requests.values():
+            if not reply.done():
+                reply.set_exception(problem())
+
+    def _look(self) -> None:
+        """Give up the requests whose time is over; the timer is for the first of the others."""
+        self._timer = None
+        now, deadlines = self._loop.time(), self._deadlines
+        while deadlines:
+            deadline, correlation_id = deadlines[0]
+            request = self._requests.get(correlation_id)
+            if request is not None:
+                if deadline > now:
+                    self._timer = self._loop.call_at(deadline, self._look)
+                    return
+                self.fail(correlation_id, DeliveryTimeout(request[1]))
+                self._requests.pop(correlation_id, None)
+            heappop(deadlines)
