@@ -13,9 +13,11 @@ from evbus.errors import DeliveryError
 __all__ = [
     "CONTENT_TYPE",
     "Bytes",
+    "Channel",
     "Delivery",
     "Envelope",
     "Event",
+    "Host",
     "Native",
     "NativeHeaders",
     "Origin",
@@ -24,6 +26,7 @@ __all__ = [
     "SharedNativeHeaders",
     "StandingHeaders",
     "Subscription",
+    "Transport",
     "own_headers",
     "too_often",
 ]
@@ -324,3 +327,69 @@ def too_often(delivery: Delivery, most: int) -> DeliveryError | None:
         f"it was delivered {times} before and never settled: its handling may have ended the process "
         f"(max_deliveries: {most})"
     )
+
+
+class Host(NamedTuple):
+    """One host of a profile.
+
+    :ivar host: with its port, if it has one.
+    :ivar protocol: ``amqp``, ``amqps``, ``amqp1``, ``stomp``, ``stomps``, ``https``, ...
+    :ivar version: of the protocol.
+    :ivar pathname: the virtual host.
+    :ivar login: ``userPassword``, ``X509``, or nothing.
+    """
+
+    host: str
+    protocol: str
+    version: str = ""
+    pathname: str = ""
+    login: str = ""
+    description: str = ""
+
+
+class Channel(NamedTuple):
+    """An address, and what AsyncAPI's bindings of its protocol say about it.
+
+    :ivar address: None where there is none, or where it is a secret.
+    :ivar kind: what it is: ``queue``, ``exchange``, ``topic``, ``address``, ``events``, ``file``, ...
+    :ivar binding: the name of the protocol's bindings.
+    :ivar channel: its channel binding, ``operation`` that of the operation.
+    :ivar extra: what the protocol's bindings have no place for.
+    """
+
+    address: str | None
+    kind: str
+    binding: str = ""
+    channel: dict[str, Any] | None = None
+    operation: dict[str, Any] | None = None
+    extra: dict[str, Any] | None = None
+
+
+class Transport(NamedTuple):
+    """What a message system does with a profile, as the function ``describe`` of its plugin says it.
+
+    :ivar hosts: where it is.
+    :ivar sent: the channel that events go to, or what returns that of one by its routing key, and raises an
+        EvbusError if there is none. Default: they go by their names.
+    :ivar received: returns the channel that a subscription consumes; raises ProfileError if there is none.
+    :ivar topics: consumers may ask for a pattern of names.
+    :ivar groups: consumers of a group share the events, and every group gets them all.
+    :ivar copies: each process may get a copy of its own.
+    :ivar durable: events outlive who sent them, and wait for their consumers.
+    :ivar dead_letters: it keeps what is rejected, where it is told to.
+    :ivar delays: it holds events back for a time.
+    :ivar largest_body: in bytes; None where it is not known.
+    :ivar headers: they travel along.
+    """
+
+    hosts: list[Host]
+    sent: Channel | Callable[[str], Channel] | None = None
+    received: Callable[[Subscription], Channel] | None = None
+    topics: bool = False
+    groups: bool = False
+    copies: bool = False
+    durable: bool = False
+    dead_letters: bool = False
+    delays: bool = False
+    largest_body: int | None = None
+    headers: bool = True

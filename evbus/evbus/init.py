@@ -481,12 +481,20 @@ def _why(hub, room, name):
 def _loaded(hub, room):
     """Return every loaded plugin of a room, with its functions: around POP unless a contract watches."""
     _configure(hub)
-    return [_plugin(room, module) for module in hub[room] if module.__name__ != "init"]
+    # Said once for both directions, where a plugin has a file in each.
+    described = {
+        module.__name__: _face.direct(module._funcs["describe"])
+        for module in (*hub.egress, *hub.ingress)
+        if "describe" in module._funcs
+    }
+    return [_plugin(room, module, described) for module in hub[room] if module.__name__ != "init"]
 
 
-def _plugin(room, module):
+def _plugin(room, module, described):
     functions, name = module._funcs, module.__name__
     found = {each: _face.direct(functions[each]) for each in FUNCTIONS[room] if each in functions}
+    if name in described:
+        found["describe"] = described[name]
     if not _unwatched(functions, "publish"):
         found.pop("publish_batch", None)
     if not _unwatched(functions, "publish", "publish_batch"):

@@ -55,3 +55,10 @@ async def close_(hub, ctx):
     """Give the connection up; the last one that does closes it."""
     if ctx.state is not None:
         await hub.connection.amqp1.close(ctx.state.connection)
+
+
+def describe(hub, profile):
+    """Return what the broker does with a profile, a :class:`evbus.types.Transport`."""
+    from evbus.engine.wire.amqp1 import describe as _describe
+
+    return _describe.describe(profile)

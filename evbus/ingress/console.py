@@ -9,7 +9,7 @@
 """
 
 from evbus.engine.wire.file.console import ConsoleDestination, ConsoleProfile
-from evbus.types import Envelope
+from evbus.types import Channel, Envelope, Host, Transport
 
 __func_alias__ = {"open_": "open", "close_": "close"}
 
@@ -48,3 +48,9 @@ async def close_(hub, ctx):
     """Print what is left; the stream stays open."""
     if ctx.state is not None:
         await ctx.state.close()
+
+
+def describe(hub, profile):
+    """Return what there is to say of a profile."""
+    here = Host("localhost", "console", description="the console of the sender")
+    return Transport([here], Channel(profile.stream, "console"), headers=profile.format == "event")

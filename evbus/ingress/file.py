@@ -9,7 +9,7 @@
 """
 
 from evbus.engine.wire.file.lines import FileDestination, FileProfile
-from evbus.types import Envelope
+from evbus.types import Channel, Envelope, Host, Transport
 
 __func_alias__ = {"open_": "open", "close_": "close"}
 
@@ -50,3 +50,9 @@ async def close_(hub, ctx):
     """Write and sync what is left and close the file."""
     if ctx.state is not None:
         await ctx.state.close()
+
+
+def describe(hub, profile):
+    """Return what there is to say of a profile."""
+    here = Host("localhost", "file", description="a file of the sender")
+    return Transport([here], Channel(profile.path, "file"), durable=True, headers=profile.format == "event")

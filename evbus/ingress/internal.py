@@ -15,7 +15,7 @@ each, or ``limit``; then who sends waits.
 """
 
 from evbus.engine.wire.memory import queues as _queues
-from evbus.types import Envelope
+from evbus.types import Envelope, Host, Transport
 
 
 def __init__(hub):
@@ -62,3 +62,9 @@ def publish_nowait(hub, ctx, events):
     :returns: how many bodies were dropped for them, in queues that nobody has asked for.
     """
     return _queues.put_now(hub.ingress.INTERNAL, _taps(hub, ctx), ctx.profile.limit, events, ctx.name)
+
+
+def describe(hub, profile):
+    """Return what there is to say of a profile."""
+    here = Host("localhost", "internal", description="within the process")
+    return Transport([here], topics=True, groups=True, copies=True)

@@ -77,3 +77,10 @@ async def close_(hub, ctx):
             await ctx.state.close()
         finally:
             await hub.connection.stomp.close(ctx.state.connection)
+
+
+def describe(hub, profile):
+    """Return what the broker does with a profile, a :class:`evbus.types.Transport`."""
+    from evbus.engine.wire.stomp import describe as _describe
+
+    return _describe.describe(profile)

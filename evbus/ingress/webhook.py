@@ -65,6 +65,11 @@ def _leave_out(hub, profile, name, why):
         )
 
 
+def describe(hub, profile):
+    """Return what there is to say of a profile: of its address nothing but the host."""
+    return _webhook.describe(profile)
+
+
 async def publish(hub, ctx, routing_key, body, headers=None):
     """POST one event; it is delivered when the answer is 2xx.
 

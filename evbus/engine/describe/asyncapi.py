@@ -13,10 +13,11 @@ import msgspec
 from evbus.engine.describe.asyncapi_headers import headers_of, shared_headers
 from evbus.engine.describe.asyncapi_schema import payloads
 from evbus.engine.describe.catalogue import Catalogue, KnownListener, ReceiveOperation, SendOperation
-from evbus.engine.handling.events.channel import PROCESS, Channel
+from evbus.engine.handling.events.channel import servers
 from evbus.engine.handling.events.declare import EventSpec
-from evbus.engine.handling.events.server import servers
 from evbus.engine.kit.names import unique
+from evbus.engine.wire.base.describe import PROCESS
+from evbus.types import Channel
 
 __all__ = ["About", "document"]
 
@@ -108,7 +109,7 @@ class _Writer:
         """Add a Server Object for each host of each profile."""
         for profile in self._found.profiles:
             hosts = self._servers[profile.provider, profile.name] = []
-            for server in servers(profile.provider, profile.settings, profile.data):
+            for server in servers(profile):
                 made: dict[str, Any] = {
                     "host": server.host,
                     "pathname": server.pathname,

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 from evbus.engine.core.endpoint import Endpoint, Plugin
 from evbus.engine.core.intake import sources as intake_sources
 from evbus.engine.core.profiles import providers
-from evbus.engine.handling.events.channel import Channel, received, sent
+from evbus.engine.handling.events.channel import received, sent
 from evbus.engine.handling.events.declare import EventSpec, ListenerSpec, spec_of, subscription_of
 from evbus.engine.handling.events.listener import short_name
 from evbus.engine.handling.events.registry import EventTypes
 from evbus.engine.kit.topics import matches
 from evbus.errors import ConfigError, EvbusError, nearest
+from evbus.types import Channel
 
 __all__ = [
     "Catalogue",

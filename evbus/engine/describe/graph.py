@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from evbus.engine.describe.catalogue import Catalogue, KnownListener
-from evbus.engine.handling.events.channel import Channel
+from evbus.engine.handling.events.channel import servers
 from evbus.engine.handling.events.declare import EventSpec
-from evbus.engine.handling.events.server import Host, servers
+from evbus.types import Channel, Host
 
 __all__ = ["Event", "Graph", "ListenerNode", "ProfileNode", "graph"]
 
@@ -64,7 +64,7 @@ def graph(found: Catalogue) -> Graph:
     profiles: dict[str, ProfileNode] = {}
     for one in found.profiles:
         name = f"{one.provider}.{one.name}"
-        hosts = servers(one.provider, one.settings, one.data)
+        hosts = servers(one)
         profiles[name] = ProfileNode(name, _where(hosts), {}, ())
     through: dict[str, list[str]] = {event.name: [] for event in found.events}
     for going in found.sent:

@@ -25,6 +25,10 @@ The least that a plugin has is one function::
 ``async def reply(hub, ctx, address, event)``
     Sends an envelope to ``address``, the header ``reply-to`` of a request that came in. Raises Rejected when
     nobody waits there any more.
+``def describe(hub, profile)``
+    A plain function that returns what the message system does with a profile, an
+    :class:`evbus.types.Transport`, for ``evbus asyncapi`` and ``evbus graph``. It may stand in the egress
+    plugin of the same name instead. ``profile`` is the checked profile, or its data where there is no type.
 
 ``ctx.acct`` is the profile's data, ``ctx.name`` its name and ``ctx.provider`` its provider. A plugin says
 in ``__init__(hub)`` which providers it accepts, ``hub.ingress.<plugin>.ACCT = ["slack"]`` (default: its own

@@ -22,6 +22,10 @@ __all__ = [
 ]
 
 
+#: Of a plugin that says what its message system can.
+DESCRIBE = ("describe", "hub, profile", "is asked while nothing runs")
+
+
 def check_ingress(module: ModuleType) -> None:
     """Check ``publish`` and the optional functions beside it.
 
@@ -39,12 +43,12 @@ def check_ingress(module: ModuleType) -> None:
         function = _function(module, name)
         if function is not None:
             _located(_check_async, function, name, parameters)
-    now = _function(module, "publish_nowait")
-    if now is not None:
-        _located(_check_plain, now, "publish_nowait", "hub, ctx, events", "may not wait")
-    ready = _function(module, "ready")
-    if ready is not None:
-        _located(_check_plain, ready, "ready", "hub, ctx", "returns what to await")
+    for name, parameters, why in (
+        ("publish_nowait", "hub, ctx, events", "may not wait"),
+        ("ready", "hub, ctx", "returns what to await"),
+        DESCRIBE,
+    ):
+        _check_optional(module, name, parameters, why)
 
 
 def check_pipeline(module: ModuleType) -> None:
@@ -70,14 +74,13 @@ def check_pipeline(module: ModuleType) -> None:
 
 
 def check_egress(module: ModuleType) -> None:
-    """Check ``consume``, and ``attach`` beside it.
+    """Check ``consume``, and ``attach`` and ``describe`` beside it.
 
     :raises PluginError: with the line of the function.
     """
     _located(_check_generator, _required(module, "consume", "hub, ctx, subscription"))
-    attach = _function(module, "attach")
-    if attach is not None:
-        _located(_check_plain, attach, "attach", "hub, ctx, subscription, take", "may not wait")
+    for name, parameters, why in (("attach", "hub, ctx, subscription, take", "may not wait"), DESCRIBE):
+        _check_optional(module, name, parameters, why)
 
 
 def check_match(module: ModuleType) -> None:
@@ -108,6 +111,12 @@ def check_connection(module: ModuleType) -> None:
     """
     _located(_check_async, _required(module, "open", "hub, ctx"), "open", "hub, ctx")
     _located(_check_async, _required(module, "close", "hub, connection"), "close", "hub, connection")
+
+
+def _check_optional(module: ModuleType, name: str, parameters: str, why: str) -> None:
+    function = _function(module, name)
+    if function is not None:
+        _located(_check_plain, function, name, parameters, why)
 
 
 def _required(module: ModuleType, name: str, parameters: str) -> Callable[..., Any]:

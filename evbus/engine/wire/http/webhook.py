@@ -24,14 +24,16 @@ import msgspec
 
 from evbus.engine.codec.wrapped import CLOUDEVENT, PREFIX, attributes, essence, unencoded
 from evbus.engine.kit.units import Seconds
+from evbus.engine.wire.base.describe import host_of
 from evbus.engine.wire.http.address import AddressPolicy
 from evbus.errors import DeliveryError, DestinationForbidden, Rejected, Unavailable
-from evbus.types import CONTENT_TYPE
+from evbus.types import CONTENT_TYPE, Channel, Host, Transport
 
 __all__ = [
     "LONGEST_WAIT",
     "Request",
     "WebhookProfile",
+    "describe",
     "key_of",
     "outcome",
     "retry_after",
@@ -139,6 +141,13 @@ class WebhookProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
     def __repr__(self) -> str:
         # The url, the headers and the secret are all secret: only what cannot be is shown.
         return f"<webhook profile, timeout {self.timeout:g} s, {len(self.headers)} headers>"
+
+
+def describe(profile: WebhookProfile) -> Transport:
+    """Return what there is to say of a profile; the paths of webhooks are secrets, as a rule."""
+    channel = Channel(None, "webhook", "http", operation={"method": "POST", "bindingVersion": "0.3.0"})
+    scheme = "https" if profile.url.startswith("https") else "http"
+    return Transport([Host(host_of(profile.url), scheme)], channel)
 
 
 def _check_fixed_header(name: str, value: str) -> None:

@@ -25,12 +25,13 @@ from evbus.engine.wire.stomp.session import Product, StompSession, fill, sender_
 from evbus.errors import DeliveryError, ProfileError, Unavailable
 from evbus.types import Delivery, Envelope, Origin, Subscription
 
-__all__ = ["Consumer", "SubscribePlan", "plan", "routing_key"]
+__all__ = ["TOPICS", "VIRTUAL", "Consumer", "SubscribePlan", "plan", "routing_key"]
 
 log = logging.getLogger("evbus.egress.stomp")
 
-_TOPICS = ("/topic/", "/exchange/")
-_VIRTUAL = "/topic/VirtualTopic."
+#: How destinations begin that have subscriptions of their own, and those of ActiveMQ that have groups.
+TOPICS = ("/topic/", "/exchange/")
+VIRTUAL = "/topic/VirtualTopic."
 _QUEUES = ("/queue/", "/amq/queue/")
 #: How RabbitMQ and ActiveMQ are told how many deliveries may be unsettled.
 _PREFETCH = ("prefetch-count", "activemq.prefetchSize")
@@ -73,14 +74,14 @@ def plan(profile: Profile, wanted: Subscription, broker: Product, own: str = "")
         headers[_PREFETCH[0]] = prefetch
     if broker is not Product.RABBITMQ:
         headers[_PREFETCH[1]] = prefetch
-    if not destination.startswith(_TOPICS):
+    if not destination.startswith(TOPICS):
         if wanted.per_process:
             raise ProfileError(
                 f"{destination} gives each event to one consumer; a copy for every process needs a topic",
                 path="destination",
             )
         if wanted.group and destination.startswith(_QUEUES):
-            topic = _VIRTUAL if broker is Product.ACTIVEMQ else "/topic/"
+            topic = VIRTUAL if broker is Product.ACTIVEMQ else "/topic/"
             raise ProfileError(
                 f"{destination} gives each event to one consumer, and its listeners would share them; write "
                 f"'destination: {topic}{KEY}'",
@@ -200,7 +201,7 @@ def _queue(profile: Profile, name: str, headers: dict[str, str], *, durable: boo
 
 
 def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[str, str]) -> SubscribePlan:
-    if destination.startswith(_VIRTUAL):
+    if destination.startswith(VIRTUAL):
         strange = next((each for each in ".*>" if each in group), None)
         if strange is not None:
             raise ProfileError(
@@ -214,7 +215,7 @@ def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[s
     if not profile.client_id:
         raise ProfileError(
             f"ActiveMQ keeps a subscription to {destination} for a client_id only, and for one consumer; "
-            f"groups need a destination that begins with {_VIRTUAL}",
+            f"groups need a destination that begins with {VIRTUAL}",
             path="client_id",
         )
     headers["activemq.subscriptionName"] = group
@@ -316,7 +317,7 @@ class Consumer(BrokerConsumer[StompSession]):
     def _warn(self, session: StompSession, found: SubscribePlan) -> None:
         """Warn of the promises that this subscription cannot keep."""
         if found.lossy:
-            where = f" at a destination {_VIRTUAL}..." if session.broker is Product.ACTIVEMQ else ""
+            where = f" at a destination {VIRTUAL}..." if session.broker is Product.ACTIVEMQ else ""
             self._tell(
                 f"what is sent to {found.destination} while the connection of this consumer is lost does not "
                 f"reach it; a group gets that{where}"

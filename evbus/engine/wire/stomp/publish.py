@@ -296,7 +296,7 @@ class Publisher(BrokerPublisher[StompSession]):
         if session.redial is None or event is None:
             return False
         try:
-            sent = self._frames.frame(event, 0, extra=b"transaction:evbus\n")
+            sent = Frames(self._profile, session.broker).frame(event, 0, extra=b"transaction:evbus\n")
             other = await call(session.redial(), self._patience)
         except (DeliveryError, *INVALID):
             return False

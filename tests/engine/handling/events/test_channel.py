@@ -5,24 +5,33 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 
 from evbus.api import bus, event
 from evbus.engine.core.endpoint import Endpoint, Plugin
 from evbus.engine.core.profiles import read_profiles
-from evbus.engine.handling.events.channel import Channel, received, sent
+from evbus.engine.handling.events.channel import received, sent, servers, transport
+from evbus.engine.wire.amqp import describe as amqp_describe
 from evbus.engine.wire.amqp import profile as amqp_profile
+from evbus.engine.wire.amqp1 import describe as amqp1_describe
 from evbus.engine.wire.amqp1 import profile as amqp1_profile
+from evbus.engine.wire.base.describe import UNKNOWN
 from evbus.engine.wire.file import console, lines
 from evbus.engine.wire.http import webhook
 from evbus.engine.wire.memory import queues
+from evbus.engine.wire.stomp import describe as stomp_describe
 from evbus.engine.wire.stomp import profile as stomp_profile
 from evbus.errors import EvbusError, ProfileError
-from evbus.types import Subscription
+from evbus.ingress import console as console_plugin
+from evbus.ingress import file as file_plugin
+from evbus.ingress import internal as internal_plugin
+from evbus.types import Channel, Host, Subscription
 from tests.ingress.amqp_kit import eventually
 from tests.servers._rabbitmq import RabbitMQ
 
@@ -35,7 +44,19 @@ SCHEMAS = {
     "console": console.ConsoleProfile,
     "webhook": webhook.WebhookProfile,
 }
-ACCEPTS = [Plugin(name, (name,), schema) for name, schema in SCHEMAS.items()] + [Plugin("own", ("own",))]
+DESCRIBE = {
+    "amqp": amqp_describe.describe,
+    "amqp1": amqp1_describe.describe,
+    "stomp": stomp_describe.describe,
+    "internal": partial(internal_plugin.describe, None),
+    "file": partial(file_plugin.describe, None),
+    "console": partial(console_plugin.describe, None),
+    "webhook": webhook.describe,
+}
+PLUGINS = {
+    name: Plugin(name, (name,), schema, {"describe": DESCRIBE[name]}) for name, schema in SCHEMAS.items()
+}
+ACCEPTS = [*PLUGINS.values(), Plugin("own", ("own",))]
 EVENTS = {"name": "events", "type": "topic"}
 ANONYMOUS = {"url": "amqp://mq.example/", "auth": "anonymous"}
 STOMP = {"url": "stomp://mq.example/"}
@@ -51,7 +72,8 @@ def going(provider: str, event: str = "OrderPlaced", **data: Any) -> Channel:
 def coming(provider: str, *, group: str = "billing", durable: bool = True, **data: Any) -> Channel:
     per_process = data.pop("per_process", False)
     schema = SCHEMAS.get(provider)
-    source = Endpoint(Plugin(provider), provider, "default", data, schema(**data) if schema else None)
+    settings = schema(**data) if schema else None
+    source = Endpoint(PLUGINS.get(provider, Plugin(provider)), provider, "default", data, settings)
     wanted = Subscription(name="OrderPlaced", group=group, durable=durable, per_process=per_process)
     return received(source, wanted)
 
@@ -161,7 +183,7 @@ def test_the_queues_that_are_told_are_those_that_listeners_make(
     told = {}
     for per_process in (False, True):
         wanted = Subscription(name="OrderPlaced", group=group, durable=True, per_process=per_process)
-        found = received(Endpoint(Plugin("amqp"), "amqp", "default", data, settings), wanted)
+        found = received(Endpoint(PLUGINS["amqp"], "amqp", "default", data, settings), wanted)
         assert found.channel is not None
         assert found.extra is not None
         told[found.address] = (found.channel["queue"]["durable"], found.extra["bindingKeys"])
@@ -264,3 +286,127 @@ def test_the_path_of_a_webhook_stays_secret() -> None:
     found = going("webhook", url="https://hooks.example/T0/s3cr3t")
     assert found.address is None
     assert "s3cr3t" not in repr(found)
+
+
+# Hosts
+
+SECRET = "s3cr3t-w0rd"
+
+
+def hosts(schema: Any, **data: Any) -> list[Host]:
+    (provider,) = (name for name, known in SCHEMAS.items() if known is schema)
+    return servers(Endpoint(PLUGINS[provider], provider, "default", data, schema(**data)))
+
+
+@pytest.mark.parametrize(
+    ("schema", "data", "right"),
+    [
+        (
+            amqp_profile.Profile,
+            {"url": f"amqps://app:{SECRET}@rabbit.example/prod%2Fone"},
+            ("rabbit.example:5671", "amqps", "0-9-1", "/prod%2Fone", "userPassword"),
+        ),
+        (amqp_profile.Profile, {}, ("localhost:5672", "amqp", "0-9-1", "", "userPassword")),
+        (
+            amqp1_profile.Profile,
+            {"url": "amqp://[::1]:5673/", "auth": "anonymous"},
+            ("[::1]:5673", "amqp1", "1.0", "", ""),
+        ),
+        (
+            stomp_profile.Profile,
+            {"url": f"stomp+ssl://app:{SECRET}@mq.example", "vhost": "v"},
+            ("mq.example:61614", "stomps", "1.2", "/v", "userPassword"),
+        ),
+        (stomp_profile.Profile, {"url": "stomp://mq.example"}, ("mq.example:61613", "stomp", "1.2", "", "")),
+        (
+            webhook.WebhookProfile,
+            {
+                "url": f"https://u:{SECRET}@hooks.example:8443/T0/{SECRET}?k={SECRET}",
+                "secret": f"raw:{SECRET}",
+            },
+            ("hooks.example:8443", "https", "", "", ""),
+        ),
+    ],
+)
+def test_of_a_profile_host_and_protocol_are_told(schema: Any, data: dict[str, Any], right: Any) -> None:
+    (server,) = hosts(schema, **data)
+    assert server[:5] == right
+    assert SECRET not in repr(server)
+
+
+def test_every_host_of_a_cluster_is_one() -> None:
+    found = hosts(amqp_profile.Profile, hosts=["a.example", "b.example:5000"], login="app", password=SECRET)
+    assert [server.host for server in found] == ["a.example:5672", "b.example:5000"]
+
+
+def test_a_client_certificate_is_a_login() -> None:
+    tls = amqp_profile.Tls(cert_file="c.pem", key_file="k.pem")
+    (server,) = hosts(amqp_profile.Profile, auth="external", tls=tls)
+    assert server.login == "X509"
+
+
+def test_what_is_in_the_process_has_no_host_of_its_own() -> None:
+    assert hosts(queues.InternalProfile) == [Host("localhost", "internal", description="within the process")]
+
+
+@pytest.mark.parametrize(
+    ("data", "host"),
+    [
+        ({"url": f"http://me:{SECRET}@other.example:81/{SECRET}"}, "other.example:81"),
+        ({"url": "http://[broken"}, UNKNOWN),
+        ({"url": 5}, UNKNOWN),
+        ({"token": SECRET}, UNKNOWN),
+    ],
+)
+def test_of_a_plugin_that_is_not_known_only_a_host_is_taken(data: dict[str, Any], host: str) -> None:
+    assert servers(Endpoint(Plugin("other"), "other", "default", data)) == [Host(host, "other")]
+
+
+# What a transport can
+
+
+@pytest.mark.parametrize(
+    ("provider", "data", "can"),
+    [
+        ("amqp", {"exchange": EVENTS}, "topics groups copies durable dead_letters headers"),
+        ("amqp", {"exchange": "amq.direct"}, "groups copies durable dead_letters headers"),
+        ("amqp", {"exchange": "", "persistent": False}, "dead_letters headers"),
+        ("amqp1", ANONYMOUS, "groups copies durable dead_letters headers"),
+        ("amqp1", {**ANONYMOUS, "address_model": "rabbitmq4"}, "durable dead_letters headers"),
+        ("stomp", STOMP, "durable dead_letters headers"),
+        (
+            "stomp",
+            {**STOMP, "destination": "/topic/{routing_key}"},
+            "topics groups copies durable dead_letters headers",
+        ),
+        ("internal", {}, "topics groups copies headers"),
+        ("file", {"path": "a.jsonl", "format": "body"}, "durable"),
+        ("console", {"format": "event"}, "headers"),
+        ("webhook", {"url": "https://h.example/"}, "headers"),
+    ],
+)
+def test_a_transport_says_what_it_can(provider: str, data: dict[str, Any], can: str) -> None:
+    settings = msgspec.convert(data, SCHEMAS[provider])
+    found = transport(Endpoint(PLUGINS[provider], provider, "p", data, settings))
+    assert [name for name, value in found._asdict().items() if value is True] == can.split()
+    assert found.largest_body is None
+
+
+def test_a_plugin_that_is_dropped_in_may_say_it_too(tmp_path: Path) -> None:
+    code = (
+        "from evbus.types import Channel, Host, Transport\n"
+        "async def publish(hub, ctx, routing_key, body): ...\n"
+        "def describe(hub, profile):\n"
+        "    return Transport([Host(profile['to'], 'pigeon')], Channel('loft', 'nest'), largest_body=20)\n"
+    )
+    (tmp_path / "ingress").mkdir()
+    (tmp_path / "ingress" / "pigeon.py").write_text(code)
+
+    async def main() -> None:
+        async with bus({"pigeon": {"p": {"to": "tower"}}}, plugin_dirs=[tmp_path]) as here:
+            (profile,) = here.hub.evbus.init.check({"pigeon": {"p": {"to": "tower"}}})
+            assert servers(profile) == [Host("tower", "pigeon")]
+            assert sent(profile, "OrderPlaced", "p") == Channel("loft", "nest")
+            assert transport(profile).largest_body == 20
+
+    asyncio.run(main())
