@@ -10,6 +10,7 @@ from typing import Any
 from evbus.engine.core.endpoint import Endpoint, Plugin, router
 from evbus.engine.kit.redact import problem_text, secrets_of
 from evbus.engine.kit.waiting import call
+from evbus.engine.wire.base.single import SingleFlight
 from evbus.errors import DeliveryError, DeliveryTimeout, EvbusError, ProfileError, Unavailable, nearest
 from evbus.types import Envelope
 
@@ -58,11 +59,11 @@ class RequestLink:
         self._functions = profile.plugin.functions
         self._route = router(profile.routing_key)
         self._ctx = profile.context()
-        self._opening: asyncio.Task[EvbusError | None] | None = None
-        self._open = self._closed = False
+        self._opening = SingleFlight(self._attempt, self._gone)
+        self._open = False
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "open" if self._open else "not open yet"
+        state = "closed" if self._opening.closed else "open" if self._open else "not open yet"
         return f"<Link {self.profile.provider}.{self.profile.name} {state}>"
 
     async def open(self) -> None:
@@ -106,13 +107,7 @@ class RequestLink:
 
     async def close(self) -> None:
         """Close what was opened. Requests that are under way fail."""
-        self._closed = True
-        opening, self._opening = self._opening, None
-        if opening is None:
-            return
-        if not opening.done():
-            opening.cancel()
-            await asyncio.wait({opening})
+        await self._opening.close()
         if self._open:
             self._open = False
             if "close" in self._functions:
@@ -124,32 +119,16 @@ class RequestLink:
         """Return when it is open; all who need it wait for the same attempt."""
         if self._open:
             return
-        if self._closed:
-            raise self._gone()
-        opening = self._opening
-        if opening is None or opening.done():
-            # In a task of its own: nobody's deadline or cancellation is to disturb the others who wait.
-            opening = self._opening = asyncio.ensure_future(self._attempt())
-        done, _ = await asyncio.wait({opening}, timeout=seconds)
-        if not done:
-            assert seconds is not None
-            raise self._late(seconds)
-        if opening.cancelled():
-            raise self._gone()
-        problem = opening.result()
-        if isinstance(problem, Unavailable):
-            raise type(problem)(str(problem)) from problem  # one for each who waits
-        if problem is not None:
-            raise problem
-
-    async def _attempt(self) -> EvbusError | None:
         try:
-            if "open" in self._functions:
-                self._ctx.state = await self._do(self._functions["open"](self._ctx), 0)
-        except EvbusError as exc:
-            return exc
+            await self._opening.open(seconds)
+        except TimeoutError:
+            assert seconds is not None
+            raise self._late(seconds) from None
+
+    async def _attempt(self) -> None:
+        if "open" in self._functions:
+            self._ctx.state = await self._do(self._functions["open"](self._ctx), 0)
         self._open = True
-        return None
 
     async def _do(self, coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
         """Await what a plugin does, for at most ``seconds`` (0: as long as it takes)."""

@@ -31,6 +31,7 @@ class SingleFlight(Generic[_Thing]):
 
     :param attempt: makes an attempt.
     :param gone: makes the error of who asks after :meth:`close`.
+    :ivar closed: it was closed.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class SingleFlight(Generic[_Thing]):
         self._attempt = attempt
         self._gone = gone
         self._task: asyncio.Task[_Thing] | None = None
-        self._closed = False
+        self.closed = False
 
     async def open(self, seconds: float | None = None) -> _Thing:
         """Return what the attempt brings that is under way, or begins now.
@@ -47,7 +48,7 @@ class SingleFlight(Generic[_Thing]):
         :raises TimeoutError: it takes longer than ``seconds``; it goes on.
         :raises Exception: what the attempt raises; of an Unavailable each who waits gets one of its own.
         """
-        if self._closed:
+        if self.closed:
             raise self._gone()
         if self._task is None or self._task.done():
             self._task = asyncio.ensure_future(self._attempt())
@@ -64,7 +65,7 @@ class SingleFlight(Generic[_Thing]):
 
     async def close(self) -> None:
         """End the attempt that is under way, and make no more."""
-        self._closed = True
+        self.closed = True
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

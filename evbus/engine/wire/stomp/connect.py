@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from functools import partial
+from importlib import import_module
 
 import msgspec
 
@@ -12,7 +14,6 @@ from evbus.engine.wire.base.address import Address
 from evbus.engine.wire.base.dial import Way, attempt, connection_of, dial, reason
 from evbus.engine.wire.base.shared import Role
 from evbus.engine.wire.base.supervisor import Connection
-from evbus.engine.wire.stomp import library
 from evbus.engine.wire.stomp.frame import Frame, escape
 from evbus.engine.wire.stomp.profile import Profile
 from evbus.engine.wire.stomp.session import Product, StompSession, error_text
@@ -39,7 +40,9 @@ def connection(
 
 
 async def _dial(profile: Profile, way: Way) -> StompSession:
-    session, address, where = StompSession(), profile.where(), str(way)
+    # In a thread, as importing stomp.py asks for this host's names.
+    library = await asyncio.to_thread(import_module, "evbus.engine.wire.stomp.library")
+    session, address, where = StompSession(library), profile.where(), str(way)
     session.redial = partial(_dial, profile, way)
 
     def why(problem: Exception) -> str:
@@ -64,14 +67,14 @@ async def _dial(profile: Profile, way: Way) -> StompSession:
 
 
 async def _login(session: StompSession, profile: Profile, address: Address, way: Way) -> Frame:
-    session.library = library.protocol(session.write, (way.host, way.port), escape(address.vhost))
+    session.control = session.library.protocol(session.write, (way.host, way.port), escape(address.vhost))
     beat = int(profile.heartbeat * 1000)
     headers = {"heart-beat": f"{beat},{beat}"}
     if profile.client_id:
         headers["client-id"] = escape(profile.client_id)
     # The command is STOMP and not CONNECT, whose headers are not escaped ("Value Encoding"), so that a
     # password may hold anything.
-    session.library.connect(escape(address.login) or None, escape(address.password) or None, headers=headers)
+    session.control.connect(escape(address.login) or None, escape(address.password) or None, headers=headers)
     return await session.opened
 
 

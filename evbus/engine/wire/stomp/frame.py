@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from evbus.engine.wire.amqp1.decode import SECTIONED, body_of, handed_over
@@ -60,11 +60,15 @@ def frame(command: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
 
 
 class Parser:
-    """Cut what comes from the broker into frames."""
+    """Cut what comes from the broker into frames.
 
-    __slots__ = ("_buffer", "_need")
+    :param control: reads one that is no MESSAGE; returns command, headers and body.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_buffer", "_control", "_need")
+
+    def __init__(self, control: Callable[[bytes], tuple[str, dict[str, str], bytes]]) -> None:
+        self._control = control
         self._buffer = bytearray()
         self._need = 0
 
@@ -101,7 +105,8 @@ class Parser:
     def _next(self, view: bytes, start: int) -> tuple[Frame | None, int] | None:
         if _RECEIPTS.match(view, start):
             return None, start
-        if not view.startswith(b"MESSAGE\n", start):
+        control = not view.startswith(b"MESSAGE\n", start)
+        if control:
             _check_command(view, start)
         blank = _END_OF_LINES.search(view, start, start + MOST_HEADERS)
         if blank is None:
@@ -122,11 +127,13 @@ class Parser:
                 return None
             if view[end]:
                 raise Malformed("a frame does not end where its content-length says")
+        if control:
+            return Frame(*self._control(view[start:end])), end + 1
         head, body = view[start : blank.start()], view[blank.end() : end]
-        command, headers = _head(head)
-        if b"amqp-1.0" in head and command == "MESSAGE":
+        headers = _headers(head)
+        if b"amqp-1.0" in head:
             body = _sent_by_amqp1(head, headers, body)
-        return Frame(command, headers, body), end + 1
+        return Frame("MESSAGE", headers, body), end + 1
 
 
 def _receipts(view: bytes, start: int) -> tuple[list[int], int]:
@@ -137,15 +144,14 @@ def _receipts(view: bytes, start: int) -> tuple[list[int], int]:
     return numbers, start
 
 
-def _head(head: bytes) -> tuple[str, dict[str, str]]:
-    command, *lines = head.decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
+def _headers(head: bytes) -> dict[str, str]:
     headers: dict[str, str] = {}
-    for line in lines:
+    for line in head.decode("utf-8", "replace").replace("\r\n", "\n").split("\n")[1:]:
         name, colon, value = line.partition(":")
         if not colon:
             raise Malformed("a header line has no colon")
         headers.setdefault(_unescape(name), _unescape(value))
-    return command, headers
+    return headers
 
 
 def _sent_by_amqp1(head: bytes, headers: dict[str, str], body: bytes) -> bytes:

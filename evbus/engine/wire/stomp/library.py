@@ -1,33 +1,21 @@
-"""The control frames of stomp.py (CONNECT, SUBSCRIBE, ...), written to a transport of our own.
+"""The control frames of stomp.py: those that go (CONNECT, SUBSCRIBE) and those that come (CONNECTED, ERROR).
 
 stomp.py's transport is a thread with a blocking socket: its ``wait_for_connection`` knows no deadline, its
 heartbeats end with the first reconnect, a listener that raises ends it, and its debug log shows the password.
-So its protocol class is used alone, as its own adapters do it.
+So its protocol class is used alone, as its own adapters do it. Importing it asks the name servers for this
+host's names, which may take long, unless ``STOMP_SKIP_HOSTNAME_SCAN`` is set: import this file in a thread.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
-# Without this, importing it asks the name servers for this host's names, which may take long.
-_SKIP = "STOMP_SKIP_HOSTNAME_SCAN"
-_before = os.environ.get(_SKIP)
-os.environ[_SKIP] = "1"
-try:
-    from stomp.protocol import Protocol12
-    from stomp.transport import BaseTransport
-    from stomp.utils import convert_frame
-finally:
-    if _before is None:
-        del os.environ[_SKIP]
-    else:
-        os.environ[_SKIP] = _before
+from stomp.protocol import Protocol12
+from stomp.transport import BaseTransport
+from stomp.utils import convert_frame, parse_frame
 
-__all__ = ["Protocol", "protocol"]
-
-Protocol = Any
+__all__ = ["parse", "protocol"]
 
 
 class _StompTransport(BaseTransport):  # type: ignore[misc]
@@ -52,6 +40,15 @@ class _Protocol(Protocol12):  # type: ignore[misc]
         self.transport.set_receipt(receipt_id, value)
 
 
-def protocol(write: Callable[[bytes], None], host: tuple[str, int], vhost: str) -> Protocol:
-    """Return stomp.py's protocol for STOMP 1.2, which writes by ``write`` and beats no heart."""
-    return _Protocol(_StompTransport(write, host, vhost), heartbeats=(0, 0))
+def protocol(write: Callable[[bytes], None], host: tuple[str, int], vhost: str) -> Protocol12:
+    """Return stomp.py's protocol for STOMP 1.2, which writes by ``write``."""
+    return _Protocol(_StompTransport(write, host, vhost))
+
+
+def parse(data: bytes) -> tuple[str, dict[str, str], bytes]:
+    """Return the command, headers and body of a whole frame, but for its last byte.
+
+    What a MESSAGE may bring it cannot read: bytes in headers, as RabbitMQ 3 puts them there.
+    """
+    found = parse_frame(data)
+    return found.cmd, found.headers, found.body

@@ -15,7 +15,6 @@ from typing import Any
 
 from evbus.engine.kit.redact import one_line
 from evbus.engine.wire.base.session import BrokerSession
-from evbus.engine.wire.stomp import library
 from evbus.engine.wire.stomp.frame import Frame, Malformed, Parser, escape
 from evbus.engine.wire.stomp.frame import frame as encode
 from evbus.engine.wire.stomp.profile import KEY, ROUTING_KEY
@@ -116,18 +115,21 @@ def sender_headers(headers: Mapping[str, str], broker: Product) -> dict[str, str
 class StompSession(BrokerSession[Frame]):
     """A connection as long as it lives.
 
+    :param library: :mod:`evbus.engine.wire.stomp.library`, whose import takes a while.
+    :ivar control: stomp.py's protocol, which writes control frames; None before the login.
     :ivar opened: the frame CONNECTED, or the ERROR in its place.
     :ivar version: that of RabbitMQ, such as ``(4, 0, 5)``; empty for others.
     :ivar redial: makes another session with the same broker.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, library: Any) -> None:
         super().__init__()
+        self.library = library
+        self.control: Any = None
         self.broker = Product.OTHER
         self.version: tuple[int, ...] = ()
-        self.library: library.Protocol = None
         self.redial: Callable[[], Coroutine[Any, Any, StompSession]] | None = None
-        self._parser = Parser()
+        self._parser = Parser(library.parse)
         self._takers: dict[str, Callable[[Frame], None]] = {}
         self._prompt: Callable[[], None] | None = None
         self._settled: list[bytes] = []
@@ -294,7 +296,7 @@ class StompSession(BrokerSession[Frame]):
         answer = _Answer(self._loop)
         self._takers[name] = taker
         receipt = self.expect(answer, 0)
-        self.library.subscribe(destination, name, ack, dict(headers), receipt=str(receipt))
+        self.control.subscribe(destination, name, ack, dict(headers), receipt=str(receipt))
         return answer.future
 
     async def unsubscribe(self, name: str, *, delete: str = "") -> None:
@@ -308,7 +310,7 @@ class StompSession(BrokerSession[Frame]):
         answer = _Answer(self._loop)
         receipt = self.expect(answer, 0)
         deleting = {"durable": "true", "x-queue-name": delete} if delete else {}
-        self.library.unsubscribe(name, deleting, receipt=str(receipt))
+        self.control.unsubscribe(name, deleting, receipt=str(receipt))
         await asyncio.wait({answer.future}, timeout=UNSUBSCRIBE_TIMEOUT)
 
     def settle(self, tag: str, headers: str = "", *, accepted: bool) -> None:
@@ -352,10 +354,10 @@ class StompSession(BrokerSession[Frame]):
 
     async def close(self) -> None:
         """Say goodbye ("DISCONNECT") and wait for the answer, then for the end of the socket."""
-        if not self.lost.done() and self.library is not None:
+        if not self.lost.done() and self.control is not None:
             self.flush()
             answer = _Answer(self._loop)
-            self.library.disconnect(receipt=str(self.expect(answer, 0)))
+            self.control.disconnect(receipt=str(self.expect(answer, 0)))
             await answer.future
         await self._over()
 

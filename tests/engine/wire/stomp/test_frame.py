@@ -6,12 +6,13 @@ import proton
 import pytest
 
 from evbus.engine.wire.stomp.frame import Frame, Malformed, Parser, escape, frame
+from evbus.engine.wire.stomp.library import parse
 
 MESSAGE = b"MESSAGE\nsubscription:1\nack:a\\c1\ncontent-length:3\n\na\0b\0"
 
 
 def parsed(*chunks: bytes) -> list[Frame | list[int]]:
-    parser = Parser()
+    parser = Parser(parse)
     return [found for chunk in chunks for found in parser.feed(chunk)]
 
 
@@ -91,7 +92,7 @@ def test_bytes_that_rabbitmq_3_puts_into_headers_are_read_before_they_are_text()
             section = section.replace(plain, escaped)
         head += b"x-amqp-1.0-" + name + b":" + section + b"\n"
     body = raw[value:]
-    (found,) = Parser().feed(head + b"content-length:%d\n\n" % len(body) + body + b"\0")
+    (found,) = Parser(parse).feed(head + b"content-length:%d\n\n" % len(body) + body + b"\0")
     assert isinstance(found, Frame)
     assert found.body == b"text"
     assert found.headers == {

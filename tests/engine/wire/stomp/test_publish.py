@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from evbus.engine.wire.stomp.frame import Frame, Parser
+from evbus.engine.wire.stomp.library import parse
 from evbus.engine.wire.stomp.profile import Profile
 from evbus.engine.wire.stomp.publish import Frames
 from evbus.engine.wire.stomp.session import Product, sender_headers
@@ -26,7 +27,7 @@ def sent(made: Frames, event: Envelope) -> Frame:
     # A SEND is built as a MESSAGE is; the parser, which knows what brokers send only, is told that it is one.
     raw = made.frame(event, 7)
     assert raw.startswith(b"SEND\n")
-    (found,) = Parser().feed(b"MESSAGE" + raw[4:])
+    (found,) = Parser(parse).feed(b"MESSAGE" + raw[4:])
     assert isinstance(found, Frame)
     return found
 

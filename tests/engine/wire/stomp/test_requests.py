@@ -11,7 +11,6 @@ from typing import Any
 import aiormq
 import pytest
 
-from evbus.engine.wire.stomp import library  # noqa: F401 - importing stomp.py before would scan host names
 from evbus.engine.wire.stomp.requests import MOST_EXPIRY, expiry_lines, reply_queue
 from evbus.engine.wire.stomp.session import Product
 from evbus.errors import DeliveryError, DeliveryTimeout, Rejected, Unavailable
