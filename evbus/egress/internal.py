@@ -38,7 +38,7 @@ def attach(hub, ctx, subscription, take):
 def _state(hub, ctx, subscription):
     if ctx.name not in hub.egress.GROUPS:
         hub.egress.GROUPS[ctx.name] = _groups.Groups(hub.connection.WEIGHT)
-    subscribers = hub.ingress.SUBSCRIBERS.setdefault(ctx.name, _shared.Subscribers())
+    subscribers = hub.ingress.SUBSCRIBERS.setdefault(ctx.name, _groups.Subscribers())
     return hub.egress.GROUPS[ctx.name], subscribers, _groups.renamed(subscription, ctx.profile.routing_key)
 
 

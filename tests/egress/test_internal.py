@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from evbus.engine.kit.weight import Weight
 from evbus.engine.wire.memory import groups
 from evbus.engine.wire.memory import queues as ingress
-from evbus.engine.wire.memory.groups import Groups
-from evbus.engine.wire.memory.profile import InternalProfile, Subscribers
+from evbus.engine.wire.memory.groups import Groups, Subscribers
+from evbus.engine.wire.memory.profile import InternalProfile
 from evbus.errors import BusFull, ProfileError
 from evbus.types import Delivery, Envelope, Subscription
 from tests.evbus.kit import WAIT, new_hub, running

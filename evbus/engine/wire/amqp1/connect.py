@@ -8,7 +8,6 @@ import secrets
 
 from evbus.engine.kit.redact import one_line
 from evbus.engine.wire.amqp1.address import model_of
-from evbus.engine.wire.amqp1.login import Login
 from evbus.engine.wire.amqp1.profile import Model, Profile
 from evbus.engine.wire.amqp1.session import Amqp1Session
 from evbus.engine.wire.base.address import Address
@@ -40,7 +39,7 @@ def connection(profile: Profile, name: str, provider: str = "amqp1") -> Amqp1Con
 
     async def make(way: Way) -> Amqp1Session:
         address = profile.where()
-        session = Amqp1Session(_login(profile, address, way.host, container))
+        session = Amqp1Session(profile, _hostname(profile, address, way.host), container)
 
         def why(problem: Exception) -> str:
             return f"{way}: {_reason(problem, session, address, profile)}"
@@ -56,20 +55,14 @@ def model(profile: Profile, session: Amqp1Session) -> Model:
     return model_of(profile, session.opened.result())
 
 
-def _login(profile: Profile, address: Address, host: str, container: str) -> Login:
-    # RabbitMQ takes the field for a vhost only if it says so; Artemis for one if it has one of that name.
-    vhost = address.vhost
-    if vhost and profile.address_model != "artemis":
-        vhost = f"vhost:{vhost}"
-    return Login(
-        mechanism=profile.auth.upper(),
-        user=address.login,
-        password=address.password,
-        hostname=vhost or host,
-        container=container,
-        # The engine tells the other side half of it.
-        idle=2 * profile.heartbeat,
-    )
+def _hostname(profile: Profile, address: Address, host: str) -> str:
+    """Return the field of ``open`` by which brokers choose a vhost.
+
+    RabbitMQ takes it for one only if it says so; Artemis if it has one of that name.
+    """
+    if address.vhost and profile.address_model != "artemis":
+        return f"vhost:{address.vhost}"
+    return address.vhost or host
 
 
 async def _open(session: Amqp1Session, way: Way) -> None:

@@ -16,7 +16,7 @@ from evbus.engine.wire.amqp1.address import is_rabbitmq3
 from evbus.engine.wire.amqp1.library import cproton, proton
 from evbus.engine.wire.amqp1.link import Link, Receiver, SendingLink, condition_of
 from evbus.engine.wire.amqp1.links import Links
-from evbus.engine.wire.amqp1.login import Login
+from evbus.engine.wire.amqp1.profile import Profile
 from evbus.engine.wire.base.session import BrokerSession
 from evbus.errors import DeliveryError
 
@@ -34,6 +34,8 @@ class Amqp1Session(BrokerSession[Mapping[str, Any]]):
     The objects of the engine are used by the event loop's thread alone, and are never handed out: when the
     garbage collector of another thread frees one while the engine runs, the process is gone.
 
+    :param hostname: the field of ``open``, by which brokers choose a vhost.
+    :param container: what the process is called there.
     :ivar opened: the properties that the broker tells of itself (section 2.7.1), once it takes links.
     :ivar heard: the first bytes that came.
     :ivar broke: whether the other side ended it without a cause of its own, such as an operator: then what
@@ -41,7 +43,7 @@ class Amqp1Session(BrokerSession[Mapping[str, Any]]):
     :ivar refused: condition and description with which the broker closed the connection.
     """
 
-    def __init__(self, login: Login) -> None:
+    def __init__(self, profile: Profile, hostname: str, container: str) -> None:
         super().__init__()
         self.heard = b""
         self.broke = False
@@ -54,25 +56,27 @@ class Amqp1Session(BrokerSession[Mapping[str, Any]]):
         self._collector = proton.Collector()
         self._connection = proton.Connection()
         self._engine = proton.Transport()
-        self._begin(login)
+        self._begin(profile, hostname, container)
 
     def __repr__(self) -> str:
         state = "lost" if self.lost.done() else "up" if self.opened.done() else "opening"
         return f"<Amqp1Session {state} links={len(self._links)}>"
 
-    def _begin(self, login: Login) -> None:
+    def _begin(self, profile: Profile, hostname: str, container: str) -> None:
         connection, engine = self._connection, self._engine
-        connection.container = login.container
-        connection.hostname = login.hostname
-        if login.mechanism == "PLAIN":
-            connection.user, connection.password = login.user, login.password
+        connection.container = container
+        connection.hostname = hostname
+        if profile.auth == "plain":
+            address = profile.where()
+            connection.user, connection.password = address.login, address.password
         connection.properties = {proton.symbol("product"): "evbus"}
         connection.collect(self._collector)
         sasl = engine.sasl()
-        sasl.allowed_mechs(login.mechanism)
+        sasl.allowed_mechs(profile.auth.upper())
         # The engine cannot see that the connection is encrypted: asyncio does that.
         sasl.allow_insecure_mechs = True
-        engine.idle_timeout = login.idle
+        # The engine tells the other side half of it.
+        engine.idle_timeout = 2 * profile.heartbeat
         engine.max_frame_size = CHUNK
         engine.bind(connection)
         connection.open()

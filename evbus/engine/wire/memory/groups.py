@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 
 import msgspec.structs
 
-from evbus.engine.kit.topics import check_template
+from evbus.engine.kit.topics import check_template, is_pattern, matches
 from evbus.engine.kit.weight import Weight, size_of
-from evbus.engine.wire.memory.profile import Subscribers
 from evbus.errors import ProfileError
 from evbus.types import Delivery, Envelope, Subscription
 
-__all__ = ["Group", "Groups", "Member", "attach", "close", "deliveries", "held", "renamed", "resume"]
+__all__ = ["Group", "Groups", "Subscribers", "attach", "close", "deliveries", "held", "renamed", "resume"]
 
 Take = Callable[[list[Delivery]], None]
 #: Gets the name of a group, and envelopes that nobody of it takes any more.
@@ -54,9 +53,9 @@ class Group:
         self._groups = groups
         self.weight = groups.weight
         self._subscribers = subscribers
-        self._members: deque[Member] = deque()
+        self._members: deque[_Member] = deque()
         # They take turns; one of them stands for all.
-        self._first: Member | None = None
+        self._first: _Member | None = None
         self._durable = False
         self._crowd: deque[asyncio.Future[None]] = deque()
         self._lost: Lost | None = None
@@ -178,11 +177,11 @@ class Group:
             if not turn.done():
                 turn.set_result(None)
 
-    def leads(self, member: Member) -> bool:
+    def leads(self, member: _Member) -> bool:
         """Return whether a consumer is the first of those that there are."""
         return member is self._first
 
-    def join(self, member: Member, durable: bool) -> None:
+    def join(self, member: _Member, durable: bool) -> None:
         """Add a consumer."""
         self._lost = None  # the bus was started again
         self._durable = self._durable or durable
@@ -191,7 +190,7 @@ class Group:
         self._first = self._first or member
         self.push()
 
-    def leave(self, member: Member, unsettled: list[Envelope]) -> None:
+    def leave(self, member: _Member, unsettled: list[Envelope]) -> None:
         """Drop a consumer; what it did not settle is for others. The last one ends what is not durable."""
         self._members.remove(member)
         if self._first is member:
@@ -236,7 +235,76 @@ class Group:
         self._relieve()
 
 
-class Member:
+class Subscribers(dict[str, list[Group]]):
+    """Subscriptions by routing key, those to patterns of keys among them once a key is known.
+
+    :ivar patterns: subscriptions to patterns, by these.
+    """
+
+    #: Keys for which patterns were looked at; they come from outside, and may be made up.
+    REMEMBERED = 10_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patterns: dict[str, list[Group]] = {}
+        self._known: set[str] = set()
+
+    def add(self, name: str, subscriber: Group) -> None:
+        """Add a subscription to a key, or to a pattern."""
+        self.setdefault(name, []).append(subscriber)
+        if is_pattern(name):
+            self.patterns.setdefault(name, []).append(subscriber)
+            self._known.clear()
+
+    def remove(self, name: str, subscriber: Group) -> None:
+        """Remove a subscription."""
+        if name in self.patterns:
+            self.patterns[name].remove(subscriber)
+            if not self.patterns[name]:
+                del self.patterns[name]
+            keys = [key for key, subscribers in self.items() if subscriber in subscribers]
+        else:
+            keys = [name]
+        for key in keys:
+            self[key].remove(subscriber)
+            if not self[key]:
+                del self[key]
+
+    def resolve(self, keys: Iterable[str]) -> None:
+        """Let keys lead to the subscriptions whose patterns they match, too."""
+        several = set(keys)
+        new = several - self._known
+        if new and len(self._known) + len(new) > self.REMEMBERED:
+            self._forget()
+            new = several
+        for key in new:
+            self._resolve(key)
+
+    def _resolve(self, key: str) -> None:
+        self._known.add(key)
+        there = self.get(key, [])
+        known = set(map(id, there))
+        found = [
+            subscriber
+            for pattern, subscribers in self.patterns.items()
+            if matches(key, pattern)
+            for subscriber in subscribers
+            if id(subscriber) not in known
+        ]
+        if found:
+            self[key] = [*there, *found]
+
+    def _forget(self) -> None:
+        self._known.clear()
+        several = {id(subscriber) for subscribers in self.patterns.values() for subscriber in subscribers}
+        for key, subscribers in list(self.items()):
+            if key not in self.patterns:
+                subscribers[:] = [subscriber for subscriber in subscribers if id(subscriber) not in several]
+                if not subscribers:
+                    del self[key]
+
+
+class _Member:
     """A consumer of a group.
 
     :param most: deliveries that it may have unsettled at once.
@@ -257,7 +325,7 @@ class Member:
         group.join(self, durable)
 
     def __repr__(self) -> str:
-        return f"<Member of {self._group!r} unsettled={len(self._unsettled)}>"
+        return f"<_Member of {self._group!r} unsettled={len(self._unsettled)}>"
 
     @property
     def unsettled(self) -> int:
@@ -317,7 +385,7 @@ class Member:
             self._group.leave(self, unsettled)
 
 
-def attach(groups: Groups, subscribers: Subscribers, subscription: Subscription, take: Take) -> Member:
+def attach(groups: Groups, subscribers: Subscribers, subscription: Subscription, take: Take) -> _Member:
     """Make a consumer of a subscription.
 
     :raises ProfileError: it does not say what it wants.
@@ -330,7 +398,7 @@ def attach(groups: Groups, subscribers: Subscribers, subscription: Subscription,
     if group is None:
         group = Group(key, subscription.group, groups, subscribers)
     durable = subscription.durable and not subscription.per_process
-    return Member(group, subscription.prefetch or PREFETCH, take, durable)
+    return _Member(group, subscription.prefetch or PREFETCH, take, durable)
 
 
 def renamed(subscription: Subscription, template: str | None) -> Subscription:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 
 from evbus.engine.kit.redact import one_line
 from evbus.engine.kit.weight import Weight, size_of
-from evbus.engine.wire.memory.profile import InternalProfile, Subscriber, Subscribers
+from evbus.engine.wire.memory.groups import Group, Subscribers
+from evbus.engine.wire.memory.profile import InternalProfile
 from evbus.errors import BusFull, Unavailable
 from evbus.types import Envelope
 
@@ -19,8 +20,6 @@ __all__ = [
     "BodyQueue",
     "InternalProfile",
     "Queues",
-    "Subscriber",
-    "Subscribers",
     "put_all",
     "put_now",
     "queue",
@@ -186,7 +185,7 @@ class Queues(dict["str | None", BodyQueue]):
         found = self[key] = BodyQueue(self._weight)
         return found
 
-    def trim(self, key: str, target: BodyQueue | Subscriber) -> int:
+    def trim(self, key: str, target: BodyQueue | Group) -> int:
         """Drop the oldest of a queue, or of listeners of which none is there; return how many.
 
         They have :data:`MOST` events, and all of them together half of the bytes that the bus may have.
@@ -279,7 +278,7 @@ async def _put_some(
     return len(put)
 
 
-async def _wait_room(subscribed: list[Subscriber], most: int, deadline: float) -> None:
+async def _wait_room(subscribed: list[Group], most: int, deadline: float) -> None:
     """Wait until half of the room is free, as it costs time to wait for each event, or for any room."""
     for limit, seconds in ((max(1, most // 2), HALF), (most, PATIENCE)):
         rooms = asyncio.gather(*[subscriber.room(limit) for subscriber in subscribed])
