@@ -188,7 +188,8 @@ class BrokerConsumer(Generic[_Session]):
         if self._began is not None and not closing:
             problem = self._refusal()
             lived = asyncio.get_running_loop().time() - self._began
-            if self._breaks.count(settled=self.settled, lived=lived):
+            ended = self._session.lost.done() or problem is not None
+            if ended and self._breaks.count(settled=self.settled, lived=lived):
                 self._log.warning(BREAKS, self.connection.name, self.place)
         self._began = None
         self._session.lost.remove_done_callback(self._lost)

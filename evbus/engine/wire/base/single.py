@@ -52,6 +52,7 @@ class SingleFlight(Generic[_Thing]):
             raise self._gone()
         if self._task is None or self._task.done():
             self._task = asyncio.ensure_future(self._attempt())
+            self._task.add_done_callback(_look)
         task = self._task
         done, _ = await asyncio.wait({task}, timeout=seconds)
         if not done:
@@ -70,5 +71,9 @@ class SingleFlight(Generic[_Thing]):
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
-            if not task.cancelled():
-                task.exception()  # looked at, or asyncio would log that nobody did
+
+
+def _look(task: asyncio.Task[Any]) -> None:
+    """Look at an error, or asyncio would log that nobody did when nobody waits any more."""
+    if not task.cancelled():
+        task.exception()
