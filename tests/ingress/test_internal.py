@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from evbus.engine.kit.weight import Weight
 from evbus.engine.wire.memory import queues as memory_queues
 from evbus.engine.wire.memory.profile import InternalProfile
-from evbus.engine.wire.memory.queues import BodyQueue
+from evbus.engine.wire.memory.queues import _BodyQueue
 from evbus.errors import Unavailable
 from evbus.types import Envelope
 from tests.evbus.kit import WAIT, bodies, new_hub, running
@@ -102,7 +102,7 @@ def test_many_bodies_at_once_keep_their_order_per_key() -> None:
 
 
 async def test_join_waits_for_task_done_of_every_body() -> None:
-    queue = BodyQueue(Weight())
+    queue = _BodyQueue(Weight())
     queue.put_all([b"1", b"2"])
     await queue.put(b"3")
     join = asyncio.ensure_future(queue.join())
@@ -119,14 +119,14 @@ async def test_join_waits_for_task_done_of_every_body() -> None:
 
 
 async def test_nothing_at_once_changes_nothing() -> None:
-    queue = BodyQueue(Weight())
+    queue = _BodyQueue(Weight())
     queue.put_all([])
     await asyncio.wait_for(queue.join(), WAIT)
 
 
 def test_many_getters_get_one_body_each_in_the_order_in_which_they_wait() -> None:
     async def main() -> list[bytes]:
-        queue = BodyQueue(Weight())
+        queue = _BodyQueue(Weight())
         getters = [asyncio.ensure_future(queue.get()) for _ in range(5)]
         await settled()
         queue.put_all([b"0", b"1", b"2"])
@@ -141,7 +141,7 @@ def test_many_getters_get_one_body_each_in_the_order_in_which_they_wait() -> Non
 
 
 async def test_a_getter_that_is_cancelled_takes_nothing_with_it() -> None:
-    queue = BodyQueue(Weight())
+    queue = _BodyQueue(Weight())
     first, second = (asyncio.ensure_future(queue.get()) for _ in range(2))
     await settled()
     queue.put_all([b"1"])
@@ -157,7 +157,7 @@ async def test_a_getter_that_is_cancelled_takes_nothing_with_it() -> None:
 
 
 async def test_a_body_that_a_newcomer_took_is_not_missed_by_the_one_who_was_woken() -> None:
-    queue = BodyQueue(Weight())
+    queue = _BodyQueue(Weight())
     waiting = asyncio.ensure_future(queue.get())
     await settled()
     queue.put_all([b"1"])
@@ -281,7 +281,7 @@ async def test_queues_that_are_empty_and_that_nobody_has_go_away() -> None:
 def test_what_waits_in_queues_is_weighed(program: list[tuple[str, int]]) -> None:
     async def main() -> None:
         weight = Weight()
-        queue = BodyQueue(weight)
+        queue = _BodyQueue(weight)
         for serial, (what, number) in enumerate(program, 1):
             await step(queue, weight, what, number, b"x" * serial)
             there = sum(map(len, queue._queue))
@@ -294,7 +294,7 @@ def test_what_waits_in_queues_is_weighed(program: list[tuple[str, int]]) -> None
     asyncio.run(main())
 
 
-async def step(queue: BodyQueue, weight: Weight, what: str, number: int, body: bytes) -> None:
+async def step(queue: _BodyQueue, weight: Weight, what: str, number: int, body: bytes) -> None:
     if what == "put":
         for _ in range(number):
             if not queue.full():

@@ -13,7 +13,7 @@ from evbus.engine.wire.base.text import unfit
 from evbus.errors import InvalidRoutingKey, ProfileError
 from evbus.types import Subscription
 
-__all__ = ["Source", "Target", "is_rabbitmq3", "model_of", "source", "target"]
+__all__ = ["Terminus", "is_rabbitmq3", "model_of", "source", "target"]
 
 _DEFAULT: dict[Model, str] = {
     "artemis": KEY,
@@ -26,26 +26,17 @@ SHORT = 255
 _COPIES = ("/exchange/", "/topic/")
 
 
-class Target(NamedTuple):
-    """The target of a link: the address to which messages go.
+class Terminus(NamedTuple):
+    """The end of a link that the broker has: the address to which messages go, or from which they come.
 
-    :ivar capabilities: what the sender asks of the node there.
-    :ivar keyed: the message has to bring its routing key along.
-    """
-
-    address: str
-    capabilities: tuple[str, ...] = ()
-    keyed: bool = False
-
-
-class Source(NamedTuple):
-    """The source of a link: the address from which messages come.
-
+    :ivar capabilities: what is asked of the node there.
+    :ivar keyed: a message that goes there has to bring its routing key along.
     :ivar durable: the queue outlives its consumers.
     """
 
     address: str
     capabilities: tuple[str, ...] = ()
+    keyed: bool = False
     durable: bool = True
 
 
@@ -64,7 +55,7 @@ def is_rabbitmq3(properties: Mapping[str, Any]) -> bool:
     return properties.get("product") == "RabbitMQ" and major in ("1", "2", "3")
 
 
-def target(profile: Profile, model: Model, key: str) -> Target:
+def target(profile: Profile, model: Model, key: str) -> Terminus:
     """Return the target of an event, by its routing key.
 
     :raises InvalidRoutingKey: the key makes no address.
@@ -74,14 +65,14 @@ def target(profile: Profile, model: Model, key: str) -> Target:
     template = profile.address or _DEFAULT[model]
     kinds = (("topic",) if profile.routing == "multicast" else ("queue",)) if model == "artemis" else ()
     if KEY not in template:
-        return Target(template, kinds, keyed=True)
+        return Terminus(template, kinds, keyed=True)
     if not key:
         raise InvalidRoutingKey(f"the event has no routing key, and the address {template!r} needs one")
     if model != "artemis" and template != KEY and len(key.encode()) > SHORT:
         raise InvalidRoutingKey(
             f"the routing key {key[:60]!r}... has more than the {SHORT} bytes of RabbitMQ"
         )
-    return Target(_filled(template, model, key), kinds)
+    return Terminus(_filled(template, model, key), kinds)
 
 
 def _filled(template: str, model: Model, key: str) -> str:
@@ -103,7 +94,7 @@ def _latin(name: str) -> str:
     return name.replace("/", "%2F").encode().decode("latin-1")
 
 
-def source(profile: Profile, model: Model, wanted: Subscription) -> Source:
+def source(profile: Profile, model: Model, wanted: Subscription) -> Terminus:
     """Return the node that a subscription consumes from.
 
     :raises ProfileError: the profile leads to no queue, or the broker cannot give what is wanted.
@@ -121,7 +112,7 @@ def source(profile: Profile, model: Model, wanted: Subscription) -> Source:
     return _rabbitmq(profile, model, wanted)
 
 
-def _artemis(profile: Profile, wanted: Subscription) -> Source:
+def _artemis(profile: Profile, wanted: Subscription) -> Terminus:
     address = _address(profile, "artemis", wanted.name)
     kinds = ("topic",) if profile.routing == "multicast" else ("queue",)
     queue = wanted.group
@@ -129,17 +120,17 @@ def _artemis(profile: Profile, wanted: Subscription) -> Source:
         own = profile.server_name or secrets.token_hex(8)
         queue = f"{queue}-{own}" if queue else own
     if not queue:
-        return Source(address, kinds, wanted.durable)
+        return Terminus(address, kinds, durable=wanted.durable)
     if profile.routing != "multicast":
         raise ProfileError(
             f"the queue {queue!r} of {address!r} has a copy of its own, and routing: anycast gives none",
             path="routing",
         )
     # The name of a queue within an address, "fully qualified queue name" in Artemis' manual.
-    return Source(f"{address}::{queue}", kinds, wanted.durable and not wanted.per_process)
+    return Terminus(f"{address}::{queue}", kinds, durable=wanted.durable and not wanted.per_process)
 
 
-def _rabbitmq(profile: Profile, model: Model, wanted: Subscription) -> Source:
+def _rabbitmq(profile: Profile, model: Model, wanted: Subscription) -> Terminus:
     template = profile.address or _DEFAULT[model]
     copies = model == "rabbitmq3" and template.startswith(_COPIES)
     if wanted.per_process:
@@ -150,7 +141,7 @@ def _rabbitmq(profile: Profile, model: Model, wanted: Subscription) -> Source:
                 else "a queue of its own, which RabbitMQ 4 makes for no consumer: use the provider amqp"
             )
             raise ProfileError(f"a copy for every process needs {needs}", path="address")
-        return Source(_address(profile, model, wanted.name), durable=False)
+        return Terminus(_address(profile, model, wanted.name), durable=False)
     if wanted.group:
         exchange = "/exchange/" if model == "rabbitmq3" else "/exchanges/"
         if not template.startswith((exchange, *_COPIES)):
@@ -161,13 +152,13 @@ def _rabbitmq(profile: Profile, model: Model, wanted: Subscription) -> Source:
             )
         # Neither version binds a queue to an exchange for a consumer of AMQP 1.0, so it has to be there.
         name = f"{wanted.name}::{wanted.group}" if wanted.name else wanted.group
-        return Source(_queue(model, name))
+        return Terminus(_queue(model, name))
     if copies or (model == "rabbitmq4" and template.startswith("/exchanges/")):
-        return Source(_queue(model, wanted.name)) if wanted.name else _unnamed(template)
-    return Source(_address(profile, model, wanted.name))
+        return Terminus(_queue(model, wanted.name)) if wanted.name else _unnamed(template)
+    return Terminus(_address(profile, model, wanted.name))
 
 
-def _unnamed(template: str) -> Source:
+def _unnamed(template: str) -> Terminus:
     raise ProfileError(
         f"{template!r} is where events are sent; say what to consume, such as the queue bound there",
         path="address",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from evbus.engine.kit.redact import one_line
-from evbus.engine.wire.amqp1.address import Source, source
+from evbus.engine.wire.amqp1.address import Terminus, source
 from evbus.engine.wire.amqp1.connect import Amqp1Connection, model
 from evbus.engine.wire.amqp1.decode import decode
 from evbus.engine.wire.amqp1.link import ACCEPTED, MODIFIED, REJECTED, RELEASED, Receiver
@@ -43,7 +43,7 @@ class Consumer(BrokerConsumer[Amqp1Session]):
         self._profile = profile
         self._name = name
         self._prefetch = subscription.prefetch_for(profile.prefetch)
-        self._source: Source | None = None
+        self._source: Terminus | None = None
         self._link: Receiver | None = None
         self._counts = self._warned = False
 

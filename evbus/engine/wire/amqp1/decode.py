@@ -26,7 +26,7 @@ from evbus.engine.wire.base.amqp1_types import Described, Malformed, items, read
 from evbus.engine.wire.base.crossing import without_frame
 from evbus.types import Native, SharedHeaders, SharedNativeHeaders
 
-__all__ = ["SECTIONED", "SECTIONS", "Malformed", "Message", "body_of", "decode", "handed_over"]
+__all__ = ["SECTIONED", "SECTIONS", "Malformed", "body_of", "decode", "handed_over"]
 
 # How RabbitMQ hands messages over to consumers of other protocols.
 #: The headers in which version 3 puts what comes before the body, in the order of a message.
@@ -49,7 +49,7 @@ _SECONDS = 10**11
 _TEXTS = (0xA1, 0xB1, 0xA3, 0xB3)
 
 
-class Message(NamedTuple):
+class _Message(NamedTuple):
     """A message that came in.
 
     :ivar subject: the routing key, ``""`` when the message says none.
@@ -64,7 +64,7 @@ class Message(NamedTuple):
     again: bool
 
 
-def decode(data: bytes, *, hidden: Collection[str] = (), seconds: bool = False) -> Message:
+def decode(data: bytes, *, hidden: Collection[str] = (), seconds: bool = False) -> _Message:
     """Return a message, all values of which have become text, and are kept as they are beside it.
 
     What RabbitMQ 4 has made of a message that was sent by AMQP 0-9-1 or STOMP is as if it had come so.
@@ -104,7 +104,7 @@ def decode(data: bytes, *, hidden: Collection[str] = (), seconds: bool = False) 
     for name in hidden:
         headers.pop(name, None)
     count = _field(head, 4)
-    return Message(
+    return _Message(
         key or "",
         SharedNativeHeaders(headers, native) if native else SharedHeaders(headers),
         bodies[0] if len(bodies) == 1 else b"".join(bodies),
@@ -236,7 +236,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, default=_text, ensure_ascii=False)
 
 
-def handed_over(sections: Mapping[str, bytes]) -> Message | None:
+def handed_over(sections: Mapping[str, bytes]) -> _Message | None:
     """Return the message in the headers :data:`SECTIONS` of RabbitMQ 3; None if they are no AMQP 1.0."""
     try:
         return decode(b"".join(sections[name] for name in SECTIONS if name in sections))

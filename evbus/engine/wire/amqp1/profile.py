@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from evbus.engine.kit.units import Seconds
-from evbus.engine.wire.base.address import Scheme
 from evbus.engine.wire.base.profile import BrokerProfile
 from evbus.engine.wire.base.text import unfit
 
@@ -52,7 +51,8 @@ class Profile(BrokerProfile, frozen=True, kw_only=True):
     :ivar server_name: what a process's own copy is called by on Artemis; default: a name made up.
     """
 
-    SCHEME: ClassVar[Scheme] = Scheme("amqp", "amqps", 5672, 5671)
+    SCHEMES: ClassVar[tuple[str, str]] = ("amqp", "amqps")
+    PORTS: ClassVar[tuple[int, int]] = (5672, 5671)
     VHOST: ClassVar[str] = ""
 
     auth: Literal["plain", "external", "anonymous"] = "plain"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
-from evbus.engine.wire.amqp1.address import Target, target
+from evbus.engine.wire.amqp1.address import Terminus, target
 from evbus.engine.wire.amqp1.connect import Amqp1Connection, model
 from evbus.engine.wire.amqp1.link import Outcome, SendingLink
 from evbus.engine.wire.amqp1.message import Encoder
@@ -56,7 +56,7 @@ class Publisher(BrokerPublisher[Amqp1Session]):
         super().__init__(connection, profile.window, profile.settle_timeout)
         self._profile = profile
         self._links: OrderedDict[str, SendingLink] = OrderedDict()
-        self._targets: dict[str, Target] = {}
+        self._targets: dict[str, Terminus] = {}
         self._last: tuple[Outcome, Result] = Outcome(""), None
         self._broken: Unavailable | None = None
         self._coming_back = ComingBack(connection)
@@ -135,7 +135,7 @@ class Publisher(BrokerPublisher[Amqp1Session]):
     def _full(self, session: Amqp1Session) -> bool:
         return len(session.receipts) >= self._window
 
-    def _target(self, key: str) -> Target:
+    def _target(self, key: str) -> Terminus:
         found = self._targets.get(key)
         if found is None:
             found = target(self._profile, self._model, key)
@@ -146,7 +146,7 @@ class Publisher(BrokerPublisher[Amqp1Session]):
     # Links
 
     async def _link(
-        self, session: Amqp1Session, where: Target, event: Envelope
+        self, session: Amqp1Session, where: Terminus, event: Envelope
     ) -> SendingLink | DeliveryError:
         """Return the link to an address once it takes a message, or why that was given up."""
         while True:
@@ -165,7 +165,7 @@ class Publisher(BrokerPublisher[Amqp1Session]):
             if problem is not None:
                 return problem
 
-    async def _attach(self, session: Amqp1Session, where: Target) -> SendingLink | DeliveryError:
+    async def _attach(self, session: Amqp1Session, where: Terminus) -> SendingLink | DeliveryError:
         refused = await self._probe(session, where)
         if refused is not None:
             return refused
@@ -181,7 +181,7 @@ class Publisher(BrokerPublisher[Amqp1Session]):
             return refused
         return link
 
-    async def _probe(self, session: Amqp1Session, where: Target) -> DeliveryError | None:
+    async def _probe(self, session: Amqp1Session, where: Terminus) -> DeliveryError | None:
         """Return why nothing can be sent to a queue of RabbitMQ 3 that it would not be missed by.
 
         It attaches and accepts although there is no such queue. Whoever wants to receive is told.
@@ -195,7 +195,7 @@ class Publisher(BrokerPublisher[Amqp1Session]):
             session.detach(link)
 
     async def _attached(
-        self, session: Amqp1Session, ready: asyncio.Future[tuple[str, str]], where: Target
+        self, session: Amqp1Session, ready: asyncio.Future[tuple[str, str]], where: Terminus
     ) -> DeliveryError | None:
         session.write()
         done, _ = await asyncio.wait({ready}, timeout=self._profile.settle_timeout)

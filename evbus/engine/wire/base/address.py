@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from evbus.engine.wire.base.tls import Tls
 
-__all__ = ["Address", "Scheme", "host_and_port"]
+__all__ = ["Address", "host_and_port"]
 
 
 class Address(NamedTuple):
@@ -37,12 +37,3 @@ def host_and_port(text: str, default: int) -> tuple[str, int]:
     if not found[0] or "@" in text or parts.path:
         raise ValueError("hosts holds an entry that is no 'host' or 'host:port'")
     return found[0], found[1]
-
-
-class Scheme(NamedTuple):
-    """The schemes of a protocol's URLs, and its ports: each without and with TLS."""
-
-    plain: str
-    secure: str
-    port: int
-    secure_port: int

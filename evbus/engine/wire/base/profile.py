@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import msgspec
 
 from evbus.engine.kit.units import Seconds
-from evbus.engine.wire.base.address import Address, Scheme, host_and_port
+from evbus.engine.wire.base.address import Address, host_and_port
 from evbus.engine.wire.base.pause import Pause
 from evbus.engine.wire.base.text import unfit
 from evbus.engine.wire.base.tls import Tls
@@ -38,8 +38,9 @@ class BrokerProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         twice, from 10 to 1,000; 1,000 for a bridge, 100 where that is not known.
     """
 
-    #: How urls begin, with the ports; and the vhost where neither key nor url names one.
-    SCHEME: ClassVar[Scheme]
+    #: How urls begin, and their ports, without TLS and with it; and the vhost where nothing names one.
+    SCHEMES: ClassVar[tuple[str, str]]
+    PORTS: ClassVar[tuple[int, int]]
     VHOST: ClassVar[str] = "/"
 
     url: str | None = None
@@ -89,17 +90,17 @@ class BrokerProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
         :raises ValueError: the url or a host is none; does not hold the password.
         """
-        scheme, parts = self.SCHEME, _split(self.url, self.SCHEME)
-        tls = self.tls or parts.scheme == scheme.secure
+        parts = _split(self.url, self.SCHEMES)
+        tls = self.tls or parts.scheme == self.SCHEMES[1]
         chosen = Tls() if tls is True else tls or None
-        port = scheme.secure_port if chosen else scheme.port
+        port = self.PORTS[chosen is not None]
         if self.hosts:
             listed = [self.hosts] if isinstance(self.hosts, str) else self.hosts
             hosts = tuple(host_and_port(text, port) for text in listed)
         elif parts.hostname:
             hosts = ((parts.hostname, parts.port or port),)
         else:
-            example = f"{scheme.plain}://login:password@host:{scheme.port}/"
+            example = f"{self.SCHEMES[0]}://login:password@host:{self.PORTS[0]}/"
             raise ValueError(f"neither url nor hosts is given; write url: {example}")
         return Address(
             hosts,
@@ -110,15 +111,16 @@ class BrokerProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         )
 
 
-def _split(url: str | None, scheme: Scheme) -> SplitResult:
+def _split(url: str | None, schemes: tuple[str, str]) -> SplitResult:
+    plain, secure = schemes
     try:
-        parts = urlsplit((url or f"{scheme.plain}:").strip())
+        parts = urlsplit((url or f"{plain}:").strip())
         _ = parts.port  # a property that raises
     except ValueError:
         raise ValueError("url has no valid host and port; percent-encode @, / and : in a password") from None
-    if parts.scheme not in (scheme.plain, scheme.secure):
+    if parts.scheme not in schemes:
         begins = parts.scheme[:20] or "no scheme"
-        raise ValueError(f"url begins with {begins!r}; write {scheme.plain}:// or {scheme.secure}://")
+        raise ValueError(f"url begins with {begins!r}; write {plain}:// or {secure}://")
     if parts.query or parts.fragment:
         raise ValueError("url holds a '?' or '#'; percent-encode them in a password; options are keys")
     return parts

@@ -13,14 +13,14 @@ import msgspec
 from evbus.engine.kit.names import unique
 from evbus.engine.wire.base.supervisor import Connection, Consumers
 
-__all__ = ["ConnectionKey", "Role", "Shared", "key_of"]
+__all__ = ["Role", "Shared", "key_of"]
 
 #: Who uses a connection. A broker under an alarm stops to read those that publish: what consumers acknowledge
 #: would not be seen on them.
 Role = Literal["lanes", "consumers"]
 
 
-class ConnectionKey(NamedTuple):
+class _ConnectionKey(NamedTuple):
     """The key by which two users share a connection. ``settings`` is a digest: profiles hold secrets."""
 
     transport: str
@@ -31,13 +31,15 @@ class ConnectionKey(NamedTuple):
     role: Role = "lanes"
 
 
-def key_of(transport: str, provider: str, profile: str, settings: Any, role: Role = "lanes") -> ConnectionKey:
+def key_of(
+    transport: str, provider: str, profile: str, settings: Any, role: Role = "lanes"
+) -> _ConnectionKey:
     """Return the key of a profile's connection in the running loop."""
     digest = hashlib.sha256(msgspec.json.encode(settings)).digest()
-    return ConnectionKey(transport, provider, profile, digest, id(asyncio.get_running_loop()), role)
+    return _ConnectionKey(transport, provider, profile, digest, id(asyncio.get_running_loop()), role)
 
 
-def _name(key: ConnectionKey) -> str:
+def _name(key: _ConnectionKey) -> str:
     return f"{key.provider}.{key.profile}" + ("" if key.role == "lanes" else f".{key.role}")
 
 
@@ -56,9 +58,9 @@ class Shared:
 
     def __init__(self, on_state: Callable[[str, bool, str], None] | None = None) -> None:
         self._on_state = on_state
-        self._entries: dict[ConnectionKey, _Entry] = {}
+        self._entries: dict[_ConnectionKey, _Entry] = {}
 
-    async def open(self, key: ConnectionKey, make: Callable[[], Connection[Any]]) -> Connection[Any]:
+    async def open(self, key: _ConnectionKey, make: Callable[[], Connection[Any]]) -> Connection[Any]:
         """Return the connection of ``key``, opened if nobody has it yet.
 
         :raises ConnectFailed: see :meth:`Connection.open`; everybody who waited for it gets this.
@@ -78,7 +80,7 @@ class Shared:
             raise
         return entry.connection
 
-    def _consumers_of(self, key: ConnectionKey) -> Consumers:
+    def _consumers_of(self, key: _ConnectionKey) -> Consumers:
         """Return the consumers of a profile, which its connections share."""
         for other, entry in self._entries.items():
             if other._replace(role=key.role) == key:
@@ -92,7 +94,7 @@ class Shared:
                 await self._leave(key, entry)
                 return
 
-    async def _leave(self, key: ConnectionKey, entry: _Entry) -> None:
+    async def _leave(self, key: _ConnectionKey, entry: _Entry) -> None:
         entry.users -= 1
         if entry.users:
             return

@@ -30,7 +30,9 @@ from evbus.errors import (
 )
 from evbus.types import Envelope
 
-__all__ = ["Client", "GuardedResolver"]
+__all__ = [
+    "Client",
+]
 
 #: No more of an answer than this is read, in bytes; a longer one costs its connection.
 _ANSWER_LIMIT = 64 * 1024
@@ -56,7 +58,7 @@ _CERTIFICATE_FAULTS = {
 }
 
 
-class GuardedResolver(AbstractResolver):
+class _GuardedResolver(AbstractResolver):
     """Resolves names and gives aiohttp only addresses that the policy permits.
 
     aiohttp connects to these very addresses, so an answer that changes afterwards changes nothing.
@@ -139,7 +141,7 @@ class Client:
             connector=aiohttp.TCPConnector(
                 limit=profile.connections,
                 ssl=context,
-                resolver=GuardedResolver(policy),
+                resolver=_GuardedResolver(policy),
                 use_dns_cache=False,
                 socket_factory=_socket_factory(policy, full.host or ""),
             ),

@@ -17,7 +17,6 @@ from evbus.errors import BusFull, Unavailable
 from evbus.types import Envelope
 
 __all__ = [
-    "BodyQueue",
     "InternalProfile",
     "Queues",
     "put_all",
@@ -41,7 +40,7 @@ UNSETTLED = 1_000
 SWEEP = 64
 
 
-class BodyQueue(asyncio.Queue[bytes]):
+class _BodyQueue(asyncio.Queue[bytes]):
     """The queue of one routing key. Its bound is known only when the first profile delivers to it.
 
     :param weight: what waits in it is counted there.
@@ -164,7 +163,7 @@ def _ignore(_events: list[Envelope], _profile: str) -> None:
     pass
 
 
-class Queues(dict["str | None", BodyQueue]):
+class Queues(dict["str | None", _BodyQueue]):
     """Queues by routing key; one that is empty goes away when nobody has it.
 
     :ivar untold: bodies that were dropped, and that are in no lane's counters yet.
@@ -179,13 +178,13 @@ class Queues(dict["str | None", BodyQueue]):
         self._told: set[str] = set()
         self._sweep = SWEEP
 
-    def __missing__(self, key: str | None) -> BodyQueue:
+    def __missing__(self, key: str | None) -> _BodyQueue:
         if len(self) >= self._sweep:
             self._sweep_empty()
-        found = self[key] = BodyQueue(self._weight)
+        found = self[key] = _BodyQueue(self._weight)
         return found
 
-    def trim(self, key: str, target: BodyQueue | Group) -> int:
+    def trim(self, key: str, target: _BodyQueue | Group) -> int:
         """Drop the oldest of a queue, or of listeners of which none is there; return how many.
 
         They have :data:`MOST` events, and all of them together half of the bytes that the bus may have.
@@ -196,13 +195,13 @@ class Queues(dict["str | None", BodyQueue]):
             log.warning(
                 "nobody takes from the internal queue %s, which holds %d events: its oldest are dropped",
                 one_line(repr(key)),
-                target.qsize() if isinstance(target, BodyQueue) else len(target),
+                target.qsize() if isinstance(target, _BodyQueue) else len(target),
             )
         return excess
 
     def _sweep_empty(self) -> None:
         # One that somebody has outlives its being let go.
-        kept: weakref.WeakValueDictionary[str | None, BodyQueue] = weakref.WeakValueDictionary()
+        kept: weakref.WeakValueDictionary[str | None, _BodyQueue] = weakref.WeakValueDictionary()
         for key in [key for key, each in self.items() if each.empty()]:
             found = kept[key] = self.pop(key)
             found.recount()  # while it can be
@@ -211,7 +210,7 @@ class Queues(dict["str | None", BodyQueue]):
         self._sweep = max(SWEEP, 2 * len(self))
 
 
-def queue(queues: Queues, routing_key: str | None) -> BodyQueue:
+def queue(queues: Queues, routing_key: str | None) -> _BodyQueue:
     """Return the queue of a routing key for who takes from it. ``""`` and None are one key."""
     found = queues[routing_key or None]
     found.want()
@@ -292,7 +291,7 @@ async def _wait_room(subscribed: list[Group], most: int, deadline: float) -> Non
             return
 
 
-async def _put(target: BodyQueue, limit: int, body: bytes, deadline: float) -> None:
+async def _put(target: _BodyQueue, limit: int, body: bytes, deadline: float) -> None:
     target.bound(limit)
     if target.full():
         await asyncio.wait_for(target.put(body), deadline - time.monotonic())

@@ -25,7 +25,7 @@ from evbus.engine.wire.stomp.session import Product, StompSession, fill, sender_
 from evbus.errors import DeliveryError, ProfileError, Unavailable
 from evbus.types import Delivery, Envelope, Origin, Subscription
 
-__all__ = ["TOPICS", "VIRTUAL", "Consumer", "SubscribePlan", "plan", "routing_key"]
+__all__ = ["TOPICS", "VIRTUAL", "Consumer", "plan", "routing_key"]
 
 log = logging.getLogger("evbus.egress.stomp")
 
@@ -39,7 +39,7 @@ _PREFETCH = ("prefetch-count", "activemq.prefetchSize")
 _QUEUE = "x-queue-name"
 
 
-class SubscribePlan(NamedTuple):
+class _SubscribePlan(NamedTuple):
     """The destination to subscribe to, and the headers of SUBSCRIBE.
 
     :ivar own: the queue of a copy for this consumer alone, where it has a name.
@@ -51,14 +51,14 @@ class SubscribePlan(NamedTuple):
     own: str = ""
     lossy: bool = False
 
-    def as_it_is(self) -> SubscribePlan | None:
+    def as_it_is(self) -> _SubscribePlan | None:
         """Return the plan for a queue that is there with other settings; None: it has no name."""
         queue = self.headers.get(_QUEUE, "").replace("/", "%2F")
         kept = {name: value for name, value in self.headers.items() if name in _PREFETCH}
-        return SubscribePlan(f"/amq/queue/{queue}", kept) if queue else None
+        return _SubscribePlan(f"/amq/queue/{queue}", kept) if queue else None
 
 
-def plan(profile: Profile, wanted: Subscription, broker: Product, own: str = "") -> SubscribePlan:
+def plan(profile: Profile, wanted: Subscription, broker: Product, own: str = "") -> _SubscribePlan:
     """Return the plan by which a broker is asked for a subscription.
 
     :param own: tells the copies of several consumers apart that have one each.
@@ -87,7 +87,7 @@ def plan(profile: Profile, wanted: Subscription, broker: Product, own: str = "")
                 f"'destination: {topic}{KEY}'",
                 path="destination",
             )
-        return SubscribePlan(destination, headers)
+        return _SubscribePlan(destination, headers)
     if wanted.per_process:
         return _for_one(profile, destination, (wanted.group, own), headers, broker)
     group = wanted.group or profile.subscription or ""
@@ -106,7 +106,7 @@ def plan(profile: Profile, wanted: Subscription, broker: Product, own: str = "")
             # a pattern is one of its own, with the pattern as MQTT writes it.
             group += "::" + wanted.name.replace(".", "/").replace("*", "+")
         return _on_activemq(profile, destination, group, headers)
-    return SubscribePlan(destination, _queue(profile, _named(destination, group), headers, durable=durable))
+    return _SubscribePlan(destination, _queue(profile, _named(destination, group), headers, durable=durable))
 
 
 def _matching(destination: str, broker: Product) -> str:
@@ -170,12 +170,12 @@ def _check_whole(destination: str, broker: Product) -> None:
 
 def _for_one(
     profile: Profile, destination: str, names: tuple[str, ...], headers: dict[str, str], broker: Product
-) -> SubscribePlan:
+) -> _SubscribePlan:
     """Return the plan for a copy that nobody else consumes."""
     if broker is not Product.RABBITMQ or not names[-1]:
-        return SubscribePlan(destination, headers, lossy=True)
+        return _SubscribePlan(destination, headers, lossy=True)
     name = _named(destination, *names)
-    return SubscribePlan(destination, _queue(profile, name, headers, durable=False), name)
+    return _SubscribePlan(destination, _queue(profile, name, headers, durable=False), name)
 
 
 def _named(destination: str, *names: str) -> str:
@@ -200,7 +200,7 @@ def _queue(profile: Profile, name: str, headers: dict[str, str], *, durable: boo
     return declared
 
 
-def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[str, str]) -> SubscribePlan:
+def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[str, str]) -> _SubscribePlan:
     if destination.startswith(VIRTUAL):
         strange = next((each for each in ".*>" if each in group), None)
         if strange is not None:
@@ -211,7 +211,7 @@ def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[s
             )
         queue = f"/queue/Consumer.{group}.{destination[len('/topic/') :]}"
         _check_whole(queue, Product.ACTIVEMQ)
-        return SubscribePlan(queue, headers)
+        return _SubscribePlan(queue, headers)
     if not profile.client_id:
         raise ProfileError(
             f"ActiveMQ keeps a subscription to {destination} for a client_id only, and for one consumer; "
@@ -219,7 +219,7 @@ def _on_activemq(profile: Profile, destination: str, group: str, headers: dict[s
             path="client_id",
         )
     headers["activemq.subscriptionName"] = group
-    return SubscribePlan(destination, headers)
+    return _SubscribePlan(destination, headers)
 
 
 def routing_key(profile: Profile, headers: dict[str, str], broker: Product) -> str:
@@ -289,7 +289,7 @@ class Consumer(BrokerConsumer[StompSession]):
         self.paused = True
         self.waiting.clear()
 
-    def _plan(self, session: StompSession) -> SubscribePlan:
+    def _plan(self, session: StompSession) -> _SubscribePlan:
         try:
             found = plan(self._profile, self._wanted, session.broker, self._own)
         except ProfileError as exc:
@@ -298,7 +298,7 @@ class Consumer(BrokerConsumer[StompSession]):
         self._as_it_is = False
         return as_it_is or found
 
-    def _takes_as_it_is(self, found: SubscribePlan, refusal: str) -> bool:
+    def _takes_as_it_is(self, found: _SubscribePlan, refusal: str) -> bool:
         """Return whether the queue is there with other settings, and is now to be taken with these."""
         queue = found.headers.get(_QUEUE, "")
         self._as_it_is = bool(queue) and "inequivalent arg" in refusal
@@ -314,7 +314,7 @@ class Consumer(BrokerConsumer[StompSession]):
             self._told.add(what)
             log.warning("%s: %s", self.connection.name, what)
 
-    def _warn(self, session: StompSession, found: SubscribePlan) -> None:
+    def _warn(self, session: StompSession, found: _SubscribePlan) -> None:
         """Warn of the promises that this subscription cannot keep."""
         if found.lossy:
             where = f" at a destination {VIRTUAL}..." if session.broker is Product.ACTIVEMQ else ""

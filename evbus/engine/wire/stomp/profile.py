@@ -7,7 +7,6 @@ from typing import ClassVar
 import msgspec
 
 from evbus.engine.kit.units import Seconds
-from evbus.engine.wire.base.address import Scheme
 from evbus.engine.wire.base.profile import BrokerProfile
 from evbus.engine.wire.base.text import unfit
 
@@ -53,7 +52,8 @@ class Profile(BrokerProfile, frozen=True, kw_only=True):
         ``x-queue-type: quorum``.
     """
 
-    SCHEME: ClassVar[Scheme] = Scheme("stomp", "stomp+ssl", 61613, 61614)
+    SCHEMES: ClassVar[tuple[str, str]] = ("stomp", "stomp+ssl")
+    PORTS: ClassVar[tuple[int, int]] = (61613, 61614)
 
     client_id: str | None = None
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from evbus.engine.wire.amqp1.address import Source, Target, model_of, source, target
+from evbus.engine.wire.amqp1.address import Terminus, model_of, source, target
 from evbus.engine.wire.amqp1.profile import Profile
 from evbus.errors import InvalidRoutingKey, ProfileError
 from evbus.types import Subscription
@@ -36,19 +36,19 @@ def test_a_broker_is_known_by_what_it_calls_itself(properties: dict[str, str], m
 @pytest.mark.parametrize(
     ("model", "data", "key", "found"),
     [
-        ("artemis", {}, "a.b", Target("a.b", ("topic",))),
-        ("artemis", {"routing": "anycast"}, "a/b", Target("a/b", ("queue",))),
-        ("artemis", {"address": "events"}, "a", Target("events", ("topic",), keyed=True)),
-        ("rabbitmq3", {}, "a/b ü", Target("/queue/a%2Fb Ã¼")),
-        ("rabbitmq3", {"address": "/exchange/x/{routing_key}"}, "a.b", Target("/exchange/x/a.b")),
-        ("rabbitmq3", {"address": "{routing_key}"}, "/topic/a", Target("/topic/a")),
-        ("rabbitmq3", {"address": "/exchange/x"}, "a", Target("/exchange/x", keyed=True)),
-        ("rabbitmq4", {}, "a/b ü", Target("/queues/a%2Fb%20%C3%BC")),
-        ("rabbitmq4", {"address": "/exchanges/x/{routing_key}"}, "a.b", Target("/exchanges/x/a.b")),
-        ("rabbitmq4", {"address": "{routing_key}"}, "/queues/a%2Fb", Target("/queues/a%2Fb")),
+        ("artemis", {}, "a.b", Terminus("a.b", ("topic",))),
+        ("artemis", {"routing": "anycast"}, "a/b", Terminus("a/b", ("queue",))),
+        ("artemis", {"address": "events"}, "a", Terminus("events", ("topic",), keyed=True)),
+        ("rabbitmq3", {}, "a/b ü", Terminus("/queue/a%2Fb Ã¼")),
+        ("rabbitmq3", {"address": "/exchange/x/{routing_key}"}, "a.b", Terminus("/exchange/x/a.b")),
+        ("rabbitmq3", {"address": "{routing_key}"}, "/topic/a", Terminus("/topic/a")),
+        ("rabbitmq3", {"address": "/exchange/x"}, "a", Terminus("/exchange/x", keyed=True)),
+        ("rabbitmq4", {}, "a/b ü", Terminus("/queues/a%2Fb%20%C3%BC")),
+        ("rabbitmq4", {"address": "/exchanges/x/{routing_key}"}, "a.b", Terminus("/exchanges/x/a.b")),
+        ("rabbitmq4", {"address": "{routing_key}"}, "/queues/a%2Fb", Terminus("/queues/a%2Fb")),
     ],
 )
-def test_where_an_event_goes(model: Any, data: dict[str, Any], key: str, found: Target) -> None:
+def test_where_an_event_goes(model: Any, data: dict[str, Any], key: str, found: Terminus) -> None:
     assert target(profile(**data), model, key) == found
 
 
@@ -71,42 +71,47 @@ def test_a_key_that_makes_no_address_is_refused(model: Any, key: str, said: str)
 @pytest.mark.parametrize(
     ("model", "data", "wanted", "found"),
     [
-        ("artemis", {}, {"name": "Placed"}, Source("Placed", ("topic",))),
-        ("artemis", {}, {"name": "Placed", "group": "mail"}, Source("Placed::mail", ("topic",))),
+        ("artemis", {}, {"name": "Placed"}, Terminus("Placed", ("topic",))),
+        ("artemis", {}, {"name": "Placed", "group": "mail"}, Terminus("Placed::mail", ("topic",))),
         (
             "artemis",
             {"server_name": "one"},
             {"name": "Placed", "group": "mail", "per_process": True},
-            Source("Placed::mail-one", ("topic",), durable=False),
+            Terminus("Placed::mail-one", ("topic",), durable=False),
         ),
-        ("artemis", {}, {"name": "P", "group": "g", "durable": False}, Source("P::g", ("topic",), False)),
-        ("artemis", {"routing": "anycast"}, {"name": "Placed"}, Source("Placed", ("queue",))),
-        ("rabbitmq3", {}, {"name": "a/b"}, Source("/queue/a%2Fb")),
+        (
+            "artemis",
+            {},
+            {"name": "P", "group": "g", "durable": False},
+            Terminus("P::g", ("topic",), durable=False),
+        ),
+        ("artemis", {"routing": "anycast"}, {"name": "Placed"}, Terminus("Placed", ("queue",))),
+        ("rabbitmq3", {}, {"name": "a/b"}, Terminus("/queue/a%2Fb")),
         (
             "rabbitmq3",
             {"address": "/exchange/x/{routing_key}"},
             {"name": "a", "group": "g"},
-            Source("/amq/queue/a::g"),
+            Terminus("/amq/queue/a::g"),
         ),
-        ("rabbitmq3", {"address": "/queue/fixed"}, {}, Source("/queue/fixed")),
-        ("rabbitmq3", {"address": "/exchange/x/{routing_key}"}, {"name": "a"}, Source("/amq/queue/a")),
+        ("rabbitmq3", {"address": "/queue/fixed"}, {}, Terminus("/queue/fixed")),
+        ("rabbitmq3", {"address": "/exchange/x/{routing_key}"}, {"name": "a"}, Terminus("/amq/queue/a")),
         (
             "rabbitmq3",
             {"address": "/exchange/x/{routing_key}"},
             {"name": "a.#", "per_process": True},
-            Source("/exchange/x/a.#", durable=False),
+            Terminus("/exchange/x/a.#", durable=False),
         ),
-        ("rabbitmq4", {}, {"name": "a/b"}, Source("/queues/a%2Fb")),
+        ("rabbitmq4", {}, {"name": "a/b"}, Terminus("/queues/a%2Fb")),
         (
             "rabbitmq4",
             {"address": "/exchanges/x/{routing_key}"},
             {"name": "a", "group": "g"},
-            Source("/queues/a%3A%3Ag"),
+            Terminus("/queues/a%3A%3Ag"),
         ),
-        ("rabbitmq4", {"address": "/exchanges/x/{routing_key}"}, {"name": "a"}, Source("/queues/a")),
+        ("rabbitmq4", {"address": "/exchanges/x/{routing_key}"}, {"name": "a"}, Terminus("/queues/a")),
     ],
 )
-def test_where_a_subscription_consumes(model: Any, data: Any, wanted: Any, found: Source) -> None:
+def test_where_a_subscription_consumes(model: Any, data: Any, wanted: Any, found: Terminus) -> None:
     assert source(profile(**data), model, Subscription(**wanted)) == found
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from evbus.engine.core.observe import Observer, Observers
-from evbus.engine.wire.base.shared import ConnectionKey, Shared, key_of
+from evbus.engine.wire.base.shared import Shared, _ConnectionKey, key_of
 from evbus.engine.wire.base.supervisor import Connection, ConnectionState
 from evbus.errors import ConnectFailed
 from tests.engine.wire.base.test_supervisor import Session, Transport, connection, never, reach, turns
@@ -31,7 +31,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     asyncio.run(whole())
 
 
-def key(profile: str = "orders") -> ConnectionKey:
+def key(profile: str = "orders") -> _ConnectionKey:
     return key_of("amqp", "amqp", profile, Settings())
 
 

@@ -111,7 +111,7 @@ def test_only_the_permitted_addresses_of_a_name_are_connected_to(names: Names) -
     names.answers["hook"] = [["8.8.8.8", "127.0.0.1", "2a00:1450::1", "::1"]]
 
     async def main() -> None:
-        found = await client.GuardedResolver(AddressPolicy()).resolve("hook.example", 80)
+        found = await client._GuardedResolver(AddressPolicy()).resolve("hook.example", 80)
         assert [(each["host"], each["port"], each["family"]) for each in found] == [
             ("8.8.8.8", 80, socket.AF_INET),
             ("2a00:1450::1", 80, socket.AF_INET6),
@@ -161,7 +161,7 @@ def test_a_socket_is_checked_again_before_it_is_connected(monkeypatch: pytest.Mo
             {"hostname": host, "host": "::1", "port": port, "family": 10, "proto": 0, "flags": 0},
         ]
 
-    monkeypatch.setattr(client.GuardedResolver, "resolve", careless)
+    monkeypatch.setattr(client._GuardedResolver, "resolve", careless)
 
     async def main() -> None:
         async with receiver() as server, opened(f"http://hook.example:{server.port}/", allow=[]) as ctx:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from evbus.engine.wire.stomp.consume import SubscribePlan, plan, routing_key
+from evbus.engine.wire.stomp.consume import _SubscribePlan, plan, routing_key
 from evbus.engine.wire.stomp.profile import Profile
 from evbus.engine.wire.stomp.session import Product
 from evbus.errors import ProfileError
@@ -23,7 +23,7 @@ def profile(**data: Any) -> Profile:
 
 @pytest.mark.parametrize("broker", [RABBIT, ACTIVE])
 def test_a_queue_is_shared_by_its_consumers(broker: Product) -> None:
-    assert plan(profile(), Subscription(name="orders"), broker) == SubscribePlan(
+    assert plan(profile(), Subscription(name="orders"), broker) == _SubscribePlan(
         "/queue/orders", PREFETCH[broker]
     )
     for made in (profile(destination="/queue/orders"), profile(routing_key="orders")):
@@ -59,7 +59,7 @@ def test_prefetch_is_the_subscriptions_else_the_profiles() -> None:
 
 def test_a_group_on_a_topic_of_rabbitmq_has_a_queue_of_its_own() -> None:
     topic = profile(destination="/topic/{routing_key}", declare={"x-queue-type": "quorum"})
-    assert plan(topic, Subscription(name="a.b", group="g"), RABBIT) == SubscribePlan(
+    assert plan(topic, Subscription(name="a.b", group="g"), RABBIT) == _SubscribePlan(
         "/topic/a.b",
         {
             "x-queue-type": "quorum",
@@ -84,13 +84,13 @@ def test_what_is_not_kept_outlives_its_consumers_for_a_while_and_is_classic() ->
         "x-expires": "300000",
     }
     shared = plan(topic, Subscription(name="a/b", group="g", durable=False), RABBIT, "7f")
-    assert shared == SubscribePlan("/topic/a%2Fb", {**passing, "x-queue-name": "a.b::g"})
+    assert shared == _SubscribePlan("/topic/a%2Fb", {**passing, "x-queue-name": "a.b::g"})
     for wanted, queue in (
         (Subscription(name="a", group="g", per_process=True), "a::g::7f"),
         (Subscription(name="a", per_process=True), "a::7f"),
     ):
         own = plan(topic, wanted, RABBIT, "7f")
-        assert own == SubscribePlan("/topic/a", {**passing, "x-queue-name": queue}, queue)
+        assert own == _SubscribePlan("/topic/a", {**passing, "x-queue-name": queue}, queue)
     alone = plan(profile(destination="/topic/t", durable=False), Subscription(), RABBIT, "7f")
     assert alone.own == alone.headers["x-queue-name"] == "t::7f"
 
@@ -98,7 +98,7 @@ def test_what_is_not_kept_outlives_its_consumers_for_a_while_and_is_classic() ->
 def test_a_queue_that_is_there_is_taken_as_it_is() -> None:
     topic = profile(destination="/topic/{routing_key}", declare={"x-max-length": "5"})
     found = plan(topic, Subscription(name="a", group="b/c", prefetch=7), RABBIT)
-    assert found.as_it_is() == SubscribePlan("/amq/queue/a::b%2Fc", {"prefetch-count": "7"})
+    assert found.as_it_is() == _SubscribePlan("/amq/queue/a::b%2Fc", {"prefetch-count": "7"})
     assert plan(profile(), Subscription(name="a"), RABBIT).as_it_is() is None
 
 
@@ -110,13 +110,13 @@ def test_the_profiles_subscription_is_the_group_of_who_has_none() -> None:
 def test_a_copy_for_a_process_is_temporary() -> None:
     topic = profile(destination="/topic/{routing_key}", subscription="copy")
     found = plan(topic, Subscription(name="a", per_process=True), RABBIT)
-    assert found == SubscribePlan("/topic/a", PREFETCH[RABBIT], lossy=True)
+    assert found == _SubscribePlan("/topic/a", PREFETCH[RABBIT], lossy=True)
 
 
 def test_groups_on_activemq_consume_the_queues_of_a_virtual_topic() -> None:
     topic = profile(destination="/topic/VirtualTopic.{routing_key}")
     found = plan(topic, Subscription(name="a", group="g"), ACTIVE)
-    assert found == SubscribePlan("/queue/Consumer.g.VirtualTopic.a", PREFETCH[ACTIVE])
+    assert found == _SubscribePlan("/queue/Consumer.g.VirtualTopic.a", PREFETCH[ACTIVE])
 
 
 def test_a_durable_subscription_of_activemq_needs_a_client_id() -> None:
