@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Generic, Self, TypeVar
 
@@ -19,7 +20,7 @@ __all__ = ["BrokerConsumer"]
 _Session = TypeVar("_Session", bound=LiveSession)
 
 
-class BrokerConsumer(Generic[_Session]):
+class BrokerConsumer(ABC, Generic[_Session]):
     """One subscription over the connection of a profile; an ``async with`` of whoever consumes.
 
     They take from :attr:`waiting` while there is anything, and then await :meth:`arrival`; there is no other
@@ -97,17 +98,17 @@ class BrokerConsumer(Generic[_Session]):
 
     # What a protocol brings
 
+    @abstractmethod
     async def _subscribe(self, session: _Session) -> bool:
         """Ask for the subscription; return whether it is there. If not, it is asked for again at once.
 
         :raises Unavailable: it is to be asked for again.
         :raises DeliveryError: the broker refuses it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     async def _leave(self, *, closing: bool) -> None:
         """End what :meth:`_subscribe` began; ``closing`` tells that it is not to be restored."""
-        raise NotImplementedError
 
     def _refusal(self) -> DeliveryError | None:
         """Return why the broker has ended the subscription alone; None when the connection is gone."""

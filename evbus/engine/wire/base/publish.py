@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -46,7 +47,7 @@ class _Left:
         self.outcome = outcome
 
 
-class BrokerPublisher(Generic[_Session]):
+class BrokerPublisher(ABC, Generic[_Session]):
     """Sends the events of one lane over the connection of its profile.
 
     The publisher of a protocol brings:
@@ -115,10 +116,11 @@ class BrokerPublisher(Generic[_Session]):
 
     # What a protocol brings
 
+    @abstractmethod
     def _begin(self, session: _Session) -> None:
         """Forget what was known of the last session, and be ready for this one."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _send(
         self, session: _Session, batch: Batch, events: list[Envelope], numbers: list[int]
     ) -> Unavailable | None:
@@ -126,11 +128,10 @@ class BrokerPublisher(Generic[_Session]):
 
         Those of unknown outcome come first to :meth:`_adopt`. Returns why it was given up.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     async def _stands_still(self, session: _Session, event: Envelope | None) -> bool:
         """Return whether a connection that is silent for the second time is one to give up."""
-        raise NotImplementedError
 
     # Waiting
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar, cast
 
@@ -24,7 +25,7 @@ class _Pending(Protocol):
         """Take the outcome of one of the frames that were sent."""
 
 
-class BrokerSession(asyncio.Protocol, Generic[_Opened]):
+class BrokerSession(asyncio.Protocol, ABC, Generic[_Opened]):
     """A connection as long as it lives; a :class:`evbus.engine.wire.base.supervisor.LiveSession`.
 
     The session of a protocol brings ``data_received``, ``flush`` and ``close``, and what it loses in
@@ -102,9 +103,9 @@ class BrokerSession(asyncio.Protocol, Generic[_Opened]):
             if not future.done():
                 future.set_result(None)
 
+    @abstractmethod
     def flush(self) -> None:
         """Have written what was settled."""
-        raise NotImplementedError
 
     # The end
 
@@ -112,9 +113,9 @@ class BrokerSession(asyncio.Protocol, Generic[_Opened]):
         """The other side has ended it, and has not said why."""
         self.fail(reason)
 
+    @abstractmethod
     def _ended(self, reason: str, outcome: DeliveryError | None) -> None:
         """Tell all who wait; ``outcome`` is that of what is in flight, if there is a special one."""
-        raise NotImplementedError
 
     def fail(self, reason: str, outcome: DeliveryError | None = None) -> None:
         """End the session; only the first time counts."""
@@ -137,9 +138,9 @@ class BrokerSession(asyncio.Protocol, Generic[_Opened]):
         """End it without a word."""
         self.fail("it was closed")
 
+    @abstractmethod
     async def close(self) -> None:
         """Say goodbye, wait for the answer, and then by :meth:`_over` for the end of the socket."""
-        raise NotImplementedError
 
     async def _over(self) -> None:
         """End it, and return when its socket is closed."""
