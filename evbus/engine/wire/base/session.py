@@ -18,7 +18,7 @@ HIGH_WATER = 256 * 1024
 _Opened = TypeVar("_Opened")
 
 
-class _Pending(Protocol):
+class _Waiter(Protocol):
     """Somebody who waits for receipts."""
 
     def settle(self, index: int, outcome: DeliveryError | None) -> None:
@@ -43,7 +43,7 @@ class BrokerSession(asyncio.Protocol, ABC, Generic[_Opened]):
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[str] = self._loop.create_future()
         self.opened: asyncio.Future[_Opened] = self._loop.create_future()
-        self.receipts: dict[int, tuple[_Pending, int]] = {}
+        self.receipts: dict[int, tuple[_Waiter, int]] = {}
         self.next_number = 1
         self._transport: asyncio.Transport | None = None
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -79,7 +79,7 @@ class BrokerSession(asyncio.Protocol, ABC, Generic[_Opened]):
 
     # What was sent
 
-    def expect(self, waiting: _Pending, index: int) -> int:
+    def expect(self, waiting: _Waiter, index: int) -> int:
         """Return the number of what is sent next, :attr:`next_number`, whose outcome ``waiting`` is told."""
         number = self.next_number
         self.next_number += 1
