@@ -31,12 +31,12 @@ async def test_users_of_a_profile_share_a_connection_and_the_last_one_closes_it(
 async def test_the_broker_lists_the_connection_by_the_name_of_its_profile(
     broken_rabbitmq: Any, unique: str
 ) -> None:
-    hub = new_hub()
+    hub, connections = new_hub(), "rabbit_networking:connection_info_all([client_properties])"
     ctx = context(unique, url=broken_rabbitmq.url, client_properties={"department": "shoes"})
     made = await hub.connection.amqp.open(ctx)
     try:
         listed = await asyncio.to_thread(
-            broken_rabbitmq.ctl, "list_connections", "client_properties", "--formatter", "json"
+            broken_rabbitmq.evaluate, f'lists:flatten(io_lib:format("~p", [{connections}]))'
         )
     finally:
         await hub.connection.amqp.close(made)

@@ -32,10 +32,9 @@ def impatient(each_broken_rabbitmq: RabbitMQ) -> Iterator[RabbitMQ]:
 
 
 def _set(node: RabbitMQ, timeout: int, tick: int) -> None:
-    node.ctl(
-        "eval",
+    node.evaluate(
         f"application:set_env(rabbit, consumer_timeout, {timeout}), "
-        f"application:set_env(rabbit, channel_tick_interval, {tick}).",
+        f"application:set_env(rabbit, channel_tick_interval, {tick})"
     )
 
 

@@ -127,4 +127,4 @@ async def kill(node: Any) -> None:
 def set_largest(node: Any, size: int) -> None:
     """Set the largest body that a broker takes, of which RabbitMQ 3 and 4 keep in two places."""
     places = ("persistent_term:put(", "application:set_env(rabbit, ")
-    node.ctl("eval", ", ".join(f"{place}max_message_size, {size})" for place in places) + ".")
+    node.evaluate(", ".join(f"{place}max_message_size, {size})" for place in places))

@@ -70,10 +70,10 @@ def test_refusals_of_the_management_interface_are_told(rabbitmq: RabbitMQ, uniqu
     assert rabbitmq.api("GET", f"queues/%2F/{unique}", missing_ok=True) is None
 
 
-def test_the_control_command_works_and_tells_its_complaint(rabbitmq: RabbitMQ) -> None:
-    assert "guest" in rabbitmq.ctl("list_users")
-    with pytest.raises(RuntimeError, match="rabbitmqctl no_such_command"):
-        rabbitmq.ctl("no_such_command")
+def test_a_node_evaluates_expressions_and_tells_its_complaint(each_rabbitmq: RabbitMQ) -> None:
+    assert each_rabbitmq.evaluate("{1 + 1, node()}") == f"{{2, test{each_rabbitmq.port}@localhost}}"
+    with pytest.raises(RuntimeError, match=r"^no:such\(\): .*undef"):
+        each_rabbitmq.evaluate("no:such()")
 
 
 async def test_a_client_certificate_logs_in(rabbitmq: RabbitMQ) -> None:

@@ -113,7 +113,7 @@ def _limit(node: RabbitMQ, size: int) -> None:
     """Let the broker take bodies of at most so many bytes, on channels that are opened from now on."""
     # Version 3 looks at the first, version 4 at the second.
     first = f"application:set_env(rabbit, max_message_size, {size})"
-    node.ctl("eval", f"{first}, persistent_term:put(max_message_size, {size}).")
+    node.evaluate(f"{first}, persistent_term:put(max_message_size, {size})")
 
 
 def _refused(node: RabbitMQ) -> int:
