@@ -8,7 +8,6 @@ For programs that are no POP project, :func:`bus` makes the hub::
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 import typing
@@ -22,7 +21,7 @@ import pop.hub
 from evbus import session
 from evbus.engine.client.handle import Handle
 from evbus.engine.client.sync_bus import SyncBus
-from evbus.engine.core.lifecycle import signals as lifecycle_signals
+from evbus.engine.core.lifecycle.running import control_of, running
 from evbus.engine.core.plugins import installed
 from evbus.engine.handling.dispatch.declare import command, on, query
 from evbus.engine.handling.dispatch.dispatcher import Dispatcher
@@ -224,44 +223,9 @@ async def _started(
 ) -> AsyncIterator[BusHandle]:
     """Start the bus of a hub, and at the end deliver what is left and stop it."""
     contexts = profiles if isinstance(profiles, Mapping) else await hub.evbus.acct.load(profiles, acct_key)
-    handle = BusHandle(hub, contexts)
-    block = lifecycle_signals.Block()
-    with _told_by_signals(hub, block) if signals else contextlib.nullcontext():
-        listener = asyncio.ensure_future(hub.evbus.init.start(contexts))
-        try:
-            async with block:
-                await hub.evbus.init.join()
-            if block.left:
-                if not hub.evbus.STARTED:
-                    listener.cancel()
-                raise EvbusError("a signal told the bus to stop before it had started")
-            async with block:
-                yield handle
-        finally:
-            if hub.dispatch.init.running():
-                # What listeners have still to handle may need it. All of it has one time.
-                patience = hub.evbus.ENGINE.patience()
-                await hub.event.init.settle(patience.left())
-                await hub.dispatch.init.stop(patience.left())
-            handle.report = await hub.evbus.init.stop()
-            await asyncio.gather(listener, return_exceptions=True)
-
-
-def _told_by_signals(
-    hub: pop.hub.Hub, block: lifecycle_signals.Block
-) -> contextlib.AbstractContextManager[None]:
-    """Let signals end a block, and then cut the stop of the bus short."""
-    engine, dispatcher = hub.evbus.ENGINE, hub.dispatch.DISPATCHER
-
-    def drain() -> None:
-        engine.limit()
-        block.leave()
-
-    def cut_short() -> None:
-        engine.hurry()
-        dispatcher.hurry()
-        block.leave()
-
-    control = lifecycle_signals.Control(drain, cut_short)
-    seconds = hub.evbus.init.settings().drain_timeout
-    return lifecycle_signals.handled(control, seconds, hub.evbus.init.record_undelivered, quiet=True)
+    handle, control = BusHandle(hub, contexts), control_of(hub, insist=True)
+    try:
+        async with running(hub, contexts, control, signals=signals):
+            yield handle
+    finally:
+        handle.report = control.report

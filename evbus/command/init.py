@@ -1,6 +1,7 @@
 """The command ``evbus``: run a bus for a subcommand, from start to end."""
 
 import asyncio
+import contextlib
 import pathlib
 import sys
 import time
@@ -11,7 +12,7 @@ from evbus.engine.cli import output as _output
 from evbus.engine.cli import session as _session
 from evbus.engine.cli import table as _table
 from evbus.engine.core import settings as _settings
-from evbus.engine.core.lifecycle import signals as _signals
+from evbus.engine.core.lifecycle import running as _running
 from evbus.engine.handling.events import modules as _modules
 
 
@@ -54,40 +55,34 @@ async def deliver(hub, options, profiles, produce, show=None):
     """
     hub.event.init.listen(*hub.command.init.modules(options, "listeners"))
     quiet = bool(options.get("quiet"))
-    engine = hub.evbus.ENGINE
-    control = _signals.Control(engine.limit, engine.hurry)
-    seconds = hub.evbus.init.settings().drain_timeout
-    begun = time.monotonic()
-    problem = None
-    with _signals.handled(control, seconds, hub.evbus.init.record_undelivered, quiet=quiet):
-        listener = asyncio.ensure_future(hub.evbus.init.start(profiles))
-        try:
-            if not await control.joined(listener, hub.evbus.init.join()):
-                raise KeyboardInterrupt
-        except errors.EvbusError:
-            await hub.evbus.init.stop()
-            await asyncio.gather(listener, return_exceptions=True)
-            raise
-        status = _table.StatusLine(enabled=not quiet and not _prints(hub, show))
-        ticker = asyncio.ensure_future(_tick(hub, control, status, show))
-        try:
-            with status.below_logs():
-                await control.until_stopped(produce())
-        except errors.EvbusError as exc:
-            problem = exc
-        finally:
-            with status.below_logs():
-                # The end of the input is no signal: what is there is delivered as long as that goes on.
-                report = await hub.evbus.init.stop(steady=not control.stopping.is_set())
-                await listener
-            await _session.ended(ticker)
-        status.clear()
+    control, problem = _running.control_of(hub), None
+    begun, entered = time.monotonic(), False
+    try:
+        # The end of the input is no signal: what is there is delivered as long as that goes on.
+        async with (
+            contextlib.AsyncExitStack() as after,
+            _running.running(hub, profiles, control, signals=True, quiet=quiet, steady=True),
+        ):
+            entered = True
+            status = _table.StatusLine(enabled=not quiet and not _prints(hub, show))
+            ticker = asyncio.ensure_future(_tick(hub, control, status, show))
+            after.callback(status.clear)
+            after.push_async_callback(_session.ended, ticker)
+            after.enter_context(status.below_logs())
+            try:
+                await produce()
+            except errors.EvbusError as exc:
+                problem = exc
+    except errors.EvbusError:
+        if control.left and not entered:
+            raise KeyboardInterrupt from None
+        raise
     snapshot = hub.evbus.stats.snapshot()
     if not quiet:
         _table.tell(_table.closing(snapshot, time.monotonic() - begun))
     if problem is not None:
         raise problem
-    return _session.Ended(snapshot, control.at_once, report)
+    return _session.Ended(snapshot, control.at_once, control.report)
 
 
 def _prints(hub, show):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +9,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from evbus.engine.client.handle import Handle
 from evbus.engine.codec.wrapped import unwrapped
+from evbus.engine.core.lifecycle.running import running
 from evbus.engine.core.plugins import dirs
 from evbus.errors import EvbusError, SettleTimeout, nearest
 from evbus.testing._failures import Failure, Failures
@@ -41,7 +41,8 @@ class Bus(Handle):
         self._failures = Failures(self._notifier.notify)
         self._watch = Watch(self._read, self._failures, self._notifier)
         self._view = View(the_hub, profiles, self._watch, self._failures)
-        self._task: asyncio.Task[None] | None = None
+        self._running = contextlib.AsyncExitStack()
+        self._started = False
         self._looked_at = 0
 
     def __repr__(self) -> str:
@@ -276,17 +277,16 @@ class Bus(Handle):
 
     async def start(self) -> None:
         """Start the bus in the running loop."""
+        await self._running.enter_async_context(running(self.hub, without_pauses(self._profiles)))
+        self._started = True
         try:
-            start = self.hub.evbus.init.start(without_pauses(self._profiles))
-            self._task = asyncio.get_running_loop().create_task(start, name="evbus of a test")
-            await self.hub.evbus.init.join()
             self._refuse_broken()
         except BaseException:
             await self.stop(hurry=True)
             raise
 
     def _check_started(self, what: str) -> None:
-        if self._task is None:
+        if not self._started:
             raise EvbusError(
                 f"{what}() waits for a bus that runs, and this one starts and ends with the test"
             )
@@ -302,15 +302,13 @@ class Bus(Handle):
 
     async def stop(self, *, hurry: bool) -> None:
         """Stop the bus; what it has still to deliver is left with ``hurry``."""
-        task, self._task = self._task, None
+        self._started = False
         if self.hub.dispatch.init.running():
             await self.hub.dispatch.init.stop(timeout=0 if hurry else None)
         if hurry or any(failure.active for failure in self._failures.all):
             change(self.hub, drain_timeout=0.0)
             self.hub.evbus.ENGINE.hurry()
-        await self.hub.evbus.init.stop()
-        if task is not None:
-            await asyncio.gather(task, return_exceptions=True)
+        await self._running.aclose()
 
     async def finish(self) -> None:
         """Let everything be done, stop, and fail for what went wrong and nobody looked at.

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from evbus.engine.client.handle import Handle
-from evbus.engine.client.sync import SyncHandle
+from evbus.engine.client.sync import SyncHandle, at_once, waiting
 from evbus.engine.kit.loop_thread import LoopThread
 from evbus.testing._bus import Bus
-from evbus.testing._failures import Failure
 from evbus.testing._sent import Sent
 from evbus.testing._watch import Dead
 
@@ -41,52 +37,15 @@ class SyncBus(SyncHandle):
         """As :attr:`Bus.recorded`."""
         return self._bus.recorded
 
-    def sent(self, event: Any = None, where: Callable[[Any], bool] | None = None) -> list[Any]:
-        """As :meth:`Bus.sent`."""
-        return self._bus.sent(event, where)
-
     @property
     def dead(self) -> list[Dead]:
         """As :attr:`Bus.dead`."""
         return self._bus.dead
 
-    def expect(
-        self,
-        event: Any,
-        where: Callable[[Any], bool] | None = None,
-        *,
-        timeout: float = 1.0,
-        count: int = 1,
-    ) -> Any:
-        """As :meth:`Bus.expect`."""
-        __tracebackhide__ = True
-        return self._thread.do(lambda: self._bus.expect(event, where, timeout=timeout, count=count))
-
-    def handled(
-        self,
-        event: Any,
-        where: Callable[[Any], bool] | None = None,
-        *,
-        listener: str = "",
-        timeout: float = 1.0,
-        count: int = 1,
-    ) -> Any:
-        """As :meth:`Bus.handled`."""
-        __tracebackhide__ = True
-        return self._thread.do(
-            lambda: self._bus.handled(event, where, listener=listener, timeout=timeout, count=count)
-        )
-
-    def fail(
-        self,
-        destination: str = "",
-        *,
-        listener: str = "",
-        times: int | None = 1,
-        error: Exception | None = None,
-    ) -> Failure:
-        """As :meth:`Bus.fail`."""
-        return self._bus.fail(destination, listener=listener, times=times, error=error)
+    sent = at_once(Bus.sent)
+    expect = waiting(Bus.expect)
+    handled = waiting(Bus.handled)
+    fail = at_once(Bus.fail)
 
     # Its life
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, assert_type
 
 from evbus import testing
-from evbus.api import BusHandle, Envelope, EventListener, bus, event, event_listener
+from evbus.api import BusHandle, Envelope, EventListener, SyncBus, bus, event, event_listener
 
 
 @event()
@@ -79,6 +79,19 @@ async def right(events: BusHandle | testing.Bus) -> None:
     await events.put(body=OrderPlaced("A-1"))
     events.put_nowait("orders", {"id": 1})
     assert_type(decorated()(OrderPlaced("A-1")), str)
+
+
+def right_without_a_loop(events: SyncBus, test: testing.SyncBus) -> None:
+    events.send(OrderPlaced("A-1"), headers={"tenant": "t1"})
+    events.put({"id": 1}, profile="orders")
+    events.put_nowait("orders", {"id": 1})
+    assert_type(events.unsubscribe("x"), bool)
+    number: str = test.subscribe(OrderPlaced, on, concurrency=3)
+    assert_type(test.expect(OrderPlaced), OrderPlaced)
+    assert_type(test.handled(OrderPlaced, listener=number, count=2), list[OrderPlaced])
+    assert_type(test.sent(OrderPlaced), list[OrderPlaced])
+    test.subscribe(OrderPlaced, on_other)  # type: ignore[arg-type]
+    events.put_nowait(5, 6, 7)  # type: ignore[call-overload]
 
 
 def wrong(events: BusHandle) -> None:

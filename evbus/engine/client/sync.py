@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from evbus.engine.client.handle import Handle
-from evbus.engine.core.arguments import put_arguments
-from evbus.engine.handling.events.declare import EventListener
 from evbus.engine.kit.loop_thread import LoopThread
 from evbus.errors import EvbusError
 
-if TYPE_CHECKING:
-    from types import ModuleType
-    from typing import Unpack
+__all__ = ["SyncHandle", "at_once", "waiting"]
 
-    from evbus.engine.client.handle import Listens
-    from evbus.engine.handling.events.declare import SubscribeOptions
-
-__all__ = ["SyncHandle"]
-
-_Event = TypeVar("_Event")
+_Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
+
+
+def waiting(
+    function: Callable[Concatenate[Any, _Given], Awaitable[_Result]],
+) -> Callable[Concatenate[SyncHandle, _Given], _Result]:
+    """Return a function of a handle as one that is called from other threads, and waits for the result."""
+
+    @functools.wraps(function)
+    def wait(handle: SyncHandle, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        __tracebackhide__ = True
+        return handle._do(lambda bus: function(bus, *args, **kwargs))
+
+    return wait
+
+
+def at_once(
+    function: Callable[Concatenate[Any, _Given], _Result],
+) -> Callable[Concatenate[SyncHandle, _Given], _Result]:
+    """Return a function of a handle, which any thread may call, as one of a bus that has to be there."""
+
+    @functools.wraps(function)
+    def call(handle: SyncHandle, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        __tracebackhide__ = True
+        return function(handle._at_work()[0], *args, **kwargs)
+
+    return call
+
+
+def _in_the_loop(
+    function: Callable[Concatenate[Any, _Given], _Result],
+) -> Callable[Concatenate[SyncHandle, _Given], _Result]:
+    """Return a plain function of a handle as one that has it called in the loop of the bus."""
+
+    @functools.wraps(function)
+    def wait(handle: SyncHandle, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        async def call(bus: Handle) -> _Result:
+            return function(bus, *args, **kwargs)
+
+        return handle._do(call)
+
+    return wait
 
 
 class SyncHandle:
@@ -50,118 +83,6 @@ class SyncHandle:
         __tracebackhide__ = True
         return self._do(lambda _: awaitable)
 
-    @overload
-    def put(
-        self,
-        body: Any,
-        /,
-        *,
-        routing_key: str | None = None,
-        profile: str = "default",
-        headers: Mapping[str, str] | None = None,
-    ) -> None: ...
-
-    @overload
-    def put(
-        self,
-        routing_key: str | None = None,
-        body: Any = None,
-        profile: str = "default",
-        headers: Mapping[str, str] | None = None,
-    ) -> None: ...
-
-    def put(
-        self,
-        *args: Any,
-        routing_key: str | None = None,
-        body: Any = None,
-        profile: str = "default",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Put an event on the bus, waiting while it is full; see ``hub.evbus.broker.put``."""
-        event = put_arguments(args, routing_key, body, profile, headers)
-        self._do(lambda handle: handle.put(*event))
-
-    @overload
-    def put_nowait(
-        self,
-        body: Any,
-        /,
-        *,
-        routing_key: str | None = None,
-        profile: str = "default",
-        headers: Mapping[str, str] | None = None,
-    ) -> None: ...
-
-    @overload
-    def put_nowait(
-        self,
-        routing_key: str | None = None,
-        body: Any = None,
-        profile: str = "default",
-        headers: Mapping[str, str] | None = None,
-    ) -> None: ...
-
-    def put_nowait(
-        self,
-        *args: Any,
-        routing_key: str | None = None,
-        body: Any = None,
-        profile: str = "default",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Put an event on the bus, never waiting; see ``hub.evbus.broker.put_nowait``."""
-        event = put_arguments(args, routing_key, body, profile, headers)
-        self._at_work()[0].put_nowait(*event)
-
-    def send(self, event: object, headers: Mapping[str, str] | None = None, profile: str = "default") -> None:
-        """Send a typed event, waiting while the bus is full; see ``hub.event.init.send``."""
-        self._do(lambda handle: handle.send(event, headers, profile))
-
-    def send_nowait(
-        self, event: object, headers: Mapping[str, str] | None = None, profile: str = "default"
-    ) -> None:
-        """Send a typed event, never waiting; see ``hub.event.init.send_nowait``."""
-        self._at_work()[0].send_nowait(event, headers, profile)
-
-    @overload
-    def subscribe(
-        self,
-        event: type[_Event],
-        callback: Listens[_Event],
-        name: str = "",
-        **options: Unpack[SubscribeOptions],
-    ) -> str: ...
-
-    @overload
-    def subscribe(
-        self,
-        event: str,
-        callback: Callable[..., Any] | EventListener[Any] | type[EventListener[Any]],
-        name: str = "",
-        **options: Unpack[SubscribeOptions],
-    ) -> str: ...
-
-    def subscribe(self, event: Any, callback: Any, name: str = "", **options: Any) -> str:
-        """Let a function or class listen to an event; see ``hub.event.init.subscribe``."""
-
-        async def subscribe(handle: Handle) -> str:
-            return handle.subscribe(event, callback, name, **options)
-
-        return self._do(subscribe)
-
-    def listen(self, *where: ModuleType | Callable[..., Any]) -> list[str]:
-        """Subscribe what modules declare with ``@event_listener``; see ``hub.event.init.listen``."""
-
-        async def listen(handle: Handle) -> list[str]:
-            return handle.listen(*where)
-
-        return self._do(listen)
-
-    def unsubscribe(self, id: str) -> bool:  # noqa: A002 - what it is
-        """End a subscription; see ``hub.event.init.unsubscribe``."""
-        return self._do(lambda handle: handle.unsubscribe(id))
-
     def settle(self, timeout: float | None = None) -> None:
         """Return when everything that was put is delivered, and every listener here is done with it.
 
@@ -172,3 +93,11 @@ class SyncHandle:
         __tracebackhide__ = True
         self._refuse_in_listener(self._at_work()[0], "settle()")
         self._do(lambda handle: handle.settle(timeout))
+
+    put = waiting(Handle.put)
+    put_nowait = at_once(Handle.put_nowait)
+    send = waiting(Handle.send)
+    send_nowait = at_once(Handle.send_nowait)
+    subscribe = _in_the_loop(Handle.subscribe)
+    listen = _in_the_loop(Handle.listen)
+    unsubscribe = waiting(Handle.unsubscribe)

@@ -10,13 +10,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+from evbus.engine.core.lifecycle.run import Report
 from evbus.engine.kit.redact import one_line
 
-__all__ = ["STOPPED", "Block", "Control", "handled"]
+__all__ = ["STOPPED", "Control", "handled"]
 
 #: The exit code after the second signal.
 STOPPED = 130
@@ -31,83 +32,51 @@ TURN = 0.1
 DRAINING = b"\nevbus: delivering what is there; a second signal stops at once\n"
 
 
+def _nothing() -> None: ...
+
+
 class Control:
-    """Stop a bus in two steps.
+    """What stops a bus in two steps, and a part of the task that runs it, which ends with the first.
+
+    The part is entered with ``async with``, several times if need be, one after the other. It is cancelled
+    where it waits, and the task goes on behind it.
 
     :param limit: makes a stop that is under way end in time, whatever is delivered.
     :param cut_short: makes a stop that is under way, or to come, deliver no more.
-    :ivar stopping: set when the bus is to drain.
-    :ivar at_once: whether it is to stop at once.
+    :param insist: let the second step cancel the part once more.
+    :ivar left: whether the part was told to be left.
+    :ivar at_once: whether nothing more is to be delivered.
+    :ivar report: after the end: what could not be delivered.
     """
 
-    def __init__(self, limit: Callable[[], None], cut_short: Callable[[], None]) -> None:
-        self.stopping = asyncio.Event()
+    def __init__(
+        self,
+        limit: Callable[[], None] = _nothing,
+        cut_short: Callable[[], None] = _nothing,
+        *,
+        insist: bool = False,
+    ) -> None:
+        self.left = False
         self.at_once = False
+        self.report: Report = Report({}, "", 0.0)
         self._limit = limit
         self._cut_short = cut_short
+        self._insist = insist
+        self._task: asyncio.Task[Any] | None = None
+        self._before = 0
+        self._cancelled = 0
 
     def stop(self) -> None:
         """Take nothing more in, and drain."""
-        self.stopping.set()
         self._limit()
+        self.leave()
 
     def stop_at_once(self) -> None:
         """Deliver no more, and stop."""
         self.at_once = True
-        self.stopping.set()
         self._cut_short()
-
-    async def until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await ``work``, or cancel it when it is time to stop."""
-        task: asyncio.Future[Any] = asyncio.ensure_future(work)
-        stop: asyncio.Future[Any] = asyncio.ensure_future(self.stopping.wait())
-        try:
-            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stop.cancel()
-            task.cancel()
-            await asyncio.wait({task, stop})
-        if not task.cancelled():
-            task.result()
-
-    async def joined(self, listener: asyncio.Future[None], join: Coroutine[Any, Any, None]) -> bool:
-        """Wait until the bus is started; False when it was stopped before, and the start cancelled.
-
-        Raises what ``join`` raises; what runs already is then to be stopped.
-        """
-        joining: asyncio.Future[Any] = asyncio.ensure_future(join)
-        stop: asyncio.Future[Any] = asyncio.ensure_future(self.stopping.wait())
-        await asyncio.wait({joining, listener, stop}, return_when=asyncio.FIRST_COMPLETED)
-        started = joining.done() and not joining.exception()
-        stop.cancel()
-        if started:
-            await asyncio.wait({stop})
-            return True
-        if joining.done() and not joining.cancelled() and not self.stopping.is_set():
-            await asyncio.wait({stop})
-            joining.result()
-        joining.cancel()
-        if not listener.done():
-            listener.cancel()
-        await asyncio.wait({joining, listener, stop})
-        if not listener.cancelled():
-            listener.result()
-        return False
-
-
-class Block:
-    """A part of a task that is cancelled by :meth:`leave`, after which the task goes on behind it.
-
-    It may be entered several times, one after the other.
-
-    :ivar left: whether it was told to be left; the part is cancelled then where it waits first.
-    """
-
-    def __init__(self) -> None:
-        self.left = False
-        self._task: asyncio.Task[Any] | None = None
-        self._before = 0
-        self._cancelled = 0
+        if self._insist or not self.left:
+            self.leave()
 
     def leave(self) -> None:
         """Let the part end."""

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from evbus import api
-from evbus.engine.core.lifecycle.signals import Block
+from evbus.engine.core.lifecycle.signals import Control
 from evbus.errors import EvbusError
 from tests.evbus.kit import WAIT, write
 
@@ -182,7 +182,7 @@ def run(work: Any) -> Any:
 
 def test_a_block_is_left_where_it_waits() -> None:
     async def work() -> list[str]:
-        block, seen = Block(), []
+        block, seen = Control(), []
         async with block:
             asyncio.get_running_loop().call_soon(block.leave)
             try:
@@ -201,7 +201,7 @@ def test_a_block_is_left_where_it_waits() -> None:
 
 def test_a_block_that_ends_when_it_is_told_to_leaves_no_cancellation_behind() -> None:
     async def work() -> int:
-        block = Block()
+        block = Control()
         async with block:
             block.leave()
         await asyncio.sleep(0)
@@ -217,7 +217,7 @@ def test_a_block_that_ends_when_it_is_told_to_leaves_no_cancellation_behind() ->
 
 def test_another_cancellation_and_other_errors_come_out_of_a_block() -> None:
     async def cancelled() -> None:
-        block = Block()
+        block = Control()
         async with block:
             block.leave()
             task = asyncio.current_task()
@@ -226,7 +226,7 @@ def test_another_cancellation_and_other_errors_come_out_of_a_block() -> None:
             await asyncio.Event().wait()
 
     async def fails_at_its_end() -> None:
-        block = Block()
+        block = Control()
         async with block:
             block.leave()
             try:
@@ -238,7 +238,7 @@ def test_another_cancellation_and_other_errors_come_out_of_a_block() -> None:
         with pytest.raises(asyncio.CancelledError):
             await asyncio.ensure_future(cancelled())
         with pytest.raises(KeyError):
-            async with Block() as _:
+            async with Control() as _:
                 raise KeyError("mine")
         with pytest.raises(KeyError):
             await fails_at_its_end()

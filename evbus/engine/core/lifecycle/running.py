@@ -1,0 +1,67 @@
+"""A bus from its start to its end, as programs, tests and the commands run it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from evbus.engine.core.lifecycle.signals import Control, handled
+from evbus.errors import EvbusError
+
+__all__ = ["control_of", "running"]
+
+
+def control_of(the_hub: Any, *, insist: bool = False) -> Control:
+    """Return what stops the bus of a hub, and cuts its dispatcher short with it."""
+    engine, dispatcher = the_hub.evbus.ENGINE, the_hub.dispatch.DISPATCHER
+
+    def cut_short() -> None:
+        engine.hurry()
+        dispatcher.hurry()
+
+    return Control(engine.limit, cut_short, insist=insist)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    the_hub: Any,
+    contexts: Mapping[str, Any],
+    control: Control | None = None,
+    *,
+    signals: bool = False,
+    quiet: bool = True,
+    steady: bool = False,
+) -> AsyncIterator[Control]:
+    """Start the bus of a hub, and at the end deliver what is left and stop it, its dispatcher before it.
+
+    :param contexts: the profiles.
+    :param control: ends the block; default: one of its own.
+    :param signals: let SIGINT and SIGTERM do so; see :func:`.signals.handled`.
+    :param steady: unless it was left early, the stop takes as long as anything is delivered.
+    :raises EvbusError: the block was left before the bus had started.
+    """
+    made = control or control_of(the_hub)
+    bus = the_hub.evbus.init
+    seconds = bus.settings().drain_timeout
+    watched = handled(made, seconds, bus.record_undelivered, quiet=quiet)
+    with watched if signals else contextlib.nullcontext():
+        listener = asyncio.ensure_future(bus.start(contexts))
+        try:
+            async with made:
+                await bus.join()
+            if made.left:
+                if not the_hub.evbus.STARTED:
+                    listener.cancel()
+                raise EvbusError("a signal told the bus to stop before it had started")
+            async with made:
+                yield made
+        finally:
+            if the_hub.dispatch.init.running():
+                # What listeners have still to handle may need it. All of it has one time.
+                patience = the_hub.evbus.ENGINE.patience()
+                await the_hub.event.init.settle(patience.left())
+                await the_hub.dispatch.init.stop(patience.left())
+            made.report = await bus.stop(steady=steady and not made.left)
+            await asyncio.gather(listener, return_exceptions=True)
