@@ -23,14 +23,14 @@ async def main(hub, options):
             "there are no events: name the modules that hold them with --events, those of listeners with "
             "--listeners, or folders of listeners with --plugin-dirs"
         )
-    about = _asyncapi.About(
+    document = _asyncapi.document(
+        found,
         title=options.get("title") or "Events",
         version=str(options.get("api_version") or "1.0.0"),
         # Whichever plugin the application chose, and in whichever way, what it writes says its type.
         content_type=hub.evbus.BROKER.reply(None, {}).headers[types.CONTENT_TYPE],
         pipeline=_pipeline.arrange(hub.evbus.pipeline.known(), hub.evbus.init.settings().pipeline),
     )
-    document = _asyncapi.document(found, about)
     _output.write(path, _output.as_yaml(document) if kind == "yaml" else _output.as_json(document))
     return _session.EXIT.OK
 

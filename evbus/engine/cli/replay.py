@@ -19,7 +19,7 @@ from evbus.engine.kit.redact import one_line
 from evbus.errors import BusStopped, ConfigError, PayloadError
 from evbus.types import Delivery
 
-__all__ = ["Replay", "ReplayTarget", "Summary", "asides", "files", "summaries"]
+__all__ = ["Replay", "ReplayTarget", "asides", "files", "summaries"]
 
 #: Seconds to wait for a bus that is writing to the store.
 PATIENCE = 2.0
@@ -269,7 +269,7 @@ def _locked(path: Path) -> BinaryIO:
         file.close()
 
 
-class Summary(NamedTuple):
+class _Summary(NamedTuple):
     """The dead events of one lane."""
 
     lane: str
@@ -279,9 +279,9 @@ class Summary(NamedTuple):
     reason: str
 
 
-def summaries(paths: list[Path]) -> tuple[list[Summary], int]:
+def summaries(paths: list[Path]) -> tuple[list[_Summary], int]:
     """Return a summary for each lane, the largest first, and how many lines are no events."""
-    lanes: dict[str, Summary] = {}
+    lanes: dict[str, _Summary] = {}
     unread = 0
     for record in _records(paths):
         if record is None:
@@ -289,9 +289,9 @@ def summaries(paths: list[Path]) -> tuple[list[Summary], int]:
             continue
         dead = {key: str(value) for key, value in (record.dead or {}).items()}
         lane, died = dead.get("lane", "none"), dead.get("time", "")
-        known = lanes.get(lane) or Summary(lane, 0, died, "", "")
+        known = lanes.get(lane) or _Summary(lane, 0, died, "", "")
         newest = died >= known.newest
-        lanes[lane] = Summary(
+        lanes[lane] = _Summary(
             lane,
             known.events + 1,
             min(known.oldest, died),

@@ -6,46 +6,38 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from evbus.engine.describe.asyncapi_headers import headers_of, shared_headers
 from evbus.engine.describe.asyncapi_schema import payloads
-from evbus.engine.describe.catalogue import Catalogue, KnownListener, ReceiveOperation, SendOperation
+from evbus.engine.describe.catalogue import Catalogue, KnownListener, Operation
 from evbus.engine.handling.events.channel import servers
 from evbus.engine.handling.events.declare import EventSpec
 from evbus.engine.kit.names import unique
 from evbus.engine.wire.base.describe import PROCESS
 from evbus.types import Channel
 
-__all__ = ["About", "document"]
+__all__ = ["document"]
 
 VERSION = "3.0.0"
 
 
-class About(NamedTuple):
-    """The options of a document, which the events do not say.
-
-    :ivar title: of the API. ``version`` is the API's, too.
-    :ivar content_type: of the bodies.
-    :ivar pipeline: the names of the active pipeline plugins.
-    """
-
-    title: str
-    version: str
-    content_type: str
-    pipeline: Sequence[str] = ()
-
-
-def document(found: Catalogue, about: About) -> dict[str, Any]:
+def document(
+    found: Catalogue, *, title: str, version: str, content_type: str, pipeline: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return the document, plain values in an order that is the same every time.
+
+    :param title: of the API. ``version`` is the API's, too.
+    :param content_type: of the bodies.
+    :param pipeline: the names of the active pipeline plugins.
 
     :raises ConfigError: the fields of an event cannot be described.
     """
     writer = _Writer(found)
     schemas, components = payloads(found.events)
-    shared = shared_headers(about.pipeline)
+    shared = shared_headers(pipeline)
     writer.add_servers()
     writer.add_operations()
     schemes = {name: {"type": name} for name in sorted(writer.logins)}
@@ -56,8 +48,8 @@ def document(found: Catalogue, about: About) -> dict[str, Any]:
     }
     return {
         "asyncapi": VERSION,
-        "info": {"title": about.title, "version": about.version},
-        "defaultContentType": about.content_type,
+        "info": {"title": title, "version": version},
+        "defaultContentType": content_type,
         "servers": writer.servers,
         "channels": writer.channels,
         "operations": writer.operations,
@@ -130,34 +122,33 @@ class _Writer:
         sent = [(one.event.name, one) for one in self._found.sent]
         for name, several, going in _named(sent):
             self._send(f"send.{name}", several, going)
-        received = [(f"{one.event.name}.{one.listener.name}", one) for one in self._found.received]
+        received = [
+            (f"{one.event.name}.{one.listener.name}", one) for one in self._found.received if one.listener
+        ]
         for name, several, coming in _named(received):
             self._receive(f"receive.{name}", several, coming)
 
-    def _send(self, name: str, several: bool, going: SendOperation) -> None:
-        key = (going.profile.provider, going.profile.name)
-        channel = self._channel(key, going.channel, going.event)
-        made = self._operation("send", channel, going.event, going.channel)
-        through = ".".join(key)
-        self.operations[_free(f"{name}.{through}" if several else name, self.operations)] = {
-            **made,
-            "title": f"{going.event.name} to {through}",
-        }
+    def _send(self, name: str, several: bool, going: Operation) -> None:
+        title = f"{going.event.name} to {going.endpoint.full_name}"
+        self._add("send", name, several, going, {"title": title})
 
-    def _receive(self, name: str, several: bool, coming: ReceiveOperation) -> None:
-        key = (coming.source.provider, coming.source.name)
+    def _receive(self, name: str, several: bool, coming: Operation) -> None:
         listener = coming.listener
-        channel = self._channel(key, coming.channel, coming.event)
-        made = self._operation("receive", channel, coming.event, coming.channel)
+        assert listener is not None
         about = {
             "title": f"{coming.event.name} to the listener {listener.name}",
             "description": listener.text,
         }
-        self.operations[_free(f"{name}.{'.'.join(key)}" if several else name, self.operations)] = {
-            **made,
-            **{key: value for key, value in about.items() if value},
-            "x-evbus-listener": _about(listener, coming.event),
-        }
+        said = {key: value for key, value in about.items() if value}
+        about_listener = {"x-evbus-listener": _about(listener, coming.event)}
+        self._add("receive", name, several, coming, {**said, **about_listener})
+
+    def _add(self, action: str, name: str, several: bool, one: Operation, about: Mapping[str, Any]) -> None:
+        endpoint = one.endpoint
+        channel = self._channel((endpoint.provider, endpoint.name), one.channel, one.event)
+        free = _free(f"{name}.{endpoint.full_name}" if several else name, self.operations)
+        made = self._operation(action, channel, one.event, one.channel)
+        self.operations[free] = {**made, **about}
 
     def _operation(self, action: str, channel: str, event: EventSpec, about: Channel) -> dict[str, Any]:
         made: dict[str, Any] = {

@@ -78,7 +78,7 @@ def _of_pydantic(events: list[EventSpec], *, aliases: bool) -> tuple[dict[str, A
         return {}, {}
     from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
-    class AsWritten(GenerateJsonSchema):
+    class _AsWritten(GenerateJsonSchema):
         """Describes what :func:`.dumped` writes: bytes in base64, nothing computed."""
 
         def model_fields_schema(self, schema: Any) -> Any:
@@ -101,7 +101,7 @@ def _of_pydantic(events: list[EventSpec], *, aliases: bool) -> tuple[dict[str, A
             [(model, "serialization") for model in models],
             by_alias=aliases,
             ref_template=_REF + "{model}",
-            schema_generator=AsWritten,
+            schema_generator=_AsWritten,
         )
 
     for event in events:

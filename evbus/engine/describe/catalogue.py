@@ -22,8 +22,7 @@ __all__ = [
     "Catalogue",
     "Configuration",
     "KnownListener",
-    "ReceiveOperation",
-    "SendOperation",
+    "Operation",
     "catalogue",
     "events_in",
     "known",
@@ -58,21 +57,16 @@ class KnownListener(NamedTuple):
         return self.spec.per_process or (event.broadcast and self.pattern is None)
 
 
-class SendOperation(NamedTuple):
-    """An event goes to a profile."""
+class Operation(NamedTuple):
+    """An event goes to a profile, or a listener gets it from one.
+
+    :ivar listener: None of an event that is sent.
+    """
 
     event: EventSpec
-    profile: Endpoint
+    endpoint: Endpoint
     channel: Channel
-
-
-class ReceiveOperation(NamedTuple):
-    """A listener gets an event from a profile."""
-
-    event: EventSpec
-    listener: KnownListener
-    source: Endpoint
-    channel: Channel
+    listener: KnownListener | None = None
 
 
 class Configuration(NamedTuple):
@@ -115,8 +109,8 @@ class Catalogue(NamedTuple):
     events: list[EventSpec]
     listeners: list[KnownListener]
     profiles: list[Endpoint]
-    sent: list[SendOperation]
-    received: list[ReceiveOperation]
+    sent: list[Operation]
+    received: list[Operation]
     dead: list[tuple[Endpoint, Endpoint]]
     problems: list[str]
 
@@ -206,28 +200,26 @@ def _dead(bus: Configuration) -> Iterator[tuple[Endpoint, Endpoint]]:
 
 def _going(
     bus: Configuration, event: EventSpec, names: Collection[str], problems: list[str]
-) -> list[SendOperation]:
-    found: list[SendOperation] = []
+) -> list[Operation]:
+    found: list[Operation] = []
     for name in names:
         targets = [profile for profile in bus.profiles if bus.find(name, profile.name)]
         if not targets:
             hint = nearest(name, [profile.name for profile in bus.profiles])
             problems.append(f"the event {event.name} goes nowhere: no profile matches {name!r}{hint}")
         for profile in targets:
-            if any(profile is known.profile for known in found):
+            if any(profile is known.endpoint for known in found):
                 continue
             try:
-                found.append(SendOperation(event, profile, sent(profile, event.name, name)))
+                found.append(Operation(event, profile, sent(profile, event.name, name)))
             except EvbusError as exc:
-                problems.append(
-                    f"the event {event.name} cannot go to {profile.provider}.{profile.name}: {exc}"
-                )
+                problems.append(f"the event {event.name} cannot go to {profile.full_name}: {exc}")
     return found
 
 
 def _coming(
     bus: Configuration, listener: KnownListener, event: EventSpec, problems: list[str]
-) -> list[ReceiveOperation]:
+) -> list[Operation]:
     wanted = subscription_of(listener.spec, listener.name, listener.pattern or event)
     found = []
     try:
@@ -239,7 +231,7 @@ def _coming(
         problems.append(f"the listener {listener.name} gets no {event.name}: {exc}")
     for source in sources:
         try:
-            found.append(ReceiveOperation(event, listener, source, received(source, wanted)))
+            found.append(Operation(event, source, received(source, wanted), listener))
         except EvbusError as exc:
             problems.append(f"the listener {listener.name} gets no {event.name}: {exc}")
     return found

@@ -63,20 +63,18 @@ def graph(found: Catalogue) -> Graph:
     """Return the graph of a catalogue."""
     profiles: dict[str, ProfileNode] = {}
     for one in found.profiles:
-        name = f"{one.provider}.{one.name}"
         hosts = servers(one)
-        profiles[name] = ProfileNode(name, _where(hosts), {}, ())
+        profiles[one.full_name] = ProfileNode(one.full_name, _where(hosts), {}, ())
     through: dict[str, list[str]] = {event.name: [] for event in found.events}
     for going in found.sent:
-        name = f"{going.profile.provider}.{going.profile.name}"
+        name = going.endpoint.full_name
         profiles[name].ways.setdefault(going.event.name, _label(going.channel, going.event))
         if name not in through[going.event.name]:
             through[going.event.name].append(name)
     for coming in found.received:
-        name = f"{coming.source.provider}.{coming.source.name}"
-        profiles[name].ways.setdefault(coming.event.name, "")
+        profiles[coming.endpoint.full_name].ways.setdefault(coming.event.name, "")
     for loser, other in found.dead:
-        name, target = f"{loser.provider}.{loser.name}", f"{other.provider}.{other.name}"
+        name, target = loser.full_name, other.full_name
         if target not in profiles[name].dead:
             profiles[name] = profiles[name]._replace(dead=(*profiles[name].dead, target))
     return Graph(
@@ -99,7 +97,7 @@ def _listeners(found: Catalogue) -> list[ListenerNode]:
     made = []
     for number, listener in enumerate(found.listeners):
         gets = dict.fromkeys(
-            (coming.event.name, f"{coming.source.provider}.{coming.source.name}")
+            (coming.event.name, coming.endpoint.full_name)
             for coming in found.received
             if coming.listener is listener
         )

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from evbus.types import Envelope
 
-__all__ = ["UNBOUNDED", "Loose", "Weight", "size_of"]
+__all__ = ["UNBOUNDED", "Weight", "size_of"]
 
 UNBOUNDED = 1 << 62
 _body = operator.attrgetter("body")
@@ -24,7 +24,7 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-class Loose(Protocol):
+class _Loose(Protocol):
     """A holder of bodies that counts what comes and not what goes, as long as nobody needs to know."""
 
     def recount(self) -> None:
@@ -55,7 +55,7 @@ class Weight:
         self.most_idle = UNBOUNDED
         self.ceiling = UNBOUNDED
         self.floor = 0
-        self.loose: weakref.WeakSet[Loose] = weakref.WeakSet()
+        self.loose: weakref.WeakSet[_Loose] = weakref.WeakSet()
         self.on_rise: Callable[[], None] = _nothing
         self.on_fall: Callable[[], None] = _nothing
 

@@ -85,14 +85,11 @@ def put_together(
 
 
 def ways(found: Catalogue) -> list[tuple[str, str]]:
-    return [(one.event.name, f"{one.profile.provider}.{one.profile.name}") for one in found.sent]
+    return [(one.event.name, one.endpoint.full_name) for one in found.sent]
 
 
 def gets(found: Catalogue) -> list[tuple[str, str, str]]:
-    return [
-        (one.event.name, f"{one.source.provider}.{one.source.name}", one.listener.name)
-        for one in found.received
-    ]
+    return [(one.event.name, one.endpoint.full_name, one.listener.name) for one in found.received]
 
 
 def test_the_name_of_a_listener_is_that_of_its_file_its_class_or_its_own() -> None:

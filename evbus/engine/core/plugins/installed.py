@@ -73,7 +73,7 @@ class Dynes(dict[str, dict[str, Any]]):
         self.problems.append(Plugin(package, subsystem=room, file=file, state="broken", reason=reason))
 
 
-class Later(dict[str, Any]):
+class _Later(dict[str, Any]):
     """The imports of a hub, with the rooms of :data:`LATER`, opened when they are first asked for.
 
     It takes the place of ``hub._imports``, where POP looks last.
@@ -229,8 +229,8 @@ def _add(found: Dynes, room: str, package: str, folder: str) -> None:
 
 def open_later(hub: Any) -> None:
     """Let the rooms of :data:`LATER` be on a hub when they are asked for, if they are installed."""
-    if not isinstance(hub._imports, Later):
-        hub._imports = Later(hub)
+    if not isinstance(hub._imports, _Later):
+        hub._imports = _Later(hub)
 
 
 def is_ours(file: str) -> bool:

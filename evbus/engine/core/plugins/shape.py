@@ -2,128 +2,109 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from evbus.engine.core.lane.sender import check_publish
 from evbus.engine.core.pipeline import takes_descriptor
 from evbus.errors import PluginError
 
-__all__ = [
-    "CHECKS",
-    "check_connection",
-    "check_egress",
-    "check_ingress",
-    "check_match",
-    "check_pipeline",
-    "check_serialize",
-]
+__all__ = ["CHECKS", "check"]
 
 
+class _Function(NamedTuple):
+    """A function that plugins of a room may have, or must (``required``).
+
+    :ivar why: why it has to be a plain one; ``""`` for an asynchronous one.
+    :ivar by_name: others may call it with the names of its parameters.
+    :ivar described: it may take a descriptor behind these parameters.
+    """
+
+    name: str
+    parameters: str
+    why: str = ""
+    required: bool = False
+    by_name: bool = False
+    described: bool = False
+
+
+_RUNS = "runs wherever an event is put"
 #: Of a plugin that says what its message system can.
-DESCRIBE = ("describe", "hub, profile", "is asked while nothing runs")
+_DESCRIBE = _Function("describe", "hub, profile", "is asked while nothing runs")
+
+#: The functions of each room. POP's ``sig_`` functions let pass what is async or lacks parameters, and refuse
+#: defaults.
+SHAPES = {
+    "connection": (
+        _Function("open", "hub, ctx", required=True),
+        _Function("close", "hub, connection", required=True),
+    ),
+    "egress": (
+        _Function("consume", "hub, ctx, subscription", required=True),
+        _Function("attach", "hub, ctx, subscription, take", "may not wait"),
+        _DESCRIBE,
+    ),
+    "ingress": (
+        _Function("publish", "hub, ctx, routing_key, body", required=True),
+        _Function("publish_batch", "hub, ctx, events"),
+        _Function("open", "hub, ctx"),
+        _Function("close", "hub, ctx"),
+        _Function("request", "hub, ctx, event, timeout"),
+        _Function("reply", "hub, ctx, address, event"),
+        _Function("publish_nowait", "hub, ctx, events", "may not wait"),
+        _Function("ready", "hub, ctx", "returns what to await"),
+        _DESCRIBE,
+    ),
+    "match": (_Function("find", "hub, name, pattern", "answers at once", required=True, by_name=True),),
+    "pipeline": (
+        _Function("send", "hub, envelope", _RUNS, described=True),
+        _Function("handle", "hub, envelope, call_next", described=True),
+        _Function("configure", "hub, settings", "runs before any event"),
+    ),
+    "serialize": (
+        _Function("apply", "hub, data", _RUNS, required=True, by_name=True),
+        _Function("load", "hub, data", "runs wherever one is read", required=True, by_name=True),
+    ),
+}
 
 
-def check_ingress(module: ModuleType) -> None:
-    """Check ``publish`` and the optional functions beside it.
+def check(room: str, module: ModuleType) -> None:
+    """Check the functions of a plugin file.
 
     :raises PluginError: with the line of the function.
     """
-    publish = _required(module, "publish", "hub, ctx, routing_key, body")
-    _located(check_publish, publish)
-    for name, parameters in (
-        ("publish_batch", "hub, ctx, events"),
-        ("open", "hub, ctx"),
-        ("close", "hub, ctx"),
-        ("request", "hub, ctx, event, timeout"),
-        ("reply", "hub, ctx, address, event"),
-    ):
-        function = _function(module, name)
-        if function is not None:
-            _located(_check_async, function, name, parameters)
-    for name, parameters, why in (
-        ("publish_nowait", "hub, ctx, events", "may not wait"),
-        ("ready", "hub, ctx", "returns what to await"),
-        DESCRIBE,
-    ):
-        _check_optional(module, name, parameters, why)
-
-
-def check_pipeline(module: ModuleType) -> None:
-    """Check ``send``, ``handle``, ``configure`` and ``__order__``.
-
-    :raises PluginError: with the line of the function.
-    """
-    send, handle = _function(module, "send"), _function(module, "handle")
-    if send is None and handle is None:
+    found = {one.name: _function(module, one.name) for one in SHAPES[room]}
+    if room == "pipeline" and found["send"] is None and found["handle"] is None:
         raise PluginError("it has neither send(hub, envelope) nor handle(hub, envelope, call_next)")
-    if send is not None:
-        described = ", descriptor" if takes_descriptor(send, 2) else ""
-        _located(_check_plain, send, "send", f"hub, envelope{described}", "runs wherever an event is put")
-    if handle is not None:
-        described = ", descriptor" if takes_descriptor(handle, 3) else ""
-        _located(_check_async, handle, "handle", f"hub, envelope, call_next{described}")
-    configure = _function(module, "configure")
-    if configure is not None:
-        _located(_check_plain, configure, "configure", "hub, settings", "runs before any event")
+    for shape in SHAPES[room]:
+        function = found[shape.name]
+        if function is not None:
+            _located(_checks(shape), function)
+        elif shape.required:
+            raise PluginError(f"it has no function {shape.name}({shape.parameters})")
     order = getattr(module, "__order__", 0)
-    if isinstance(order, bool) or not isinstance(order, (int, float)):
+    if room == "pipeline" and (isinstance(order, bool) or not isinstance(order, (int, float))):
         raise PluginError(f"__order__ is a number, not {order!r}")
 
 
-def check_egress(module: ModuleType) -> None:
-    """Check ``consume``, and ``attach`` and ``describe`` beside it.
-
-    :raises PluginError: with the line of the function.
-    """
-    _located(_check_generator, _required(module, "consume", "hub, ctx, subscription"))
-    for name, parameters, why in (("attach", "hub, ctx, subscription, take", "may not wait"), DESCRIBE):
-        _check_optional(module, name, parameters, why)
+def _checks(shape: _Function) -> Callable[[Callable[..., Any]], object]:
+    special = {"publish": check_publish, "consume": _check_generator}
+    return special.get(shape.name) or functools.partial(_check_function, shape)
 
 
-def check_match(module: ModuleType) -> None:
-    """Check ``find``.
-
-    :raises PluginError: with the line of the function.
-    """
-    find = _required(module, "find", "hub, name, pattern")
-    _located(_check_plain, find, "find", "hub, name, pattern", "answers at once")
-    _located(_check_names, find, "find", "hub, name, pattern")
-
-
-def check_serialize(module: ModuleType) -> None:
-    """Check ``apply`` and ``load``.
-
-    :raises PluginError: with the line of the function.
-    """
-    for name, why in (("apply", "runs wherever an event is put"), ("load", "runs wherever one is read")):
-        function = _required(module, name, "hub, data")
-        _located(_check_plain, function, name, "hub, data", why)
-        _located(_check_names, function, name, "hub, data")
-
-
-def check_connection(module: ModuleType) -> None:
-    """Check ``open`` and ``close``.
-
-    :raises PluginError: with the line of the function.
-    """
-    _located(_check_async, _required(module, "open", "hub, ctx"), "open", "hub, ctx")
-    _located(_check_async, _required(module, "close", "hub, connection"), "close", "hub, connection")
-
-
-def _check_optional(module: ModuleType, name: str, parameters: str, why: str) -> None:
-    function = _function(module, name)
-    if function is not None:
-        _located(_check_plain, function, name, parameters, why)
-
-
-def _required(module: ModuleType, name: str, parameters: str) -> Callable[..., Any]:
-    function = _function(module, name)
-    if function is None:
-        raise PluginError(f"it has no function {name}({parameters})")
-    return function
+def _check_function(shape: _Function, function: Callable[..., Any]) -> None:
+    parameters = shape.parameters
+    if shape.described and takes_descriptor(function, len(parameters.split(", "))):
+        parameters += ", descriptor"
+    if shape.why:
+        _check_plain(function, shape.name, parameters, shape.why)
+    else:
+        _check_async(function, shape.name, parameters)
+    if shape.by_name:
+        _check_names(function, shape.name, parameters)
 
 
 def _check_generator(function: Callable[..., Any]) -> None:
@@ -143,9 +124,9 @@ def _function(module: ModuleType, name: str) -> Callable[..., Any] | None:
     return None
 
 
-def _located(check: Callable[..., Any], function: Callable[..., Any], *arguments: Any) -> None:
+def _located(check: Callable[[Callable[..., Any]], object], function: Callable[..., Any]) -> None:
     try:
-        check(function, *arguments)
+        check(function)
     except PluginError as exc:
         raise PluginError(exc.reason, line=inspect.unwrap(function).__code__.co_firstlineno) from None
 
@@ -188,12 +169,4 @@ def _check_names(function: Callable[..., Any], name: str, parameters: str) -> No
         raise PluginError(f"{name} takes {signature}, but its parameters are ({parameters})")
 
 
-#: By subsystem. POP's ``sig_`` functions let pass what is async or lacks parameters, and refuse defaults.
-CHECKS: dict[str, Callable[[ModuleType], None]] = {
-    "connection": check_connection,
-    "egress": check_egress,
-    "ingress": check_ingress,
-    "match": check_match,
-    "pipeline": check_pipeline,
-    "serialize": check_serialize,
-}
+CHECKS: dict[str, Callable[[ModuleType], None]] = {room: functools.partial(check, room) for room in SHAPES}

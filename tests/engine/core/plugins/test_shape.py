@@ -7,15 +7,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.core.plugins.shape import (
-    CHECKS,
-    check_connection,
-    check_egress,
-    check_ingress,
-    check_match,
-    check_pipeline,
-    check_serialize,
-)
+from evbus.engine.core.plugins.shape import CHECKS, check
 from evbus.errors import PluginError
 
 
@@ -42,21 +34,21 @@ def module(**names: Any) -> ModuleType:
 
 
 def test_ready_is_a_plain_function_of_the_context() -> None:
-    check_ingress(module(publish=publish, ready=ready))
+    check("ingress", module(publish=publish, ready=ready))
     with pytest.raises(PluginError, match="ready returns what to await and must be plain 'def'") as caught:
-        check_ingress(module(publish=publish, ready=waits))
+        check("ingress", module(publish=publish, ready=waits))
     assert caught.value.line == waits.__code__.co_firstlineno
     with pytest.raises(PluginError, match="ready takes .*, but is called with .hub, ctx."):
-        check_ingress(module(publish=publish, ready=lambda hub: None))
+        check("ingress", module(publish=publish, ready=lambda hub: None))
 
 
 @pytest.mark.parametrize("function", [consume, consume_more])
 def test_consume_is_an_async_generator(function: Any) -> None:
-    check_egress(module(consume=function))
+    check("egress", module(consume=function))
 
 
 def test_consume_may_be_an_alias() -> None:
-    check_egress(module(consume_=consume, __func_alias__={"consume_": "consume"}))
+    check("egress", module(consume_=consume, __func_alias__={"consume_": "consume"}))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +62,7 @@ def test_consume_may_be_an_alias() -> None:
 )
 def test_what_is_no_source_is_told(names: dict[str, Any], sentence: str) -> None:
     with pytest.raises(PluginError, match=sentence):
-        check_egress(module(**names))
+        check("egress", module(**names))
 
 
 def test_configure_of_a_pipeline_plugin_is_a_plain_function_of_the_settings() -> None:
@@ -78,11 +70,11 @@ def test_configure_of_a_pipeline_plugin_is_a_plain_function_of_the_settings() ->
 
     def send(hub: Any, envelope: Any) -> None: ...
 
-    check_pipeline(module(send=send, configure=lambda hub, settings: None))
+    check("pipeline", module(send=send, configure=lambda hub, settings: None))
     with pytest.raises(PluginError, match="configure runs before any event and must be plain 'def'"):
-        check_pipeline(module(send=send, configure=late))
+        check("pipeline", module(send=send, configure=late))
     with pytest.raises(PluginError, match=r"configure takes \(hub\), but is called with \(hub, settings\)"):
-        check_pipeline(module(send=send, configure=lambda hub: None))
+        check("pipeline", module(send=send, configure=lambda hub: None))
 
 
 def test_a_pipeline_plugin_may_take_a_descriptor_and_nothing_more() -> None:
@@ -91,11 +83,11 @@ def test_a_pipeline_plugin_may_take_a_descriptor_and_nothing_more() -> None:
     def sends_more(hub: Any, envelope: Any, descriptor: Any, more: Any) -> None: ...
     async def handles_more(hub: Any, envelope: Any, call_next: Any, one: Any, two: Any) -> None: ...
 
-    check_pipeline(module(send=send, handle=handle))
+    check("pipeline", module(send=send, handle=handle))
     with pytest.raises(PluginError, match=r"is called with \(hub, envelope, descriptor\)"):
-        check_pipeline(module(send=sends_more))
+        check("pipeline", module(send=sends_more))
     with pytest.raises(PluginError, match=r"is called with \(hub, envelope, call_next, descriptor\)"):
-        check_pipeline(module(handle=handles_more))
+        check("pipeline", module(handle=handles_more))
 
 
 def test_the_rooms_that_are_checked() -> None:
@@ -136,7 +128,7 @@ def find_any(*args: Any, **kwargs: Any) -> bool:
 
 @pytest.mark.parametrize("find", [find_more, find_any, lambda hub, name, pattern, *, x=1: True])
 def test_a_match_plugin_is_called_by_position_and_by_name(find: Any) -> None:
-    check_match(module(find=find))
+    check("match", module(find=find))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +147,7 @@ def test_a_match_plugin_is_called_by_position_and_by_name(find: Any) -> None:
 )
 def test_what_is_no_matcher_is_told(find: Any, sentence: str) -> None:
     with pytest.raises(PluginError, match=sentence) as caught:
-        check_match(module(**({} if find is None else {"find": find})))
+        check("match", module(**({} if find is None else {"find": find})))
     assert find is None or caught.value.line == find.__code__.co_firstlineno
 
 
@@ -176,7 +168,7 @@ def take_none(hub: Any) -> Any:
 
 
 def test_a_serialize_plugin_has_two_plain_functions() -> None:
-    check_serialize(module(apply=take_more, load=take))
+    check("serialize", module(apply=take_more, load=take))
     for names, sentence in (
         ({"apply": take}, r"it has no function load\(hub, data\)"),
         ({"load": take}, r"it has no function apply\(hub, data\)"),
@@ -185,14 +177,14 @@ def test_a_serialize_plugin_has_two_plain_functions() -> None:
         ({"apply": take_none, "load": take}, r"apply takes .*, but is called with \(hub, data\)"),
     ):
         with pytest.raises(PluginError, match=sentence):
-            check_serialize(module(**names))
+            check("serialize", module(**names))
 
 
 def test_a_connection_plugin_opens_and_closes() -> None:
     async def open_(hub: Any, ctx: Any, role: str = "lanes") -> None: ...
     async def close(hub: Any, connection: Any) -> None: ...
 
-    check_connection(module(open=open_, close=close))
+    check("connection", module(open=open_, close=close))
     for names, sentence in (
         ({"close": close}, "it has no function open"),
         ({"open": open_}, "it has no function close"),
@@ -201,10 +193,10 @@ def test_a_connection_plugin_opens_and_closes() -> None:
         ({"open": open_, "close": lambda hub: None}, "close must be 'async def close"),
     ):
         if sentence is None:
-            check_connection(module(**names))
+            check("connection", module(**names))
             continue
         with pytest.raises(PluginError, match=sentence):
-            check_connection(module(**names))
+            check("connection", module(**names))
 
 
 def test_what_else_sources_and_destinations_may_have_is_checked() -> None:
@@ -212,8 +204,8 @@ def test_what_else_sources_and_destinations_may_have_is_checked() -> None:
     async def reply(hub: Any, ctx: Any, address: str) -> None: ...
     async def attach(hub: Any, ctx: Any, subscription: Any, take: Any) -> None: ...
 
-    check_ingress(module(publish=publish, request=request))
+    check("ingress", module(publish=publish, request=request))
     with pytest.raises(PluginError, match=r"reply takes .*, but is called with \(hub, ctx, address, event\)"):
-        check_ingress(module(publish=publish, reply=reply))
+        check("ingress", module(publish=publish, reply=reply))
     with pytest.raises(PluginError, match="attach may not wait and must be plain 'def'"):
-        check_egress(module(consume=consume, attach=attach))
+        check("egress", module(consume=consume, attach=attach))
