@@ -1,7 +1,18 @@
+"""``conf.py`` against the class of the settings: each option stands in both, and says the same."""
+
 from __future__ import annotations
+
+import typing
+from typing import Any
+
+import pytest
 
 from evbus import conf
 from evbus.engine.core.settings import OPTIONS, Settings, read_settings
+
+#: What the settings are not: where the profiles, their key and the listeners are, and another name of one.
+ELSEWHERE = {"acct_file", "acct_key", "config", "listeners", "profiles", "serial_plugin"}
+TYPES = typing.get_type_hints(Settings)
 
 
 def test_every_option_has_a_default_and_a_help_text() -> None:
@@ -10,18 +21,33 @@ def test_every_option_has_a_default_and_a_help_text() -> None:
         assert option["help"], name
 
 
+def test_every_setting_is_an_option_and_every_other_option_is_one_of_the_command_line() -> None:
+    assert set(OPTIONS) <= set(conf.CONFIG)
+    assert set(conf.CONFIG) - set(OPTIONS) - ELSEWHERE <= set(conf.CLI_CONFIG)
+
+
 def test_options_of_the_command_line_and_commands_are_known() -> None:
     assert set(conf.CLI_CONFIG) <= set(conf.CONFIG)
     named = {command for option in conf.CLI_CONFIG.values() for command in option["subcommands"]}
     assert named - {"_global_"} <= set(conf.SUBCOMMANDS)
 
 
-def test_the_defaults_are_those_of_the_settings() -> None:
-    assert read_settings({name: option["default"] for name, option in conf.CONFIG.items()}) == Settings()
-
-
-def test_every_setting_is_an_option() -> None:
-    assert set(OPTIONS) <= set(conf.CONFIG)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_has_the_default_and_the_type_of_its_setting(name: str) -> None:
+    option: dict[str, Any] = conf.CONFIG[name]
+    assert read_settings({name: option["default"]}) == Settings()
+    kind, default = TYPES[name], option["default"]
+    parts = typing.get_args(kind) or (kind,)
+    listed = any(typing.get_origin(part) is tuple for part in (kind, *parts))
+    if default is not None:
+        assert default in parts or type(default) in parts
+    for choice in parts if typing.get_origin(kind) is typing.Literal else ():
+        assert choice.rpartition("/")[2] in option["help"], f"{choice} is not in its help"
+    shown: dict[str, Any] = conf.CLI_CONFIG.get(name, {})
+    if shown:
+        assert (shown.get("nargs") == "+") is listed
+        assert shown.get("type", str) is (kind if kind in (int, float) else str)
+    assert option.get("os", f"EVBUS_{name.upper()}") == f"EVBUS_{name.upper()}"
 
 
 def test_names_of_environment_variables_are_unique() -> None:

@@ -7,21 +7,8 @@ from typing import Any
 
 import pytest
 
-from evbus import conf
-from evbus.engine.core.settings import OPTIONS, Settings, read_settings
+from evbus.engine.core.settings import Settings, read_settings
 from evbus.errors import SettingsError
-
-
-def test_no_options_are_the_defaults_that_conf_documents() -> None:
-    settings = read_settings({})
-    assert settings == Settings()
-    for name in OPTIONS:
-        documented = conf.CONFIG[name]["default"]
-        assert getattr(settings, name) == (documented if name != "plugin_dirs" else ()), name
-
-
-def test_everything_that_conf_defines_is_taken_as_an_option() -> None:
-    assert read_settings({name: option["default"] for name, option in conf.CONFIG.items()}) == Settings()
 
 
 def test_strings_of_the_environment_are_converted() -> None:
