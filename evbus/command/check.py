@@ -17,12 +17,12 @@ async def main(hub, options):
     if not any(True for _ in _profiles.providers(profiles, source=file)):
         raise errors.ProfileError("the file holds no profile: {provider: {name: data}} is right", source=file)
     hub.evbus.init.error_callback()
-    connections = hub.evbus.init.connect(_session.at_once(profiles), file)
-    sources = _only_sources(hub, profiles, connections, file)
-    problems = await asyncio.gather(*(_session.try_open(connection) for connection in connections))
+    lanes = hub.evbus.init.connect(_session.at_once(profiles), file)
+    sources = _only_sources(hub, profiles, lanes, file)
+    problems = await asyncio.gather(*(_session.try_open(lane) for lane in lanes))
     rows = [
-        [str(connection.lane.key), "failed" if problem else "ok", problem]
-        for connection, problem in zip(connections, problems)  # noqa: B905 - one each
+        [str(lane.key), "failed" if problem else "ok", problem]
+        for lane, problem in zip(lanes, problems)  # noqa: B905 - one each
     ]
     rows += [[name, "source", "not tried: it is only consumed from"] for name in sources]
     _output.say(_table.render(["destination", "state", "reason"], rows) + "\n")
@@ -38,12 +38,12 @@ async def main(hub, options):
     return _session.EXIT.UNDELIVERED if any(problems) else _session.EXIT.OK
 
 
-def _only_sources(hub, profiles, connections, file):
+def _only_sources(hub, profiles, lanes, file):
     """Return the names of the profiles that are no destination, checked."""
-    lanes = {(connection.lane.key.provider, connection.lane.key.profile) for connection in connections}
+    there = {(lane.key.provider, lane.key.profile) for lane in lanes}
     found = []
     for provider, name, _, _ in _profiles.providers(profiles, source=file):
-        if (provider, name) not in lanes:
+        if (provider, name) not in there:
             source = _sources.find(profiles, f"{provider}.{name}", hub.evbus.init.sources(), file)
             found.append(f"{source.plugin.name}.{provider}.{name}")
     return found

@@ -89,39 +89,36 @@ async def propagate(hub, contexts, event):
 
     For applications that take events off the bus themselves: no lane, no retry.
     """
-    connections, patterns = await _connections(hub, contexts)
-    matching = [connections[place] for place in patterns.matching(event.profile)]
+    lanes, patterns = await _lanes(hub, contexts)
+    matching = [lanes[place] for place in patterns.matching(event.profile)]
     await asyncio.gather(
-        *(
-            hub.evbus.broker.wrap(connection.lane.key.plugin, event, contexts, _publish(connection, event))
-            for connection in matching
-        )
+        *(hub.evbus.broker.wrap(lane.key.plugin, event, contexts, _publish(lane, event)) for lane in matching)
     )
 
 
-async def _connections(hub, contexts):
-    """Return the connections that were opened for ``contexts``, and their patterns."""
+async def _lanes(hub, contexts):
+    """Return the lanes that were made for ``contexts``, and their patterns."""
     known = hub.evbus.PROPAGATING
     loop = asyncio.get_running_loop()
     if known is not None and known[0] is contexts and known[1] is loop:
         return known[2:]
     hub.evbus.init.refuse_incomplete()
-    connections = hub.evbus.init.connect(contexts)
+    lanes = hub.evbus.init.connect(contexts)
     patterns = _route.Patterns(
-        [connection.pattern for connection in connections],
+        [lane.key.profile for lane in lanes],
         hub.evbus.init.finder(contexts),
         hub.evbus.init.ends(contexts),
     )
-    hub.evbus.PROPAGATING = (contexts, loop, connections, patterns)
+    hub.evbus.PROPAGATING = (contexts, loop, lanes, patterns)
     if known is not None and known[1] is loop:
         # Those of a loop that ended, ended with it.
-        for connection in known[2]:
-            await connection.sender.close(5)
-    return connections, patterns
+        for lane in known[2]:
+            await lane.sender.close(5)
+    return lanes, patterns
 
 
-async def _publish(connection, event):
-    outcome = (await connection.sender.send([event]))[0]
+async def _publish(lane, event):
+    outcome = (await lane.sender.send([event]))[0]
     if outcome is not None:
         raise outcome
 

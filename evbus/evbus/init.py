@@ -254,7 +254,7 @@ def check(hub, contexts, source="contexts"):
 
 
 def connect(hub, contexts, source="contexts"):
-    """Return a connection (pattern, lane, sender) for each profile in ``contexts``."""
+    """Return a lane for each profile in ``contexts``."""
     find = hub.evbus.init.finder(contexts, source)
     return _plan.connect(
         _read(hub, contexts, find, source),
@@ -272,7 +272,7 @@ def _make_plan(hub, contexts):
     hub.evbus.init.refuse_incomplete()
     _serializer(hub)  # that the option names one is seen now, not when the first event is put
     return _bus.RunPlan(
-        connections=hub.evbus.init.connect(contexts),
+        lanes=hub.evbus.init.connect(contexts),
         find=hub.evbus.init.finder(contexts),
         ends=hub.evbus.init.ends(contexts),
         on_error=hub.evbus.init.error_callback(),

@@ -30,7 +30,7 @@ print(json.dumps({
     "states": {plugin.name: plugin.state for plugin in hub.evbus.init.plugins()["ingress"]},
     "providers": {name: list(hub.ingress[name].ACCT) for name in ("pika", "kafka", "internal")},
     "lanes": [
-        str(link.lane.key) for link in hub.evbus.init.connect(CONTEXTS) if find("default", link.pattern)
+        str(lane.key) for lane in hub.evbus.init.connect(CONTEXTS) if find("default", lane.key.profile)
     ],
 }))
 """

@@ -15,7 +15,7 @@ from evbus.engine.core.broker import Broker, Serializer
 from evbus.engine.core.dead.store import DeadStore, read
 from evbus.engine.core.lane.lane import DeadLetter, Lane, LaneKey
 from evbus.engine.core.lane.sender import Sender
-from evbus.engine.core.lifecycle.bus import Engine, LaneSetup, Report, RunPlan
+from evbus.engine.core.lifecycle.bus import Engine, Report, RunPlan
 from evbus.engine.core.queue import Queue
 from evbus.engine.core.settings import DeliverySettings, Retry, Settings
 from evbus.types import Envelope
@@ -108,16 +108,16 @@ class Rig:
         self.states: list[Any] = []
         self.bus = Engine(self.queue, self.broker, self.states.append)
         self.path = folder / "dead.jsonl"
-        self.connections: list[LaneSetup] = []
+        self.lanes: list[Lane] = []
         self.on_error: Callable[[dict[str, Any]], Any] | None = None
 
     def add(
         self, target: Any, pattern: str = "*", delivery: DeliverySettings | None = None, **options: Any
     ) -> Lane:
         made = sender(target, **options)
-        key = LaneKey(f"plugin{len(self.connections)}", "provider", pattern)
+        key = LaneKey(f"plugin{len(self.lanes)}", "provider", pattern)
         lane = Lane(key, made, delivery or DeliverySettings(retry=SOON), self.queue, self._dead_letter)
-        self.connections.append(LaneSetup(pattern, lane, made))
+        self.lanes.append(lane)
         return lane
 
     def _dead_letter(self, lane: Lane, dead: list[DeadLetter]) -> None:
@@ -140,7 +140,7 @@ class Rig:
         self.bus.begin()
         try:
             plan = RunPlan(
-                connections=self.connections,
+                lanes=self.lanes,
                 find=fnmatch.fnmatchcase,
                 on_error=self.on_error,
                 contexts={},

@@ -267,7 +267,7 @@ def test_the_values_of_contexts_do_not_show_in_their_repr(hub: Any, log_records:
     assert SECRET not in repr(contexts) + str(contexts) + f"{contexts}" + " ".join(log_records)
     connections = hub.evbus.init.connect(contexts)
     assert SECRET not in repr(connections)
-    assert SECRET not in repr(connections[0].lane) + repr(connections[0].sender)
+    assert SECRET not in repr(connections[0]) + repr(connections[0].sender)
 
 
 def test_acct_plugins_complete_the_profiles_of_their_provider(

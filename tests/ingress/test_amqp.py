@@ -483,7 +483,7 @@ def test_a_profile_goes_one_way_to_the_broker_although_another_plugin_accepts_it
     root = write(tmp_path / "plugins", **{f"ingress__{plugin_name}": text})
     hub = new_bus(plugin_dirs=[root])
     links = hub.evbus.init.connect({provider: {"orders": {}}})
-    assert [link.lane.key.plugin for link in links] == [taker]
+    assert [link.key.plugin for link in links] == [taker]
 
 
 # Consumers of the same bus

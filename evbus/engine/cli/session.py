@@ -268,17 +268,17 @@ async def made_up(count: int, rate: float) -> AsyncIterator[dict[str, Any]]:
             await asyncio.sleep(0)
 
 
-async def try_open(connection: Any) -> str:
+async def try_open(lane: Any) -> str:
     """Open and close a destination; return why it cannot be opened, or ``""``."""
     try:
-        await connection.sender.open(TRY_TIMEOUT)
+        await lane.sender.open(TRY_TIMEOUT)
     except Exception as exc:
-        return said(exc, connection.lane.secrets)
-    waiting = connection.sender.not_ready()
+        return said(exc, lane.secrets)
+    waiting = lane.sender.not_ready()
     if waiting is not None and asyncio.iscoroutine(waiting[1]):
         waiting[1].close()  # nobody is going to await it
-    await connection.sender.close(TRY_TIMEOUT)
-    return one_line(redact(waiting[0], connection.lane.secrets)) if waiting is not None else ""
+    await lane.sender.close(TRY_TIMEOUT)
+    return one_line(redact(waiting[0], lane.secrets)) if waiting is not None else ""
 
 
 def at_once(contexts: Mapping[str, Any]) -> dict[str, Any]:

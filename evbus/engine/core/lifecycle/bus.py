@@ -20,7 +20,7 @@ from evbus.engine.core.lane.lane import DeadLetter, Lane
 from evbus.engine.core.lane.relay import Tracker
 from evbus.engine.core.lane.route import LaneRouter
 from evbus.engine.core.lifecycle.patience import Patience
-from evbus.engine.core.lifecycle.run import BusState, LaneSetup, Report, RunPlan
+from evbus.engine.core.lifecycle.run import BusState, Report, RunPlan
 from evbus.engine.core.lifecycle.together import Joiners, open_all, within
 from evbus.engine.core.lifecycle.unstopped import end_tasks, mark
 from evbus.engine.core.observe import Observers
@@ -29,7 +29,7 @@ from evbus.engine.kit.names import unique
 from evbus.errors import BusStopped, EvbusError
 from evbus.types import Delivery, Envelope
 
-__all__ = ["BusState", "Engine", "LaneSetup", "Report", "RunPlan"]
+__all__ = ["BusState", "Engine", "Report", "RunPlan"]
 
 log = logging.getLogger("evbus.bus")
 
@@ -193,7 +193,7 @@ class Engine:
             resolve(self._cut_short)
         opened = False
         try:
-            await open_all(plan.connections, OPEN_TIMEOUT)
+            await open_all(plan.lanes, OPEN_TIMEOUT)
             self._listen(loop, plan, self._dead)
             opened = True
             if self._stop_early:
@@ -213,15 +213,14 @@ class Engine:
 
     def _listen(self, loop: asyncio.AbstractEventLoop, plan: RunPlan, dead: DeadLetters) -> None:
         self._router = dead.router = LaneRouter(
-            [(connection.pattern, connection.lane) for connection in plan.connections],
+            [(lane.key.profile, lane) for lane in plan.lanes],
             plan.find,
             self.queue,
             plan.ends,
         )
         self._begin()
         lanes: dict[str, Lane] = {}
-        for connection in plan.connections:
-            lane = connection.lane
+        for lane in plan.lanes:
             name = unique(str(lane.key), lanes)
             lanes[name] = lane
             before = self.lanes.get(name)
@@ -455,7 +454,7 @@ class Engine:
                     await self._end_lanes(dead, patience)
             if self._callback is not None:
                 await self._within(patience, [self._callback.wait(None)])
-            closing = [connection.sender.close(CLOSE_TIMEOUT) for connection in plan.connections]
+            closing = [lane.sender.close(CLOSE_TIMEOUT) for lane in plan.lanes]
             await self._within(patience, closing)
             moment = CUT_SHORT_TIMEOUT if self.hurried else patience.grace(CLOSE_TIMEOUT)
             if self._callback is not None:

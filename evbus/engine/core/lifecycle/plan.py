@@ -8,7 +8,6 @@ from evbus.engine.core.endpoint import Endpoint, router
 from evbus.engine.core.lane.lane import DeadLetter, Lane, LaneKey
 from evbus.engine.core.lane.route import Ends, Find, Patterns
 from evbus.engine.core.lane.sender import Sender, check_publish, takes_text
-from evbus.engine.core.lifecycle.bus import LaneSetup
 from evbus.engine.core.observe import Observers
 from evbus.engine.core.queue import Queue
 from evbus.engine.kit.redact import secrets_of
@@ -26,7 +25,7 @@ def connect(
     source: str,
     ends: Ends | None = None,
     observers: Observers | None = None,
-) -> list[LaneSetup]:
+) -> list[Lane]:
     """Return a lane for every profile.
 
     :param observers: told of what becomes of its events.
@@ -43,7 +42,7 @@ def _connect(
     queue: Queue,
     on_dead: Callable[[Lane, list[DeadLetter]], None],
     observers: Observers,
-) -> LaneSetup:
+) -> Lane:
     plugin = observers.gate(profile.plugin)
     functions, plain = plugin.functions, plugin.publish
     assert plain is not None
@@ -64,8 +63,7 @@ def _connect(
         secrets=secrets,
     )
     key = LaneKey(plugin.name, profile.provider, profile.name)
-    lane = Lane(key, sender, profile.delivery, queue, on_dead, secrets=secrets, observers=observers)
-    return LaneSetup(profile.name, lane, sender)
+    return Lane(key, sender, profile.delivery, queue, on_dead, secrets=secrets, observers=observers)
 
 
 def _check_dead_letters(profiles: Sequence[Endpoint], patterns: Patterns, source: str) -> None:

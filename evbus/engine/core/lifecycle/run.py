@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 from evbus.engine.core.dead.store import DeadStore
 from evbus.engine.core.lane.lane import Lane
-from evbus.engine.core.lane.sender import Sender
 from evbus.engine.kit.counted import counted
 from evbus.engine.kit.redact import one_line
 
-__all__ = ["BusState", "LaneSetup", "Report", "RunPlan"]
+__all__ = ["BusState", "Report", "RunPlan"]
 
 
 class BusState(Enum):
@@ -25,18 +24,10 @@ class BusState(Enum):
     STOPPED = "stopped"
 
 
-class LaneSetup(NamedTuple):
-    """A lane with its sender and, when the plugin has one, the function that ends its state."""
-
-    pattern: str
-    lane: Lane
-    sender: Sender
-
-
 class RunPlan(NamedTuple):
-    """The plan of a run: its connections, its matcher, and whom to tell of dead events."""
+    """The plan of a run: its lanes, its matcher, and whom to tell of dead events."""
 
-    connections: Sequence[LaneSetup]
+    lanes: Sequence[Lane]
     find: Callable[[str, str], bool]
     on_error: Callable[[dict[str, Any]], Any] | None
     contexts: Any

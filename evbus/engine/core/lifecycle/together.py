@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from evbus.engine.core.lifecycle.run import LaneSetup
+from evbus.engine.core.lane.lane import Lane
 from evbus.engine.core.queue import resolve
 from evbus.errors import ConfigError, ConnectFailed, Rejected
 
@@ -42,21 +42,19 @@ class Joiners:
                 joiner.get_loop().call_soon_threadsafe(resolve, joiner)
 
 
-async def open_all(connections: Sequence[LaneSetup], seconds: float) -> None:
+async def open_all(lanes: Sequence[Lane], seconds: float) -> None:
     """Open every sender, ``seconds`` at most; what only time can mend is logged, and tried again later.
 
     :raises ConfigError: a profile is wrong.
     :raises ConnectFailed: a profile says not to wait for what it connects to.
     :raises Rejected: what it connects to does not take it.
     """
-    results = await asyncio.gather(
-        *(connection.sender.open(seconds) for connection in connections), return_exceptions=True
-    )
-    for connection, problem in zip(connections, results):  # noqa: B905 - one result each
+    results = await asyncio.gather(*(lane.sender.open(seconds) for lane in lanes), return_exceptions=True)
+    for lane, problem in zip(lanes, results):  # noqa: B905 - one result each
         if isinstance(problem, (ConfigError, ConnectFailed, Rejected, asyncio.CancelledError)):
             raise problem
         if isinstance(problem, BaseException):
-            connection.lane.fails(problem, "cannot be opened, and")
+            lane.fails(problem, "cannot be opened, and")
 
 
 async def within(

@@ -242,7 +242,7 @@ def test_a_callback_that_never_ends_is_cancelled_and_the_next_start_has_one_agai
 
         rig.on_error = on_error
         for number in range(2):
-            rig.connections.clear()
+            rig.lanes.clear()
             target.plan.append(Rejected("never"))
             rig.add(target)
             async with rig.running():

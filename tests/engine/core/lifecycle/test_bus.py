@@ -98,13 +98,13 @@ def test_stop_after_a_failed_start_does_not_end_the_next(rig: Rig) -> None:
         with pytest.raises(ConfigError):
             await within(rig.start())
         await rig.stop()
-        rig.connections.clear()
+        rig.lanes.clear()
         task = asyncio.ensure_future(rig.start())
         await rig.bus.join()  # of the start that was only just scheduled
         assert rig.bus.state is BusState.RUNNING
         await rig.stop()
         await task
-        rig.connections.clear()
+        rig.lanes.clear()
         target = Target()
         rig.add(target)
         async with rig.running():
@@ -166,7 +166,7 @@ def test_a_start_that_is_cancelled_says_so_to_who_joins(rig: Rig) -> None:
         with pytest.raises(EvbusError, match="was cancelled"):
             await within(joiner)
         assert (door.opened, door.closed) == (0, 0)
-        rig.connections.clear()
+        rig.lanes.clear()
         async with rig.running():
             pass
 
@@ -521,7 +521,7 @@ def test_a_bus_starts_again_and_counts_on(rig: Rig) -> None:
     async def main() -> None:
         target = Target()
         for number in range(3):
-            rig.connections.clear()
+            rig.lanes.clear()
             rig.add(target)
             async with rig.running():
                 await rig.put(number)
