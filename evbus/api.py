@@ -159,22 +159,13 @@ def bus(
     :raises ConfigError: a profile, an option or a plugin has to be mended.
     :raises EvbusError: a signal came before the bus had started.
     """
-    return _Bus(_run(profiles, acct_key, listeners, options, signals=signals))
 
+    def make() -> pop.hub.Hub:
+        if signals and threading.current_thread() is not threading.main_thread():
+            raise EvbusError("signals=True: only the main thread gets signals; leave it out in others")
+        return _made(listeners, options)
 
-@contextlib.asynccontextmanager
-async def _run(
-    profiles: Mapping[str, Any] | str | Path,
-    acct_key: str | None,
-    listeners: Iterable[Any],
-    options: Mapping[str, Any],
-    *,
-    signals: bool,
-) -> AsyncIterator[BusHandle]:
-    if signals and threading.current_thread() is not threading.main_thread():
-        raise EvbusError("signals=True: only the main thread gets signals; leave it out in others")
-    async with _started(_made(listeners, options), profiles, acct_key, signals=signals) as handle:
-        yield handle
+    return _Bus(_started(make, profiles, acct_key, signals=signals))
 
 
 def sync_bus(
@@ -195,7 +186,7 @@ def sync_bus(
     """
     where = modules.places(listeners)
     made = SyncBus(
-        lambda: _made(where, options), lambda hub: _started(hub, profiles, acct_key, signals=False)
+        lambda: _made(where, options), lambda hub: _started(lambda: hub, profiles, acct_key, signals=False)
     )
     # That mistakes in the options are known here and not with the first event.
     made.hub  # noqa: B018 - it makes it
@@ -215,13 +206,14 @@ def _made(listeners: Iterable[Any], options: Mapping[str, Any]) -> pop.hub.Hub:
 
 @contextlib.asynccontextmanager
 async def _started(
-    hub: pop.hub.Hub,
+    make: Callable[[], pop.hub.Hub],
     profiles: Mapping[str, Any] | str | Path,
     acct_key: str | None,
     *,
     signals: bool,
 ) -> AsyncIterator[BusHandle]:
     """Start the bus of a hub, and at the end deliver what is left and stop it."""
+    hub = make()
     contexts = profiles if isinstance(profiles, Mapping) else await hub.evbus.acct.load(profiles, acct_key)
     handle, control = BusHandle(hub, contexts), control_of(hub, insist=True)
     try:

@@ -134,8 +134,8 @@ async def read(hub, options, profiles, show=None):
             "--count says how many events --from is to consume; name a profile with --from"
         )
     intake = hub.command.init.intake(form)
-    reader = _session.InputReader(options.get("input"), options.get("socket"), intake)
-    end = await hub.command.init.deliver(options, profiles, reader.run, show)
+    read_all = _session.reader_of(options.get("input"), options.get("socket"), intake)
+    end = await hub.command.init.deliver(options, profiles, read_all, show)
     return _session.exit_code(end, intake.refused)
 
 

@@ -27,7 +27,6 @@ from evbus.types import CONTENT_TYPE
 __all__ = [
     "EXIT",
     "Ended",
-    "InputReader",
     "LineProducer",
     "at_once",
     "empty",
@@ -37,6 +36,7 @@ __all__ = [
     "made_up",
     "no_profiles",
     "print_body",
+    "reader_of",
     "standard_input",
     "stop_code",
     "tick",
@@ -143,29 +143,28 @@ def _without_type(headers: Mapping[str, str]) -> dict[str, str] | None:
     return {name: value for name, value in headers.items() if name != CONTENT_TYPE} or None
 
 
-class InputReader:
-    """Reads a file, standard input or a socket, and hands every line to a :class:`LineProducer`.
+def reader_of(
+    path: str | None, socket: str | None, intake: LineProducer
+) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Return a function that hands every line of a file, standard input or a socket to ``intake``.
+
+    It reads to the end, or until cancelled.
 
     :raises ConfigError: the input cannot be opened, or there are two.
     """
+    if path and socket:
+        raise ConfigError("give either an input file or --socket, not both")
+    if socket:
+        return lambda: serve(socket, intake.take, intake.longest)
+    found = Lines(path, intake.longest)
 
-    def __init__(self, path: str | None, socket: str | None, intake: LineProducer) -> None:
-        if path and socket:
-            raise ConfigError("give either an input file or --socket, not both")
-        self._socket = socket
-        self._intake = intake
-        self._lines = None if socket else Lines(path, intake.longest)
-
-    async def run(self) -> None:
-        """Read to the end, or until cancelled."""
-        intake, found = self._intake, self._lines
-        if found is None:
-            await serve(str(self._socket), intake.take, intake.longest)
-            return
+    async def read() -> None:
         async with contextlib.aclosing(found.batches()) as batches:
             async for first, lines in batches:
                 await intake.take_all(found.source, first, lines)
         await intake.end(found.source)
+
+    return read
 
 
 def exit_code(end: Ended, refused: int = 0) -> int:
