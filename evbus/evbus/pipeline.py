@@ -4,6 +4,7 @@ import functools
 import logging
 
 from evbus import errors
+from evbus.engine.core import endpoint as _endpoint
 from evbus.engine.core import pipeline as _pipeline
 from evbus.engine.core.plugins import dirs as _dirs
 from evbus.engine.core.plugins import face as _face
@@ -67,7 +68,7 @@ def known(hub):
     for module in hub.pipeline:
         if module.__name__ != "init":
             order, optional = getattr(module, "__order__", 0), getattr(module, "__optional__", False)
-            found[module.__name__] = _pipeline.Interceptor(module.__name__, order, optional)
+            found[module.__name__] = _endpoint.Plugin(module.__name__, order=order, optional=optional)
     return found
 
 

@@ -28,6 +28,7 @@ class Plugin(NamedTuple):
     :ivar flags: what it says of itself: ``SOLE`` (it shares its providers with nobody: a plugin that is
         named like the provider has it alone, or else this one), ``OVERLAP``, ``READY``, ``PATTERNS``.
     :ivar publish: the plain ``publish(hub, ctx, ...)``, for its signature.
+    :ivar order: of the pipeline: its ``__order__``, and ``optional`` its ``__optional__``.
     :ivar state: ``loaded``, ``disabled``, ``broken`` or ``not in use``.
     """
 
@@ -42,6 +43,8 @@ class Plugin(NamedTuple):
     state: str = "loaded"
     reason: str = ""
     line: int = 0
+    order: float = 0
+    optional: bool = False
 
     @property
     def ref(self) -> str:

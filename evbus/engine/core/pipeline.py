@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from evbus.engine.core.endpoint import Plugin
 from evbus.engine.stages.receiver import RECEIVER
 from evbus.errors import SettingsError, absent
 from evbus.types import Envelope
@@ -14,7 +15,6 @@ __all__ = [
     "OPTIONS",
     "Around",
     "DescribedStep",
-    "Interceptor",
     "around",
     "arrange",
     "before",
@@ -45,15 +45,7 @@ class Around(Protocol):
         """
 
 
-class Interceptor(NamedTuple):
-    """A pipeline plugin: ``order`` is its ``__order__``, ``optional`` its ``__optional__``."""
-
-    name: str
-    order: int = 0
-    optional: bool = False
-
-
-def arrange(plugins: Mapping[str, Interceptor], chosen: Sequence[str] | None) -> list[str]:
+def arrange(plugins: Mapping[str, Plugin], chosen: Sequence[str] | None) -> list[str]:
     """Return the names of the active plugins, first to last.
 
     :param chosen: the option ``pipeline``: exactly these, in this order. None: every plugin that is

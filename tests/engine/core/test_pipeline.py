@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.core.pipeline import DescribedStep, Interceptor, around, arrange, before, takes_descriptor
+from evbus.engine.core.endpoint import Plugin
+from evbus.engine.core.pipeline import DescribedStep, around, arrange, before, takes_descriptor
 from evbus.engine.stages.receiver import RECEIVER
 from evbus.errors import SettingsError
 from evbus.types import Envelope
 
 PLUGINS = {
-    name: Interceptor(name, order, optional)
+    name: Plugin(name, order=order, optional=optional)
     for name, order, optional in [
         ("b", 0, False),
         ("a", 0, False),
@@ -35,7 +36,7 @@ def test_the_option_names_exactly_those_that_run_in_their_order() -> None:
 
 def test_a_name_that_there_is_none_of_is_told_with_the_nearest() -> None:
     with pytest.raises(SettingsError) as caught:
-        arrange({"stamp": Interceptor("stamp")}, ("stamp", "stmp"))
+        arrange({"stamp": Plugin("stamp")}, ("stamp", "stmp"))
     assert str(caught.value) == (
         "evbus.pipeline[1]: there is no pipeline plugin 'stmp'; did you mean 'stamp'?"
     )
