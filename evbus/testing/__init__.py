@@ -26,8 +26,7 @@ from evbus.engine.core.plugins import installed
 from evbus.engine.core.profiles import load_yaml
 from evbus.engine.handling.events import modules
 from evbus.errors import EvbusError
-from evbus.testing import _options
-from evbus.testing._bus import Bus
+from evbus.testing._bus import Bus, change
 from evbus.testing._failures import Failure
 from evbus.testing._profiles import in_memory
 from evbus.testing._sent import Sent
@@ -68,7 +67,7 @@ def prepared(
         if folders:
             own["plugin_dirs"] = [os.fspath(one) for one in folders]
         try:
-            _options.change(hub, **own)
+            change(hub, **own)
             hub.evbus.init.refuse_unknown(options)
             # A test subscribes what it needs.
             hub.event.FORGOTTEN.muted = True

@@ -11,16 +11,16 @@ from evbus.engine.client.handle import Handle
 from evbus.engine.codec.wrapped import unwrapped
 from evbus.engine.core.lifecycle.running import running
 from evbus.engine.core.plugins import dirs
+from evbus.engine.core.settings import plain
 from evbus.errors import EvbusError, SettleTimeout, nearest
 from evbus.testing._failures import Failure, Failures
-from evbus.testing._options import change
 from evbus.testing._profiles import names, without_pauses
 from evbus.testing._sent import Notifier, Sent, unread
 from evbus.testing._view import View, readable, told, traced
 from evbus.testing._watch import Dead, Watch
 from evbus.types import Envelope
 
-__all__ = ["Bus"]
+__all__ = ["Bus", "change"]
 
 log = logging.getLogger("evbus.testing")
 
@@ -358,3 +358,11 @@ def _check_count(count: int, what: str) -> None:
             f"{what} waits for 1 or more; to see that there is none: await bus.settle(), then look at "
             "bus.sent(Event)"
         )
+
+
+def change(the_hub: Any, **options: Any) -> None:
+    """Set options of the section ``evbus``; the others stay."""
+    # What is immutable already would be taken for a list of its keys.
+    known = plain(the_hub.OPT or {})
+    known["evbus"] = {**known.get("evbus", {}), **options}
+    the_hub.OPT = the_hub.pop.data.imap(known)

@@ -27,8 +27,7 @@ class Observer:
 
     Unless it is said below, a function is called after the thing has happened, in the thread of the bus's
     event loop; it must not wait. What it raises is logged, and harms neither the bus nor other observers.
-    ``listening`` is a :class:`~evbus.engine.handling.events.listening.Listening`, which tells
-    ``listener.name`` and ``spec``.
+    ``listening`` is the ``Listening`` of a listener, which tells ``listener.name`` and ``spec``.
     """
 
     def accepted(self, event: Envelope, body: bytes) -> None:
