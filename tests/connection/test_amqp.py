@@ -13,21 +13,6 @@ from evbus.errors import ConnectFailed, ProfileError
 from tests.connection.amqp_kit import WAIT, closed_port, context, new_hub, restored, url
 
 
-async def test_users_of_a_profile_share_a_connection_and_the_last_one_closes_it(rabbitmq: Any) -> None:
-    hub = new_hub()
-    ctx = context(url=rabbitmq.url)
-    users = await asyncio.gather(*(hub.connection.amqp.open(ctx) for _ in range(5)))
-    assert len({id(user) for user in users}) == 1
-    state = hub.connection.init.states()["amqp.orders"]
-    assert (state["state"], state["connects"], state["blocked"]) == ("up", 1, "")
-    for user in users[1:]:
-        await hub.connection.amqp.close(user)
-        assert users[0].state is ConnectionState.UP
-    await hub.connection.amqp.close(users[0])
-    assert users[0].state is ConnectionState.CLOSED
-    assert hub.connection.init.states() == {}
-
-
 async def test_the_broker_lists_the_connection_by_the_name_of_its_profile(
     broken_rabbitmq: Any, unique: str
 ) -> None:

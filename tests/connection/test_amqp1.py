@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
 import subprocess
 import sys
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import proton
 import pytest
 
-from evbus.engine.wire.base.supervisor import ConnectionState
 from evbus.errors import ConnectFailed
 from tests.connection.amqp1_kit import (
     WAIT,
@@ -51,44 +48,12 @@ def refusal(**data: Any) -> str:
     return said
 
 
-def closed_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def test_a_wrong_port_is_told() -> None:
-    assert "nothing listens there" in refusal(url=f"amqp://u:p@127.0.0.1:{closed_port()}")
-
-
-def test_a_wrong_host_is_told() -> None:
-    assert "cannot be resolved" in refusal(url="amqp://u:p@nosuchhost.invalid")
-
-
-def test_a_wrong_login_is_told(node: Any) -> None:
-    said = refusal(url=f"amqp://guest:hunter22@127.0.0.1:{node.port}")
-    assert "refused the login of the user 'guest'" in said
-
-
-def test_a_wrong_vhost_is_told(node: Any) -> None:
-    assert "'nope'" in refusal(url=url(node), vhost="nope")
-
-
 def test_a_login_that_the_broker_does_not_offer_is_told(node: Any) -> None:
     ca = str(node.certificates.ca)
     tls = {"ca_file": ca, "cert_file": str(node.certificates.stranger), "key_file": ""}
     tls["key_file"] = str(node.certificates.stranger_key)
     said = refusal(url=f"amqps://127.0.0.1:{node.tls_port}", tls=tls, auth="external")
     assert "TLS" in said or "certificate" in said
-
-
-def test_tls_towards_a_plain_port_is_told(node: Any) -> None:
-    assert "does not speak TLS" in refusal(url=url(node), tls=True)
-
-
-def test_no_tls_towards_a_tls_port_is_told(node: Any) -> None:
-    assert "use amqps://" in refusal(url=url(node, node.tls_port))
 
 
 @pytest.mark.parametrize(
@@ -116,28 +81,6 @@ def test_another_protocol_is_told(hello: bytes, said: str) -> None:
     assert said in asyncio.run(main())
 
 
-def test_a_certificate_of_a_stranger_is_refused_for_every_host(node: Any) -> None:
-    hosts = [f"127.0.0.1:{node.tls_port}", f"localhost:{node.tls_port}"]
-    assert "certificate was refused" in refusal(hosts=hosts, tls=True, login="guest", password="guest")
-
-
-def test_a_certificate_for_another_host_is_refused(node: Any, proxy: Any) -> None:
-    way = proxy(node.tls_port, host="127.0.0.2")
-    said = refusal(
-        url=f"amqps://guest:guest@127.0.0.2:{way.port}", tls={"ca_file": str(node.certificates.ca)}
-    )
-    assert "certificate was refused" in said
-
-
-async def test_tls_works_with_the_authority(node: Any, unique: str) -> None:
-    node.declare_queue(unique)
-
-    tls = {"ca_file": str(node.certificates.ca)}
-    async with opened(hub := new_hub(), url=url(node, node.tls_port), tls=tls) as ctx:
-        assert await publish(hub, ctx, event(unique, b"x" * 300_000), event(unique, b"y")) == [None, None]
-    assert node.queue_depth(unique) == 2
-
-
 async def test_a_certificate_logs_in(node: Any, unique: str) -> None:
     node.declare_queue(unique)
     made = node.certificates
@@ -146,17 +89,6 @@ async def test_a_certificate_logs_in(node: Any, unique: str) -> None:
     data = {"url": f"amqps://127.0.0.1:{node.tls_port}", "tls": tls, "auth": "external"}
     async with opened(hub := new_hub(), **data) as ctx:
         assert await publish(hub, ctx, event(unique)) == [None]
-
-
-async def test_a_login_may_hold_what_urls_escape(node: Any, unique: str) -> None:
-    password = "a:b@c/d ü"
-    node.add_user(unique, password)
-    node.set_permissions(unique)
-
-    address = f"amqp://127.0.0.1:{node.port}"
-    async with opened(new_hub(), url=address, login=unique, password=password) as ctx:
-        assert ctx.state.connection.state is ConnectionState.UP
-    node.delete_user(unique)
 
 
 async def test_a_vhost_is_used(node: Any, unique: str) -> None:
@@ -169,62 +101,6 @@ async def test_a_vhost_is_used(node: Any, unique: str) -> None:
         assert await publish(hub, ctx, event("here")) == [None]
     assert node.queue_depth("here", unique) == 1
     node.delete_vhost(unique)
-
-
-def test_a_silent_host_is_given_up() -> None:
-    async def main() -> str:
-        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        with pytest.raises(ConnectFailed) as caught:
-            await new_hub().connection.amqp1.open(
-                context(url=f"amqp://u:p@127.0.0.1:{port}", connect_timeout=0.2)
-            )
-        server.close()
-        return str(caught.value)
-
-    assert "no answer within 0.2 s (connect_timeout)" in asyncio.run(main())
-
-
-async def test_the_next_host_is_tried(node: Any) -> None:
-    hosts = [f"127.0.0.1:{closed_port()}", f"127.0.0.1:{node.port}"]
-    async with opened(new_hub(), hosts=hosts, login="guest", password="guest") as ctx:
-        assert ctx.state.connection.state is ConnectionState.UP
-
-
-async def test_users_of_a_profile_share_the_connection(rabbitmq: Any) -> None:
-    hub = new_hub()
-    async with opened(hub, url=url(rabbitmq)) as one, opened(hub, url=url(rabbitmq)) as two:
-        assert one.state.connection is two.state.connection
-        assert hub.connection.init.states()["amqp1.orders"]["state"] == "up"
-    assert hub.connection.init.states() == {}
-
-
-async def test_the_password_is_in_no_log(rabbitmq: Any, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    rabbitmq.add_user("wary", "hunter22")
-    rabbitmq.set_permissions("wary")
-
-    async with opened(new_hub(), url=f"amqp://wary:hunter22@127.0.0.1:{rabbitmq.port}") as ctx:
-        assert "hunter22" not in repr(ctx.state)
-    rabbitmq.delete_user("wary")
-    assert "hunter22" not in caplog.text
-
-
-async def test_a_broker_that_falls_silent_is_given_up_and_connected_again(
-    node: Any, proxy: Any, unique: str
-) -> None:
-    way = proxy(node.port)
-    node.declare_queue(unique)
-
-    hub = new_hub()
-    async with opened(hub, url=url(node, way.port), heartbeat=1) as ctx:
-        way.freeze()
-        (outcome,) = await publish(hub, ctx, event(unique, b"1"))
-        assert "two heartbeats" in str(outcome)
-        way.thaw()
-        await ready(hub, ctx)
-        assert ctx.state.connection.connects == 2
-        assert await publish(hub, ctx, event(unique, b"2")) == [None]
 
 
 async def test_heartbeats_are_sent_as_the_peer_wants_them() -> None:

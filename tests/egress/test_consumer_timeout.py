@@ -23,12 +23,13 @@ USUAL = (1_800_000, 60_000)
 pytestmark = pytest.mark.parametrize("each_spare_rabbitmq_of_the_run", ["3.10", "4.0"], indirect=True)
 
 
-@pytest.fixture
-def impatient(each_broken_rabbitmq: RabbitMQ) -> Iterator[RabbitMQ]:
+@pytest.fixture(scope="module")
+def impatient(each_spare_rabbitmq_of_the_run: RabbitMQ) -> Iterator[RabbitMQ]:
     """Return a broker that waits for 1.5 s."""
-    _set(each_broken_rabbitmq, TIMEOUT, TICK)
-    yield each_broken_rabbitmq
-    _set(each_broken_rabbitmq, *USUAL)
+    node = each_spare_rabbitmq_of_the_run.mend()
+    _set(node, TIMEOUT, TICK)
+    yield node
+    _set(node, *USUAL)
 
 
 def _set(node: RabbitMQ, timeout: int, tick: int) -> None:

@@ -42,6 +42,7 @@ class Transport:
     :ivar denied: what the broker says to who may do nothing.
     :ivar still: makes a connection stand still, but for its heartbeats.
     :ivar uncarried: what cannot be sent: the routing key, headers, and what is said.
+    :ivar refusals: what may be wrong with a profile, by the names of test_connect.py, and what is said.
     """
 
     kit: Kit
@@ -60,6 +61,7 @@ class Transport:
     denied: str
     still: Callable[[], Any]
     uncarried: tuple[tuple[str, dict[str, str], str], ...]
+    refusals: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
         broker = {"rabbitmq": VERSIONS[0], "rabbitmq4": "4.0"}.get(self.broker, self.broker)
@@ -76,6 +78,7 @@ class Place:
         self.at, self.node, self.key = transport, node, key
         self.kit, self.hub = transport.kit, new_hub()
         self.port: int = getattr(node, transport.port)
+        self.tls_port: int = getattr(node, transport.port.replace("port", "tls_port"))
         self.queue = transport.queue(node, key)
         if transport.kit is AMQP1:
             self.declare()  # RabbitMQ 4 makes none for who sends or consumes
@@ -94,13 +97,13 @@ class Place:
         *,
         hub: Any = None,
         port: int = 0,
-        login: str = "guest:guest",
+        user: str = "guest:guest",
         topic: bool = False,
         **data: Any,
     ) -> AbstractAsyncContextManager[Sender]:
         """Yield a sender of events to the queue, or to the topic, perhaps through a proxy's port."""
         where = self.at.topic(self.node, self.key) if topic else self.queue
-        return self._sender(hub or self.hub, {"url": self.url(port, login), **where, **data})
+        return self._sender(hub or self.hub, {"url": self.url(port, user), **where, **data})
 
     @asynccontextmanager
     async def _sender(self, hub: Any, data: dict[str, Any]) -> AsyncIterator[Sender]:
@@ -200,6 +203,17 @@ NEVER_MIND = {"content-type": "application/json", "ce-id": "7", "correlation-id"
 SURROGATE = "holds a lone surrogate"
 
 
+AT_RABBITMQ = (
+    ("vhost", "refused the vhost 'nope'"),
+    ("tls", "leave out tls"),
+    ("no tls", "set tls: true"),
+    ("authority", "certificate was refused"),
+    ("the port of AMQP", "speaks AMQP"),
+    ("the port of HTTP", "speaks HTTP"),
+)
+AT_ACTIVEMQ = (("no login", "wants a login, and none was given: write login and password into the profile"),)
+
+
 def _amqp(broker: str, *, usual: bool = False) -> Transport:
     return Transport(
         kit=AMQP,
@@ -240,6 +254,17 @@ def _amqp(broker: str, *, usual: bool = False) -> Transport:
             ("{key}", {"CC": "other"}, "the header 'CC' is a list for RabbitMQ"),
             ("{key}", {"BCC": "other"}, "the header 'BCC' is a list for RabbitMQ"),
         ),
+        refusals=(
+            ("port", "nothing listens there (connection refused)"),
+            ("host", "nosuchhost.invalid:5672: cannot be reached: "),
+            ("password", "refused the login of the user 'guest': login and password are to be checked"),
+            ("vhost", "there is no vhost 'nope' on the broker"),
+            ("tls", "does not speak TLS on this port; leave out tls"),
+            ("no tls", "the server speaks TLS on this port; use amqps:// or tls"),
+            ("authority", "the server's certificate was refused: "),
+            ("certificate", "certificate was refused: IP address mismatch"),
+            ("silence", "no answer within 0.2 s (connect_timeout)"),
+        ),
     )
 
 
@@ -268,7 +293,18 @@ def _amqp1(broker: str, *, usual: bool = False) -> Transport:
         uncarried=(
             ("{key}", {"a": "\ud800"}, SURROGATE),
             ("{key}", {"correlation-id": "c" * 256}, "'correlation-id' has 256 bytes"),
-            ("", {}, ""),
+            ("", {}, "the event has no routing key"),
+        ),
+        refusals=(
+            ("port", "nothing listens there"),
+            ("host", "cannot be resolved"),
+            ("password", "refused the login of the user 'guest'"),
+            ("vhost", "'nope'"),
+            ("tls", "does not speak TLS"),
+            ("no tls", "use amqps://"),
+            ("authority", "certificate was refused"),
+            ("certificate", "certificate was refused"),
+            ("silence", "no answer within 0.2 s (connect_timeout)"),
         ),
     )
 
@@ -297,6 +333,13 @@ def _stomp(broker: str, *, usual: bool = False) -> Transport:
             ("{key}", {"a": "\0"}, "the header 'a' cannot be sent"),
             ("{key}\0", {}, "the routing key holds a NUL"),
             ("", {}, "the event has no routing key"),
+        ),
+        refusals=(
+            ("port", "refused the connection"),
+            ("host", "cannot be resolved"),
+            ("password", "refused the login as 'guest'"),
+            ("silence", "did not answer within 0.2 s (connect_timeout)"),
+            *(AT_RABBITMQ if rabbitmq else AT_ACTIVEMQ),
         ),
     )
 

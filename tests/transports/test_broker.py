@@ -125,6 +125,7 @@ async def test_a_broker_that_stands_still_is_waited_out(broken_rabbitmq: RabbitM
         await asyncio.to_thread(node.freeze)
         for _, send in found:
             await eventually(lambda send=send: send.connection.state is not ConnectionState.UP, "it is lost")
+            assert "two heartbeats" in send.connection.last_error
         await asyncio.to_thread(node.thaw)
         await asyncio.gather(*(send.deliver(*place.numbered(3)) for place, send in found))
         await asyncio.gather(*(take(following, range(3)) for following in consumers))

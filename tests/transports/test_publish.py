@@ -132,7 +132,7 @@ async def test_a_permission_that_is_missing_is_waited_for(transport: Place) -> N
     node.declare_queue(user)
     node.add_user(user, "hunter22-hunter22")
     node.set_permissions(user, configure="", write="", read="")
-    async with transport.sending(login=f"{user}:hunter22-hunter22", first_connect="wait") as send:
+    async with transport.sending(user=f"{user}:hunter22-hunter22", first_connect="wait") as send:
         (outcome,) = await send(transport.event())
         assert isinstance(outcome, Unavailable)
         assert transport.at.denied in str(outcome)

@@ -127,12 +127,6 @@ def offers(mechanisms: str) -> Talk:
 # What can be wrong
 
 
-def test_a_port_on_which_nothing_listens_is_told() -> None:
-    port = closed_port()
-    said = refusal(url=f"amqp://127.0.0.1:{port}")
-    assert said.startswith(f"127.0.0.1:{port}: nothing listens there (connection refused)")
-
-
 def test_that_is_told_as_well_when_the_host_has_several_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     port = closed_port()
 
@@ -144,20 +138,6 @@ def test_that_is_told_as_well_when_the_host_has_several_addresses(monkeypatch: p
     assert "nothing listens there" in refusal(url=f"amqp://two.invalid:{port}")
 
 
-def test_an_unknown_host_is_told() -> None:
-    said = refusal(url="amqp://no-such-host.invalid:5672")
-    assert said.startswith("no-such-host.invalid:5672: cannot be reached: ")
-
-
-def test_a_wrong_password_is_told(rabbitmq: Any) -> None:
-    said = refusal(url=url(rabbitmq, login="guest:hunter22"))
-    assert "refused the login of the user 'guest': login and password are to be checked" in said
-
-
-def test_a_missing_vhost_is_told(rabbitmq: Any, unique: str) -> None:
-    assert f"there is no vhost '{unique}' on the broker" in refusal(url=url(rabbitmq), vhost=unique)
-
-
 def test_a_vhost_that_is_not_permitted_is_told(rabbitmq: Any, unique: str) -> None:
     rabbitmq.add_user(unique, "hunter22")
     try:
@@ -165,16 +145,6 @@ def test_a_vhost_that_is_not_permitted_is_told(rabbitmq: Any, unique: str) -> No
     finally:
         rabbitmq.delete_user(unique)
     assert f"the user '{unique}' may not use the vhost '/': NOT_ALLOWED" in said
-
-
-def test_tls_towards_a_plain_port_is_told(rabbitmq: Any) -> None:
-    said = refusal(url=url(rabbitmq), tls={"ca_file": str(rabbitmq.certificates.ca)})
-    assert "does not speak TLS on this port; leave out tls" in said
-
-
-def test_no_tls_towards_a_tls_port_is_told(rabbitmq: Any) -> None:
-    said = refusal(url=url(rabbitmq, rabbitmq.tls_port))
-    assert "the server speaks TLS on this port; use amqps:// or tls" in said
 
 
 def test_a_certificate_of_an_authority_that_is_not_trusted_is_refused(rabbitmq: Any) -> None:
@@ -312,24 +282,6 @@ def test_a_server_that_hangs_up_after_the_tls_handshake_is_told(rabbitmq: Any) -
 
 def test_a_broker_that_does_not_answer_is_given_up() -> None:
     assert "no answer within 0.2 s (connect_timeout)" in of_server(silent, connect_timeout=0.2)
-
-
-def test_a_frozen_broker_is_given_up(rabbitmq: Any, proxy: Any) -> None:
-    way = proxy(rabbitmq.port)
-    way.freeze("down")
-    assert "no answer within 0.2 s (connect_timeout)" in refusal(
-        url=url(rabbitmq, way.port), connect_timeout=0.2
-    )
-
-
-def test_the_hosts_are_tried_in_turn(rabbitmq: Any) -> None:
-    async def main() -> None:
-        hosts = [f"127.0.0.1:{closed_port()}", "no-such-host.invalid", f"127.0.0.1:{rabbitmq.port}"]
-        async with connected(hosts=hosts) as made:
-            assert made.snapshot()["state"] == "up"
-            assert made.snapshot()["connects"] == 1
-
-    asyncio.run(main())
 
 
 def test_the_last_of_several_hosts_is_told() -> None:
