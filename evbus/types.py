@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import msgspec
@@ -27,6 +28,7 @@ __all__ = [
     "StandingHeaders",
     "Subscription",
     "Transport",
+    "ack_all",
     "own_headers",
     "too_often",
 ]
@@ -311,6 +313,22 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
         settle, self._settle = self._settle, None
         if settle is not None:
             settle(self._tag, None, True)
+
+
+_SETTLE, _TAG = operator.attrgetter("_settle"), operator.attrgetter("_tag")
+
+
+def ack_all(deliveries: Sequence[Delivery]) -> None:
+    """Acknowledge deliveries in their order, those of one source together if it has ``accept(tags)``."""
+    settles = set(map(_SETTLE, deliveries))
+    accept = getattr(settles.pop(), "accept", None) if len(settles) == 1 else None
+    if accept is None:
+        for delivery in deliveries:
+            delivery.ack()
+        return
+    for delivery in deliveries:
+        delivery._settle = None
+    accept(list(map(_TAG, deliveries)))
 
 
 def too_often(delivery: Delivery, most: int) -> DeliveryError | None:

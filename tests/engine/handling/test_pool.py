@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.handling import pool
+from evbus.engine.handling import scheduler
 from evbus.engine.handling.pool import SLICE, WorkerPool
 from evbus.errors import DispatcherStopped
 from tests.dispatch.rig import caught, turns, until, within
@@ -299,7 +299,7 @@ def test_a_worker_knows_nothing_of_who_woke_it() -> None:
 
 
 def test_another_worker_takes_the_place_of_one_that_was_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "PAUSE", 0)
+    monkeypatch.setattr(scheduler, "PAUSE", 0)
 
     async def main() -> None:
         made, gate, count = pool_of(1), asyncio.Event(), 0
@@ -330,7 +330,7 @@ def test_another_worker_takes_the_place_of_one_that_was_cancelled(monkeypatch: p
 
 
 def test_a_worker_ends_when_it_is_cancelled_though_its_job_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "PAUSE", 0)
+    monkeypatch.setattr(scheduler, "PAUSE", 0)
 
     async def main() -> None:
         made, gate, seen = pool_of(1), asyncio.Event(), []
@@ -473,7 +473,7 @@ def test_workers_are_cancelled_but_for_those_that_are_spared() -> None:
         await until(lambda: len(seen) == 2)
         await within(made.cancel(10, {seen[0]}))
         assert [task.done() for task in seen] == [False, True]
-        assert repr(made) == "<WorkerPool active=1 ready=0 workers=1>"
+        assert repr(made) == "<WorkerPool the dispatcher active=1 ready=0>"
         gate.set()
         await ended(made)
         await made.cancel(10)

@@ -60,7 +60,7 @@ class KeyLocks:
             if turn.done() and not turn.cancelled():
                 self.release(key)
             else:
-                self._workers.enter()
+                self._workers.take()
             raise
         finally:
             self._jobs.pop(turn, None)
@@ -79,7 +79,7 @@ class KeyLocks:
             turn = waiting.popleft()
             if not turn.done():
                 del self._jobs[turn]
-                self._workers.enter()
+                self._workers.take()
                 turn.set_result(None)
                 return
         del self._waiting[key]

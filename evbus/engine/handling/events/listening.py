@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import itertools
 import logging
 import operator
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,6 +28,7 @@ from evbus.engine.handling.events.listener import Listener
 from evbus.engine.handling.events.reader import Reader
 from evbus.engine.handling.events.threads import Run, Unfinished
 from evbus.engine.handling.events.workers import Workers
+from evbus.engine.handling.scheduler import SLICE
 from evbus.engine.handling.within import Limit, within
 from evbus.engine.kit.backoff import backoff
 from evbus.engine.kit.failure import about, trace, which
@@ -33,7 +36,7 @@ from evbus.engine.kit.redact import problem_text
 from evbus.engine.kit.waiting import failure_of
 from evbus.engine.kit.weight import UNBOUNDED
 from evbus.errors import DispatchError, DispatchTimeout, PayloadError, PayloadTooLarge, is_rejected
-from evbus.types import Delivery, Envelope, Origin, too_often
+from evbus.types import Delivery, Envelope, Origin, ack_all, too_often
 
 __all__ = ["GivenUp", "Listening"]
 
@@ -41,6 +44,8 @@ log = logging.getLogger("evbus.event")
 
 #: By its name: a bridge counts what it has handed on, and does more than the base.
 _DROP = operator.methodcaller("drop")
+
+_DELIVERY = operator.attrgetter("delivery")
 
 _ELSEWHERE = "it is delivered again, perhaps to another process"
 
@@ -106,14 +111,9 @@ class Listening:
         self._received: Told | None = None
         self._retried: Told | None = None
         self._call = listener.call
-        # Nothing to do beside reading the event and calling the listener.
-        more = spec.key is not None or spec.timeout is not None or spec.batch
-        self._plain = not more and not listener.takes_envelope
         self._key = operator.attrgetter(spec.key) if isinstance(spec.key, str) else spec.key
-        in_runs = listener.threads is not None and spec.key is None and not spec.batch
-        handle = self._handle_run if in_runs else self._handle
         self._workers: Workers[_Work] = Workers(
-            handle, spec.concurrency * (spec.batch or 1), f"listener {listener.name}"
+            self._way(), spec.concurrency * (spec.batch or 1), f"listener {listener.name}"
         )
         self._keys = KeyLocks(self._workers)
         self._batches: Batches[_Work] | None = None
@@ -165,8 +165,19 @@ class Listening:
         self._closing = False
         self.tried = {}
         self._workers.begin()
+        self._workers.handle = self._way()
         if self._batches is not None:
             self._batches.begin()
+
+    def _way(self) -> Callable[[_Work], Awaitable[int | None]]:
+        """Return what handles an event, and those behind it where nothing has to be done beside that."""
+        spec, listener = self.spec, self.listener
+        if spec.key is not None or spec.batch:
+            return self._handle
+        if listener.threads is not None:
+            return self._handle_run
+        plain = self._around is None and spec.timeout is None and not listener.takes_envelope
+        return self._handle_row if plain else self._handle
 
     def within(self) -> bool:
         """Return whether it is this listener that calls."""
@@ -198,15 +209,63 @@ class Listening:
         self._accepted += len(deliveries)
         if self._received is not None:
             self._received(self, deliveries)
-        self._workers.submit_all([_Work(delivery, spec) for delivery in deliveries])
+        self._workers.submit_all(map(_Work, deliveries, itertools.repeat(spec)))
 
-    async def _handle_run(self, work: _Work) -> None:
+    async def _handle_row(self, work: _Work) -> int:
+        """Handle an event, and those that wait behind it, as long as all goes well; return how many.
+
+        They are settled together when that ends, and at the latest with the next turn of the loop.
+        """
+        workers, reader = self._workers, self._reader
+        ready, limit, clean = workers.ready, workers.limit, copy_context()
+        handled: list[_Work] = []
+        count = 0
+        there: Unfinished | None = None
+        spec, headers, read = reader.last
+
+        def settle() -> None:
+            if handled:
+                works = handled.copy()
+                handled.clear()
+                self._settle(works)
+
+        try:
+            while work.refused is None and not work.attempts:
+                count += 1
+                envelope = work.delivery.envelope
+                try:
+                    if envelope.headers is headers and work.spec is spec:
+                        # As the one before: headers that are shared never change.
+                        try:
+                            event = read(envelope.body)
+                        except ValueError:
+                            event = reader.read(work.spec, envelope)
+                    else:
+                        event = reader.read(work.spec, envelope)
+                        spec, headers, read = reader.last
+                    work.attempts = 1
+                    await self._call(event)
+                except BaseException as exc:
+                    work.event = event if work.attempts else None
+                    there = Unfinished(work, exc)
+                    break
+                handled.append(work)
+                if not ready or count >= SLICE or workers.active > limit or copy_context() != clean:
+                    return count
+                if len(handled) == 1:
+                    asyncio.get_running_loop().call_soon(settle)
+                work = ready.popleft()
+        finally:
+            settle()
+        await self._handle(work, there)
+        return count or 1
+
+    async def _handle_run(self, work: _Work) -> int | None:
         """Handle an event, and in the same thread those that wait behind it, as long as all goes well."""
         threads, call = self.listener.threads, self.listener.plain()
         watched = self._around is not None or self._call is not self.listener.call
         if threads is None or call is None or watched:
-            await self._handle(work)
-            return
+            return await self._handle(work)
         timeout, there = self.spec.timeout, functools.partial(self._attempt_there, call)
         run = Run(work, self._workers.ready, there, self._done, timeout)
         try:
@@ -214,23 +273,23 @@ class Listening:
         except Exception:
             # There is no thread for it, and no attempt was made.
             run.future.cancel()
-            await self._handle(work)
-            return
+            return await self._handle(work)
         except BaseException as exc:
             left, task = run.leave(), self._workers.current()
             if timeout is None or not run.expired or task is None or task.cancelling():
                 if left is None:
                     raise
                 await self._failed(left, exc)
-                return
+                return None
             if left is not None:
                 threads.replace()
                 late = Unfinished(left, DispatchTimeout(left.spec.name, timeout))
                 # Its thread may not have got round to calling the listener.
                 await self._handle(left, late if left.attempts else None)
-            return
+            return None
         if unfinished is not None:
             await self._handle(unfinished.work, unfinished)
+        return None
 
     def _attempt_there(self, call: Callable[..., Any], work: _Work) -> Any:
         """Call the listener in its thread, for the first time."""
@@ -261,7 +320,7 @@ class Listening:
         except BaseException as exc:
             return await self._again(work, self._failure(exc))
 
-    async def _handle(self, work: _Work, there: Unfinished | None = None) -> None:
+    async def _handle(self, work: _Work, there: Unfinished | None = None) -> int | None:
         """Handle an event, or go on with it.
 
         :param there: how it was begun in a thread.
@@ -271,13 +330,6 @@ class Listening:
                 await self._finish(work, there)
             elif work.refused is not None:
                 raise work.refused
-            elif self._around is None and self._plain:
-                work.event = event = self._reader.read(work.spec, work.delivery.envelope)
-                work.attempts += 1
-                try:
-                    await self._call(event)
-                except BaseException as exc:
-                    await self._again(work, self._failure(exc))
             elif self._around is None:
                 await self._in_turn(work, named(work.delivery.envelope))
             else:
@@ -289,14 +341,18 @@ class Listening:
             work.delivery.ack()
             if work.attempts > 1:
                 self._say_attempts(work)
+        return None
 
     def _done(self, works: list[_Work]) -> None:
         """Settle what was handled in a thread."""
-        self._handled += len(works)
+        self._settle(works)
         for work in works:
-            work.delivery.ack()
             if work.attempts > 1:
                 self._say_attempts(work)
+
+    def _settle(self, works: list[_Work]) -> None:
+        self._handled += len(works)
+        ack_all(list(map(_DELIVERY, works)))
 
     def _say_attempts(self, work: _Work) -> None:
         # At the level of the failures before it.
@@ -489,7 +545,7 @@ class Listening:
             await self._record(work, dead)
         finally:
             self._recording -= 1
-            self._workers.enter()
+            self._workers.take()
 
     async def _record(self, work: _Work, dead: GivenUp) -> None:
         """Settle a delivery that was given up, once the record of that is on the disk."""
@@ -579,7 +635,7 @@ class Listening:
             **{name: self._counts[name] for name in ("retried", "dead", "unreadable", "cancelled")},
             "dropped": 0,
             "in_flight": accepted - self._handled - dead - queued,
-            "running": self._workers.running,
+            "running": self._workers.active,
             "queued": queued,
             "hanging": 0 if threads is None else threads.hanging,
             "keys": len(self._keys),

@@ -73,7 +73,7 @@ class Reader:
         self._decoders: dict[str, dict[type | None, _Decoder]] = {}
         self._learning = threading.Lock()
         # What was read last: what was subscribed to, the headers, and how. In one, as several threads read.
-        self._last: _Last = (None, None, _plain)
+        self.last: _Last = (None, None, _plain)
 
     def read(self, spec: EventSpec, envelope: Envelope) -> Any:
         """Return the event.
@@ -81,7 +81,7 @@ class Reader:
         :param spec: what was subscribed to.
         :raises InvalidPayload: it does not fit its class, or is another event; says why.
         """
-        last, headers, at_once = self._last
+        last, headers, at_once = self.last
         if envelope.headers is headers and spec is last:
             # As the one before: headers that are shared never change.
             try:
@@ -114,7 +114,7 @@ class Reader:
             return decoder.make(_recognised(spec.cls, decoder.keys, decoder.load(envelope.body)))
         if decoder.at_once is not None:
             if isinstance(headers, SharedHeaders) and not (wanted.pattern and name is None):
-                self._last = (wanted, headers, decoder.at_once)
+                self.last = (wanted, headers, decoder.at_once)
             with contextlib.suppress(ValueError):
                 return decoder.at_once(envelope.body)
         return decoder.make(decoder.load(envelope.body))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
@@ -164,7 +165,12 @@ class Group:
             else:
                 # Consumers take turns; the only one gets all that it has room for.
                 most = min(room, len(waiting)) if len(members) == 1 else 1
-                member.give([waiting.popleft() for _ in range(most)])
+                if most == len(waiting):
+                    events = list(waiting)
+                    waiting.clear()
+                else:
+                    events = [waiting.popleft() for _ in range(most)]
+                member.give(events)
                 full = 0
             if len(members) > 1:
                 members.rotate(-1)
@@ -347,30 +353,36 @@ class _Member:
 
     def give(self, events: list[Envelope]) -> None:
         """Deliver."""
-        deliveries, unsettled, number, settle = [], self._unsettled, self._number, self._settle
-        counts = self._group.counts
-        for event in events:
-            number += 1
-            unsettled[number] = event
-            count = counts.get(id(event), 0) if counts else 0
-            deliveries.append(Delivery(event, settle, number, count > 0, count))
-        self._number = number
-        self._take(deliveries)
+        first, counts = self._number, self._group.counts
+        self._number = first + len(events)
+        numbers = range(first, self._number)
+        self._unsettled.update(zip(numbers, events, strict=True))
+        times: Iterable[int] = itertools.repeat(0)
+        if counts:
+            times = [counts.get(id(event), 0) for event in events]
+        again = map(bool, times) if counts else itertools.repeat(False)
+        self._take(list(map(Delivery, events, itertools.repeat(self), numbers, again, times)))
 
-    def _settle(self, number: int, accepted: bool | None, requeue: bool) -> None:
-        event = self._unsettled.pop(number, None)
-        if event is None:
-            return  # others have it: this consumer has ended
-        group = self._group
-        if requeue and not accepted:
-            group.give_back(event)
-            group.push()
+    def __call__(self, number: int, accepted: bool | None, requeue: bool) -> None:
+        """Settle a delivery, as one of any source is settled."""
+        if not requeue or accepted:
+            self.accept([number])
             return
+        event = self._unsettled.pop(number, None)
+        if event is not None:  # else others have it: this consumer has ended
+            self._group.give_back(event)
+            self._group.push()
+
+    def accept(self, numbers: list[int]) -> None:
+        """Forget deliveries that were handled, or given up."""
+        unsettled, group = self._unsettled, self._group
+        events = list(map(unsettled.pop, numbers, itertools.repeat(None)))
         if group.exact:
-            group.take(len(event.body))
+            group.take(size_of(event for event in events if event is not None))
         if group.counts:
-            group.counts.pop(id(event), None)
-        if group.waiting and len(self._unsettled) <= self._low:
+            for event in events:
+                group.counts.pop(id(event), None)
+        if group.waiting and len(unsettled) <= self._low:
             group.push()
 
     def pause(self) -> None:

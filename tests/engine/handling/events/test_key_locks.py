@@ -21,7 +21,7 @@ class Places:
     def leave(self) -> None:
         self.taken -= 1
 
-    def enter(self) -> None:
+    def take(self) -> None:
         self.taken += 1
 
 

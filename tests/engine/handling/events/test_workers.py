@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from evbus.engine.handling.events import workers as events_workers
+from evbus.engine.handling import scheduler
 from evbus.engine.handling.events.workers import Workers
 from tests.event.kit import WAIT, Gate, go
 
@@ -24,12 +24,12 @@ def test_at_most_so_many_are_done_at_once_and_begun_in_order(limit: int) -> None
             workers.submit(number)
         first = min(limit, 10)
         assert await gate.entered(first) == list(range(first))
-        assert (workers.running, len(workers), workers.idle) == (first, 10 - first, False)
+        assert (workers.active, len(workers), workers.idle) == (first, 10 - first, False)
         gate.release(*range(10))
         assert await workers.wait_idle(WAIT)
         assert sorted(gate.done) == list(range(10))
         assert gate.most == first
-        assert (workers.running, len(workers), workers.idle) == (0, 0, True)
+        assert (workers.active, len(workers), workers.idle) == (0, 0, True)
 
     go(main)
 
@@ -44,10 +44,10 @@ def test_one_after_another_in_order_however_many_they_are() -> None:
             done.append(job)
 
         workers = Workers(handle, 1, "w")
-        for number in range(3 * events_workers.SLICE):
+        for number in range(3 * scheduler.SLICE):
             workers.submit(number)
         assert await workers.wait_idle(WAIT)
-        assert done == list(range(3 * events_workers.SLICE))
+        assert done == list(range(3 * scheduler.SLICE))
 
     go(main)
 
@@ -60,14 +60,14 @@ def test_others_get_their_turn_while_there_is_much_to_do() -> None:
             done.append(job)
 
         workers = Workers(handle, 1, "w")
-        for number in range(10 * events_workers.SLICE):
+        for number in range(10 * scheduler.SLICE):
             workers.submit(number)
         turns = [0]
-        while len(done) < 10 * events_workers.SLICE:
+        while len(done) < 10 * scheduler.SLICE:
             await asyncio.sleep(0)
             turns.append(len(done))
         steps = [after - before for before, after in itertools.pairwise(turns)]
-        assert 0 < max(steps) <= events_workers.SLICE
+        assert 0 < max(steps) <= scheduler.SLICE
         assert await workers.wait_idle(WAIT)
 
     go(main)
@@ -101,7 +101,7 @@ def test_a_job_that_leaves_its_place_lets_another_begin() -> None:
                 try:
                     await gate.on(job)
                 finally:
-                    workers.enter()
+                    workers.take()
             else:
                 await gate.on(job)
 
@@ -161,7 +161,7 @@ def test_one_that_does_not_end_when_it_is_cancelled_is_left_alone() -> None:
         workers.submit(1)
         await inside.wait()
         await workers.cancel(1e-9)
-        assert repr(workers) == "<Workers w running=1 ready=0>"
+        assert repr(workers) == "<Workers w active=1 ready=0>"
         end.set()
         assert await workers.wait_idle(WAIT)
 
