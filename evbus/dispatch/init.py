@@ -11,7 +11,6 @@ from evbus.engine.core import error_callback as _error_callback
 from evbus.engine.core.plugins import face as _face
 from evbus.engine.core.plugins import load as _load
 from evbus.engine.handling import frame as _frame
-from evbus.engine.handling import plan as _plan
 from evbus.engine.handling import signature as _signature
 from evbus.engine.handling.dispatch import core as _core
 from evbus.engine.handling.dispatch import declare as _declare
@@ -302,7 +301,7 @@ def _check(hub, handler, says):
         provided=hub.dispatch.DISPATCHER.core.injector.find,
     )
     if response_event is not None:
-        _plan.check_response(plan, response_event)
+        _signature.check_response(plan, response_event)
     if publish_to is not None:
         _publish_to.publisher(says.message, publish_to, None)
 

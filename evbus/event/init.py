@@ -9,13 +9,11 @@ from evbus import errors
 from evbus.engine.core.plugins import face as _face
 from evbus.engine.core.plugins import load as _load
 from evbus.engine.handling.events import declare as _declare
-from evbus.engine.handling.events import injected as _injected
 from evbus.engine.handling.events import listener as _listener
 from evbus.engine.handling.events import listening as _listening
 from evbus.engine.handling.events import modules as _modules
 from evbus.engine.handling.events import reader as _reader
 from evbus.engine.handling.events import registry as _registry
-from evbus.engine.handling.events import replayed as _replayed
 from evbus.engine.handling.events import subscriptions as _subscriptions
 from evbus.engine.handling.events import unheard as _unheard
 
@@ -190,7 +188,7 @@ def lanes(hub):
     for entry in hub.event.SUBSCRIPTIONS:
         # The name of its group has what was left when nobody of that was there any more.
         for name in (entry.listening.receiver, entry.listening.listener.name):
-            found[_replayed.lane_of(name)] = _replayed.Replayed(entry.listening, entry.events)
+            found[_subscriptions.lane_of(name)] = entry
     return found
 
 
@@ -210,7 +208,7 @@ def start(hub, contexts):
 
 def abandon(hub):
     """Listen no more; the bus calls this when it has ended without having been stopped."""
-    hub.dispatch.DISPATCHER.core.injector.let_go(_injected.HOLDER)
+    hub.dispatch.DISPATCHER.core.injector.let_go(_listener.HOLDER)
     if hub.event.LOOKING is not None:
         hub.event.LOOKING.cancel()
         hub.event.LOOKING = None
@@ -248,7 +246,7 @@ async def stop(hub):
         subscriptions.abandon()
     else:
         await subscriptions.stop(0.2 if hub.evbus.ENGINE.hurried else patience.grace(1.0))
-    await hub.dispatch.DISPATCHER.core.injector.release(_injected.HOLDER)
+    await hub.dispatch.DISPATCHER.core.injector.release(_listener.HOLDER)
 
 
 def record_undelivered(hub):
@@ -275,7 +273,7 @@ def _left(hub, group, events):
     tried = {event: count for entry in members for event, count in entry.listening.tried.items()}
     if members:
         members[0].listening.left(len(events))
-    hub.evbus.ENGINE.keep(events, _replayed.lane_of(name), LATE, tried)
+    hub.evbus.ENGINE.keep(events, _subscriptions.lane_of(name), LATE, tried)
 
 
 #: Seconds after the start in which a program may still subscribe what it has; then, or at the stop, listeners
@@ -366,7 +364,7 @@ def _add_all(hub, found):
 
 async def _dead_letter(hub, dead):
     """Record an event that a listener gave up; return whether that is on the disk."""
-    where = _replayed.lane_of(dead.listener)
+    where = _subscriptions.lane_of(dead.listener)
     return await hub.evbus.ENGINE.give_up(dead.envelope, where, dead.reason, dead.attempts)
 
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from evbus.engine.handling.dispatch.core import HandlerFailure
 from evbus.engine.handling.dispatch.dispatcher import Dispatcher
 from evbus.engine.handling.pool import WorkerPool
 from tests.evbus.rig import turns, until, within
@@ -71,9 +70,9 @@ def new(**options: Any) -> Dispatcher:
     return Dispatcher(**options)
 
 
-def failures(dispatcher: Dispatcher) -> list[HandlerFailure]:
+def failures(dispatcher: Dispatcher) -> list[Any]:
     """Return a list that gets the failures that nobody waits for."""
-    found: list[HandlerFailure] = []
+    found: list[Any] = []
     dispatcher.core.on_failure = found.append
     return found
 

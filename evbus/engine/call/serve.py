@@ -7,16 +7,20 @@ import logging
 import math
 import operator
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextvars import ContextVar, copy_context
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, Protocol
 
-from evbus.engine.call.forward import ANSWERS, DEADLINE, ERROR, EVENT_ID, KEY, MESSAGE, OK, OUTCOME
-from evbus.engine.call.served import LONGEST, LazyMessage, ServedBinding, ServedMessages, name_in
+from evbus.engine.call.forward import ANSWERS, DEADLINE, ERROR, EVENT_ID, KEY, MESSAGE, OK, OUTCOME, decoded
+from evbus.engine.codec.resolve import unreadable
+from evbus.engine.codec.typed import reader, travels, wants_digits
 from evbus.engine.codec.wrapped import named
 from evbus.engine.core.intake.bridge import Bridge
+from evbus.engine.handling.annotations import message_name
+from evbus.engine.handling.binding import Binding
 from evbus.engine.handling.dispatch.kinds import RequestRouter
-from evbus.engine.handling.frame import Invocation
+from evbus.engine.handling.dispatch.publish import wire_name
+from evbus.engine.handling.frame import CURRENT, Invocation
 from evbus.engine.kit.backoff import backoff
 from evbus.engine.kit.redact import one_line, problem_text, said, text_of
 from evbus.engine.kit.waiting import call, failure_of, running
@@ -25,7 +29,10 @@ from evbus.errors import (
     ConnectionLost,
     DeliveryError,
     EvbusError,
+    HandlerDoesNotExist,
     HandlerError,
+    HandlerExists,
+    HandlerSignatureError,
     InvalidPayload,
     PayloadTooLarge,
     Rejected,
@@ -54,6 +61,160 @@ REMEMBERED = 1000
 PAUSE = (0.05, 5.0)
 #: Seconds that cancelled handlers have to end, and handlers that stop the dispatcher to return.
 GRACE = 5.0
+
+#: Most characters of a foreign name that are repeated.
+_LONGEST = 200
+
+
+def _name_in(envelope: Envelope) -> str:
+    """Return the name of the message in an envelope."""
+    return envelope.headers.get(MESSAGE) or envelope.routing_key
+
+
+class _LazyMessage:
+    """A message that is read when the interceptors have let it through.
+
+    :ivar context: the context within them, None before.
+    :ivar message: what was read.
+    """
+
+    __slots__ = ("context", "message")
+
+    def __init__(self) -> None:
+        self.context: Context | None = None
+        self.message: Any = None
+
+
+class _ServedBinding(Binding):
+    """A binding as others reach it: called with a :class:`_LazyMessage`, it reads its envelope's message.
+
+    :param kind: the message's class, or a string.
+    :ivar router: that of ``bound``.
+    :ivar wire_name: what the message is called outside.
+    """
+
+    __slots__ = ("_decode", "_exactly", "_read", "bound", "router", "wire_name")
+
+    def __init__(
+        self, kind: Any, router: RequestRouter, bound: Binding, decode: Callable[[str, bytes, bool], Any]
+    ) -> None:
+        super().__init__(bound.message, bound.handler, self._called, bound.name)
+        self.message_name = message_name(kind)
+        self.leaves, self.alone = bound.leaves, bound.alone
+        self.router = router
+        self.bound = bound
+        self.wire_name = wire_name(kind)
+        self._exactly = not isinstance(kind, str) and wants_digits(kind)
+        self._read = None if isinstance(kind, str) else reader(kind, digits=self._exactly)
+        self._decode = decode
+
+    async def _called(self, lazy: _LazyMessage) -> Any:
+        frame = CURRENT.get()
+        assert frame is not None
+        assert frame.envelope is not None
+        lazy.context = copy_context()
+        lazy.message = self._message(frame.envelope)
+        return await self.bound.call(lazy.message)
+
+    def _message(self, envelope: Envelope) -> Any:
+        name = _name_in(envelope)
+        if name != self.wire_name:
+            # Or what was signed as one thing would be handled as another.
+            raise InvalidPayload(
+                f"the request came as {self.wire_name}, and is {one_line(name, _LONGEST)} once the pipeline "
+                f"plugins have seen it; name it in the header {MESSAGE}"
+            )
+        if self._read is None:
+            return self.wire_name
+        return self._read(decoded(self._decode, envelope, exactly=self._exactly))
+
+    async def left(self, result: Any, frame: Invocation) -> list[Any]:
+        """Return the events to send after a success."""
+        return await self.bound.left(result, frame)
+
+    async def discard(self) -> None:
+        """Forget the events of a handler that has failed."""
+        await self.bound.discard()
+
+
+class _ServedMessages:
+    """The messages that others can have handled here, by their names.
+
+    :param routers: those that have the handlers.
+    :param decode: makes plain values of a body: ``(content type, body, exactly)``.
+    :raises HandlerSignatureError: one of their classes cannot be read, as a name in it means nothing.
+    """
+
+    def __init__(self, routers: tuple[RequestRouter, ...], decode: Callable[[str, bytes, bool], Any]) -> None:
+        self._routers = routers
+        self._decode = decode
+        self._found: dict[str, _ServedBinding] = {}
+        for kind, _, binding in self._bound():
+            _check_names(kind, binding)
+
+    def __repr__(self) -> str:
+        return f"<_ServedMessages {', '.join(self._found)}>"
+
+    def find(self, name: str) -> _ServedBinding:
+        """Return the message of a name: one that is bound here, and nothing else.
+
+        :raises HandlerDoesNotExist: no such message is bound.
+        :raises HandlerExists: several are.
+        """
+        found = self._found.get(name)
+        if found is None:
+            found = self._found[name] = self._find(name)
+        return found
+
+    def _bound(self) -> list[tuple[Any, RequestRouter, Binding]]:
+        return [
+            (kind, router, binding)
+            for router in self._routers
+            for binding in router.bindings()
+            if binding.handled_here
+            for kind in _kinds(binding.message)
+        ]
+
+    def _find(self, name: str) -> _ServedBinding:
+        named = [each for each in self._bound() if wire_name(each[0]) == name]
+        exact = [each for each in named if each[0] == each[2].message]
+        # A class with slots has a forerunner of the same name, which goes with the next garbage.
+        found = exact or list({_full_name(each[0]): each for each in named}.values())
+        if len(found) > 1:
+            names = ", ".join(sorted(f"{_full_name(kind)} in {router.name}" for kind, router, _ in found))
+            raise HandlerExists(f"several messages are called {one_line(name)}: {names}; rename one of them")
+        for kind, router, _ in found:
+            # The one of the nearest base, which may be in yet another process.
+            (nearest_one,) = router.find(kind)
+            if nearest_one.handled_here:
+                return _ServedBinding(kind, router, nearest_one, self._decode)
+        # Whoever asks from outside is not told which others there are.
+        raise HandlerDoesNotExist(f"there is no handler for {one_line(name, _LONGEST)}")
+
+
+def _check_names(kind: Any, binding: Binding) -> None:
+    try:
+        if not isinstance(kind, str):
+            reader(kind)
+    except NameError as exc:
+        reason = f"it cannot be served: {unreadable(kind, exc)}"
+        raise HandlerSignatureError(reason, message=message_name(kind), handler=binding.name) from None
+    except TypeError:
+        pass  # said to who asks for it
+
+
+def _kinds(message: Any) -> Iterator[Any]:
+    """Yield a bound message and the classes derived from it, as far as their instances can travel."""
+    if isinstance(message, str):
+        yield message
+    elif travels(message):
+        yield message
+        for derived in message.__subclasses__():
+            yield from _kinds(derived)
+
+
+def _full_name(message: Any) -> str:
+    return f"{getattr(message, '__module__', 'the string')}.{message_name(message)}"
 
 
 class _Serving(Protocol):
@@ -85,8 +246,8 @@ class _Incoming:
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         self.headers = delivery.envelope.headers
-        self.lazy = LazyMessage()
-        self.served: ServedBinding | None = None
+        self.lazy = _LazyMessage()
+        self.served: _ServedBinding | None = None
         self.end: float | None = None
         self.stops = False
         self.handled = False
@@ -161,7 +322,7 @@ class RequestServer:
         max_deliveries: int = 0,
     ) -> None:
         self._core = routers[0].core
-        self._messages = ServedMessages(routers, decode)
+        self._messages = _ServedMessages(routers, decode)
         self._link = link
         self._encode = encode
         self._prepare = prepare
@@ -402,7 +563,7 @@ class RequestServer:
             if len(envelope.body) > self._max_body:
                 raise PayloadTooLarge(len(envelope.body), self._max_body)
             # What a profile made of the routing key says nothing to the interceptors.
-            envelope = envelope.replace(routing_key=name_in(envelope))
+            envelope = envelope.replace(routing_key=_name_in(envelope))
             try:
                 served = request.served = self._served(envelope)
             except (HandlerError, InvalidPayload) as exc:
@@ -428,10 +589,10 @@ class RequestServer:
         self.handled += 1
         return reply
 
-    def _served(self, envelope: Envelope) -> ServedBinding:
+    def _served(self, envelope: Envelope) -> _ServedBinding:
         if OUTCOME in envelope.headers:
             raise InvalidPayload(f"this is a reply, and no request: it has the header {OUTCOME}")
-        return self._messages.find(name_in(envelope))
+        return self._messages.find(_name_in(envelope))
 
     async def _unserved(self, envelope: Envelope, problem: Exception) -> Any:
         """Raise why a request is not handled, to whom the interceptors would let have it handled."""
@@ -491,7 +652,7 @@ class RequestServer:
 
 
 def _name(headers: Mapping[str, str]) -> str:
-    return one_line(headers.get(MESSAGE, "a request"), LONGEST)
+    return one_line(headers.get(MESSAGE, "a request"), _LONGEST)
 
 
 def _left(request: _Incoming) -> float | None:

@@ -241,7 +241,7 @@ class Replay:
 def _no_lane(name: str) -> str:
     if not name:
         return "no lane is named"
-    # As evbus.engine.handling.events.replayed.lane_of calls them.
+    # As evbus.engine.handling.events.subscriptions.lane_of calls them.
     cure = "; name its module with --listeners, or its folder with --plugin-dirs"
     return f"there is no lane {one_line(name)}{cure if name.startswith('listener ') else ''}"
 

@@ -11,9 +11,8 @@ from typing import Any
 from evbus.engine.handling.annotations import message_name
 from evbus.engine.handling.frame import Invocation
 from evbus.engine.handling.handler import AbstractHandler
-from evbus.engine.handling.plan import Values, check_response, make, sources
 from evbus.engine.handling.providers import Injector, Provider
-from evbus.engine.handling.signature import read
+from evbus.engine.handling.signature import Values, check_response, make, read, sources
 from evbus.errors import HandlerSignatureError
 
 __all__ = ["Binding", "HandlerBinding"]
@@ -168,8 +167,7 @@ class HandlerBinding(Binding):
         return await self.call(message)
 
     def _make(self, values: Values) -> None:
-        bound = make(self._plan, values)
-        self.call, self._owner = bound.call, bound.owner
+        self.call, self._owner = make(self._plan, values)
         self._made = True
 
     async def left(self, result: Any, frame: Invocation) -> list[Any]:

@@ -14,20 +14,20 @@ from typing import Any, Final, NoReturn, TypeGuard
 
 from evbus.errors import DispatchError, HandlerSignatureError
 
-__all__ = ["MISSING", "Factory", "Injector", "Missing", "Provider", "Singleton", "is_async", "name_of"]
+__all__ = ["MISSING", "Factory", "Injector", "Provider", "Singleton", "is_async", "name_of"]
 
 _log = logging.getLogger("evbus.dispatch")
 _GRACE = 1.0  # seconds that something which was cancelled may take to end
 
 
-class Missing(enum.Enum):
+class _Missing(enum.Enum):
     """The type of :data:`MISSING`."""
 
     MISSING = "MISSING"
 
 
 #: What :meth:`Injector.find` returns when there is nothing.
-MISSING: Final = Missing.MISSING
+MISSING: Final = _Missing.MISSING
 
 
 def is_contracted(value: object) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from inspect import Parameter
 from typing import Any, NamedTuple
 
@@ -20,7 +20,6 @@ from evbus.engine.handling.annotations import (
     signature_of,
     written,
 )
-from evbus.engine.handling.plan import CallPlan, Dependency, Inputs, find
 from evbus.engine.handling.providers import (
     MISSING,
     Provider,
@@ -33,7 +32,7 @@ from evbus.engine.handling.providers import (
 )
 from evbus.errors import HandlerDoesNotExist, HandlerError, HandlerIsSync, HandlerSignatureError, nearest
 
-__all__ = ["read"]
+__all__ = ["Dependency", "Values", "check_response", "find", "make", "pending_error", "read", "sources"]
 
 EMPTY: Any = Parameter.empty
 _NAMED = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
@@ -41,6 +40,187 @@ _VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 _ASYNC = (
     "handlers are asynchronous; write `async def`, and run blocking code with `await asyncio.to_thread(...)`"
 )
+
+Call = Callable[[Any], Coroutine[Any, Any, Any]]
+
+
+class Dependency(NamedTuple):
+    """A parameter that is injected by its annotation; ``known`` when a value was there at binding."""
+
+    parameter: str
+    annotation: Any
+    required: bool
+    known: bool
+
+
+class Values(NamedTuple):
+    """The values for a handler besides the message, by parameter: when it is built, and in every call."""
+
+    init: dict[str, Any]
+    call: dict[str, Any]
+
+    def __repr__(self) -> str:
+        """Show names and no values, which may be secret."""
+        return f"<Values init={list(self.init)} call={list(self.call)}>"
+
+
+class _Inputs(NamedTuple):
+    """The sources of the values of a signature's parameters."""
+
+    given: dict[str, Any]
+    takes_hub: bool
+    dependencies: tuple[Dependency, ...]
+
+    def __repr__(self) -> str:
+        """Show names and no values, which may be secret."""
+        names = [
+            *self.given,
+            *(["hub"] if self.takes_hub else []),
+            *(one.parameter for one in self.dependencies),
+        ]
+        return f"<Inputs {names}>"
+
+
+class _CallPlan(NamedTuple):
+    """The plan of the calls of a handler.
+
+    :ivar name: the handler's name, :ivar message: the message's, both as sentences name them.
+    :ivar target: what is called, or the class that is built first when there is ``init``.
+    :ivar method: of the object or class, ``"handle"`` or ``"__call__"``; ``""`` of a function.
+    :ivar collects: it has ``add_event`` and ``dump_events`` beside ``handle``.
+    :ivar argument: the message's parameter, ``""`` without one or for ``*args``.
+    :ivar way: how the message goes in: ``"position"``, ``"keyword"`` or ``"nothing"``.
+    :ivar before: parameters, and their defaults, that go in by position ahead of the message.
+    :ivar after: the same for those behind it, as far as there are values for them.
+    :ivar returns: the annotation of the result, ``typing.Any`` when unknown.
+    """
+
+    name: str
+    message: str
+    target: Any
+    method: str
+    collects: bool
+    init: _Inputs | None
+    call: _Inputs
+    argument: str
+    way: str
+    before: tuple[tuple[str, Any], ...]
+    after: tuple[tuple[str, Any], ...]
+    returns: Any
+
+    def __repr__(self) -> str:
+        """Show no values that were given, which may be secret."""
+        return f"<Plan {self.message} -> {self.name} {self.argument or '-'} by {self.way}>"
+
+    @property
+    def pending(self) -> tuple[Dependency, ...]:
+        """The parameters whose type was not provided yet, and has to be by the start."""
+        inputs = (self.init, self.call) if self.init is not None else (self.call,)
+        return tuple(
+            dependency
+            for one in inputs
+            for dependency in one.dependencies
+            if dependency.required and not dependency.known
+        )
+
+
+def find(look: Callable[[Any], Any], annotation: Any, message: str, handler: str) -> Any:
+    """Look for what is provided for an annotation; an error names the handler."""
+    if annotation is Any:
+        return MISSING
+    try:
+        return look(annotation)
+    except HandlerSignatureError as exc:
+        raise HandlerSignatureError(exc.reason, message=message, handler=handler) from None
+
+
+def sources(plan: _CallPlan, look: Callable[[Any], Any], the_hub: Any = None) -> Values:
+    """Return the value or provider of every parameter that is injected; ``Injector.fill`` makes what to make.
+
+    :raises HandlerSignatureError: nothing, or more than one type, is provided for one of them.
+    """
+
+    def of(inputs: _Inputs) -> dict[str, Any]:
+        found = dict(inputs.given)
+        if inputs.takes_hub:
+            found["hub"] = the_hub
+        for dependency in inputs.dependencies:
+            value = find(look, dependency.annotation, plan.message, plan.name)
+            if value is not MISSING:
+                found[dependency.parameter] = value
+            elif dependency.required:
+                raise pending_error(plan, dependency)
+        return found
+
+    return Values(of(plan.init) if plan.init is not None else {}, of(plan.call))
+
+
+def pending_error(plan: _CallPlan, dependency: Dependency) -> HandlerSignatureError:
+    """Return the error that says that a type was never provided."""
+    return HandlerSignatureError(
+        f"nothing is provided for {dependency.parameter!r}, a {written(dependency.annotation)}; provide that "
+        f"type before the start, or give it when binding ({dependency.parameter}=...), or name the message's "
+        "parameter with argname=...",
+        message=plan.message,
+        handler=plan.name,
+    )
+
+
+def make(plan: _CallPlan, values: Values) -> tuple[Call, Any]:
+    """Build a handler's object if it is a class, and return what is called with a message, and the object.
+
+    That is None of a function.
+    """
+    target, owner = plan.target, getattr(plan.target, "__self__", None) if plan.method else None
+    if plan.init is not None:
+        owner = target(**values.init)
+        target = getattr(owner, plan.method)
+    rest = dict(values.call)
+    before = [rest.pop(name, default) for name, default in plan.before]
+    last = max((index for index, (name, _) in enumerate(plan.after, 1) if name in rest), default=0)
+    after = tuple(rest.pop(name, default) for name, default in plan.after[:last])
+    if before or rest:
+        target = functools.partial(target, *before, **rest)
+    return _caller(target, plan, after), owner
+
+
+def _caller(target: Callable[..., Any], plan: _CallPlan, after: tuple[Any, ...]) -> Call:
+    """Return ``target`` itself where possible.
+
+    Python passes what follows the message by position in half the time that ``partial`` takes to merge
+    keywords.
+    """
+    if plan.way == "nothing":
+        return lambda _message: target()
+    if plan.way == "keyword":
+        argument = plan.argument
+        return lambda message: target(**{argument: message})
+    if len(after) == 1:
+        (only,) = after
+        return lambda message: target(message, only)
+    if after:
+        return lambda message: target(message, *after)
+    return target
+
+
+def check_response(plan: _CallPlan, response_event: Any) -> None:
+    """Check that ``response_event`` is a class, or several, and that the handler may return one of them.
+
+    :raises HandlerSignatureError: otherwise.
+    """
+    kinds = response_event if isinstance(response_event, tuple) else (response_event,)
+    where = {"message": plan.message, "handler": plan.name}
+    if not kinds or not all(map(is_class, kinds)):
+        raise HandlerSignatureError(
+            f"response_event must be a class or a tuple of classes, not {response_event!r}", **where
+        )
+    if not any(may_be(kind, plan.returns) for kind in kinds):
+        expected = " or ".join(kind.__qualname__ for kind in kinds)
+        raise HandlerSignatureError(
+            f"it returns {written(plan.returns)}, which is never the response_event {expected}; "
+            "return that, or bind it without response_event",
+            **where,
+        )
 
 
 def read(
@@ -52,7 +232,7 @@ def read(
     given: Mapping[str, Any] | None = None,
     provided: Callable[[Any], Any] = lambda _annotation: MISSING,
     hub_known: bool = True,
-) -> CallPlan:
+) -> _CallPlan:
     """Return the plan by which ``handler`` is called for a message.
 
     :param message: a class or a string.
@@ -75,7 +255,7 @@ def read(
     argument = reader.argument(parameters, argname, for_call)
     call = reader.inputs(parameters, for_call, argument)
     way, before, after = _arrange(parameters, argument)
-    return CallPlan(
+    return _CallPlan(
         name=reader.name,
         message=reader.message_name,
         target=found.call,
@@ -204,7 +384,7 @@ class _Reader:
         ]
         return parameters, resolved(signature.return_annotation, names)
 
-    def constructor(self, handler: type, given: dict[str, Any]) -> Inputs:
+    def constructor(self, handler: type, given: dict[str, Any]) -> _Inputs:
         """Return the inputs of the constructor of a class."""
         missing: list[Any] = sorted(getattr(handler, "__abstractmethods__", ()))
         if missing or getattr(handler, "_is_protocol", False):
@@ -284,7 +464,7 @@ class _Reader:
 
     def inputs(
         self, parameters: list[Parameter], given: dict[str, Any], argument: Parameter | None, what: str = "it"
-    ) -> Inputs:
+    ) -> _Inputs:
         """Return the inputs of all parameters but the message's."""
         others = [one for one in parameters if one is not argument and one.kind not in _VARIABLE]
         names = [one.name for one in others]
@@ -305,7 +485,7 @@ class _Reader:
                 missing.append(one)
         if missing:
             raise self._lacking(missing, argument, what)
-        return Inputs(given, takes_hub, tuple(dependencies))
+        return _Inputs(given, takes_hub, tuple(dependencies))
 
     def _lacking(self, missing: list[Parameter], argument: Parameter | None, what: str) -> HandlerError:
         if any(one.name == "hub" for one in missing):

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from evbus.engine.call.forward import Forwarder
-from evbus.engine.call.served import ServedMessages
+from evbus.engine.call.serve import RequestServer
 from evbus.engine.codec import json
 from evbus.engine.handling.dispatch.dispatcher import Dispatcher
 from evbus.errors import (
@@ -387,9 +387,9 @@ def test_a_message_whose_fields_name_nothing_is_refused_when_it_is_bound_and_whe
     )
     dispatcher = Dispatcher()
     dispatcher.commands.bind(command, pay)
-    assert failure(HandlerSignatureError, ServedMessages, (dispatcher.commands,), json.load).endswith(
-        f"pay of Pay: it cannot be served: {said}"
-    )
+    assert failure(
+        HandlerSignatureError, RequestServer, (dispatcher.commands,), None, None, json.load, None
+    ).endswith(f"pay of Pay: it cannot be served: {said}")
 
 
 def test_a_message_has_one_handler_here_or_elsewhere() -> None:

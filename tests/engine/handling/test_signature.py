@@ -14,9 +14,8 @@ import pop.hub
 import pytest
 
 from evbus.engine.handling.annotations import message_name
-from evbus.engine.handling.plan import Bound, CallPlan, Values, check_response, make, pending_error, sources
 from evbus.engine.handling.providers import Factory, Injector, Singleton, name_of
-from evbus.engine.handling.signature import read
+from evbus.engine.handling.signature import Values, check_response, make, pending_error, read, sources
 from evbus.errors import HandlerDoesNotExist, HandlerError, HandlerIsSync, HandlerSignatureError
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Speaks(Protocol):
 ORDER = Order()
 
 
-def bound(plan: CallPlan, injector: Injector) -> Bound:
+def bound(plan: Any, injector: Injector) -> tuple[Any, Any]:
     values = sources(plan, injector.find, HUB)
     return make(plan, Values(*[asyncio.run(injector.fill(part)) for part in values]))
 
@@ -80,7 +79,7 @@ def call(
     for kind, value in (provide or {}).items():
         injector.provide(kind, value)
     plan = read(handler, message=message, provided=injector.find, **options)
-    return asyncio.run(_await(bound(plan, injector).call, sent))
+    return asyncio.run(_await(bound(plan, injector)[0], sent))
 
 
 async def _await(function: Callable[[Any], Any], message: Any) -> Any:
@@ -709,9 +708,9 @@ def test_a_class_is_built_each_time_it_is_made() -> None:
 
 def test_the_owner_is_the_object_whose_method_handles() -> None:
     for handler in (Handles(), Called(), Collects()):
-        assert bound(read(handler, message=Order), Injector()).owner is handler
-    assert bound(read(one, message=Order), Injector()).owner is None
-    assert bound(read(Methods().bound, message=Order), Injector()).owner is None
+        assert bound(read(handler, message=Order), Injector())[1] is handler
+    assert bound(read(one, message=Order), Injector())[1] is None
+    assert bound(read(Methods().bound, message=Order), Injector())[1] is None
 
 
 @pytest.mark.parametrize(
@@ -826,7 +825,7 @@ def test_a_type_may_be_provided_after_the_binding() -> None:
     assert [(want.parameter, want.annotation) for want in plan.pending] == [("repo", Repo)]
     injector.provide(Repo, REPO)
     injector.provide(Clock, 1)
-    assert asyncio.run(_await(bound(plan, injector).call, ORDER)) == (ORDER, REPO, 1)
+    assert asyncio.run(_await(bound(plan, injector)[0], ORDER)) == (ORDER, REPO, 1)
     assert read(waits_for, message=Order, provided=injector.find).pending == ()
 
 
@@ -993,11 +992,11 @@ def test_a_given_value_settles_which_of_two_messages_is_meant() -> None:
 
 def test_a_handler_that_takes_only_the_message_is_called_itself() -> None:
     for handler in (one, positional, many, Methods().bound):
-        assert bound(read(handler, message=Order), Injector()).call is handler
+        assert bound(read(handler, message=Order), Injector())[0] is handler
 
 
 def test_what_stands_before_the_message_is_called_by_c() -> None:
-    assert type(bound(read(with_hub, message=Order), Injector()).call) is functools.partial
+    assert type(bound(read(with_hub, message=Order), Injector())[0]) is functools.partial
 
 
 @pytest.mark.parametrize(

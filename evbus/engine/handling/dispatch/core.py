@@ -19,7 +19,12 @@ from evbus.engine.kit.redact import one_line, problem_text
 from evbus.errors import DispatcherNotStarted, DispatchError, DispatcherStopped, InvalidHeader
 from evbus.types import Envelope
 
-__all__ = ["HOLDER", "Around", "Core", "DispatcherState", "HandlerFailure"]
+__all__ = [
+    "HOLDER",
+    "Around",
+    "Core",
+    "DispatcherState",
+]
 
 log = logging.getLogger("evbus.dispatch")
 
@@ -39,7 +44,7 @@ class DispatcherState(enum.Enum):
     STOPPED = "stopped"
 
 
-class HandlerFailure(NamedTuple):
+class _HandlerFailure(NamedTuple):
     """A handler that failed while nobody waited for it.
 
     :ivar router: events, commands or queries.
@@ -71,7 +76,7 @@ class Core:
         self.injector = Injector()
         self.send: Callable[[Envelope], None] | None = None
         self.around: Around | None = None
-        self.on_failure: Callable[[HandlerFailure], None] | None = None
+        self.on_failure: Callable[[_HandlerFailure], None] | None = None
         self.emit: Callable[[list[Any], Any], None]
         self.publish: Publish = _no_bus
         self.on_free: Callable[[], None] = _nothing
@@ -133,7 +138,7 @@ class Core:
             )
         if self.on_failure is not None:
             try:
-                self.on_failure(HandlerFailure(problem, router, binding.name, message, frame.key))
+                self.on_failure(_HandlerFailure(problem, router, binding.name, message, frame.key))
             except Exception:
                 log.exception("what is told of failed handlers failed itself")
         return stopped

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple, TypeVar
 from evbus.engine.handling.annotations import message_name
 from evbus.errors import HandlerError, HandlerExists, PluginError
 
-__all__ = ["Declaration", "DeclaredHandler", "check", "command", "declarations", "line_of", "on", "query"]
+__all__ = ["check", "command", "declarations", "line_of", "on", "query"]
 
 _ATTRIBUTE = "__evbus_handles__"
 _DECORATORS = {"commands": "@command", "queries": "@query", "events": "@on"}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-class Declaration(NamedTuple):
+class _Declaration(NamedTuple):
     """That a function or class handles a message: the router, what its ``bind`` gets, and who says so."""
 
     router: str
@@ -27,22 +27,22 @@ class Declaration(NamedTuple):
     module: str
 
 
-class DeclaredHandler(NamedTuple):
+class _DeclaredHandler(NamedTuple):
     """A handler of a file: its name there, itself, and what it says."""
 
     name: str
     handler: Any
-    says: Declaration
+    says: _Declaration
 
 
 class _Decorator:
     """A decorator, ``@command(Type)``: an object, so that it is seen where it was left without its Type."""
 
-    def __init__(self, declaration: Declaration) -> None:
+    def __init__(self, declaration: _Declaration) -> None:
         self.declaration = declaration
 
     def __call__(self, handler: _Function) -> _Function:
-        known: list[Declaration] = list(vars(handler).get(_ATTRIBUTE, ()))
+        known: list[_Declaration] = list(vars(handler).get(_ATTRIBUTE, ()))
         # Decorators are read from the top, and run from the bottom.
         setattr(handler, _ATTRIBUTE, [self.declaration, *known])
         return handler
@@ -54,7 +54,7 @@ def _declare(
     options = {"argname": argname, "response_event": response_event, **more}
     # A wrapper from elsewhere may stand around the handler, so the file is told by who decorates.
     module = sys._getframe(2).f_globals.get("__name__", "")
-    return _Decorator(Declaration(router, message, options, module))
+    return _Decorator(_Declaration(router, message, options, module))
 
 
 def command(
@@ -84,24 +84,24 @@ def on(
     return _declare("events", message, argname, response_event, initkwargs)
 
 
-def declarations(module: ModuleType) -> Iterator[DeclaredHandler]:
+def declarations(module: ModuleType) -> Iterator[_DeclaredHandler]:
     """Yield the handlers that a file declares itself, in its order."""
     seen: set[int] = set()
     for name, handler in list(vars(module).items()):
         if id(handler) not in seen:
             seen.add(id(handler))
             for says in _said(handler, module):
-                yield DeclaredHandler(name, handler, says)
+                yield _DeclaredHandler(name, handler, says)
 
 
-def _said(handler: Any, module: ModuleType) -> list[Declaration]:
+def _said(handler: Any, module: ModuleType) -> list[_Declaration]:
     own = getattr(handler, "__module__", None) == module.__name__
-    said: list[Declaration] = getattr(handler, "__dict__", {}).get(_ATTRIBUTE, [])
+    said: list[_Declaration] = getattr(handler, "__dict__", {}).get(_ATTRIBUTE, [])
     return [says for says in said if own or says.module == module.__name__]
 
 
 def check(
-    read: Callable[[Any, Declaration], Any], is_loaded: Callable[[str], bool]
+    read: Callable[[Any, _Declaration], Any], is_loaded: Callable[[str], bool]
 ) -> Callable[[ModuleType], None]:
     """Return a function that checks the files of the folders ``handler/`` of a hub, one after another.
 
@@ -157,7 +157,7 @@ def _check_methods(kind: type) -> None:
             )
 
 
-def _check_alone(name: str, says: Declaration, owners: dict[tuple[str, Any], tuple[str, str]]) -> None:
+def _check_alone(name: str, says: _Declaration, owners: dict[tuple[str, Any], tuple[str, str]]) -> None:
     owner = owners.get((says.router, says.message))
     if owner is not None:
         raise HandlerExists(

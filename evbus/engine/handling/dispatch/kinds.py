@@ -8,8 +8,7 @@ from typing import Any
 from evbus.engine.handling.binding import Binding
 from evbus.engine.handling.dispatch.core import Core, DispatcherState
 from evbus.engine.handling.dispatch.publish import publisher
-from evbus.engine.handling.dispatch.registry import REMEMBERED
-from evbus.engine.handling.dispatch.router import DispatchRouter
+from evbus.engine.handling.dispatch.router import REMEMBERED, DispatchRouter
 from evbus.engine.handling.within import Limit, within
 from evbus.engine.kit.redact import one_line
 from evbus.errors import DispatcherStopped, HandlerExists
@@ -38,7 +37,7 @@ class EventRouter(DispatchRouter):
         publish_to: str | None = None,
         **initkwargs: Any,
     ) -> Binding:
-        """Let ``handler`` handle an event; see :meth:`Registry.bind`.
+        """Let ``handler`` handle an event; see :meth:`DispatchRouter.bind`.
 
         :param publish_to: put the event on the bus as well, with this profile; then there need be no handler.
         """

@@ -26,7 +26,6 @@ __all__ = [
     "EventListener",
     "EventListenerDescriptor",
     "EventSpec",
-    "ListenerOptions",
     "ListenerSpec",
     "Retries",
     "SubscribeOptions",
@@ -279,7 +278,11 @@ def declared(name: str) -> type | None:
 
 
 def event_listener(
-    event: Any, name: str = "", group: str = "", per_process: bool = False, **options: Unpack[ListenerOptions]
+    event: Any,
+    name: str = "",
+    group: str = "",
+    per_process: bool = False,
+    **options: Unpack[_ListenerOptions],
 ) -> Callable[[_Handler], _Handler]:
     """Make a function or a class deriving :class:`EventListener` listen to an event.
 
@@ -307,7 +310,7 @@ def event_listener(
     return decorate
 
 
-class ListenerOptions(TypedDict, total=False):
+class _ListenerOptions(TypedDict, total=False):
     """The options of a listener beside its event, name, group and per_process; see :func:`listener_spec`."""
 
     profile: str
@@ -324,7 +327,7 @@ class ListenerOptions(TypedDict, total=False):
     max_deliveries: int
 
 
-class SubscribeOptions(ListenerOptions, total=False):
+class SubscribeOptions(_ListenerOptions, total=False):
     """The options of a subscription, beside its event, its listener and its name."""
 
     group: str
@@ -332,7 +335,7 @@ class SubscribeOptions(ListenerOptions, total=False):
     metadata: Any
 
 
-OPTIONS = tuple(ListenerOptions.__annotations__)
+OPTIONS = tuple(_ListenerOptions.__annotations__)
 
 
 def check_options(options: Mapping[str, Any]) -> None:

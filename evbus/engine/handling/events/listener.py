@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from evbus.engine.core.dead_path import program
+from evbus.engine.handling.annotations import namespaces, providable, resolved, written
 from evbus.engine.handling.events.declare import LISTENS, EventListener, ListenerSpec, spec_of
-from evbus.engine.handling.events.injected import Dependencies, Injected, read_dependencies
 from evbus.engine.handling.events.threads import Threads
-from evbus.engine.handling.providers import Injector, is_async, name_of
+from evbus.engine.handling.providers import MISSING, Injector, Provider, is_async, name_of
+from evbus.engine.handling.signature import Dependency, find
 from evbus.errors import HandlerSignatureError
 
 __all__ = [
+    "HOLDER",
     "Listener",
     "check",
     "declared",
@@ -34,6 +38,99 @@ GIVEN = ("hub", "envelope")
 
 def _nothing() -> None:
     return None
+
+
+#: Who uses what was made for listeners.
+HOLDER = "listeners"
+
+_Dependencies = tuple[Dependency, ...]
+
+
+def _read_dependencies(
+    parameters: Sequence[inspect.Parameter], function: Any, injector: Injector, listener: str
+) -> tuple[_Dependencies, list[str]]:
+    """Return the parameters that are, or may be, provided by their types, and the others that are needed.
+
+    :param function: has the parameters; names in their annotations are looked up where it was written.
+    :param listener: its name in sentences.
+    :raises HandlerSignatureError: several types are provided for one of them.
+    """
+    names = namespaces(function, None)
+    dependencies, strange = [], []
+    for one in parameters:
+        if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+            continue
+        annotation = resolved(one.annotation, names)
+        required = one.default is one.empty
+        known = find(injector.find, annotation, "", listener) is not MISSING
+        # It may be provided later; what has a default keeps it then if it is not.
+        if (known or providable(annotation, builtin=False)) and one.kind is not one.POSITIONAL_ONLY:
+            dependencies.append(Dependency(one.name, annotation, required, known))
+        elif required:
+            strange.append(one.name)
+    return tuple(dependencies), strange
+
+
+class _Injected:
+    """A listener that takes what is provided: it is made of that when it begins to listen.
+
+    :ivar init: what its constructor takes, and ``call`` what it is called with.
+    :ivar bound: makes what is called of both, by parameter.
+    :ivar made: what is called; None while something has to be awaited first.
+    """
+
+    def __init__(self, injector: Injector, listener: str) -> None:
+        self.init: _Dependencies = ()
+        self.call: _Dependencies = ()
+        self.bound: Callable[[dict[str, Any], dict[str, Any]], Callable[..., Any]]
+        self.made: Callable[..., Any] | None = None
+        self._injector = injector
+        self._listener = listener
+        self._making = asyncio.Lock()
+
+    def complete(self) -> None:
+        """Make it, or leave it to :meth:`make` where something has to be awaited.
+
+        :raises HandlerSignatureError: something is provided by nobody, or by several.
+        """
+        parts = self._sources()
+        self._injector.hold(HOLDER)
+        self.made = None
+        if any(isinstance(value, Provider) and value.is_async for part in parts for value in part.values()):
+            return
+        # A plain function may turn out to return something to await, which is left to make() then.
+        with contextlib.suppress(HandlerSignatureError):
+            self.made = self.bound(
+                *({name: self._now(value) for name, value in part.items()} for part in parts)
+            )
+
+    async def make(self) -> Callable[..., Any]:
+        """Make it, unless that was done."""
+        async with self._making:
+            if self.made is None:
+                self.made = self.bound(*[await self._injector.fill(part) for part in self._sources()])
+            return self.made
+
+    def _now(self, value: Any) -> Any:
+        return self._injector.resolve_now(value) if isinstance(value, Provider) else value
+
+    def _sources(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self._found(self.init), self._found(self.call)
+
+    def _found(self, dependencies: _Dependencies) -> dict[str, Any]:
+        found = {}
+        for dependency in dependencies:
+            value = find(self._injector.find, dependency.annotation, "", self._listener)
+            if value is not MISSING:
+                found[dependency.parameter] = value
+            elif dependency.required:
+                kind = written(dependency.annotation)
+                raise HandlerSignatureError(
+                    f"nothing is provided for {dependency.parameter!r}, a {kind}; call "
+                    f"hub.dispatch.init.provide({kind}, ...) before the bus starts",
+                    handler=self._listener,
+                )
+        return found
 
 
 class Listener(NamedTuple):
@@ -84,7 +181,7 @@ def made(
     """
     refuse_uncallable(listener)
     full_name, injector = name_of(listener), injector or Injector()
-    injected = Injected(injector, full_name)
+    injected = _Injected(injector, full_name)
     function = listener
     if inspect.isclass(listener):
         injected.init = _check_class(listener, full_name, injector)
@@ -206,7 +303,7 @@ def _unmade(cls: Any) -> Any:
     return functools.partial(cls.on, None)
 
 
-def _check_class(cls: Any, full_name: str, injector: Injector) -> Dependencies:
+def _check_class(cls: Any, full_name: str, injector: Injector) -> _Dependencies:
     """Return the injected parameters of the constructor of a class."""
     on = getattr(cls, "on", None)
     if not callable(on) or on is EventListener.on:
@@ -219,7 +316,7 @@ def _check_class(cls: Any, full_name: str, injector: Injector) -> Dependencies:
         ) from None
     parameters = [one for one in inspect.signature(cls).parameters.values() if one.name != "hub"]
     init = cls.__init__
-    dependencies, strange = read_dependencies(
+    dependencies, strange = _read_dependencies(
         parameters, init if inspect.isfunction(init) else cls, injector, full_name
     )
     if strange:
@@ -231,7 +328,7 @@ def _check_class(cls: Any, full_name: str, injector: Injector) -> Dependencies:
     return dependencies
 
 
-def _check_call(function: Any, full_name: str, injector: Injector) -> Dependencies:
+def _check_call(function: Any, full_name: str, injector: Injector) -> _Dependencies:
     """Return the injected parameters of a listener, beside the event, the hub and the envelope."""
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise HandlerSignatureError(
@@ -246,8 +343,8 @@ def _check_call(function: Any, full_name: str, injector: Injector) -> Dependenci
         own[0].POSITIONAL_OR_KEYWORD,
         own[0].VAR_POSITIONAL,
     )
-    dependencies, strange = read_dependencies(own[1:], function, injector, full_name)
-    given, _ = read_dependencies(own[:1], function, injector, full_name)
+    dependencies, strange = _read_dependencies(own[1:], function, injector, full_name)
+    given, _ = _read_dependencies(own[:1], function, injector, full_name)
     shown = ", ".join(one.name for one in parameters)
     if not takes_one or strange:
         raise HandlerSignatureError(
@@ -278,7 +375,7 @@ def _bound(function: Any, the_hub: Any, values: dict[str, Any]) -> Callable[...,
     return function  # type: ignore[no-any-return]
 
 
-def _injecting(injected: Injected, threads: Threads | None) -> Callable[..., Awaitable[Any]]:
+def _injecting(injected: _Injected, threads: Threads | None) -> Callable[..., Awaitable[Any]]:
     """Return a callable that takes an event, and first makes the parameters that have to be awaited."""
 
     async def on(*event: Any) -> Any:

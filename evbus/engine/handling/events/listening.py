@@ -38,7 +38,7 @@ from evbus.engine.kit.weight import UNBOUNDED
 from evbus.errors import DispatchError, DispatchTimeout, PayloadError, PayloadTooLarge, is_rejected
 from evbus.types import Delivery, Envelope, Origin, ack_all, too_often
 
-__all__ = ["GivenUp", "Listening"]
+__all__ = ["Listening"]
 
 log = logging.getLogger("evbus.event")
 
@@ -57,7 +57,7 @@ RECORDING = 0.5
 RECORDED = 200
 
 
-class GivenUp(NamedTuple):
+class _GivenUp(NamedTuple):
     """An event that a listener gave up."""
 
     envelope: Envelope
@@ -99,7 +99,7 @@ class Listening:
         spec: ListenerSpec,
         listener: Listener,
         reader: Reader,
-        dead: Callable[[GivenUp], Awaitable[bool]],
+        dead: Callable[[_GivenUp], Awaitable[bool]],
     ) -> None:
         self.listener = listener
         self.spec = spec
@@ -534,7 +534,7 @@ class Listening:
         if isinstance(problem, PayloadError):
             self._counts["unreadable"] += 1
         self._counts["dead"] += 1
-        dead = GivenUp(work.delivery.envelope, self.listener.name, problem, work.attempts)
+        dead = _GivenUp(work.delivery.envelope, self.listener.name, problem, work.attempts)
         if self._recording >= RECORDED:
             await self._record(work, dead)
             return
@@ -547,7 +547,7 @@ class Listening:
             self._recording -= 1
             self._workers.take()
 
-    async def _record(self, work: _Work, dead: GivenUp) -> None:
+    async def _record(self, work: _Work, dead: _GivenUp) -> None:
         """Settle a delivery that was given up, once the record of that is on the disk."""
         recording = asyncio.ensure_future(self._dead(dead))
         try:

@@ -14,10 +14,12 @@ from evbus.engine.kit.topics import is_pattern
 from evbus.errors import HandlerExists, HandlerSignatureError, InvalidHeader
 from evbus.types import Envelope, StandingHeaders
 
-__all__ = ["EventTypes", "Kind"]
+__all__ = [
+    "EventTypes",
+]
 
 
-class Kind(NamedTuple):
+class _Kind(NamedTuple):
     """An event as it is sent.
 
     :ivar headers: those of every event of its kind: its name, and the version of its fields.
@@ -42,7 +44,7 @@ class EventTypes:
     def __init__(self) -> None:
         self._by_name: dict[str, EventSpec] = {}
         self._by_class: dict[type, EventSpec] = {}
-        self.kinds: dict[type, Kind] = {}
+        self.kinds: dict[type, _Kind] = {}
 
     def __repr__(self) -> str:
         return f"<Registry {', '.join(sorted(self._by_name))}>"
@@ -50,7 +52,7 @@ class EventTypes:
     def __iter__(self) -> Any:
         return iter(list(self._by_name.values()))
 
-    def kind(self, cls: Any) -> Kind:
+    def kind(self, cls: Any) -> _Kind:
         """Return the declaration of a class and its events' headers; raises as :meth:`of` does."""
         found = self.kinds.get(cls)
         if found is None:
@@ -63,7 +65,7 @@ class EventTypes:
             headers = {NAME: spec.name}
             if spec.version != 1:
                 headers[VERSION] = str(spec.version)
-            found = self.kinds[cls] = Kind(spec, StandingHeaders(headers))
+            found = self.kinds[cls] = _Kind(spec, StandingHeaders(headers))
         return found
 
     def addressed(self, body: Any, headers: Any) -> tuple[str | None, Any]:

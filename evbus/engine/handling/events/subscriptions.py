@@ -14,10 +14,12 @@ from evbus.engine.core.observe import Observers
 from evbus.engine.handling.events.consumer import EventConsumer
 from evbus.engine.handling.events.declare import EventSpec, ListenerSpec, subscription_of
 from evbus.engine.handling.events.listening import Listening
+from evbus.engine.handling.events.reader import NAME
 from evbus.engine.kit.weight import UNBOUNDED
 from evbus.errors import EvbusError, HandlerExists, ProfileError
+from evbus.types import Delivery
 
-__all__ = ["SubscribedListener", "SubscriptionId", "Subscriptions"]
+__all__ = ["Subscriptions", "lane_of"]
 
 log = logging.getLogger("evbus.event")
 
@@ -28,7 +30,12 @@ GLANCE = 0.005
 Sources = Callable[[str], Sequence[EventSource]]
 
 
-class SubscriptionId(str):
+def lane_of(listener: str) -> str:
+    """Return the lane's name in the record of an event that a listener gave up."""
+    return f"listener {listener}"
+
+
+class _SubscriptionId(str):
     """The id of a subscription; awaited, it is itself, as there is nothing to wait for."""
 
     __slots__ = ()
@@ -38,7 +45,7 @@ class SubscriptionId(str):
         return self
 
 
-class SubscribedListener:
+class _SubscribedListener:
     """A listener that is subscribed.
 
     :ivar events: those that it listens to.
@@ -48,7 +55,7 @@ class SubscribedListener:
     def __init__(
         self, number: int, spec: ListenerSpec, listening: Listening, events: list[EventSpec], metadata: Any
     ) -> None:
-        self.id = SubscriptionId(f"{listening.listener.name}-{number}")
+        self.id = _SubscriptionId(f"{listening.listener.name}-{number}")
         self.spec = spec
         self.listening = listening
         self.events = events
@@ -86,6 +93,13 @@ class SubscribedListener:
                 self.consumers.append(consumer)
                 consumer.start(wanted)
 
+    def take(self, delivery: Delivery) -> None:
+        """Let the listener handle an event once more that it gave up."""
+        event = delivery.envelope
+        name = event.headers.get(NAME, event.routing_key)
+        named = {each.name: each for each in self.events}
+        self.listening.take(delivery, named.get(name, self.events[0]))
+
     def abandon(self) -> None:
         """Take nothing at all; what was not begun, or is cancelled, goes back to where it came from."""
         consumers, self.consumers = self.consumers, []
@@ -119,9 +133,9 @@ class Subscriptions:
         self._patience = patience
         self._observers = observers or Observers()
         self._observers.on_change(self._observed)
-        self._entries: dict[str, SubscribedListener] = {}
+        self._entries: dict[str, _SubscribedListener] = {}
         # Those of each event and name, and how many have each name.
-        self._alike: dict[tuple[Any, str], list[SubscribedListener]] = {}
+        self._alike: dict[tuple[Any, str], list[_SubscribedListener]] = {}
         self._names: Counter[str] = Counter()
         # Names that were taken already when they were asked for, and the lowest number that may be free.
         self._free: dict[str, int] = {}
@@ -131,7 +145,7 @@ class Subscriptions:
         self._around: Any = None
         self._max_body = UNBOUNDED
         # Those that were removed and have not ended yet.
-        self._ending: dict[asyncio.Future[None], SubscribedListener] = {}
+        self._ending: dict[asyncio.Future[None], _SubscribedListener] = {}
 
     def __repr__(self) -> str:
         return f"<Subscriptions {', '.join(self._entries)}>"
@@ -155,13 +169,13 @@ class Subscriptions:
 
     def add(
         self, spec: ListenerSpec, listening: Listening, events: list[EventSpec], metadata: Any
-    ) -> SubscribedListener:
+    ) -> _SubscribedListener:
         """Add a listener; it listens at once when the others do.
 
         :raises ProfileError: there is no profile that it can listen to.
         :raises HandlerSignatureError: something that it takes is provided by nobody.
         """
-        entry = SubscribedListener(next(self._numbers), spec, listening, events, metadata)
+        entry = _SubscribedListener(next(self._numbers), spec, listening, events, metadata)
         listening.observe(self._observers)
         if self._observers.subscribed is not None:
             self._observers.subscribed(listening)
@@ -178,7 +192,7 @@ class Subscriptions:
         for entry in (*self, *self._ending.values()):
             entry.listening.observe(self._observers)
 
-    def discard(self, entry: SubscribedListener) -> None:
+    def discard(self, entry: _SubscribedListener) -> None:
         """Take a listener off that was added just now, before anything came to it."""
         del self._entries[entry.id]
         self._forget(entry)
@@ -213,7 +227,7 @@ class Subscriptions:
                     "asyncio.create_task(hub.evbus.init.stop())"
                 )
 
-    def _forget(self, entry: SubscribedListener) -> None:
+    def _forget(self, entry: _SubscribedListener) -> None:
         name = entry.listening.listener.name
         alike = self._alike[entry.spec.event, name]
         alike.remove(entry)
@@ -269,7 +283,7 @@ class Subscriptions:
             self.abandon()
             raise
 
-    def _listen(self, entry: SubscribedListener, sources: Sources) -> None:
+    def _listen(self, entry: _SubscribedListener, sources: Sources) -> None:
         try:
             entry.listening.listener.complete()
             entry.listening.begin(self._around, self._max_body)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.handling.dispatch import ending
-from evbus.engine.handling.dispatch.ending import DispatchReport
+from evbus.engine.handling.dispatch import dispatcher as dispatcher_module
+from evbus.engine.handling.dispatch.dispatcher import DispatchReport
 from evbus.engine.handling.handler import add_event
 from evbus.engine.handling.providers import Singleton
 from evbus.errors import DispatcherNotStarted, DispatchError, DispatcherStopped
@@ -246,7 +246,7 @@ def test_what_is_given_up_may_not_send_anything_more(caplog: pytest.LogCaptureFi
 def test_handlers_that_cannot_be_cancelled_are_told_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(ending, "GRACE", 0.01)
+    monkeypatch.setattr(dispatcher_module, "GRACE", 0.01)
 
     async def main() -> None:
         dispatcher, release = new(), asyncio.Event()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evbus.engine.handling.binding import Binding, HandlerBinding
-from evbus.engine.handling.dispatch import registry
+from evbus.engine.handling.dispatch import router
 from evbus.engine.handling.providers import Factory, Singleton
 from evbus.errors import HandlerExists, HandlerSignatureError, RouterFrozen
 from tests.dispatch.rig import Gate, Order, Paid, Urgent, new, running, until
@@ -165,7 +165,7 @@ def test_what_is_refused_leaves_nothing_behind() -> None:
 
 
 def test_kinds_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "REMEMBERED", 10)
+    monkeypatch.setattr(router, "REMEMBERED", 10)
     dispatcher = new()
     binding = dispatcher.events.bind(str, handle)
     for number in range(25):

@@ -20,7 +20,7 @@ from evbus.engine.handling.events import listening as events_listening
 from evbus.engine.handling.events import threads
 from evbus.engine.handling.events.declare import listener_spec
 from evbus.engine.handling.events.listener import made
-from evbus.engine.handling.events.listening import GivenUp, Listening
+from evbus.engine.handling.events.listening import Listening
 from evbus.engine.handling.events.reader import Loader, Reader
 from evbus.engine.handling.events.registry import EventTypes
 from evbus.errors import DispatchTimeout, InvalidPayload, PayloadTooLarge, Rejected
@@ -34,12 +34,12 @@ PARTS = ("delivered", "dead", "dropped", "queued", "in_flight")
 READER = Reader(lambda content_type: Loader(json.load, json.typed, json.exact_load), EventTypes().named)
 
 
-class Letters(list[GivenUp]):
+class Letters(list[Any]):
     """Records what is dead; ``recorded`` is what it says of that, or what it raises."""
 
     recorded: Any = True
 
-    async def dead_letter(self, dead: GivenUp) -> bool:
+    async def dead_letter(self, dead: Any) -> bool:
         self.append(dead)
         if isinstance(self.recorded, Exception):
             raise self.recorded
@@ -1092,7 +1092,7 @@ def test_dead_events_beyond_those_whose_records_are_under_way_hold_up_the_others
         (on, calls), source, disk = failing(99, Rejected("no")), Source(), asyncio.Event()
 
         class Slow(Letters):
-            async def dead_letter(self, dead: GivenUp) -> bool:
+            async def dead_letter(self, dead: Any) -> bool:
                 await disk.wait()
                 return await super().dead_letter(dead)
 
