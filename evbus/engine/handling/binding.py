@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -13,7 +12,6 @@ from evbus.engine.handling.frame import Invocation
 from evbus.engine.handling.handler import AbstractHandler
 from evbus.engine.handling.providers import Injector, Provider
 from evbus.engine.handling.signature import Values, check_response, make, read, sources
-from evbus.errors import HandlerSignatureError
 
 __all__ = ["Binding", "HandlerBinding"]
 
@@ -139,18 +137,12 @@ class HandlerBinding(Binding):
         :raises HandlerSignatureError: something is provided by nobody.
         """
         values = sources(self._plan, self._injector.find, self._hub)
-        providers = _providers(values)
-        if not providers and self._made:
+        if self._made and not _providers(values):
             return
         self.call, self._made, self._making = self._first, False, asyncio.Lock()
-        if any(provider.is_async for provider in providers):
-            return
-        # A plain function may turn out to return something to await, which is left to prepare() then.
-        with contextlib.suppress(HandlerSignatureError):
-            self._make(Values(*({name: self._now(value) for name, value in part.items()} for part in values)))
-
-    def _now(self, value: Any) -> Any:
-        return self._injector.resolve_now(value) if isinstance(value, Provider) else value
+        filled = self._injector.fill_now(values)
+        if filled is not None:
+            self._make(Values(*filled))
 
     async def prepare(self) -> None:
         """Make what the handler takes, unless that was done."""

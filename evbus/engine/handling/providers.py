@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import functools
 import inspect
 import logging
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeGuard
 
 from evbus.errors import DispatchError, HandlerSignatureError
@@ -20,14 +21,14 @@ _log = logging.getLogger("evbus.dispatch")
 _GRACE = 1.0  # seconds that something which was cancelled may take to end
 
 
-class _Missing(enum.Enum):
+class _Unprovided(enum.Enum):
     """The type of :data:`MISSING`."""
 
     MISSING = "MISSING"
 
 
 #: What :meth:`Injector.find` returns when there is nothing.
-MISSING: Final = _Missing.MISSING
+MISSING: Final = _Unprovided.MISSING
 
 
 def is_contracted(value: object) -> bool:
@@ -318,6 +319,21 @@ class Injector:
             name: await self.resolve(source) if isinstance(source, Provider) else source
             for name, source in sources.items()
         }
+
+    def fill_now(self, parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+        """Return what :meth:`fill` returns of several, without waiting; None where one has to be awaited."""
+        if any(isinstance(one, Provider) and one.is_async for part in parts for one in part.values()):
+            return None
+        # A plain function may turn out to return something to await.
+        with contextlib.suppress(HandlerSignatureError):
+            return [
+                {
+                    name: self.resolve_now(source) if isinstance(source, Provider) else source
+                    for name, source in part.items()
+                }
+                for part in parts
+            ]
+        return None
 
     def _share(self, provider: Provider, value: Any) -> Any:
         self._singletons[provider.name] = value

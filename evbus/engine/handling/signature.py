@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from inspect import Parameter
 from typing import Any, NamedTuple
 
@@ -32,7 +32,17 @@ from evbus.engine.handling.providers import (
 )
 from evbus.errors import HandlerDoesNotExist, HandlerError, HandlerIsSync, HandlerSignatureError, nearest
 
-__all__ = ["Dependency", "Values", "check_response", "find", "make", "pending_error", "read", "sources"]
+__all__ = [
+    "Dependency",
+    "Values",
+    "check_response",
+    "dependencies_of",
+    "make",
+    "pending_error",
+    "read",
+    "sources",
+    "values_of",
+]
 
 EMPTY: Any = Parameter.empty
 _NAMED = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
@@ -124,7 +134,7 @@ class _CallPlan(NamedTuple):
         )
 
 
-def find(look: Callable[[Any], Any], annotation: Any, message: str, handler: str) -> Any:
+def _find(look: Callable[[Any], Any], annotation: Any, message: str, handler: str) -> Any:
     """Look for what is provided for an annotation; an error names the handler."""
     if annotation is Any:
         return MISSING
@@ -132,6 +142,53 @@ def find(look: Callable[[Any], Any], annotation: Any, message: str, handler: str
         return look(annotation)
     except HandlerSignatureError as exc:
         raise HandlerSignatureError(exc.reason, message=message, handler=handler) from None
+
+
+def dependencies_of(
+    parameters: Iterable[Parameter],
+    look: Callable[[Any], Any],
+    handler: str,
+    message: str = "",
+    *,
+    builtin: bool = False,
+) -> tuple[tuple[Dependency, ...], list[Parameter]]:
+    """Return the parameters that are, or may be, provided by their types, and the others that are needed.
+
+    It may be provided later; what has a default keeps it then if it is not.
+
+    :param builtin: what is needed may be of a builtin type.
+    :raises HandlerSignatureError: several types are provided for one of them.
+    """
+    dependencies, missing = [], []
+    for one in parameters:
+        known = _find(look, one.annotation, message, handler) is not MISSING
+        required = one.default is EMPTY
+        if known or providable(one.annotation, builtin=builtin and not required):
+            dependencies.append(Dependency(one.name, one.annotation, required, known))
+        elif required:
+            missing.append(one)
+    return tuple(dependencies), missing
+
+
+def values_of(
+    dependencies: Iterable[Dependency],
+    look: Callable[[Any], Any],
+    lack: Callable[[Dependency], Exception],
+    handler: str,
+    message: str = "",
+) -> dict[str, Any]:
+    """Return the value or provider of each parameter, but of those that keep their defaults.
+
+    :param lack: returns the error for one that is provided by nobody.
+    """
+    found = {}
+    for dependency in dependencies:
+        value = _find(look, dependency.annotation, message, handler)
+        if value is not MISSING:
+            found[dependency.parameter] = value
+        elif dependency.required:
+            raise lack(dependency)
+    return found
 
 
 def sources(plan: _CallPlan, look: Callable[[Any], Any], the_hub: Any = None) -> Values:
@@ -144,13 +201,8 @@ def sources(plan: _CallPlan, look: Callable[[Any], Any], the_hub: Any = None) ->
         found = dict(inputs.given)
         if inputs.takes_hub:
             found["hub"] = the_hub
-        for dependency in inputs.dependencies:
-            value = find(look, dependency.annotation, plan.message, plan.name)
-            if value is not MISSING:
-                found[dependency.parameter] = value
-            elif dependency.required:
-                raise pending_error(plan, dependency)
-        return found
+        lack = functools.partial(pending_error, plan)
+        return found | values_of(inputs.dependencies, look, lack, plan.name, plan.message)
 
     return Values(of(plan.init) if plan.init is not None else {}, of(plan.call))
 
@@ -460,7 +512,7 @@ class _Reader:
         return any(kind in self.kind.__mro__ and kind is not object for kind in kinds)
 
     def _find(self, one: Parameter) -> Any:
-        return find(self.provided, one.annotation, self.message_name, self.name)
+        return _find(self.provided, one.annotation, self.message_name, self.name)
 
     def inputs(
         self, parameters: list[Parameter], given: dict[str, Any], argument: Parameter | None, what: str = "it"
@@ -475,17 +527,12 @@ class _Reader:
                     raise self.error(f"{what} has no parameter {name!r}{hint}")
         takes_hub = "hub" in names and "hub" not in given and self.hub_known
         open_ones = [one for one in others if one.name not in given and not (one.name == "hub" and takes_hub)]
-        dependencies, missing = [], []
-        for one in open_ones:
-            known = self._find(one) is not MISSING
-            required = one.default is EMPTY
-            if known or providable(one.annotation, builtin=not required):
-                dependencies.append(Dependency(one.name, one.annotation, required, known))
-            elif required:
-                missing.append(one)
+        dependencies, missing = dependencies_of(
+            open_ones, self.provided, self.name, self.message_name, builtin=True
+        )
         if missing:
             raise self._lacking(missing, argument, what)
-        return _Inputs(given, takes_hub, tuple(dependencies))
+        return _Inputs(given, takes_hub, dependencies)
 
     def _lacking(self, missing: list[Parameter], argument: Parameter | None, what: str) -> HandlerError:
         if any(one.name == "hub" for one in missing):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -11,11 +10,11 @@ from types import ModuleType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from evbus.engine.core.dead_path import program
-from evbus.engine.handling.annotations import namespaces, providable, resolved, written
+from evbus.engine.handling.annotations import namespaces, resolved, written
 from evbus.engine.handling.events.declare import LISTENS, EventListener, ListenerSpec, spec_of
 from evbus.engine.handling.events.threads import Threads
-from evbus.engine.handling.providers import MISSING, Injector, Provider, is_async, name_of
-from evbus.engine.handling.signature import Dependency, find
+from evbus.engine.handling.providers import Injector, is_async, name_of
+from evbus.engine.handling.signature import Dependency, dependencies_of, values_of
 from evbus.errors import HandlerSignatureError
 
 __all__ = [
@@ -49,26 +48,17 @@ _Dependencies = tuple[Dependency, ...]
 def _read_dependencies(
     parameters: Sequence[inspect.Parameter], function: Any, injector: Injector, listener: str
 ) -> tuple[_Dependencies, list[str]]:
-    """Return the parameters that are, or may be, provided by their types, and the others that are needed.
-
-    :param function: has the parameters; names in their annotations are looked up where it was written.
-    :param listener: its name in sentences.
-    :raises HandlerSignatureError: several types are provided for one of them.
-    """
+    """Return the injected parameters of a function, and the names of others that are needed."""
     names = namespaces(function, None)
-    dependencies, strange = [], []
-    for one in parameters:
-        if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
-            continue
-        annotation = resolved(one.annotation, names)
-        required = one.default is one.empty
-        known = find(injector.find, annotation, "", listener) is not MISSING
-        # It may be provided later; what has a default keeps it then if it is not.
-        if (known or providable(annotation, builtin=False)) and one.kind is not one.POSITIONAL_ONLY:
-            dependencies.append(Dependency(one.name, annotation, required, known))
-        elif required:
-            strange.append(one.name)
-    return tuple(dependencies), strange
+    given = [
+        one.replace(annotation=resolved(one.annotation, names))
+        for one in parameters
+        if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    ]
+    dependencies, missing = dependencies_of(given, injector.find, listener)
+    needed = [one for one in parameters if one.kind is one.POSITIONAL_ONLY and one.default is one.empty]
+    lacking = {one.name for one in (*needed, *missing)}
+    return dependencies, [one.name for one in parameters if one.name in lacking]
 
 
 class _Injected:
@@ -95,14 +85,8 @@ class _Injected:
         """
         parts = self._sources()
         self._injector.hold(HOLDER)
-        self.made = None
-        if any(isinstance(value, Provider) and value.is_async for part in parts for value in part.values()):
-            return
-        # A plain function may turn out to return something to await, which is left to make() then.
-        with contextlib.suppress(HandlerSignatureError):
-            self.made = self.bound(
-                *({name: self._now(value) for name, value in part.items()} for part in parts)
-            )
+        filled = self._injector.fill_now(parts)
+        self.made = None if filled is None else self.bound(*filled)
 
     async def make(self) -> Callable[..., Any]:
         """Make it, unless that was done."""
@@ -111,26 +95,17 @@ class _Injected:
                 self.made = self.bound(*[await self._injector.fill(part) for part in self._sources()])
             return self.made
 
-    def _now(self, value: Any) -> Any:
-        return self._injector.resolve_now(value) if isinstance(value, Provider) else value
+    def _sources(self) -> list[dict[str, Any]]:
+        look, listener = self._injector.find, self._listener
+        return [values_of(part, look, self._lack, listener) for part in (self.init, self.call)]
 
-    def _sources(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self._found(self.init), self._found(self.call)
-
-    def _found(self, dependencies: _Dependencies) -> dict[str, Any]:
-        found = {}
-        for dependency in dependencies:
-            value = find(self._injector.find, dependency.annotation, "", self._listener)
-            if value is not MISSING:
-                found[dependency.parameter] = value
-            elif dependency.required:
-                kind = written(dependency.annotation)
-                raise HandlerSignatureError(
-                    f"nothing is provided for {dependency.parameter!r}, a {kind}; call "
-                    f"hub.dispatch.init.provide({kind}, ...) before the bus starts",
-                    handler=self._listener,
-                )
-        return found
+    def _lack(self, dependency: Dependency) -> HandlerSignatureError:
+        kind = written(dependency.annotation)
+        return HandlerSignatureError(
+            f"nothing is provided for {dependency.parameter!r}, a {kind}; call "
+            f"hub.dispatch.init.provide({kind}, ...) before the bus starts",
+            handler=self._listener,
+        )
 
 
 class Listener(NamedTuple):
