@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from evbus.engine.handling.annotations import message_name
 from evbus.engine.handling.frame import Invocation
 from evbus.engine.handling.handler import AbstractHandler
 from evbus.engine.handling.providers import Injector, Provider
-from evbus.engine.handling.signature import Values, check_response, make, read, sources
+from evbus.engine.handling.signature import check_response, make, read, sources
 
 __all__ = ["Binding", "HandlerBinding"]
 
@@ -142,7 +142,7 @@ class HandlerBinding(Binding):
         self.call, self._made, self._making = self._first, False, asyncio.Lock()
         filled = self._injector.fill_now(values)
         if filled is not None:
-            self._make(Values(*filled))
+            self._make(filled)
 
     async def prepare(self) -> None:
         """Make what the handler takes, unless that was done."""
@@ -152,13 +152,13 @@ class HandlerBinding(Binding):
             # It may have been made while this waited for the lock.
             if not self._made:
                 values = sources(self._plan, self._injector.find, self._hub)
-                self._make(Values(*[await self._injector.fill(part) for part in values]))
+                self._make([await self._injector.fill(part) for part in values])
 
     async def _first(self, message: Any) -> Any:
         await self.prepare()
         return await self.call(message)
 
-    def _make(self, values: Values) -> None:
+    def _make(self, values: Sequence[dict[str, Any]]) -> None:
         self.call, self._owner = make(self._plan, values)
         self._made = True
 
@@ -184,5 +184,5 @@ class HandlerBinding(Binding):
         return await owner.dump_events() or []
 
 
-def _providers(values: Values) -> list[Provider]:
+def _providers(values: Sequence[dict[str, Any]]) -> list[Provider]:
     return [value for part in values for value in part.values() if isinstance(value, Provider)]

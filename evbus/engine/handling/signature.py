@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from inspect import Parameter
 from typing import Any, NamedTuple
 
@@ -34,7 +34,6 @@ from evbus.errors import HandlerDoesNotExist, HandlerError, HandlerIsSync, Handl
 
 __all__ = [
     "Dependency",
-    "Values",
     "check_response",
     "dependencies_of",
     "make",
@@ -63,7 +62,7 @@ class Dependency(NamedTuple):
     known: bool
 
 
-class Values(NamedTuple):
+class _Values(NamedTuple):
     """The values for a handler besides the message, by parameter: when it is built, and in every call."""
 
     init: dict[str, Any]
@@ -191,7 +190,7 @@ def values_of(
     return found
 
 
-def sources(plan: _CallPlan, look: Callable[[Any], Any], the_hub: Any = None) -> Values:
+def sources(plan: _CallPlan, look: Callable[[Any], Any], the_hub: Any = None) -> _Values:
     """Return the value or provider of every parameter that is injected; ``Injector.fill`` makes what to make.
 
     :raises HandlerSignatureError: nothing, or more than one type, is provided for one of them.
@@ -204,7 +203,7 @@ def sources(plan: _CallPlan, look: Callable[[Any], Any], the_hub: Any = None) ->
         lack = functools.partial(pending_error, plan)
         return found | values_of(inputs.dependencies, look, lack, plan.name, plan.message)
 
-    return Values(of(plan.init) if plan.init is not None else {}, of(plan.call))
+    return _Values(of(plan.init) if plan.init is not None else {}, of(plan.call))
 
 
 def pending_error(plan: _CallPlan, dependency: Dependency) -> HandlerSignatureError:
@@ -218,16 +217,17 @@ def pending_error(plan: _CallPlan, dependency: Dependency) -> HandlerSignatureEr
     )
 
 
-def make(plan: _CallPlan, values: Values) -> tuple[Call, Any]:
+def make(plan: _CallPlan, values: Sequence[dict[str, Any]]) -> tuple[Call, Any]:
     """Build a handler's object if it is a class, and return what is called with a message, and the object.
 
     That is None of a function.
     """
+    init, call = values
     target, owner = plan.target, getattr(plan.target, "__self__", None) if plan.method else None
     if plan.init is not None:
-        owner = target(**values.init)
+        owner = target(**init)
         target = getattr(owner, plan.method)
-    rest = dict(values.call)
+    rest = dict(call)
     before = [rest.pop(name, default) for name, default in plan.before]
     last = max((index for index, (name, _) in enumerate(plan.after, 1) if name in rest), default=0)
     after = tuple(rest.pop(name, default) for name, default in plan.after[:last])

@@ -15,7 +15,7 @@ import pytest
 
 from evbus.engine.handling.annotations import message_name
 from evbus.engine.handling.providers import Factory, Injector, Singleton, name_of
-from evbus.engine.handling.signature import Values, check_response, make, pending_error, read, sources
+from evbus.engine.handling.signature import check_response, make, pending_error, read, sources
 from evbus.errors import HandlerDoesNotExist, HandlerError, HandlerIsSync, HandlerSignatureError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ ORDER = Order()
 
 def bound(plan: Any, injector: Injector) -> tuple[Any, Any]:
     values = sources(plan, injector.find, HUB)
-    return make(plan, Values(*[asyncio.run(injector.fill(part)) for part in values]))
+    return make(plan, [asyncio.run(injector.fill(part)) for part in values])
 
 
 def call(
@@ -699,9 +699,9 @@ def test_constructor_arguments_are_injected_by_annotation(handler: Any, expected
 def test_a_class_is_built_each_time_it_is_made() -> None:
     plan = read(Collects, message=Order)
     values = sources(plan, Injector().find)
-    first, second = make(plan, values), make(plan, values)
-    assert isinstance(first.owner, Collects)
-    assert first.owner is not second.owner
+    (_, first), (_, second) = make(plan, values), make(plan, values)
+    assert isinstance(first, Collects)
+    assert first is not second
     assert plan.collects
     assert not read(Half, message=Order).collects
 

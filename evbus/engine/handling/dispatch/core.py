@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from evbus.engine.handling.binding import Binding
-from evbus.engine.handling.dispatch.key_lock import KeyLock
 from evbus.engine.handling.dispatch.publish import Publish
 from evbus.engine.handling.frame import Invocation
+from evbus.engine.handling.key_lock import KeyLock
 from evbus.engine.handling.providers import Injector
 from evbus.engine.kit.failure import about
 from evbus.engine.kit.redact import one_line, problem_text

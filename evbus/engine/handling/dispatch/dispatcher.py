@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from types import TracebackType
 from typing import Any, NamedTuple
 
 from evbus.engine.handling.annotations import message_name
 from evbus.engine.handling.dispatch.core import HOLDER, Core, DispatcherState
-from evbus.engine.handling.dispatch.key_lock import held
 from evbus.engine.handling.dispatch.kinds import EventRouter, RequestRouter
 from evbus.engine.handling.dispatch.router import REMEMBERED, DispatchRouter
-from evbus.engine.handling.dispatch.signals import Signals
 from evbus.engine.handling.frame import CURRENT, Invocation
+from evbus.engine.handling.key_lock import held
 from evbus.errors import (
     DispatchError,
     DispatcherStopped,
@@ -60,6 +62,45 @@ class _Started:
         return self._dispatcher.ready().__await__()
 
 
+class _Signals:
+    """Has ``on_signal`` called in the loop for each signal, and then puts the handlers back that were there.
+
+    It does not take them from the loop (``loop.add_signal_handler``), which cannot tell what was set before.
+    """
+
+    def __init__(self, on_signal: Callable[[], None]) -> None:
+        self._on_signal = on_signal
+        self._waiting = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise DispatchError(
+                "only the main thread can wait for signals; await wait_for_shutdown there, or have another "
+                "thread stop this loop's dispatcher with asyncio.run_coroutine_threadsafe(...stop(), loop)"
+            )
+        self._waiting += 1
+        if self._waiting > 1:
+            return
+        loop = asyncio.get_running_loop()
+
+        def tell(_number: int, _frame: Any) -> None:
+            loop.call_soon_threadsafe(self._on_signal)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, tell)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._waiting -= 1
+        if not self._waiting:
+            for number, handler in self._before.items():
+                # None is what was not set by Python, and that cannot be set again.
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            self._before.clear()
+
+
 class Dispatcher:
     """Events, commands and queries in one process.
 
@@ -94,7 +135,7 @@ class Dispatcher:
         # What handlers that stop the dispatcher are handling: nobody can wait for these.
         self._stopping: list[Invocation] = []
         self._cut_short = False
-        self._signals = Signals(self._on_signal)
+        self._signals = _Signals(self._on_signal)
         self._awaiting: set[asyncio.Future[None]] = set()
         self._events = (events_router_cls or EventRouter)(self.core, "events")
         self._commands = (commands_router_cls or RequestRouter)(self.core, "commands")

@@ -13,8 +13,8 @@ from evbus.engine.handling.annotations import message_name
 from evbus.engine.handling.binding import Binding, HandlerBinding
 from evbus.engine.handling.dispatch.core import Core, DispatcherState
 from evbus.engine.handling.dispatch.fanout import Fanout
-from evbus.engine.handling.dispatch.key_lock import KeyLock, Queued, find, held, leads_back
 from evbus.engine.handling.frame import CURRENT, Invocation
+from evbus.engine.handling.key_lock import KeyLock, find, held, leads_back
 from evbus.engine.handling.pool import WorkerPool
 from evbus.engine.handling.providers import name_of
 from evbus.engine.handling.within import Limit, within
@@ -388,7 +388,7 @@ class DispatchRouter:
         else:
             self.pool.behind += 1
             lock.waiting.append(
-                Queued(partial(self._turn_comes, begin, lock), partial(self._drop, bindings, message, key))
+                (partial(self._turn_comes, begin, lock), partial(self._drop, bindings, message, key))
             )
 
     def _begin(

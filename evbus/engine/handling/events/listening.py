@@ -23,7 +23,6 @@ from evbus.engine.core.observe import Observers, Told
 from evbus.engine.core.pipeline import Around
 from evbus.engine.handling.events.batches import Batches
 from evbus.engine.handling.events.declare import EventListenerDescriptor, EventSpec, ListenerSpec
-from evbus.engine.handling.events.key_locks import KeyLocks
 from evbus.engine.handling.events.listener import Listener
 from evbus.engine.handling.events.reader import Reader
 from evbus.engine.handling.events.threads import Run, Unfinished
@@ -115,7 +114,6 @@ class Listening:
         self._workers: Workers[_Work] = Workers(
             self._way(), spec.concurrency * (spec.batch or 1), f"listener {listener.name}"
         )
-        self._keys = KeyLocks(self._workers)
         self._batches: Batches[_Work] | None = None
         self._try = self._attempt
         if spec.batch:
@@ -390,11 +388,11 @@ class Listening:
         if self._key is None:
             return await self._attempts(work)
         key = self._key(event)
-        await self._keys.acquire(key, work)
+        await self._workers.acquire(key, work)
         try:
             return await self._attempts(work)
         finally:
-            self._keys.release(key)
+            self._workers.release(key)
 
     async def _attempts(self, work: _Work) -> Any:
         work.attempts += 1
@@ -574,7 +572,7 @@ class Listening:
 
     def lost(self, origin: Origin) -> None:
         """Drop what came over something that has ended, unless the listener was called: it comes again."""
-        for work in self._withdraw(lambda work: work.delivery.origin is origin):
+        for work in self._workers.withdraw(lambda work: work.delivery.origin is origin):
             self._leave(work, _DROP)
 
     def give_back(self, *, outside: bool = False) -> None:
@@ -585,7 +583,7 @@ class Listening:
         if self._batches is not None:
             self._batches.flush()
         # The last goes first, so that a source that puts them in front has them in order.
-        for work in reversed(self._withdraw(lambda work: work.outside or not outside)):
+        for work in reversed(self._workers.withdraw(lambda work: work.outside or not outside)):
             if work.attempts:
                 self.tried[id(work.delivery.envelope)] = work.attempts
             self._leave(work, Delivery.give_back)
@@ -594,9 +592,6 @@ class Listening:
         """Let all of it go back, what is being handled as well if that is cancelled."""
         self._closing = True
         self.give_back()
-
-    def _withdraw(self, which: Callable[[_Work], bool]) -> list[_Work]:
-        return [*self._keys.withdraw(which), *self._workers.withdraw(which)]
 
     async def wait_idle(self, seconds: float) -> bool:
         """Return when nothing is left to handle, or after ``seconds``: whether it is so."""
@@ -626,7 +621,11 @@ class Listening:
 
         :param waiting: events in this process that its workers have not got yet.
         """
-        accepted, dead, queued = self._accepted + waiting, self._counts["dead"], self._queued() + waiting
+        accepted, dead, queued = (
+            self._accepted + waiting,
+            self._counts["dead"],
+            self._workers.waiting + waiting,
+        )
         threads = self.listener.threads
         return {
             "accepted": accepted,
@@ -638,12 +637,8 @@ class Listening:
             "running": self._workers.active,
             "queued": queued,
             "hanging": 0 if threads is None else threads.hanging,
-            "keys": len(self._keys),
+            "keys": len(self._workers.locks),
         }
-
-    def _queued(self) -> int:
-        """Return how many wait for a worker, or for the turn of their key."""
-        return len(self._workers) + self._keys.waiting
 
 
 async def _awaited(awaitable: Any) -> Any:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from evbus.engine.core.broker import HANDLING
+from evbus.engine.handling.key_lock import KeyLock
 from evbus.engine.handling.scheduler import SLICE, Scheduler
+from evbus.errors import InvalidPayload
 
 __all__ = ["Workers"]
 
@@ -17,10 +20,13 @@ _Job = TypeVar("_Job")
 
 
 class Workers(Scheduler[_Job]):
-    """At most ``limit`` jobs at once, some of which are done again later.
+    """At most ``limit`` jobs at once, those of one key one after another, and some of them again later.
+
+    A job that waits for its key's turn leaves its place to another, and gets that of the job before.
 
     Threads of handlers may take from the left of ``ready``.
 
+    :ivar locks: those of keys that are held.
     :ivar handle: does a job, and perhaps some of those that wait behind it; returns how many, None for one.
         It lets nothing out but what ends the program, and the worker's cancellation.
     """
@@ -28,6 +34,9 @@ class Workers(Scheduler[_Job]):
     def __init__(self, handle: Callable[[_Job], Awaitable[int | None]], limit: int, name: str) -> None:
         super().__init__(name, limit, copy_context())
         self.handle = handle
+        self.locks: dict[Any, KeyLock] = {}
+        # The turns that are waited for, and with which job.
+        self._turns: dict[asyncio.Future[None], _Job | None] = {}
         self._later: dict[_Job, asyncio.TimerHandle] = {}
         self._idle: asyncio.Future[None] | None = None
 
@@ -101,10 +110,57 @@ class Workers(Scheduler[_Job]):
         if self._idle is not None and self.idle and not self._idle.done():
             self._idle.set_result(None)
 
+    @property
+    def waiting(self) -> int:
+        """The number of jobs that wait for a place, or for the turn of their key."""
+        return len(self.ready) + len(self._turns)
+
+    async def acquire(self, key: Any, job: _Job | None = None) -> None:
+        """Take the lock of a key, when it is its turn; :meth:`release` gives it up.
+
+        :param job: what :meth:`withdraw` calls it; it waits no longer then, as if it had been cancelled.
+        :raises InvalidPayload: it cannot be a key.
+        """
+        try:
+            lock = self.locks.get(key)
+        except TypeError:
+            raise InvalidPayload(
+                f"the key of a listener is something hashable, such as a string, and no {type(key).__name__}"
+            ) from None
+        if lock is None:
+            KeyLock(self.locks, key)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        lock.waiting.append((functools.partial(self._begin_turn, turn), turn.cancel))
+        self._turns[turn] = job
+        self.leave()
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                lock.release()
+            else:
+                self.take()
+            raise
+        finally:
+            self._turns.pop(turn, None)
+
+    def _begin_turn(self, turn: asyncio.Future[None]) -> bool:
+        if turn.done():
+            return False
+        del self._turns[turn]
+        self.take()
+        turn.set_result(None)
+        return True
+
+    def release(self, key: Any) -> None:
+        """Give the lock of a key to the next that waits for it."""
+        self.locks[key].release()
+
     def withdraw(self, which: Callable[[_Job], bool] = lambda job: True) -> list[_Job]:
         """Return the jobs that were not begun, and forget them."""
-        again = [job for job in self._later if which(job)]
-        for job in again:
+        found = [job for job in self._later if which(job)]
+        for job in found:
             self._later.pop(job).cancel()
         # From the end: what threads take meanwhile comes before it.
         jobs: list[_Job] = []
@@ -112,10 +168,18 @@ class Workers(Scheduler[_Job]):
             while True:
                 jobs.append(self.ready.pop())
         jobs.reverse()
-        found = again + [job for job in jobs if which(job)]
+        found += [job for job in jobs if which(job)]
         self.ready.extend([job for job in jobs if not which(job)])
+        waiting = [
+            (turn, job)
+            for turn, job in self._turns.items()
+            if not turn.done() and job is not None and which(job)
+        ]
+        for turn, _ in waiting:
+            turn.cancel()
+            del self._turns[turn]
         self._tell_idle()
-        return found
+        return [job for _, job in waiting] + found
 
     async def wait_idle(self, seconds: float) -> bool:
         """Return when nothing waits and nothing is being done, or after ``seconds``: whether it is so."""

@@ -1,29 +1,23 @@
-"""Locks of keys: messages with the same key are handled one after another."""
+"""Locks of keys: what has the same key is handled one after another."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple
+from typing import Any
 
-__all__ = ["Hold", "KeyLock", "Queued", "find", "held", "leads_back"]
+__all__ = ["KeyLock", "find", "held", "leads_back"]
 
 _Turn = asyncio.Future[None]
 
 
-class Queued(NamedTuple):
-    """A message that nobody waits for.
-
-    :ivar begin: called when it is its turn.
-    :ivar drop: called when it will never have one.
-    """
-
-    begin: Callable[[], None]
-    drop: Callable[[], None]
+#: What comes next though no caller waits. The first is called when it is its turn, which it refuses by
+#: returning False; the second when it will never have one.
+_Queued = tuple[Callable[[], object], Callable[[], object]]
 
 
-class Hold:
+class _Hold:
     """The turn of one message: it holds the lock of its key.
 
     :ivar waits: the locks that its handler waits for at present.
@@ -47,8 +41,8 @@ class KeyLock:
 
     def __init__(self, locks: dict[Any, KeyLock], key: Any) -> None:
         self.key = key
-        self.hold = Hold()
-        self.waiting: deque[_Turn | Queued] = deque()
+        self.hold = _Hold()
+        self.waiting: deque[_Turn | _Queued] = deque()
         self.of = locks
         locks[key] = self
 
@@ -59,12 +53,12 @@ class KeyLock:
             if isinstance(upcoming, asyncio.Future):
                 if upcoming.done():
                     continue  # its caller was cancelled
-                self.hold = Hold()
+                self.hold = _Hold()
                 upcoming.set_result(None)
-            else:
-                self.hold = Hold()
-                upcoming.begin()
-            return
+                return
+            self.hold = _Hold()
+            if upcoming[0]() is not False:
+                return
         del self.of[self.key]
 
     async def acquire(self) -> None:
@@ -83,7 +77,7 @@ class KeyLock:
         while self.waiting:
             waiting = self.waiting.popleft()
             if not isinstance(waiting, asyncio.Future):
-                waiting.drop()
+                waiting[1]()
             elif not waiting.done():
                 waiting.set_exception(problem())
 
@@ -101,7 +95,7 @@ def find(locks: dict[Any, KeyLock], key: Any) -> KeyLock | None:
         ) from None
 
 
-def held(holds: Any) -> Generator[Hold, None, None]:
+def held(holds: Any) -> Generator[_Hold, None, None]:
     """Return the holds of a chain: ``(hold, holds above)`` or None."""
     while holds is not None:
         yield holds[0]

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.handling.dispatch.key_lock import Hold, KeyLock, Queued, find, held, leads_back
+from evbus.engine.handling.key_lock import KeyLock, find, held, leads_back
 from evbus.errors import DispatcherStopped
 from tests.dispatch.rig import caught, turns, within
 
 
-def chain(*holds: Hold) -> Any:
+def chain(*holds: Any) -> Any:
     """Return the chain of holds whose innermost is the last."""
     found = None
     for hold in holds:
@@ -53,7 +53,7 @@ def test_turns_come_in_order_to_callers_and_to_messages() -> None:
 
         first = asyncio.ensure_future(caller("first"))
         await turns(1)
-        lock.waiting.append(Queued(begin, lambda: None))
+        lock.waiting.append((begin, lambda: None))
         last = asyncio.ensure_future(caller("last"))
         await turns(1)
         lock.release()
@@ -90,7 +90,7 @@ def test_what_waits_is_dropped_each_with_an_error_of_its_own() -> None:
         lock, dropped = KeyLock(locks, "k"), []
         callers = [asyncio.ensure_future(lock.acquire()) for _ in range(3)]
         await turns(1)
-        lock.waiting.append(Queued(lambda: None, lambda: dropped.append(1)))
+        lock.waiting.append((lambda: None, lambda: dropped.append(1)))
         callers[0].cancel()
         lock.drop(DispatcherStopped)
         problems = [await caught(caller) for caller in callers]
