@@ -172,7 +172,7 @@ def test_a_compiler_that_apt_get_cannot_install_is_said(machine: Machine, python
     assert "apt-get could not install them" in done.stderr
 
 
-# RabbitMQ 4
+# What is newer than this system
 
 # What apt-get makes of sources that name three archives.
 SOURCES = """#!/bin/sh
@@ -207,17 +207,35 @@ def test_rabbitmq_4_is_not_fetched_where_it_cannot_run(machine: Machine) -> None
     assert "RabbitMQ 4.3 is fetched by apt-get" in done.stderr
 
 
-def test_a_version_that_nobody_packs_is_refused(machine: Machine) -> None:
-    done = machine.run("rabbitmq", "5.0", machine.root)
-    assert done.returncode == 1
-    assert "a RabbitMQ 4.0 and a 4.3 to be had, not 5.0" in done.stderr
+def test_the_command_of_a_python_that_is_there_is_printed(machine: Machine) -> None:
+    (machine.root / "complete").touch()
+    done = machine.run("python", "3.14", machine.root)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{machine.root}/root/usr/bin/python3.14\n", "")
+    assert machine.calls() == []
 
 
-def test_rabbitmq_4_comes_from_an_archive_that_the_sources_of_apt_name(debian: Machine) -> None:
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("rabbitmq", "there is a RabbitMQ 4.0 and a 4.3 to be had, not 5.0"),
+        ("python", "there is a Python 3.14 to be had, not 5.0"),
+    ],
+)
+def test_a_version_that_nobody_packs_is_refused(machine: Machine, script: str, reason: str) -> None:
+    done = machine.run(script, "5.0", machine.root)
+    assert (done.returncode, done.stderr) == (1, f"{reason}\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "version", "what"), [("rabbitmq", "4.3", "RabbitMQ 4.3"), ("python", "3.14", "Python 3.14")]
+)
+def test_what_is_newer_comes_from_an_archive_that_the_sources_of_apt_name(
+    debian: Machine, script: str, version: str, what: str
+) -> None:
     debian.command("apt-get", SOURCES)
-    done = debian.run("rabbitmq", "4.3", debian.root)
+    done = debian.run(script, version, debian.root)
     assert done.returncode == 1
-    assert "RabbitMQ 4.3 could not be fetched from Debian (forky sid): see above" in done.stderr
+    assert f"{what} could not be fetched from Debian (forky sid): see above" in done.stderr
     asked = [call.split("] ")[1] for call in debian.calls()]
     assert asked == [
         f"{archive} {suite} main"
