@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 #: What is imported when it is first used: other people's packages, what is slow of Python's own, and the
 #: engines of what most programs do not use.
 LATER = (
-    *("aiohttp", "aiormq", "backports.zstd", "compression", "opentelemetry", "pamqp", "proton", "pydantic"),
+    *("aiohttp", "aiormq", "backports.zstd", "opentelemetry", "pamqp", "proton", "pydantic"),
     *("stomp", "uvloop", "yarl", "email", "fractions", "http", "multiprocessing", "unittest", "xml"),
     *("evbus.engine.cli", "evbus.engine.client", "evbus.engine.describe", "evbus.testing"),
     *(f"evbus.engine.stages.{name}" for name in ("compress", "keys", "sign", "trace")),
