@@ -30,7 +30,7 @@ WAY = [
     ("ingress/amqp.py", "publish_batch", "the plugin (there is one for each message system)"),
     ("engine/wire/amqp/publish.py", "Publisher.publish", "writes frames, awaits confirms"),
     ("egress/amqp.py", "consume", "the plugin of the way back"),
-    ("engine/wire/amqp/consume.py", "Consumer.deliveries", "reads frames, for ever"),
+    ("engine/wire/base/consume.py", "BrokerConsumer.arrival", "waits for deliveries, for ever"),
     ("engine/handling/events/consumer.py", "EventConsumer.start", "pumps deliveries to one listener"),
     ("engine/handling/events/listening.py", "Listening.take_all", "handles, tries again, settles"),
     ("engine/handling/events/workers.py", "Workers.submit_all", "so many at once, in order"),

@@ -23,3 +23,36 @@ async def open_(hub, ctx, role="lanes"):
 async def close_(hub, connection):
     """Give up the use of a connection; the last one that does closes it."""
     await hub.connection.init.release(connection)
+
+
+async def client(hub, profile, contexts=None, timeout=30.0):
+    """Return the connection of a profile as an ``aio_pika.Connection`` that heals, for plugins of one's own.
+
+    It is the connection of the profile's lanes. A channel ends when it is lost, and one that is opened later
+    waits until it is restored. Close it when it is needed no more; the end of the bus does so, too.
+
+    :param profile: the profile's name, or ``provider.name`` when several providers have one of that name.
+    :param contexts: the profiles; default: those that the bus was started with.
+    :param timeout: seconds to wait for the connection at most.
+    :raises ConfigError: there is no such profile, or it is none of RabbitMQ; no bus was started, and no
+        ``contexts`` are given.
+    :raises ConnectFailed: the first attempt failed, and the profile does not say ``first_connect: wait``.
+    :raises Unavailable: there is no connection after ``timeout`` seconds; says why.
+    """
+    from evbus.engine.wire.amqp import healed as _healed
+
+    ctx = hub.connection.init.context("amqp", profile, contexts)
+    connection = await hub.connection.amqp.open(ctx)
+
+    async def release():
+        hub.connection.CLIENTS.discard(made)
+        await hub.connection.amqp.close(connection)
+
+    made = _healed.HealedConnection(connection, release)
+    hub.connection.CLIENTS.add(made)
+    try:
+        await made.connect(timeout)
+    except BaseException:
+        await made.close()
+        raise
+    return made

@@ -4,8 +4,6 @@ The keys of a profile are documented at :class:`evbus.engine.wire.amqp.profile.P
 subscription consumes from at :func:`evbus.engine.wire.amqp.consume.source_of`.
 """
 
-import contextlib
-
 from evbus.engine.wire.amqp import profile as _profile
 
 
@@ -27,9 +25,9 @@ async def consume(hub, ctx, subscription):
 
     connection = await hub.connection.amqp.open(ctx, "consumers")
     try:
-        consumer = _consume.Consumer(connection, ctx.profile, ctx.name, subscription)
-        async with contextlib.aclosing(consumer.deliveries()) as deliveries:
-            async for delivery in deliveries:
-                yield delivery
+        async with _consume.Consumer(connection, ctx.profile, ctx.name, subscription) as consumer:
+            while await consumer.arrival():
+                while consumer.waiting:
+                    yield consumer.waiting.popleft()
     finally:
         await hub.connection.amqp.close(connection)

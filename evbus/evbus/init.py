@@ -197,7 +197,9 @@ async def stop(hub, steady=False):
     hub.evbus.ENGINE.patience((lambda: _delivered(hub)) if steady else None)
     for room in reversed(hub.evbus.COMPANIONS):
         await hub[room].init.stop()
-    return await hub.evbus.ENGINE.stop()
+    report = await hub.evbus.ENGINE.stop()
+    await hub.connection.init.stop()
+    return report
 
 
 def record_undelivered(hub, blocked):

@@ -101,15 +101,18 @@ class Kit:
 
     @asynccontextmanager
     async def consuming(
-        self, hub: Any, wanted: Subscription | None = None, **data: Any
+        self, hub: Any, wanted: Subscription | None = None, *, seconds: float | None = WAIT, **data: Any
     ) -> AsyncIterator[Following]:
-        """Yield a function that returns the next delivery of the plugin's own generator, which POP hides."""
+        """Yield a function that returns the next delivery of the plugin's own generator, which POP hides.
+
+        It waits for so many seconds.
+        """
         plugin = getattr(hub.egress, self.provider)
         made = plugin.consume.func(hub, self.context(**data), wanted or Subscription())
         async with aclosing(made) as deliveries:
 
             async def following() -> Delivery:
-                found: Delivery = await asyncio.wait_for(anext(deliveries), WAIT)
+                found: Delivery = await asyncio.wait_for(anext(deliveries), seconds)
                 return found
 
             yield following

@@ -8,6 +8,8 @@
 ``async def close(hub, connection)``
     Gives up the use of a connection; the last one that does ends it.
 
+``hub.connection.amqp.client(profile)`` hands out the connection of a profile as one of aio-pika.
+
 What the connection is doing is told by ``hub.connection.init.states()`` and under ``connections`` in
 ``hub.evbus.stats.snapshot()``.
 """

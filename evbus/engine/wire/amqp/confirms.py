@@ -18,7 +18,7 @@ from evbus.engine.wire.amqp import frames
 from evbus.errors import DeliveryError, Rejected
 from evbus.types import SharedHeaders
 
-__all__ = ["PENDING", "Batch", "Confirms", "Sent", "read_return"]
+__all__ = ["PENDING", "Batch", "Confirms", "Outcome", "Sent", "read_return"]
 
 _TAG = struct.Struct(">QB")
 _CONTENT = struct.Struct(">HHQ")
@@ -41,17 +41,19 @@ class Batch:
     """Publishes with consecutive numbers.
 
     :ivar outcomes: one for each: None (confirmed), why not, or ``PENDING``.
-    :ivar done: set once none of them is pending.
+    :ivar done: these, once none of them is pending.
+    :ivar awaited: whether somebody waits for it, and is told when nothing is confirmed for too long.
     """
 
-    __slots__ = ("_low", "done", "first", "left", "outcomes", "sent")
+    __slots__ = ("_low", "awaited", "done", "first", "left", "outcomes", "sent")
 
-    def __init__(self, first: int, sent: list[Sent], done: asyncio.Future[None]) -> None:
+    def __init__(self, first: int, sent: list[Sent], done: asyncio.Future[list[Outcome]]) -> None:
         self.first = first
         self.sent = sent
         self.outcomes: list[Outcome] = [PENDING] * len(sent)
         self.left = len(sent)
         self.done = done
+        self.awaited = False
         self._low = 0
 
     def settle(self, tag: int, refused: Callable[[], Exception] | None, *, multiple: bool) -> None:
@@ -66,7 +68,7 @@ class Batch:
     def look(self) -> None:
         """Wake the waiter when no event is left."""
         if not self.left and not self.done.done():
-            self.done.set_result(None)
+            self.done.set_result(self.outcomes)
 
     def _settle_up_to(self, index: int, refused: Callable[[], Exception] | None) -> None:
         outcomes, low = self.outcomes, self._low
@@ -87,8 +89,9 @@ class Batch:
             self.left -= 1
 
     def renew(self) -> None:
-        """Let the batch be waited for again, after somebody who waited was cancelled or gave up."""
-        if self.left and self.done.done():
+        """Let the batch be waited for again, after who waited for it was cancelled or gave up."""
+        self.awaited = False
+        if self.left:
             self.done = asyncio.get_running_loop().create_future()
 
     def fail(self, problem: BaseException) -> None:
@@ -110,15 +113,12 @@ def read_return(payload: bytes) -> tuple[int, str, str, str]:
     return code, text, exchange, routing_key
 
 
-class _SilentError(Exception):
-    """Nothing was confirmed for too long."""
-
-
 class Confirms:
     """The publishes of one channel; a :class:`evbus.engine.wire.amqp.transport.Sink`.
 
     :param refused: makes the outcome of a ``basic.nack``.
     :param unroutable: makes the outcome of a return, of its code, text, exchange and routing key.
+    :param silent: makes the error of those who wait when nothing was confirmed for ``patience`` seconds.
     :param on_end: told why no more confirms will come: the code and text of ``channel.close``, or 0 and why
         the connection was lost. Returns the outcome of what is pending.
     """
@@ -128,15 +128,19 @@ class Confirms:
         refused: Callable[[], Exception],
         unroutable: Callable[[int, str, str, str], Rejected],
         on_end: Callable[[int, str], Exception],
+        silent: Callable[[], Exception],
+        patience: float,
     ) -> None:
         self.ended: Exception | None = None
         self.progress = 0
         self._refused = refused
         self._unroutable = unroutable
         self._on_end = on_end
+        self._silent = silent
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
         self._next = 1
         self._batches: deque[Batch] = deque()
-        self._waited: set[Batch] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._returning: Rejected | None = None
         self._returned = ("", b"")
@@ -155,41 +159,31 @@ class Confirms:
 
     def add(self, sent: list[Sent]) -> Batch:
         """Note what is about to be written, in this order."""
-        batch = Batch(self._next, sent, asyncio.get_running_loop().create_future())
+        batch = Batch(self._next, sent, self._loop.create_future())
         self._next += len(sent)
         self._batches.append(batch)
         return batch
 
-    async def answered(self, batch: Batch, patience: float) -> bool:
-        """Return True once the batch is done, False when nothing was confirmed for ``patience`` seconds.
+    def watch(self, batch: Batch) -> None:
+        """Let who waits for a batch be told when nothing is confirmed for too long.
 
-        For whoever has written the batch: nobody else may wait for it meanwhile. One timer for the channel
-        costs less than one for each batch.
+        One timer for the channel costs less than one for each batch.
         """
+        batch.awaited = True
         if self._timer is None:
-            self._look_later(patience)
-        self._waited.add(batch)
-        try:
-            await batch.done
-        except _SilentError:
-            return False
-        finally:
-            self._waited.discard(batch)
-            batch.renew()
-        return True
+            self._look_later()
 
-    def _look_later(self, patience: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(patience, self._look, self.progress, patience)
+    def _look_later(self) -> None:
+        self._timer = self._loop.call_later(self._patience, self._look, self.progress)
 
-    def _look(self, progress: int, patience: float) -> None:
+    def _look(self, progress: int) -> None:
         self._timer = None
-        waited = [batch for batch in self._waited if not batch.done.done()]
+        awaited = [batch for batch in self._batches if batch.awaited and not batch.done.done()]
         if self.progress == progress:
-            for batch in waited:
-                batch.done.set_exception(_SilentError())
-        elif waited:
-            self._look_later(patience)
+            for batch in awaited:
+                batch.done.set_exception(self._silent())
+        elif awaited:
+            self._look_later()
 
     def lost(self, reason: str) -> None:
         """The connection is gone: what is pending may have arrived or not."""
@@ -235,7 +229,7 @@ class Confirms:
                     yield sent
 
     def frame(self, kind: int, method: int, payload: bytes) -> bool:
-        """Take a confirm or a part of a return; everything else is aiormq's."""
+        """Take a confirm or a part of a return; everything else is aio-pika's."""
         if method in (frames.ACK, frames.NACK):
             tag, bits = _TAG.unpack_from(payload, 4)
             self._settle(tag, None if method == frames.ACK else self._refused, multiple=bool(bits & 1))

@@ -1,4 +1,7 @@
-"""Connect to an AMQP 0-9-1 broker. The handshake and the channels are aiormq's, the transport is ours."""
+"""Connect to an AMQP 0-9-1 broker: handshake, channels, declarations are aio-pika's, the transport is ours.
+
+What lies below aio-pika, aiormq, is used in this file only.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,19 @@ import os
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
-import aiormq
-import aiormq.abc
-from aiormq.connection import TransportFactory
+import aio_pika
+import aiormq.connection
+import aiormq.exceptions
+from aio_pika.abc import AbstractChannel, UnderlayConnection
 from yarl import URL
 
 from evbus.engine.kit.redact import one_line, said
 from evbus.engine.kit.waiting import call
 from evbus.engine.wire.amqp.profile import Profile
-from evbus.engine.wire.amqp.transport import Wire
+from evbus.engine.wire.amqp.transport import Sink, Wire
 from evbus.engine.wire.base.address import Address
 from evbus.engine.wire.base.dial import (
     TLS_ALERT,
@@ -37,7 +41,7 @@ from evbus.engine.wire.base.supervisor import Connection
 from evbus.errors import DeliveryTimeout, Unavailable
 from evbus.version import version
 
-__all__ = ["AmqpSession", "connection"]
+__all__ = ["AmqpSession", "Name", "Refused", "connection", "never"]
 
 log = logging.getLogger("evbus.connection")
 
@@ -46,6 +50,15 @@ _OURS: ContextVar[bool] = ContextVar("evbus_amqp", default=False)
 
 #: Seconds that a channel may take to open, and each step of a topology.
 RPC_TIMEOUT = 10.0
+#: Bytes of a short string (section 4.2.5.3), which names of queues and exchanges are.
+LONGEST_NAME = 255
+#: What the broker has closed a channel with (section 1.2).
+_CODES = {
+    aiormq.exceptions.ChannelAccessRefused: 403,
+    aiormq.exceptions.ChannelNotFoundEntity: 404,
+    aiormq.exceptions.ChannelLockedResource: 405,
+    aiormq.exceptions.ChannelPreconditionFailed: 406,
+}
 
 
 def _not_ours(record: logging.LogRecord) -> bool:
@@ -57,7 +70,50 @@ for _name in ("aiormq.connection", "aiormq.channel"):
     logging.getLogger(_name).addFilter(_not_ours)
 
 
-class _AmqpTransport(TransportFactory):
+class Refused(Unavailable):
+    """The broker refuses what was to be done on a channel, and has closed that.
+
+    :ivar code: its reply code (section 1.2), 0 when it is another than 403 to 406.
+    :ivar text: what it says.
+    """
+
+    def __init__(self, code: int, text: str, said: str = "") -> None:
+        super().__init__(said or text)
+        self.code = code
+        self.text = text
+
+
+class Name(str):
+    """A name of a queue or an exchange: any UTF-8 of 255 bytes, as AMQP and the brokers have it.
+
+    aio-pika takes letters of ASCII and few signs only. It looks at the characters of a text, of which this
+    has none, and writes what :meth:`encode` returns.
+
+    :raises ValueError: it is longer.
+    """
+
+    __slots__ = ("_name",)
+    _name: str
+
+    def __new__(cls, name: str) -> Self:  # noqa: D102 - documented with the class
+        if len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
+            raise ValueError(f"it has more than {LONGEST_NAME} bytes of UTF-8")
+        made = super().__new__(cls)
+        made._name = name
+        return made
+
+    def __str__(self) -> str:
+        return self
+
+    def __bool__(self) -> bool:
+        return bool(self._name)
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        """Return the bytes of the name."""
+        return self._name.encode(encoding, errors)
+
+
+class _Transport(aiormq.connection.TransportFactory):
     """Brings aiormq the transport that :class:`Wire` watches."""
 
     def __init__(self, way: Way) -> None:
@@ -70,25 +126,37 @@ class _AmqpTransport(TransportFactory):
         return self.wire.reader, asyncio.StreamWriter(transport, self.wire, self.wire.reader, loop)
 
 
+class _Link(aio_pika.Connection):
+    """A connection of aio-pika that is closed by its session, and not by whoever collects garbage."""
+
+    def __del__(self) -> None:
+        pass
+
+
 class AmqpSession:
     """A connection as long as it lives.
 
     :ivar wire: its transport, for what is written and read by the thousand.
+    :ivar transport: what aio-pika opens channels on.
     :ivar server: the version of the broker, such as ``(4, 0, 5)``; empty when it is no RabbitMQ.
     :ivar told: warnings about what is declared on it, each of which is given once.
     :ivar lost: see :class:`evbus.engine.wire.base.supervisor.LiveSession`.
     """
 
-    def __init__(self, link: aiormq.abc.AbstractConnection, wire: Wire, heartbeat: float) -> None:
+    def __init__(self, link: aio_pika.Connection, wire: Wire, heartbeat: float) -> None:
+        assert link.transport is not None
         self.wire = wire
         self.lost = wire.lost
-        self.frame_max: int = link.connection_tune.frame_max or 2**31
-        self.server = _version(link.server_properties)
+        self.transport: UnderlayConnection = link.transport
+        tune, properties = _negotiated(link.transport)
+        self.frame_max: int = tune.frame_max or 2**31
+        self.server = _version(properties)
         self.told: set[str] = set()
         self._link = link
         self._heartbeat = heartbeat
         self._watch = None if not heartbeat else self._later(heartbeat)
         self._probing: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def blocked(self) -> str:
@@ -138,35 +206,59 @@ class AmqpSession:
         finally:
             opening.cancel()
 
-    async def channel(self) -> aiormq.abc.AbstractChannel:
-        """Open a channel without confirms, which aiormq would count itself.
+    async def channel(self, *, confirms: bool = False) -> AbstractChannel:
+        """Open a channel.
 
+        :param confirms: let the broker confirm what is published on it; they are counted by who attaches.
         :raises Unavailable: the connection is lost.
         """
         if self.lost.done():
             raise Unavailable(f"the connection is lost: {self.lost.result()}")
-        channel = await self.rpc(self._new_channel())
-        assert isinstance(channel, aiormq.abc.AbstractChannel)
-        return channel
+        found: AbstractChannel = await self.rpc(self._new_channel(confirms=confirms))
+        return found
 
-    async def _new_channel(self) -> aiormq.abc.AbstractChannel:
+    async def _new_channel(self, *, confirms: bool = False) -> AbstractChannel:
         # What happens to it is told by evbus, and what aiormq logs of it is let through nowhere.
         token = _OURS.set(True)
         try:
-            return await self._link.channel(publisher_confirms=False)
+            channel = self._link.channel(publisher_confirms=confirms)
+            await channel.initialize()
         finally:
             _OURS.reset(token)
+        self.wire.opened(channel.number)
+        return channel
 
-    async def rpc(self, call_of_aiormq: Any) -> Any:
-        """Await what aiormq does on a channel, for at most ten seconds.
+    async def leave(self, channel: AbstractChannel, sink: Sink | None = None) -> None:
+        """Close a channel, unless the broker has, and hand its frames to ``sink`` no more.
 
+        Cancelled, that still goes on: a broker ends the connection when a channel is closed twice.
+        """
+        closing = asyncio.ensure_future(self._close(channel, sink))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        await asyncio.wait({closing})
+
+    async def _close(self, channel: AbstractChannel, sink: Sink | None) -> None:
+        try:
+            if not self.lost.done() and not channel.is_closed and not self.wire.is_closed(channel.number):
+                await self.rpc(channel.close())
+        except Exception as exc:
+            log.debug("closing a channel failed: %s", one_line(exc))
+        finally:
+            if sink is not None:
+                self.wire.detach(channel.number, sink)
+
+    async def rpc(self, call_of_aio_pika: Any) -> Any:
+        """Await what aio-pika does on a channel, for at most ten seconds.
+
+        :raises Refused: the broker has closed the channel.
         :raises Unavailable: it took longer, or the connection is lost meanwhile.
         """
         # What aiormq logs of it is known by the context, also that of the tasks that it begins for a channel.
         ours = _OURS.set(True)
         cancels = _cancels()
         try:
-            answer = await call(_coroutine(call_of_aiormq), RPC_TIMEOUT)
+            answer = await call(_coroutine(call_of_aio_pika), RPC_TIMEOUT)
         except DeliveryTimeout as exc:
             self.probe(RPC_TIMEOUT)
             raise Unavailable(f"the broker did not answer within {RPC_TIMEOUT:g} s") from exc
@@ -176,9 +268,14 @@ class AmqpSession:
                 raise asyncio.CancelledError from exc
             if self.lost.done():
                 raise Unavailable(f"the connection is lost: {self.lost.result()}") from exc
-            if self._link.is_closed:
+            if self.transport.connection.is_closed:
                 # Its transport is about to follow: an error of the client library is no fault of the call.
                 raise Unavailable(f"the connection is being closed: {one_line(exc)}") from exc
+            if isinstance(exc, aio_pika.exceptions.AMQPChannelError):
+                text = one_line(exc.args[0] if exc.args else exc)
+                raise Refused(
+                    next((code for kind, code in _CODES.items() if isinstance(exc, kind)), 0), text
+                ) from exc
             raise
         finally:
             _OURS.reset(ours)
@@ -188,10 +285,14 @@ class AmqpSession:
 
     async def close(self) -> None:
         """Close the connection as the protocol wants it (section 2.2.4)."""
+        if self._closing:
+            await asyncio.wait(self._closing)
         self._end_tasks()
         await self._link.close()
 
     def _end_tasks(self) -> None:
+        for closing in self._closing:
+            closing.cancel()
         if self._watch is not None:
             self._watch.cancel()
         # One that finds the connection silent ends it, and so itself.
@@ -211,6 +312,12 @@ def _cancels() -> int:
     return 0 if task is None else task.cancelling()
 
 
+def _negotiated(transport: UnderlayConnection) -> tuple[Any, Mapping[str, Any]]:
+    """Return what was agreed upon in the handshake, and what the broker says of itself."""
+    link = transport.connection
+    return link.connection_tune, link.server_properties
+
+
 def _version(properties: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the version that RabbitMQ shows with its ``connection.start`` (section 1.4.2.1)."""
     product, said = (_text(properties.get(key, "")) for key in ("product", "version"))
@@ -220,6 +327,10 @@ def _version(properties: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, (bytes, bytearray)) else str(value)
+
+
+async def never(_: Any) -> None:
+    """Stand for a consumer of aio-pika whose deliveries :class:`Wire` hands to a sink."""
 
 
 async def _coroutine(awaitable: Any) -> Any:
@@ -239,7 +350,7 @@ def connection(
 
 async def _dial(profile: Profile, name: str, way: Way) -> AmqpSession:
     _OURS.set(True)
-    transport, address = _AmqpTransport(way), profile.where()
+    transport, address = _Transport(way), profile.where()
     wire = transport.wire
     url = URL(
         f"amqp://{quote(address.login, safe='')}:{quote(address.password, safe='')}@{_bracketed(way.host)}"
@@ -248,9 +359,8 @@ async def _dial(profile: Profile, name: str, way: Way) -> AmqpSession:
         encoded=True,
     )
     properties = {"product": "evbus", "version": version, "connection_name": f"evbus {name} ({os.getpid()})"}
-    made = aiormq.connect(
-        url, transport_factory=transport, client_properties={**properties, **profile.client_properties}
-    )
+    link = _Link(url, client_properties={**properties, **profile.client_properties})
+    link.kwargs["transport_factory"] = transport
 
     def abort() -> None:
         wire.end("it was never opened")
@@ -259,7 +369,7 @@ async def _dial(profile: Profile, name: str, way: Way) -> AmqpSession:
     def why(problem: Exception) -> str:
         return f"{way}: {_why(problem, wire, address, profile)}"
 
-    link = await attempt(_coroutine(made), profile.connect_timeout, abort, why)
+    await attempt(link.connect(), profile.connect_timeout, abort, why)
     return AmqpSession(link, wire, _whole(profile.heartbeat))
 
 
@@ -293,7 +403,7 @@ def _silent(problem: Exception, wire: Wire, address: Address, profile: Profile) 
     if isinstance(problem, DeliveryTimeout):
         hint = "; is this the port of an AMQP broker?" if wire.connections_made else ""
         return f"no answer within {profile.connect_timeout:g} s (connect_timeout){hint}"
-    if isinstance(problem, aiormq.exceptions.AuthenticationError):
+    if isinstance(problem, aio_pika.exceptions.AuthenticationError):
         by = "certificate" if profile.auth == "external" else "password"
         return f"the broker offers no login by {by} (auth: {profile.auth})"
     if wire.connections_made and not wire.heard:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import aiormq.abc
 import msgspec
-from aiormq.exceptions import ChannelPreconditionFailed
-from pamqp.commands import Basic
+from aio_pika.abc import AbstractChannel
 
-from evbus.engine.kit.backoff import backoff
-from evbus.engine.kit.redact import one_line
 from evbus.engine.kit.topics import check_template, is_pattern
-from evbus.engine.wire.amqp.connect import AmqpSession
-from evbus.engine.wire.amqp.frames import method
+from evbus.engine.wire.amqp import frames
+from evbus.engine.wire.amqp.connect import AmqpSession, Name, Refused, never
 from evbus.engine.wire.amqp.intake import CONSUMER_TAG, Intake
 from evbus.engine.wire.amqp.profile import Binding, ExchangeDeclaration, Profile, QueueDeclaration
 from evbus.engine.wire.amqp.topology import (
+    PRECONDITION_FAILED,
     STANDARD,
     TOPIC,
     check_topic,
@@ -29,10 +23,10 @@ from evbus.engine.wire.amqp.topology import (
     declare_queue,
     not_topic,
 )
-from evbus.engine.wire.base.breaks import BREAKS, Breaks
+from evbus.engine.wire.base.consume import BrokerConsumer
 from evbus.engine.wire.base.supervisor import Connection
-from evbus.errors import ConnectFailed, ProfileError, Unavailable
-from evbus.types import Delivery, Subscription
+from evbus.errors import DeliveryError, ProfileError, Unavailable
+from evbus.types import Subscription
 
 __all__ = ["Consumer", "QueueSource", "source_of"]
 
@@ -54,14 +48,6 @@ class QueueSource(NamedTuple):
     bind: list[Binding]
     passive: bool = False
     own: bool = False
-
-
-class _Subscribed(NamedTuple):
-    """A consumer's channel on the connection that there is at present."""
-
-    session: AmqpSession
-    intake: Intake
-    link: aiormq.abc.AbstractChannel
 
 
 def source_of(profile: Profile, subscription: Subscription) -> QueueSource:
@@ -130,140 +116,73 @@ def _check_topic(profile: Profile) -> None:
         raise ProfileError(not_topic(profile.exchange_name(), kind), path="exchange")
 
 
-class Consumer:
-    """One subscription, for as long as somebody iterates over :meth:`deliveries`."""
+class Consumer(BrokerConsumer[AmqpSession]):
+    """One subscription to a queue.
+
+    :param name: the name of the profile, which the envelopes carry.
+    """
 
     def __init__(
         self, connection: Connection[AmqpSession], profile: Profile, name: str, subscription: Subscription
     ) -> None:
-        self.connection = connection
+        super().__init__(connection, subscription, profile.reconnect, log)
         self._profile = profile
         self._profile_name = name
         try:
             self._source = source_of(profile, subscription)
         except ProfileError as exc:
             raise ProfileError(f"{connection.name}: {exc.reason}", path=exc.path) from None
-        self._pattern = is_pattern(subscription.name)
-        self._on_ready = subscription.ready
-        self._prefetch = subscription.prefetch_for(profile.prefetch)
+        self._name = self._source.queue.name
+        self.place = repr(self._name)
+        self._link: AbstractChannel | None = None
+        self._intake: Intake | None = None
         self._next: int | None = None
         # A queue that was named only may be a stream or not; its messages tell, unless they are strange.
         self._resumes = True
-        self._started = False
-        self._failures = 0
-        self._breaks = Breaks()
 
-    def __repr__(self) -> str:
-        return f"<Consumer {self.connection.name} {self._source.queue.name!r}>"
-
-    async def deliveries(self) -> AsyncGenerator[Delivery, None]:
-        """Yield deliveries, at most ``prefetch`` of them unsettled, until closed.
-
-        :raises ConnectFailed: the queue cannot be consumed from at first, and the profile does not say
-            ``first_connect: wait``.
-        """
-        consumers = self.connection.consumers
-        consumers.gone(self)
+    async def _subscribe(self, session: AmqpSession) -> bool:
         try:
-            while True:
-                session, intake, link = await self._subscribed()
-                consumers.back(self)
-                began = asyncio.get_running_loop().time()
-                intake.watch(lambda _: consumers.gone(self))
-                try:
-                    while not intake.ended:
-                        while intake.waiting:
-                            yield intake.waiting.popleft()
-                        await intake.arrival()
-                finally:
-                    intake.leave(delete=self._name if self._source.own else "")
-                    await self._leave(session, intake, link)
-                if intake.paused:
-                    return
-                # That the connection is lost has been told.
-                log.log(
-                    logging.DEBUG if session.lost.done() else logging.WARNING,
-                    "%s: consuming from %r is interrupted: %s",
-                    self.connection.name,
-                    self._name,
-                    intake.ended,
-                )
-                lived = asyncio.get_running_loop().time() - began
-                if session.lost.done() and self._breaks.count(settled=intake.settled, lived=lived):
-                    log.warning(BREAKS, self.connection.name, repr(self._name))
-        finally:
-            consumers.closed(self)
-
-    @property
-    def _name(self) -> str:
-        return self._source.queue.name
-
-    async def _subscribed(self) -> _Subscribed:
-        while True:
-            session = self.connection.session
-            if session is None:
-                await self.connection.changed()
-                continue
-            try:
-                found = await self._subscribe(session)
-            # Whatever the client library makes of a connection that ends: a consumer goes on over the next.
-            except Exception as exc:
-                problem = self.connection.clean(exc)
-                if not self._started and self._profile.first_connect == "fail":
-                    raise ConnectFailed(f"{self.connection.name}: {problem}") from exc
-                await self._pause(problem)
-            else:
-                if self._failures:
-                    log.warning("%s: consuming from %r again", self.connection.name, self._name)
-                self._started, self._failures = True, 0
-                self._on_ready()
-                return found
-
-    async def _pause(self, problem: str) -> None:
-        self._failures += 1
-        if self._failures == 1:
-            log.warning(
-                "%s: consuming from %r fails and is tried again: %s",
-                self.connection.name,
-                self._name,
-                problem,
-            )
-        pause = self._profile.reconnect
-        await asyncio.sleep(backoff(self._failures, pause.min, pause.max))
-
-    async def _subscribe(self, session: AmqpSession) -> _Subscribed:
-        source = self._source
-        await declare_exchange(session, self._profile)
-        if self._pattern:
-            await check_topic(session, self._profile)
-        known = await declare_queue(
-            session, self._profile, source.queue, bind=source.bind, passive=source.passive
-        )
-        link = await session.channel()
-        stream = source.queue.kind == "stream" or not known
-        intake = Intake(link.number, session.wire.write, self._profile_name, stream=stream)
-        session.wire.attach(link.number, intake)
-        try:
-            await session.rpc(link.basic_qos(prefetch_count=self._prefetch))
-            await session.rpc(
-                cast("aiormq.Channel", link).rpc(
-                    method(
-                        Basic.Consume,
-                        queue=self._name,
-                        consumer_tag=CONSUMER_TAG,
-                        exclusive=self._profile.exclusive,
-                        arguments=self._arguments(),
-                    )
-                )
-            )
-        except BaseException as exc:
-            await self._leave(session, intake, link)
-            if isinstance(exc, ChannelPreconditionFailed) and source.queue.kind != "stream":
+            await self._consume(session)
+        except Refused as exc:
+            if exc.code == PRECONDITION_FAILED and self._source.queue.kind != "stream":
                 self._next, self._resumes = None, False
-            if isinstance(exc, Unavailable) or not isinstance(exc, Exception):
-                raise
-            raise Unavailable(f"cannot consume from {self._name!r}: {one_line(exc)}") from exc
-        return _Subscribed(session, intake, link)
+            raise Unavailable(f"{self.connection.name}: {exc}") from exc
+        # Whatever the client library makes of a connection that ends: a consumer goes on over the next.
+        except Exception as exc:
+            raise Unavailable(f"{self.connection.name}: {self.connection.clean(exc)}") from exc
+        return True
+
+    async def _consume(self, session: AmqpSession) -> None:
+        source, profile = self._source, self._profile
+        await declare_exchange(session, profile)
+        if is_pattern(self._wanted.name):
+            await check_topic(session, profile)
+        known = await declare_queue(session, profile, source.queue, bind=source.bind, passive=source.passive)
+        link = self._link = await session.channel()
+        stream = source.queue.kind == "stream" or not known
+        intake = self._intake = Intake(
+            link.number or 0,
+            session.wire.write,
+            self._profile_name,
+            self.waiting,
+            self._wake,
+            self._stop,
+            stream=stream,
+        )
+        session.wire.attach(link.number, intake)
+        self._begin(session, intake)
+        try:
+            await session.rpc(link.set_qos(prefetch_count=self._wanted.prefetch_for(profile.prefetch)))
+            queue = await link.get_queue(Name(self._name), ensure=False)
+            consuming = queue.consume(
+                never, exclusive=profile.exclusive, arguments=self._arguments(), consumer_tag=CONSUMER_TAG
+            )
+            await session.rpc(consuming)
+        except Refused as exc:
+            raise Refused(exc.code, exc.text, f"cannot consume from {self._name!r}: {exc}") from exc
+
+    def _stop(self) -> None:
+        self.paused = True
 
     def _arguments(self) -> dict[str, Any]:
         arguments: dict[str, Any] = {}
@@ -275,12 +194,31 @@ class Consumer:
             arguments["x-stream-offset"] = self._profile.offset
         return arguments
 
-    async def _leave(self, session: AmqpSession, intake: Intake, link: aiormq.abc.AbstractChannel) -> None:
+    def _refusal(self) -> None:
+        """Tell why the subscription is interrupted; it is asked for again at once."""
+        intake, session = self._intake, self._session
+        if intake is not None and session is not None and not self.paused:
+            self.settled = intake.settled
+            # That the connection is lost has been told.
+            log.log(
+                logging.DEBUG if session.lost.done() else logging.WARNING,
+                "%s: consuming from %s is interrupted: %s",
+                self.connection.name,
+                self.place,
+                intake.ended,
+            )
+
+    def _fatal(self, problem: DeliveryError) -> bool:
+        return self._profile.first_connect == "fail"
+
+    async def _leave(self, *, closing: bool) -> None:
         """Give the channel back; what is unsettled goes to another consumer."""
+        session, link, intake = self._session, self._link, self._intake
+        self._link = self._intake = None
+        if session is None or link is None or intake is None:
+            return
         if self._resumes and intake.next_offset is not None:
             self._next = intake.next_offset
-        intake.end("it was closed")
-        if not session.lost.done() and not link.is_closed:
-            with contextlib.suppress(Exception):
-                await session.rpc(link.close())
-        session.wire.detach(link.number, intake)
+        if closing and self._source.own and not session.wire.is_closed(link.number):
+            session.wire.write(frames.delete_frame(link.number or 0, self._name))
+        await session.leave(link, intake)

@@ -1,7 +1,7 @@
 """AMQP 0-9-1 frames that are written and read by the thousand.
 
 Sections of the specification: 2.3.5 (frames), 4.2.5.5 (field tables), 4.2.6 (content). Everything else on a
-connection is aiormq's.
+connection is aio-pika's.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-from pamqp.base import Frame
 
 from evbus.engine.codec.wrapped import PREFIX, prefixed
 from evbus.engine.wire.amqp.table import read_table
@@ -45,7 +44,6 @@ __all__ = [
     "delete_frame",
     "encode_properties",
     "message",
-    "method",
     "properties_of",
     "publish_method",
     "read_close",
@@ -63,8 +61,6 @@ ACK, REJECT, NACK = (60 << 16) + 80, (60 << 16) + 90, (60 << 16) + 120
 
 #: Milliseconds that a message may have to live at most (3,650 days): RabbitMQ refuses more.
 LONGEST_EXPIRATION = 315_360_000_000
-#: Bytes of a short string (section 4.2.5.3), which names of queues and exchanges and routing keys are.
-LONGEST_NAME = 255
 
 END = b"\xce"
 #: A heartbeat frame (section 4.2.7).
@@ -203,26 +199,6 @@ def cancel_frame(channel: int, consumer: str) -> bytes:
     """Return ``basic.cancel`` that wants no answer (reference, section 1.8.3.5)."""
     payload = struct.pack(">I", CANCEL) + short_text(consumer, "the consumer") + b"\x01"
     return _HEAD.pack(1, channel, len(payload)) + payload + END
-
-
-def method(kind: Any, **fields: Any) -> Frame:
-    """Return a method of the client library, given its class, with these fields.
-
-    Of the names of queues and exchanges the library allows letters of ASCII and few signs only; AMQP, and the
-    brokers, any UTF-8 of 255 bytes.
-
-    :raises ValueError: a name is longer.
-    """
-    for name, value in fields.items():
-        if isinstance(value, str) and len(value.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
-            raise ValueError(f"the {name.replace('_', ' ')} has more than {LONGEST_NAME} bytes of UTF-8")
-    found: Frame = _unchecked(kind)(**fields)
-    return found
-
-
-@lru_cache(maxsize=16)
-def _unchecked(kind: Any) -> Any:
-    return type(kind.__name__, (kind,), {"validate": lambda _: None})
 
 
 def delete_frame(channel: int, queue: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The deliveries of one channel: taken in, handed out, settled."""
+"""The deliveries of one channel: taken in, and settled."""
 
 from __future__ import annotations
 
@@ -40,18 +40,29 @@ class Intake(Origin):
     :param channel: the number of the channel.
     :param write: writes frames.
     :param profile: the name of the profile, for the envelopes.
+    :param waiting: where deliveries go; kept as an attribute.
+    :param arrived: called when it is empty no more.
+    :param pause: see :class:`evbus.types.Origin`; called when no more are wanted.
     :param stream: whether the queue may be a stream, whose messages have an offset.
-    :ivar waiting: deliveries that nobody has taken yet.
-    :ivar paused: no more are wanted.
     :ivar settled: the broker was told of a delivery.
     """
 
     def __init__(
-        self, channel: int, write: Callable[[bytes], None], profile: str, *, stream: bool = False
+        self,
+        channel: int,
+        write: Callable[[bytes], None],
+        profile: str,
+        waiting: deque[Delivery],
+        arrived: Callable[[], None],
+        pause: Callable[[], None] | None = None,
+        *,
+        stream: bool = False,
     ) -> None:
-        super().__init__()
-        self.waiting: deque[Delivery] = deque()
-        self.paused = self.settled = False
+        super().__init__(pause)
+        self.settled = False
+        self.waiting = waiting
+        self._arrived = arrived
+        self._paused = False
         self._stream = stream
         self._after: int | None = None
         self._warned = False
@@ -59,9 +70,6 @@ class Intake(Origin):
         self._write = write
         self._profile = profile
         self._loop = asyncio.get_running_loop()
-        self._arrival: asyncio.Future[None] | None = None
-        # Called when something has arrived, if that is anybody's business.
-        self._on_arrival: Callable[[], None] | None = None
         # What the broker waits for, in its order: delivery tag to stream offset.
         self._unsettled: dict[int, int | None] = {}
         self._acked: set[int] = set()
@@ -77,7 +85,7 @@ class Intake(Origin):
         self._parts: list[bytes] = []
 
     def __repr__(self) -> str:
-        return f"<Intake waiting={len(self.waiting)} unsettled={len(self._unsettled)} ended={self.ended!r}>"
+        return f"<Intake unsettled={len(self._unsettled)} ended={self.ended!r}>"
 
     @property
     def next_offset(self) -> int | None:
@@ -85,36 +93,18 @@ class Intake(Origin):
         first = next(iter(self._unsettled.values()), None)
         return self._after if first is None else first
 
-    async def arrival(self) -> None:
-        """Return when a delivery is waiting, or there will be none any more."""
-        if not self.waiting and not self.ended:
-            self._arrival = self._loop.create_future()
-            self._on_arrival = self._on_arrival or self._wake
-            await self._arrival
-
-    def _wake(self) -> None:
-        self._on_arrival = None
-        arrival, self._arrival = self._arrival, None
-        if arrival is not None and not arrival.done():
-            arrival.set_result(None)
-
     def lost(self, reason: str) -> None:
         """The connection is gone; what is unsettled comes again."""
-        self.end(f"the connection was lost: {reason}")
-
-    def end(self, reason: str) -> None:
-        """Take no more; what nobody has taken yet comes again."""
-        self.waiting.clear()
-        super().end(reason)
-        self._wake()
+        super().end(f"the connection was lost: {reason}")
 
     def pause(self) -> None:
         """Take no more, and give back what nobody has taken yet; what was taken can be settled."""
-        if self.ended or self.paused:
+        if self.ended or self._paused:
             return
-        self.paused = True
+        self._paused = True
+        super().pause()
         self._write(frames.cancel_frame(self._channel, CONSUMER_TAG))
-        self._on_arrival = self._return
+        self._arrived = self._return
         self._return()
 
     def _return(self) -> None:
@@ -122,40 +112,36 @@ class Intake(Origin):
         while self.waiting:
             self.waiting.pop().give_back()
 
-    def leave(self, *, delete: str = "") -> None:
-        """Give back everything that is not settled, before the channel is closed.
-
-        :param delete: the name of a queue that nobody needs any more.
-        """
+    def end(self, reason: str) -> None:
+        """Give back everything that is not settled, before the channel is closed."""
         self.flush()
         if self.ended:
             return
-        parts = [] if self.paused else [frames.cancel_frame(self._channel, CONSUMER_TAG)]
+        parts = [] if self._paused else [frames.cancel_frame(self._channel, CONSUMER_TAG)]
         # Closing the channel gives back as well, but counts as a failed delivery of each.
         if not self._kept:
             parts.append(frames.return_frame(self._channel, 0, multiple=True))
-        if delete:
-            parts.append(frames.delete_frame(self._channel, delete))
         self._write(b"".join(parts))
+        super().end(reason)
 
     # Reading
 
     def frame(self, kind: int, method: int, payload: bytes) -> bool:
-        """Take a part of a delivery; everything else is aiormq's."""
+        """Take a part of a delivery; everything else is aio-pika's."""
         if kind == 3:
             self._missing -= len(payload)
             if self._parts or self._missing:
                 self._parts.append(payload)
                 if not self._missing:
-                    self._arrived(b"".join(self._parts))
+                    self._take(b"".join(self._parts))
             else:
-                self._arrived(payload)
+                self._take(payload)
         elif kind == 2:
             (self._missing,) = _SIZE.unpack_from(payload, 4)
             self._properties = payload[_PROPERTIES:]
             self._parts = []
             if not self._missing:
-                self._arrived(b"")
+                self._take(b"")
         elif method == frames.DELIVER:
             self._begin(payload)
         else:
@@ -172,7 +158,7 @@ class Intake(Origin):
             "utf-8", "replace"
         )
 
-    def _arrived(self, body: bytes) -> None:
+    def _take(self, body: bytes) -> None:
         headers, count, key, sectioned = self._headers()
         if sectioned:
             body = body_of(body)
@@ -183,9 +169,10 @@ class Intake(Origin):
         offset = self._unsettled[tag] = _offset(headers.get(_OFFSET, "")) if self._stream else None
         if offset is not None:
             self._kept[tag] = (envelope, 0)
-        self.waiting.append(Delivery(envelope, self._settle, tag, bool(self._redelivered), count, self))
-        if self._on_arrival is not None:
-            self._on_arrival()
+        waiting = self.waiting
+        waiting.append(Delivery(envelope, self._settle, tag, bool(self._redelivered), count, self))
+        if len(waiting) == 1:
+            self._arrived()
 
     def _headers(self) -> frames.Properties:
         try:
@@ -200,11 +187,11 @@ class Intake(Origin):
     def _look(self, method: int, payload: bytes) -> None:
         if method == frames.CANCEL:
             late = f", or {_TOO_LATE}" if self._unsettled else ""
-            self.end(f"the broker cancelled the consumer: its queue was deleted or moved{late}")
+            super().end(f"the broker cancelled the consumer: its queue was deleted or moved{late}")
         elif method == frames.CHANNEL_CLOSE:
             code, text = frames.read_close(payload)
             late = f"; {_TOO_LATE}" if "acknowledgement" in text and "timed out" in text else ""
-            self.end(f"the broker closed the channel: {text} ({code}){late}")
+            super().end(f"the broker closed the channel: {text} ({code}){late}")
 
     # Settling
 
@@ -258,13 +245,13 @@ class Intake(Origin):
 
     def _again(self, tag: int) -> None:
         """Hand a stream's message out again; one that is asked to do that passes it over."""
-        if self.paused:
+        if self._paused:
             return
         envelope, count = self._kept[tag]
         self._kept[tag] = (envelope, count + 1)
         self.waiting.append(Delivery(envelope, self._settle, tag, True, count + 1, self))
-        if self._on_arrival is not None:
-            self._on_arrival()
+        if len(self.waiting) == 1:
+            self._arrived()
 
     def _forget(self, tag: int) -> None:
         offset = self._unsettled.pop(tag, None)

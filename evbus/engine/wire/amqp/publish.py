@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
-import aiormq.abc
+from aio_pika.abc import AbstractChannel
 
 from evbus.engine.kit.redact import one_line
 from evbus.engine.wire.amqp import frames
-from evbus.engine.wire.amqp.confirms import PENDING, Batch, Confirms, Sent
+from evbus.engine.wire.amqp.confirms import Batch, Confirms, Outcome, Sent
 from evbus.engine.wire.amqp.connect import AmqpSession
 from evbus.engine.wire.amqp.profile import Profile
 from evbus.engine.wire.amqp.topology import declared
@@ -31,7 +32,6 @@ from evbus.types import Envelope, SharedHeaders
 
 __all__ = ["Publisher", "fixed_of", "properties_for", "refused", "rejected", "unroutable"]
 
-Outcome = BaseException | None
 #: Heads of messages that are kept because others are likely to need the same.
 CACHED = 4096
 #: Events of unknown outcome that are remembered, so that they are not sent twice.
@@ -62,12 +62,23 @@ class _Published(NamedTuple):
     event: Envelope
 
 
+class _Encoded(NamedTuple):
+    """Events as they are written.
+
+    :ivar rejected: those that AMQP cannot carry, by their place.
+    """
+
+    sent: list[Sent]
+    parts: list[bytes]
+    rejected: dict[int, Rejected]
+
+
 class _ConfirmChannel(NamedTuple):
     """An open channel whose publishes are confirmed."""
 
     number: int
     session: AmqpSession
-    link: aiormq.abc.AbstractChannel
+    link: AbstractChannel
     confirms: Confirms
     heads: dict[tuple[str, int, int], _Head]
 
@@ -125,10 +136,44 @@ class Publisher:
         channel, self._channel = self._channel, None
         if channel is not None and channel.confirms.ended is None:
             try:
-                await channel.session.rpc(channel.link.close())
+                await channel.session.leave(channel.link, channel.confirms)
             finally:
-                channel.session.wire.detach(channel.number, channel.confirms)
                 channel.confirms.lost("the lane was closed")
+
+    def begin(self, events: list[Envelope]) -> asyncio.Future[list[Outcome]] | None:
+        """Publish events at once and return the future of their outcomes; see :meth:`publish`.
+
+        None when that has to wait, as for a channel, and nothing was published.
+        """
+        batch = self._begin(events)
+        return None if batch is None else batch.done
+
+    def _begin(self, events: list[Envelope]) -> Batch | None:
+        channel = self._channel
+        if channel is None or channel.confirms.ended is not None or self._unwritten or not events:
+            return None
+        if self._suspects or self._unknown:
+            return None
+        encoded = self._encode(channel, events)
+        if encoded.rejected:
+            return None
+        self._calls += 1
+        self._under_way.add(self._calls)
+        batch = self._write(channel, encoded)
+        channel.confirms.watch(batch)
+        batch.done.add_done_callback(partial(self._ended, self._calls, batch, events, self._declarations))
+        return batch
+
+    def _ended(
+        self, call: int, batch: Batch, events: list[Envelope], declarations: int, answer: asyncio.Future[Any]
+    ) -> None:
+        """Note how a batch has ended that was published at once."""
+        self._under_way.discard(call)
+        if answer.cancelled() or answer.exception() is not None:
+            batch.renew()
+            self._remember(_published(batch, events))
+        else:
+            self._look_at(events, answer.result(), declarations)
 
     async def publish(self, events: list[Envelope]) -> list[Outcome]:
         """Publish events in order and return, once the broker has answered for all, one outcome each.
@@ -138,6 +183,16 @@ class Publisher:
 
         :raises Unavailable: no connection or channel, or no answer for ``confirm_timeout`` seconds.
         """
+        batch = self._begin(events)
+        if batch is not None:
+            answer = batch.done
+            try:
+                return await answer
+            except asyncio.CancelledError:
+                if not answer.cancelled() and answer.exception() is None:
+                    # All was confirmed just now, and nobody is told.
+                    self._remember(_published(batch, events))
+                raise
         self._calls += 1
         call = self._calls
         self._under_way.add(call)
@@ -150,36 +205,46 @@ class Publisher:
         finally:
             self._under_way.discard(call)
             self._unwritten.discard(call)
-        if outcomes.count(None) < len(outcomes) or self._nowhere or self._coming_back:
-            self._look_at(events, outcomes, sure=declarations == self._declarations)
+        self._look_at(events, outcomes, declarations)
         return outcomes
 
     async def _publish(self, events: list[Envelope], call: int) -> list[Outcome]:
+        """Publish events of which some may be on their way already."""
         channel = self._channel
         # Who waits for the channel is woken some time after it is there.
         if channel is None or channel.confirms.ended is not None or min(self._unwritten) < call:
             channel = await (self._opened() if min(self._under_way) < call else self._open())
         self._unwritten.discard(call)
-        if self._unknown:
-            return await self._publish_again(channel, events)
-        batch, outcomes = self._write(channel, events)
+        known = [self._unknown.take(event) for event in events]
+        fresh = [event for event, sent in zip(events, known) if sent is None]  # noqa: B905 - one each
+        encoded = self._encode(channel, fresh)
+        batch = self._write(channel, encoded)
+        written = [event for place, event in enumerate(fresh) if place not in encoded.rejected]
+        new = iter(_published(batch, written))
+        of_fresh = iter([encoded.rejected.get(place) or next(new) for place in range(len(fresh))])
+        found = [sent or next(of_fresh) for sent in known]
+        under_way = [each for each in found if isinstance(each, _Published)]
         try:
-            if batch.left and not await channel.confirms.answered(batch, self._patience):
-                raise self._no_answer(channel.session)
+            for one in {id(each.batch): each.batch for each in under_way}.values():
+                await self._answer(channel, one)
         except (asyncio.CancelledError, Unavailable):
-            self._remember(_flights(batch, events, outcomes))
+            self._remember(under_way)
             raise
-        return batch.outcomes if outcomes is None else _merged(outcomes, batch)
+        return [each.batch.outcomes[each.number] if isinstance(each, _Published) else each for each in found]
 
-    def _look_at(self, events: list[Envelope], outcomes: list[Outcome], *, sure: bool) -> None:
+    def _look_at(self, events: list[Envelope], outcomes: list[Outcome], declarations: int) -> None:
         """Let what came back be published again, if its queue may only be missing for the moment.
 
         Somebody may have deleted the profile's queue. It is declared again when the lane does that, and not
         before: then nothing is under way that would come to the new queue before what came back. And shortly
         after a connection was restored those of other consumers may still be about to come back.
 
-        :param sure: the queue was not declared meanwhile, so that a key known to lead nowhere does so still.
+        :param declarations: how often the queue had been declared when the events were published. When it was
+            not since, a key known to lead nowhere does so still.
         """
+        if outcomes.count(None) == len(outcomes) and not self._nowhere and not self._coming_back:
+            return
+        sure = declarations == self._declarations
         for index, (event, outcome) in enumerate(zip(events, outcomes)):  # noqa: B905 - one each
             key = event.routing_key
             if outcome is None:
@@ -233,15 +298,14 @@ class Publisher:
                 self._largest = None
             try:
                 await declared(session, self._profile)
-                link = await session.channel()
+                link = await session.channel(confirms=True)
                 confirms = self._confirms(session)
-                session.wire.attach(link.number, confirms)
-                await session.rpc(link.confirm_delivery())
+                number = session.wire.attach(link.number, confirms)
             except Unavailable as exc:
                 raise Unavailable(f"{self._name}: {exc}") from exc
             except Exception as exc:
                 raise Unavailable(f"{self._name}: no channel: {one_line(str(exc))}") from exc
-            channel = self._channel = _ConfirmChannel(link.number, session, link, confirms, {})
+            channel = self._channel = _ConfirmChannel(number, session, link, confirms, {})
             return channel
 
     def _refused(self) -> Exception:
@@ -266,18 +330,18 @@ class Publisher:
             # 404 and 403 are about the exchange, and so about every event; the others may be about one.
             return Unavailable(said) if code in (403, 404) else DeliveryError(said)
 
-        confirms = Confirms(self._refused, self._unroutable, ended)
+        confirms = Confirms(
+            self._refused, self._unroutable, ended, lambda: self._no_answer(session), self._patience
+        )
         return confirms
 
     # Writing
 
-    def _write(self, channel: _ConfirmChannel, events: list[Envelope]) -> tuple[Batch, list[Outcome] | None]:
-        """Write events; return their batch and, when some cannot be written, the outcomes so far."""
+    def _encode(self, channel: _ConfirmChannel, events: list[Envelope]) -> _Encoded:
         number, frame_max = channel.number, channel.session.frame_max
-        heads, most = channel.heads, channel.session.frame_max - frames.AROUND
-        sent: list[Sent] = []
-        parts: list[bytes] = []
-        outcomes: list[Outcome] | None = None
+        heads, most = channel.heads, frame_max - frames.AROUND
+        encoded = _Encoded([], [], {})
+        sent, parts = encoded.sent, encoded.parts
         for index, event in enumerate(events):
             body = event.body
             size = len(body)
@@ -286,18 +350,19 @@ class Publisher:
                 try:
                     head = self._head(channel, event, size)
                 except PayloadError as exc:
-                    if outcomes is None:
-                        outcomes = [PENDING] * len(events)
-                    outcomes[index] = rejected(self._name, exc)
+                    encoded.rejected[index] = rejected(self._name, exc)
                     continue
             sent.append((event.routing_key, head.properties, body))
             if 0 < size <= most:
                 parts += (head.data, body, frames.END)
             else:
                 parts.append(frames.message(number, frame_max, head.data, body))
-        batch = channel.confirms.add(sent)
-        channel.session.wire.write(b"".join(parts))
-        return batch, outcomes
+        return encoded
+
+    def _write(self, channel: _ConfirmChannel, encoded: _Encoded) -> Batch:
+        batch = channel.confirms.add(encoded.sent)
+        channel.session.wire.write(b"".join(encoded.parts))
+        return batch
 
     def _head(self, channel: _ConfirmChannel, event: Envelope, size: int) -> _Head:
         if self._largest is not None and size > self._largest:
@@ -337,24 +402,9 @@ class Publisher:
             f"{why}"
         )
 
-    def _remember(self, flights: Iterable[_Published]) -> None:
-        for flight in flights:
-            self._unknown.keep(flight.event, flight)
-
-    async def _publish_again(self, channel: _ConfirmChannel, events: list[Envelope]) -> list[Outcome]:
-        """Publish events of which some may be on their way already."""
-        known = [self._unknown.take(event) for event in events]
-        fresh = [event for event, flight in zip(events, known) if flight is None]  # noqa: B905 - one each
-        batch, outcomes = self._write(channel, fresh)
-        under_way = [flight for flight in known if flight is not None]
-        try:
-            for each in [batch, *(flight.batch for flight in under_way)]:
-                await self._answer(channel, each)
-        except (asyncio.CancelledError, Unavailable):
-            self._remember([*under_way, *_flights(batch, fresh, outcomes)])
-            raise
-        rest = iter(batch.outcomes if outcomes is None else _merged(outcomes, batch))
-        return [next(rest) if flight is None else flight.batch.outcomes[flight.number] for flight in known]
+    def _remember(self, published: Iterable[_Published]) -> None:
+        for each in published:
+            self._unknown.keep(each.event, each)
 
 
 def fixed_of(profile: Profile) -> frames.Fixed:
@@ -418,18 +468,8 @@ def _cure(profile: Profile) -> str:
     return ""
 
 
-def _flights(batch: Batch, events: list[Envelope], outcomes: list[Outcome] | None) -> list[_Published]:
-    """Return the flights of those events that were written."""
-    if outcomes is not None:
-        written = zip(events, outcomes)  # noqa: B905 - one each
-        events = [event for event, outcome in written if outcome is PENDING]
+def _published(batch: Batch, events: list[Envelope]) -> list[_Published]:
     return [_Published(batch, number, event) for number, event in enumerate(events)]
-
-
-def _merged(outcomes: list[Outcome], batch: Batch) -> list[Outcome]:
-    """Return the outcomes of a batch between those of events that were not written."""
-    rest = iter(batch.outcomes)
-    return [next(rest) if outcome is PENDING else outcome for outcome in outcomes]
 
 
 def rejected(name: str, problem: PayloadError) -> Rejected:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-import aiormq.abc
-from pamqp.commands import Basic
+from aio_pika.abc import AbstractChannel
 
 from evbus.engine.kit.redact import one_line
 from evbus.engine.wire.amqp import frames
-from evbus.engine.wire.amqp.connect import AmqpSession
+from evbus.engine.wire.amqp.connect import AmqpSession, never
 from evbus.engine.wire.amqp.profile import Profile
 from evbus.engine.wire.amqp.publish import Publisher, fixed_of, properties_for, refused, rejected, unroutable
 from evbus.engine.wire.amqp.replies import Replier
@@ -35,7 +34,8 @@ class _RequestChannel(NamedTuple):
     """A channel that sends requests and takes their replies."""
 
     session: AmqpSession
-    link: aiormq.abc.AbstractChannel
+    number: int
+    link: AbstractChannel
     waiting: Waiting
 
 
@@ -105,7 +105,7 @@ class Requester:
         return await waiting.ask(message, correlation_id, deadline, timeout)
 
     def _message(self, channel: _RequestChannel, event: Envelope, correlation_id: str, left: float) -> bytes:
-        number, frame_max = channel.link.number, channel.session.frame_max
+        number, frame_max = channel.number, channel.session.frame_max
         headers = {**event.headers, "correlation-id": correlation_id, "reply-to": _REPLY_TO}
         if self._profile.expiry is not None:
             left = min(left, self._profile.expiry)
@@ -201,7 +201,7 @@ class Requester:
 
     async def _open_on(self, session: AmqpSession) -> _RequestChannel:
         await declared(session, self._profile)
-        link = await session.channel()
+        link = await session.channel(confirms=True)
         patience = self._profile.confirm_timeout
         waiting = Waiting(
             session.wire.write,
@@ -212,12 +212,9 @@ class Requester:
             lambda: session.probe(patience),
             patience,
         )
-        channel = _RequestChannel(session, link, waiting)
-        session.wire.attach(link.number, waiting)
+        channel = _RequestChannel(session, session.wire.attach(link.number, waiting), link, waiting)
         try:
-            await session.rpc(link.confirm_delivery())
-            consume = Basic.Consume(queue=_REPLY_TO, no_ack=True)
-            await session.rpc(cast("aiormq.Channel", link).rpc(consume))
+            await session.rpc(_consume(link))
         except BaseException:
             await self._leave(channel)
             raise
@@ -231,7 +228,9 @@ class Requester:
 
     async def _leave(self, channel: _RequestChannel) -> None:
         channel.waiting.end("the lane was closed")
-        if not channel.session.lost.done() and not channel.link.is_closed:
-            with contextlib.suppress(Exception):
-                await channel.session.rpc(channel.link.close())
-        channel.session.wire.detach(channel.link.number, channel.waiting)
+        await channel.session.leave(channel.link, channel.waiting)
+
+
+async def _consume(link: AbstractChannel) -> None:
+    replies = await link.get_queue(_REPLY_TO, ensure=False)
+    await replies.consume(never, no_ack=True)

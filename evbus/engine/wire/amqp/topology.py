@@ -5,23 +5,15 @@ from __future__ import annotations
 import logging
 import re
 import struct
-from typing import Any, cast
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
 
-import aiormq
-from aiormq.exceptions import (
-    AMQPChannelError,
-    ChannelAccessRefused,
-    ChannelClosed,
-    ChannelLockedResource,
-    ChannelNotFoundEntity,
-    ChannelPreconditionFailed,
-)
-from pamqp import commands
-from pamqp.base import Frame
+import msgspec
+from aio_pika.abc import AbstractChannel
 
 from evbus.engine.kit.redact import one_line
-from evbus.engine.wire.amqp.connect import AmqpSession
-from evbus.engine.wire.amqp.frames import method
+from evbus.engine.wire.amqp.connect import AmqpSession, Name, Refused
 from evbus.engine.wire.amqp.profile import Binding, ExchangeDeclaration, Profile, QueueDeclaration
 from evbus.errors import Unavailable
 
@@ -66,6 +58,17 @@ _TRANSIENT = (
     "; this broker has no queues that are neither durable nor exclusive: leave out 'durable: false'; "
     "'arguments: {x-expires: 300000}' (milliseconds) lets a queue go that nobody uses"
 )
+#: Reply codes of a broker that closes a channel (section 1.2), and what they mean here.
+NOT_FOUND, PRECONDITION_FAILED = 404, 406
+_REFUSALS = {
+    403: "the broker does not permit it for {what}: {text}",
+    NOT_FOUND: "{what} is not on the broker: {text}",
+    405: "{what} belongs to another connection alone: {text}",
+    PRECONDITION_FAILED: (
+        "{what} is there with other settings, or cannot have these: {text}; give its own settings, or "
+        "its name alone to use it as it is"
+    ),
+}
 
 
 async def declared(session: AmqpSession, profile: Profile) -> None:
@@ -89,21 +92,14 @@ async def declare_exchange(session: AmqpSession, profile: Profile) -> None:
     wanted = profile.exchange
     what = f"the exchange {name!r}"
     if isinstance(wanted, ExchangeDeclaration):
-        await _step(
-            session,
-            what,
-            commands.Exchange.Declare,
-            exchange=name,
-            exchange_type=wanted.type,
-            durable=wanted.durable,
-            auto_delete=wanted.auto_delete,
-            internal=wanted.internal,
-            arguments=wanted.arguments,
-        )
+        settings = {key: value for key, value in msgspec.structs.asdict(wanted).items() if key != "name"}
+        await _step(session, what, lambda channel: channel.declare_exchange(Name(name), **settings))
         return
     try:
-        await _step(session, what, commands.Exchange.Declare, exchange=name, passive=True)
-    except _Missing as exc:
+        await _step(session, what, lambda channel: channel.declare_exchange(Name(name), passive=True))
+    except Refused as exc:
+        if exc.code != NOT_FOUND:
+            raise
         raise Unavailable(
             f"there is no exchange {name!r} on the broker; create it, or have it declared with "
             f"'exchange: {{name: {name}, type: topic}}'"
@@ -131,15 +127,13 @@ async def check_topic(session: AmqpSession, profile: Profile) -> None:
         return
     what = f"the exchange {name!r}"
     try:
-        await _step(
-            session, what, commands.Exchange.Declare, exchange=name, exchange_type=TOPIC, durable=True
-        )
+        await _step(session, what, lambda channel: channel.declare_exchange(Name(name), TOPIC, durable=True))
     except Unavailable as exc:
         found = _OTHER_TYPE.search(str(exc))
         plugin = found is not None and found[1].startswith("x-")
         if found and not plugin:
             raise Unavailable(not_topic(name, found[1])) from None
-        if plugin or not isinstance(exc, _Differs):
+        if plugin or not isinstance(exc, Refused) or exc.code != PRECONDITION_FAILED:
             log.warning("whether %s matches patterns cannot be seen: %s", what, exc)
 
 
@@ -165,30 +159,28 @@ async def declare_queue(
             await _step(
                 session,
                 what,
-                commands.Queue.Declare,
-                queue=queue.name,
-                durable=queue.durable,
-                auto_delete=queue.auto_delete,
-                arguments=queue.table(session.server),
+                lambda channel: channel.declare_queue(
+                    Name(queue.name),
+                    durable=queue.durable,
+                    auto_delete=queue.auto_delete,
+                    arguments=queue.table(session.server),
+                ),
             )
-        except _Differs as exc:
-            if not await _is_there(session, what, queue.name):
+        except Refused as exc:
+            if exc.code != PRECONDITION_FAILED or not await _is_there(session, what, queue.name):
                 raise
             found = False
             _tell(session, what, exc.text)
     exchange = profile.exchange_name()
     for one in bind if exchange else ():
-        key, headers = ("", one) if isinstance(one, dict) else (one, {})
-        await _step(
-            session,
-            f"{what} or {exchange!r}",
-            commands.Queue.Bind,
-            queue=queue.name,
-            exchange=exchange,
-            routing_key=key,
-            arguments=headers,
-        )
+        await _step(session, f"{what} or {exchange!r}", partial(_bind, queue.name, exchange, one))
     return found
+
+
+async def _bind(queue: str, exchange: str, binding: Binding, channel: AbstractChannel) -> None:
+    key, headers = ("", binding) if isinstance(binding, dict) else (binding, {})
+    found = await channel.get_queue(Name(queue), ensure=False)
+    await found.bind(Name(exchange), key, arguments=headers)
 
 
 def _tell(session: AmqpSession, what: str, text: str) -> None:
@@ -200,57 +192,31 @@ def _tell(session: AmqpSession, what: str, text: str) -> None:
         log.warning("%s", said)
 
 
-class _Missing(Unavailable):
-    """Something is not there."""
-
-
-class _Differs(Unavailable):
-    """Something is there with other settings, or cannot have those that are asked for.
-
-    :ivar text: what the broker says.
-    """
-
-    def __init__(self, what: str, text: str) -> None:
-        super().__init__(
-            f"{what} is there with other settings, or cannot have these: {text}; give its own settings, or "
-            "its name alone to use it as it is"
-        )
-        self.text = text
-
-
 async def _is_there(session: AmqpSession, what: str, name: str) -> bool:
     try:
-        await _step(session, what, commands.Queue.Declare, queue=name, passive=True)
-    except _Missing:
+        await _step(session, what, lambda channel: channel.declare_queue(Name(name), passive=True))
+    except Refused as exc:
+        if exc.code != NOT_FOUND:
+            raise
         return False
     return True
 
 
-async def _step(session: AmqpSession, what: str, kind: type[Frame], **fields: Any) -> None:
-    """Call a method on a channel of its own: one that the broker refuses ends its channel."""
+async def _step(
+    session: AmqpSession, what: str, step: Callable[[AbstractChannel], Coroutine[Any, Any, Any]]
+) -> None:
+    """Do something on a channel of its own: what the broker refuses ends its channel."""
     channel = await session.channel()
     try:
-        await session.rpc(cast("aiormq.Channel", channel).rpc(method(kind, **fields)))
-    except (AMQPChannelError, ChannelClosed) as exc:
-        raise _explained(exc, what) from exc
+        await session.rpc(step(channel))
+    except Refused as exc:
+        said = _REFUSALS.get(exc.code, "{what}: {text}").format(what=what, text=exc.text)
+        raise Refused(exc.code, exc.text, said) from exc
     except Unavailable as exc:
         hint = _TRANSIENT if "transient_nonexcl_queues" in str(exc) else ""
         raise Unavailable(f"{what}: {one_line(str(exc))}{hint}") from exc
     except (ValueError, TypeError, struct.error) as exc:
         # A name of more than 255 bytes, or an argument that is of none of AMQP's types.
-        await session.rpc(channel.close())
         raise Unavailable(f"{what} cannot have this name or these arguments: {one_line(exc)}") from exc
-    await session.rpc(channel.close())
-
-
-def _explained(problem: Exception, what: str) -> Unavailable:
-    text = one_line(problem.args[0] if problem.args else problem)
-    if isinstance(problem, ChannelNotFoundEntity):
-        return _Missing(f"{what} is not on the broker: {text}")
-    if isinstance(problem, ChannelPreconditionFailed):
-        return _Differs(what, text)
-    if isinstance(problem, ChannelAccessRefused):
-        return Unavailable(f"the broker does not permit it for {what}: {text}")
-    if isinstance(problem, ChannelLockedResource):
-        return Unavailable(f"{what} belongs to another connection alone: {text}")
-    return Unavailable(f"{what}: {text}")
+    finally:
+        await session.leave(channel)

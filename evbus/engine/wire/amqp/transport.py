@@ -1,8 +1,8 @@
-"""The bytes of an AMQP connection, taken apart before aiormq sees them.
+"""The bytes of an AMQP connection, taken apart before aio-pika sees them.
 
-aiormq reads and writes each frame by itself, which costs more than everything else that evbus does with a
+aio-pika reads and writes each frame by itself, which costs more than everything else that evbus does with a
 message. It lets its users bring the transport, though: this protocol sits below it and hands frames of
-deliveries, confirms and returns to the channels that want them, and every other byte on to aiormq.
+deliveries, confirms and returns to the channels that want them, and every other byte on to aio-pika.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Sink(Protocol):
     """A receiver of the frames of a channel."""
 
     def frame(self, kind: int, method: int, payload: bytes) -> bool:
-        """Take a frame; return False to leave it to aiormq. ``method`` is 0 unless ``kind`` is 1."""
+        """Take a frame; return False to leave it to aio-pika. ``method`` is 0 unless ``kind`` is 1."""
 
     def lost(self, reason: str) -> None:
         """The connection is gone."""
@@ -63,11 +63,13 @@ class Wire(asyncio.StreamReaderProtocol):
         self.transport: asyncio.Transport | None = None
         self._clock = loop
         self._sinks: dict[int, Sink] = {}
+        # Channels that the broker has closed; aio-pika gets to know that some turns of the loop later.
+        self._closed_channels: set[int] = set()
         self._rest = b""
         self._fed = loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport, and count it: aiormq may open more than one."""
+        """Keep the transport, and count it: aio-pika may open more than one."""
         # Another event loop's transport is like asyncio's, and no subclass of it.
         self.transport = cast("asyncio.Transport", transport)
         self.connections_made += 1
@@ -117,20 +119,30 @@ class Wire(asyncio.StreamReaderProtocol):
             if not closing:
                 self.transport.write(data)
         except RuntimeError:
-            closing = True  # aiormq has sent the end of the stream, and is about to close it
+            closing = True  # aio-pika has sent the end of the stream, and is about to close it
         if closing:
             self.broke = self.broke or (self.closed_by is not None and self._unexplained())
             self.end(self._why(None) if self.broke else "it is being closed")
 
     # Reading
 
-    def attach(self, channel: int, sink: Sink) -> None:
-        """Hand the frames of ``channel`` to ``sink`` from now on."""
+    def attach(self, channel: int | None, sink: Sink) -> int:
+        """Hand the frames of an open channel to ``sink`` from now on; return its number."""
+        assert channel is not None
         self._sinks[channel] = sink
+        return channel
 
-    def detach(self, channel: int, sink: Sink) -> None:
-        """Hand the frames of ``channel`` to aiormq again."""
-        if self._sinks.get(channel) is sink:
+    def opened(self, channel: int | None) -> None:
+        """Note that a channel was opened."""
+        self._closed_channels.discard(channel or 0)
+
+    def is_closed(self, channel: int | None) -> bool:
+        """Return whether the broker has closed a channel: who closes it as well ends the connection."""
+        return channel in self._closed_channels
+
+    def detach(self, channel: int | None, sink: Sink) -> None:
+        """Hand the frames of ``channel`` to aio-pika again."""
+        if channel is not None and self._sinks.get(channel) is sink:
             del self._sinks[channel]
 
     def data_received(self, data: bytes) -> None:
@@ -155,8 +167,8 @@ class Wire(asyncio.StreamReaderProtocol):
             method = _METHOD.unpack_from(data, position + 7)[0] if kind == 1 else 0
             sink = sinks.get(channel)
             if sink is None or not sink.frame(kind, method, data[position + 7 : stop - 1]):
-                if channel == 0 and kind == 1:
-                    self._look(method, data[position + 7 : stop - 1])
+                if kind == 1:
+                    self._look(channel, method, data[position + 7 : stop - 1])
                 passed.append(data[position:stop])
             position = stop
         # A TLS alert is shorter than any frame.
@@ -168,18 +180,20 @@ class Wire(asyncio.StreamReaderProtocol):
             self._fed = now
             super().data_received(b"".join(passed))
         elif now - self._fed > 1:
-            # aiormq watches the connection by what it is given.
+            # aio-pika watches the connection by what it is given.
             self._fed = now
             super().data_received(frames.HEARTBEAT)
 
     def _refuse(self, data: bytes, passed: list[bytes]) -> None:
-        """Hand what is no AMQP to aiormq, which ends the connection."""
+        """Hand what is no AMQP to aio-pika, which ends the connection."""
         self.strange = data[:64]
         self._rest = b""
         super().data_received(b"".join((*passed, data)))
 
-    def _look(self, method: int, payload: bytes) -> None:
-        if method == frames.CONNECTION_CLOSE:
+    def _look(self, channel: int, method: int, payload: bytes) -> None:
+        if method == frames.CHANNEL_CLOSE:
+            self._closed_channels.add(channel)
+        elif method == frames.CONNECTION_CLOSE:
             self.closed_by = frames.read_close(payload)
         elif method in (frames.BLOCKED, frames.UNBLOCKED):
             blocked = method == frames.BLOCKED

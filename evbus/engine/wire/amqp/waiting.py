@@ -197,7 +197,7 @@ class Waiting:
         self._deadlines.clear()
 
     def frame(self, kind: int, method: int, payload: bytes) -> bool:
-        """Take a confirm, or a part of a reply or a return; everything else is aiormq's."""
+        """Take a confirm, or a part of a reply or a return; everything else is aio-pika's."""
         if kind == 3:
             self._parts.append(payload)
             self._missing -= len(payload)

@@ -29,7 +29,7 @@ def new() -> Confirms:
     def unroutable(code: int, text: str, exchange: str, routing_key: str) -> Rejected:
         return Rejected(f"{code} {text} {exchange}/{routing_key}")
 
-    return Confirms(lambda: DeliveryError("nack"), unroutable, Ended)
+    return Confirms(lambda: DeliveryError("nack"), unroutable, Ended, lambda: Unavailable("silent"), 30.0)
 
 
 def ack(confirms: Confirms, tag: int, *, multiple: bool = False) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aio_pika
 import aiormq
 import pamqp.commands
 import pamqp.frame
@@ -93,7 +94,7 @@ def test_a_connection_that_the_client_library_is_closing_is_as_one_that_is_lost(
         async with connected(url=rabbitmq.url) as made:
             session = made.up()
             # The moment between the library's giving it up and the end of the transport.
-            session._link._closing.set_result(None)  # type: ignore[attr-defined]
+            session.transport.connection._closing.set_result(None)  # type: ignore[attr-defined]
             assert not session.lost.done()
             with pytest.raises(Unavailable) as caught:
                 await session.channel()
@@ -509,7 +510,8 @@ def test_an_alarm_blocks_and_its_end_wakes(broken_rabbitmq: Any) -> None:
             channel = await made.up().channel()
             assert made.ready() is None
             await asyncio.to_thread(broken_rabbitmq.memory_alarm, True)
-            await channel.basic_publish(b"", exchange="amq.fanout", mandatory=False)
+            fanout = await channel.get_exchange("amq.fanout", ensure=False)
+            await fanout.publish(aio_pika.Message(b""), "", mandatory=False)
             why, awaitable = await asyncio.wait_for(not_ready(made), WAIT)
             assert why == "amqp profile 'orders': the broker blocks publishers: low on memory"
             assert made.snapshot()["blocked"] == "low on memory"
@@ -582,7 +584,7 @@ def test_the_versions_of_aiormq_are_those_that_this_was_tried_with() -> None:
 
 
 def test_aiormq_takes_its_transport_from_us(rabbitmq: Any) -> None:
-    assert issubclass(connect._AmqpTransport, aiormq.connection.TransportFactory)
+    assert issubclass(connect._Transport, aiormq.connection.TransportFactory)
     assert {"transport_factory", "client_properties"} <= set(
         inspect.signature(aiormq.Connection.__init__).parameters
     ) | set(inspect.signature(aiormq.Connection.connect).parameters)
@@ -599,7 +601,7 @@ def test_aiormq_takes_its_transport_from_us(rabbitmq: Any) -> None:
 
 
 def test_frames_of_a_channel_of_aiormq_come_by_its_number(rabbitmq: Any, unique: str) -> None:
-    """What publisher and consumer rely on: numbers, confirm_delivery, rpc, close."""
+    """What publisher and consumer rely on: numbers, confirms, a passive declaration, close."""
     rabbitmq.declare_queue(unique)
     seen: list[tuple[int, int]] = []
 
@@ -614,27 +616,22 @@ def test_frames_of_a_channel_of_aiormq_come_by_its_number(rabbitmq: Any, unique:
     async def main() -> None:
         async with connected(url=rabbitmq.url) as made:
             session = made.up()
-            first, second = await session.channel(), await session.channel()
+            first, second = await session.channel(), await session.channel(confirms=True)
             assert first.number != second.number
-            session.wire.attach(second.number, Sink())
-            await session.rpc(second.confirm_delivery())
-            found = await session.rpc(
-                second.rpc(pamqp.commands.Queue.Declare(queue=unique, passive=True))  # type: ignore[attr-defined]
+            number = session.wire.attach(second.number, Sink())
+            found = await session.rpc(second.declare_queue(unique, passive=True))
+            assert found.declaration_result.message_count == 0
+            head = frames.publish_method(number, "", unique, mandatory=True) + frames.content_header(
+                number, 2, frames.encode_properties({}, frames.Fixed())
             )
-            assert isinstance(found, pamqp.commands.Queue.DeclareOk)
-            head = frames.publish_method(second.number, "", unique, mandatory=True) + frames.content_header(
-                second.number, 2, frames.encode_properties({}, frames.Fixed())
-            )
-            session.wire.write(frames.message(second.number, session.frame_max, head, b"hi"))
+            session.wire.write(frames.message(number, session.frame_max, head, b"hi"))
             while (1, frames.ACK) not in seen:
                 await asyncio.wait({session.lost}, timeout=0.01)
             assert not first.is_closed
-            await session.rpc(second.close())
+            await session.leave(second)
             assert second.is_closed
 
     asyncio.run(main())
-    assert [method & 0xFFFF for kind, method in seen if kind == 1 and method >> 16 == 85] == [
-        11
-    ]  # confirm.select-ok
+    assert (1, (50 << 16) + 11) in seen  # queue.declare-ok
     assert [message["payload"] for message in rabbitmq.take(unique)] == ["hi"]
     rabbitmq.delete_queue(unique)

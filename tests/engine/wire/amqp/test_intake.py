@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pamqp import frame as pamqp_frame
-from pamqp.commands import Basic, Queue
+from pamqp.commands import Basic
 
 from evbus.engine.wire.amqp import frames
 from evbus.engine.wire.amqp.intake import Intake
-from tests.ingress.amqp_kit import WAIT
+from evbus.types import Delivery
 
 CHANNEL = 7
 PLAIN = frames.encode_properties({"content-type": "text/plain"}, frames.Fixed())
@@ -34,7 +35,11 @@ class Channel:
     """
 
     def __init__(self, *, stream: bool = False) -> None:
-        self.intake = Intake(CHANNEL, self._write, "orders", stream=stream)
+        self.waiting: deque[Delivery] = deque()
+        self.arrivals = self.pauses = 0
+        self.intake = Intake(
+            CHANNEL, self._write, "orders", self.waiting, self._arrived, self._paused, stream=stream
+        )
         self.tag = 0
         self.unsettled: list[int] = []
         self.acked: list[int] = []
@@ -55,7 +60,13 @@ class Channel:
         step = -(-len(body) // pieces) or 1
         for start in range(0, len(body), step):
             assert self.intake.frame(3, 0, body[start : start + step])
-        return self.intake.waiting[-1] if self.intake.waiting else None
+        return self.waiting[-1] if self.waiting else None
+
+    def _arrived(self) -> None:
+        self.arrivals += 1
+
+    def _paused(self) -> None:
+        self.pauses += 1
 
     def _write(self, data: bytes) -> None:
         while data:
@@ -66,8 +77,6 @@ class Channel:
             if isinstance(found, Basic.Cancel):
                 assert (found.consumer_tag, found.nowait) == ("evbus", True)
                 self.cancelled = True
-            elif isinstance(found, Queue.Delete):
-                assert (found.if_unused, found.if_empty, found.nowait) == (False, False, True)
             else:
                 self._settle(found)
 
@@ -111,7 +120,7 @@ def test_a_delivery_is_put_together(body: bytes, pieces: int) -> None:
             assert (envelope.profile, envelope.routing_key, envelope.body) == ("orders", "the.key", body)
             assert envelope.headers == {"content-type": "text/plain"}
             assert (delivery.redelivered, delivery.delivery_count) == (redelivered, None)
-        assert len(channel.intake.waiting) == 2
+        assert len(channel.waiting) == 2
 
     run(check)
 
@@ -183,28 +192,23 @@ def test_when_the_channel_is_gone_nothing_is_told_and_nothing_waits() -> None:
         found[2].reject()
         await turn()
         assert channel.frames == []
-        assert not channel.intake.waiting
         assert channel.intake.ended == "the connection was lost: reset"
         assert all(delivery.origin is channel.intake and delivery.gone for delivery in found)
         assert told == [channel.intake]
         channel.intake.end("later")
-        await asyncio.wait_for(channel.intake.arrival(), WAIT)
-        assert repr(channel.intake) == (
-            "<Intake waiting=0 unsettled=3 ended='the connection was lost: reset'>"
-        )
+        assert channel.frames == []
+        assert repr(channel.intake) == "<Intake unsettled=3 ended='the connection was lost: reset'>"
 
     run(check)
 
 
-def test_arrival_ends_with_a_delivery_and_with_the_channel() -> None:
+def test_an_arrival_is_told_when_nothing_waited() -> None:
     async def check(channel: Channel) -> None:
-        for happen in (channel.deliver, lambda: channel.intake.lost("reset")):
-            channel.intake.waiting.clear()
-            waiting = asyncio.ensure_future(channel.intake.arrival())
-            await turn()
-            assert not waiting.done()
-            happen()
-            await asyncio.wait_for(waiting, WAIT)
+        for arrivals in (1, 1, 2):
+            if arrivals == 2:
+                channel.waiting.clear()
+            channel.deliver()
+            assert channel.arrivals == arrivals
 
     run(check)
 
@@ -287,20 +291,20 @@ def test_a_streams_message_is_delivered_again_without_asking_the_broker() -> Non
     async def check(_: Channel) -> None:
         channel = Channel(stream=True)
         first, second = (channel.deliver(b"%d" % number, properties=offset(number)) for number in (7, 8))
-        channel.intake.waiting.clear()
-        waiting = asyncio.ensure_future(channel.intake.arrival())
+        channel.waiting.clear()
         first.reject(requeue=True)
         second.ack()
-        await asyncio.wait_for(waiting, WAIT)
-        (again,) = channel.intake.waiting
+        await turn()
+        assert channel.arrivals == 2
+        (again,) = channel.waiting
         assert (again.envelope, again.redelivered, again.delivery_count) == (first.envelope, True, 1)
         assert (channel.acked, channel.refused) == ([2], [])
         assert channel.intake.next_offset == 7
 
-        channel.intake.waiting.clear()
+        channel.waiting.clear()
         again.give_back()
         await turn()
-        (again,) = channel.intake.waiting
+        (again,) = channel.waiting
         assert (again.envelope.body, again.delivery_count) == (first.envelope.body, 2)
         again.ack()
         await turn()
@@ -321,45 +325,40 @@ def test_what_looks_like_a_streams_message_elsewhere_is_the_brokers_to_deliver_a
 def test_paused_it_takes_no_more_and_what_was_taken_can_be_settled() -> None:
     async def check(channel: Channel) -> None:
         taken = channel.deliver()
-        channel.intake.waiting.clear()
+        channel.waiting.clear()
         for _ in range(2):
             channel.deliver()
         channel.intake.pause()
         assert channel.cancelled
         channel.deliver()  # it was under way
-        assert not channel.intake.waiting
+        assert not channel.waiting
         await turn()
         assert sorted(channel.refused) == [(2, "back"), (3, "back"), (4, "back")]
-        waiting = asyncio.ensure_future(channel.intake.arrival())
         channel.deliver()
-        await turn()
-        assert not waiting.done()
         channel.intake.pause()
+        assert (channel.arrivals, channel.pauses) == (2, 1)
         taken.ack()
         await turn()
         assert channel.acked == [1]
         assert sum(isinstance(found, Basic.Cancel) for found in channel.frames) == 1
-        channel.intake.end("it was closed")
-        await asyncio.wait_for(waiting, WAIT)
 
     run(check)
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_leaving_gives_back_everything_that_is_not_settled_and_may_delete_the_queue(paused: bool) -> None:
+def test_its_end_gives_back_everything_that_is_not_settled(paused: bool) -> None:
     async def check(channel: Channel) -> None:
         found = [channel.deliver() for _ in range(4)]
         for _ in range(2):
-            channel.intake.waiting.popleft()
+            channel.waiting.popleft()
         found[0].ack()
         if paused:
             channel.intake.pause()
-        channel.intake.leave(delete="mine")
+        channel.intake.end("it was closed")
         assert channel.cancelled
         assert channel.acked == [1]
         assert sorted(channel.refused) == [(2, "back"), (3, "back"), (4, "back")]
-        assert isinstance(channel.frames[-1], Queue.Delete)
-        assert channel.frames[-1].queue == "mine"
+        assert channel.intake.ended == "it was closed"
 
     run(check)
 
@@ -369,7 +368,7 @@ def test_of_a_channel_that_is_gone_nobody_takes_leave() -> None:
         channel.deliver()
         channel.intake.lost("reset")
         channel.intake.pause()
-        channel.intake.leave(delete="mine")
+        channel.intake.end("it was closed")
         assert channel.frames == []
 
     run(check)
@@ -380,9 +379,9 @@ def test_what_a_stream_has_delivered_is_not_given_back() -> None:
         channel = Channel(stream=True)
         channel.deliver(properties=offset(7))
         channel.deliver(properties=offset(8))
-        channel.intake.waiting.popleft().give_back()
+        channel.waiting.popleft().give_back()
         channel.intake.pause()
-        channel.intake.leave()
+        channel.intake.end("it was closed")
         await turn()
         assert (channel.refused, channel.intake.next_offset) == ([], 7)
 

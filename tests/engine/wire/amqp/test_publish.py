@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiormq.exceptions import ChannelNotFoundEntity
 
 from evbus.engine.core.settings import DeliverySettings
 from evbus.engine.wire.amqp import frames
+from evbus.engine.wire.amqp.connect import Refused
 from evbus.engine.wire.amqp.profile import Profile
 from evbus.engine.wire.amqp.publish import CACHED, Publisher
 from evbus.errors import ConnectFailed, Rejected, Unavailable
@@ -63,30 +63,37 @@ class Line:
             raise Unavailable("not connected")
         return self.session
 
-    async def channel(self) -> Any:
-        self.number += 1
-        return SimpleNamespace(
-            number=self.number,
-            confirm_delivery=lambda: "confirm",
-            close=lambda: "close",
-            rpc=lambda frame: "look" if frame.passive else "declare",
-        )
-
-    async def rpc(self, what: Any) -> None:
+    async def channel(self, *, confirms: bool = False) -> Any:
         if self.refuses is not None:
             raise self.refuses
+        self.number += 1
+        if confirms:
+            self.written.append(b"confirm")
+        await asyncio.sleep(0)
+        return SimpleNamespace(
+            number=self.number, declare_queue=lambda _, passive=False, **__: "look" if passive else "declare"
+        )
+
+    async def leave(self, channel: Any, sink: Any = None) -> None:
+        self.written.append(b"close")
+        await asyncio.sleep(0)
+        if sink is not None:
+            self.detach(channel.number, sink)
+
+    async def rpc(self, what: Any) -> None:
         self.written.append(what.encode())
         await asyncio.sleep(0)
         if what == "look" and not self.queue_is_there:
-            raise ChannelNotFoundEntity("no queue")
+            raise Refused(404, "no queue")
         self.queue_is_there = self.queue_is_there or what == "declare"
 
     def probe(self, seconds: float) -> None:
         self.probed.append(seconds)
 
-    def attach(self, channel: int, sink: Any) -> None:
+    def attach(self, channel: int, sink: Any) -> int:
         assert channel == self.number
         self.sink = sink
+        return channel
 
     def detach(self, channel: int, sink: Any) -> None:
         assert sink is self.sink
@@ -511,7 +518,7 @@ def test_a_frozen_broker_is_noticed_although_the_buffers_are_full(
 
     async def main() -> None:
         hub = new_hub()
-        data = {"url": url(rabbitmq, way.port), "queue": unique, "confirm_timeout": 0.1, "heartbeat": 0}
+        data = {"url": url(rabbitmq, way.port), "queue": unique, "confirm_timeout": 1, "heartbeat": 0}
         async with opened(hub, **data) as ctx:
             way.freeze()
             events = [event(unique, b"x" * 1024 * 1024) for _ in range(16)]
@@ -536,7 +543,7 @@ def test_a_lane_waits_out_a_frozen_broker_without_counting_attempts(
     way = proxy(rabbitmq.port)
 
     async def main() -> None:
-        profile = {"url": url(rabbitmq, way.port), "queue": unique, "confirm_timeout": 0.02}
+        profile = {"url": url(rabbitmq, way.port), "queue": unique, "confirm_timeout": 0.2}
         async with bus(tmp_path, orders=profile) as hub:
             way.freeze()
             await put(hub, "orders", unique, *range(100))

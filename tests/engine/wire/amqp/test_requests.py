@@ -57,7 +57,8 @@ async def taking(node: Any, queue: str) -> AsyncIterator[tuple[Following, Callab
     """Yield what returns the next request, and what answers one: a server with a connection of its own."""
     hub = new_hub()
     data = {"url": url(node), "queue": queue, "first_connect": "wait", "prefetch": 1000}
-    async with opened(hub, **data) as ctx, consuming(hub, **data) as following:
+    # A server may have nothing to do for as long as a broker that was killed takes to come back.
+    async with opened(hub, **data) as ctx, consuming(hub, seconds=None, **data) as following:
 
         async def replying(delivery: Delivery, body: bytes = b"") -> None:
             await answer(hub, ctx, delivery, body)

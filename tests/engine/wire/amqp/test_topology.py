@@ -29,7 +29,7 @@ def declare(node: Any, *, login: str = "guest:guest", vhost: str = "", times: in
             finally:
                 assert not beside.is_closed
                 assert not session.lost.done()
-                await session.rpc(beside.basic_qos(prefetch_count=1))
+                await session.rpc(beside.set_qos(prefetch_count=1))
         await no_tasks_left()
 
     asyncio.run(main())
@@ -251,7 +251,7 @@ def test_a_queue_of_another_connection_alone_is_told(rabbitmq: Any, names: str) 
     async def main() -> None:
         async with connected(url=rabbitmq.url) as made, connected(url=rabbitmq.url) as other:
             settings = profile(queue=names)
-            await (await other.up().channel()).queue_declare(names, exclusive=True)
+            await (await other.up().channel()).declare_queue(names, exclusive=True)
             with pytest.raises(
                 Unavailable, match=f"^the queue '{names}' belongs to another connection alone: "
             ):
