@@ -27,7 +27,7 @@ async def open_(hub, ctx):
 
 def ready(hub, ctx):
     """Return None when events can be taken now, else why not, and what to await until they can."""
-    return ctx.state.ready()
+    return ctx.state.connection.ready()
 
 
 async def publish(hub, ctx, routing_key, body, headers=None):

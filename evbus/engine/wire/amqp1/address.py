@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from evbus.engine.kit.topics import check_template, is_pattern
 from evbus.engine.wire.amqp1.profile import KEY, Model, Profile
-from evbus.engine.wire.base.text import unfit
+from evbus.engine.wire.base.profile import unfit
 from evbus.errors import InvalidRoutingKey, ProfileError
 from evbus.types import Subscription
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from evbus.engine.kit.units import Seconds
-from evbus.engine.wire.base.profile import BrokerProfile
-from evbus.engine.wire.base.text import unfit
+from evbus.engine.wire.base.profile import BrokerProfile, unfit
 
 __all__ = ["KEY", "Model", "Profile"]
 

@@ -10,7 +10,7 @@ from typing import Generic, Self, TypeVar
 
 from evbus.engine.kit.backoff import backoff
 from evbus.engine.wire.base.breaks import BREAKS, Breaks
-from evbus.engine.wire.base.pause import Pause
+from evbus.engine.wire.base.profile import Pause
 from evbus.engine.wire.base.supervisor import Connection, LiveSession
 from evbus.errors import ConnectFailed, DeliveryError, Unavailable
 from evbus.types import Delivery, Origin, Subscription

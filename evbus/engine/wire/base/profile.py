@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import ClassVar, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -10,11 +11,27 @@ import msgspec
 
 from evbus.engine.kit.units import Seconds
 from evbus.engine.wire.base.address import Address, host_and_port
-from evbus.engine.wire.base.pause import Pause
-from evbus.engine.wire.base.text import unfit
 from evbus.engine.wire.base.tls import Tls
 
-__all__ = ["BrokerProfile"]
+__all__ = ["BrokerProfile", "Pause", "unfit"]
+
+_UNFIT = re.compile("[\x00\ud800-\udfff]")
+
+
+def unfit(text: str) -> bool:
+    """Return whether a text holds a NUL, which ends texts in C and in STOMP, or is no UTF-8."""
+    return _UNFIT.search(text) is not None
+
+
+class Pause(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Seconds between two attempts to connect: a random part of a bound that doubles from min to max."""
+
+    min: Seconds = 0.1
+    max: Seconds = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min <= self.max < math.inf:
+            raise ValueError("min and max are seconds with 0 < min <= max")
 
 
 class BrokerProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -31,7 +48,7 @@ class BrokerProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     :ivar heartbeat: seconds; a broker from which nothing comes for twice as long is given up; 0: never.
     :ivar connect_timeout: seconds until an attempt to connect to one host is given up.
     :ivar first_connect: ``fail`` refuses to start when the first attempt fails; ``wait`` goes on trying.
-    :ivar reconnect: see :class:`evbus.engine.wire.base.pause.Pause`.
+    :ivar reconnect: see :class:`evbus.engine.wire.base.profile.Pause`.
     :ivar routing_key: a template such as ``orders.{routing_key}``; default: the event's own.
     :ivar headers: added to every event.
     :ivar prefetch: deliveries that may be unsettled at once; default: what their consumer works on at once,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
 from typing import Any, ClassVar, Generic, TypeVar
 
 from evbus.engine.wire.base.inflight import InFlight, Outcomes
@@ -74,10 +73,6 @@ class BrokerPublisher(ABC, Generic[_Session]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.connection!r}>"
-
-    def ready(self) -> tuple[str, Awaitable[None]] | None:
-        """Return None when events can be taken, else why not, and what to await until they can."""
-        return self.connection.ready()
 
     async def publish(self, events: list[Envelope]) -> list[Outcome]:
         """Send events and return one outcome each: None when the broker has taken it.

@@ -8,18 +8,17 @@ import re
 import select
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TextIO
 
 import msgspec
 
-from evbus.engine.codec import jsonl
 from evbus.engine.kit.thread import WorkerThread
-from evbus.errors import InvalidPayload, Rejected, Unavailable
+from evbus.engine.wire.file import lines
+from evbus.errors import Unavailable
 from evbus.types import Envelope
 
 __all__ = ["ConsoleDestination", "ConsoleProfile", "event_line", "may_colour", "printable", "text_line"]
-
-Outcome = Exception | None
 
 _KEY_COLOUR = "\x1b[36m"
 _NO_COLOUR = "\x1b[0m"
@@ -69,12 +68,8 @@ def event_line(event: Envelope, colour: bool) -> str:
 
     :raises Rejected: a text in it is no Unicode.
     """
-    try:
-        line = jsonl.encode(event)[:-1].decode()
-    except InvalidPayload as exc:
-        raise Rejected(str(exc)) from exc
     # Outside of strings JSON is ASCII, and the only control character there may be is the tab.
-    return _UNSAFE.sub(_json_escape, line) + "\n"
+    return _UNSAFE.sub(_json_escape, lines.event_line(event)[:-1].decode()) + "\n"
 
 
 def _json_escape(match: re.Match[str]) -> str:
@@ -118,7 +113,7 @@ class ConsoleDestination:
     def __repr__(self) -> str:
         return f"<ConsoleDestination {self._name} {self._worker!r}>"
 
-    async def publish(self, events: Sequence[Envelope]) -> list[Outcome]:
+    async def publish(self, events: Sequence[Envelope]) -> list[lines.Outcome]:
         """Print the events with one write; return None or the reason for each, in order.
 
         :raises Unavailable: nobody reads the stream any more.
@@ -129,16 +124,10 @@ class ConsoleDestination:
         """Print what is waiting and end the thread. The stream itself stays open."""
         await self._worker.close(self._release)
 
-    def _print(self, events: list[Envelope]) -> list[Outcome]:
-        outcomes: list[Outcome] = [None] * len(events)
-        lines = []
-        for place, event in enumerate(events):
-            try:
-                lines.append(self._line(event, self._colour))
-            except Rejected as exc:
-                outcomes[place] = exc
+    def _print(self, events: list[Envelope]) -> list[lines.Outcome]:
+        outcomes, made, _ = lines.made_of(events, partial(self._line, colour=self._colour))
         try:
-            self._write("".join(lines))
+            self._write("".join(made))
         except BrokenPipeError as exc:
             raise Unavailable(f"nobody reads {self._name} any more: its pipe is closed") from exc
         except (OSError, ValueError) as exc:

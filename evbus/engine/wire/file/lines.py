@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -22,6 +22,7 @@ from evbus.types import CONTENT_TYPE, Envelope
 __all__ = ["FileDestination", "FileProfile", "body_line", "event_line"]
 
 Outcome = Exception | None
+_Line = TypeVar("_Line", bytes, str)
 
 
 class FileProfile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -115,6 +116,22 @@ def body_line(event: Envelope) -> bytes:
     )
 
 
+def made_of(
+    events: Sequence[Envelope], line: Callable[[Envelope], _Line]
+) -> tuple[list[Outcome], list[_Line], list[int]]:
+    """Return an outcome for each event, the lines of those that can be one, and their places."""
+    outcomes: list[Outcome] = [None] * len(events)
+    lines, places = [], []
+    for place, event in enumerate(events):
+        try:
+            lines.append(line(event))
+        except Rejected as exc:
+            outcomes[place] = exc
+        else:
+            places.append(place)
+    return outcomes, lines, places
+
+
 class FileDestination:
     """The file of one profile, and the thread that writes it, so that a slow disk stalls nobody else."""
 
@@ -162,15 +179,7 @@ class FileDestination:
         await self._worker.close(self._file.close)
 
     def _write(self, events: list[Envelope]) -> list[Outcome]:
-        outcomes: list[Outcome] = [None] * len(events)
-        lines, places = [], []
-        for place, event in enumerate(events):
-            try:
-                lines.append(self._line(event))
-            except Rejected as exc:
-                outcomes[place] = exc
-            else:
-                places.append(place)
+        outcomes, lines, places = made_of(events, self._line)
         done, problem = self._file.write(lines)
         for place in places[done:]:
             outcomes[place] = problem

@@ -17,7 +17,7 @@ from evbus.engine.kit.topics import check_template, is_pattern
 from evbus.engine.wire.amqp.profile import NOT_CLASSIC, PASSING
 from evbus.engine.wire.amqp.topology import STANDARD, TOPIC
 from evbus.engine.wire.base.consume import BrokerConsumer
-from evbus.engine.wire.base.text import unfit
+from evbus.engine.wire.base.profile import unfit
 from evbus.engine.wire.stomp.connect import StompConnection
 from evbus.engine.wire.stomp.frame import Frame
 from evbus.engine.wire.stomp.profile import KEY, ROUTING_KEY, Profile

@@ -7,8 +7,7 @@ from typing import ClassVar
 import msgspec
 
 from evbus.engine.kit.units import Seconds
-from evbus.engine.wire.base.profile import BrokerProfile
-from evbus.engine.wire.base.text import unfit
+from evbus.engine.wire.base.profile import BrokerProfile, unfit
 
 __all__ = ["KEY", "ROUTING_KEY", "Profile"]
 

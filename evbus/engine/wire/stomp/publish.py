@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 
 from evbus.engine.kit.waiting import call
+from evbus.engine.wire.base.profile import unfit
 from evbus.engine.wire.base.publish import INVALID, Batch, BrokerPublisher, rejected
-from evbus.engine.wire.base.text import unfit
 from evbus.engine.wire.stomp.connect import StompConnection
 from evbus.engine.wire.stomp.frame import escape, header_lines
 from evbus.engine.wire.stomp.profile import KEY, ROUTING_KEY, Profile

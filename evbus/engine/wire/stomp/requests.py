@@ -12,14 +12,13 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
 
 import msgspec
 
 from evbus.engine.wire.base.correlate import Correlator
+from evbus.engine.wire.base.profile import unfit
 from evbus.engine.wire.base.publish import INVALID, rejected
 from evbus.engine.wire.base.single import SingleFlight, anew
-from evbus.engine.wire.base.text import unfit
 from evbus.engine.wire.stomp.connect import StompConnection
 from evbus.engine.wire.stomp.frame import Frame, header_lines
 from evbus.engine.wire.stomp.profile import ROUTING_KEY, Profile
@@ -37,16 +36,10 @@ CORRELATION, REPLY_TO = "correlation-id", "reply-to"
 MOST_EXPIRY = 4_294_967
 
 
-class _ReplyQueue(NamedTuple):
-    """A queue for replies: its name and headers to subscribe with, and the address that servers get."""
+def reply_queue(broker: Product, name: str) -> tuple[str, dict[str, str], str]:
+    """Return a queue for replies, the headers to subscribe with, and the address that servers get.
 
-    queue: str
-    headers: dict[str, str]
-    address: str
-
-
-def reply_queue(broker: Product, name: str) -> _ReplyQueue:
-    """Return a queue for replies that ends with its subscription, or at the latest with its connection.
+    It ends with its subscription, or at the latest with its connection.
 
     RabbitMQ lets nobody subscribe to ``/temp-queue/``. A SEND to ``/queue/`` would declare the queue anew,
     which ends the connection of who sends, or leaves a queue behind that nobody reads; one to ``/amq/queue/``
@@ -54,8 +47,8 @@ def reply_queue(broker: Product, name: str) -> _ReplyQueue:
     """
     if broker is Product.RABBITMQ:
         headers = {"durable": "false", "auto-delete": "true", "exclusive": "true"}
-        return _ReplyQueue(f"/queue/{name}", headers, f"/amq/queue/{name}")
-    return _ReplyQueue(f"/temp-queue/{name}", {}, f"/temp-queue/{name}")
+        return f"/queue/{name}", headers, f"/amq/queue/{name}"
+    return f"/temp-queue/{name}", {}, f"/temp-queue/{name}"
 
 
 def expiry_lines(broker: Product, seconds: float) -> bytes:
@@ -169,8 +162,8 @@ class _Inbox:
         self._subscribed = False
         self._expiry = profile.expiry
         broker = self._broker = line.session.broker
-        self._reply_queue = reply_queue(broker, f"evbus-reply-{secrets.token_hex(16)}")
-        fixed = {**profile.headers, REPLY_TO: self._reply_queue.address}
+        self._queue, self._headers, address = reply_queue(broker, f"evbus-reply-{secrets.token_hex(16)}")
+        fixed = {**profile.headers, REPLY_TO: address}
         request = msgspec.structs.replace(profile, headers=fixed, expiry=None)
         self._frames = Frames(request, broker, skip={CORRELATION})
 
@@ -186,8 +179,9 @@ class _Inbox:
         """
         session = self.line.session
         session.lost.add_done_callback(self._lost)
-        queue, headers, _ = self._reply_queue
-        refusal = await session.subscribe(self._subscription, queue, headers, self._take, ack="auto")
+        refusal = await session.subscribe(
+            self._subscription, self._queue, self._headers, self._take, ack="auto"
+        )
         if refusal is not None:
             await session.unsubscribe(self._subscription)
             name, reason = self.line.connection.name, self.line.connection.clean(refusal)

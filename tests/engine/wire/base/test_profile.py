@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evbus.engine.wire.base.text import unfit
+from evbus.engine.wire.base.profile import unfit
 
 
 def test_only_nul_and_lone_surrogates_cannot_be_carried() -> None:
