@@ -17,7 +17,7 @@ from evbus.engine.wire.amqp1.profile import Profile
 from evbus.engine.wire.amqp1.session import Amqp1Session
 from evbus.engine.wire.base.amqp1_types import Malformed
 from evbus.engine.wire.base.consume import BrokerConsumer
-from evbus.errors import DeliveryError, ProfileError, Unavailable
+from evbus.errors import DeliveryError, Unavailable
 from evbus.types import Delivery, Envelope, Origin, SharedHeaders, Subscription
 
 __all__ = ["Consumer"]
@@ -75,10 +75,7 @@ class Consumer(BrokerConsumer[Amqp1Session]):
         # RabbitMQ 3 leaves out how often it delivered a message, and that is not the same as never.
         self._counts = found != "rabbitmq3"
         if self._source is None:
-            try:
-                self._source = source(self._profile, found, self._wanted)
-            except ProfileError as exc:
-                raise ProfileError(f"{self.connection.name}: {exc.reason}", path=exc.path) from None
+            self._source = source(self._profile, found, self._wanted)
         where = self._source
         self.place = where.address
         link = self._link = session.receiver(

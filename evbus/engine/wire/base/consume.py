@@ -12,7 +12,7 @@ from evbus.engine.kit.backoff import backoff
 from evbus.engine.wire.base.breaks import BREAKS, Breaks
 from evbus.engine.wire.base.profile import Pause
 from evbus.engine.wire.base.supervisor import Connection, LiveSession
-from evbus.errors import ConnectFailed, DeliveryError, Unavailable
+from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
 from evbus.types import Delivery, Origin, Subscription
 
 __all__ = ["BrokerConsumer"]
@@ -154,6 +154,8 @@ class BrokerConsumer(ABC, Generic[_Session]):
                 if await self._subscribe(session):
                     self._subscribed()
                 return True
+            except ProfileError as exc:
+                raise ProfileError(f"{self.connection.name}: {exc.reason}", path=exc.path) from None
             except DeliveryError as exc:
                 problem = exc
             await self._end()

@@ -290,10 +290,7 @@ class Consumer(BrokerConsumer[StompSession]):
         self.waiting.clear()
 
     def _plan(self, session: StompSession) -> _SubscribePlan:
-        try:
-            found = plan(self._profile, self._wanted, session.broker, self._own)
-        except ProfileError as exc:
-            raise ProfileError(f"{self.connection.name}: {exc.reason}", path=exc.path) from None
+        found = plan(self._profile, self._wanted, session.broker, self._own)
         as_it_is = found.as_it_is() if self._as_it_is else None
         self._as_it_is = False
         return as_it_is or found

@@ -425,9 +425,8 @@ async def test_the_connection_of_a_closed_profile_is_not_waited_for() -> None:
 
 
 def test_where_replies_come_to_differs_by_broker() -> None:
-    made = reply_queue(Product.RABBITMQ, "n")
-    assert (made.queue, made.address) == ("/queue/n", "/amq/queue/n")
-    assert made.headers == {"durable": "false", "auto-delete": "true", "exclusive": "true"}
+    headers = {"durable": "false", "auto-delete": "true", "exclusive": "true"}
+    assert reply_queue(Product.RABBITMQ, "n") == ("/queue/n", headers, "/amq/queue/n")
     for other in (Product.ACTIVEMQ, Product.OTHER):
         assert reply_queue(other, "n") == ("/temp-queue/n", {}, "/temp-queue/n")
 
