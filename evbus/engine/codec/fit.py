@@ -19,7 +19,7 @@ from msgspec import inspect
 from evbus.engine.kit.strictjson import Number
 from evbus.errors import InvalidPayload
 
-__all__ = ["exact_decimal", "fitted", "parts", "rounded"]
+__all__ = ["exact_decimal", "fitted", "has_keys", "levels", "parts", "rounded"]
 
 
 #: Floats from here on stand for several integers each.
@@ -38,9 +38,30 @@ def parts(info: Any) -> Iterator[Any]:
             continue
         seen.add(id(each))
         yield each
-        pending += (field.type for field in getattr(each, "fields", ()))
-        pending += (getattr(each, name) for name in _INNER if hasattr(each, name))
-        pending += (*getattr(each, "item_types", ()), *getattr(each, "types", ()))
+        pending += _inner(each)
+
+
+def levels(info: Any, within: frozenset[int] = frozenset()) -> float:
+    """Return how deep values of a type may nest at the most, counting each step; infinity for any depth."""
+    if id(info) in within or isinstance(info, inspect.AnyType):
+        return math.inf
+    return 1 + max((levels(each, within | {id(info)}) for each in _inner(info)), default=0)
+
+
+def has_keys(data: bytes, keys: int) -> bool:
+    """Say whether a JSON text that has so many keys at least has no more; False where that is not certain."""
+    # Colons in texts follow no quote, unless that is written as an escape.
+    if data.count(b":") == keys:
+        return True
+    if data.count(b'":') != keys or 9 in data or 10 in data or 13 in data:
+        return False
+    return 32 not in data or b" :" not in data
+
+
+def _inner(info: Any) -> Iterator[Any]:
+    yield from (field.type for field in getattr(info, "fields", ()))
+    yield from (getattr(info, name) for name in _INNER if hasattr(info, name))
+    yield from (*getattr(info, "item_types", ()), *getattr(info, "types", ()))
 
 
 def rounded(value: Any) -> Any:

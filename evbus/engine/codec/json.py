@@ -6,31 +6,26 @@ putting right, the body is walked; when it does, :class:`_JsonNormaliser` rebuil
 
 from __future__ import annotations
 
-import datetime as dt
-import decimal
+import contextlib
 import enum
-import functools
 import json
 import math
-import operator
-import uuid
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import msgspec.inspect
 
 from evbus.engine.codec.content import as_bytes, refuse_pickle
-from evbus.engine.codec.fit import parts
-from evbus.engine.codec.models import is_model, own_json
-from evbus.engine.codec.moments import to_the_minute
+from evbus.engine.codec.fit import has_keys, levels, parts
+from evbus.engine.codec.models import is_model, own_json, own_reader
 from evbus.engine.codec.normal import Normaliser
+from evbus.engine.codec.plain import ATOMS, ATOMS_AND_FLOAT, Check, check_of, is_plain
 from evbus.engine.kit import strictjson
 from evbus.engine.kit.strictjson import MAX_DEPTH
 from evbus.errors import InvalidPayload, PayloadError
 
-__all__ = ["apply", "apply_or_repr", "exact_load", "load", "strict_load", "typed"]
+__all__ = ["apply", "apply_or_repr", "exact_load", "load", "typed"]
 
 _SCALARS = (
     *(msgspec.inspect.StrType, msgspec.inspect.IntType, msgspec.inspect.FloatType, msgspec.inspect.BoolType),
@@ -38,37 +33,19 @@ _SCALARS = (
     *(msgspec.inspect.DateType, msgspec.inspect.TimeType, msgspec.inspect.TimeDeltaType),
     *(msgspec.inspect.BytesType, msgspec.inspect.EnumType),
 )
-_TIMED = (msgspec.inspect.DateTimeType, msgspec.inspect.TimeType)
-#: Classes whose fields are known, by their identity; what is known of one goes with it. And how to get the
-#: values of their fields.
-_CLASSES: dict[int, weakref.ref[type]] = {}
-_FIELDS: dict[int, Callable[[Any], Iterable[Any]]] = {}
-#: Those of them whose fields are single values, as they are declared, and no times: without NaN they need no
-#: closer look.
-_FLAT: set[int] = set()
-#: Those with fields for times, with a date or without, and these.
-_FLAT_BUT_TIMES: dict[int, list[str]] = {}
-
+#: Classes of bodies that are nobody's own.
+_BUILT_IN = ATOMS_AND_FLOAT | {dict, list, tuple, set, frozenset}
+_UNTIMED = {*_SCALARS} - {msgspec.inspect.DateTimeType, msgspec.inspect.TimeType}
 _encode = msgspec.json.Encoder().encode
 _HUGE = 10**strictjson.DIGITS
 
-# What msgspec writes as it should be, whatever the value; floats are apart because of NaN, dates with a time
-# and times because of their offsets.
-_ATOMS: frozenset[type] = frozenset(
-    {
-        *(str, int, bool, type(None), bytes, bytearray, memoryview, uuid.UUID, decimal.Decimal),
-        *(dt.date, dt.timedelta),
-    }
-)
-_ATOMS_AND_FLOAT = _ATOMS | {float}
-#: What says of a value whether msgspec writes it as it should be.
-_CHECKS: dict[type, Callable[[Any], bool]] = {
-    float: math.isfinite,
-    dt.datetime: to_the_minute,
-    dt.time: to_the_minute,
-}
-#: In place of the fields of a dataclass of pydantic's, which msgspec does not write as pydantic does.
-_ANOTHER_S = (object(),)
+#: Whether the fields of a class are single values, as they are declared, and no times: without NaN they need
+#: no closer look. Its check. And what writes its objects in one go, or None where that may not be right.
+_Ways = tuple[bool, Check | None, Callable[[Any], bytes | None] | None]
+#: The attribute of a class that keeps the class, as those that derive from it have the attribute as well, and
+#: its ways.
+_KNOWN = "__evbus_json__"
+_UNKNOWN: Any = (None, False, None, None)
 
 
 def apply(data: Any, normaliser: type[_JsonNormaliser] | None = None) -> bytes:
@@ -87,42 +64,42 @@ def apply(data: Any, normaliser: type[_JsonNormaliser] | None = None) -> bytes:
         the path.
     :raises PayloadTooDeep: containers nest more than 64 levels deep.
     """
+    kind = type(data)
+    flat, check, write = False, None, None
+    if kind is not dict:
+        owner, flat, check, write = getattr(kind, _KNOWN, _UNKNOWN)
+        if owner is not kind:
+            flat, check, write = _learn(kind)
+    out = None
     try:
-        out = _encode(data)
+        if write is not None:
+            out = write(data)
+        else:
+            out = _encode(data)
+            # Looking for single bytes is much cheaper than for b"null", which only NaN and None leave behind.
+            null = 117 in out and 110 in out and out.find(b"null") >= 0
+            if not null and (flat or (kind is dict and _is_flat(data, out))):
+                return out
+            look = is_plain if check is None else check
+            if not look(data, ATOMS if null else ATOMS_AND_FLOAT, MAX_DEPTH):
+                out = None
     except MemoryError:
         raise
-    except Exception:
-        return _model(data) or _slow(data, normaliser)
-    # Looking for single bytes is much cheaper than for b"null", which only NaN and None leave behind.
-    null = 117 in out and 110 in out and out.find(b"null") >= 0
-    kind = type(data)
-    if kind is dict:
-        # One brace and no bracket is a flat object, and so without sets. Without a sign, or with a colon for
-        # each key and no more, it has no offset. Its keys are left to look at.
-        if (
-            not null
-            and 91 not in out
-            and out.rfind(b"{") == 0
-            and ((45 not in out and 43 not in out) or out.count(b":") == len(data))
-        ):
-            for key in data:
-                if type(key) is not str:
-                    break
-            else:
-                return out
-    elif not null and id(kind) in _FLAT:
-        return out
-    elif not null and (times := _FLAT_BUT_TIMES.get(id(kind))) is not None:
-        for name in times:
-            if not to_the_minute(getattr(data, name, None)):
-                break
-        else:
-            return out
-    try:
-        plain = _plain(data, _ATOMS if null else _ATOMS_AND_FLOAT, MAX_DEPTH)
-    except AttributeError:
-        plain = False  # a field was deleted, or never set
-    return out if plain else _model(data) or _slow(data, normaliser)
+    except Exception:  # there is something that msgspec does not know, or a field is not there
+        out = None
+    return _slow(data, normaliser) if out is None else out
+
+
+def _is_flat(data: dict[Any, Any], out: bytes) -> bool:
+    """Say whether a body is an object of texts and numbers alone, judged by how it was written."""
+    # One brace and no bracket is a flat object, and so without sets. Without a sign, or with a colon for each
+    # key and no more, it has no offset.
+    if 91 in out or out.rfind(b"{") or ((45 in out or 43 in out) and out.count(b":") != len(data)):
+        return False
+    for key in data:  # noqa: SIM110 - all() takes twice the time
+        if type(key) is not str:
+            return False
+    return True
 
 
 def apply_or_repr(data: object) -> bytes:
@@ -130,77 +107,18 @@ def apply_or_repr(data: object) -> bytes:
     return apply(data, _ReprNormaliser)
 
 
-def _plain(value: Any, atoms: frozenset[type], room: int) -> bool:
-    """Say whether msgspec writes ``value`` as it should be written, in ``room`` levels at most.
-
-    :param atoms: the types of which every value is written so.
-    """
-    kind = type(value)
-    check = _CHECKS.get(kind)
-    if check is not None:
-        return check(value)
-    children: Iterable[Any]
-    fields = _FIELDS.get(id(kind))
-    if fields is not None:
-        children = fields(value)
-    elif kind is list or kind is tuple:
-        children = value
-    elif isinstance(value, dict):
-        for key in value:
-            if type(key) is not str:
-                return False
-        children = dict.values(value)
-    elif isinstance(value, enum.Enum):
-        return _plain(value.value, atoms, room)
-    elif names := getattr(kind, "__struct_fields__", None) or getattr(kind, "__dataclass_fields__", None):
-        children = _learn(kind, tuple(names))(value)
-    else:
-        return kind in atoms
-    if room == 0:
-        return False
-    for child in children:  # noqa: SIM110 - all() takes twice the time
-        if type(child) not in atoms and not _plain(child, atoms, room - 1):
-            return False
-    return True
-
-
-def _learn(kind: type, names: tuple[str, ...]) -> Callable[[Any], Iterable[Any]]:
-    """Return a function that gets the values of an object's fields, and remember it for the class."""
-    if is_model(kind):
-        return lambda value: _ANOTHER_S
-    if len(names) > 1:
-        number = id(kind)
-        _CLASSES[number] = weakref.ref(kind, functools.partial(_forget, number))
-        _FIELDS[number] = operator.attrgetter(*names)
-        times = _times_of(kind)
-        if times:
-            _FLAT_BUT_TIMES[number] = times
-        elif times is not None:
-            _FLAT.add(number)
-    return lambda value: [getattr(value, name, None) for name in names]
-
-
-def _forget(number: int, _: object) -> None:
-    _FLAT.discard(number)
-    for known in (_CLASSES, _FIELDS, _FLAT_BUT_TIMES):
-        known.pop(number, None)
-
-
-def _times_of(kind: type) -> list[str] | None:
-    """Return the fields for times, with a date or without, of a class of single values; None for others."""
-    try:
+def _learn(kind: type) -> _Ways:
+    """Return how objects of a class are written; keep it with a class that has a way of its own."""
+    if kind in _BUILT_IN:
+        return False, None, None
+    check, write, flat = check_of(kind), own_json(kind), False
+    with contextlib.suppress(Exception):  # annotations may be anything, and fail in any way
         fields = msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
-    except Exception:  # annotations may be anything, and fail in any way
-        return None
-    if not all(isinstance(field.type, _SCALARS) for field in fields):
-        return None
-    return [field.name for field in fields if isinstance(field.type, _TIMED)]
-
-
-def _model(data: object) -> bytes | None:
-    """Encode a model of pydantic's with its own encoder; return None where that may not be right."""
-    own = own_json(type(data))
-    return None if own is None else own(data)
+        flat = {type(field.type) for field in fields} <= _UNTIMED and not is_model(kind)
+    if check is not None or write is not None:
+        # Whatever its metaclass says to attributes.
+        type.__setattr__(kind, _KNOWN, (kind, flat, check, write))
+    return flat, check, write
 
 
 def _slow(data: object, normaliser: type[_JsonNormaliser] | None = None) -> bytes:
@@ -279,14 +197,25 @@ def typed(kind: type) -> Callable[[bytes], Any] | None:
     ``ValueError`` for all that it is not sure of, which is for those two to read or to refuse. There is none
     for a type with parts that msgspec does not know, or does not make as they make themselves.
     """
+    if is_model(kind):
+        return own_reader(kind)
     info = msgspec.inspect.type_info(kind)
     held = list(parts(info))
     strange = (msgspec.inspect.CustomType, msgspec.inspect.RawType)
     if any(isinstance(each, strange) or is_model(getattr(each, "cls", None)) for each in held):
         return None
     decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
+    shallow = levels(info) <= MAX_DEPTH
 
     def read(data: bytes) -> Any:
+        # What is written again as it came has no key twice, and nothing else that is refused.
+        if shallow or data.count(b"{") + data.count(b"[") <= MAX_DEPTH:
+            try:
+                value = decode(data)
+                if _encode(value) == data:
+                    return value
+            except RecursionError:
+                pass  # of what is skipped
         try:
             strictjson.load(data, allow_nan=True)
         except PayloadError as exc:
@@ -298,13 +227,8 @@ def typed(kind: type) -> Callable[[bytes], Any] | None:
         return read
 
     def read_at_once(data: bytes) -> Any:
-        # A key that stands twice shows in the number of colons: every key is there at least once, or the text
-        # does not fit. Colons in texts follow no quote, unless that is written as an escape.
-        if data.count(b":") != keys and (
-            data.count(b'":') != keys or b" :" in data or b"\t:" in data or b"\n:" in data or b"\r:" in data
-        ):
-            return read(data)
-        return decode(data)
+        # Every key is there at least once, or the text does not fit: one that is there twice is one more.
+        return decode(data) if data.count(b":") == keys or has_keys(data, keys) else read(data)
 
     if not any(isinstance(each, msgspec.inspect.DecimalType) for each in held):
         return read_at_once
@@ -329,11 +253,6 @@ def _keys(info: Any, within: frozenset[int]) -> int | None:
             return None
         found += inner
     return found
-
-
-def strict_load(data: bytes) -> Any:
-    """Return the value of a JSON text from outside: as :func:`load`, but NaN and infinities are refused."""
-    return _load(data, allow_nan=False)
 
 
 def _load(data: bytes, *, allow_nan: bool, exactly: bool = False) -> Any:

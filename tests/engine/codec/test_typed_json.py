@@ -15,7 +15,7 @@ import msgspec
 import pydantic
 import pydantic.dataclasses
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evbus.engine.codec import json as codec_json
@@ -92,6 +92,65 @@ class Listed(msgspec.Struct, array_like=True):
 @pydantic.dataclasses.dataclass
 class Validated:
     number: int
+
+
+class Ruled(pydantic.BaseModel):
+    number: int
+
+    @pydantic.field_validator("number")
+    @classmethod
+    def known(cls, number: int) -> int:
+        return number
+
+
+@dataclasses.dataclass
+class Nested:
+    """Whose objects have no number of keys."""
+
+    text: str
+    number: int | None = None
+    inner: list[Inner] = dataclasses.field(default_factory=list)
+    real: dict[str, float] = dataclasses.field(default_factory=dict)
+    truth: Any = None
+
+
+class Validation(pydantic.BaseModel):
+    """Of required single values."""
+
+    text: str
+    number: decimal.Decimal
+    real: float
+    at: dt.datetime
+    state: Color
+    count: int = pydantic.Field(gt=0)
+    truth: bool | None
+
+
+class Strict(Validation, strict=True):
+    pass
+
+
+class Sparse(pydantic.BaseModel):
+    """With defaults, aliases, and others within."""
+
+    text: str = "t"
+    number: decimal.Decimal | None = None
+    real: list[float] = []
+    at: dt.date | None = None
+    count: int = pydantic.Field(0, validation_alias=pydantic.AliasChoices("n", pydantic.AliasPath("list", 0)))
+    inner: Strict | None = None
+
+
+class Plain(pydantic.BaseModel, extra="forbid", coerce_numbers_to_str=True):
+    text: str
+    number: decimal.Decimal
+
+
+@pydantic.dataclasses.dataclass
+class Combined:
+    text: str
+    number: int | None
+    inner: Validation
 
 
 class Held(msgspec.Struct):
@@ -183,9 +242,7 @@ def test_classes_of_any_shape_are_read_from_the_text(kind: Any, text: bytes, rea
         reading(Endless)(text)
 
 
-@pytest.mark.parametrize(
-    "kind", [pydantic.create_model("Model"), list[pydantic.BaseModel], Held, Validated], ids=str
-)
+@pytest.mark.parametrize("kind", [list[pydantic.BaseModel], Held, Ruled, Plain, list[Validated]], ids=str)
 def test_there_is_none_where_msgspec_does_not_know_a_part(kind: Any) -> None:
     assert codec_json.typed(kind) is None
 
@@ -306,9 +363,106 @@ def objects(draw: st.DrawFn, depth: int = 1) -> str:
     return "{" + draw(st.sampled_from([",", ", ", ",\n"])).join(parts) + "}"
 
 
-@given(objects(), st.sampled_from([Inner, Outer]))
+@given(objects(), st.sampled_from([Inner, Outer, Nested]))
 def test_it_never_returns_what_the_long_way_would_not(text: str, kind: type) -> None:
     assert_same(kind, text.encode("utf-8", "surrogatepass"))
+
+
+#: Values for fields of any type, as they may be written, and some that are none.
+WRITTEN = st.sampled_from(
+    [
+        *('"a"', '"1.50"', '"1e2"', '"a:\\u0020"', '"\\ud800"', '" "', '""', "null", "true", "5", "-0", "1"),
+        *("0", "1.10", "1e2", "1E400", "1e-400", "12345678901234567.89", "1e22", "NaN", "-Infinity"),
+        *('"red"', '"2026-01-02"', '"2026-01-02T12:00:00Z"', '"2026-01-02T12:00:00.5+02:00"', '"P1DT2S"'),
+        *("1767355200", "1767355200.5", "[]", "[1.5]", "[1e400]", '{"a":1}', "9" * 25, "1" * 4301, "[" * 70),
+    ]
+)
+FITTING = {
+    "text": '"a: b"',
+    "number": '"1.10"',
+    "real": "0.5",
+    "at": '"2026-01-02T12:00:00Z"',
+    "state": '"red"',
+    "count": "1",
+    "truth": "true",
+}
+NUMBERED = {**FITTING, "number": "1.10"}
+
+
+@st.composite
+def fields(draw: st.DrawFn, depth: int = 1) -> str:
+    """Draw an object that is near one that fits: with values of other types, and keys that stand twice."""
+    values = dict(draw(st.sampled_from([FITTING, NUMBERED])))
+    for name in draw(st.lists(st.sampled_from([*values, "n", "list", "new"]), max_size=2)):
+        values[name] = draw(WRITTEN)
+    pairs = list(values.items())
+    if depth and draw(st.booleans()):
+        pairs.append(("inner", draw(fields(depth - 1))))
+    if draw(st.integers(0, 3)) == 0:
+        pairs.insert(draw(st.integers(0, len(pairs))), (draw(st.sampled_from(pairs))[0], draw(WRITTEN)))
+    for _ in range(draw(st.integers(0, 3))):
+        del pairs[draw(st.integers(0, len(pairs) - 1))]
+    colon = draw(COLONS)
+    return "{" + ",".join(f'"{name}"{colon}{value}' for name, value in pairs) + "}"
+
+
+MODELS = [Validation, Strict, Sparse, Combined, Nested]
+
+
+@settings(deadline=None)
+@given(fields(), st.sampled_from(MODELS))
+def test_models_are_never_read_otherwise_than_the_long_way(text: str, kind: type) -> None:
+    assert_same(kind, text.encode())
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_what_models_and_nested_classes_write_is_read_the_short_way(kind: Any, data: Any) -> None:
+    value = data.draw(NESTED) if kind is Nested else made(data, kind)
+    text = codec_json.apply(value)
+    assert_same(kind, text)
+
+
+NESTED = st.builds(
+    Nested,
+    st.text(),
+    st.integers() | st.none(),
+    st.lists(st.builds(Inner, st.text(), st.integers()), max_size=3),
+    st.dictionaries(st.text(), st.floats(), max_size=3),
+    PLAIN,
+)
+
+
+def made(data: Any, kind: Any) -> Any:
+    """Draw an instance of a model."""
+    real = st.floats(allow_nan=False, allow_infinity=False)
+    values: dict[str, Any] = {
+        "text": st.text(),
+        "number": st.decimals(allow_nan=False, allow_infinity=False)
+        if kind is not Combined
+        else st.integers() | st.none(),
+        "real": st.lists(real) if kind is Sparse else real,
+        "at": st.dates() if kind is Sparse else st.datetimes(timezones=st.timezones() | st.none()),
+        "state": st.sampled_from(Color),
+        "count": st.integers(1),
+        "truth": st.booleans() | st.none(),
+    }
+    held = kind.__pydantic_fields__
+    drawn = {name: data.draw(each) for name, each in values.items() if name in held}
+    if "inner" in held:
+        drawn["inner"] = made(data, Strict if kind is Sparse else Validation)
+    return kind(**drawn)
+
+
+def test_models_of_required_values_and_others_within_are_read_in_one_go() -> None:
+    for kind in (Validation, Strict, Combined, Nested):
+        assert codec_json.typed(kind) is not None
+    value = Validation(
+        text="a", number=1, real=0.5, at=dt.datetime.now(dt.UTC), state=Color.RED, count=1, truth=True
+    )
+    for sent in (value, Combined("a", 1, value), Nested("a", 1, [Inner("b", 2)], {"c": 0.5}, {"d": [None]})):
+        assert reading(type(sent))(codec_json.apply(sent)) == sent
 
 
 @given(

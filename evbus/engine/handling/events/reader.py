@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from typing import Any, NamedTuple
 
 from evbus.engine.codec.typed import optional_keys, reader, wants_digits
@@ -135,10 +136,13 @@ class Reader:
         load, at_once, keys = loader.load, None, None
         if spec.cls is not None:
             try:
-                exact = loader.exact if wants_digits(spec.cls) else None
+                decimals = wants_digits(spec.cls)
+                exact = loader.exact if decimals else None
                 make, load = reader(spec.cls, digits=exact is not None), exact or loader.load
                 at_once = loader.typed(spec.cls) if loader.typed is not None else None
                 keys = optional_keys(spec.cls)
+                if decimals:
+                    make, at_once = _apart(make), at_once and _apart(at_once)
             except (TypeError, NameError) as exc:
                 raise InvalidPayload(f"{spec.cls.__qualname__} cannot be read: {exc}") from exc
         decoder = _Decoder(str(spec.version), load, make, at_once, keys)
@@ -151,6 +155,14 @@ class Reader:
 
 def _plain(values: Any) -> Any:
     return values
+
+
+def _apart(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what makes an event in a context of its own, as a Decimal leaves its settings in that.
+
+    A worker whose context has changed is not used for another event.
+    """
+    return lambda data: copy_context().run(make, data)
 
 
 def _recognised(cls: Any, keys: frozenset[str], values: Any) -> Any:
