@@ -131,7 +131,7 @@ async def test_a_thousand_cancelled_puts(tmp_path: Path) -> None:
     assert not rig.queue._waiters
 
 
-def test_a_healthy_destination_beside_one_that_is_down_and_one_that_hangs(tmp_path: Path) -> None:
+async def test_a_healthy_destination_beside_one_that_is_down_and_one_that_hangs(tmp_path: Path) -> None:
     """It delivers as many events with every turn of the loop as alone (bar 14, counted and not timed)."""
 
     async def loop_turns(*neighbours: Any) -> int:
@@ -148,13 +148,10 @@ def test_a_healthy_destination_beside_one_that_is_down_and_one_that_hangs(tmp_pa
                     count += 1
         return count
 
-    async def main() -> tuple[int, int]:
-        down, hangs = Target(), Target(batching=True)
-        down.plan.extend([Unavailable("down")] * 1_000_000)
-        hangs.publish_batch = lambda ctx, events: asyncio.Event().wait()  # type: ignore[method-assign,assignment]
-        return await loop_turns(), await loop_turns(down, hangs)
-
-    alone, beside = asyncio.run(main())
+    down, hangs = Target(), Target(batching=True)
+    down.plan.extend([Unavailable("down")] * 1_000_000)
+    hangs.publish_batch = lambda ctx, events: asyncio.Event().wait()  # type: ignore[method-assign,assignment]
+    alone, beside = (await loop_turns(), await loop_turns(down, hangs))
     assert beside <= 2 * alone
 
 

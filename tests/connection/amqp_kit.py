@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -17,8 +16,23 @@ from evbus.engine.wire.amqp.connect import AmqpSession, connection
 from evbus.engine.wire.amqp.profile import Profile
 from evbus.engine.wire.base.supervisor import Connection
 from evbus.errors import ConnectFailed
+from tests.transports.kit import WAIT, Talk, closed_port, server
 
-WAIT = 30.0  # seconds; nothing is waited for that long unless something is wrong
+__all__ = [
+    "WAIT",
+    "Talk",
+    "closed_port",
+    "connected",
+    "context",
+    "new_hub",
+    "no_tasks_left",
+    "profile",
+    "refusal",
+    "restored",
+    "server",
+    "url",
+]
+
 SOON = {"min": 0.001, "max": 0.01}
 
 
@@ -87,41 +101,3 @@ async def no_tasks_left() -> None:
     while tasks := asyncio.all_tasks() - {mine}:
         done, _ = await asyncio.wait(tasks, timeout=WAIT)
         assert done == tasks, f"still running: {tasks - done}"
-
-
-def closed_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@contextlib.asynccontextmanager
-async def server(talk: Talk, **options: Any) -> AsyncIterator[int]:
-    """Yield the port of a server that has `talk` with each client; `options` are those of a listener."""
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        try:
-            await talk(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            tasks.discard(task)
-            writer.transport.abort()
-
-    listener = await asyncio.start_server(client, "127.0.0.1", 0, **options)
-    try:
-        yield listener.sockets[0].getsockname()[1]
-    finally:
-        listener.close()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)

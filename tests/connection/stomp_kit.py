@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 from evbus.engine.wire.stomp.profile import Profile
 from tests.transports.kit import WAIT, Kit, event, new_hub
+from tests.transports.kit import server as broker
 
 __all__ = [
     "WAIT",
@@ -39,36 +38,6 @@ context, opened, publish, ready, consuming = (
 def url(node: Any, port: int | None = None) -> str:
     """Return the url of a broker of `tests.servers`, perhaps behind a proxy's port."""
     return f"stomp://{node.user}:{node.password}@{node.host}:{port or node.stomp_port}/"
-
-
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def broker(talk: Talk) -> AsyncIterator[int]:
-    """Yield the port of a server that has `talk` with each client, and ends what is left at the end."""
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        try:
-            await talk(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.transport.abort()
-
-    server = await asyncio.start_server(client, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
 
 
 async def frame_of(reader: asyncio.StreamReader) -> tuple[str, dict[str, str], bytes]:

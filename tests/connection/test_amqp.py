@@ -42,16 +42,13 @@ async def test_other_profiles_and_settings_have_connections_of_their_own(rabbitm
 
 
 @pytest.mark.parametrize("provider", ["amqp", "rabbitmq", "pika"])
-def test_errors_name_the_profile_as_its_file_does(provider: str) -> None:
-    async def main() -> str:
-        hub = new_hub()
-        ctx = context("bills", provider, hosts=f"127.0.0.1:{closed_port()}")
-        with pytest.raises(ConnectFailed) as caught:
-            await hub.connection.amqp.open(ctx)
-        assert hub.connection.init.states() == {}
-        return str(caught.value)
-
-    assert asyncio.run(main()).startswith(f"{provider} profile 'bills': 127.0.0.1:")
+async def test_errors_name_the_profile_as_its_file_does(provider: str) -> None:
+    hub = new_hub()
+    ctx = context("bills", provider, hosts=f"127.0.0.1:{closed_port()}")
+    with pytest.raises(ConnectFailed) as caught:
+        await hub.connection.amqp.open(ctx)
+    assert hub.connection.init.states() == {}
+    assert str(caught.value).startswith(f"{provider} profile 'bills': 127.0.0.1:")
 
 
 async def test_a_profile_of_evbus_pika_connects(rabbitmq: Any) -> None:

@@ -64,21 +64,18 @@ def test_a_login_that_the_broker_does_not_offer_is_told(node: Any) -> None:
         (b"", "ended the connection without a word"),
     ],
 )
-def test_another_protocol_is_told(hello: bytes, said: str) -> None:
+async def test_another_protocol_is_told(hello: bytes, said: str) -> None:
     class Old(asyncio.Protocol):
         def connection_made(self, transport: Any) -> None:
             transport.write(hello)
             transport.close()
 
-    async def main() -> str:
-        server = await asyncio.get_running_loop().create_server(Old, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        with pytest.raises(ConnectFailed) as caught:
-            await new_hub().connection.amqp1.open(context(url=f"amqp://u:p@127.0.0.1:{port}"))
-        server.close()
-        return str(caught.value)
-
-    assert said in asyncio.run(main())
+    server = await asyncio.get_running_loop().create_server(Old, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(ConnectFailed) as caught:
+        await new_hub().connection.amqp1.open(context(url=f"amqp://u:p@127.0.0.1:{port}"))
+    server.close()
+    assert said in str(caught.value)
 
 
 async def test_a_certificate_logs_in(node: Any, unique: str) -> None:

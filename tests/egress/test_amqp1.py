@@ -61,27 +61,23 @@ async def test_what_others_send_is_read(rabbitmq: Any, unique: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-def test_what_is_requeued_disturbs_no_other(node: Any, unique: str, kind: str) -> None:
+async def test_what_is_requeued_disturbs_no_other(node: Any, unique: str, kind: str) -> None:
     node.declare_queue(unique, {"x-queue-type": kind})
     again = [b"5", b"12"]
 
-    async def main() -> list[bytes]:
-        hub = new_hub()
-        seen: list[bytes] = []
-        data = {"url": url(node), "address": existing(node)}
-        async with opened(hub, **data) as ctx:
-            assert await publish(hub, ctx, *numbered(unique, 20)) == [None] * 20
-        async with consuming(hub, Subscription(name=unique, prefetch=5), **data) as following:
-            while len(seen) < 22:
-                delivery = await following()
-                seen.append(delivery.envelope.body)
-                if delivery.envelope.body in again and not delivery.redelivered:
-                    delivery.reject(requeue=True)
-                else:
-                    delivery.ack()
-        return seen
-
-    seen = asyncio.run(main())
+    hub = new_hub()
+    seen: list[bytes] = []
+    data = {"url": url(node), "address": existing(node)}
+    async with opened(hub, **data) as ctx:
+        assert await publish(hub, ctx, *numbered(unique, 20)) == [None] * 20
+    async with consuming(hub, Subscription(name=unique, prefetch=5), **data) as following:
+        while len(seen) < 22:
+            delivery = await following()
+            seen.append(delivery.envelope.body)
+            if delivery.envelope.body in again and not delivery.redelivered:
+                delivery.reject(requeue=True)
+            else:
+                delivery.ack()
     assert sorted(seen, key=int) == sorted([*(b"%d" % number for number in range(20)), *again], key=int)
     assert node.queue_depth(unique) == 0
 

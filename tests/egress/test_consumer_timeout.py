@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 
 from evbus.api import bus
-from tests.evbus.kit import WAIT
 from tests.event.transports.behaviour import Inbox, order
 from tests.servers._rabbitmq import RabbitMQ
 
@@ -52,39 +50,35 @@ def _check_warning(caplog: pytest.LogCaptureFixture, queue: str) -> None:
     assert "raise that, lower prefetch" in said
 
 
-def test_a_listener_that_takes_too_long_drops_what_it_has_not_begun_and_goes_on_over_a_new_channel(
+async def test_a_listener_that_takes_too_long_drops_what_it_has_not_begun_and_goes_on_over_a_new_channel(
     impatient: RabbitMQ, unique: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     handled: Counter[int] = Counter()
     kind = order(unique)
 
-    async def main() -> None:
-        slow = asyncio.Event()
+    slow = asyncio.Event()
 
-        async def handle(event: Any) -> None:
-            handled[event.number] += 1
-            if not event.number and handled[0] == 1:
-                await slow.wait()
+    async def handle(event: Any) -> None:
+        handled[event.number] += 1
+        if not event.number and handled[0] == 1:
+            await slow.wait()
 
-        data = {"url": impatient.url, "exchange": {"name": unique, "type": "topic", "auto_delete": True}}
-        inbox = Inbox(kind, handle, prefetch=4)
-        async with bus({"amqp": {"default": data}}, dead_store=str(tmp_path / "dead.jsonl")) as events:
-            inbox.listen(events.hub)
-            await events.hub.event.init.ready()
-            for number in range(8):
-                await events.hub.event.init.send(kind(number))
-            assert (await inbox.next()).number == 0
-            while not _told(caplog, "is interrupted"):
-                (found,) = events.hub.event.init.subscriptions(unique)
-                await asyncio.sleep(0.02)
-            slow.set()
-            while len(inbox.got) < 9:
-                await inbox.next()
+    data = {"url": impatient.url, "exchange": {"name": unique, "type": "topic", "auto_delete": True}}
+    inbox = Inbox(kind, handle, prefetch=4)
+    async with bus({"amqp": {"default": data}}, dead_store=str(tmp_path / "dead.jsonl")) as events:
+        inbox.listen(events.hub)
+        await events.hub.event.init.ready()
+        for number in range(8):
+            await events.hub.event.init.send(kind(number))
+        assert (await inbox.next()).number == 0
+        while not _told(caplog, "is interrupted"):
             (found,) = events.hub.event.init.subscriptions(unique)
-            assert found["queued"] == 0
-
-    with caplog.at_level(logging.WARNING):
-        asyncio.run(asyncio.wait_for(main(), WAIT))
+            await asyncio.sleep(0.02)
+        slow.set()
+        while len(inbox.got) < 9:
+            await inbox.next()
+        (found,) = events.hub.event.init.subscriptions(unique)
+        assert found["queued"] == 0
     # The one that was being handled comes twice, as the broker could not be told; those behind it once.
     assert handled == {0: 2, **dict.fromkeys(range(1, 8), 1)}
     _check_warning(caplog, f"{unique}::inbox")
@@ -92,38 +86,34 @@ def test_a_listener_that_takes_too_long_drops_what_it_has_not_begun_and_goes_on_
     assert not (tmp_path / "dead.jsonl").exists()
 
 
-def test_consume_yields_again_what_was_held_for_too_long(
+async def test_consume_yields_again_what_was_held_for_too_long(
     impatient: RabbitMQ, unique: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     impatient.declare_queue(unique)
     for number in range(6):
         impatient.publish(unique, str(number))
 
-    async def main() -> None:
-        async with bus({"amqp": {"in": {"url": impatient.url, "queue": unique, "prefetch": 3}}}) as events:
-            following = events.consume("in")
-            held = await anext(following)
-            # What waits behind it is not taken: the three come again.
-            lost = asyncio.Event()
-            held.origin.watch(lambda _: lost.set())
-            await lost.wait()
-            assert held.gone
-            held.ack()  # does nothing any more
-            again = []
-            for _ in range(6):
-                again.append(await anext(following))
-                again[-1].ack()
-            assert [int(delivery.envelope.body) for delivery in again] == list(range(6))
-            assert [delivery.redelivered for delivery in again] == [True] * 3 + [False] * 3
-            await following.aclose()
-
-    with caplog.at_level(logging.WARNING):
-        asyncio.run(asyncio.wait_for(main(), WAIT))
+    async with bus({"amqp": {"in": {"url": impatient.url, "queue": unique, "prefetch": 3}}}) as events:
+        following = events.consume("in")
+        held = await anext(following)
+        # What waits behind it is not taken: the three come again.
+        lost = asyncio.Event()
+        held.origin.watch(lambda _: lost.set())
+        await lost.wait()
+        assert held.gone
+        held.ack()  # does nothing any more
+        again = []
+        for _ in range(6):
+            again.append(await anext(following))
+            again[-1].ack()
+        assert [int(delivery.envelope.body) for delivery in again] == list(range(6))
+        assert [delivery.redelivered for delivery in again] == [True] * 3 + [False] * 3
+        await following.aclose()
     _check_warning(caplog, unique)
     assert impatient.queue_depth(unique) == 0
 
 
-def test_a_bridge_to_what_is_down_for_too_long_has_no_more_under_way_and_loses_nothing(
+async def test_a_bridge_to_what_is_down_for_too_long_has_no_more_under_way_and_loses_nothing(
     impatient: RabbitMQ, unique: str, proxy: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source, target = f"{unique}-in", f"{unique}-out"
@@ -141,21 +131,17 @@ def test_a_bridge_to_what_is_down_for_too_long_has_no_more_under_way_and_loses_n
     }
     profiles["amqp"]["out"]["routing_key"] = target
 
-    async def main() -> None:
-        async with bus(profiles, dead_store=str(tmp_path / "dead.jsonl")) as events:
-            bridge = asyncio.ensure_future(events.hub.evbus.bridge.run(profiles, "src", "out"))
-            lane: dict[str, Any] = {"delivered": 0}
-            while lane["delivered"] < 6:
-                lane = events.snapshot()["lanes"]["amqp.amqp.out"]
-                assert lane["queued"] + lane["in_flight"] <= 3
-                if _told(caplog, "is interrupted"):
-                    gate.accept()
-                await asyncio.sleep(0.02)
-            bridge.cancel()
-            await asyncio.wait({bridge})
-
-    with caplog.at_level(logging.WARNING):
-        asyncio.run(asyncio.wait_for(main(), WAIT))
+    async with bus(profiles, dead_store=str(tmp_path / "dead.jsonl")) as events:
+        bridge = asyncio.ensure_future(events.hub.evbus.bridge.run(profiles, "src", "out"))
+        lane: dict[str, Any] = {"delivered": 0}
+        while lane["delivered"] < 6:
+            lane = events.snapshot()["lanes"]["amqp.amqp.out"]
+            assert lane["queued"] + lane["in_flight"] <= 3
+            if _told(caplog, "is interrupted"):
+                gate.accept()
+            await asyncio.sleep(0.02)
+        bridge.cancel()
+        await asyncio.wait({bridge})
     assert "PRECONDITION_FAILED" in _told(caplog, "is interrupted")[0]
     assert {message["payload"] for message in impatient.take(target)} == {str(number) for number in range(6)}
     assert impatient.queue_depth(source) == 0

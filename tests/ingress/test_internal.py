@@ -124,20 +124,17 @@ async def test_nothing_at_once_changes_nothing() -> None:
     await asyncio.wait_for(queue.join(), WAIT)
 
 
-def test_many_getters_get_one_body_each_in_the_order_in_which_they_wait() -> None:
-    async def main() -> list[bytes]:
-        queue = _BodyQueue(Weight())
-        getters = [asyncio.ensure_future(queue.get()) for _ in range(5)]
-        await settled()
-        queue.put_all([b"0", b"1", b"2"])
-        await settled()
-        assert [getter.done() for getter in getters] == [True, True, True, False, False]
-        queue.put_all([b"3", b"4", b"5"])
-        found = await asyncio.wait_for(asyncio.gather(*getters), WAIT)
-        assert queue.qsize() == 1
-        return list(found)
-
-    assert asyncio.run(main()) == [b"0", b"1", b"2", b"3", b"4"]
+async def test_many_getters_get_one_body_each_in_the_order_in_which_they_wait() -> None:
+    queue = _BodyQueue(Weight())
+    getters = [asyncio.ensure_future(queue.get()) for _ in range(5)]
+    await settled()
+    queue.put_all([b"0", b"1", b"2"])
+    await settled()
+    assert [getter.done() for getter in getters] == [True, True, True, False, False]
+    queue.put_all([b"3", b"4", b"5"])
+    found = await asyncio.wait_for(asyncio.gather(*getters), WAIT)
+    assert queue.qsize() == 1
+    assert list(found) == [b"0", b"1", b"2", b"3", b"4"]
 
 
 async def test_a_getter_that_is_cancelled_takes_nothing_with_it() -> None:
@@ -168,22 +165,19 @@ async def test_a_body_that_a_newcomer_took_is_not_missed_by_the_one_who_was_woke
     assert await asyncio.wait_for(waiting, WAIT) == b"2"
 
 
-def test_putters_of_a_bounded_queue_go_on_in_their_order() -> None:
-    async def main() -> list[bytes]:
-        queues = memory_queues.Queues(Weight())
-        puts = [
-            asyncio.ensure_future(memory_queues.put_all(queues, {}, 1, [event(str(number).encode())]))
-            for number in range(4)
-        ]
-        await settled()
-        queue = queues["k"]
-        assert [put.done() for put in puts] == [True, False, False, False]
-        assert queue.full()
-        found = [await asyncio.wait_for(queue.get(), WAIT) for _ in range(4)]
-        await asyncio.wait_for(asyncio.gather(*puts), WAIT)
-        return found
-
-    assert asyncio.run(main()) == [b"0", b"1", b"2", b"3"]
+async def test_putters_of_a_bounded_queue_go_on_in_their_order() -> None:
+    queues = memory_queues.Queues(Weight())
+    puts = [
+        asyncio.ensure_future(memory_queues.put_all(queues, {}, 1, [event(str(number).encode())]))
+        for number in range(4)
+    ]
+    await settled()
+    queue = queues["k"]
+    assert [put.done() for put in puts] == [True, False, False, False]
+    assert queue.full()
+    found = [await asyncio.wait_for(queue.get(), WAIT) for _ in range(4)]
+    await asyncio.wait_for(asyncio.gather(*puts), WAIT)
+    assert found == [b"0", b"1", b"2", b"3"]
 
 
 async def test_a_putter_that_is_cancelled_leaves_its_place_to_the_next() -> None:

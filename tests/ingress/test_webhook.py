@@ -29,7 +29,8 @@ from evbus.errors import (
 )
 from evbus.ingress import webhook
 from evbus.types import Envelope
-from tests.ingress.webhook_kit import LOOPBACK, closed_port, opened, publish, raw_server, receiver
+from tests.ingress.webhook_kit import LOOPBACK, opened, publish, raw_server, receiver
+from tests.transports.kit import closed_port
 
 
 async def refused(ctx: Any, **kwargs: Any) -> Exception:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -128,13 +127,6 @@ async def publish(
     ctx: Any, key: str = "", body: bytes = b"{}", headers: dict[str, str] | None = None
 ) -> None:
     await webhook.publish(SimpleNamespace(), ctx, key, body, headers)
-
-
-def closed_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @dataclass

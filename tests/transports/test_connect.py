@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -12,17 +11,10 @@ import pytest
 
 from evbus.engine.wire.base.supervisor import ConnectionState
 from evbus.errors import ConnectFailed
-from tests.transports.kit import WAIT, new_hub
+from tests.transports.kit import WAIT, closed_port, new_hub
 from tests.transports.table import Place
 
 GUEST = {"login": "guest", "password": "guest"}
-
-
-def closed_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def frozen(place: Place, proxy: Any) -> dict[str, Any]:
