@@ -40,8 +40,10 @@ OPEN_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 5.0
 #: The same when the stop of the bus is cut short.
 CUT_SHORT_TIMEOUT = 0.2
-#: Seconds between two looks at whether a drain goes on, and those that another thread waits for the lock.
-GLANCE = 1.0
+#: Seconds between two looks at whether anything is delivered, in a stop that lasts as long as that.
+STEP = 1.0
+#: Seconds that another thread waits for the lock.
+LOCK_TIMEOUT = 1.0
 #: Why events are dead that were left.
 LEFT = "not delivered when the bus stopped"
 
@@ -423,7 +425,7 @@ class Engine:
             lane.on_idle = self._check_idle
         while not self.hurried and not self._is_idle() and (left := patience.left()):
             self._idle = asyncio.get_running_loop().create_future()
-            await asyncio.wait({self._idle}, timeout=min(left, GLANCE))
+            await asyncio.wait({self._idle}, timeout=min(left, STEP) if patience.steady else left)
         self._idle = None
         # At once: what were put from here on could not be delivered.
         self.broker.refusal = BusStopped
@@ -520,7 +522,12 @@ class Engine:
         Returns what to report, None when it cannot be had. What a plugin delivers meanwhile is recorded too.
         """
         plan, dead, router = self._plan, self._dead, self._router
-        if plan is None or dead is None or router is None or not self.queue.lock.acquire(timeout=GLANCE):
+        if (
+            plan is None
+            or dead is None
+            or router is None
+            or not self.queue.lock.acquire(timeout=LOCK_TIMEOUT)
+        ):
             return None
         dead.mute()
         self._callback = None

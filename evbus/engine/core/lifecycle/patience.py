@@ -28,11 +28,16 @@ class Patience:
         self._end = time.monotonic() + seconds
 
     def __repr__(self) -> str:
-        return f"<Patience left={self.left():.1f}{' steady' if self._progress else ''}>"
+        return f"<Patience left={self.left():.1f}{' steady' if self.steady else ''}>"
+
+    @property
+    def steady(self) -> bool:
+        """Whether it lasts as long as anything is delivered."""
+        return self._progress is not None
 
     def limit(self) -> None:
         """Count the seconds from now on, whatever is delivered."""
-        if self._progress is not None:
+        if self.steady:
             self._progress = None
             self._end = time.monotonic() + self._seconds
 
