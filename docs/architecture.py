@@ -24,7 +24,7 @@ WAY = [
     ("engine/core/broker.py", "Broker.offer", "encodes it, lets the pipeline see it, counts it"),
     ("engine/core/queue.py", "Queue.put", "holds it, within bounds"),
     ("engine/core/lifecycle/bus.py", "Engine.run", "feeds the lanes for as long as the bus lives"),
-    ("engine/core/lane/route.py", "LaneRouter.dispatch", "finds the lanes of its profile"),
+    ("engine/core/lane/route.py", "LaneRouter.dispatch", "hands it to its lanes, known since the put"),
     ("engine/core/lane/lane.py", "Lane.offer", "holds it for one destination, tries again"),
     ("engine/core/lane/sender.py", "Sender.send", "calls the plugin's publish with a batch"),
     ("ingress/amqp.py", "publish_batch", "the plugin (there is one for each message system)"),

@@ -457,7 +457,7 @@ def _serializer(hub):
         apply = _face.direct(module.apply)
         if not _face.watched(module.apply):
             apply = getattr(module, "ENGINE", apply)
-        return _broker.Serializer(name, _broker.to_bytes(apply) if name not in OURS else apply, content_type)
+        return _broker.to_bytes(apply) if name not in OURS else apply, content_type
     why = _why(hub, "serialize", name)
     if why:
         # Another plugin of that name, of pop-serial, is not meant.
@@ -468,9 +468,7 @@ def _serializer(hub):
             if plugin.state == "broken":
                 log.warning("plugin not loaded: %s", plugin.error())
     if name in hub.serial:
-        return _broker.Serializer(
-            name, _broker.to_bytes(_face.direct(hub.serial[name].dump)), f"application/{name}"
-        )
+        return _broker.to_bytes(_face.direct(hub.serial[name].dump)), f"application/{name}"
     raise errors.SettingsError(f"there is no serialize plugin {chosen!r}{errors.absent(chosen, loaded)}")
 
 

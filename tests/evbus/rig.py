@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from evbus.engine.core.broker import Broker, Serializer
+from evbus.engine.core.broker import Broker
 from evbus.engine.core.dead.store import DeadStore, read
 from evbus.engine.core.lane.lane import DeadLetter, Lane, LaneKey
 from evbus.engine.core.lane.sender import Sender
@@ -99,7 +99,7 @@ class Rig:
         self.broker = Broker(
             self.queue,
             prepare=lambda: None,
-            select=lambda: Serializer("json", encode, "application/json"),
+            select=lambda: (encode, "application/json"),
             new=self.names,
             old=self.names,
         )

@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 from evbus.engine.core.queue import Meta, Queue
 from evbus.engine.core.settings import Settings
@@ -47,12 +47,8 @@ _monotonic = time.monotonic
 _brokers: weakref.WeakSet[Broker] = weakref.WeakSet()
 
 
-class Serializer(NamedTuple):
-    """A serialize plugin: ``apply`` makes bytes of a body."""
-
-    name: str
-    apply: Callable[[Any], bytes]
-    content_type: str
+#: A serialize plugin: what makes bytes of a body, and the content type of these.
+Serializer = tuple[Callable[[Any], bytes], str]
 
 
 def to_bytes(apply: Callable[[Any], Any]) -> Callable[[Any], bytes]:
@@ -220,8 +216,8 @@ class Broker:
     def _choose(self) -> None:
         self._prepare()
         new, old = self._new["SERIAL_PLUGIN"], self._old["PLUGIN"]
-        serializer = self._select()
-        self._chosen = (serializer.apply, {}, SharedHeaders({CONTENT_TYPE: serializer.content_type}))
+        apply, content_type = self._select()
+        self._chosen = (apply, {}, SharedHeaders({CONTENT_TYPE: content_type}))
         # Last: another thread that finds the names unchanged uses what was chosen.
         self._new_name, self._old_name = new, old
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from array import array
 from itertools import accumulate, groupby, pairwise, repeat
 from typing import Any, final
@@ -40,24 +41,24 @@ Run = tuple[Meta | Envelope, list[Envelope], int]
 
 def runs(entries: list[Entry]) -> list[Run]:
     """Make envelopes of entries."""
-    if not entries:
-        return []
-    slots, bodies, _ = zip(*entries)  # noqa: B905 - entries are triples
-    slot = slots[0]
-    profile = slot.profile
-    if type(slot) is Meta and slots.count(slot) == len(slots):
-        routing_key, headers = slot.routing_key, slot.headers
+    count = len(entries)
+    first = entries[0][0] if count else None
+    if type(first) is Meta and (count == 1 or list(map(_slot, entries)).count(first) == count):
+        profile, routing_key, headers = first.profile, first.routing_key, first.headers
         events = [Envelope(profile, routing_key, body, headers, time) for _, body, time in entries]
-        return [(slot, events, sum(map(len, bodies)))]
+        return [(first, events, size_of(events))]
     events = [
         Envelope(slot.profile, slot.routing_key, body, slot.headers, time) if type(slot) is Meta else slot
         for slot, body, time in entries
     ]
     found: list[Run] = []
-    for _, pairs in groupby(zip(slots, events), lambda pair: pair[0].profile):  # noqa: B905 - one each
+    for _, pairs in groupby(zip(map(_slot, entries), events), lambda pair: pair[0].profile):  # noqa: B905 - one each
         run_slots, run = zip(*pairs)  # noqa: B905 - pairs
         found.append((run_slots[0], list(run), size_of(run)))
     return found
+
+
+_slot = operator.itemgetter(0)
 
 
 class Chunk:

@@ -104,7 +104,8 @@ def router(template: str | None) -> Callable[[Envelope], Envelope] | None:
     if template is None or template == "{routing_key}":
         return None
     if "{" not in template and "}" not in template:
-        return lambda event: event.replace(routing_key=template)
+        # Nothing is changed in an event, and so none is copied that has the key.
+        return lambda event: event if event.routing_key == template else event.replace(routing_key=template)
     return lambda event: event.replace(
         routing_key=template.format(routing_key=event.routing_key, profile=event.profile)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from evbus.engine.core.endpoint import Plugin
 from evbus.engine.stages.receiver import RECEIVER
@@ -31,18 +31,10 @@ def _none(_envelope: Envelope) -> None:
     return None
 
 
-class Around(Protocol):
-    """All ``handle`` of the pipeline in one."""
-
-    def __call__(
-        self, envelope: Envelope, call_next: _Handle, receiver: str = "", descriptor: Any = None
-    ) -> Awaitable[Any]:
-        """Await them around ``call_next(envelope)``.
-
-        :param descriptor: what those get that take one: that of the listener.
-        :param receiver: the listener or handler that ``call_next`` stands for, where there are several:
-            each of them has the event handled once.
-        """
+#: All ``handle`` of the pipeline in one: ``around(envelope, call_next, receiver, descriptor)`` awaits them
+#: around ``call_next(envelope)``. ``receiver`` is the listener or handler that this stands for, where there
+#: are several and each has the event handled once; ``descriptor``, the listener's, is for who takes one.
+Around = Callable[..., Awaitable[Any]]
 
 
 def arrange(plugins: Mapping[str, Plugin], chosen: Sequence[str] | None) -> list[str]:

@@ -269,16 +269,16 @@ class Queue:
             taken += chunks[0].take(most - len(taken))
             if not len(chunks[0]):
                 chunks.popleft()
-        if taken:
-            self._packed -= len(taken)
+        packed = len(taken)
+        if packed:
+            self._packed -= packed
             self._packed_size -= _size_of(taken)
-        if len(taken) < most:
-            taken += itertools.starmap(
-                inbox.popleft, itertools.repeat((), min(most - len(taken), len(inbox)))
-            )
+        if inbox and packed < most:
+            taken += itertools.starmap(inbox.popleft, itertools.repeat((), min(most - packed, len(inbox))))
         self._gone += len(taken)
         self._changing = False
-        self._measure()
+        if packed:
+            self._measure()  # what was in the inbox takes no room from it
         return taken
 
     def drop_oldest(self, size: int) -> int:

@@ -129,7 +129,7 @@ def test_a_body_that_cannot_be_encoded_raises_and_queues_nothing(rig: Rig, waits
     def apply(body: Any) -> bytes:
         raise SerializeError("no", path="$.a")
 
-    rig.broker._select = lambda: Serializer("bad", apply, "x")
+    rig.broker._select = lambda: (apply, "x")
     for headers in (None, {"a": "b"}):
         with pytest.raises(SerializeError, match=r"\$\.a"):
             asyncio.run(rig.put(1, headers=headers)) if waits else rig.put_nowait(1, headers=headers)
@@ -206,7 +206,7 @@ def test_interceptors_may_change_an_event_and_not_break_it(rig: Rig) -> None:
 
 def test_another_serializer_takes_over_at_once_with_its_content_type(rig: Rig) -> None:
     rig.put_nowait(1)
-    rig.broker._select = lambda: Serializer("str", lambda body: str(body).encode(), "text/plain")
+    rig.broker._select = lambda: (lambda body: str(body).encode(), "text/plain")
     rig.names["PLUGIN"] = "str"
     rig.put_nowait("x")
     first, second = rig.queue.take(2)
@@ -225,7 +225,7 @@ def test_no_thread_puts_with_half_a_serializer() -> None:
         if len(calls) == 1:
             inside.set()
             assert go.wait(20)
-        return Serializer("json", lambda body: b"encoded", "application/json")
+        return (lambda body: b"encoded", "application/json")
 
     queue = Queue()
     broker = Broker(queue, prepare=lambda: None, select=select, new=names, old=names)

@@ -198,27 +198,24 @@ class MemoryBuffer:
             else:
                 events = [waiting.popleft() for _ in range(most)]
                 size = size_of(events)
-            return self._fly(events, size)
+            self.size -= size
+            self.counters.in_flight += len(events)
+            flight = Flight(events, size)
+            if events:
+                self._flights[flight] = None
+            if self._held:
+                self._charge()
+        return flight
 
     def pick(self, events: list[Envelope]) -> Flight:
         """Take these of the events that wait."""
         with self._lock:
-            self._keep(without(list(self._waiting), events))
-            return self._fly(events, size_of(events))
+            self._keep([*events, *without(list(self._waiting), events)])
+            return self.take(len(events))
 
     def _keep(self, events: list[Envelope]) -> None:
         self._waiting.clear()
         self._waiting.extend(events)
-
-    def _fly(self, events: list[Envelope], size: int) -> Flight:
-        self.size -= size
-        self.counters.in_flight += len(events)
-        flight = Flight(events, size)
-        if events:
-            self._flights[flight] = None
-        if self._held:
-            self._charge()
-        return flight
 
     def taken(self) -> Iterator[Envelope]:
         """Iterate over what was taken and is not settled."""
@@ -240,8 +237,10 @@ class MemoryBuffer:
             gone = [*delivered, *(letter.event for letter in dead)] if dead else delivered
             size = self._let_go(flight, gone)
             counters.delivered += len(delivered) - dropped
-            counters.delivered_bytes += size_of(delivered) if dead else size
-            counters.dead += len(dead)
+            if dead:
+                counters.dead += len(dead)
+                size = size_of(delivered)
+            counters.delivered_bytes += size
             counters.retried += retried
             counters.dropped += dropped
             if self._charged:
@@ -250,16 +249,16 @@ class MemoryBuffer:
 
     def _let_go(self, flight: Flight, gone: list[Envelope]) -> int:
         """Take events out of a flight, which ends when it has no more; return their bytes."""
-        size = flight.size
+        self.counters.in_flight -= len(gone)
         if len(gone) == len(flight.events):
             del self._flights[flight]
             flight.events = []
+            size = flight.size
         else:
-            size = size_of(gone)
             flight.events = without(flight.events, gone)
-        flight.size -= size
+            size = size_of(gone)
+            flight.size -= size
         self._total -= size
-        self.counters.in_flight -= len(gone)
         return size
 
     def give_back(self, flight: Flight) -> None:

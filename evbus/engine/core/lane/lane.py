@@ -144,13 +144,14 @@ class Lane:
         buffer, sender = self.buffer, self.sender
         while len(buffer) and not buffer.counters.in_flight:
             flight = self.take(self.delivery.batch)
-            dropped = sender.send_nowait(flight.events)
+            events = flight.events
+            dropped = sender.send_nowait(events)
             if dropped is None:
                 if sender.crowded:
                     self._stall(True)
                 buffer.give_back(flight)
                 return
-            self.settle(flight, flight.events, dropped=dropped)
+            self.settle(flight, events, dropped=dropped)
         if self.on_idle is not None and self.idle:
             self.on_idle()
 
@@ -238,7 +239,7 @@ class Lane:
             self.last_error = self.reason(dead[-1].reason)
             self._on_dead(self, list(dead))
             if self.tracker is not None:
-                self.tracker.died(letter.event for letter in dead)
+                self.tracker.done((letter.event for letter in dead), died=True)
 
     def _arrived(self, delivered: list[Envelope], dropped: int) -> None:
         self.latency.sample(delivered, time.monotonic())
@@ -265,11 +266,7 @@ class Lane:
         flight.standing = events
         if self.tracker is not None and any(map(self.tracker.gone, events)):
             # What they came over has ended while they were being sent.
-            self.tracker.withdrawn(self.withdraw(self.tracker.gone))
-
-    def withdraw(self, gone: Callable[[Envelope], bool]) -> list[Envelope]:
-        """Take back what is not being sent and comes again from its source: it counts as never accepted."""
-        return self.buffer.withdraw(gone)
+            self.tracker.done(self.buffer.withdraw(self.tracker.gone))
 
     def reason(self, problem: BaseException) -> str:
         """Describe a failure, in one line and without the profile's secrets."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from evbus.engine.core.lane.retry import DeadLetter
 from evbus.engine.core.queue import Queue
@@ -33,10 +33,6 @@ class _Tracked:
         self.returned = False
 
 
-class _Lane(Protocol):
-    def withdraw(self, gone: Callable[[Envelope], bool]) -> list[Envelope]: ...
-
-
 class Tracker:
     """Tracks the deliveries that lanes work on, and that their source still keeps.
 
@@ -53,7 +49,7 @@ class Tracker:
         queue: Queue,
         dead_letter: Callable[[Any, list[DeadLetter]], None],
         flush: Callable[[], Coroutine[Any, Any, bool]],
-        every: Callable[[], Iterable[_Lane]] = tuple,
+        every: Callable[[], Iterable[Any]] = tuple,
     ) -> None:
         self._queue = queue
         self._lock = queue.lock
@@ -92,7 +88,7 @@ class Tracker:
                 lane.counters.accepted += 1
                 lane.counters.dead += 1
             self._dead_letter(lane, [DeadLetter(event, problem, 0)])
-            self.died([event])
+            self.done([event], died=True)
 
     def track(self, delivery: Delivery, envelope: Envelope, lanes: int) -> None:
         """Note that ``envelope`` is about to be offered to so many lanes."""
@@ -113,19 +109,15 @@ class Tracker:
             found.envelopes.append(letter)
             self._tracked[id(letter)] = found
 
-    def done(self, events: Iterable[Envelope]) -> None:
-        """Note that a lane delivered events, or dropped them by its policy."""
-        for event in events:
-            found = self._tracked.get(id(event))
-            if found is not None:
-                self._leave(found)
+    def done(self, events: Iterable[Envelope], *, died: bool = False) -> None:
+        """Note that a lane delivered events, dropped them by its policy, or let go of what comes again.
 
-    def died(self, events: Iterable[Envelope]) -> None:
-        """Note that a lane gave events up, and that they were recorded or sent on."""
+        :param died: it gave them up, and they were recorded or sent on.
+        """
         for event in events:
             found = self._tracked.get(id(event))
             if found is not None:
-                found.died = True
+                found.died |= died
                 self._leave(found)
 
     def give_back(self, events: list[Envelope]) -> list[Envelope]:
@@ -150,14 +142,7 @@ class Tracker:
         """Take back what no lane has begun with of deliveries that come again."""
         with self._lock:
             for lane in self._every():
-                self.withdrawn(lane.withdraw(self.gone))
-
-    def withdrawn(self, events: Iterable[Envelope]) -> None:
-        """Note that a lane has let go of events that come again."""
-        for event in events:
-            found = self._tracked.get(id(event))
-            if found is not None:
-                self._leave(found)
+                self.done(lane.buffer.withdraw(self.gone))
 
     def _leave(self, tracked: _Tracked) -> None:
         tracked.left -= 1

@@ -286,12 +286,12 @@ class Engine:
         """Move a slice of queued events to their lanes; return those that perhaps deliver them at once."""
         with self.queue.lock:
             ready, left = router.dispatch(self.queue.take_runs(SLICE))
-            self._moving = sum([len(events) for _, events, _ in left])
+            self._moving = sum([len(events) for _, events, _ in left]) if left else 0
         while left:
             router.route(left[0][0])
             with self.queue.lock:
                 found, left = router.dispatch(left)
-                self._moving = sum([len(events) for _, events, _ in left])
+                self._moving = sum([len(events) for _, events, _ in left]) if left else 0
             ready |= found
         return ready
 

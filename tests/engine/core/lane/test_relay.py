@@ -271,7 +271,7 @@ def test_nothing_is_kept_of_what_is_settled(acks: Acks) -> None:
         tracker.track(delivery, event, 2)
         assert repr(tracker) == "<Tracker unsettled=1 relayed=1>"
         tracker.follow(event, letter, 1)
-        tracker.died([event])
+        tracker.done([event], died=True)
         tracker.done([letter, Envelope("own")])
         tracker.done([event])
         await within(tracker.wait_idle(9))
