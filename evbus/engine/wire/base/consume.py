@@ -9,13 +9,20 @@ from collections import deque
 from typing import Generic, Self, TypeVar
 
 from evbus.engine.kit.backoff import backoff
-from evbus.engine.wire.base.breaks import BREAKS, Breaks
 from evbus.engine.wire.base.profile import Pause
 from evbus.engine.wire.base.supervisor import Connection, LiveSession
 from evbus.errors import ConnectFailed, DeliveryError, ProfileError, Unavailable
 from evbus.types import Delivery, Origin, Subscription
 
 __all__ = ["BrokerConsumer"]
+
+#: What is said of breaks that follow each other with nothing settled in between, of a connection and a queue.
+BREAKS = (
+    "%s: the connection breaks again and again before anything of %s is settled; its first message may be "
+    "one that the broker cannot say in this protocol, and then has to be taken away by another client"
+)
+#: So many in a row, each after less than so many seconds.
+MOST, SHORT = 3, 10.0
 
 _Session = TypeVar("_Session", bound=LiveSession)
 
@@ -66,7 +73,7 @@ class BrokerConsumer(ABC, Generic[_Session]):
         self._began: float | None = None
         self._failures = 0
         self._failing = False
-        self._breaks = Breaks()
+        self._breaks = 0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.connection.name} {self.place!r}>"
@@ -192,11 +199,16 @@ class BrokerConsumer(ABC, Generic[_Session]):
             problem = self._refusal()
             lived = asyncio.get_running_loop().time() - self._began
             ended = self._session.lost.done() or problem is not None
-            if ended and self._breaks.count(settled=self.settled, lived=lived):
-                self._log.warning(BREAKS, self.connection.name, self.place)
+            if ended:
+                self._count_break(lived)
         self._began = None
         self._session.lost.remove_done_callback(self._lost)
         self.waiting.clear()
         origin.end("the subscription was ended")
         await self._leave(closing=closing)
         return problem
+
+    def _count_break(self, lived: float) -> None:
+        self._breaks = 0 if self.settled or lived >= SHORT else self._breaks + 1
+        if self._breaks == MOST:
+            self._log.warning(BREAKS, self.connection.name, self.place)
