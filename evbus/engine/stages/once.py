@@ -79,7 +79,8 @@ class Once:
     def __init__(self, window: Window) -> None:
         self.window = window
         self.dropped = 0
-        self._running: dict[Hashable, asyncio.Future[bool]] = {}
+        # With what somebody waits for, if somebody does.
+        self._running: dict[Hashable, asyncio.Future[bool] | None] = {}
 
     def __repr__(self) -> str:
         return f"<Once running={len(self._running)} remembered={len(self.window)} dropped={self.dropped}>"
@@ -90,7 +91,10 @@ class Once:
         While it is under way for the same key, this waits for the outcome: after a failure (an exception,
         a cancellation) it is done here.
         """
-        while (running := self._running.get(key)) is not None:
+        while key in self._running:
+            running = self._running[key]
+            if running is None:
+                running = self._running[key] = asyncio.get_running_loop().create_future()
             # Shielded: who is cancelled while waiting has no say in how it ends for the others.
             if await asyncio.shield(running):
                 self.dropped += 1
@@ -98,7 +102,7 @@ class Once:
         if key in self.window:
             self.dropped += 1
             return DUPLICATE
-        running = self._running[key] = asyncio.get_running_loop().create_future()
+        self._running[key] = None
         succeeded = False
         try:
             result = await call()
@@ -106,6 +110,8 @@ class Once:
             succeeded = True
             return result
         finally:
-            del self._running[key]
-            if not running.done():  # an event loop that ends cancels nothing here, but others may
-                running.set_result(succeeded)
+            awaited = self._running.pop(key)
+            if (
+                awaited is not None and not awaited.done()
+            ):  # an event loop that ends cancels nothing here, but others may
+                awaited.set_result(succeeded)

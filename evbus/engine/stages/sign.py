@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hmac
 import logging
 import struct
@@ -50,6 +51,7 @@ _OURS = frozenset({SIGNATURE, SIGNED_AT, ROUTING_KEY})
 # dead.
 _NOT_SIGNED = _OURS | {"evbus-routing-key"}
 _OF_DEAD_LETTERS = "evbus-dead-"
+_length = struct.Struct(">I").pack
 
 
 class _Claim(NamedTuple):
@@ -72,8 +74,9 @@ class Signer:
     def __init__(
         self, keys: Sequence[SignKey], tolerance: float, limit: int, clock: Callable[[], float] = time.time
     ) -> None:
-        self._keys = {key.id: key.secret for key in keys}
-        self._first = keys[0]
+        # With what every digest of a key begins with done; a copy goes on.
+        self._keys = {key.id: hmac.new(key.secret, digestmod="sha256") for key in keys}
+        self._first = keys[0].id
         self._tolerance = tolerance
         self._clock = clock
         self._seen = Memory(tolerance + AHEAD + 1, limit, clock)
@@ -90,16 +93,18 @@ class Signer:
 
         :raises Rejected: the names of two of its headers differ in case only.
         """
-        for name in [name for name in envelope.headers if name.lower() in _OURS]:
-            del envelope.headers[name]
-        if envelope.profile and not _lowered(envelope).get(_EVENT_ID):
-            envelope.headers[_EVENT_ID] = new_id()
+        headers = envelope.headers
+        ours, lowered, _ = _names(tuple(headers))
+        for name in ours:
+            del headers[name]
+        if envelope.profile and not _said(headers, lowered, _EVENT_ID):
+            headers[_EVENT_ID] = new_id()
         signed_at = int(self._clock())
-        digest = _digest(self._first.secret, signed_at, envelope.routing_key, envelope)
-        envelope.headers[SIGNED_AT] = str(signed_at)
+        digest = _digest(self._keys[self._first], signed_at, envelope.routing_key, envelope)
+        headers[SIGNED_AT] = str(signed_at)
         if envelope.profile:
-            envelope.headers[ROUTING_KEY] = envelope.routing_key
-        envelope.headers[SIGNATURE] = f"v1,{self._first.id},{base64.b64encode(digest).decode()}"
+            headers[ROUTING_KEY] = envelope.routing_key
+        headers[SIGNATURE] = f"v1,{self._first},{base64.b64encode(digest).decode()}"
 
     async def handle(
         self, envelope: Envelope, receiver: str, call_next: Callable[[Envelope], Awaitable[Any]]
@@ -114,13 +119,13 @@ class Signer:
             # Within the process nothing is old or replayed, but handed to several handlers.
             self._check_local(envelope)
             return await call_next(envelope)
-        headers = _lowered(envelope)
-        claim = _claim(headers)
-        secret = self._keys.get(claim.key_id)
-        if secret is None:
+        lowered = _lowered(envelope.headers)
+        claim = _claim(envelope.headers, lowered)
+        key = self._keys.get(claim.key_id)
+        if key is None:
             raise Rejected(f"the event is signed with the unknown key {one_line(claim.key_id, 64)!r}")
-        routing_key = headers.get(ROUTING_KEY, "")
-        if not hmac.compare_digest(_digest(secret, claim.signed_at, routing_key, envelope), claim.digest):
+        routing_key = _said(envelope.headers, lowered, ROUTING_KEY)
+        if not hmac.compare_digest(_digest(key, claim.signed_at, routing_key, envelope), claim.digest):
             raise Rejected(
                 f"the signature of the event is wrong: it was altered after it was signed with the key "
                 f"{claim.key_id!r}, or the keys of that id differ"
@@ -129,8 +134,8 @@ class Signer:
         if routing_key != envelope.routing_key:
             envelope = envelope.replace(routing_key=routing_key, headers=envelope.headers)
         # Half of the digest is enough to tell events apart, and half the memory.
-        key = (receiver, claim.digest[:16]) if receiver else claim.digest[:16]
-        result = await self._once.run(key, lambda: call_next(envelope))
+        known = (receiver, claim.digest[:16]) if receiver else claim.digest[:16]
+        result = await self._once.run(known, lambda: call_next(envelope))
         if result is DUPLICATE:
             raise Rejected("the event is a replay: one with this signature was handled before")
         self._warn()
@@ -138,10 +143,10 @@ class Signer:
 
     def _check_local(self, envelope: Envelope) -> None:
         try:
-            claim = _claim(_lowered(envelope))
+            claim = _claim(envelope.headers, _lowered(envelope.headers))
         except Rejected:
             claim = _Claim("", b"", 0)
-        digest = _digest(self._first.secret, claim.signed_at, envelope.routing_key, envelope)
+        digest = _digest(self._keys[self._first], claim.signed_at, envelope.routing_key, envelope)
         if not hmac.compare_digest(digest, claim.digest):
             raise Rejected(
                 "the message was not signed in this process: what others send is verified where it is "
@@ -170,9 +175,9 @@ class Signer:
             )
 
 
-def _claim(headers: Mapping[str, str]) -> _Claim:
-    """Parse the signature in headers, whose names are in lower case."""
-    given, at = headers.get(SIGNATURE), headers.get(SIGNED_AT)
+def _claim(headers: Mapping[str, str], lowered: Mapping[str, str]) -> _Claim:
+    """Parse the signature in headers, of which ``lowered`` has the names."""
+    given, at = _said(headers, lowered, SIGNATURE), _said(headers, lowered, SIGNED_AT)
     if not given or not at:
         raise Rejected(f"the event is not signed: it has no header {SIGNATURE if not given else SIGNED_AT}")
     version, _, rest = given.partition(",")
@@ -188,32 +193,53 @@ def _claim(headers: Mapping[str, str]) -> _Claim:
         raise Rejected(f"the header {SIGNATURE} is not of the form v1,<key id>,<base64>") from None
 
 
-def _digest(secret: bytes, signed_at: int, routing_key: str, envelope: Envelope) -> bytes:
+def _digest(key: hmac.HMAC, signed_at: int, routing_key: str, envelope: Envelope) -> bytes:
     """Return the HMAC of an event; see the top of this file."""
-    headers = _lowered(envelope)
-    texts = [
-        "evbus-v1" if envelope.profile else "evbus-v1-local",
-        str(signed_at),
-        headers.get(_EVENT_ID, ""),
-        routing_key,
-        headers.get(CONTENT_TYPE, ""),
+    headers, body = envelope.headers, envelope.body
+    lowered = _lowered(headers)
+    fields = [
+        _field("evbus-v1" if envelope.profile else "evbus-v1-local"),
+        _field(str(signed_at)),
+        _field(_said(headers, lowered, _EVENT_ID)),
+        _field(routing_key),
+        _field(_said(headers, lowered, CONTENT_TYPE)),
     ]
-    for name in sorted(headers):
-        if _signed(name):
-            texts += (name, headers[name])
-    parts = [text.encode("utf-8", "surrogatepass") for text in texts]
-    parts.append(envelope.body)
-    message = b"".join([struct.pack(">I", len(part)) + part for part in parts])
-    return hmac.digest(secret, message, "sha256")
+    for name, written in _names(tuple(headers))[2]:
+        fields += (written, _field(headers[name]))
+    fields += (_length(len(body)), body)
+    made = key.copy()
+    made.update(b"".join(fields))
+    return made.digest()
 
 
-def _lowered(envelope: Envelope) -> dict[str, str]:
-    """Return the headers with their names in lower case, as HTTP carries them."""
-    headers = {name.lower(): value for name, value in envelope.headers.items()}
-    if len(headers) != len(envelope.headers):
+def _field(text: str) -> bytes:
+    data = text.encode("utf-8", "surrogatepass")
+    return _length(len(data)) + data
+
+
+def _said(headers: Mapping[str, str], lowered: Mapping[str, str], name: str) -> str:
+    """Return a header by its name in lower case, ``""`` when it is not there."""
+    return headers.get(lowered[name], "") if name in lowered else ""
+
+
+def _lowered(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the names of headers by those in lower case, as HTTP carries them."""
+    lowered = _names(tuple(headers))[1]
+    if len(lowered) != len(headers):
         # One would be signed, and the other read.
         raise Rejected("the event cannot be signed: the names of two of its headers differ in case only")
-    return headers
+    return lowered
+
+
+@functools.lru_cache(maxsize=256)
+def _names(names: tuple[str, ...]) -> tuple[list[str], Mapping[str, str], list[tuple[str, bytes]]]:
+    """Sort the names of headers: those of signatures; all of them, by the name in lower case; those signed.
+
+    The last are in order, each with its name as it is signed.
+    """
+    lowered = {name.lower(): name for name in names}
+    signed = [(lowered[name], _field(name)) for name in sorted(lowered) if _signed(name)]
+    return [name for name in names if name.lower() in _OURS], lowered, signed
 
 
 def _signed(name: str) -> bool:
