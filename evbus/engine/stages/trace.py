@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from evbus.types import Envelope
 from evbus.version import version
 
-__all__ = ["Trace", "current", "handling", "inside", "parse", "recording", "send", "sending", "system"]
+__all__ = ["Trace", "handling", "inside", "parse", "recording", "send", "sending", "system"]
 
 # Version ff is forbidden; a later version may append fields behind a hyphen, which are not understood.
 _TRACEPARENT = re.compile(
@@ -75,11 +75,6 @@ def parse(traceparent: str | None) -> Trace | None:
         return None
     # Of the flags of a later version only the first, sampled, is known (section 3.2.2.5.1).
     return Trace(found[2], found[4] if found[1] == "00" else f"{int(found[4], 16) & 1:02x}")
-
-
-def current() -> Trace | None:
-    """Return the trace that this context is in, None before the first event."""
-    return _current.get()
 
 
 def system(lanes: Iterable[Any]) -> str:
