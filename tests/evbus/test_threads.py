@@ -27,7 +27,7 @@ def test_puts_before_the_loop_runs_and_on_a_second_loop_are_delivered(rig: Rig) 
     target = Target()
 
     async def main() -> None:
-        rig.connections.clear()
+        rig.lanes.clear()
         rig.add(target)
         async with rig.running():
             await until(rig.queue.empty)

@@ -611,6 +611,9 @@ def test_a_worker_that_fails_is_started_again_and_loses_nothing(
         def not_ready(self) -> None:
             return None
 
+        def __getattr__(self, name: str) -> Any:
+            return getattr(plain, name)
+
         async def send(self, events: Any, *_task: Any) -> Any:
             calls.append(1)
             if len(calls) in (1, 3):

@@ -568,6 +568,9 @@ class Buggy:
     def not_ready(self) -> None:
         return None
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.plain, name)
+
     async def send(self, events: Any, *turn: Any) -> Any:
         self.number += 1
         if self.number in self.calls:
