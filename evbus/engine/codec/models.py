@@ -307,13 +307,16 @@ def _own_json(
             return None
 
     own: Callable[..., bytes] = kind.__pydantic_serializer__.to_json
+    times = [name for name, classes in fields if not classes.isdisjoint(_TIMED)]
 
     def written_at_once(value: Any) -> bytes | None:
         # To look whether each value is what it is declared to be takes less time than to have pydantic do so.
         values = value.__dict__
         for name, classes in fields:
-            each = values.get(name)
-            if type(each) not in classes or (type(each) in _TIMED and not to_the_minute(each)):
+            if type(values.get(name)) not in classes:
+                return written(value)
+        for name in times:
+            if not to_the_minute(values[name]):
                 return written(value)
         if len(values) != len(fields):
             return written(value)
