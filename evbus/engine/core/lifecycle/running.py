@@ -51,9 +51,9 @@ async def running(
         try:
             async with made:
                 await bus.join()
-            if made.left:
-                if not the_hub.evbus.STARTED:
-                    listener.cancel()
+            # Once it runs it ends as it should, although not all of it may be ready.
+            if made.left and not the_hub.evbus.STARTED:
+                listener.cancel()
                 raise EvbusError("a signal told the bus to stop before it had started")
             async with made:
                 yield made
