@@ -45,6 +45,7 @@ FUNCTIONS = {
     "ingress": (
         "publish",
         "publish_batch",
+        "begin_batch",
         "publish_nowait",
         "ready",
         "open",
@@ -499,6 +500,7 @@ def _plugin(room, module, described):
         found.pop("publish_batch", None)
     if not _unwatched(functions, "publish", "publish_batch"):
         found.pop("publish_nowait", None)
+        found.pop("begin_batch", None)
     return _endpoint.Plugin(
         name,
         tuple(getattr(module, "ACCT", None) or [name]),

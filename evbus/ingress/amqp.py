@@ -58,6 +58,11 @@ async def publish_batch(hub, ctx, events):
     return await ctx.state.publish(events)
 
 
+def begin_batch(hub, ctx, events):
+    """Publish events at once and return the future of their outcomes; None when that would have to wait."""
+    return ctx.state.begin(events)
+
+
 async def request(hub, ctx, event, timeout):
     """Publish an event and return the reply to it, an Envelope; RabbitMQ's direct reply-to brings it.
 

@@ -113,6 +113,7 @@ class Failures:
         gates = {
             "publish": self._publish,
             "publish_batch": self._batch,
+            "begin_batch": self._begin,
             "publish_nowait": self._nowait,
         }
         functions = plugin.functions
@@ -146,6 +147,12 @@ class Failures:
                 # Who is down for one is down for those behind it, which would else overtake it.
                 errors += [errors[-1]] * (count - len(errors))
         return errors
+
+    def _begin(self, begin: Callable[..., Any]) -> Callable[..., Any]:
+        def gated(ctx: Any, events: list[Envelope]) -> Any:
+            return None if self._of(ctx.name) is not None else begin(ctx, events)
+
+        return gated
 
     def _nowait(self, publish: Callable[..., Any]) -> Callable[..., Any]:
         def gated(ctx: Any, events: list[Envelope]) -> Any:

@@ -36,7 +36,11 @@ class Target:
     ``plan`` holds what happens to the next tries: None (all is well), an exception, a function that is
     called with the events and returns an awaitable of outcomes, or :data:`HANG`. Afterwards all is well.
     With ``overlap``, and ``batching``, it is given batches while it has not answered for others.
+
+    :cvar begins: it takes batches at once, if it can (``begin_batch``).
     """
+
+    begins = False
 
     def __init__(self, *, batching: bool = False, overlap: bool = False) -> None:
         self.batching = batching
@@ -70,6 +74,10 @@ class Target:
                 self.letters.append(event)
         return outcomes
 
+    def begin_batch(self, ctx: Any, events: list[Envelope]) -> asyncio.Future[Any] | None:
+        """Take a batch, and answer for it as :meth:`publish_batch` does."""
+        return asyncio.ensure_future(self.publish_batch(ctx, events)) if self.begins else None
+
     async def _hang(self) -> None:
         self.hanging.set()
         try:
@@ -87,6 +95,8 @@ def sender(target: Any, **options: Any) -> Sender:
     batch = target.publish_batch if target.batching else None
     ctx = options.pop("ctx", {"state": None})
     options.setdefault("overlap", getattr(target, "overlap", False))
+    if getattr(target, "begins", False):
+        options.setdefault("begin_batch", target.begin_batch)
     return Sender(ctx, publish=target.publish, takes=takes, publish_batch=batch, **options)
 
 

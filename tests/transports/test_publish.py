@@ -73,7 +73,10 @@ async def test_an_event_that_breaks_the_connection_is_dead_after_its_attempts_an
     way.filter("up", breaking)
     profile = {"url": transport.url(way.port), **transport.queue}
     await send_among_good_ones(tmp_path, transport.kit.provider, profile, transport.key)
-    assert transport.taken() == [b"%d" % number for number in range(GOOD)]
+    taken = transport.taken()
+    assert list(dict.fromkeys(taken)) == [b"%d" % number for number in range(GOOD)]
+    # The first may have been sent alone, and its confirm be lost with the connection.
+    assert taken[taken.count(b"0") :] == [b"%d" % number for number in range(1, GOOD)]
 
 
 async def test_a_connection_that_answers_nothing_but_its_heartbeats_is_given_up_for_a_new_one(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from evbus.engine.kit.redact import problem_text
 from evbus.errors import DeliveryError, DeliveryTimeout
@@ -149,6 +149,21 @@ class _Waiting:
         self.expired = False
         self.own = task.cancelling() - cancels
 
+    def expire(self, _: float) -> None:
+        if not self.expired:
+            self.expired = True
+            self.task.cancel()
+
+
+class _Watched(NamedTuple):
+    """A future that somebody else sets, and until when."""
+
+    answer: asyncio.Future[Any]
+    when: float
+
+    def expire(self, seconds: float) -> None:
+        self.answer.cancel(DeliveryTimeout(seconds))
+
 
 class Deadline:
     """The same as :func:`call` for many coroutines, each for at most ``seconds`` (0: for ever).
@@ -159,7 +174,7 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         # In the order of their deadlines, as all have the same time.
-        self._waiting: dict[_Waiting, None] = {}
+        self._waiting: dict[_Waiting | _Watched, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     async def call(self, coroutine: Coroutine[Any, Any, Any], task: asyncio.Task[Any] | None = None) -> Any:
@@ -204,8 +219,18 @@ class Deadline:
             if entry.own:
                 await _forget(entry.task, entry.own, entry.cancels)
 
+    def watch(self, answer: asyncio.Future[Any]) -> None:
+        """Cancel a future, with a :class:`DeliveryTimeout` as the message, when it takes too long."""
+        if self._seconds and not answer.done():
+            loop = asyncio.get_running_loop()
+            entry = _Watched(answer, loop.time() + self._seconds)
+            self._waiting[entry] = None
+            answer.add_done_callback(lambda _: self._waiting.pop(entry, None))
+            if self._timer is None:
+                self._timer = loop.call_at(entry.when, self._look)
+
     def _look(self) -> None:
-        """Cancel what has taken too long, and look again when the next may have."""
+        """End what has taken too long, and look again when the next may have."""
         self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -213,9 +238,7 @@ class Deadline:
             if entry.when > now:
                 self._timer = loop.call_at(entry.when, self._look)
                 return
-            if not entry.expired:
-                entry.expired = True
-                entry.task.cancel()
+            entry.expire(self._seconds)
 
     def close(self) -> None:
         """Forget the timer. Nothing may be awaited any more."""

@@ -8,6 +8,11 @@ The least that a plugin has is one function::
 
 ``async def publish_batch(hub, ctx, events)``
     Sends many envelopes at once; returns a list with one outcome each, in order: None, or the exception.
+``def begin_batch(hub, ctx, events)``
+    A plain function beside ``publish_batch``, for plugins with ``OVERLAP``: hands all of the envelopes over
+    without waiting, and returns a future of what ``publish_batch`` would return; or returns None, and hands
+    over none, when it would have to wait, as while earlier ones are still to be handed over. An event that is
+    put while nothing is in flight is then on its way before ``put`` returns.
 ``def publish_nowait(hub, ctx, events)``
     A plain function, for destinations in this process: takes all of the envelopes without waiting, or raises
     and takes none; then ``publish_batch`` or ``publish`` gets them. Saves every event a turn of the loop.

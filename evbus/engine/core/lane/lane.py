@@ -47,6 +47,7 @@ class Lane:
     :param secrets: strings of the profile that must not appear in a log line.
     :param observers: told of what becomes of its events.
     :ivar closing: it is being closed, and nothing more is begun. A plugin may swallow the cancellation.
+    :ivar at_once: sends what is queued without a worker; None unless a worker waits for events alone.
     :ivar failing: failures since the last delivery.
     :ivar waiting: workers that wait for a destination that is down.
     """
@@ -75,6 +76,7 @@ class Lane:
         self.tracker: Tracker | None = None
         self.stalled = False
         self.closing = False
+        self.at_once: Callable[[], None] | None = None
         self.failing = 0
         self.waiting = 0
         self._observers = observers or Observers()
@@ -132,7 +134,8 @@ class Lane:
             self._tell_dropped(len(dropped))
             if self.tracker is not None:
                 self.tracker.done(dropped)
-        if self.sender.immediate and not buffer.counters.in_flight and not self.failing:
+        at_once = self.sender.immediate or self.at_once is not None
+        if at_once and not buffer.counters.in_flight and not self.failing:
             return True
         buffer.announce(len(events))
         if self.stalled:
@@ -142,6 +145,12 @@ class Lane:
     def deliver_now(self) -> None:
         """Deliver what is queued without a worker, if the destination takes it without waiting."""
         buffer, sender = self.buffer, self.sender
+        if self.at_once is not None:
+            if len(buffer) and not buffer.counters.in_flight:
+                self.at_once()
+            with self._lock:
+                buffer.announce(len(buffer))
+            return
         while len(buffer) and not buffer.counters.in_flight:
             flight = self.take(self.delivery.batch)
             events = flight.events

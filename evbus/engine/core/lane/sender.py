@@ -16,7 +16,7 @@ from evbus.engine.kit.waiting import Deadline, call
 from evbus.errors import BusFull, DeliveryError, PluginError, Unavailable
 from evbus.types import CONTENT_TYPE, Envelope
 
-__all__ = ["Publishing", "Sender", "Turn", "check_publish", "takes_text"]
+__all__ = ["Publishing", "Sender", "Turn", "check_publish", "outcomes_of", "takes_text"]
 
 log = logging.getLogger("evbus.sender")
 
@@ -77,6 +77,8 @@ class Sender:
     :param publish: called with ``ctx`` and the parameters that ``takes`` names.
     :param text: its body is text; MessagePack, and what is no UTF-8, stays bytes.
     :param publish_batch: called with ``ctx`` and a list of envelopes, or None.
+    :param begin_batch: a plain function that hands over a list of envelopes without waiting, and returns the
+        future of what ``publish_batch`` would return, or None and hands over none; or None.
     :param publish_nowait: a plain function that delivers a list of envelopes without waiting, or raises and
         delivers none; or None.
     :param ready: a plain function: None when the destination takes events, else why not and what to await.
@@ -91,6 +93,7 @@ class Sender:
 
     __slots__ = (
         "_batch",
+        "_begin",
         "_closed",
         "_closer",
         "_coming",
@@ -107,6 +110,7 @@ class Sender:
         "_takes",
         "_text",
         "batching",
+        "begins",
         "crowded",
         "immediate",
         "overlap",
@@ -121,6 +125,7 @@ class Sender:
         takes: Sequence[str],
         text: bool = False,
         publish_batch: Callable[..., Coroutine[Any, Any, Any]] | None = None,
+        begin_batch: Callable[..., asyncio.Future[Any] | None] | None = None,
         publish_nowait: Callable[..., Any] | None = None,
         ready: Callable[[Any], tuple[str, Awaitable[None]] | None] | None = None,
         opener: Callable[[Any], Coroutine[Any, Any, Any]] | None = None,
@@ -135,6 +140,7 @@ class Sender:
         self._takes = tuple(takes)
         self._text = text
         self._batch = publish_batch
+        self._begin = begin_batch
         self._nowait = publish_nowait
         self._ready = ready
         self._opener = opener
@@ -145,6 +151,7 @@ class Sender:
         self._closed = False
         self._route = route
         self.batching = publish_batch is not None
+        self.begins = begin_batch is not None
         self.immediate = publish_nowait is not None
         self.crowded = False
         self.overlap = overlap and publish_batch is not None
@@ -226,6 +233,23 @@ class Sender:
             return None
         return min(dropped, len(events)) if type(dropped) is int else 0
 
+    def begin(self, events: list[Envelope]) -> asyncio.Future[Any] | None:
+        """Hand ``events`` over at once, and return the future of their outcomes, for :func:`outcomes_of`.
+
+        None when that cannot be done without waiting, or goes wrong: nothing was handed over.
+        """
+        if self._begin is None or self._to_open:
+            return None
+        try:
+            if self._route is not None:
+                events = [self._route(event) for event in events]
+            answer = self._begin(self._ctx, events)
+        except Exception:
+            return None  # the worker publishes them, and deals with what is wrong
+        if answer is not None:
+            self._deadline.watch(answer)
+        return answer
+
     async def send(
         self, events: list[Envelope], task: asyncio.Task[Any] | None = None, turn: Turn | None = None
     ) -> list[Outcome]:
@@ -295,6 +319,18 @@ def _text_of(event: Envelope) -> str | bytes:
         return event.body.decode()
     except UnicodeDecodeError:
         return event.body
+
+
+def outcomes_of(answer: asyncio.Future[Any], count: int) -> Sequence[Outcome]:
+    """Return the outcomes of ``count`` events, of a future that is done."""
+    try:
+        return _checked(answer.result(), count)
+    except asyncio.CancelledError as exc:
+        late = exc.args[0] if exc.args else None
+        problem = late if isinstance(late, DeliveryError) else DeliveryError("the publish was cancelled")
+        return [problem] * count
+    except Exception as exc:
+        return [exc] * count
 
 
 def _checked(outcomes: Any, count: int) -> list[Outcome]:

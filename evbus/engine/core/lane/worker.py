@@ -12,16 +12,17 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from evbus.engine.core.broker import HANDLING
 from evbus.engine.core.lane.buffer import Flight
 from evbus.engine.core.lane.lane import Lane
 from evbus.engine.core.lane.retry import Outcome, blamed, sort
-from evbus.engine.core.lane.sender import Publishing
+from evbus.engine.core.lane.sender import Publishing, outcomes_of
 from evbus.engine.kit.backoff import backoff
 from evbus.engine.kit.waiting import failure_of, running
-from evbus.errors import ConnectionLost, DeliveryError, Unavailable
+from evbus.errors import ConnectionLost, Unavailable
 from evbus.types import Envelope
 
 __all__ = ["start"]
@@ -42,23 +43,35 @@ def start(lane: Lane) -> None:
 
 
 class _Sent:
-    """A flight whose events are being sent by a task of their own.
+    """A flight whose events are on their way.
 
+    :ivar answer: their outcomes: of a task that sends them, or with ``begun`` of a plugin that has them.
     :ivar failed: something will be left of it.
     """
 
-    def __init__(self, flight: Flight) -> None:
+    answer: asyncio.Future[Any]
+
+    def __init__(self, flight: Flight, *, begun: bool = False) -> None:
         self.flight = flight
         # Some of them may be taken back before they are answered for.
         self.events = flight.events
+        self.begun = begun
         self.failed = False
-        self.task: asyncio.Task[Sequence[Outcome]]
+        # A cancelled task says only once by what.
+        self._outcomes: Sequence[Outcome] | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether the plugin has its events, and nothing is known of their outcomes."""
+        return self.begun and not self.answer.done()
 
     def outcomes(self) -> Sequence[Outcome]:
-        """Return what became of each event, once the task is done."""
-        if self.task.cancelled():
-            return [DeliveryError("the publish was cancelled")] * len(self.events)
-        return self.task.result()
+        """Return what became of each event, once that is known."""
+        if self._outcomes is None:
+            # What else a task of the lane raises is a bug, and ends the worker.
+            known = self.begun or self.answer.cancelled()
+            self._outcomes = outcomes_of(self.answer, len(self.events)) if known else self.answer.result()
+        return self._outcomes
 
     def those(self, *, delivered: bool) -> list[Envelope]:
         """Return the events that were delivered, or those that were not."""
@@ -195,7 +208,7 @@ class _Worker:
             while not self._lane.closing:
                 await self._begin(most)
                 await self._something(most)
-                while sent and sent[0].task.done():
+                while sent and sent[0].answer.done():
                     await self._land()
         except GeneratorExit:
             raise  # the loop was closed; nothing can be ended, or awaited, in it any more
@@ -214,15 +227,60 @@ class _Worker:
         while not lane.closing and len(lane.buffer) and self._room(most) > 0:
             if (not_ready := lane.sender.not_ready()) is not None:
                 if self._sent:
-                    if asyncio.iscoroutine(not_ready[1]):
-                        not_ready[1].close()
+                    _drop(not_ready[1])
                     return  # it still has to answer for these
                 await lane.wait(*not_ready)
                 continue  # meanwhile what was queued may have been delivered without a worker
-            sent = _Sent(lane.take(self._room(most)))
-            self._flights.append(sent.flight)
-            sent.task = asyncio.ensure_future(self._send(sent))
-            self._sent.append(sent)
+            flight = lane.take(self._room(most))
+            # What is only about to be sent, and what has failed, is not overtaken.
+            if not all(before.open for before in self._sent) or not self._begun(flight):
+                sent = _Sent(flight)
+                self._flights.append(flight)
+                sent.answer = asyncio.ensure_future(self._send(sent))
+                self._sent.append(sent)
+
+    def _at_once(self, most: int) -> None:
+        """Send what is queued without the worker, which waits for it and for nothing else."""
+        lane = self._lane
+        if lane.closing:
+            return
+        if (not_ready := lane.sender.not_ready()) is not None:
+            _drop(not_ready[1])
+            return
+        flight = lane.take(most)
+        if not self._begun(flight):
+            lane.buffer.give_back(flight)
+
+    def _all_begun(self) -> bool:
+        return all(sent.begun for sent in self._sent)
+
+    def _begun(self, flight: Flight) -> bool:
+        """Let the plugin have the events, if it takes them without waiting."""
+        answer = self._lane.sender.begin(flight.events)
+        if answer is None:
+            return False
+        sent = _Sent(flight, begun=True)
+        sent.answer = answer
+        self._flights.append(flight)
+        self._sent.append(sent)
+        answer.add_done_callback(self._answered)
+        return True
+
+    def _answered(self, _: asyncio.Future[Any]) -> None:
+        """Settle what was delivered as a whole; the worker deals with what was not."""
+        lane = self._lane
+        while self._sent and self._sent[0].begun and self._sent[0].answer.done():
+            sent = self._sent[0]
+            if sent.outcomes().count(None) < len(sent.events):
+                sent.failed = True
+                if self._arrival is not None and not self._arrival.done():
+                    self._arrival.set_result(None)
+                return
+            self._sent.popleft()
+            lane.settle(sent.flight, sent.events)
+            if not lane.closing:
+                self._flights.remove(sent.flight)
+                lane.rest()
 
     async def _send(self, sent: _Sent) -> Sequence[Outcome]:
         async def in_turn(publish: Callable[[], Publishing]) -> Sequence[Outcome]:
@@ -238,14 +296,21 @@ class _Worker:
 
     async def _something(self, most: int) -> None:
         """Wait until the first flight has ended, or an event may be sent."""
-        buffer = self._lane.buffer
+        lane = self._lane
         waited: set[asyncio.Future[Any]] = set()
         if self._sent:
-            waited.add(self._sent[0].task)
+            waited.add(self._sent[0].answer)
         # What is queued although there is room waits for the destination, and so for its answers.
-        if not self._sent or (self._room(most) > 0 and not len(buffer)):
+        if not self._sent or (self._room(most) > 0 and not len(lane.buffer)):
             if self._arrival is None or self._arrival.done():
-                self._arrival = buffer.arrival()
+                self._arrival = lane.buffer.arrival()
+            if self._all_begun():
+                lane.at_once = partial(self._at_once, most) if lane.sender.begins else None
+                try:
+                    await self._arrival
+                finally:
+                    lane.at_once = None
+                return
             waited.add(self._arrival)
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
 
@@ -255,7 +320,7 @@ class _Worker:
         sent = self._sent[0]
         outcomes = sent.outcomes()
         if outcomes.count(None) < len(sent.events) and len(self._sent) > 1:
-            await asyncio.wait([each.task for each in self._sent])
+            await asyncio.wait([each.answer for each in self._sent])
             for behind in list(self._sent)[1:]:
                 lane.stand(behind.flight, behind.those(delivered=False))
         # Not sooner: what is known of it is noted if the worker ends while it waits.
@@ -275,13 +340,19 @@ class _Worker:
         if self._arrival is not None:
             self._arrival.cancel()  # or it would be woken in place of the next worker's
         for each in sent:
-            each.task.cancel()
+            each.answer.cancel()
         if sent:
-            await asyncio.wait([each.task for each in sent])
+            await asyncio.wait([each.answer for each in sent])
         for each in sent:
-            if not each.task.cancelled() and each.task.exception() is None:
+            if not each.answer.cancelled() and (each.begun or each.answer.exception() is None):
                 self._lane.settle(each.flight, each.those(delivered=True))
         self._sent.clear()
+
+
+def _drop(awaitable: Awaitable[None]) -> None:
+    """Give up what was to be awaited until the destination takes events."""
+    if asyncio.iscoroutine(awaitable):
+        awaitable.close()
 
 
 async def _noted(sent: _Sent, publishing: Publishing) -> Sequence[Outcome]:

@@ -53,6 +53,7 @@ def _connect(
         takes=check_publish(plain),
         text=takes_text(plain),
         publish_batch=functions.get("publish_batch"),
+        begin_batch=functions.get("begin_batch"),
         publish_nowait=functions.get("publish_nowait"),
         ready=functions.get("ready"),
         overlap="OVERLAP" in plugin.flags,

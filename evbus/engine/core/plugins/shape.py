@@ -54,6 +54,7 @@ SHAPES = {
         _Function("close", "hub, ctx"),
         _Function("request", "hub, ctx, event, timeout"),
         _Function("reply", "hub, ctx, address, event"),
+        _Function("begin_batch", "hub, ctx, events", "returns a future"),
         _Function("publish_nowait", "hub, ctx, events", "may not wait"),
         _Function("ready", "hub, ctx", "returns what to await"),
         _DESCRIBE,

@@ -631,3 +631,24 @@ def test_closing_is_quickly_done_when_the_connection_is_gone(rabbitmq: Any, prox
         assert hub.connection.init.states() == {}
 
     asyncio.run(main())
+
+
+def test_events_that_need_not_wait_are_written_before_begin_returns() -> None:
+    async def main() -> None:
+        line = Line()
+        assert line.publisher.begin([event("k", b"1")]) is None  # there is no channel yet
+        first = await line.sent(event("k", b"1"))
+        answer = line.publisher.begin([event("k", b"2"), event("k", b"3")])
+        assert answer is not None
+        assert line.bodies == [b"1", b"2", b"3"]
+        assert line.publisher.begin([event("k" * 256)]) is None  # AMQP cannot carry it
+        line.ack(3, multiple=True)
+        assert await asyncio.wait_for(first, WAIT) == [None]
+        assert await asyncio.wait_for(answer, WAIT) == [None, None]
+        given_up = line.publisher.begin([event("k", b"4")])
+        assert given_up is not None
+        given_up.cancel()
+        await asyncio.sleep(0)
+        assert line.publisher.begin([event("k", b"5")]) is None  # what has no outcome yet comes first
+
+    asyncio.run(main())
