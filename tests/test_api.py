@@ -20,21 +20,18 @@ def test_everything_that_is_promised_is_there() -> None:
     assert api.Event is api.Envelope
 
 
-def test_what_was_put_is_delivered_when_the_block_ends(tmp_path: Path) -> None:
+async def test_what_was_put_is_delivered_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
 
-    async def main() -> Any:
-        async with api.bus({"file": {"default": {"path": str(path)}}}) as events:
-            await events.put("orders", {"id": 1})
-            await events.put(routing_key="orders", body={"id": 2}, profile="default", headers={"a": "b"})
-            events.put_nowait("orders", {"id": 3})
-            await asyncio.to_thread(events.put_nowait, body="from a thread")
-            assert events.snapshot()["bus"]["accepted"] == 4
-        with pytest.raises(BusStopped):
-            await events.put(body=1)
-        return events.report
-
-    report = asyncio.run(main())
+    async with api.bus({"file": {"default": {"path": str(path)}}}) as events:
+        await events.put("orders", {"id": 1})
+        await events.put(routing_key="orders", body={"id": 2}, profile="default", headers={"a": "b"})
+        events.put_nowait("orders", {"id": 3})
+        await asyncio.to_thread(events.put_nowait, body="from a thread")
+        assert events.snapshot()["bus"]["accepted"] == 4
+    with pytest.raises(BusStopped):
+        await events.put(body=1)
+    report = events.report
     assert report.undelivered == {}
     assert [json.loads(line)["body"] for line in path.read_text().splitlines()] == [
         {"id": 1},
@@ -104,18 +101,15 @@ def test_a_bus_that_is_not_entered_says_how_it_is() -> None:
         made.put("a", 1)
 
 
-def test_options_are_those_of_the_section_evbus(tmp_path: Path) -> None:
+async def test_options_are_those_of_the_section_evbus(tmp_path: Path) -> None:
     root = write(tmp_path / "plugins", ingress__good=KEEPER.format(name="good"))
 
-    async def main() -> Any:
-        async with api.bus({"good": {"*": {}}}, plugin_dirs=root, serialize_plugin="msgpack") as events:
-            await events.put(body="x")
-        return events.hub.ingress.GOT
-
-    assert asyncio.run(main()) == {"good": [b"\xa1x"]}
+    async with api.bus({"good": {"*": {}}}, plugin_dirs=root, serialize_plugin="msgpack") as events:
+        await events.put(body="x")
+    assert events.hub.ingress.GOT == {"good": [b"\xa1x"]}
 
 
-def test_contracts_of_a_plugin_folder_take_effect_on_the_handle(tmp_path: Path) -> None:
+async def test_contracts_of_a_plugin_folder_take_effect_on_the_handle(tmp_path: Path) -> None:
     contract = (
         "def pre_put(hub, ctx):\n    ctx.kwargs['body'] = 'pre'\n\n\n"
         "def pre_put_nowait(hub, ctx):\n    ctx.kwargs['body'] = 'pre'\n"
@@ -124,13 +118,10 @@ def test_contracts_of_a_plugin_folder_take_effect_on_the_handle(tmp_path: Path) 
         tmp_path / "plugins", evbus__contracts__broker=contract, ingress__good=KEEPER.format(name="good")
     )
 
-    async def main() -> Any:
-        async with api.bus({"good": {"*": {}}}, plugin_dirs=[root]) as events:
-            await events.put(body="x")
-            events.put_nowait(body="y")
-        return events.hub.ingress.GOT
-
-    assert asyncio.run(main()) == {"good": [b'"pre"', b'"pre"']}
+    async with api.bus({"good": {"*": {}}}, plugin_dirs=[root]) as events:
+        await events.put(body="x")
+        events.put_nowait(body="y")
+    assert events.hub.ingress.GOT == {"good": [b'"pre"', b'"pre"']}
 
 
 def test_an_exception_in_the_block_still_delivers_and_comes_out(tmp_path: Path) -> None:
@@ -146,7 +137,7 @@ def test_an_exception_in_the_block_still_delivers_and_comes_out(tmp_path: Path) 
     assert len(path.read_text().splitlines()) == 1
 
 
-def test_a_cancelled_block_still_delivers(tmp_path: Path) -> None:
+async def test_a_cancelled_block_still_delivers(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
 
     async def work(entered: asyncio.Event) -> None:
@@ -155,15 +146,12 @@ def test_a_cancelled_block_still_delivers(tmp_path: Path) -> None:
             entered.set()
             await asyncio.Event().wait()
 
-    async def main() -> None:
-        entered = asyncio.Event()
-        task = asyncio.ensure_future(work(entered))
-        await asyncio.wait_for(entered.wait(), 20)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(main())
+    entered = asyncio.Event()
+    task = asyncio.ensure_future(work(entered))
+    await asyncio.wait_for(entered.wait(), 20)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
     assert len(path.read_text().splitlines()) == 1
 
 
@@ -176,19 +164,16 @@ def test_two_buses_in_one_program_are_apart(tmp_path: Path) -> None:
     assert asyncio.run(main()) == [1, 0]
 
 
-def test_the_report_says_what_was_not_delivered(tmp_path: Path) -> None:
+async def test_the_report_says_what_was_not_delivered(tmp_path: Path) -> None:
     root = write(
         tmp_path / "plugins", ingress__down="async def publish(hub, ctx, body):\n    raise OSError('no')\n"
     )
     dead = tmp_path / "dead.jsonl"
 
-    async def main() -> Any:
-        options: dict[str, Any] = {"plugin_dirs": [root], "drain_timeout": 0, "dead_store": dead}
-        async with api.bus({"down": {"*": {}}}, **options) as events:
-            await events.put(body=1)
-        return events.report
-
-    report = asyncio.run(main())
+    options: dict[str, Any] = {"plugin_dirs": [root], "drain_timeout": 0, "dead_store": dead}
+    async with api.bus({"down": {"*": {}}}, **options) as events:
+        await events.put(body=1)
+    report = events.report
     assert report.undelivered == {"down.down.*": 1}
     assert report.dead_store == str(dead)
     assert str(report) == f"not delivered: down.down.*: 1; written to {dead}"
@@ -226,15 +211,13 @@ def test_options_that_a_plugin_declares_reach_it(tmp_path: Path, monkeypatch: py
     )
 
 
-def test_events_that_no_profile_matches_stand_in_the_report() -> None:
-    async def main() -> Any:
-        async with api.bus({"internal": {"default": {}}}) as events:
-            await events.put(body=1, profile="defalt")
-            await events.put(body=2, profile="defalt")
-            await events.put(body=3)
-        return events.report
+async def test_events_that_no_profile_matches_stand_in_the_report() -> None:
 
-    report = asyncio.run(main())
+    async with api.bus({"internal": {"default": {}}}) as events:
+        await events.put(body=1, profile="defalt")
+        await events.put(body=2, profile="defalt")
+        await events.put(body=3)
+    report = events.report
     assert report.unmatched == {"defalt": 2}
     assert str(report).startswith(
         "everything was delivered but 2 events that matched no profile ('defalt': 2; did you mean 'default'?)"

@@ -51,79 +51,71 @@ KEYS = {"exception", "plugin", "profile", "body", "context"}
 # The host pattern
 
 
-def test_the_host_pattern_of_idem(hub: Any) -> None:
-    async def main() -> list[bytes]:
-        hub.pop.loop.CURRENT_LOOP = asyncio.get_running_loop()
-        await hub.evbus.broker.init()
-        hub.evbus.SERIAL_PLUGIN = "json"
-        contexts = await hub.evbus.acct.profiles(
-            acct_file=None, acct_key=None, acct_data={"internal": [{"idem-*": {"routing_key": "runs"}}]}
-        )
-        task = asyncio.get_running_loop().create_task(hub.evbus.init.start(contexts))
-        await hub.evbus.init.join()
-        assert hub.evbus.STARTED
-        await hub.evbus.broker.put(
-            body={"message": "GATHERING", "tags": {"type": "status"}}, profile="idem-status"
-        )
-        hub.evbus.broker.put_nowait(profile="idem-chunk", body={"x": {3, 1, 2}})
-        await hub.evbus.init.stop()
-        await task
-        return await bodies(hub, "runs", 2)
+async def test_the_host_pattern_of_idem(hub: Any) -> None:
 
-    assert asyncio.run(main()) == [
+    hub.pop.loop.CURRENT_LOOP = asyncio.get_running_loop()
+    await hub.evbus.broker.init()
+    hub.evbus.SERIAL_PLUGIN = "json"
+    contexts = await hub.evbus.acct.profiles(
+        acct_file=None, acct_key=None, acct_data={"internal": [{"idem-*": {"routing_key": "runs"}}]}
+    )
+    task = asyncio.get_running_loop().create_task(hub.evbus.init.start(contexts))
+    await hub.evbus.init.join()
+    assert hub.evbus.STARTED
+    await hub.evbus.broker.put(
+        body={"message": "GATHERING", "tags": {"type": "status"}}, profile="idem-status"
+    )
+    hub.evbus.broker.put_nowait(profile="idem-chunk", body={"x": {3, 1, 2}})
+    await hub.evbus.init.stop()
+    await task
+    assert await bodies(hub, "runs", 2) == [
         b'{"message":"GATHERING","tags":{"type":"status"}}',
         b'{"x":[1,2,3]}',
     ]
 
 
-def test_stop_before_start_delivers_what_is_queued_and_ends(hub: Any) -> None:
-    async def main() -> list[bytes]:
-        hub.evbus.broker.put_nowait(body=1, routing_key="k")
-        await hub.evbus.init.stop()
-        await asyncio.wait_for(hub.evbus.init.start({"internal": {"*": {}}}), WAIT)
-        return await bodies(hub, "k", 1)
+async def test_stop_before_start_delivers_what_is_queued_and_ends(hub: Any) -> None:
 
-    assert asyncio.run(main()) == [b"1"]
+    hub.evbus.broker.put_nowait(body=1, routing_key="k")
+    await hub.evbus.init.stop()
+    await asyncio.wait_for(hub.evbus.init.start({"internal": {"*": {}}}), WAIT)
+    assert await bodies(hub, "k", 1) == [b"1"]
 
 
-def test_join_waits_until_the_bus_is_started(hub: Any) -> None:
-    async def main() -> None:
-        join = asyncio.ensure_future(hub.evbus.init.join())
-        await asyncio.sleep(0)
-        assert not join.done()
-        async with running(hub, {"internal": {"*": {}}}):
-            await asyncio.wait_for(join, WAIT)
+async def test_join_waits_until_the_bus_is_started(hub: Any) -> None:
 
-    asyncio.run(main())
+    join = asyncio.ensure_future(hub.evbus.init.join())
+    await asyncio.sleep(0)
+    assert not join.done()
+    async with running(hub, {"internal": {"*": {}}}):
+        await asyncio.wait_for(join, WAIT)
 
 
-def test_init_returns_the_bus_and_keeps_what_was_put_before_the_loop_ran(hub: Any) -> None:
+async def test_init_returns_the_bus_and_keeps_what_was_put_before_the_loop_ran(hub: Any) -> None:
     hub.evbus.broker.put_nowait(body=1)
     hub.evbus.broker.put_nowait(body=2)
 
-    async def main() -> list[bytes]:
-        bus = await hub.evbus.broker.init()
-        assert bus is hub.evbus.BUS
-        assert bus.qsize() == 2
-        return [(await bus.get()).body, (await hub.evbus.broker.get()).body]
-
-    assert asyncio.run(main()) == [b"1", b"2"]
+    bus = await hub.evbus.broker.init()
+    assert bus is hub.evbus.BUS
+    assert bus.qsize() == 2
+    assert [(await bus.get()).body, (await hub.evbus.broker.get()).body] == [b"1", b"2"]
 
 
 # Version 4
 
 
-def test_version_4_named_the_serializer_on_hub_serialize_and_the_routing_key_in_put(hub: Any) -> None:
+async def test_version_4_named_the_serializer_on_hub_serialize_and_the_routing_key_in_put(hub: Any) -> None:
     hub.serialize.PLUGIN = "msgpack"
 
-    async def main() -> list[bytes]:
-        async with running(hub, {"internal": {"default": {}}}):
-            await hub.evbus.broker.put("orders", {"id": 1})
-            await hub.evbus.broker.put(routing_key="orders", body={"id": 2}, profile="default")
-            hub.evbus.broker.put_nowait("orders", {"id": 3}, "default")
-        return await bodies(hub, "orders", 3)
-
-    assert [msgpack.unpackb(body) for body in asyncio.run(main())] == [{"id": 1}, {"id": 2}, {"id": 3}]
+    async with running(hub, {"internal": {"default": {}}}):
+        await hub.evbus.broker.put("orders", {"id": 1})
+        await hub.evbus.broker.put(routing_key="orders", body={"id": 2}, profile="default")
+        hub.evbus.broker.put_nowait("orders", {"id": 3}, "default")
+    assert [msgpack.unpackb(body) for body in await bodies(hub, "orders", 3)] == [
+        {"id": 1},
+        {"id": 2},
+        {"id": 3},
+    ]
 
 
 def test_the_serializer_may_be_changed_at_any_time(hub: Any) -> None:
@@ -212,33 +204,29 @@ def test_a_broken_plugin_of_pop_serial_harms_nobody(tmp_path: Path, monkeypatch:
     assert asyncio.run(hub.evbus.broker.get()).body == b"fine"
 
 
-def test_versions_6_and_7_put_body_and_profile(hub: Any) -> None:
-    async def main() -> list[bytes]:
-        async with running(hub, {"internal": [{"p": {"routing_key": "from-profile"}}]}):
-            await hub.evbus.broker.put({"a": 1}, "p")
-            await hub.evbus.broker.put(body={"a": 2}, profile="p")
-            hub.evbus.broker.put_nowait({"a": 3}, profile="p")
-        return await bodies(hub, "from-profile", 3)
+async def test_versions_6_and_7_put_body_and_profile(hub: Any) -> None:
 
-    assert asyncio.run(main()) == [b'{"a":1}', b'{"a":2}', b'{"a":3}']
+    async with running(hub, {"internal": [{"p": {"routing_key": "from-profile"}}]}):
+        await hub.evbus.broker.put({"a": 1}, "p")
+        await hub.evbus.broker.put(body={"a": 2}, profile="p")
+        hub.evbus.broker.put_nowait({"a": 3}, profile="p")
+    assert await bodies(hub, "from-profile", 3) == [b'{"a":1}', b'{"a":2}', b'{"a":3}']
 
 
-def test_the_internal_queue_without_a_routing_key_is_that_of_none(hub: Any) -> None:
-    async def main() -> bytes:
-        async with running(hub, {"internal": [{"default": None}]}):
-            await hub.evbus.broker.put(body="x")
-        queue = await hub.ingress.internal.get()
-        assert hub.ingress.internal.QUEUE[None] is queue
-        return bytes(queue.get_nowait())
+async def test_the_internal_queue_without_a_routing_key_is_that_of_none(hub: Any) -> None:
 
-    assert asyncio.run(main()) == b'"x"'
+    async with running(hub, {"internal": [{"default": None}]}):
+        await hub.evbus.broker.put(body="x")
+    queue = await hub.ingress.internal.get()
+    assert hub.ingress.internal.QUEUE[None] is queue
+    assert bytes(queue.get_nowait()) == b'"x"'
 
 
 # Plugins
 
 
 @pytest.mark.parametrize("merged", ["by a folder", "by a package"])
-def test_a_plugin_of_versions_6_and_7_delivers(
+async def test_a_plugin_of_versions_6_and_7_delivers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merged: str
 ) -> None:
     if merged == "by a folder":
@@ -249,40 +237,31 @@ def test_a_plugin_of_versions_6_and_7_delivers(
         hub = new_hub()
     data = {"connection": {"url": "old://"}, "topic": "t", "anything": [1]}
 
-    async def main() -> None:
-        contexts = await hub.evbus.acct.profiles(acct_data={"old": {"a": data}, "older": [{"a": data}]})
-        async with running(hub, contexts):
-            await hub.evbus.broker.put(body=1, profile="a")
-
-    asyncio.run(main())
+    contexts = await hub.evbus.acct.profiles(acct_data={"old": {"a": data}, "older": [{"a": data}]})
+    async with running(hub, contexts):
+        await hub.evbus.broker.put(body=1, profile="a")
     assert hub.ingress.GOT == [("t", "old://", b"1")] * 2
 
 
-def test_profiles_of_one_name_under_several_providers_all_receive(tmp_path: Path) -> None:
+async def test_profiles_of_one_name_under_several_providers_all_receive(tmp_path: Path) -> None:
     hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", ingress__old=OLD_PLUGIN)])
     old = {"a": {"connection": {"url": "u"}}}
 
-    async def main() -> list[bytes]:
-        contexts = {"old": old, "older": old, "internal": [{"a": {}}, {"*": {}}]}
-        async with running(hub, contexts):
-            await hub.evbus.broker.put(routing_key="k", body=1, profile="a")
-        return await bodies(hub, "k", 2)
-
-    assert asyncio.run(main()) == [b"1", b"1"]
+    contexts = {"old": old, "older": old, "internal": [{"a": {}}, {"*": {}}]}
+    async with running(hub, contexts):
+        await hub.evbus.broker.put(routing_key="k", body=1, profile="a")
+    assert await bodies(hub, "k", 2) == [b"1", b"1"]
     assert hub.ingress.GOT == [(None, "u", b"1")] * 2
 
 
 @pytest.mark.parametrize("ref", ["ingress.bad.told", "ingress.bad.told_later"])
-def test_the_error_callback_gets_exactly_five_keys(tmp_path: Path, ref: str) -> None:
+async def test_the_error_callback_gets_exactly_five_keys(tmp_path: Path, ref: str) -> None:
     root = write(tmp_path / "plugins", ingress__bad=FAILING)
     hub = new_hub(plugin_dirs=[root], error_callback_ref=ref, dead_store=tmp_path / "dead.jsonl")
     contexts = {"bad": {"*": {}}}
 
-    async def main() -> None:
-        async with running(hub, contexts):
-            await hub.evbus.broker.put(body=[1], profile="p")
-
-    asyncio.run(main())
+    async with running(hub, contexts):
+        await hub.evbus.broker.put(body=[1], profile="p")
     (told,) = hub.ingress.TOLD
     assert set(told) == KEYS
     assert (str(told["exception"]), told["plugin"], told["profile"], told["body"]) == (
@@ -295,19 +274,16 @@ def test_the_error_callback_gets_exactly_five_keys(tmp_path: Path, ref: str) -> 
 
 
 @pytest.mark.parametrize("ref", ["ingress.bad.told", "ingress.bad.told_later", None])
-def test_propagate_publishes_now_and_tells_failures(
+async def test_propagate_publishes_now_and_tells_failures(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, ref: str | None
 ) -> None:
     hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", ingress__bad=FAILING)], error_callback_ref=ref)
     contexts = {"bad": {"a": {}}, "internal": [{"a*": {}}, {"b": {}}]}
 
-    async def main() -> list[bytes]:
-        await hub.evbus.broker.propagate(
-            contexts=contexts, event=Event(profile="a", body=b"raw", routing_key="k")
-        )
-        return await bodies(hub, "k", 1)
-
-    assert asyncio.run(main()) == [b"raw"]
+    await hub.evbus.broker.propagate(
+        contexts=contexts, event=Event(profile="a", body=b"raw", routing_key="k")
+    )
+    assert await bodies(hub, "k", 1) == [b"raw"]
     assert hub.ingress.internal.QUEUE["k"].empty()
     told = vars(hub.ingress).get("TOLD", [])
     assert [(set(one), one["plugin"], one["profile"], one["body"]) for one in told] == (
@@ -327,19 +303,16 @@ def test_wrap_returns_what_the_coroutine_returns_and_swallows_what_it_raises(hub
 
 
 @pytest.mark.parametrize("where", ["contexts", "hub"])
-def test_the_matcher_may_be_overridden(hub: Any, where: str) -> None:
+async def test_the_matcher_may_be_overridden(hub: Any, where: str) -> None:
     contexts: dict[str, Any] = {"internal": {"a|b": {}}}
     if where == "contexts":
         contexts["match_plugin"] = "regex"
     else:
         hub.match.PLUGIN = "regex"
 
-    async def main() -> None:
-        async with running(hub, contexts):
-            for profile in ("a", "b", "c"):
-                await hub.evbus.broker.put(routing_key=profile, body=1, profile=profile)
-
-    asyncio.run(main())
+    async with running(hub, contexts):
+        for profile in ("a", "b", "c"):
+            await hub.evbus.broker.put(routing_key=profile, body=1, profile=profile)
     assert set(hub.ingress.internal.QUEUE) == {"a", "b"}
 
 
@@ -357,7 +330,7 @@ def test_routing_key_in_put_is_no_type_error(hub: Any) -> None:
     assert (event.profile, event.routing_key) == ("p", "k")
 
 
-def test_a_failed_publish_does_not_lose_the_event(tmp_path: Path) -> None:
+async def test_a_failed_publish_does_not_lose_the_event(tmp_path: Path) -> None:
     text = """
         async def publish(hub, ctx, body):
             tried = vars(hub.ingress).setdefault("TRIED", [])
@@ -368,30 +341,24 @@ def test_a_failed_publish_does_not_lose_the_event(tmp_path: Path) -> None:
     hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", ingress__flaky=text)])
     retry = {"retry": {"min": 0.001, "max": 0.001}}
 
-    async def main() -> None:
-        async with running(hub, {"flaky": {"*": {"delivery": retry}}}):
-            await hub.evbus.broker.put(body=1)
-
-    asyncio.run(main())
+    async with running(hub, {"flaky": {"*": {"delivery": retry}}}):
+        await hub.evbus.broker.put(body=1)
     assert hub.ingress.TRIED == [b"1"] * 3
     assert hub.evbus.stats.snapshot()["lanes"]["flaky.flaky.*"]["delivered"] == 1
 
 
-def test_a_destination_that_hangs_stops_no_other(tmp_path: Path) -> None:
+async def test_a_destination_that_hangs_stops_no_other(tmp_path: Path) -> None:
     text = "async def publish(hub, ctx, body):\n    await hub.ingress.GATE.wait()\n"
     hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", ingress__slow=text)])
 
-    async def main() -> list[bytes]:
-        hub.ingress.GATE = asyncio.Event()
-        async with running(hub, {"slow": {"*": {}}, "internal": {"*": {}}}):
-            for number in range(5):
-                await hub.evbus.broker.put(routing_key="k", body=number)
-            found = await bodies(hub, "k", 5)
-            assert hub.evbus.stats.snapshot()["lanes"]["slow.slow.*"]["delivered"] == 0
-            hub.ingress.GATE.set()
-        return found
-
-    assert asyncio.run(main()) == [b"0", b"1", b"2", b"3", b"4"]
+    hub.ingress.GATE = asyncio.Event()
+    async with running(hub, {"slow": {"*": {}}, "internal": {"*": {}}}):
+        for number in range(5):
+            await hub.evbus.broker.put(routing_key="k", body=number)
+        found = await bodies(hub, "k", 5)
+        assert hub.evbus.stats.snapshot()["lanes"]["slow.slow.*"]["delivered"] == 0
+        hub.ingress.GATE.set()
+    assert found == [b"0", b"1", b"2", b"3", b"4"]
     assert hub.evbus.stats.snapshot()["lanes"]["slow.slow.*"]["delivered"] == 5
 
 

@@ -208,7 +208,7 @@ def test_a_dead_store_that_cannot_be_written_is_told_at_the_start_and_by_check(s
     assert "a part of its path is a file, not a folder" in checked.stdout
 
 
-def test_what_a_lane_puts_back_leaves_room_for_others_and_stays_in_the_store(tmp_path: Path) -> None:
+async def test_what_a_lane_puts_back_leaves_room_for_others_and_stays_in_the_store(tmp_path: Path) -> None:
     store, had = tmp_path / "d.jsonl", list[Delivery]()
     store.write_text("".join(map(_record, range(5))))
 
@@ -216,25 +216,19 @@ def test_what_a_lane_puts_back_leaves_room_for_others_and_stays_in_the_store(tmp
         had.append(delivery)
         asyncio.get_running_loop().call_soon(lambda: delivery.reject(requeue=True))
 
-    async def main() -> None:
-        replay = cli_replay.Replay(store, {"file.file.one": cli_replay.ReplayTarget(take, 1)})
-        await asyncio.wait_for(replay.run(), 20)
-        await asyncio.sleep(0)
-        assert (replay.offered, replay.finish(0), replay.kept) == (5, "", {cli_replay.STOPPED: 5})
-
-    asyncio.run(main())
+    replay = cli_replay.Replay(store, {"file.file.one": cli_replay.ReplayTarget(take, 1)})
+    await asyncio.wait_for(replay.run(), 20)
+    await asyncio.sleep(0)
+    assert (replay.offered, replay.finish(0), replay.kept) == (5, "", {cli_replay.STOPPED: 5})
     assert len(had) == len(store.read_text().splitlines()) == 5
 
 
-def test_a_lane_that_ends_too_late_changes_nothing(tmp_path: Path) -> None:
+async def test_a_lane_that_ends_too_late_changes_nothing(tmp_path: Path) -> None:
     store, had = tmp_path / "d.jsonl", list[Delivery]()
     store.write_text(_record(1))
 
-    async def main() -> None:
-        replay = cli_replay.Replay(store, {"file.file.one": cli_replay.ReplayTarget(had.append)})
-        await replay.run()
-        assert replay.finish(0) == ""
-        had[0].ack()
-
-    asyncio.run(main())
+    replay = cli_replay.Replay(store, {"file.file.one": cli_replay.ReplayTarget(had.append)})
+    await replay.run()
+    assert replay.finish(0) == ""
+    had[0].ack()
     assert store.read_text() == _record(1)

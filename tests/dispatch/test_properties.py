@@ -288,7 +288,7 @@ def test_programs_of_messages(program: list[Any], workers: int) -> None:
     asyncio.run(main())
 
 
-def test_a_call_that_outlives_its_failed_handler_hangs_nobody() -> None:
+async def test_a_call_that_outlives_its_failed_handler_hangs_nobody() -> None:
     """What random programs once found: it kept its root's slot, the only one, and waited for another."""
     failing = Spec(router=2, key=1, steps=(("turns", 1), ("fail",)))
     siblings = [
@@ -306,7 +306,4 @@ def test_a_call_that_outlives_its_failed_handler_hangs_nobody() -> None:
         (Spec(2, None, (("gather", gathered),)), True, False, None),
     ]
 
-    async def main() -> None:
-        await within(World(1).run(program))
-
-    asyncio.run(main())
+    await within(World(1).run(program))

@@ -312,7 +312,7 @@ def test_what_is_for_others_is_not_looked_at(hub: Any, tmp_path: Path) -> None:
     assert list(profiles(hub, acct_file=tmp_path / "p.yml")) == ["internal"]
 
 
-def test_secrets_of_files_show_nowhere(tmp_path: Path, log_records: list[str]) -> None:
+async def test_secrets_of_files_show_nowhere(tmp_path: Path, log_records: list[str]) -> None:
     (tmp_path / "secret").write_text(f"{SECRET}\n")
     text = "async def publish(hub, ctx, body):\n    raise ValueError(ctx.acct['password'])\n"
     root = write(tmp_path / "plugins", ingress__leaky=text)
@@ -320,15 +320,12 @@ def test_secrets_of_files_show_nowhere(tmp_path: Path, log_records: list[str]) -
         f"leaky: {{a: {{password: 'file:{tmp_path}/secret', delivery: {{retry: {{attempts: 1}}}}}}}}\n"
     )
 
-    async def main() -> Any:
-        hub = new_hub(plugin_dirs=[str(root)], dead_store=str(tmp_path / "dead.jsonl"))
-        contexts = await hub.evbus.acct.load(tmp_path / "p.yml")
-        assert contexts["leaky"]["a"]["password"] == SECRET
-        async with running(hub, contexts):
-            await hub.evbus.broker.put(body=1, profile="a")
-        return hub.evbus.stats.snapshot()["lanes"]["leaky.leaky.a"]
-
-    lane = asyncio.run(main())
+    hub = new_hub(plugin_dirs=[str(root)], dead_store=str(tmp_path / "dead.jsonl"))
+    contexts = await hub.evbus.acct.load(tmp_path / "p.yml")
+    assert contexts["leaky"]["a"]["password"] == SECRET
+    async with running(hub, contexts):
+        await hub.evbus.broker.put(body=1, profile="a")
+    lane = hub.evbus.stats.snapshot()["lanes"]["leaky.leaky.a"]
     assert (lane["dead"], lane["last_error"]) == (1, "***")
     assert SECRET not in "".join(log_records) + (tmp_path / "dead.jsonl").read_text()
 

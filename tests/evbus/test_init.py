@@ -44,37 +44,31 @@ def test_the_state_of_a_new_hub(hub: Any) -> None:
     assert hub.evbus.BUS.qsize() == 0
 
 
-def test_started_says_when_events_are_delivered(hub: Any) -> None:
-    async def main() -> list[bool]:
-        seen = [hub.evbus.STARTED]
+async def test_started_says_when_events_are_delivered(hub: Any) -> None:
+
+    seen = [hub.evbus.STARTED]
+    async with running(hub, {"internal": {"*": {}}}):
+        seen.append(hub.evbus.STARTED)
+    assert [*seen, hub.evbus.STARTED] == [False, True, False]
+
+
+async def test_a_bus_may_be_started_again(hub: Any) -> None:
+
+    for number in range(3):
         async with running(hub, {"internal": {"*": {}}}):
-            seen.append(hub.evbus.STARTED)
-        return [*seen, hub.evbus.STARTED]
-
-    assert asyncio.run(main()) == [False, True, False]
-
-
-def test_a_bus_may_be_started_again(hub: Any) -> None:
-    async def main() -> list[bytes]:
-        for number in range(3):
-            async with running(hub, {"internal": {"*": {}}}):
-                await hub.evbus.broker.put(routing_key="k", body=number)
-        with pytest.raises(BusStopped):
-            await hub.evbus.broker.put(body=1)
-        return await bodies(hub, "k", 3)
-
-    assert asyncio.run(main()) == [b"0", b"1", b"2"]
+            await hub.evbus.broker.put(routing_key="k", body=number)
+    with pytest.raises(BusStopped):
+        await hub.evbus.broker.put(body=1)
+    assert await bodies(hub, "k", 3) == [b"0", b"1", b"2"]
 
 
-def test_a_started_bus_is_not_started_twice(hub: Any) -> None:
-    async def main() -> None:
-        async with running(hub, {"internal": {"*": {}}}):
-            with pytest.raises(EvbusError, match="the bus is already started; stop it first"):
-                await hub.evbus.init.start({})
-            await hub.evbus.broker.put(routing_key="k", body=1)
-            assert await bodies(hub, "k", 1) == [b"1"]
+async def test_a_started_bus_is_not_started_twice(hub: Any) -> None:
 
-    asyncio.run(main())
+    async with running(hub, {"internal": {"*": {}}}):
+        with pytest.raises(EvbusError, match="the bus is already started; stop it first"):
+            await hub.evbus.init.start({})
+        await hub.evbus.broker.put(routing_key="k", body=1)
+        assert await bodies(hub, "k", 1) == [b"1"]
 
 
 @pytest.mark.parametrize("contexts", [None, [], "internal", 5])
@@ -127,39 +121,32 @@ def test_a_bad_profile_is_refused_at_start_and_a_second_start_succeeds(
 
 
 @pytest.mark.parametrize("joined", [True, False])
-def test_a_start_that_fails_is_told_once_whoever_joins_it(hub: Any, joined: bool) -> None:
-    async def main() -> list[Any]:
-        told: list[Any] = []
-        asyncio.get_running_loop().set_exception_handler(
-            lambda loop, context: told.append(context["exception"])
-        )
-        starting = asyncio.ensure_future(hub.evbus.init.start({"nosuch": {"a": {}}}))
-        if joined:
-            with pytest.raises(ProfileError):
-                await hub.evbus.init.join()
-        await asyncio.wait({starting})
-        del starting
-        gc.collect()
-        return told
+async def test_a_start_that_fails_is_told_once_whoever_joins_it(hub: Any, joined: bool) -> None:
 
-    told = asyncio.run(main())
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context["exception"]))
+    starting = asyncio.ensure_future(hub.evbus.init.start({"nosuch": {"a": {}}}))
+    if joined:
+        with pytest.raises(ProfileError):
+            await hub.evbus.init.join()
+    await asyncio.wait({starting})
+    del starting
+    gc.collect()
     assert [type(one) for one in told] == ([] if joined else [ProfileError])
 
 
-def test_joining_a_second_start_does_not_tell_how_the_first_failed(hub: Any) -> None:
-    async def main() -> None:
-        with pytest.raises(ProfileError):
-            await hub.evbus.init.start({"nothing": {"a": {}}})
-        task = asyncio.ensure_future(hub.evbus.init.start({"internal": {"*": {}}}))
-        try:
-            await hub.evbus.init.join()
-        finally:
-            await asyncio.sleep(0)
-            await hub.evbus.init.join()
-            await hub.evbus.init.stop()
-            await task
+async def test_joining_a_second_start_does_not_tell_how_the_first_failed(hub: Any) -> None:
 
-    asyncio.run(main())
+    with pytest.raises(ProfileError):
+        await hub.evbus.init.start({"nothing": {"a": {}}})
+    task = asyncio.ensure_future(hub.evbus.init.start({"internal": {"*": {}}}))
+    try:
+        await hub.evbus.init.join()
+    finally:
+        await asyncio.sleep(0)
+        await hub.evbus.init.join()
+        await hub.evbus.init.stop()
+        await task
 
 
 @pytest.mark.parametrize(
@@ -203,13 +190,11 @@ def test_a_matcher_that_the_hub_names_and_does_not_have_is_told(hub: Any) -> Non
         ({"match_plugin": None, "internal": {"a.*": {}}}, ["a.b"]),
     ],
 )
-def test_the_matcher_of_the_contexts_decides(hub: Any, contexts: Any, hits: list[str]) -> None:
-    async def main() -> None:
-        async with running(hub, contexts):
-            for name in ("ab", "a.b", "a.*", "b"):
-                await hub.evbus.broker.put(routing_key=name, body=1, profile=name)
+async def test_the_matcher_of_the_contexts_decides(hub: Any, contexts: Any, hits: list[str]) -> None:
 
-    asyncio.run(main())
+    async with running(hub, contexts):
+        for name in ("ab", "a.b", "a.*", "b"):
+            await hub.evbus.broker.put(routing_key=name, body=1, profile=name)
     # A glob matches its own pattern, too.
     assert set(hits) <= set(hub.ingress.internal.QUEUE)
     assert "b" not in hub.ingress.internal.QUEUE
@@ -343,7 +328,7 @@ def test_a_pipeline_plugin_that_takes_part_is_given_the_options(tmp_path: Path) 
     assert hub.pipeline.GIVEN == ["shop"]
 
 
-def test_the_handlers_of_the_pipeline_run_in_the_reverse_order(tmp_path: Path) -> None:
+async def test_the_handlers_of_the_pipeline_run_in_the_reverse_order(tmp_path: Path) -> None:
     step = """
         async def handle(hub, envelope, call_next):
             return await call_next(envelope.replace(routing_key=envelope.routing_key + "{name}"))
@@ -351,14 +336,11 @@ def test_the_handlers_of_the_pipeline_run_in_the_reverse_order(tmp_path: Path) -
     root = write(tmp_path / "plugins", pipeline__a=step.format(name="a"), pipeline__b=step.format(name="b"))
     hub = new_hub(plugin_dirs=[root], pipeline=["a", "b"])
 
-    async def main() -> str:
-        async def handler(envelope: Event) -> str:
-            return envelope.routing_key
+    async def handler(envelope: Event) -> str:
+        return envelope.routing_key
 
-        _, around = hub.evbus.init.interceptors()
-        return str(await around(Event("p"), handler))
-
-    assert asyncio.run(main()) == "ba"
+    _, around = hub.evbus.init.interceptors()
+    assert str(await around(Event("p"), handler)) == "ba"
 
 
 def test_pipeline_plugins_that_the_option_leaves_out_are_told(
@@ -378,7 +360,7 @@ def test_errors_of_configuration_are_one_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_the_error_callback_gets_what_died(tmp_path: Path, kind: str) -> None:
+async def test_the_error_callback_gets_what_died(tmp_path: Path, kind: str) -> None:
     prefix = "async " if kind == "async" else ""
     root = write(
         tmp_path / "plugins",
@@ -393,11 +375,8 @@ def test_the_error_callback_gets_what_died(tmp_path: Path, kind: str) -> None:
     )
     contexts = {"bad": {"*": {}}}
 
-    async def main() -> None:
-        async with running(hub, contexts):
-            await hub.evbus.broker.put(body=1, profile="p")
-
-    asyncio.run(main())
+    async with running(hub, contexts):
+        await hub.evbus.broker.put(body=1, profile="p")
     (told,) = hub.ingress.TOLD
     assert set(told) == {"exception", "plugin", "profile", "body", "context"}
     assert str(told["exception"]) == "no"

@@ -119,7 +119,7 @@ def test_failures_are_told_with_every_attempt_before_what_becomes_of_them(tmp_pa
     ]
 
 
-def test_lanes_tell_of_retries_dead_letters_and_what_a_stop_leaves(tmp_path: Path) -> None:
+async def test_lanes_tell_of_retries_dead_letters_and_what_a_stop_leaves(tmp_path: Path) -> None:
     write(
         tmp_path,
         ingress__bad="""
@@ -133,12 +133,9 @@ def test_lanes_tell_of_retries_dead_letters_and_what_a_stop_leaves(tmp_path: Pat
     log = Log()
     hub = observed(log, plugin_dirs=[str(tmp_path)], dead_store=str(tmp_path / "dead"), drain_timeout=0.05)
 
-    async def main() -> None:
-        async with running(hub, {"bad": {"default": {"delivery": {"retry": {"attempts": 0}}}}}):
-            await hub.evbus.broker.put(body=1)
-            await hub.evbus.broker.put(body=2)
-
-    asyncio.run(main())
+    async with running(hub, {"bad": {"default": {"delivery": {"retry": {"attempts": 0}}}}}):
+        await hub.evbus.broker.put(body=1)
+        await hub.evbus.broker.put(body=2)
     lane = "bad.bad.default"
     assert ("dead", (lane, "never", 1)) in log.all
     assert ("retried", (lane, "down", 1)) in log.all
@@ -148,18 +145,15 @@ def test_lanes_tell_of_retries_dead_letters_and_what_a_stop_leaves(tmp_path: Pat
     assert log.of("delivered") == []
 
 
-def test_what_gives_way_in_a_lane_is_told(tmp_path: Path) -> None:
+async def test_what_gives_way_in_a_lane_is_told(tmp_path: Path) -> None:
     log = Log()
     hub = observed(log)
     delivery = {"buffer": 2, "on_full": "drop_oldest"}
 
-    async def main() -> None:
-        for number in range(5):
-            hub.evbus.broker.put_nowait(body=number)
-        async with running(hub, {"file": {"default": {"path": str(tmp_path / "out"), "delivery": delivery}}}):
-            await hub.event.settle()
-
-    asyncio.run(main())
+    for number in range(5):
+        hub.evbus.broker.put_nowait(body=number)
+    async with running(hub, {"file": {"default": {"path": str(tmp_path / "out"), "delivery": delivery}}}):
+        await hub.event.settle()
     assert sum(count for _, (_, count) in log.of("dropped")) == 3
 
 
@@ -197,20 +191,17 @@ def test_what_is_raised_before_a_call_is_what_the_attempt_fails_with(tmp_path: P
     ]
 
 
-def test_an_observer_comes_and_goes_while_the_bus_runs() -> None:
+async def test_an_observer_comes_and_goes_while_the_bus_runs() -> None:
     log, hub = Log(), new_hub()
     hub.event.subscribe("n", lambda event: None, name="counting")
 
-    async def main() -> None:
-        async with running(hub, OURS):
-            for added in (False, True, False):
-                if added:
-                    hub.evbus.OBSERVERS.add(log)
-                await hub.evbus.broker.put(routing_key="n", body=added)
-                await hub.event.settle()
-                hub.evbus.OBSERVERS.remove(log)
-
-    asyncio.run(main())
+    async with running(hub, OURS):
+        for added in (False, True, False):
+            if added:
+                hub.evbus.OBSERVERS.add(log)
+            await hub.evbus.broker.put(routing_key="n", body=added)
+            await hub.event.settle()
+            hub.evbus.OBSERVERS.remove(log)
     assert [kind for kind, _ in log.all] == ["accepted", "received", "delivered", "calling", "handled"]
 
 

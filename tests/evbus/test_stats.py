@@ -17,19 +17,16 @@ def test_a_snapshot_before_anything_happened(hub: Any) -> None:
     assert found["bus"]["accepted"] == found["bus"]["queued"] == 0
 
 
-def test_the_counters_of_the_bus_and_of_each_lane_add_up(tmp_path: Path) -> None:
+async def test_the_counters_of_the_bus_and_of_each_lane_add_up(tmp_path: Path) -> None:
     hub = new_hub(dead_store=tmp_path / "dead.jsonl")
     contexts = {"internal": {"a": {}, "*": {}}, "file": {"a": {"path": str(tmp_path / "out")}}}
 
-    async def main() -> Any:
-        hub.evbus.broker.put_nowait(body=0, profile="got")
-        await hub.evbus.broker.get()
-        async with running(hub, contexts):
-            for profile in ("a", "a", "b"):
-                await hub.evbus.broker.put(body=1, profile=profile)
-        return hub.evbus.stats.snapshot()
-
-    found = asyncio.run(main())
+    hub.evbus.broker.put_nowait(body=0, profile="got")
+    await hub.evbus.broker.get()
+    async with running(hub, contexts):
+        for profile in ("a", "a", "b"):
+            await hub.evbus.broker.put(body=1, profile=profile)
+    found = hub.evbus.stats.snapshot()
     bus = found["bus"]
     assert bus["accepted"] == 4
     assert bus["accepted"] == sum(bus[name] for name in ("routed", "unmatched", "got", "dropped", "queued"))

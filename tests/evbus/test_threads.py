@@ -70,7 +70,9 @@ def test_events_of_other_threads_keep_each_threads_order(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("started", [False, True])
-def test_what_a_log_handler_puts_while_events_are_moved_comes_after_them(rig: Rig, started: bool) -> None:
+async def test_what_a_log_handler_puts_while_events_are_moved_comes_after_them(
+    rig: Rig, started: bool
+) -> None:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if "no profile matches" in record.getMessage():
@@ -81,27 +83,24 @@ def test_what_a_log_handler_puts_while_events_are_moved_comes_after_them(rig: Ri
         rig.put_nowait("x", "unknown")
         rig.put_nowait("first", "logs")
 
-    async def main() -> None:
-        target = Target()
-        rig.add(target, "logs")
-        handler = Handler()
-        logging.getLogger("evbus").addHandler(handler)
-        if not started:
-            put()
-        try:
-            async with rig.running():
-                await turns(3)
-                if started:
-                    put()
-                await until(lambda: len(target.got) == 3)
-        finally:
-            logging.getLogger("evbus").removeHandler(handler)
-        # A bus that runs looks for the lanes of an event, and tells that there are none, when it is put.
-        last = [b'"logged"', b'"first"'] if started else [b'"first"', b'"logged"']
-        assert target.got[1:] == last
-        rig.check()
-
-    asyncio.run(main())
+    target = Target()
+    rig.add(target, "logs")
+    handler = Handler()
+    logging.getLogger("evbus").addHandler(handler)
+    if not started:
+        put()
+    try:
+        async with rig.running():
+            await turns(3)
+            if started:
+                put()
+            await until(lambda: len(target.got) == 3)
+    finally:
+        logging.getLogger("evbus").removeHandler(handler)
+    # A bus that runs looks for the lanes of an event, and tells that there are none, when it is put.
+    last = [b'"logged"', b'"first"'] if started else [b'"first"', b'"logged"']
+    assert target.got[1:] == last
+    rig.check()
 
 
 def test_a_matcher_or_a_log_handler_may_wait_for_a_thread_that_needs_the_queue(rig: Rig) -> None:
@@ -181,53 +180,48 @@ class Talkative:
 
 
 @pytest.mark.parametrize("batching", [True, False])
-def test_finalizers_that_put_anywhere_lose_nothing(rig: Rig, batching: bool) -> None:
-    async def main() -> None:
-        target = Target(batching=batching)
-        rig.add(target, delivery=DeliverySettings(retry=SOON, buffer=20))
-        threshold = gc.get_threshold()
+async def test_finalizers_that_put_anywhere_lose_nothing(rig: Rig, batching: bool) -> None:
+
+    target = Target(batching=batching)
+    rig.add(target, delivery=DeliverySettings(retry=SOON, buffer=20))
+    threshold = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(1)
+    try:
+        async with rig.running():
+            for number in range(300):
+                Talkative(rig)
+                await rig.put(number)
+                if number % 50 == 0:
+                    rig.check()
+    finally:
+        gc.set_threshold(*threshold)
         gc.collect()
-        gc.set_threshold(1)
-        try:
-            async with rig.running():
-                for number in range(300):
-                    Talkative(rig)
-                    await rig.put(number)
-                    if number % 50 == 0:
-                        rig.check()
-        finally:
-            gc.set_threshold(*threshold)
-            gc.collect()
-        assert [body for body in target.got if body != b'"collected"'] == numbers(300)
-        found = rig.check()["bus"]
-        assert len(target.got) == found["routed"] == found["accepted"] - found["queued"]
-
-    asyncio.run(main())
+    assert [body for body in target.got if body != b'"collected"'] == numbers(300)
+    found = rig.check()["bus"]
+    assert len(target.got) == found["routed"] == found["accepted"] - found["queued"]
 
 
-def test_a_put_while_a_lane_moves_its_events_is_not_lost(rig: Rig) -> None:
+async def test_a_put_while_a_lane_moves_its_events_is_not_lost(rig: Rig) -> None:
     """A signal handler runs between two steps of a change that the lock guards."""
 
-    async def main() -> None:
-        target = Target(batching=True)
-        lane = rig.add(target)
-        nested: list[int] = []
+    target = Target(batching=True)
+    lane = rig.add(target)
+    nested: list[int] = []
 
-        class Counters(type(lane.counters)):  # type: ignore[misc]
-            """Puts an event in the middle of taking a batch."""
+    class Counters(type(lane.counters)):  # type: ignore[misc]
+        """Puts an event in the middle of taking a batch."""
 
-            def __setattr__(self, name: str, value: Any) -> None:
-                super().__setattr__(name, value)
-                if name == "in_flight" and value and len(nested) < 5:
-                    nested.append(1)
-                    rig.put_nowait(f"nested {len(nested)}")
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "in_flight" and value and len(nested) < 5:
+                nested.append(1)
+                rig.put_nowait(f"nested {len(nested)}")
 
-        lane.buffer.counters = Counters()
-        async with rig.running():
-            for number in range(5):
-                await rig.put(number)
-                await turns(3)
-        assert len(target.got) == 10
-        rig.check()
-
-    asyncio.run(main())
+    lane.buffer.counters = Counters()
+    async with rig.running():
+        for number in range(5):
+            await rig.put(number)
+            await turns(3)
+    assert len(target.got) == 10
+    rig.check()

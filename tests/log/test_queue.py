@@ -124,7 +124,7 @@ def test_records_from_other_threads_are_delivered_in_each_threads_order(hub: Any
         ]
 
 
-def test_records_from_while_the_bus_stops_are_delivered(tmp_path: Path) -> None:
+async def test_records_from_while_the_bus_stops_are_delivered(tmp_path: Path) -> None:
     text = """
         import logging
 
@@ -136,19 +136,14 @@ def test_records_from_while_the_bus_stops_are_delivered(tmp_path: Path) -> None:
     hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", ingress__talker=text)])
     set_up(hub)
 
-    async def main() -> None:
-        hub.ingress.GATE = asyncio.Event()
-        task = asyncio.ensure_future(
-            hub.evbus.init.start({"internal": {"logger": {}}, "talker": {"other": {}}})
-        )
-        await asyncio.wait_for(hub.evbus.init.join(), WAIT)
-        hub.evbus.broker.put_nowait(body=1, profile="other")
-        stop = asyncio.ensure_future(hub.evbus.init.stop())
-        asyncio.get_running_loop().call_soon(hub.ingress.GATE.set)
-        await asyncio.wait_for(stop, WAIT)
-        await asyncio.wait_for(task, WAIT)
-
-    asyncio.run(main())
+    hub.ingress.GATE = asyncio.Event()
+    task = asyncio.ensure_future(hub.evbus.init.start({"internal": {"logger": {}}, "talker": {"other": {}}}))
+    await asyncio.wait_for(hub.evbus.init.join(), WAIT)
+    hub.evbus.broker.put_nowait(body=1, profile="other")
+    stop = asyncio.ensure_future(hub.evbus.init.stop())
+    asyncio.get_running_loop().call_soon(hub.ingress.GATE.set)
+    await asyncio.wait_for(stop, WAIT)
+    await asyncio.wait_for(task, WAIT)
     assert [body["message"] for body in drained(hub)] == ["said while the bus drains: draining"]
 
 

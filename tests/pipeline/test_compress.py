@@ -199,17 +199,15 @@ def test_whatever_is_sent_comes_back(chosen: str, body: bytes) -> None:
     assert compressor.received(envelope) == Envelope("p", "k", body, {})
 
 
-def test_the_plugin_hands_the_handler_what_was_put(room: Any) -> None:
-    async def main() -> bytes:
-        async def handler(envelope: Envelope) -> bytes:
-            return envelope.body
+async def test_the_plugin_hands_the_handler_what_was_put(room: Any) -> None:
 
-        envelope = Envelope("p", "k", LONG, {})
-        assert room.pipeline.compress.send(envelope) is None
-        assert envelope.body != LONG
-        return bytes(await room.pipeline.compress.handle(envelope, handler))
+    async def handler(envelope: Envelope) -> bytes:
+        return envelope.body
 
-    assert asyncio.run(main()) == LONG
+    envelope = Envelope("p", "k", LONG, {})
+    assert room.pipeline.compress.send(envelope) is None
+    assert envelope.body != LONG
+    assert bytes(await room.pipeline.compress.handle(envelope, handler)) == LONG
 
 
 def test_a_message_in_process_has_no_body_to_be_taken_apart(room: Any) -> None:

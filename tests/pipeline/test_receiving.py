@@ -129,34 +129,32 @@ def test_zstd_that_is_not_installed_is_said_before_the_first_event(monkeypatch: 
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_all_handlers_of_a_message_in_process_are_reached_in_its_session(waits: bool) -> None:
-    async def main() -> list[tuple[str, str]]:
-        hub, found = bus(), []
-        done = asyncio.Event()
+async def test_all_handlers_of_a_message_in_process_are_reached_in_its_session(waits: bool) -> None:
 
-        def handler(name: str) -> Any:
-            async def handle(order: Order) -> None:
-                found.append((name, session.current()["user"]))
-                if len(found) == 4:
-                    done.set()
+    hub, found = bus(), []
+    done = asyncio.Event()
 
-            return handle
+    def handler(name: str) -> Any:
+        async def handle(order: Order) -> None:
+            found.append((name, session.current()["user"]))
+            if len(found) == 4:
+                done.set()
 
-        for name in ("billing", "shipping"):
-            hub.dispatch.events.bind(Order, handler(name))
-        hub.dispatch.init.start()
-        try:
-            with session.use(user="joe"):
-                for _ in range(2):
-                    await hub.dispatch.init.handle(
-                        Order(1), wait_for_response=waits, headers={"ce-id": "the same"}
-                    )
-            await asyncio.wait_for(done.wait(), WAIT)
-        finally:
-            await hub.dispatch.init.stop()
-        return sorted(found)
+        return handle
 
-    assert asyncio.run(main()) == [("billing", "joe")] * 2 + [("shipping", "joe")] * 2
+    for name in ("billing", "shipping"):
+        hub.dispatch.events.bind(Order, handler(name))
+    hub.dispatch.init.start()
+    try:
+        with session.use(user="joe"):
+            for _ in range(2):
+                await hub.dispatch.init.handle(
+                    Order(1), wait_for_response=waits, headers={"ce-id": "the same"}
+                )
+        await asyncio.wait_for(done.wait(), WAIT)
+    finally:
+        await hub.dispatch.init.stop()
+    assert sorted(found) == [("billing", "joe")] * 2 + [("shipping", "joe")] * 2
 
 
 def test_a_message_in_process_with_headers_of_another_one_is_signed_anew() -> None:
@@ -202,36 +200,33 @@ def test_an_event_that_goes_to_the_bus_as_well_is_signed_and_compressed_for_it(w
 
 
 @pytest.mark.parametrize("chosen", ["zlib", "auto"])
-def test_through_a_broker_and_a_profile_that_has_a_routing_key_of_its_own(
+async def test_through_a_broker_and_a_profile_that_has_a_routing_key_of_its_own(
     rabbitmq: Any, unique: str, chosen: str
 ) -> None:
     url = f"amqp://guest:guest@{rabbitmq.host}:{rabbitmq.port}/"
     contexts = {"amqp": {"p": {"url": url, "queue": unique, "routing_key": unique}}}
 
-    async def main() -> None:
-        sender, receiver = bus(compress_with=chosen), bus()
-        _, around = receiver.evbus.init.interceptors()
-        async with running(sender, contexts):
-            with session.use(user="joe", tenant="acmé"):
-                for number in range(3):
-                    await sender.evbus.broker.put(
-                        routing_key="orders", body={**BODY, "number": number}, profile="p"
-                    )
-        numbers = []
-        async with contextlib.aclosing(receiver.evbus.bridge.consume(contexts, "p")) as deliveries:
-            while len(numbers) < 3:
-                delivery = await asyncio.wait_for(deliveries.__anext__(), WAIT)
-                envelope = delivery.envelope
-                assert envelope.routing_key == unique
-                assert len(envelope.body) < 300
-                plain, found = await around(envelope, seen)
-                assert found == {"user": "joe", "tenant": "acmé"}
-                assert plain.routing_key == "orders"
-                numbers.append(receiver.serialize.json.load(plain.body)["number"])
-                altered = envelope.replace(headers={**envelope.headers, "evbus-session": "{}"})
-                with pytest.raises(Rejected, match="altered"):
-                    await around(altered, seen)
-                delivery.ack()
-        assert numbers == [0, 1, 2]
-
-    asyncio.run(main())
+    sender, receiver = bus(compress_with=chosen), bus()
+    _, around = receiver.evbus.init.interceptors()
+    async with running(sender, contexts):
+        with session.use(user="joe", tenant="acmé"):
+            for number in range(3):
+                await sender.evbus.broker.put(
+                    routing_key="orders", body={**BODY, "number": number}, profile="p"
+                )
+    numbers = []
+    async with contextlib.aclosing(receiver.evbus.bridge.consume(contexts, "p")) as deliveries:
+        while len(numbers) < 3:
+            delivery = await asyncio.wait_for(deliveries.__anext__(), WAIT)
+            envelope = delivery.envelope
+            assert envelope.routing_key == unique
+            assert len(envelope.body) < 300
+            plain, found = await around(envelope, seen)
+            assert found == {"user": "joe", "tenant": "acmé"}
+            assert plain.routing_key == "orders"
+            numbers.append(receiver.serialize.json.load(plain.body)["number"])
+            altered = envelope.replace(headers={**envelope.headers, "evbus-session": "{}"})
+            with pytest.raises(Rejected, match="altered"):
+                await around(altered, seen)
+            delivery.ack()
+    assert numbers == [0, 1, 2]

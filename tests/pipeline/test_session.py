@@ -104,37 +104,31 @@ def test_the_session_of_the_context_wins_over_a_header_that_was_taken_along(room
         assert send(room, **{"evbus-session": '{"user":"eve"}'}) == {"evbus-session": '{"user":"joe"}'}
 
 
-def test_a_handler_runs_in_the_session_of_its_event_and_no_other(room: Any) -> None:
-    async def main() -> None:
-        with session.use(user="outer"):
-            assert await handle(room, {"evbus-session": '{"user":"joe"}'}, current) == {"user": "joe"}
-            assert await handle(room, {}, current) == {}
-            assert session.current() == {"user": "outer"}
+async def test_a_handler_runs_in_the_session_of_its_event_and_no_other(room: Any) -> None:
 
-    asyncio.run(main())
+    with session.use(user="outer"):
+        assert await handle(room, {"evbus-session": '{"user":"joe"}'}, current) == {"user": "joe"}
+        assert await handle(room, {}, current) == {}
+        assert session.current() == {"user": "outer"}
 
 
-def test_what_a_handler_puts_has_the_session_of_its_event(room: Any) -> None:
-    async def main() -> None:
-        async def handler(envelope: Envelope) -> dict[str, str]:
-            return send(room)
+async def test_what_a_handler_puts_has_the_session_of_its_event(room: Any) -> None:
 
-        given = {"evbus-session": '{"user":"joe"}'}
-        assert await handle(room, given, handler) == given
+    async def handler(envelope: Envelope) -> dict[str, str]:
+        return send(room)
 
-    asyncio.run(main())
+    given = {"evbus-session": '{"user":"joe"}'}
+    assert await handle(room, given, handler) == given
 
 
-def test_the_session_before_is_restored_when_the_handler_raises(room: Any) -> None:
-    async def main() -> None:
-        async def handler(envelope: Envelope) -> None:
-            raise KeyError
+async def test_the_session_before_is_restored_when_the_handler_raises(room: Any) -> None:
 
-        with pytest.raises(KeyError):
-            await handle(room, {"evbus-session": '{"user":"joe"}'}, handler)
-        assert session.current() == {}
+    async def handler(envelope: Envelope) -> None:
+        raise KeyError
 
-    asyncio.run(main())
+    with pytest.raises(KeyError):
+        await handle(room, {"evbus-session": '{"user":"joe"}'}, handler)
+    assert session.current() == {}
 
 
 @pytest.mark.parametrize(

@@ -33,18 +33,14 @@ def test_of_a_line_that_is_too_long_only_so_much_is_kept_as_shows_it() -> None:
     assert splitter.rest() == [b"z"]
 
 
-def test_a_feed_numbers_its_lines_from_one(tmp_path: Path) -> None:
+async def test_a_feed_numbers_its_lines_from_one(tmp_path: Path) -> None:
     file = tmp_path / "in"
     file.write_bytes(b"".join(b"%d\n" % number for number in range(1, 100_001)) + b"last")
 
-    async def main() -> list[tuple[int, bytes]]:
-        found = []
-        async with contextlib.aclosing(Lines(str(file)).batches()) as batches:
-            async for first, lines in batches:
-                found += list(enumerate(lines, first))
-        return found
-
-    found = asyncio.run(main())
+    found = []
+    async with contextlib.aclosing(Lines(str(file)).batches()) as batches:
+        async for first, lines in batches:
+            found += list(enumerate(lines, first))
     assert found == [*((number, b"%d" % number) for number in range(1, 100_001)), (100_001, b"last")]
 
 
@@ -152,16 +148,13 @@ def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     assert asyncio.run(main()) == [{"accepted": 1, "refused": 0}]
 
 
-def test_a_live_socket_is_left_alone(tmp_path: Path) -> None:
+async def test_a_live_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s"
 
-    async def main() -> None:
-        async with _serving(path):
-            with pytest.raises(ConfigError, match="in use by another process"):
-                await serve(str(path), _refuse_odd)
-            assert await _talk(path, b"2\n") == [{"accepted": 1, "refused": 0}]
-
-    asyncio.run(main())
+    async with _serving(path):
+        with pytest.raises(ConfigError, match="in use by another process"):
+            await serve(str(path), _refuse_odd)
+        assert await _talk(path, b"2\n") == [{"accepted": 1, "refused": 0}]
 
 
 @pytest.mark.parametrize(

@@ -128,16 +128,14 @@ def test_a_listener_that_settles_is_told_that_it_would_wait_for_itself() -> None
     assert said == ["listener impatient-1 waits for its own end: settle() is for the others"]
 
 
-def test_send_nowait_is_refused_when_the_bus_was_stopped() -> None:
-    async def main() -> None:
-        async with api.bus(INTERNAL) as events:
-            events.send_nowait(OrderPlaced())
-        with pytest.raises(BusStopped):
-            events.send_nowait(OrderPlaced())
-        with pytest.raises(BusStopped):
-            await events.send(OrderPlaced())
+async def test_send_nowait_is_refused_when_the_bus_was_stopped() -> None:
 
-    asyncio.run(main())
+    async with api.bus(INTERNAL) as events:
+        events.send_nowait(OrderPlaced())
+    with pytest.raises(BusStopped):
+        events.send_nowait(OrderPlaced())
+    with pytest.raises(BusStopped):
+        await events.send(OrderPlaced())
 
 
 @pytest.mark.parametrize(

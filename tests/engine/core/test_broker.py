@@ -88,35 +88,31 @@ def test_drop_oldest_gives_way_to_what_lanes_hold(tmp_path: Path) -> None:
 # Puts that wait
 
 
-def test_put_waits_for_room_and_keeps_the_order_of_its_task(rig: Rig) -> None:
-    async def main() -> list[bytes]:
-        async def producer() -> None:
-            for number in range(20):
-                await rig.put(number)
+async def test_put_waits_for_room_and_keeps_the_order_of_its_task(rig: Rig) -> None:
 
-        task = asyncio.ensure_future(producer())
-        found = []
-        while len(found) < 20:
-            await turns(2)
-            found += queued(rig)
-        await task
-        return found
-
-    assert asyncio.run(main()) == [b"%d" % number for number in range(20)]
-
-
-def test_a_waiting_put_that_is_cancelled_puts_nothing(rig: Rig) -> None:
-    async def main() -> None:
-        for number in range(3):
+    async def producer() -> None:
+        for number in range(20):
             await rig.put(number)
-        tasks = [asyncio.ensure_future(rig.put(f"late {number}")) for number in range(5)]
-        await turns(3)
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        assert all(task.cancelled() for task in tasks)
 
-    asyncio.run(main())
+    task = asyncio.ensure_future(producer())
+    found = []
+    while len(found) < 20:
+        await turns(2)
+        found += queued(rig)
+    await task
+    assert found == [b"%d" % number for number in range(20)]
+
+
+async def test_a_waiting_put_that_is_cancelled_puts_nothing(rig: Rig) -> None:
+
+    for number in range(3):
+        await rig.put(number)
+    tasks = [asyncio.ensure_future(rig.put(f"late {number}")) for number in range(5)]
+    await turns(3)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert all(task.cancelled() for task in tasks)
     assert not rig.queue._waiters
     assert rig.check()["bus"]["accepted"] == 3
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -52,22 +51,19 @@ def test_nothing_runs_around_without_steps() -> None:
     assert around([]) is None
 
 
-def test_the_last_step_is_the_outermost() -> None:
+async def test_the_last_step_is_the_outermost() -> None:
     def step(name: str) -> Any:
         async def run(envelope: Envelope, call_next: Any) -> str:
             return f"{name}({await call_next(envelope)})"
 
         return run
 
-    async def main() -> str:
-        async def handler(envelope: Envelope) -> str:
-            return envelope.routing_key
+    async def handler(envelope: Envelope) -> str:
+        return envelope.routing_key
 
-        handle = around([step("compress"), step("sign")])
-        assert handle is not None
-        return str(await handle(Envelope("p", "k"), handler))
-
-    assert asyncio.run(main()) == "sign(compress(k))"
+    handle = around([step("compress"), step("sign")])
+    assert handle is not None
+    assert str(await handle(Envelope("p", "k"), handler)) == "sign(compress(k))"
 
 
 def test_what_takes_one_argument_more_takes_a_descriptor() -> None:
@@ -81,7 +77,7 @@ def test_what_takes_one_argument_more_takes_a_descriptor() -> None:
     assert [takes_descriptor(function, 2) for function in functions] == [False, True, True, False, False]
 
 
-def test_steps_that_want_it_get_a_descriptor() -> None:
+async def test_steps_that_want_it_get_a_descriptor() -> None:
     seen: list[Any] = []
 
     async def plain(envelope: Envelope, call_next: Any) -> Any:
@@ -94,13 +90,10 @@ def test_steps_that_want_it_get_a_descriptor() -> None:
     async def handler(envelope: Envelope) -> str:
         return envelope.routing_key
 
-    async def main() -> None:
-        handle = around([plain, DescribedStep(described)])
-        assert handle is not None
-        assert await handle(Envelope("p", "k"), handler, "billing", "the listener") == "k"
-        assert await handle(Envelope("p", "k"), handler) == "k"
-
-    asyncio.run(main())
+    handle = around([plain, DescribedStep(described)])
+    assert handle is not None
+    assert await handle(Envelope("p", "k"), handler, "billing", "the listener") == "k"
+    assert await handle(Envelope("p", "k"), handler) == "k"
     send = before(
         [
             lambda envelope: seen.append(1),
@@ -114,18 +107,15 @@ def test_steps_that_want_it_get_a_descriptor() -> None:
     assert before([]) is None
 
 
-def test_a_step_sees_for_which_receiver_it_runs() -> None:
+async def test_a_step_sees_for_which_receiver_it_runs() -> None:
     async def step(envelope: Envelope, call_next: Any) -> list[str]:
         return [RECEIVER.get(), *(await call_next(envelope))]
 
-    async def main() -> list[list[str]]:
-        async def handler(envelope: Envelope) -> list[str]:
-            return [RECEIVER.get()]
+    async def handler(envelope: Envelope) -> list[str]:
+        return [RECEIVER.get()]
 
-        handle = around([step])
-        assert handle is not None
-        found = [await handle(Envelope("p"), handler, "billing"), await handle(Envelope("p"), handler)]
-        assert RECEIVER.get() == ""
-        return found
-
-    assert asyncio.run(main()) == [["billing", "billing"], ["", ""]]
+    handle = around([step])
+    assert handle is not None
+    found = [await handle(Envelope("p"), handler, "billing"), await handle(Envelope("p"), handler)]
+    assert RECEIVER.get() == ""
+    assert found == [["billing", "billing"], ["", ""]]

@@ -150,101 +150,90 @@ def waiting(queue: Queue, order: list[int], number: int, size: int = 1) -> Any:
     return asyncio.ensure_future(wait())
 
 
-def test_a_put_waits_until_enough_has_gone_from_behind_the_lanes() -> None:
-    async def main() -> None:
-        queue, order, outside = Queue(0, 100), list[int](), Weight()
-        queue.bind(asyncio.get_running_loop())
-        queue.count_in(outside)
-        outside.add(100)
-        first, second = waiting(queue, order, 1, 30), waiting(queue, order, 2, 10)
-        await turns(3)
-        outside.take(29)
-        await turns(3)
-        assert order == []
-        outside.take(1)
-        await turns(3)
-        assert order == [1]
-        outside.take(10)
-        await asyncio.gather(first, second)
-        assert order == [1, 2]
-        # Nobody waits: what goes tells nobody.
-        assert outside.floor == 0
+async def test_a_put_waits_until_enough_has_gone_from_behind_the_lanes() -> None:
 
-    asyncio.run(main())
+    queue, order, outside = Queue(0, 100), list[int](), Weight()
+    queue.bind(asyncio.get_running_loop())
+    queue.count_in(outside)
+    outside.add(100)
+    first, second = waiting(queue, order, 1, 30), waiting(queue, order, 2, 10)
+    await turns(3)
+    outside.take(29)
+    await turns(3)
+    assert order == []
+    outside.take(1)
+    await turns(3)
+    assert order == [1]
+    outside.take(10)
+    await asyncio.gather(first, second)
+    assert order == [1, 2]
+    # Nobody waits: what goes tells nobody.
+    assert outside.floor == 0
 
 
-def test_what_is_larger_than_the_bound_waits_until_nothing_is_behind_the_lanes() -> None:
-    async def main() -> None:
-        queue, order, outside = Queue(0, 100), list[int](), Weight()
-        queue.bind(asyncio.get_running_loop())
-        queue.count_in(outside)
-        outside.add(2)
-        put = waiting(queue, order, 1, 1_000)
-        await turns(3)
-        outside.take(1)
-        await turns(3)
-        assert order == []
-        outside.take(1)
-        await put
+async def test_what_is_larger_than_the_bound_waits_until_nothing_is_behind_the_lanes() -> None:
 
-    asyncio.run(main())
+    queue, order, outside = Queue(0, 100), list[int](), Weight()
+    queue.bind(asyncio.get_running_loop())
+    queue.count_in(outside)
+    outside.add(2)
+    put = waiting(queue, order, 1, 1_000)
+    await turns(3)
+    outside.take(1)
+    await turns(3)
+    assert order == []
+    outside.take(1)
+    await put
 
 
-def test_a_put_of_another_loop_is_woken_by_what_goes_from_behind_the_lanes() -> None:
+async def test_a_put_of_another_loop_is_woken_by_what_goes_from_behind_the_lanes() -> None:
     queue, outside = Queue(0, 100), Weight()
     queue.count_in(outside)
 
     async def put(number: int) -> None:
         await asyncio.wait_for(waiting(queue, [], number, 10), WAIT)
 
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        queue.bind(loop)
-        for number in range(100):
-            outside.add(100 - outside.size)
-            queue.take(100)
-            done = loop.run_in_executor(None, asyncio.run, put(number))
-            # Now before the put waits, now while it begins to, now after it has begun.
-            await turns(number)
-            while outside.size:
-                outside.take(10)
-            await done
-
-    asyncio.run(main())
+    loop = asyncio.get_running_loop()
+    queue.bind(loop)
+    for number in range(100):
+        outside.add(100 - outside.size)
+        queue.take(100)
+        done = loop.run_in_executor(None, asyncio.run, put(number))
+        # Now before the put waits, now while it begins to, now after it has begun.
+        await turns(number)
+        while outside.size:
+            outside.take(10)
+        await done
 
 
-def test_waiting_puts_are_woken_in_order() -> None:
-    async def main() -> list[int]:
-        queue, order = Queue(2, 0), []
-        queue.bind(asyncio.get_running_loop())
-        fill(queue, b"1", b"2")
-        tasks = [waiting(queue, order, number) for number in range(5)]
-        await turns(2)
-        while len(order) < 5:
-            queue.take(1)
-            await turns(3)
-        await asyncio.gather(*tasks)
-        assert not queue._waiters
-        return order
+async def test_waiting_puts_are_woken_in_order() -> None:
 
-    assert asyncio.run(main()) == [0, 1, 2, 3, 4]
-
-
-def test_waiting_for_bytes_wakes_everyone_the_room_is_enough_for() -> None:
-    async def main() -> list[int]:
-        queue, order = Queue(0, 10), []
-        queue.bind(asyncio.get_running_loop())
-        fill(queue, b"x" * 10)
-        tasks = [waiting(queue, order, number, 4) for number in range(3)]
-        await turns(2)
+    queue, order = Queue(2, 0), []
+    queue.bind(asyncio.get_running_loop())
+    fill(queue, b"1", b"2")
+    tasks = [waiting(queue, order, number) for number in range(5)]
+    await turns(2)
+    while len(order) < 5:
         queue.take(1)
         await turns(3)
-        first = list(order)
-        queue.take(2)
-        await within(asyncio.gather(*tasks))
-        return first
+    await asyncio.gather(*tasks)
+    assert not queue._waiters
+    assert order == [0, 1, 2, 3, 4]
 
-    assert asyncio.run(main()) == [0, 1]
+
+async def test_waiting_for_bytes_wakes_everyone_the_room_is_enough_for() -> None:
+
+    queue, order = Queue(0, 10), []
+    queue.bind(asyncio.get_running_loop())
+    fill(queue, b"x" * 10)
+    tasks = [waiting(queue, order, number, 4) for number in range(3)]
+    await turns(2)
+    queue.take(1)
+    await turns(3)
+    first = list(order)
+    queue.take(2)
+    await within(asyncio.gather(*tasks))
+    assert first == [0, 1]
 
 
 def test_a_wake_up_for_a_put_that_is_cancelled_in_the_same_instant_goes_to_the_next() -> None:
@@ -269,110 +258,95 @@ def test_a_wake_up_for_a_put_that_is_cancelled_in_the_same_instant_goes_to_the_n
     asyncio.run(main(cancel_first=False))
 
 
-def test_a_cancelled_put_leaves_no_waiter_and_no_event() -> None:
-    async def main() -> None:
-        queue, order = Queue(1, 0), []
-        fill(queue, b"1")
-        tasks = [waiting(queue, order, number) for number in range(20)]
-        await turns(2)
-        assert len(queue._waiters) == 20
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        assert not queue._waiters
-        assert bodies(queue) == [b"1"]
+async def test_a_cancelled_put_leaves_no_waiter_and_no_event() -> None:
 
-    asyncio.run(main())
+    queue, order = Queue(1, 0), []
+    fill(queue, b"1")
+    tasks = [waiting(queue, order, number) for number in range(20)]
+    await turns(2)
+    assert len(queue._waiters) == 20
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert not queue._waiters
+    assert bodies(queue) == [b"1"]
 
 
-def test_a_put_of_a_loop_that_ended_does_not_keep_the_next_waiting() -> None:
+async def test_a_put_of_a_loop_that_ended_does_not_keep_the_next_waiting() -> None:
     queue = Queue(1, 0)
     fill(queue, b"1")
     gone = asyncio.new_event_loop()
     queue._waiters.append((gone, gone.create_future(), 1))
     gone.close()
 
-    async def main() -> None:
-        order: list[int] = []
-        task = waiting(queue, order, 1)
-        await turns(2)
-        queue.take(1)
-        await within(task)
-
-    asyncio.run(main())
+    order: list[int] = []
+    task = waiting(queue, order, 1)
+    await turns(2)
+    queue.take(1)
+    await within(task)
 
 
-def test_raised_bounds_wake_waiting_puts() -> None:
-    async def main() -> None:
-        queue, order = Queue(1, 0), []
-        fill(queue, b"1")
-        task = waiting(queue, order, 1)
-        await turns(2)
-        queue.bound(2, 0)
-        await within(task)
+async def test_raised_bounds_wake_waiting_puts() -> None:
 
-    asyncio.run(main())
+    queue, order = Queue(1, 0), []
+    fill(queue, b"1")
+    task = waiting(queue, order, 1)
+    await turns(2)
+    queue.bound(2, 0)
+    await within(task)
 
 
 # get
 
 
-def test_several_getters_take_each_event_once_and_in_order() -> None:
-    async def main() -> list[bytes]:
-        queue = Queue()
-        getters = [asyncio.ensure_future(queue.get()) for _ in range(5)]
-        await turns(2)
-        fill(queue, *(b"%d" % number for number in range(5)))
-        return [event.body for event in await within(asyncio.gather(*getters))]
+async def test_several_getters_take_each_event_once_and_in_order() -> None:
 
-    assert asyncio.run(main()) == [b"0", b"1", b"2", b"3", b"4"]
+    queue = Queue()
+    getters = [asyncio.ensure_future(queue.get()) for _ in range(5)]
+    await turns(2)
+    fill(queue, *(b"%d" % number for number in range(5)))
+    assert [event.body for event in await within(asyncio.gather(*getters))] == [b"0", b"1", b"2", b"3", b"4"]
 
 
 @pytest.mark.parametrize("after", [-1, 0, 1, 2, 3])
-def test_a_cancelled_getter_loses_no_event_and_leaves_nothing(after: int) -> None:
-    async def main() -> None:
-        queue = Queue()
-        tasks = [asyncio.ensure_future(queue.get()) for _ in range(2)]
-        await turns(2)
-        if after < 0:
-            tasks[0].cancel()
-        fill(queue, b"1")
-        await turns(after)  # the wake-up gets further every time
+async def test_a_cancelled_getter_loses_no_event_and_leaves_nothing(after: int) -> None:
+
+    queue = Queue()
+    tasks = [asyncio.ensure_future(queue.get()) for _ in range(2)]
+    await turns(2)
+    if after < 0:
         tasks[0].cancel()
-        await until(lambda: any(task.done() and not task.cancelled() for task in tasks))
-        tasks[1].cancel()
-        await asyncio.wait(tasks)
-        assert [task.result().body for task in tasks if not task.cancelled()] == [b"1"]
-        assert not queue._getters
-
-    asyncio.run(main())
-
-
-def test_getters_that_time_out_again_and_again_pile_up_nowhere() -> None:
-    async def main() -> None:
-        queue = Queue()
-        for _ in range(100):
-            getter = asyncio.ensure_future(queue.get())
-            await turns(1)
-            getter.cancel()
-            await asyncio.wait({getter})
-        assert not queue._getters
-
-    asyncio.run(main())
+    fill(queue, b"1")
+    await turns(after)  # the wake-up gets further every time
+    tasks[0].cancel()
+    await until(lambda: any(task.done() and not task.cancelled() for task in tasks))
+    tasks[1].cancel()
+    await asyncio.wait(tasks)
+    assert [task.result().body for task in tasks if not task.cancelled()] == [b"1"]
+    assert not queue._getters
 
 
-def test_a_getter_that_waits_while_the_bus_starts_is_woken_after_it() -> None:
-    async def main() -> bytes:
-        queue = Queue()
+async def test_getters_that_time_out_again_and_again_pile_up_nowhere() -> None:
+
+    queue = Queue()
+    for _ in range(100):
         getter = asyncio.ensure_future(queue.get())
-        await turns(2)
-        queue.bind(asyncio.get_running_loop())
-        queue.listen(lambda: None)
-        queue.listen(None)
-        fill(queue, b"1")
-        return (await within(getter)).body
+        await turns(1)
+        getter.cancel()
+        await asyncio.wait({getter})
+    assert not queue._getters
 
-    assert asyncio.run(main()) == b"1"
+
+async def test_a_getter_that_waits_while_the_bus_starts_is_woken_after_it() -> None:
+
+    queue = Queue()
+    getter = asyncio.ensure_future(queue.get())
+    await turns(2)
+    queue.bind(asyncio.get_running_loop())
+    queue.listen(lambda: None)
+    queue.listen(None)
+    fill(queue, b"1")
+    assert (await within(getter)).body == b"1"
 
 
 def test_another_loop_does_not_take_a_started_bus_away() -> None:
@@ -413,52 +387,46 @@ class Listener:
         self.taken += bodies(self.queue, 512)
 
 
-def test_the_first_of_a_burst_is_handed_over_at_once_and_the_rest_when_the_loop_turns() -> None:
-    async def main() -> None:
-        queue = Queue()
-        listener = Listener(queue)
-        for _ in range(3):
-            listener.taken.clear()
-            fill(queue, b"1", b"2", b"3")
-            assert listener.taken == [b"1"]
-            await until(lambda: len(listener.taken) == 3)
-            await turns(3)
-            assert queue.idle
+async def test_the_first_of_a_burst_is_handed_over_at_once_and_the_rest_when_the_loop_turns() -> None:
 
-    asyncio.run(main())
+    queue = Queue()
+    listener = Listener(queue)
+    for _ in range(3):
+        listener.taken.clear()
+        fill(queue, b"1", b"2", b"3")
+        assert listener.taken == [b"1"]
+        await until(lambda: len(listener.taken) == 3)
+        await turns(3)
+        assert queue.idle
 
 
-def test_events_put_before_anybody_listens_are_announced() -> None:
-    async def main() -> None:
-        queue = Queue()
-        fill(queue, b"1")
-        listener = Listener(queue)
-        await until(lambda: listener.taken == [b"1"])
+async def test_events_put_before_anybody_listens_are_announced() -> None:
 
-    asyncio.run(main())
+    queue = Queue()
+    fill(queue, b"1")
+    listener = Listener(queue)
+    await until(lambda: listener.taken == [b"1"])
 
 
-def test_a_listener_that_fails_harms_no_producer_and_is_called_again(caplog: Any) -> None:
-    async def main() -> None:
-        queue = Queue()
-        listener = Listener(queue)
-        calls = []
+async def test_a_listener_that_fails_harms_no_producer_and_is_called_again(caplog: Any) -> None:
 
-        def failing() -> None:
-            calls.append(1)
-            if len(calls) == 1:
-                raise ValueError("boom")
-            listener()
+    queue = Queue()
+    listener = Listener(queue)
+    calls = []
 
-        queue.on_event = failing
-        fill(queue, b"1")
-        await until(lambda: listener.taken == [b"1"])
+    def failing() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("boom")
+        listener()
 
-    asyncio.run(main())
+    queue.on_event = failing
+    fill(queue, b"1")
+    await until(lambda: listener.taken == [b"1"])
     assert "an event could not be handed over" in caplog.text
 
 
-def test_an_event_of_another_thread_between_taking_and_going_idle_is_announced() -> None:
+async def test_an_event_of_another_thread_between_taking_and_going_idle_is_announced() -> None:
     class Inbox(deque[Any]):
         """Lets "another thread" append right after the queue was found empty."""
 
@@ -472,40 +440,35 @@ def test_an_event_of_another_thread_between_taking_and_going_idle_is_announced()
                 return False
             return not empty
 
-    async def main() -> None:
-        queue = Queue()
-        listener = Listener(queue)
-        queue.inbox = Inbox()
-        queue.inbox.append((META, b"early", 0.0))
-        queue.idle = False
-        listener()
-        await until(lambda: listener.taken == [b"early", b"late"])
-
-    asyncio.run(main())
+    queue = Queue()
+    listener = Listener(queue)
+    queue.inbox = Inbox()
+    queue.inbox.append((META, b"early", 0.0))
+    queue.idle = False
+    listener()
+    await until(lambda: listener.taken == [b"early", b"late"])
 
 
 @pytest.mark.parametrize("rounds", [300])
-def test_puts_of_other_threads_are_never_left_lying(rounds: int) -> None:
-    async def main() -> None:
-        queue = Queue()
-        listener = Listener(queue)
-        go = threading.Semaphore(0)
+async def test_puts_of_other_threads_are_never_left_lying(rounds: int) -> None:
 
-        def producer() -> None:
-            for number in range(rounds):
-                go.acquire()
-                assert put_fast_or_slow(queue, b"%d" % number)
-                if queue.idle:
-                    queue.rouse()
+    queue = Queue()
+    listener = Listener(queue)
+    go = threading.Semaphore(0)
 
-        thread = threading.Thread(target=producer)
-        thread.start()
+    def producer() -> None:
         for number in range(rounds):
-            go.release()
-            await until(lambda: len(listener.taken) == number + 1)  # noqa: B023 - awaited at once
-        thread.join()
+            go.acquire()
+            assert put_fast_or_slow(queue, b"%d" % number)
+            if queue.idle:
+                queue.rouse()
 
-    asyncio.run(main())
+    thread = threading.Thread(target=producer)
+    thread.start()
+    for number in range(rounds):
+        go.release()
+        await until(lambda: len(listener.taken) == number + 1)  # noqa: B023 - awaited at once
+    thread.join()
 
 
 # Re-entrancy: a finalizer or a signal handler runs anywhere in the thread that holds the lock
@@ -559,13 +522,11 @@ def test_a_put_in_the_middle_of_taking_loses_and_miscounts_nothing(monkeypatch: 
     assert counts["accepted"] == len(found)
 
 
-def test_a_put_while_this_thread_holds_the_lock_is_handed_over_later() -> None:
-    async def main() -> None:
-        queue = Queue()
-        listener = Listener(queue)
-        with queue.lock:
-            fill(queue, b"1")
-            assert listener.taken == []
-        await until(lambda: listener.taken == [b"1"])
+async def test_a_put_while_this_thread_holds_the_lock_is_handed_over_later() -> None:
 
-    asyncio.run(main())
+    queue = Queue()
+    listener = Listener(queue)
+    with queue.lock:
+        fill(queue, b"1")
+        assert listener.taken == []
+    await until(lambda: listener.taken == [b"1"])

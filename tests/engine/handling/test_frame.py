@@ -38,140 +38,125 @@ def test_a_root_gives_its_slot_back_once() -> None:
     assert pool.active == 0
 
 
-def test_a_root_has_its_slot_again_when_no_call_below_waits() -> None:
-    async def main() -> None:
-        pool, root = rooted()
-        root.give_way()
-        root.give_way()
-        assert pool.active == 0
-        await root.go_on()
-        assert pool.active == 0
-        await root.go_on()
-        assert (pool.active, root.away) == (1, False)
-        root.leave()
-        assert pool.active == 0
+async def test_a_root_has_its_slot_again_when_no_call_below_waits() -> None:
 
-    asyncio.run(main())
+    pool, root = rooted()
+    root.give_way()
+    root.give_way()
+    assert pool.active == 0
+    await root.go_on()
+    assert pool.active == 0
+    await root.go_on()
+    assert (pool.active, root.away) == (1, False)
+    root.leave()
+    assert pool.active == 0
 
 
-def test_a_root_waits_for_its_slot_when_others_have_taken_it() -> None:
-    async def main() -> None:
-        pool, root = rooted()
-        root.give_way()
-        assert pool.try_enter()
-        going = asyncio.ensure_future(root.go_on())
-        await turns(3)
-        assert not going.done()
-        pool.leave()
-        await within(going)
-        assert (pool.active, root.away) == (1, False)
-        root.leave()
+async def test_a_root_waits_for_its_slot_when_others_have_taken_it() -> None:
 
-    asyncio.run(main())
+    pool, root = rooted()
+    root.give_way()
+    assert pool.try_enter()
+    going = asyncio.ensure_future(root.go_on())
+    await turns(3)
+    assert not going.done()
+    pool.leave()
+    await within(going)
+    assert (pool.active, root.away) == (1, False)
+    root.leave()
 
 
 @pytest.mark.parametrize("by_worker", [False, True])
-def test_a_slot_that_comes_too_late_is_given_back(by_worker: bool) -> None:
-    async def main() -> None:
-        pool, root = rooted()
-        root.give_way()
-        assert pool.try_enter()
-        going = asyncio.ensure_future(root.go_on())
-        await turns(3)
-        # Its root ends, as it did not wait for the task with that call.
-        if by_worker:
-            root.end()
-        else:
-            root.leave()
-        assert pool.active == (2 if by_worker else 1)
-        pool.leave()
-        if by_worker:
-            pool.leave()
-        await within(going)
-        assert (pool.active, len(pool)) == (0, 0)
+async def test_a_slot_that_comes_too_late_is_given_back(by_worker: bool) -> None:
 
-    asyncio.run(main())
-
-
-def test_a_slot_is_not_kept_when_another_call_waits_by_now() -> None:
-    async def main() -> None:
-        pool, root = rooted()
-        root.give_way()
-        assert pool.try_enter()
-        going = asyncio.ensure_future(root.go_on())
-        await turns(3)
-        root.give_way()
-        pool.leave()
-        await within(going)
-        assert (pool.active, root.away, root.blocked) == (0, True, 1)
-        await root.go_on()
-        assert (pool.active, root.away) == (1, False)
+    pool, root = rooted()
+    root.give_way()
+    assert pool.try_enter()
+    going = asyncio.ensure_future(root.go_on())
+    await turns(3)
+    # Its root ends, as it did not wait for the task with that call.
+    if by_worker:
+        root.end()
+    else:
         root.leave()
-
-    asyncio.run(main())
-
-
-def test_who_is_cancelled_has_its_slot_at_once_even_if_there_is_none() -> None:
-    async def main() -> None:
-        pool, root = rooted()
-        root.give_way()
-        assert pool.try_enter()
-        root.retake()
-        assert (pool.active, root.away) == (2, False)
-        root.give_way()
-        assert pool.try_enter() is False
-        going = asyncio.ensure_future(root.go_on())
-        await turns(3)
-        going.cancel()
-        assert isinstance(await caught(going), asyncio.CancelledError)
-        assert (pool.active, root.away) == (2, False)
+    assert pool.active == (2 if by_worker else 1)
+    pool.leave()
+    if by_worker:
         pool.leave()
-        root.leave()
-        await turns(3)
-        assert (pool.active, len(pool)) == (0, 0)
-
-    asyncio.run(main())
+    await within(going)
+    assert (pool.active, len(pool)) == (0, 0)
 
 
-def test_a_worker_has_its_slot_when_its_root_has_ended() -> None:
+async def test_a_slot_is_not_kept_when_another_call_waits_by_now() -> None:
+
+    pool, root = rooted()
+    root.give_way()
+    assert pool.try_enter()
+    going = asyncio.ensure_future(root.go_on())
+    await turns(3)
+    root.give_way()
+    pool.leave()
+    await within(going)
+    assert (pool.active, root.away, root.blocked) == (0, True, 1)
+    await root.go_on()
+    assert (pool.active, root.away) == (1, False)
+    root.leave()
+
+
+async def test_who_is_cancelled_has_its_slot_at_once_even_if_there_is_none() -> None:
+
+    pool, root = rooted()
+    root.give_way()
+    assert pool.try_enter()
+    root.retake()
+    assert (pool.active, root.away) == (2, False)
+    root.give_way()
+    assert pool.try_enter() is False
+    going = asyncio.ensure_future(root.go_on())
+    await turns(3)
+    going.cancel()
+    assert isinstance(await caught(going), asyncio.CancelledError)
+    assert (pool.active, root.away) == (2, False)
+    pool.leave()
+    root.leave()
+    await turns(3)
+    assert (pool.active, len(pool)) == (0, 0)
+
+
+async def test_a_worker_has_its_slot_when_its_root_has_ended() -> None:
     pool, root = rooted()
     root.end()
     assert pool.active == 1
     pool, root = rooted()
 
-    async def main() -> None:
-        root.give_way()
-        assert pool.active == 0
-        root.end()
-        assert pool.active == 1
-
-    asyncio.run(main())
+    root.give_way()
+    assert pool.active == 0
+    root.end()
+    assert pool.active == 1
 
 
 @pytest.mark.parametrize("away", [False, True])
 @pytest.mark.parametrize("by_worker", [False, True])
-def test_what_outlives_its_root_keeps_the_slot(away: bool, by_worker: bool) -> None:
-    async def main() -> None:
-        pool, root = rooted(3)
-        root.below = 2
-        if away:
-            root.give_way()
-        root.ended = True
-        if by_worker:
-            root.end()
-            pool.leave()
-        else:
-            root.leave()
-        assert pool.active == (0 if away else 1)
-        if away:
-            await root.go_on()
-        assert pool.active == 1
-        root.done_below()
-        assert pool.active == 1
-        root.done_below()
-        assert (pool.active, root.pool) == (0, None)
+async def test_what_outlives_its_root_keeps_the_slot(away: bool, by_worker: bool) -> None:
 
-    asyncio.run(main())
+    pool, root = rooted(3)
+    root.below = 2
+    if away:
+        root.give_way()
+    root.ended = True
+    if by_worker:
+        root.end()
+        pool.leave()
+    else:
+        root.leave()
+    assert pool.active == (0 if away else 1)
+    if away:
+        await root.go_on()
+    assert pool.active == 1
+    root.done_below()
+    assert pool.active == 1
+    root.done_below()
+    assert (pool.active, root.pool) == (0, None)
 
 
 def test_what_ends_before_its_root_leaves_it_the_slot() -> None:
@@ -190,69 +175,63 @@ def begun(context: Context, coroutine: Any) -> Any:
     return resume(context, coroutine, context.run(coroutine.send, None))
 
 
-def test_a_coroutine_that_was_begun_by_hand_keeps_its_context() -> None:
-    async def main() -> None:
-        seen = []
+async def test_a_coroutine_that_was_begun_by_hand_keeps_its_context() -> None:
 
-        async def work() -> str:
-            WHERE.set("inside")
-            await asyncio.sleep(0)
+    seen = []
+
+    async def work() -> str:
+        WHERE.set("inside")
+        await asyncio.sleep(0)
+        seen.append(WHERE.get())
+        await asyncio.sleep(0)
+        seen.append(WHERE.get())
+        return "done"
+
+    context = copy_context()
+    assert await begun(context, work()) == "done"
+    assert seen == ["inside", "inside"]
+    assert (WHERE.get(), context[WHERE]) == ("nowhere", "inside")
+
+
+async def test_errors_go_into_it_and_come_out_of_it() -> None:
+
+    async def fails() -> None:
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(future.set_exception, KeyError("in"))
+        try:
+            await future
+        except KeyError:
+            raise ValueError("out") from None
+
+    with pytest.raises(ValueError, match="out"):
+        await begun(copy_context(), fails())
+
+    async def forever() -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "cancelled"
+        return "never"
+
+    task = asyncio.ensure_future(begun(copy_context(), forever()))
+    await turns(2)
+    task.cancel()
+    assert await within(task) == "cancelled"
+
+
+async def test_it_is_closed_in_its_context() -> None:
+
+    seen = []
+
+    async def work() -> None:
+        token = WHERE.set("inside")
+        try:
+            await asyncio.Event().wait()
+        finally:
             seen.append(WHERE.get())
-            await asyncio.sleep(0)
-            seen.append(WHERE.get())
-            return "done"
+            WHERE.reset(token)
 
-        context = copy_context()
-        assert await begun(context, work()) == "done"
-        assert seen == ["inside", "inside"]
-        assert (WHERE.get(), context[WHERE]) == ("nowhere", "inside")
-
-    asyncio.run(main())
-
-
-def test_errors_go_into_it_and_come_out_of_it() -> None:
-    async def main() -> None:
-        async def fails() -> None:
-            future = asyncio.get_running_loop().create_future()
-            asyncio.get_running_loop().call_soon(future.set_exception, KeyError("in"))
-            try:
-                await future
-            except KeyError:
-                raise ValueError("out") from None
-
-        with pytest.raises(ValueError, match="out"):
-            await begun(copy_context(), fails())
-
-        async def forever() -> str:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                return "cancelled"
-            return "never"
-
-        task = asyncio.ensure_future(begun(copy_context(), forever()))
-        await turns(2)
-        task.cancel()
-        assert await within(task) == "cancelled"
-
-    asyncio.run(main())
-
-
-def test_it_is_closed_in_its_context() -> None:
-    async def main() -> None:
-        seen = []
-
-        async def work() -> None:
-            token = WHERE.set("inside")
-            try:
-                await asyncio.Event().wait()
-            finally:
-                seen.append(WHERE.get())
-                WHERE.reset(token)
-
-        rest = begun(copy_context(), work())
-        rest.send(None)
-        rest.close()
-        assert seen == ["inside"]
-
-    asyncio.run(main())
+    rest = begun(copy_context(), work())
+    rest.send(None)
+    rest.close()
+    assert seen == ["inside"]

@@ -73,128 +73,118 @@ class OwnAbstract(AbstractHandler):
 @pytest.mark.parametrize("kind", [Plain, Own, OwnAbstract])
 @pytest.mark.parametrize("wait", [False, True])
 @pytest.mark.parametrize("instance", [False, True])
-def test_events_are_sent_after_a_success_and_dropped_after_a_failure(
+async def test_events_are_sent_after_a_success_and_dropped_after_a_failure(
     kind: Any, wait: bool, instance: bool
 ) -> None:
-    async def main() -> None:
-        dispatcher, paid = new(), []
-        found = failures(dispatcher)
 
-        async def on_paid(event: Paid) -> None:
-            paid.append(event.number)
+    dispatcher, paid = new(), []
+    found = failures(dispatcher)
 
-        dispatcher.events.bind(Paid, on_paid)
-        dispatcher.commands.bind(Order, kind() if instance else kind)
-        async with running(dispatcher):
-            calls = [dispatcher.commands.handle(Order(number), None, wait) for number in range(20)]
-            results = await within(asyncio.gather(*calls, return_exceptions=True))
-            await until(lambda: dispatcher.commands.handled + dispatcher.commands.failed == 20)
-        good = [number for number in range(20) if number % 5 != 4]
-        assert sorted(paid) == sorted(good * 2)
-        if wait:
-            assert [one for one in results if isinstance(one, int)] == good
-        assert len(found) == (0 if wait else 4)
+    async def on_paid(event: Paid) -> None:
+        paid.append(event.number)
 
-    asyncio.run(main())
+    dispatcher.events.bind(Paid, on_paid)
+    dispatcher.commands.bind(Order, kind() if instance else kind)
+    async with running(dispatcher):
+        calls = [dispatcher.commands.handle(Order(number), None, wait) for number in range(20)]
+        results = await within(asyncio.gather(*calls, return_exceptions=True))
+        await until(lambda: dispatcher.commands.handled + dispatcher.commands.failed == 20)
+    good = [number for number in range(20) if number % 5 != 4]
+    assert sorted(paid) == sorted(good * 2)
+    if wait:
+        assert [one for one in results if isinstance(one, int)] == good
+    assert len(found) == (0 if wait else 4)
 
 
-def test_events_have_the_key_of_their_message_and_so_its_order() -> None:
-    async def main() -> None:
-        dispatcher, paid = new(), []
+async def test_events_have_the_key_of_their_message_and_so_its_order() -> None:
 
-        async def on_paid(event: Paid) -> None:
-            await turns(3 - event.number % 3)
-            paid.append(event.number)
+    dispatcher, paid = new(), []
 
-        dispatcher.events.bind(Paid, on_paid)
-        dispatcher.commands.bind(Order, Plain)
-        async with running(dispatcher):
-            for number in range(4):
-                await dispatcher.commands.handle(Order(number), "k")
-            await until(lambda: len(paid) == 8)
-        assert paid == [0, 0, 1, 1, 2, 2, 3, 3]
+    async def on_paid(event: Paid) -> None:
+        await turns(3 - event.number % 3)
+        paid.append(event.number)
 
-    asyncio.run(main())
+    dispatcher.events.bind(Paid, on_paid)
+    dispatcher.commands.bind(Order, Plain)
+    async with running(dispatcher):
+        for number in range(4):
+            await dispatcher.commands.handle(Order(number), "k")
+        await until(lambda: len(paid) == 8)
+    assert paid == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_one_object_gets_one_message_at_a_time_whatever_it_is_bound_to() -> None:
-    async def main() -> None:
-        dispatcher, paid, own = new(), [], Own()
+async def test_one_object_gets_one_message_at_a_time_whatever_it_is_bound_to() -> None:
 
-        async def on_paid(event: Paid) -> None:
-            paid.append(event.number)
+    dispatcher, paid, own = new(), [], Own()
 
-        dispatcher.events.bind(Paid, on_paid)
-        dispatcher.commands.bind(Order, own)
-        dispatcher.commands.bind(Urgent, own)
-        dispatcher.events.bind(Order, own)
-        async with running(dispatcher):
-            calls: list[Any] = []
-            for number in range(4):
-                for message in (Order(number), Urgent(number)):
-                    calls.append(dispatcher.commands.handle(message, None, True))  # noqa: PERF401
-                calls.append(dispatcher.events.handle(Order(number), number, True))
-            await within(asyncio.gather(*calls))
-        assert sorted(paid) == sorted([*range(4)] * 6)
+    async def on_paid(event: Paid) -> None:
+        paid.append(event.number)
 
-    asyncio.run(main())
+    dispatcher.events.bind(Paid, on_paid)
+    dispatcher.commands.bind(Order, own)
+    dispatcher.commands.bind(Urgent, own)
+    dispatcher.events.bind(Order, own)
+    async with running(dispatcher):
+        calls: list[Any] = []
+        for number in range(4):
+            for message in (Order(number), Urgent(number)):
+                calls.append(dispatcher.commands.handle(message, None, True))  # noqa: PERF401
+            calls.append(dispatcher.events.handle(Order(number), number, True))
+        await within(asyncio.gather(*calls))
+    assert sorted(paid) == sorted([*range(4)] * 6)
 
 
-def test_two_objects_of_a_class_do_not_wait_for_each_other() -> None:
-    async def main() -> None:
-        dispatcher, now = new(), 0
-        both = asyncio.Event()
+async def test_two_objects_of_a_class_do_not_wait_for_each_other() -> None:
 
-        class Meets(Own):
-            async def handle(self, order: Order) -> int:
-                nonlocal now
-                now += 1
-                if now == 2:
-                    both.set()
-                await both.wait()
-                return 0
+    dispatcher, now = new(), 0
+    both = asyncio.Event()
 
-        dispatcher.commands.bind(Order, Meets)
-        dispatcher.commands.bind(Urgent, Meets)
-        async with running(dispatcher):
-            calls = (dispatcher.handle(message, wait_for_response=True) for message in (Order(), Urgent()))
-            assert await within(asyncio.gather(*calls)) == [0, 0]
+    class Meets(Own):
+        async def handle(self, order: Order) -> int:
+            nonlocal now
+            now += 1
+            if now == 2:
+                both.set()
+            await both.wait()
+            return 0
 
-    asyncio.run(main())
+    dispatcher.commands.bind(Order, Meets)
+    dispatcher.commands.bind(Urgent, Meets)
+    async with running(dispatcher):
+        calls = (dispatcher.handle(message, wait_for_response=True) for message in (Order(), Urgent()))
+        assert await within(asyncio.gather(*calls)) == [0, 0]
 
 
 @pytest.mark.parametrize("workers", [1, 100])
 @pytest.mark.parametrize("wait", [False, True])
-def test_a_message_for_the_object_that_waits_for_it_is_a_deadlock(workers: int, wait: bool) -> None:
-    async def main() -> None:
-        dispatcher = new(engine_workers=workers)
+async def test_a_message_for_the_object_that_waits_for_it_is_a_deadlock(workers: int, wait: bool) -> None:
 
-        class Again(Own):
-            async def handle(self, order: Order) -> int:
-                if order.number:
-                    await dispatcher.queries.handle("between", wait_for_response=True)
-                return order.number
+    dispatcher = new(engine_workers=workers)
 
-        async def between(message: str) -> Any:
-            return await dispatcher.commands.handle(Order(0), wait_for_response=True)
+    class Again(Own):
+        async def handle(self, order: Order) -> int:
+            if order.number:
+                await dispatcher.queries.handle("between", wait_for_response=True)
+            return order.number
 
-        dispatcher.commands.bind(Order, Again)
-        dispatcher.queries.bind("between", between)
-        found = failures(dispatcher)
-        async with running(dispatcher):
-            problem = await caught(dispatcher.commands.handle(Order(1), None, wait))
-            if not wait:
-                await until(lambda: found)
-                problem = found[0].exception
-            assert isinstance(problem, DispatchDeadlock)
-            assert str(problem) == (
-                "commands: Order is to be handled by an object that keeps its events in itself, and so gets "
-                "one message at a time, within a handler that waits for that; hand it over without "
-                "wait_for_response, or derive the handler's class from AbstractHandler"
-            )
-            assert await dispatcher.commands.handle(Order(0), wait_for_response=True) == 0
+    async def between(message: str) -> Any:
+        return await dispatcher.commands.handle(Order(0), wait_for_response=True)
 
-    asyncio.run(main())
+    dispatcher.commands.bind(Order, Again)
+    dispatcher.queries.bind("between", between)
+    found = failures(dispatcher)
+    async with running(dispatcher):
+        problem = await caught(dispatcher.commands.handle(Order(1), None, wait))
+        if not wait:
+            await until(lambda: found)
+            problem = found[0].exception
+        assert isinstance(problem, DispatchDeadlock)
+        assert str(problem) == (
+            "commands: Order is to be handled by an object that keeps its events in itself, and so gets "
+            "one message at a time, within a handler that waits for that; hand it over without "
+            "wait_for_response, or derive the handler's class from AbstractHandler"
+        )
+        assert await dispatcher.commands.handle(Order(0), wait_for_response=True) == 0
 
 
 class Broken(Own):
@@ -202,57 +192,51 @@ class Broken(Own):
         raise RuntimeError("cannot dump")
 
 
-def test_a_handler_whose_events_cannot_be_had_has_failed(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        dispatcher = new()
-        dispatcher.commands.bind(Order, Broken)
-        async with running(dispatcher):
-            problem = await caught(dispatcher.commands.handle(Order(0), wait_for_response=True))
-            assert repr(problem) == "RuntimeError('cannot dump')"
-            # Its own error is not hidden by that.
-            problem = await caught(dispatcher.commands.handle(Order(4), wait_for_response=True))
-            assert repr(problem) == "ValueError(4)"
-            assert (dispatcher.commands.handled, dispatcher.commands.failed) == (0, 2)
+async def test_a_handler_whose_events_cannot_be_had_has_failed(caplog: pytest.LogCaptureFixture) -> None:
 
-    asyncio.run(main())
+    dispatcher = new()
+    dispatcher.commands.bind(Order, Broken)
+    async with running(dispatcher):
+        problem = await caught(dispatcher.commands.handle(Order(0), wait_for_response=True))
+        assert repr(problem) == "RuntimeError('cannot dump')"
+        # Its own error is not hidden by that.
+        problem = await caught(dispatcher.commands.handle(Order(4), wait_for_response=True))
+        assert repr(problem) == "ValueError(4)"
+        assert (dispatcher.commands.handled, dispatcher.commands.failed) == (0, 2)
     assert "Broken cannot be forgotten: RuntimeError" in caplog.text
 
 
-def test_nested_handlers_keep_their_own_events() -> None:
-    async def main() -> None:
-        dispatcher, paid = new(), []
+async def test_nested_handlers_keep_their_own_events() -> None:
 
-        async def outer(order: Urgent) -> None:
-            add_event(Paid(1))
-            await dispatcher.commands.handle(Order(2), wait_for_response=True)
-            add_event(Paid(3))
-            raise ValueError
+    dispatcher, paid = new(), []
 
-        async def inner(order: Order) -> None:
-            add_event(Paid(order.number))
+    async def outer(order: Urgent) -> None:
+        add_event(Paid(1))
+        await dispatcher.commands.handle(Order(2), wait_for_response=True)
+        add_event(Paid(3))
+        raise ValueError
 
-        async def on_paid(event: Paid) -> None:
-            paid.append(event.number)
+    async def inner(order: Order) -> None:
+        add_event(Paid(order.number))
 
-        dispatcher.commands.bind(Urgent, outer)
-        dispatcher.commands.bind(Order, inner)
-        dispatcher.events.bind(Paid, on_paid)
-        async with running(dispatcher):
-            assert isinstance(await caught(dispatcher.handle(Urgent(), wait_for_response=True)), ValueError)
-        assert paid == [2]
+    async def on_paid(event: Paid) -> None:
+        paid.append(event.number)
 
-    asyncio.run(main())
+    dispatcher.commands.bind(Urgent, outer)
+    dispatcher.commands.bind(Order, inner)
+    dispatcher.events.bind(Paid, on_paid)
+    async with running(dispatcher):
+        assert isinstance(await caught(dispatcher.handle(Urgent(), wait_for_response=True)), ValueError)
+    assert paid == [2]
 
 
-def test_events_that_nobody_handles_make_no_handler_fail() -> None:
-    async def main() -> None:
-        dispatcher = new()
-        dispatcher.commands.bind(Order, Plain)
-        async with running(dispatcher):
-            assert await dispatcher.commands.handle(Order(1), wait_for_response=True) == 1
-            assert dispatcher.events.snapshot()["without_handler"] == 2
+async def test_events_that_nobody_handles_make_no_handler_fail() -> None:
 
-    asyncio.run(main())
+    dispatcher = new()
+    dispatcher.commands.bind(Order, Plain)
+    async with running(dispatcher):
+        assert await dispatcher.commands.handle(Order(1), wait_for_response=True) == 1
+        assert dispatcher.events.snapshot()["without_handler"] == 2
 
 
 def test_events_are_added_within_handlers_only() -> None:

@@ -35,77 +35,71 @@ def test_what_cannot_be_a_key_is_refused_with_a_sentence() -> None:
         find({}, [1])
 
 
-def test_turns_come_in_order_to_callers_and_to_messages() -> None:
-    async def main() -> None:
-        locks: dict[Any, KeyLock] = {}
-        lock, order, holds = KeyLock(locks, "k"), [], [None]
+async def test_turns_come_in_order_to_callers_and_to_messages() -> None:
 
-        async def caller(name: str) -> None:
-            await lock.acquire()
-            order.append(name)
-            assert lock.hold is not holds[-1]
-            holds.append(lock.hold)
-            lock.release()
+    locks: dict[Any, KeyLock] = {}
+    lock, order, holds = KeyLock(locks, "k"), [], [None]
 
-        def begin() -> None:
-            order.append("message")
-            lock.release()
-
-        first = asyncio.ensure_future(caller("first"))
-        await turns(1)
-        lock.waiting.append((begin, lambda: None))
-        last = asyncio.ensure_future(caller("last"))
-        await turns(1)
+    async def caller(name: str) -> None:
+        await lock.acquire()
+        order.append(name)
+        assert lock.hold is not holds[-1]
+        holds.append(lock.hold)
         lock.release()
-        await within(asyncio.gather(first, last))
-        assert order == ["first", "message", "last"]
-        assert locks == {}
 
-    asyncio.run(main())
+    def begin() -> None:
+        order.append("message")
+        lock.release()
+
+    first = asyncio.ensure_future(caller("first"))
+    await turns(1)
+    lock.waiting.append((begin, lambda: None))
+    last = asyncio.ensure_future(caller("last"))
+    await turns(1)
+    lock.release()
+    await within(asyncio.gather(first, last))
+    assert order == ["first", "message", "last"]
+    assert locks == {}
 
 
 @pytest.mark.parametrize("granted", [False, True])
-def test_a_caller_that_is_cancelled_holds_nobody_up(granted: bool) -> None:
-    async def main() -> None:
-        locks: dict[Any, KeyLock] = {}
-        lock = KeyLock(locks, "k")
-        first, second = (asyncio.ensure_future(lock.acquire()) for _ in range(2))
-        await turns(1)
-        if granted:
-            lock.release()
-        first.cancel()
-        assert isinstance(await caught(first), asyncio.CancelledError)
-        if not granted:
-            lock.release()
-        await within(second)
+async def test_a_caller_that_is_cancelled_holds_nobody_up(granted: bool) -> None:
+
+    locks: dict[Any, KeyLock] = {}
+    lock = KeyLock(locks, "k")
+    first, second = (asyncio.ensure_future(lock.acquire()) for _ in range(2))
+    await turns(1)
+    if granted:
         lock.release()
-        assert locks == {}
-
-    asyncio.run(main())
-
-
-def test_what_waits_is_dropped_each_with_an_error_of_its_own() -> None:
-    async def main() -> None:
-        locks: dict[Any, KeyLock] = {}
-        lock, dropped = KeyLock(locks, "k"), []
-        callers = [asyncio.ensure_future(lock.acquire()) for _ in range(3)]
-        await turns(1)
-        lock.waiting.append((lambda: None, lambda: dropped.append(1)))
-        callers[0].cancel()
-        lock.drop(DispatcherStopped)
-        problems = [await caught(caller) for caller in callers]
-        assert [type(one) for one in problems] == [
-            asyncio.CancelledError,
-            DispatcherStopped,
-            DispatcherStopped,
-        ]
-        assert problems[1] is not problems[2]
-        assert dropped == [1]
-        assert find(locks, "k") is lock
+    first.cancel()
+    assert isinstance(await caught(first), asyncio.CancelledError)
+    if not granted:
         lock.release()
-        assert locks == {}
+    await within(second)
+    lock.release()
+    assert locks == {}
 
-    asyncio.run(main())
+
+async def test_what_waits_is_dropped_each_with_an_error_of_its_own() -> None:
+
+    locks: dict[Any, KeyLock] = {}
+    lock, dropped = KeyLock(locks, "k"), []
+    callers = [asyncio.ensure_future(lock.acquire()) for _ in range(3)]
+    await turns(1)
+    lock.waiting.append((lambda: None, lambda: dropped.append(1)))
+    callers[0].cancel()
+    lock.drop(DispatcherStopped)
+    problems = [await caught(caller) for caller in callers]
+    assert [type(one) for one in problems] == [
+        asyncio.CancelledError,
+        DispatcherStopped,
+        DispatcherStopped,
+    ]
+    assert problems[1] is not problems[2]
+    assert dropped == [1]
+    assert find(locks, "k") is lock
+    lock.release()
+    assert locks == {}
 
 
 def test_holds_are_told_from_the_innermost() -> None:
@@ -131,17 +125,15 @@ def test_a_lock_leads_back_to_who_holds_it_and_to_who_waits_for_that() -> None:
     assert not leads_back(other, chain(one.hold))
 
 
-def test_a_lock_that_is_released_leads_back_no_longer() -> None:
-    async def main() -> None:
-        locks: dict[Any, KeyLock] = {}
-        lock = KeyLock(locks, "k")
-        own = chain(lock.hold)
-        waiting = asyncio.ensure_future(lock.acquire())
-        await turns(1)
-        assert leads_back(lock, own)
-        lock.release()
-        assert not leads_back(lock, own)
-        await within(waiting)
-        lock.release()
+async def test_a_lock_that_is_released_leads_back_no_longer() -> None:
 
-    asyncio.run(main())
+    locks: dict[Any, KeyLock] = {}
+    lock = KeyLock(locks, "k")
+    own = chain(lock.hold)
+    waiting = asyncio.ensure_future(lock.acquire())
+    await turns(1)
+    assert leads_back(lock, own)
+    lock.release()
+    assert not leads_back(lock, own)
+    await within(waiting)
+    lock.release()

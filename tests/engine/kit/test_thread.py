@@ -10,120 +10,104 @@ import pytest
 from evbus.engine.kit.thread import WorkerThread
 
 
-def test_functions_run_in_order_in_one_thread_that_is_not_the_loops() -> None:
-    async def main() -> list[tuple[int, int]]:
-        worker = WorkerThread("t")
-        seen = await asyncio.gather(*(worker.run(lambda n=n: (n, threading.get_ident())) for n in range(50)))
-        await worker.close()
-        return seen
+async def test_functions_run_in_order_in_one_thread_that_is_not_the_loops() -> None:
 
-    seen = asyncio.run(main())
+    worker = WorkerThread("t")
+    seen = await asyncio.gather(*(worker.run(lambda n=n: (n, threading.get_ident())) for n in range(50)))
+    await worker.close()
     assert [number for number, _ in seen] == list(range(50))
     assert len({thread for _, thread in seen}) == 1
     assert seen[0][1] != threading.get_ident()
 
 
-def test_an_exception_reaches_the_caller_and_the_thread_goes_on() -> None:
-    async def main() -> int:
-        worker = WorkerThread("t")
-        with pytest.raises(ZeroDivisionError):
-            await worker.run(lambda: 1 // 0)
-        result = await worker.run(lambda: 7)
-        await worker.close()
-        return result
+async def test_an_exception_reaches_the_caller_and_the_thread_goes_on() -> None:
 
-    assert asyncio.run(main()) == 7
+    worker = WorkerThread("t")
+    with pytest.raises(ZeroDivisionError):
+        await worker.run(lambda: 1 // 0)
+    result = await worker.run(lambda: 7)
+    await worker.close()
+    assert result == 7
 
 
-def test_the_loop_goes_on_while_a_function_hangs_and_what_waits_can_be_taken_back() -> None:
-    async def main() -> list[str]:
-        worker, gate, started = WorkerThread("t"), threading.Event(), threading.Event()
-        done: list[str] = []
+async def test_the_loop_goes_on_while_a_function_hangs_and_what_waits_can_be_taken_back() -> None:
 
-        def hang() -> None:
-            started.set()
-            gate.wait()
-            done.append("began")
+    worker, gate, started = WorkerThread("t"), threading.Event(), threading.Event()
+    done: list[str] = []
 
-        began = asyncio.create_task(worker.run(hang))
-        waiting = asyncio.create_task(worker.run(done.append, "waited"))
-        await asyncio.sleep(0)
-        await asyncio.to_thread(started.wait)
-        began.cancel()
-        waiting.cancel()
-        await asyncio.gather(began, waiting, return_exceptions=True)
-        gate.set()
-        await worker.close(lambda: done.append("last"))
-        return done
+    def hang() -> None:
+        started.set()
+        gate.wait()
+        done.append("began")
 
-    assert asyncio.run(main()) == ["began", "last"]
+    began = asyncio.create_task(worker.run(hang))
+    waiting = asyncio.create_task(worker.run(done.append, "waited"))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(started.wait)
+    began.cancel()
+    waiting.cancel()
+    await asyncio.gather(began, waiting, return_exceptions=True)
+    gate.set()
+    await worker.close(lambda: done.append("last"))
+    assert done == ["began", "last"]
 
 
-def test_close_is_cancellable_while_the_thread_hangs_and_last_still_runs() -> None:
+async def test_close_is_cancellable_while_the_thread_hangs_and_last_still_runs() -> None:
     gate, last = threading.Event(), threading.Event()
 
-    async def main() -> None:
-        worker = WorkerThread("t")
-        hanging = asyncio.create_task(worker.run(gate.wait))
-        await asyncio.sleep(0)
-        closing = asyncio.create_task(worker.close(last.set))
-        await asyncio.sleep(0)
-        closing.cancel()
-        await asyncio.gather(closing, return_exceptions=True)
-        assert not last.is_set()
-        hanging.cancel()
-
-    asyncio.run(main())
+    worker = WorkerThread("t")
+    hanging = asyncio.create_task(worker.run(gate.wait))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(worker.close(last.set))
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+    assert not last.is_set()
+    hanging.cancel()
     gate.set()
     assert last.wait(5)
 
 
-def test_a_closed_worker_says_so() -> None:
-    async def main() -> None:
-        worker = WorkerThread("t")
-        await worker.close()
-        await worker.close()
-        assert repr(worker) == "<Worker t closed>"
-        with pytest.raises(RuntimeError, match="takes no more work"):
-            await worker.run(lambda: 1)
+async def test_a_closed_worker_says_so() -> None:
 
-    asyncio.run(main())
+    worker = WorkerThread("t")
+    await worker.close()
+    await worker.close()
+    assert repr(worker) == "<Worker t closed>"
+    with pytest.raises(RuntimeError, match="takes no more work"):
+        await worker.run(lambda: 1)
 
 
-def test_submitted_work_is_done_before_close_and_its_failure_is_logged(
+async def test_submitted_work_is_done_before_close_and_its_failure_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> list[int]:
-        worker = WorkerThread("t")
-        done: list[int] = []
-        worker.submit(lambda: 1 // 0)
-        worker.submit(lambda: done.append(1))
-        await worker.close()
-        with pytest.raises(RuntimeError, match="takes no more work"):
-            worker.submit(lambda: None)
-        return done
 
-    assert asyncio.run(main()) == [1]
+    worker = WorkerThread("t")
+    done: list[int] = []
+    worker.submit(lambda: 1 // 0)
+    worker.submit(lambda: done.append(1))
+    await worker.close()
+    with pytest.raises(RuntimeError, match="takes no more work"):
+        worker.submit(lambda: None)
+    assert done == [1]
     assert caplog.messages == ["work in the background failed"]
 
 
-def test_the_tick_comes_after_each_function_and_when_its_time_is_up() -> None:
-    async def main() -> int:
-        ticks = 0
-        reached = threading.Event()
+async def test_the_tick_comes_after_each_function_and_when_its_time_is_up() -> None:
 
-        def tick() -> float | None:
-            nonlocal ticks
-            ticks += 1
-            if ticks == 3:
-                reached.set()
-                return None
-            return 0.0
+    ticks = 0
+    reached = threading.Event()
 
-        worker = WorkerThread("t", tick)
-        await worker.run(lambda: None)
-        assert await asyncio.to_thread(reached.wait, 5)
-        await worker.close()
-        return ticks
+    def tick() -> float | None:
+        nonlocal ticks
+        ticks += 1
+        if ticks == 3:
+            reached.set()
+            return None
+        return 0.0
 
-    assert asyncio.run(main()) == 3
+    worker = WorkerThread("t", tick)
+    await worker.run(lambda: None)
+    assert await asyncio.to_thread(reached.wait, 5)
+    await worker.close()
+    assert ticks == 3

@@ -53,75 +53,65 @@ async def failing() -> None:
     raise KeyError("no")
 
 
-def test_what_has_succeeded_is_not_done_again() -> None:
-    async def main() -> None:
-        guard = once()
-        assert await guard.run("a", returning(1)) == 1
-        assert await guard.run("a", returning(2)) is DUPLICATE
-        assert await guard.run("b", returning(3)) == 3
-        assert (guard.dropped, len(guard.window)) == (1, 2)
-        assert repr(guard) == "<Once running=0 remembered=2 dropped=1>"
+async def test_what_has_succeeded_is_not_done_again() -> None:
 
-    asyncio.run(main())
+    guard = once()
+    assert await guard.run("a", returning(1)) == 1
+    assert await guard.run("a", returning(2)) is DUPLICATE
+    assert await guard.run("b", returning(3)) == 3
+    assert (guard.dropped, len(guard.window)) == (1, 2)
+    assert repr(guard) == "<Once running=0 remembered=2 dropped=1>"
 
 
-def test_what_has_failed_is_done_again() -> None:
-    async def main() -> None:
-        guard = once()
-        with pytest.raises(KeyError):
-            await guard.run("a", failing)
-        assert await guard.run("a", returning(2)) == 2
-        assert guard.dropped == 0
+async def test_what_has_failed_is_done_again() -> None:
 
-    asyncio.run(main())
+    guard = once()
+    with pytest.raises(KeyError):
+        await guard.run("a", failing)
+    assert await guard.run("a", returning(2)) == 2
+    assert guard.dropped == 0
 
 
-def test_a_second_waits_while_the_first_is_under_way_and_drops_when_it_succeeds() -> None:
-    async def main() -> None:
-        guard, work = once(), Work()
-        runs = [asyncio.ensure_future(guard.run("a", work)) for _ in range(3)]
-        await settle()
-        assert len(work.begun) == 1
-        work.begun[0].set_result("done")
-        assert await asyncio.gather(*runs) == ["done", DUPLICATE, DUPLICATE]
-        assert guard.dropped == 2
+async def test_a_second_waits_while_the_first_is_under_way_and_drops_when_it_succeeds() -> None:
 
-    asyncio.run(main())
+    guard, work = once(), Work()
+    runs = [asyncio.ensure_future(guard.run("a", work)) for _ in range(3)]
+    await settle()
+    assert len(work.begun) == 1
+    work.begun[0].set_result("done")
+    assert await asyncio.gather(*runs) == ["done", DUPLICATE, DUPLICATE]
+    assert guard.dropped == 2
 
 
 @pytest.mark.parametrize("how", ["raises", "is cancelled"])
-def test_after_a_failure_one_of_those_that_wait_does_it(how: str) -> None:
-    async def main() -> None:
-        guard, work = once(), Work()
-        runs = [asyncio.ensure_future(guard.run("a", work)) for _ in range(3)]
-        await settle()
-        if how == "raises":
-            work.begun[0].set_exception(KeyError("no"))
-        else:
-            runs[0].cancel()
-        await settle()
-        assert len(work.begun) == 2
-        work.begun[1].set_result("done")
-        first, *others = await asyncio.gather(*runs, return_exceptions=True)
-        assert isinstance(first, KeyError if how == "raises" else asyncio.CancelledError)
-        assert sorted(map(repr, others)) == ["'done'", "DUPLICATE"]
+async def test_after_a_failure_one_of_those_that_wait_does_it(how: str) -> None:
 
-    asyncio.run(main())
+    guard, work = once(), Work()
+    runs = [asyncio.ensure_future(guard.run("a", work)) for _ in range(3)]
+    await settle()
+    if how == "raises":
+        work.begun[0].set_exception(KeyError("no"))
+    else:
+        runs[0].cancel()
+    await settle()
+    assert len(work.begun) == 2
+    work.begun[1].set_result("done")
+    first, *others = await asyncio.gather(*runs, return_exceptions=True)
+    assert isinstance(first, KeyError if how == "raises" else asyncio.CancelledError)
+    assert sorted(map(repr, others)) == ["'done'", "DUPLICATE"]
 
 
-def test_who_is_cancelled_while_waiting_disturbs_nobody() -> None:
-    async def main() -> None:
-        guard, work = once(), Work()
-        runs = [asyncio.ensure_future(guard.run("a", work)) for _ in range(3)]
-        await settle()
-        runs[1].cancel()
-        await settle()
-        assert runs[1].cancelled()
-        work.begun[0].set_result("done")
-        assert await runs[0] == "done"
-        assert await runs[2] is DUPLICATE
+async def test_who_is_cancelled_while_waiting_disturbs_nobody() -> None:
 
-    asyncio.run(main())
+    guard, work = once(), Work()
+    runs = [asyncio.ensure_future(guard.run("a", work)) for _ in range(3)]
+    await settle()
+    runs[1].cancel()
+    await settle()
+    assert runs[1].cancelled()
+    work.begun[0].set_result("done")
+    assert await runs[0] == "done"
+    assert await runs[2] is DUPLICATE
 
 
 def test_another_window_can_take_the_place_of_the_one_in_memory() -> None:

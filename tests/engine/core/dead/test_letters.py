@@ -59,21 +59,18 @@ def test_a_dead_letter_says_where_it_comes_from_and_why(tmp_path: Path) -> None:
     assert rig.check()["bus"]["accepted"] == 2  # a letter is no new event
 
 
-def test_each_dead_event_has_its_own_reason(tmp_path: Path) -> None:
+async def test_each_dead_event_has_its_own_reason(tmp_path: Path) -> None:
     async def refuse(events: Any) -> list[Any]:
         return [Rejected(f"reason {event.body.decode()}") for event in events]
 
-    async def main() -> list[Any]:
-        rig, target = Rig(tmp_path), Target(batching=True)
-        target.plan.append(refuse)
-        rig.add(target)
-        for number in range(3):
-            rig.put_nowait(number)
-        async with rig.running():
-            pass
-        return rig.dead()
-
-    assert [record.dead["reason"] for record in asyncio.run(main())] == ["reason 0", "reason 1", "reason 2"]
+    rig, target = Rig(tmp_path), Target(batching=True)
+    target.plan.append(refuse)
+    rig.add(target)
+    for number in range(3):
+        rig.put_nowait(number)
+    async with rig.running():
+        pass
+    assert [record.dead["reason"] for record in rig.dead()] == ["reason 0", "reason 1", "reason 2"]
 
 
 def test_a_dead_letter_that_dies_goes_to_the_store(tmp_path: Path) -> None:
@@ -106,7 +103,7 @@ def test_a_lane_that_delivers_at_once_gets_dead_letters_too(tmp_path: Path, name
     assert any("evbus-dead-lane" in event.headers for event in got)
 
 
-def test_letters_of_lanes_that_end_go_to_the_store_and_into_no_ended_lane(tmp_path: Path) -> None:
+async def test_letters_of_lanes_that_end_go_to_the_store_and_into_no_ended_lane(tmp_path: Path) -> None:
     class Turncoat(Target):
         """Refuses for good when it is cancelled."""
 
@@ -117,18 +114,15 @@ def test_letters_of_lanes_that_end_go_to_the_store_and_into_no_ended_lane(tmp_pa
             except asyncio.CancelledError:
                 raise Rejected("cancelled") from None
 
-    async def main() -> None:
-        rig, target = Rig(tmp_path, drain_timeout=0), Turncoat()
-        rig.add(target, "orders", LETTERS)
-        rig.add(Target(), "dead")
-        async with rig.running():
-            await rig.put(1, "orders")
-            await target.hanging.wait()
-        found = rig.check()["lanes"]
-        assert found["plugin1.provider.dead"]["accepted"] == 0
-        assert rig.dead_lettered() == [b"1"]
-
-    asyncio.run(main())
+    rig, target = Rig(tmp_path, drain_timeout=0), Turncoat()
+    rig.add(target, "orders", LETTERS)
+    rig.add(Target(), "dead")
+    async with rig.running():
+        await rig.put(1, "orders")
+        await target.hanging.wait()
+    found = rig.check()["lanes"]
+    assert found["plugin1.provider.dead"]["accepted"] == 0
+    assert rig.dead_lettered() == [b"1"]
 
 
 def test_a_store_that_fails_does_not_stop_the_lane(tmp_path: Path, caplog: Any, monkeypatch: Any) -> None:
@@ -205,218 +199,201 @@ def test_a_callback_that_fails_is_logged_and_called_again(
     assert caplog.text.count("the function named by error_callback_ref failed") == 2
 
 
-def test_a_slow_callback_stops_no_lane_and_is_not_told_of_more_than_it_can_take(
+async def test_a_slow_callback_stops_no_lane_and_is_not_told_of_more_than_it_can_take(
     tmp_path: Path, monkeypatch: Any, caplog: Any
 ) -> None:
     monkeypatch.setattr(error_callback, "MAX_UNTOLD", 5)
 
-    async def main() -> None:
-        rig, target, gate, told = Rig(tmp_path), refusing(*(["never"] * 20)), asyncio.Event(), []
+    rig, target, gate, told = Rig(tmp_path), refusing(*(["never"] * 20)), asyncio.Event(), []
 
-        async def on_error(data: Any) -> None:
-            await gate.wait()
-            told.append(data["body"])
+    async def on_error(data: Any) -> None:
+        await gate.wait()
+        told.append(data["body"])
 
-        rig.on_error = on_error
-        rig.add(target)
-        async with rig.running():
-            for number in range(30):
-                await rig.put(number)
-            await until(lambda: len(target.got) == 10)
-            gate.set()
-        assert len(told) in (5, 6)  # one may have been under way
-        assert len(rig.dead()) == 20
-
-    asyncio.run(main())
+    rig.on_error = on_error
+    rig.add(target)
+    async with rig.running():
+        for number in range(30):
+            await rig.put(number)
+        await until(lambda: len(target.got) == 10)
+        gate.set()
+    assert len(told) in (5, 6)  # one may have been under way
+    assert len(rig.dead()) == 20
     assert caplog.text.count("is too slow") == 1
 
 
-def test_a_callback_that_never_ends_is_cancelled_and_the_next_start_has_one_again(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, told, target = Rig(tmp_path, drain_timeout=0), [], Target()
+async def test_a_callback_that_never_ends_is_cancelled_and_the_next_start_has_one_again(
+    tmp_path: Path,
+) -> None:
 
-        async def on_error(data: Any) -> None:
-            told.append(data["body"])
-            if len(told) == 1:
-                await asyncio.Event().wait()
+    rig, told, target = Rig(tmp_path, drain_timeout=0), [], Target()
 
-        rig.on_error = on_error
-        for number in range(2):
-            rig.lanes.clear()
-            target.plan.append(Rejected("never"))
-            rig.add(target)
-            async with rig.running():
-                await rig.put(number)
-                await until(lambda: len(told) > number)  # noqa: B023 - awaited at once
-        assert told == [b"0", b"1"]
+    async def on_error(data: Any) -> None:
+        told.append(data["body"])
+        if len(told) == 1:
+            await asyncio.Event().wait()
 
-    asyncio.run(main())
+    rig.on_error = on_error
+    for number in range(2):
+        rig.lanes.clear()
+        target.plan.append(Rejected("never"))
+        rig.add(target)
+        async with rig.running():
+            await rig.put(number)
+            await until(lambda: len(told) > number)  # noqa: B023 - awaited at once
+    assert told == [b"0", b"1"]
 
 
-def test_a_callback_that_cannot_be_cancelled_does_not_keep_stop_waiting(
+async def test_a_callback_that_cannot_be_cancelled_does_not_keep_stop_waiting(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("evbus.engine.core.lifecycle.bus.CLOSE_TIMEOUT", 0.01)
 
-    async def main() -> None:
-        rig, gate, running = Rig(tmp_path, drain_timeout=0), asyncio.Event(), asyncio.Event()
+    rig, gate, running = Rig(tmp_path, drain_timeout=0), asyncio.Event(), asyncio.Event()
 
-        async def on_error(data: Any) -> None:
-            running.set()
-            while not gate.is_set():
-                try:
-                    await gate.wait()
-                except asyncio.CancelledError:
-                    continue
+    async def on_error(data: Any) -> None:
+        running.set()
+        while not gate.is_set():
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                continue
 
-        rig.on_error = on_error
-        rig.add(refusing("never"))
-        async with rig.running():
-            await rig.put(1)
-            await running.wait()
-        gate.set()
-        await turns(5)
-
-    asyncio.run(main())
+    rig.on_error = on_error
+    rig.add(refusing("never"))
+    async with rig.running():
+        await rig.put(1)
+        await running.wait()
+    gate.set()
+    await turns(5)
 
 
 # What a stop gives up
 
 
 @pytest.mark.parametrize(("failures", "attempts"), [(0, 1), (3, 4)])
-def test_what_a_stop_gives_up_has_the_attempts_that_were_made(
+async def test_what_a_stop_gives_up_has_the_attempts_that_were_made(
     tmp_path: Path, failures: int, attempts: int
 ) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path, drain_timeout=0), Target()
-        target.plan.extend([*[ValueError("no")] * failures, HANG])
-        rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
-        async with rig.running():
-            await rig.put(1)
-            await target.hanging.wait()
-            await rig.put(2)
-        assert [record.dead["attempts"] for record in rig.dead()] == [attempts, 0]
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path, drain_timeout=0), Target()
+    target.plan.extend([*[ValueError("no")] * failures, HANG])
+    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
+    async with rig.running():
+        await rig.put(1)
+        await target.hanging.wait()
+        await rig.put(2)
+    assert [record.dead["attempts"] for record in rig.dead()] == [attempts, 0]
 
 
-def test_an_event_of_a_batch_that_waits_for_its_next_try_has_the_attempts_before(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path, drain_timeout=0), Target(batching=True)
+async def test_an_event_of_a_batch_that_waits_for_its_next_try_has_the_attempts_before(
+    tmp_path: Path,
+) -> None:
 
-        async def half(events: list[Envelope]) -> list[Any]:
-            return [None if index % 2 else ValueError("no") for index in range(len(events))]
+    rig, target = Rig(tmp_path, drain_timeout=0), Target(batching=True)
 
-        target.plan.append(half)
-        lane = rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=9, min=1000, max=1000)))
-        for number in range(4):
-            rig.put_nowait(number)
-        async with rig.running():
-            await until(lambda: lane.counters.retried)
-        assert [(record.body, record.dead["attempts"]) for record in rig.dead()] == [(0, 1), (2, 1)]
+    async def half(events: list[Envelope]) -> list[Any]:
+        return [None if index % 2 else ValueError("no") for index in range(len(events))]
 
-    asyncio.run(main())
+    target.plan.append(half)
+    lane = rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=9, min=1000, max=1000)))
+    for number in range(4):
+        rig.put_nowait(number)
+    async with rig.running():
+        await until(lambda: lane.counters.retried)
+    assert [(record.body, record.dead["attempts"]) for record in rig.dead()] == [(0, 1), (2, 1)]
 
 
-def test_the_callback_is_told_of_what_a_stop_gives_up(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target, told = Rig(tmp_path, drain_timeout=0), Target(), list[Any]()
-        target.plan.append(HANG)
-        rig.add(target)
-        rig.on_error = told.append
-        async with rig.running():
-            rig.put_nowait(1)
-            await target.hanging.wait()
-            rig.put_nowait(2)
-        assert [(data["body"], data["plugin"], str(data["exception"])) for data in told] == [
-            (b"1", "plugin0", "not delivered when the bus stopped"),
-            (b"2", "plugin0", "not delivered when the bus stopped"),
-        ]
+async def test_the_callback_is_told_of_what_a_stop_gives_up(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig, target, told = Rig(tmp_path, drain_timeout=0), Target(), list[Any]()
+    target.plan.append(HANG)
+    rig.add(target)
+    rig.on_error = told.append
+    async with rig.running():
+        rig.put_nowait(1)
+        await target.hanging.wait()
+        rig.put_nowait(2)
+    assert [(data["body"], data["plugin"], str(data["exception"])) for data in told] == [
+        (b"1", "plugin0", "not delivered when the bus stopped"),
+        (b"2", "plugin0", "not delivered when the bus stopped"),
+    ]
 
 
 # The report
 
 
-def test_the_report_never_names_the_store_as_the_place_of_what_is_not_there(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig = Rig(tmp_path, drain_timeout=0)
-        rig.path.mkdir()
-        rig.add(refusing("never"))
-        async with rig.running():
-            await rig.put(1)
-        report = rig.bus.report
-        assert report is not None
-        assert (report.dead, report.lost, report.undelivered) == (1, 1, {})
-        assert str(report).startswith(
-            "everything was delivered but 1 dead before the stop; 1 dead event is lost: cannot write "
-            f"{rig.path}: it is a folder"
-        )
-        assert "written" not in str(report)
+async def test_the_report_never_names_the_store_as_the_place_of_what_is_not_there(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig = Rig(tmp_path, drain_timeout=0)
+    rig.path.mkdir()
+    rig.add(refusing("never"))
+    async with rig.running():
+        await rig.put(1)
+    report = rig.bus.report
+    assert report is not None
+    assert (report.dead, report.lost, report.undelivered) == (1, 1, {})
+    assert str(report).startswith(
+        "everything was delivered but 1 dead before the stop; 1 dead event is lost: cannot write "
+        f"{rig.path}: it is a folder"
+    )
+    assert "written" not in str(report)
 
 
-def test_the_report_counts_what_died_whatever_the_limit_of_the_store(
+async def test_the_report_counts_what_died_whatever_the_limit_of_the_store(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("tests.evbus.rig.DeadStore", functools.partial(DeadStore, limit=3_000))
 
-    async def main() -> None:
-        rig, target = Rig(tmp_path), Target()
-        target.plan.extend([Rejected("never")] * 100)
-        rig.add(target)
+    rig, target = Rig(tmp_path), Target()
+    target.plan.extend([Rejected("never")] * 100)
+    rig.add(target)
 
-        def written() -> int:
-            store = rig.bus.snapshot()["dead_store"]
-            return int(store["stored"]) + int(store["lost"])
+    def written() -> int:
+        store = rig.bus.snapshot()["dead_store"]
+        return int(store["stored"]) + int(store["lost"])
 
-        async with rig.running():
-            for number in range(100):
-                await rig.put(number)
-                if not number % 5:  # so that no batch is as large as the store may be
-                    await until(functools.partial(lambda count: written() == count, number + 1))
-        report, store = rig.bus.report, rig.bus.snapshot()["dead_store"]
-        assert report is not None
-        kept = len(rig.dead())
-        assert 0 < kept < 100
-        assert (report.dead, report.lost) == (100, 100 - kept)
-        assert (store["stored"], store["lost"]) == (kept, 100 - kept)
-        assert str(report).startswith(
-            f"everything was delivered but 100 dead before the stop; {100 - kept} dead events are lost: the "
-            f"dead store {rig.path} is at its limit; the others are written to {rig.path} ("
-        )
-
-    asyncio.run(main())
+    async with rig.running():
+        for number in range(100):
+            await rig.put(number)
+            if not number % 5:  # so that no batch is as large as the store may be
+                await until(functools.partial(lambda count: written() == count, number + 1))
+    report, store = rig.bus.report, rig.bus.snapshot()["dead_store"]
+    assert report is not None
+    kept = len(rig.dead())
+    assert 0 < kept < 100
+    assert (report.dead, report.lost) == (100, 100 - kept)
+    assert (store["stored"], store["lost"]) == (kept, 100 - kept)
+    assert str(report).startswith(
+        f"everything was delivered but 100 dead before the stop; {100 - kept} dead events are lost: the "
+        f"dead store {rig.path} is at its limit; the others are written to {rig.path} ("
+    )
 
 
 # From another thread, when the loop is blocked
 
 
-def test_what_is_left_can_be_recorded_while_the_loop_is_blocked(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), Target()
-        target.plan.append(HANG)
-        rig.add(target)
-        rig.on_error = lambda data: None
-        task = asyncio.ensure_future(rig.start())
-        await within(rig.bus.join())
-        for number in range(3):
-            await rig.put(number)
-        await target.hanging.wait()
-        rig.put_nowait(3)
-        reports: list[Any] = []
-        thread = threading.Thread(target=lambda: reports.append(rig.bus.record_undelivered()))
-        thread.start()
-        thread.join(WAIT)  # the loop stands still meanwhile
-        (report,) = reports
-        assert report.undelivered == {"plugin0.provider.*": 4}
-        assert report.lost == 0
-        assert sorted(rig.dead_lettered()) == [b"0", b"1", b"2", b"3"]
-        rig.bus.hurry()
-        await rig.stop()
-        await within(task)
-        assert len(rig.dead_lettered()) == 4
+async def test_what_is_left_can_be_recorded_while_the_loop_is_blocked(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), Target()
+    target.plan.append(HANG)
+    rig.add(target)
+    rig.on_error = lambda data: None
+    task = asyncio.ensure_future(rig.start())
+    await within(rig.bus.join())
+    for number in range(3):
+        await rig.put(number)
+    await target.hanging.wait()
+    rig.put_nowait(3)
+    reports: list[Any] = []
+    thread = threading.Thread(target=lambda: reports.append(rig.bus.record_undelivered()))
+    thread.start()
+    thread.join(WAIT)  # the loop stands still meanwhile
+    (report,) = reports
+    assert report.undelivered == {"plugin0.provider.*": 4}
+    assert report.lost == 0
+    assert sorted(rig.dead_lettered()) == [b"0", b"1", b"2", b"3"]
+    rig.bus.hurry()
+    await rig.stop()
+    await within(task)
+    assert len(rig.dead_lettered()) == 4

@@ -315,16 +315,13 @@ def test_a_process_that_holds_the_file_is_waited_for(path: Path, monkeypatch: py
     assert store.stored == 1
 
 
-def test_two_stores_share_a_file(path: Path) -> None:
+async def test_two_stores_share_a_file(path: Path) -> None:
     stores = [DeadStore(path), DeadStore(path)]
 
-    async def main() -> None:
-        for number in range(20):
-            add(stores[number % 2], event(number))
-            await asyncio.gather(*(store.flush() for store in stores))
-        await asyncio.gather(*(store.close() for store in stores))
-
-    asyncio.run(main())
+    for number in range(20):
+        add(stores[number % 2], event(number))
+        await asyncio.gather(*(store.flush() for store in stores))
+    await asyncio.gather(*(store.close() for store in stores))
     assert len(list(read(path))) == sum(store.stored for store in stores) == 20
 
 

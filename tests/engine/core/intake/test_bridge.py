@@ -58,108 +58,96 @@ def bridge(source: Source, take: Callable[[Delivery], None], settled: Any = fore
     return Bridge(source.consume(), take, settled)
 
 
-def test_so_many_are_taken_and_the_source_is_open_until_they_are_settled() -> None:
-    async def main() -> None:
-        source, taken = Source(10), list[Delivery]()
-        made = bridge(source, taken.append)
-        task = asyncio.ensure_future(made.run(4, 1))
-        await until(lambda: len(taken) == 4)
-        assert repr(made) == "<Bridge unsettled=4>"
-        assert [delivery.delivery_count for delivery in taken] == [7] * 4
-        taken[0].ack()
-        taken[1].reject()
-        taken[2].give_back()
-        assert not task.done()
-        taken[3].reject(requeue=True)
-        taken[3].ack()
+async def test_so_many_are_taken_and_the_source_is_open_until_they_are_settled() -> None:
+
+    source, taken = Source(10), list[Delivery]()
+    made = bridge(source, taken.append)
+    task = asyncio.ensure_future(made.run(4, 1))
+    await until(lambda: len(taken) == 4)
+    assert repr(made) == "<Bridge unsettled=4>"
+    assert [delivery.delivery_count for delivery in taken] == [7] * 4
+    taken[0].ack()
+    taken[1].reject()
+    taken[2].give_back()
+    assert not task.done()
+    taken[3].reject(requeue=True)
+    taken[3].ack()
+    await within(task)
+    assert source.told == [(0, True, False), (1, False, False), (2, None, True), (3, False, True)]
+    assert (source.yielded, source.closed, made.unsettled) == (4, True, 0)
+
+
+async def test_cancelled_it_takes_nothing_more_and_settles_what_is_under_way() -> None:
+
+    source, taken = Source(3), list[Delivery]()
+    made = bridge(source, taken.append)
+    task = asyncio.ensure_future(made.run(0, 1))
+    await until(lambda: len(taken) == 3)
+    task.cancel()
+    await asyncio.sleep(0)
+    for delivery in taken:
+        delivery.ack()
+    with pytest.raises(asyncio.CancelledError):
         await within(task)
-        assert source.told == [(0, True, False), (1, False, False), (2, None, True), (3, False, True)]
-        assert (source.yielded, source.closed, made.unsettled) == (4, True, 0)
-
-    asyncio.run(main())
+    assert len(source.told) == 3
+    assert source.closed
 
 
-def test_cancelled_it_takes_nothing_more_and_settles_what_is_under_way() -> None:
-    async def main() -> None:
-        source, taken = Source(3), list[Delivery]()
-        made = bridge(source, taken.append)
-        task = asyncio.ensure_future(made.run(0, 1))
-        await until(lambda: len(taken) == 3)
+async def test_what_comes_in_while_it_ends_goes_back_to_the_source() -> None:
+
+    door, taken = asyncio.Event(), list[Delivery]()
+    told = list[int]()
+
+    async def consume() -> AsyncGenerator[Delivery, None]:
+        yield Delivery(Envelope("in"), lambda tag, *_: told.append(tag), 0)
+        await door.wait()
+        yield Delivery(Envelope("in"), lambda tag, *_: told.append(tag), 1)
+
+    made = Bridge(consume(), taken.append, forever)
+    task = asyncio.ensure_future(made.run(0, 1))
+    await until(lambda: taken)
+    task.cancel()
+    await asyncio.sleep(0)
+    door.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    taken[0].ack()
+    with pytest.raises(asyncio.CancelledError):
+        await within(task)
+    assert (len(taken), told) == (1, [1, 0])
+
+
+async def test_what_is_not_settled_in_time_is_left_to_the_source() -> None:
+
+    source, taken = Source(3), list[Delivery]()
+    made = bridge(source, taken.append, at_once)
+    await within(made.run(2, 1))
+    assert (source.told, source.closed, made.unsettled) == ([], True, 2)
+
+
+async def test_a_second_cancellation_ends_the_waiting() -> None:
+
+    source, taken = Source(1), list[Delivery]()
+    made = bridge(source, taken.append)
+    task = asyncio.ensure_future(made.run(0, 1))
+    await until(lambda: taken)
+    for _ in range(2):
         task.cancel()
         await asyncio.sleep(0)
-        for delivery in taken:
-            delivery.ack()
-        with pytest.raises(asyncio.CancelledError):
-            await within(task)
-        assert len(source.told) == 3
-        assert source.closed
-
-    asyncio.run(main())
-
-
-def test_what_comes_in_while_it_ends_goes_back_to_the_source() -> None:
-    async def main() -> None:
-        door, taken = asyncio.Event(), list[Delivery]()
-        told = list[int]()
-
-        async def consume() -> AsyncGenerator[Delivery, None]:
-            yield Delivery(Envelope("in"), lambda tag, *_: told.append(tag), 0)
-            await door.wait()
-            yield Delivery(Envelope("in"), lambda tag, *_: told.append(tag), 1)
-
-        made = Bridge(consume(), taken.append, forever)
-        task = asyncio.ensure_future(made.run(0, 1))
-        await until(lambda: taken)
-        task.cancel()
-        await asyncio.sleep(0)
-        door.set()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        taken[0].ack()
-        with pytest.raises(asyncio.CancelledError):
-            await within(task)
-        assert (len(taken), told) == (1, [1, 0])
-
-    asyncio.run(main())
-
-
-def test_what_is_not_settled_in_time_is_left_to_the_source() -> None:
-    async def main() -> None:
-        source, taken = Source(3), list[Delivery]()
-        made = bridge(source, taken.append, at_once)
-        await within(made.run(2, 1))
-        assert (source.told, source.closed, made.unsettled) == ([], True, 2)
-
-    asyncio.run(main())
-
-
-def test_a_second_cancellation_ends_the_waiting() -> None:
-    async def main() -> None:
-        source, taken = Source(1), list[Delivery]()
-        made = bridge(source, taken.append)
-        task = asyncio.ensure_future(made.run(0, 1))
-        await until(lambda: taken)
-        for _ in range(2):
-            task.cancel()
-            await asyncio.sleep(0)
-        with pytest.raises(asyncio.CancelledError):
-            await within(task)
-        assert source.closed
-
-    asyncio.run(main())
-
-
-def test_a_source_that_ends_is_settled_first() -> None:
-    async def main() -> None:
-        source, taken = Source(2, end=True), list[Delivery]()
-        task = asyncio.ensure_future(bridge(source, taken.append).run(0, 1))
-        await until(lambda: len(taken) == 2)
-        assert not task.done()
-        for delivery in taken:
-            delivery.ack()
+    with pytest.raises(asyncio.CancelledError):
         await within(task)
+    assert source.closed
 
-    asyncio.run(main())
+
+async def test_a_source_that_ends_is_settled_first() -> None:
+
+    source, taken = Source(2, end=True), list[Delivery]()
+    task = asyncio.ensure_future(bridge(source, taken.append).run(0, 1))
+    await until(lambda: len(taken) == 2)
+    assert not task.done()
+    for delivery in taken:
+        delivery.ack()
+    await within(task)
 
 
 def test_a_source_that_fails_ends_it_with_its_error() -> None:
@@ -188,93 +176,83 @@ def test_a_source_that_yields_something_else_is_told() -> None:
         asyncio.run(within(Bridge(consume(), print, forever).run(0, 1)))
 
 
-def test_unsettled_deliveries_are_bounded_whatever_the_source() -> None:
-    async def main() -> None:
-        source, taken = Source(5), list[Delivery]()
-        task = asyncio.ensure_future(Bridge(source.consume(), taken.append, forever, most=3).run(5, 1))
-        await until(lambda: len(taken) == 3)
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert source.yielded == 3
-        taken[0].ack()
-        await until(lambda: len(taken) == 4)
-        for delivery in taken:
-            delivery.ack()
-        await until(lambda: len(taken) == 5)
-        taken[4].ack()
-        await within(task)
+async def test_unsettled_deliveries_are_bounded_whatever_the_source() -> None:
 
-    asyncio.run(main())
+    source, taken = Source(5), list[Delivery]()
+    task = asyncio.ensure_future(Bridge(source.consume(), taken.append, forever, most=3).run(5, 1))
+    await until(lambda: len(taken) == 3)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert source.yielded == 3
+    taken[0].ack()
+    await until(lambda: len(taken) == 4)
+    for delivery in taken:
+        delivery.ack()
+    await until(lambda: len(taken) == 5)
+    taken[4].ack()
+    await within(task)
 
 
-def test_a_source_that_never_waits_lets_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_source_that_never_waits_lets_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake_bridge, "SLICE", 2)
 
-    async def main() -> None:
-        source, taken = Source(1000), list[Delivery]()
-        task = asyncio.ensure_future(bridge(source, taken.append, at_once).run(0, 1))
-        await until(lambda: taken)
-        assert len(taken) < 10
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await within(task)
-
-    asyncio.run(main())
+    source, taken = Source(1000), list[Delivery]()
+    task = asyncio.ensure_future(bridge(source, taken.append, at_once).run(0, 1))
+    await until(lambda: taken)
+    assert len(taken) < 10
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(task)
 
 
-def test_what_is_dropped_counts_no_longer_and_what_it_came_over_is_handed_on() -> None:
-    async def main() -> None:
-        origins, taken, told = [Origin(), Origin()], list[Delivery](), list[int]()
+async def test_what_is_dropped_counts_no_longer_and_what_it_came_over_is_handed_on() -> None:
 
-        async def consume() -> AsyncGenerator[Delivery, None]:
-            for number in range(4):
-                origin = origins[number // 2]
-                if number == 3:
-                    origin.end("lost on the way")
-                yield Delivery(Envelope("in"), lambda tag, *_: told.append(tag), number, origin=origin)
-            await asyncio.Event().wait()
+    origins, taken, told = [Origin(), Origin()], list[Delivery](), list[int]()
 
-        made = Bridge(consume(), taken.append, at_once)
-        task = asyncio.ensure_future(made.run(0, 1))
-        await until(lambda: len(taken) == 3)
-        await asyncio.sleep(0)
-        assert [delivery.origin for delivery in taken] == [origins[0], origins[0], origins[1]]
-        assert made.unsettled == 3
-        for delivery in taken[:2]:
-            delivery.drop()
-            delivery.drop()
-            delivery.ack()
-        assert (made.unsettled, told) == (1, [])
-        taken[2].ack()
-        assert (made.unsettled, told) == (0, [2])
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await within(task)
+    async def consume() -> AsyncGenerator[Delivery, None]:
+        for number in range(4):
+            origin = origins[number // 2]
+            if number == 3:
+                origin.end("lost on the way")
+            yield Delivery(Envelope("in"), lambda tag, *_: told.append(tag), number, origin=origin)
+        await asyncio.Event().wait()
 
-    asyncio.run(main())
+    made = Bridge(consume(), taken.append, at_once)
+    task = asyncio.ensure_future(made.run(0, 1))
+    await until(lambda: len(taken) == 3)
+    await asyncio.sleep(0)
+    assert [delivery.origin for delivery in taken] == [origins[0], origins[0], origins[1]]
+    assert made.unsettled == 3
+    for delivery in taken[:2]:
+        delivery.drop()
+        delivery.drop()
+        delivery.ack()
+    assert (made.unsettled, told) == (1, [])
+    taken[2].ack()
+    assert (made.unsettled, told) == (0, [2])
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(task)
 
 
-def test_what_it_came_over_takes_nothing_more_when_the_bridge_ends() -> None:
+async def test_what_it_came_over_takes_nothing_more_when_the_bridge_ends() -> None:
     class Paused(Origin):
         def pause(self) -> None:
             said.append("pause")
 
-    async def main() -> None:
-        taken, origin = list[Delivery](), Paused()
-
-        async def consume() -> AsyncGenerator[Delivery, None]:
-            yield Delivery(Envelope("in"), lambda *told: said.append("settled"), 1, origin=origin)
-            await asyncio.Event().wait()
-
-        made = Bridge(consume(), taken.append, forever)
-        task = asyncio.ensure_future(made.run(0, 1))
-        await until(lambda: taken)
-        task.cancel()
-        await until(lambda: said)
-        taken[0].ack()
-        with pytest.raises(asyncio.CancelledError):
-            await within(task)
-        assert said == ["pause", "settled"]
-
     said: list[str] = []
-    asyncio.run(main())
+    taken, origin = list[Delivery](), Paused()
+
+    async def consume() -> AsyncGenerator[Delivery, None]:
+        yield Delivery(Envelope("in"), lambda *told: said.append("settled"), 1, origin=origin)
+        await asyncio.Event().wait()
+
+    made = Bridge(consume(), taken.append, forever)
+    task = asyncio.ensure_future(made.run(0, 1))
+    await until(lambda: taken)
+    task.cancel()
+    await until(lambda: said)
+    taken[0].ack()
+    with pytest.raises(asyncio.CancelledError):
+        await within(task)
+    assert said == ["pause", "settled"]

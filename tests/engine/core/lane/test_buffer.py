@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -126,21 +125,19 @@ def test_every_event_is_in_one_place_in_its_order_and_counted_once(make: Any, pr
 
 
 @pytest.mark.parametrize("make", BUFFERS)
-def test_one_is_woken_for_each_event(make: Any) -> None:
-    async def main() -> None:
-        queue = Queue()
-        buffer = make(queue)
-        arrivals = [buffer.arrival() for _ in range(3)]
-        arrivals[0].cancel()
-        with queue.lock:
-            buffer.append(made(0, 1), 0)
-            buffer.announce(1)
-        assert [arrival.done() for arrival in arrivals] == [True, True, False]
-        assert buffer.arrival().done()
-        buffer.give_back(buffer.take(1))
-        assert arrivals[2].done()
+async def test_one_is_woken_for_each_event(make: Any) -> None:
 
-    asyncio.run(main())
+    queue = Queue()
+    buffer = make(queue)
+    arrivals = [buffer.arrival() for _ in range(3)]
+    arrivals[0].cancel()
+    with queue.lock:
+        buffer.append(made(0, 1), 0)
+        buffer.announce(1)
+    assert [arrival.done() for arrival in arrivals] == [True, True, False]
+    assert buffer.arrival().done()
+    buffer.give_back(buffer.take(1))
+    assert arrivals[2].done()
 
 
 @pytest.mark.parametrize("make", BUFFERS)

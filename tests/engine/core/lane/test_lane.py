@@ -47,7 +47,7 @@ def test_events_arrive_in_order_and_retries_do_not_change_it(tmp_path: Path, bat
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_byte_in_a_lane_counts_against_the_bound_of_the_bus(tmp_path: Path, way: Any) -> None:
+async def test_every_byte_in_a_lane_counts_against_the_bound_of_the_bus(tmp_path: Path, way: Any) -> None:
     rig, target = Rig(tmp_path, queue_bytes=10_000), Target(**way)
     target.plan.extend([HANG, HANG])
     done: list[int] = []
@@ -57,44 +57,38 @@ def test_every_byte_in_a_lane_counts_against_the_bound_of_the_bus(tmp_path: Path
             await rig.put(b"%d" % number * 500)
             done.append(number)
 
-    async def main() -> None:
-        lane = rig.add(target, delivery=DeliverySettings(batch=3, retry=SOON))
-        async with rig.running():
-            putting = asyncio.ensure_future(put_all())
-            await turns(200)
-            rig.check()
-            count = len(done)
-            assert 10 <= count < 20
-            assert lane.snapshot()["queued"] + lane.counters.in_flight == count
-            with pytest.raises(BusFull) as caught:
-                rig.put_nowait(b"x" * 1000)
-            assert 9_000 < caught.value.size <= 10_000
-            await turns(50)
-            assert len(done) == count
-            while not putting.done():
-                target.release.set()
-                await turns(1)
-            await putting
-        assert sorted(target.got) == sorted(b"%d" % number * 500 for number in range(40))
-        assert rig.queue.held_size == 0
-
-    asyncio.run(main())
+    lane = rig.add(target, delivery=DeliverySettings(batch=3, retry=SOON))
+    async with rig.running():
+        putting = asyncio.ensure_future(put_all())
+        await turns(200)
+        rig.check()
+        count = len(done)
+        assert 10 <= count < 20
+        assert lane.snapshot()["queued"] + lane.counters.in_flight == count
+        with pytest.raises(BusFull) as caught:
+            rig.put_nowait(b"x" * 1000)
+        assert 9_000 < caught.value.size <= 10_000
+        await turns(50)
+        assert len(done) == count
+        while not putting.done():
+            target.release.set()
+            await turns(1)
+        await putting
+    assert sorted(target.got) == sorted(b"%d" % number * 500 for number in range(40))
+    assert rig.queue.held_size == 0
 
 
-def test_an_event_larger_than_the_bound_is_taken_when_there_is_no_other(tmp_path: Path) -> None:
+async def test_an_event_larger_than_the_bound_is_taken_when_there_is_no_other(tmp_path: Path) -> None:
     rig, target = Rig(tmp_path, queue_bytes=100), Target()
     rig.add(target)
 
-    async def main() -> None:
-        async with rig.running():
-            for number in range(3):
-                await asyncio.wait_for(rig.put(b"%d" % number * 1000), 20)
-        assert target.got == [b"%d" % number * 1000 for number in range(3)]
-
-    asyncio.run(main())
+    async with rig.running():
+        for number in range(3):
+            await asyncio.wait_for(rig.put(b"%d" % number * 1000), 20)
+    assert target.got == [b"%d" % number * 1000 for number in range(3)]
 
 
-def test_a_plugin_that_puts_events_does_not_wait_for_room_that_it_has_to_make(tmp_path: Path) -> None:
+async def test_a_plugin_that_puts_events_does_not_wait_for_room_that_it_has_to_make(tmp_path: Path) -> None:
     rig = Rig(tmp_path, queue_bytes=100)
 
     class Putting(Target):
@@ -107,13 +101,10 @@ def test_a_plugin_that_puts_events_does_not_wait_for_room_that_it_has_to_make(tm
     target = Putting()
     rig.add(target)
 
-    async def main() -> None:
-        async with rig.running():
-            await asyncio.wait_for(rig.put(b"0" * 90), 20)
-            await until(lambda: len(target.got) == 2)
-        assert target.got == [b"0" * 90, b"1" * 90]
-
-    asyncio.run(main())
+    async with rig.running():
+        await asyncio.wait_for(rig.put(b"0" * 90), 20)
+        await until(lambda: len(target.got) == 2)
+    assert target.got == [b"0" * 90, b"1" * 90]
 
 
 class Panic(BaseException):
@@ -409,7 +400,7 @@ def test_pauses_double_and_a_destination_may_ask_for_more(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-def test_delivered_bytes_are_those_of_what_was_delivered(tmp_path: Path, overlap: bool) -> None:
+async def test_delivered_bytes_are_those_of_what_was_delivered(tmp_path: Path, overlap: bool) -> None:
     async def mixed(events: Any) -> list[Any]:
         return [Rejected("x"), None, ValueError("x"), None, Rejected("x"), ValueError("x"), None]
 
@@ -417,14 +408,11 @@ def test_delivered_bytes_are_those_of_what_was_delivered(tmp_path: Path, overlap
     target.plan.append(mixed)
     rig.add(target)
 
-    async def main() -> None:
-        for number in range(7):
-            rig.put_nowait(b"x" * 10**number)
-        async with rig.running():
-            pass
-
     rig.broker.max_body = 10**7
-    asyncio.run(main())
+    for number in range(7):
+        rig.put_nowait(b"x" * 10**number)
+    async with rig.running():
+        pass
     lane = rig.check()["lanes"]["plugin0.provider.*"]
     assert (lane["delivered"], lane["dead"]) == (5, 2)
     assert lane["delivered_bytes"] == sum(map(len, target.got)) == 1_101_110
@@ -433,163 +421,149 @@ def test_delivered_bytes_are_those_of_what_was_delivered(tmp_path: Path, overlap
 # Buffers
 
 
-def test_drop_oldest_counts_exactly_what_it_drops(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), Target(batching=True)
-        lane = rig.add(target, delivery=DeliverySettings(buffer=3, batch=2, on_full="drop_oldest"))
-        target.plan.append(HANG)
-        async with rig.running():
-            rig.put_nowait(0)
-            await target.hanging.wait()
-            for number in range(1, 11):
-                await rig.put(number)
-                rig.check()
-            await until(rig.queue.empty)
-            found = rig.check()["lanes"]["plugin0.provider.*"]
-            assert (found["queued"], found["dropped"], found["in_flight"]) == (3, 7, 1)
-            assert (found["queued_bytes"], rig.queue.held) == (len("8910"), 0)
-            assert lane.state is LaneState.RUNNING
-            target.release.set()
-        assert target.got == [b"0", b"8", b"9", b"10"]
+async def test_drop_oldest_counts_exactly_what_it_drops(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), Target(batching=True)
+    lane = rig.add(target, delivery=DeliverySettings(buffer=3, batch=2, on_full="drop_oldest"))
+    target.plan.append(HANG)
+    async with rig.running():
+        rig.put_nowait(0)
+        await target.hanging.wait()
+        for number in range(1, 11):
+            await rig.put(number)
+            rig.check()
+        await until(rig.queue.empty)
+        found = rig.check()["lanes"]["plugin0.provider.*"]
+        assert (found["queued"], found["dropped"], found["in_flight"]) == (3, 7, 1)
+        assert (found["queued_bytes"], rig.queue.held) == (len("8910"), 0)
+        assert lane.state is LaneState.RUNNING
+        target.release.set()
+    assert target.got == [b"0", b"8", b"9", b"10"]
 
 
-def test_a_blocked_lane_holds_back_producers_by_the_bounds_of_the_bus_and_nothing_else(
+async def test_a_blocked_lane_holds_back_producers_by_the_bounds_of_the_bus_and_nothing_else(
     tmp_path: Path,
 ) -> None:
-    async def main() -> None:
-        rig = Rig(tmp_path, queue_limit=10)
-        stuck, free = Target(), Target()
-        rig.add(stuck, delivery=DeliverySettings(buffer=2))
-        rig.add(free)
-        stuck.plan.append(HANG)
-        accepted = []
 
-        async def producer() -> None:
-            for number in range(30):
-                await rig.put(number)
-                accepted.append(number)
+    rig = Rig(tmp_path, queue_limit=10)
+    stuck, free = Target(), Target()
+    rig.add(stuck, delivery=DeliverySettings(buffer=2))
+    rig.add(free)
+    stuck.plan.append(HANG)
+    accepted = []
 
-        async with rig.running():
-            task = asyncio.ensure_future(producer())
-            await stuck.hanging.wait()
-            await until(lambda: len(accepted) == 13)
-            await turns(50)
-            # One is being sent, two fit the buffer, ten fill the bus; the other lane has them all.
-            assert len(accepted) == 13
-            assert len(free.got) == 13
-            found = rig.check()["bus"]
-            assert (found["held"], found["queued"]) == (10, 0)
-            stuck.release.set()
-            await task
-            await until(lambda: len(stuck.got) == 30)
-            assert (rig.queue.held, rig.queue.held_size) == (0, 0)
-        assert stuck.got == free.got == numbers(30)
+    async def producer() -> None:
+        for number in range(30):
+            await rig.put(number)
+            accepted.append(number)
 
-    asyncio.run(main())
-
-
-def test_what_a_blocked_lane_holds_is_released_when_the_bus_stops(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path, queue_limit=10, drain_timeout=0), Target()
-        rig.add(target, delivery=DeliverySettings(buffer=1))
-        target.plan.append(HANG)
-        async with rig.running():
-            for number in range(8):
-                await rig.put(number)
-            await target.hanging.wait()
-            await until(lambda: rig.queue.held == 6)
+    async with rig.running():
+        task = asyncio.ensure_future(producer())
+        await stuck.hanging.wait()
+        await until(lambda: len(accepted) == 13)
+        await turns(50)
+        # One is being sent, two fit the buffer, ten fill the bus; the other lane has them all.
+        assert len(accepted) == 13
+        assert len(free.got) == 13
+        found = rig.check()["bus"]
+        assert (found["held"], found["queued"]) == (10, 0)
+        stuck.release.set()
+        await task
+        await until(lambda: len(stuck.got) == 30)
         assert (rig.queue.held, rig.queue.held_size) == (0, 0)
-        assert rig.dead_lettered() == numbers(8)
+    assert stuck.got == free.got == numbers(30)
 
-    asyncio.run(main())
+
+async def test_what_a_blocked_lane_holds_is_released_when_the_bus_stops(tmp_path: Path) -> None:
+
+    rig, target = Rig(tmp_path, queue_limit=10, drain_timeout=0), Target()
+    rig.add(target, delivery=DeliverySettings(buffer=1))
+    target.plan.append(HANG)
+    async with rig.running():
+        for number in range(8):
+            await rig.put(number)
+        await target.hanging.wait()
+        await until(lambda: rig.queue.held == 6)
+    assert (rig.queue.held, rig.queue.held_size) == (0, 0)
+    assert rig.dead_lettered() == numbers(8)
 
 
 # Independence and concurrency
 
 
-def test_a_lane_that_hangs_fails_or_is_down_delays_no_other(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig = Rig(tmp_path, drain_timeout=0)
-        hangs, fails, down, good = Target(), Target(), Target(), Target()
-        hangs.plan.append(HANG)
-        fails.plan.extend([ValueError("x")] * 100_000)
-        down.plan.extend([Unavailable("x", retry_after=1000)] * 10)
-        for target in (hangs, fails, down, good):
-            rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
-        async with rig.running():
-            for number in range(1000):
-                await rig.put(number)
-            await until(lambda: len(good.got) == 1000)
-            assert (hangs.got, fails.got, down.got) == ([], [], [])
-            rig.check()
-        assert good.got == numbers(1000)
+async def test_a_lane_that_hangs_fails_or_is_down_delays_no_other(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig = Rig(tmp_path, drain_timeout=0)
+    hangs, fails, down, good = Target(), Target(), Target(), Target()
+    hangs.plan.append(HANG)
+    fails.plan.extend([ValueError("x")] * 100_000)
+    down.plan.extend([Unavailable("x", retry_after=1000)] * 10)
+    for target in (hangs, fails, down, good):
+        rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
+    async with rig.running():
+        for number in range(1000):
+            await rig.put(number)
+        await until(lambda: len(good.got) == 1000)
+        assert (hangs.got, fails.got, down.got) == ([], [], [])
+        rig.check()
+    assert good.got == numbers(1000)
 
 
-def test_concurrency_is_the_number_of_publishes_in_flight(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), Target()
-        target.plan.extend([HANG] * 3)
-        rig.add(target, delivery=DeliverySettings(concurrency=3))
-        async with rig.running():
-            for number in range(10):
-                await rig.put(number)
-            await until(lambda: len(target.tried) == 3)
-            await turns(20)
-            assert len(target.tried) == 3
-            assert rig.check()["lanes"]["plugin0.provider.*"]["in_flight"] == 3
-            target.release.set()
-        assert sorted(target.got, key=int) == numbers(10)
+async def test_concurrency_is_the_number_of_publishes_in_flight(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), Target()
+    target.plan.extend([HANG] * 3)
+    rig.add(target, delivery=DeliverySettings(concurrency=3))
+    async with rig.running():
+        for number in range(10):
+            await rig.put(number)
+        await until(lambda: len(target.tried) == 3)
+        await turns(20)
+        assert len(target.tried) == 3
+        assert rig.check()["lanes"]["plugin0.provider.*"]["in_flight"] == 3
+        target.release.set()
+    assert sorted(target.got, key=int) == numbers(10)
 
 
-def test_workers_that_sleep_are_all_woken_by_a_burst(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), Target()
-        rig.add(target, delivery=DeliverySettings(concurrency=4))
-        async with rig.running():
-            await turns(5)
-            target.plan.extend([HANG] * 4)
-            for number in range(4):
-                rig.put_nowait(number)
-            await until(lambda: len(target.tried) == 4)
-            target.release.set()
+async def test_workers_that_sleep_are_all_woken_by_a_burst(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), Target()
+    rig.add(target, delivery=DeliverySettings(concurrency=4))
+    async with rig.running():
+        await turns(5)
+        target.plan.extend([HANG] * 4)
+        for number in range(4):
+            rig.put_nowait(number)
+        await until(lambda: len(target.tried) == 4)
+        target.release.set()
 
 
-def test_an_event_put_by_a_finalizer_while_a_worker_lies_down_is_not_left(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), Target()
-        rig.add(target)
-        loop = asyncio.get_running_loop()
-        plain, nested = loop.create_future, []
+async def test_an_event_put_by_a_finalizer_while_a_worker_lies_down_is_not_left(tmp_path: Path) -> None:
 
-        async def slow(events: Any) -> list[Any]:
-            await turns(5)  # meanwhile the queue has become idle, and a put hands over at once
-            return [None]
+    rig, target = Rig(tmp_path), Target()
+    rig.add(target)
+    loop = asyncio.get_running_loop()
+    plain, nested = loop.create_future, []
 
-        def create_future() -> Any:
-            # The worker found nothing queued and makes what it sleeps on; the collector runs.
-            if asyncio.current_task().get_name().startswith("evbus lane") and not nested:  # type: ignore[union-attr]
-                nested.append(1)
-                rig.put_nowait(1)
-            return plain()
+    async def slow(events: Any) -> list[Any]:
+        await turns(5)  # meanwhile the queue has become idle, and a put hands over at once
+        return [None]
 
-        async with rig.running():
-            await turns(5)
-            target.plan.append(slow)
-            loop.create_future = create_future  # type: ignore[method-assign]
-            rig.put_nowait(0)
-            await until(lambda: nested)
-            await until(lambda: len(target.got) == 2)
-            loop.create_future = plain  # type: ignore[method-assign]
+    def create_future() -> Any:
+        # The worker found nothing queued and makes what it sleeps on; the collector runs.
+        if asyncio.current_task().get_name().startswith("evbus lane") and not nested:  # type: ignore[union-attr]
+            nested.append(1)
+            rig.put_nowait(1)
+        return plain()
 
-    asyncio.run(main())
+    async with rig.running():
+        await turns(5)
+        target.plan.append(slow)
+        loop.create_future = create_future  # type: ignore[method-assign]
+        rig.put_nowait(0)
+        await until(lambda: nested)
+        await until(lambda: len(target.got) == 2)
+        loop.create_future = plain  # type: ignore[method-assign]
 
 
 # Workers
@@ -626,24 +600,22 @@ def test_a_worker_that_fails_is_started_again_and_loses_nothing(
     assert caplog.text.count("the worker failed and is started again") == 2
 
 
-def test_states_tell_what_a_lane_is_doing(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), Target()
-        lane = rig.add(target)
-        target.plan.extend([ValueError("down"), HANG])
-        async with rig.running():
-            assert lane.state is LaneState.IDLE
-            await rig.put(1)
-            await target.hanging.wait()
-            assert lane.state is LaneState.RETRYING
-            assert lane.last_error == "down"
-            target.release.set()
-            await until(lambda: lane.idle)
-            assert lane.state is LaneState.IDLE
-        assert lane.state is LaneState.CLOSED
-        assert repr(lane) == "<Lane plugin0.provider.* closed queued=0>"
+async def test_states_tell_what_a_lane_is_doing(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), Target()
+    lane = rig.add(target)
+    target.plan.extend([ValueError("down"), HANG])
+    async with rig.running():
+        assert lane.state is LaneState.IDLE
+        await rig.put(1)
+        await target.hanging.wait()
+        assert lane.state is LaneState.RETRYING
+        assert lane.last_error == "down"
+        target.release.set()
+        await until(lambda: lane.idle)
+        assert lane.state is LaneState.IDLE
+    assert lane.state is LaneState.CLOSED
+    assert repr(lane) == "<Lane plugin0.provider.* closed queued=0>"
 
 
 def test_failing_is_logged_once_and_so_is_recovery_without_secrets(tmp_path: Path, caplog: Any) -> None:
@@ -686,38 +658,34 @@ class Now(Target):
         self.got += [event.body for event in events]
 
 
-def test_what_can_be_delivered_at_once_is_delivered_within_put(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), Now()
-        rig.add(target, publish_nowait=target.publish_nowait)
-        async with rig.running():
-            await turns(3)
-            rig.put_nowait(0)
-            assert target.got == [b"0"]
+async def test_what_can_be_delivered_at_once_is_delivered_within_put(tmp_path: Path) -> None:
+
+    rig, target = Rig(tmp_path), Now()
+    rig.add(target, publish_nowait=target.publish_nowait)
+    async with rig.running():
+        await turns(3)
+        rig.put_nowait(0)
+        assert target.got == [b"0"]
+        rig.check()
+    assert target.tried == []
+
+
+async def test_what_cannot_be_delivered_at_once_goes_the_long_way_once_and_in_order(tmp_path: Path) -> None:
+
+    rig, target = Rig(tmp_path), Now()
+    rig.add(target, delivery=DeliverySettings(batch=3), publish_nowait=target.publish_nowait)
+    async with rig.running():
+        for number in range(60):
+            target.refuse = number % 3 == 0
+            rig.put_nowait(number)
             rig.check()
-        assert target.tried == []
-
-    asyncio.run(main())
-
-
-def test_what_cannot_be_delivered_at_once_goes_the_long_way_once_and_in_order(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), Now()
-        rig.add(target, delivery=DeliverySettings(batch=3), publish_nowait=target.publish_nowait)
-        async with rig.running():
-            for number in range(60):
-                target.refuse = number % 3 == 0
-                rig.put_nowait(number)
-                rig.check()
-                if number % 7 == 0:
-                    await turns(1)
-            target.refuse = True
-            await until(lambda: len(target.got) == 60)
-        assert target.got == numbers(60)
-        assert target.tried
-        assert target.now
-
-    asyncio.run(main())
+            if number % 7 == 0:
+                await turns(1)
+        target.refuse = True
+        await until(lambda: len(target.got) == 60)
+    assert target.got == numbers(60)
+    assert target.tried
+    assert target.now
 
 
 @pytest.mark.parametrize("problem", [ValueError, asyncio.CancelledError])
@@ -731,80 +699,69 @@ def test_publish_nowait_may_fail_as_it_likes(tmp_path: Path, problem: Any) -> No
     assert target.got == numbers(5)
 
 
-def test_while_a_batch_is_under_way_nothing_overtakes_it(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), Now()
-        rig.add(target, publish_nowait=target.publish_nowait)
-        async with rig.running():
-            await turns(3)
-            target.refuse = True
-            target.plan.append(HANG)
-            rig.put_nowait(0)
-            await target.hanging.wait()
-            target.refuse = False
-            rig.put_nowait(1)
-            await turns(5)
-            assert target.got == []
-            target.release.set()
-            await until(lambda: len(target.got) == 2)
-        assert target.got == [b"0", b"1"]
+async def test_while_a_batch_is_under_way_nothing_overtakes_it(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), Now()
+    rig.add(target, publish_nowait=target.publish_nowait)
+    async with rig.running():
+        await turns(3)
+        target.refuse = True
+        target.plan.append(HANG)
+        rig.put_nowait(0)
+        await target.hanging.wait()
+        target.refuse = False
+        rig.put_nowait(1)
+        await turns(5)
+        assert target.got == []
+        target.release.set()
+        await until(lambda: len(target.got) == 2)
+    assert target.got == [b"0", b"1"]
 
 
 # Destinations that say when they take events
 
 
-def test_a_lane_waits_for_a_destination_that_is_down_and_counts_no_attempt(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target, up = Rig(tmp_path), Target(), asyncio.Event()
-        secret = "hunter22"
+async def test_a_lane_waits_for_a_destination_that_is_down_and_counts_no_attempt(tmp_path: Path) -> None:
 
-        async def wait() -> None:
-            await up.wait()
+    rig, target, up = Rig(tmp_path), Target(), asyncio.Event()
+    secret = "hunter22"
 
-        def ready(ctx: Any) -> Any:
-            return None if up.is_set() else (f"no connection to {secret}", wait())
+    async def wait() -> None:
+        await up.wait()
 
-        lane = rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=1)), ready=ready)
-        lane.secrets = frozenset([secret])
-        async with rig.running():
-            await rig.put(1)
-            await until(lambda: lane.state is LaneState.WAITING)
-            assert rig.check()["lanes"][str(lane.key)]["state"] == "waiting"
-            assert lane.last_error == "no connection to ***"
-            assert (target.tried, lane.counters.retried) == ([], 0)
-            up.set()
-            await until(lambda: lane.idle)
-        assert target.got == numbers(2)[1:]
+    def ready(ctx: Any) -> Any:
+        return None if up.is_set() else (f"no connection to {secret}", wait())
 
-    asyncio.run(main())
+    lane = rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=1)), ready=ready)
+    lane.secrets = frozenset([secret])
+    async with rig.running():
+        await rig.put(1)
+        await until(lambda: lane.state is LaneState.WAITING)
+        assert rig.check()["lanes"][str(lane.key)]["state"] == "waiting"
+        assert lane.last_error == "no connection to ***"
+        assert (target.tried, lane.counters.retried) == ([], 0)
+        up.set()
+        await until(lambda: lane.idle)
+    assert target.got == numbers(2)[1:]
 
 
-def test_a_lane_that_waits_ends_with_the_bus(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), Target()
-        lane = rig.add(target, ready=lambda ctx: ("down", asyncio.Event().wait()))
-        async with rig.running():
-            await rig.put(1)
-            await until(lambda: lane.state is LaneState.WAITING)
-            rig.bus.hurry()
-        assert lane.state is LaneState.CLOSED
-        assert [record.dead["reason"] for record in rig.dead()] == [
-            "not delivered when the bus stopped: down"
-        ]
+async def test_a_lane_that_waits_ends_with_the_bus(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), Target()
+    lane = rig.add(target, ready=lambda ctx: ("down", asyncio.Event().wait()))
+    async with rig.running():
+        await rig.put(1)
+        await until(lambda: lane.state is LaneState.WAITING)
+        rig.bus.hurry()
+    assert lane.state is LaneState.CLOSED
+    assert [record.dead["reason"] for record in rig.dead()] == ["not delivered when the bus stopped: down"]
 
 
-def test_a_first_connection_that_fails_refuses_the_start(tmp_path: Path) -> None:
+async def test_a_first_connection_that_fails_refuses_the_start(tmp_path: Path) -> None:
     async def opener(ctx: Any) -> None:
         raise ConnectFailed("amqp profile 'a': 127.0.0.1:1: nothing listens there")
 
-    async def main() -> None:
-        rig = Rig(tmp_path)
-        rig.add(Target(), opener=opener)
-        with pytest.raises(ConnectFailed, match="nothing listens there"):
-            await rig.start()
-
-    asyncio.run(main())
+    rig = Rig(tmp_path)
+    rig.add(Target(), opener=opener)
+    with pytest.raises(ConnectFailed, match="nothing listens there"):
+        await rig.start()

@@ -78,127 +78,117 @@ def failed(what: str, events: list[bytes]) -> tuple[list[bytes], list[bytes]]:
 # How many, and when
 
 
-def test_a_second_batch_is_handed_over_before_the_first_is_answered_and_no_third(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), overlapping()
-        rig.add(target, delivery=THREES)
-        first, second = hold(target, 2)
-        for number in range(10):
+async def test_a_second_batch_is_handed_over_before_the_first_is_answered_and_no_third(
+    tmp_path: Path,
+) -> None:
+
+    rig, target = Rig(tmp_path), overlapping()
+    rig.add(target, delivery=THREES)
+    first, second = hold(target, 2)
+    for number in range(10):
+        rig.put_nowait(number)
+    async with rig.running():
+        await until(lambda: len(target.tried) == 2)
+        await turns(20)
+        assert target.tried == [bodies(0, 3), bodies(3, 6)]
+        found = rig.check()["lanes"][LANE]
+        assert (found["in_flight"], found["queued"], found["delivered"]) == (6, 4, 0)
+        first.set_result(None)
+        await until(lambda: len(target.tried) == 3)
+        assert rig.check()["lanes"][LANE]["in_flight"] == 6
+        second.set_result(None)
+    assert target.tried == [bodies(0, 3), bodies(3, 6), bodies(6, 9), [b"9"]]
+    assert rig.check()["lanes"][LANE]["delivered"] == 10
+
+
+async def test_batches_answered_in_another_order_are_counted_in_that_of_their_events(tmp_path: Path) -> None:
+
+    rig, target = Rig(tmp_path), overlapping()
+    lane = rig.add(target, delivery=THREES)
+    first, second = hold(target, 2)
+    for number in range(6):
+        rig.put_nowait(number)
+    async with rig.running():
+        await until(lambda: len(target.tried) == 2)
+        second.set_result(None)
+        await until(lambda: len(target.got) == 3)
+        await turns(20)
+        assert rig.check()["lanes"][LANE]["delivered"] == 0
+        first.set_result(None)
+        await until(lambda: lane.idle)
+    assert rig.check()["lanes"][LANE]["delivered"] == 6
+
+
+async def test_never_more_than_two_batches_are_in_flight_however_small_the_parts(tmp_path: Path) -> None:
+
+    rig, target = Rig(tmp_path), overlapping()
+    lane = rig.add(target, delivery=DeliverySettings(batch=4, retry=SOON))
+    seen = set()
+
+    async def slow(events: Any) -> list[Any]:
+        seen.add(lane.counters.in_flight)
+        await turns(7)
+        return [None] * len(events)
+
+    target.plan.extend([slow] * 200)
+    async with rig.running():
+        for number in range(200):
             rig.put_nowait(number)
-        async with rig.running():
-            await until(lambda: len(target.tried) == 2)
-            await turns(20)
-            assert target.tried == [bodies(0, 3), bodies(3, 6)]
-            found = rig.check()["lanes"][LANE]
-            assert (found["in_flight"], found["queued"], found["delivered"]) == (6, 4, 0)
-            first.set_result(None)
-            await until(lambda: len(target.tried) == 3)
-            assert rig.check()["lanes"][LANE]["in_flight"] == 6
-            second.set_result(None)
-        assert target.tried == [bodies(0, 3), bodies(3, 6), bodies(6, 9), [b"9"]]
-        assert rig.check()["lanes"][LANE]["delivered"] == 10
-
-    asyncio.run(main())
+            rig.check()
+            await turns((0, 1, 0, 3)[number % 4])
+    assert max(seen) == 8
+    assert max(map(len, target.tried)) <= 4
+    assert target.got == numbers(200)
 
 
-def test_batches_answered_in_another_order_are_counted_in_that_of_their_events(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), overlapping()
-        lane = rig.add(target, delivery=THREES)
-        first, second = hold(target, 2)
-        for number in range(6):
-            rig.put_nowait(number)
-        async with rig.running():
-            await until(lambda: len(target.tried) == 2)
-            second.set_result(None)
-            await until(lambda: len(target.got) == 3)
-            await turns(20)
-            assert rig.check()["lanes"][LANE]["delivered"] == 0
-            first.set_result(None)
-            await until(lambda: lane.idle)
-        assert rig.check()["lanes"][LANE]["delivered"] == 6
+async def test_single_events_do_not_wait_for_one_another(tmp_path: Path) -> None:
 
-    asyncio.run(main())
-
-
-def test_never_more_than_two_batches_are_in_flight_however_small_the_parts(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), overlapping()
-        lane = rig.add(target, delivery=DeliverySettings(batch=4, retry=SOON))
-        seen = set()
-
-        async def slow(events: Any) -> list[Any]:
-            seen.add(lane.counters.in_flight)
-            await turns(7)
-            return [None] * len(events)
-
-        target.plan.extend([slow] * 200)
-        async with rig.running():
-            for number in range(200):
-                rig.put_nowait(number)
-                rig.check()
-                await turns((0, 1, 0, 3)[number % 4])
-        assert max(seen) == 8
-        assert max(map(len, target.tried)) <= 4
-        assert target.got == numbers(200)
-
-    asyncio.run(main())
-
-
-def test_single_events_do_not_wait_for_one_another(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), overlapping()
-        rig.add(target, delivery=THREES)
-        answers = hold(target, 6)
-        async with rig.running():
-            for number in range(7):
-                await rig.put(number)
-                await until(lambda number=number: len(target.tried) == min(number + 1, 6))
-            assert target.tried == [[body] for body in numbers(6)]
-            for answer in answers:
-                answer.set_result(None)
-        assert target.got == numbers(7)
-
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), overlapping()
+    rig.add(target, delivery=THREES)
+    answers = hold(target, 6)
+    async with rig.running():
+        for number in range(7):
+            await rig.put(number)
+            await until(lambda number=number: len(target.tried) == min(number + 1, 6))
+        assert target.tried == [[body] for body in numbers(6)]
+        for answer in answers:
+            answer.set_result(None)
+    assert target.got == numbers(7)
 
 
 @pytest.mark.parametrize("concurrency", [2, 3])
-def test_several_workers_have_one_batch_each(tmp_path: Path, concurrency: int) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), overlapping()
-        rig.add(target, delivery=DeliverySettings(batch=3, concurrency=concurrency, retry=SOON))
-        answers = hold(target, concurrency)
-        for number in range(20):
-            rig.put_nowait(number)
-        async with rig.running():
-            await until(lambda: len(target.tried) == concurrency)
-            await turns(20)
-            assert len(target.tried) == concurrency
-            for answer in answers:
-                answer.set_result(None)
-        assert sorted(target.got, key=int) == numbers(20)
+async def test_several_workers_have_one_batch_each(tmp_path: Path, concurrency: int) -> None:
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), overlapping()
+    rig.add(target, delivery=DeliverySettings(batch=3, concurrency=concurrency, retry=SOON))
+    answers = hold(target, concurrency)
+    for number in range(20):
+        rig.put_nowait(number)
+    async with rig.running():
+        await until(lambda: len(target.tried) == concurrency)
+        await turns(20)
+        assert len(target.tried) == concurrency
+        for answer in answers:
+            answer.set_result(None)
+    assert sorted(target.got, key=int) == numbers(20)
 
 
 @pytest.mark.parametrize(("batching", "overlap"), [(True, False), (False, False), (False, True)])
-def test_other_plugins_are_called_again_once_they_have_answered(
+async def test_other_plugins_are_called_again_once_they_have_answered(
     tmp_path: Path, batching: bool, overlap: bool
 ) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), Target(batching=batching, overlap=overlap)
-        rig.add(target, delivery=THREES)
-        (answer,) = hold(target, 1)
-        for number in range(10):
-            rig.put_nowait(number)
-        async with rig.running():
-            await until(lambda: target.tried)
-            await turns(20)
-            assert len(target.tried) == 1
-            answer.set_result(None)
-        assert target.got == numbers(10)
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), Target(batching=batching, overlap=overlap)
+    rig.add(target, delivery=THREES)
+    (answer,) = hold(target, 1)
+    for number in range(10):
+        rig.put_nowait(number)
+    async with rig.running():
+        await until(lambda: target.tried)
+        await turns(20)
+        assert len(target.tried) == 1
+        answer.set_result(None)
+    assert target.got == numbers(10)
 
 
 # Failures
@@ -207,56 +197,52 @@ def test_other_plugins_are_called_again_once_they_have_answered(
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("second", ["none", *FAILURES])
 @pytest.mark.parametrize("first", FAILURES)
-def test_what_failed_of_the_first_batch_is_tried_again_before_the_second_and_both_before_the_next(
+async def test_what_failed_of_the_first_batch_is_tried_again_before_the_second_and_both_before_the_next(
     tmp_path: Path, first: str, second: str, backwards: bool
 ) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), overlapping()
-        rig.add(target, delivery=THREES)
-        answers = list(zip(hold(target, 2), (first, second), strict=True))
-        for number in range(12):
-            rig.put_nowait(number)
-        async with rig.running():
-            await until(lambda: len(target.tried) == 2)
-            for answer, what in reversed(answers) if backwards else answers:
-                await turns(5)
-                assert target.tried == [bodies(0, 3), bodies(3, 6)]
-                answer.set_result(failure(what))
-        (one, lost), (two, lost_too) = failed(first, bodies(0, 3)), failed(second, bodies(3, 6))
-        again = [body for tried in target.tried[2:] for body in tried]
-        assert again == [*one, *two, *bodies(6, 12)]
-        assert rig.dead_lettered() == [*lost, *lost_too]
-        assert sorted([*target.got, *rig.dead_lettered()], key=int) == numbers(12)
-        found = rig.check()["lanes"][LANE]
-        assert (found["retried"], found["dead"]) == (len(one + two), len(lost + lost_too))
-        assert found["delivered"] == 12 - found["dead"]
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), overlapping()
+    rig.add(target, delivery=THREES)
+    answers = list(zip(hold(target, 2), (first, second), strict=True))
+    for number in range(12):
+        rig.put_nowait(number)
+    async with rig.running():
+        await until(lambda: len(target.tried) == 2)
+        for answer, what in reversed(answers) if backwards else answers:
+            await turns(5)
+            assert target.tried == [bodies(0, 3), bodies(3, 6)]
+            answer.set_result(failure(what))
+    (one, lost), (two, lost_too) = failed(first, bodies(0, 3)), failed(second, bodies(3, 6))
+    again = [body for tried in target.tried[2:] for body in tried]
+    assert again == [*one, *two, *bodies(6, 12)]
+    assert rig.dead_lettered() == [*lost, *lost_too]
+    assert sorted([*target.got, *rig.dead_lettered()], key=int) == numbers(12)
+    found = rig.check()["lanes"][LANE]
+    assert (found["retried"], found["dead"]) == (len(one + two), len(lost + lost_too))
+    assert found["delivered"] == 12 - found["dead"]
 
 
-def test_nothing_new_is_sent_while_a_failure_is_dealt_with(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), overlapping()
-        lane = rig.add(target, delivery=THREES)
-        first, second, again = hold(target, 3)
-        for number in range(6):
-            rig.put_nowait(number)
-        async with rig.running():
-            await until(lambda: len(target.tried) == 2)
-            first.set_result([None, None, ValueError("again")])
-            await rig.put(6)
-            await turns(20)
-            assert len(target.tried) == 2  # not even what failed, as long as the second is under way
-            second.set_result(None)
-            await until(lambda: len(target.tried) == 3)
-            await rig.put(7)
-            await turns(20)
-            assert target.tried[2:] == [[b"2"]]
-            assert lane.state is LaneState.RETRYING
-            again.set_result(None)
-        assert target.got == [b"0", b"1", b"3", b"4", b"5", b"2", b"6", b"7"]
+async def test_nothing_new_is_sent_while_a_failure_is_dealt_with(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), overlapping()
+    lane = rig.add(target, delivery=THREES)
+    first, second, again = hold(target, 3)
+    for number in range(6):
+        rig.put_nowait(number)
+    async with rig.running():
+        await until(lambda: len(target.tried) == 2)
+        first.set_result([None, None, ValueError("again")])
+        await rig.put(6)
+        await turns(20)
+        assert len(target.tried) == 2  # not even what failed, as long as the second is under way
+        second.set_result(None)
+        await until(lambda: len(target.tried) == 3)
+        await rig.put(7)
+        await turns(20)
+        assert target.tried[2:] == [[b"2"]]
+        assert lane.state is LaneState.RETRYING
+        again.set_result(None)
+    assert target.got == [b"0", b"1", b"3", b"4", b"5", b"2", b"6", b"7"]
 
 
 class Remembering(Target):
@@ -283,89 +269,81 @@ class Remembering(Target):
 
 
 @pytest.mark.parametrize("earlier", range(10))
-def test_no_batch_is_handed_over_once_the_plugin_knows_that_one_before_failed(
+async def test_no_batch_is_handed_over_once_the_plugin_knows_that_one_before_failed(
     tmp_path: Path, earlier: int
 ) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), Remembering()
-        lane = rig.add(target, delivery=THREES)
-        async with rig.running():
-            for number in range(3):
-                rig.put_nowait(number)
-            await until(lambda: target.tried)
-            for number in range(3, 6):
-                rig.put_nowait(number)
-            await turns(earlier)
-            target.failing.set()
-            await until(lambda: lane.counters.delivered == 6)
-        first = target.tried[0]
-        assert target.afterwards[: len(first)] == first
-        behind = target.afterwards[len(first) :]
-        assert behind == bodies(6 - len(behind), 6)
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), Remembering()
+    lane = rig.add(target, delivery=THREES)
+    async with rig.running():
+        for number in range(3):
+            rig.put_nowait(number)
+        await until(lambda: target.tried)
+        for number in range(3, 6):
+            rig.put_nowait(number)
+        await turns(earlier)
+        target.failing.set()
+        await until(lambda: lane.counters.delivered == 6)
+    first = target.tried[0]
+    assert target.afterwards[: len(first)] == first
+    behind = target.afterwards[len(first) :]
+    assert behind == bodies(6 - len(behind), 6)
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 4])
-def test_events_of_both_batches_get_exactly_their_attempts(tmp_path: Path, attempts: int) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), overlapping()
-        rig.add(
-            target, delivery=DeliverySettings(batch=3, retry=Retry(attempts=attempts, min=1e-9, max=1e-9))
-        )
+async def test_events_of_both_batches_get_exactly_their_attempts(tmp_path: Path, attempts: int) -> None:
 
-        async def poisons(events: Any) -> list[Any]:
-            await turns(3)
-            return [ValueError("no good") if event.body in (b"1", b"4") else None for event in events]
+    rig, target = Rig(tmp_path), overlapping()
+    rig.add(target, delivery=DeliverySettings(batch=3, retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
 
-        target.plan.extend([poisons] * 50)
-        for number in range(9):
-            rig.put_nowait(number)
-        async with rig.running():
-            pass
-        tries = Counter(body for tried in target.tried for body in tried)
-        assert tries == {body: attempts if body in (b"1", b"4") else 1 for body in numbers(9)}
-        assert [record.dead["attempts"] for record in rig.dead()] == [attempts] * 2
-        assert rig.dead_lettered() == [b"1", b"4"]
-        assert rig.check()["lanes"][LANE]["retried"] == 2 * (attempts - 1)
+    async def poisons(events: Any) -> list[Any]:
+        await turns(3)
+        return [ValueError("no good") if event.body in (b"1", b"4") else None for event in events]
 
-    asyncio.run(main())
+    target.plan.extend([poisons] * 50)
+    for number in range(9):
+        rig.put_nowait(number)
+    async with rig.running():
+        pass
+    tries = Counter(body for tried in target.tried for body in tried)
+    assert tries == {body: attempts if body in (b"1", b"4") else 1 for body in numbers(9)}
+    assert [record.dead["attempts"] for record in rig.dead()] == [attempts] * 2
+    assert rig.dead_lettered() == [b"1", b"4"]
+    assert rig.check()["lanes"][LANE]["retried"] == 2 * (attempts - 1)
 
 
 @pytest.mark.parametrize("hanging", [1, 2])
-def test_a_batch_that_hangs_is_given_up_in_time_and_tried_again_first(tmp_path: Path, hanging: int) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), overlapping()
-        lane = rig.add(target, delivery=THREES, timeout=1e-3)
-        target.plan.extend([HANG] * hanging)
-        for number in range(9):
-            rig.put_nowait(number)
-        async with rig.running():
-            await until(lambda: len(target.got) == 9)
-        assert target.cancelled == hanging
-        again = [body for tried in target.tried[2:] for body in tried]
-        assert again == [*bodies(0, 3 * hanging), *bodies(6, 9)]
-        assert lane.last_error == str(DeliveryTimeout(1e-3))
-        assert rig.dead() == []
+async def test_a_batch_that_hangs_is_given_up_in_time_and_tried_again_first(
+    tmp_path: Path, hanging: int
+) -> None:
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), overlapping()
+    lane = rig.add(target, delivery=THREES, timeout=1e-3)
+    target.plan.extend([HANG] * hanging)
+    for number in range(9):
+        rig.put_nowait(number)
+    async with rig.running():
+        await until(lambda: len(target.got) == 9)
+    assert target.cancelled == hanging
+    again = [body for tried in target.tried[2:] for body in tried]
+    assert again == [*bodies(0, 3 * hanging), *bodies(6, 9)]
+    assert lane.last_error == str(DeliveryTimeout(1e-3))
+    assert rig.dead() == []
 
 
-def test_wrong_answers_are_failures_of_their_batch_alone(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), overlapping()
-        rig.add(target, delivery=THREES)
-        first, second = hold(target, 2)
-        for number in range(6):
-            rig.put_nowait(number)
-        async with rig.running():
-            await until(lambda: len(target.tried) == 2)
-            first.set_result([None])
-            second.set_result(None)
-        assert target.tried[2:] == [[body] for body in bodies(0, 3)]
-        assert rig.check()["lanes"][LANE]["delivered"] == 6
+async def test_wrong_answers_are_failures_of_their_batch_alone(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), overlapping()
+    rig.add(target, delivery=THREES)
+    first, second = hold(target, 2)
+    for number in range(6):
+        rig.put_nowait(number)
+    async with rig.running():
+        await until(lambda: len(target.tried) == 2)
+        first.set_result([None])
+        second.set_result(None)
+    assert target.tried[2:] == [[body] for body in bodies(0, 3)]
+    assert rig.check()["lanes"][LANE]["delivered"] == 6
 
 
 # A destination that is not ready
@@ -385,71 +363,67 @@ class Gate:
         await self.opened.wait()
 
 
-def test_nothing_is_sent_to_a_destination_that_is_not_ready(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target, gate = Rig(tmp_path), overlapping(), Gate()
-        gate.opened.clear()
-        lane = rig.add(target, delivery=THREES, ready=gate.ready)
-        for number in range(4):
-            rig.put_nowait(number)
-        async with rig.running():
-            await until(lambda: lane.state is LaneState.WAITING)
-            await turns(20)
-            assert (target.tried, lane.last_error) == ([], "not connected")
-            gate.opened.set()
-        assert target.tried == [bodies(0, 3), [b"3"]]
-        assert rig.check()["lanes"][LANE]["retried"] == 0
+async def test_nothing_is_sent_to_a_destination_that_is_not_ready(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig, target, gate = Rig(tmp_path), overlapping(), Gate()
+    gate.opened.clear()
+    lane = rig.add(target, delivery=THREES, ready=gate.ready)
+    for number in range(4):
+        rig.put_nowait(number)
+    async with rig.running():
+        await until(lambda: lane.state is LaneState.WAITING)
+        await turns(20)
+        assert (target.tried, lane.last_error) == ([], "not connected")
+        gate.opened.set()
+    assert target.tried == [bodies(0, 3), [b"3"]]
+    assert rig.check()["lanes"][LANE]["retried"] == 0
 
 
 @pytest.mark.parametrize("answer", [None, Unavailable("lost")])
-def test_a_destination_that_is_not_ready_any_more_still_answers_for_what_it_has(
+async def test_a_destination_that_is_not_ready_any_more_still_answers_for_what_it_has(
     tmp_path: Path, answer: Any
 ) -> None:
-    async def main() -> None:
-        rig, target, gate = Rig(tmp_path), overlapping(), Gate()
-        lane = rig.add(target, delivery=THREES, ready=gate.ready)
-        (first,) = hold(target, 1)
-        async with rig.running():
-            await rig.put(0)
-            await until(lambda: target.tried)
-            gate.opened.clear()
-            await rig.put(1)
-            await turns(20)
-            assert target.tried == [[b"0"]]
-            first.set_result(answer)
-            await until(lambda: lane.state is LaneState.WAITING)
-            await turns(20)
-            assert target.tried == [[b"0"]]
-            gate.opened.set()
-        assert target.got == [b"0", b"1"]
 
-    asyncio.run(main())
-
-
-def test_what_is_delivered_at_once_when_the_destination_is_back_makes_no_empty_batch(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target, gate = Rig(tmp_path), overlapping(), Gate()
+    rig, target, gate = Rig(tmp_path), overlapping(), Gate()
+    lane = rig.add(target, delivery=THREES, ready=gate.ready)
+    (first,) = hold(target, 1)
+    async with rig.running():
+        await rig.put(0)
+        await until(lambda: target.tried)
         gate.opened.clear()
+        await rig.put(1)
+        await turns(20)
+        assert target.tried == [[b"0"]]
+        first.set_result(answer)
+        await until(lambda: lane.state is LaneState.WAITING)
+        await turns(20)
+        assert target.tried == [[b"0"]]
+        gate.opened.set()
+    assert target.got == [b"0", b"1"]
 
-        def publish_nowait(_ctx: Any, events: Any) -> None:
-            if not gate.opened.is_set():
-                raise asyncio.QueueFull
-            target.got += [event.body for event in events]
 
-        lane = rig.add(target, delivery=THREES, ready=gate.ready, publish_nowait=publish_nowait)
-        async with rig.running():
-            rig.put_nowait(0)
-            await until(lambda: lane.state is LaneState.WAITING)
-            gate.opened.set()
-            rig.put_nowait(1)
-            await until(lambda: len(target.got) == 2)
-            await turns(20)
-        assert target.got == [b"0", b"1"]
-        assert [] not in target.tried
+async def test_what_is_delivered_at_once_when_the_destination_is_back_makes_no_empty_batch(
+    tmp_path: Path,
+) -> None:
 
-    asyncio.run(main())
+    rig, target, gate = Rig(tmp_path), overlapping(), Gate()
+    gate.opened.clear()
+
+    def publish_nowait(_ctx: Any, events: Any) -> None:
+        if not gate.opened.is_set():
+            raise asyncio.QueueFull
+        target.got += [event.body for event in events]
+
+    lane = rig.add(target, delivery=THREES, ready=gate.ready, publish_nowait=publish_nowait)
+    async with rig.running():
+        rig.put_nowait(0)
+        await until(lambda: lane.state is LaneState.WAITING)
+        gate.opened.set()
+        rig.put_nowait(1)
+        await until(lambda: len(target.got) == 2)
+        await turns(20)
+    assert target.got == [b"0", b"1"]
+    assert [] not in target.tried
 
 
 # Stopping
@@ -465,22 +439,20 @@ async def stopped(rig: Rig, target: Target, count: int = 9) -> tuple[list[asynci
     return answers, task
 
 
-def test_a_stop_delivers_what_is_in_flight_and_what_is_queued(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), overlapping()
-        rig.add(target, delivery=THREES)
-        (first, second), task = await stopped(rig, target)
-        stop = asyncio.ensure_future(rig.stop())
-        await turns(20)
-        second.set_result(ValueError("again"))
-        first.set_result([None, ValueError("again"), None])
-        await stop
-        await task
-        assert [body for tried in target.tried[2:] for body in tried] == [b"1", *bodies(3, 9)]
-        assert sorted(target.got, key=int) == numbers(9)
-        assert rig.dead() == []
+async def test_a_stop_delivers_what_is_in_flight_and_what_is_queued(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), overlapping()
+    rig.add(target, delivery=THREES)
+    (first, second), task = await stopped(rig, target)
+    stop = asyncio.ensure_future(rig.stop())
+    await turns(20)
+    second.set_result(ValueError("again"))
+    first.set_result([None, ValueError("again"), None])
+    await stop
+    await task
+    assert [body for tried in target.tried[2:] for body in tried] == [b"1", *bodies(3, 9)]
+    assert sorted(target.got, key=int) == numbers(9)
+    assert rig.dead() == []
 
 
 @pytest.mark.parametrize(
@@ -494,74 +466,68 @@ def test_a_stop_delivers_what_is_in_flight_and_what_is_queued(tmp_path: Path) ->
     ],
 )
 @pytest.mark.parametrize("hurry", [False, True])
-def test_a_stop_in_the_middle_counts_what_is_known_and_records_the_rest(
+async def test_a_stop_in_the_middle_counts_what_is_known_and_records_the_rest(
     tmp_path: Path, first: Any, second: Any, known: list[bytes], hurry: bool
 ) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path, **({} if hurry else {"drain_timeout": 0})), overlapping()
-        rig.add(target, delivery=THREES)
-        answers, task = await stopped(rig, target)
-        for answer, what in zip(answers, (first, second), strict=True):
-            if what != "open":
-                answer.set_result(failure(what or "none"))
-        await turns(20)
-        stop = asyncio.ensure_future(rig.stop())
-        await turns(5)
-        if hurry:
-            rig.bus.hurry()
-        await stop
-        await task
-        found = rig.check()["lanes"][LANE]
-        assert target.got == known
-        assert rig.dead_lettered() == [body for body in numbers(9) if body not in known]
-        assert (found["delivered"], found["dead"]) == (len(known), 9 - len(known))
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path, **({} if hurry else {"drain_timeout": 0})), overlapping()
+    rig.add(target, delivery=THREES)
+    answers, task = await stopped(rig, target)
+    for answer, what in zip(answers, (first, second), strict=True):
+        if what != "open":
+            answer.set_result(failure(what or "none"))
+    await turns(20)
+    stop = asyncio.ensure_future(rig.stop())
+    await turns(5)
+    if hurry:
+        rig.bus.hurry()
+    await stop
+    await task
+    found = rig.check()["lanes"][LANE]
+    assert target.got == known
+    assert rig.dead_lettered() == [body for body in numbers(9) if body not in known]
+    assert (found["delivered"], found["dead"]) == (len(known), 9 - len(known))
 
 
-def test_a_stop_while_a_failure_is_dealt_with_counts_the_batch_behind(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path, drain_timeout=0), overlapping()
-        rig.add(target, delivery=THREES)
-        (first, second), task = await stopped(rig, target)
-        target.plan.append(HANG)
-        first.set_result([None, ValueError("again"), None])
-        second.set_result(None)
-        await target.hanging.wait()
-        await rig.stop()
-        await task
-        assert target.got == [b"0", b"2", *bodies(3, 6)]
-        assert rig.dead_lettered() == [b"1", *bodies(6, 9)]
-        assert rig.check()["lanes"][LANE]["delivered"] == 5
+async def test_a_stop_while_a_failure_is_dealt_with_counts_the_batch_behind(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig, target = Rig(tmp_path, drain_timeout=0), overlapping()
+    rig.add(target, delivery=THREES)
+    (first, second), task = await stopped(rig, target)
+    target.plan.append(HANG)
+    first.set_result([None, ValueError("again"), None])
+    second.set_result(None)
+    await target.hanging.wait()
+    await rig.stop()
+    await task
+    assert target.got == [b"0", b"2", *bodies(3, 6)]
+    assert rig.dead_lettered() == [b"1", *bodies(6, 9)]
+    assert rig.check()["lanes"][LANE]["delivered"] == 5
 
 
-def test_a_plugin_that_swallows_its_cancellation_gets_no_further_events(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path, drain_timeout=0), overlapping()
-        rig.add(target, delivery=THREES)
-        (first, second), task = await stopped(rig, target)
+async def test_a_plugin_that_swallows_its_cancellation_gets_no_further_events(tmp_path: Path) -> None:
 
-        async def stubborn(events: Any) -> list[Any]:
-            target.hanging.set()
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                return [None] * len(events)
-            raise AssertionError
+    rig, target = Rig(tmp_path, drain_timeout=0), overlapping()
+    rig.add(target, delivery=THREES)
+    (first, second), task = await stopped(rig, target)
 
-        target.plan.append(stubborn)
-        first.set_result([None, None, ValueError("again")])
-        second.set_result(None)
-        await target.hanging.wait()
-        await rig.stop()
-        await task
-        assert target.tried == [bodies(0, 3), bodies(3, 6), [b"2"]]
-        assert sorted(target.got, key=int) == bodies(0, 6)
-        assert rig.dead_lettered() == bodies(6, 9)
+    async def stubborn(events: Any) -> list[Any]:
+        target.hanging.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return [None] * len(events)
+        raise AssertionError
 
-    asyncio.run(main())
+    target.plan.append(stubborn)
+    first.set_result([None, None, ValueError("again")])
+    second.set_result(None)
+    await target.hanging.wait()
+    await rig.stop()
+    await task
+    assert target.tried == [bodies(0, 3), bodies(3, 6), [b"2"]]
+    assert sorted(target.got, key=int) == bodies(0, 6)
+    assert rig.dead_lettered() == bodies(6, 9)
 
 
 # Workers
@@ -594,59 +560,55 @@ class Buggy:
 
 
 @pytest.mark.parametrize("calls", [(1,), (2,), (1, 2), (2, 5), (1, 3, 4)])
-def test_a_worker_that_fails_is_started_again_and_loses_nothing(
+async def test_a_worker_that_fails_is_started_again_and_loses_nothing(
     tmp_path: Path, monkeypatch: Any, caplog: Any, calls: tuple[int, ...]
 ) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), overlapping()
-        lane = rig.add(target, delivery=DeliverySettings(batch=4, retry=SOON))
-        Buggy(lane, *calls)
-
-        async def slow(events: Any) -> list[Any]:
-            await turns(5)
-            return [None] * len(events)
-
-        target.plan.extend([slow] * 10)
-        for number in range(20):
-            rig.put_nowait(number)
-        async with rig.running():
-            await until(lambda: lane.idle)
-        assert target.got == numbers(20)
-        assert rig.dead() == []
-        assert rig.check()["lanes"][LANE]["delivered"] == 20
 
     monkeypatch.setattr(worker, "RESTART", 0)
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), overlapping()
+    lane = rig.add(target, delivery=DeliverySettings(batch=4, retry=SOON))
+    Buggy(lane, *calls)
+
+    async def slow(events: Any) -> list[Any]:
+        await turns(5)
+        return [None] * len(events)
+
+    target.plan.extend([slow] * 10)
+    for number in range(20):
+        rig.put_nowait(number)
+    async with rig.running():
+        await until(lambda: lane.idle)
+    assert target.got == numbers(20)
+    assert rig.dead() == []
+    assert rig.check()["lanes"][LANE]["delivered"] == 20
     assert "the worker failed and is started again" in caplog.text
 
 
-def test_a_batch_that_was_answered_when_the_worker_fails_is_not_sent_again(
+async def test_a_batch_that_was_answered_when_the_worker_fails_is_not_sent_again(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), overlapping()
-        Buggy(rig.add(target, delivery=THREES), 1)
-        for number in range(7):
-            rig.put_nowait(number)
-        async with rig.running():
-            pass
-        assert target.tried == [bodies(3, 6), [*bodies(0, 3)], [b"6"]]
 
     monkeypatch.setattr(worker, "RESTART", 0)
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), overlapping()
+    Buggy(rig.add(target, delivery=THREES), 1)
+    for number in range(7):
+        rig.put_nowait(number)
+    async with rig.running():
+        pass
+    assert target.tried == [bodies(3, 6), [*bodies(0, 3)], [b"6"]]
 
 
-def test_a_worker_that_was_started_again_is_woken_by_the_next_event(tmp_path: Path, monkeypatch: Any) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path), overlapping()
-        lane = rig.add(target, delivery=THREES)
-        Buggy(lane, 1)  # while the worker waits for further events
-        async with rig.running():
-            for number in range(3):
-                await rig.put(number)
-                await until(lambda: lane.idle)
-                await turns(20)
-            assert target.got == numbers(3)
+async def test_a_worker_that_was_started_again_is_woken_by_the_next_event(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
 
     monkeypatch.setattr(worker, "RESTART", 0)
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), overlapping()
+    lane = rig.add(target, delivery=THREES)
+    Buggy(lane, 1)  # while the worker waits for further events
+    async with rig.running():
+        for number in range(3):
+            await rig.put(number)
+            await until(lambda: lane.idle)
+            await turns(20)
+        assert target.got == numbers(3)

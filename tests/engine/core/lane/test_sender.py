@@ -260,17 +260,15 @@ class Door:
         self.closed += 1
 
 
-def test_the_state_is_opened_once_for_many_workers_and_closed_once() -> None:
-    async def main() -> None:
-        door, ctx = Door(), {"state": None}
-        made = sender(Target(), opener=door.open, closer=door.close, ctx=ctx)
-        await asyncio.gather(made.open(5), *(made.send(ONE) for _ in range(3)), made.open(5))
-        assert (door.opened, ctx["state"]) == (1, "state 1")
-        await asyncio.gather(made.close(5), made.close(5))
-        await made.close(5)
-        assert door.closed == 1
+async def test_the_state_is_opened_once_for_many_workers_and_closed_once() -> None:
 
-    asyncio.run(main())
+    door, ctx = Door(), {"state": None}
+    made = sender(Target(), opener=door.open, closer=door.close, ctx=ctx)
+    await asyncio.gather(made.open(5), *(made.send(ONE) for _ in range(3)), made.open(5))
+    assert (door.opened, ctx["state"]) == (1, "state 1")
+    await asyncio.gather(made.close(5), made.close(5))
+    await made.close(5)
+    assert door.closed == 1
 
 
 @pytest.mark.parametrize("later", range(12))
@@ -288,57 +286,50 @@ def test_who_sends_when_it_is_open_comes_after_those_who_waited_for_that(later: 
     asyncio.run(within(main()))
 
 
-def test_an_open_that_fails_is_tried_again_with_the_next_send_and_counts_as_unavailable() -> None:
-    async def main() -> None:
-        door = Door(ConnectionError("refused"), Unavailable("busy", retry_after=5), asyncio.CancelledError())
-        target = Target(batching=True)
-        made = sender(target, opener=door.open, closer=door.close)
-        first, second, third = [(await made.send(THREE)) for _ in range(3)]
-        assert [str(problem) for problem in first] == ["refused"] * 3
-        assert isinstance(first[0], Unavailable)
-        assert isinstance(first[0].__cause__, ConnectionError)
-        assert isinstance(second[0], Unavailable)
-        assert second[0].retry_after == 5
-        assert isinstance(third[0], Unavailable)
-        assert target.tried == []
-        assert await made.send(ONE) == [None]
-        await made.close(5)
-        assert (door.opened, door.closed) == (1, 1)
+async def test_an_open_that_fails_is_tried_again_with_the_next_send_and_counts_as_unavailable() -> None:
 
-    asyncio.run(main())
+    door = Door(ConnectionError("refused"), Unavailable("busy", retry_after=5), asyncio.CancelledError())
+    target = Target(batching=True)
+    made = sender(target, opener=door.open, closer=door.close)
+    first, second, third = [(await made.send(THREE)) for _ in range(3)]
+    assert [str(problem) for problem in first] == ["refused"] * 3
+    assert isinstance(first[0], Unavailable)
+    assert isinstance(first[0].__cause__, ConnectionError)
+    assert isinstance(second[0], Unavailable)
+    assert second[0].retry_after == 5
+    assert isinstance(third[0], Unavailable)
+    assert target.tried == []
+    assert await made.send(ONE) == [None]
+    await made.close(5)
+    assert (door.opened, door.closed) == (1, 1)
 
 
-def test_what_was_never_opened_is_not_closed() -> None:
-    async def main() -> None:
-        door = Door(ValueError("boom"))
-        made = sender(Target(), opener=door.open, closer=door.close)
-        with pytest.raises(ValueError, match="boom"):
-            await made.open(5)
-        await made.close(5)
-        assert (door.opened, door.closed) == (0, 0)
-        (outcome,) = await made.send(ONE)
-        assert isinstance(outcome, Unavailable)
-        assert door.opened == 0
+async def test_what_was_never_opened_is_not_closed() -> None:
 
-    asyncio.run(main())
+    door = Door(ValueError("boom"))
+    made = sender(Target(), opener=door.open, closer=door.close)
+    with pytest.raises(ValueError, match="boom"):
+        await made.open(5)
+    await made.close(5)
+    assert (door.opened, door.closed) == (0, 0)
+    (outcome,) = await made.send(ONE)
+    assert isinstance(outcome, Unavailable)
+    assert door.opened == 0
 
 
-def test_a_closer_without_opener_is_called_once() -> None:
+async def test_a_closer_without_opener_is_called_once() -> None:
     closed: list[Any] = []
 
     async def closer(ctx: Any) -> None:
         closed.append(ctx)
 
-    async def main() -> None:
-        made = sender(Target(), closer=closer)
-        await made.close(5)
-        await made.close(5)
-
-    asyncio.run(main())
+    made = sender(Target(), closer=closer)
+    await made.close(5)
+    await made.close(5)
     assert len(closed) == 1
 
 
-def test_what_an_open_that_swallows_its_cancellation_makes_after_the_end_is_closed() -> None:
+async def test_what_an_open_that_swallows_its_cancellation_makes_after_the_end_is_closed() -> None:
     class Stubborn(Door):
         async def open(self, ctx: Any) -> str:
             try:
@@ -347,32 +338,27 @@ def test_what_an_open_that_swallows_its_cancellation_makes_after_the_end_is_clos
                 return await super().open(ctx)
             return ""
 
-    async def main() -> None:
-        door = Stubborn()
-        made = sender(Target(), opener=door.open, closer=door.close)
-        task = asyncio.ensure_future(made.open(5))
-        await turns(2)
-        await made.close(5)
-        task.cancel()
-        await asyncio.wait({task})
-        assert (door.opened, door.closed) == (1, 1)
-
-    asyncio.run(main())
+    door = Stubborn()
+    made = sender(Target(), opener=door.open, closer=door.close)
+    task = asyncio.ensure_future(made.open(5))
+    await turns(2)
+    await made.close(5)
+    task.cancel()
+    await asyncio.wait({task})
+    assert (door.opened, door.closed) == (1, 1)
 
 
-def test_an_open_that_hangs_is_given_up() -> None:
-    async def main() -> None:
-        door = Door()
-        door.gate = asyncio.Event()
-        made = sender(Target(), opener=door.open, closer=door.close)
-        with pytest.raises(DeliveryTimeout):
-            await made.open(1e-6)
-        door.gate.set()
-        assert await made.send(ONE) == [None]
-        await made.close(5)
-        assert (door.opened, door.closed) == (1, 1)
+async def test_an_open_that_hangs_is_given_up() -> None:
 
-    asyncio.run(main())
+    door = Door()
+    door.gate = asyncio.Event()
+    made = sender(Target(), opener=door.open, closer=door.close)
+    with pytest.raises(DeliveryTimeout):
+        await made.open(1e-6)
+    door.gate.set()
+    assert await made.send(ONE) == [None]
+    await made.close(5)
+    assert (door.opened, door.closed) == (1, 1)
 
 
 @pytest.mark.parametrize("problem", [ValueError("token s3cr3t-s3cr3t"), asyncio.CancelledError()])
@@ -426,24 +412,22 @@ def test_a_destination_without_ready_always_takes_events() -> None:
     assert sender(Target()).not_ready() is None
 
 
-def test_ready_is_asked_with_the_open_state_and_not_before() -> None:
-    async def main() -> None:
-        gate = Gate()
+async def test_ready_is_asked_with_the_open_state_and_not_before() -> None:
 
-        async def opener(ctx: Any) -> str:
-            return "open"
+    gate = Gate()
 
-        made = sender(Target(), opener=opener, ready=gate.ready)
-        assert made.not_ready() is None
-        assert gate.states == []
-        await made.open(1)
-        assert made.not_ready() is None
-        assert gate.states == ["open"]
-        gate.why = "down"
-        waiting = made.not_ready()
-        assert waiting is not None
-        assert waiting[0] == "down"
-        gate.opened.set()
-        await within(waiting[1])
+    async def opener(ctx: Any) -> str:
+        return "open"
 
-    asyncio.run(main())
+    made = sender(Target(), opener=opener, ready=gate.ready)
+    assert made.not_ready() is None
+    assert gate.states == []
+    await made.open(1)
+    assert made.not_ready() is None
+    assert gate.states == ["open"]
+    gate.why = "down"
+    waiting = made.not_ready()
+    assert waiting is not None
+    assert waiting[0] == "down"
+    gate.opened.set()
+    await within(waiting[1])

@@ -34,30 +34,26 @@ async def _turn() -> None:
         await asyncio.sleep(0)
 
 
-def test_calls_go_side_by_side_and_one_that_is_alone_waits_and_is_waited_for() -> None:
-    async def main() -> None:
-        calls = Calls()
-        tasks = [calls.begin(name) for name in "abXcYd"]
-        await _turn()
-        assert calls.running == ["a", "b"]
-        calls.going.set()
-        assert await asyncio.gather(*tasks) == list("abXcYd")
-        assert all(len(seen) == 1 for seen in calls.seen if any(name.isupper() for name in seen))
+async def test_calls_go_side_by_side_and_one_that_is_alone_waits_and_is_waited_for() -> None:
 
-    asyncio.run(main())
+    calls = Calls()
+    tasks = [calls.begin(name) for name in "abXcYd"]
+    await _turn()
+    assert calls.running == ["a", "b"]
+    calls.going.set()
+    assert await asyncio.gather(*tasks) == list("abXcYd")
+    assert all(len(seen) == 1 for seen in calls.seen if any(name.isupper() for name in seen))
 
 
 @pytest.mark.parametrize("cancelled", [0, 1, 2])
-def test_a_cancelled_call_leaves_its_turn_to_the_others(cancelled: int) -> None:
-    async def main() -> None:
-        calls = Calls()
-        tasks = [calls.begin(name) for name in "aXb"]
-        await _turn()
-        tasks[cancelled].cancel()
-        await _turn()
-        calls.going.set()
-        left = [task for index, task in enumerate(tasks) if index != cancelled]
-        assert len(await asyncio.wait_for(asyncio.gather(*left), 5)) == 2
-        assert not calls.running
+async def test_a_cancelled_call_leaves_its_turn_to_the_others(cancelled: int) -> None:
 
-    asyncio.run(main())
+    calls = Calls()
+    tasks = [calls.begin(name) for name in "aXb"]
+    await _turn()
+    tasks[cancelled].cancel()
+    await _turn()
+    calls.going.set()
+    left = [task for index, task in enumerate(tasks) if index != cancelled]
+    assert len(await asyncio.wait_for(asyncio.gather(*left), 5)) == 2
+    assert not calls.running

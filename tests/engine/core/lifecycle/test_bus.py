@@ -44,320 +44,288 @@ def impatient(monkeypatch: Any) -> None:
 # Start and join
 
 
-def test_a_second_start_is_refused_while_the_first_is_under_way_and_while_it_runs(rig: Rig) -> None:
-    async def main() -> None:
-        door = Door()
-        door.gate = asyncio.Event()
-        rig.add(Target(), opener=door.open)
-        task = asyncio.ensure_future(rig.start())
-        await turns(3)
-        with pytest.raises(EvbusError, match="already started"):
-            await rig.start()
-        door.gate.set()
-        await within(rig.bus.join())
-        with pytest.raises(EvbusError, match="already started"):
-            await rig.start()
-        assert rig.bus.state is BusState.RUNNING
-        await rig.stop()
-        await task
+async def test_a_second_start_is_refused_while_the_first_is_under_way_and_while_it_runs(rig: Rig) -> None:
 
-    asyncio.run(main())
+    door = Door()
+    door.gate = asyncio.Event()
+    rig.add(Target(), opener=door.open)
+    task = asyncio.ensure_future(rig.start())
+    await turns(3)
+    with pytest.raises(EvbusError, match="already started"):
+        await rig.start()
+    door.gate.set()
+    await within(rig.bus.join())
+    with pytest.raises(EvbusError, match="already started"):
+        await rig.start()
+    assert rig.bus.state is BusState.RUNNING
+    await rig.stop()
+    await task
 
 
 @pytest.mark.parametrize(
     "problem",
     [ConfigError("bad"), MissingExtra("f", package="p", extra="e"), DestinationForbidden("no")],
 )
-def test_an_open_that_a_person_has_to_mend_refuses_the_start_and_closes_the_others(
+async def test_an_open_that_a_person_has_to_mend_refuses_the_start_and_closes_the_others(
     rig: Rig, problem: Exception
 ) -> None:
     good, bad = Door(), Door(problem)
 
-    async def main() -> None:
-        rig.add(Target(), opener=good.open, closer=good.close)
-        rig.add(Target(), opener=bad.open, closer=bad.close)
-        joiner = asyncio.ensure_future(rig.bus.join())
-        with pytest.raises(type(problem)) as caught:
-            await within(rig.start())
-        for joined in (joiner, rig.bus.join()):
-            with pytest.raises(type(problem)) as again:
-                await within(joined)
-            assert again.value is caught.value
-        assert (await rig.stop()).undelivered == {}
-        assert rig.bus.state is BusState.NEW
-        rig.put_nowait("kept")
-
-    asyncio.run(main())
+    rig.add(Target(), opener=good.open, closer=good.close)
+    rig.add(Target(), opener=bad.open, closer=bad.close)
+    joiner = asyncio.ensure_future(rig.bus.join())
+    with pytest.raises(type(problem)) as caught:
+        await within(rig.start())
+    for joined in (joiner, rig.bus.join()):
+        with pytest.raises(type(problem)) as again:
+            await within(joined)
+        assert again.value is caught.value
+    assert (await rig.stop()).undelivered == {}
+    assert rig.bus.state is BusState.NEW
+    rig.put_nowait("kept")
     assert (good.opened, good.closed, bad.opened, bad.closed) == (1, 1, 0, 0)
     assert rig.check()["bus"]["queued"] == 1
 
 
-def test_stop_after_a_failed_start_does_not_end_the_next(rig: Rig) -> None:
-    async def main() -> None:
-        rig.add(Target(), opener=Door(ConfigError("bad")).open)
-        with pytest.raises(ConfigError):
-            await within(rig.start())
-        await rig.stop()
-        rig.lanes.clear()
-        task = asyncio.ensure_future(rig.start())
-        await rig.bus.join()  # of the start that was only just scheduled
-        assert rig.bus.state is BusState.RUNNING
-        await rig.stop()
-        await task
-        rig.lanes.clear()
-        target = Target()
-        rig.add(target)
-        async with rig.running():
-            await turns(10)
-            assert rig.bus.state is BusState.RUNNING
-            await rig.put(1)
-        assert target.got == [b"1"]
+async def test_stop_after_a_failed_start_does_not_end_the_next(rig: Rig) -> None:
 
-    asyncio.run(main())
+    rig.add(Target(), opener=Door(ConfigError("bad")).open)
+    with pytest.raises(ConfigError):
+        await within(rig.start())
+    await rig.stop()
+    rig.lanes.clear()
+    task = asyncio.ensure_future(rig.start())
+    await rig.bus.join()  # of the start that was only just scheduled
+    assert rig.bus.state is BusState.RUNNING
+    await rig.stop()
+    await task
+    rig.lanes.clear()
+    target = Target()
+    rig.add(target)
+    async with rig.running():
+        await turns(10)
+        assert rig.bus.state is BusState.RUNNING
+        await rig.put(1)
+    assert target.got == [b"1"]
 
 
 @pytest.mark.parametrize(
     "problem", [Unavailable("down"), ConnectionError("refused"), asyncio.CancelledError()]
 )
-def test_an_open_that_fails_for_now_is_tried_again_by_the_lane(
+async def test_an_open_that_fails_for_now_is_tried_again_by_the_lane(
     rig: Rig, problem: BaseException, caplog: Any
 ) -> None:
-    async def main() -> None:
-        door, target = Door(problem, Unavailable("still")), Target()
-        rig.add(target, opener=door.open, closer=door.close)
-        async with rig.running():
-            await rig.put(1)
-            await until(lambda: target.got)
-        assert (door.opened, door.closed) == (1, 1)
 
-    asyncio.run(main())
+    door, target = Door(problem, Unavailable("still")), Target()
+    rig.add(target, opener=door.open, closer=door.close)
+    async with rig.running():
+        await rig.put(1)
+        await until(lambda: target.got)
+    assert (door.opened, door.closed) == (1, 1)
     assert "cannot be opened, and is tried again" in caplog.text
 
 
-def test_an_open_that_hangs_does_not_hold_up_the_start_for_ever(rig: Rig, monkeypatch: Any) -> None:
+async def test_an_open_that_hangs_does_not_hold_up_the_start_for_ever(rig: Rig, monkeypatch: Any) -> None:
     monkeypatch.setattr(bus, "OPEN_TIMEOUT", 0.01)
 
-    async def main() -> None:
-        door, target, good = Door(), Target(), Target()
-        door.gate = asyncio.Event()
-        rig.add(target, opener=door.open, closer=door.close)
-        rig.add(good)
-        async with rig.running():
-            await rig.put(1)
-            await until(lambda: good.got)
-            door.gate.set()
-            await until(lambda: target.got)
-        assert (door.opened, door.closed) == (1, 1)
-
-    asyncio.run(main())
+    door, target, good = Door(), Target(), Target()
+    door.gate = asyncio.Event()
+    rig.add(target, opener=door.open, closer=door.close)
+    rig.add(good)
+    async with rig.running():
+        await rig.put(1)
+        await until(lambda: good.got)
+        door.gate.set()
+        await until(lambda: target.got)
+    assert (door.opened, door.closed) == (1, 1)
 
 
-def test_a_start_that_is_cancelled_says_so_to_who_joins(rig: Rig) -> None:
-    async def main() -> None:
-        door = Door()
-        door.gate = asyncio.Event()
-        rig.add(Target(), opener=door.open, closer=door.close)
-        task = asyncio.ensure_future(rig.start())
-        joiner = asyncio.ensure_future(rig.bus.join())
-        await turns(3)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await within(task)
-        with pytest.raises(EvbusError, match="was cancelled"):
-            await within(joiner)
-        assert (door.opened, door.closed) == (0, 0)
-        rig.lanes.clear()
-        async with rig.running():
-            pass
+async def test_a_start_that_is_cancelled_says_so_to_who_joins(rig: Rig) -> None:
 
-    asyncio.run(main())
+    door = Door()
+    door.gate = asyncio.Event()
+    rig.add(Target(), opener=door.open, closer=door.close)
+    task = asyncio.ensure_future(rig.start())
+    joiner = asyncio.ensure_future(rig.bus.join())
+    await turns(3)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(task)
+    with pytest.raises(EvbusError, match="was cancelled"):
+        await within(joiner)
+    assert (door.opened, door.closed) == (0, 0)
+    rig.lanes.clear()
+    async with rig.running():
+        pass
 
 
-def test_joiners_that_give_up_are_forgotten(rig: Rig) -> None:
-    async def main() -> None:
-        joiner = asyncio.ensure_future(rig.bus.join())
-        await turns(1)
-        joiner.cancel()
-        await asyncio.wait({joiner})
-        assert len(rig.bus._joiners) == 0
+async def test_joiners_that_give_up_are_forgotten(rig: Rig) -> None:
 
-    asyncio.run(main())
+    joiner = asyncio.ensure_future(rig.bus.join())
+    await turns(1)
+    joiner.cancel()
+    await asyncio.wait({joiner})
+    assert len(rig.bus._joiners) == 0
 
 
 # Stop
 
 
-def test_stop_delivers_everything_and_then_refuses(rig: Rig) -> None:
-    async def main() -> None:
-        targets = [Target(batching=number % 2 == 0) for number in range(3)]
-        for target in targets:
-            rig.add(target)
-        task = asyncio.ensure_future(rig.start())
-        await rig.bus.join()
-        for number in range(3000):
-            await rig.put(number)
-        report = await rig.stop()
-        await within(task)
-        assert all(target.got == numbers(3000) for target in targets)
-        assert str(report).startswith("everything was delivered")
-        with pytest.raises(BusStopped):
-            rig.put_nowait(1)
-        with pytest.raises(BusStopped):
-            await rig.put(1)
-        assert rig.states == [BusState.RUNNING, BusState.DRAINING, BusState.STOPPED]
+async def test_stop_delivers_everything_and_then_refuses(rig: Rig) -> None:
 
-    asyncio.run(main())
+    targets = [Target(batching=number % 2 == 0) for number in range(3)]
+    for target in targets:
+        rig.add(target)
+    task = asyncio.ensure_future(rig.start())
+    await rig.bus.join()
+    for number in range(3000):
+        await rig.put(number)
+    report = await rig.stop()
+    await within(task)
+    assert all(target.got == numbers(3000) for target in targets)
+    assert str(report).startswith("everything was delivered")
+    with pytest.raises(BusStopped):
+        rig.put_nowait(1)
+    with pytest.raises(BusStopped):
+        await rig.put(1)
+    assert rig.states == [BusState.RUNNING, BusState.DRAINING, BusState.STOPPED]
     rig.check()
 
 
-def test_put_nowait_works_until_the_last_event_is_delivered(rig: Rig) -> None:
-    async def main() -> None:
-        class Chatty(Target):
-            """Puts an event, as a log handler would, for each of the first it delivers."""
+async def test_put_nowait_works_until_the_last_event_is_delivered(rig: Rig) -> None:
 
-            async def publish(self, *args: Any, **named: Any) -> None:
-                await super().publish(*args, **named)
-                if len(self.got) < 50:
-                    rig.put_nowait(f"{rig.bus.state.value} {len(self.got)}")
+    class Chatty(Target):
+        """Puts an event, as a log handler would, for each of the first it delivers."""
 
-        target = Chatty()
-        rig.add(target)
-        async with rig.running():
-            await rig.put(0)
-        assert len(target.got) == 50
-        assert target.got[-1] == b'"draining 49"'
-        assert rig.dead() == []
+        async def publish(self, *args: Any, **named: Any) -> None:
+            await super().publish(*args, **named)
+            if len(self.got) < 50:
+                rig.put_nowait(f"{rig.bus.state.value} {len(self.got)}")
 
-    asyncio.run(main())
+    target = Chatty()
+    rig.add(target)
+    async with rig.running():
+        await rig.put(0)
+    assert len(target.got) == 50
+    assert target.got[-1] == b'"draining 49"'
+    assert rig.dead() == []
 
 
-def test_two_stops_at_once_and_one_later_get_the_same_report(rig: Rig) -> None:
-    async def main() -> None:
-        target = Target()
-        target.plan.append(HANG)
-        rig.add(target)
-        task = asyncio.ensure_future(rig.start())
-        await rig.bus.join()
-        await rig.put(1)
-        await target.hanging.wait()
-        stops = [asyncio.ensure_future(rig.bus.stop()) for _ in range(2)]
-        await turns(5)
-        target.release.set()
-        first, second = await within(asyncio.gather(*stops))
-        assert first is second is await rig.stop()
-        await within(task)
+async def test_two_stops_at_once_and_one_later_get_the_same_report(rig: Rig) -> None:
 
-    asyncio.run(main())
+    target = Target()
+    target.plan.append(HANG)
+    rig.add(target)
+    task = asyncio.ensure_future(rig.start())
+    await rig.bus.join()
+    await rig.put(1)
+    await target.hanging.wait()
+    stops = [asyncio.ensure_future(rig.bus.stop()) for _ in range(2)]
+    await turns(5)
+    target.release.set()
+    first, second = await within(asyncio.gather(*stops))
+    assert first is second is await rig.stop()
+    await within(task)
 
 
-def test_a_stop_that_is_given_up_goes_on(rig: Rig) -> None:
-    async def main() -> None:
-        target = Target()
-        target.plan.append(HANG)
-        rig.add(target)
-        task = asyncio.ensure_future(rig.start())
-        await rig.bus.join()
-        await rig.put(1)
-        await target.hanging.wait()
-        stop = asyncio.ensure_future(rig.bus.stop())
-        await turns(3)
-        stop.cancel()
-        await asyncio.wait({stop})
-        target.release.set()
-        assert (await rig.stop()).undelivered == {}
-        await within(task)
-        assert target.got == [b"1"]
+async def test_a_stop_that_is_given_up_goes_on(rig: Rig) -> None:
 
-    asyncio.run(main())
+    target = Target()
+    target.plan.append(HANG)
+    rig.add(target)
+    task = asyncio.ensure_future(rig.start())
+    await rig.bus.join()
+    await rig.put(1)
+    await target.hanging.wait()
+    stop = asyncio.ensure_future(rig.bus.stop())
+    await turns(3)
+    stop.cancel()
+    await asyncio.wait({stop})
+    target.release.set()
+    assert (await rig.stop()).undelivered == {}
+    await within(task)
+    assert target.got == [b"1"]
 
 
-def test_stop_before_start_lets_the_start_deliver_what_is_queued_and_end(rig: Rig) -> None:
-    async def main() -> None:
-        target = Target()
-        rig.add(target)
-        for number in range(10):
-            rig.put_nowait(number)
-        await rig.stop()
-        await within(rig.start())
-        assert target.got == numbers(10)
-        assert rig.bus.state is BusState.STOPPED
+async def test_stop_before_start_lets_the_start_deliver_what_is_queued_and_end(rig: Rig) -> None:
 
-    asyncio.run(main())
+    target = Target()
+    rig.add(target)
+    for number in range(10):
+        rig.put_nowait(number)
+    await rig.stop()
+    await within(rig.start())
+    assert target.got == numbers(10)
+    assert rig.bus.state is BusState.STOPPED
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_stop_while_the_bus_opens_its_destinations_ends_it(rig: Rig, restarted: bool) -> None:
-    async def main() -> None:
-        if restarted:
-            async with rig.running():
-                pass
-        door, target = Door(), Target()
-        door.gate = asyncio.Event()
-        rig.add(target, opener=door.open, closer=door.close)
-        if not restarted:
-            rig.put_nowait(1)
-        task = asyncio.ensure_future(rig.start())
-        await turns(3)
-        stop = asyncio.ensure_future(rig.bus.stop())
-        await turns(3)
-        door.gate.set()
-        await within(stop)
-        await within(task)
-        assert rig.bus.state is BusState.STOPPED
-        assert target.got == ([] if restarted else [b"1"])
-        assert (door.opened, door.closed) == (1, 1)
+async def test_stop_while_the_bus_opens_its_destinations_ends_it(rig: Rig, restarted: bool) -> None:
 
-    asyncio.run(main())
-
-
-def test_stop_wakes_puts_that_wait(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target = Rig(tmp_path, queue_limit=2), Target()
-        target.plan.append(HANG)
-        rig.add(target, delivery=DeliverySettings(buffer=1))
+    if restarted:
         async with rig.running():
-            rig.put_nowait(0)
-            await target.hanging.wait()
-            puts = [asyncio.ensure_future(rig.put(number)) for number in range(1, 10)]
-            await until(lambda: rig.queue._waiters)
-            stop = asyncio.ensure_future(rig.bus.stop())
-            done = await within(asyncio.gather(*puts, return_exceptions=True))
-            target.release.set()
-            await within(stop)
-        accepted = [number for number, outcome in enumerate(done, 1) if outcome is None]
-        assert len(accepted) < 9
-        assert all(outcome is None or isinstance(outcome, BusStopped) for outcome in done)
-        assert target.got == [b"0", *(b"%d" % number for number in accepted)]
+            pass
+    door, target = Door(), Target()
+    door.gate = asyncio.Event()
+    rig.add(target, opener=door.open, closer=door.close)
+    if not restarted:
+        rig.put_nowait(1)
+    task = asyncio.ensure_future(rig.start())
+    await turns(3)
+    stop = asyncio.ensure_future(rig.bus.stop())
+    await turns(3)
+    door.gate.set()
+    await within(stop)
+    await within(task)
+    assert rig.bus.state is BusState.STOPPED
+    assert target.got == ([] if restarted else [b"1"])
+    assert (door.opened, door.closed) == (1, 1)
 
-    asyncio.run(main())
+
+async def test_stop_wakes_puts_that_wait(tmp_path: Path) -> None:
+
+    rig, target = Rig(tmp_path, queue_limit=2), Target()
+    target.plan.append(HANG)
+    rig.add(target, delivery=DeliverySettings(buffer=1))
+    async with rig.running():
+        rig.put_nowait(0)
+        await target.hanging.wait()
+        puts = [asyncio.ensure_future(rig.put(number)) for number in range(1, 10)]
+        await until(lambda: rig.queue._waiters)
+        stop = asyncio.ensure_future(rig.bus.stop())
+        done = await within(asyncio.gather(*puts, return_exceptions=True))
+        target.release.set()
+        await within(stop)
+    accepted = [number for number, outcome in enumerate(done, 1) if outcome is None]
+    assert len(accepted) < 9
+    assert all(outcome is None or isinstance(outcome, BusStopped) for outcome in done)
+    assert target.got == [b"0", *(b"%d" % number for number in accepted)]
 
 
-def test_what_cannot_be_delivered_in_time_is_in_the_dead_store_and_in_the_report(
+async def test_what_cannot_be_delivered_in_time_is_in_the_dead_store_and_in_the_report(
     tmp_path: Path, impatient: None
 ) -> None:
-    async def main() -> None:
-        rig, hangs, good = Rig(tmp_path, drain_timeout=0.01), Target(batching=True), Target()
-        hangs.plan.append(HANG)
-        lane = rig.add(hangs, delivery=DeliverySettings(batch=3))
-        rig.add(good)
-        for number in range(10):
-            rig.put_nowait(number)
-        task = asyncio.ensure_future(rig.start())
-        await rig.bus.join()
-        await hangs.hanging.wait()
-        report = await rig.stop()
-        await within(task)
-        assert report.undelivered == {str(lane.key): 10}
-        assert str(rig.path) in str(report)
-        assert rig.dead_lettered() == numbers(10)  # what flew first
-        assert good.got == numbers(10)
-        rig.check()
 
-    asyncio.run(main())
+    rig, hangs, good = Rig(tmp_path, drain_timeout=0.01), Target(batching=True), Target()
+    hangs.plan.append(HANG)
+    lane = rig.add(hangs, delivery=DeliverySettings(batch=3))
+    rig.add(good)
+    for number in range(10):
+        rig.put_nowait(number)
+    task = asyncio.ensure_future(rig.start())
+    await rig.bus.join()
+    await hangs.hanging.wait()
+    report = await rig.stop()
+    await within(task)
+    assert report.undelivered == {str(lane.key): 10}
+    assert str(rig.path) in str(report)
+    assert rig.dead_lettered() == numbers(10)  # what flew first
+    assert good.got == numbers(10)
+    rig.check()
 
 
 @pytest.mark.parametrize("seconds", [0.0, 20.0])
-def test_a_plugin_that_ignores_its_end_does_not_keep_stop_waiting_nor_count_twice(
+async def test_a_plugin_that_ignores_its_end_does_not_keep_stop_waiting_nor_count_twice(
     tmp_path: Path, impatient: None, caplog: Any, seconds: float
 ) -> None:
     class Deaf(Target):
@@ -370,26 +338,25 @@ def test_a_plugin_that_ignores_its_end_does_not_keep_stop_waiting_nor_count_twic
                     await self.release.wait()
             self.got.append(body)
 
-    async def main() -> None:
-        rig, target = Rig(tmp_path, drain_timeout=0), Deaf()
-        lane = rig.add(target, timeout=seconds)
-        async with rig.running():
-            await rig.put(1)
-            await rig.put(2)
-            await target.hanging.wait()
-        assert rig.dead_lettered() == [b"1", b"2"]
-        before = rig.check()["lanes"]
-        target.release.set()
-        await until(lambda: not any(task.get_name().startswith("evbus") for task in asyncio.all_tasks()))
-        assert rig.check()["lanes"] == before
-        assert target.got == [b"1"]
-        assert lane.counters.dead == 2
-
-    asyncio.run(main())
+    rig, target = Rig(tmp_path, drain_timeout=0), Deaf()
+    lane = rig.add(target, timeout=seconds)
+    async with rig.running():
+        await rig.put(1)
+        await rig.put(2)
+        await target.hanging.wait()
+    assert rig.dead_lettered() == [b"1", b"2"]
+    before = rig.check()["lanes"]
+    target.release.set()
+    await until(lambda: not any(task.get_name().startswith("evbus") for task in asyncio.all_tasks()))
+    assert rig.check()["lanes"] == before
+    assert target.got == [b"1"]
+    assert lane.counters.dead == 2
     assert "does not end when it is cancelled" in caplog.text
 
 
-def test_a_plugin_that_ends_well_when_it_is_cancelled_has_delivered_and_gets_no_more(tmp_path: Path) -> None:
+async def test_a_plugin_that_ends_well_when_it_is_cancelled_has_delivered_and_gets_no_more(
+    tmp_path: Path,
+) -> None:
     class Diligent(Target):
         async def publish(self, ctx: Any, routing_key: str, body: bytes, headers: Any) -> None:
             self.hanging.set()
@@ -397,45 +364,39 @@ def test_a_plugin_that_ends_well_when_it_is_cancelled_has_delivered_and_gets_no_
                 await self.release.wait()
             self.got.append(body)
 
-    async def main() -> None:
-        rig, target = Rig(tmp_path, drain_timeout=0), Diligent()
-        rig.add(target)
-        async with rig.running():
-            for number in range(5):
-                await rig.put(number)
-            await target.hanging.wait()
-        assert target.got == [b"0"]
-        assert rig.dead_lettered() == numbers(5)[1:]
-
-    asyncio.run(main())
+    rig, target = Rig(tmp_path, drain_timeout=0), Diligent()
+    rig.add(target)
+    async with rig.running():
+        for number in range(5):
+            await rig.put(number)
+        await target.hanging.wait()
+    assert target.got == [b"0"]
+    assert rig.dead_lettered() == numbers(5)[1:]
 
 
-def test_hurry_ends_a_drain_and_a_close_that_wait(tmp_path: Path, monkeypatch: Any) -> None:
+async def test_hurry_ends_a_drain_and_a_close_that_wait(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(bus, "CUT_SHORT_TIMEOUT", 0.01)
 
     async def never(ctx: Any) -> None:
         await asyncio.Event().wait()
 
-    async def main() -> None:
-        for late in (False, True):
-            rig, target = Rig(tmp_path, drain_timeout=0 if late else 1000), Target()
-            target.plan.append(HANG)
-            rig.add(target, closer=never)
-            task = asyncio.ensure_future(rig.start())
-            await rig.bus.join()
-            await rig.put(1)
-            await target.hanging.wait()
-            stop = asyncio.ensure_future(rig.bus.stop())
-            await turns(30)
-            rig.bus.hurry()
-            report = await within(stop, 4)  # less than a close may take
-            await within(task)
-            assert sum(report.undelivered.values()) == 1
-
-    asyncio.run(main())
+    for late in (False, True):
+        rig, target = Rig(tmp_path, drain_timeout=0 if late else 1000), Target()
+        target.plan.append(HANG)
+        rig.add(target, closer=never)
+        task = asyncio.ensure_future(rig.start())
+        await rig.bus.join()
+        await rig.put(1)
+        await target.hanging.wait()
+        stop = asyncio.ensure_future(rig.bus.stop())
+        await turns(30)
+        rig.bus.hurry()
+        report = await within(stop, 4)  # less than a close may take
+        await within(task)
+        assert sum(report.undelivered.values()) == 1
 
 
-def test_a_hurried_stop_still_gives_a_cancelled_publish_a_moment(tmp_path: Path) -> None:
+async def test_a_hurried_stop_still_gives_a_cancelled_publish_a_moment(tmp_path: Path) -> None:
     class Closing(Target):
         async def publish(self, ctx: Any, routing_key: str, body: bytes, headers: Any) -> None:
             self.hanging.set()
@@ -443,22 +404,19 @@ def test_a_hurried_stop_still_gives_a_cancelled_publish_a_moment(tmp_path: Path)
                 await self.release.wait()
             await turns(3)
 
-    async def main() -> None:
-        rig, target = Rig(tmp_path), Closing()
-        lane = rig.add(target)
-        task = asyncio.ensure_future(rig.start())
-        await rig.bus.join()
-        await rig.put(1)
-        await target.hanging.wait()
-        rig.bus.hurry()
-        await rig.stop()
-        await within(task)
-        assert lane.counters.delivered == 1
-
-    asyncio.run(main())
+    rig, target = Rig(tmp_path), Closing()
+    lane = rig.add(target)
+    task = asyncio.ensure_future(rig.start())
+    await rig.bus.join()
+    await rig.put(1)
+    await target.hanging.wait()
+    rig.bus.hurry()
+    await rig.stop()
+    await within(task)
+    assert lane.counters.delivered == 1
 
 
-def test_nothing_is_accepted_between_the_last_delivery_and_the_end(rig: Rig, monkeypatch: Any) -> None:
+async def test_nothing_is_accepted_between_the_last_delivery_and_the_end(rig: Rig, monkeypatch: Any) -> None:
     seen: list[Any] = []
     plain = rig.bus._shutdown
 
@@ -468,36 +426,31 @@ def test_nothing_is_accepted_between_the_last_delivery_and_the_end(rig: Rig, mon
 
     monkeypatch.setattr(rig.bus, "_shutdown", shutdown)
 
-    async def main() -> None:
-        async with rig.running():
-            await rig.put(1)
-
-    asyncio.run(main())
+    async with rig.running():
+        await rig.put(1)
     assert seen == [BusStopped]
 
 
-def test_a_start_that_is_cancelled_while_it_runs_records_what_is_left(tmp_path: Path) -> None:
-    async def main() -> None:
-        rig, target, door = Rig(tmp_path), Target(), Door()
-        target.plan.append(HANG)
-        rig.add(target, opener=door.open, closer=door.close)
-        task = asyncio.ensure_future(rig.start())
-        await rig.bus.join()
-        for number in range(5):
-            await rig.put(number)
-        await target.hanging.wait()
-        task.cancel()
-        await turns(2)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await within(task)
-        await until(lambda: rig.bus.state is BusState.STOPPED)
-        assert rig.dead_lettered() == numbers(5)
-        assert (door.opened, door.closed) == (1, 1)
-        assert (await rig.stop()).undelivered == {"plugin0.provider.*": 5}
-        rig.check()
+async def test_a_start_that_is_cancelled_while_it_runs_records_what_is_left(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    rig, target, door = Rig(tmp_path), Target(), Door()
+    target.plan.append(HANG)
+    rig.add(target, opener=door.open, closer=door.close)
+    task = asyncio.ensure_future(rig.start())
+    await rig.bus.join()
+    for number in range(5):
+        await rig.put(number)
+    await target.hanging.wait()
+    task.cancel()
+    await turns(2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(task)
+    await until(lambda: rig.bus.state is BusState.STOPPED)
+    assert rig.dead_lettered() == numbers(5)
+    assert (door.opened, door.closed) == (1, 1)
+    assert (await rig.stop()).undelivered == {"plugin0.provider.*": 5}
+    rig.check()
 
 
 def test_a_loop_that_ends_without_stop_loses_nothing(rig: Rig) -> None:
@@ -517,49 +470,43 @@ def test_a_loop_that_ends_without_stop_loses_nothing(rig: Rig) -> None:
     rig.check()
 
 
-def test_a_bus_starts_again_and_counts_on(rig: Rig) -> None:
-    async def main() -> None:
-        target = Target()
-        for number in range(3):
-            rig.lanes.clear()
-            rig.add(target)
-            async with rig.running():
-                await rig.put(number)
-            found = rig.check()
-            assert found["bus"]["accepted"] == found["bus"]["routed"] == number + 1
-            assert found["lanes"]["plugin0.provider.*"]["delivered"] == number + 1
-        assert target.got == numbers(3)
+async def test_a_bus_starts_again_and_counts_on(rig: Rig) -> None:
 
-    asyncio.run(main())
-
-
-def test_lanes_of_the_same_name_are_told_apart(rig: Rig) -> None:
-    async def main() -> None:
-        first, second = Target(), Target()
-        lane = rig.add(first)
-        rig.add(second).key = lane.key
-        async with rig.running():
-            await rig.put(1)
-        assert list(rig.check()["lanes"]) == ["plugin0.provider.*", "plugin0.provider.*#2"]
-        assert first.got == second.got == [b"1"]
-
-    asyncio.run(main())
-
-
-def test_the_rest_of_what_getters_leave_is_delivered_when_the_bus_starts(rig: Rig) -> None:
-    async def main() -> None:
-        target = Target()
+    target = Target()
+    for number in range(3):
+        rig.lanes.clear()
         rig.add(target)
-        for number in range(5):
-            rig.put_nowait(number)
-        taken = [(await within(rig.queue.get())).body for _ in range(2)]
         async with rig.running():
-            pass
-        assert taken + target.got == numbers(5)
-        found = rig.check()["bus"]
-        assert (found["got"], found["routed"]) == (2, 3)
+            await rig.put(number)
+        found = rig.check()
+        assert found["bus"]["accepted"] == found["bus"]["routed"] == number + 1
+        assert found["lanes"]["plugin0.provider.*"]["delivered"] == number + 1
+    assert target.got == numbers(3)
 
-    asyncio.run(main())
+
+async def test_lanes_of_the_same_name_are_told_apart(rig: Rig) -> None:
+
+    first, second = Target(), Target()
+    lane = rig.add(first)
+    rig.add(second).key = lane.key
+    async with rig.running():
+        await rig.put(1)
+    assert list(rig.check()["lanes"]) == ["plugin0.provider.*", "plugin0.provider.*#2"]
+    assert first.got == second.got == [b"1"]
+
+
+async def test_the_rest_of_what_getters_leave_is_delivered_when_the_bus_starts(rig: Rig) -> None:
+
+    target = Target()
+    rig.add(target)
+    for number in range(5):
+        rig.put_nowait(number)
+    taken = [(await within(rig.queue.get())).body for _ in range(2)]
+    async with rig.running():
+        pass
+    assert taken + target.got == numbers(5)
+    found = rig.check()["bus"]
+    assert (found["got"], found["routed"]) == (2, 3)
 
 
 UNSTOPPED = """

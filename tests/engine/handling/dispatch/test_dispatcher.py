@@ -35,97 +35,86 @@ def answer(text: str) -> Any:
 # Routing
 
 
-def test_a_message_goes_to_the_router_with_the_most_specific_handler() -> None:
-    async def main() -> None:
-        dispatcher, seen = new(), []
+async def test_a_message_goes_to_the_router_with_the_most_specific_handler() -> None:
 
-        async def note(message: Any) -> None:
-            seen.append(message)
+    dispatcher, seen = new(), []
 
-        dispatcher.events.bind(object, note)
-        dispatcher.commands.bind(Order, answer("command"))
-        dispatcher.queries.bind(Urgent, answer("query"))
-        dispatcher.queries.bind("text", answer("text"))
-        async with running(dispatcher):
-            for message, expected in (
-                (Order(), "command"),
-                (Urgent(), "query"),
-                (Urgent, "query"),
-                ("text", "text"),
-                (Paid(), None),
-                ("other", None),
-            ):
-                assert await dispatcher.handle(message, wait_for_response=True) == expected
-        assert seen == [Paid(), "other"]
+    async def note(message: Any) -> None:
+        seen.append(message)
 
-    asyncio.run(main())
+    dispatcher.events.bind(object, note)
+    dispatcher.commands.bind(Order, answer("command"))
+    dispatcher.queries.bind(Urgent, answer("query"))
+    dispatcher.queries.bind("text", answer("text"))
+    async with running(dispatcher):
+        for message, expected in (
+            (Order(), "command"),
+            (Urgent(), "query"),
+            (Urgent, "query"),
+            ("text", "text"),
+            (Paid(), None),
+            ("other", None),
+        ):
+            assert await dispatcher.handle(message, wait_for_response=True) == expected
+    assert seen == [Paid(), "other"]
 
 
-def test_two_routers_that_are_equally_near_are_an_error() -> None:
-    async def main() -> None:
-        dispatcher = new()
-        dispatcher.commands.bind(Order, answer("command"))
-        dispatcher.queries.bind(Order, answer("query"))
-        async with running(dispatcher):
-            with pytest.raises(DispatchError) as found:
-                await dispatcher.handle(Urgent())
-            assert str(found.value) == (
-                "Urgent is bound in commands and in queries; say which is meant, as by "
-                "hub.dispatch.commands.handle"
-            )
-            assert await dispatcher.queries.handle(Urgent(), wait_for_response=True) == "query"
+async def test_two_routers_that_are_equally_near_are_an_error() -> None:
 
-    asyncio.run(main())
+    dispatcher = new()
+    dispatcher.commands.bind(Order, answer("command"))
+    dispatcher.queries.bind(Order, answer("query"))
+    async with running(dispatcher):
+        with pytest.raises(DispatchError) as found:
+            await dispatcher.handle(Urgent())
+        assert str(found.value) == (
+            "Urgent is bound in commands and in queries; say which is meant, as by "
+            "hub.dispatch.commands.handle"
+        )
+        assert await dispatcher.queries.handle(Urgent(), wait_for_response=True) == "query"
 
 
-def test_a_message_that_nobody_handles_is_an_error_once_the_dispatcher_runs() -> None:
-    async def main() -> None:
-        dispatcher = new()
-        dispatcher.commands.bind(Order, answer("command"))
-        # Handlers in files are bound by the start, so that is missing before it.
-        for message in (Paid(), "text"):
-            with pytest.raises(DispatcherNotStarted):
-                await dispatcher.handle(message)
-        async with running(dispatcher):
-            with pytest.raises(HandlerDoesNotExist, match="no handler for Oder; did you mean 'Order'"):
-                await dispatcher.handle("Oder")
-        with pytest.raises(DispatcherStopped):
-            await dispatcher.handle(Paid())
+async def test_a_message_that_nobody_handles_is_an_error_once_the_dispatcher_runs() -> None:
 
-    asyncio.run(main())
+    dispatcher = new()
+    dispatcher.commands.bind(Order, answer("command"))
+    # Handlers in files are bound by the start, so that is missing before it.
+    for message in (Paid(), "text"):
+        with pytest.raises(DispatcherNotStarted):
+            await dispatcher.handle(message)
+    async with running(dispatcher):
+        with pytest.raises(HandlerDoesNotExist, match="no handler for Oder; did you mean 'Order'"):
+            await dispatcher.handle("Oder")
+    with pytest.raises(DispatcherStopped):
+        await dispatcher.handle(Paid())
 
 
-def test_kinds_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_kinds_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher_module, "REMEMBERED", 10)
 
-    async def main() -> None:
-        dispatcher = new()
-        dispatcher.queries.bind(str, answer("text"))
-        async with running(dispatcher):
-            for number in range(25):
-                assert await dispatcher.handle(f"text {number}", wait_for_response=True) == "text"
-                assert len(dispatcher.core.routes) <= 10
-
-    asyncio.run(main())
+    dispatcher = new()
+    dispatcher.queries.bind(str, answer("text"))
+    async with running(dispatcher):
+        for number in range(25):
+            assert await dispatcher.handle(f"text {number}", wait_for_response=True) == "text"
+            assert len(dispatcher.core.routes) <= 10
 
 
 # Starting
 
 
-def test_a_start_need_not_be_awaited_and_happens_once() -> None:
-    async def main() -> None:
-        dispatcher = new()
-        assert not dispatcher.running
-        await dispatcher.start()
-        assert dispatcher.running
-        with pytest.raises(DispatchError, match="^the dispatcher is started already; stop it before"):
-            dispatcher.start()
-        assert repr(dispatcher).startswith("<Dispatcher running <EventRouter events messages=0 <WorkerPool")
-        assert dispatcher.snapshot()["state"] == "running"
-        await dispatcher.stop()
-        assert not dispatcher.running
+async def test_a_start_need_not_be_awaited_and_happens_once() -> None:
 
-    asyncio.run(main())
+    dispatcher = new()
+    assert not dispatcher.running
+    await dispatcher.start()
+    assert dispatcher.running
+    with pytest.raises(DispatchError, match="^the dispatcher is started already; stop it before"):
+        dispatcher.start()
+    assert repr(dispatcher).startswith("<Dispatcher running <EventRouter events messages=0 <WorkerPool")
+    assert dispatcher.snapshot()["state"] == "running"
+    await dispatcher.stop()
+    assert not dispatcher.running
 
 
 def test_a_dispatcher_works_in_one_loop_after_another() -> None:
@@ -191,14 +180,12 @@ def test_what_is_no_router_is_refused(wrong: Any) -> None:
     assert type(dispatcher.queries) is RequestRouter
 
 
-def test_routers_stay_once_the_dispatcher_is_started() -> None:
-    async def main() -> None:
-        dispatcher = new()
-        async with running(dispatcher):
-            with pytest.raises(RouterFrozen, match="^the dispatcher is started and keeps its routers"):
-                dispatcher.use(events_router_cls=Events)
+async def test_routers_stay_once_the_dispatcher_is_started() -> None:
 
-    asyncio.run(main())
+    dispatcher = new()
+    async with running(dispatcher):
+        with pytest.raises(RouterFrozen, match="^the dispatcher is started and keeps its routers"):
+            dispatcher.use(events_router_cls=Events)
 
 
 # Interceptors
@@ -235,21 +222,19 @@ def test_an_event_that_is_refused_makes_the_handler_that_sent_it_not_fail(
     assert "events: an event that a handler sent is not handled" in caplog.text
 
 
-def test_interceptors_are_around_handlers_and_may_change_the_result() -> None:
-    async def main() -> None:
-        dispatcher, seen = new(), []
+async def test_interceptors_are_around_handlers_and_may_change_the_result() -> None:
 
-        async def around(envelope: Envelope, call_next: Any) -> Any:
-            seen.append((envelope.routing_key, envelope.headers))
-            if envelope.headers.get("skip"):
-                return "skipped"
-            return f"<{await call_next(envelope)}>"
+    dispatcher, seen = new(), []
 
-        dispatcher.core.around = around
-        dispatcher.commands.bind(Order, answer("done"))
-        async with running(dispatcher):
-            assert await dispatcher.handle(Order(), wait_for_response=True) == "<done>"
-            assert await within(dispatcher.handle(Order(), None, True, 60, {"skip": "yes"})) == "skipped"
-        assert seen == [("Order", {}), ("Order", {"skip": "yes"})]
+    async def around(envelope: Envelope, call_next: Any) -> Any:
+        seen.append((envelope.routing_key, envelope.headers))
+        if envelope.headers.get("skip"):
+            return "skipped"
+        return f"<{await call_next(envelope)}>"
 
-    asyncio.run(main())
+    dispatcher.core.around = around
+    dispatcher.commands.bind(Order, answer("done"))
+    async with running(dispatcher):
+        assert await dispatcher.handle(Order(), wait_for_response=True) == "<done>"
+        assert await within(dispatcher.handle(Order(), None, True, 60, {"skip": "yes"})) == "skipped"
+    assert seen == [("Order", {}), ("Order", {"skip": "yes"})]

@@ -30,63 +30,57 @@ class Seen:
         return [name for name, _ in self.got]
 
 
-def test_an_event_goes_to_all_handlers_of_its_class_and_its_bases_the_most_specific_first() -> None:
-    async def main() -> None:
-        dispatcher, seen = new(), Seen()
-        for message, name in ((object, "any"), (Order, "order"), (Urgent, "urgent"), (Order, "order again")):
-            dispatcher.events.bind(message, seen.handler(name), argname="message")
-        async with running(dispatcher):
-            await dispatcher.handle(Urgent(1), wait_for_response=True)
-            assert seen.names == ["urgent", "order", "order again", "any"]
-            seen.got.clear()
-            await dispatcher.handle(Order(1), wait_for_response=True)
-            assert seen.names == ["order", "order again", "any"]
-            seen.got.clear()
-            await dispatcher.handle(5, wait_for_response=True)
-            assert seen.got == [("any", 5)]
+async def test_an_event_goes_to_all_handlers_of_its_class_and_its_bases_the_most_specific_first() -> None:
 
-    asyncio.run(main())
+    dispatcher, seen = new(), Seen()
+    for message, name in ((object, "any"), (Order, "order"), (Urgent, "urgent"), (Order, "order again")):
+        dispatcher.events.bind(message, seen.handler(name), argname="message")
+    async with running(dispatcher):
+        await dispatcher.handle(Urgent(1), wait_for_response=True)
+        assert seen.names == ["urgent", "order", "order again", "any"]
+        seen.got.clear()
+        await dispatcher.handle(Order(1), wait_for_response=True)
+        assert seen.names == ["order", "order again", "any"]
+        seen.got.clear()
+        await dispatcher.handle(5, wait_for_response=True)
+        assert seen.got == [("any", 5)]
 
 
-def test_a_string_and_a_class_are_messages_too() -> None:
-    async def main() -> None:
-        dispatcher, seen = new(), Seen()
-        bound = (("on startup", "string"), (str, "any string"), (Order, "order"), (object, "any"))
-        for message, name in bound:
-            dispatcher.events.bind(message, seen.handler(name), argname="message")
-        async with running(dispatcher):
-            await dispatcher.handle("on startup", wait_for_response=True)
-            assert seen.names == ["string", "any string", "any"]
-            seen.got.clear()
-            await dispatcher.handle("other", wait_for_response=True)
-            assert seen.names == ["any string", "any"]
-            seen.got.clear()
-            await dispatcher.handle(Urgent, wait_for_response=True)
-            assert seen.got == [("order", Urgent), ("any", Urgent)]
+async def test_a_string_and_a_class_are_messages_too() -> None:
 
-    asyncio.run(main())
+    dispatcher, seen = new(), Seen()
+    bound = (("on startup", "string"), (str, "any string"), (Order, "order"), (object, "any"))
+    for message, name in bound:
+        dispatcher.events.bind(message, seen.handler(name), argname="message")
+    async with running(dispatcher):
+        await dispatcher.handle("on startup", wait_for_response=True)
+        assert seen.names == ["string", "any string", "any"]
+        seen.got.clear()
+        await dispatcher.handle("other", wait_for_response=True)
+        assert seen.names == ["any string", "any"]
+        seen.got.clear()
+        await dispatcher.handle(Urgent, wait_for_response=True)
+        assert seen.got == [("order", Urgent), ("any", Urgent)]
 
 
 @pytest.mark.parametrize("router", ["commands", "queries"])
-def test_a_command_or_query_goes_to_the_handler_of_its_class_or_its_nearest_base(router: str) -> None:
-    async def main() -> None:
-        dispatcher, seen = new(), Seen()
-        bind = getattr(dispatcher, router).bind
-        for message, name in ((object, "any"), (Order, "order"), ("text", "string")):
-            bind(message, seen.handler(name), argname="message")
-        async with running(dispatcher):
-            for message, name in (
-                (Urgent(), "order"),
-                (Order(), "order"),
-                (Urgent, "order"),
-                (Paid(), "any"),
-                ("text", "string"),
-                ("other", "any"),
-                (None, "any"),
-            ):
-                assert await dispatcher.handle(message, wait_for_response=True) == name
+async def test_a_command_or_query_goes_to_the_handler_of_its_class_or_its_nearest_base(router: str) -> None:
 
-    asyncio.run(main())
+    dispatcher, seen = new(), Seen()
+    bind = getattr(dispatcher, router).bind
+    for message, name in ((object, "any"), (Order, "order"), ("text", "string")):
+        bind(message, seen.handler(name), argname="message")
+    async with running(dispatcher):
+        for message, name in (
+            (Urgent(), "order"),
+            (Order(), "order"),
+            (Urgent, "order"),
+            (Paid(), "any"),
+            ("text", "string"),
+            ("other", "any"),
+            (None, "any"),
+        ):
+            assert await dispatcher.handle(message, wait_for_response=True) == name
 
 
 def test_a_command_has_one_handler_and_an_event_each_only_once() -> None:
@@ -144,22 +138,20 @@ def published(dispatcher: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def test_an_event_goes_to_the_bus_once_though_its_base_does_too() -> None:
-    async def main() -> None:
-        dispatcher, seen = new(), Seen()
-        found = published(dispatcher)
-        first = dispatcher.events.bind(Order, publish_to="a")
-        assert not first.handled_here
-        bound = dispatcher.events.bind(Urgent, seen.handler("urgent"), argname="message", publish_to="a")
-        assert bound.handled_here
-        dispatcher.events.bind(Urgent, publish_to="b")
-        dispatcher.events.bind(Urgent, publish_to="b")
-        async with running(dispatcher):
-            await dispatcher.handle(Urgent(), wait_for_response=True)
-        assert sorted(found) == [("a", Urgent()), ("b", Urgent())]
-        assert seen.names == ["urgent"]
+async def test_an_event_goes_to_the_bus_once_though_its_base_does_too() -> None:
 
-    asyncio.run(main())
+    dispatcher, seen = new(), Seen()
+    found = published(dispatcher)
+    first = dispatcher.events.bind(Order, publish_to="a")
+    assert not first.handled_here
+    bound = dispatcher.events.bind(Urgent, seen.handler("urgent"), argname="message", publish_to="a")
+    assert bound.handled_here
+    dispatcher.events.bind(Urgent, publish_to="b")
+    dispatcher.events.bind(Urgent, publish_to="b")
+    async with running(dispatcher):
+        await dispatcher.handle(Urgent(), wait_for_response=True)
+    assert sorted(found) == [("a", Urgent()), ("b", Urgent())]
+    assert seen.names == ["urgent"]
 
 
 class Stays:
@@ -182,17 +174,15 @@ def test_either_both_are_bound_or_none(message: Any, profile: Any) -> None:
 # Events that handlers leave behind
 
 
-def test_what_a_handler_leaves_behind_when_all_is_over_is_not_handled() -> None:
-    async def main() -> None:
-        dispatcher, seen = new(), Seen()
-        dispatcher.events.bind(Order, seen.handler("a"), argname="message")
-        async with running(dispatcher):
-            dispatcher.events.pass_on(Order(1), None)
-            dispatcher.events.pass_on(Paid(1), None)
-            await until(lambda: seen.got)
-            assert dispatcher.events.snapshot()["without_handler"] == 1
-        with pytest.raises(DispatcherStopped):
-            dispatcher.events.pass_on(Order(2), None)
-        assert len(seen.got) == 1
+async def test_what_a_handler_leaves_behind_when_all_is_over_is_not_handled() -> None:
 
-    asyncio.run(main())
+    dispatcher, seen = new(), Seen()
+    dispatcher.events.bind(Order, seen.handler("a"), argname="message")
+    async with running(dispatcher):
+        dispatcher.events.pass_on(Order(1), None)
+        dispatcher.events.pass_on(Paid(1), None)
+        await until(lambda: seen.got)
+        assert dispatcher.events.snapshot()["without_handler"] == 1
+    with pytest.raises(DispatcherStopped):
+        dispatcher.events.pass_on(Order(2), None)
+    assert len(seen.got) == 1

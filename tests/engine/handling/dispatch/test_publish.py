@@ -62,20 +62,18 @@ def test_a_profile_is_a_name(profile: Any) -> None:
     assert str(caught_.value) == f"publish_to of Order is the name of a profile, and not {profile!r}"
 
 
-def test_without_a_hub_there_is_no_bus() -> None:
-    async def main() -> None:
-        dispatcher = new()
-        found = failures(dispatcher)
-        dispatcher.events.bind(Order, publish_to="amqp")
-        async with running(dispatcher):
-            problem = await caught(dispatcher.handle(Order(), wait_for_response=True))
-            assert isinstance(problem, DispatchError)
-            assert "there is no bus to publish to (profile 'amqp')" in str(problem)
-            await dispatcher.handle(Order())
-            await until(lambda: found)
-            assert found[0].handler == "the bus, profile 'amqp'"
+async def test_without_a_hub_there_is_no_bus() -> None:
 
-    asyncio.run(main())
+    dispatcher = new()
+    found = failures(dispatcher)
+    dispatcher.events.bind(Order, publish_to="amqp")
+    async with running(dispatcher):
+        problem = await caught(dispatcher.handle(Order(), wait_for_response=True))
+        assert isinstance(problem, DispatchError)
+        assert "there is no bus to publish to (profile 'amqp')" in str(problem)
+        await dispatcher.handle(Order())
+        await until(lambda: found)
+        assert found[0].handler == "the bus, profile 'amqp'"
 
 
 def test_headers_of_a_message_that_leaves_the_process_are_left_to_where_it_does() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -22,136 +21,124 @@ class Repo:
     pass
 
 
-def test_a_decorator_binds_and_leaves_the_function_as_it_is() -> None:
-    async def main() -> None:
-        dispatcher = new()
+async def test_a_decorator_binds_and_leaves_the_function_as_it_is() -> None:
 
-        async def on(message: Order, number: int) -> int:
-            return message.number + number
+    dispatcher = new()
 
-        assert dispatcher.commands.register(Order, number=5)(on) is on
-        (binding,) = dispatcher.commands.bindings()
-        assert repr(binding).startswith("<HandlerBinding Order -> ")
-        async with running(dispatcher):
-            assert await dispatcher.commands.handle(Order(1), wait_for_response=True) == 6
+    async def on(message: Order, number: int) -> int:
+        return message.number + number
 
-    asyncio.run(main())
+    assert dispatcher.commands.register(Order, number=5)(on) is on
+    (binding,) = dispatcher.commands.bindings()
+    assert repr(binding).startswith("<HandlerBinding Order -> ")
+    async with running(dispatcher):
+        assert await dispatcher.commands.handle(Order(1), wait_for_response=True) == 6
 
 
-def test_nothing_is_bound_after_the_start() -> None:
-    async def main() -> None:
-        dispatcher = new()
-        said = "^the handler .*handle of Order: the dispatcher is started and its routers are frozen; "
-        async with running(dispatcher):
-            for router in dispatcher.routers:
-                with pytest.raises(RouterFrozen, match=said):
-                    router.bind(Order, handle)
-                with pytest.raises(RouterFrozen, match=said):
-                    router.register(Order)(handle)
-            with pytest.raises(RouterFrozen):
-                dispatcher.events.bind(Order, publish_to="a")
+async def test_nothing_is_bound_after_the_start() -> None:
+
+    dispatcher = new()
+    said = "^the handler .*handle of Order: the dispatcher is started and its routers are frozen; "
+    async with running(dispatcher):
+        for router in dispatcher.routers:
+            with pytest.raises(RouterFrozen, match=said):
+                router.bind(Order, handle)
+            with pytest.raises(RouterFrozen, match=said):
+                router.register(Order)(handle)
         with pytest.raises(RouterFrozen):
-            dispatcher.events.bind(Order, handle)
-
-    asyncio.run(main())
-
-
-def test_listeners_come_and_go_at_run_time() -> None:
-    async def main() -> None:
-        dispatcher, gate, seen = new(), Gate(), []
-        dispatcher.events.bind(Order, gate, argname="message")
-
-        async def listen(order: Order) -> None:
-            seen.append(order)
-
-        binding = Binding(Order, listen, listen, "listen")
-        async with running(dispatcher):
-            await dispatcher.handle(Urgent(1))
-            await until(lambda: gate.entered)
-            dispatcher.events.add(binding)
-            await dispatcher.handle(Urgent(2))
-            await until(lambda: seen)
-            assert dispatcher.events.remove(binding)
-            assert not dispatcher.events.remove(binding)
-            await dispatcher.handle(Urgent(3))
-            await until(lambda: len(gate.entered) == 3)
-            gate.open()
-        assert seen == [Urgent(2)]
-
-    asyncio.run(main())
+            dispatcher.events.bind(Order, publish_to="a")
+    with pytest.raises(RouterFrozen):
+        dispatcher.events.bind(Order, handle)
 
 
-def test_messages_on_their_way_to_a_listener_that_goes_still_arrive() -> None:
-    async def main() -> None:
-        dispatcher, seen = new(), []
+async def test_listeners_come_and_go_at_run_time() -> None:
 
-        async def listen(order: Order) -> None:
-            seen.append(order.number)
+    dispatcher, gate, seen = new(), Gate(), []
+    dispatcher.events.bind(Order, gate, argname="message")
 
-        binding = Binding(Order, listen, listen, "listen")
-        async with running(dispatcher):
-            dispatcher.events.add(binding)
-            await dispatcher.events.handle(Order(1), "k")
-            await dispatcher.events.handle(Order(2), "k")
-            dispatcher.events.remove(binding)
-            await dispatcher.events.handle(Order(3))
-            await until(lambda: len(seen) == 2)
-            # With the last one goes its kind.
-            assert dispatcher.events.bindings() == []
-            assert dispatcher.events.snapshot()["without_handler"] == 1
+    async def listen(order: Order) -> None:
+        seen.append(order)
 
-    asyncio.run(main())
+    binding = Binding(Order, listen, listen, "listen")
+    async with running(dispatcher):
+        await dispatcher.handle(Urgent(1))
+        await until(lambda: gate.entered)
+        dispatcher.events.add(binding)
+        await dispatcher.handle(Urgent(2))
+        await until(lambda: seen)
+        assert dispatcher.events.remove(binding)
+        assert not dispatcher.events.remove(binding)
+        await dispatcher.handle(Urgent(3))
+        await until(lambda: len(gate.entered) == 3)
+        gate.open()
+    assert seen == [Urgent(2)]
 
 
-def test_a_more_specific_handler_takes_over_at_run_time() -> None:
-    async def main() -> None:
-        dispatcher = new()
-        dispatcher.commands.bind(Order, handle)
-        async with running(dispatcher):
-            assert await dispatcher.handle(Urgent(1), wait_for_response=True) == Urgent(1)
+async def test_messages_on_their_way_to_a_listener_that_goes_still_arrive() -> None:
 
-            async def other(order: Urgent) -> str:
-                return "other"
+    dispatcher, seen = new(), []
 
-            binding = Binding(Urgent, other, other, "other")
-            dispatcher.queries.add(binding)
-            assert await dispatcher.handle(Urgent(1), wait_for_response=True) == "other"
-            dispatcher.queries.remove(binding)
-            assert await dispatcher.handle(Urgent(1), wait_for_response=True) == Urgent(1)
+    async def listen(order: Order) -> None:
+        seen.append(order.number)
 
-    asyncio.run(main())
+    binding = Binding(Order, listen, listen, "listen")
+    async with running(dispatcher):
+        dispatcher.events.add(binding)
+        await dispatcher.events.handle(Order(1), "k")
+        await dispatcher.events.handle(Order(2), "k")
+        dispatcher.events.remove(binding)
+        await dispatcher.events.handle(Order(3))
+        await until(lambda: len(seen) == 2)
+        # With the last one goes its kind.
+        assert dispatcher.events.bindings() == []
+        assert dispatcher.events.snapshot()["without_handler"] == 1
+
+
+async def test_a_more_specific_handler_takes_over_at_run_time() -> None:
+
+    dispatcher = new()
+    dispatcher.commands.bind(Order, handle)
+    async with running(dispatcher):
+        assert await dispatcher.handle(Urgent(1), wait_for_response=True) == Urgent(1)
+
+        async def other(order: Urgent) -> str:
+            return "other"
+
+        binding = Binding(Urgent, other, other, "other")
+        dispatcher.queries.add(binding)
+        assert await dispatcher.handle(Urgent(1), wait_for_response=True) == "other"
+        dispatcher.queries.remove(binding)
+        assert await dispatcher.handle(Urgent(1), wait_for_response=True) == Urgent(1)
 
 
 @pytest.mark.parametrize("kind", [Singleton, Factory])
 @pytest.mark.parametrize("later", [False, True])
-def test_a_handler_that_comes_at_run_time_gets_what_it_takes(kind: Any, later: bool) -> None:
-    async def main() -> None:
-        dispatcher = new()
+async def test_a_handler_that_comes_at_run_time_gets_what_it_takes(kind: Any, later: bool) -> None:
 
-        async def make_later() -> Repo:
-            return Repo()
+    dispatcher = new()
 
-        async def on(order: Order, repo: Any) -> Any:
-            return repo
+    async def make_later() -> Repo:
+        return Repo()
 
-        def binding(message: Any, **given: Any) -> HandlerBinding:
-            injector = dispatcher.core.injector
-            return HandlerBinding(message, on, injector=injector, argname="order", given=given)
+    async def on(order: Order, repo: Any) -> Any:
+        return repo
 
-        async with running(dispatcher):
-            dispatcher.commands.add(binding(Order, repo=kind["repo" : make_later if later else Repo]))
-            assert isinstance(await dispatcher.commands.handle(Order(), wait_for_response=True), Repo)
+    def binding(message: Any, **given: Any) -> HandlerBinding:
+        injector = dispatcher.core.injector
+        return HandlerBinding(message, on, injector=injector, argname="order", given=given)
 
-            async def lacking(order: Order, repo: Repo) -> None:
-                pass
+    async with running(dispatcher):
+        dispatcher.commands.add(binding(Order, repo=kind["repo" : make_later if later else Repo]))
+        assert isinstance(await dispatcher.commands.handle(Order(), wait_for_response=True), Repo)
 
-            injector = dispatcher.core.injector
-            unready = HandlerBinding(Paid, lacking, injector=injector, argname="order")
-            with pytest.raises(HandlerSignatureError, match="nothing is provided for 'repo', a "):
-                dispatcher.commands.add(unready)
-            assert len(dispatcher.commands.bindings()) == 1
+        async def lacking(order: Order, repo: Repo) -> None:
+            pass
 
-    asyncio.run(main())
+        injector = dispatcher.core.injector
+        unready = HandlerBinding(Paid, lacking, injector=injector, argname="order")
+        with pytest.raises(HandlerSignatureError, match="nothing is provided for 'repo', a "):
+            dispatcher.commands.add(unready)
+        assert len(dispatcher.commands.bindings()) == 1
 
 
 def test_what_is_refused_leaves_nothing_behind() -> None:

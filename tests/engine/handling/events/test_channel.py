@@ -392,7 +392,7 @@ def test_a_transport_says_what_it_can(provider: str, data: dict[str, Any], can: 
     assert found.largest_body is None
 
 
-def test_a_plugin_that_is_dropped_in_may_say_it_too(tmp_path: Path) -> None:
+async def test_a_plugin_that_is_dropped_in_may_say_it_too(tmp_path: Path) -> None:
     code = (
         "from evbus.types import Channel, Host, Transport\n"
         "async def publish(hub, ctx, routing_key, body): ...\n"
@@ -402,11 +402,8 @@ def test_a_plugin_that_is_dropped_in_may_say_it_too(tmp_path: Path) -> None:
     (tmp_path / "ingress").mkdir()
     (tmp_path / "ingress" / "pigeon.py").write_text(code)
 
-    async def main() -> None:
-        async with bus({"pigeon": {"p": {"to": "tower"}}}, plugin_dirs=[tmp_path]) as here:
-            (profile,) = here.hub.evbus.init.check({"pigeon": {"p": {"to": "tower"}}})
-            assert servers(profile) == [Host("tower", "pigeon")]
-            assert sent(profile, "OrderPlaced", "p") == Channel("loft", "nest")
-            assert transport(profile).largest_body == 20
-
-    asyncio.run(main())
+    async with bus({"pigeon": {"p": {"to": "tower"}}}, plugin_dirs=[tmp_path]) as here:
+        (profile,) = here.hub.evbus.init.check({"pigeon": {"p": {"to": "tower"}}})
+        assert servers(profile) == [Host("tower", "pigeon")]
+        assert sent(profile, "OrderPlaced", "p") == Channel("loft", "nest")
+        assert transport(profile).largest_body == 20

@@ -487,168 +487,148 @@ def test_what_came_back_is_in_the_new_queue_before_a_batch_that_was_begun_meanwh
 # With a broker
 
 
-def test_a_frozen_broker_is_unavailable_and_nothing_is_sent_twice_after_the_thaw(
+async def test_a_frozen_broker_is_unavailable_and_nothing_is_sent_twice_after_the_thaw(
     rabbitmq: Any, proxy: Any, unique: str
 ) -> None:
     way = proxy(rabbitmq.port)
 
-    async def main() -> None:
-        hub = new_hub()
-        data = {"url": url(rabbitmq, way.port), "queue": unique, "confirm_timeout": 0.1}
-        async with opened(hub, **data) as ctx:
-            assert await publish(hub, ctx, event(unique, b"first")) == [None]
-            way.freeze()
-            events = numbered(unique, 500)
-            for _ in range(2):
-                with pytest.raises(
-                    Unavailable, match=r"nothing for 0\.1 s \(confirm_timeout\); it may be over"
-                ):
-                    await publish(hub, ctx, *events)
-            way.thaw()
-            assert await publish(hub, ctx, *events) == [None] * 500
-
-    asyncio.run(main())
+    hub = new_hub()
+    data = {"url": url(rabbitmq, way.port), "queue": unique, "confirm_timeout": 0.1}
+    async with opened(hub, **data) as ctx:
+        assert await publish(hub, ctx, event(unique, b"first")) == [None]
+        way.freeze()
+        events = numbered(unique, 500)
+        for _ in range(2):
+            with pytest.raises(Unavailable, match=r"nothing for 0\.1 s \(confirm_timeout\); it may be over"):
+                await publish(hub, ctx, *events)
+        way.thaw()
+        assert await publish(hub, ctx, *events) == [None] * 500
     assert rabbitmq.queue_depth(unique) == 501
 
 
-def test_a_frozen_broker_is_noticed_although_the_buffers_are_full(
+async def test_a_frozen_broker_is_noticed_although_the_buffers_are_full(
     rabbitmq: Any, proxy: Any, unique: str
 ) -> None:
     way = proxy(rabbitmq.port)
 
-    async def main() -> None:
-        hub = new_hub()
-        data = {"url": url(rabbitmq, way.port), "queue": unique, "confirm_timeout": 1, "heartbeat": 0}
-        async with opened(hub, **data) as ctx:
-            way.freeze()
-            events = [event(unique, b"x" * 1024 * 1024) for _ in range(16)]
-            with pytest.raises(Unavailable, match="confirm_timeout"):
-                await publish(hub, ctx, *events)
-            assert ctx.state.connection.session.wire.transport.get_write_buffer_size() > 0
-            way.thaw()
-            outcomes: list[Any] = []
-            while outcomes != [None] * 16:
-                try:
-                    outcomes = await publish(hub, ctx, *events)
-                except Unavailable:
-                    continue
-
-    asyncio.run(main())
+    hub = new_hub()
+    data = {"url": url(rabbitmq, way.port), "queue": unique, "confirm_timeout": 1, "heartbeat": 0}
+    async with opened(hub, **data) as ctx:
+        way.freeze()
+        events = [event(unique, b"x" * 1024 * 1024) for _ in range(16)]
+        with pytest.raises(Unavailable, match="confirm_timeout"):
+            await publish(hub, ctx, *events)
+        assert ctx.state.connection.session.wire.transport.get_write_buffer_size() > 0
+        way.thaw()
+        outcomes: list[Any] = []
+        while outcomes != [None] * 16:
+            try:
+                outcomes = await publish(hub, ctx, *events)
+            except Unavailable:
+                continue
     assert rabbitmq.queue_depth(unique) == 16
 
 
-def test_a_lane_waits_out_a_frozen_broker_without_counting_attempts(
+async def test_a_lane_waits_out_a_frozen_broker_without_counting_attempts(
     rabbitmq: Any, proxy: Any, tmp_path: Any, unique: str
 ) -> None:
     way = proxy(rabbitmq.port)
 
-    async def main() -> None:
-        profile = {"url": url(rabbitmq, way.port), "queue": unique, "confirm_timeout": 0.2}
-        async with bus(tmp_path, orders=profile) as hub:
-            way.freeze()
-            await put(hub, "orders", unique, *range(100))
-            await eventually(lambda: lane(hub, "orders")["retried"] > 5, "it was tried several times")
-            assert "confirm_timeout" in lane(hub, "orders")["last_error"]
-            way.thaw()
-            await eventually(lambda: lane(hub, "orders")["delivered"] == 100, "all are delivered")
-            assert lane(hub, "orders")["dead"] == 0
-
-    asyncio.run(main())
+    profile = {"url": url(rabbitmq, way.port), "queue": unique, "confirm_timeout": 0.2}
+    async with bus(tmp_path, orders=profile) as hub:
+        way.freeze()
+        await put(hub, "orders", unique, *range(100))
+        await eventually(lambda: lane(hub, "orders")["retried"] > 5, "it was tried several times")
+        assert "confirm_timeout" in lane(hub, "orders")["last_error"]
+        way.thaw()
+        await eventually(lambda: lane(hub, "orders")["delivered"] == 100, "all are delivered")
+        assert lane(hub, "orders")["dead"] == 0
     assert [message["payload"] for message in rabbitmq.take(unique)] == [str(n) for n in range(100)]
 
 
-def test_each_of_many_cancelled_publishes_is_delivered_exactly_once(rabbitmq: Any, unique: str) -> None:
+async def test_each_of_many_cancelled_publishes_is_delivered_exactly_once(rabbitmq: Any, unique: str) -> None:
     """Bar 17: acknowledged or still queued, and on one channel never twice."""
     dice = random.Random(17)  # noqa: S311 - no secret
 
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
-            for start in range(0, 3000, 10):
-                left = numbered(unique, 10, start=start)
-                for _ in range(dice.randrange(4)):
-                    task = asyncio.ensure_future(hub.ingress.amqp.publish_batch(ctx, list(left)))
-                    for _ in range(dice.randrange(12)):
-                        await asyncio.sleep(0)
-                    task.cancel()
-                    await asyncio.wait({task})
-                    if not task.cancelled():
-                        assert task.result() == [None] * 10
-                        left = []
-                        break
-                if left:
-                    assert await publish(hub, ctx, *left) == [None] * 10
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
+        for start in range(0, 3000, 10):
+            left = numbered(unique, 10, start=start)
+            for _ in range(dice.randrange(4)):
+                task = asyncio.ensure_future(hub.ingress.amqp.publish_batch(ctx, list(left)))
+                for _ in range(dice.randrange(12)):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait({task})
+                if not task.cancelled():
+                    assert task.result() == [None] * 10
+                    left = []
+                    break
+            if left:
+                assert await publish(hub, ctx, *left) == [None] * 10
     found = [int(message["payload"]) for message in rabbitmq.take(unique, 4000)]
     assert sorted(found) == list(range(3000))
 
 
-def test_connections_that_are_cut_lose_nothing(rabbitmq: Any, proxy: Any, unique: str) -> None:
+async def test_connections_that_are_cut_lose_nothing(rabbitmq: Any, proxy: Any, unique: str) -> None:
     way = proxy(rabbitmq.port)
 
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(rabbitmq, way.port), queue=unique) as ctx:
-            left = numbered(unique, 2000)
-            for cut in range(60):
-                if not left:
-                    break
-                if cut % 2:
-                    task = asyncio.ensure_future(publish(hub, ctx, *left[:100]))
-                    await asyncio.sleep(0)
-                    way.cut()
-                    await asyncio.wait({task})
-                    await until_lost(ctx)
-                    if task.exception() is not None:
-                        assert isinstance(task.exception(), Unavailable)
-                        continue
-                    outcomes = task.result()
-                else:
-                    await ready(hub, ctx)
-                    try:
-                        outcomes = await publish(hub, ctx, *left[:100])
-                    except Unavailable:
-                        continue  # a cut may hit the connection after the one that it was meant for
-                done = [one for one, outcome in zip(left, outcomes) if outcome is None]  # noqa: B905 - a part
-                left = [one for one in left if one not in done]
-            assert not left
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with opened(hub, url=url(rabbitmq, way.port), queue=unique) as ctx:
+        left = numbered(unique, 2000)
+        for cut in range(60):
+            if not left:
+                break
+            if cut % 2:
+                task = asyncio.ensure_future(publish(hub, ctx, *left[:100]))
+                await asyncio.sleep(0)
+                way.cut()
+                await asyncio.wait({task})
+                await until_lost(ctx)
+                if task.exception() is not None:
+                    assert isinstance(task.exception(), Unavailable)
+                    continue
+                outcomes = task.result()
+            else:
+                await ready(hub, ctx)
+                try:
+                    outcomes = await publish(hub, ctx, *left[:100])
+                except Unavailable:
+                    continue  # a cut may hit the connection after the one that it was meant for
+            done = [one for one, outcome in zip(left, outcomes) if outcome is None]  # noqa: B905 - a part
+            left = [one for one in left if one not in done]
+        assert not left
     assert {int(message["payload"]) for message in rabbitmq.take(unique, 9000)} == set(range(2000))
 
 
-def test_closing_is_quickly_done_when_the_connection_is_gone(rabbitmq: Any, proxy: Any, unique: str) -> None:
+async def test_closing_is_quickly_done_when_the_connection_is_gone(
+    rabbitmq: Any, proxy: Any, unique: str
+) -> None:
     way = proxy(rabbitmq.port)
 
-    async def main() -> None:
-        hub = new_hub()
-        async with opened(hub, url=url(rabbitmq, way.port), queue=unique) as ctx:
-            assert await publish(hub, ctx, event(unique)) == [None]
-            way.refuse()
-            way.cut()
-            await until_lost(ctx)
-        assert hub.connection.init.states() == {}
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with opened(hub, url=url(rabbitmq, way.port), queue=unique) as ctx:
+        assert await publish(hub, ctx, event(unique)) == [None]
+        way.refuse()
+        way.cut()
+        await until_lost(ctx)
+    assert hub.connection.init.states() == {}
 
 
-def test_events_that_need_not_wait_are_written_before_begin_returns() -> None:
-    async def main() -> None:
-        line = Line()
-        assert line.publisher.begin([event("k", b"1")]) is None  # there is no channel yet
-        first = await line.sent(event("k", b"1"))
-        answer = line.publisher.begin([event("k", b"2"), event("k", b"3")])
-        assert answer is not None
-        assert line.bodies == [b"1", b"2", b"3"]
-        assert line.publisher.begin([event("k" * 256)]) is None  # AMQP cannot carry it
-        line.ack(3, multiple=True)
-        assert await asyncio.wait_for(first, WAIT) == [None]
-        assert await asyncio.wait_for(answer, WAIT) == [None, None]
-        given_up = line.publisher.begin([event("k", b"4")])
-        assert given_up is not None
-        given_up.cancel()
-        await asyncio.sleep(0)
-        assert line.publisher.begin([event("k", b"5")]) is None  # what has no outcome yet comes first
+async def test_events_that_need_not_wait_are_written_before_begin_returns() -> None:
 
-    asyncio.run(main())
+    line = Line()
+    assert line.publisher.begin([event("k", b"1")]) is None  # there is no channel yet
+    first = await line.sent(event("k", b"1"))
+    answer = line.publisher.begin([event("k", b"2"), event("k", b"3")])
+    assert answer is not None
+    assert line.bodies == [b"1", b"2", b"3"]
+    assert line.publisher.begin([event("k" * 256)]) is None  # AMQP cannot carry it
+    line.ack(3, multiple=True)
+    assert await asyncio.wait_for(first, WAIT) == [None]
+    assert await asyncio.wait_for(answer, WAIT) == [None, None]
+    given_up = line.publisher.begin([event("k", b"4")])
+    assert given_up is not None
+    given_up.cancel()
+    await asyncio.sleep(0)
+    assert line.publisher.begin([event("k", b"5")]) is None  # what has no outcome yet comes first

@@ -223,22 +223,18 @@ def test_a_local_random_exchange_has_its_only_key(each_rabbitmq: Any, unique: st
 
 
 @pytest.mark.parametrize("each_rabbitmq", ["4.0-denied"], indirect=True)
-def test_a_broker_that_has_no_transient_queues_is_told(each_rabbitmq: Any, unique: str) -> None:
+async def test_a_broker_that_has_no_transient_queues_is_told(each_rabbitmq: Any, unique: str) -> None:
     """It ends the whole connection for that (reply code 541)."""
 
-    async def main() -> None:
-        settings = profile(queue={"name": unique, "durable": False})
-        async with connected(url=each_rabbitmq.url) as made:
-            with pytest.raises(Unavailable) as caught:
-                await asyncio.wait_for(declared(made.up(), settings), WAIT)
-        said = str(caught.value)
-        assert (
-            "this broker has no queues that are neither durable nor exclusive: leave out 'durable: false'"
-            in said
-        )
-        assert "\n" not in said
-
-    asyncio.run(main())
+    settings = profile(queue={"name": unique, "durable": False})
+    async with connected(url=each_rabbitmq.url) as made:
+        with pytest.raises(Unavailable) as caught:
+            await asyncio.wait_for(declared(made.up(), settings), WAIT)
+    said = str(caught.value)
+    assert (
+        "this broker has no queues that are neither durable nor exclusive: leave out 'durable: false'" in said
+    )
+    assert "\n" not in said
 
 
 def test_settings_that_no_queue_can_have_are_told(rabbitmq: Any, names: str) -> None:
@@ -247,20 +243,16 @@ def test_settings_that_no_queue_can_have_are_told(rabbitmq: Any, names: str) -> 
     assert "x-overflow" in said
 
 
-def test_a_queue_of_another_connection_alone_is_told(rabbitmq: Any, names: str) -> None:
-    async def main() -> None:
-        async with connected(url=rabbitmq.url) as made, connected(url=rabbitmq.url) as other:
-            settings = profile(queue=names)
-            await (await other.up().channel()).declare_queue(names, exclusive=True)
-            with pytest.raises(
-                Unavailable, match=f"^the queue '{names}' belongs to another connection alone: "
-            ):
-                await asyncio.wait_for(declared(made.up(), settings), WAIT)
-            assert not made.up().lost.done()
-        async with connected(url=rabbitmq.url) as made:
-            await asyncio.wait_for(declared(made.up(), settings), WAIT)  # it went with its connection
+async def test_a_queue_of_another_connection_alone_is_told(rabbitmq: Any, names: str) -> None:
 
-    asyncio.run(main())
+    async with connected(url=rabbitmq.url) as made, connected(url=rabbitmq.url) as other:
+        settings = profile(queue=names)
+        await (await other.up().channel()).declare_queue(names, exclusive=True)
+        with pytest.raises(Unavailable, match=f"^the queue '{names}' belongs to another connection alone: "):
+            await asyncio.wait_for(declared(made.up(), settings), WAIT)
+        assert not made.up().lost.done()
+    async with connected(url=rabbitmq.url) as made:
+        await asyncio.wait_for(declared(made.up(), settings), WAIT)  # it went with its connection
 
 
 def test_what_is_not_permitted_is_told(rabbitmq: Any, names: str) -> None:
@@ -281,19 +273,16 @@ def test_what_is_not_permitted_is_told(rabbitmq: Any, names: str) -> None:
         rabbitmq.delete_user(names)
 
 
-def test_an_exchange_of_an_unknown_type_is_told(rabbitmq: Any, names: str) -> None:
+async def test_an_exchange_of_an_unknown_type_is_told(rabbitmq: Any, names: str) -> None:
     """The broker ends the whole connection for that (reply code 503)."""
 
-    async def main() -> None:
-        settings = profile(exchange={"name": names, "type": "x-no-such-type"})
-        async with connected(url=rabbitmq.url) as made:
-            with pytest.raises(Unavailable) as caught:
-                await asyncio.wait_for(declared(made.up(), settings), WAIT)
-            assert "unknown exchange type 'x-no-such-type'" in str(caught.value)
-            assert f"the exchange '{names}'" in str(caught.value)
-            assert "\n" not in str(caught.value)
-
-    asyncio.run(main())
+    settings = profile(exchange={"name": names, "type": "x-no-such-type"})
+    async with connected(url=rabbitmq.url) as made:
+        with pytest.raises(Unavailable) as caught:
+            await asyncio.wait_for(declared(made.up(), settings), WAIT)
+        assert "unknown exchange type 'x-no-such-type'" in str(caught.value)
+        assert f"the exchange '{names}'" in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["queue", "exchange"])
@@ -309,17 +298,14 @@ def test_arguments_that_amqp_has_no_type_for_are_told(rabbitmq: Any, names: str)
     assert said.startswith(f"the queue '{names}' cannot have this name or these arguments: ")
 
 
-def test_a_connection_that_is_lost_meanwhile_is_told(rabbitmq: Any, proxy: Any, names: str) -> None:
+async def test_a_connection_that_is_lost_meanwhile_is_told(rabbitmq: Any, proxy: Any, names: str) -> None:
     way = proxy(rabbitmq.port)
 
-    async def main() -> None:
-        async with connected(url=url(rabbitmq, way.port)) as made:
-            session = made.up()
-            way.freeze("down")
-            declaring = asyncio.ensure_future(declared(session, profile(queue=names)))
-            await asyncio.sleep(0)
-            way.cut()
-            with pytest.raises(Unavailable, match="the connection is lost: "):
-                await asyncio.wait_for(declaring, WAIT)
-
-    asyncio.run(main())
+    async with connected(url=url(rabbitmq, way.port)) as made:
+        session = made.up()
+        way.freeze("down")
+        declaring = asyncio.ensure_future(declared(session, profile(queue=names)))
+        await asyncio.sleep(0)
+        way.cut()
+        with pytest.raises(Unavailable, match="the connection is lost: "):
+            await asyncio.wait_for(declaring, WAIT)

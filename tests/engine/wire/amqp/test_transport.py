@@ -155,53 +155,47 @@ def test_what_is_no_amqp_reaches_aiormq_as_it_came(whole: list[bytes], junk: byt
         b"\x01\x00\x01\x00\x00\x00\x00\xce",
     ],
 )
-def test_other_protocols_are_recognized(data: bytes) -> None:
-    async def main() -> None:
-        wire, _ = new()
-        assert not wire.heard
-        wire.data_received(data)
-        assert wire.heard
-        assert wire.strange == data[:64]
-        wire.data_received(raw(3, MINE, b"more"))
-        assert await passed(wire) == data + raw(3, MINE, b"more")
+async def test_other_protocols_are_recognized(data: bytes) -> None:
 
-    run(main())
+    wire, _ = new()
+    assert not wire.heard
+    wire.data_received(data)
+    assert wire.heard
+    assert wire.strange == data[:64]
+    wire.data_received(raw(3, MINE, b"more"))
+    assert await passed(wire) == data + raw(3, MINE, b"more")
 
 
-def test_a_sink_gets_what_comes_while_it_is_attached_and_leaves_what_it_wants() -> None:
-    async def main() -> None:
-        wire, _ = new()
-        first, second = Sink(frames.CANCEL), Sink()
-        body, cancel = raw(3, MINE, b"body"), raw(1, MINE, frames.CANCEL.to_bytes(4, "big"))
+async def test_a_sink_gets_what_comes_while_it_is_attached_and_leaves_what_it_wants() -> None:
+
+    wire, _ = new()
+    first, second = Sink(frames.CANCEL), Sink()
+    body, cancel = raw(3, MINE, b"body"), raw(1, MINE, frames.CANCEL.to_bytes(4, "big"))
+    wire.data_received(body)
+    wire.attach(MINE, first)
+    wire.data_received(body + cancel + raw(3, OTHER, b"other"))
+    wire.attach(MINE, second)
+    wire.detach(MINE, first)  # not its own any more
+    wire.data_received(body)
+    wire.detach(MINE, second)
+    wire.data_received(body)
+    assert [payload for _, _, payload in first.got] == [b"body"]
+    assert [payload for _, _, payload in second.got] == [b"body"]
+    assert await passed(wire) == body + cancel + raw(3, OTHER, b"other") + body
+
+
+async def test_aiormq_is_kept_awake_while_sinks_take_everything() -> None:
+
+    wire, _ = new()
+    now = wire.last_received
+    wire._clock = Clock(now)
+    wire.attach(MINE, Sink())
+    body = raw(3, MINE, b"body")
+    for second in (0.5, 0.9, 1.5, 2.0, 2.4, 2.6):
+        wire._clock.now = now + second
         wire.data_received(body)
-        wire.attach(MINE, first)
-        wire.data_received(body + cancel + raw(3, OTHER, b"other"))
-        wire.attach(MINE, second)
-        wire.detach(MINE, first)  # not its own any more
-        wire.data_received(body)
-        wire.detach(MINE, second)
-        wire.data_received(body)
-        assert [payload for _, _, payload in first.got] == [b"body"]
-        assert [payload for _, _, payload in second.got] == [b"body"]
-        assert await passed(wire) == body + cancel + raw(3, OTHER, b"other") + body
-
-    run(main())
-
-
-def test_aiormq_is_kept_awake_while_sinks_take_everything() -> None:
-    async def main() -> None:
-        wire, _ = new()
-        now = wire.last_received
-        wire._clock = Clock(now)
-        wire.attach(MINE, Sink())
-        body = raw(3, MINE, b"body")
-        for second in (0.5, 0.9, 1.5, 2.0, 2.4, 2.6):
-            wire._clock.now = now + second
-            wire.data_received(body)
-            assert wire.last_received == now + second
-        assert await passed(wire) == frames.HEARTBEAT * 2
-
-    run(main())
+        assert wire.last_received == now + second
+    assert await passed(wire) == frames.HEARTBEAT * 2
 
 
 class Clock:
@@ -215,21 +209,18 @@ class Clock:
 
 
 @pytest.mark.parametrize(("reason", "told"), [("low on memory", "low on memory"), ("", "an alarm")])
-def test_blocked_and_unblocked_are_told_and_left_to_aiormq(reason: str, told: str) -> None:
+async def test_blocked_and_unblocked_are_told_and_left_to_aiormq(reason: str, told: str) -> None:
     blocked = frame.marshal(commands.Connection.Blocked(reason), 0)
     unblocked = frame.marshal(commands.Connection.Unblocked(), 0)
 
-    async def main() -> None:
-        wire, _ = new()
-        seen: list[str] = []
-        wire.data_received(blocked)
-        assert wire.blocked == told
-        wire.on_blocked = lambda: seen.append(wire.blocked)
-        wire.data_received(unblocked + blocked + unblocked)
-        assert seen == ["", told, ""]
-        assert await passed(wire) == blocked + unblocked + blocked + unblocked
-
-    run(main())
+    wire, _ = new()
+    seen: list[str] = []
+    wire.data_received(blocked)
+    assert wire.blocked == told
+    wire.on_blocked = lambda: seen.append(wire.blocked)
+    wire.data_received(unblocked + blocked + unblocked)
+    assert seen == ["", told, ""]
+    assert await passed(wire) == blocked + unblocked + blocked + unblocked
 
 
 # The end
@@ -245,59 +236,51 @@ def test_blocked_and_unblocked_are_told_and_left_to_aiormq(reason: str, told: st
         (b"", ConnectionAbortedError(), "the broker ended it without a word"),
     ],
 )
-def test_the_reason_of_the_end_is_told_to_all(said: bytes, exc: Exception | None, reason: str) -> None:
-    async def main() -> None:
-        wire, _ = new()
-        sinks = [Sink(), Sink()]
-        for number, sink in enumerate(sinks):
-            wire.attach(number + 1, sink)
-        wire.data_received(said)
-        wire.connection_lost(exc)
-        assert await wire.lost == reason
-        assert [sink.reasons for sink in sinks] == [[reason], [reason]]
-        assert wire.closed_by == ((320, "bye") if said else None)
+async def test_the_reason_of_the_end_is_told_to_all(said: bytes, exc: Exception | None, reason: str) -> None:
 
-    run(main())
+    wire, _ = new()
+    sinks = [Sink(), Sink()]
+    for number, sink in enumerate(sinks):
+        wire.attach(number + 1, sink)
+    wire.data_received(said)
+    wire.connection_lost(exc)
+    assert await wire.lost == reason
+    assert [sink.reasons for sink in sinks] == [[reason], [reason]]
+    assert wire.closed_by == ((320, "bye") if said else None)
 
 
-def test_the_first_reason_counts_and_is_told_once() -> None:
-    async def main() -> None:
-        wire, far = new()
-        sink = Sink()
-        wire.attach(MINE, sink)
-        wire.end("two heartbeats")
-        wire.abort()
-        assert far.aborted
-        wire.connection_lost(None)
-        assert wire.lost.result() == "two heartbeats"
-        assert sink.reasons == ["two heartbeats"]
+async def test_the_first_reason_counts_and_is_told_once() -> None:
 
-    run(main())
+    wire, far = new()
+    sink = Sink()
+    wire.attach(MINE, sink)
+    wire.end("two heartbeats")
+    wire.abort()
+    assert far.aborted
+    wire.connection_lost(None)
+    assert wire.lost.result() == "two heartbeats"
+    assert sink.reasons == ["two heartbeats"]
 
 
-def test_one_that_never_connected_can_be_ended() -> None:
-    async def main() -> None:
-        wire = Wire(asyncio.get_running_loop())
-        wire.write(b"x")
-        wire.end("never")
-        wire.abort()
-        assert wire.lost.result() == "never"
+async def test_one_that_never_connected_can_be_ended() -> None:
 
-    run(main())
+    wire = Wire(asyncio.get_running_loop())
+    wire.write(b"x")
+    wire.end("never")
+    wire.abort()
+    assert wire.lost.result() == "never"
 
 
 # Writing
 
 
-def test_what_is_written_after_the_end_goes_nowhere() -> None:
-    async def main() -> None:
-        wire, far = new()
-        wire.write(b"one")
-        wire.end("gone")
-        wire.write(b"two")
-        assert far.written == b"one"
+async def test_what_is_written_after_the_end_goes_nowhere() -> None:
 
-    run(main())
+    wire, far = new()
+    wire.write(b"one")
+    wire.end("gone")
+    wire.write(b"two")
+    assert far.written == b"one"
 
 
 # What is written to a connection that is about to end, and why it ended
@@ -318,17 +301,15 @@ class Closing(Far):
 
 
 @pytest.mark.parametrize("said", [True, False])
-def test_what_is_written_while_the_transport_closes_is_lost_and_the_sinks_are_told(said: bool) -> None:
-    async def main() -> None:
-        wire, sink = Wire(asyncio.get_running_loop()), Sink()
-        wire.connection_made(Closing(said=said))
-        wire.attach(MINE, sink)
-        wire.write(b"frame")
-        wire.write(b"frame")
-        assert sink.reasons == ["it is being closed"]
-        assert not wire.broke
+async def test_what_is_written_while_the_transport_closes_is_lost_and_the_sinks_are_told(said: bool) -> None:
 
-    run(main())
+    wire, sink = Wire(asyncio.get_running_loop()), Sink()
+    wire.connection_made(Closing(said=said))
+    wire.attach(MINE, sink)
+    wire.write(b"frame")
+    wire.write(b"frame")
+    assert sink.reasons == ["it is being closed"]
+    assert not wire.broke
 
 
 def closing(code: int) -> bytes:
@@ -341,28 +322,24 @@ def closing(code: int) -> bytes:
     ids=["nothing", "501", "320"],
 )
 @pytest.mark.parametrize("noticed", ["by the end", "by a write"])
-def test_a_connection_broke_unless_the_broker_had_a_cause_of_its_own(
+async def test_a_connection_broke_unless_the_broker_had_a_cause_of_its_own(
     said: bytes, broke: bool, noticed: str
 ) -> None:
-    async def main() -> None:
-        wire, far = new()
-        if said:
-            wire.data_received(said)
-        if noticed == "by a write" and said:
-            far.aborted = True
-            wire.write(b"frame")
-            assert wire.lost.done()
-        wire.connection_lost(ConnectionResetError())
-        assert wire.broke is broke
 
-    run(main())
+    wire, far = new()
+    if said:
+        wire.data_received(said)
+    if noticed == "by a write" and said:
+        far.aborted = True
+        wire.write(b"frame")
+        assert wire.lost.done()
+    wire.connection_lost(ConnectionResetError())
+    assert wire.broke is broke
 
 
-def test_a_connection_that_is_given_up_did_not_break() -> None:
-    async def main() -> None:
-        wire, _ = new()
-        wire.end("nothing came for 40 s")
-        wire.connection_lost(None)
-        assert not wire.broke
+async def test_a_connection_that_is_given_up_did_not_break() -> None:
 
-    run(main())
+    wire, _ = new()
+    wire.end("nothing came for 40 s")
+    wire.connection_lost(None)
+    assert not wire.broke

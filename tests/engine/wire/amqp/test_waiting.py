@@ -252,17 +252,15 @@ def test_answered_requests_leave_nothing_behind() -> None:
     run(test)
 
 
-def test_silence_is_told_when_nothing_is_confirmed_and_not_when_nothing_is_answered() -> None:
-    async def main() -> None:
-        line = Line(SOON)
-        tasks = [await line.ask()]
-        await eventually(lambda: line.silences, "silence is told")
-        line.confirm(frames.ACK, 1)
-        told = len(line.silences)
-        # All is confirmed: the server takes its time.
-        await eventually(lambda: line.waiting._listening is None, "nothing is waited for")
-        assert len(line.silences) == told
-        line.waiting.end("the end")
-        await asyncio.gather(*tasks, return_exceptions=True)
+async def test_silence_is_told_when_nothing_is_confirmed_and_not_when_nothing_is_answered() -> None:
 
-    asyncio.run(main())
+    line = Line(SOON)
+    tasks = [await line.ask()]
+    await eventually(lambda: line.silences, "silence is told")
+    line.confirm(frames.ACK, 1)
+    told = len(line.silences)
+    # All is confirmed: the server takes its time.
+    await eventually(lambda: line.waiting._listening is None, "nothing is waited for")
+    assert len(line.silences) == told
+    line.waiting.end("the end")
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,33 +16,28 @@ def coming_back(settling: bool) -> tuple[Any, ComingBack]:
     return connection, ComingBack(connection)
 
 
-def test_each_key_is_waited_for_while_the_connection_settles(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_key_is_waited_for_while_the_connection_settles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "SETTLING", 60)
 
-    async def main() -> None:
-        connection, keys = coming_back(settling=True)
-        assert not keys
-        assert keys.missed("a")
-        assert keys.missed("b")
-        keys.arrived("a")
-        assert keys
-        connection.settling = False
-        assert not keys.missed("b")
-        assert not keys
-
-    asyncio.run(main())
+    connection, keys = coming_back(settling=True)
+    assert not keys
+    assert keys.missed("a")
+    assert keys.missed("b")
+    keys.arrived("a")
+    assert keys
+    connection.settling = False
+    assert not keys.missed("b")
+    assert not keys
 
 
-def test_a_key_is_waited_for_only_so_long_however_long_the_connection_settles(
+async def test_a_key_is_waited_for_only_so_long_however_long_the_connection_settles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def main() -> None:
-        _, keys = coming_back(settling=True)
-        monkeypatch.setattr(supervisor, "SETTLING", 60)
-        assert keys.missed("a")
-        monkeypatch.setattr(supervisor, "SETTLING", 0)
-        assert not keys.missed("a")
-        keys.clear()
-        assert not keys
 
-    asyncio.run(main())
+    _, keys = coming_back(settling=True)
+    monkeypatch.setattr(supervisor, "SETTLING", 60)
+    assert keys.missed("a")
+    monkeypatch.setattr(supervisor, "SETTLING", 0)
+    assert not keys.missed("a")
+    keys.clear()
+    assert not keys

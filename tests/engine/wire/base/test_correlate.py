@@ -14,52 +14,49 @@ from evbus.types import Envelope
 log = logging.getLogger("evbus.test")
 
 
-def test_each_request_gets_its_reply_its_error_or_its_time_is_over(caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_request_gets_its_reply_its_error_or_its_time_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.DEBUG, "evbus.test")
 
-    async def main() -> None:
-        requests = Correlator("here", log)
-        now = asyncio.get_running_loop().time()
-        ids = [requests.new_id() for _ in range(5)]
-        # The later deadline first: the timer is for the earliest.
-        seconds = (30.0, 30.0, 0.02, 30.0, 30.0)
-        asked = [
-            asyncio.ensure_future(requests.reply(each, requests.expect(each, now + left, left)))
-            for each, left in zip(ids, seconds, strict=True)
-        ]
-        assert len(requests) == len(set(ids)) == 5
-        requests.answer(ids[1], Envelope("p", "", b"1"))
-        requests.answer(ids[1], Envelope("p", "", b"twice"))
-        requests.fail(ids[3], Rejected("no"))
-        await asyncio.sleep(0)
-        asked[4].cancel()
-        found = await asyncio.gather(*asked[1:], return_exceptions=True)
-        assert isinstance(found[0], Envelope)
-        assert found[0].body == b"1"
-        assert isinstance(found[1], DeliveryTimeout)
-        assert found[1].seconds == 0.02
-        assert [type(each) for each in found[2:]] == [Rejected, asyncio.CancelledError]
-        assert list(map(requests.__contains__, ids)) == [True, False, False, False, False]
-        requests.answer(ids[1], Envelope("p", "", b"late"))
-        assert "a reply is ignored, as nobody waits for it" in caplog.text
-        requests.end(lambda: Unavailable("lost"))
-        with pytest.raises(Unavailable, match="lost"):
-            await asked[0]
-        assert not len(requests)
-
-    asyncio.run(main())
+    requests = Correlator("here", log)
+    now = asyncio.get_running_loop().time()
+    ids = [requests.new_id() for _ in range(5)]
+    # The later deadline first: the timer is for the earliest.
+    seconds = (30.0, 30.0, 0.02, 30.0, 30.0)
+    asked = [
+        asyncio.ensure_future(requests.reply(each, requests.expect(each, now + left, left)))
+        for each, left in zip(ids, seconds, strict=True)
+    ]
+    assert len(requests) == len(set(ids)) == 5
+    requests.answer(ids[1], Envelope("p", "", b"1"))
+    requests.answer(ids[1], Envelope("p", "", b"twice"))
+    requests.fail(ids[3], Rejected("no"))
+    await asyncio.sleep(0)
+    asked[4].cancel()
+    found = await asyncio.gather(*asked[1:], return_exceptions=True)
+    assert isinstance(found[0], Envelope)
+    assert found[0].body == b"1"
+    assert isinstance(found[1], DeliveryTimeout)
+    assert found[1].seconds == 0.02
+    assert [type(each) for each in found[2:]] == [Rejected, asyncio.CancelledError]
+    assert list(map(requests.__contains__, ids)) == [True, False, False, False, False]
+    requests.answer(ids[1], Envelope("p", "", b"late"))
+    assert "a reply is ignored, as nobody waits for it" in caplog.text
+    requests.end(lambda: Unavailable("lost"))
+    with pytest.raises(Unavailable, match="lost"):
+        await asked[0]
+    assert not len(requests)
 
 
-def test_deadlines_of_requests_that_are_answered_are_sorted_out() -> None:
-    async def main() -> None:
-        requests = Correlator("here", log)
-        deadline = asyncio.get_running_loop().time() + 60
-        for _ in range(5000):
-            one = requests.new_id()
-            reply = requests.expect(one, deadline, 60)
-            requests.answer(one, Envelope("p"))
-            await requests.reply(one, reply)
-        assert len(requests._deadlines) < 2000
-        requests.end(lambda: Unavailable("over"))
+async def test_deadlines_of_requests_that_are_answered_are_sorted_out() -> None:
 
-    asyncio.run(main())
+    requests = Correlator("here", log)
+    deadline = asyncio.get_running_loop().time() + 60
+    for _ in range(5000):
+        one = requests.new_id()
+        reply = requests.expect(one, deadline, 60)
+        requests.answer(one, Envelope("p"))
+        await requests.reply(one, reply)
+    assert len(requests._deadlines) < 2000
+    requests.end(lambda: Unavailable("over"))

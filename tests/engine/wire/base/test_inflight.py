@@ -13,19 +13,17 @@ def event(body: bytes, *, accepted_at: float = 1.0, key: str = "key") -> Envelop
     return Envelope("orders", key, body, {}, accepted_at)
 
 
-def test_outcomes_are_complete_with_the_last_of_them() -> None:
-    async def main() -> None:
-        outcomes: Outcomes[Rejected] = Outcomes(2)
-        outcomes.left = 2
-        waiting = asyncio.ensure_future(outcomes.complete(30))
-        await asyncio.sleep(0)
-        refused = Rejected("no")
-        outcomes.settle(1, refused)
-        outcomes.settle(0, None)
-        assert await waiting
-        assert outcomes.outcomes == [None, refused]
+async def test_outcomes_are_complete_with_the_last_of_them() -> None:
 
-    asyncio.run(main())
+    outcomes: Outcomes[Rejected] = Outcomes(2)
+    outcomes.left = 2
+    waiting = asyncio.ensure_future(outcomes.complete(30))
+    await asyncio.sleep(0)
+    refused = Rejected("no")
+    outcomes.settle(1, refused)
+    outcomes.settle(0, None)
+    assert await waiting
+    assert outcomes.outcomes == [None, refused]
 
 
 def test_who_learns_nothing_for_too_long_is_told() -> None:

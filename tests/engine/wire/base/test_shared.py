@@ -43,25 +43,23 @@ def maker(transport: Transport, made: list[Any], **options: Any) -> Callable[[],
     return make
 
 
-def test_many_users_share_one_connection_and_the_last_one_closes_it() -> None:
-    async def main() -> None:
-        shared, made = Shared(), []
-        make = maker(Transport(), made)
-        users = await asyncio.gather(*(shared.open(key(), make) for _ in range(20)))
-        users.append(await shared.open(key(), make))
-        assert len(made) == 1
-        assert set(map(id, users)) == {id(made[0])}
-        for user in users[:-1]:
-            await shared.close(user)
-            assert made[0].state is ConnectionState.UP
-        await shared.close(users[-1])
-        assert made[0].state is ConnectionState.CLOSED
-        assert shared.snapshot() == {}
+async def test_many_users_share_one_connection_and_the_last_one_closes_it() -> None:
 
-    run(main())
+    shared, made = Shared(), []
+    make = maker(Transport(), made)
+    users = await asyncio.gather(*(shared.open(key(), make) for _ in range(20)))
+    users.append(await shared.open(key(), make))
+    assert len(made) == 1
+    assert set(map(id, users)) == {id(made[0])}
+    for user in users[:-1]:
+        await shared.close(user)
+        assert made[0].state is ConnectionState.UP
+    await shared.close(users[-1])
+    assert made[0].state is ConnectionState.CLOSED
+    assert shared.snapshot() == {}
 
 
-def test_observers_are_told_when_a_connection_is_there_and_why_it_is_not() -> None:
+async def test_observers_are_told_when_a_connection_is_there_and_why_it_is_not() -> None:
     class Log(Observer):
         def connected(self, name: str) -> None:
             told.append((name, "up"))
@@ -69,17 +67,14 @@ def test_observers_are_told_when_a_connection_is_there_and_why_it_is_not() -> No
         def disconnected(self, name: str, reason: str) -> None:
             told.append((name, reason))
 
-    async def main() -> None:
-        observers, transport = Observers(), Transport()
-        observers.add(Log())
-        shared, made = Shared(observers.connection), list[Any]()
-        user = await shared.open(key(), maker(transport, made))
-        (await reach(user, 1)).lost.set_result("the broker went away")
-        await reach(user, 2)
-        await shared.close(user)
-
     told: list[Any] = []
-    run(main())
+    observers, transport = Observers(), Transport()
+    observers.add(Log())
+    shared, made = Shared(observers.connection), list[Any]()
+    user = await shared.open(key(), maker(transport, made))
+    (await reach(user, 1)).lost.set_result("the broker went away")
+    await reach(user, 2)
+    await shared.close(user)
     assert told == [
         ("amqp.orders", "up"),
         ("amqp.orders", "the broker went away"),
@@ -88,107 +83,94 @@ def test_observers_are_told_when_a_connection_is_there_and_why_it_is_not() -> No
     ]
 
 
-def test_profiles_have_connections_of_their_own() -> None:
-    async def main() -> None:
-        shared, made = Shared(), []
-        make = maker(Transport(), made)
-        one, two = await shared.open(key("a"), make), await shared.open(key("b"), make)
-        assert one is not two
-        assert {name: state["state"] for name, state in shared.snapshot().items()} == {
-            "amqp.a": "up",
-            "amqp.b": "up",
-        }
-        await shared.close(one)
-        assert two.state is ConnectionState.UP
-        await shared.close(two)
+async def test_profiles_have_connections_of_their_own() -> None:
 
-    run(main())
+    shared, made = Shared(), []
+    make = maker(Transport(), made)
+    one, two = await shared.open(key("a"), make), await shared.open(key("b"), make)
+    assert one is not two
+    assert {name: state["state"] for name, state in shared.snapshot().items()} == {
+        "amqp.a": "up",
+        "amqp.b": "up",
+    }
+    await shared.close(one)
+    assert two.state is ConnectionState.UP
+    await shared.close(two)
 
 
-def test_a_failure_to_open_is_told_to_all_who_wait_and_remembered_by_nobody() -> None:
-    async def main() -> None:
-        shared, made = Shared(), []
+async def test_a_failure_to_open_is_told_to_all_who_wait_and_remembered_by_nobody() -> None:
 
-        async def down() -> None:
-            await turns(3)
-            raise OSError("down")
+    shared, made = Shared(), []
 
-        make = maker(Transport(down), made)
-        outcomes = await asyncio.gather(*(shared.open(key(), make) for _ in range(5)), return_exceptions=True)
-        assert len(made) == 1
-        assert [str(outcome) for outcome in outcomes] == ["amqp profile 'orders': down"] * 5
-        assert all(isinstance(outcome, ConnectFailed) for outcome in outcomes)
-        assert shared.snapshot() == {}
-        again = await shared.open(key(), make)
-        assert again is made[1]
-        await shared.close(again)
+    async def down() -> None:
+        await turns(3)
+        raise OSError("down")
 
-    run(main())
+    make = maker(Transport(down), made)
+    outcomes = await asyncio.gather(*(shared.open(key(), make) for _ in range(5)), return_exceptions=True)
+    assert len(made) == 1
+    assert [str(outcome) for outcome in outcomes] == ["amqp profile 'orders': down"] * 5
+    assert all(isinstance(outcome, ConnectFailed) for outcome in outcomes)
+    assert shared.snapshot() == {}
+    again = await shared.open(key(), make)
+    assert again is made[1]
+    await shared.close(again)
 
 
-def test_a_failure_to_make_it_leaves_nothing() -> None:
+async def test_a_failure_to_make_it_leaves_nothing() -> None:
     def make() -> Connection[Session]:
         raise ValueError("no such file")
 
-    async def main() -> None:
-        shared = Shared()
-        with pytest.raises(ValueError, match="no such file"):
-            await shared.open(key(), make)
-        assert shared.snapshot() == {}
-
-    run(main())
+    shared = Shared()
+    with pytest.raises(ValueError, match="no such file"):
+        await shared.open(key(), make)
+    assert shared.snapshot() == {}
 
 
-def test_one_that_is_cancelled_takes_nobody_with_it() -> None:
-    async def main() -> None:
-        shared, made, gate = Shared(), [], asyncio.Event()
-        make = maker(Transport(gate.wait), made)
-        opening = [asyncio.ensure_future(shared.open(key(), make)) for _ in range(3)]
-        await turns(3)
-        opening[0].cancel()
-        await asyncio.wait({opening[0]})
-        gate.set()
-        users = [await opening[1], await opening[2]]
-        assert made[0].state is ConnectionState.UP
-        for user in users:
-            await shared.close(user)
-        assert made[0].state is ConnectionState.CLOSED
+async def test_one_that_is_cancelled_takes_nobody_with_it() -> None:
 
-    run(main())
+    shared, made, gate = Shared(), [], asyncio.Event()
+    make = maker(Transport(gate.wait), made)
+    opening = [asyncio.ensure_future(shared.open(key(), make)) for _ in range(3)]
+    await turns(3)
+    opening[0].cancel()
+    await asyncio.wait({opening[0]})
+    gate.set()
+    users = [await opening[1], await opening[2]]
+    assert made[0].state is ConnectionState.UP
+    for user in users:
+        await shared.close(user)
+    assert made[0].state is ConnectionState.CLOSED
 
 
-def test_the_opening_ends_with_the_last_who_waits_for_it() -> None:
-    async def main() -> None:
-        shared, made = Shared(), []
-        make = maker(Transport(never), made)
-        opening = [asyncio.ensure_future(shared.open(key(), make)) for _ in range(2)]
-        await turns(3)
-        for task in opening:
-            task.cancel()
-        await asyncio.wait(opening)
-        assert all(task.cancelled() for task in opening)
-        assert made[0].state is ConnectionState.CLOSED
-        assert shared.snapshot() == {}
+async def test_the_opening_ends_with_the_last_who_waits_for_it() -> None:
 
-    run(main())
+    shared, made = Shared(), []
+    make = maker(Transport(never), made)
+    opening = [asyncio.ensure_future(shared.open(key(), make)) for _ in range(2)]
+    await turns(3)
+    for task in opening:
+        task.cancel()
+    await asyncio.wait(opening)
+    assert all(task.cancelled() for task in opening)
+    assert made[0].state is ConnectionState.CLOSED
+    assert shared.snapshot() == {}
 
 
-def test_it_can_be_opened_again_after_and_while_it_closes() -> None:
-    async def main() -> None:
-        shared, made = Shared(), []
-        make = maker(Transport(), made)
-        first = await shared.open(key(), make)
-        closing = asyncio.ensure_future(shared.close(first))
-        await turns(1)
-        second = await shared.open(key(), make)
-        await closing
-        assert first.state is ConnectionState.CLOSED
-        assert second.state is ConnectionState.UP
-        await shared.close(first)  # given up already: nothing happens to the second
-        assert second.state is ConnectionState.UP
-        await shared.close(second)
+async def test_it_can_be_opened_again_after_and_while_it_closes() -> None:
 
-    run(main())
+    shared, made = Shared(), []
+    make = maker(Transport(), made)
+    first = await shared.open(key(), make)
+    closing = asyncio.ensure_future(shared.close(first))
+    await turns(1)
+    second = await shared.open(key(), make)
+    await closing
+    assert first.state is ConnectionState.CLOSED
+    assert second.state is ConnectionState.UP
+    await shared.close(first)  # given up already: nothing happens to the second
+    assert second.state is ConnectionState.UP
+    await shared.close(second)
 
 
 def test_loops_in_turn_have_connections_of_their_own() -> None:
@@ -206,39 +188,38 @@ def test_loops_in_turn_have_connections_of_their_own() -> None:
     assert len(made) == 4
 
 
-def test_other_settings_provider_or_transport_mean_another_connection_and_the_key_holds_no_secret() -> None:
-    async def main() -> None:
-        keys = [
-            key_of("amqp", "amqp", "orders", Settings("hunter22")),
-            key_of("amqp", "amqp", "orders", Settings("hunter23")),
-            key_of("amqp", "rabbitmq", "orders", Settings("hunter22")),
-            key_of("stomp", "amqp", "orders", Settings("hunter22")),
-        ]
-        assert len(set(keys)) == 4
-        assert keys[0] == key_of("amqp", "amqp", "orders", Settings("hunter22"))
-        assert "hunter" not in repr(keys)
+async def test_other_settings_provider_or_transport_mean_another_connection_and_the_key_holds_no_secret() -> (
+    None
+):
 
-    run(main())
+    keys = [
+        key_of("amqp", "amqp", "orders", Settings("hunter22")),
+        key_of("amqp", "amqp", "orders", Settings("hunter23")),
+        key_of("amqp", "rabbitmq", "orders", Settings("hunter22")),
+        key_of("stomp", "amqp", "orders", Settings("hunter22")),
+    ]
+    assert len(set(keys)) == 4
+    assert keys[0] == key_of("amqp", "amqp", "orders", Settings("hunter22"))
+    assert "hunter" not in repr(keys)
 
 
-def test_lanes_and_consumers_of_a_profile_have_a_connection_each_and_know_of_each_other(caplog: Any) -> None:
+async def test_lanes_and_consumers_of_a_profile_have_a_connection_each_and_know_of_each_other(
+    caplog: Any,
+) -> None:
     caplog.set_level("WARNING", "evbus.connection")
 
-    async def main() -> None:
-        shared, made = Shared(), []
-        make = maker(transport := Transport(), made)
-        receiving = key()._replace(role="consumers")
-        lanes, consumers = await shared.open(key(), make), await shared.open(receiving, make)
-        other = await shared.open(key("bills"), make)
-        assert lanes is not consumers
-        assert lanes.consumers is consumers.consumers is not other.consumers
-        assert sorted(shared.snapshot()) == ["amqp.bills", "amqp.orders", "amqp.orders.consumers"]
-        transport.sessions[1].lost.set_result("reset")
-        while consumers.connects < 2:
-            await consumers.changed()
-        for user in (lanes, consumers, other):
-            await shared.close(user)
-        assert not lanes.consumers.connections
-
-    run(main())
+    shared, made = Shared(), []
+    make = maker(transport := Transport(), made)
+    receiving = key()._replace(role="consumers")
+    lanes, consumers = await shared.open(key(), make), await shared.open(receiving, make)
+    other = await shared.open(key("bills"), make)
+    assert lanes is not consumers
+    assert lanes.consumers is consumers.consumers is not other.consumers
+    assert sorted(shared.snapshot()) == ["amqp.bills", "amqp.orders", "amqp.orders.consumers"]
+    transport.sessions[1].lost.set_result("reset")
+    while consumers.connects < 2:
+        await consumers.changed()
+    for user in (lanes, consumers, other):
+        await shared.close(user)
+    assert not lanes.consumers.connections
     assert "amqp profile 'orders' (consumers): the connection is lost: reset" in caplog.text

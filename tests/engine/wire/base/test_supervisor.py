@@ -103,61 +103,55 @@ async def cancels_itself() -> None:
 # The first attempt
 
 
-def test_it_opens_and_closes() -> None:
-    async def main() -> None:
-        made = connection(transport := Transport())
-        assert made.state is ConnectionState.CLOSED
+async def test_it_opens_and_closes() -> None:
+
+    made = connection(transport := Transport())
+    assert made.state is ConnectionState.CLOSED
+    await made.open()
+    assert made.state is ConnectionState.UP
+    assert made.up() is transport.sessions[0]
+    assert repr(made) == "<Connection amqp profile 'orders' up>"
+    await made.close()
+    assert made.state is ConnectionState.CLOSED
+    assert made.session is None
+    assert transport.sessions[0].ended == ["closed", "aborted"]
+    await made.close()
+
+
+async def test_a_first_attempt_that_fails_is_told_and_not_repeated() -> None:
+
+    made = connection(transport := Transport(OSError("no route")))
+    with pytest.raises(ConnectFailed, match=r"^amqp profile 'orders': no route$"):
         await made.open()
-        assert made.state is ConnectionState.UP
-        assert made.up() is transport.sessions[0]
-        assert repr(made) == "<Connection amqp profile 'orders' up>"
-        await made.close()
-        assert made.state is ConnectionState.CLOSED
-        assert made.session is None
-        assert transport.sessions[0].ended == ["closed", "aborted"]
-        await made.close()
-
-    run(main())
+    assert made.state is ConnectionState.CLOSED
+    assert transport.attempts == [0]
 
 
-def test_a_first_attempt_that_fails_is_told_and_not_repeated() -> None:
-    async def main() -> None:
-        made = connection(transport := Transport(OSError("no route")))
-        with pytest.raises(ConnectFailed, match=r"^amqp profile 'orders': no route$"):
-            await made.open()
-        assert made.state is ConnectionState.CLOSED
-        assert transport.attempts == [0]
+async def test_it_can_be_opened_again() -> None:
 
-    run(main())
-
-
-def test_it_can_be_opened_again() -> None:
-    async def main() -> None:
-        made = connection(Transport(OSError("no route")))
-        with pytest.raises(ConnectFailed):
-            await made.open()
+    made = connection(Transport(OSError("no route")))
+    with pytest.raises(ConnectFailed):
         await made.open()
-        assert made.state is ConnectionState.UP
-        await made.close()
-        await made.open()
-        assert made.connects == 2
-        await made.close()
+    await made.open()
+    assert made.state is ConnectionState.UP
+    await made.close()
+    await made.open()
+    assert made.connects == 2
+    await made.close()
 
-    run(main())
 
+async def test_one_that_waits_opens_although_the_first_attempts_fail(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
 
-def test_one_that_waits_opens_although_the_first_attempts_fail(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        gate = asyncio.Event()
-        made = connection(Transport(OSError("no route"), gate.wait), wait=True)
-        await made.open()
-        with pytest.raises(Unavailable, match=r"^amqp profile 'orders': not connected: no route$"):
-            made.up()
-        gate.set()
-        await reach(made, 1)
-        await made.close()
-
-    run(main())
+    gate = asyncio.Event()
+    made = connection(Transport(OSError("no route"), gate.wait), wait=True)
+    await made.open()
+    with pytest.raises(Unavailable, match=r"^amqp profile 'orders': not connected: no route$"):
+        made.up()
+    gate.set()
+    await reach(made, 1)
+    await made.close()
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert told == [
         "amqp profile 'orders': cannot connect, and tries again for ever: no route",
@@ -165,92 +159,77 @@ def test_one_that_waits_opens_although_the_first_attempts_fail(caplog: pytest.Lo
     ]
 
 
-def test_every_host_has_its_turn_before_it_fails() -> None:
-    async def main() -> None:
-        made = connection(transport := Transport(OSError("a"), OSError("b"), OSError("c")), attempts=3)
-        with pytest.raises(ConnectFailed, match=r": c$"):
-            await made.open()
-        assert transport.attempts == [0, 1, 2]
+async def test_every_host_has_its_turn_before_it_fails() -> None:
 
-    run(main())
-
-
-def test_the_second_host_is_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        made = connection(transport := Transport(OSError("a")), attempts=2, pause=(1000.0, 1000.0))
+    made = connection(transport := Transport(OSError("a"), OSError("b"), OSError("c")), attempts=3)
+    with pytest.raises(ConnectFailed, match=r": c$"):
         await made.open()
-        assert transport.attempts == [0, 1]
-        await made.close()
-
-    run(main())
+    assert transport.attempts == [0, 1, 2]
 
 
-def test_after_a_loss_it_begins_with_the_host_that_was_good() -> None:
-    async def main() -> None:
-        made = connection(transport := Transport(OSError("a")), attempts=2)
+async def test_the_second_host_is_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+
+    made = connection(transport := Transport(OSError("a")), attempts=2, pause=(1000.0, 1000.0))
+    await made.open()
+    assert transport.attempts == [0, 1]
+    await made.close()
+
+
+async def test_after_a_loss_it_begins_with_the_host_that_was_good() -> None:
+
+    made = connection(transport := Transport(OSError("a")), attempts=2)
+    await made.open()
+    transport.plan = [OSError("b")]
+    made.up().lost.set_result("gone")
+    await reach(made, 2)
+    assert transport.attempts == [0, 1, 1, 2]
+    await made.close()
+
+
+async def test_a_client_library_that_cancels_itself_has_failed() -> None:
+
+    made = connection(Transport(cancels_itself))
+    with pytest.raises(ConnectFailed, match="cancelled from within"):
         await made.open()
-        transport.plan = [OSError("b")]
-        made.up().lost.set_result("gone")
-        await reach(made, 2)
-        assert transport.attempts == [0, 1, 1, 2]
-        await made.close()
-
-    run(main())
 
 
-def test_a_client_library_that_cancels_itself_has_failed() -> None:
-    async def main() -> None:
-        made = connection(Transport(cancels_itself))
-        with pytest.raises(ConnectFailed, match="cancelled from within"):
-            await made.open()
+async def test_it_goes_on_trying_after_a_client_library_that_cancels_itself() -> None:
 
-    run(main())
-
-
-def test_it_goes_on_trying_after_a_client_library_that_cancels_itself() -> None:
-    async def main() -> None:
-        made = connection(transport := Transport(cancels_itself, asyncio.CancelledError()), wait=True)
-        await made.open()
-        await reach(made, 1)
-        assert transport.attempts == [0, 1, 2]
-        await made.close()
-
-    run(main())
+    made = connection(transport := Transport(cancels_itself, asyncio.CancelledError()), wait=True)
+    await made.open()
+    await reach(made, 1)
+    assert transport.attempts == [0, 1, 2]
+    await made.close()
 
 
 # Losses
 
 
-def test_it_is_restored_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_is_restored_for_ever(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
-    async def main() -> None:
-        made = connection(transport := Transport())
-        await made.open()
-        for number in range(1, 200):
-            transport.plan = [OSError("down")] * (number % 5)
-            (await reach(made, number)).lost.set_result("the line was cut")
-        await reach(made, 200)
-        assert all(session.ended == ["closed", "aborted"] for session in transport.sessions[:-1])
-        await made.close()
-
-    run(main())
+    made = connection(transport := Transport())
+    await made.open()
+    for number in range(1, 200):
+        transport.plan = [OSError("down")] * (number % 5)
+        (await reach(made, number)).lost.set_result("the line was cut")
+    await reach(made, 200)
+    assert all(session.ended == ["closed", "aborted"] for session in transport.sessions[:-1])
+    await made.close()
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert told[0] == "amqp profile 'orders': the connection is lost: the line was cut"
     again = [record for record in caplog.records if record.getMessage().endswith("connected again")]
     assert len(again) == 199
 
 
-def test_many_failures_in_a_row_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        made = connection(transport := Transport())
-        await made.open()
-        transport.plan = [OSError("down") for _ in range(50)]
-        made.up().lost.set_result("gone")
-        await reach(made, 2)
-        await made.close()
+async def test_many_failures_in_a_row_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
 
-    run(main())
+    made = connection(transport := Transport())
+    await made.open()
+    transport.plan = [OSError("down") for _ in range(50)]
+    made.up().lost.set_result("gone")
+    await reach(made, 2)
+    await made.close()
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert told == [
         "amqp profile 'orders': the connection is lost: gone",
@@ -258,28 +237,25 @@ def test_many_failures_in_a_row_are_told_once(caplog: pytest.LogCaptureFixture) 
     ]
 
 
-def test_the_connections_of_a_profile_that_are_lost_and_restored_together_are_told_once(
+async def test_the_connections_of_a_profile_that_are_lost_and_restored_together_are_told_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
 
-    async def main() -> None:
-        lanes, other = connection(first := Transport()), connection(second := Transport())
-        consumers = Consumers()
-        lanes.join(consumers)
-        other.join(consumers, "consumers")
-        await lanes.open()
-        await other.open()
-        for number in (2, 3):
-            first.plan, second.plan = [OSError("down")], [OSError("down")] * 3
-            lanes.up().lost.set_result("the broker stopped")
-            other.up().lost.set_result("the broker stopped")
-            await reach(lanes, number)
-            await reach(other, number)
-        await lanes.close()
-        await other.close()
-
-    run(main())
+    lanes, other = connection(first := Transport()), connection(second := Transport())
+    consumers = Consumers()
+    lanes.join(consumers)
+    other.join(consumers, "consumers")
+    await lanes.open()
+    await other.open()
+    for number in (2, 3):
+        first.plan, second.plan = [OSError("down")], [OSError("down")] * 3
+        lanes.up().lost.set_result("the broker stopped")
+        other.up().lost.set_result("the broker stopped")
+        await reach(lanes, number)
+        await reach(other, number)
+    await lanes.close()
+    await other.close()
     lost = "amqp profile 'orders': the connection is lost: the broker stopped"
     assert [record.getMessage() for record in caplog.records] == [
         lost,
@@ -288,7 +264,7 @@ def test_the_connections_of_a_profile_that_are_lost_and_restored_together_are_to
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
-def test_the_pauses_are_those_of_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_pauses_are_those_of_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, float, float]] = []
 
     def none(failures: int, least: float, most: float) -> float:
@@ -298,297 +274,260 @@ def test_the_pauses_are_those_of_the_profile(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(supervisor, "backoff", none)
     monkeypatch.setattr(supervisor, "SHORT_LIFE", 0.0)
 
-    async def main() -> None:
-        plan = [OSError("down") for _ in range(6)]
-        made = connection(transport := Transport(*plan), wait=True, attempts=2, pause=(0.5, 8.0))
-        await made.open()
-        await reach(made, 1)
-        transport.plan = [OSError("down"), OSError("down")]
-        made.up().lost.set_result("gone")
-        await reach(made, 2)
-        await made.close()
-
-    run(main())
+    plan = [OSError("down") for _ in range(6)]
+    made = connection(transport := Transport(*plan), wait=True, attempts=2, pause=(0.5, 8.0))
+    await made.open()
+    await reach(made, 1)
+    transport.plan = [OSError("down"), OSError("down")]
+    made.up().lost.set_result("gone")
+    await reach(made, 2)
+    await made.close()
     # A pause after each round of the two hosts; what counts begins anew when it was up.
     assert asked == [(1, 0.5, 8.0), (2, 0.5, 8.0), (3, 0.5, 8.0), (1, 0.5, 8.0)]
 
 
-def test_a_broker_that_drops_its_connections_is_asked_ever_less_often(
+async def test_a_broker_that_drops_its_connections_is_asked_ever_less_often(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[int] = []
     monkeypatch.setattr(supervisor, "backoff", lambda failures, *_: asked.append(failures) or 0)
 
-    async def main() -> None:
-        made = connection(transport := Transport(), attempts=2)
-        await made.open()
-        for number in range(1, 5):
-            (await reach(made, number)).lost.set_result("go away")
-        await reach(made, 5)
-        assert asked == [1, 2, 3, 4]
-        transport.plan = [OSError("down"), OSError("down")]
-        made.up().lost.set_result("go away")
-        await reach(made, 6)
-        assert asked == [1, 2, 3, 4, 5, 1]
-        monkeypatch.setattr(supervisor, "SHORT_LIFE", 0.0)
-        made.up().lost.set_result("after a long life")
-        (await reach(made, 7)).lost.set_result("after a long life")
-        await reach(made, 8)
-        assert asked == [1, 2, 3, 4, 5, 1]
-        await made.close()
-
-    run(main())
+    made = connection(transport := Transport(), attempts=2)
+    await made.open()
+    for number in range(1, 5):
+        (await reach(made, number)).lost.set_result("go away")
+    await reach(made, 5)
+    assert asked == [1, 2, 3, 4]
+    transport.plan = [OSError("down"), OSError("down")]
+    made.up().lost.set_result("go away")
+    await reach(made, 6)
+    assert asked == [1, 2, 3, 4, 5, 1]
+    monkeypatch.setattr(supervisor, "SHORT_LIFE", 0.0)
+    made.up().lost.set_result("after a long life")
+    (await reach(made, 7)).lost.set_result("after a long life")
+    await reach(made, 8)
+    assert asked == [1, 2, 3, 4, 5, 1]
+    await made.close()
 
 
-def test_a_session_that_does_not_close_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_session_that_does_not_close_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "CLOSE_TIMEOUT", 1e-6)
 
     class Stuck(Session):
         async def close(self) -> None:
             await never()
 
-    async def main() -> None:
-        made = connection(transport := Transport())
-        monkeypatch.setattr("tests.engine.wire.base.test_supervisor.Session", Stuck)
-        await made.open()
-        made.up().lost.set_result("gone")
-        await reach(made, 2)
-        await made.close()
-        assert [session.ended for session in transport.sessions] == [["aborted"], ["aborted"]]
-
-    run(main())
+    made = connection(transport := Transport())
+    monkeypatch.setattr("tests.engine.wire.base.test_supervisor.Session", Stuck)
+    await made.open()
+    made.up().lost.set_result("gone")
+    await reach(made, 2)
+    await made.close()
+    assert [session.ended for session in transport.sessions] == [["aborted"], ["aborted"]]
 
 
 @pytest.mark.parametrize("problem", [OSError("gone"), asyncio.CancelledError()])
-def test_a_session_that_fails_to_close_is_dropped(
+async def test_a_session_that_fails_to_close_is_dropped(
     problem: BaseException, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Session):
         async def close(self) -> None:
             raise problem
 
-    async def main() -> None:
-        made = connection(transport := Transport())
-        monkeypatch.setattr("tests.engine.wire.base.test_supervisor.Session", Broken)
-        await made.open()
-        made.up().lost.set_result("gone")
-        await reach(made, 2)
-        await made.close()
-        assert made.state is ConnectionState.CLOSED
-        assert [session.ended for session in transport.sessions] == [["aborted"], ["aborted"]]
-
-    run(main())
+    made = connection(transport := Transport())
+    monkeypatch.setattr("tests.engine.wire.base.test_supervisor.Session", Broken)
+    await made.open()
+    made.up().lost.set_result("gone")
+    await reach(made, 2)
+    await made.close()
+    assert made.state is ConnectionState.CLOSED
+    assert [session.ended for session in transport.sessions] == [["aborted"], ["aborted"]]
     assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
 
 
 # Closing
 
 
-def test_close_ends_an_attempt_under_way() -> None:
-    async def main() -> None:
-        made = connection(Transport(never))
-        opening = asyncio.ensure_future(made.open())
-        await turns(3)
-        assert made.state is ConnectionState.CONNECTING
-        opening.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await opening
-        assert made.state is ConnectionState.CLOSED
+async def test_close_ends_an_attempt_under_way() -> None:
 
-    run(main())
-
-
-def test_close_ends_an_attempt_to_restore() -> None:
-    async def main() -> None:
-        made = connection(transport := Transport(None, never))
-        await made.open()
-        made.up().lost.set_result("gone")
-        while len(transport.attempts) < 2:
-            await made.changed()
-            await asyncio.sleep(0)
-        assert made.state is ConnectionState.CONNECTING
-        await made.close()
-        assert made.state is ConnectionState.CLOSED
-
-    run(main())
-
-
-def test_close_ends_a_pause() -> None:
-    async def main() -> None:
-        made = connection(Transport(OSError("down")), wait=True, pause=(1000.0, 1000.0))
-        await made.open()
-        assert made.state is ConnectionState.DOWN
-        await made.close()
-        assert made.state is ConnectionState.CLOSED
-
-    run(main())
-
-
-def test_what_is_sent_after_close_says_so() -> None:
-    async def main() -> None:
-        made = connection(Transport())
-        await made.open()
-        await made.close()
-        with pytest.raises(Unavailable, match=r"^amqp profile 'orders': the connection is closed$"):
-            made.up()
-
-    run(main())
-
-
-def test_what_is_sent_during_the_first_attempt_says_so() -> None:
-    async def main() -> None:
-        gate = asyncio.Event()
-        made = connection(Transport(gate.wait))
-        opening = asyncio.ensure_future(made.open())
-        await turns(3)
-        assert made.state is ConnectionState.CONNECTING
-        assert "the first attempt is under way" in str(made.unavailable())
-        gate.set()
+    made = connection(Transport(never))
+    opening = asyncio.ensure_future(made.open())
+    await turns(3)
+    assert made.state is ConnectionState.CONNECTING
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
         await opening
-        await made.close()
+    assert made.state is ConnectionState.CLOSED
 
-    run(main())
+
+async def test_close_ends_an_attempt_to_restore() -> None:
+
+    made = connection(transport := Transport(None, never))
+    await made.open()
+    made.up().lost.set_result("gone")
+    while len(transport.attempts) < 2:
+        await made.changed()
+        await asyncio.sleep(0)
+    assert made.state is ConnectionState.CONNECTING
+    await made.close()
+    assert made.state is ConnectionState.CLOSED
+
+
+async def test_close_ends_a_pause() -> None:
+
+    made = connection(Transport(OSError("down")), wait=True, pause=(1000.0, 1000.0))
+    await made.open()
+    assert made.state is ConnectionState.DOWN
+    await made.close()
+    assert made.state is ConnectionState.CLOSED
+
+
+async def test_what_is_sent_after_close_says_so() -> None:
+
+    made = connection(Transport())
+    await made.open()
+    await made.close()
+    with pytest.raises(Unavailable, match=r"^amqp profile 'orders': the connection is closed$"):
+        made.up()
+
+
+async def test_what_is_sent_during_the_first_attempt_says_so() -> None:
+
+    gate = asyncio.Event()
+    made = connection(Transport(gate.wait))
+    opening = asyncio.ensure_future(made.open())
+    await turns(3)
+    assert made.state is ConnectionState.CONNECTING
+    assert "the first attempt is under way" in str(made.unavailable())
+    gate.set()
+    await opening
+    await made.close()
 
 
 # Whether it takes events
 
 
-def test_a_live_connection_is_ready_and_one_that_is_closed_has_nothing_to_wait_for() -> None:
-    async def main() -> None:
-        made = connection(Transport())
-        assert made.ready() is None
-        await made.open()
-        assert made.ready() is None
-        await made.close()
-        assert made.ready() is None
+async def test_a_live_connection_is_ready_and_one_that_is_closed_has_nothing_to_wait_for() -> None:
 
-    run(main())
+    made = connection(Transport())
+    assert made.ready() is None
+    await made.open()
+    assert made.ready() is None
+    await made.close()
+    assert made.ready() is None
 
 
-def test_who_waits_is_woken_when_it_is_restored() -> None:
-    async def main() -> None:
-        gate = asyncio.Event()
-        made = connection(Transport(None, OSError("down"), gate.wait))
-        await made.open()
-        made.up().lost.set_result("gone")
-        while made.last_error != "down":
-            await made.changed()
-        why, first = made.ready() or pytest.fail("it is ready")
-        _, second = made.ready() or pytest.fail("it is ready")
-        assert why == "amqp profile 'orders': not connected: down"
-        gate.set()
-        await asyncio.gather(first, second)
-        assert made.ready() is None
-        await made.close()
+async def test_who_waits_is_woken_when_it_is_restored() -> None:
 
-    run(main())
+    gate = asyncio.Event()
+    made = connection(Transport(None, OSError("down"), gate.wait))
+    await made.open()
+    made.up().lost.set_result("gone")
+    while made.last_error != "down":
+        await made.changed()
+    why, first = made.ready() or pytest.fail("it is ready")
+    _, second = made.ready() or pytest.fail("it is ready")
+    assert why == "amqp profile 'orders': not connected: down"
+    gate.set()
+    await asyncio.gather(first, second)
+    assert made.ready() is None
+    await made.close()
 
 
-def test_who_waits_is_woken_when_it_is_closed() -> None:
-    async def main() -> None:
-        made = connection(Transport(OSError("down")), wait=True, pause=(1000.0, 1000.0))
-        await made.open()
+async def test_who_waits_is_woken_when_it_is_closed() -> None:
+
+    made = connection(Transport(OSError("down")), wait=True, pause=(1000.0, 1000.0))
+    await made.open()
+    _, awaitable = made.ready() or pytest.fail("it is ready")
+    waiting = asyncio.ensure_future(awaitable)
+    await asyncio.sleep(0)
+    await made.close()
+    await waiting
+
+
+async def test_a_waiter_that_is_cancelled_takes_nobody_with_it() -> None:
+
+    made = connection(Transport())
+    await made.open()
+    made.up().block("low on memory")
+    waiting = []
+    for _ in range(3):
         _, awaitable = made.ready() or pytest.fail("it is ready")
-        waiting = asyncio.ensure_future(awaitable)
-        await asyncio.sleep(0)
-        await made.close()
-        await waiting
-
-    run(main())
-
-
-def test_a_waiter_that_is_cancelled_takes_nobody_with_it() -> None:
-    async def main() -> None:
-        made = connection(Transport())
-        await made.open()
-        made.up().block("low on memory")
-        waiting = []
-        for _ in range(3):
-            _, awaitable = made.ready() or pytest.fail("it is ready")
-            waiting.append(asyncio.ensure_future(awaitable))
-        await asyncio.sleep(0)
-        waiting[1].cancel()
-        await asyncio.wait({waiting[1]})
-        made.up().block("")
-        await asyncio.gather(waiting[0], waiting[2])
-        await made.close()
-
-    run(main())
+        waiting.append(asyncio.ensure_future(awaitable))
+    await asyncio.sleep(0)
+    waiting[1].cancel()
+    await asyncio.wait({waiting[1]})
+    made.up().block("")
+    await asyncio.gather(waiting[0], waiting[2])
+    await made.close()
 
 
-def test_a_blocked_session_is_waited_for_until_it_no_longer_is() -> None:
-    async def main() -> None:
-        made = connection(Transport())
-        await made.open()
-        made.up().block("low on\nmemory")
-        why, awaitable = made.ready() or pytest.fail("it is ready")
-        assert why == "amqp profile 'orders': the broker blocks publishers: low on\\nmemory"
-        assert made.snapshot()["blocked"] == "low on\nmemory"
-        waiting = asyncio.ensure_future(awaitable)
-        await asyncio.sleep(0)
-        made.up().block("low on disk")
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        made.up().block("")
-        await waiting
-        assert made.ready() is None
-        await made.close()
+async def test_a_blocked_session_is_waited_for_until_it_no_longer_is() -> None:
 
-    run(main())
+    made = connection(Transport())
+    await made.open()
+    made.up().block("low on\nmemory")
+    why, awaitable = made.ready() or pytest.fail("it is ready")
+    assert why == "amqp profile 'orders': the broker blocks publishers: low on\\nmemory"
+    assert made.snapshot()["blocked"] == "low on\nmemory"
+    waiting = asyncio.ensure_future(awaitable)
+    await asyncio.sleep(0)
+    made.up().block("low on disk")
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    made.up().block("")
+    await waiting
+    assert made.ready() is None
+    await made.close()
 
 
-def test_the_end_of_a_blocked_session_is_not_the_end_of_waiting() -> None:
-    async def main() -> None:
-        gate = asyncio.Event()
-        made = connection(Transport(None, gate.wait))
-        await made.open()
-        made.up().block("low on memory")
-        _, awaitable = made.ready() or pytest.fail("it is ready")
-        waiting = asyncio.ensure_future(awaitable)
-        await asyncio.sleep(0)
-        made.up().lost.set_result("gone")
-        while made.session is not None:
-            await made.changed()
-        assert not waiting.done()
-        gate.set()
-        await waiting
-        assert made.connects == 2
-        await made.close()
+async def test_the_end_of_a_blocked_session_is_not_the_end_of_waiting() -> None:
 
-    run(main())
+    gate = asyncio.Event()
+    made = connection(Transport(None, gate.wait))
+    await made.open()
+    made.up().block("low on memory")
+    _, awaitable = made.ready() or pytest.fail("it is ready")
+    waiting = asyncio.ensure_future(awaitable)
+    await asyncio.sleep(0)
+    made.up().lost.set_result("gone")
+    while made.session is not None:
+        await made.changed()
+    assert not waiting.done()
+    gate.set()
+    await waiting
+    assert made.connects == 2
+    await made.close()
 
 
 # What it tells
 
 
-def test_a_snapshot_says_what_it_is_doing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_snapshot_says_what_it_is_doing(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100, 200))
     monkeypatch.setattr("evbus.engine.wire.base.supervisor.time.time", lambda: next(clock))
-
-    async def main() -> None:
-        made = connection(Transport())
-        closed = {"state": "closed", "connects": 0, "blocked": "", "last_error": ""}
-        since, found = split(made)
-        assert found == closed
-        await made.open()
-        up, found = split(made)
-        assert up > since
-        assert found == {**closed, "state": "up", "connects": 1}
-        made.up().lost.set_result("cut")
-        await reach(made, 2)
-        again, found = split(made)
-        assert again > up
-        assert found == {**closed, "state": "up", "connects": 2, "last_error": "cut"}
-        await made.close()
 
     def split(made: Connection[Session]) -> tuple[float, dict[str, Any]]:
         found = made.snapshot()
         return found.pop("since"), found
 
-    run(main())
+    made = connection(Transport())
+    closed = {"state": "closed", "connects": 0, "blocked": "", "last_error": ""}
+    since, found = split(made)
+    assert found == closed
+    await made.open()
+    up, found = split(made)
+    assert up > since
+    assert found == {**closed, "state": "up", "connects": 1}
+    made.up().lost.set_result("cut")
+    await reach(made, 2)
+    again, found = split(made)
+    assert again > up
+    assert found == {**closed, "state": "up", "connects": 2, "last_error": "cut"}
+    await made.close()
 
 
-def test_states_follow_each_other() -> None:
+async def test_states_follow_each_other() -> None:
     seen: list[ConnectionState] = []
 
     async def look(made: Connection[Session]) -> None:
@@ -596,22 +535,19 @@ def test_states_follow_each_other() -> None:
             seen.append(made.state)
             await made.changed()
 
-    async def main() -> None:
-        pausing = Transport(lambda: turns(3), lambda: turns(3))
-        made = connection(pausing)
-        looking = asyncio.ensure_future(look(made))
-        await turns(1)
-        await made.open()
-        await turns(1)
-        made.up().lost.set_result("cut")
-        await reach(made, 2)
-        await turns(1)
-        await made.close()
-        await turns(1)
-        looking.cancel()
-        await asyncio.wait({looking})
-
-    run(main())
+    pausing = Transport(lambda: turns(3), lambda: turns(3))
+    made = connection(pausing)
+    looking = asyncio.ensure_future(look(made))
+    await turns(1)
+    await made.open()
+    await turns(1)
+    made.up().lost.set_result("cut")
+    await reach(made, 2)
+    await turns(1)
+    await made.close()
+    await turns(1)
+    looking.cancel()
+    await asyncio.wait({looking})
     assert seen[:3] == [ConnectionState.CLOSED, ConnectionState.CONNECTING, ConnectionState.UP]
     # One that looks sees the last of several changes in one turn of the loop.
     assert [state for state in seen[3:] if state is not ConnectionState.DOWN] == [
@@ -621,23 +557,20 @@ def test_states_follow_each_other() -> None:
     ]
 
 
-def test_secrets_are_in_no_error_log_or_snapshot(caplog: pytest.LogCaptureFixture) -> None:
+async def test_secrets_are_in_no_error_log_or_snapshot(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     said: list[str] = []
 
-    async def main() -> None:
-        made = connection(Transport(OSError(f"login guest:{SECRET}\nfailed")))
-        try:
-            await made.open()
-        except ConnectFailed as exc:
-            said.append("".join(traceback.format_exception(None, exc, exc.__traceback__)))
+    made = connection(Transport(OSError(f"login guest:{SECRET}\nfailed")))
+    try:
         await made.open()
-        made.up().lost.set_result(f"amqp://guest:{SECRET}@host is gone")
-        await reach(made, 2)
-        said.append(repr(made) + str(made.snapshot()))
-        await made.close()
-
-    run(main())
+    except ConnectFailed as exc:
+        said.append("".join(traceback.format_exception(None, exc, exc.__traceback__)))
+    await made.open()
+    made.up().lost.set_result(f"amqp://guest:{SECRET}@host is gone")
+    await reach(made, 2)
+    said.append(repr(made) + str(made.snapshot()))
+    await made.close()
     said.append(caplog.text)
     assert "login guest:***\\nfailed" in said[0]
     assert "amqp://guest:***@host is gone" in said[1]
@@ -679,70 +612,61 @@ async def close_coroutines(main: Coroutine[Any, Any, None]) -> None:
         await main
 
 
-def test_lanes_wait_only_so_long_for_consumers_that_cannot_be_restored(
+async def test_lanes_wait_only_so_long_for_consumers_that_cannot_be_restored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(supervisor, "SETTLING", 0.05)
 
-    async def main() -> None:
-        made = connection(Transport())
-        await made.open()
-        made.consumers.gone("one")
-        made.join(made.consumers)
-        while (found := made.ready()) is not None:
-            await found[1]
-        assert made.consumers
-        await made.close()
-
-    run(main())
+    made = connection(Transport())
+    await made.open()
+    made.consumers.gone("one")
+    made.join(made.consumers)
+    while (found := made.ready()) is not None:
+        await found[1]
+    assert made.consumers
+    await made.close()
 
 
-def test_queues_may_come_back_for_a_while_after_the_connection_and_after_consumers(
+async def test_queues_may_come_back_for_a_while_after_the_connection_and_after_consumers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def main() -> None:
-        made = connection(Transport())
-        assert not made.settling
-        await made.open()
-        assert not made.settling
-        monkeypatch.setattr(supervisor, "SETTLING", WAIT)
-        assert made.settling
-        await made.close()
-        other = connection(Transport())
-        assert not other.settling
-        other.consumers.gone("one")
-        assert other.settling
 
-    run(main())
+    made = connection(Transport())
+    assert not made.settling
+    await made.open()
+    assert not made.settling
+    monkeypatch.setattr(supervisor, "SETTLING", WAIT)
+    assert made.settling
+    await made.close()
+    other = connection(Transport())
+    assert not other.settling
+    other.consumers.gone("one")
+    assert other.settling
 
 
-def test_a_consumer_that_fails_again_and_again_is_gone_once() -> None:
-    async def main() -> None:
-        made = connection(Transport())
-        made.consumers.gone("one")
-        changed = made.consumers.changed
-        await asyncio.sleep(0.001)
-        made.consumers.gone("one")
-        assert made.consumers.changed == changed
-        made.consumers.back("one")
-        made.consumers.gone("one")
-        assert made.consumers.changed > changed
+async def test_a_consumer_that_fails_again_and_again_is_gone_once() -> None:
 
-    run(main())
+    made = connection(Transport())
+    made.consumers.gone("one")
+    changed = made.consumers.changed
+    await asyncio.sleep(0.001)
+    made.consumers.gone("one")
+    assert made.consumers.changed == changed
+    made.consumers.back("one")
+    made.consumers.gone("one")
+    assert made.consumers.changed > changed
 
 
-def test_a_session_that_is_lost_takes_nothing_before_its_loss_was_looked_at() -> None:
-    async def main() -> None:
-        made = connection(Transport())
-        await made.open()
-        made.up().lost.set_result("it was dropped")
-        assert made.state is ConnectionState.UP
-        found = made.ready()
-        assert found is not None
-        with pytest.raises(Unavailable, match="not connected: it was dropped"):
-            made.up()
-        await asyncio.wait_for(found[1], 5)
-        assert made.ready() is None
-        await made.close()
+async def test_a_session_that_is_lost_takes_nothing_before_its_loss_was_looked_at() -> None:
 
-    run(main())
+    made = connection(Transport())
+    await made.open()
+    made.up().lost.set_result("it was dropped")
+    assert made.state is ConnectionState.UP
+    found = made.ready()
+    assert found is not None
+    with pytest.raises(Unavailable, match="not connected: it was dropped"):
+        made.up()
+    await asyncio.wait_for(found[1], 5)
+    assert made.ready() is None
+    await made.close()

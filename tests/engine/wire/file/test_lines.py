@@ -104,7 +104,7 @@ def test_other_bodies_that_span_lines_are_refused(body: bytes, content_type: str
         body_line(Envelope("p", "k", body, {"content-type": content_type}))
 
 
-def test_a_batch_is_written_in_order_and_outside_of_the_loops_thread(
+async def test_a_batch_is_written_in_order_and_outside_of_the_loops_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a" / "b.jsonl"
@@ -118,15 +118,12 @@ def test_a_batch_is_written_in_order_and_outside_of_the_loops_thread(
 
     monkeypatch.setattr(os, "write", write)
 
-    async def main() -> None:
-        destination = FileDestination(profile(path=str(path)))
-        await destination.open()
-        assert await destination.publish([event(number) for number in range(10)]) == [None] * 10
-        assert await destination.publish([]) == []
-        await destination.close()
-        await destination.close()
-
-    asyncio.run(main())
+    destination = FileDestination(profile(path=str(path)))
+    await destination.open()
+    assert await destination.publish([event(number) for number in range(10)]) == [None] * 10
+    assert await destination.publish([]) == []
+    await destination.close()
+    await destination.close()
     assert len(threads) == 1
     keys = [json.loads(line)["routing_key"] for line in path.read_text().splitlines()]
     assert keys == [f"k.{number}" for number in range(10)]
@@ -166,28 +163,24 @@ def test_a_failed_batch_is_unavailable_for_what_is_not_in_the_file_and_rejected_
     assert "it is a folder" in str(outcomes[0])
 
 
-def test_open_tells_of_a_bad_path_and_leaves_no_thread(tmp_path: Path) -> None:
-    async def main() -> None:
-        destination = FileDestination(profile(path=str(tmp_path)))
-        with pytest.raises(Unavailable, match="it is a folder"):
-            await destination.open()
+async def test_open_tells_of_a_bad_path_and_leaves_no_thread(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    destination = FileDestination(profile(path=str(tmp_path)))
+    with pytest.raises(Unavailable, match="it is a folder"):
+        await destination.open()
     assert "evbus-file" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_two_profiles_with_one_path_are_told(tmp_path: Path) -> None:
-    async def main() -> None:
-        first = FileDestination(profile(path=str(tmp_path / "a")))
-        await first.open()
-        with pytest.raises(Unavailable, match="already written by another profile or process"):
-            await FileDestination(profile(path=str(tmp_path / "a"))).open()
-        await first.close()
+async def test_two_profiles_with_one_path_are_told(tmp_path: Path) -> None:
 
-    asyncio.run(main())
+    first = FileDestination(profile(path=str(tmp_path / "a")))
+    await first.open()
+    with pytest.raises(Unavailable, match="already written by another profile or process"):
+        await FileDestination(profile(path=str(tmp_path / "a"))).open()
+    await first.close()
 
 
-def test_a_cancelled_batch_is_whole_and_the_file_stays_usable_while_the_disk_hangs(
+async def test_a_cancelled_batch_is_whole_and_the_file_stays_usable_while_the_disk_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a"
@@ -202,39 +195,35 @@ def test_a_cancelled_batch_is_whole_and_the_file_stays_usable_while_the_disk_han
 
     monkeypatch.setattr(os, "write", slow)
 
-    async def main() -> None:
-        destination = FileDestination(profile(path=str(path), format="body"))
-        hanging = asyncio.create_task(destination.publish([event(1), event(2)]))
-        await asyncio.to_thread(started.wait)
-        hanging.cancel()
-        queued = asyncio.create_task(destination.publish([event(3)]))
-        await asyncio.sleep(0)
-        queued.cancel()
-        await asyncio.gather(hanging, queued, return_exceptions=True)
-        assert hanging.cancelled()
-        assert queued.cancelled()
-        gate.set()
-        assert await destination.publish([event(4)]) == [None]
-        await destination.close()
-
-    asyncio.run(main())
+    destination = FileDestination(profile(path=str(path), format="body"))
+    hanging = asyncio.create_task(destination.publish([event(1), event(2)]))
+    await asyncio.to_thread(started.wait)
+    hanging.cancel()
+    queued = asyncio.create_task(destination.publish([event(3)]))
+    await asyncio.sleep(0)
+    queued.cancel()
+    await asyncio.gather(hanging, queued, return_exceptions=True)
+    assert hanging.cancelled()
+    assert queued.cancelled()
+    gate.set()
+    assert await destination.publish([event(4)]) == [None]
+    await destination.close()
     assert path.read_bytes() == b"1\n2\n4\n"
 
 
-def test_seconds_of_fsync_pass_without_another_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_seconds_of_fsync_pass_without_another_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced = threading.Event()
     path = tmp_path / "a"
     path.touch()
     monkeypatch.setattr(os, "fsync", lambda fd: synced.set())
 
-    async def main() -> bool:
-        destination = FileDestination(profile(path=str(path), fsync=0.001))
-        await destination.publish([event(1)])
-        reached = await asyncio.to_thread(synced.wait, 10)
-        await destination.close()
-        return reached
-
-    assert asyncio.run(main())
+    destination = FileDestination(profile(path=str(path), fsync=0.001))
+    await destination.publish([event(1)])
+    reached = await asyncio.to_thread(synced.wait, 10)
+    await destination.close()
+    assert reached
 
 
 def test_no_secret_and_no_event_shows_in_the_repr(tmp_path: Path) -> None:
