@@ -46,6 +46,7 @@ class _Sent:
     """A flight whose events are on their way.
 
     :ivar answer: their outcomes: of a task that sends them, or with ``begun`` of a plugin that has them.
+    :ivar told: those of a plugin are known, and what the plugin itself does about them is done.
     :ivar failed: something will be left of it.
     """
 
@@ -56,6 +57,7 @@ class _Sent:
         # Some of them may be taken back before they are answered for.
         self.events = flight.events
         self.begun = begun
+        self.told = False
         self.failed = False
         # A cancelled task says only once by what.
         self._outcomes: Sequence[Outcome] | None = None
@@ -64,6 +66,11 @@ class _Sent:
     def open(self) -> bool:
         """Whether the plugin has its events, and nothing is known of their outcomes."""
         return self.begun and not self.answer.done()
+
+    @property
+    def done(self) -> bool:
+        """Whether the outcomes are known."""
+        return self.told if self.begun else self.answer.done()
 
     def outcomes(self) -> Sequence[Outcome]:
         """Return what became of each event, once that is known."""
@@ -208,7 +215,7 @@ class _Worker:
             while not self._lane.closing:
                 await self._begin(most)
                 await self._something(most)
-                while sent and sent[0].answer.done():
+                while sent and sent[0].done:
                     await self._land()
         except GeneratorExit:
             raise  # the loop was closed; nothing can be ended, or awaited, in it any more
@@ -263,13 +270,15 @@ class _Worker:
         sent.answer = answer
         self._flights.append(flight)
         self._sent.append(sent)
-        answer.add_done_callback(self._answered)
+        # After the plugin's own callbacks, which may change the outcomes.
+        answer.add_done_callback(partial(self._answered, sent))
         return True
 
-    def _answered(self, _: asyncio.Future[Any]) -> None:
+    def _answered(self, told: _Sent, _: asyncio.Future[Any]) -> None:
         """Settle what was delivered as a whole; the worker deals with what was not."""
+        told.told = True
         lane = self._lane
-        while self._sent and self._sent[0].begun and self._sent[0].answer.done():
+        while self._sent and self._sent[0].told:
             sent = self._sent[0]
             if sent.outcomes().count(None) < len(sent.events):
                 sent.failed = True

@@ -612,3 +612,38 @@ async def test_a_worker_that_was_started_again_is_woken_by_the_next_event(
             await until(lambda: lane.idle)
             await turns(20)
         assert target.got == numbers(3)
+
+
+class Second(Target):
+    """Answers for its first batch by a future, with outcomes that it changes when it hears of them."""
+
+    def __init__(self) -> None:
+        super().__init__(batching=True, overlap=True)
+        self.answer: asyncio.Future[Any] | None = None
+
+    def begin_batch(self, ctx: Any, events: list[Any]) -> asyncio.Future[Any] | None:
+        if self.answer is not None:
+            return None
+        self.answer = asyncio.get_running_loop().create_future()
+        self.answer.add_done_callback(lambda answer: answer.result().__setitem__(0, Unavailable("not yet")))
+        return self.answer
+
+
+@pytest.mark.parametrize("how", ["begins"], indirect=True)
+async def test_what_a_plugin_makes_of_an_outcome_counts_also_when_something_else_wakes_the_worker(
+    tmp_path: Path,
+) -> None:
+
+    rig, target = Rig(tmp_path), Second()
+    lane = rig.add(target, delivery=THREES)
+    async with rig.running():
+        await rig.put(0)
+        await until(lambda: target.answer is not None)
+        assert target.answer is not None
+        await turns(5)  # the worker waits for further events
+        with rig.queue.lock:
+            lane.buffer.announce(1)
+        target.answer.set_result([Rejected("as it seems")])
+        await until(lambda: lane.idle)
+    assert target.got == [b"0"]
+    assert lane.counters.dead == 0
