@@ -539,6 +539,7 @@ def _matcher(hub, contexts, source):
     if not isinstance(contexts, Mapping):
         kind = type(contexts).__name__
         raise errors.ProfileError(f"this is a mapping of providers to profiles, not {kind}", source=source)
+    _configure(hub)  # which loads the folders of plugins
     name = contexts.get(_profiles.MATCH_PLUGIN) or hub.match.PLUGIN
     loaded = {module.__name__: module for module in hub.match}
     if not isinstance(name, str) or name not in loaded:
