@@ -318,7 +318,7 @@ async def test_a_batch_that_hangs_is_given_up_in_time_and_tried_again_first(
 ) -> None:
 
     rig, target = Rig(tmp_path), overlapping()
-    lane = rig.add(target, delivery=THREES, timeout=1e-3)
+    lane = rig.add(target, delivery=THREES, timeout=0.05)
     target.plan.extend([HANG] * hanging)
     for number in range(9):
         rig.put_nowait(number)
@@ -327,7 +327,7 @@ async def test_a_batch_that_hangs_is_given_up_in_time_and_tried_again_first(
     assert target.cancelled == hanging
     again = [body for tried in target.tried[2:] for body in tried]
     assert again == [*bodies(0, 3 * hanging), *bodies(6, 9)]
-    assert lane.last_error == str(DeliveryTimeout(1e-3))
+    assert lane.last_error == str(DeliveryTimeout(0.05))
     assert rig.dead() == []
 
 

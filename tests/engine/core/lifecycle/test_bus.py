@@ -611,7 +611,10 @@ def test_connections_and_consumers_say_nothing_more_in_a_loop_that_is_closed_wit
         f"stomp://guest:guest@127.0.0.1:{rabbitmq.stomp_port}/",
     )
     lines = [line for line in said.splitlines() if "cannot connect, and tries again for ever" not in line]
-    assert re.fullmatch(r"3 accepted events are lost: the event loop was closed .*", "\n".join(lines)), said
+    # The first is written where it is put, and may be confirmed by then.
+    assert re.fullmatch(r"[23] accepted events are lost: the event loop was closed .*", "\n".join(lines)), (
+        said
+    )
 
 
 # Growth
