@@ -257,11 +257,11 @@ def test_fixtures_of_the_project_use_the_bus(run: Run) -> None:
 
     async def test_async(shop):
         await shop.send(OrderPlaced("A-1", 1))
-        await shop.handled(OrderBilled, listener="audit")
+        await shop.handled(OrderBilled, listener="audit", timeout=20)
 
     def test_plain(shop):
         shop.send(OrderPlaced("A-1", 1))
-        shop.handled(OrderBilled, listener="audit")
+        shop.handled(OrderBilled, listener="audit", timeout=20)
 
     @pytest.fixture
     def filled(event_bus):
