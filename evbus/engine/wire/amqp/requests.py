@@ -21,6 +21,7 @@ from evbus.engine.wire.amqp.publish import Publisher, fixed_of, properties_for, 
 from evbus.engine.wire.amqp.replies import Replier
 from evbus.engine.wire.amqp.topology import declared
 from evbus.engine.wire.amqp.waiting import Waiting
+from evbus.engine.wire.base.single import SingleFlight
 from evbus.engine.wire.base.supervisor import Connection
 from evbus.errors import DeliveryTimeout, PayloadError, Rejected, Unavailable
 from evbus.types import Envelope
@@ -71,8 +72,7 @@ class Requester:
         self._exchange = profile.exchange_name()
         self._fixed = fixed_of(profile)
         self._channel: _RequestChannel | None = None
-        self._opening: asyncio.Task[Unavailable | None] | None = None
-        self._closed = False
+        self._opener = SingleFlight(self._open, self._gone)
 
     def __repr__(self) -> str:
         return f"<Requester {self._name} {self._channel.waiting if self._channel else 'no channel'}>"
@@ -119,11 +119,7 @@ class Requester:
 
     async def close(self) -> None:
         """Close the channel; whoever waits for a reply is told."""
-        self._closed = True
-        opening = self._opening
-        if opening is not None:
-            opening.cancel()
-            await asyncio.wait({opening})
+        await self._opener.close()
         channel, self._channel = self._channel, None
         if channel is not None:
             await self._leave(channel)
@@ -140,20 +136,8 @@ class Requester:
             channel = self._channel
             if channel is not None and not channel.waiting.ended and not channel.session.blocked:
                 return channel
-            if self._closed:
-                raise self._gone()
-            # In a task of its own: nobody's deadline or cancellation is to disturb the others who wait.
-            opening = self._opening
-            if opening is None or opening.done():
-                opening = self._opening = asyncio.ensure_future(self._open())
-            await asyncio.wait({opening}, timeout=left)
-            if not opening.done():
-                continue
-            if opening.cancelled():
-                raise self._gone()
-            problem = opening.result()
-            if problem is not None:
-                raise Unavailable(str(problem)) from problem.__cause__
+            with contextlib.suppress(TimeoutError):  # which is told above
+                await self._opener.open(left)
 
     def _gone(self) -> Unavailable:
         return Unavailable(f"{self._name}: the lane was closed")
@@ -167,22 +151,22 @@ class Requester:
             return Unavailable(f"{self._name}: the broker blocks publishers: {one_line(session.blocked)}")
         return DeliveryTimeout(timeout)
 
-    async def _open(self) -> Unavailable | None:
-        """Wait until the broker takes requests, with a channel for them; return why there can be none."""
+    async def _open(self) -> None:
+        """Wait until the broker takes requests, with a channel for them.
+
+        :raises Unavailable: there can be none.
+        """
         while True:
             found = self.connection.ready()
             if found is not None:
                 await found[1]
-            try:
-                session = self.connection.up()
-            except Unavailable as exc:
-                return exc
+            session = self.connection.up()
             if session.blocked:
                 continue
             channel = self._channel
             if channel is not None:
                 if channel.session is session and not channel.waiting.ended:
-                    return None
+                    return
                 self._channel = None
                 await self._leave(channel)
             try:
@@ -190,11 +174,9 @@ class Requester:
             except Exception as exc:
                 if not session.lost.done():
                     what = str(exc) if isinstance(exc, Unavailable) else f"no channel: {one_line(str(exc))}"
-                    problem = Unavailable(f"{self._name}: {what}")
-                    problem.__cause__ = exc
-                    return problem
+                    raise Unavailable(f"{self._name}: {what}") from exc
             else:
-                return None
+                return
             # The connection gets to know of its loss a little later.
             while self.connection.session is session:
                 await self.connection.changed()

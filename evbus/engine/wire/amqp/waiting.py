@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import struct
 import time
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
 from itertools import takewhile
 
 from evbus.engine.kit.redact import one_line
 from evbus.engine.wire.amqp import frames
 from evbus.engine.wire.amqp.confirms import read_return
-from evbus.errors import DeliveryTimeout, Rejected, Unavailable
+from evbus.engine.wire.base.correlate import Correlator
+from evbus.errors import Rejected, Unavailable
 from evbus.types import Envelope
 
 __all__ = ["Waiting"]
@@ -26,18 +25,6 @@ _SIZE = struct.Struct(">Q")
 #: Bytes before the properties of a content header: class, weight, size (section 4.2.6.1).
 _PROPERTIES = 12
 _CORRELATION_ID = "correlation-id"
-#: Deadlines of requests that are long answered, before they are sorted out.
-_STALE = 1000
-
-
-class _PendingReply:
-    """A request under way."""
-
-    __slots__ = ("reply", "timeout")
-
-    def __init__(self, reply: asyncio.Future[Envelope], timeout: float) -> None:
-        self.reply = reply
-        self.timeout = timeout
 
 
 class Waiting:
@@ -75,15 +62,10 @@ class Waiting:
         self._confirmed = 0
         self._listening: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        # Nobody else can guess it, so that only who got a request can answer it.
-        self._prefix = f"{secrets.token_hex(8)}-"
-        self._count = 0
         self._sent = 0
-        self._requests: dict[str, _PendingReply] = {}
+        self._requests = Correlator(name, log)
         self._unconfirmed: dict[int, str] = {}
         self._out: list[bytes] = []
-        self._deadlines: list[tuple[float, str]] = []
-        self._timer: asyncio.TimerHandle | None = None
         self._returned: Rejected | None = None
         self._properties = b""
         self._parts: list[bytes] = []
@@ -94,17 +76,14 @@ class Waiting:
 
     def new_id(self) -> str:
         """Return the correlation id of the next request."""
-        self._count += 1
-        return f"{self._prefix}{self._count}"
+        return self._requests.new_id()
 
     async def ask(self, message: bytes, correlation_id: str, deadline: float, timeout: float) -> Envelope:
         """Write a request, as its frames, and return the reply to it.
 
         :param deadline: until when it is waited for, by the loop's clock; ``timeout`` is for the error.
         """
-        reply: asyncio.Future[Envelope] = self._loop.create_future()
-        self._requests[correlation_id] = _PendingReply(reply, timeout)
-        self._watch(deadline, correlation_id)
+        reply = self._requests.expect(correlation_id, deadline, timeout)
         self._sent += 1
         self._unconfirmed[self._sent] = correlation_id
         if self._listening is None:
@@ -112,14 +91,7 @@ class Waiting:
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(message)
-        try:
-            return await reply
-        except asyncio.CancelledError:
-            if not reply.cancelled():
-                reply.exception()  # looked at, or asyncio would log that nobody did
-            raise
-        finally:
-            self._requests.pop(correlation_id, None)
+        return await self._requests.reply(correlation_id, reply)
 
     def _flush(self) -> None:
         """Write all requests of one turn of the loop at once."""
@@ -141,34 +113,6 @@ class Waiting:
                 self._silent()
             self._listen()
 
-    # Deadlines
-
-    def _watch(self, deadline: float, correlation_id: str) -> None:
-        if len(self._deadlines) > 2 * len(self._requests) + _STALE:
-            self._deadlines = [each for each in self._deadlines if each[1] in self._requests]
-            heapify(self._deadlines)
-        heappush(self._deadlines, (deadline, correlation_id))
-        timer = self._timer
-        if timer is None or deadline < timer.when():
-            if timer is not None:
-                timer.cancel()
-            self._timer = self._loop.call_at(deadline, self._look)
-
-    def _look(self) -> None:
-        """Give up the requests whose time is over; the timer is for the first of the others."""
-        self._timer = None
-        now, deadlines = self._loop.time(), self._deadlines
-        while deadlines:
-            deadline, correlation_id = deadlines[0]
-            request = self._requests.get(correlation_id)
-            if request is not None:
-                if deadline > now:
-                    self._timer = self._loop.call_at(deadline, self._look)
-                    return
-                _fail(request, DeliveryTimeout(request.timeout))
-                del self._requests[correlation_id]
-            heappop(deadlines)
-
     # Reading
 
     def lost(self, reason: str) -> None:
@@ -183,18 +127,18 @@ class Waiting:
         if self.ended:
             return
         self.ended = reason
-        for timer in (self._timer, self._listening):
-            if timer is not None:
-                timer.cancel()
-        requests, self._requests = self._requests, {}
-        said = f"{self._name}: {reason}"
-        for request in requests.values():
-            if fault and len(requests) == 1:
-                _fail(request, Rejected(said))
-            else:
-                _fail(request, Unavailable(f"{said}; it is not known whether the request was handled"))
+        if self._listening is not None:
+            self._listening.cancel()
         self._unconfirmed.clear()
-        self._deadlines.clear()
+        said = f"{self._name}: {reason}"
+        at_fault = fault and len(self._requests) == 1
+
+        def problem() -> Exception:
+            if at_fault:
+                return Rejected(said)
+            return Unavailable(f"{said}; it is not known whether the request was handled")
+
+        self._requests.end(problem)
 
     def frame(self, kind: int, method: int, payload: bytes) -> bool:
         """Take a confirm, or a part of a reply or a return; everything else is aio-pika's."""
@@ -236,9 +180,8 @@ class Waiting:
         unconfirmed = self._unconfirmed
         for each in list(takewhile(tag.__ge__, unconfirmed)) if multiple else (tag,):
             correlation_id = unconfirmed.pop(each, "")
-            request = self._requests.get(correlation_id)
-            if request is not None and not confirmed:
-                _fail(request, self._refused())
+            if not confirmed:
+                self._requests.fail(correlation_id, self._refused())
 
     def _complete(self) -> None:
         """Hand a reply, or what came back, to whoever waits for it."""
@@ -248,16 +191,8 @@ class Waiting:
         except ValueError as exc:
             log.debug("%s: a reply is ignored: %s", self._name, one_line(exc))
             return
-        request = self._requests.get(headers.get(_CORRELATION_ID, ""))
-        if request is None:
-            log.debug("%s: a reply is ignored, as nobody waits for it (any more)", self._name)
-        elif self._returned is not None:
-            _fail(request, self._returned)
-        elif not request.reply.done():
+        reply: Envelope | Exception | None = self._returned
+        if reply is None:
             body = parts[0] if len(parts) == 1 else b"".join(parts)
-            request.reply.set_result(Envelope(self._profile, "", body, headers, time.monotonic()))
-
-
-def _fail(request: _PendingReply, problem: Exception) -> None:
-    if not request.reply.done():
-        request.reply.set_exception(problem)
+            reply = Envelope(self._profile, "", body, headers, time.monotonic())
+        self._requests.answer(headers.get(_CORRELATION_ID, ""), reply)

@@ -245,7 +245,7 @@ def test_answered_requests_leave_nothing_behind() -> None:
             await task
         waiting = line.waiting
         assert repr(waiting) == "<Waiting requests=0 ended=''>"
-        assert len(waiting._deadlines) < 1100
+        assert len(waiting._requests._deadlines) < 1100
         assert not waiting._unconfirmed
         waiting.end("over")
 
