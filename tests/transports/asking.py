@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from evbus.errors import DeliveryError, Rejected
 from evbus.types import Delivery, Envelope
@@ -76,16 +76,30 @@ async def echoing(place: Place) -> AsyncIterator[None]:
 
     async def serve() -> None:
         async with serving(place) as server:
-            while True:
-                delivery = await server.following()
-                try:
-                    await server.answer(delivery)
-                except Rejected:
-                    delivery.ack()
-                except DeliveryError:
-                    delivery.reject(requeue=True)
+            await answer_all(server.following, server.answer)
 
-    task = asyncio.ensure_future(serve())
+    async with beside(serve()):
+        yield
+
+
+async def answer_all(
+    following: Callable[[], Awaitable[Delivery]], answer: Callable[[Delivery], Awaitable[object]]
+) -> None:
+    """Answer each request as it comes, for ever; what cannot be answered now is taken again."""
+    while True:
+        delivery = await following()
+        try:
+            await answer(delivery)
+        except Rejected:
+            delivery.ack()
+        except DeliveryError:
+            delivery.reject(requeue=True)
+
+
+@asynccontextmanager
+async def beside(served: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run a coroutine until left; what it raises meanwhile is raised then."""
+    task = asyncio.ensure_future(served)
     try:
         yield
     finally:

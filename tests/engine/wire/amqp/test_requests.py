@@ -25,8 +25,8 @@ from tests.ingress.amqp_kit import (
     set_largest,
     url,
 )
+from tests.transports.asking import UNKNOWN, answer_all, beside
 
-UNKNOWN = "it is not known whether the request was handled"
 Following = Callable[[], Awaitable[Delivery]]
 
 
@@ -72,25 +72,10 @@ async def echoing(node: Any, queue: str) -> AsyncIterator[None]:
 
     async def serve() -> None:
         async with taking(node, queue) as (following, replying):
-            while True:
-                delivery = await following()
-                try:
-                    await replying(delivery)
-                except Rejected:
-                    delivery.ack()
-                except DeliveryError:
-                    delivery.reject(requeue=True)
+            await answer_all(following, replying)
 
-    task = asyncio.ensure_future(serve())
-    try:
+    async with beside(serve()):
         yield
-    finally:
-        # Before Python 3.12 wait_for() forgets a cancellation that comes together with its result.
-        while not task.done():
-            task.cancel()
-            await asyncio.wait({task}, timeout=0.1)
-        if not task.cancelled():
-            task.result()
 
 
 def requests(ctx: Any) -> int:
