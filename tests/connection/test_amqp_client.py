@@ -199,3 +199,13 @@ def test_a_broker_that_is_not_there_is_told_at_once_or_after_the_time(tmp_path: 
         await no_tasks_left()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("timeout", ["1", -1, float("nan"), True])
+async def test_a_timeout_that_is_no_number_of_seconds_is_told(timeout: Any, tmp_path: Path) -> None:
+    profile = {"url": f"amqp://127.0.0.1:{closed_port()}/", "first_connect": "wait"}
+    async with bus(tmp_path, orders=profile) as hub:
+        with pytest.raises(
+            ValueError, match=f"^timeout is a number of seconds from 0 on, or .* not {timeout!r}$"
+        ):
+            await hub.connection.amqp.client("orders", timeout=timeout)

@@ -58,7 +58,12 @@ class HealedConnection(aio_pika.Connection):
         """Wait until there is a connection, for at most ``timeout`` seconds.
 
         :raises Unavailable: there is none by then; says why.
+        :raises ValueError: the timeout is no number from 0 on.
         """
+        if timeout is not None and (type(timeout) not in (int, float) or not timeout >= 0):
+            raise ValueError(
+                f"timeout is a number of seconds from 0 on, or None for no limit, and not {timeout!r}"
+            )
         try:
             async with asyncio.timeout(timeout):
                 await self.ready()
