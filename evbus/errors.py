@@ -7,6 +7,7 @@ was wrong, where, and what would be right. None of them ever holds a secret.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 from evbus.engine.kit.redact import one_line
@@ -251,11 +252,13 @@ class DestinationForbidden(Rejected):
 class Unavailable(DeliveryError):
     """The destination is down for every event: tried again for ever, and no attempt is counted.
 
-    ``retry_after`` is the least time to wait, in seconds, when the destination named one.
+    ``retry_after`` is the least time to wait, in seconds, when the destination named one; ``retry_within``
+    the longest before a try that decides, when that is known.
     """
 
-    def __init__(self, reason: str, *, retry_after: float = 0.0) -> None:
+    def __init__(self, reason: str, *, retry_after: float = 0.0, retry_within: float = math.inf) -> None:
         self.retry_after = retry_after
+        self.retry_within = retry_within
         super().__init__(reason)
 
 

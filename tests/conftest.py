@@ -191,7 +191,8 @@ def nothing_left_behind(root_logger_as_before: None) -> Iterator[None]:
     """
     threads, descriptors, children = set(threading.enumerate()), _open_descriptors(), _children()
     yield
-    started = [thread for thread in threading.enumerate() if thread not in threads]
+    # A dummy stands for a thread that Python did not start, or that ends just now; nobody can wait for it.
+    started = [each for each in threading.enumerate() if each not in threads and type(each) is not _Dummy]
     left = [f"thread {thread.name}" for thread in started if not _ends(thread)]
     new = _open_descriptors() - descriptors
     if new:
@@ -201,6 +202,9 @@ def nothing_left_behind(root_logger_as_before: None) -> Iterator[None]:
     left += [f"child process {pid}" for pid in sorted(_children() - children)]
     if left:
         pytest.fail("the test left behind: " + ", ".join(left), pytrace=False)
+
+
+_Dummy = threading._DummyThread  # type: ignore[attr-defined]
 
 
 def _ends(thread: threading.Thread) -> bool:

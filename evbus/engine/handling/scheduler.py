@@ -103,6 +103,8 @@ class Scheduler(Generic[Job]):
         """Be told that a place was given back for which nothing waits."""
 
     def _ended(self, worker: asyncio.Task[None]) -> None:
+        if worker not in self._workers:
+            return  # it was given up, and its place is another's
         del self._workers[worker]
         if worker is self._unbegun:
             self._unbegun, self._waking = None, False

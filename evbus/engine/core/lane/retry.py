@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from evbus.errors import ConnectionLost, Unavailable, is_rejected
 from evbus.types import Envelope
 
-__all__ = ["DeadLetter", "Outcome", "blamed", "sort", "without"]
+__all__ = ["DeadLetter", "Outcome", "Sorted", "blamed", "sort", "without"]
 
 Outcome = BaseException | None
 
@@ -21,12 +22,13 @@ class DeadLetter(NamedTuple):
     attempts: int
 
 
-class _Sorted(NamedTuple):
+class Sorted(NamedTuple):
     """A round of publishing, taken apart.
 
     :ivar again: the events to try again, in order.
     :ivar tries: how often each of them was tried.
     :ivar wait: the least seconds until then that a destination asked for.
+    :ivar within: the most of them, but for that.
     """
 
     delivered: list[Envelope]
@@ -34,6 +36,11 @@ class _Sorted(NamedTuple):
     again: list[Envelope]
     tries: list[int]
     wait: float
+    within: float
+
+    def pause(self, seconds: float) -> float:
+        """Return the seconds to wait in place of so many."""
+        return max(self.wait, min(seconds, self.within))
 
 
 def blamed(outcomes: Sequence[Outcome], *, broke: bool) -> frozenset[int]:
@@ -63,7 +70,7 @@ def sort(
     *,
     spare: frozenset[int] = frozenset(),
     broke: bool = False,
-) -> _Sorted:
+) -> Sorted:
     """Tell apart what was delivered, what is dead after ``most`` tries (0: never), and the rest.
 
     Outcomes may be missing at the end: those events were not tried.
@@ -76,7 +83,7 @@ def sort(
     dead: list[DeadLetter] = []
     again: list[Envelope] = []
     counts: list[int] = []
-    wait = 0.0
+    wait, within = 0.0, math.inf
     for event, tried, outcome in zip(events, tries, outcomes):  # noqa: B905 - outcomes may be shorter
         if outcome is None:
             delivered.append(event)
@@ -84,6 +91,7 @@ def sort(
         count = tried
         if isinstance(outcome, Unavailable):
             wait = max(wait, outcome.retry_after or 0.0)
+            within = min(within, outcome.retry_within)
         if _counts(outcome, broke=broke):
             count += 1
             if id(outcome) in spare:
@@ -95,7 +103,7 @@ def sort(
         counts.append(count)
     again.extend(events[len(outcomes) :])
     counts.extend(tries[len(outcomes) :])
-    return _Sorted(delivered, dead, again, counts, wait)
+    return Sorted(delivered, dead, again, counts, wait, within)
 
 
 def _counts(outcome: BaseException, *, broke: bool) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 from evbus.engine.core.broker import HANDLING
 from evbus.engine.core.lane.buffer import Flight
 from evbus.engine.core.lane.lane import Lane
-from evbus.engine.core.lane.retry import Outcome, blamed, sort
+from evbus.engine.core.lane.retry import Outcome, Sorted, blamed, sort
 from evbus.engine.core.lane.sender import Publishing, outcomes_of
 from evbus.engine.kit.backoff import backoff
 from evbus.engine.kit.waiting import failure_of, running
@@ -174,7 +174,7 @@ class _Worker:
             lane.fails(problems[0], "publishing fails and", len(left))
             broke = broke or any(isinstance(problem, ConnectionLost) for problem in problems)
             outcomes = None
-            left, tries = await self._stand_by(flight, left, tries, self._pause(rounds, found.wait))
+            left, tries = await self._stand_by(flight, left, tries, self._pause(rounds, found))
             if spare:
                 while left:
                     alone = self._deliver(flight, left[:1], tries[:1], broke=broke)
@@ -190,9 +190,9 @@ class _Worker:
             left, tries = await self._stand_by(flight, left, tries, lane.wait(*waiting))
         return left, tries
 
-    async def _pause(self, rounds: int, least: float) -> None:
+    async def _pause(self, rounds: int, found: Sorted) -> None:
         retry = self._lane.delivery.retry
-        await asyncio.sleep(max(least, backoff(rounds, retry.min, retry.max)))
+        await asyncio.sleep(found.pause(backoff(rounds, retry.min, retry.max)))
 
     async def _stand_by(
         self, flight: Flight, left: list[Envelope], tries: list[int], until: Awaitable[None]

@@ -51,9 +51,12 @@ class Workers(Scheduler[_Job]):
         return bool(self.ready) and self.active < self.limit
 
     def begin(self) -> None:
-        """Forget what an event loop that has ended left behind."""
+        """Forget what an event loop that has ended left behind, or a stop that waited no longer."""
         for worker in self._workers:
-            worker.get_coro().close()
+            if worker.get_loop().is_closed():
+                worker.get_coro().close()
+            else:
+                worker.cancel()  # it runs, and ends by itself; nobody closes what runs
         self._workers.clear()
         self._later.clear()
         self.active, self._waking = 0, False

@@ -83,7 +83,7 @@ class _ConfirmChannel(NamedTuple):
     heads: dict[tuple[str, int, int], _Head]
 
 
-class _Unroutable(Rejected):
+class Unroutable(Rejected):
     """It came back: no queue is bound to the exchange for it."""
 
 
@@ -250,13 +250,14 @@ class Publisher:
             if outcome is None:
                 self._nowhere.discard(key)
                 self._coming_back.arrived(key)
-            elif type(outcome) is not _Unroutable:
+            elif type(outcome) is not Unroutable:
                 continue
             elif self._declares and not (sure and key in self._nowhere):
                 self._suspects.add(key)
                 outcomes[index] = Unavailable(f"{outcome}; the queue may have been deleted")
-            elif self._coming_back.missed(key):
-                outcomes[index] = Unavailable(f"{outcome}; the queue may be about to come back")
+            elif left := self._coming_back.missed(key):
+                said = f"{outcome}; the queue may be about to come back"
+                outcomes[index] = Unavailable(said, retry_within=left)
 
     async def _declare_again(self) -> None:
         async with self._opening:
@@ -313,7 +314,7 @@ class Publisher:
 
     def _unroutable(self, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
         found = unroutable(self._name, code, text, exchange, routing_key)
-        return _Unroutable(f"{found}{self._cure}") if self._cure else found
+        return Unroutable(f"{found}{self._cure}") if self._cure else found
 
     def _confirms(self, session: AmqpSession) -> Confirms:
         def ended(code: int, text: str) -> Exception:
@@ -446,7 +447,7 @@ def unroutable(name: str, code: int, text: str, exchange: str, routing_key: str)
     """Return the error of a ``basic.return`` on the connection ``name``."""
     where = f"the exchange {exchange!r} leads" if exchange else "there is"
     what = "to no queue for" if exchange else "no queue of the name of"
-    return _Unroutable(f"{name}: unroutable: {where} {what} the routing key {routing_key!r} ({text}, {code})")
+    return Unroutable(f"{name}: unroutable: {where} {what} the routing key {routing_key!r} ({text}, {code})")
 
 
 def _cure(profile: Profile) -> str:

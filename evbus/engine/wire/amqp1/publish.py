@@ -73,8 +73,9 @@ class Publisher(BrokerPublisher[Amqp1Session]):
         for index, (event, outcome) in enumerate(zip(events, outcomes, strict=True)):
             if outcome is None:
                 self._coming_back.arrived(event.routing_key)
-            elif type(outcome) is _NotThere and self._coming_back.missed(event.routing_key):
-                outcomes[index] = Unavailable(f"{outcome}; the queue may be about to come back")
+            elif type(outcome) is _NotThere and (left := self._coming_back.missed(event.routing_key)):
+                said = f"{outcome}; the queue may be about to come back"
+                outcomes[index] = Unavailable(said, retry_within=left)
 
     def _begin(self, session: Amqp1Session) -> None:
         profile = self._profile

@@ -28,14 +28,18 @@ class ComingBack:
         """Note that an event of a routing key has reached a queue."""
         self._first.pop(key, None)
 
-    def missed(self, key: str) -> bool:
-        """Note that an event of a routing key has reached none; return whether it is to be sent again."""
+    def missed(self, key: str) -> float:
+        """Note that an event of a routing key has reached none.
+
+        Returns the seconds for which it is to be sent again, 0 when it is not.
+        """
         now = asyncio.get_running_loop().time()
         first = self._first.setdefault(key, now)
-        if self._connection.settling and now - first < supervisor.SETTLING:
-            return True
+        left = min(self._connection.settling, first + supervisor.SETTLING - now)
+        if left > 0:
+            return left
         del self._first[key]
-        return False
+        return 0.0
 
     def clear(self) -> None:
         """Forget all keys: the connection that their events were sent over is gone."""

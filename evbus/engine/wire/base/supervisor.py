@@ -255,9 +255,10 @@ class Connection(Generic[S]):
         await asyncio.wait({self._change()}, timeout=seconds)
 
     @property
-    def settling(self) -> bool:
-        """Whether queues may still be coming back, as the connection or consumers were away just now."""
-        return asyncio.get_running_loop().time() < max(self._up, self.consumers.changed) + SETTLING
+    def settling(self) -> float:
+        """Seconds for which queues may still be coming back: the connection or consumers were away just now."""
+        until = max(self._up, self.consumers.changed) + SETTLING
+        return max(0.0, until - asyncio.get_running_loop().time())
 
     def _takes(self) -> bool:
         session = self.session

@@ -31,6 +31,15 @@ def test_an_event_dies_with_its_last_try(most: int, tried: int, dies: bool) -> N
     assert found.tries == ([] if dies else [tried + 1])
 
 
+def test_the_pause_is_that_of_the_retries_within_what_destinations_ask_for() -> None:
+    deciding = Unavailable("moved", retry_within=0.5)
+    pauses = [
+        [sort([A, B], [0, 0], outcomes, 10).pause(seconds) for seconds in (0.1, 3.0, 30.0)]
+        for outcomes in ([FAILED, None], [DOWN, FAILED], [deciding, FAILED], [deciding, DOWN])
+    ]
+    assert pauses == [[0.1, 3.0, 30.0], [7.0, 7.0, 30.0], [0.1, 0.5, 0.5], [7.0, 7.0, 7.0]]
+
+
 def test_a_destination_that_is_down_costs_no_try() -> None:
     found = sort([A], [2], [Unavailable("x", retry_after=None)], 3)  # type: ignore[arg-type]
     assert (found.dead, found.tries, found.wait) == ([], [2], 0.0)

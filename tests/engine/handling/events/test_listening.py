@@ -855,10 +855,10 @@ def test_what_cannot_be_read_is_dead_in_its_turn_and_not_tried_again() -> None:
     async def main() -> None:
         source, letters, calls = Source(), Letters(), list[str]()
         async with at_work(lambda event: calls.append(event.id), letters) as listening:
+            listening.begin(None, max_body=20)
             give(listening, source, "a")
             listening.take(source.delivery(b"{", "bad"), ORDER)
             give(listening, source, "b")
-            listening.begin(None, max_body=20)
             listening.take(source.delivery({"id": "b" * 20}, "large"), ORDER, outside=True)
             give(listening, source, "c")
             told = await source.settled(5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from contextvars import ContextVar
 
@@ -166,6 +167,34 @@ def test_one_that_does_not_end_when_it_is_cancelled_is_left_alone() -> None:
         assert await workers.wait_idle(WAIT)
 
     go(main)
+
+
+def test_a_worker_that_did_not_end_is_given_up_and_ends_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    gate, done = asyncio.Event(), list[int]()
+
+    async def handle(job: int) -> None:
+        while job == 1 and not gate.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await gate.wait()
+        done.append(job)
+
+    async def main() -> None:
+        workers = Workers(handle, 1, "w")
+        workers.submit(1)
+        await asyncio.sleep(0)
+        workers.begin()
+        assert (workers.active, workers.idle) == (0, True)
+        workers.submit(2)
+        assert await workers.wait_idle(WAIT)
+        assert done == [2]
+        gate.set()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert done == [2, 1]
+        assert (workers.active, workers.idle) == (0, True)
+
+    go(main)
+    assert caplog.records == []
 
 
 def test_the_workers_go_on_in_another_event_loop() -> None:

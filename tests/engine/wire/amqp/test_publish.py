@@ -48,7 +48,7 @@ class Line:
         self.frame_max = 4096
         self.blocked = ""
         self.broke = False
-        self.settling = False
+        self.settling = 0.0
         self.probed: list[float] = []
         self.server = (3, 10, 8)
         self.number = 0
