@@ -189,7 +189,7 @@ def test_what_was_confirmed_meanwhile_is_not_sent_again_when_an_older_answer_is_
         assert await again == [None, None]
         assert line.bodies == [b"old", b"fresh"]
 
-    run(check, confirm_timeout=0.02)
+    run(check, confirm_timeout=0.3)
 
 
 def test_a_batch_with_a_refused_event_is_not_sent_again_either() -> None:
