@@ -19,11 +19,14 @@ from rounds import Case, Results
 OURS = "evbus"
 #: The build before, and the same once more, against which it shows how far two equal sides differ.
 BEFORE, AGAIN = "before", "before, again"
-BUILDS = (BEFORE, AGAIN)
+#: This build, run by an interpreter that was given.
+GIVEN = "given"
+BUILDS = (BEFORE, AGAIN, GIVEN)
 #: The cases that tell no processor time: of memory, and of what is not evbus.
 WITHOUT = {"bound", "memory", "keys"}
 
 _chosen: list[str] = []
+_given: list[str] = []
 
 
 def choose(commit: str) -> str:
@@ -42,15 +45,22 @@ def choose(commit: str) -> str:
     return _chosen[0]
 
 
+def use(python: str) -> None:
+    """Let the side :data:`GIVEN` be run by this interpreter from now on."""
+    _given[:] = [python]
+
+
 def interpreter(side: str, peer: str = "") -> str:
     """Return the interpreter of a side: the build before has its own, as peers have; evbus has this one."""
+    if side == GIVEN:
+        return _given[0]
     if side in BUILDS:
         return _python(_chosen[0])
     return python_of(peer) if peer else sys.executable
 
 
 def script_of(side: str) -> str:
-    """Return the name by which the scripts know a side: both builds are evbus to them."""
+    """Return the name by which the scripts know a side: all builds are evbus to them."""
     return OURS if side in BUILDS else side
 
 

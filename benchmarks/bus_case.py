@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sides.common import Clock
+from sides.common import Clock, run
 
 PROFILE = "default"
 KEY = "orders"
@@ -167,4 +167,4 @@ CASES: dict[str, Callable[[int], Any]] = {
 }
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(CASES[sys.argv[1]](int(sys.argv[2])))))
+    print(json.dumps(run(CASES[sys.argv[1]](int(sys.argv[2])))))

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sides.common import LIMIT, Clock
+from sides.common import LIMIT, Clock, run
 from sides.orders import Handled, Listener, OrderPlaced, made, maker
 
 LISTENERS = 10
@@ -172,4 +172,4 @@ async def main(side: str, case: str, count: int) -> dict[str, float]:
 
 if __name__ == "__main__":
     signal.alarm(LIMIT)
-    print(json.dumps(asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))))
+    print(json.dumps(run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))))

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import brokers
 import build
@@ -19,10 +20,11 @@ import dispatch
 import events
 import page
 import rounds
+import runtimes
 from peers import ROOT, say
 from rounds import Case, Results
 
-GROUPS = ("bus", "dispatch", "events", "brokers")
+GROUPS = ("bus", "dispatch", "events", "brokers", "runtimes")
 
 
 def chosen(cases: list[Case], options: argparse.Namespace) -> list[Case]:
@@ -42,9 +44,7 @@ def chosen(cases: list[Case], options: argparse.Namespace) -> list[Case]:
 def asked() -> argparse.Namespace:
     """Return what the command line asks for; ``groups`` is a set then."""
     parser = argparse.ArgumentParser(description="Compare evbus with its peers.")
-    parser.add_argument(
-        "groups", nargs="*", metavar="bus|dispatch|events|brokers", help="what to measure (all)"
-    )
+    parser.add_argument("groups", nargs="*", metavar="|".join(GROUPS), help="what to measure (all)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each case runs on each side (5)")
     parser.add_argument("--only", nargs="*", default=[], help="names of cases; the page is not written then")
     parser.add_argument("--sides", nargs="*", default=[], help="names of sides; the page is not written then")
@@ -62,11 +62,14 @@ def asked() -> argparse.Namespace:
     named = bool(options.groups)
     options.groups = groups = set(options.groups or GROUPS)
     if groups - set(GROUPS):
-        parser.error("there are four groups of cases: bus, dispatch, events and brokers")
+        parser.error(f"the groups of cases are {', '.join(GROUPS)}")
+    if options.before and named and "runtimes" in groups:
+        parser.error("the group runtimes measures this build alone, and none with --before")
     if options.resolution and not options.before:
         parser.error("--resolution is about the build that --before names")
     if options.before:
         options.before = build.choose(options.before)
+        groups.discard("runtimes")
     elif "dispatch" in groups and sys.version_info < dispatch.NEEDS:
         needs = ".".join(map(str, dispatch.NEEDS))
         said = f"the peer of the dispatcher needs Python {needs} or later: make bench PYTHON=..."
@@ -95,13 +98,17 @@ def main() -> None:
         return chosen(cases, options) if group in groups else []
 
     through_broker, listened = of("brokers", brokers.CASES), of("events", events.THROUGH_RABBITMQ)
+    by_runtime = of("runtimes", runtimes.cases(runtimes.OF_RABBITMQ))
     of_events: Results = {}
+    of_runtimes: Results = {}
     # The broker first: if there is none, nobody waits for that.
-    if through_broker or listened:
+    if through_broker or listened or by_runtime:
         given = brokers.Broker(options.amqp, options.stomp) if options.amqp else None
         with contextlib.nullcontext(given) if given else brokers.private_node() as broker:
             found: Results = rounds.run(options.rounds, through_broker, broker.measure)
-            of_events |= rounds.run(options.rounds, listened, events.through(broker.amqp))
+            through = events.through(broker.amqp)
+            of_events |= rounds.run(options.rounds, listened, through)
+            of_runtimes |= rounds.run(options.rounds, by_runtime, runtimes.on(through))
         if through_broker:
             report(brokers.MARK, brokers.table, found)
     if "bus" in groups:
@@ -113,6 +120,12 @@ def main() -> None:
     if "events" in groups:
         of_events |= rounds.run(options.rounds, of("events", events.cases()), events.measure)
         report(events.MARK, events.table, of_events)
+    if "runtimes" in groups:
+        wanted = of("runtimes", runtimes.cases(runtimes.OF_BUS))
+        found = rounds.run(options.rounds, wanted, runtimes.on(bus.measure))
+        wanted = of("runtimes", runtimes.cases(runtimes.OF_EVENTS))
+        of_runtimes |= rounds.run(options.rounds, wanted, runtimes.on(events.measure))
+        report(runtimes.MARK, partial(runtimes.table, of_events=of_runtimes), found)
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ class Connection(Generic[S]):
 
     @property
     def settling(self) -> float:
-        """Seconds for which queues may still be coming back: the connection or consumers were away just now."""
+        """Seconds for which queues may be coming back, as the connection or consumers were away just now."""
         until = max(self._up, self.consumers.changed) + SETTLING
         return max(0.0, until - asyncio.get_running_loop().time())
 
