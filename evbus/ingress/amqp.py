@@ -17,7 +17,7 @@ def __init__(hub):
 
 
 async def open_(hub, ctx):
-    """Return a ``Correspondent`` for a profile: its connection open, its exchange and queue declared.
+    """Return a ``Requester`` for a profile: its connection open, its exchange and queue declared.
 
     :raises ConnectFailed: there is no connection, or the broker refuses the exchange or the queue; unless
         the profile says ``first_connect: wait``.
@@ -25,13 +25,13 @@ async def open_(hub, ctx):
     from evbus.engine.wire.amqp import requests as _requests
 
     connection = await hub.connection.amqp.open(ctx)
-    correspondent = _requests.Correspondent(connection, ctx.profile, ctx.name)
+    requester = _requests.Requester(connection, ctx.profile, ctx.name)
     try:
-        await correspondent.open()
+        await requester.open()
     except BaseException:
         await hub.connection.amqp.close(connection)
         raise
-    return correspondent
+    return requester
 
 
 def ready(hub, ctx):

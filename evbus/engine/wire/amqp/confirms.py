@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 from evbus.engine.wire.amqp import frames
+from evbus.engine.wire.amqp.transport import Sink
 from evbus.errors import DeliveryError, Rejected
 from evbus.types import SharedHeaders
 
 __all__ = ["PENDING", "Batch", "Confirms", "Outcome", "Sent", "read_return"]
 
 _TAG = struct.Struct(">QB")
-_CONTENT = struct.Struct(">HHQ")
 
 
 class _Pending(Exception):
@@ -113,8 +113,8 @@ def read_return(payload: bytes) -> tuple[int, str, str, str]:
     return code, text, exchange, routing_key
 
 
-class Confirms:
-    """The publishes of one channel; a :class:`evbus.engine.wire.amqp.transport.Sink`.
+class Confirms(Sink):
+    """The publishes of one channel.
 
     :param refused: makes the outcome of a ``basic.nack``.
     :param unroutable: makes the outcome of a return, of its code, text, exchange and routing key.
@@ -131,6 +131,7 @@ class Confirms:
         silent: Callable[[], Exception],
         patience: float,
     ) -> None:
+        super().__init__()
         self.ended: Exception | None = None
         self.progress = 0
         self._refused = refused
@@ -142,10 +143,8 @@ class Confirms:
         self._next = 1
         self._batches: deque[Batch] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._returning: Rejected | None = None
-        self._returned = ("", b"")
-        self._parts: list[bytes] = []
-        self._missing = 0
+        # The routing key of what is coming back, and the error of that.
+        self._returning: tuple[str, Rejected] | None = None
         # What came back and is not confirmed yet.
         self._back: dict[Sent, list[Rejected]] = {}
 
@@ -228,29 +227,18 @@ class Confirms:
                 if batch.outcomes[index] is PENDING:
                     yield sent
 
-    def frame(self, kind: int, method: int, payload: bytes) -> bool:
-        """Take a confirm or a part of a return; everything else is aio-pika's."""
+    def method(self, method: int, payload: bytes) -> bool:
+        """Take a confirm, or the beginning of a return; everything else is aio-pika's."""
         if method in (frames.ACK, frames.NACK):
             tag, bits = _TAG.unpack_from(payload, 4)
             self._settle(tag, None if method == frames.ACK else self._refused, multiple=bool(bits & 1))
-            return True
-        if kind == 1:
+        elif method == frames.RETURN:
+            code, text, exchange, routing_key = read_return(payload)
+            self._returning = routing_key, self._unroutable(code, text, exchange, routing_key)
+        else:
             if method == frames.CHANNEL_CLOSE:
                 self._end(*frames.read_close(payload))
-            elif method == frames.RETURN:
-                self._begin_return(payload)
-                return True
             return False
-        if self._returning is None:
-            return False
-        if kind == 2:
-            self._missing = _CONTENT.unpack_from(payload)[2]
-            self._returned = (self._returned[0], payload[_CONTENT.size :])
-        else:
-            self._parts.append(payload)
-            self._missing -= len(payload)
-        if self._missing <= 0:
-            self._end_return()
         return True
 
     def _settle(self, tag: int, refused: Callable[[], Exception] | None, *, multiple: bool) -> None:
@@ -278,17 +266,12 @@ class Confirms:
                 if not self._back[sent]:
                     del self._back[sent]
 
-    def _begin_return(self, payload: bytes) -> None:
-        code, text, exchange, routing_key = read_return(payload)
-        self._returning = self._unroutable(code, text, exchange, routing_key)
-        self._returned = (routing_key, b"")
-        self._parts = []
-
-    def _end_return(self) -> None:
-        problem, self._returning = self._returning, None
-        assert problem is not None
-        (key, properties), body = self._returned, b"".join(self._parts)
-        self._parts = []
+    def message(self, properties: bytes, body: bytes) -> None:
+        """Note what came back."""
+        returning, self._returning = self._returning, None
+        if returning is None:
+            return
+        key, problem = returning
         sent = self._found(key, properties, body)
         if sent is not None:
             # Twins may be pending; which of them it was is told by its confirm, which comes next.

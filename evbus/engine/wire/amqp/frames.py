@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-import msgspec
-
 from evbus.engine.codec.wrapped import PREFIX, prefixed
+from evbus.engine.wire.amqp.profile import Profile
 from evbus.engine.wire.amqp.table import read_table
 from evbus.engine.wire.amqp1.decode import SECTIONED, SECTIONS, handed_over
 from evbus.engine.wire.amqp1.message import ROUTING_KEY
@@ -35,7 +34,6 @@ __all__ = [
     "NACK",
     "RETURN",
     "UNBLOCKED",
-    "Fixed",
     "Properties",
     "ack_frame",
     "body_head",
@@ -97,21 +95,6 @@ _WRITTEN = {name for _, name, kind in _PROPERTIES if kind != _TABLE} - {"user-id
 _DELIVERY_MODE = "delivery-mode"
 _EVENT_ID = "ce-id"
 _NO_NATIVE: Mapping[str, Native] = {}
-
-
-class Fixed(msgspec.Struct, frozen=True):
-    """The properties that a profile gives every message; an event's own headers of these names win.
-
-    :ivar persistent: kept on disk by the broker.
-    :ivar expiration: milliseconds, as text.
-    :ivar prefix: what the attributes of CloudEvents begin with in the table of headers.
-    """
-
-    persistent: bool = True
-    priority: int | None = None
-    expiration: str | None = None
-    headers: tuple[tuple[str, str], ...] = ()
-    prefix: str = PREFIX
 
 
 def short_text(text: str, what: str) -> bytes:
@@ -207,8 +190,10 @@ def delete_frame(channel: int, queue: str) -> bytes:
     return _HEAD.pack(1, channel, len(payload)) + payload + END
 
 
-def encode_properties(headers: Mapping[str, str], fixed: Fixed) -> bytes:
+def encode_properties(headers: Mapping[str, str], profile: Profile) -> bytes:
     """Return the flags and values of a message's properties.
+
+    What the profile gives every message is there too; an event's own headers of these names win.
 
     ``content-type``, ``content-encoding``, ``priority``, ``correlation-id``, ``reply-to``, ``expiration``
     (milliseconds), ``message-id``, ``timestamp`` (seconds), ``type`` and ``app-id`` become the properties of
@@ -218,22 +203,22 @@ def encode_properties(headers: Mapping[str, str], fixed: Fixed) -> bytes:
     :raises InvalidHeader: AMQP cannot carry one of them; names it.
     """
     values: dict[str, str] = {}
-    if fixed.priority is not None:
-        values["priority"] = str(fixed.priority)
-    if fixed.expiration is not None:
-        values["expiration"] = fixed.expiration
+    if profile.priority is not None:
+        values["priority"] = str(profile.priority)
+    if profile.expiry is not None:
+        values["expiration"] = str(round(profile.expiry * 1000))
     table: dict[str, str] = {}
-    for name, value in {**dict(fixed.headers), **headers}.items():
+    for name, value in {**profile.headers, **headers}.items():
         if name in _WRITTEN:
             values[name] = value
         elif not name.startswith(HISTORY):
             table[name] = value
-    if fixed.prefix != PREFIX:
-        table = {prefixed(name, fixed.prefix): value for name, value in table.items()}
+    if profile.cloudevents_prefix != PREFIX:
+        table = {prefixed(name, profile.cloudevents_prefix): value for name, value in table.items()}
     native = getattr(headers, "native", _NO_NATIVE)
     if _EVENT_ID in headers:
         values.setdefault("message-id", headers[_EVENT_ID])
-    values[_DELIVERY_MODE] = "2" if fixed.persistent else "1"
+    values[_DELIVERY_MODE] = "2" if profile.persistent else "1"
     flags, parts = 0, []
     for bit, name, kind in _PROPERTIES:
         if kind == _TABLE:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from evbus.engine.kit.redact import one_line
 from evbus.engine.wire.amqp import frames
+from evbus.engine.wire.amqp.transport import Sink
 from evbus.engine.wire.amqp1.decode import body_of
 from evbus.types import Delivery, Envelope, Origin, SharedHeaders
 
@@ -23,9 +24,6 @@ log = logging.getLogger("evbus.egress.amqp")
 CONSUMER_TAG = "evbus"
 
 _DELIVER = struct.Struct(">QB")
-_SIZE = struct.Struct(">Q")
-#: Bytes before the properties of a content header: class, weight, size (section 4.2.6.1).
-_PROPERTIES = 12
 _OFFSET = "x-stream-offset"
 #: What it means that the broker waits no longer for an acknowledgement, and what is to be set.
 _TOO_LATE = (
@@ -34,8 +32,8 @@ _TOO_LATE = (
 )
 
 
-class Intake(Origin):
-    """A consumer's deliveries on one channel; a :class:`evbus.engine.wire.amqp.transport.Sink`.
+class Intake(Sink, Origin):
+    """A consumer's deliveries on one channel.
 
     :param channel: the number of the channel.
     :param write: writes frames.
@@ -58,7 +56,8 @@ class Intake(Origin):
         *,
         stream: bool = False,
     ) -> None:
-        super().__init__(pause)
+        Sink.__init__(self)
+        Origin.__init__(self, pause)
         self.settled = False
         self.waiting = waiting
         self._arrived = arrived
@@ -80,9 +79,6 @@ class Intake(Origin):
         self._tag = 0
         self._redelivered = False
         self._routing_key = ""
-        self._missing = 0
-        self._properties = b""
-        self._parts: list[bytes] = []
 
     def __repr__(self) -> str:
         return f"<Intake unsettled={len(self._unsettled)} ended={self.ended!r}>"
@@ -126,30 +122,11 @@ class Intake(Origin):
 
     # Reading
 
-    def frame(self, kind: int, method: int, payload: bytes) -> bool:
-        """Take a part of a delivery; everything else is aio-pika's."""
-        if kind == 3:
-            self._missing -= len(payload)
-            if self._parts or self._missing:
-                self._parts.append(payload)
-                if not self._missing:
-                    self._take(b"".join(self._parts))
-            else:
-                self._take(payload)
-        elif kind == 2:
-            (self._missing,) = _SIZE.unpack_from(payload, 4)
-            self._properties = payload[_PROPERTIES:]
-            self._parts = []
-            if not self._missing:
-                self._take(b"")
-        elif method == frames.DELIVER:
-            self._begin(payload)
-        else:
+    def method(self, method: int, payload: bytes) -> bool:
+        """Begin a delivery; everything else is aio-pika's."""
+        if method != frames.DELIVER:
             self._look(method, payload)
             return False
-        return True
-
-    def _begin(self, payload: bytes) -> None:
         position = 5 + payload[4]  # the consumer tag: there is one consumer on the channel
         self._tag, self._redelivered = _DELIVER.unpack_from(payload, position)
         position += 9
@@ -157,9 +134,11 @@ class Intake(Origin):
         self._routing_key = payload[position + 1 : position + 1 + payload[position]].decode(
             "utf-8", "replace"
         )
+        return True
 
-    def _take(self, body: bytes) -> None:
-        headers, count, key, sectioned = self._headers()
+    def message(self, properties: bytes, body: bytes) -> None:
+        """Take what was delivered."""
+        headers, count, key, sectioned = self._read(properties)
         if sectioned:
             body = body_of(body)
         envelope = Envelope(
@@ -174,9 +153,9 @@ class Intake(Origin):
         if len(waiting) == 1:
             self._arrived()
 
-    def _headers(self) -> frames.Properties:
+    def _read(self, properties: bytes) -> frames.Properties:
         try:
-            return frames.properties_of(self._properties)
+            return frames.properties_of(properties)
         # Raised here it would end the connection, and the message would come again over the next one.
         except Exception as exc:
             if not self._warned:

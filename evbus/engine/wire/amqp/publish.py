@@ -30,7 +30,7 @@ from evbus.errors import (
 )
 from evbus.types import Envelope, SharedHeaders
 
-__all__ = ["Publisher", "fixed_of", "properties_for", "refused", "rejected", "unroutable"]
+__all__ = ["Publisher", "properties_for", "refused", "rejected", "unroutable"]
 
 #: Heads of messages that are kept because others are likely to need the same.
 CACHED = 4096
@@ -83,7 +83,7 @@ class _ConfirmChannel(NamedTuple):
     heads: dict[tuple[str, int, int], _Head]
 
 
-class Unroutable(Rejected):
+class _Unroutable(Rejected):
     """It came back: no queue is bound to the exchange for it."""
 
 
@@ -95,7 +95,6 @@ class Publisher:
         self._profile = profile
         self._name = connection.name
         self._exchange = profile.exchange_name()
-        self._fixed = fixed_of(profile)
         self._patience = profile.timeout or profile.confirm_timeout
         self._channel: _ConfirmChannel | None = None
         self._opening = asyncio.Lock()
@@ -146,7 +145,10 @@ class Publisher:
         None when that has to wait, as for a channel, and nothing was published.
         """
         batch = self._begin(events)
-        return None if batch is None else batch.done
+        if batch is None:
+            return None
+        batch.done.add_done_callback(partial(self._ended, self._calls, batch, events, self._declarations))
+        return batch.done
 
     def _begin(self, events: list[Envelope]) -> Batch | None:
         channel = self._channel
@@ -161,19 +163,23 @@ class Publisher:
         self._under_way.add(self._calls)
         batch = self._write(channel, encoded)
         channel.confirms.watch(batch)
-        batch.done.add_done_callback(partial(self._ended, self._calls, batch, events, self._declarations))
         return batch
 
     def _ended(
         self, call: int, batch: Batch, events: list[Envelope], declarations: int, answer: asyncio.Future[Any]
     ) -> None:
-        """Note how a batch has ended that was published at once."""
-        self._under_way.discard(call)
+        """Note how a batch has ended that was published at once, and that nobody here waits for."""
         if answer.cancelled() or answer.exception() is not None:
-            batch.renew()
-            self._remember(_published(batch, events))
+            self._left(call, batch, events)
         else:
+            self._under_way.discard(call)
             self._look_at(events, answer.result(), declarations)
+
+    def _left(self, call: int, batch: Batch, events: list[Envelope]) -> None:
+        """Remember a batch of which nobody was told the outcomes."""
+        self._under_way.discard(call)
+        batch.renew()
+        self._remember(_published(batch, events))
 
     async def publish(self, events: list[Envelope]) -> list[Outcome]:
         """Publish events in order and return, once the broker has answered for all, one outcome each.
@@ -185,14 +191,15 @@ class Publisher:
         """
         batch = self._begin(events)
         if batch is not None:
-            answer = batch.done
+            call, declarations = self._calls, self._declarations
             try:
-                return await answer
-            except asyncio.CancelledError:
-                if not answer.cancelled() and answer.exception() is None:
-                    # All was confirmed just now, and nobody is told.
-                    self._remember(_published(batch, events))
+                outcomes = await batch.done
+            except BaseException:
+                self._left(call, batch, events)
                 raise
+            self._under_way.discard(call)
+            self._look_at(events, outcomes, declarations)
+            return outcomes
         self._calls += 1
         call = self._calls
         self._under_way.add(call)
@@ -250,7 +257,7 @@ class Publisher:
             if outcome is None:
                 self._nowhere.discard(key)
                 self._coming_back.arrived(key)
-            elif type(outcome) is not Unroutable:
+            elif type(outcome) is not _Unroutable:
                 continue
             elif self._declares and not (sure and key in self._nowhere):
                 self._suspects.add(key)
@@ -314,7 +321,7 @@ class Publisher:
 
     def _unroutable(self, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
         found = unroutable(self._name, code, text, exchange, routing_key)
-        return Unroutable(f"{found}{self._cure}") if self._cure else found
+        return _Unroutable(f"{found}{self._cure}") if self._cure else found
 
     def _confirms(self, session: AmqpSession) -> Confirms:
         def ended(code: int, text: str) -> Exception:
@@ -369,7 +376,7 @@ class Publisher:
         if self._largest is not None and size > self._largest:
             raise PayloadError(f"the body has {size} bytes, and the broker takes {self._largest} at most")
         number, frame_max = channel.number, channel.session.frame_max
-        properties = properties_for(event.headers, self._profile, self._fixed, frame_max)
+        properties = properties_for(event.headers, self._profile, frame_max)
         data = frames.publish_method(
             number, self._exchange, event.routing_key, mandatory=self._profile.mandatory
         ) + frames.content_header(number, size, properties)
@@ -408,20 +415,7 @@ class Publisher:
             self._unknown.keep(each.event, each)
 
 
-def fixed_of(profile: Profile) -> frames.Fixed:
-    """Return the properties that the profile gives every message."""
-    return frames.Fixed(
-        persistent=profile.persistent,
-        priority=profile.priority,
-        expiration=None if profile.expiry is None else str(round(profile.expiry * 1000)),
-        headers=tuple(profile.headers.items()),
-        prefix=profile.cloudevents_prefix,
-    )
-
-
-def properties_for(
-    headers: Mapping[str, str], profile: Profile, fixed: frames.Fixed, frame_max: int
-) -> bytes:
+def properties_for(headers: Mapping[str, str], profile: Profile, frame_max: int) -> bytes:
     """Return the properties of a message.
 
     :raises PayloadError: AMQP, or the broker, cannot carry them.
@@ -429,7 +423,7 @@ def properties_for(
     for name in _FURTHER_KEYS:
         if name in headers or name in profile.headers:
             raise InvalidHeader(f"the header {name!r} is a list for RabbitMQ, and no text; leave it out")
-    properties = frames.encode_properties(headers, fixed)
+    properties = frames.encode_properties(headers, profile)
     if len(properties) + 24 > frame_max:
         raise PayloadError(
             f"the headers have {len(properties)} bytes, more than the broker's frame_max of {frame_max}"
@@ -447,7 +441,7 @@ def unroutable(name: str, code: int, text: str, exchange: str, routing_key: str)
     """Return the error of a ``basic.return`` on the connection ``name``."""
     where = f"the exchange {exchange!r} leads" if exchange else "there is"
     what = "to no queue for" if exchange else "no queue of the name of"
-    return Unroutable(f"{name}: unroutable: {where} {what} the routing key {routing_key!r} ({text}, {code})")
+    return _Unroutable(f"{name}: unroutable: {where} {what} the routing key {routing_key!r} ({text}, {code})")
 
 
 def _cure(profile: Profile) -> str:

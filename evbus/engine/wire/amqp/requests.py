@@ -1,4 +1,4 @@
-"""Requests over AMQP 0-9-1, answered by RabbitMQ's direct reply-to.
+"""Requests over AMQP 0-9-1, answered by RabbitMQ's direct reply-to, and replies to those of others.
 
 The replies to all requests of a profile come back over one channel: it consumes from the pseudo-queue
 ``amq.rabbitmq.reply-to``, which no declaration makes, and publishes the requests. The broker writes into each
@@ -9,73 +9,215 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import NamedTuple
+import logging
+import struct
+import time
+from itertools import takewhile
+from urllib.parse import unquote
 
+import msgspec
 from aio_pika.abc import AbstractChannel
 
 from evbus.engine.kit.redact import one_line
 from evbus.engine.wire.amqp import frames
+from evbus.engine.wire.amqp.confirms import read_return
 from evbus.engine.wire.amqp.connect import AmqpSession, never
 from evbus.engine.wire.amqp.profile import Profile
-from evbus.engine.wire.amqp.publish import Publisher, fixed_of, properties_for, refused, rejected, unroutable
-from evbus.engine.wire.amqp.replies import Replier
+from evbus.engine.wire.amqp.publish import Publisher, properties_for, refused, rejected, unroutable
 from evbus.engine.wire.amqp.topology import declared
-from evbus.engine.wire.amqp.waiting import Waiting
+from evbus.engine.wire.amqp.transport import Sink
+from evbus.engine.wire.base.correlate import Correlator
 from evbus.engine.wire.base.single import SingleFlight
 from evbus.engine.wire.base.supervisor import Connection
 from evbus.errors import DeliveryTimeout, PayloadError, Rejected, Unavailable
 from evbus.types import Envelope
 
-__all__ = ["Correspondent", "Requester"]
+__all__ = ["Requester", "Requests"]
 
+log = logging.getLogger("evbus.ingress.amqp")
+
+_CORRELATION_ID = "correlation-id"
 _REPLY_TO = "amq.rabbitmq.reply-to"
+#: How the addresses of direct reply-to begin.
+_DIRECT = f"{_REPLY_TO}."
+#: How those begin that STOMP clients of the same broker give.
+_STOMP = ("/amq/queue/", "/reply-queue/", "/queue/")
+_TAG = struct.Struct(">QB")
 
 
-class _RequestChannel(NamedTuple):
-    """A channel that sends requests and takes their replies."""
+class Requests(Sink):
+    """The requests under way on one channel, whose publishes are confirmed, and their replies.
 
-    session: AmqpSession
-    number: int
-    link: AbstractChannel
-    waiting: Waiting
+    :param link: the channel, opened on ``session``.
+    :param profile: the profile of them, and ``profile_name`` what the envelopes of replies carry.
+    :param name: what the connection is called in errors.
+    :ivar number: the number of the channel.
+    :ivar ended: why it takes no more requests, ``""`` while it does.
+    """
+
+    def __init__(
+        self, session: AmqpSession, link: AbstractChannel, profile: Profile, profile_name: str, name: str
+    ) -> None:
+        super().__init__()
+        self.session = session
+        self.number = session.wire.attach(link.number, self)
+        self.ended = ""
+        self._link = link
+        self._profile = profile
+        self._profile_name = profile_name
+        self._name = name
+        self._requests = Correlator(name, log)
+        self._loop = asyncio.get_running_loop()
+        self._sent = self._confirmed = 0
+        self._unconfirmed: dict[int, str] = {}
+        self._listening: asyncio.TimerHandle | None = None
+        self._out: list[bytes] = []
+        self._returned: Rejected | None = None
+
+    def __repr__(self) -> str:
+        return f"<Requests requests={len(self._requests)} ended={self.ended!r}>"
+
+    @property
+    def open(self) -> bool:
+        """Whether a request can be sent now."""
+        return not self.ended and not self.session.blocked
+
+    def new_id(self) -> str:
+        """Return the correlation id of the next request."""
+        return self._requests.new_id()
+
+    async def ask(self, message: bytes, correlation_id: str, deadline: float, timeout: float) -> Envelope:
+        """Write a request, as its frames, and return the reply to it.
+
+        :param deadline: until when it is waited for, by the loop's clock; ``timeout`` is for the error.
+        """
+        reply = self._requests.expect(correlation_id, deadline, timeout)
+        self._sent += 1
+        self._unconfirmed[self._sent] = correlation_id
+        if self._listening is None:
+            self._listen()
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(message)
+        return await self._requests.reply(correlation_id, reply)
+
+    def _flush(self) -> None:
+        """Write all requests of one turn of the loop at once."""
+        out, self._out = self._out, []
+        # A frame on a channel that is closed would end the whole connection.
+        if not self.ended:
+            self.session.wire.write(b"".join(out))
+
+    async def leave(self) -> None:
+        """Close the channel; whoever waits for a reply is told."""
+        self.end("the lane was closed")
+        await self.session.leave(self._link, self)
+
+    # Silence: a server may be slow, and a broker confirms all the same
+
+    def _listen(self) -> None:
+        patience = self._profile.confirm_timeout
+        self._listening = self._loop.call_later(patience, self._heard, self._confirmed)
+
+    def _heard(self, confirmed: int) -> None:
+        """Tell when nothing was confirmed; one timer for the channel costs less than one for each request."""
+        self._listening = None
+        if self._unconfirmed:
+            if self._confirmed == confirmed:
+                self.session.probe(self._profile.confirm_timeout)
+            self._listen()
+
+    # Reading
+
+    def lost(self, reason: str) -> None:
+        """End all requests: the connection is gone."""
+        self.end(f"the connection was lost: {one_line(reason)}")
+
+    def end(self, reason: str, *, fault: bool = False) -> None:
+        """Take no more requests.
+
+        :param fault: a request is at fault, and if there is one only, it is that one.
+        """
+        if self.ended:
+            return
+        self.ended = reason
+        if self._listening is not None:
+            self._listening.cancel()
+        self._unconfirmed.clear()
+        said = f"{self._name}: {reason}"
+        at_fault = fault and len(self._requests) == 1
+
+        def problem() -> Exception:
+            if at_fault:
+                return Rejected(said)
+            return Unavailable(f"{said}; it is not known whether the request was handled")
+
+        self._requests.end(problem)
+
+    def method(self, method: int, payload: bytes) -> bool:
+        """Take a confirm, or the beginning of a reply or a return; everything else is aio-pika's."""
+        if method == frames.DELIVER:
+            self._returned = None
+        elif method == frames.RETURN:
+            self._returned = unroutable(self._name, *read_return(payload))
+        elif method in (frames.ACK, frames.NACK):
+            tag, bits = _TAG.unpack_from(payload, 4)
+            self._settle(tag, confirmed=method == frames.ACK, multiple=bool(bits & 1))
+        else:
+            self._look_at(method, payload)
+            return False
+        return True
+
+    def _look_at(self, method: int, payload: bytes) -> None:
+        if method == frames.CHANNEL_CLOSE:
+            code, text = frames.read_close(payload)
+            # 404 and 403 are about the exchange, and so about every request; the others may be about one.
+            self.end(
+                f"the broker closed the channel: {one_line(text)} ({code})", fault=code not in (403, 404)
+            )
+        elif method == frames.CANCEL:
+            self.end("the broker cancelled the consumer of replies")
+
+    def _settle(self, tag: int, *, confirmed: bool, multiple: bool) -> None:
+        self._confirmed += 1
+        unconfirmed = self._unconfirmed
+        for each in list(takewhile(tag.__ge__, unconfirmed)) if multiple else (tag,):
+            correlation_id = unconfirmed.pop(each, "")
+            if not confirmed:
+                self._requests.fail(correlation_id, refused(self._name, self._profile))
+
+    def message(self, properties: bytes, body: bytes) -> None:
+        """Hand a reply, or what came back, to whoever waits for it."""
+        try:
+            headers = frames.properties_of(properties).headers
+        except ValueError as exc:
+            log.debug("%s: a reply is ignored: %s", self._name, one_line(exc))
+            return
+        reply = self._returned or Envelope(self._profile_name, "", body, headers, time.monotonic())
+        self._requests.answer(headers.get(_CORRELATION_ID, ""), reply)
 
 
-class Correspondent(Publisher):
-    """All that a profile sends: events, requests, and replies to other people's requests.
+class Requester(Publisher):
+    """All that a profile sends: events; requests, any number at a time over one channel; and replies.
 
     :param name: the name of the profile, which the envelopes of replies carry.
     """
 
     def __init__(self, connection: Connection[AmqpSession], profile: Profile, name: str) -> None:
         super().__init__(connection, profile)
-        self.requester = Requester(connection, profile, name)
-        self.replier = Replier(connection, profile)
-        self.request = self.requester.request
-        self.reply = self.replier.reply
-
-    async def close(self) -> None:
-        """Close the channels; whoever waits for a reply is told."""
-        async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(super().close)
-            stack.push_async_callback(self.replier.close)
-            stack.push_async_callback(self.requester.close)
-
-
-class Requester:
-    """One profile's way to ask: any number of requests at a time over one channel."""
-
-    def __init__(self, connection: Connection[AmqpSession], profile: Profile, name: str) -> None:
-        self.connection = connection
+        plain = msgspec.structs.replace(profile, exchange="", queue=None, routing_key=None, mandatory=True)
+        # A queue that is gone makes the broker return a mandatory message. With direct reply-to that says
+        # nothing: RabbitMQ 3.10 returns each, also those that it delivers. So nobody is told there that a
+        # client is gone; asking the broker beside each reply (a passive declaration of the address) would
+        # halve what goes through.
+        self._queues = Publisher(connection, plain)
+        self._direct = Publisher(connection, msgspec.structs.replace(plain, mandatory=False))
         self._profile_name = name
-        self._profile = profile
-        self._name = connection.name
-        self._exchange = profile.exchange_name()
-        self._fixed = fixed_of(profile)
-        self._channel: _RequestChannel | None = None
-        self._opener = SingleFlight(self._open, self._gone)
+        self._requests: Requests | None = None
+        self._opener = SingleFlight(self._open_requests, self._gone)
 
     def __repr__(self) -> str:
-        return f"<Requester {self._name} {self._channel.waiting if self._channel else 'no channel'}>"
+        return f"<Requester {self._name} {self._requests or 'no channel'}>"
 
     async def request(self, event: Envelope, timeout: float) -> Envelope:
         """Publish an event and return the reply to it, whose routing key is ``""``.
@@ -90,54 +232,60 @@ class Requester:
         :raises Unavailable: no connection in time; or the connection or its channel was lost meanwhile, and
             it is not known whether it was handled.
         """
-        now = asyncio.get_running_loop().time()
-        deadline, left = now + timeout, timeout
-        channel = self._channel
-        if channel is None or channel.waiting.ended or channel.session.blocked or timeout <= 0:
-            channel = await self._opened(deadline, timeout)
-            left = deadline - asyncio.get_running_loop().time()
-        waiting = channel.waiting
-        correlation_id = waiting.new_id()
+        loop = asyncio.get_running_loop()
+        deadline, left = loop.time() + timeout, timeout
+        requests = self._requests
+        while requests is None or not requests.open or left <= 0:
+            if left <= 0:
+                raise self._late(timeout)
+            with contextlib.suppress(TimeoutError):  # which is told above
+                requests = await self._opener.open(left)
+            left = deadline - loop.time()
+        correlation_id = requests.new_id()
         try:
-            message = self._message(channel, event, correlation_id, left)
+            message = self._request(requests, event, correlation_id, left)
         except PayloadError as exc:
             raise rejected(self._name, exc) from exc
-        return await waiting.ask(message, correlation_id, deadline, timeout)
+        return await requests.ask(message, correlation_id, deadline, timeout)
 
-    def _message(self, channel: _RequestChannel, event: Envelope, correlation_id: str, left: float) -> bytes:
-        number, frame_max = channel.number, channel.session.frame_max
-        headers = {**event.headers, "correlation-id": correlation_id, "reply-to": _REPLY_TO}
+    def _request(self, requests: Requests, event: Envelope, correlation_id: str, left: float) -> bytes:
+        number, frame_max = requests.number, requests.session.frame_max
+        headers = {**event.headers, _CORRELATION_ID: correlation_id, "reply-to": _REPLY_TO}
         if self._profile.expiry is not None:
             left = min(left, self._profile.expiry)
         milliseconds = max(1, left * 1000)
         if milliseconds <= frames.LONGEST_EXPIRATION:  # one that may live longer never expires
             headers["expiration"] = str(round(milliseconds))
-        properties = properties_for(headers, self._profile, self._fixed, frame_max)
+        properties = properties_for(headers, self._profile, frame_max)
         method = frames.publish_method(number, self._exchange, event.routing_key, mandatory=True)
         head = method + frames.content_header(number, len(event.body), properties)
         return frames.message(number, frame_max, head, event.body)
 
+    async def reply(self, address: str, event: Envelope) -> None:
+        """Publish an event to whoever waits at ``address``; return when the broker has it.
+
+        :raises Rejected: the queue is gone, or AMQP cannot carry it.
+        :raises DeliveryError: refused by ``basic.nack``.
+        :raises Unavailable: no connection, no permission, or no answer.
+        """
+        address = _queue_of(address)
+        if not address:
+            raise Rejected(f"{self._name}: there is no address to reply to; the header reply-to names it")
+        # Without a time it is not remembered when its outcome is unknown: nobody sends it again as it is.
+        envelope = Envelope(event.profile, address, event.body, event.headers)
+        publisher = self._direct if address.startswith(_DIRECT) else self._queues
+        (outcome,) = await publisher.publish([envelope])
+        if outcome is not None:
+            raise outcome
+
     async def close(self) -> None:
-        """Close the channel; whoever waits for a reply is told."""
-        await self._opener.close()
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await self._leave(channel)
+        """Close the channels; whoever waits for a reply is told."""
+        async with contextlib.AsyncExitStack() as stack:
+            for close in (super().close, self._direct.close, self._queues.close, self._leave):
+                stack.push_async_callback(close)
+            await self._opener.close()
 
-    # The channel
-
-    async def _opened(self, deadline: float, timeout: float) -> _RequestChannel:
-        """Return the channel that takes requests, opened if need be, and as soon as there is a connection."""
-        loop = asyncio.get_running_loop()
-        while True:
-            left = deadline - loop.time()
-            if left <= 0:
-                raise self._late(timeout)
-            channel = self._channel
-            if channel is not None and not channel.waiting.ended and not channel.session.blocked:
-                return channel
-            with contextlib.suppress(TimeoutError):  # which is told above
-                await self._opener.open(left)
+    # The channel of requests
 
     def _gone(self) -> Unavailable:
         return Unavailable(f"{self._name}: the lane was closed")
@@ -151,8 +299,8 @@ class Requester:
             return Unavailable(f"{self._name}: the broker blocks publishers: {one_line(session.blocked)}")
         return DeliveryTimeout(timeout)
 
-    async def _open(self) -> None:
-        """Wait until the broker takes requests, with a channel for them.
+    async def _open_requests(self) -> Requests:
+        """Wait until the broker takes requests, and return a channel for them.
 
         :raises Unavailable: there can be none.
         """
@@ -163,56 +311,47 @@ class Requester:
             session = self.connection.up()
             if session.blocked:
                 continue
-            channel = self._channel
-            if channel is not None:
-                if channel.session is session and not channel.waiting.ended:
-                    return
-                self._channel = None
-                await self._leave(channel)
+            requests = self._requests
+            if requests is not None and requests.session is session and not requests.ended:
+                return requests
+            await self._leave()
             try:
-                self._channel = await self._open_on(session)
+                self._requests = requests = await self._open_on(session)
             except Exception as exc:
                 if not session.lost.done():
                     what = str(exc) if isinstance(exc, Unavailable) else f"no channel: {one_line(str(exc))}"
                     raise Unavailable(f"{self._name}: {what}") from exc
             else:
-                return
+                return requests
             # The connection gets to know of its loss a little later.
             while self.connection.session is session:
                 await self.connection.changed()
 
-    async def _open_on(self, session: AmqpSession) -> _RequestChannel:
+    async def _open_on(self, session: AmqpSession) -> Requests:
         await declared(session, self._profile)
         link = await session.channel(confirms=True)
-        patience = self._profile.confirm_timeout
-        waiting = Waiting(
-            session.wire.write,
-            self._profile_name,
-            self._name,
-            self._refused,
-            self._unroutable,
-            lambda: session.probe(patience),
-            patience,
-        )
-        channel = _RequestChannel(session, session.wire.attach(link.number, waiting), link, waiting)
+        requests = Requests(session, link, self._profile, self._profile_name, self._name)
         try:
             await session.rpc(_consume(link))
         except BaseException:
-            await self._leave(channel)
+            await requests.leave()
             raise
-        return channel
+        return requests
 
-    def _refused(self) -> Exception:
-        return refused(self._name, self._profile)
-
-    def _unroutable(self, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
-        return unroutable(self._name, code, text, exchange, routing_key)
-
-    async def _leave(self, channel: _RequestChannel) -> None:
-        channel.waiting.end("the lane was closed")
-        await channel.session.leave(channel.link, channel.waiting)
+    async def _leave(self) -> None:
+        requests, self._requests = self._requests, None
+        if requests is not None:
+            await requests.leave()
 
 
 async def _consume(link: AbstractChannel) -> None:
     replies = await link.get_queue(_REPLY_TO, ensure=False)
     await replies.consume(never, no_ack=True)
+
+
+def _queue_of(address: str) -> str:
+    """Return the queue of an address that a client of RabbitMQ's STOMP plugin gave, others as they are."""
+    for prefix in _STOMP:
+        if address.startswith(prefix):
+            return unquote(address[len(prefix) :])
+    return address

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
 from evbus.engine.wire.amqp import frames
 
@@ -18,6 +19,9 @@ __all__ = ["Sink", "Wire"]
 
 _HEAD = struct.Struct(">BHI")
 _METHOD = struct.Struct(">I")
+_SIZE = struct.Struct(">Q")
+#: Bytes before the properties of a content header: class, weight, size (section 4.2.6.1).
+_PROPERTIES = 12
 #: Frames have one of these types (section 2.3.5): method, header, body, heartbeat.
 _KINDS = (1, 2, 3, 8)
 #: The reply code of a broker that an operator stops, or has close the connection (section 1.2).
@@ -26,14 +30,42 @@ CONNECTION_FORCED = 320
 _LARGEST = 128 * 1024 * 1024
 
 
-class Sink(Protocol):
-    """A receiver of the frames of a channel."""
+class Sink(ABC):
+    """A receiver of the frames of a channel, which puts messages together."""
 
-    def frame(self, kind: int, method: int, payload: bytes) -> bool:
-        """Take a frame; return False to leave it to aio-pika. ``method`` is 0 unless ``kind`` is 1."""
+    def __init__(self) -> None:
+        self._missing = 0
+        self._properties = b""
+        self._parts: list[bytes] = []
 
+    @abstractmethod
+    def method(self, method: int, payload: bytes) -> bool:
+        """Take the frame of a method; return False to leave it to aio-pika."""
+
+    @abstractmethod
+    def message(self, properties: bytes, body: bytes) -> None:
+        """Take a message that was delivered, or came back."""
+
+    @abstractmethod
     def lost(self, reason: str) -> None:
-        """The connection is gone."""
+        """Note that the connection is gone."""
+
+    def content(self, kind: int, payload: bytes) -> None:
+        """Take the header of a message (2), or a part of its body (3)."""
+        if kind == 2:
+            (self._missing,) = _SIZE.unpack_from(payload, 4)
+            self._properties = payload[_PROPERTIES:]
+            self._parts = []
+            if not self._missing:
+                self.message(self._properties, b"")
+            return
+        self._missing -= len(payload)
+        if not self._parts and not self._missing:
+            self.message(self._properties, payload)
+            return
+        self._parts.append(payload)
+        if not self._missing:
+            self.message(self._properties, b"".join(self._parts))
 
 
 class Wire(asyncio.StreamReaderProtocol):
@@ -164,12 +196,17 @@ class Wire(asyncio.StreamReaderProtocol):
             stop = position + size + frames.AROUND
             if stop > end:
                 break
-            method = _METHOD.unpack_from(data, position + 7)[0] if kind == 1 else 0
             sink = sinks.get(channel)
-            if sink is None or not sink.frame(kind, method, data[position + 7 : stop - 1]):
-                if kind == 1:
-                    self._look(channel, method, data[position + 7 : stop - 1])
+            if kind == 1:
+                method = _METHOD.unpack_from(data, position + 7)[0]
+                payload = data[position + 7 : stop - 1]
+                if sink is None or not sink.method(method, payload):
+                    self._look(channel, method, payload)
+                    passed.append(data[position:stop])
+            elif sink is None or kind == 8:
                 passed.append(data[position:stop])
+            else:
+                sink.content(kind, data[position + 7 : stop - 1])
             position = stop
         # A TLS alert is shorter than any frame.
         if position < end and data[position] not in _KINDS:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from evbus.engine.wire.amqp import frames
 from evbus.engine.wire.amqp.confirms import PENDING, Batch, Confirms, Sent
+from evbus.engine.wire.amqp.profile import Profile
 from evbus.errors import DeliveryError, Rejected, Unavailable
 
 GOOD: Sent = ("good", b"\0\0", b"body")
@@ -33,27 +34,27 @@ def new() -> Confirms:
 
 
 def ack(confirms: Confirms, tag: int, *, multiple: bool = False) -> None:
-    assert confirms.frame(1, frames.ACK, struct.pack(">IQB", frames.ACK, tag, multiple))
+    assert confirms.method(frames.ACK, struct.pack(">IQB", frames.ACK, tag, multiple))
 
 
 def nack(confirms: Confirms, tag: int, *, multiple: bool = False) -> None:
-    assert confirms.frame(1, frames.NACK, struct.pack(">IQB", frames.NACK, tag, multiple))
+    assert confirms.method(frames.NACK, struct.pack(">IQB", frames.NACK, tag, multiple))
 
 
 def come_back(confirms: Confirms, sent: Sent, *, pieces: int = 1) -> None:
     """Hand in ``basic.return`` with its header and its body in so many frames."""
     key, properties, body = sent
     texts = b"".join(bytes((len(text),)) + text for text in (b"NO_ROUTE", b"events", key.encode()))
-    assert confirms.frame(1, frames.RETURN, struct.pack(">IH", frames.RETURN, 312) + texts)
-    assert confirms.frame(2, 0, struct.pack(">HHQ", 60, 0, len(body)) + properties)
+    assert confirms.method(frames.RETURN, struct.pack(">IH", frames.RETURN, 312) + texts)
+    confirms.content(2, struct.pack(">HHQ", 60, 0, len(body)) + properties)
     step = -(-len(body) // pieces) or 1
     for start in range(0, len(body), step):
-        assert confirms.frame(3, 0, body[start : start + step])
+        confirms.content(3, body[start : start + step])
 
 
 def close(confirms: Confirms, code: int, text: bytes) -> None:
     payload = struct.pack(">IHB", frames.CHANNEL_CLOSE, code, len(text)) + text + b"\0\0\0\0"
-    assert not confirms.frame(1, frames.CHANNEL_CLOSE, payload)  # aiormq has to answer it
+    assert not confirms.method(frames.CHANNEL_CLOSE, payload)  # aiormq has to answer it
 
 
 def kinds(batch: Batch) -> list[Any]:
@@ -144,7 +145,7 @@ def test_of_two_that_are_alike_the_one_that_was_not_routed_is_rejected() -> None
 
 
 def headers(**table: str) -> bytes:
-    return frames.encode_properties(table, frames.Fixed())
+    return frames.encode_properties(table, Profile())
 
 
 def returned(confirms: Confirms, key: str, body: bytes = b"body", **table: str) -> None:
@@ -254,9 +255,7 @@ def test_a_closed_channel_ends_what_is_pending_with_its_code_and_text() -> None:
 
 def test_other_frames_are_left_to_the_library() -> None:
     def check(confirms: Confirms) -> None:
-        assert not confirms.frame(1, (20 << 16) + 11, struct.pack(">I", (20 << 16) + 11))
-        assert not confirms.frame(2, 0, b"")
-        assert not confirms.frame(3, 0, b"")
+        assert not confirms.method((20 << 16) + 11, struct.pack(">I", (20 << 16) + 11))
 
     run(check)
 

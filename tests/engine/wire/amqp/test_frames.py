@@ -14,10 +14,11 @@ from pamqp import body as pamqp_body
 from pamqp import commands, encode, frame, header
 
 from evbus.engine.wire.amqp import frames
+from evbus.engine.wire.amqp.profile import Profile
 from evbus.errors import InvalidHeader, InvalidRoutingKey
 from evbus.types import Envelope, SharedHeaders
 
-FIXED = frames.Fixed()
+FIXED = Profile()
 channels = st.integers(0, 65535)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 shorts = texts.filter(lambda text: len(text.encode()) <= 255)
@@ -87,7 +88,7 @@ def _unchecked(data: bytes) -> tuple[int, int, Any]:
 def test_a_message_is_what_others_read(
     channel: int, frame_max: int, body: bytes, some: dict[str, str], more: dict[str, str], persistent: bool
 ) -> None:
-    encoded = frames.encode_properties({**some, **more}, frames.Fixed(persistent=persistent))
+    encoded = frames.encode_properties({**some, **more}, Profile(persistent=persistent))
     head = frames.content_header(channel, len(body), encoded)
     whole = frames.message(channel, frame_max, head, body)
     (first_channel, content), *rest = unmarshal(whole)
@@ -186,10 +187,10 @@ def test_the_id_of_an_event_is_the_id_of_its_message_unless_it_has_one() -> None
 
 
 def test_what_a_profile_says_yields_to_what_an_event_says() -> None:
-    fixed = frames.Fixed(
+    fixed = Profile(
         priority=5,
-        expiration="1000",
-        headers=(("a", "profile"), ("b", "profile"), ("app-id", "shop"), ("content-type", "text/plain")),
+        expiry=1.0,
+        headers={"a": "profile", "b": "profile", "app-id": "shop", "content-type": "text/plain"},
     )
     found, *_ = frames.properties_of(frames.encode_properties({}, fixed))
     assert found == {

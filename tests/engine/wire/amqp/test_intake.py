@@ -17,10 +17,11 @@ from pamqp.commands import Basic
 
 from evbus.engine.wire.amqp import frames
 from evbus.engine.wire.amqp.intake import Intake
+from evbus.engine.wire.amqp.profile import Profile
 from evbus.types import Delivery
 
 CHANNEL = 7
-PLAIN = frames.encode_properties({"content-type": "text/plain"}, frames.Fixed())
+PLAIN = frames.encode_properties({"content-type": "text/plain"}, Profile())
 
 
 def table(data: bytes) -> bytes:
@@ -55,11 +56,11 @@ class Channel:
         self.unsettled.append(self.tag)
         texts = [bytes((len(text),)) + text for text in (b"consumer", b"events", b"the.key")]
         payload = struct.pack(">I", frames.DELIVER) + texts[0] + struct.pack(">QB", self.tag, redelivered)
-        assert self.intake.frame(1, frames.DELIVER, payload + texts[1] + texts[2])
-        assert self.intake.frame(2, 0, struct.pack(">HHQ", 60, 0, len(body)) + properties)
+        assert self.intake.method(frames.DELIVER, payload + texts[1] + texts[2])
+        self.intake.content(2, struct.pack(">HHQ", 60, 0, len(body)) + properties)
         step = -(-len(body) // pieces) or 1
         for start in range(0, len(body), step):
-            assert self.intake.frame(3, 0, body[start : start + step])
+            self.intake.content(3, body[start : start + step])
         return self.waiting[-1] if self.waiting else None
 
     def _arrived(self) -> None:
@@ -216,15 +217,15 @@ def test_an_arrival_is_told_when_nothing_waited() -> None:
 def test_a_cancel_or_close_of_the_broker_ends_it_and_is_the_librarys_to_answer() -> None:
     async def check(channel: Channel) -> None:
         cancel = struct.pack(">IB", frames.CANCEL, 1) + b"c\0"
-        assert not channel.intake.frame(1, frames.CANCEL, cancel)
+        assert not channel.intake.method(frames.CANCEL, cancel)
         assert channel.intake.ended == "the broker cancelled the consumer: its queue was deleted or moved"
         late = Channel()
         late.deliver()
-        assert not late.intake.frame(1, frames.CANCEL, cancel)
+        assert not late.intake.method(frames.CANCEL, cancel)
         assert ", or a delivery was not settled within the broker's consumer_timeout" in late.intake.ended
         other = Channel()
         close = struct.pack(">IHB", frames.CHANNEL_CLOSE, 406, 3) + b"why\0\0\0\0"
-        assert not other.intake.frame(1, frames.CHANNEL_CLOSE, close)
+        assert not other.intake.method(frames.CHANNEL_CLOSE, close)
         assert other.intake.ended == "the broker closed the channel: why (406)"
 
     run(check)
@@ -279,7 +280,7 @@ def test_a_stream_goes_on_at_the_first_message_that_is_not_settled() -> None:
 def test_a_strange_header_of_that_name_is_no_offset(text: str) -> None:
     async def check(_: Channel) -> None:
         channel = Channel(stream=True)
-        channel.deliver(properties=frames.encode_properties({"x-stream-offset": text}, frames.Fixed())).ack()
+        channel.deliver(properties=frames.encode_properties({"x-stream-offset": text}, Profile())).ack()
         await turn()
         assert channel.intake.next_offset is None
         assert channel.acked == [1]

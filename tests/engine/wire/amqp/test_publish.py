@@ -124,13 +124,13 @@ class Line:
             method = self.payloads(1)[tag - 1]
             key = method[8 : 8 + method[7]]  # what is before it is the same for all: the default exchange
             texts = b"".join(bytes((len(text),)) + text for text in (b"NO_ROUTE", b"", key))
-            self.sink.frame(1, frames.RETURN, struct.pack(">IH", frames.RETURN, 312) + texts)
-            self.sink.frame(2, 0, self.payloads(2)[tag - 1])
-            self.sink.frame(3, 0, self.payloads(3)[tag - 1])
+            self.sink.method(frames.RETURN, struct.pack(">IH", frames.RETURN, 312) + texts)
+            self.sink.content(2, self.payloads(2)[tag - 1])
+            self.sink.content(3, self.payloads(3)[tag - 1])
             self.ack(tag)
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:
-        self.sink.frame(1, frames.ACK, struct.pack(">IQB", frames.ACK, tag, multiple))
+        self.sink.method(frames.ACK, struct.pack(">IQB", frames.ACK, tag, multiple))
 
     async def sent(self, *events: Envelope, cancelled: bool = False) -> asyncio.Task[list[Any]]:
         """Publish as far as the first wait, and go no further if `cancelled`."""
@@ -213,7 +213,7 @@ def test_twins_have_an_outcome_each() -> None:
         await line.publisher.open()
         await line.sent(*twins, cancelled=True)
         line.ack(1)
-        line.sink.frame(1, frames.NACK, struct.pack(">IQB", frames.NACK, 2, 0))
+        line.sink.method(frames.NACK, struct.pack(">IQB", frames.NACK, 2, 0))
         again = asyncio.ensure_future(line.publisher.publish(twins))
         line.ack(3)
         outcomes = await again

@@ -80,7 +80,7 @@ async def echoing(node: Any, queue: str) -> AsyncIterator[None]:
 
 def requests(ctx: Any) -> int:
     """Return how many requests wait for their replies."""
-    said = repr(ctx.state.requester)
+    said = repr(ctx.state)
     return int(said.partition("requests=")[2].partition(" ")[0] or 0)
 
 
