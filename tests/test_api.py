@@ -42,16 +42,13 @@ async def test_what_was_put_is_delivered_when_the_block_ends(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_profiles_may_be_a_file(tmp_path: Path, kind: Any) -> None:
+async def test_profiles_may_be_a_file(tmp_path: Path, kind: Any) -> None:
     path = tmp_path / "profiles.yml"
     path.write_text("internal: {default: {routing_key: k}}\n")
 
-    async def main() -> bytes:
-        async with api.bus(kind(path)) as events:
-            await events.put(body=1)
-            return bytes(await asyncio.wait_for((await events.hub.ingress.internal.get("k")).get(), 20))
-
-    assert asyncio.run(main()) == b"1"
+    async with api.bus(kind(path)) as events:
+        await events.put(body=1)
+        assert bytes(await asyncio.wait_for((await events.hub.ingress.internal.get("k")).get(), 20)) == b"1"
 
 
 def refused(profiles: Any, **options: Any) -> str:
@@ -86,17 +83,14 @@ def test_a_mistake_is_raised_on_entering(tmp_path: Path) -> None:
     assert isinstance(SettingsError("x"), ConfigError)
 
 
-def test_a_bus_that_is_not_entered_says_how_it_is() -> None:
+async def test_a_bus_that_is_not_entered_says_how_it_is() -> None:
     how = "a bus starts with `async with bus\\(...\\) as events:`; without an event loop there is sync_bus"
     made: Any = api.bus({})
-
-    async def main() -> None:
-        await made
 
     with pytest.raises(EvbusError, match=how), made:
         pass
     with pytest.raises(EvbusError, match=how):
-        asyncio.run(main())
+        await made
     with pytest.raises(AttributeError, match=f"there is no 'put' here: {how}"):
         made.put("a", 1)
 
@@ -155,13 +149,10 @@ async def test_a_cancelled_block_still_delivers(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == 1
 
 
-def test_two_buses_in_one_program_are_apart(tmp_path: Path) -> None:
-    async def main() -> list[int]:
-        async with api.bus({"internal": {"*": {}}}) as one, api.bus({"internal": {"*": {}}}) as two:
-            await one.put(body=1)
-            return [bus.snapshot()["bus"]["accepted"] for bus in (one, two)]
-
-    assert asyncio.run(main()) == [1, 0]
+async def test_two_buses_in_one_program_are_apart(tmp_path: Path) -> None:
+    async with api.bus({"internal": {"*": {}}}) as one, api.bus({"internal": {"*": {}}}) as two:
+        await one.put(body=1)
+        assert [bus.snapshot()["bus"]["accepted"] for bus in (one, two)] == [1, 0]
 
 
 async def test_the_report_says_what_was_not_delivered(tmp_path: Path) -> None:

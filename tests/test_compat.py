@@ -292,14 +292,11 @@ async def test_propagate_publishes_now_and_tells_failures(
     assert "plugin bad failed to publish an event of profile a: never" in caplog.text
 
 
-def test_wrap_returns_what_the_coroutine_returns_and_swallows_what_it_raises(hub: Any) -> None:
+async def test_wrap_returns_what_the_coroutine_returns_and_swallows_what_it_raises(hub: Any) -> None:
     async def fine() -> int:
         return 5
 
-    async def main() -> Any:
-        return await hub.evbus.broker.wrap("x", Event("p", body=b""), {}, coro=fine())
-
-    assert asyncio.run(main()) == 5
+    assert (await hub.evbus.broker.wrap("x", Event("p", body=b""), {}, coro=fine())) == 5
 
 
 @pytest.mark.parametrize("where", ["contexts", "hub"])
@@ -362,50 +359,39 @@ async def test_a_destination_that_hangs_stops_no_other(tmp_path: Path) -> None:
     assert hub.evbus.stats.snapshot()["lanes"]["slow.slow.*"]["delivered"] == 5
 
 
-def test_a_put_from_another_thread_wakes_the_loop(hub: Any) -> None:
+async def test_a_put_from_another_thread_wakes_the_loop(hub: Any) -> None:
     """Nothing else happens in the loop: without a wake-up it would sleep until the timeout."""
 
-    async def main() -> bytes:
-        async with running(hub, {"internal": {"*": {}}}):
-            queue = await hub.ingress.internal.get("k")
-            getter = asyncio.ensure_future(queue.get())
-            await asyncio.sleep(0)
-            thread = threading.Thread(
-                target=hub.evbus.broker.put_nowait, kwargs={"routing_key": "k", "body": 1}
-            )
-            thread.start()
-            found = await asyncio.wait_for(getter, WAIT)
-            thread.join(WAIT)
-            return bytes(found)
-
-    assert asyncio.run(main()) == b"1"
+    async with running(hub, {"internal": {"*": {}}}):
+        queue = await hub.ingress.internal.get("k")
+        getter = asyncio.ensure_future(queue.get())
+        await asyncio.sleep(0)
+        thread = threading.Thread(target=hub.evbus.broker.put_nowait, kwargs={"routing_key": "k", "body": 1})
+        thread.start()
+        found = await asyncio.wait_for(getter, WAIT)
+        thread.join(WAIT)
+        assert bytes(found) == b"1"
 
 
-def test_a_bad_regex_is_refused_and_does_not_kill_the_listener(hub: Any) -> None:
-    async def main() -> list[bytes]:
-        with pytest.raises(ProfileError, match=r"internal\.a\(: the name is no valid pattern: missing \)"):
-            await hub.evbus.init.start({"match_plugin": "regex", "internal": {"a(": {}}})
-        async with running(hub, {"internal": {"*": {}}}):
-            await hub.evbus.broker.put(routing_key="k", body=1)
-            return await bodies(hub, "k", 1)
-
-    assert asyncio.run(main()) == [b"1"]
+async def test_a_bad_regex_is_refused_and_does_not_kill_the_listener(hub: Any) -> None:
+    with pytest.raises(ProfileError, match=r"internal\.a\(: the name is no valid pattern: missing \)"):
+        await hub.evbus.init.start({"match_plugin": "regex", "internal": {"a(": {}}})
+    async with running(hub, {"internal": {"*": {}}}):
+        await hub.evbus.broker.put(routing_key="k", body=1)
+        assert await bodies(hub, "k", 1) == [b"1"]
 
 
-def test_a_matcher_that_fails_at_run_time_does_not_kill_the_listener(
+async def test_a_matcher_that_fails_at_run_time_does_not_kill_the_listener(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = "def find(hub, name, pattern):\n    return {'': True, 'default': True}[name]\n"
     hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", match__odd=text)])
 
-    async def main() -> list[bytes]:
-        async with running(hub, {"match_plugin": "odd", "internal": {"*": {}}}):
-            await hub.evbus.broker.put(routing_key="k", body=1, profile="bad")
-            await hub.evbus.broker.put(routing_key="k", body=2)
-            return await bodies(hub, "k", 1)
-
     caplog.set_level(logging.CRITICAL, "evbus")
-    assert asyncio.run(main()) == [b"2"]
+    async with running(hub, {"match_plugin": "odd", "internal": {"*": {}}}):
+        await hub.evbus.broker.put(routing_key="k", body=1, profile="bad")
+        await hub.evbus.broker.put(routing_key="k", body=2)
+        assert await bodies(hub, "k", 1) == [b"2"]
 
 
 def test_the_queue_is_bounded() -> None:

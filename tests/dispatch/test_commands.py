@@ -24,16 +24,18 @@ def bound(hub: Any, kind: Any, name: str) -> None:
     hub.dispatch.commands.bind(kind, handler)
 
 
-def test_the_handler_of_the_nearest_base_has_the_command(hub: Any) -> None:
+async def test_the_handler_of_the_nearest_base_has_the_command(hub: Any) -> None:
     bound(hub, object, "any")
     bound(hub, CreateUser, "user")
 
-    async def main() -> list[str]:
-        async with started(hub) as dp:
-            messages = (CreateAdmin(), CreateUser(), UserQuery(), "a string")
-            return [await dp.commands.handle(message, wait_for_response=True) for message in messages]
-
-    assert go(main) == ["user", "user", "any", "any"]
+    async with started(hub) as dp:
+        messages = (CreateAdmin(), CreateUser(), UserQuery(), "a string")
+        assert [await dp.commands.handle(message, wait_for_response=True) for message in messages] == [
+            "user",
+            "user",
+            "any",
+            "any",
+        ]
 
 
 def test_a_second_handler_is_refused_and_the_first_stays(hub: Any) -> None:
@@ -51,33 +53,27 @@ def test_a_second_handler_is_refused_and_the_first_stays(hub: Any) -> None:
     assert go(main) == ["first", "admin"]
 
 
-def test_a_command_is_no_query(hub: Any) -> None:
+async def test_a_command_is_no_query(hub: Any) -> None:
     bound(hub, CreateUser, "user")
 
-    async def main() -> None:
-        async with started(hub) as dp:
-            with pytest.raises(HandlerDoesNotExist, match="queries: there is no handler for CreateUser"):
-                await dp.queries.handle(CreateUser())
-            with pytest.raises(HandlerDoesNotExist, match="commands: there is no handler for UserQuery"):
-                await dp.commands.handle(UserQuery())
-
-    go(main)
+    async with started(hub) as dp:
+        with pytest.raises(HandlerDoesNotExist, match="queries: there is no handler for CreateUser"):
+            await dp.queries.handle(CreateUser())
+        with pytest.raises(HandlerDoesNotExist, match="commands: there is no handler for UserQuery"):
+            await dp.commands.handle(UserQuery())
 
 
-def test_what_the_handler_raises_is_raised_to_who_waits(hub: Any) -> None:
+async def test_what_the_handler_raises_is_raised_to_who_waits(hub: Any) -> None:
     @hub.dispatch.commands.register(CreateUser)
     async def create(command: CreateUser) -> None:
         raise LookupError(command.name)
 
-    async def main() -> None:
-        async with started(hub) as dp:
-            with pytest.raises(LookupError, match="ann"):
-                await dp.commands.handle(CreateUser(), wait_for_response=True)
-
-    go(main)
+    async with started(hub) as dp:
+        with pytest.raises(LookupError, match="ann"):
+            await dp.commands.handle(CreateUser(), wait_for_response=True)
 
 
-def test_a_caller_who_is_cancelled_cancels_the_handler(hub: Any) -> None:
+async def test_a_caller_who_is_cancelled_cancels_the_handler(hub: Any) -> None:
     seen = []
     begun = asyncio.Event()
 
@@ -90,52 +86,43 @@ def test_a_caller_who_is_cancelled_cancels_the_handler(hub: Any) -> None:
             seen.append("cancelled")
             raise
 
-    async def main() -> None:
-        async with started(hub) as dp:
-            call = asyncio.ensure_future(dp.commands.handle(CreateUser(), wait_for_response=True))
-            await begun.wait()
-            call.cancel()
-            await asyncio.wait({call})
-            assert call.cancelled()
-
-    go(main)
+    async with started(hub) as dp:
+        call = asyncio.ensure_future(dp.commands.handle(CreateUser(), wait_for_response=True))
+        await begun.wait()
+        call.cancel()
+        await asyncio.wait({call})
+        assert call.cancelled()
     assert seen == ["cancelled"]
 
 
-def test_a_timeout_counts_from_when_it_is_handed_over(hub: Any) -> None:
+async def test_a_timeout_counts_from_when_it_is_handed_over(hub: Any) -> None:
     @hub.dispatch.commands.register(CreateUser)
     async def create(command: CreateUser) -> None:
         await asyncio.Event().wait()
 
-    async def main() -> None:
-        async with started(hub, engine_workers=1) as dp:
-            await dp.commands.handle(CreateUser("first"), timeout=0.05)
-            with pytest.raises(DispatchTimeout):
-                await dp.commands.handle(CreateUser("waits for its turn"), "k", True, 0.01)
-
-    go(main)
+    async with started(hub, engine_workers=1) as dp:
+        await dp.commands.handle(CreateUser("first"), timeout=0.05)
+        with pytest.raises(DispatchTimeout):
+            await dp.commands.handle(CreateUser("waits for its turn"), "k", True, 0.01)
     assert hub.dispatch.init.snapshot()["commands"]["running"] == 0
 
 
-def test_a_handler_that_waits_for_its_own_key_is_told(hub: Any) -> None:
+async def test_a_handler_that_waits_for_its_own_key_is_told(hub: Any) -> None:
     @hub.dispatch.commands.register(CreateUser)
     async def create(hub: Any, command: CreateUser) -> None:
         await hub.dispatch.commands.handle(CreateAdmin(), key="k", wait_for_response=True)
 
-    async def main() -> None:
-        async with started(hub) as dp:
-            with pytest.raises(DispatchDeadlock) as caught:
-                await dp.commands.handle(CreateUser(), key="k", wait_for_response=True)
-        assert str(caught.value) == (
-            "commands: CreateAdmin with the key 'k' is to be handled within a handler that holds this key, "
-            "or waits for one that does, so neither could ever end; hand it over without "
-            "wait_for_response, or with another key"
-        )
-
-    go(main)
+    async with started(hub) as dp:
+        with pytest.raises(DispatchDeadlock) as caught:
+            await dp.commands.handle(CreateUser(), key="k", wait_for_response=True)
+    assert str(caught.value) == (
+        "commands: CreateAdmin with the key 'k' is to be handled within a handler that holds this key, "
+        "or waits for one that does, so neither could ever end; hand it over without "
+        "wait_for_response, or with another key"
+    )
 
 
-def test_a_handler_may_hand_over_another_of_its_key_for_later(hub: Any) -> None:
+async def test_a_handler_may_hand_over_another_of_its_key_for_later(hub: Any) -> None:
     seen = []
 
     @hub.dispatch.commands.register(CreateUser)
@@ -144,9 +131,6 @@ def test_a_handler_may_hand_over_another_of_its_key_for_later(hub: Any) -> None:
             await hub.dispatch.commands.handle(CreateUser("bob"), key="k")
         seen.append(command.name)
 
-    async def main() -> None:
-        async with started(hub) as dp:
-            await dp.commands.handle(CreateUser(), key="k", wait_for_response=True)
-
-    go(main)
+    async with started(hub) as dp:
+        await dp.commands.handle(CreateUser(), key="k", wait_for_response=True)
     assert seen == ["ann", "bob"]

@@ -30,7 +30,7 @@ class Plain:
     """It cannot travel."""
 
 
-def test_an_event_goes_to_all_handlers_of_its_class_and_its_bases(hub: Any) -> None:
+async def test_an_event_goes_to_all_handlers_of_its_class_and_its_bases(hub: Any) -> None:
     seen = []
     for kind in (object, UserCreated, AdminCreated):
 
@@ -38,12 +38,9 @@ def test_an_event_goes_to_all_handlers_of_its_class_and_its_bases(hub: Any) -> N
         async def handler(event: Any, kind: Any = kind) -> None:
             seen.append(kind)
 
-    async def main() -> None:
-        async with started(hub) as dp:
-            assert await dp.events.handle(AdminCreated()) is None
-            assert await dp.events.handle(UserCreated(), wait_for_response=True) is None
-
-    go(main)
+    async with started(hub) as dp:
+        assert await dp.events.handle(AdminCreated()) is None
+        assert await dp.events.handle(UserCreated(), wait_for_response=True) is None
     assert sorted(kind.__name__ for kind in seen) == [
         "AdminCreated",
         *["UserCreated"] * 2,
@@ -51,7 +48,9 @@ def test_an_event_goes_to_all_handlers_of_its_class_and_its_bases(hub: Any) -> N
     ]
 
 
-def test_the_first_failure_is_raised_when_all_have_ended(hub: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_first_failure_is_raised_when_all_have_ended(
+    hub: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     ended = []
 
     @hub.dispatch.events.register(UserCreated)
@@ -69,34 +68,28 @@ def test_the_first_failure_is_raised_when_all_have_ended(hub: Any, caplog: pytes
             await asyncio.sleep(0)
         ended.append("third")
 
-    async def main() -> None:
-        async with started(hub) as dp:
-            with pytest.raises(LookupError, match="first"):
-                await dp.events.handle(UserCreated(), wait_for_response=True)
-            assert ended == ["third"]
-
-    go(main)
+    async with started(hub) as dp:
+        with pytest.raises(LookupError, match="first"):
+            await dp.events.handle(UserCreated(), wait_for_response=True)
+        assert ended == ["third"]
     assert caplog.text.count("failed: LookupError: second") == 1
 
 
-def test_an_event_that_nobody_handles_is_counted_and_told_once(
+async def test_an_event_that_nobody_handles_is_counted_and_told_once(
     hub: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "evbus.dispatch")
 
-    async def main() -> None:
-        async with started(hub) as dp:
-            for _ in range(3):
-                await dp.events.handle(UserCreated())
-
-    go(main)
+    async with started(hub) as dp:
+        for _ in range(3):
+            await dp.events.handle(UserCreated())
     assert [record.getMessage() for record in caplog.records] == [
         "events: there is no handler for UserCreated"
     ]
     assert hub.dispatch.init.snapshot()["events"]["without_handler"] == 3
 
 
-def test_a_handler_adds_events_that_are_sent_when_it_has_succeeded(hub: Any) -> None:
+async def test_a_handler_adds_events_that_are_sent_when_it_has_succeeded(hub: Any) -> None:
     seen = []
 
     @hub.dispatch.commands.register("create")
@@ -113,13 +106,10 @@ def test_a_handler_adds_events_that_are_sent_when_it_has_succeeded(hub: Any) -> 
     async def created(event: UserCreated) -> None:
         seen.append(event.name)
 
-    async def main() -> None:
-        async with started(hub) as dp:
-            await dp.handle("create", wait_for_response=True)
-            with pytest.raises(LookupError):
-                await dp.handle("fail", wait_for_response=True)
-
-    go(main)
+    async with started(hub) as dp:
+        await dp.handle("create", wait_for_response=True)
+        with pytest.raises(LookupError):
+            await dp.handle("fail", wait_for_response=True)
     assert seen == ["bob"]
 
 
@@ -140,7 +130,7 @@ async def published(hub: Any, key: str, count: int = 1) -> list[bytes]:
 
 
 @pytest.mark.parametrize("handled", [True, False])
-def test_an_event_that_is_bound_to_a_profile_goes_to_the_bus_as_well(hub: Any, handled: bool) -> None:
+async def test_an_event_that_is_bound_to_a_profile_goes_to_the_bus_as_well(hub: Any, handled: bool) -> None:
     seen = []
 
     async def handler(event: UserCreated) -> None:
@@ -151,39 +141,30 @@ def test_an_event_that_is_bound_to_a_profile_goes_to_the_bus_as_well(hub: Any, h
     else:
         hub.dispatch.events.bind(UserCreated, publish_to="users")
 
-    async def main() -> list[bytes]:
-        async with running(hub, {"internal": {"users": {}}}), started(hub) as dp:
-            await dp.handle(UserCreated("bob"))
-        return await published(hub, "UserCreated")
-
-    assert go(main) == [b'{"name":"bob"}']
+    async with running(hub, {"internal": {"users": {}}}), started(hub) as dp:
+        await dp.handle(UserCreated("bob"))
+    assert await published(hub, "UserCreated") == [b'{"name":"bob"}']
     assert seen == ([UserCreated("bob")] if handled else [])
 
 
-def test_the_decorator_takes_publish_to_too(hub: Any) -> None:
+async def test_the_decorator_takes_publish_to_too(hub: Any) -> None:
     @hub.dispatch.events.register(Struct, publish_to="users")
     async def handler(event: Struct) -> None:
         pass
 
-    async def main() -> list[bytes]:
-        async with running(hub, ANYWHERE), started(hub) as dp:
-            await dp.handle(Struct(7))
-        return await published(hub, "Struct")
-
-    assert go(main) == [b'{"at":7}']
+    async with running(hub, ANYWHERE), started(hub) as dp:
+        await dp.handle(Struct(7))
+    assert await published(hub, "Struct") == [b'{"at":7}']
 
 
-def test_what_is_put_on_the_bus_names_the_event_and_has_its_headers(hub: Any) -> None:
+async def test_what_is_put_on_the_bus_names_the_event_and_has_its_headers(hub: Any) -> None:
     hub.dispatch.events.bind(UserCreated, publish_to="users")
     hub.dispatch.events.bind("on startup", publish_to="users")
 
-    async def main() -> list[Any]:
-        async with started(hub) as dp:
-            await dp.handle(UserCreated("bob"), headers={"x-tenant": "acme"})
-            await dp.handle("on startup")
-        return [await hub.evbus.broker.get() for _ in range(2)]
-
-    event, startup = go(main)
+    async with started(hub) as dp:
+        await dp.handle(UserCreated("bob"), headers={"x-tenant": "acme"})
+        await dp.handle("on startup")
+    event, startup = [await hub.evbus.broker.get() for _ in range(2)]
     assert (event.profile, event.routing_key, event.body) == ("users", "UserCreated", b'{"name":"bob"}')
     assert event.headers == {
         "content-type": "application/json",
@@ -194,23 +175,22 @@ def test_what_is_put_on_the_bus_names_the_event_and_has_its_headers(hub: Any) ->
     assert startup.headers["evbus-message"] == "on startup"
 
 
-def test_a_base_and_its_subclass_go_to_one_profile_once(hub: Any) -> None:
+async def test_a_base_and_its_subclass_go_to_one_profile_once(hub: Any) -> None:
     hub.dispatch.events.bind(UserCreated, publish_to="users")
     hub.dispatch.events.bind(AdminCreated, publish_to="users")
     hub.dispatch.events.bind(AdminCreated, publish_to="users")
     hub.dispatch.events.bind(AdminCreated, publish_to="admins")
 
-    async def main() -> list[bytes]:
-        async with (
-            running(hub, {"internal": {"users": {"routing_key": "u"}, "admins": {"routing_key": "a"}}}),
-            started(hub) as dp,
-        ):
-            await dp.handle(AdminCreated("bob"))
-            await dp.handle(UserCreated("eve"))
-        return [*await published(hub, "u", 2), *await published(hub, "a")]
-
     admin = b'{"name":"bob","rights":[]}'
-    assert sorted(go(main)) == sorted([admin, b'{"name":"eve"}', admin])
+    async with (
+        running(hub, {"internal": {"users": {"routing_key": "u"}, "admins": {"routing_key": "a"}}}),
+        started(hub) as dp,
+    ):
+        await dp.handle(AdminCreated("bob"))
+        await dp.handle(UserCreated("eve"))
+    assert sorted([*await published(hub, "u", 2), *await published(hub, "a")]) == sorted(
+        [admin, b'{"name":"eve"}', admin]
+    )
 
 
 def test_one_event_may_be_published_when_it_is_handed_over(hub: Any) -> None:
@@ -238,27 +218,21 @@ def test_nothing_is_published_by_a_dispatcher_that_does_not_run(hub: Any) -> Non
     assert hub.evbus.BUS.qsize() == 0
 
 
-def test_a_class_that_is_sent_itself_is_published_by_its_name(hub: Any) -> None:
-    async def main() -> Any:
-        async with started(hub) as dp:
-            await dp.events.handle(UserCreated, publish_to="users")
-        return await hub.evbus.broker.get()
-
-    event = go(main)
+async def test_a_class_that_is_sent_itself_is_published_by_its_name(hub: Any) -> None:
+    async with started(hub) as dp:
+        await dp.events.handle(UserCreated, publish_to="users")
+    event = await hub.evbus.broker.get()
     assert (event.routing_key, event.body) == ("UserCreated", b"null")
 
 
-def test_an_event_may_be_published_and_handed_to_nobody(hub: Any) -> None:
+async def test_an_event_may_be_published_and_handed_to_nobody(hub: Any) -> None:
     @hub.dispatch.events.register(UserCreated)
     async def handler() -> None:
         raise AssertionError
 
-    async def main() -> Any:
-        async with started(hub) as dp:
-            await dp.events.publish(UserCreated("bob"), "users", headers={"a": "b"})
-        return await hub.evbus.broker.get()
-
-    event = go(main)
+    async with started(hub) as dp:
+        await dp.events.publish(UserCreated("bob"), "users", headers={"a": "b"})
+    event = await hub.evbus.broker.get()
     assert (event.profile, event.routing_key, event.headers["a"]) == ("users", "UserCreated", "b")
     assert hub.dispatch.init.snapshot()["events"]["failed"] == 0
 

@@ -47,7 +47,7 @@ def test_start_is_a_plain_call_before_any_loop_runs(hub: Any) -> None:
     assert go(main) == UserQuery()
 
 
-def test_what_has_to_be_awaited_is_made_by_an_awaited_start_or_by_the_first_message(hub: Any) -> None:
+async def test_what_has_to_be_awaited_is_made_by_an_awaited_start_or_by_the_first_message(hub: Any) -> None:
     made = []
 
     async def get_repo() -> Repo:
@@ -59,44 +59,38 @@ def test_what_has_to_be_awaited_is_made_by_an_awaited_start_or_by_the_first_mess
 
     hub.dispatch.queries.bind(UserQuery, users, repo=Singleton["repo":get_repo])
 
-    async def main() -> list[int]:
-        counts = []
-        hub.dispatch.start()
-        counts.append(len(made))
-        assert await hub.dispatch.handle(UserQuery(), wait_for_response=True) is made[0]
-        await hub.dispatch.stop()
-        await hub.dispatch.start()
-        counts.append(len(made))
-        assert await hub.dispatch.handle(UserQuery(), wait_for_response=True) is made[1]
-        await hub.dispatch.stop()
-        return counts
-
-    assert go(main) == [0, 2]
+    counts = []
+    hub.dispatch.start()
+    counts.append(len(made))
+    assert await hub.dispatch.handle(UserQuery(), wait_for_response=True) is made[0]
+    await hub.dispatch.stop()
+    await hub.dispatch.start()
+    counts.append(len(made))
+    assert await hub.dispatch.handle(UserQuery(), wait_for_response=True) is made[1]
+    await hub.dispatch.stop()
+    assert counts == [0, 2]
     assert [repo.closed for repo in made] == [1, 1]
 
 
-def test_a_dispatcher_that_runs_is_not_started_again_and_stays_as_it_is(hub: Any) -> None:
-    async def main() -> None:
-        async with started(hub, engine_workers=3):
-            core = hub.dispatch.DISPATCHER.core
-            before = (
-                core.send,
-                core.around,
-                hub.dispatch.ERROR_CALLBACK,
-                hub.dispatch.DISPATCHER.events.pool.limit,
-            )
-            with pytest.raises(DispatchError, match="the dispatcher is started already"):
-                hub.dispatch.start(engine_workers=7)
-            after = (
-                core.send,
-                core.around,
-                hub.dispatch.ERROR_CALLBACK,
-                hub.dispatch.DISPATCHER.events.pool.limit,
-            )
-            assert before == after
-            assert after[-1] == 3
-
-    go(main)
+async def test_a_dispatcher_that_runs_is_not_started_again_and_stays_as_it_is(hub: Any) -> None:
+    async with started(hub, engine_workers=3):
+        core = hub.dispatch.DISPATCHER.core
+        before = (
+            core.send,
+            core.around,
+            hub.dispatch.ERROR_CALLBACK,
+            hub.dispatch.DISPATCHER.events.pool.limit,
+        )
+        with pytest.raises(DispatchError, match="the dispatcher is started already"):
+            hub.dispatch.start(engine_workers=7)
+        after = (
+            core.send,
+            core.around,
+            hub.dispatch.ERROR_CALLBACK,
+            hub.dispatch.DISPATCHER.events.pool.limit,
+        )
+        assert before == after
+        assert after[-1] == 3
 
 
 @pytest.mark.parametrize("workers", [-1, 1.5, "3", True])
@@ -141,7 +135,7 @@ def test_before_the_start_and_after_the_stop_messages_are_refused(hub: Any) -> N
     go(main)
 
 
-def test_stop_handles_what_is_there_and_says_so(hub: Any) -> None:
+async def test_stop_handles_what_is_there_and_says_so(hub: Any) -> None:
     seen = []
 
     async def slowly(event: UserCreated) -> None:
@@ -150,18 +144,15 @@ def test_stop_handles_what_is_there_and_says_so(hub: Any) -> None:
 
     hub.dispatch.events.bind(UserCreated, slowly)
 
-    async def main() -> str:
-        hub.dispatch.start(engine_workers=2)
-        for number in range(20):
-            await hub.dispatch.handle(UserCreated(str(number)))
-        return str(await hub.dispatch.stop())
-
-    assert go(main).startswith("every message was handled (")
+    hub.dispatch.start(engine_workers=2)
+    for number in range(20):
+        await hub.dispatch.handle(UserCreated(str(number)))
+    assert str(await hub.dispatch.stop()).startswith("every message was handled (")
     assert sorted(seen, key=int) == [str(number) for number in range(20)]
 
 
 @pytest.mark.parametrize("by", ["parameter", "option"])
-def test_what_is_not_handled_in_time_is_reported(by: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_not_handled_in_time_is_reported(by: str, caplog: pytest.LogCaptureFixture) -> None:
     hub = new_hub(drain_timeout=0.01 if by == "option" else 1000.0)
 
     async def for_ever(event: UserCreated) -> None:
@@ -169,36 +160,30 @@ def test_what_is_not_handled_in_time_is_reported(by: str, caplog: pytest.LogCapt
 
     hub.dispatch.events.bind(UserCreated, for_ever)
 
-    async def main() -> Any:
-        hub.dispatch.start(engine_workers=1)
-        for _ in range(3):
-            await hub.dispatch.handle(UserCreated())
-        return await hub.dispatch.stop(*([0.01] if by == "parameter" else []))
-
-    report = go(main)
+    hub.dispatch.start(engine_workers=1)
+    for _ in range(3):
+        await hub.dispatch.handle(UserCreated())
+    report = await hub.dispatch.stop(*([0.01] if by == "parameter" else []))
     assert report.unhandled == {"UserCreated": 3}
     assert str(report).startswith("not handled when the dispatcher was stopped: ")
     assert str(report) in caplog.text
 
 
-def test_the_bus_of_the_api_stops_the_dispatcher_before_itself() -> None:
+async def test_the_bus_of_the_api_stops_the_dispatcher_before_itself() -> None:
     from evbus.api import bus
 
-    async def main() -> Any:
-        async with bus({"internal": {"*": {}}}) as events:
-            hub = events.hub
+    async with bus({"internal": {"*": {}}}) as events:
+        hub = events.hub
 
-            async def store(event: UserCreated) -> None:
-                await asyncio.sleep(0)
-                await events.put(routing_key="users", body=event.name)
+        async def store(event: UserCreated) -> None:
+            await asyncio.sleep(0)
+            await events.put(routing_key="users", body=event.name)
 
-            hub.dispatch.events.bind(UserCreated, store)
-            hub.dispatch.start()
-            await hub.dispatch.handle(UserCreated())
-        assert not hub.dispatch.init.running()
-        return (await hub.ingress.internal.get("users")).get_nowait()
-
-    assert go(main) == b'"ann"'
+        hub.dispatch.events.bind(UserCreated, store)
+        hub.dispatch.start()
+        await hub.dispatch.handle(UserCreated())
+    assert not hub.dispatch.init.running()
+    assert (await hub.ingress.internal.get("users")).get_nowait() == b'"ann"'
 
 
 PROGRAM = """
@@ -263,21 +248,18 @@ def test_a_second_signal_waits_for_nothing_more() -> None:
     assert "handled" not in said
 
 
-def test_who_waits_for_shutdown_returns_when_somebody_else_stops(hub: Any) -> None:
-    async def main() -> Any:
-        await hub.dispatch.start()
-        waiting = asyncio.ensure_future(hub.dispatch.wait_for_shutdown())
-        await asyncio.sleep(0)
-        await hub.dispatch.stop()
-        return await waiting
-
-    assert go(main).unhandled == {}
+async def test_who_waits_for_shutdown_returns_when_somebody_else_stops(hub: Any) -> None:
+    await hub.dispatch.start()
+    waiting = asyncio.ensure_future(hub.dispatch.wait_for_shutdown())
+    await asyncio.sleep(0)
+    await hub.dispatch.stop()
+    assert (await waiting).unhandled == {}
 
 
 # Options
 
 
-def test_engine_workers_bounds_each_router_by_option_and_by_parameter() -> None:
+async def test_engine_workers_bounds_each_router_by_option_and_by_parameter() -> None:
     hub = new_hub(engine_workers=2)
     running, most = 0, 0
 
@@ -291,18 +273,14 @@ def test_engine_workers_bounds_each_router_by_option_and_by_parameter() -> None:
 
     hub.dispatch.events.bind(UserCreated, work)
 
-    async def main() -> list[int]:
-        nonlocal most
-        found = []
-        for options in ({}, {"engine_workers": 5}, {"engine_workers": 0}):
-            most = 0
-            async with started(hub, **options):
-                for _ in range(20):
-                    await hub.dispatch.handle(UserCreated())
-            found.append(most)
-        return found
-
-    two, five, many = go(main)
+    found = []
+    for options in ({}, {"engine_workers": 5}, {"engine_workers": 0}):
+        most = 0
+        async with started(hub, **options):
+            for _ in range(20):
+                await hub.dispatch.handle(UserCreated())
+        found.append(most)
+    two, five, many = found
     assert (two, five) == (2, 5)
     assert many > 5
 
@@ -342,17 +320,14 @@ def test_dispatch_backlog_makes_a_sender_wait() -> None:
 # What handlers take
 
 
-def test_a_handler_takes_the_hub_by_its_name(hub: Any) -> None:
+async def test_a_handler_takes_the_hub_by_its_name(hub: Any) -> None:
     async def users(hub: Any, query: UserQuery) -> Any:
         return hub
 
     hub.dispatch.queries.bind(UserQuery, users)
 
-    async def main() -> Any:
-        async with started(hub):
-            return await hub.dispatch.handle(UserQuery(), wait_for_response=True)
-
-    assert go(main) is hub
+    async with started(hub):
+        assert (await hub.dispatch.handle(UserQuery(), wait_for_response=True)) is hub
 
 
 class MemoryRepo(Repo):
@@ -366,7 +341,7 @@ class MemoryRepo(Repo):
 )
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("kind", [Repo, MemoryRepo])
-def test_what_is_provided_is_taken_by_its_type(hub: Any, value: Any, when: str, kind: type) -> None:
+async def test_what_is_provided_is_taken_by_its_type(hub: Any, value: Any, when: str, kind: type) -> None:
     async def users(query: UserQuery, repo: Repo) -> Repo:
         return repo
 
@@ -377,12 +352,11 @@ def test_what_is_provided_is_taken_by_its_type(hub: Any, value: Any, when: str, 
     if when == "after":
         hub.dispatch.init.provide(kind, value)
 
-    async def main() -> list[Repo]:
-        async with started(hub):
-            messages = (UserQuery(), UserQuery(), "same")
-            return [await hub.dispatch.handle(message, wait_for_response=True) for message in messages]
-
-    first, again, other = go(main)
+    async with started(hub):
+        messages = (UserQuery(), UserQuery(), "same")
+        first, again, other = [
+            await hub.dispatch.handle(message, wait_for_response=True) for message in messages
+        ]
     assert type(first) is MemoryRepo
     assert first is again
     assert (first is other) == (not isinstance(value, Factory))
@@ -413,7 +387,7 @@ def test_what_nobody_provides_is_told_at_start_and_may_be_provided_then(hub: Any
 # Sending
 
 
-def test_a_timeout_is_an_error_of_the_sender(hub: Any) -> None:
+async def test_a_timeout_is_an_error_of_the_sender(hub: Any) -> None:
     ended = []
 
     async def for_ever(command: CreateUser) -> None:
@@ -424,16 +398,13 @@ def test_a_timeout_is_an_error_of_the_sender(hub: Any) -> None:
 
     hub.dispatch.commands.bind(CreateUser, for_ever)
 
-    async def main() -> None:
-        async with started(hub):
-            with pytest.raises(DispatchTimeout, match=r"CreateUser was not handled within 0\.01 s"):
-                await hub.dispatch.handle(CreateUser(), wait_for_response=True, timeout=0.01)
-            assert ended == [CreateUser()]
-
-    go(main)
+    async with started(hub):
+        with pytest.raises(DispatchTimeout, match=r"CreateUser was not handled within 0\.01 s"):
+            await hub.dispatch.handle(CreateUser(), wait_for_response=True, timeout=0.01)
+        assert ended == [CreateUser()]
 
 
-def test_the_same_key_is_handled_in_order(hub: Any) -> None:
+async def test_the_same_key_is_handled_in_order(hub: Any) -> None:
     seen: list[str] = []
 
     async def store(event: UserCreated) -> None:
@@ -443,17 +414,14 @@ def test_the_same_key_is_handled_in_order(hub: Any) -> None:
 
     hub.dispatch.events.bind(UserCreated, store)
 
-    async def main() -> None:
-        async with started(hub):
-            for name in "123":
-                await hub.dispatch.handle(UserCreated(name), key="k")
-            await hub.dispatch.handle(UserCreated("4"), "k", True)
-
-    go(main)
+    async with started(hub):
+        for name in "123":
+            await hub.dispatch.handle(UserCreated(name), key="k")
+        await hub.dispatch.handle(UserCreated("4"), "k", True)
     assert seen == ["1", "2", "3", "4"]
 
 
-def test_the_snapshot_counts(hub: Any) -> None:
+async def test_the_snapshot_counts(hub: Any) -> None:
     async def fail(command: CreateUser) -> None:
         raise LookupError
 
@@ -461,15 +429,12 @@ def test_the_snapshot_counts(hub: Any) -> None:
     hub.dispatch.queries.bind(UserQuery, echo)
     assert hub.dispatch.init.snapshot()["state"] == "new"
 
-    async def main() -> dict[str, Any]:
-        async with started(hub):
-            await hub.dispatch.handle(UserQuery(), wait_for_response=True)
-            with pytest.raises(LookupError):
-                await hub.dispatch.handle(CreateUser(), wait_for_response=True)
-            await hub.dispatch.events.handle("nobody")
-            return hub.dispatch.init.snapshot()
-
-    found = go(main)
+    async with started(hub):
+        await hub.dispatch.handle(UserQuery(), wait_for_response=True)
+        with pytest.raises(LookupError):
+            await hub.dispatch.handle(CreateUser(), wait_for_response=True)
+        await hub.dispatch.events.handle("nobody")
+        found = hub.dispatch.init.snapshot()
     idle = {"running": 0, "queued": 0, "keys": 0}
     assert found == {
         "state": "running",
@@ -484,7 +449,7 @@ def test_the_snapshot_counts(hub: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_the_error_callback_is_told_of_what_nobody_waits_for(
+async def test_the_error_callback_is_told_of_what_nobody_waits_for(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     prefix = "async " if kind == "async" else ""
@@ -497,13 +462,10 @@ def test_the_error_callback_is_told_of_what_nobody_waits_for(
 
     hub.dispatch.events.bind(UserCreated, fail)
 
-    async def main() -> None:
-        async with started(hub):
-            await hub.dispatch.handle(UserCreated("bob"), key=7)
-            with pytest.raises(LookupError):
-                await hub.dispatch.handle(UserCreated("eve"), wait_for_response=True)
-
-    go(main)
+    async with started(hub):
+        await hub.dispatch.handle(UserCreated("bob"), key=7)
+        with pytest.raises(LookupError):
+            await hub.dispatch.handle(UserCreated("eve"), wait_for_response=True)
     (data,) = hub.evbus.TOLD
     name = f"{__name__}.{fail.__qualname__}"
     assert repr(data.pop("exception")) == "LookupError('no such user')"
@@ -516,7 +478,9 @@ def test_the_error_callback_is_told_of_what_nobody_waits_for(
     assert f"events: the handler {name} of UserCreated failed: LookupError: no such user" in caplog.text
 
 
-def test_an_error_callback_that_fails_harms_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_callback_that_fails_harms_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     root = write(tmp_path / "plugins", evbus__mine="def told(hub, data):\n    raise OSError('full')\n")
     hub = new_hub(plugin_dirs=[root], error_callback_ref="evbus.mine.told")
 
@@ -525,16 +489,13 @@ def test_an_error_callback_that_fails_harms_nobody(tmp_path: Path, caplog: pytes
 
     hub.dispatch.events.bind(UserCreated, fail)
 
-    async def main() -> None:
-        async with started(hub):
-            await hub.dispatch.handle(UserCreated())
-
-    go(main)
+    async with started(hub):
+        await hub.dispatch.handle(UserCreated())
     assert "the function named by error_callback_ref failed" in caplog.text
     assert hub.dispatch.init.snapshot()["events"]["failed"] == 1
 
 
-def test_the_error_callback_may_stop_the_dispatcher(tmp_path: Path) -> None:
+async def test_the_error_callback_may_stop_the_dispatcher(tmp_path: Path) -> None:
     text = """
         async def told(hub, data):
             hub.evbus.REPORT = await hub.dispatch.stop()
@@ -547,18 +508,17 @@ def test_the_error_callback_may_stop_the_dispatcher(tmp_path: Path) -> None:
 
     hub.dispatch.events.bind(UserCreated, fail)
 
-    async def main() -> None:
-        hub.dispatch.start()
-        waiting = asyncio.ensure_future(hub.dispatch.wait_for_shutdown())
-        await hub.dispatch.handle(UserCreated())
-        await waiting
-
-    go(main)
+    hub.dispatch.start()
+    waiting = asyncio.ensure_future(hub.dispatch.wait_for_shutdown())
+    await hub.dispatch.handle(UserCreated())
+    await waiting
     assert hub.evbus.REPORT.unhandled == {}
     assert not hub.dispatch.init.running()
 
 
-def test_a_waiter_who_is_cancelled_leaves_the_dispatcher_and_the_callback_as_they_are(tmp_path: Path) -> None:
+async def test_a_waiter_who_is_cancelled_leaves_the_dispatcher_and_the_callback_as_they_are(
+    tmp_path: Path,
+) -> None:
     told = "def told(hub, data):\n    vars(hub.evbus).setdefault('TOLD', []).append(data)\n"
     hub = new_hub(
         plugin_dirs=[write(tmp_path / "plugins", evbus__mine=told)], error_callback_ref="evbus.mine.told"
@@ -569,28 +529,22 @@ def test_a_waiter_who_is_cancelled_leaves_the_dispatcher_and_the_callback_as_the
 
     hub.dispatch.events.bind(UserCreated, fail)
 
-    async def main() -> None:
-        async with started(hub):
-            waiting = asyncio.ensure_future(hub.dispatch.wait_for_shutdown())
-            await asyncio.sleep(0)
-            waiting.cancel()
-            await asyncio.wait({waiting})
-            assert hub.dispatch.init.running()
-            await hub.dispatch.handle(UserCreated())
-
-    go(main)
+    async with started(hub):
+        waiting = asyncio.ensure_future(hub.dispatch.wait_for_shutdown())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert hub.dispatch.init.running()
+        await hub.dispatch.handle(UserCreated())
     assert len(hub.evbus.TOLD) == 1
 
 
-def test_a_folder_of_plugins_that_joins_the_dispatcher_takes_nothing_away(tmp_path: Path) -> None:
+async def test_a_folder_of_plugins_that_joins_the_dispatcher_takes_nothing_away(tmp_path: Path) -> None:
     hub = new_hub()
     hub.dispatch.queries.bind(UserQuery, echo)
     more = "async def ask(hub, name):\n    return await hub.dispatch.handle(name, wait_for_response=True)\n"
     root = write(tmp_path / "plugins", dispatch__more=more)
     hub.OPT = hub.pop.data.imap({"evbus": {"plugin_dirs": [str(root)]}})
 
-    async def main() -> Any:
-        async with started(hub):
-            return await hub.dispatch.more.ask(UserQuery())
-
-    assert go(main) == UserQuery()
+    async with started(hub):
+        assert (await hub.dispatch.more.ask(UserQuery())) == UserQuery()

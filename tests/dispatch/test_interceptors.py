@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evbus.errors import Rejected
-from tests.dispatch.hub_kit import CreateUser, UserCreated, UserQuery, go, new_hub, started
+from tests.dispatch.hub_kit import CreateUser, UserCreated, UserQuery, new_hub, started
 from tests.evbus.kit import write
 
 
@@ -56,7 +56,7 @@ def with_session(tmp_path: Path, seen: list[Any]) -> Any:
     return new_hub(plugin_dirs=[write(tmp_path / "plugins", pipeline__user=SESSION)])
 
 
-def test_a_session_reaches_the_handler_through_a_header(with_session: Any) -> None:
+async def test_a_session_reaches_the_handler_through_a_header(with_session: Any) -> None:
     hub = with_session
     users = []
 
@@ -68,22 +68,19 @@ def test_a_session_reaches_the_handler_through_a_header(with_session: Any) -> No
     hub.dispatch.queries.bind(UserQuery, who)
     hub.dispatch.events.bind(UserCreated, who)
 
-    async def main() -> None:
-        async with started(hub):
-            assert hub.dispatch.init.envelope() is None
-            USER.set("ann")
-            assert await hub.dispatch.handle(UserQuery(), wait_for_response=True) == "ann"
-            await hub.dispatch.handle(UserCreated(), headers={"x-user": "bob", "a": "b"})
-            USER.set("eve")
-
-    go(main)
+    async with started(hub):
+        assert hub.dispatch.init.envelope() is None
+        USER.set("ann")
+        assert await hub.dispatch.handle(UserQuery(), wait_for_response=True) == "ann"
+        await hub.dispatch.handle(UserCreated(), headers={"x-user": "bob", "a": "b"})
+        USER.set("eve")
     assert users == [
         ("ann", {"x-user": "ann"}, "UserQuery"),
         ("bob", {"x-user": "bob", "a": "b"}, "UserCreated"),
     ]
 
 
-def test_what_a_handler_sends_belongs_to_the_session_of_its_message(with_session: Any) -> None:
+async def test_what_a_handler_sends_belongs_to_the_session_of_its_message(with_session: Any) -> None:
     hub = with_session
     users = []
 
@@ -95,50 +92,43 @@ def test_what_a_handler_sends_belongs_to_the_session_of_its_message(with_session
     async def created() -> None:
         users.append(USER.get())
 
-    async def main() -> None:
-        async with started(hub):
-            await hub.dispatch.handle(CreateUser(), headers={"x-user": "ann"})
-            await hub.dispatch.handle(CreateUser(), wait_for_response=True, headers={"x-user": "bob"})
-
-    go(main)
+    async with started(hub):
+        await hub.dispatch.handle(CreateUser(), headers={"x-user": "ann"})
+        await hub.dispatch.handle(CreateUser(), wait_for_response=True, headers={"x-user": "bob"})
     assert sorted(users) == ["ann", "bob"]
 
 
-def test_what_send_refuses_reaches_the_sender_and_is_not_handled(with_session: Any) -> None:
+async def test_what_send_refuses_reaches_the_sender_and_is_not_handled(with_session: Any) -> None:
     hub = with_session
     hub.dispatch.commands.bind("forbidden", echo)
 
-    async def main() -> None:
-        async with started(hub):
-            for waits in (False, True):
-                with pytest.raises(Rejected, match="nobody may send this"):
-                    await hub.dispatch.handle("forbidden", wait_for_response=waits)
-        counts = hub.dispatch.init.snapshot()["commands"]
-        assert (counts["handled"], counts["failed"]) == (0, 0)
-
-    go(main)
+    async with started(hub):
+        for waits in (False, True):
+            with pytest.raises(Rejected, match="nobody may send this"):
+                await hub.dispatch.handle("forbidden", wait_for_response=waits)
+    counts = hub.dispatch.init.snapshot()["commands"]
+    assert (counts["handled"], counts["failed"]) == (0, 0)
 
 
-def test_what_handle_refuses_is_a_failure_of_the_handler(
+async def test_what_handle_refuses_is_a_failure_of_the_handler(
     with_session: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub = with_session
     hub.dispatch.commands.bind(CreateUser, echo)
     mallory = {"x-user": "mallory"}
 
-    async def main() -> None:
-        async with started(hub):
-            with pytest.raises(Rejected, match="mallory may not do this"):
-                await hub.dispatch.handle(CreateUser(), wait_for_response=True, headers=mallory)
-            assert caplog.text == ""
-            await hub.dispatch.handle(CreateUser(), headers=mallory)
-
-    go(main)
+    async with started(hub):
+        with pytest.raises(Rejected, match="mallory may not do this"):
+            await hub.dispatch.handle(CreateUser(), wait_for_response=True, headers=mallory)
+        assert caplog.text == ""
+        await hub.dispatch.handle(CreateUser(), headers=mallory)
     assert "of CreateUser failed: Rejected: mallory may not do this" in caplog.text
     assert hub.dispatch.init.snapshot()["commands"]["failed"] == 2
 
 
-def test_send_runs_once_for_a_message_and_handle_around_each_handler(tmp_path: Path, seen: list[Any]) -> None:
+async def test_send_runs_once_for_a_message_and_handle_around_each_handler(
+    tmp_path: Path, seen: list[Any]
+) -> None:
     step = """
         from tests.dispatch.test_interceptors import SEEN
 
@@ -161,17 +151,14 @@ def test_send_runs_once_for_a_message_and_handle_around_each_handler(tmp_path: P
     hub.dispatch.events.bind(UserCreated, handler)
     hub.dispatch.events.bind(object, handler)
 
-    async def main() -> None:
-        async with started(hub):
-            await hub.dispatch.handle(UserCreated())
-
-    go(main)
+    async with started(hub):
+        await hub.dispatch.handle(UserCreated())
     # What was done last is undone first.
     one = ["before a", "before b", "handler", "after b", "after a"]
     assert seen == ["send b", "send a", *one, *one]
 
 
-def test_plugins_with_send_alone_see_nothing_in_process(tmp_path: Path, seen: list[Any]) -> None:
+async def test_plugins_with_send_alone_see_nothing_in_process(tmp_path: Path, seen: list[Any]) -> None:
     send = """
         from tests.dispatch.test_interceptors import SEEN
 
@@ -181,15 +168,12 @@ def test_plugins_with_send_alone_see_nothing_in_process(tmp_path: Path, seen: li
     hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", pipeline__a=send)])
     hub.dispatch.queries.bind(UserQuery, echo)
 
-    async def main() -> None:
-        async with started(hub):
-            await hub.dispatch.handle(UserQuery(), wait_for_response=True)
-
-    go(main)
+    async with started(hub):
+        await hub.dispatch.handle(UserQuery(), wait_for_response=True)
     assert seen == []
 
 
-def test_a_handler_runs_in_the_trace_of_its_sender() -> None:
+async def test_a_handler_runs_in_the_trace_of_its_sender() -> None:
     hub = new_hub(pipeline=["trace"])
     given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     traces: list[str] = []
@@ -204,28 +188,22 @@ def test_a_handler_runs_in_the_trace_of_its_sender() -> None:
     async def created(hub: Any) -> None:
         traces.append(hub.dispatch.init.envelope().headers["traceparent"])
 
-    async def main() -> Any:
-        async with started(hub):
-            await hub.dispatch.handle(CreateUser(), headers={"traceparent": given})
-        return await hub.evbus.broker.get()
-
-    traces.append(go(main).headers["traceparent"])
+    async with started(hub):
+        await hub.dispatch.handle(CreateUser(), headers={"traceparent": given})
+    traces.append((await hub.evbus.broker.get()).headers["traceparent"])
     assert traces[0] == given
     assert [trace.split("-")[1] for trace in traces] == [given.split("-")[1]] * 3
 
 
-def test_the_envelope_is_there_for_messages_with_headers_without_any_plugin(hub: Any) -> None:
+async def test_the_envelope_is_there_for_messages_with_headers_without_any_plugin(hub: Any) -> None:
     async def headers(hub: Any, message: UserQuery) -> Any:
         envelope = hub.dispatch.init.envelope()
         return envelope and envelope.headers
 
     hub.dispatch.queries.bind(UserQuery, headers)
 
-    async def main() -> list[Any]:
-        async with started(hub):
-            return [
-                await hub.dispatch.handle(UserQuery(), wait_for_response=True),
-                await hub.dispatch.handle(UserQuery(), wait_for_response=True, headers={"a": "b"}),
-            ]
-
-    assert go(main) == [None, {"a": "b"}]
+    async with started(hub):
+        assert [
+            await hub.dispatch.handle(UserQuery(), wait_for_response=True),
+            await hub.dispatch.handle(UserQuery(), wait_for_response=True, headers={"a": "b"}),
+        ] == [None, {"a": "b"}]

@@ -288,34 +288,28 @@ def test_a_frozen_router_takes_no_handler(hub: Any, router: str) -> None:
         (None, "there is no handler for NoneType; known: CreateUser, greet"),
     ],
 )
-def test_a_message_without_a_handler_is_told(hub: Any, message: Any, sentence: str) -> None:
+async def test_a_message_without_a_handler_is_told(hub: Any, message: Any, sentence: str) -> None:
     hub.dispatch.commands.bind(CreateUser, create)
     hub.dispatch.queries.bind("greet", create)
 
-    async def main() -> None:
-        async with started(hub):
-            for waits in (False, True):
-                with pytest.raises(HandlerDoesNotExist) as caught:
-                    await hub.dispatch.handle(message, wait_for_response=waits)
-                assert str(caught.value) == sentence
-
-    go(main)
+    async with started(hub):
+        for waits in (False, True):
+            with pytest.raises(HandlerDoesNotExist) as caught:
+                await hub.dispatch.handle(message, wait_for_response=waits)
+            assert str(caught.value) == sentence
 
 
-def test_a_message_of_two_routers_is_told(hub: Any) -> None:
+async def test_a_message_of_two_routers_is_told(hub: Any) -> None:
     hub.dispatch.commands.bind(CreateUser, create)
     hub.dispatch.events.bind(CreateUser, create)
 
-    async def main() -> None:
-        async with started(hub):
-            with pytest.raises(DispatchError) as caught:
-                await hub.dispatch.handle(CreateUser())
-            assert str(caught.value) == (
-                "CreateUser is bound in events and in commands; say which is meant, as by "
-                "hub.dispatch.events.handle"
-            )
-
-    go(main)
+    async with started(hub):
+        with pytest.raises(DispatchError) as caught:
+            await hub.dispatch.handle(CreateUser())
+        assert str(caught.value) == (
+            "CreateUser is bound in events and in commands; say which is meant, as by "
+            "hub.dispatch.events.handle"
+        )
 
 
 def test_a_dispatcher_that_does_not_run_says_what_to_do(hub: Any) -> None:
@@ -340,18 +334,15 @@ def test_a_dispatcher_that_does_not_run_says_what_to_do(hub: Any) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1, "1", True, float("nan")])
-def test_a_timeout_is_a_number_of_seconds(hub: Any, timeout: Any) -> None:
+async def test_a_timeout_is_a_number_of_seconds(hub: Any, timeout: Any) -> None:
     hub.dispatch.commands.bind(CreateUser, create)
 
-    async def main() -> None:
-        async with started(hub):
-            with pytest.raises(ValueError, match="timeout is a number of seconds") as caught:
-                await hub.dispatch.handle(CreateUser(), wait_for_response=True, timeout=timeout)
-            assert str(caught.value) == (
-                f"timeout is a number of seconds above 0, or None for no limit, and not {timeout!r}"
-            )
-
-    go(main)
+    async with started(hub):
+        with pytest.raises(ValueError, match="timeout is a number of seconds") as caught:
+            await hub.dispatch.handle(CreateUser(), wait_for_response=True, timeout=timeout)
+        assert str(caught.value) == (
+            f"timeout is a number of seconds above 0, or None for no limit, and not {timeout!r}"
+        )
 
 
 @pytest.mark.parametrize(
@@ -385,39 +376,33 @@ def test_keys_and_headers_that_are_none_are_told_to_the_sender(
     go(main)
 
 
-def test_what_takes_too_long_is_told_with_its_limit(hub: Any) -> None:
+async def test_what_takes_too_long_is_told_with_its_limit(hub: Any) -> None:
     async def for_ever(command: CreateUser) -> None:
         await asyncio.Event().wait()
 
     hub.dispatch.commands.bind(CreateUser, for_ever)
 
-    async def main() -> None:
-        async with started(hub):
-            with pytest.raises(TimeoutError) as caught:
-                await hub.dispatch.handle(CreateUser(), wait_for_response=True, timeout=0.01)
-        assert type(caught.value) is DispatchTimeout
-        assert str(caught.value) == "CreateUser was not handled within 0.01 s"
-
-    go(main)
+    async with started(hub):
+        with pytest.raises(TimeoutError) as caught:
+            await hub.dispatch.handle(CreateUser(), wait_for_response=True, timeout=0.01)
+    assert type(caught.value) is DispatchTimeout
+    assert str(caught.value) == "CreateUser was not handled within 0.01 s"
 
 
-def test_a_message_that_would_wait_for_itself_is_told(hub: Any) -> None:
+async def test_a_message_that_would_wait_for_itself_is_told(hub: Any) -> None:
     async def again(hub: Any, command: CreateUser) -> None:
         await hub.dispatch.handle(CreateUser(), key=7, wait_for_response=True)
 
     hub.dispatch.commands.bind(CreateUser, again)
 
-    async def main() -> None:
-        async with started(hub):
-            with pytest.raises(DispatchDeadlock) as caught:
-                await hub.dispatch.handle(CreateUser(), key=7, wait_for_response=True)
-        assert str(caught.value) == (
-            "commands: CreateUser with the key 7 is to be handled within a handler that holds this key, or "
-            "waits for one that does, so neither could ever end; hand it over without wait_for_response, or "
-            "with another key"
-        )
-
-    go(main)
+    async with started(hub):
+        with pytest.raises(DispatchDeadlock) as caught:
+            await hub.dispatch.handle(CreateUser(), key=7, wait_for_response=True)
+    assert str(caught.value) == (
+        "commands: CreateUser with the key 7 is to be handled within a handler that holds this key, or "
+        "waits for one that does, so neither could ever end; hand it over without wait_for_response, or "
+        "with another key"
+    )
 
 
 def test_a_router_that_has_handlers_is_not_replaced(hub: Any) -> None:
@@ -499,17 +484,14 @@ def test_an_event_is_added_while_a_message_is_handled(hub: Any) -> None:
     )
 
 
-def test_many_keys_leave_no_task_behind(hub: Any) -> None:
+async def test_many_keys_leave_no_task_behind(hub: Any) -> None:
     hub.dispatch.commands.bind(CreateUser, create)
 
-    async def main() -> tuple[int, int]:
-        async with started(hub):
-            for key in range(1000):
-                await hub.dispatch.handle(CreateUser(), key=key)
-                await hub.dispatch.handle(CreateUser(), key=key, wait_for_response=True)
-            counts = hub.dispatch.init.snapshot()["commands"]
-            assert (counts["keys"], counts["queued"], counts["handled"]) == (0, 0, 2000)
-            await asyncio.sleep(0)
-            return len(asyncio.all_tasks()), len(gc.garbage)
-
-    assert go(main)[0] <= 2
+    async with started(hub):
+        for key in range(1000):
+            await hub.dispatch.handle(CreateUser(), key=key)
+            await hub.dispatch.handle(CreateUser(), key=key, wait_for_response=True)
+        counts = hub.dispatch.init.snapshot()["commands"]
+        assert (counts["keys"], counts["queued"], counts["handled"]) == (0, 0, 2000)
+        await asyncio.sleep(0)
+        assert (len(asyncio.all_tasks()), len(gc.garbage))[0] <= 2

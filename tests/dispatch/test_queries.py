@@ -9,14 +9,14 @@ import pytest
 
 from evbus.api import RequestRouter
 from evbus.errors import HandlerDoesNotExist, HandlerExists
-from tests.dispatch.hub_kit import UserQuery, failure, go, started
+from tests.dispatch.hub_kit import UserQuery, failure, started
 
 
 async def answer(query: UserQuery) -> str:
     return query.name
 
 
-def test_many_queries_are_answered_at_once(hub: Any) -> None:
+async def test_many_queries_are_answered_at_once(hub: Any) -> None:
     arrived = asyncio.Event()
     waiting = 0
 
@@ -29,27 +29,23 @@ def test_many_queries_are_answered_at_once(hub: Any) -> None:
         await arrived.wait()
         return query.name
 
-    async def main() -> list[str]:
-        async with started(hub) as dp:
-            queries = [UserQuery(str(number)) for number in range(50)]
-            return await asyncio.gather(*(dp.queries.handle(query, None, True) for query in queries))
+    async with started(hub) as dp:
+        queries = [UserQuery(str(number)) for number in range(50)]
+        assert (await asyncio.gather(*(dp.queries.handle(query, None, True) for query in queries))) == [
+            str(number) for number in range(50)
+        ]
 
-    assert go(main) == [str(number) for number in range(50)]
 
-
-def test_a_query_without_a_handler_is_told_with_the_nearest(hub: Any) -> None:
+async def test_a_query_without_a_handler_is_told_with_the_nearest(hub: Any) -> None:
     hub.dispatch.queries.bind(UserQuery, answer)
     hub.dispatch.queries.bind("users by name", answer, argname="query")
 
-    async def main() -> None:
-        async with started(hub) as dp:
-            with pytest.raises(HandlerDoesNotExist) as caught:
-                await dp.queries.handle("users by nam", wait_for_response=True)
-        assert str(caught.value) == (
-            "queries: there is no handler for users by nam; did you mean 'users by name'?"
-        )
-
-    go(main)
+    async with started(hub) as dp:
+        with pytest.raises(HandlerDoesNotExist) as caught:
+            await dp.queries.handle("users by nam", wait_for_response=True)
+    assert str(caught.value) == (
+        "queries: there is no handler for users by nam; did you mean 'users by name'?"
+    )
 
 
 def test_a_router_with_handlers_is_not_replaced(hub: Any) -> None:
@@ -59,15 +55,12 @@ def test_a_router_with_handlers_is_not_replaced(hub: Any) -> None:
     )
 
 
-def test_a_query_within_a_query_needs_no_worker_of_its_own(hub: Any) -> None:
+async def test_a_query_within_a_query_needs_no_worker_of_its_own(hub: Any) -> None:
     @hub.dispatch.queries.register("outer")
     async def outer(hub: Any) -> str:
         return await hub.dispatch.queries.handle(UserQuery("inner"), "key", True)
 
     hub.dispatch.queries.bind(UserQuery, answer)
 
-    async def main() -> str:
-        async with started(hub, engine_workers=1) as dp:
-            return await dp.queries.handle("outer", wait_for_response=True)
-
-    assert go(main) == "inner"
+    async with started(hub, engine_workers=1) as dp:
+        assert await dp.queries.handle("outer", wait_for_response=True) == "inner"

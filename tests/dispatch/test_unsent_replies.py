@@ -51,7 +51,7 @@ async def asked(profiles: Any, handler: Handler, told: str, options: Any) -> Non
     assert handler.handled[-1] == 1
 
 
-def test_a_reply_that_the_broker_does_not_take_is_an_error_reply(
+async def test_a_reply_that_the_broker_does_not_take_is_an_error_reply(
     broken_rabbitmq: Any, unique: str, tmp_path: Path
 ) -> None:
     set_largest(broken_rabbitmq, 10_000)
@@ -59,18 +59,15 @@ def test_a_reply_that_the_broker_does_not_take_is_an_error_reply(
     handler = Handler("x" * 10_001)
     options = {"dead_store": tmp_path / "dead.jsonl"}  # noqa: F811
 
-    async def main() -> None:
+    try:
         async with serving(profiles, handler.bind, **options):
             await asked(profiles, handler, "is larger than configured max size 10000", options)
-
-    try:
-        go(main)
     finally:
         set_largest(broken_rabbitmq, 134_217_728)
     assert handler.handled == [0, 1]
 
 
-def test_a_reply_that_breaks_each_connection_is_an_error_reply_and_its_request_ends(
+async def test_a_reply_that_breaks_each_connection_is_an_error_reply_and_its_request_ends(
     place: Any,  # noqa: F811
     unique: str,
     proxy: Any,
@@ -80,23 +77,20 @@ def test_a_reply_that_breaks_each_connection_is_an_error_reply_and_its_request_e
     way.filter("up", breaking)
     handler = Handler(BAD)
 
-    async def main() -> None:
-        async with serving(contexts(*place, unique, port=way.port), handler.bind, **options):
-            await asked(contexts(*place, unique), handler, "the connection was lost", options)
-
-    go(main)
+    async with serving(contexts(*place, unique, port=way.port), handler.bind, **options):
+        await asked(contexts(*place, unique), handler, "the connection was lost", options)
     # Once more, if it came again before the first one had failed to be answered for the first time.
     assert handler.handled in ([0, 1], [0, 0, 1])
 
 
-def test_a_request_of_who_is_gone_is_done_and_counted(
+async def test_a_request_of_who_is_gone_is_done_and_counted(
     rabbitmq: Any, unique: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     profiles = contexts(rabbitmq, "amqp", unique)
     handler = Handler(0)
     options = {"dead_store": tmp_path / "dead.jsonl"}  # noqa: F811
 
-    async def main() -> None:
+    with caplog.at_level(logging.WARNING):
         async with (
             serving(profiles, handler.bind, **options),
             process(profiles, forwards(Get), **options) as hub,
@@ -107,8 +101,5 @@ def test_a_request_of_who_is_gone_is_done_and_counted(
             said = "Get was handled, and its reply could not be sent"
             await eventually(lambda: said in caplog.text, "the request is given up")
             assert await ask(hub, Get(2)) == 2
-
-    with caplog.at_level(logging.WARNING):
-        go(main)
     assert handler.handled == [1, 0, 2]
     assert rabbitmq.depth(unique).messages == 0

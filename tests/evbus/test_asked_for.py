@@ -64,16 +64,13 @@ def test_a_pipeline_plugin_of_plugin_dirs_that_is_not_loaded_ends_the_start(
     assert [one.name for one in hub.evbus.init.plugins()["pipeline"] if one.state != "loaded"] == ["redact"]
 
 
-def test_one_that_the_option_pipeline_leaves_out_is_not_needed(tmp_path: Path) -> None:
+async def test_one_that_the_option_pipeline_leaves_out_is_not_needed(tmp_path: Path) -> None:
     root = write(tmp_path / "plugins", pipeline__redact=BROKEN, ingress__good=KEEPER.format(name="good"))
 
-    async def main() -> Any:
-        hub = new_hub(plugin_dirs=[str(root)], pipeline=["stamp"])
-        async with running(hub, {"good": {"*": {}}}):
-            await hub.evbus.broker.put(body="x")
-        return hub.ingress.GOT
-
-    assert asyncio.run(main()) == {"good": [b'"x"']}
+    hub = new_hub(plugin_dirs=[str(root)], pipeline=["stamp"])
+    async with running(hub, {"good": {"*": {}}}):
+        await hub.evbus.broker.put(body="x")
+    assert hub.ingress.GOT == {"good": [b'"x"']}
 
 
 def test_one_that_the_option_names_ends_the_start_wherever_it_lies(
@@ -151,7 +148,7 @@ def test_the_function_of_error_callback_ref_that_is_broken_is_told_with_its_file
     assert f"{root}/evbus/alarm.py:1): ModuleNotFoundError" in refused(hub, {"internal": {"*": {}}})
 
 
-def test_one_more_parameter_with_a_default_is_fine(tmp_path: Path) -> None:
+async def test_one_more_parameter_with_a_default_is_fine(tmp_path: Path) -> None:
     root = write(
         tmp_path / "plugins",
         serialize__mine="""
@@ -166,10 +163,7 @@ def test_one_more_parameter_with_a_default_is_fine(tmp_path: Path) -> None:
         ingress__good=KEEPER.format(name="good"),
     )
 
-    async def main() -> Any:
-        hub = new_hub(plugin_dirs=[str(root)], serialize_plugin="mine")
-        async with running(hub, {"match_plugin": "any", "good": {"x": {}}}):
-            await hub.evbus.broker.put(body=(1,))
-        return hub.ingress.GOT
-
-    assert asyncio.run(main()) == {"good": [b"(1,)"]}
+    hub = new_hub(plugin_dirs=[str(root)], serialize_plugin="mine")
+    async with running(hub, {"match_plugin": "any", "good": {"x": {}}}):
+        await hub.evbus.broker.put(body=(1,))
+    assert hub.ingress.GOT == {"good": [b"(1,)"]}

@@ -54,7 +54,7 @@ def test_busses_that_start_in_several_threads_at_once_all_deliver(tmp_path: Path
     assert (done.stdout, done.stderr) == (f"{[b'1'] * 6}\n", "")
 
 
-def test_event_loops_that_are_installed_are_not_imported(
+async def test_event_loops_that_are_installed_are_not_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     imported = tmp_path / "imported"
@@ -62,16 +62,13 @@ def test_event_loops_that_are_installed_are_not_imported(
     package(tmp_path / "site", "odd_loops", {"loop": ["loops"]}, loops__odd=text)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
 
-    async def main() -> Any:
-        async with bus({"internal": {"default": {}}}) as events:
-            assert events.hub.pop.loop.CURRENT_LOOP is asyncio.get_running_loop()
-            return await events.hub.pop.loop.wrap(lambda: "ran")
-
     with warnings.catch_warnings(
         action="ignore", category=DeprecationWarning
     ):  # Python 3.14 begins to drop policies
         policy = asyncio.get_event_loop_policy()
-        assert asyncio.run(main()) == "ran"
+        async with bus({"internal": {"default": {}}}) as events:
+            assert events.hub.pop.loop.CURRENT_LOOP is asyncio.get_running_loop()
+            assert await events.hub.pop.loop.wrap(lambda: "ran") == "ran"
         assert asyncio.get_event_loop_policy() is policy
     assert not imported.exists()
 
@@ -126,15 +123,12 @@ def test_a_source_is_closed_with_the_block_whatever_watches_it(tmp_path: Path, w
     assert said[-1] == "after"
 
 
-def test_a_contract_sees_the_last_of_a_source_that_ends(tmp_path: Path) -> None:
+async def test_a_contract_sees_the_last_of_a_source_that_ends(tmp_path: Path) -> None:
     contract = "async def post_consume(hub, ctx):\n    hub.egress.SAID.append(ctx.ret)\n"
     root = write(tmp_path / "p", egress__words=WORDS, egress__contracts__words=contract)
 
-    async def main() -> list[Any]:
-        async with bus({"words": {"words": {}}}, plugin_dirs=[root]) as events:
-            events.hub.egress.SAID = []
-            source = events.hub.evbus.bridge.sources(events._contexts, "words")[0].consume()
-            got = [one async for one in source]
-            return [*got, *events.hub.egress.SAID]
-
-    assert asyncio.run(main()) == [*range(9), "source closed", 8]
+    async with bus({"words": {"words": {}}}, plugin_dirs=[root]) as events:
+        events.hub.egress.SAID = []
+        source = events.hub.evbus.bridge.sources(events._contexts, "words")[0].consume()
+        got = [one async for one in source]
+        assert [*got, *events.hub.egress.SAID] == [*range(9), "source closed", 8]

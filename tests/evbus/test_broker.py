@@ -115,14 +115,11 @@ def test_init_makes_the_queue_belong_to_each_loop_in_turn_and_keeps_what_was_put
     assert hub.evbus.BUS.qsize() == 1
 
 
-def test_a_started_bus_may_be_given_to_its_loop_again(hub: Any) -> None:
-    async def main() -> list[bytes]:
-        async with running(hub, {"internal": {"*": {}}}):
-            await hub.evbus.broker.init()
-            await hub.evbus.broker.put(routing_key="k", body=1)
-            return await bodies(hub, "k", 1)
-
-    assert asyncio.run(main()) == [b"1"]
+async def test_a_started_bus_may_be_given_to_its_loop_again(hub: Any) -> None:
+    async with running(hub, {"internal": {"*": {}}}):
+        await hub.evbus.broker.init()
+        await hub.evbus.broker.put(routing_key="k", body=1)
+        assert await bodies(hub, "k", 1) == [b"1"]
 
 
 async def test_put_is_refused_after_stop_and_put_nowait_too(hub: Any) -> None:

@@ -57,13 +57,10 @@ async def asked(link: Any) -> Envelope:
         await link.close()
 
 
-def test_a_link_over_a_profile_of_the_bus_asks_and_answers(hub: Any) -> None:
-    async def main() -> Envelope:
-        async with running(hub, PROFILES):
-            hub.ingress.CALLS.clear()  # the lane has its own
-            return await asked(hub.evbus.rpc.link("here"))
-
-    reply = asyncio.run(main())
+async def test_a_link_over_a_profile_of_the_bus_asks_and_answers(hub: Any) -> None:
+    async with running(hub, PROFILES):
+        hub.ingress.CALLS.clear()  # the lane has its own
+        reply = await asked(hub.evbus.rpc.link("here"))
     assert (reply.body, reply.headers) == (b"WORD", {"state": "state"})
     assert hub.ingress.CALLS[:3] == ["open", ("there", b"word"), "close"]
 

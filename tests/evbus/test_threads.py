@@ -103,7 +103,7 @@ async def test_what_a_log_handler_puts_while_events_are_moved_comes_after_them(
     rig.check()
 
 
-def test_a_matcher_or_a_log_handler_may_wait_for_a_thread_that_needs_the_queue(rig: Rig) -> None:
+async def test_a_matcher_or_a_log_handler_may_wait_for_a_thread_that_needs_the_queue(rig: Rig) -> None:
     """A thread that logs holds its handler's lock while it puts: the loop may log, but not hold the queue."""
 
     class Handler(logging.Handler):
@@ -118,24 +118,22 @@ def test_a_matcher_or_a_log_handler_may_wait_for_a_thread_that_needs_the_queue(r
     handler = Handler()
     logging.getLogger("evbus").addHandler(handler)
 
-    async def main() -> None:
+    try:
         async with rig.running():
             await rig.put(1, "unknown")
-
-    try:
-        asyncio.run(main())
     finally:
         logging.getLogger("evbus").removeHandler(handler)
     assert free == [True]
 
 
-def test_a_signal_handler_that_puts_while_the_loop_sleeps_is_heard(
+async def test_a_signal_handler_that_puts_while_the_loop_sleeps_is_heard(
     rig: Rig, pytestconfig: pytest.Config
 ) -> None:
     if pytestconfig.getoption("uvloop"):
         pytest.skip("it takes the place of asyncio's selector, and uvloop has none")
 
-    async def main() -> None:
+    before = signal.signal(signal.SIGUSR1, lambda *_: rig.put_nowait("from a signal handler"))
+    try:
         selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
         plain, got, heard = selector.select, asyncio.Event(), []
 
@@ -159,10 +157,6 @@ def test_a_signal_handler_that_puts_while_the_loop_sleeps_is_heard(
             selector.select = select
             await within(got.wait())
         assert heard == [True]
-
-    before = signal.signal(signal.SIGUSR1, lambda *_: rig.put_nowait("from a signal handler"))
-    try:
-        asyncio.run(main())
     finally:
         signal.signal(signal.SIGUSR1, before)
 

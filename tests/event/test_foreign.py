@@ -12,7 +12,7 @@ import pytest
 
 from evbus.engine.handling.events.declare import event
 from tests.evbus.kit import write
-from tests.event.kit import Got, dead, go, listening, settled
+from tests.event.kit import Got, dead, listening, settled
 
 DATA = {"order_id": "A-1", "total": 1.5}
 CLOUDEVENT = {"specversion": "1.0", "id": "1", "type": "shop.order", "source": "/x", "data": DATA}
@@ -53,17 +53,14 @@ async def put(hub: Any, body: Any, **headers: str) -> None:
     ],
 )
 @pytest.mark.parametrize("pipeline", [None, ("compress", "dedupe")])
-def test_what_others_send_is_the_event(
+async def test_what_others_send_is_the_event(
     body: Any, headers: dict[str, str], pipeline: tuple[str, ...] | None
 ) -> None:
-    async def main() -> None:
-        got = Got()
-        async with listening(pipeline=pipeline) as hub:
-            hub.event.init.subscribe(Order, got.on)
-            await put(hub, body, **headers)
-            assert await got.wait(1) == [Order("A-1", 1.5)]
-
-    go(main)
+    got = Got()
+    async with listening(pipeline=pipeline) as hub:
+        hub.event.init.subscribe(Order, got.on)
+        await put(hub, body, **headers)
+        assert await got.wait(1) == [Order("A-1", 1.5)]
 
 
 @pytest.mark.parametrize(
@@ -79,58 +76,49 @@ def test_what_others_send_is_the_event(
     ],
 )
 @pytest.mark.parametrize("pipeline", [None, ("trace",)])
-def test_what_is_no_event_is_dead_with_the_reason_and_as_it_came(
+async def test_what_is_no_event_is_dead_with_the_reason_and_as_it_came(
     tmp_path: Path, body: Any, kind: str, said: str, pipeline: tuple[str, ...] | None
 ) -> None:
-    async def main() -> None:
-        got = Got()
-        async with listening(dead_store=str(tmp_path / "dead"), pipeline=pipeline) as hub:
-            hub.event.init.subscribe(Order, got.on)
-            await put(hub, body, content_type=kind)
-            await settled(hub)
-        assert got == []
-        (line,) = dead(tmp_path / "dead")
-        assert said in line["dead"]["reason"]
-        assert line["headers"]["content-type"] == kind
-        assert line["body"] == body
-
-    go(main)
+    got = Got()
+    async with listening(dead_store=str(tmp_path / "dead"), pipeline=pipeline) as hub:
+        hub.event.init.subscribe(Order, got.on)
+        await put(hub, body, content_type=kind)
+        await settled(hub)
+    assert got == []
+    (line,) = dead(tmp_path / "dead")
+    assert said in line["dead"]["reason"]
+    assert line["headers"]["content-type"] == kind
+    assert line["body"] == body
 
 
-def test_types_that_the_option_json_types_names_are_events() -> None:
-    async def main() -> None:
-        got = Got()
-        async with listening(json_types=["application/vnd.shop+json"]) as hub:
-            hub.event.init.subscribe(Order, got.on)
-            await put(hub, DATA, content_type="application/vnd.Shop+json; v=1")
-            assert await got.wait(1) == [Order("A-1", 1.5)]
-
-    go(main)
+async def test_types_that_the_option_json_types_names_are_events() -> None:
+    got = Got()
+    async with listening(json_types=["application/vnd.shop+json"]) as hub:
+        hub.event.init.subscribe(Order, got.on)
+        await put(hub, DATA, content_type="application/vnd.Shop+json; v=1")
+        assert await got.wait(1) == [Order("A-1", 1.5)]
 
 
-def test_interceptors_and_listeners_see_the_attributes_as_headers(tmp_path: Path) -> None:
+async def test_interceptors_and_listeners_see_the_attributes_as_headers(tmp_path: Path) -> None:
     root = write(tmp_path / "plugins", pipeline__sees=SEES)
     seen = []
 
     async def on(event: Order, envelope: Any) -> None:
         seen.append(envelope.headers)
 
-    async def main() -> None:
-        kind = "application/cloudevents+json"
-        async with listening(plugin_dirs=[str(root)], pipeline=["sees"]) as hub:
-            hub.event.init.subscribe(Order, on)
-            await put(hub, CLOUDEVENT, content_type=kind)
-            await put(hub, DATA, **{"cloudEvents:id": "2", "cloudEvents:type": "a"})
-            await put(hub, DATA, cloudEvents_id="2", cloudEvents_type="a")
-            await put(hub, DATA, ce_id="2", ce_type="a")
-            await settled(hub)
-            seen.extend(hub.pipeline.SEEN)
-        async with listening() as hub:
-            hub.event.init.subscribe(Order, on)
-            await put(hub, CLOUDEVENT, content_type=kind)
-            await settled(hub)
-
-    go(main)
+    kind = "application/cloudevents+json"
+    async with listening(plugin_dirs=[str(root)], pipeline=["sees"]) as hub:
+        hub.event.init.subscribe(Order, on)
+        await put(hub, CLOUDEVENT, content_type=kind)
+        await put(hub, DATA, **{"cloudEvents:id": "2", "cloudEvents:type": "a"})
+        await put(hub, DATA, cloudEvents_id="2", cloudEvents_type="a")
+        await put(hub, DATA, ce_id="2", ce_type="a")
+        await settled(hub)
+        seen.extend(hub.pipeline.SEEN)
+    async with listening() as hub:
+        hub.event.init.subscribe(Order, on)
+        await put(hub, CLOUDEVENT, content_type=kind)
+        await settled(hub)
     attributes = {"ce-specversion": "1.0", "ce-id": "1", "ce-type": "shop.order", "ce-source": "/x"}
     assert [each for each in seen if each.get("ce-id") == "1"] == [
         {"content-type": "application/json", **attributes}
@@ -140,51 +128,39 @@ def test_interceptors_and_listeners_see_the_attributes_as_headers(tmp_path: Path
     ] * 6
 
 
-def test_one_of_two_deliveries_of_a_cloudevent_is_handled() -> None:
-    async def main() -> None:
-        got = Got()
-        async with listening(pipeline=["dedupe"]) as hub:
-            hub.event.init.subscribe(Order, got.on)
-            for _ in range(2):
-                await put(hub, CLOUDEVENT, content_type="application/cloudevents+json")
-            await settled(hub)
-            assert got == [Order("A-1", 1.5)]
-            assert hub.pipeline.DEDUPE.dropped == 1
-
-    go(main)
-
-
-def test_a_document_that_was_compressed_and_signed_is_read_after_both_are_undone() -> None:
-    async def main() -> None:
-        got = Got()
-        keys = ["2026:0123456789abcdef"]
-        async with listening(pipeline=["compress", "sign"], sign_keys=keys, compress_over=10) as hub:
-            hub.event.init.subscribe(Order, got.on)
+async def test_one_of_two_deliveries_of_a_cloudevent_is_handled() -> None:
+    got = Got()
+    async with listening(pipeline=["dedupe"]) as hub:
+        hub.event.init.subscribe(Order, got.on)
+        for _ in range(2):
             await put(hub, CLOUDEVENT, content_type="application/cloudevents+json")
-            assert await got.wait(1) == [Order("A-1", 1.5)]
+        await settled(hub)
+        assert got == [Order("A-1", 1.5)]
+        assert hub.pipeline.DEDUPE.dropped == 1
 
-    go(main)
+
+async def test_a_document_that_was_compressed_and_signed_is_read_after_both_are_undone() -> None:
+    got = Got()
+    keys = ["2026:0123456789abcdef"]
+    async with listening(pipeline=["compress", "sign"], sign_keys=keys, compress_over=10) as hub:
+        hub.event.init.subscribe(Order, got.on)
+        await put(hub, CLOUDEVENT, content_type="application/cloudevents+json")
+        assert await got.wait(1) == [Order("A-1", 1.5)]
 
 
 @pytest.mark.parametrize("more", [(), ("compress", "sign", "dedupe")])
-def test_events_in_structured_mode_reach_their_listeners(more: tuple[str, ...]) -> None:
-    async def main() -> None:
-        got = Got()
-        options: dict[str, Any] = {"sign_keys": ["2026:0123456789abcdef"], "compress_over": 10}
-        async with listening(pipeline=["stamp", *more], event_mode="structured", **options) as hub:
-            hub.event.init.subscribe(Order, got.on)
-            await hub.event.init.send(Order("A-2", 2.5))
-            assert await got.wait(1) == [Order("A-2", 2.5)]
-
-    go(main)
+async def test_events_in_structured_mode_reach_their_listeners(more: tuple[str, ...]) -> None:
+    got = Got()
+    options: dict[str, Any] = {"sign_keys": ["2026:0123456789abcdef"], "compress_over": 10}
+    async with listening(pipeline=["stamp", *more], event_mode="structured", **options) as hub:
+        hub.event.init.subscribe(Order, got.on)
+        await hub.event.init.send(Order("A-2", 2.5))
+        assert await got.wait(1) == [Order("A-2", 2.5)]
 
 
-def test_a_bus_that_writes_messagepack_reads_it_where_no_content_type_says_so() -> None:
-    async def main() -> None:
-        got = Got()
-        async with listening(serialize_plugin="msgpack") as hub:
-            hub.event.init.subscribe(Order, got.on)
-            await put(hub, msgspec.msgpack.encode(DATA))
-            assert await got.wait(1) == [Order("A-1", 1.5)]
-
-    go(main)
+async def test_a_bus_that_writes_messagepack_reads_it_where_no_content_type_says_so() -> None:
+    got = Got()
+    async with listening(serialize_plugin="msgpack") as hub:
+        hub.event.init.subscribe(Order, got.on)
+        await put(hub, msgspec.msgpack.encode(DATA))
+        assert await got.wait(1) == [Order("A-1", 1.5)]

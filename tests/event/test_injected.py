@@ -11,7 +11,7 @@ import pytest
 from evbus.api import EventListener, Factory, Singleton
 from evbus.errors import HandlerSignatureError
 from tests.evbus.kit import running, states, write
-from tests.event.kit import INTERNAL, SOON, Got, OrderPlaced, failure, go, listening, new_hub, settled
+from tests.event.kit import INTERNAL, SOON, Got, OrderPlaced, failure, listening, new_hub, settled
 
 
 class Repo:
@@ -68,89 +68,79 @@ async def connect() -> Repo:
 
 @pytest.mark.parametrize("listener", LISTENERS)
 @pytest.mark.parametrize("early", [True, False])
-def test_a_value_is_given_by_its_type(listener: Any, early: bool) -> None:
-    async def main() -> None:
-        hub, repo = new_hub(), Repo()
-        if early:
-            hub.dispatch.init.provide(Repo, repo)
-        hub.event.init.subscribe(OrderPlaced, listener)
-        if not early:
-            hub.dispatch.init.provide(Repo, repo)
-        async with running(hub, INTERNAL):
-            await hub.event.init.send(OrderPlaced())
-            await settled(hub)
-        assert repo.seen == [(OrderPlaced(), None, "")]
-        # A value stays open: it is its maker's.
-        assert (Repo.made, Repo.closed) == (1, 0)
-
-    go(main)
+async def test_a_value_is_given_by_its_type(listener: Any, early: bool) -> None:
+    hub, repo = new_hub(), Repo()
+    if early:
+        hub.dispatch.init.provide(Repo, repo)
+    hub.event.init.subscribe(OrderPlaced, listener)
+    if not early:
+        hub.dispatch.init.provide(Repo, repo)
+    async with running(hub, INTERNAL):
+        await hub.event.init.send(OrderPlaced())
+        await settled(hub)
+    assert repo.seen == [(OrderPlaced(), None, "")]
+    # A value stays open: it is its maker's.
+    assert (Repo.made, Repo.closed) == (1, 0)
 
 
 @pytest.mark.parametrize("listener", LISTENERS)
 @pytest.mark.parametrize("make", [Repo, connect])
-def test_a_singleton_is_made_at_the_start_shared_and_closed_at_the_stop(listener: Any, make: Any) -> None:
-    async def main() -> None:
-        hub = new_hub()
-        hub.dispatch.init.provide(Repo, Singleton["repo":make])
-        for name in ("one", "two"):
-            hub.event.init.subscribe(OrderPlaced, listener, name=name)
-        for number in (1, 2):
-            async with running(hub, INTERNAL):
-                for _ in range(2):
-                    await hub.event.init.send(OrderPlaced())
-                await settled(hub)
-                assert (Repo.made, Repo.closed) == (number, number - 1)
-            assert (Repo.made, Repo.closed) == (number, number)
-        assert [found["handled"] for found in hub.event.init.subscriptions()] == [4, 4]
-
-    go(main)
-
-
-def test_a_factory_is_called_for_each_listener() -> None:
-    async def main() -> None:
-        async with listening() as hub:
-            hub.dispatch.init.provide(Repo, Factory["repo":connect])
-            for name in ("one", "two"):
-                hub.event.init.subscribe(OrderPlaced, function, name=name)
-            for _ in range(3):
+async def test_a_singleton_is_made_at_the_start_shared_and_closed_at_the_stop(
+    listener: Any, make: Any
+) -> None:
+    hub = new_hub()
+    hub.dispatch.init.provide(Repo, Singleton["repo":make])
+    for name in ("one", "two"):
+        hub.event.init.subscribe(OrderPlaced, listener, name=name)
+    for number in (1, 2):
+        async with running(hub, INTERNAL):
+            for _ in range(2):
                 await hub.event.init.send(OrderPlaced())
             await settled(hub)
-            assert (Repo.made, Repo.closed) == (2, 0)
-        assert (Repo.made, Repo.closed) == (2, 2)
+            assert (Repo.made, Repo.closed) == (number, number - 1)
+        assert (Repo.made, Repo.closed) == (number, number)
+    assert [found["handled"] for found in hub.event.init.subscriptions()] == [4, 4]
 
-    go(main)
+
+async def test_a_factory_is_called_for_each_listener() -> None:
+    async with listening() as hub:
+        hub.dispatch.init.provide(Repo, Factory["repo":connect])
+        for name in ("one", "two"):
+            hub.event.init.subscribe(OrderPlaced, function, name=name)
+        for _ in range(3):
+            await hub.event.init.send(OrderPlaced())
+        await settled(hub)
+        assert (Repo.made, Repo.closed) == (2, 0)
+    assert (Repo.made, Repo.closed) == (2, 2)
 
 
-def test_handlers_and_listeners_share_what_is_made_until_both_have_ended() -> None:
+async def test_handlers_and_listeners_share_what_is_made_until_both_have_ended() -> None:
     async def find(query: str, repo: Repo) -> Repo:
         return repo
 
-    async def main() -> None:
-        for listeners_first in (True, False):
-            Repo.made = Repo.closed = 0
-            hub = new_hub()
-            hub.dispatch.init.provide(Repo, Singleton["repo":connect])
-            hub.dispatch.queries.bind("find", find)
-            hub.event.init.subscribe(OrderPlaced, function)
-            async with contextlib.AsyncExitStack() as stack:
-                await stack.enter_async_context(running(hub, INTERNAL))
-                hub.dispatch.init.start()
-                await hub.event.init.send(OrderPlaced())
-                await settled(hub)
-                repo = await hub.dispatch.init.handle("find", wait_for_response=True)
-                assert len(repo.seen) == 1
-                if listeners_first:
-                    await hub.evbus.init.stop()
-                else:
-                    await hub.dispatch.init.stop()
-                assert (Repo.made, Repo.closed) == (1, 0)
+    for listeners_first in (True, False):
+        Repo.made = Repo.closed = 0
+        hub = new_hub()
+        hub.dispatch.init.provide(Repo, Singleton["repo":connect])
+        hub.dispatch.queries.bind("find", find)
+        hub.event.init.subscribe(OrderPlaced, function)
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(running(hub, INTERNAL))
+            hub.dispatch.init.start()
+            await hub.event.init.send(OrderPlaced())
+            await settled(hub)
+            repo = await hub.dispatch.init.handle("find", wait_for_response=True)
+            assert len(repo.seen) == 1
+            if listeners_first:
+                await hub.evbus.init.stop()
+            else:
                 await hub.dispatch.init.stop()
-            assert (Repo.made, Repo.closed) == (1, 1)
+            assert (Repo.made, Repo.closed) == (1, 0)
+            await hub.dispatch.init.stop()
+        assert (Repo.made, Repo.closed) == (1, 1)
 
-    go(main)
 
-
-def test_a_maker_that_fails_is_a_failed_attempt() -> None:
+async def test_a_maker_that_fails_is_a_failed_attempt() -> None:
     tries = list[int]()
 
     async def connect_at_last() -> Repo:
@@ -159,16 +149,13 @@ def test_a_maker_that_fails_is_a_failed_attempt() -> None:
             raise ConnectionError("not yet")
         return Repo()
 
-    async def main() -> None:
-        async with listening() as hub:
-            hub.dispatch.init.provide(Repo, Singleton["repo":connect_at_last])
-            hub.event.init.subscribe(OrderPlaced, function, retry=SOON)
-            await hub.event.init.send(OrderPlaced())
-            await settled(hub)
-            (found,) = hub.event.init.subscriptions()
-            assert (found["handled"], found["retried"], len(tries)) == (1, 2, 3)
-
-    go(main)
+    async with listening() as hub:
+        hub.dispatch.init.provide(Repo, Singleton["repo":connect_at_last])
+        hub.event.init.subscribe(OrderPlaced, function, retry=SOON)
+        await hub.event.init.send(OrderPlaced())
+        await settled(hub)
+        (found,) = hub.event.init.subscriptions()
+        assert (found["handled"], found["retried"], len(tries)) == (1, 2, 3)
 
 
 def test_what_nobody_provides_is_told_at_the_start() -> None:
@@ -206,7 +193,7 @@ def test_the_event_comes_first() -> None:
     )
 
 
-def test_a_file_may_provide_what_it_takes(tmp_path: Path) -> None:
+async def test_a_file_may_provide_what_it_takes(tmp_path: Path) -> None:
     text = (
         "from evbus.api import event_listener\n"
         "from tests.event.kit import OrderPlaced\n"
@@ -219,18 +206,15 @@ def test_a_file_may_provide_what_it_takes(tmp_path: Path) -> None:
     )
     root = write(tmp_path / "plugins", listener__billing=text)
 
-    async def main() -> None:
-        async with listening(plugin_dirs=[str(root)]) as hub:
-            await hub.event.init.send(OrderPlaced())
-            await settled(hub)
-        assert states(hub, "listener") == {"billing": "loaded"}
-        event, kind = hub.GOT
-        assert (event, kind) == (OrderPlaced(), Repo)
-
-    go(main)
+    async with listening(plugin_dirs=[str(root)]) as hub:
+        await hub.event.init.send(OrderPlaced())
+        await settled(hub)
+    assert states(hub, "listener") == {"billing": "loaded"}
+    event, kind = hub.GOT
+    assert (event, kind) == (OrderPlaced(), Repo)
 
 
-def test_a_file_may_take_what_is_provided(tmp_path: Path) -> None:
+async def test_a_file_may_take_what_is_provided(tmp_path: Path) -> None:
     text = (
         "from evbus.api import EventListener, event_listener\n"
         "from tests.event.kit import OrderPlaced\n"
@@ -244,13 +228,10 @@ def test_a_file_may_take_what_is_provided(tmp_path: Path) -> None:
     )
     root = write(tmp_path / "plugins", listener__billing=text)
 
-    async def main() -> None:
-        repo, hub = Repo(), new_hub(plugin_dirs=[str(root)])
-        hub.dispatch.init.provide(Repo, repo)
-        async with running(hub, INTERNAL):
-            await hub.event.init.send(OrderPlaced())
-            await settled(hub)
-        assert states(hub, "listener") == {"billing": "loaded"}
-        assert repo.seen == [OrderPlaced()]
-
-    go(main)
+    repo, hub = Repo(), new_hub(plugin_dirs=[str(root)])
+    hub.dispatch.init.provide(Repo, repo)
+    async with running(hub, INTERNAL):
+        await hub.event.init.send(OrderPlaced())
+        await settled(hub)
+    assert states(hub, "listener") == {"billing": "loaded"}
+    assert repo.seen == [OrderPlaced()]

@@ -13,7 +13,7 @@ import pytest
 from evbus.api import session
 from evbus.engine.handling.events.declare import event
 from tests.evbus.kit import running, write
-from tests.event.kit import SOON, Got, OrderPlaced, dead, go, listening, new_hub, settled
+from tests.event.kit import SOON, Got, OrderPlaced, dead, listening, new_hub, settled
 
 ALL = ("session", "trace", "stamp", "dedupe", "compress", "sign")
 KEYS = ("2026:0123456789abcdef",)
@@ -43,7 +43,7 @@ class Long:
     number: int = 0
 
 
-def test_an_interceptor_runs_around_each_listener(tmp_path: Path) -> None:
+async def test_an_interceptor_runs_around_each_listener(tmp_path: Path) -> None:
     root = write(tmp_path / "plugins", pipeline__looks=LOOKS)
 
     async def billing(event: Any) -> str:
@@ -52,19 +52,16 @@ def test_an_interceptor_runs_around_each_listener(tmp_path: Path) -> None:
     def shipping(event: Any) -> str:
         return "shipped"
 
-    async def main() -> None:
-        async with listening(plugin_dirs=[str(root)], pipeline=["looks"]) as hub:
-            hub.event.init.subscribe(OrderPlaced, billing)
-            hub.event.init.subscribe(OrderPlaced, shipping, group="out")
-            await hub.event.init.send(OrderPlaced())
-        assert sorted(hub.pipeline.SEEN) == [
-            ("billing", "after", "billed"),
-            ("billing", "before", "OrderPlaced"),
-            ("out", "after", "shipped"),
-            ("out", "before", "OrderPlaced"),
-        ]
-
-    go(main)
+    async with listening(plugin_dirs=[str(root)], pipeline=["looks"]) as hub:
+        hub.event.init.subscribe(OrderPlaced, billing)
+        hub.event.init.subscribe(OrderPlaced, shipping, group="out")
+        await hub.event.init.send(OrderPlaced())
+    assert sorted(hub.pipeline.SEEN) == [
+        ("billing", "after", "billed"),
+        ("billing", "before", "OrderPlaced"),
+        ("out", "after", "shipped"),
+        ("out", "before", "OrderPlaced"),
+    ]
 
 
 #: Keeps the descriptors that it gets in ``hub.pipeline.TOLD``.
@@ -79,168 +76,146 @@ async def handle(hub, envelope, call_next, listener_descriptor):
 """
 
 
-def test_an_interceptor_may_take_the_descriptor_of_the_event_and_of_the_listener(tmp_path: Path) -> None:
+async def test_an_interceptor_may_take_the_descriptor_of_the_event_and_of_the_listener(
+    tmp_path: Path,
+) -> None:
     root = write(tmp_path / "plugins", pipeline__told=TOLD)
 
     async def command() -> None: ...
 
-    async def main() -> None:
-        async with listening(plugin_dirs=[str(root)]) as hub:
-            got = Got()
-            hub.event.init.subscribe(OrderPlaced, got.on, name="billing", group="shop", per_process=True)
-            await hub.event.init.send(OrderPlaced())
-            await settled(hub)
-            sent, listener = hub.pipeline.TOLD
-            assert sent is hub.event.REGISTRY.of(OrderPlaced) is listener.event
-            assert (listener.name, listener.group, listener.per_process) == ("billing", "shop", True)
-            hub.pipeline.TOLD.clear()
-            # Neither of these is an event, and no listener gets the second.
-            await hub.evbus.broker.put(routing_key="OrderPlaced", body={"id": "x"})
-            await settled(hub)
-            hub.dispatch.commands.bind("command", command)
-            hub.dispatch.init.start()
-            await hub.dispatch.init.handle("command", wait_for_response=True)
-            await hub.dispatch.init.stop()
-            assert [getattr(told, "name", None) for told in hub.pipeline.TOLD] == [
-                None,
-                "billing",
-                None,
-                None,
-            ]
-
-    go(main)
-
-
-def test_what_an_interceptor_refuses_is_dead_and_reaches_no_listener(tmp_path: Path) -> None:
-    root = write(tmp_path / "plugins", pipeline__looks=LOOKS)
-
-    async def main() -> None:
+    async with listening(plugin_dirs=[str(root)]) as hub:
         got = Got()
-        store = tmp_path / "dead.jsonl"
-        async with listening(plugin_dirs=[str(root)], pipeline=["looks"], dead_store=str(store)) as hub:
-            hub.event.init.subscribe(OrderPlaced, got.on, name="billing", retry=SOON)
-            await hub.event.init.send(OrderPlaced(), headers={"refuse": "1"})
-        (line,) = dead(store)
-        assert line["dead"]["reason"] == "Rejected: the interceptor refuses it"
-        assert got == []
+        hub.event.init.subscribe(OrderPlaced, got.on, name="billing", group="shop", per_process=True)
+        await hub.event.init.send(OrderPlaced())
+        await settled(hub)
+        sent, listener = hub.pipeline.TOLD
+        assert sent is hub.event.REGISTRY.of(OrderPlaced) is listener.event
+        assert (listener.name, listener.group, listener.per_process) == ("billing", "shop", True)
+        hub.pipeline.TOLD.clear()
+        # Neither of these is an event, and no listener gets the second.
+        await hub.evbus.broker.put(routing_key="OrderPlaced", body={"id": "x"})
+        await settled(hub)
+        hub.dispatch.commands.bind("command", command)
+        hub.dispatch.init.start()
+        await hub.dispatch.init.handle("command", wait_for_response=True)
+        await hub.dispatch.init.stop()
+        assert [getattr(told, "name", None) for told in hub.pipeline.TOLD] == [
+            None,
+            "billing",
+            None,
+            None,
+        ]
 
-    go(main)
 
-
-def test_a_failure_is_tried_again_within_the_interceptors(tmp_path: Path) -> None:
+async def test_what_an_interceptor_refuses_is_dead_and_reaches_no_listener(tmp_path: Path) -> None:
     root = write(tmp_path / "plugins", pipeline__looks=LOOKS)
 
-    async def main() -> None:
-        calls = list[int]()
+    got = Got()
+    store = tmp_path / "dead.jsonl"
+    async with listening(plugin_dirs=[str(root)], pipeline=["looks"], dead_store=str(store)) as hub:
+        hub.event.init.subscribe(OrderPlaced, got.on, name="billing", retry=SOON)
+        await hub.event.init.send(OrderPlaced(), headers={"refuse": "1"})
+    (line,) = dead(store)
+    assert line["dead"]["reason"] == "Rejected: the interceptor refuses it"
+    assert got == []
 
-        async def on(event: Any) -> int:
-            calls.append(1)
-            if len(calls) < 3:
-                raise KeyError
-            return len(calls)
 
-        async with listening(plugin_dirs=[str(root)], pipeline=["looks"]) as hub:
-            hub.event.init.subscribe(OrderPlaced, on, name="billing", retry=SOON)
-            await hub.event.init.send(OrderPlaced())
-        assert hub.pipeline.SEEN == [("billing", "before", "OrderPlaced"), ("billing", "after", 3)]
+async def test_a_failure_is_tried_again_within_the_interceptors(tmp_path: Path) -> None:
+    root = write(tmp_path / "plugins", pipeline__looks=LOOKS)
 
-    go(main)
+    calls = list[int]()
+
+    async def on(event: Any) -> int:
+        calls.append(1)
+        if len(calls) < 3:
+            raise KeyError
+        return len(calls)
+
+    async with listening(plugin_dirs=[str(root)], pipeline=["looks"]) as hub:
+        hub.event.init.subscribe(OrderPlaced, on, name="billing", retry=SOON)
+        await hub.event.init.send(OrderPlaced())
+    assert hub.pipeline.SEEN == [("billing", "before", "OrderPlaced"), ("billing", "after", 3)]
 
 
 @pytest.mark.parametrize("kind", ["asynchronous", "plain"])
-def test_with_all_of_them_a_listener_gets_what_was_sent_in_its_session(kind: str) -> None:
-    async def main() -> None:
-        got = list[Any]()
+async def test_with_all_of_them_a_listener_gets_what_was_sent_in_its_session(kind: str) -> None:
+    got = list[Any]()
 
-        def plain(event: Any) -> None:
-            got.append((event, dict(session.current())))
+    def plain(event: Any) -> None:
+        got.append((event, dict(session.current())))
 
-        async def asynchronous(event: Any) -> None:
-            plain(event)
+    async def asynchronous(event: Any) -> None:
+        plain(event)
 
-        async with listening(pipeline=ALL, sign_keys=KEYS, compress_over=100) as hub:
-            hub.event.init.subscribe(Long, plain if kind == "plain" else asynchronous)
-            with session.use(user="joe"):
-                await hub.event.init.send(Long())
-            await hub.event.init.send(Long(key="b"))
-        assert got == [(Long(), {"user": "joe"}), (Long(key="b"), {})]
-
-    go(main)
+    async with listening(pipeline=ALL, sign_keys=KEYS, compress_over=100) as hub:
+        hub.event.init.subscribe(Long, plain if kind == "plain" else asynchronous)
+        with session.use(user="joe"):
+            await hub.event.init.send(Long())
+        await hub.event.init.send(Long(key="b"))
+    assert got == [(Long(), {"user": "joe"}), (Long(key="b"), {})]
 
 
-def test_each_listener_handles_a_signed_event_once_and_a_second_delivery_not_at_all() -> None:
-    async def main() -> None:
-        one, other = Got(), Got()
-        async with listening(pipeline=["stamp", "dedupe"]) as hub:
-            hub.event.init.subscribe(OrderPlaced, one.on, name="one")
-            hub.event.init.subscribe(OrderPlaced, other.on, name="other")
-            for _ in range(2):
-                await hub.event.init.send(OrderPlaced("same"), headers={"ce-id": "1"})
-            await hub.event.init.send(OrderPlaced("new"), headers={"ce-id": "2"})
-        assert one == other == [OrderPlaced("same"), OrderPlaced("new")]
-        assert hub.pipeline.DEDUPE.dropped == 2
-
-    go(main)
+async def test_each_listener_handles_a_signed_event_once_and_a_second_delivery_not_at_all() -> None:
+    one, other = Got(), Got()
+    async with listening(pipeline=["stamp", "dedupe"]) as hub:
+        hub.event.init.subscribe(OrderPlaced, one.on, name="one")
+        hub.event.init.subscribe(OrderPlaced, other.on, name="other")
+        for _ in range(2):
+            await hub.event.init.send(OrderPlaced("same"), headers={"ce-id": "1"})
+        await hub.event.init.send(OrderPlaced("new"), headers={"ce-id": "2"})
+    assert one == other == [OrderPlaced("same"), OrderPlaced("new")]
+    assert hub.pipeline.DEDUPE.dropped == 2
 
 
-def test_what_failed_for_one_listener_is_not_taken_for_handled_by_it() -> None:
-    async def main() -> None:
-        calls = list[str]()
+async def test_what_failed_for_one_listener_is_not_taken_for_handled_by_it() -> None:
+    calls = list[str]()
 
-        async def on(event: Any) -> None:
-            calls.append(event.id)
-            if len(calls) == 1:
-                raise asyncio.CancelledError
+    async def on(event: Any) -> None:
+        calls.append(event.id)
+        if len(calls) == 1:
+            raise asyncio.CancelledError
 
-        async with listening(pipeline=["stamp", "dedupe"]) as hub:
-            hub.event.init.subscribe(OrderPlaced, on, retry=SOON)
-            await hub.event.init.send(OrderPlaced("x"))
-            await settled(hub)
-        assert calls == ["x", "x"]
-
-    go(main)
+    async with listening(pipeline=["stamp", "dedupe"]) as hub:
+        hub.event.init.subscribe(OrderPlaced, on, retry=SOON)
+        await hub.event.init.send(OrderPlaced("x"))
+        await settled(hub)
+    assert calls == ["x", "x"]
 
 
-def test_keys_keep_their_order_when_bodies_are_compressed() -> None:
-    async def main() -> None:
-        got = list[tuple[str, int]]()
+async def test_keys_keep_their_order_when_bodies_are_compressed() -> None:
+    got = list[tuple[str, int]]()
 
-        async def on(event: Any) -> None:
-            for _ in range(event.number % 4):
-                await asyncio.sleep(0)
-            got.append((event.key, event.number))
+    async def on(event: Any) -> None:
+        for _ in range(event.number % 4):
+            await asyncio.sleep(0)
+        got.append((event.key, event.number))
 
-        async with listening(pipeline=["compress"], compress_over=100) as hub:
-            hub.event.init.subscribe(Long, on, key="key", concurrency=8)
-            for number in range(60):
-                await hub.event.init.send(Long(key="abc"[number % 3], number=number))
-        for key in "abc":
-            numbers = [number for name, number in got if name == key]
-            assert numbers == sorted(numbers)
-            assert len(numbers) == 20
-
-    go(main)
+    async with listening(pipeline=["compress"], compress_over=100) as hub:
+        hub.event.init.subscribe(Long, on, key="key", concurrency=8)
+        for number in range(60):
+            await hub.event.init.send(Long(key="abc"[number % 3], number=number))
+    for key in "abc":
+        numbers = [number for name, number in got if name == key]
+        assert numbers == sorted(numbers)
+        assert len(numbers) == 20
 
 
-def test_an_event_that_is_not_signed_is_dead(tmp_path: Path) -> None:
-    async def main() -> None:
-        sender, receiver = (
-            new_hub(),
-            new_hub(pipeline=["sign"], sign_keys=KEYS, dead_store=str(tmp_path / "dead.jsonl")),
-        )
-        got = Got()
-        receiver.event.init.subscribe(OrderPlaced, got.on, name="billing")
-        sender.evbus.broker.put_nowait(routing_key="OrderPlaced", body=OrderPlaced())
-        envelope = await sender.evbus.broker.get()
-        async with running(receiver, {"internal": {"*": {}}}):
-            await receiver.ingress.internal.publish_batch(_ctx(), [envelope])
-            await settled(receiver)
-        (line,) = dead(tmp_path / "dead.jsonl")
-        assert line["dead"]["lane"] == "listener billing"
-        assert "sign" in line["dead"]["reason"]
-        assert got == []
-
-    go(main)
+async def test_an_event_that_is_not_signed_is_dead(tmp_path: Path) -> None:
+    sender, receiver = (
+        new_hub(),
+        new_hub(pipeline=["sign"], sign_keys=KEYS, dead_store=str(tmp_path / "dead.jsonl")),
+    )
+    got = Got()
+    receiver.event.init.subscribe(OrderPlaced, got.on, name="billing")
+    sender.evbus.broker.put_nowait(routing_key="OrderPlaced", body=OrderPlaced())
+    envelope = await sender.evbus.broker.get()
+    async with running(receiver, {"internal": {"*": {}}}):
+        await receiver.ingress.internal.publish_batch(_ctx(), [envelope])
+        await settled(receiver)
+    (line,) = dead(tmp_path / "dead.jsonl")
+    assert line["dead"]["lane"] == "listener billing"
+    assert "sign" in line["dead"]["reason"]
+    assert got == []
 
 
 def _ctx() -> Any:

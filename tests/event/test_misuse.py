@@ -20,7 +20,7 @@ from evbus.errors import (
     SerializeError,
 )
 from tests.evbus.kit import plugin, write
-from tests.event.kit import Book, Got, OrderPlaced, failure, go, listening, new_hub, settled
+from tests.event.kit import Book, Got, OrderPlaced, failure, listening, new_hub, settled
 
 RETRY = "; write retry={'attempts': 3, 'min': 0.1, 'max': 10}"
 
@@ -231,16 +231,13 @@ def test_a_listener_without_its_event() -> None:
         )
 
 
-def test_a_listener_to_a_profile_that_cannot_be_consumed_from(tmp_path: Path) -> None:
-    async def main() -> str:
-        profiles = {"file": {"default": {"path": str(tmp_path / "out")}}}
-        async with listening(profiles) as hub:
-            with pytest.raises(ProfileError) as caught:
-                hub.event.init.subscribe(OrderPlaced, on)
-            assert hub.event.init.subscriptions() == []
-            return str(caught.value)
-
-    said = go(main)
+async def test_a_listener_to_a_profile_that_cannot_be_consumed_from(tmp_path: Path) -> None:
+    profiles = {"file": {"default": {"path": str(tmp_path / "out")}}}
+    async with listening(profiles) as hub:
+        with pytest.raises(ProfileError) as caught:
+            hub.event.init.subscribe(OrderPlaced, on)
+        assert hub.event.init.subscriptions() == []
+        said = str(caught.value)
     assert said.startswith("contexts: listener test_misuse: there is no profile that 'default' matches and ")
     assert "; file.default only takes events; within this process it is internal: {default: {}}" in said
 
@@ -299,28 +296,25 @@ def test_an_event_of_which_a_value_cannot_be_encoded() -> None:
     assert said.endswith("at $.id")
 
 
-def test_a_listener_that_stops_the_bus_and_would_wait_for_itself() -> None:
-    async def main() -> None:
-        said = list[str]()
+async def test_a_listener_that_stops_the_bus_and_would_wait_for_itself() -> None:
+    said = list[str]()
 
-        async def stops(hub: Any, event: Any) -> None:
-            try:
-                await hub.evbus.init.stop()
-            except EvbusError as exc:
-                said.append(str(exc))
+    async def stops(hub: Any, event: Any) -> None:
+        try:
+            await hub.evbus.init.stop()
+        except EvbusError as exc:
+            said.append(str(exc))
 
-        async with listening() as hub:
-            found = hub.event.init.subscribe(OrderPlaced, stops)
-            await hub.event.init.send(OrderPlaced())
-            await settled(hub)
-        assert said == [
-            (
-                f"listener {found} stops the bus, which waits for its listeners; let others do it, or "
-                "asyncio.create_task(hub.evbus.init.stop())"
-            )
-        ]
-
-    go(main)
+    async with listening() as hub:
+        found = hub.event.init.subscribe(OrderPlaced, stops)
+        await hub.event.init.send(OrderPlaced())
+        await settled(hub)
+    assert said == [
+        (
+            f"listener {found} stops the bus, which waits for its listeners; let others do it, or "
+            "asyncio.create_task(hub.evbus.init.stop())"
+        )
+    ]
 
 
 # Files of listeners
@@ -455,17 +449,14 @@ def test_an_event_that_is_defined_in_a_plugin_file_and_imported_as_well(
     )
 
 
-def test_two_files_whose_listeners_would_share_their_events(
+async def test_two_files_whose_listeners_would_share_their_events(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = HEAD + "@event_listener(OrderPlaced)\nasync def handle(hub, event): ..."
     root = write(tmp_path / "plugins", listener__a=text, listener__b=text)
 
-    async def main() -> list[str]:
-        async with listening(plugin_dirs=[str(root)]) as hub:
-            return [found["name"] for found in hub.event.init.subscriptions()]
-
-    assert go(main) == ["handle"]
+    async with listening(plugin_dirs=[str(root)]) as hub:
+        assert [found["name"] for found in hub.event.init.subscriptions()] == ["handle"]
     first = str(root / "listener" / "a").strip("/").replace("/", ".")
     (said,) = [message for message in caplog.messages if "plugin not loaded" in message]
     assert said.endswith(
@@ -479,17 +470,14 @@ def test_a_model_that_is_wrong_is_refused_where_it_is_made_and_not_sent() -> Non
         Book(title=5)  # type: ignore[arg-type]
 
 
-def test_a_listener_of_a_broken_file_does_not_listen_and_others_do(tmp_path: Path) -> None:
+async def test_a_listener_of_a_broken_file_does_not_listen_and_others_do(tmp_path: Path) -> None:
     root = write(
         tmp_path / "plugins",
         listener__good=HEAD + "@event_listener(OrderPlaced)\nasync def on(hub, event): hub.GOT.append(event)",
         listener__bad=HEAD + "@event_listener(OrderPlaced)\nasync def on(): ...",
     )
 
-    async def main() -> None:
-        async with listening(plugin_dirs=[str(root)]) as hub:
-            hub.GOT = Got()
-            await hub.event.init.send(OrderPlaced())
-        assert [OrderPlaced()] == hub.GOT
-
-    go(main)
+    async with listening(plugin_dirs=[str(root)]) as hub:
+        hub.GOT = Got()
+        await hub.event.init.send(OrderPlaced())
+    assert [OrderPlaced()] == hub.GOT

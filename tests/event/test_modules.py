@@ -155,31 +155,25 @@ def test_two_of_one_name_would_share_events_and_are_refused(folder: Path) -> Non
     asyncio.run(main())
 
 
-def test_what_listens_is_not_subscribed_twice_and_may_be_after_its_end(folder: Path) -> None:
+async def test_what_listens_is_not_subscribed_twice_and_may_be_after_its_end(folder: Path) -> None:
     app = module(folder, "app_seven", HEAD + listener("billing"))
 
-    async def main() -> None:
-        hub = new_hub()
-        async with running(hub, INTERNAL):
-            (number,) = hub.event.listen(app)
-            assert hub.event.listen(app.billing, app) == [number]
-            await hub.event.unsubscribe(number)
-            (other,) = hub.event.listen(app)
-            assert other != number
-
-    asyncio.run(main())
+    hub = new_hub()
+    async with running(hub, INTERNAL):
+        (number,) = hub.event.listen(app)
+        assert hub.event.listen(app.billing, app) == [number]
+        await hub.event.unsubscribe(number)
+        (other,) = hub.event.listen(app)
+        assert other != number
 
 
-def test_a_bus_of_a_test_takes_listeners_too(folder: Path) -> None:
+async def test_a_bus_of_a_test_takes_listeners_too(folder: Path) -> None:
     app = module(folder, "app_eight", HEAD + listener("billing"))
 
-    async def main() -> None:
-        async with testing.bus(listeners=[app]) as events:
-            events.hub.GOT = []
-            await events.send(OrderPlaced("A-1"))
-            await events.handled(OrderPlaced, listener="billing")
-
-    asyncio.run(main())
+    async with testing.bus(listeners=[app]) as events:
+        events.hub.GOT = []
+        await events.send(OrderPlaced("A-1"))
+        await events.handled(OrderPlaced, listener="billing")
     with testing.sync_bus(listeners=[app.billing]) as sync:
         sync.hub.GOT = []
         sync.send(OrderPlaced("A-2"))
@@ -213,43 +207,34 @@ def test_a_listener_that_nobody_subscribes_is_told_at_the_stop(
     assert told(caplog) == []
 
 
-def test_it_is_told_while_the_bus_runs(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_is_told_while_the_bus_runs(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     module(folder, "app_ten", HEAD + listener("billing"))
 
-    async def main() -> None:
-        async with asyncio.timeout(WAIT), api.bus(INTERNAL):
-            while not told(caplog):  # noqa: ASYNC110 - the log cannot be awaited
-                await asyncio.sleep(0.01)
-
-    asyncio.run(main())
+    async with asyncio.timeout(WAIT), api.bus(INTERNAL):
+        while not told(caplog):  # noqa: ASYNC110 - the log cannot be awaited
+            await asyncio.sleep(0.01)
 
 
-def test_what_is_subscribed_when_the_bus_runs_is_not_told(
+async def test_what_is_subscribed_when_the_bus_runs_is_not_told(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = module(folder, "app_eleven", HEAD + listener("billing") + listener("stock"))
 
-    async def main() -> None:
-        async with api.bus(INTERNAL) as events:
-            events.subscribe(OrderPlaced, app.billing)
-            events.listen(app.stock)
-
-    asyncio.run(main())
+    async with api.bus(INTERNAL) as events:
+        events.subscribe(OrderPlaced, app.billing)
+        events.listen(app.stock)
     assert told(caplog) == []
 
 
-def test_what_a_library_declares_and_what_a_test_does_not_want_is_not_told(
+async def test_what_a_library_declares_and_what_a_test_does_not_want_is_not_told(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packages = folder / "site-packages"
     monkeypatch.syspath_prepend(packages)
     module(packages, "lib_one", HEAD + listener("billing"))
 
-    async def main() -> None:
-        async with api.bus(INTERNAL):
-            pass
-
-    asyncio.run(main())
+    async with api.bus(INTERNAL):
+        pass
     module(folder, "app_twelve", HEAD + listener("billing"))
     with testing.sync_bus():
         pass
@@ -282,36 +267,29 @@ def test_a_program_in_one_file_is_told_the_name_of_the_function(tmp_path: Path) 
 # An event that is put
 
 
-def test_an_event_that_is_put_without_a_routing_key_has_its_name() -> None:
-    async def main() -> list[Any]:
-        got: list[Any] = []
-        async with asyncio.timeout(WAIT), api.bus(INTERNAL) as events:
-            events.subscribe(OrderPlaced, lambda event, envelope: got.append((event, dict(envelope.headers))))
-            await events.put(body=OrderPlaced("A-1"))
-            events.put_nowait(OrderPlaced("A-2"), headers={"a": "b"})
-            await events.hub.evbus.broker.put(OrderPlaced("A-3"), "default")
-            await events.put("elsewhere", OrderPlaced("A-4"))
-            await events.settle()
-            queue = await events.hub.ingress.internal.get("elsewhere")
-            assert b"A-4" in await queue.get()
-        return got
-
-    got = asyncio.run(main())
+async def test_an_event_that_is_put_without_a_routing_key_has_its_name() -> None:
+    got: list[Any] = []
+    async with asyncio.timeout(WAIT), api.bus(INTERNAL) as events:
+        events.subscribe(OrderPlaced, lambda event, envelope: got.append((event, dict(envelope.headers))))
+        await events.put(body=OrderPlaced("A-1"))
+        events.put_nowait(OrderPlaced("A-2"), headers={"a": "b"})
+        await events.hub.evbus.broker.put(OrderPlaced("A-3"), "default")
+        await events.put("elsewhere", OrderPlaced("A-4"))
+        await events.settle()
+        queue = await events.hub.ingress.internal.get("elsewhere")
+        assert b"A-4" in await queue.get()
     assert [event.id for event, _ in got] == ["A-1", "A-2", "A-3"]
     assert all(headers["evbus-message"] == "OrderPlaced" for _, headers in got)
     assert got[1][1]["a"] == "b"
 
 
-def test_a_body_that_is_no_event_has_no_routing_key() -> None:
+async def test_a_body_that_is_no_event_has_no_routing_key() -> None:
     class Other(OrderPlaced):  # no @event of its own
         pass
 
-    async def main() -> None:
-        async with asyncio.timeout(WAIT), api.bus(INTERNAL) as events:
-            for body in ({"id": 1}, [1], "text", 1, None, Other("x")):
-                await events.put(body=body)
-            queue = await events.hub.ingress.internal.get()
-            for _ in range(6):
-                await queue.get()
-
-    asyncio.run(main())
+    async with asyncio.timeout(WAIT), api.bus(INTERNAL) as events:
+        for body in ({"id": 1}, [1], "text", 1, None, Other("x")):
+            await events.put(body=body)
+        queue = await events.hub.ingress.internal.get()
+        for _ in range(6):
+            await queue.get()

@@ -93,7 +93,7 @@ def test_a_name_for_type_checkers_alone_is_told_before_the_first_event(cls: Any,
     assert failure(HandlerSignatureError, hub.event.init.send, unfilled) == said
 
 
-def test_a_file_that_listens_to_such_an_event_is_broken(tmp_path: Path) -> None:
+async def test_a_file_that_listens_to_such_an_event_is_broken(tmp_path: Path) -> None:
     text = (
         "from tests.event.test_names_of_fields import Paid\n"
         "from evbus.api import event_listener\n"
@@ -102,11 +102,8 @@ def test_a_file_that_listens_to_such_an_event_is_broken(tmp_path: Path) -> None:
     )
     root = write(tmp_path / "plugins", listener__billing=text)
 
-    async def main() -> Any:
-        async with listening(plugin_dirs=[str(root)]) as hub:
-            return plugin(hub, "billing", "listener")
-
-    found = go(main)
+    async with listening(plugin_dirs=[str(root)]) as hub:
+        found = plugin(hub, "billing", "listener")
     assert found.state == "broken"
     assert "the field total cannot be read, as the name Decimal means nothing" in found.reason
     assert found.line == 3

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.evbus.kit import running
-from tests.event.kit import INTERNAL, SOON, OrderPlaced, go, new_hub, settled
+from tests.event.kit import INTERNAL, SOON, OrderPlaced, new_hub, settled
 
 
 class Odd(BaseException):
@@ -18,7 +18,7 @@ class Odd(BaseException):
 
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("options", [{}, {"key": "id"}, {"timeout": 20}])
-def test_it_is_a_failed_attempt_and_told(
+async def test_it_is_a_failed_attempt_and_told(
     plain: bool, options: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls = list[str]()
@@ -32,18 +32,15 @@ def test_it_is_a_failed_attempt_and_told(
         await asyncio.sleep(0)
         handle(event)
 
-    async def main() -> None:
-        hub = new_hub(dead_store=str(tmp_path / "dead.jsonl"))
-        async with running(hub, INTERNAL):
-            hub.event.init.subscribe(
-                OrderPlaced, handle if plain else wait, name="odd", prefetch=1, retry=SOON, **options
-            )
-            for each in "ab":
-                await hub.event.init.send(OrderPlaced(each))
-            await settled(hub)
-            (told,) = hub.event.init.subscriptions()
-        assert calls == ["a", "a", "a", "b"]
-        assert (told["handled"], told["retried"], told["cancelled"], told["dead"]) == (2, 2, 0, 0)
-
-    go(main)
+    hub = new_hub(dead_store=str(tmp_path / "dead.jsonl"))
+    async with running(hub, INTERNAL):
+        hub.event.init.subscribe(
+            OrderPlaced, handle if plain else wait, name="odd", prefetch=1, retry=SOON, **options
+        )
+        for each in "ab":
+            await hub.event.init.send(OrderPlaced(each))
+        await settled(hub)
+        (told,) = hub.event.init.subscriptions()
+    assert calls == ["a", "a", "a", "b"]
+    assert (told["handled"], told["retried"], told["cancelled"], told["dead"]) == (2, 2, 0, 0)
     assert "OrderPlaced fails and is tried again: DeliveryError: it raised Odd: panicked" in caplog.text

@@ -13,7 +13,7 @@ import pytest
 from evbus.engine.handling.events.declare import event
 from tests.evbus.kit import running
 from tests.evbus.rig import turns
-from tests.event.kit import SOON, WAIT, Book, Gate, Got, OrderPlaced, dead, go, new_hub
+from tests.event.kit import SOON, WAIT, Book, Gate, Got, OrderPlaced, dead, new_hub
 
 PROFILES: dict[str, Any] = {"internal": {"*": {}}}
 
@@ -37,24 +37,21 @@ def hub_of(tmp_path: Path, **options: Any) -> Any:
 
 @pytest.mark.parametrize("concurrency", [1, 7])
 @pytest.mark.parametrize("limit", [0, 3])
-def test_what_was_sent_before_is_handled(concurrency: int, limit: int, tmp_path: Path) -> None:
-    async def main() -> None:
-        got, hub = list[int](), hub_of(tmp_path)
+async def test_what_was_sent_before_is_handled(concurrency: int, limit: int, tmp_path: Path) -> None:
+    got, hub = list[int](), hub_of(tmp_path)
 
-        async def on(event: Any) -> None:
-            for _ in range(event.number % 3):
-                await asyncio.sleep(0)
-            got.append(event.number)
+    async def on(event: Any) -> None:
+        for _ in range(event.number % 3):
+            await asyncio.sleep(0)
+        got.append(event.number)
 
-        async with running(hub, {"internal": {"*": {"limit": limit}}}):
-            hub.event.init.subscribe(Step, on, concurrency=concurrency, prefetch=2)
-            for number in range(300):
-                await hub.event.init.send(Step(number))
-        assert sorted(got) == list(range(300))
-        assert concurrency > 1 or got == sorted(got)
-        assert dead(tmp_path / "dead.jsonl") == []
-
-    go(main)
+    async with running(hub, {"internal": {"*": {"limit": limit}}}):
+        hub.event.init.subscribe(Step, on, concurrency=concurrency, prefetch=2)
+        for number in range(300):
+            await hub.event.init.send(Step(number))
+    assert sorted(got) == list(range(300))
+    assert concurrency > 1 or got == sorted(got)
+    assert dead(tmp_path / "dead.jsonl") == []
 
 
 def test_what_a_stop_leaves_that_is_cancelled_is_in_the_dead_store(tmp_path: Path) -> None:
@@ -77,251 +74,217 @@ def test_what_a_stop_leaves_that_is_cancelled_is_in_the_dead_store(tmp_path: Pat
     assert sorted(line["body"]["number"] for line in dead(tmp_path / "dead.jsonl")) == [0, 1, 2, 3, 4]
 
 
-def test_what_listeners_send_while_it_stops_is_handled(tmp_path: Path) -> None:
-    async def main() -> None:
-        got, hub = list[tuple[int, int]](), hub_of(tmp_path)
+async def test_what_listeners_send_while_it_stops_is_handled(tmp_path: Path) -> None:
+    got, hub = list[tuple[int, int]](), hub_of(tmp_path)
 
-        async def on(hub: Any, event: Any) -> None:
-            got.append((event.chain, event.number))
-            if event.number < 20:
-                await hub.event.init.send(Step(event.number + 1, event.chain))
+    async def on(hub: Any, event: Any) -> None:
+        got.append((event.chain, event.number))
+        if event.number < 20:
+            await hub.event.init.send(Step(event.number + 1, event.chain))
 
-        async with running(hub, PROFILES):
-            hub.event.init.subscribe(Step, on)
-            for chain in range(3):
-                await hub.event.init.send(Step(0, chain))
-        assert sorted(got) == [(chain, number) for chain in range(3) for number in range(21)]
-
-    go(main)
+    async with running(hub, PROFILES):
+        hub.event.init.subscribe(Step, on)
+        for chain in range(3):
+            await hub.event.init.send(Step(0, chain))
+    assert sorted(got) == [(chain, number) for chain in range(3) for number in range(21)]
 
 
-def test_what_is_being_tried_again_is_waited_for(tmp_path: Path) -> None:
-    async def main() -> None:
-        calls, hub = list[str](), hub_of(tmp_path)
+async def test_what_is_being_tried_again_is_waited_for(tmp_path: Path) -> None:
+    calls, hub = list[str](), hub_of(tmp_path)
 
-        async def on(event: Any) -> None:
-            calls.append(event.id)
-            await asyncio.sleep(0)
-            if len(calls) < 3:
-                raise KeyError
-
-        async with running(hub, PROFILES):
-            hub.event.init.subscribe(OrderPlaced, on, retry=SOON)
-            await hub.event.init.send(OrderPlaced("x"))
-        assert calls == ["x"] * 3
-
-    go(main)
-
-
-def test_on_error_is_told_before_it_ends_and_may_send(tmp_path: Path) -> None:
-    async def main() -> None:
-        got, hub = Got(), hub_of(tmp_path)
-
-        async def on(event: Any) -> None:
+    async def on(event: Any) -> None:
+        calls.append(event.id)
+        await asyncio.sleep(0)
+        if len(calls) < 3:
             raise KeyError
 
-        async def on_error(event: Any, exception: Exception) -> None:
-            await hub.event.init.send(Book(title=event.id))
+    async with running(hub, PROFILES):
+        hub.event.init.subscribe(OrderPlaced, on, retry=SOON)
+        await hub.event.init.send(OrderPlaced("x"))
+    assert calls == ["x"] * 3
 
-        async with running(hub, PROFILES):
-            hub.event.init.subscribe(OrderPlaced, on, retry={**SOON, "attempts": 1}, on_error=on_error)
-            hub.event.init.subscribe(Book, got.on)
-            await hub.event.init.send(OrderPlaced("x"))
-        assert got == [Book(title="x")]
 
-    go(main)
+async def test_on_error_is_told_before_it_ends_and_may_send(tmp_path: Path) -> None:
+    got, hub = Got(), hub_of(tmp_path)
+
+    async def on(event: Any) -> None:
+        raise KeyError
+
+    async def on_error(event: Any, exception: Exception) -> None:
+        await hub.event.init.send(Book(title=event.id))
+
+    async with running(hub, PROFILES):
+        hub.event.init.subscribe(OrderPlaced, on, retry={**SOON, "attempts": 1}, on_error=on_error)
+        hub.event.init.subscribe(Book, got.on)
+        await hub.event.init.send(OrderPlaced("x"))
+    assert got == [Book(title="x")]
 
 
 @pytest.mark.parametrize("cls", [Step, Kept])
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_what_is_not_handled_in_time_is_in_the_dead_store(cls: Any, concurrency: int, tmp_path: Path) -> None:
-    async def main() -> None:
-        hub = hub_of(tmp_path, drain_timeout=0.05)
-        gate = Gate(repr)
-        fast = Got()
-        async with running(hub, PROFILES):
-            hub.event.init.subscribe(cls, gate.on, name="slow", concurrency=concurrency, prefetch=6)
-            hub.event.init.subscribe(cls, fast.on, name="fast")
-            sent = [cls(number) for number in range(20)]
-            for each in sent:
-                await hub.event.init.send(each)
-            await gate.entered(concurrency)
-        lines = dead(tmp_path / "dead.jsonl")
-        assert len(fast) == 20
-        assert gate.done == []
-        key = "number" if cls is Step else "id"
-        assert sorted(line["body"][key] for line in lines) == list(range(20))
-        assert {line["dead"]["reason"] for line in lines} == {
-            "the bus was stopped before a listener had handled it"
-        }
-
-    go(main)
-
-
-def test_what_some_handled_in_time_is_not_in_the_dead_store_for_them(tmp_path: Path) -> None:
-    async def main() -> None:
-        hub = hub_of(tmp_path, drain_timeout=0.05)
-        gate = Gate(lambda event: event.number)
-        gate.release(*range(5))
-        async with running(hub, PROFILES):
-            hub.event.init.subscribe(Step, gate.on)
-            for number in range(10):
-                await hub.event.init.send(Step(number))
-        left = [line["body"]["number"] for line in dead(tmp_path / "dead.jsonl")]
-        assert gate.done == list(range(5))
-        assert sorted(left) == list(range(5, 10))
-
-    go(main)
+async def test_what_is_not_handled_in_time_is_in_the_dead_store(
+    cls: Any, concurrency: int, tmp_path: Path
+) -> None:
+    hub = hub_of(tmp_path, drain_timeout=0.05)
+    gate = Gate(repr)
+    fast = Got()
+    async with running(hub, PROFILES):
+        hub.event.init.subscribe(cls, gate.on, name="slow", concurrency=concurrency, prefetch=6)
+        hub.event.init.subscribe(cls, fast.on, name="fast")
+        sent = [cls(number) for number in range(20)]
+        for each in sent:
+            await hub.event.init.send(each)
+        await gate.entered(concurrency)
+    lines = dead(tmp_path / "dead.jsonl")
+    assert len(fast) == 20
+    assert gate.done == []
+    key = "number" if cls is Step else "id"
+    assert sorted(line["body"][key] for line in lines) == list(range(20))
+    assert {line["dead"]["reason"] for line in lines} == {
+        "the bus was stopped before a listener had handled it"
+    }
 
 
-def test_what_is_left_counts_as_dead_with_the_attempts_that_were_made(tmp_path: Path) -> None:
-    async def main() -> None:
-        hub = hub_of(tmp_path, drain_timeout=0.05)
-        calls: list[int] = []
-        waiting = asyncio.Event()
+async def test_what_some_handled_in_time_is_not_in_the_dead_store_for_them(tmp_path: Path) -> None:
+    hub = hub_of(tmp_path, drain_timeout=0.05)
+    gate = Gate(lambda event: event.number)
+    gate.release(*range(5))
+    async with running(hub, PROFILES):
+        hub.event.init.subscribe(Step, gate.on)
+        for number in range(10):
+            await hub.event.init.send(Step(number))
+    left = [line["body"]["number"] for line in dead(tmp_path / "dead.jsonl")]
+    assert gate.done == list(range(5))
+    assert sorted(left) == list(range(5, 10))
+
+
+async def test_what_is_left_counts_as_dead_with_the_attempts_that_were_made(tmp_path: Path) -> None:
+    hub = hub_of(tmp_path, drain_timeout=0.05)
+    calls: list[int] = []
+    waiting = asyncio.Event()
+
+    async def on(event: Any) -> None:
+        calls.append(event.number)
+        if calls.count(0) == 3:
+            waiting.set()
+            await asyncio.Event().wait()
+        raise KeyError
+
+    async with running(hub, PROFILES):
+        hub.event.init.subscribe(Step, on, retry={**SOON, "attempts": 0})
+        for number in range(3):
+            await hub.event.init.send(Step(number))
+        await waiting.wait()
+    lines = dead(tmp_path / "dead.jsonl")
+    assert [(line["body"]["number"], line["dead"]["attempts"]) for line in lines] == [
+        (0, 3),
+        (1, 0),
+        (2, 0),
+    ]
+    (listener,) = hub.evbus.stats.snapshot()["listeners"].values()
+    assert (listener["handled"], listener["dead"]) == (0, 3)
+    assert hub.evbus.ENGINE.report.undelivered == {"listener test_stopping": 3}
+
+
+async def test_a_listener_of_a_group_has_one_name_in_the_dead_store(tmp_path: Path) -> None:
+    """For what it gave up, and for what a stop has left."""
+
+    hub = new_hub(dead_store=tmp_path / "dead.jsonl", drain_timeout=0.01)
+    waiting = asyncio.Event()
+
+    async def on(event: Any) -> None:
+        if event.number:
+            waiting.set()
+            await asyncio.Event().wait()
+        raise KeyError("id")
+
+    async with running(hub, PROFILES):
+        hub.event.init.subscribe(Step, on, name="bill", group="g", retry={"attempts": 1})
+        for number in range(3):
+            await hub.event.init.send(Step(number))
+        await waiting.wait()
+    lines = dead(tmp_path / "dead.jsonl")
+    assert [(line["body"]["number"], line["dead"]["lane"]) for line in lines] == [
+        (number, "listener bill") for number in range(3)
+    ]
+    assert lines[0]["dead"]["reason"] == "KeyError: 'id'"
+    assert hub.evbus.ENGINE.report.undelivered == {"listener bill": 2}
+
+
+async def test_an_event_that_dies_while_the_bus_stops_is_in_the_dead_store_once(tmp_path: Path) -> None:
+    for number in range(10):
+        path = tmp_path / f"{number}.jsonl"
+        hub = new_hub(dead_store=str(path), drain_timeout=0)
 
         async def on(event: Any) -> None:
-            calls.append(event.number)
-            if calls.count(0) == 3:
-                waiting.set()
-                await asyncio.Event().wait()
             raise KeyError
 
         async with running(hub, PROFILES):
-            hub.event.init.subscribe(Step, on, retry={**SOON, "attempts": 0})
-            for number in range(3):
-                await hub.event.init.send(Step(number))
-            await waiting.wait()
-        lines = dead(tmp_path / "dead.jsonl")
-        assert [(line["body"]["number"], line["dead"]["attempts"]) for line in lines] == [
-            (0, 3),
-            (1, 0),
-            (2, 0),
-        ]
-        (listener,) = hub.evbus.stats.snapshot()["listeners"].values()
-        assert (listener["handled"], listener["dead"]) == (0, 3)
-        assert hub.evbus.ENGINE.report.undelivered == {"listener test_stopping": 3}
-
-    go(main)
+            hub.event.init.subscribe(Step, on, retry={**SOON, "attempts": 1})
+            for step in range(20):
+                await hub.event.init.send(Step(step))
+            for _ in range(number * 3):
+                await asyncio.sleep(0)
+        assert sorted(line["body"]["number"] for line in dead(path)) == list(range(20))
 
 
-def test_a_listener_of_a_group_has_one_name_in_the_dead_store(tmp_path: Path) -> None:
-    """For what it gave up, and for what a stop has left."""
+async def test_a_steady_stop_waits_as_long_as_anything_is_handled(tmp_path: Path) -> None:
+    hub = hub_of(tmp_path, drain_timeout=0.5)
+    got: list[int] = []
 
-    async def main() -> None:
-        hub = new_hub(dead_store=tmp_path / "dead.jsonl", drain_timeout=0.01)
-        waiting = asyncio.Event()
+    async def on(event: Any) -> None:
+        await asyncio.sleep(0.05)
+        got.append(event.number)
 
-        async def on(event: Any) -> None:
-            if event.number:
-                waiting.set()
-                await asyncio.Event().wait()
-            raise KeyError("id")
-
-        async with running(hub, PROFILES):
-            hub.event.init.subscribe(Step, on, name="bill", group="g", retry={"attempts": 1})
-            for number in range(3):
-                await hub.event.init.send(Step(number))
-            await waiting.wait()
-        lines = dead(tmp_path / "dead.jsonl")
-        assert [(line["body"]["number"], line["dead"]["lane"]) for line in lines] == [
-            (number, "listener bill") for number in range(3)
-        ]
-        assert lines[0]["dead"]["reason"] == "KeyError: 'id'"
-        assert hub.evbus.ENGINE.report.undelivered == {"listener bill": 2}
-
-    go(main)
+    listening = asyncio.ensure_future(hub.evbus.init.start(PROFILES))
+    await hub.evbus.init.join()
+    hub.event.init.subscribe(Step, on)
+    for number in range(30):
+        await hub.event.init.send(Step(number))
+    report = await hub.evbus.init.stop(steady=True)
+    await listening
+    assert got == list(range(30))
+    assert report.undelivered == {}
 
 
-def test_an_event_that_dies_while_the_bus_stops_is_in_the_dead_store_once(tmp_path: Path) -> None:
-    async def main() -> None:
-        for number in range(10):
-            path = tmp_path / f"{number}.jsonl"
-            hub = new_hub(dead_store=str(path), drain_timeout=0)
-
-            async def on(event: Any) -> None:
-                raise KeyError
-
-            async with running(hub, PROFILES):
-                hub.event.init.subscribe(Step, on, retry={**SOON, "attempts": 1})
-                for step in range(20):
-                    await hub.event.init.send(Step(step))
-                for _ in range(number * 3):
-                    await asyncio.sleep(0)
-            assert sorted(line["body"]["number"] for line in dead(path)) == list(range(20))
-
-    go(main)
-
-
-def test_a_steady_stop_waits_as_long_as_anything_is_handled(tmp_path: Path) -> None:
-    async def main() -> None:
-        hub = hub_of(tmp_path, drain_timeout=0.5)
-        got: list[int] = []
-
-        async def on(event: Any) -> None:
-            await asyncio.sleep(0.05)
-            got.append(event.number)
-
-        listening = asyncio.ensure_future(hub.evbus.init.start(PROFILES))
-        await hub.evbus.init.join()
-        hub.event.init.subscribe(Step, on)
-        for number in range(30):
-            await hub.event.init.send(Step(number))
-        report = await hub.evbus.init.stop(steady=True)
-        await listening
-        assert got == list(range(30))
-        assert report.undelivered == {}
-
-    go(main)
-
-
-def test_a_plain_function_that_does_not_end_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+async def test_a_plain_function_that_does_not_end_does_not_hold_up_the_stop(tmp_path: Path) -> None:
     gate = threading.Event()
 
-    async def main() -> None:
-        hub = hub_of(tmp_path, drain_timeout=0.05)
-        inside = threading.Event()
+    hub = hub_of(tmp_path, drain_timeout=0.05)
+    inside = threading.Event()
 
-        def on(event: Any) -> None:
-            inside.set()
-            gate.wait(WAIT)
+    def on(event: Any) -> None:
+        inside.set()
+        gate.wait(WAIT)
 
-        async with running(hub, PROFILES):
-            hub.event.init.subscribe(OrderPlaced, on)
-            await hub.event.init.send(OrderPlaced("x"))
-            await asyncio.to_thread(inside.wait, WAIT)
-        (line,) = dead(tmp_path / "dead.jsonl")
-        assert line["body"]["id"] == "x"
-        gate.set()
-
-    go(main)
+    async with running(hub, PROFILES):
+        hub.event.init.subscribe(OrderPlaced, on)
+        await hub.event.init.send(OrderPlaced("x"))
+        await asyncio.to_thread(inside.wait, WAIT)
+    (line,) = dead(tmp_path / "dead.jsonl")
+    assert line["body"]["id"] == "x"
+    gate.set()
 
 
-def test_a_start_without_a_profile_to_listen_to_fails_with_a_sentence(tmp_path: Path) -> None:
-    async def main() -> None:
-        hub = hub_of(tmp_path)
-        hub.event.init.subscribe(OrderPlaced, Got().on)
-        with pytest.raises(
-            Exception, match=r"there is no profile that 'default' matches and that can be consumed"
-        ):
-            async with running(hub, {"file": {"*": {"path": str(tmp_path / "out.jsonl")}}}):
-                pass
-
-    go(main)
+async def test_a_start_without_a_profile_to_listen_to_fails_with_a_sentence(tmp_path: Path) -> None:
+    hub = hub_of(tmp_path)
+    hub.event.init.subscribe(OrderPlaced, Got().on)
+    with pytest.raises(
+        Exception, match=r"there is no profile that 'default' matches and that can be consumed"
+    ):
+        async with running(hub, {"file": {"*": {"path": str(tmp_path / "out.jsonl")}}}):
+            pass
 
 
-def test_what_a_listener_raised_is_recorded_without_secrets(tmp_path: Path, caplog: Any) -> None:
-    async def main() -> None:
-        hub = hub_of(tmp_path)
+async def test_what_a_listener_raised_is_recorded_without_secrets(tmp_path: Path, caplog: Any) -> None:
+    hub = hub_of(tmp_path)
 
-        async def on(event: Any) -> None:
-            raise OSError("nothing answers at amqp://ann:hunter22@host/")
+    async def on(event: Any) -> None:
+        raise OSError("nothing answers at amqp://ann:hunter22@host/")
 
-        async with running(hub, PROFILES):
-            hub.event.init.subscribe(Step, on, retry={**SOON, "attempts": 2})
-            await hub.event.init.send(Step())
-
-    go(main)
+    async with running(hub, PROFILES):
+        hub.event.init.subscribe(Step, on, retry={**SOON, "attempts": 2})
+        await hub.event.init.send(Step())
     text = (tmp_path / "dead.jsonl").read_text() + caplog.text
     assert text.count("nothing answers at amqp://ann:***@host/") == 3  # in the file, and logged for each try
     assert "hunter22" not in text

@@ -319,13 +319,13 @@ async def test_the_longest_life_that_the_broker_allows_is_allowed(each_rabbitmq:
     assert payloads(each_rabbitmq, unique) == ["1", "2"]
 
 
-def test_a_body_that_the_server_does_not_take_is_one_dead_letter_with_its_reason(
+async def test_a_body_that_the_server_does_not_take_is_one_dead_letter_with_its_reason(
     each_broken_rabbitmq: Any, tmp_path: Any, unique: str
 ) -> None:
     node = each_broken_rabbitmq
     set_largest(node, 10000)
 
-    async def main() -> None:
+    try:
         async with bus(tmp_path, orders={"url": url(node), "queue": unique}) as hub:
             await put(hub, "orders", unique, 1, "x" * 10000, 2, 3)
             await eventually(lambda: lane(hub, "orders")["delivered"] == 3, "the others are delivered")
@@ -339,9 +339,6 @@ def test_a_body_that_the_server_does_not_take_is_one_dead_letter_with_its_reason
             assert "the body has 10001 bytes, and the broker takes 10000 at most" in str(
                 lane(hub, "orders")["last_error"]
             )
-
-    try:
-        asyncio.run(main())
     finally:
         set_largest(node, 134217728)
     assert [letter["attempts"] for letter in dead_letters(tmp_path)] == [1, 1]

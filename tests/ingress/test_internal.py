@@ -52,15 +52,12 @@ async def test_the_profile_may_choose_the_queue(hub: Any) -> None:
     }
 
 
-def test_a_queue_that_was_asked_for_first_gets_the_bodies(hub: Any) -> None:
-    async def main() -> bytes:
-        queue = await hub.ingress.internal.get("later")
-        getter = asyncio.ensure_future(queue.get())
-        async with running(hub, {"internal": {"*": {}}}):
-            await hub.evbus.broker.put(routing_key="later", body=1)
-            return await asyncio.wait_for(getter, WAIT)
-
-    assert asyncio.run(main()) == b"1"
+async def test_a_queue_that_was_asked_for_first_gets_the_bodies(hub: Any) -> None:
+    queue = await hub.ingress.internal.get("later")
+    getter = asyncio.ensure_future(queue.get())
+    async with running(hub, {"internal": {"*": {}}}):
+        await hub.evbus.broker.put(routing_key="later", body=1)
+        assert await asyncio.wait_for(getter, WAIT) == b"1"
 
 
 async def test_the_queues_outlive_a_rebuild_of_the_room(hub: Any) -> None:

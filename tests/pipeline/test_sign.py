@@ -334,22 +334,20 @@ def room() -> Any:
     return hub
 
 
-def test_the_plugin_takes_its_options(room: Any) -> None:
-    async def main() -> list[str]:
-        async def handler(envelope: Envelope) -> str:
-            return envelope.routing_key
-
-        envelope = Envelope("p", "k", b"x", {})
-        assert room.pipeline.sign.send(envelope) is None
-        found = []
-        for receiver in ("a", "b"):
-            RECEIVER.set(receiver)
-            found.append(await room.pipeline.sign.handle(envelope, handler))
-        return found
-
+async def test_the_plugin_takes_its_options(room: Any) -> None:
     room.pipeline.sign.configure(Settings(sign_keys=("a:0123456789abcdef",), sign_tolerance=60.0))
     assert repr(room.pipeline.SIGNER) == "<Signer keys=a tolerance=60 s>"
-    assert asyncio.run(main()) == ["k", "k"]
+
+    async def handler(envelope: Envelope) -> str:
+        return envelope.routing_key
+
+    envelope = Envelope("p", "k", b"x", {})
+    assert room.pipeline.sign.send(envelope) is None
+    found = []
+    for receiver in ("a", "b"):
+        RECEIVER.set(receiver)
+        found.append(await room.pipeline.sign.handle(envelope, handler))
+    assert found == ["k", "k"]
 
 
 def test_the_plugin_does_not_work_without_a_key(room: Any) -> None:

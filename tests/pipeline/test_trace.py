@@ -82,16 +82,13 @@ class TestWithoutOpenTelemetry:
         contexts = [contextvars.copy_context() for _ in range(2)]
         assert len({trace_of(context.run(send, room)) for context in contexts}) == 2
 
-    def test_a_task_started_within_a_trace_stays_in_it(self, room: Any) -> None:
-        async def main() -> None:
-            async def put() -> dict[str, str]:
-                return send(room)
+    async def test_a_task_started_within_a_trace_stays_in_it(self, room: Any) -> None:
+        async def put() -> dict[str, str]:
+            return send(room)
 
-            outer = send(room)
-            inner = await asyncio.create_task(put())
-            assert trace_of(inner) == trace_of(outer)
-
-        asyncio.run(main())
+        outer = send(room)
+        inner = await asyncio.create_task(put())
+        assert trace_of(inner) == trace_of(outer)
 
     @pytest.mark.parametrize("given", [GIVEN, f"00-{TRACE}-{PARENT}-00", f"cc-{TRACE}-{PARENT}-09-later"])
     def test_a_valid_traceparent_is_kept(self, room: Any, given: str) -> None:
@@ -138,51 +135,41 @@ class TestWithoutOpenTelemetry:
             queue.close()
         assert len(found) == 2
 
-    def test_what_a_handler_puts_is_in_the_trace_of_its_event(self, room: Any) -> None:
-        async def main() -> None:
-            async def handler(envelope: Envelope) -> dict[str, str]:
-                return send(room)
+    async def test_what_a_handler_puts_is_in_the_trace_of_its_event(self, room: Any) -> None:
+        async def handler(envelope: Envelope) -> dict[str, str]:
+            return send(room)
 
-            inner = await handle(room, {"traceparent": GIVEN, "tracestate": "a=1"}, handler)
-            assert trace_of(inner) == TRACE
-            assert parent_of(inner) != PARENT
-            assert inner["tracestate"] == "a=1"
-            assert trace_of(send(room)) not in (TRACE, None)
+        inner = await handle(room, {"traceparent": GIVEN, "tracestate": "a=1"}, handler)
+        assert trace_of(inner) == TRACE
+        assert parent_of(inner) != PARENT
+        assert inner["tracestate"] == "a=1"
+        assert trace_of(send(room)) not in (TRACE, None)
 
-        asyncio.run(main())
+    async def test_flags_of_a_later_version_are_not_passed_on(self, room: Any) -> None:
+        async def handler(envelope: Envelope) -> dict[str, str]:
+            return send(room)
 
-    def test_flags_of_a_later_version_are_not_passed_on(self, room: Any) -> None:
-        async def main() -> None:
-            async def handler(envelope: Envelope) -> dict[str, str]:
-                return send(room)
-
-            inner = await handle(room, {"traceparent": f"cc-{TRACE}-{PARENT}-09-x"}, handler)
-            assert inner["traceparent"].endswith("-01")
-
-        asyncio.run(main())
+        inner = await handle(room, {"traceparent": f"cc-{TRACE}-{PARENT}-09-x"}, handler)
+        assert inner["traceparent"].endswith("-01")
 
     @pytest.mark.parametrize("headers", [{}, {"traceparent": "x"}])
-    def test_events_without_a_trace_do_not_end_up_in_one(self, room: Any, headers: dict[str, str]) -> None:
-        async def main() -> None:
-            async def handler(envelope: Envelope) -> str:
-                return trace_of(send(room))
+    async def test_events_without_a_trace_do_not_end_up_in_one(
+        self, room: Any, headers: dict[str, str]
+    ) -> None:
+        async def handler(envelope: Envelope) -> str:
+            return trace_of(send(room))
 
-            traces = {await handle(room, headers, handler) for _ in range(3)}
-            assert len(traces) == 3
+        traces = {await handle(room, headers, handler) for _ in range(3)}
+        assert len(traces) == 3
 
-        asyncio.run(main())
+    async def test_the_trace_before_is_restored_when_the_handler_raises(self, room: Any) -> None:
+        async def handler(envelope: Envelope) -> None:
+            raise KeyError("from the handler")
 
-    def test_the_trace_before_is_restored_when_the_handler_raises(self, room: Any) -> None:
-        async def main() -> None:
-            async def handler(envelope: Envelope) -> None:
-                raise KeyError("from the handler")
-
-            before = trace_of(send(room))
-            with pytest.raises(KeyError, match="from the handler"):
-                await handle(room, {"traceparent": GIVEN}, handler)
-            assert trace_of(send(room)) == before
-
-        asyncio.run(main())
+        before = trace_of(send(room))
+        with pytest.raises(KeyError, match="from the handler"):
+            await handle(room, {"traceparent": GIVEN}, handler)
+        assert trace_of(send(room)) == before
 
 
 def put_trace(queue: Any) -> None:
@@ -219,45 +206,36 @@ class TestWithOpenTelemetry:
         assert trace_of(first) == trace_of(second)
 
     @pytest.mark.parametrize("flags", ["00", "01"])
-    def test_a_handler_s_spans_and_events_belong_to_the_sender_s_trace(
+    async def test_a_handler_s_spans_and_events_belong_to_the_sender_s_trace(
         self, room: Any, tracer: Any, flags: str
     ) -> None:
-        async def main() -> None:
-            async def handler(envelope: Envelope) -> Any:
-                with tracer.start_as_current_span("handling") as span:
-                    return span, send(room)
+        async def handler(envelope: Envelope) -> Any:
+            with tracer.start_as_current_span("handling") as span:
+                return span, send(room)
 
-            given = {"traceparent": f"00-{TRACE}-{PARENT}-{flags}", "tracestate": "a=1"}
-            span, inner = await handle(room, given, handler)
-            assert f"{span.get_span_context().trace_id:032x}" == trace_of(inner) == TRACE
-            assert parent_of(inner) == f"{span.get_span_context().span_id:016x}"
-            assert inner["traceparent"].endswith(flags)
-            assert inner["tracestate"] == "a=1"
-            if flags == "01":
-                assert f"{span.parent.span_id:016x}" == PARENT
+        given = {"traceparent": f"00-{TRACE}-{PARENT}-{flags}", "tracestate": "a=1"}
+        span, inner = await handle(room, given, handler)
+        assert f"{span.get_span_context().trace_id:032x}" == trace_of(inner) == TRACE
+        assert parent_of(inner) == f"{span.get_span_context().span_id:016x}"
+        assert inner["traceparent"].endswith(flags)
+        assert inner["tracestate"] == "a=1"
+        if flags == "01":
+            assert f"{span.parent.span_id:016x}" == PARENT
 
-        asyncio.run(main())
+    async def test_a_handler_without_a_span_passes_the_sender_s_trace_on(self, room: Any) -> None:
+        async def handler(envelope: Envelope) -> dict[str, str]:
+            return send(room)
 
-    def test_a_handler_without_a_span_passes_the_sender_s_trace_on(self, room: Any) -> None:
-        async def main() -> None:
-            async def handler(envelope: Envelope) -> dict[str, str]:
-                return send(room)
+        assert trace_of(await handle(room, {"traceparent": GIVEN}, handler)) == TRACE
+        assert trace_of(send(room)) != TRACE
 
-            assert trace_of(await handle(room, {"traceparent": GIVEN}, handler)) == TRACE
-            assert trace_of(send(room)) != TRACE
+    async def test_an_event_without_a_trace_leaves_the_spans_alone(self, room: Any, tracer: Any) -> None:
+        async def handler(envelope: Envelope) -> dict[str, str]:
+            return send(room)
 
-        asyncio.run(main())
-
-    def test_an_event_without_a_trace_leaves_the_spans_alone(self, room: Any, tracer: Any) -> None:
-        async def main() -> None:
-            async def handler(envelope: Envelope) -> dict[str, str]:
-                return send(room)
-
-            with tracer.start_as_current_span("outer") as span:
-                inner = await handle(room, {}, handler)
-            assert trace_of(inner) == f"{span.get_span_context().trace_id:032x}"
-
-        asyncio.run(main())
+        with tracer.start_as_current_span("outer") as span:
+            inner = await handle(room, {}, handler)
+        assert trace_of(inner) == f"{span.get_span_context().trace_id:032x}"
 
 
 class TestSpans:
@@ -284,14 +262,11 @@ class TestSpans:
     def room(self) -> Any:
         return new_hub()
 
-    def test_each_handling_has_a_span(self, room: Any, spans: Any) -> None:
-        async def main() -> dict[str, str]:
-            async def handler(envelope: Envelope) -> dict[str, str]:
-                return send(room)
+    async def test_each_handling_has_a_span(self, room: Any, spans: Any) -> None:
+        async def handler(envelope: Envelope) -> dict[str, str]:
+            return send(room)
 
-            return dict(await handle(room, {"traceparent": GIVEN, "ce-id": "7"}, handler))
-
-        inner = asyncio.run(main())
+        inner = dict(await handle(room, {"traceparent": GIVEN, "ce-id": "7"}, handler))
         sent, span = spans()
         assert (span.name, span.kind.name, span.status.status_code.name) == ("process k", "CONSUMER", "UNSET")
         assert dict(span.attributes) == {
@@ -352,16 +327,13 @@ class TestSpans:
         assert trace_of(send(room)) == trace_of(send(room))
         assert not spans()
 
-    def test_a_span_says_why_its_handler_failed(self, room: Any, spans: Any) -> None:
-        async def main() -> None:
-            async def handler(envelope: Envelope) -> None:
-                raise failure
+    async def test_a_span_says_why_its_handler_failed(self, room: Any, spans: Any) -> None:
+        async def handler(envelope: Envelope) -> None:
+            raise failure
 
-            for failure in (KeyError("from the handler"), Rejected("no")):
-                with pytest.raises(type(failure)):
-                    await handle(room, {}, handler)
-
-        asyncio.run(main())
+        for failure in (KeyError("from the handler"), Rejected("no")):
+            with pytest.raises(type(failure)):
+                await handle(room, {}, handler)
         span, refused = spans()
         assert span.status.status_code.name == "ERROR"
         (recorded,) = span.events
@@ -371,13 +343,12 @@ class TestSpans:
         assert not span.links
         assert "messaging.message.id" not in span.attributes
 
-    def test_a_span_without_a_routing_key_is_named_after_the_profile(self, room: Any, spans: Any) -> None:
-        async def main() -> None:
-            async def handler(envelope: Envelope) -> None: ...
+    async def test_a_span_without_a_routing_key_is_named_after_the_profile(
+        self, room: Any, spans: Any
+    ) -> None:
+        async def handler(envelope: Envelope) -> None: ...
 
-            await room.pipeline.trace.handle(Envelope("p", "", b"", {"message-id": "8"}), handler)
-
-        asyncio.run(main())
+        await room.pipeline.trace.handle(Envelope("p", "", b"", {"message-id": "8"}), handler)
         (span,) = spans()
         assert (span.name, span.attributes["messaging.message.id"]) == ("process p", "8")
 
@@ -387,28 +358,25 @@ class TestSpans:
         assert span.name == "send"
         assert "messaging.destination.name" not in span.attributes
 
-    def test_through_a_broker_both_spans_say_which_system_it_is(
+    async def test_through_a_broker_both_spans_say_which_system_it_is(
         self, rabbitmq: Any, unique: str, spans: Any
     ) -> None:
         url = f"amqp://guest:guest@{rabbitmq.host}:{rabbitmq.port}/"
         contexts = {
-            "internal": {"*": {}},
+            "internal": {"default": {}},
             "amqp": {"shop": {"url": url, "exchange": {"name": unique, "type": "topic"}}},
         }
 
-        async def main() -> None:
-            got = asyncio.Event()
-            async with bus(contexts, pipeline=["stamp", "trace"]) as events:
+        got = asyncio.Event()
+        async with bus(contexts, pipeline=["stamp", "trace"]) as events:
 
-                async def on(order: Any) -> None:
-                    got.set()
+            async def on(order: Any) -> None:
+                got.set()
 
-                events.subscribe(unique, on, profile="shop")
-                await events.hub.event.init.ready()
-                await events.put(routing_key=unique, body={"id": 1}, profile="shop")
-                await asyncio.wait_for(got.wait(), WAIT)
-
-        asyncio.run(main())
+            events.subscribe(unique, on, profile="shop")
+            await events.hub.event.init.ready()
+            await events.put(routing_key=unique, body={"id": 1}, profile="shop")
+            await asyncio.wait_for(got.wait(), WAIT)
         sent, handled = spans()
         for span in (sent, handled):
             assert span.attributes["messaging.system"] == "rabbitmq"
@@ -417,14 +385,11 @@ class TestSpans:
         assert handled.parent.span_id == sent.context.span_id
         assert handled.attributes["messaging.message.id"] == sent.attributes["messaging.message.id"]
 
-    def test_events_of_this_process_are_of_the_bus(self, spans: Any) -> None:
-        async def main() -> None:
-            async with bus({"internal": {"*": {}}}, pipeline=["trace"]) as events:
-                events.subscribe("paid", lambda event: None)
-                await events.put(routing_key="paid", body={})
-                await events.settle(WAIT)
-
-        asyncio.run(main())
+    async def test_events_of_this_process_are_of_the_bus(self, spans: Any) -> None:
+        async with bus({"internal": {"*": {}}}, pipeline=["trace"]) as events:
+            events.subscribe("paid", lambda event: None)
+            await events.put(routing_key="paid", body={})
+            await events.settle(WAIT)
         assert [span.attributes["messaging.system"] for span in spans()] == ["evbus", "evbus"]
 
 
@@ -454,62 +419,50 @@ class TestBaggage:
         return True
 
     @pytest.mark.parametrize("trace", [{}, {"traceparent": GIVEN}])
-    def test_what_came_goes_out_again(self, room: Any, otel: bool, trace: dict[str, str]) -> None:
-        async def main() -> None:
-            async def handler(envelope: Envelope) -> dict[str, str]:
-                return send(room)
+    async def test_what_came_goes_out_again(self, room: Any, otel: bool, trace: dict[str, str]) -> None:
+        async def handler(envelope: Envelope) -> dict[str, str]:
+            return send(room)
 
-            inner = await handle(room, {"baggage": "tenant=acme", **trace}, handler)
-            assert inner["baggage"] == "tenant=acme"
-            assert (trace_of(inner) == TRACE) is bool(trace)
-            other = await handle(room, trace, handler)
-            assert "baggage" not in other
-            assert "baggage" not in send(room)
-
-        asyncio.run(main())
+        inner = await handle(room, {"baggage": "tenant=acme", **trace}, handler)
+        assert inner["baggage"] == "tenant=acme"
+        assert (trace_of(inner) == TRACE) is bool(trace)
+        other = await handle(room, trace, handler)
+        assert "baggage" not in other
+        assert "baggage" not in send(room)
 
     @pytest.mark.usefixtures("otel")
-    def test_what_the_caller_set_stays(self, room: Any) -> None:
-        async def main() -> None:
-            async def handler(envelope: Envelope) -> dict[str, str]:
-                return send(room, baggage="tenant=other")
+    async def test_what_the_caller_set_stays(self, room: Any) -> None:
+        async def handler(envelope: Envelope) -> dict[str, str]:
+            return send(room, baggage="tenant=other")
 
-            assert (await handle(room, {"baggage": "tenant=acme"}, handler))["baggage"] == "tenant=other"
-
-        asyncio.run(main())
+        assert (await handle(room, {"baggage": "tenant=acme"}, handler))["baggage"] == "tenant=other"
 
     @pytest.mark.usefixtures("otel")
-    def test_what_is_too_long_goes_no_further(self, room: Any) -> None:
-        async def main() -> None:
-            async def handler(envelope: Envelope) -> dict[str, str]:
-                return send(room)
+    async def test_what_is_too_long_goes_no_further(self, room: Any) -> None:
+        async def handler(envelope: Envelope) -> dict[str, str]:
+            return send(room)
 
-            longest, more = (
-                f"a={'x' * 4000},b={'y' * 4000},c={'z' * 184}",
-                f"a={'x' * 4000},b={'y' * 4000},c={'z' * 185}",
-            )
-            assert len(longest) == 8192
-            assert (await handle(room, {"baggage": longest}, handler))["baggage"] == longest
-            assert (await handle(room, {"baggage": more}, handler)).get("baggage") != more
+        longest, more = (
+            f"a={'x' * 4000},b={'y' * 4000},c={'z' * 184}",
+            f"a={'x' * 4000},b={'y' * 4000},c={'z' * 185}",
+        )
+        assert len(longest) == 8192
+        assert (await handle(room, {"baggage": longest}, handler))["baggage"] == longest
+        assert (await handle(room, {"baggage": more}, handler)).get("baggage") != more
 
-        asyncio.run(main())
-
-    def test_opentelemetry_s_is_sent_and_is_there_where_the_event_is_handled(self, room: Any) -> None:
+    async def test_opentelemetry_s_is_sent_and_is_there_where_the_event_is_handled(self, room: Any) -> None:
         baggage = pytest.importorskip("opentelemetry.baggage")
         context = pytest.importorskip("opentelemetry.context")
 
-        async def main() -> None:
-            async def handler(envelope: Envelope) -> Any:
-                return dict(baggage.get_all())
+        async def handler(envelope: Envelope) -> Any:
+            return dict(baggage.get_all())
 
-            token = context.attach(baggage.set_baggage("user", "Jürgen, à 2"))
-            headers = send(room)
-            context.detach(token)
-            assert headers["baggage"].isascii()
-            assert await handle(room, headers, handler) == {"user": "Jürgen, à 2"}
-            assert not baggage.get_all()
-
-        asyncio.run(main())
+        token = context.attach(baggage.set_baggage("user", "Jürgen, à 2"))
+        headers = send(room)
+        context.detach(token)
+        assert headers["baggage"].isascii()
+        assert await handle(room, headers, handler) == {"user": "Jürgen, à 2"}
+        assert not baggage.get_all()
 
 
 def test_trace_takes_part_only_when_it_is_named(room: Any) -> None:

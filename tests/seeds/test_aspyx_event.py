@@ -11,7 +11,7 @@ import pytest
 
 from evbus.api import Envelope, EventDescriptor, EventListener, EventListenerDescriptor, event, event_listener
 from tests.evbus.kit import write
-from tests.event.kit import SOON, go, listening, settled
+from tests.event.kit import SOON, listening, settled
 
 seen: list[Any] = []
 
@@ -46,37 +46,31 @@ LISTENER = "from tests.seeds.test_aspyx_event import HelloEventListener as It, e
 FOUND = LISTENER + "@event_listener(HelloEvent)\nclass HelloEventListener(It): ...\n"
 
 
-def test_the_first_example(tmp_path: Path) -> None:
+async def test_the_first_example(tmp_path: Path) -> None:
     root = write(tmp_path / "plugins", listener__hello=FOUND)
 
-    async def main() -> None:
-        async with listening(plugin_dirs=[str(root)]) as hub:
-            # Their environment and its EventManager are the hub; sending is awaited, as it waits while the
-            # bus is full.
-            event_manager = hub.event.init
-            await event_manager.send(HelloEvent("world"))
-            await settled(hub)
-            (found,) = event_manager.subscriptions()
-        assert seen == [HelloEvent("world")]
-        # "name of the listener, if not specified the class name is used"
-        assert found["name"] == "HelloEventListener"
-        # "The name attribute will be used as a queue name!", "if not specified the class name is used"
-        assert found["events"] == ["HelloEvent"]
-
-    go(main)
+    async with listening(plugin_dirs=[str(root)]) as hub:
+        # Their environment and its EventManager are the hub; sending is awaited, as it waits while the
+        # bus is full.
+        event_manager = hub.event.init
+        await event_manager.send(HelloEvent("world"))
+        await settled(hub)
+        (found,) = event_manager.subscriptions()
+    assert seen == [HelloEvent("world")]
+    # "name of the listener, if not specified the class name is used"
+    assert found["name"] == "HelloEventListener"
+    # "The name attribute will be used as a queue name!", "if not specified the class name is used"
+    assert found["events"] == ["HelloEvent"]
 
 
-def test_a_listener_may_also_be_subscribed_while_the_bus_runs() -> None:
-    async def main() -> None:
-        async with listening() as hub:
-            # Awaited or not: there is nothing to wait for here.
-            id_ = await hub.event.init.subscribe(event_type=HelloEvent, callback=HelloEventListener)
-            await hub.event.init.send(HelloEvent("world"))
-            await settled(hub)
-            assert await hub.event.init.unsubscribe(id_) is True
-        assert seen == [HelloEvent("world")]
-
-    go(main)
+async def test_a_listener_may_also_be_subscribed_while_the_bus_runs() -> None:
+    async with listening() as hub:
+        # Awaited or not: there is nothing to wait for here.
+        id_ = await hub.event.init.subscribe(event_type=HelloEvent, callback=HelloEventListener)
+        await hub.event.init.send(HelloEvent("world"))
+        await settled(hub)
+        assert await hub.event.init.unsubscribe(id_) is True
+    assert seen == [HelloEvent("world")]
 
 
 @event(name="hello.model", durable=True)
@@ -84,21 +78,18 @@ class HelloModel(pydantic.BaseModel):
     world: str
 
 
-def test_an_event_is_a_dataclass_or_a_pydantic_model() -> None:
-    async def main() -> None:
-        async with listening() as hub:
-            hub.event.init.subscribe(HelloModel, seen.append, name="mine", per_process=True)
-            await hub.event.init.send(HelloModel(world="world"))
-            await settled(hub)
-            (found,) = hub.event.init.subscriptions("hello.model")
-        assert seen == [HelloModel(world="world")]
-        assert (found["name"], found["per_process"]) == ("mine", True)
-
-    go(main)
+async def test_an_event_is_a_dataclass_or_a_pydantic_model() -> None:
+    async with listening() as hub:
+        hub.event.init.subscribe(HelloModel, seen.append, name="mine", per_process=True)
+        await hub.event.init.send(HelloModel(world="world"))
+        await settled(hub)
+        (found,) = hub.event.init.subscriptions("hello.model")
+    assert seen == [HelloModel(world="world")]
+    assert (found["name"], found["per_process"]) == ("mine", True)
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
-def test_the_on_method_can_be_sync_or_async_and_listeners_are_injectable(asynchronous: bool) -> None:
+async def test_the_on_method_can_be_sync_or_async_and_listeners_are_injectable(asynchronous: bool) -> None:
     class Base(EventListener[HelloEvent]):
         def __init__(self, greeting: Greeting) -> None:
             self.greeting = greeting
@@ -111,15 +102,12 @@ def test_the_on_method_can_be_sync_or_async_and_listeners_are_injectable(asynchr
         async def on(self, event: HelloEvent) -> None:
             seen.append(f"{self.greeting.text} {event.world}")
 
-    async def main() -> None:
-        async with listening() as hub:
-            hub.dispatch.init.provide(Greeting, Greeting("hello"))
-            hub.event.init.subscribe(HelloEvent, Asynchronous if asynchronous else Plain)
-            await hub.event.init.send(HelloEvent("world"))
-            await settled(hub)
-        assert seen == ["hello world"]
-
-    go(main)
+    async with listening() as hub:
+        hub.dispatch.init.provide(Greeting, Greeting("hello"))
+        hub.event.init.subscribe(HelloEvent, Asynchronous if asynchronous else Plain)
+        await hub.event.init.send(HelloEvent("world"))
+        await settled(hub)
+    assert seen == ["hello world"]
 
 
 @dataclass
@@ -154,35 +142,29 @@ def on_handle(envelope: Envelope, event_listener_descriptor: EventListenerDescri
     seen.append((envelope.headers["session"], listener.name, listener.event.name, listener.per_process))
 
 
-def test_an_envelope_pipeline_is_told_what_it_handles(tmp_path: Path) -> None:
+async def test_an_envelope_pipeline_is_told_what_it_handles(tmp_path: Path) -> None:
     root = write(tmp_path / "plugins", pipeline__captured=PIPELINE)
 
-    async def main() -> None:
-        async with listening(plugin_dirs=[str(root)], pipeline=["captured"]) as hub:
-            hub.event.init.subscribe(HelloEvent, HelloEventListener, per_process=True)
-            await hub.event.init.send(HelloEvent("world"))
-            await settled(hub)
-        assert seen == [
-            (b'{"world":"world"}', "HelloEvent", HelloEvent, False),
-            ("17", "HelloEventListener", "HelloEvent", True),
-            HelloEvent("world"),
-        ]
-
-    go(main)
+    async with listening(plugin_dirs=[str(root)], pipeline=["captured"]) as hub:
+        hub.event.init.subscribe(HelloEvent, HelloEventListener, per_process=True)
+        await hub.event.init.send(HelloEvent("world"))
+        await settled(hub)
+    assert seen == [
+        (b'{"world":"world"}', "HelloEvent", HelloEvent, False),
+        ("17", "HelloEventListener", "HelloEvent", True),
+        HelloEvent("world"),
+    ]
 
 
-def test_headers_can_be_passed_to_an_event() -> None:
+async def test_headers_can_be_passed_to_an_event() -> None:
     async def on(event: HelloEvent, envelope: Envelope) -> None:
         seen.append((event.world, envelope.headers["tenant"]))
 
-    async def main() -> None:
-        async with listening() as hub:
-            hub.event.init.subscribe(HelloEvent, on)
-            await hub.event.init.send(HelloEvent("world"), headers={"tenant": "acme"})
-            await settled(hub)
-        assert seen == [("world", "acme")]
-
-    go(main)
+    async with listening() as hub:
+        hub.event.init.subscribe(HelloEvent, on)
+        await hub.event.init.send(HelloEvent("world"), headers={"tenant": "acme"})
+        await settled(hub)
+    assert seen == [("world", "acme")]
 
 
 # @catch() def handle(self, exception: Exception): here all exceptions reach the function on the hub that
@@ -197,19 +179,16 @@ def handle(hub, data):
 """
 
 
-def test_exceptions_of_listeners_reach_one_handler(tmp_path: Path) -> None:
+async def test_exceptions_of_listeners_reach_one_handler(tmp_path: Path) -> None:
     root = write(tmp_path / "plugins", evbus__module=MODULE)
     problem = RuntimeError("no")
 
     def fail(event: HelloEvent) -> None:
         raise problem
 
-    async def main() -> None:
-        options = {"plugin_dirs": [str(root)], "error_callback_ref": "evbus.module.handle"}
-        async with listening({"internal": {"default": {}}}, **options) as hub:
-            hub.event.init.subscribe(HelloEvent, fail, retry=SOON)
-            await hub.event.init.send(HelloEvent("world"))
-            await settled(hub)
-        assert seen == [problem]
-
-    go(main)
+    options = {"plugin_dirs": [str(root)], "error_callback_ref": "evbus.module.handle"}
+    async with listening({"internal": {"default": {}}}, **options) as hub:
+        hub.event.init.subscribe(HelloEvent, fail, retry=SOON)
+        await hub.event.init.send(HelloEvent("world"))
+        await settled(hub)
+    assert seen == [problem]

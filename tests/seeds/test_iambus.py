@@ -42,7 +42,7 @@ async def user_query(query: UserQuery) -> User:
     return User(query.name)
 
 
-def test_the_dispatcher_is_there_and_each_router_has_its_class(hub: Any) -> None:
+async def test_the_dispatcher_is_there_and_each_router_has_its_class(hub: Any) -> None:
     assert type(hub.dispatch.DISPATCHER.queries) is RequestRouter
     hub.dispatch.init.use(queries_router_cls=CustomRequestRouter)
     hub.dispatch.queries.bind(UserQuery, user_query)
@@ -50,11 +50,8 @@ def test_the_dispatcher_is_there_and_each_router_has_its_class(hub: Any) -> None
     assert hub.dispatch.DISPATCHER.queries.bound == 2
     assert type(hub.dispatch.DISPATCHER.commands) is RequestRouter
 
-    async def main() -> User:
-        async with started(hub) as dp:
-            return await dp.handle(UserQuery("bob"), wait_for_response=True)
-
-    assert go(main) == User("bob")
+    async with started(hub) as dp:
+        assert (await dp.handle(UserQuery("bob"), wait_for_response=True)) == User("bob")
 
 
 def test_a_dispatcher_of_ones_own_takes_the_classes_of_its_routers() -> None:
@@ -77,7 +74,7 @@ def test_the_routers_of_a_dispatcher_may_be_left_as_they_are() -> None:
     assert [type(router) for router in dp.routers] == [EventRouter, RequestRouter, CustomRequestRouter]
 
 
-def test_a_handler_takes_one_argument_or_none(hub: Any) -> None:
+async def test_a_handler_takes_one_argument_or_none(hub: Any) -> None:
     seen: list[Any] = []
 
     async def handler_with_arg(event: UserCreated) -> None:
@@ -89,25 +86,19 @@ def test_a_handler_takes_one_argument_or_none(hub: Any) -> None:
     hub.dispatch.events.bind(UserCreated, handler_with_arg)
     hub.dispatch.events.bind(UserCreated, handler_without_arg)
 
-    async def main() -> None:
-        async with started(hub) as dp:
-            await dp.events.handle(UserCreated("bob"))
-
-    go(main)
+    async with started(hub) as dp:
+        await dp.events.handle(UserCreated("bob"))
     assert seen == [UserCreated("bob"), None]
 
 
-def test_argname_names_the_parameter_that_takes_the_message(hub: Any) -> None:
+async def test_argname_names_the_parameter_that_takes_the_message(hub: Any) -> None:
     async def create_user(repo: Any, cmd: Any, /) -> tuple[Any, Any]:
         return cmd, repo
 
     hub.dispatch.commands.bind(CreateUser, create_user, argname="cmd", repo=7)
 
-    async def main() -> Any:
-        async with started(hub) as dp:
-            return await dp.handle(CreateUser("bob"), wait_for_response=True)
-
-    assert go(main) == (CreateUser("bob"), 7)
+    async with started(hub) as dp:
+        assert (await dp.handle(CreateUser("bob"), wait_for_response=True)) == (CreateUser("bob"), 7)
 
 
 class CustomHandler:
@@ -123,15 +114,12 @@ async def create_user_handler(cmd: CreateUser, repo: Repo) -> UserCreated:
     return UserCreated(user.name)
 
 
-def test_a_class_with_call_is_built_with_what_was_given(hub: Any) -> None:
+async def test_a_class_with_call_is_built_with_what_was_given(hub: Any) -> None:
     repo = Repo()
     hub.dispatch.commands.bind(CreateUser, handler=CustomHandler, repo=repo)
 
-    async def main() -> Any:
-        async with started(hub) as dp:
-            return await dp.handle(CreateUser(), wait_for_response=True)
-
-    assert go(main) == User("ann")
+    async with started(hub) as dp:
+        assert (await dp.handle(CreateUser(), wait_for_response=True)) == User("ann")
     assert repo.users == [User("ann")]
 
 
@@ -166,7 +154,7 @@ class Short(AbstractHandler):
 
 
 @pytest.mark.parametrize("handler", [Collecting, Short])
-def test_a_class_of_the_protocol_sends_the_events_that_it_added(hub: Any, handler: Any) -> None:
+async def test_a_class_of_the_protocol_sends_the_events_that_it_added(hub: Any, handler: Any) -> None:
     assert issubclass(handler, HandlerProtocol)
     seen = []
 
@@ -176,16 +164,13 @@ def test_a_class_of_the_protocol_sends_the_events_that_it_added(hub: Any, handle
 
     hub.dispatch.commands.bind(CreateUser, handler, repo=Repo())
 
-    async def main() -> Any:
-        async with started(hub) as dp:
-            for name in ("ann", "bob"):
-                assert await dp.handle(CreateUser(name), wait_for_response=True) == User(name)
-
-    go(main)
+    async with started(hub) as dp:
+        for name in ("ann", "bob"):
+            assert await dp.handle(CreateUser(name), wait_for_response=True) == User(name)
     assert seen == ["ann", "bob"]
 
 
-def test_a_returned_event_is_forwarded(hub: Any) -> None:
+async def test_a_returned_event_is_forwarded(hub: Any) -> None:
     seen = []
 
     async def on_created(event: UserCreated) -> None:
@@ -197,28 +182,22 @@ def test_a_returned_event_is_forwarded(hub: Any) -> None:
     )
     hub.dispatch.events.bind(UserCreated, on_created)
 
-    async def main() -> None:
-        async with started(hub) as dp:
-            await dp.handle(CreateUser("bob"))
-            await dp.handle(CreateUser("eve"), wait_for_response=True)
-
-    go(main)
+    async with started(hub) as dp:
+        await dp.handle(CreateUser("bob"))
+        await dp.handle(CreateUser("eve"), wait_for_response=True)
     assert sorted(event.name for event in seen) == ["bob", "eve"]
     assert len(user_repo.users) == 2
 
 
-def test_without_response_event_what_is_returned_is_only_returned(hub: Any) -> None:
+async def test_without_response_event_what_is_returned_is_only_returned(hub: Any) -> None:
     async def on_created(event: UserCreated) -> None:
         raise AssertionError(event)
 
     hub.dispatch.commands.bind(CreateUser, create_user_handler, repo=Repo())
     hub.dispatch.events.bind(UserCreated, on_created)
 
-    async def main() -> Any:
-        async with started(hub) as dp:
-            return await dp.handle(CreateUser("bob"), wait_for_response=True)
-
-    assert go(main) == UserCreated("bob")
+    async with started(hub) as dp:
+        assert (await dp.handle(CreateUser("bob"), wait_for_response=True)) == UserCreated("bob")
     assert hub.dispatch.init.snapshot()["events"]["failed"] == 0
 
 
@@ -230,75 +209,60 @@ def test_a_double_binding_raises(hub: Any) -> None:
     assert dp.init.snapshot()["commands"]["handlers"] == 1
 
 
-def test_wait_for_response_returns_what_the_handler_returns(hub: Any) -> None:
+async def test_wait_for_response_returns_what_the_handler_returns(hub: Any) -> None:
     hub.dispatch.commands.bind(CreateUser, CustomHandler, repo=Repo())
 
-    async def main() -> tuple[Any, Any]:
-        async with started(hub) as dp:
-            created_user = await dp.handle(CreateUser(), wait_for_response=True)
-            return created_user, await dp.handle(CreateUser())
-
-    assert go(main) == (User("ann"), None)
+    async with started(hub) as dp:
+        created_user = await dp.handle(CreateUser(), wait_for_response=True)
+        assert (created_user, await dp.handle(CreateUser())) == (User("ann"), None)
 
 
-def test_the_decorator_binds_and_leaves_the_function_as_it_is(hub: Any) -> None:
+async def test_the_decorator_binds_and_leaves_the_function_as_it_is(hub: Any) -> None:
     seen = []
 
     @hub.dispatch.events.register(UserCreated)
     async def created(event: Any) -> None:
         seen.append(event)
 
-    async def main() -> None:
-        async with started(hub) as dp:
-            await dp.events.handle(UserCreated())
-            await created("by hand")
-
-    go(main)
+    async with started(hub) as dp:
+        await dp.events.handle(UserCreated())
+        await created("by hand")
     assert sorted(seen, key=str) == [UserCreated(), "by hand"]
 
 
-def test_start_freezes_the_routers(hub: Any) -> None:
-    async def main() -> None:
-        hub.dispatch.start()
-        for router in (hub.dispatch.events, hub.dispatch.commands, hub.dispatch.queries):
-            with pytest.raises(RouterFrozen):
-                router.bind(UserQuery, user_query)
-            with pytest.raises(RouterFrozen):
-                router.register(UserQuery)(user_query)
-        await hub.dispatch.stop()
-
-    go(main)
+async def test_start_freezes_the_routers(hub: Any) -> None:
+    hub.dispatch.start()
+    for router in (hub.dispatch.events, hub.dispatch.commands, hub.dispatch.queries):
+        with pytest.raises(RouterFrozen):
+            router.bind(UserQuery, user_query)
+        with pytest.raises(RouterFrozen):
+            router.register(UserQuery)(user_query)
+    await hub.dispatch.stop()
 
 
-def test_a_start_without_handlers_does_no_harm(hub: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_start_without_handlers_does_no_harm(hub: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "evbus.dispatch")
 
-    async def main() -> None:
-        async with started(hub) as dp:
-            assert dp.init.running()
-            await dp.events.handle(UserCreated())
-        assert not hub.dispatch.init.running()
-
-    go(main)
+    async with started(hub) as dp:
+        assert dp.init.running()
+        await dp.events.handle(UserCreated())
+    assert not hub.dispatch.init.running()
     assert [record.getMessage() for record in caplog.records] == [
         "events: there is no handler for UserCreated"
     ]
 
 
-def test_strings_are_messages_and_both_ways_of_sending_do_the_same(hub: Any) -> None:
+async def test_strings_are_messages_and_both_ways_of_sending_do_the_same(hub: Any) -> None:
     seen = []
 
     @hub.dispatch.events.register("on startup")
     async def on_startup(message: str) -> None:
         seen.append(message)
 
-    async def main() -> None:
-        async with started(hub) as dp:
-            await dp.handle("on startup")
-            await dp.events.handle("on startup")
-            await dp.init.handle("on startup")
-
-    go(main)
+    async with started(hub) as dp:
+        await dp.handle("on startup")
+        await dp.events.handle("on startup")
+        await dp.init.handle("on startup")
     assert seen == ["on startup"] * 3
 
 
@@ -311,7 +275,7 @@ async def get_user_repo_later() -> Repo:
 
 
 @pytest.mark.parametrize("get", [get_user_repo, get_user_repo_later])
-def test_a_singleton_is_made_once_and_a_factory_for_each_handler(hub: Any, get: Any) -> None:
+async def test_a_singleton_is_made_once_and_a_factory_for_each_handler(hub: Any, get: Any) -> None:
     dp = hub.dispatch
 
     @dp.queries.register(UserQuery, repo=Singleton["repo":get])
@@ -330,12 +294,11 @@ def test_a_singleton_is_made_once_and_a_factory_for_each_handler(hub: Any, get: 
     async def further(repo: Repo) -> Repo:
         return repo
 
-    async def main() -> list[Repo]:
-        async with started(hub):
-            messages = (UserQuery(), UserQuery(), "same", "other", "other", "further")
-            return [await dp.handle(message, wait_for_response=True) for message in messages]
-
-    one, again, shared, made, kept, another = go(main)
+    async with started(hub):
+        messages = (UserQuery(), UserQuery(), "same", "other", "other", "further")
+        one, again, shared, made, kept, another = [
+            await dp.handle(message, wait_for_response=True) for message in messages
+        ]
     assert one is again is shared
     assert made is kept
     assert len({id(repo) for repo in (one, made, another)}) == 3
@@ -387,7 +350,7 @@ async def as_written(cmd: CreateUserCommand, repo: RepoType):  # type: ignore[no
 
 
 @pytest.mark.parametrize("handler", [AsWritten, as_written])
-def test_both_handlers_return_an_event_that_is_forwarded(hub: Any, handler: Any) -> None:
+async def test_both_handlers_return_an_event_that_is_forwarded(hub: Any, handler: Any) -> None:
     dp, seen = hub.dispatch, []
     user_repo = UserRepoImpl()
     dp.commands.bind(CreateUserCommand, handler=handler, repo=user_repo, response_event=Created)
@@ -396,17 +359,14 @@ def test_both_handlers_return_an_event_that_is_forwarded(hub: Any, handler: Any)
     async def create_user_handler(event):  # type: ignore[no-untyped-def]
         seen.append(event)
 
-    async def main() -> None:
-        dp.start()
-        await dp.handle(CreateUserCommand("ann"))
-        assert await dp.handle(CreateUserCommand("bob"), wait_for_response=True) == Created("created bob")
-        await dp.stop()
-
-    go(main)
+    dp.start()
+    await dp.handle(CreateUserCommand("ann"))
+    assert await dp.handle(CreateUserCommand("bob"), wait_for_response=True) == Created("created bob")
+    await dp.stop()
     assert sorted(event.data for event in seen) == ["created ann", "created bob"]
 
 
-def test_an_event_is_bound_as_a_command_is(hub: Any) -> None:
+async def test_an_event_is_bound_as_a_command_is(hub: Any) -> None:
     dp, seen = hub.dispatch, []
 
     async def create_user_handler(event: Created) -> None:
@@ -414,16 +374,13 @@ def test_an_event_is_bound_as_a_command_is(hub: Any) -> None:
 
     dp.events.bind(Created, create_user_handler)
 
-    async def main() -> None:
-        dp.start()
-        await dp.handle(Created("ann"))
-        await dp.stop()
-
-    go(main)
+    dp.start()
+    await dp.handle(Created("ann"))
+    await dp.stop()
     assert seen == [Created("ann")]
 
 
-def test_a_query_takes_a_singleton(hub: Any) -> None:
+async def test_a_query_takes_a_singleton(hub: Any) -> None:
     dp = hub.dispatch
 
     def get_user_repo() -> UserRepo:
@@ -433,9 +390,6 @@ def test_a_query_takes_a_singleton(hub: Any) -> None:
     async def book_query_handler(query: UserQuery, repo: UserRepo) -> BookQueryResult:
         return BookQueryResult(await repo.create(query.name))
 
-    async def main() -> None:
-        dp.start()
-        assert await dp.handle(UserQuery("ann"), wait_for_response=True) == BookQueryResult("created ann")
-        await dp.stop()
-
-    go(main)
+    dp.start()
+    assert await dp.handle(UserQuery("ann"), wait_for_response=True) == BookQueryResult("created ann")
+    await dp.stop()
