@@ -3,7 +3,6 @@
 from evbus import errors, types
 from evbus.engine.cli import output as _output
 from evbus.engine.cli import session as _session
-from evbus.engine.cli import table as _table
 from evbus.engine.core import pipeline as _pipeline
 from evbus.engine.core.plugins import load as _load
 
@@ -68,5 +67,5 @@ async def catalogue(hub, options):
     )
     found = _catalogue.catalogue(bus, listeners, list(registry), options.get("profile") or "default")
     for problem in found.problems:
-        _table.tell(f"evbus: {problem}")
+        _output.tell(f"evbus: {problem}")
     return found

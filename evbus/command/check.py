@@ -5,7 +5,6 @@ import asyncio
 from evbus import errors
 from evbus.engine.cli import output as _output
 from evbus.engine.cli import session as _session
-from evbus.engine.cli import table as _table
 from evbus.engine.core import profiles as _profiles
 from evbus.engine.core.intake import sources as _sources
 
@@ -25,7 +24,7 @@ async def main(hub, options):
         for lane, problem in zip(lanes, problems)  # noqa: B905 - one each
     ]
     rows += [[name, "source", "not tried: it is only consumed from"] for name in sources]
-    _output.say(_table.render(["destination", "state", "reason"], rows) + "\n")
+    _output.say(_output.render(["destination", "state", "reason"], rows) + "\n")
     problem = hub.evbus.init.dead_store().try_out()
     if problem:
         _output.say(f"warning: dead events will be lost: {problem}\n")

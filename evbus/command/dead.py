@@ -4,7 +4,6 @@ from evbus import errors
 from evbus.engine.cli import output as _output
 from evbus.engine.cli import replay as _replay
 from evbus.engine.cli import session as _session
-from evbus.engine.cli import table as _table
 from evbus.engine.core import dead_path as _dead_path
 from evbus.engine.kit import counted as _counted
 from evbus.engine.kit import paths as _paths
@@ -35,9 +34,9 @@ async def main(hub, options):
         if others and not options.get("store"):
             _output.say(f"{others} other programs have some; evbus dead --all\n")
         return _session.EXIT.OK
-    rows = [[lane.lane, _table.number(lane.events), lane.oldest, lane.newest, lane.reason] for lane in lanes]
+    rows = [[lane.lane, _output.number(lane.events), lane.oldest, lane.newest, lane.reason] for lane in lanes]
     head = ["lane", "events", "oldest", "newest", "last reason"]
-    _output.say(_table.render(head, rows, right=[1]) + "\n")
+    _output.say(_output.render(head, rows, right=[1]) + "\n")
     if unread:
         _output.say(_counted.counted(unread, "line is no event", "lines are no events") + "\n")
     if aside:
@@ -54,10 +53,12 @@ def _all(options):
         lanes, _ = _replay.summaries([*_replay.asides(path), *_replay.files(path)])
         if lanes:
             last = max(lanes, key=lambda lane: lane.newest)
-            count = _table.number(sum(lane.events for lane in lanes))
+            count = _output.number(sum(lane.events for lane in lanes))
             rows.append([str(path), count, min(lane.oldest for lane in lanes), last.newest, last.reason])
     if not rows:
         _output.say(f"there are no dead events in {_dead_path.state_folder()}\n")
         return _session.EXIT.OK
-    _output.say(_table.render(["store", "events", "oldest", "newest", "last reason"], rows, right=[1]) + "\n")
+    _output.say(
+        _output.render(["store", "events", "oldest", "newest", "last reason"], rows, right=[1]) + "\n"
+    )
     return _session.EXIT.OK

@@ -13,8 +13,6 @@ async def main(hub, options):
     """Write events, the profiles that they go through, and the listeners that get them."""
     # Here, as it knows all transports, and every command loads this file.
     from evbus.engine.describe import graph as _graph
-    from evbus.engine.describe import graph_dot as _graph_dot
-    from evbus.engine.describe import graph_text as _graph_text
 
     path = options.get("output")
     kind = _output.chosen(options.get("format"), path, FORMATS, "text")
@@ -27,9 +25,9 @@ async def main(hub, options):
     graph = _graph.graph(found)
     if kind == "text":
         encoding = getattr(sys.stdout, "encoding", None) if path in (None, "-") else "utf-8"
-        text = _graph_text.text(graph, encoding or "ascii")
+        text = _graph.text(graph, encoding or "ascii")
     else:
-        text = _graph_dot.dot(graph)
-        text = _graph_dot.svg(text) if kind == "svg" else text
+        text = _graph.dot(graph)
+        text = _graph.svg(text) if kind == "svg" else text
     _output.write(path, text)
     return _session.EXIT.OK

@@ -10,7 +10,6 @@ from evbus import errors
 from evbus.engine.cli import input as _input
 from evbus.engine.cli import output as _output
 from evbus.engine.cli import session as _session
-from evbus.engine.cli import table as _table
 from evbus.engine.core import settings as _settings
 from evbus.engine.core.lifecycle import running as _running
 from evbus.engine.handling.events import modules as _modules
@@ -64,7 +63,7 @@ async def deliver(hub, options, profiles, produce, show=None):
             _running.running(hub, profiles, control, signals=True, quiet=quiet, steady=True),
         ):
             entered = True
-            status = _table.StatusLine(enabled=not quiet and not _prints(hub, show))
+            status = _output.StatusLine(enabled=not quiet and not _prints(hub, show))
             ticker = asyncio.ensure_future(_tick(hub, control, status, show))
             after.callback(status.clear)
             after.push_async_callback(_session.ended, ticker)
@@ -79,7 +78,7 @@ async def deliver(hub, options, profiles, produce, show=None):
         raise
     snapshot = hub.evbus.stats.snapshot()
     if not quiet:
-        _table.tell(_table.closing(snapshot, time.monotonic() - begun))
+        _output.tell(_output.closing(snapshot, time.monotonic() - begun))
     if problem is not None:
         raise problem
     return _session.Ended(snapshot, control.at_once, control.report)

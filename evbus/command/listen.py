@@ -3,8 +3,8 @@
 import asyncio
 
 from evbus import errors
+from evbus.engine.cli import output as _output
 from evbus.engine.cli import session as _session
-from evbus.engine.cli import table as _table
 
 
 async def main(hub, options):
@@ -16,7 +16,7 @@ async def main(hub, options):
 
     async def produce():
         if not options.get("quiet"):
-            _table.tell(_listening(hub))
+            _output.tell(_listening(hub))
         await asyncio.get_running_loop().create_future()
 
     found = hub.evbus.init.plugins()["listener"]

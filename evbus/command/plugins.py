@@ -3,7 +3,6 @@
 from evbus import errors
 from evbus.engine.cli import output as _output
 from evbus.engine.cli import session as _session
-from evbus.engine.cli import table as _table
 from evbus.engine.core import endpoint as _endpoint
 from evbus.engine.core.plugins import in_use as _in_use
 
@@ -31,6 +30,6 @@ async def main(hub, options):
             accepts = providers.get((subsystem, plugin.name), "") if loaded else ""
             place = f"{plugin.file}:{plugin.line}" if plugin.line else plugin.file
             rows.append([plugin.ref, plugin.state, accepts, plugin.reason, place])
-    _output.say(_table.render(["plugin", "state", "accepts", "reason", "file"], rows) + "\n")
+    _output.say(_output.render(["plugin", "state", "accepts", "reason", "file"], rows) + "\n")
     broken = any(plugin.state == "broken" for plugins in found.values() for plugin in plugins)
     return _session.EXIT.MISTAKE if broken else _session.EXIT.OK

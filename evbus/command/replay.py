@@ -3,7 +3,6 @@
 from evbus.engine.cli import output as _output
 from evbus.engine.cli import replay as _replay
 from evbus.engine.cli import session as _session
-from evbus.engine.cli import table as _table
 from evbus.engine.kit import counted as _counted
 
 
@@ -32,9 +31,9 @@ async def main(hub, options):
     dead_store = end.snapshot["dead_store"]
     problem = replay.finish(dead_store["lost"] + dead_store["pending"])
     for reason, count in replay.kept.items():
-        _table.tell(f"evbus: {_counted.counted(count, 'event stays', 'events stay')} in {store}: {reason}")
+        _output.tell(f"evbus: {_counted.counted(count, 'event stays', 'events stay')} in {store}: {reason}")
     if problem:
-        _table.tell(f"evbus: {problem}; run the replay again: nothing was removed")
+        _output.tell(f"evbus: {problem}; run the replay again: nothing was removed")
     code = _session.exit_code(end)
     return code or (_session.EXIT.UNDELIVERED if replay.kept or problem else _session.EXIT.OK)
 

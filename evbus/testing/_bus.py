@@ -12,10 +12,11 @@ from evbus.engine.codec.wrapped import unwrapped
 from evbus.engine.core.lifecycle.running import running
 from evbus.engine.core.plugins import dirs
 from evbus.engine.core.settings import plain
+from evbus.engine.kit.notifier import Notifier
 from evbus.errors import EvbusError, SettleTimeout, nearest
 from evbus.testing._failures import Failure, Failures
 from evbus.testing._profiles import names, without_pauses
-from evbus.testing._sent import Notifier, Sent, unread
+from evbus.testing._sent import Sent, unread
 from evbus.testing._view import View, readable, told, traced
 from evbus.testing._watch import Dead, Watch
 from evbus.types import Envelope

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from evbus.engine.core.endpoint import Plugin
@@ -61,8 +61,6 @@ class Failures:
 
     def __init__(self, told: Callable[[], None]) -> None:
         self.all: list[Failure] = []
-        self._destinations: dict[str, list[Failure]] = {}
-        self._listeners: dict[str, list[Failure]] = {}
         self._told = told
 
     def add(self, kind: str, name: str, error: Exception | None, times: int | None) -> Failure:
@@ -71,9 +69,7 @@ class Failures:
             raise ValueError(f"times is how often it fails, 1 or more, or None for good, and not {times!r}")
         if error is None:
             error = Unavailable(f"{name} is down") if kind == "destination" else RuntimeError(f"{name} fails")
-        failure = Failure(f"the {kind} {name!r}", error, times, self._told)
-        known = self._destinations if kind == "destination" else self._listeners
-        known.setdefault(name, []).append(failure)
+        failure = Failure(_what(kind, name), error, times, self._told)
         self.all.append(failure)
         return failure
 
@@ -87,7 +83,7 @@ class Failures:
 
     def of_listener(self, name: str) -> Exception | None:
         """Return the error that the next call of a listener raises, counted; None when it goes well."""
-        failure = _first(self._listeners.get(name, ()))
+        failure = self._of(name, "listener")
         return None if failure is None else failure.take()
 
     def blocks(self, destination: str, *, for_ever: bool) -> bool:
@@ -102,11 +98,13 @@ class Failures:
 
     def blocks_listener(self, name: str) -> bool:
         """Return whether every call of a listener fails."""
-        failure = _first(self._listeners.get(name, ()))
+        failure = self._of(name, "listener")
         return failure is not None and failure.lasting
 
-    def _of(self, destination: str) -> Failure | None:
-        return _first(self._destinations.get(destination, ()))
+    def _of(self, name: str, kind: str = "destination") -> Failure | None:
+        """Return the first failure that is to happen there next."""
+        found = (one for one in self.all if one.what == _what(kind, name) and one.active)
+        return next(found, None)
 
     def gate(self, plugin: Plugin) -> Plugin:
         """Return an ingress plugin whose deliveries fail when they are to, before they reach it."""
@@ -164,5 +162,5 @@ class Failures:
         return gated
 
 
-def _first(failures: Sequence[Failure]) -> Failure | None:
-    return next((failure for failure in failures if failure.active), None)
+def _what(kind: str, name: str) -> str:
+    return f"the {kind} {name!r}"

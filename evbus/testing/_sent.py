@@ -1,16 +1,13 @@
-"""What was sent, and waiting for it."""
+"""What was sent."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from evbus.types import Envelope
 
-__all__ = ["Notifier", "Read", "Sent", "unread"]
+__all__ = ["Read", "Sent", "unread"]
 
 _Found = TypeVar("_Found")
 _UNREAD: Any = object()
@@ -72,48 +69,6 @@ class Sent:
             # Plain values are read again, as their class may be known by then.
             self._event = event
         return event
-
-
-class Notifier:
-    """Wakes those who wait for something to happen; may be called from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: list[asyncio.Future[None]] = []
-
-    def notify(self) -> None:
-        """Wake all who wait, so that they look again."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            # The loop of somebody who waits no longer may have ended.
-            with suppress(RuntimeError):
-                future.get_loop().call_soon_threadsafe(_wake, future)
-
-    async def until(self, look: Callable[[], _Found | None], seconds: float) -> _Found | None:
-        """Return the result of ``look`` as soon as that is not None; None after ``seconds``."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while True:
-            future: asyncio.Future[None] = loop.create_future()
-            with self._lock:
-                self._waiting.append(future)
-            # Looked at when whatever happens from now on wakes this.
-            try:
-                found = look()
-                left = deadline - loop.time()
-                if found is not None or left <= 0:
-                    return found
-                await asyncio.wait({future}, timeout=left)
-            finally:
-                future.cancel()
-                with self._lock, suppress(ValueError):
-                    self._waiting.remove(future)
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def unread(things: list[_Found], is_one: Callable[[_Found], bool]) -> Callable[[], list[_Found]]:

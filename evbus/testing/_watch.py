@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from evbus.engine.core.observe import Observer
+from evbus.engine.kit.notifier import Notifier
 from evbus.testing._failures import Failures
-from evbus.testing._sent import Notifier, Read, Sent
+from evbus.testing._sent import Read, Sent
 from evbus.types import Envelope
 
 __all__ = ["Dead", "Handled", "Watch"]

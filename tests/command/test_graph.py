@@ -8,9 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from evbus.engine.describe.graph import Event, Graph, ListenerNode, ProfileNode
-from evbus.engine.describe.graph_dot import dot, svg
-from evbus.engine.describe.graph_text import text
+from evbus.engine.describe.graph import Event, Graph, ListenerNode, ProfileNode, dot, svg, text
 from evbus.errors import ConfigError
 from tests.command.kit import Shell
 from tests.command.shop import OPTIONS, SECRETS, open_shop

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+from evbus.engine.cli.replay import files, records
 from evbus.engine.core.broker import Broker
-from evbus.engine.core.dead.store import DeadStore, read
+from evbus.engine.core.dead.store import DeadStore
 from evbus.engine.core.lane.lane import DeadLetter, Lane, LaneKey
 from evbus.engine.core.lane.sender import Sender
 from evbus.engine.core.lifecycle.bus import Engine, Report, RunPlan
@@ -177,7 +178,7 @@ class Rig:
 
     def dead(self) -> list[Any]:
         """Return the records of the dead store."""
-        return list(read(self.path)) if self.path.exists() else []
+        return list(records(files(self.path)))
 
     def dead_lettered(self) -> list[bytes]:
         """Return the bodies in the dead store."""

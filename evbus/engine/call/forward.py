@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
+from evbus.engine.call.requests import RequestLink
 from evbus.engine.codec.resolve import unreadable
 from evbus.engine.codec.typed import reader, travels, wants_digits
 from evbus.engine.codec.wrapped import named, unencoded, unwrapped
@@ -69,10 +70,6 @@ _OWN = frozenset(
 _OWN_PREFIXES = ("ce-", "evbus-signed-", "evbus-dead-")
 
 
-class _Requesting(Protocol):
-    async def request(self, event: Envelope, seconds: float) -> Envelope: ...
-
-
 class Forwarder:
     """Sends messages through profiles and waits for the replies.
 
@@ -86,7 +83,7 @@ class Forwarder:
 
     def __init__(
         self,
-        link: Callable[[str], _Requesting],
+        link: Callable[[str], RequestLink],
         check: Callable[[str], None],
         encode: Callable[[str, Any, str, Mapping[str, str]], Envelope],
         decode: Callable[[str, bytes, bool], Any],

@@ -9,9 +9,10 @@ import operator
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextvars import Context, ContextVar, copy_context
-from typing import Any, Protocol
+from typing import Any
 
 from evbus.engine.call.forward import ANSWERS, DEADLINE, ERROR, EVENT_ID, KEY, MESSAGE, OK, OUTCOME, decoded
+from evbus.engine.call.requests import RequestLink
 from evbus.engine.codec.resolve import unreadable
 from evbus.engine.codec.typed import reader, travels, wants_digits
 from evbus.engine.codec.wrapped import named
@@ -71,22 +72,8 @@ def _name_in(envelope: Envelope) -> str:
     return envelope.headers.get(MESSAGE) or envelope.routing_key
 
 
-class _LazyMessage:
-    """A message that is read when the interceptors have let it through.
-
-    :ivar context: the context within them, None before.
-    :ivar message: what was read.
-    """
-
-    __slots__ = ("context", "message")
-
-    def __init__(self) -> None:
-        self.context: Context | None = None
-        self.message: Any = None
-
-
 class _ServedBinding(Binding):
-    """A binding as others reach it: called with a :class:`_LazyMessage`, it reads its envelope's message.
+    """A binding as others reach it: called with an :class:`_Incoming`, it reads its envelope's message.
 
     :param kind: the message's class, or a string.
     :ivar router: that of ``bound``.
@@ -108,13 +95,13 @@ class _ServedBinding(Binding):
         self._read = None if isinstance(kind, str) else reader(kind, digits=self._exactly)
         self._decode = decode
 
-    async def _called(self, lazy: _LazyMessage) -> Any:
+    async def _called(self, request: _Incoming) -> Any:
         frame = CURRENT.get()
         assert frame is not None
         assert frame.envelope is not None
-        lazy.context = copy_context()
-        lazy.message = self._message(frame.envelope)
-        return await self.bound.call(lazy.message)
+        request.context = copy_context()
+        request.message = self._message(frame.envelope)
+        return await self.bound.call(request.message)
 
     def _message(self, envelope: Envelope) -> Any:
         name = _name_in(envelope)
@@ -152,19 +139,15 @@ class _ServedMessages:
         for kind, _, binding in self._bound():
             _check_names(kind, binding)
 
-    def __repr__(self) -> str:
-        return f"<_ServedMessages {', '.join(self._found)}>"
-
     def find(self, name: str) -> _ServedBinding:
         """Return the message of a name: one that is bound here, and nothing else.
 
         :raises HandlerDoesNotExist: no such message is bound.
         :raises HandlerExists: several are.
         """
-        found = self._found.get(name)
-        if found is None:
-            found = self._found[name] = self._find(name)
-        return found
+        if name not in self._found:
+            self._found[name] = self._find(name)
+        return self._found[name]
 
     def _bound(self) -> list[tuple[Any, RequestRouter, Binding]]:
         return [
@@ -217,23 +200,12 @@ def _full_name(message: Any) -> str:
     return f"{getattr(message, '__module__', 'the string')}.{message_name(message)}"
 
 
-class _Serving(Protocol):
-    name: str
-
-    async def open(self) -> None: ...
-
-    async def reply(self, address: str, event: Envelope) -> None: ...
-
-    async def close(self) -> None: ...
-
-    def problem(self, exc: Exception, what: str) -> Exception: ...
-
-
 class _Incoming:
     """A request that is being handled.
 
     :ivar end: until when, in seconds since the epoch; None for ever.
-    :ivar lazy: its message, once that is read.
+    :ivar message: what was read when the interceptors have let it through, and ``context`` the context within
+        them, None before.
     :ivar served: who handles it, once that is known.
     :ivar stops: its handler stops the dispatcher, and so cannot be waited for.
     :ivar handled: its handler has ended, or it has none.
@@ -241,12 +213,11 @@ class _Incoming:
     :ivar breaks: how often the connection broke with its reply alone in flight.
     """
 
-    __slots__ = ("answered", "breaks", "delivery", "end", "handled", "headers", "lazy", "served", "stops")
-
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         self.headers = delivery.envelope.headers
-        self.lazy = _LazyMessage()
+        self.context: Context | None = None
+        self.message: Any = None
         self.served: _ServedBinding | None = None
         self.end: float | None = None
         self.stops = False
@@ -257,7 +228,7 @@ class _Incoming:
     @property
     def begun(self) -> bool:
         """Whether its handler was called; before that, another process may as well have it."""
-        return self.handled or self.lazy.context is not None
+        return self.handled or self.context is not None
 
     @property
     def late(self) -> bool:
@@ -314,7 +285,7 @@ class RequestServer:
     def __init__(
         self,
         routers: tuple[RequestRouter, ...],
-        link: _Serving,
+        link: RequestLink,
         encode: Callable[[Any, Mapping[str, str]], Envelope],
         decode: Callable[[str, bytes, bool], Any],
         prepare: Callable[[Envelope], None],
@@ -570,10 +541,10 @@ class RequestServer:
                 handling, seconds = self._unserved(envelope, exc), left or 0
             else:
                 key = request.headers.get(KEY)
-                handling, seconds = served.router.receive(served, request.lazy, key, left, envelope), 0
+                handling, seconds = served.router.receive(served, request, key, left, envelope), 0
             # A handler may raise what looks like a cancellation, when a library of its is closed.
             result = await call(handling, seconds)
-            if result is None and request.lazy.context is None:
+            if result is None and request.context is None:
                 self.dropped += 1
                 return None
             reply = self._reply(request, result, OK)
@@ -610,18 +581,18 @@ class RequestServer:
         """
         return (
             isinstance(problem, Rejected)
-            and request.lazy.context is None
+            and request.context is None
             and request.delivery.redelivered
             and any(other is not request and other.asks_as(request) for other in self._tasks.values())
         )
 
     def _failure(self, request: _Incoming, problem: Exception) -> Envelope:
-        message, served = request.lazy.message, request.served
+        served = request.served
         if request.headers.get(_REPLY_TO):
             log.debug("%s failed", _name(request.headers), exc_info=problem)
-        elif served is not None and message is not None:
+        elif served is not None and request.message is not None:
             frame = Invocation(None, request.headers.get(KEY), None, None, None)
-            served.router.report(served.bound, message, frame, problem)
+            served.router.report(served.bound, request.message, frame, problem)
         else:
             log.error("a request that asks for no reply is given up: %s", said(problem))
         failure = {"type": type(problem).__name__, "reason": text_of(problem)}
@@ -642,7 +613,7 @@ class RequestServer:
             reply.routing_key = request.served.wire_name
         if EVENT_ID in received.headers:
             reply.headers[ANSWERS] = received.headers[EVENT_ID]
-        context = request.lazy.context or copy_context()
+        context = request.context or copy_context()
         try:
             context.run(self._prepare, reply)
         except BaseException as exc:

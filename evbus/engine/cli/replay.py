@@ -19,7 +19,7 @@ from evbus.engine.kit.redact import one_line
 from evbus.errors import BusStopped, ConfigError, PayloadError
 from evbus.types import Delivery
 
-__all__ = ["Replay", "ReplayTarget", "asides", "files", "summaries"]
+__all__ = ["Replay", "ReplayTarget", "asides", "files", "records", "summaries"]
 
 #: Seconds to wait for a bus that is writing to the store.
 PATIENCE = 2.0
@@ -283,7 +283,7 @@ def summaries(paths: list[Path]) -> tuple[list[_Summary], int]:
     """Return a summary for each lane, the largest first, and how many lines are no events."""
     lanes: dict[str, _Summary] = {}
     unread = 0
-    for record in _records(paths):
+    for record in records(paths):
         if record is None:
             unread += 1
             continue
@@ -301,7 +301,8 @@ def summaries(paths: list[Path]) -> tuple[list[_Summary], int]:
     return sorted(lanes.values(), key=lambda summary: -summary.events), unread
 
 
-def _records(paths: list[Path]) -> Iterator[Record | None]:
+def records(paths: list[Path]) -> Iterator[Record | None]:
+    """Yield the events of files but for those that a replay is done with; None for what is no event."""
     for path in paths:
         with path.open("rb") as file:
             for _, line in _lines(file, _done(path)):

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from evbus.engine.cli.input import Form, Joiner
-from evbus.engine.cli.output import say
+from evbus.engine.cli.output import StatusLine, say, tell
 from evbus.engine.cli.source import Lines, serve
-from evbus.engine.cli.table import StatusLine, tell
 from evbus.engine.codec import jsonl
 from evbus.engine.core.lifecycle.run import Report
 from evbus.engine.core.lifecycle.signals import STOPPED

@@ -106,14 +106,16 @@ def around(steps: Sequence[Callable[[Envelope, _Handle], Awaitable[Any]] | Descr
     """
     if not steps:
         return None
-    described = any(isinstance(step, DescribedStep) for step in steps)
 
     def handle(
         envelope: Envelope, call_next: _Handle, receiver: str = "", descriptor: Any = None
     ) -> Awaitable[Any]:
-        told: Sequence[Any] = _told(steps, descriptor) if described else steps
-        for step in told:
-            call_next = _around(step, call_next)
+        for step in steps:
+            call_next = (
+                _described(step, descriptor, call_next)
+                if isinstance(step, DescribedStep)
+                else _around(step, call_next)
+            )
         return _received(receiver, envelope, call_next) if receiver else call_next(envelope)
 
     return handle
@@ -123,13 +125,8 @@ def _around(step: Callable[[Envelope, _Handle], Awaitable[Any]], inner: _Handle)
     return lambda envelope: step(envelope, inner)
 
 
-def _told(steps: Sequence[Any], descriptor: Any) -> list[Any]:
-    """Return the steps, those that take a descriptor with that."""
-    return [_with(step, descriptor) if isinstance(step, DescribedStep) else step for step in steps]
-
-
-def _with(step: DescribedStep, descriptor: Any) -> Callable[[Envelope, _Handle], Awaitable[Any]]:
-    return lambda envelope, inner: step.call(envelope, inner, descriptor)
+def _described(step: DescribedStep, descriptor: Any, inner: _Handle) -> _Handle:
+    return lambda envelope: step.call(envelope, inner, descriptor)
 
 
 async def _received(receiver: str, envelope: Envelope, handle: _Handle) -> Any:

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from evbus.engine.core.chunk import Chunk, Entry, Meta, Run, runs
+from evbus.engine.kit.notifier import Notifier, resolve
 from evbus.engine.kit.weight import UNBOUNDED, Weight
 from evbus.errors import EvbusError
 from evbus.types import Envelope
 
-__all__ = ["Meta", "Queue", "resolve"]
+__all__ = ["Meta", "Queue"]
 
 log = logging.getLogger("evbus.queue")
 
@@ -87,7 +88,7 @@ class Queue:
         self._loop_thread = 0
         self._getters: deque[asyncio.Future[None]] = deque()
         self._waiters: deque[_Waiter] = deque()
-        self._stalled_waiters: deque[_Waiter] = deque()
+        self._relief = Notifier()
         self._measure()
 
     def free_lock(self) -> None:
@@ -316,11 +317,8 @@ class Queue:
         with self.lock:
             self.stalled += lanes
             self._measure()
-            woken = list(self._stalled_waiters) if lanes < 0 else []
-            if lanes < 0:
-                self._stalled_waiters.clear()
-        for loop, future, _ in woken:
-            self._resolve(loop, future)
+        if lanes < 0:
+            self._relief.notify()
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make the queue belong to ``loop``: its listener and getters run there.
@@ -452,21 +450,14 @@ class Queue:
 
     async def wait_relief(self) -> None:
         """Wait until a lane that was stalled is no longer."""
-        loop = asyncio.get_running_loop()
-        entry = (loop, loop.create_future(), 0)
-        with self.lock:
-            if not self.stalled:
-                return
-            self._stalled_waiters.append(entry)
-        try:
-            await entry[1]
-        finally:
-            with suppress(ValueError):
-                self._stalled_waiters.remove(entry)
+        before = self._relief.count
+        await self._relief.until(lambda: True if not self.stalled or self._relief.count != before else None)
 
     def wake(self, *, everyone: bool = False) -> None:
         """Wake as many waiting puts as there is room for, or ``everyone``."""
-        if not self._waiters and not (everyone and self._stalled_waiters):
+        if everyone:
+            self._relief.notify()
+        if not self._waiters:
             self.outside.floor = 0
             return
         with self.lock:
@@ -483,9 +474,8 @@ class Queue:
         """Take those off that there is room for."""
         waiters = self._waiters
         if everyone:
-            everybody = [*waiters, *self._stalled_waiters]
+            everybody = list(waiters)
             waiters.clear()
-            self._stalled_waiters.clear()
             return everybody
         waiting = self.qsize() + self.held
         room = max(0, self.limit - waiting) if self.limit else len(waiters)
@@ -526,9 +516,3 @@ class Queue:
 
 def _size_of(entries: Iterable[Entry]) -> int:
     return sum([len(body) for _, body, _ in entries])
-
-
-def resolve(future: asyncio.Future[None]) -> None:
-    """Set the result of a future that has none yet."""
-    if not future.done():
-        future.set_result(None)

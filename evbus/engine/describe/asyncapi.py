@@ -10,18 +10,50 @@ from typing import Any
 
 import msgspec
 
-from evbus.engine.describe.asyncapi_headers import headers_of, shared_headers
 from evbus.engine.describe.asyncapi_schema import payloads
 from evbus.engine.describe.catalogue import Catalogue, KnownListener, Operation
 from evbus.engine.handling.events.channel import servers
 from evbus.engine.handling.events.declare import EventSpec
+from evbus.engine.handling.events.reader import NAME, VERSION
 from evbus.engine.kit.names import unique
+from evbus.engine.stages.compress import HEADER as ENCODING
+from evbus.engine.stages.sign import ROUTING_KEY, SIGNATURE, SIGNED_AT
 from evbus.engine.wire.base.describe import PROCESS
+from evbus.session import HEADER as SESSION
 from evbus.types import Channel
 
 __all__ = ["document"]
 
-VERSION = "3.0.0"
+ASYNCAPI = "3.0.0"
+#: The component that all events share. No class has a name with a dot in it.
+COMPONENT = "evbus.headers"
+
+_TEXT = {"type": "string"}
+_BY_PLUGIN: dict[str, dict[str, Any]] = {
+    "compress": {ENCODING: {**_TEXT, "description": "How the body is compressed: zstd or zlib."}},
+    "session": {SESSION: {**_TEXT, "description": "The session, a JSON object of strings."}},
+    "sign": {
+        SIGNATURE: {**_TEXT, "description": "HMAC-SHA256 of the event, with the id of the key."},
+        SIGNED_AT: {**_TEXT, "description": "When it was signed, in seconds since 1970."},
+        ROUTING_KEY: {**_TEXT, "description": "The routing key that was signed."},
+    },
+    "stamp": {
+        "ce-specversion": {"const": "1.0", "description": "The version of CloudEvents."},
+        "ce-id": {**_TEXT, "description": "The event's id, unique in the world."},
+        "ce-source": {**_TEXT, "format": "uri-reference", "description": "Where it comes from."},
+        "ce-type": {**_TEXT, "description": "The event's name."},
+        "ce-time": {**_TEXT, "format": "date-time", "description": "When it was sent."},
+    },
+    "trace": {
+        "traceparent": {
+            **_TEXT,
+            "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}",
+            "description": "The trace that it belongs to, as W3C Trace Context has it.",
+        },
+        "tracestate": {**_TEXT, "description": "What tracing systems add."},
+        "baggage": {**_TEXT, "description": "What is handed on along the trace, as W3C Baggage has it."},
+    },
+}
 
 
 def document(
@@ -37,7 +69,7 @@ def document(
     """
     writer = _Writer(found)
     schemas, components = payloads(found.events)
-    shared = shared_headers(pipeline)
+    shared = _shared_headers(pipeline)
     writer.add_servers()
     writer.add_operations()
     schemes = {name: {"type": name} for name in sorted(writer.logins)}
@@ -47,7 +79,7 @@ def document(
         "securitySchemes": schemes,
     }
     return {
-        "asyncapi": VERSION,
+        "asyncapi": ASYNCAPI,
         "info": {"title": title, "version": version},
         "defaultContentType": content_type,
         "servers": writer.servers,
@@ -64,7 +96,7 @@ def _message(event: EventSpec, schemas: Mapping[str, Any], shared: Mapping[str, 
         "name": event.name,
         "title": event.name,
         **({"summary": text.partition("\n\n")[0].replace("\n", " "), "description": text} if text else {}),
-        "headers": headers_of(event, shared),
+        "headers": _headers_of(event, shared),
         "payload": schemas.get(event.name, {}),
     }
     flags = {"durable": event.durable, "broadcast": event.broadcast}
@@ -228,3 +260,25 @@ def _free(wanted: str, taken: Any) -> str:
 
 def _ref(*path: str) -> dict[str, str]:
     return {"$ref": "#/" + "/".join(path)}
+
+
+def _shared_headers(pipeline: Sequence[str]) -> dict[str, Any]:
+    """Return the component with the headers that the active pipeline plugins set, if they set any."""
+    found: dict[str, Any] = {}
+    for plugin in pipeline:
+        found.update(_BY_PLUGIN.get(plugin, {}))
+    properties = {name: found[name] for name in sorted(found)}
+    return {COMPONENT: {"type": "object", "properties": properties}} if properties else {}
+
+
+def _headers_of(event: EventSpec, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of an event's headers.
+
+    :param shared: what :func:`_shared_headers` returned.
+    """
+    properties: dict[str, Any] = {NAME: {**_TEXT, "const": event.name, "description": "The event's name."}}
+    if event.version != 1:
+        said = "The version of the event's fields; without this header it is this one."
+        properties[VERSION] = {**_TEXT, "default": str(event.version), "description": said}
+    own = {"type": "object", "properties": properties, "additionalProperties": _TEXT}
+    return {"allOf": [own, *({"$ref": f"#/components/schemas/{name}"} for name in shared)]} if shared else own

@@ -7,36 +7,22 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 __all__ = ["Job", "WorkerThread"]
 
 T = TypeVar("T")
 
+_Work = Callable[[], Any]
+
 _log = logging.getLogger("evbus.worker")
-
-
-class _Order:
-    """A function that nobody waits for."""
-
-    __slots__ = ("function",)
-
-    last = False
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self.function = function
-
-    def run(self) -> None:
-        try:
-            self.function()
-        except Exception:
-            _log.exception("work in the background failed")
 
 
 class Job:
     """A function to run in the thread, and whom to tell. ``loop`` and ``future`` belong to the caller.
 
-    :param last: the thread ends with it.
+    :param last: the thread ends with it, and it is run even if nobody waits for it any more.
     """
 
     __slots__ = ("_ended", "_error", "_result", "_told", "function", "future", "last", "loop")
@@ -50,18 +36,19 @@ class Job:
         self._error: BaseException | None = None
         self._ended = self._told = False
 
-    def run(self) -> None:
-        """Run the function; in the thread."""
+    def run(self) -> bool:
+        """Run the function, in the thread; return whether that ends then."""
         # A caller that gave up before the work began must not find it done later on: it tries again.
         # What comes last (closing a file) has to be done all the same.
         if self.future.cancelled() and not self.last:
-            return
+            return False
         try:
             self._result = self.function()
         except BaseException as exc:
             self._error = exc
         self._ended = True
         self.tell()
+        return self.last
 
     def tell(self) -> None:
         """Have the loop look at it, unless it is about to; in the thread."""
@@ -104,7 +91,7 @@ class WorkerThread:
         self._tick = tick
         # A SimpleQueue takes a tenth of the time. But up to Python 3.12, its get() waits for ever when a
         # short timeout runs out between its two looks at an empty queue.
-        self._jobs: queue.Queue[Job | _Order] | queue.SimpleQueue[Job | _Order] = (
+        self._jobs: queue.Queue[_Work] | queue.SimpleQueue[_Work] = (
             queue.SimpleQueue() if tick is None else queue.Queue()
         )
         self._thread: threading.Thread | None = None
@@ -137,7 +124,7 @@ class WorkerThread:
         :raises RuntimeError: the worker was closed.
         """
         self._refuse_closed()
-        self._start(job)
+        self._start(job.run)
         return job.future
 
     def submit(self, function: Callable[[], Any]) -> None:
@@ -146,7 +133,7 @@ class WorkerThread:
         :raises RuntimeError: the worker was closed.
         """
         self._refuse_closed()
-        self._start(_Order(function))
+        self._start(partial(_run, function))
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -162,7 +149,7 @@ class WorkerThread:
             return None
         self._closed = True
         job = Job(last or _nothing, last=True)
-        self._start(job)
+        self._start(job.run)
         return job.future
 
     async def close(self, last: Callable[[], Any] | None = None) -> None:
@@ -180,7 +167,7 @@ class WorkerThread:
             if self._thread is not None and not future.cancelled():
                 self._thread.join()
 
-    def _start(self, job: Job | _Order) -> None:
+    def _start(self, job: _Work) -> None:
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
@@ -197,8 +184,7 @@ class WorkerThread:
             except queue.Empty:
                 pass
             else:
-                job.run()
-                if job.last:
+                if job():
                     return
                 # Dropped before waiting: it holds the caller's events.
                 del job
@@ -207,3 +193,10 @@ class WorkerThread:
 
 def _nothing() -> None:
     return
+
+
+def _run(function: _Work) -> None:
+    try:
+        function()
+    except Exception:
+        _log.exception("work in the background failed")

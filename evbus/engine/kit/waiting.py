@@ -23,12 +23,6 @@ def running() -> asyncio.Task[Any] | None:
         return None
 
 
-def _present() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    assert task is not None
-    return task
-
-
 def failure_of(problem: BaseException, task: asyncio.Task[Any] | None) -> Exception:
     """Return the failure that somebody's code has ended with, whatever it raised.
 
@@ -182,7 +176,8 @@ class Deadline:
 
         :param task: the one that runs, which takes as long to find as a short plugin does its work.
         """
-        task = task or _present()
+        task = task or asyncio.current_task()
+        assert task is not None
         before = task.cancelling()
         # Much of what plugins do ends without waiting for anything, and costs no timer.
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any
 
 from evbus.types import Envelope
 
@@ -24,16 +24,6 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-class _Loose(Protocol):
-    """A holder of bodies that counts what comes and not what goes, as long as nobody needs to know."""
-
-    def recount(self) -> None:
-        """Count what is there."""
-
-    def tighten(self) -> None:
-        """Do so, and count from now on what goes."""
-
-
 class Weight:
     """The bytes of bodies that were delivered to a queue or to listeners of this process, and wait there.
 
@@ -41,6 +31,8 @@ class Weight:
     belongs to the thread of the bus's event loop; others only read it.
 
     :ivar size: the bytes of all of them; too many by what has gone from what is ``loose``.
+    :ivar loose: the holders that count what comes and not what goes, as long as nobody needs to know: each
+        with ``recount()``, which counts what is there, and ``tighten()``, from which on what goes is counted.
     :ivar idle: those of them that nobody takes: they do not go away by themselves.
     :ivar most_idle: how many these may be; beyond it the oldest are dropped.
     :ivar ceiling: ``on_rise`` is called when ``size`` comes above it.
@@ -55,7 +47,7 @@ class Weight:
         self.most_idle = UNBOUNDED
         self.ceiling = UNBOUNDED
         self.floor = 0
-        self.loose: weakref.WeakSet[_Loose] = weakref.WeakSet()
+        self.loose: weakref.WeakSet[Any] = weakref.WeakSet()
         self.on_rise: Callable[[], None] = _nothing
         self.on_fall: Callable[[], None] = _nothing
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.cli.output import closing, number, render
 from evbus.engine.cli.session import EXIT, Ended, LineProducer, event_line, exit_code, made_up, stop_code
-from evbus.engine.cli.table import closing, number, render
 from evbus.engine.core.lifecycle.run import Report
 from evbus.errors import BusStopped, ConfigError, InvalidPayload
 

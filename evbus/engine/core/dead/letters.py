@@ -33,6 +33,7 @@ class DeadLetters:
     :param store: takes what no profile gets.
     :param observers: told of each, and of what a stop has left.
     :ivar router: finds the lanes of a dead letter profile; without it all goes to the store.
+    :ivar muted: nobody is told any more.
     :ivar died: events that were given up while the bus ran, and went to the store.
     """
 
@@ -42,7 +43,7 @@ class DeadLetters:
         self._queue = queue
         self._store = store
         self._observers = observers
-        self._muted = False
+        self.muted = False
 
     def dead_letter(self, lane: Lane, dead: list[DeadLetter]) -> None:
         """Send events to their dead letter profile or to the dead store, and tell of them."""
@@ -88,7 +89,7 @@ class DeadLetters:
     ) -> None:
         """Write an event to the dead store that a stop has left, and tell of it."""
         self._record(event, where, reason, attempts, key)
-        if self._observers.left is not None and not self._muted:
+        if self._observers.left is not None and not self.muted:
             self._observers.left(event, key or where, reason)
 
     def _record(
@@ -127,25 +128,19 @@ class DeadLetters:
             log.debug("%s: an event is dead\n%s", where, trace(problem))
         self._tell(event, where, reason, attempts, problem)
         self.died += 1
-        while not self._record(event, where, reason, attempts, problem=problem):
+        recorded = self._record(event, where, reason, attempts, problem=problem)
+        while not recorded or not await self._store.flush():
             if self._store.closed:
                 return False
             await asyncio.sleep(PAUSE)
-        while not await self._store.flush():
-            if self._store.closed:
-                return False
-            await asyncio.sleep(PAUSE)
+            recorded = recorded or self._record(event, where, reason, attempts, problem=problem)
         return True
 
     def _tell(
         self, event: Envelope, where: Where, reason: str, attempts: int, problem: BaseException
     ) -> None:
-        if self._observers.dead is not None and not self._muted:
+        if self._observers.dead is not None and not self.muted:
             self._observers.dead(event, where, reason, attempts, problem)
-
-    def mute(self) -> None:
-        """Tell nobody more."""
-        self._muted = True
 
     async def close(self, patience: float) -> None:
         """Flush and close the store. A disk has ``patience`` seconds to end."""

@@ -9,21 +9,19 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from evbus.engine.codec import jsonl
-from evbus.engine.codec.jsonl import Record
 from evbus.engine.kit.append import AppendFile
 from evbus.engine.kit.paths import no_home
 from evbus.engine.kit.thread import Job, WorkerThread
-from evbus.errors import InvalidPayload, PayloadError, Unavailable
+from evbus.errors import InvalidPayload, Unavailable
 from evbus.types import Envelope
 
-__all__ = ["NO_STORE", "DeadStore", "read"]
+__all__ = ["NO_STORE", "DeadStore"]
 
 _log = logging.getLogger("evbus.evbus.dead")
 
@@ -65,6 +63,7 @@ class DeadStore:
         full, the older half is deleted, counted as lost and logged.
     :ivar lost: events that it was given and could not keep, those among them that the limit made go.
     :ivar last_error: why events are not written at present, or else why they were lost.
+    :ivar closed: it takes nothing more.
     """
 
     def __init__(self, path: Path, limit: int = 256 * 1024 * 1024) -> None:
@@ -95,7 +94,7 @@ class DeadStore:
         self._flushing: asyncio.Task[None] | None = None
         self._crowd = False
         self._failed_at: float | None = None
-        self._closed = False
+        self.closed = False
         self._given_up = False
         self._told: set[str] = set()
 
@@ -106,11 +105,6 @@ class DeadStore:
     def stored(self) -> int:
         """Events that it has put into the files, and that are in them still."""
         return self._older + self._newer
-
-    @property
-    def closed(self) -> bool:
-        """Whether it takes nothing more."""
-        return self._closed
 
     @property
     def pending(self) -> int:
@@ -178,7 +172,7 @@ class DeadStore:
         )
         with self._lock:
             full = self._is_full(len(line))
-            if not full and not self._closed:
+            if not full and not self.closed:
                 self._waiting.append(line)
                 self._waiting_bytes += len(line)
                 if 0 < self._limit < 4 * self._waiting_bytes:
@@ -207,7 +201,7 @@ class DeadStore:
         with self._lock:
             wanted = self._written + len(self._waiting)
         tried = False
-        while self._written < wanted and not self._closed and not (tried and self._failed_at is not None):
+        while self._written < wanted and not self.closed and not (tried and self._failed_at is not None):
             if self._flushing is None or self._flushing.done():
                 self._flushing = asyncio.ensure_future(self._flush())
             else:
@@ -224,7 +218,7 @@ class DeadStore:
         if self._crowd:
             await asyncio.sleep(GATHER)
         self._crowd = False
-        if not self._closed:  # else it is written already, or lost
+        if not self.closed:  # else it is written already, or lost
             self._wanted.set()
             await self._worker.begin(Job(self._write))
 
@@ -255,7 +249,7 @@ class DeadStore:
             # As far as it has to be, for the thread to write what it is for.
             await asyncio.wait({self._flushing}, timeout=2 * GATHER)
         with self._lock:
-            self._closed = True
+            self.closed = True
         self._wanted.set()
         closing = asyncio.ensure_future(self._worker.close(self._write_last if self._waiting else None))
         end = time.monotonic() + max(LAST_WRITE, seconds)
@@ -278,7 +272,7 @@ class DeadStore:
         with self._lock:
             self._scheduled = False
             left = len(self._waiting)
-            if not self._closed:
+            if not self.closed:
                 self._wanted.clear()
         problem = None
         while left and problem is None:
@@ -328,7 +322,7 @@ class DeadStore:
 
     def _lose_rest(self) -> None:
         with self._lock:
-            self._closed = self._given_up = True
+            self.closed = self._given_up = True
             left = len(self._waiting)
             self._waiting.clear()
             if left:
@@ -381,28 +375,3 @@ def _line(envelope: Envelope, dead: dict[str, Any]) -> bytes:
 
 def _spelled(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
-
-
-def read(
-    path: Path, *, max_body: int = 0, on_bad: Callable[[Path, int, PayloadError], None] | None = None
-) -> Iterator[Record]:
-    """Yield the events of a dead store, the oldest first: those of ``path.1``, then those of ``path``.
-
-    :param max_body: the largest body in bytes; 0, the default, for any.
-    :param on_bad: called with file, line number and reason for a line that is no event, such as one
-        torn by a power cut; without it the line is logged. Either way reading goes on.
-    :raises FileNotFoundError: neither file is there.
-    """
-    files = [file for file in (path.with_name(path.name + ".1"), path) if file.exists()]
-    if not files:
-        raise FileNotFoundError(f"there is no dead store at {path}")
-    for file in files:
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield jsonl.decode(line, max_body)
-                except PayloadError as exc:
-                    if on_bad is None:
-                        _log.warning("%s:%d is skipped: %s", file, number, exc)
-                    else:
-                        on_bad(file, number, exc)

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from evbus.engine.core.lane.retry import DeadLetter, without
 from evbus.engine.core.lane.stats import Counters
@@ -14,7 +14,7 @@ from evbus.engine.core.queue import Queue
 from evbus.engine.kit.weight import size_of
 from evbus.types import Envelope
 
-__all__ = ["Buffer", "Flight", "MemoryBuffer"]
+__all__ = ["Buffer", "Flight"]
 
 _T = TypeVar("_T")
 
@@ -42,80 +42,18 @@ class Flight:
         return [event for event, _ in pairs], [other for _, other in pairs]
 
 
-class Buffer(Protocol):
-    """What a lane has accepted, until it is settled.
+class Buffer:
+    """What a lane has accepted, until it is settled; in memory.
 
     Its counters hold at every moment: ``accepted = delivered + dead + dropped + queued + in_flight``. What is
     taken and not settled comes again: with :meth:`give_back` now, at the end of the lane with :meth:`close`.
     No function waits. All may be called with the lock of the bus's queue, and those that say so need it.
 
-    :ivar size: the bytes of those that wait.
-    """
-
-    counters: Counters
-    size: int
-
-    def __len__(self) -> int:
-        """Return how many wait."""
-
-    def __iter__(self) -> Iterator[Envelope]:
-        """Iterate over those that wait. Needs the lock."""
-
-    def append(self, events: list[Envelope], size: int) -> list[Envelope]:
-        """Accept events, ``size`` bytes in all; return the oldest that gave way. Needs the lock.
-
-        What is not taken at once is then to be announced.
-        """
-
-    def announce(self, count: int) -> None:
-        """Tell whoever waits for it that ``count`` events more have come, and stay. Needs the lock."""
-
-    def arrival(self) -> asyncio.Future[None]:
-        """Return a future that is done when an event waits."""
-
-    def take(self, most: int, alike: Callable[[Envelope], str] | None = None) -> Flight:
-        """Take the oldest events, at most ``most``; only those of which ``alike`` says what of the first."""
-
-    def pick(self, events: list[Envelope]) -> Flight:
-        """Take these of the events that wait."""
-
-    def taken(self) -> Iterator[Envelope]:
-        """Iterate over what was taken and is not settled. Needs the lock."""
-
-    def settle(
-        self,
-        flight: Flight,
-        delivered: list[Envelope],
-        dead: Sequence[DeadLetter] = (),
-        retried: int = 0,
-        dropped: int = 0,
-    ) -> bool:
-        """Count what became of events of a flight; return False when the lane was closed meanwhile.
-
-        :param dropped: how many gave way at their destination, which is in this process: these, or others
-            that were delivered before.
-        """
-
-    def give_back(self, flight: Flight) -> None:
-        """Let what is left of a flight wait again, before all others."""
-
-    def withdraw(self, gone: Callable[[Envelope], bool]) -> list[Envelope]:
-        """Give up what waits or stands and is ``gone``, as if never accepted; return what that was."""
-
-    def close(self, first: int) -> list[tuple[Envelope, int]]:
-        """Give up what is not settled; return what nobody else keeps, in order, with its attempts.
-
-        :param first: attempts of what was taken and not tried before.
-        """
-
-
-class MemoryBuffer:
-    """A :class:`Buffer` in memory.
-
     The bytes of what it holds, and the events that wait beyond ``limit``, count against the bounds of the
     bus's queue, so that what is slow holds back producers instead of filling memory.
 
     :param limit: events that may wait; with ``drops`` the oldest give way for more.
+    :ivar size: the bytes of those that wait.
     """
 
     def __init__(self, queue: Queue, limit: int, *, drops: bool = False) -> None:
@@ -135,7 +73,7 @@ class MemoryBuffer:
         self._sleepers: deque[asyncio.Future[None]] = deque()
 
     def __repr__(self) -> str:
-        return f"<MemoryBuffer queued={len(self)} in_flight={self.counters.in_flight}>"
+        return f"<Buffer queued={len(self)} in_flight={self.counters.in_flight}>"
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -144,7 +82,10 @@ class MemoryBuffer:
         return iter(self._waiting)
 
     def append(self, events: list[Envelope], size: int) -> list[Envelope]:
-        """Accept events; see :meth:`Buffer.append`."""
+        """Accept events, ``size`` bytes in all; return the oldest that gave way. Needs the lock.
+
+        What is not taken at once is then to be announced.
+        """
         waiting = self._waiting
         waiting.extend(events)
         self.size += size
@@ -160,7 +101,7 @@ class MemoryBuffer:
         return dropped
 
     def announce(self, count: int) -> None:
-        """Let the queue know what stays here, and wake as many as there are events."""
+        """Tell whoever waits for it that ``count`` events more have come, and stay. Needs the lock."""
         self._charge()
         while count and self._sleepers:
             sleeper = self._sleepers.popleft()
@@ -186,7 +127,7 @@ class MemoryBuffer:
         return sleeper
 
     def take(self, most: int, alike: Callable[[Envelope], str] | None = None) -> Flight:
-        """Take the oldest events; see :meth:`Buffer.take`."""
+        """Take the oldest events, at most ``most``; only those of which ``alike`` says what of the first."""
         waiting = self._waiting
         with self._lock:
             if alike is not None and waiting:
@@ -218,7 +159,7 @@ class MemoryBuffer:
         self._waiting.extend(events)
 
     def taken(self) -> Iterator[Envelope]:
-        """Iterate over what was taken and is not settled."""
+        """Iterate over what was taken and is not settled. Needs the lock."""
         return (event for flight in self._flights for event in flight.events)
 
     def settle(
@@ -229,7 +170,11 @@ class MemoryBuffer:
         retried: int = 0,
         dropped: int = 0,
     ) -> bool:
-        """Count what became of events of a flight; see :meth:`Buffer.settle`."""
+        """Count what became of events of a flight; return False when the lane was closed meanwhile.
+
+        :param dropped: how many gave way at their destination, which is in this process: these, or others
+            that were delivered before.
+        """
         counters = self.counters
         with self._lock:
             if flight not in self._flights:
@@ -272,7 +217,7 @@ class MemoryBuffer:
                 self.announce(len(self))
 
     def withdraw(self, gone: Callable[[Envelope], bool]) -> list[Envelope]:
-        """Give up what waits or stands and is ``gone``; see :meth:`Buffer.withdraw`."""
+        """Give up what waits or stands and is ``gone``, as if never accepted; return what that was."""
         with self._lock:
             found = [event for event in self._waiting if gone(event)]
             if found:
@@ -291,7 +236,10 @@ class MemoryBuffer:
         return found
 
     def close(self, first: int) -> list[tuple[Envelope, int]]:
-        """Give up what is not settled; see :meth:`Buffer.close`."""
+        """Give up what is not settled; return what nobody else keeps, in order, with its attempts.
+
+        :param first: attempts of what was taken and not tried before.
+        """
         with self._lock:
             left = [
                 (event, flight.tries.get(id(event), first))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from evbus.engine.core.lane.buffer import Buffer, Flight, MemoryBuffer
+from evbus.engine.core.lane.buffer import Buffer, Flight
 from evbus.engine.core.lane.relay import Tracker
 from evbus.engine.core.lane.retry import DeadLetter
 from evbus.engine.core.lane.sender import Sender
@@ -67,7 +67,7 @@ class Lane:
         self.sender = sender
         self.delivery = delivery
         self.secrets = secrets
-        self.buffer: Buffer = MemoryBuffer(queue, delivery.buffer, drops=delivery.on_full == "drop_oldest")
+        self.buffer = Buffer(queue, delivery.buffer, drops=delivery.on_full == "drop_oldest")
         self.latency = Latency()
         self.turns = Turns()
         self.tasks: list[asyncio.Task[None]] = []

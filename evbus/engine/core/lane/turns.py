@@ -20,16 +20,16 @@ class Turns:
     def __init__(self) -> None:
         self._under_way = 0
         self._alone = False
-        self._waiting: list[asyncio.Future[None]] = []
+        self._changed = asyncio.Event()
 
     async def take(self, call: Callable[..., Awaitable[_Made]], *given: object, alone: bool = False) -> _Made:
         """Await ``call(*given)``; with ``alone`` while no other call is under way."""
         while self._alone:
-            await self._change()
+            await self._changed.wait()
         self._alone = alone
         try:
             while alone and self._under_way:
-                await self._change()
+                await self._changed.wait()
             self._under_way += 1
             try:
                 return await call(*given)
@@ -38,16 +38,6 @@ class Turns:
         finally:
             if alone:
                 self._alone = False
-            if self._waiting:
-                self._wake()
-
-    def _change(self) -> asyncio.Future[None]:
-        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
-        return waiting
-
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            if not each.done():
-                each.set_result(None)
+            # All who wait look again.
+            self._changed.set()
+            self._changed.clear()

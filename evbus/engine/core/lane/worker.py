@@ -258,9 +258,6 @@ class _Worker:
         if not self._begun(flight):
             lane.buffer.give_back(flight)
 
-    def _all_begun(self) -> bool:
-        return all(sent.begun for sent in self._sent)
-
     def _begun(self, flight: Flight) -> bool:
         """Let the plugin have the events, if it takes them without waiting."""
         answer = self._lane.sender.begin(flight.events)
@@ -313,7 +310,7 @@ class _Worker:
         if not self._sent or (self._room(most) > 0 and not len(lane.buffer)):
             if self._arrival is None or self._arrival.done():
                 self._arrival = lane.buffer.arrival()
-            if self._all_begun():
+            if all(sent.begun for sent in self._sent):
                 lane.at_once = partial(self._at_once, most) if lane.sender.begins else None
                 try:
                     await self._arrival

@@ -21,11 +21,12 @@ from evbus.engine.core.lane.relay import Tracker
 from evbus.engine.core.lane.route import LaneRouter
 from evbus.engine.core.lifecycle.patience import Patience
 from evbus.engine.core.lifecycle.run import BusState, Report, RunPlan
-from evbus.engine.core.lifecycle.together import Joiners, open_all, within
+from evbus.engine.core.lifecycle.together import open_all, within
 from evbus.engine.core.lifecycle.unstopped import end_tasks, mark
 from evbus.engine.core.observe import Observers
-from evbus.engine.core.queue import Queue, resolve
+from evbus.engine.core.queue import Queue
 from evbus.engine.kit.names import unique
+from evbus.engine.kit.notifier import Notifier, resolve
 from evbus.errors import BusStopped, EvbusError
 from evbus.types import Delivery, Envelope
 
@@ -86,7 +87,7 @@ class Engine:
         self._dead: DeadLetters | None = None
         self._tracker: Tracker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._joiners = Joiners()
+        self._joiners = Notifier()
         self._idle: asyncio.Future[None] | None = None
         # A lane that was busy when it was looked at last.
         self._busy: Lane | None = None
@@ -169,7 +170,7 @@ class Engine:
         self._stop_early = False
         if self._ended is None or self._ended.done():
             self._release()
-        self._joiners.wake()
+        self._joiners.notify()
 
     async def run(self, plan: RunPlan) -> None:
         """Deliver events by ``plan`` until :meth:`stop` is called."""
@@ -188,7 +189,7 @@ class Engine:
             self.queue,
             self._dead.dead_letter,
             plan.dead_store.flush,
-            self._every_lane,
+            lambda: self.lanes.values(),  # noqa: PLW0108 - others take their place
         )
         self._stopping, self._cut_short, self._ended = (loop.create_future() for _ in range(3))
         if self.hurried:
@@ -234,7 +235,7 @@ class Engine:
         self.broker.connect(self._router.route)
         self.queue.bind(loop)
         self.queue.listen(self._feed)
-        self._joiners.wake()
+        self._joiners.notify()
 
     def _begin(self) -> None:
         """Tell that the bus runs, before anything is taken: who cannot go along with it ends the start."""
@@ -250,13 +251,14 @@ class Engine:
 
     async def join(self) -> None:
         """Return when the bus is started; raise what made the start fail."""
+        before = self._joiners.count
         if self._failure is not None:
             # A start that was scheduled just before is about to forget how the one before it ended.
             await asyncio.sleep(0)
         if self.state is BusState.RUNNING or self.state is BusState.DRAINING:
             return
         if self._failure is None:
-            await self._joiners.join()
+            await self._joiners.until(lambda: True if self._joiners.count != before else None)
         if self._failure is not None:
             task = self._starting()
             if task is not None and task.done() and not task.cancelled():
@@ -351,9 +353,6 @@ class Engine:
                 resolve(waiting)
 
     # Relay
-
-    def _every_lane(self) -> Iterable[Lane]:
-        return self.lanes.values()
 
     def destinations(self, profile: str) -> tuple[Lane, ...]:
         """Return the lanes that an event of this profile goes to.
@@ -529,7 +528,7 @@ class Engine:
             or not self.queue.lock.acquire(timeout=LOCK_TIMEOUT)
         ):
             return None
-        dead.mute()
+        dead.muted = True
         self._callback = None
         try:
             self.broker.refusal = BusStopped

@@ -1,45 +1,15 @@
-"""Many at once: senders that open, tasks that are to end, and who waits for the start."""
+"""Many at once: senders that open, and tasks that are to end."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from evbus.engine.core.lane.lane import Lane
-from evbus.engine.core.queue import resolve
 from evbus.errors import ConfigError, ConnectFailed, Rejected
 
-__all__ = ["Joiners", "open_all", "within"]
-
-
-class Joiners:
-    """Those who wait for the bus to be started, each in a loop of its own."""
-
-    def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[None]] = []
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    async def join(self) -> None:
-        """Wait for :meth:`wake`."""
-        joiner: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(joiner)
-        try:
-            await joiner
-        finally:
-            with suppress(ValueError):
-                self._waiting.remove(joiner)
-
-    def wake(self) -> None:
-        """Let all go on."""
-        waiting, self._waiting = self._waiting, []
-        for joiner in waiting:
-            # The loop of a joiner may have ended.
-            with suppress(RuntimeError):
-                joiner.get_loop().call_soon_threadsafe(resolve, joiner)
+__all__ = ["open_all", "within"]
 
 
 async def open_all(lanes: Sequence[Lane], seconds: float) -> None:

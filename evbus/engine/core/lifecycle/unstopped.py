@@ -36,13 +36,9 @@ def end_tasks(loop: asyncio.AbstractEventLoop) -> None:
             code = getattr(coroutine, "cr_code", None)
             if _is_marked(task) or (code is not None and code.co_filename.startswith(_PACKAGE)):
                 task._log_destroy_pending = False  # type: ignore[attr-defined] # as asyncio.gather does
-                _close(coroutine)
-
-
-def _close(coroutine: Any) -> None:
-    # Not every awaitable of a task can be closed.
-    with contextlib.suppress(Exception):
-        coroutine.close()
+                # Not every awaitable of a task can be closed.
+                with contextlib.suppress(Exception):
+                    coroutine.close()
 
 
 def _is_marked(task: asyncio.Task[Any]) -> bool:

@@ -120,7 +120,9 @@ def _load_one(
         if name == "init" and name in owners:
             _check_sub_virtual(sub, module, off)
         if name in owners and name != "init":
-            _refuse(name, owners[name])
+            raise _BrokenError(
+                f"the name {name!r} is taken by {owners[name]}; rename the file or its __virtualname__"
+            )
         if name in owners:
             _check_init(sub, module, owners[name])
         elif name != "init" and check is not None:
@@ -201,10 +203,6 @@ def _check_accepts(module: Any) -> None:
         raise _BrokenError(f"ACCT is a list of the names of providers, and not {accepts!r:.80}")
     if profile is not None and not (isinstance(profile, type) and issubclass(profile, msgspec.Struct)):
         raise _BrokenError(f"PROFILE is a class deriving msgspec.Struct, and not {profile!r:.80}")
-
-
-def _refuse(name: str, owner: str) -> None:
-    raise _BrokenError(f"the name {name!r} is taken by {owner}; rename the file or its __virtualname__")
 
 
 def _check_init(sub: Any, module: ModuleType, owner: str) -> None:

@@ -83,7 +83,10 @@ def check(room: str, module: ModuleType) -> None:
     for shape in SHAPES[room]:
         function = found[shape.name]
         if function is not None:
-            _located(_checks(shape), function)
+            try:
+                check_publish(function) if shape.name == "publish" else _check_function(shape, function)
+            except PluginError as exc:
+                raise PluginError(exc.reason, line=inspect.unwrap(function).__code__.co_firstlineno) from None
         elif shape.required:
             raise PluginError(f"it has no function {shape.name}({shape.parameters})")
     order = getattr(module, "__order__", 0)
@@ -91,27 +94,26 @@ def check(room: str, module: ModuleType) -> None:
         raise PluginError(f"__order__ is a number, not {order!r}")
 
 
-def _checks(shape: _Function) -> Callable[[Callable[..., Any]], object]:
-    special = {"publish": check_publish, "consume": _check_generator}
-    return special.get(shape.name) or functools.partial(_check_function, shape)
-
-
 def _check_function(shape: _Function, function: Callable[..., Any]) -> None:
-    parameters = shape.parameters
+    name, parameters = shape.name, shape.parameters
     if shape.described and takes_descriptor(function, len(parameters.split(", "))):
         parameters += ", descriptor"
-    if shape.why:
-        _check_plain(function, shape.name, parameters, shape.why)
-    else:
-        _check_async(function, shape.name, parameters)
+    if name == "consume":
+        if not inspect.isasyncgenfunction(function):
+            raise PluginError(
+                "consume must be 'async def consume(hub, ctx, subscription)' with a yield in it"
+            )
+    elif not shape.why:
+        if not inspect.iscoroutinefunction(function):
+            raise PluginError(f"{name} must be 'async def {name}({parameters})'")
+    # What such a function returns is true enough, and would never run.
+    elif inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise PluginError(f"{name} {shape.why} and must be plain 'def', not 'async def'")
+    elif inspect.isgeneratorfunction(function):
+        raise PluginError(f"{name} {shape.why} and must be plain 'def', without a yield in it")
+    _check_parameters(function, name, parameters)
     if shape.by_name:
-        _check_names(function, shape.name, parameters)
-
-
-def _check_generator(function: Callable[..., Any]) -> None:
-    if not inspect.isasyncgenfunction(function):
-        raise PluginError("consume must be 'async def consume(hub, ctx, subscription)' with a yield in it")
-    _check_parameters(function, "consume", "hub, ctx, subscription")
+        _check_names(function, name, parameters)
 
 
 def _function(module: ModuleType, name: str) -> Callable[..., Any] | None:
@@ -123,28 +125,6 @@ def _function(module: ModuleType, name: str) -> Callable[..., Any] | None:
         if inspect.isfunction(found):
             return found
     return None
-
-
-def _located(check: Callable[[Callable[..., Any]], object], function: Callable[..., Any]) -> None:
-    try:
-        check(function)
-    except PluginError as exc:
-        raise PluginError(exc.reason, line=inspect.unwrap(function).__code__.co_firstlineno) from None
-
-
-def _check_plain(function: Callable[..., Any], name: str, parameters: str, why: str) -> None:
-    # What such a function returns is true enough, and would never run.
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise PluginError(f"{name} {why} and must be plain 'def', not 'async def'")
-    if inspect.isgeneratorfunction(function):
-        raise PluginError(f"{name} {why} and must be plain 'def', without a yield in it")
-    _check_parameters(function, name, parameters)
-
-
-def _check_async(function: Callable[..., Any], name: str, parameters: str) -> None:
-    if not inspect.iscoroutinefunction(function):
-        raise PluginError(f"{name} must be 'async def {name}({parameters})'")
-    _check_parameters(function, name, parameters)
 
 
 def _check_parameters(function: Callable[..., Any], name: str, parameters: str) -> None:

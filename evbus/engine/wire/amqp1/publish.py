@@ -43,7 +43,7 @@ ABSENT = "amqp:not-found"
 FULL = "amqp:resource-limit-exceeded"
 
 
-class _NotThere(Rejected):
+class Unroutable(Rejected):
     """The event reached no queue, or its queue or exchange is not there."""
 
 
@@ -73,7 +73,7 @@ class Publisher(BrokerPublisher[Amqp1Session]):
         for index, (event, outcome) in enumerate(zip(events, outcomes, strict=True)):
             if outcome is None:
                 self._coming_back.arrived(event.routing_key)
-            elif type(outcome) is _NotThere and (left := self._coming_back.missed(event.routing_key)):
+            elif type(outcome) is Unroutable and (left := self._coming_back.missed(event.routing_key)):
                 said = f"{outcome}; the queue may be about to come back"
                 outcomes[index] = Unavailable(said, retry_within=left)
 
@@ -247,7 +247,7 @@ class Publisher(BrokerPublisher[Amqp1Session]):
         if outcome.name == "rejected" and outcome.condition != FULL:
             return Rejected(self._said(f"the broker rejected it{told}"))
         if outcome.name == "released":
-            return _NotThere(self._said("the broker released it: it reached no queue"))
+            return Unroutable(self._said("the broker released it: it reached no queue"))
         return DeliveryError(self._said(f"the broker gave it back ({outcome.name}){told}"))
 
     def _said(self, what: str) -> str:
@@ -260,7 +260,7 @@ class Publisher(BrokerPublisher[Amqp1Session]):
         if name == FAILED:
             return ConnectionLost(reason, alone=alone)
         if alone and name == ABSENT:
-            return _NotThere(reason)
+            return Unroutable(reason)
         return Rejected(reason) if alone and name != FULL else DeliveryError(reason)
 
     def _gone(self, session: Amqp1Session) -> Unavailable:

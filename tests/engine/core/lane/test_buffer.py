@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evbus.engine.core.lane.buffer import Buffer, Flight, MemoryBuffer
+from evbus.engine.core.lane.buffer import Buffer, Flight
 from evbus.engine.core.lane.retry import DeadLetter
 from evbus.engine.core.queue import Queue
 from evbus.engine.kit.weight import size_of
 from evbus.types import Envelope
 
 BUFFERS: list[Callable[[Queue], Buffer]] = [
-    lambda queue: MemoryBuffer(queue, 4),
-    lambda queue: MemoryBuffer(queue, 4, drops=True),
+    lambda queue: Buffer(queue, 4),
+    lambda queue: Buffer(queue, 4, drops=True),
 ]
 
 

@@ -6,8 +6,8 @@ import asyncio
 import gc
 from typing import Any
 
-from evbus.engine.core.lifecycle.together import Joiners
 from evbus.engine.core.lifecycle.unstopped import end_tasks, mark
+from evbus.engine.kit.notifier import Notifier
 
 
 async def _wait(ended: list[str]) -> None:
@@ -29,7 +29,7 @@ def test_tasks_of_evbus_end_without_a_word_and_those_of_the_program_are_told_by_
 
     async def main() -> None:
         tasks.append(asyncio.create_task(asyncio.Event().wait(), name="of the program"))
-        tasks.append(asyncio.create_task(Joiners().join()))
+        tasks.append(asyncio.create_task(Notifier().until(lambda: None)))
         await asyncio.create_task(beneath())
         await asyncio.sleep(0)
 
