@@ -16,7 +16,7 @@ from evbus.engine.wire.amqp.confirms import Batch, Confirms, Outcome, Sent
 from evbus.engine.wire.amqp.connect import AmqpSession
 from evbus.engine.wire.amqp.profile import Profile
 from evbus.engine.wire.amqp.topology import declared
-from evbus.engine.wire.base.coming_back import ComingBack
+from evbus.engine.wire.base.coming_back import ComingBack, Unroutable
 from evbus.engine.wire.base.inflight import InFlight
 from evbus.engine.wire.base.supervisor import Connection
 from evbus.errors import (
@@ -81,10 +81,6 @@ class _ConfirmChannel(NamedTuple):
     link: AbstractChannel
     confirms: Confirms
     heads: dict[tuple[str, int, int], _Head]
-
-
-class _Unroutable(Rejected):
-    """It came back: no queue is bound to the exchange for it."""
 
 
 class Publisher:
@@ -257,7 +253,7 @@ class Publisher:
             if outcome is None:
                 self._nowhere.discard(key)
                 self._coming_back.arrived(key)
-            elif type(outcome) is not _Unroutable:
+            elif type(outcome) is not Unroutable:
                 continue
             elif self._declares and not (sure and key in self._nowhere):
                 self._suspects.add(key)
@@ -321,7 +317,7 @@ class Publisher:
 
     def _unroutable(self, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
         found = unroutable(self._name, code, text, exchange, routing_key)
-        return _Unroutable(f"{found}{self._cure}") if self._cure else found
+        return Unroutable(f"{found}{self._cure}") if self._cure else found
 
     def _confirms(self, session: AmqpSession) -> Confirms:
         def ended(code: int, text: str) -> Exception:
@@ -441,7 +437,7 @@ def unroutable(name: str, code: int, text: str, exchange: str, routing_key: str)
     """Return the error of a ``basic.return`` on the connection ``name``."""
     where = f"the exchange {exchange!r} leads" if exchange else "there is"
     what = "to no queue for" if exchange else "no queue of the name of"
-    return _Unroutable(f"{name}: unroutable: {where} {what} the routing key {routing_key!r} ({text}, {code})")
+    return Unroutable(f"{name}: unroutable: {where} {what} the routing key {routing_key!r} ({text}, {code})")
 
 
 def _cure(profile: Profile) -> str:

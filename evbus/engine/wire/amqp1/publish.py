@@ -14,7 +14,7 @@ from evbus.engine.wire.amqp1.link import Outcome, SendingLink
 from evbus.engine.wire.amqp1.message import Encoder
 from evbus.engine.wire.amqp1.profile import Profile
 from evbus.engine.wire.amqp1.session import FORCED, Amqp1Session
-from evbus.engine.wire.base.coming_back import ComingBack
+from evbus.engine.wire.base.coming_back import ComingBack, Unroutable
 from evbus.engine.wire.base.publish import INVALID, Batch, BrokerPublisher, rejected
 from evbus.engine.wire.base.publish import Outcome as Result
 from evbus.errors import ConnectionLost, DeliveryError, Rejected, Unavailable
@@ -41,10 +41,6 @@ FAILED = "amqp:internal-error"
 ABSENT = "amqp:not-found"
 #: A queue or a broker that is full: tried again, as often as the lane does.
 FULL = "amqp:resource-limit-exceeded"
-
-
-class Unroutable(Rejected):
-    """The event reached no queue, or its queue or exchange is not there."""
 
 
 class Publisher(BrokerPublisher[Amqp1Session]):

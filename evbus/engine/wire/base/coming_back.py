@@ -6,8 +6,13 @@ import asyncio
 from typing import Any
 
 from evbus.engine.wire.base import supervisor
+from evbus.errors import Rejected
 
-__all__ = ["ComingBack"]
+__all__ = ["ComingBack", "Unroutable"]
+
+
+class Unroutable(Rejected):
+    """The event reached no queue, or its queue or exchange is not there."""
 
 
 class ComingBack:
