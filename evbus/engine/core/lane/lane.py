@@ -161,8 +161,7 @@ class Lane:
                 buffer.give_back(flight)
                 return
             self.settle(flight, events, dropped=dropped)
-        if self.on_idle is not None and self.idle:
-            self.on_idle()
+        self.rest()
 
     def take(self, most: int) -> Flight:
         """Take the oldest events, at most ``most``.
@@ -209,7 +208,10 @@ class Lane:
                     runs.setdefault(key, []).append(event)
             for events in runs.values():
                 self._pass_run(events)
-        self._pass_later(PASSING)
+        if self.idle:
+            self.rest()  # no worker has anything to do with it any more
+        else:
+            self._pass_later(PASSING)
 
     def _pass_run(self, events: list[Envelope]) -> None:
         """Deliver the first of what waits for one destination, as much as there is room for."""
@@ -264,7 +266,7 @@ class Lane:
             self._observers.dropped(self.key, count)
 
     def rest(self) -> None:
-        """Note that a worker has nothing in flight any more."""
+        """Note that whoever delivers has nothing in flight any more."""
         if self.stalled and not len(self.buffer):
             self._stall(False)
         if self.on_idle is not None and self.idle:

@@ -13,6 +13,7 @@ from evbus.engine.core.lane.lane import LaneState
 from evbus.engine.core.settings import DeliverySettings, Retry
 from evbus.engine.kit import backoff
 from evbus.errors import BusFull, ConnectFailed, ConnectionLost, DeliveryTimeout, Rejected, Unavailable
+from evbus.types import Envelope
 from tests.evbus.rig import HANG, SOON, Rig, Target, numbers, turns, until
 
 #: The ways in which a lane may publish: one by one, in batches, and with two batches under way.
@@ -564,6 +565,46 @@ async def test_an_event_put_by_a_finalizer_while_a_worker_lies_down_is_not_left(
         await until(lambda: nested)
         await until(lambda: len(target.got) == 2)
         loop.create_future = plain  # type: ignore[method-assign]
+
+
+# A destination that has as much as it may have
+
+
+async def test_what_is_delivered_without_a_worker_lets_those_go_on_who_wait_for_room(tmp_path: Path) -> None:
+    """As with an event loop that runs timers before the worker."""
+    rig, full, taken = Rig(tmp_path), [True], list[bytes]()
+
+    def publish_nowait(_ctx: Any, events: list[Envelope]) -> int:
+        if full[0]:
+            raise BusFull(2, 2, 0, 0)
+        taken.extend(event.body for event in events)
+        return 0
+
+    lane = rig.add(Target(batching=True), publish_nowait=publish_nowait)
+    await lane.sender.open(1.0)
+    with rig.queue.lock:
+        at_once = lane.offer([event(0), event(1)], 2)
+    assert at_once
+    lane.deliver_now()
+    assert rig.queue.stalled == 1
+    full[0] = False
+    await until(lambda: lane.idle)  # by nobody else than the lane
+    assert taken == [b"0", b"1"]
+    assert (lane.stalled, rig.queue.stalled) == (False, 0)
+
+    full[0] = True
+    with rig.queue.lock:
+        lane.offer([event(2)], 1)
+    lane.deliver_now()
+    full[0] = False
+    with rig.queue.lock:
+        lane.offer([event(3)], 1)
+    lane.deliver_now()
+    assert (lane.idle, lane.stalled, rig.queue.stalled) == (True, False, 0)
+
+
+def event(number: int) -> Envelope:
+    return Envelope("default", "", str(number).encode())
 
 
 # Workers
