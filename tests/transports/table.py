@@ -315,8 +315,7 @@ def _stomp(broker: str, *, usual: bool = False) -> Transport:
         kit=STOMP,
         broker=broker,
         usual=usual,
-        # RabbitMQ keeps what a subscription had until its connection ends: all share one channel.
-        can=frozenset({"copies", "requests", "listed" if rabbitmq else "leave"}),
+        can=frozenset({"copies", "requests", "leave"} | ({"listed"} if rabbitmq else set())),
         port="stomp_port",
         key_ends=".ü:\\",
         topic=lambda _, key: {

@@ -235,6 +235,28 @@ async def test_closing_gives_back_what_is_unsettled_and_leaves_the_connection_to
     assert transport.depth() == 0
 
 
+@pytest.mark.can("leave")
+async def test_who_leaves_a_queue_that_is_busy_leaves_the_connection_and_the_rest_to_others(
+    transport: Place,
+) -> None:
+    async with transport.sending() as send, transport.consuming(most=1) as first:
+        await send(*transport.numbered(300))
+        held = await first()
+        left = set(range(300)) - {int(held.envelope.body)}
+        async with transport.consuming(most=20) as second:
+            for _ in range(100):
+                delivery = await second()
+                delivery.ack()
+                left.discard(int(delivery.envelope.body))
+        held.ack()
+        while left:
+            delivery = await first()
+            delivery.ack()
+            left.discard(int(delivery.envelope.body))
+        assert {state["connects"] for state in transport.hub.connection.init.states().values()} == {1}
+    assert transport.depth() == 0
+
+
 @pytest.mark.can("listed")
 async def test_an_iteration_that_is_cancelled_leaves_the_queue(transport: Place) -> None:
     async with transport.consuming() as following:

@@ -279,10 +279,13 @@ class Consumer(BrokerConsumer[StompSession]):
         raise DeliveryError(problem)
 
     async def _leave(self, *, closing: bool) -> None:
-        self._unsettled.clear()
         if self._session is not None:
-            # RabbitMQ takes an ACK after UNSUBSCRIBE for an error, and ends the connection.
-            await self._session.unsubscribe(self._subscription, delete=self._queue if closing else "")
+            # RabbitMQ takes an ACK after UNSUBSCRIBE for an error, and ends the connection. Other brokers
+            # give what is unsettled to others themselves.
+            delete = self._queue if closing else ""
+            kept = self._unsettled if self._session.broker is Product.RABBITMQ and not delete else None
+            await self._session.unsubscribe(self._subscription, delete=delete, unsettled=kept)
+        self._unsettled.clear()
 
     def _pause(self) -> None:
         # What came over a subscription that has ended cannot be settled. So it goes on, and nothing is taken.
@@ -334,13 +337,12 @@ class Consumer(BrokerConsumer[StompSession]):
         settle: Callable[[str, bool | None, bool], None],
         frame: Frame,
     ) -> None:
-        if self.paused:
-            return
         headers, broker = frame.headers, session.broker
         tag = headers.get("ack") or headers.get("message-id", "")
         again = tag in self._unsettled
-        if broker is not Product.RABBITMQ:
-            self._unsettled[tag] = frame
+        self._unsettled[tag] = frame
+        if self.paused or origin.ended:
+            return
         count = headers.get("x-delivery-count", "")
         key, kept = routing_key(self._profile, headers, broker), sender_headers(headers, broker)
         self.waiting.append(
@@ -364,6 +366,7 @@ class Consumer(BrokerConsumer[StompSession]):
             return
         self.settled = True
         if session.broker is Product.RABBITMQ:
+            self._unsettled.pop(tag, None)
             headers = "" if accepted else f"requeue:{'true' if requeue else 'false'}\n"
             session.settle(tag, headers, accepted=bool(accepted))
             return

@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from enum import Enum
 from functools import partial
 from typing import Any
 
 from evbus.engine.kit.redact import one_line
+from evbus.engine.kit.waiting import call
 from evbus.engine.wire.base.session import BrokerSession
 from evbus.engine.wire.stomp.frame import Frame, Malformed, Parser, escape
 from evbus.engine.wire.stomp.frame import frame as encode
 from evbus.engine.wire.stomp.profile import KEY, ROUTING_KEY
-from evbus.errors import ConnectionLost, DeliveryError, Rejected, Unavailable
+from evbus.errors import ConnectionLost, DeliveryError, DeliveryTimeout, Rejected, Unavailable
 
 __all__ = [
     "MESSAGE_ID",
@@ -242,18 +243,18 @@ class StompSession(BrokerSession[Frame]):
 
     # Frames that go
 
-    async def ask(self, sent: bytes) -> Outcome:
-        """Send a SEND within a transaction that is given up; return when the broker has taken it.
+    async def ask(self, sent: bytes = b"", *, name: str = "evbus") -> Outcome:
+        """Send something within a transaction that is given up; return when the broker has taken it.
 
-        :param sent: the frame, with the header ``transaction:evbus``.
+        :param sent: a SEND with the header ``transaction``, which holds ``name``.
         """
-        outcome = await self._transaction("BEGIN", sent)
+        outcome = await self._transaction("BEGIN", name, sent)
         # Not at once: RabbitMQ stops to read a blocked publisher after the bytes in which its first SEND was.
-        return await self._transaction("ABORT") if outcome is None else outcome
+        return await self._transaction("ABORT", name) if outcome is None else outcome
 
-    async def _transaction(self, command: str, more: bytes = b"") -> Outcome:
+    async def _transaction(self, command: str, name: str, more: bytes = b"") -> Outcome:
         answer = _Answer(self._loop)
-        headers = {"transaction": "evbus", "receipt": str(self.expect(answer, 0))}
+        headers = {"transaction": name, "receipt": str(self.expect(answer, 0))}
         self.write(encode(command, headers) + more)
         return await answer.future
 
@@ -299,19 +300,54 @@ class StompSession(BrokerSession[Frame]):
         self.control.subscribe(destination, name, ack, dict(headers), receipt=str(receipt))
         return answer.future
 
-    async def unsubscribe(self, name: str, *, delete: str = "") -> None:
+    async def unsubscribe(
+        self, name: str, *, delete: str = "", unsettled: Collection[str] | None = None
+    ) -> None:
         """End a subscription ("UNSUBSCRIBE"), and return when the broker has done it.
 
         :param delete: the queue behind a subscription to a topic, which RabbitMQ deletes then.
+        :param unsettled: what came over it and is not settled, kept up to date by its taker. RabbitMQ would
+            keep that until the connection ends; it goes to others at once.
         """
-        if self._takers.pop(name, None) is None or self.lost.done():
+        if name not in self._takers or self.lost.done():
             return
         self.flush()
+        try:
+            if unsettled is not None:
+                with contextlib.suppress(DeliveryTimeout):
+                    await call(self._calm(name, unsettled), UNSUBSCRIBE_TIMEOUT)
+        finally:
+            returned = list(unsettled or ())
+            answer = self._end_subscription(name, delete, returned)
+        if not self.lost.done():
+            await asyncio.wait({answer}, timeout=UNSUBSCRIBE_TIMEOUT)
+        if unsettled is not None and len(unsettled) > len(returned):
+            self.fail("a message came over a subscription that was ending")
+
+    async def _calm(self, name: str, unsettled: Collection[str]) -> None:
+        """Wait until nothing more comes over a subscription, as no room is made for it.
+
+        RabbitMQ reports an error for each message that it finds on its way when the subscription has ended.
+        """
+        count = -1
+        while count < len(unsettled) and not self.lost.done():
+            count = len(unsettled)
+            await self.ask(name=name)
+
+    def _end_subscription(self, name: str, delete: str, unsettled: list[str]) -> asyncio.Future[Outcome]:
+        # Given back before the end it would come over this subscription again, and after it cannot be named
+        # any more. What a transaction holds is named before, and given back after.
+        inside = {"transaction": name}
+        if unsettled:
+            returned = [encode("NACK", {"id": tag, "requeue": "true", **inside}) for tag in unsettled]
+            self.write(b"".join((encode("BEGIN", inside), *returned)))
         answer = _Answer(self._loop)
-        receipt = self.expect(answer, 0)
+        answer.future.add_done_callback(lambda _: self._takers.pop(name, None))
         deleting = {"durable": "true", "x-queue-name": delete} if delete else {}
-        self.control.unsubscribe(name, deleting, receipt=str(receipt))
-        await asyncio.wait({answer.future}, timeout=UNSUBSCRIBE_TIMEOUT)
+        self.control.unsubscribe(name, deleting, receipt=str(self.expect(answer, 0)))
+        if unsettled:
+            self.write(encode("COMMIT", inside))
+        return answer.future
 
     def settle(self, tag: str, headers: str = "", *, accepted: bool) -> None:
         """Acknowledge a message, or not ("ACK", "NACK"). Those of one turn of the loop go in one write."""
