@@ -165,8 +165,7 @@ async def test_the_report_says_what_was_not_delivered(tmp_path: Path) -> None:
     async with api.bus({"down": {"*": {}}}, **options) as events:
         await events.put(body=1)
     report = events.report
-    assert report.undelivered == {"down.down.*": 1}
-    assert report.dead_store == str(dead)
+    assert (report.undelivered, report.dead_store) == ({"down.down.*": 1}, str(dead))
     assert str(report) == f"not delivered: down.down.*: 1; written to {dead}"
     assert json.loads(dead.read_text())["dead"]["lane"] == "down.down.*"
 

@@ -167,8 +167,7 @@ def test_plugins_of_pop_serial_are_the_last_resort(tmp_path: Path, monkeypatch: 
     hub = new_hub(serial_plugin="shout")
     hub.evbus.broker.put_nowait(body="hello")
     event = asyncio.run(hub.evbus.broker.get())
-    assert event.body == b"HELLO"
-    assert event.headers["content-type"] == "application/shout"
+    assert (event.body, event.headers["content-type"]) == (b"HELLO", "application/shout")
 
 
 def test_a_serializer_that_there_is_none_of_is_told_and_nothing_is_queued(hub: Any) -> None:

@@ -1,14 +1,18 @@
-"""``conf.py`` against the class of the settings: each option stands in both, and says the same."""
+"""The settings against ``conf.py``, and what errors have in common."""
 
 from __future__ import annotations
 
+import ast
 import typing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import evbus
 from evbus import conf
 from evbus.engine.core.settings import OPTIONS, Settings, read_settings
+from evbus.errors import nearest
 
 #: What the settings are not: where the profiles, their key and the listeners are, and another name of one.
 ELSEWHERE = {"acct_file", "acct_key", "config", "listeners", "profiles", "serial_plugin"}
@@ -53,3 +57,37 @@ def test_an_option_has_the_default_and_the_type_of_its_setting(name: str) -> Non
 def test_names_of_environment_variables_are_unique() -> None:
     names = [option["os"] for option in conf.CONFIG.values() if "os" in option]
     assert len(names) == len(set(names))
+
+
+# Sentences that errors have in common.
+
+
+@pytest.mark.parametrize(
+    ("written", "known", "said"),
+    [
+        ("host", ["url", "vhost", "hosts"], "; did you mean 'hosts'?"),
+        ("vhosts", ["url", "vhost", "hosts"], "; did you mean 'vhost'?"),
+        ("usr", ["url", "user"], "; did you mean 'user'?"),
+        ("colour", ["url", "user"], "; known: url, user"),
+        ("colour", [], ""),
+        ("default", ["default"], ""),
+        ("default", ["default", "defaults"], "; did you mean 'defaults'?"),
+    ],
+)
+def test_the_nearest_name_is_the_one_that_was_meant(written: str, known: list[str], said: str) -> None:
+    assert nearest(written, known) == said
+
+
+def test_not_more_than_ten_names_are_listed() -> None:
+    assert nearest("x", [f"name-{n:02}" for n in range(11)]).endswith("name-08, name-09, ...")
+
+
+def test_the_name_of_an_error_that_users_see_is_no_private_one() -> None:
+    """The type of an error stands in log lines and in the records of dead letters."""
+    trees = [ast.parse(file.read_text()) for file in Path(evbus.__file__).parent.rglob("*.py")]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    errors = {"EvbusError"}
+    for _ in range(5):
+        errors |= {one.name for one in classes if errors & {ast.unparse(base) for base in one.bases}}
+    assert len(errors) > 30
+    assert [name for name in errors if name.startswith("_")] == []

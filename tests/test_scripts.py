@@ -1,4 +1,4 @@
-"""The command line itself: options, configuration files, environment variables, help."""
+"""The command line itself, and what a start does not import."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def shell(tmp_path: Path) -> Shell:
 
 def test_without_a_command_the_help_is_printed(shell: Shell) -> None:
     done = shell.run()
-    assert done.returncode == 2
-    assert done.stdout == shell.run("--help").stdout
+    assert (done.returncode, done.stdout) == (2, shell.run("--help").stdout)
     assert "exit codes:" in done.stdout
     assert all(f"    {command} " in done.stdout for command in COMMANDS)
 
@@ -147,8 +146,7 @@ def test_profiles_encrypted_by_acct_are_read_with_the_key(shell: Shell) -> None:
 def test_output_that_nobody_reads_is_no_stack_trace(shell: Shell) -> None:
     with shell.start("plugins") as process:
         process.stdout.close()
-        assert process.wait(60) == 1
-        assert process.stderr.read() == ""
+        assert (process.wait(60), process.stderr.read()) == (1, "")
 
 
 def test_no_log_file_is_written_unless_asked_for(shell: Shell) -> None:
@@ -172,3 +170,56 @@ def test_a_start_does_not_import_pip() -> None:
         "assert not [name for name in sys.modules if name.split('.')[0] == 'pip']\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+# What a start does not import: counted, since the time that it takes says how busy the machine is.
+
+
+#: What is imported when it is first used: other people's packages, what is slow of Python's own, and the
+#: engines of what most programs do not use.
+LATER = (
+    *("aiohttp", "aiormq", "backports.zstd", "opentelemetry", "pamqp", "proton", "pydantic"),
+    *("stomp", "uvloop", "yarl", "email", "fractions", "http", "multiprocessing", "unittest", "xml"),
+    *("evbus.engine.cli", "evbus.engine.client", "evbus.engine.describe", "evbus.testing"),
+    *(f"evbus.engine.stages.{name}" for name in ("compress", "keys", "sign", "trace")),
+    *(f"evbus.engine.wire.{name}.publish" for name in ("amqp", "amqp1", "stomp")),
+)
+MERGE = """
+import pop.hub
+hub = pop.hub.Hub()
+before = set(sys.modules)
+hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
+print(*sorted(set(sys.modules) - before))
+"""
+PUT = """
+import runpy
+sys.argv = ["evbus", "put", "--profiles", "profiles.yml", "--quiet", "--routing-key", "k", "{}"]
+before = set(sys.modules)
+try:
+    runpy.run_module("evbus", run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "used"), [(MERGE, ()), (PUT, ("evbus.engine.cli",))], ids=["merge", "put"]
+)
+def test_it_imports_what_it_uses(program: str, used: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "profiles.yml").write_text("file: {default: {path: out.jsonl}}\n")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}){program}"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    imported = done.stdout.split()
+    assert "evbus.engine.core.queue" in imported
+    later = tuple(name for name in LATER if name not in used)
+    assert [name for name in imported if _below(name, later)] == []
+
+
+def _below(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in packages)

@@ -24,8 +24,8 @@ from tests.connection.amqp1_kit import (
     publish,
     url,
 )
-from tests.egress.kit import watched
 from tests.ingress.amqp_kit import eventually
+from tests.transports.kit import watched
 
 
 @pytest.fixture(scope="session", params=["rabbitmq", "rabbitmq4"])

@@ -67,8 +67,7 @@ def log_records() -> Any:
 
 
 def test_no_file_and_no_data_are_no_profiles(hub: Any) -> None:
-    assert profiles(hub) == {}
-    assert profiles(hub, acct_file=None, acct_key=None, acct_data={}) == {}
+    assert (profiles(hub), profiles(hub, acct_file=None, acct_key=None, acct_data={})) == ({}, {})
 
 
 @pytest.mark.parametrize("shape", ["mapping", "list"])

@@ -139,8 +139,7 @@ async def test_propagate_publishes_now_to_all_that_match_and_opens_once(tmp_path
     for number in range(2):
         hub.evbus.broker.put_nowait(routing_key="k", body=number, profile="orders")
         await hub.evbus.broker.propagate(contexts, await take(hub))
-    assert hub.ingress.SEEN.count("open") == 2
-    assert hub.ingress.SEEN.count(("state", "k", b"0")) == 2
+    assert (hub.ingress.SEEN.count("open"), hub.ingress.SEEN.count(("state", "k", b"0"))) == (2, 2)
     assert hub.ingress.SEEN.count(("state", "k", b"1")) == 2
 
 

@@ -38,10 +38,8 @@ def failing(hub: Any, contexts: Any) -> BaseException:
 
 def test_the_state_of_a_new_hub(hub: Any) -> None:
     assert hub.evbus.STARTED is False
-    assert hub.evbus.SERIAL_PLUGIN == "json"
-    assert hub.serialize.PLUGIN == "json"
-    assert hub.match.PLUGIN == "glob"
-    assert hub.evbus.BUS.qsize() == 0
+    assert (hub.evbus.SERIAL_PLUGIN, hub.serialize.PLUGIN) == ("json", "json")
+    assert (hub.match.PLUGIN, hub.evbus.BUS.qsize()) == ("glob", 0)
 
 
 async def test_started_says_when_events_are_delivered(hub: Any) -> None:
@@ -291,8 +289,7 @@ def test_many_threads_may_put_the_first_event(tmp_path: Path) -> None:
         for thread in threads:
             thread.join(WAIT)
         assert problems == []
-        assert hub.evbus.BUS.qsize() == 8
-        assert hub.ingress.RUNS == 1
+        assert (hub.evbus.BUS.qsize(), hub.ingress.RUNS) == (8, 1)
 
 
 def test_the_pipeline_runs_in_order_before_the_event_is_queued(tmp_path: Path) -> None:

@@ -87,8 +87,7 @@ async def test_what_is_no_event_is_dead_with_the_reason_and_as_it_came(
     assert got == []
     (line,) = dead(tmp_path / "dead")
     assert said in line["dead"]["reason"]
-    assert line["headers"]["content-type"] == kind
-    assert line["body"] == body
+    assert (line["headers"]["content-type"], line["body"]) == (kind, body)
 
 
 async def test_types_that_the_option_json_types_names_are_events() -> None:

@@ -1,4 +1,4 @@
-"""Pipeline plugins around listeners."""
+"""What is around listeners: pipeline plugins, and what becomes of what handlers raise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from evbus.api import session
 from evbus.engine.handling.events.declare import event
 from tests.evbus.kit import running, write
-from tests.event.kit import SOON, Got, OrderPlaced, dead, listening, new_hub, settled
+from tests.event.kit import INTERNAL, SOON, Got, OrderPlaced, dead, listening, new_hub, settled
 
 ALL = ("session", "trace", "stamp", "dedupe", "compress", "sign")
 KEYS = ("2026:0123456789abcdef",)
@@ -196,8 +196,7 @@ async def test_keys_keep_their_order_when_bodies_are_compressed() -> None:
             await hub.event.init.send(Long(key="abc"[number % 3], number=number))
     for key in "abc":
         numbers = [number for name, number in got if name == key]
-        assert numbers == sorted(numbers)
-        assert len(numbers) == 20
+        assert (numbers, len(numbers)) == (sorted(numbers), 20)
 
 
 async def test_an_event_that_is_not_signed_is_dead(tmp_path: Path) -> None:
@@ -220,3 +219,40 @@ async def test_an_event_that_is_not_signed_is_dead(tmp_path: Path) -> None:
 
 def _ctx() -> Any:
     return SimpleNamespace(profile=SimpleNamespace(limit=0), name="*")
+
+
+# Handlers that raise what is no ``Exception``.
+
+
+class Odd(BaseException):
+    """What some libraries use to get past ``except Exception``."""
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("options", [{}, {"key": "id"}, {"timeout": 20}])
+async def test_it_is_a_failed_attempt_and_told(
+    plain: bool, options: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = list[str]()
+
+    def handle(event: Any) -> None:
+        calls.append(event.id)
+        if calls.count("a") < 3 and event.id == "a":
+            raise Odd("panicked")
+
+    async def wait(event: Any) -> None:
+        await asyncio.sleep(0)
+        handle(event)
+
+    hub = new_hub(dead_store=str(tmp_path / "dead.jsonl"))
+    async with running(hub, INTERNAL):
+        hub.event.init.subscribe(
+            OrderPlaced, handle if plain else wait, name="odd", prefetch=1, retry=SOON, **options
+        )
+        for each in "ab":
+            await hub.event.init.send(OrderPlaced(each))
+        await settled(hub)
+        (told,) = hub.event.init.subscriptions()
+    assert calls == ["a", "a", "a", "b"]
+    assert (told["handled"], told["retried"], told["cancelled"], told["dead"]) == (2, 2, 0, 0)
+    assert "OrderPlaced fails and is tried again: DeliveryError: it raised Odd: panicked" in caplog.text

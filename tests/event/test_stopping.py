@@ -1,4 +1,4 @@
-"""What becomes of events when the bus stops: nothing is missing."""
+"""What becomes of events when the bus starts, stops, and ends in strange ways: nothing is missing."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from evbus.engine.handling.events.declare import event
-from tests.evbus.kit import running
-from tests.evbus.rig import turns
-from tests.event.kit import SOON, WAIT, Book, Gate, Got, OrderPlaced, dead, new_hub
+from evbus.errors import ProfileError
+from tests.engine.handling.events.test_consumer import Remote
+from tests.engine.handling.events.test_subscriptions import add, subscriptions
+from tests.evbus.kit import WAIT, new_hub, running
+from tests.evbus.rig import turns, until
+from tests.event.kit import INTERNAL, SOON, Book, Gate, Got, OrderPlaced, dead, settled
 
 PROFILES: dict[str, Any] = {"internal": {"*": {}}}
 
@@ -288,3 +291,169 @@ async def test_what_a_listener_raised_is_recorded_without_secrets(tmp_path: Path
     text = (tmp_path / "dead.jsonl").read_text() + caplog.text
     assert text.count("nothing answers at amqp://ann:***@host/") == 3  # in the file, and logged for each try
     assert "hunter22" not in text
+
+
+# A bus that ends in strange ways, and is started again: each event is handled once.
+
+
+ONCE = {**SOON, "attempts": 1}
+
+
+async def test_after_a_cancelled_run_the_next_hands_each_event_to_a_listener_once(tmp_path: Path) -> None:
+    hub, got = new_hub(dead_store=str(tmp_path / "dead.jsonl")), Got()
+    hub.event.init.subscribe(OrderPlaced, got.on, name="copy", per_process=True)
+    for number in range(3):
+        run = asyncio.ensure_future(hub.evbus.init.start(INTERNAL))
+        await asyncio.sleep(0)
+        await hub.evbus.init.join()
+        await hub.event.init.send(OrderPlaced(str(number)))
+        await settled(hub)
+        run.cancel()
+        await asyncio.wait({run})
+    assert [event.id for event in got] == ["0", "1", "2"]
+    assert all(not groups for groups in hub.egress.GROUPS.values())
+
+
+async def test_starts_and_stops_leave_nothing_behind(tmp_path: Path) -> None:
+    hub, got = new_hub(dead_store=str(tmp_path / "dead.jsonl")), Got()
+    hub.event.init.subscribe(OrderPlaced, got.on, name="copy", per_process=True)
+    hub.event.init.subscribe(OrderPlaced, got.on, name="shared", durable=True)
+    before = len(asyncio.all_tasks())
+    for number in range(1, 6):
+        async with running(hub, INTERNAL):
+            await hub.event.init.send(OrderPlaced())
+        assert len(got) == 2 * number
+        assert [len(groups) for groups in hub.egress.GROUPS.values()] == [2]
+        assert len(asyncio.all_tasks()) == before
+
+
+async def test_a_stop_while_a_listener_is_being_removed_keeps_what_that_handles(tmp_path: Path) -> None:
+    hub = new_hub(dead_store=str(tmp_path / "dead.jsonl"), drain_timeout=0.2)
+    gate = Gate(lambda event: event.id)
+    async with running(hub, INTERNAL):
+        number = hub.event.init.subscribe(OrderPlaced, gate.on)
+        for each in "abc":
+            await hub.event.init.send(OrderPlaced(each))
+        await gate.entered(1)
+        removing = asyncio.ensure_future(hub.event.init.unsubscribe(number))
+        await asyncio.sleep(0)
+        hub.evbus.ENGINE.hurry()
+    assert await removing
+    assert sorted(line["body"]["id"] for line in dead(tmp_path / "dead.jsonl")) == ["a", "b", "c"]
+    assert sum(hub.evbus.ENGINE.report.undelivered.values()) == 3
+
+
+async def test_on_error_cannot_wait_for_the_stop_that_waits_for_it(tmp_path: Path) -> None:
+    hub, said = new_hub(dead_store=str(tmp_path / "dead.jsonl")), list[str]()
+
+    async def on(event: Any) -> None:
+        raise KeyError
+
+    async def on_error(event: Any, exception: Exception) -> None:
+        try:
+            await hub.evbus.init.stop()
+        except Exception as exc:
+            said.append(str(exc))
+
+    async with running(hub, INTERNAL):
+        number = hub.event.init.subscribe(OrderPlaced, on, name="bad", retry=ONCE, on_error=on_error)
+        await hub.event.init.send(OrderPlaced())
+        await until(lambda: bool(said))
+    assert said[0].startswith(f"listener {number} stops the bus, which waits for its listeners")
+
+
+async def test_a_listener_that_ended_itself_cannot_wait_for_the_stop(tmp_path: Path) -> None:
+    hub, said = new_hub(dead_store=str(tmp_path / "dead.jsonl")), list[str]()
+
+    async def on(event: Any) -> None:
+        await hub.event.init.unsubscribe(number)
+        try:
+            await hub.evbus.init.stop()
+        except Exception as exc:
+            said.append(str(exc))
+
+    async with running(hub, INTERNAL):
+        number = hub.event.init.subscribe(OrderPlaced, on)
+        await hub.event.init.send(OrderPlaced())
+        await until(lambda: bool(said))
+    assert said[0].startswith(f"listener {number} stops the bus, which waits for its listeners")
+
+
+# A start that listeners have a part in.
+
+
+async def test_a_start_that_a_listener_cannot_go_along_with_keeps_what_was_sent() -> None:
+    got: list[int] = []
+
+    hub = new_hub()
+
+    async def on(event: OrderPlaced) -> None:
+        got.append(event.total)
+
+    wrong = hub.event.init.subscribe(OrderPlaced, on, profile="elsewhere")
+    hub.evbus.broker.put_nowait("OrderPlaced", OrderPlaced("A-1", 1))
+    starting = asyncio.ensure_future(hub.evbus.init.start({"internal": {"default": {}}}))
+    with pytest.raises(ProfileError, match="there is no profile that 'elsewhere' matches"):
+        await asyncio.wait_for(hub.evbus.init.join(), WAIT)
+    await asyncio.gather(starting, return_exceptions=True)
+    assert await hub.event.init.unsubscribe(wrong)
+    hub.event.init.subscribe(OrderPlaced, on)
+    async with running(hub, {"internal": {"default": {}}}):
+        await hub.event.init.send(OrderPlaced("A-2", 2))
+        await settled(hub)
+    assert got == [1, 2]
+
+
+async def test_a_bus_that_was_cancelled_leaves_no_listener_behind() -> None:
+    got: list[Any] = []
+
+    hub = new_hub()
+
+    async def on(event: OrderPlaced) -> None:
+        got.append(event.total)
+
+    hub.event.init.subscribe(OrderPlaced, on, per_process=True)
+    for _ in range(2):
+        bus = asyncio.ensure_future(hub.evbus.init.start({"internal": {"default": {}}}))
+        await asyncio.wait_for(hub.evbus.init.join(), WAIT)
+        bus.cancel()
+        await asyncio.wait({bus})
+        assert [found["listening"] for found in hub.event.init.subscriptions()] == [False]
+    async with running(hub, {"internal": {"default": {}}}):
+        await hub.event.init.send(OrderPlaced("A-1", 1))
+        await settled(hub)
+    assert got == [1]
+
+
+# A stop that is cut short does not wait for listeners.
+
+
+async def test_what_came_from_elsewhere_and_is_being_handled_goes_back_at_once() -> None:
+    remote, gate, found = Remote(), Gate(lambda event: event.id), subscriptions()
+    cut_short = asyncio.Event()
+    add(found, gate.on)
+    found.start(lambda profile: [remote.source()], None)
+    remote.queue.put_nowait(remote.delivery(OrderPlaced("a"), "a"))
+    await gate.entered(1)
+    pausing = asyncio.ensure_future(found.pause(cut_short.is_set))
+    await asyncio.wait({pausing}, timeout=0)
+    assert not pausing.done()
+    cut_short.set()
+    await asyncio.wait_for(pausing, WAIT / 2)  # the patience of the consumers is WAIT
+    await found.stop()
+    assert remote.closed
+    assert gate.done == []
+
+
+async def test_otherwise_what_is_being_handled_is_waited_for() -> None:
+    remote, gate, found = Remote(), Gate(lambda event: event.id), subscriptions()
+    add(found, gate.on)
+    found.start(lambda profile: [remote.source()], None)
+    remote.queue.put_nowait(remote.delivery(OrderPlaced("a"), "a"))
+    await gate.entered(1)
+    pausing = asyncio.ensure_future(found.pause(lambda: False))
+    await asyncio.wait({pausing}, timeout=0)
+    gate.release("a")
+    await pausing
+    assert remote.told == [("a", True, False)]
+    await found.stop()

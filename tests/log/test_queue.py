@@ -50,9 +50,7 @@ def test_records_from_before_the_loop_runs_are_delivered(hub: Any) -> None:
     logging.getLogger("app").info("early")
     run(hub)
     (body,) = drained(hub)
-    assert body["message"] == "early"
-    assert body["level"] == "INFO"
-    assert body["module"] == "test_queue"
+    assert (body["message"], body["level"], body["module"]) == ("early", "INFO", "test_queue")
     assert len(body["timestamp"]) == len("12:34")
 
 
@@ -166,8 +164,7 @@ def test_a_failing_destination_of_the_log_does_not_feed_itself(tmp_path: Path) -
 
     run(hub, during, {"down": {"logger": {"delivery": delivery}}})
     found = hub.evbus.stats.snapshot()
-    assert found["bus"]["accepted"] == 1
-    assert found["lanes"]["down.down.logger"]["dead"] == 1
+    assert (found["bus"]["accepted"], found["lanes"]["down.down.logger"]["dead"]) == (1, 1)
 
 
 def test_a_contract_that_is_loaded_later_sees_the_events_of_the_log(tmp_path: Path) -> None:

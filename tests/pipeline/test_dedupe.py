@@ -4,7 +4,6 @@ import asyncio
 import logging
 from typing import Any
 
-import pop.hub
 import pytest
 
 from evbus.engine.core.settings import Settings
@@ -13,12 +12,10 @@ from evbus.types import Envelope
 
 
 @pytest.fixture
-def room() -> Any:
+def room(room: Any) -> Any:
     """Return a hub with this room alone, and the plugin's options as they are by default."""
-    hub = pop.hub.Hub()
-    hub.pop.sub.add(dyne_name="pipeline", pypath="evbus.pipeline")
-    hub.pipeline.dedupe.configure(Settings())
-    return hub
+    room.pipeline.dedupe.configure(Settings())
+    return room
 
 
 def received(profile: str = "p", **headers: str) -> Envelope:

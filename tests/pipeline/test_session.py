@@ -6,7 +6,6 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import pop.hub
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,14 +15,6 @@ from evbus.errors import InvalidHeader, Rejected
 from evbus.types import Envelope
 
 TEXTS = st.dictionaries(st.text(max_size=20), st.text(max_size=20), max_size=10)
-
-
-@pytest.fixture
-def room() -> Any:
-    """Return a hub with this room alone."""
-    hub = pop.hub.Hub()
-    hub.pop.sub.add(dyne_name="pipeline", pypath="evbus.pipeline")
-    return hub
 
 
 def send(hub: Any, **headers: str) -> dict[str, str]:

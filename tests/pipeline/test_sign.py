@@ -8,7 +8,6 @@ import logging
 import struct
 from typing import Any
 
-import pop.hub
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -324,14 +323,6 @@ def test_whatever_is_signed_is_verified(body: bytes, routing_key: str, headers: 
     envelope = Envelope("p", routing_key, body, headers)
     by.send(envelope)
     assert handled(by, envelope) is envelope
-
-
-@pytest.fixture
-def room() -> Any:
-    """Return a hub with this room alone."""
-    hub = pop.hub.Hub()
-    hub.pop.sub.add(dyne_name="pipeline", pypath="evbus.pipeline")
-    return hub
 
 
 async def test_the_plugin_takes_its_options(room: Any) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import pop.hub
 import pytest
 
 from evbus.api import bus
@@ -25,12 +24,10 @@ FORM = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @pytest.fixture
-def room() -> Any:
+def room(room: Any) -> Any:
     """Return a hub with this room alone."""
-    hub = pop.hub.Hub()
-    hub.pop.sub.add(dyne_name="pipeline", pypath="evbus.pipeline")
-    hub.pipeline.trace.configure(None)
-    return hub
+    room.pipeline.trace.configure(None)
+    return room
 
 
 @pytest.fixture

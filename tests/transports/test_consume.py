@@ -231,8 +231,7 @@ async def test_closing_gives_back_what_is_unsettled_and_leaves_the_connection_to
             delivery = await first()
             delivery.ack()
             seen.add(int(delivery.envelope.body))
-    assert transport.hub.connection.init.states() == {}
-    assert transport.depth() == 0
+    assert (transport.hub.connection.init.states(), transport.depth()) == ({}, 0)
 
 
 @pytest.mark.can("leave")
@@ -264,5 +263,4 @@ async def test_an_iteration_that_is_cancelled_leaves_the_queue(transport: Place)
         await eventually(transport.consumers, "it consumes")
         waiting.cancel()
         await asyncio.wait({waiting})
-    assert transport.hub.connection.init.states() == {}
-    assert transport.consumers() == 0
+    assert (transport.hub.connection.init.states(), transport.consumers()) == ({}, 0)

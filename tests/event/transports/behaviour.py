@@ -559,8 +559,7 @@ class Behaviour:
             (record,) = self.dead()
             assert record.body["number"] == 1
             assert record.dead is not None
-            assert record.dead["reason"] == "ValueError: never"
-            assert record.dead["attempts"] == 3
+            assert (record.dead["reason"], record.dead["attempts"]) == ("ValueError: never", 3)
             async with self.process(after):
                 await sender.event.init.send(kind(2))
                 assert await after.numbers(1) == [2]
