@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import difflib
+import gc
 import logging
 import os
 import pathlib
@@ -176,6 +177,8 @@ def _main() -> int:
             output.say(hub.args.parser.help())
             return MISTAKE
         hub.pop.sub.add(subname="command", pypath="evbus.command")
+        gc.freeze()
+        gc.enable()
         return asyncio.run(_run(hub, hub.SUBPARSER, dict(hub.OPT.evbus)))
     except EvbusError as exc:
         return _told(exc)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ STOPPED = 130
 
 def main() -> None:
     """Run the command line and exit with its code; see ``evbus --help``."""
+    # Until a command begins all that is made stays, and there is nothing to be collected.
+    gc.disable()
     # What is imported is Python, and in its midst a KeyboardInterrupt would be a traceback.
     before = signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(STOPPED))
     from evbus import _program

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
-import pop.hub
 import pytest
 
+from evbus.engine.core.plugins import installed
 from evbus.engine.wire.base import supervisor
 from tests.servers import _activemq, _versions
 from tests.servers._activemq import ActiveMQ
@@ -155,9 +155,7 @@ def _version(config: pytest.Config) -> str:
 @pytest.fixture
 def hub() -> Any:
     """Return a new hub with the bus on it, loaded from this package alone."""
-    hub = pop.hub.Hub()
-    hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
-    return hub
+    return installed.new_hub()
 
 
 @pytest.fixture(autouse=True)

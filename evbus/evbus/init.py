@@ -68,7 +68,7 @@ def __init__(hub):
     """Declare the state; when POP rebuilds the sub this runs again and keeps what there is."""
     if "ENGINE" in vars(hub.evbus) or not _installed.is_ours(__file__):
         return
-    with _installed.LOADING:
+    with _installed.loading():
         _declare_state(hub)
 
 
@@ -334,7 +334,7 @@ def _configure(hub):
             raise errors.EvbusError("the plugins are being loaded; no event can be put before that is done")
         hub.evbus.BUSY = True
         try:
-            with _installed.LOADING:
+            with _installed.loading():
                 _apply_options(hub, options, known)
         finally:
             hub.evbus.BUSY = False

@@ -7,6 +7,8 @@ mixture. Here such mistakes are told as broken plugins, and of evbus only the co
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import os
 import re
@@ -29,6 +31,7 @@ __all__ = [
     "Dynes",
     "declared",
     "is_ours",
+    "loading",
     "merge",
     "new_hub",
     "open_later",
@@ -42,6 +45,8 @@ log = logging.getLogger("evbus")
 LOADING = threading.RLock()
 
 OURS = os.path.realpath(Path(evbus.__file__).parent)
+#: What is beside packages, and is none.
+METADATA = (".dist-info", ".egg-info")
 PARTS = ("CONFIG", "CLI_CONFIG", "SUBCOMMANDS")
 #: The rooms of acct, rend and pop-serial that pop-evbus 6 and 7 opened at every start.
 LATER = ("acct", "crypto", "output", "rend", "serial")
@@ -92,9 +97,22 @@ class _Later(dict[str, Any]):
             return self._hub._subs[name]
 
 
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Hold :data:`LOADING`, with the collector at rest: nearly all that loading makes is there to stay."""
+    with LOADING:
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if enabled:
+                gc.enable()
+
+
 def new_hub() -> Any:
     """Return a new hub with the bus on it."""
-    with LOADING:
+    with loading():
         hub = pop.hub.Hub()
         merge(hub)
     return hub
@@ -102,7 +120,7 @@ def new_hub() -> Any:
 
 def merge(hub: Any) -> None:
     """Put the bus on a hub, unless it is there."""
-    with LOADING:
+    with loading():
         if not hub._dscan:
             declared(hub)
         hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
@@ -131,18 +149,20 @@ def scan() -> Dynes:
 
 def _packages() -> Iterator[str]:
     seen = set()
-    for place in list(sys.path):
+    for place in filter(None, list(sys.path)):
         try:
-            names = os.listdir(place) if place else ()  # noqa: PTH208
+            entries = list(os.scandir(place))
         except OSError:
             continue
-        for name in names:
-            folder = os.path.normpath(os.path.join(place, name))  # noqa: PTH118
+        for entry in entries:
+            name, folder = entry.name, os.path.normpath(entry.path)
             if name.endswith(".egg-link"):
                 try:
                     folder = os.path.normpath(Path(folder).read_text().splitlines()[0])
                 except (OSError, ValueError, IndexError):
                     continue
+            elif name.endswith(METADATA) or not entry.is_dir():
+                continue
             if folder not in seen:
                 seen.add(folder)
                 yield folder

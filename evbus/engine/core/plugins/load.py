@@ -92,11 +92,15 @@ def _in_order(sub: Any) -> list[str]:
         key=lambda bname: (Path(bname).name != "init", folders.index(str(Path(bname).parent)), bname),
     )
     # The same folder may stand twice on sys.path, once through a link (lib and lib64).
-    real = {os.path.realpath(bname): bname for bname in reversed(ordered)}
+    real = {folder: os.path.realpath(folder) for folder in folders}
+    seen = set()
     for bname in ordered:
+        folder, name = os.path.split(bname)
+        place = (real[folder], name)
         # Nobody calls a plugin .x: an editor calls its lock files and backups so.
-        if real[os.path.realpath(bname)] != bname or Path(bname).name.startswith("."):
+        if place in seen or name.startswith("."):
             del sub._scan["python"][bname]
+        seen.add(place)
     return [bname for bname in ordered if bname in sub._scan["python"]]
 
 
@@ -128,6 +132,7 @@ def _load_one(
         elif name != "init" and check is not None:
             _check(module, check)
         _check(module, check_options)
+        _keep_signatures(module)
         _put_on_sub(sub, bname, name)
         if subsystem in ("ingress", "egress"):
             _check_accepts(sub._loaded[name])
@@ -161,7 +166,7 @@ def _import(module_name: str, file: str) -> ModuleType:
             "it is no file, but a link that leads nowhere, or a folder, pipe, socket or device"
         )
     other = getattr(sys.modules.get(module_name), "__file__", None)
-    if other is not None and os.path.realpath(other) != os.path.realpath(file):
+    if other not in (None, file) and os.path.realpath(other) != os.path.realpath(file):
         # shop.eu/same.py and shop/eu/same.py
         raise _BrokenError(
             f"POP takes it for {other}, whose path differs in dots only; rename one of the folders"
@@ -193,6 +198,13 @@ def _check(module: ModuleType, check: Check) -> None:
         check(module)
     except PluginError as exc:
         raise _BrokenError(exc.reason, exc.line) from None
+
+
+def _keep_signatures(module: ModuleType) -> None:
+    """Let POP, which reads the signature of every function for every hub, find it made."""
+    for function in vars(module).values():
+        if inspect.isfunction(function) and function.__module__ == module.__name__:
+            function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
 
 
 def _check_accepts(module: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -265,3 +266,17 @@ def test_rooms_that_are_not_installed_are_not_there() -> None:
     assert not hasattr(hub, "no_such_room")
     with pytest.raises(AttributeError, match="acct"):
         hub.acct  # noqa: B018 - that it raises is what is looked at
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_rests_while_a_hub_is_made_and_is_as_it_was_afterwards(
+    enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(installed, "merge", lambda _hub: seen.append(gc.isenabled()))
+    (gc.enable if enabled else gc.disable)()
+    try:
+        installed.new_hub()
+        assert (seen, gc.isenabled()) == ([False], enabled)
+    finally:
+        gc.enable()

@@ -12,6 +12,7 @@ from typing import Any
 import pop.hub
 import pytest
 
+from evbus.engine.core.plugins import installed
 from evbus.errors import ConfigError, EvbusError, ProfileError
 from tests.evbus.kit import KEEPER, WAIT, new_hub, package, plugin, running, states, write
 
@@ -649,3 +650,8 @@ def test_a_bad_plugin_is_told_and_the_others_are_loaded(
     assert found["good"].state == "loaded"
     assert (found["bad"].state, found["bad"].reason) == ("broken", reason)
     hub.evbus.init.check({"internal": {"default": {}}})
+
+
+def test_the_signatures_of_a_plugin_are_read_once_however_many_hubs_there_are(hub: Any) -> None:
+    again = installed.new_hub()
+    assert again.ingress.file.publish.signature is hub.ingress.file.publish.signature
