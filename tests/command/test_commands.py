@@ -261,3 +261,12 @@ def test_sizes_and_durations_of_options_have_units(shell: Shell) -> None:
     done = shell.run(*put, EVBUS_DRAIN_TIMEOUT="2 weeks")
     assert done.returncode == 2
     assert done.stderr.startswith("evbus: evbus.drain_timeout: '2 weeks' has an unknown unit; a number of")
+
+
+def test_what_a_command_makes_is_collected(shell: Shell) -> None:
+    shell.file(
+        "plugins/ingress/told.py",
+        "import gc\n\n\nasync def publish(hub, ctx, body):\n    print(gc.isenabled())\n",
+    )
+    shell.file("told.yml", "told: {default: {}}\n")
+    assert shell.run("put", "1", "-p", "told.yml", "-q", "--plugin-dirs", "plugins").stdout == "True\n"
