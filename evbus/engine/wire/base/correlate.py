@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
@@ -37,7 +38,9 @@ class Correlator:
         self._requests: dict[str, tuple[asyncio.Future[Envelope], float]] = {}
         # One timer for all: one for each request costs more.
         self._deadlines: list[tuple[float, str]] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        # When it ends; uvloop's handles of what is nearly due do not tell.
+        self._due = math.inf
 
     def __len__(self) -> int:
         """Return the number of requests under way."""
@@ -63,11 +66,8 @@ class Correlator:
             self._deadlines = [each for each in self._deadlines if each[1] in self._requests]
             heapify(self._deadlines)
         heappush(self._deadlines, (deadline, correlation_id))
-        timer = self._timer
-        if timer is None or deadline < timer.when():
-            if timer is not None:
-                timer.cancel()
-            self._timer = self._loop.call_at(deadline, self._look)
+        if deadline < self._due:
+            self._look_at(deadline)
         return reply
 
     async def reply(self, correlation_id: str, reply: asyncio.Future[Envelope]) -> Envelope:
@@ -104,23 +104,28 @@ class Correlator:
         """End all requests, each with an error of its own."""
         requests, self._requests = self._requests, {}
         self._deadlines.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._look_at(math.inf)
         for reply, _ in requests.values():
             if not reply.done():
                 reply.set_exception(problem())
 
+    def _look_at(self, deadline: float) -> None:
+        """Set the timer to a deadline; none is left at an infinite one."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = deadline
+        self._timer = None if deadline == math.inf else self._loop.call_at(deadline, self._look)
+
     def _look(self) -> None:
         """Give up the requests whose time is over; the timer is for the first of the others."""
-        self._timer = None
+        self._look_at(math.inf)
         now, deadlines = self._loop.time(), self._deadlines
         while deadlines:
             deadline, correlation_id = deadlines[0]
             request = self._requests.get(correlation_id)
             if request is not None:
                 if deadline > now:
-                    self._timer = self._loop.call_at(deadline, self._look)
+                    self._look_at(deadline)
                     return
                 self.fail(correlation_id, DeliveryTimeout(request[1]))
                 self._requests.pop(correlation_id, None)

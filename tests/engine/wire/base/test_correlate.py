@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,21 @@ async def test_each_request_gets_its_reply_its_error_or_its_time_is_over(
     with pytest.raises(Unavailable, match="lost"):
         await asked[0]
     assert not len(requests)
+
+
+def test_a_request_that_is_nearly_due_disturbs_none_that_comes_after_it(uvloop_runner: Any) -> None:
+    async def main() -> None:
+        requests = Correlator("here", log)
+        now = asyncio.get_running_loop().time()
+        asked = [
+            asyncio.ensure_future(requests.reply(one, requests.expect(one, now + seconds, seconds)))
+            for one, seconds in ((requests.new_id(), seconds) for seconds in (0.0002, 0.0001, 0.0, 0.02))
+        ]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(each) for each in found] == [DeliveryTimeout] * 4
+
+    with uvloop_runner() as runner:
+        runner.run(main())
 
 
 async def test_deadlines_of_requests_that_are_answered_are_sorted_out() -> None:
