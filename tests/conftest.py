@@ -128,7 +128,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
 
     async def main() -> None:
-        await asyncio.wait_for(test(**arguments), LIMIT)
+        async with asyncio.timeout(LIMIT):
+            await test(**arguments)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         pending = (await asyncio.wait(left, timeout=GRACE))[1] if left else set()
         assert not pending, f"tasks are left behind: {pending}"

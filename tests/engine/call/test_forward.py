@@ -318,8 +318,7 @@ def test_the_profile_is_looked_for_at_the_start() -> None:
     wire.forward(UserQuery)
     wire.forward(CreateUser, to="others")
     wire.dispatcher.start()
-    assert wire.checked == ["users", "others"]
-    assert wire.linked == []
+    assert (wire.checked, wire.linked) == (["users", "others"], [])
 
     def refuse(profile: str) -> None:
         raise ProfileError(f"there is no profile {profile!r}")

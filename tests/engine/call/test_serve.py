@@ -176,8 +176,7 @@ def test_a_request_is_handled_answered_and_then_settled() -> None:
     wire.put("UserQuery", {"name": "bob"}, **REPLY_TO, evbus_deadline=f"{time.time() + 60}")
     wire.run()
     headers = {"evbus-outcome": "ok", "correlation-id": "7", "content-type": "application/json"}
-    assert wire.replies == [("there", headers, {"name": "bob"})]
-    assert wire.settled == [("UserQuery", "ack")]
+    assert (wire.replies, wire.settled) == ([("there", headers, {"name": "bob"})], [("UserQuery", "ack")])
     assert wire.calls == ["open", "end", "close"]
     assert repr(wire.server) == "<Server running=0 handled=1 failed=0 expired=0 dropped=0 unanswered=0>"
 
@@ -234,27 +233,24 @@ def test_send_of_interceptors_does_not_run_again_over_what_came_in() -> None:
     assert seen == ["ann"]
 
 
-def test_requests_with_the_same_key_are_handled_in_their_order_and_others_beside_them() -> None:
+async def test_requests_with_the_same_key_are_handled_in_their_order_and_others_beside_them() -> None:
     wire = Wire()
     begun: list[str] = []
 
-    async def main() -> None:
-        gate = asyncio.Event()
+    gate = asyncio.Event()
 
-        async def handle(command: CreateUser) -> None:
-            begun.append(command.name)
-            if command.name == "a1":
-                await gate.wait()
-            if command.name == "b":
-                gate.set()
+    async def handle(command: CreateUser) -> None:
+        begun.append(command.name)
+        if command.name == "a1":
+            await gate.wait()
+        if command.name == "b":
+            gate.set()
 
-        handling(wire, handle)
-        async with wire.serving():
-            for name in ("a1", "a2", "a3", "b"):
-                wire.put("CreateUser", {"name": name}, evbus_key=name[0])
-            await wire.until(lambda: len(wire.settled) == 4)
-
-    go(main)
+    handling(wire, handle)
+    async with wire.serving():
+        for name in ("a1", "a2", "a3", "b"):
+            wire.put("CreateUser", {"name": name}, evbus_key=name[0])
+        await wire.until(lambda: len(wire.settled) == 4)
     assert begun == ["a1", "b", "a2", "a3"]
 
 
@@ -395,34 +391,31 @@ def test_a_request_that_turns_out_to_be_another_one_is_not_handled() -> None:
     }
 
 
-def test_a_second_delivery_that_is_refused_leaves_the_reply_to_the_first() -> None:
+async def test_a_second_delivery_that_is_refused_leaves_the_reply_to_the_first() -> None:
     wire = Wire()
 
-    async def main() -> None:
-        begun, gate = asyncio.Event(), asyncio.Event()
+    begun, gate = asyncio.Event(), asyncio.Event()
 
-        async def around(envelope: Envelope, call_next: Next) -> Any:
-            if begun.is_set():
-                raise Rejected("a replay")
-            return await call_next(envelope)
+    async def around(envelope: Envelope, call_next: Next) -> Any:
+        if begun.is_set():
+            raise Rejected("a replay")
+        return await call_next(envelope)
 
-        async def handle(command: CreateUser) -> str:
-            begun.set()
-            await gate.wait()
-            return "done"
+    async def handle(command: CreateUser) -> str:
+        begun.set()
+        await gate.wait()
+        return "done"
 
-        wire.dispatcher.core.around = around
-        handling(wire, handle)
-        async with wire.serving():
-            wire.put("CreateUser", {}, "first", **REPLY_TO)
-            await begun.wait()
-            wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
-            wire.put("CreateUser", {}, "other", again=True, reply_to="there", correlation_id="8")
-            await wire.until(lambda: len(wire.settled) == 2)
-            gate.set()
-            await wire.until(lambda: len(wire.settled) == 3)
-
-    go(main)
+    wire.dispatcher.core.around = around
+    handling(wire, handle)
+    async with wire.serving():
+        wire.put("CreateUser", {}, "first", **REPLY_TO)
+        await begun.wait()
+        wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
+        wire.put("CreateUser", {}, "other", again=True, reply_to="there", correlation_id="8")
+        await wire.until(lambda: len(wire.settled) == 2)
+        gate.set()
+        await wire.until(lambda: len(wire.settled) == 3)
     assert [(headers["correlation-id"], headers["evbus-outcome"]) for _, headers, _ in wire.replies] == [
         ("8", "error"),
         ("7", "ok"),
@@ -792,7 +785,7 @@ def test_who_asked_is_told_that_the_reply_cannot_be_sent(
     assert "the reply to CreateUser could not be sent, and who asked was told so: too large" in caplog.text
 
 
-def test_a_reply_that_breaks_its_connection_is_given_up_and_its_request_handled_once(
+async def test_a_reply_that_breaks_its_connection_is_given_up_and_its_request_handled_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(serve, "PAUSE", (0.0, 0.0))
@@ -801,16 +794,13 @@ def test_a_reply_that_breaks_its_connection_is_given_up_and_its_request_handled_
     wire = Wire(*breaks)
     handled = counting(wire)
 
-    async def main() -> None:
-        async with wire.serving():
-            wire.put("CreateUser", {}, "first", **REPLY_TO)
-            await wire.until(lambda: wire.settled)
-            wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
-            await wire.until(lambda: len(wire.settled) == 2)
-            wire.put("CreateUser", {}, "other", again=True, reply_to="there", correlation_id="8")
-            await wire.until(lambda: len(wire.settled) == 3)
-
-    go(main)
+    async with wire.serving():
+        wire.put("CreateUser", {}, "first", **REPLY_TO)
+        await wire.until(lambda: wire.settled)
+        wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
+        await wire.until(lambda: len(wire.settled) == 2)
+        wire.put("CreateUser", {}, "other", again=True, reply_to="there", correlation_id="8")
+        await wire.until(lambda: len(wire.settled) == 3)
     assert wire.settled == [("first", "ack"), ("again", "ack"), ("other", "ack")]
     found = [(headers["correlation-id"], body) for _, headers, body in wire.replies]
     assert found == [("7", {"type": "DeliveryError", "reason": f"{TOLD}broke"}), ("8", "done")]
@@ -818,37 +808,34 @@ def test_a_reply_that_breaks_its_connection_is_given_up_and_its_request_handled_
 
 
 @pytest.mark.parametrize("answered", [True, False])
-def test_a_request_that_comes_again_while_its_reply_is_sent_waits_for_that(answered: bool) -> None:
+async def test_a_request_that_comes_again_while_its_reply_is_sent_waits_for_that(answered: bool) -> None:
     wire = Wire()
     handled = counting(wire)
     calls = 0
 
-    async def main() -> None:
-        broken, gate = asyncio.Event(), asyncio.Event()
+    broken, gate = asyncio.Event(), asyncio.Event()
 
-        async def reply(address: str, event: Envelope) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == 1:
-                broken.set()
-                raise ConnectionLost("broke", alone=True)
-            await gate.wait()
-            if not answered and calls == 2:
-                raise ConnectionLost("broke", alone=True)
-            wire.replies.append((address, dict(event.headers), json.load(event.body)))
+    async def reply(address: str, event: Envelope) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            broken.set()
+            raise ConnectionLost("broke", alone=True)
+        await gate.wait()
+        if not answered and calls == 2:
+            raise ConnectionLost("broke", alone=True)
+        wire.replies.append((address, dict(event.headers), json.load(event.body)))
 
-        wire.reply = reply  # type: ignore[method-assign]
-        async with wire.serving():
-            wire.put("CreateUser", {}, "first", **REPLY_TO)
-            await broken.wait()
-            await turns(5)
-            wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
-            await turns(5)
-            assert not wire.settled
-            gate.set()
-            await wire.until(lambda: len(wire.settled) == 2)
-
-    go(main)
+    wire.reply = reply  # type: ignore[method-assign]
+    async with wire.serving():
+        wire.put("CreateUser", {}, "first", **REPLY_TO)
+        await broken.wait()
+        await turns(5)
+        wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
+        await turns(5)
+        assert not wire.settled
+        gate.set()
+        await wire.until(lambda: len(wire.settled) == 2)
     assert wire.settled == [("first", "ack"), ("again", "ack")]
     told = {"type": "DeliveryError", "reason": f"{TOLD}broke"}
     assert [body for _, _, body in wire.replies] == ["done" if answered else told]
@@ -862,26 +849,22 @@ def test_only_so_many_are_remembered_whose_reply_could_not_be_sent(monkeypatch: 
     for number in range(10):
         wire.put("CreateUser", {}, number, reply_to="there", correlation_id=f"{number}")
     wire.run(10)
-    assert len(wire.server._given_up) == 3
-    assert wire.server.unanswered == 10
+    assert (len(wire.server._given_up), wire.server.unanswered) == (3, 10)
 
 
-def test_a_link_or_an_encoder_that_is_broken_ends_no_server(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_link_or_an_encoder_that_is_broken_ends_no_server(caplog: pytest.LogCaptureFixture) -> None:
     wire = Wire(RuntimeError("broken"))
     handling(wire, same)
 
     def encode(body: Any, headers: Any) -> Envelope:
         raise SerializeError("broken, too")
 
-    async def main() -> None:
-        async with wire.serving():
-            wire.put("CreateUser", {}, "link", **REPLY_TO)
-            await wire.until(lambda: len(wire.settled) == 1)
-            wire.server._encode = encode
-            wire.put("CreateUser", {}, "encoder", **REPLY_TO)
-            await wire.until(lambda: len(wire.settled) == 2)
-
-    go(main)
+    async with wire.serving():
+        wire.put("CreateUser", {}, "link", **REPLY_TO)
+        await wire.until(lambda: len(wire.settled) == 1)
+        wire.server._encode = encode
+        wire.put("CreateUser", {}, "encoder", **REPLY_TO)
+        await wire.until(lambda: len(wire.settled) == 2)
     assert wire.settled == [("link", "reject"), ("encoder", "reject")]
     assert "a request is given up: RuntimeError: broken" in caplog.text
     assert "a request is given up: SerializeError: " in caplog.text
@@ -890,68 +873,62 @@ def test_a_link_or_an_encoder_that_is_broken_ends_no_server(caplog: pytest.LogCa
 # The end
 
 
-def test_what_is_being_handled_when_it_ends_is_answered_and_the_rest_stays_with_its_source() -> None:
+async def test_what_is_being_handled_when_it_ends_is_answered_and_the_rest_stays_with_its_source() -> None:
     wire = Wire()
 
-    async def main() -> None:
-        begun, gate = asyncio.Event(), asyncio.Event()
+    begun, gate = asyncio.Event(), asyncio.Event()
 
-        async def handle(command: CreateUser) -> str:
-            begun.set()
-            await gate.wait()
-            return "done"
+    async def handle(command: CreateUser) -> str:
+        begun.set()
+        await gate.wait()
+        return "done"
 
-        handling(wire, handle)
-        async with wire.serving() as task:
-            wire.put("CreateUser", {}, "first", reply_to="there")
-            await begun.wait()
-            task.cancel()
-            await asyncio.sleep(0)
-            wire.put("CreateUser", {}, "second", reply_to="there")
-            gate.set()
-            await asyncio.wait({task})
-            assert task.cancelled()
-
-    go(main)
+    handling(wire, handle)
+    async with wire.serving() as task:
+        wire.put("CreateUser", {}, "first", reply_to="there")
+        await begun.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        wire.put("CreateUser", {}, "second", reply_to="there")
+        gate.set()
+        await asyncio.wait({task})
+        assert task.cancelled()
     assert [body for _, _, body in wire.replies] == ["done"]
     assert wire.settled == [("second", "requeue"), ("first", "ack")]
     assert wire.calls == ["open", "end", "close"]
 
 
 @pytest.mark.parametrize("how", ["gone", "the end"])
-def test_requests_that_were_not_begun_are_left_to_others(how: str) -> None:
+async def test_requests_that_were_not_begun_are_left_to_others(how: str) -> None:
     """Only as many run as there are workers; the others wait for them, or for the turn of their key."""
     wire, origins, calls = Wire(), [Origin(), Origin()], list[str]()
 
-    async def main() -> None:
-        begun, gate = asyncio.Event(), asyncio.Event()
+    begun, gate = asyncio.Event(), asyncio.Event()
 
-        async def handle(command: CreateUser) -> str:
-            calls.append(command.name)
-            if len(calls) == 2:
-                begun.set()
-            await gate.wait()
-            return command.name
+    async def handle(command: CreateUser) -> str:
+        calls.append(command.name)
+        if len(calls) == 2:
+            begun.set()
+        await gate.wait()
+        return command.name
 
-        handling(wire, handle)
-        wire.dispatcher.bound(2, 0)
-        async with wire.serving() as task:
-            wire.put("CreateUser", {"name": "a"}, "a", origin=origins[0], reply_to="there", evbus_key="k")
-            wire.put("CreateUser", {"name": "b"}, "b", origin=origins[0], reply_to="there")
-            wire.put("CreateUser", {"name": "c"}, "c", origin=origins[0], reply_to="there", evbus_key="k")
-            wire.put("CreateUser", {"name": "d"}, "d", origin=origins[0], reply_to="there")
-            await begun.wait()
-            await turns(10)
-            if how == "gone":
-                origins[0].end("the channel was closed")
-                wire.put("CreateUser", {"name": "c"}, "again", origin=origins[1], reply_to="there")
-            else:
-                task.cancel()
-            await turns(10)
-            gate.set()
-            await wire.until(lambda: len(wire.replies) == (3 if how == "gone" else 2))
-
-    go(main)
+    handling(wire, handle)
+    wire.dispatcher.bound(2, 0)
+    async with wire.serving() as task:
+        wire.put("CreateUser", {"name": "a"}, "a", origin=origins[0], reply_to="there", evbus_key="k")
+        wire.put("CreateUser", {"name": "b"}, "b", origin=origins[0], reply_to="there")
+        wire.put("CreateUser", {"name": "c"}, "c", origin=origins[0], reply_to="there", evbus_key="k")
+        wire.put("CreateUser", {"name": "d"}, "d", origin=origins[0], reply_to="there")
+        await begun.wait()
+        await turns(10)
+        if how == "gone":
+            origins[0].end("the channel was closed")
+            wire.put("CreateUser", {"name": "c"}, "again", origin=origins[1], reply_to="there")
+        else:
+            task.cancel()
+        await turns(10)
+        gate.set()
+        await wire.until(lambda: len(wire.replies) == (3 if how == "gone" else 2))
     if how == "gone":
         assert calls == ["a", "b", "c"]
         assert sorted(wire.settled) == [("a", "ack"), ("again", "ack"), ("b", "ack")]
@@ -1003,68 +980,59 @@ def test_an_interceptor_that_ends_the_program_fails_its_request_and_no_more() ->
 
 
 @pytest.mark.parametrize("how", ["patience", "cancelled again"])
-def test_what_takes_too_long_at_the_end_is_cancelled_and_goes_back(
+async def test_what_takes_too_long_at_the_end_is_cancelled_and_goes_back(
     how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     wire = Wire()
 
-    async def main() -> None:
-        begun = asyncio.Event()
+    begun = asyncio.Event()
 
-        async def handle(command: CreateUser) -> None:
-            begun.set()
-            await asyncio.Event().wait()
+    async def handle(command: CreateUser) -> None:
+        begun.set()
+        await asyncio.Event().wait()
 
-        handling(wire, handle)
-        async with wire.serving(0.01 if how == "patience" else 20) as task:
-            wire.put("CreateUser", {}, **REPLY_TO)
-            await begun.wait()
+    handling(wire, handle)
+    async with wire.serving(0.01 if how == "patience" else 20) as task:
+        wire.put("CreateUser", {}, **REPLY_TO)
+        await begun.wait()
+        task.cancel()
+        if how != "patience":
+            await asyncio.sleep(0)
             task.cancel()
-            if how != "patience":
-                await asyncio.sleep(0)
-                task.cancel()
-            await asyncio.wait({task})
-
-    go(main)
+        await asyncio.wait({task})
     assert (wire.replies, wire.settled) == ([], [("CreateUser", "requeue")])
 
 
-def test_a_handler_may_stop_the_dispatcher_that_serves_it() -> None:
+async def test_a_handler_may_stop_the_dispatcher_that_serves_it() -> None:
     wire = Wire()
     after: list[str] = []
 
-    async def main() -> None:
-        ended = asyncio.Event()
+    ended = asyncio.Event()
 
-        async def handle(command: CreateUser) -> None:
-            stand_by()
-            await wire.dispatcher.stop()
-            after.append("stopped")
-            ended.set()
+    async def handle(command: CreateUser) -> None:
+        stand_by()
+        await wire.dispatcher.stop()
+        after.append("stopped")
+        ended.set()
 
-        handling(wire, handle)
-        async with wire.serving():
-            wire.put("CreateUser", {}, **REPLY_TO)
-            await ended.wait()
-
-    go(main)
+    handling(wire, handle)
+    async with wire.serving():
+        wire.put("CreateUser", {}, **REPLY_TO)
+        await ended.wait()
     assert after == ["stopped"]
     assert [body for _, _, body in wire.replies] == [None]
     assert wire.settled == [("CreateUser", "ack")]
 
 
-def test_a_source_that_fails_ends_the_server_with_a_sentence() -> None:
+async def test_a_source_that_fails_ends_the_server_with_a_sentence() -> None:
     wire = Wire()
 
     async def broken() -> Any:
         raise OSError("no such thing")
         yield
 
-    async def main() -> None:
-        with pytest.raises(Unavailable, match="the source ended: no such thing"):
-            await wire.server.run(broken(), 1)
-
-    go(main)
+    with pytest.raises(Unavailable, match="the source ended: no such thing"):
+        await wire.server.run(broken(), 1)
     assert wire.calls == ["open", "close"]
 
 
@@ -1075,17 +1043,14 @@ async def forever() -> None:
     await asyncio.Event().wait()
 
 
-def test_that_somebody_else_ends_a_server_is_no_error_of_who_waits_for_it() -> None:
-    async def main() -> None:
-        task = asyncio.ensure_future(forever())
-        asyncio.get_running_loop().call_soon(task.cancel)
-        await served(task)
-        assert task.cancelled()
-
-    go(main)
+async def test_that_somebody_else_ends_a_server_is_no_error_of_who_waits_for_it() -> None:
+    task = asyncio.ensure_future(forever())
+    asyncio.get_running_loop().call_soon(task.cancel)
+    await served(task)
+    assert task.cancelled()
 
 
-def test_who_is_cancelled_while_waiting_cancels_the_server_and_waits_for_its_end() -> None:
+async def test_who_is_cancelled_while_waiting_cancels_the_server_and_waits_for_its_end() -> None:
     cancels: list[int] = []
 
     async def stubborn() -> None:
@@ -1095,29 +1060,23 @@ def test_who_is_cancelled_while_waiting_cancels_the_server_and_waits_for_its_end
             except asyncio.CancelledError:
                 cancels.append(number)
 
-    async def main() -> None:
-        task = asyncio.ensure_future(stubborn())
-        waiting = asyncio.ensure_future(served(task))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        assert task.done()
-
-    go(main)
+    task = asyncio.ensure_future(stubborn())
+    waiting = asyncio.ensure_future(served(task))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert task.done()
     assert cancels == [0, 1]
 
 
-def test_what_a_server_fails_with_reaches_who_waits_for_it() -> None:
+async def test_what_a_server_fails_with_reaches_who_waits_for_it() -> None:
     async def fail() -> None:
         raise Unavailable("down")
 
-    async def main() -> None:
-        with pytest.raises(Unavailable, match="down"):
-            await served(asyncio.ensure_future(fail()))
-
-    go(main)
+    with pytest.raises(Unavailable, match="down"):
+        await served(asyncio.ensure_future(fail()))

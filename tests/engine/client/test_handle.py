@@ -129,7 +129,6 @@ def test_a_listener_that_settles_is_told_that_it_would_wait_for_itself() -> None
 
 
 async def test_send_nowait_is_refused_when_the_bus_was_stopped() -> None:
-
     async with api.bus(INTERNAL) as events:
         events.send_nowait(OrderPlaced())
     with pytest.raises(BusStopped):

@@ -151,7 +151,6 @@ def waiting(queue: Queue, order: list[int], number: int, size: int = 1) -> Any:
 
 
 async def test_a_put_waits_until_enough_has_gone_from_behind_the_lanes() -> None:
-
     queue, order, outside = Queue(0, 100), list[int](), Weight()
     queue.bind(asyncio.get_running_loop())
     queue.count_in(outside)
@@ -172,7 +171,6 @@ async def test_a_put_waits_until_enough_has_gone_from_behind_the_lanes() -> None
 
 
 async def test_what_is_larger_than_the_bound_waits_until_nothing_is_behind_the_lanes() -> None:
-
     queue, order, outside = Queue(0, 100), list[int](), Weight()
     queue.bind(asyncio.get_running_loop())
     queue.count_in(outside)
@@ -207,7 +205,6 @@ async def test_a_put_of_another_loop_is_woken_by_what_goes_from_behind_the_lanes
 
 
 async def test_waiting_puts_are_woken_in_order() -> None:
-
     queue, order = Queue(2, 0), []
     queue.bind(asyncio.get_running_loop())
     fill(queue, b"1", b"2")
@@ -222,7 +219,6 @@ async def test_waiting_puts_are_woken_in_order() -> None:
 
 
 async def test_waiting_for_bytes_wakes_everyone_the_room_is_enough_for() -> None:
-
     queue, order = Queue(0, 10), []
     queue.bind(asyncio.get_running_loop())
     fill(queue, b"x" * 10)
@@ -259,7 +255,6 @@ def test_a_wake_up_for_a_put_that_is_cancelled_in_the_same_instant_goes_to_the_n
 
 
 async def test_a_cancelled_put_leaves_no_waiter_and_no_event() -> None:
-
     queue, order = Queue(1, 0), []
     fill(queue, b"1")
     tasks = [waiting(queue, order, number) for number in range(20)]
@@ -287,7 +282,6 @@ async def test_a_put_of_a_loop_that_ended_does_not_keep_the_next_waiting() -> No
 
 
 async def test_raised_bounds_wake_waiting_puts() -> None:
-
     queue, order = Queue(1, 0), []
     fill(queue, b"1")
     task = waiting(queue, order, 1)
@@ -300,7 +294,6 @@ async def test_raised_bounds_wake_waiting_puts() -> None:
 
 
 async def test_several_getters_take_each_event_once_and_in_order() -> None:
-
     queue = Queue()
     getters = [asyncio.ensure_future(queue.get()) for _ in range(5)]
     await turns(2)
@@ -310,7 +303,6 @@ async def test_several_getters_take_each_event_once_and_in_order() -> None:
 
 @pytest.mark.parametrize("after", [-1, 0, 1, 2, 3])
 async def test_a_cancelled_getter_loses_no_event_and_leaves_nothing(after: int) -> None:
-
     queue = Queue()
     tasks = [asyncio.ensure_future(queue.get()) for _ in range(2)]
     await turns(2)
@@ -327,7 +319,6 @@ async def test_a_cancelled_getter_loses_no_event_and_leaves_nothing(after: int) 
 
 
 async def test_getters_that_time_out_again_and_again_pile_up_nowhere() -> None:
-
     queue = Queue()
     for _ in range(100):
         getter = asyncio.ensure_future(queue.get())
@@ -338,7 +329,6 @@ async def test_getters_that_time_out_again_and_again_pile_up_nowhere() -> None:
 
 
 async def test_a_getter_that_waits_while_the_bus_starts_is_woken_after_it() -> None:
-
     queue = Queue()
     getter = asyncio.ensure_future(queue.get())
     await turns(2)
@@ -388,7 +378,6 @@ class Listener:
 
 
 async def test_the_first_of_a_burst_is_handed_over_at_once_and_the_rest_when_the_loop_turns() -> None:
-
     queue = Queue()
     listener = Listener(queue)
     for _ in range(3):
@@ -401,7 +390,6 @@ async def test_the_first_of_a_burst_is_handed_over_at_once_and_the_rest_when_the
 
 
 async def test_events_put_before_anybody_listens_are_announced() -> None:
-
     queue = Queue()
     fill(queue, b"1")
     listener = Listener(queue)
@@ -409,7 +397,6 @@ async def test_events_put_before_anybody_listens_are_announced() -> None:
 
 
 async def test_a_listener_that_fails_harms_no_producer_and_is_called_again(caplog: Any) -> None:
-
     queue = Queue()
     listener = Listener(queue)
     calls = []
@@ -451,7 +438,6 @@ async def test_an_event_of_another_thread_between_taking_and_going_idle_is_annou
 
 @pytest.mark.parametrize("rounds", [300])
 async def test_puts_of_other_threads_are_never_left_lying(rounds: int) -> None:
-
     queue = Queue()
     listener = Listener(queue)
     go = threading.Semaphore(0)
@@ -523,7 +509,6 @@ def test_a_put_in_the_middle_of_taking_loses_and_miscounts_nothing(monkeypatch: 
 
 
 async def test_a_put_while_this_thread_holds_the_lock_is_handed_over_later() -> None:
-
     queue = Queue()
     listener = Listener(queue)
     with queue.lock:

@@ -15,9 +15,7 @@ def test_strings_of_the_environment_are_converted() -> None:
     settings = read_settings(
         {"queue_limit": "12", "drain_timeout": "1.5", "plugin_dirs": "a, b,", "pipeline": "stamp,trace"}
     )
-    assert settings.queue_limit == 12
-    assert settings.drain_timeout == 1.5
-    assert settings.plugin_dirs == ("a", "b")
+    assert (settings.queue_limit, settings.drain_timeout, settings.plugin_dirs) == (12, 1.5, ("a", "b"))
     assert settings.pipeline == ("stamp", "trace")
 
 
@@ -42,8 +40,7 @@ def test_an_empty_pipeline_is_a_pipeline_without_plugins() -> None:
 
 def test_paths_may_be_path_objects(tmp_path: Path) -> None:
     settings = read_settings({"plugin_dirs": [tmp_path, "x"], "dead_store": tmp_path / "dead"})
-    assert settings.plugin_dirs == (str(tmp_path), "x")
-    assert settings.dead_store_path() == tmp_path / "dead"
+    assert (settings.plugin_dirs, settings.dead_store_path()) == ((str(tmp_path), "x"), tmp_path / "dead")
     assert read_settings({"plugin_dirs": tmp_path}).plugin_dirs == (str(tmp_path),)
 
 

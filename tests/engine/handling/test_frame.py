@@ -39,7 +39,6 @@ def test_a_root_gives_its_slot_back_once() -> None:
 
 
 async def test_a_root_has_its_slot_again_when_no_call_below_waits() -> None:
-
     pool, root = rooted()
     root.give_way()
     root.give_way()
@@ -53,7 +52,6 @@ async def test_a_root_has_its_slot_again_when_no_call_below_waits() -> None:
 
 
 async def test_a_root_waits_for_its_slot_when_others_have_taken_it() -> None:
-
     pool, root = rooted()
     root.give_way()
     assert pool.try_enter()
@@ -68,7 +66,6 @@ async def test_a_root_waits_for_its_slot_when_others_have_taken_it() -> None:
 
 @pytest.mark.parametrize("by_worker", [False, True])
 async def test_a_slot_that_comes_too_late_is_given_back(by_worker: bool) -> None:
-
     pool, root = rooted()
     root.give_way()
     assert pool.try_enter()
@@ -88,7 +85,6 @@ async def test_a_slot_that_comes_too_late_is_given_back(by_worker: bool) -> None
 
 
 async def test_a_slot_is_not_kept_when_another_call_waits_by_now() -> None:
-
     pool, root = rooted()
     root.give_way()
     assert pool.try_enter()
@@ -104,7 +100,6 @@ async def test_a_slot_is_not_kept_when_another_call_waits_by_now() -> None:
 
 
 async def test_who_is_cancelled_has_its_slot_at_once_even_if_there_is_none() -> None:
-
     pool, root = rooted()
     root.give_way()
     assert pool.try_enter()
@@ -138,7 +133,6 @@ async def test_a_worker_has_its_slot_when_its_root_has_ended() -> None:
 @pytest.mark.parametrize("away", [False, True])
 @pytest.mark.parametrize("by_worker", [False, True])
 async def test_what_outlives_its_root_keeps_the_slot(away: bool, by_worker: bool) -> None:
-
     pool, root = rooted(3)
     root.below = 2
     if away:
@@ -176,7 +170,6 @@ def begun(context: Context, coroutine: Any) -> Any:
 
 
 async def test_a_coroutine_that_was_begun_by_hand_keeps_its_context() -> None:
-
     seen = []
 
     async def work() -> str:
@@ -220,7 +213,6 @@ async def test_errors_go_into_it_and_come_out_of_it() -> None:
 
 
 async def test_it_is_closed_in_its_context() -> None:
-
     seen = []
 
     async def work() -> None:

@@ -76,7 +76,6 @@ class OwnAbstract(AbstractHandler):
 async def test_events_are_sent_after_a_success_and_dropped_after_a_failure(
     kind: Any, wait: bool, instance: bool
 ) -> None:
-
     dispatcher, paid = new(), []
     found = failures(dispatcher)
 
@@ -97,7 +96,6 @@ async def test_events_are_sent_after_a_success_and_dropped_after_a_failure(
 
 
 async def test_events_have_the_key_of_their_message_and_so_its_order() -> None:
-
     dispatcher, paid = new(), []
 
     async def on_paid(event: Paid) -> None:
@@ -114,7 +112,6 @@ async def test_events_have_the_key_of_their_message_and_so_its_order() -> None:
 
 
 async def test_one_object_gets_one_message_at_a_time_whatever_it_is_bound_to() -> None:
-
     dispatcher, paid, own = new(), [], Own()
 
     async def on_paid(event: Paid) -> None:
@@ -135,7 +132,6 @@ async def test_one_object_gets_one_message_at_a_time_whatever_it_is_bound_to() -
 
 
 async def test_two_objects_of_a_class_do_not_wait_for_each_other() -> None:
-
     dispatcher, now = new(), 0
     both = asyncio.Event()
 
@@ -158,7 +154,6 @@ async def test_two_objects_of_a_class_do_not_wait_for_each_other() -> None:
 @pytest.mark.parametrize("workers", [1, 100])
 @pytest.mark.parametrize("wait", [False, True])
 async def test_a_message_for_the_object_that_waits_for_it_is_a_deadlock(workers: int, wait: bool) -> None:
-
     dispatcher = new(engine_workers=workers)
 
     class Again(Own):
@@ -193,7 +188,6 @@ class Broken(Own):
 
 
 async def test_a_handler_whose_events_cannot_be_had_has_failed(caplog: pytest.LogCaptureFixture) -> None:
-
     dispatcher = new()
     dispatcher.commands.bind(Order, Broken)
     async with running(dispatcher):
@@ -207,7 +201,6 @@ async def test_a_handler_whose_events_cannot_be_had_has_failed(caplog: pytest.Lo
 
 
 async def test_nested_handlers_keep_their_own_events() -> None:
-
     dispatcher, paid = new(), []
 
     async def outer(order: Urgent) -> None:
@@ -231,7 +224,6 @@ async def test_nested_handlers_keep_their_own_events() -> None:
 
 
 async def test_events_that_nobody_handles_make_no_handler_fail() -> None:
-
     dispatcher = new()
     dispatcher.commands.bind(Order, Plain)
     async with running(dispatcher):

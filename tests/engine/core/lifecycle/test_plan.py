@@ -50,8 +50,7 @@ EVENT = Envelope("orders.eu", "paid", b"1", {"a": "b"})
 def test_the_context_of_a_plugin_holds_the_profile_as_written_and_as_checked() -> None:
     data = {"url": "x", "delivery": {"batch": 1}}
     ctx, _ = sent(data, EVENT, Settings)
-    assert ctx.acct == {"url": "x"}
-    assert ctx.acct.url == "x"
+    assert (ctx.acct, ctx.acct.url) == ({"url": "x"}, "x")
     assert ctx.profile == Settings(url="x")
     assert (ctx.name, ctx.provider, ctx.state) == ("orders.*", "sink", None)
 

@@ -36,8 +36,7 @@ def test_the_functions_of_the_broker_are_what_pop_makes_of_them(hub: Any, name: 
     assert callable(function)
     assert repr(function) == repr(pops)
     assert f"func={plain.__module__}.{name}>" in repr(function)
-    assert function.__name__ == name
-    assert function.ref == "evbus.broker"
+    assert (function.__name__, function.ref) == (name, "evbus.broker")
     assert function.hub is hub
     assert not function._has_contracts
     assert function.signature == pops.signature

@@ -36,7 +36,6 @@ def answer(text: str) -> Any:
 
 
 async def test_a_message_goes_to_the_router_with_the_most_specific_handler() -> None:
-
     dispatcher, seen = new(), []
 
     async def note(message: Any) -> None:
@@ -60,7 +59,6 @@ async def test_a_message_goes_to_the_router_with_the_most_specific_handler() -> 
 
 
 async def test_two_routers_that_are_equally_near_are_an_error() -> None:
-
     dispatcher = new()
     dispatcher.commands.bind(Order, answer("command"))
     dispatcher.queries.bind(Order, answer("query"))
@@ -75,7 +73,6 @@ async def test_two_routers_that_are_equally_near_are_an_error() -> None:
 
 
 async def test_a_message_that_nobody_handles_is_an_error_once_the_dispatcher_runs() -> None:
-
     dispatcher = new()
     dispatcher.commands.bind(Order, answer("command"))
     # Handlers in files are bound by the start, so that is missing before it.
@@ -104,7 +101,6 @@ async def test_kinds_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPa
 
 
 async def test_a_start_need_not_be_awaited_and_happens_once() -> None:
-
     dispatcher = new()
     assert not dispatcher.running
     await dispatcher.start()
@@ -181,7 +177,6 @@ def test_what_is_no_router_is_refused(wrong: Any) -> None:
 
 
 async def test_routers_stay_once_the_dispatcher_is_started() -> None:
-
     dispatcher = new()
     async with running(dispatcher):
         with pytest.raises(RouterFrozen, match="^the dispatcher is started and keeps its routers"):
@@ -192,10 +187,10 @@ async def test_routers_stay_once_the_dispatcher_is_started() -> None:
 
 
 @pytest.mark.parametrize("problem", [Rejected("not this one"), RuntimeError("a bug")])
-def test_an_event_that_is_refused_makes_the_handler_that_sent_it_not_fail(
+async def test_an_event_that_is_refused_makes_the_handler_that_sent_it_not_fail(
     problem: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
+    with caplog.at_level(logging.ERROR):
         dispatcher, paid = new(), []
 
         def send(envelope: Envelope) -> None:
@@ -216,14 +211,10 @@ def test_an_event_that_is_refused_makes_the_handler_that_sent_it_not_fail(
                 await dispatcher.handle(Order(number), "k")
             await until(lambda: paid)
             assert (dispatcher.events.handled, dispatcher.events.failed) == (3, 0)
-
-    with caplog.at_level(logging.ERROR):
-        asyncio.run(main())
     assert "events: an event that a handler sent is not handled" in caplog.text
 
 
 async def test_interceptors_are_around_handlers_and_may_change_the_result() -> None:
-
     dispatcher, seen = new(), []
 
     async def around(envelope: Envelope, call_next: Any) -> Any:

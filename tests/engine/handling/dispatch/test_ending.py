@@ -51,7 +51,6 @@ def test_a_report_says_what_was_not_handled() -> None:
 
 
 async def test_a_stop_waits_for_what_runs_and_what_is_queued() -> None:
-
     dispatcher, gate = gated(engine_workers=1)
     async with running(dispatcher):
         for number in range(4):
@@ -72,7 +71,6 @@ async def test_a_stop_waits_for_what_runs_and_what_is_queued() -> None:
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize("workers", [1, 10])
 async def test_a_stop_waits_for_those_that_others_wait_for(key: str | None, workers: int) -> None:
-
     dispatcher, gate = gated(engine_workers=workers)
     async with running(dispatcher):
         callers = [asyncio.ensure_future(dispatcher.handle(Order(n), key, True)) for n in range(3)]
@@ -86,7 +84,6 @@ async def test_a_stop_waits_for_those_that_others_wait_for(key: str | None, work
 
 
 async def test_handlers_go_on_sending_until_it_is_quiet() -> None:
-
     dispatcher, seen = new(engine_workers=1), []
     go_on = asyncio.Event()
 
@@ -114,7 +111,6 @@ async def test_handlers_go_on_sending_until_it_is_quiet() -> None:
 
 
 async def test_a_stop_waits_for_a_handler_that_has_given_its_slot_away() -> None:
-
     dispatcher, gate = gated(engine_workers=1)
     seen = []
 
@@ -140,7 +136,6 @@ async def test_a_stop_waits_for_a_handler_that_has_given_its_slot_away() -> None
 
 @pytest.mark.parametrize("key", [None, "k"])
 async def test_a_stop_waits_for_nobody_who_is_cancelled_meanwhile(key: str | None) -> None:
-
     dispatcher, gate = gated(engine_workers=1)
     async with running(dispatcher):
         first = asyncio.ensure_future(dispatcher.handle(Order(0), key, True))
@@ -162,10 +157,10 @@ async def test_a_stop_waits_for_nobody_who_is_cancelled_meanwhile(key: str | Non
 
 
 @pytest.mark.parametrize("handlers", [1, 3])
-def test_what_is_not_handled_in_time_is_cancelled_and_counted_by_message(
+async def test_what_is_not_handled_in_time_is_cancelled_and_counted_by_message(
     handlers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
+    with caplog.at_level(logging.INFO):
         dispatcher = new(engine_workers=handlers)
         found = failures(dispatcher)
         gates = [Gate() for _ in range(handlers)]
@@ -194,9 +189,6 @@ def test_what_is_not_handled_in_time_is_cancelled_and_counted_by_message(
         kinds = {type(one.exception) for one in found}
         assert kinds == {DispatcherStopped, asyncio.CancelledError}
         assert_empty(dispatcher)
-
-    with caplog.at_level(logging.INFO):
-        asyncio.run(main())
     (record,) = caplog.records
     assert record.getMessage().startswith(
         "not handled when the dispatcher was stopped: 4 of Order, 3 of Paid ("
@@ -204,7 +196,6 @@ def test_what_is_not_handled_in_time_is_cancelled_and_counted_by_message(
 
 
 async def test_what_is_given_up_may_not_send_anything_more(caplog: pytest.LogCaptureFixture) -> None:
-
     dispatcher, seen = new(), []
     begun = asyncio.Event()
 
@@ -270,7 +261,6 @@ async def test_handlers_that_cannot_be_cancelled_are_told_of(
 async def test_a_handler_that_stops_the_dispatcher_waits_for_the_others(
     workers: int, wait: bool, via: str
 ) -> None:
-
     dispatcher, gate = gated(engine_workers=workers)
     reports = []
 
@@ -317,7 +307,6 @@ async def test_a_handler_that_stops_the_dispatcher_waits_for_the_others(
 
 
 async def test_what_waits_for_the_key_of_a_handler_that_stops_is_given_up() -> None:
-
     dispatcher, seen = new(), []
 
     async def stop(order: Order) -> None:
@@ -340,7 +329,6 @@ async def test_what_waits_for_the_key_of_a_handler_that_stops_is_given_up() -> N
 
 @pytest.mark.parametrize("wait", [False, True])
 async def test_a_handler_that_stops_is_not_cancelled_with_the_others(wait: bool) -> None:
-
     dispatcher, gate = gated()
     reports = []
 
@@ -368,7 +356,6 @@ def lambda_nested(dispatcher: Any) -> Any:
 
 
 async def test_handlers_and_others_may_stop_it_together() -> None:
-
     dispatcher, gate = gated(engine_workers=2)
     reports = []
 
@@ -396,7 +383,6 @@ async def test_handlers_and_others_may_stop_it_together() -> None:
 
 
 async def test_a_stop_may_be_repeated_and_come_too_early() -> None:
-
     dispatcher, gate = gated()
     assert (await dispatcher.stop()).unhandled == {}
     with pytest.raises(DispatcherNotStarted):
@@ -413,7 +399,6 @@ async def test_a_stop_may_be_repeated_and_come_too_early() -> None:
 
 
 async def test_a_stop_that_is_cancelled_gives_up_and_closes_all_the_same() -> None:
-
     dispatcher, gate = gated(engine_workers=1)
 
     class Repo:
@@ -472,7 +457,6 @@ def intake(dispatcher: Any, seen: list[str], *, stubborn: bool = False) -> async
 
 
 async def test_what_comes_from_outside_ends_first() -> None:
-
     dispatcher, gate = gated()
     seen: list[str] = []
     gate.open()
@@ -486,7 +470,6 @@ async def test_what_comes_from_outside_ends_first() -> None:
 
 @pytest.mark.parametrize("how", ["timeout", "hurry", "cancelled"])
 async def test_what_comes_from_outside_is_not_waited_for_longer_than_the_rest(how: str) -> None:
-
     dispatcher, _ = gated()
     seen: list[str] = []
     async with running(dispatcher):
@@ -518,7 +501,6 @@ def before() -> Any:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.usefixtures("before")
 async def test_a_signal_stops_the_dispatcher_and_a_second_one_hurries(number: signal.Signals) -> None:
-
     dispatcher, gate = gated()
     dispatcher.start()
     await dispatcher.handle(Order())
@@ -537,7 +519,6 @@ async def test_a_signal_stops_the_dispatcher_and_a_second_one_hurries(number: si
 
 @pytest.mark.usefixtures("before")
 async def test_two_signals_at_once_hurry_too() -> None:
-
     dispatcher, gate = gated()
     dispatcher.start()
     await dispatcher.handle(Order())
@@ -554,7 +535,6 @@ async def test_two_signals_at_once_hurry_too() -> None:
 
 @pytest.mark.usefixtures("before")
 async def test_who_waits_for_a_signal_is_told_that_somebody_else_stops_it() -> None:
-
     dispatcher, gate = gated()
     dispatcher.start()
     await dispatcher.handle(Order())
@@ -574,7 +554,6 @@ async def test_who_waits_for_a_signal_is_told_that_somebody_else_stops_it() -> N
 
 @pytest.mark.usefixtures("before")
 async def test_who_waits_for_a_signal_may_be_cancelled() -> None:
-
     dispatcher, gate = gated()
     gate.open()
     with pytest.raises(DispatcherNotStarted):
@@ -592,7 +571,6 @@ async def test_who_waits_for_a_signal_may_be_cancelled() -> None:
 
 @pytest.mark.usefixtures("before")
 async def test_handlers_of_the_loop_and_of_the_program_are_back_afterwards() -> None:
-
     dispatcher, _ = gated()
     got = []
     loop = asyncio.get_running_loop()

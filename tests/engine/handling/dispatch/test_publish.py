@@ -63,7 +63,6 @@ def test_a_profile_is_a_name(profile: Any) -> None:
 
 
 async def test_without_a_hub_there_is_no_bus() -> None:
-
     dispatcher = new()
     found = failures(dispatcher)
     dispatcher.events.bind(Order, publish_to="amqp")

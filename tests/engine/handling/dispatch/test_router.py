@@ -43,7 +43,6 @@ async def echo(message: Any) -> Any:
 
 
 async def test_a_message_is_handed_over_and_handled_later() -> None:
-
     dispatcher, seen = new(), []
 
     async def handle(order: Order) -> int:
@@ -60,7 +59,6 @@ async def test_a_message_is_handed_over_and_handled_later() -> None:
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize("timeout", [None, 60])
 async def test_who_waits_gets_the_value_or_the_error(key: str | None, timeout: float | None) -> None:
-
     dispatcher = new()
     found = failures(dispatcher)
 
@@ -97,7 +95,6 @@ async def test_an_awaited_handler_runs_in_the_task_of_its_caller() -> None:
 
 
 async def test_several_handlers_return_nothing() -> None:
-
     dispatcher, seen = new(), []
 
     def add(number: int) -> None:
@@ -115,7 +112,6 @@ async def test_several_handlers_return_nothing() -> None:
 
 
 async def test_messages_are_taken_only_while_the_dispatcher_runs() -> None:
-
     dispatcher = bound(a=echo)
     with pytest.raises(DispatcherNotStarted):
         await dispatcher.commands.handle("a")
@@ -127,7 +123,6 @@ async def test_messages_are_taken_only_while_the_dispatcher_runs() -> None:
 
 
 async def test_what_can_be_no_key_no_timeout_and_no_headers_is_refused() -> None:
-
     dispatcher = bound(a=echo)
     async with running(dispatcher):
         for wait in (False, True):
@@ -147,7 +142,6 @@ async def test_what_can_be_no_key_no_timeout_and_no_headers_is_refused() -> None
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize("timeout", [None, 60])
 async def test_who_is_cancelled_cancels_the_handler(key: str | None, timeout: float | None) -> None:
-
     gate = Gate()
     dispatcher = bound(a=gate)
     async with running(dispatcher):
@@ -162,7 +156,6 @@ async def test_who_is_cancelled_cancels_the_handler(key: str | None, timeout: fl
 @pytest.mark.parametrize("where", ["handler", "slot", "key", "nested"])
 @pytest.mark.parametrize("cancel", [False, True])
 async def test_time_ends_for_whatever_it_waits_for(where: str, cancel: bool) -> None:
-
     gate, ran = Gate(), []
 
     async def forever(message: Any) -> None:
@@ -200,7 +193,6 @@ async def test_time_ends_for_whatever_it_waits_for(where: str, cancel: bool) -> 
 
 
 async def test_a_stop_waits_for_nobody_who_gave_up() -> None:
-
     gate = Gate()
     dispatcher = bound(a=gate, b=echo)
     dispatcher.bound(1, 0)
@@ -217,7 +209,6 @@ async def test_a_stop_waits_for_nobody_who_gave_up() -> None:
 
 
 async def test_messages_with_one_key_are_handled_in_order_and_one_at_a_time() -> None:
-
     dispatcher, seen, now = new(), [], 0
 
     async def handle(order: Order) -> None:
@@ -243,7 +234,6 @@ async def test_messages_with_one_key_are_handled_in_order_and_one_at_a_time() ->
 
 
 async def test_different_keys_are_handled_at_the_same_time() -> None:
-
     gate = Gate()
     dispatcher = bound(a=gate)
     async with running(dispatcher):
@@ -259,7 +249,6 @@ async def test_different_keys_are_handled_at_the_same_time() -> None:
 
 
 async def test_the_next_with_a_key_comes_when_all_handlers_of_the_one_before_have_ended() -> None:
-
     dispatcher, seen = new(), []
 
     async def slow(order: Order) -> None:
@@ -281,7 +270,6 @@ async def test_the_next_with_a_key_comes_when_all_handlers_of_the_one_before_hav
 
 @pytest.mark.parametrize("wait", [False, True])
 async def test_many_keys_leave_nothing_behind(wait: bool) -> None:
-
     dispatcher, count = new(), 0
 
     async def handle(order: Order) -> None:
@@ -312,7 +300,6 @@ async def test_many_keys_leave_nothing_behind(wait: bool) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 async def test_no_more_handlers_run_than_there_are_workers(workers: int) -> None:
-
     dispatcher, now, most, count = new(engine_workers=workers), [0, 0], [0, 0], 0
 
     def handler(place: int) -> Handler:
@@ -343,7 +330,6 @@ async def test_no_more_handlers_run_than_there_are_workers(workers: int) -> None
 
 
 async def test_what_is_handled_within_another_message_needs_no_slot_of_its_own() -> None:
-
     dispatcher = new(engine_workers=1)
     seen = []
 
@@ -374,7 +360,6 @@ async def test_what_is_handled_within_another_message_needs_no_slot_of_its_own()
 @pytest.mark.parametrize("wait", [False, True])
 @pytest.mark.parametrize("handlers", [1, 2])
 async def test_a_call_that_waits_for_a_key_leaves_its_slot_to_who_holds_it(wait: bool, handlers: int) -> None:
-
     dispatcher, seen, gate = new(engine_workers=1), [], Gate()
 
     async def outer(order: Order) -> None:
@@ -406,7 +391,6 @@ async def test_a_call_that_waits_for_a_key_leaves_its_slot_to_who_holds_it(wait:
 
 
 async def test_a_handler_goes_on_when_it_has_a_slot_again() -> None:
-
     dispatcher = new(engine_workers=1)
     holder, other, seen = Gate(), Gate(), []
 
@@ -478,7 +462,6 @@ async def test_the_same_key_further_below_is_a_deadlock_too() -> None:
 
 
 async def test_keys_of_different_routers_are_different() -> None:
-
     dispatcher = new()
 
     async def outer(message: Any) -> Any:
@@ -491,7 +474,6 @@ async def test_keys_of_different_routers_are_different() -> None:
 
 
 async def test_the_same_key_may_be_handed_over_within_its_handler() -> None:
-
     seen = []
 
     async def outer(message: Any) -> None:
@@ -570,7 +552,6 @@ async def test_handlers_that_wait_for_each_other_in_a_circle_are_a_deadlock(
 
 
 async def test_a_queued_message_that_waits_for_who_waits_for_it_is_a_deadlock() -> None:
-
     started, go_on = asyncio.Event(), asyncio.Event()
 
     async def first(message: Any) -> None:
@@ -597,7 +578,6 @@ async def test_a_queued_message_that_waits_for_who_waits_for_it_is_a_deadlock() 
 
 
 async def test_who_waits_for_a_key_that_becomes_free_is_no_deadlock() -> None:
-
     gate = Gate()
 
     async def outer(message: Any) -> Any:
@@ -617,7 +597,6 @@ async def test_who_waits_for_a_key_that_becomes_free_is_no_deadlock() -> None:
 
 
 async def test_a_task_that_outlives_its_handler_is_nobody_s_deadlock() -> None:
-
     tasks = []
 
     async def outer(message: Any) -> None:
@@ -638,7 +617,6 @@ async def test_a_task_that_outlives_its_handler_is_nobody_s_deadlock() -> None:
 
 
 async def test_a_task_that_outlives_its_handler_needs_slots_like_everybody() -> None:
-
     gate, tasks = Gate(), []
 
     async def outer(message: Any) -> None:
@@ -662,7 +640,6 @@ async def test_a_task_that_outlives_its_handler_needs_slots_like_everybody() -> 
 async def test_what_outlives_its_handler_has_the_slot_and_a_stop_waits_for_it(
     wait: bool, handlers: int
 ) -> None:
-
     dispatcher = new(engine_workers=1)
     gates, tasks = [Gate() for _ in range(handlers)], []
 
@@ -692,7 +669,6 @@ async def test_what_outlives_its_handler_has_the_slot_and_a_stop_waits_for_it(
 
 
 async def test_a_sender_waits_while_too_much_waits_and_handlers_never_do() -> None:
-
     dispatcher = new(engine_workers=1, backlog=4)
     gate, sent = Gate(), []
 
@@ -728,7 +704,6 @@ async def test_a_sender_waits_while_too_much_waits_and_handlers_never_do() -> No
 
 
 async def test_no_more_wait_than_may_though_many_senders_do() -> None:
-
     dispatcher = new(engine_workers=1, backlog=4)
     most, count = 0, 0
 
@@ -749,7 +724,6 @@ async def test_no_more_wait_than_may_though_many_senders_do() -> None:
 
 
 async def test_a_sender_that_waits_when_the_dispatcher_is_stopped_is_refused() -> None:
-
     dispatcher = new(engine_workers=1, backlog=1)
     gate = Gate()
     dispatcher.events.bind(Order, gate, argname="message")
@@ -768,7 +742,6 @@ async def test_a_sender_that_waits_when_the_dispatcher_is_stopped_is_refused() -
 
 
 async def test_a_subclass_is_handled_like_its_base() -> None:
-
     dispatcher = new()
     gate = Gate()
     gate.open()

@@ -276,20 +276,17 @@ def test_what_is_neither_a_function_nor_a_class_is_refused() -> None:
     assert str(caught.value) == ("a listener is a function, or a class with on(self, event), and not a int")
 
 
-def test_the_loop_goes_on_while_a_plain_function_waits_for_it() -> None:
-    async def main() -> None:
-        inside, loop_was_here = threading.Event(), threading.Event()
+async def test_the_loop_goes_on_while_a_plain_function_waits_for_it() -> None:
+    inside, loop_was_here = threading.Event(), threading.Event()
 
-        def function(event: Any) -> bool:
-            inside.set()
-            return loop_was_here.wait(WAIT)
+    def function(event: Any) -> bool:
+        inside.set()
+        return loop_was_here.wait(WAIT)
 
-        found = made(function, "", HUB, 1)
-        waiting = asyncio.ensure_future(found.call(1))
-        await until(inside.is_set)
-        loop_was_here.set()
-        assert await waiting is True
-        assert found.threads is not None
-        await found.threads.close(WAIT)
-
-    go(main)
+    found = made(function, "", HUB, 1)
+    waiting = asyncio.ensure_future(found.call(1))
+    await until(inside.is_set)
+    loop_was_here.set()
+    assert await waiting is True
+    assert found.threads is not None
+    await found.threads.close(WAIT)

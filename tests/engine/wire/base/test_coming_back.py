@@ -34,7 +34,6 @@ async def test_each_key_is_waited_for_while_the_connection_settles(monkeypatch: 
 async def test_a_key_is_waited_for_only_so_long_however_long_the_connection_settles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-
     _, keys = coming_back(settling=90.0)
     monkeypatch.setattr(supervisor, "SETTLING", 60)
     assert keys.missed("a")

@@ -14,7 +14,6 @@ def event(body: bytes, *, accepted_at: float = 1.0, key: str = "key") -> Envelop
 
 
 async def test_outcomes_are_complete_with_the_last_of_them() -> None:
-
     outcomes: Outcomes[Rejected] = Outcomes(2)
     outcomes.left = 2
     waiting = asyncio.ensure_future(outcomes.complete(30))

@@ -164,7 +164,6 @@ def test_a_failed_batch_is_unavailable_for_what_is_not_in_the_file_and_rejected_
 
 
 async def test_open_tells_of_a_bad_path_and_leaves_no_thread(tmp_path: Path) -> None:
-
     destination = FileDestination(profile(path=str(tmp_path)))
     with pytest.raises(Unavailable, match="it is a folder"):
         await destination.open()
@@ -172,7 +171,6 @@ async def test_open_tells_of_a_bad_path_and_leaves_no_thread(tmp_path: Path) -> 
 
 
 async def test_two_profiles_with_one_path_are_told(tmp_path: Path) -> None:
-
     first = FileDestination(profile(path=str(tmp_path / "a")))
     await first.open()
     with pytest.raises(Unavailable, match="already written by another profile or process"):
