@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.handling.dispatch.dispatcher import Dispatcher
 from evbus.engine.handling.handler import AbstractHandler, HandlerProtocol, add_event
 from evbus.errors import DispatchDeadlock, DispatchError
 from tests.dispatch.rig import Order, Paid, Urgent, caught, failures, new, running, turns, until, within
@@ -187,8 +188,9 @@ class Broken(Own):
         raise RuntimeError("cannot dump")
 
 
-async def test_a_handler_whose_events_cannot_be_had_has_failed(caplog: pytest.LogCaptureFixture) -> None:
-    dispatcher = new()
+async def test_a_handler_whose_events_cannot_be_had_has_failed(
+    dispatcher: Dispatcher, caplog: pytest.LogCaptureFixture
+) -> None:
     dispatcher.commands.bind(Order, Broken)
     async with running(dispatcher):
         problem = await caught(dispatcher.commands.handle(Order(0), wait_for_response=True))
@@ -223,8 +225,7 @@ async def test_nested_handlers_keep_their_own_events() -> None:
     assert paid == [2]
 
 
-async def test_events_that_nobody_handles_make_no_handler_fail() -> None:
-    dispatcher = new()
+async def test_events_that_nobody_handles_make_no_handler_fail(dispatcher: Dispatcher) -> None:
     dispatcher.commands.bind(Order, Plain)
     async with running(dispatcher):
         assert await dispatcher.commands.handle(Order(1), wait_for_response=True) == 1

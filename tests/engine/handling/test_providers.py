@@ -235,8 +235,9 @@ def test_what_is_asynchronous_is_told_by_its_declaration(make: Any, expected: bo
         make_repo_by_chance,
     ],
 )
-async def test_a_singleton_is_one_object_and_a_factory_makes_one_each_time(make: Any) -> None:
-    injector = Injector()
+async def test_a_singleton_is_one_object_and_a_factory_makes_one_each_time(
+    injector: Injector, make: Any
+) -> None:
     one = await injector.resolve(Singleton["one":make])
     assert isinstance(one, Repo)
     assert await injector.resolve(Singleton["one":make]) is one
@@ -252,6 +253,11 @@ def test_a_singleton_may_be_none() -> None:
     injector, provider = Injector(), Singleton["none" : lambda: made.append(1)]
     assert [injector.resolve_now(provider), run(injector.resolve(provider))] == [None, None]
     assert made == [1]
+
+
+@pytest.fixture
+def injector() -> Injector:
+    return Injector()
 
 
 class Gate:
@@ -271,14 +277,18 @@ class Gate:
         return outcome
 
 
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
 async def ask(injector: Injector, provider: Provider, number: int) -> list[asyncio.Task[Any]]:
     tasks = [asyncio.ensure_future(injector.resolve(provider)) for _ in range(number)]
     await turns(3)
     return tasks
 
 
-async def test_all_who_ask_while_a_singleton_is_made_get_the_same() -> None:
-    injector, gate = Injector(), Gate()
+async def test_all_who_ask_while_a_singleton_is_made_get_the_same(injector: Injector, gate: Gate) -> None:
     tasks = await ask(injector, Singleton["x":gate], 50)
     assert gate.begun == 1
     gate.open.set()
@@ -313,8 +323,9 @@ async def test_the_error_of_a_plain_maker_is_not_remembered() -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-async def test_one_asker_cancelled_leaves_the_others_their_singleton(first: bool) -> None:
-    injector, gate = Injector(), Gate()
+async def test_one_asker_cancelled_leaves_the_others_their_singleton(
+    injector: Injector, gate: Gate, first: bool
+) -> None:
     tasks = await ask(injector, Singleton["x":gate], 3)
     gone = tasks.pop(0 if first else -1)
     gone.cancel()
@@ -324,8 +335,7 @@ async def test_one_asker_cancelled_leaves_the_others_their_singleton(first: bool
     assert len({await within(task) for task in tasks}) == 1
 
 
-async def test_all_askers_cancelled_the_next_one_gets_what_was_begun() -> None:
-    injector, gate = Injector(), Gate()
+async def test_all_askers_cancelled_the_next_one_gets_what_was_begun(injector: Injector, gate: Gate) -> None:
     provider = Singleton["x":gate]
     (task,) = await ask(injector, provider, 1)
     task.cancel()
@@ -358,8 +368,7 @@ async def test_a_maker_that_is_cancelled_from_within_is_an_error_and_no_cancella
     assert isinstance(await within(injector.resolve(provider)), Repo)
 
 
-async def test_the_asker_of_a_factory_cancelled_ends_its_maker() -> None:
-    injector, gate = Injector(), Gate()
+async def test_the_asker_of_a_factory_cancelled_ends_its_maker(injector: Injector, gate: Gate) -> None:
     (task,) = await ask(injector, Factory["x":gate], 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -367,8 +376,7 @@ async def test_the_asker_of_a_factory_cancelled_ends_its_maker() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_plain_makers_need_no_loop() -> None:
-    injector = Injector()
+def test_plain_makers_need_no_loop(injector: Injector) -> None:
     one = injector.resolve_now(Singleton["x":make_repo])
     assert injector.resolve_now(Singleton["x":make_repo]) is one
     assert injector.resolve_now(Factory["y":make_repo]) is not injector.resolve_now(Factory["y":make_repo])
@@ -410,8 +418,9 @@ async def test_fill_makes_what_has_to_be_made_and_leaves_values_alone() -> None:
         (Factory["repo":make_repo], Singleton["repo":make_repo]),
     ],
 )
-def test_a_name_that_stands_for_something_else_names_both(first: Provider, second: Provider) -> None:
-    injector = Injector()
+def test_a_name_that_stands_for_something_else_names_both(
+    injector: Injector, first: Provider, second: Provider
+) -> None:
     injector.declare(first)
     for use in (injector.declare, injector.resolve_now, lambda one: run(injector.resolve(one))):
         with pytest.raises(HandlerSignatureError) as caught:
@@ -423,8 +432,7 @@ def test_a_name_that_stands_for_something_else_names_both(first: Provider, secon
     assert isinstance(injector.resolve_now(first), Repo)
 
 
-def test_the_same_provider_may_be_declared_again_and_factories_may_share_a_name() -> None:
-    injector = Injector()
+def test_the_same_provider_may_be_declared_again_and_factories_may_share_a_name(injector: Injector) -> None:
     for _ in range(2):
         injector.declare(Singleton["one":make_repo])
         injector.declare(Factory["each":make_repo])
@@ -477,19 +485,17 @@ def test_a_member_of_a_union_is_found(annotation: Any) -> None:
 
 
 @pytest.mark.parametrize("annotation", [object, Any, None, type(None), int, str, list[Repo], T, "Repo", [1]])
-def test_what_says_nothing_of_a_provided_type_finds_nothing(annotation: Any) -> None:
+def test_what_says_nothing_of_a_provided_type_finds_nothing(injector: Injector, annotation: Any) -> None:
     class Secret(str):
         __slots__ = ()
 
-    injector = Injector()
     injector.provide(Repo, Repo())
     injector.provide(Secret, Secret())
     injector.provide(bool, True)
     assert injector.find(annotation) is MISSING
 
 
-def test_a_parametrized_type_is_found_as_it_was_provided() -> None:
-    injector = Injector()
+def test_a_parametrized_type_is_found_as_it_was_provided(injector: Injector) -> None:
     injector.provide(Box[int], "ints")
     injector.provide(Box[str], "strings")
     assert injector.find(Box[int]) == "ints"
@@ -497,8 +503,7 @@ def test_a_parametrized_type_is_found_as_it_was_provided() -> None:
     assert injector.find(Box[bytes]) is MISSING
 
 
-def test_several_types_that_would_do_are_named() -> None:
-    injector = Injector()
+def test_several_types_that_would_do_are_named(injector: Injector) -> None:
     injector.provide(SqlRepo, SqlRepo())
     injector.provide(MemoryRepo, MemoryRepo())
     with pytest.raises(HandlerSignatureError) as caught:
@@ -536,8 +541,7 @@ def test_a_kind_of_provider_without_its_brackets_is_refused() -> None:
     assert sentence(caught) == 'Factory alone makes nothing; write Factory["name": function]'
 
 
-def test_a_provided_providers_name_is_taken() -> None:
-    injector = Injector()
+def test_a_provided_providers_name_is_taken(injector: Injector) -> None:
     injector.provide(Repo, Singleton["repo":make_repo])
     with pytest.raises(HandlerSignatureError, match="the name 'repo' is taken"):
         injector.provide(SqlRepo, Singleton["repo":make_other])
@@ -585,6 +589,11 @@ class Log:
         return Thing()
 
 
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
 def singleton(name: str, value: Any) -> Provider:
     return Singleton[name : lambda: value]
 
@@ -594,8 +603,7 @@ async def made(injector: Injector, **values: Any) -> None:
         await injector.resolve(singleton(name, value))
 
 
-async def test_what_was_made_is_closed_in_reverse_order() -> None:
-    log, injector = Log(), Injector()
+async def test_what_was_made_is_closed_in_reverse_order(log: Log, injector: Injector) -> None:
     await made(injector, a=log.sync("a"), b=log.later("b"), c=log.both("c"), d=object(), e=None)
     await injector.aclose()
     assert log.closed == ["c", "b", "a"]
@@ -724,8 +732,9 @@ def test_afterwards_it_makes_anew_and_names_and_types_are_still_known() -> None:
 
 
 @pytest.mark.parametrize("begun", [True, False])
-async def test_closing_ends_what_is_being_made_and_tells_who_waits(begun: bool) -> None:
-    injector, gate = Injector(), Gate()
+async def test_closing_ends_what_is_being_made_and_tells_who_waits(
+    injector: Injector, gate: Gate, begun: bool
+) -> None:
     provider = Singleton["x":gate]
     task = asyncio.ensure_future(injector.resolve(provider))
     await turns(3 if begun else 1)

@@ -37,6 +37,12 @@ def overlapping(plan: Sequence[Any] = ()) -> Target:
     return Target(batching=True, overlap=True, plan=plan)
 
 
+@pytest.fixture
+def target(rig: Rig) -> Target:
+    """Return the target of a lane that takes batches of three."""
+    return rig.to(overlapping(), delivery=THREES)
+
+
 def hold(target: Target, count: int) -> list[asyncio.Future[Any]]:
     """Let the next tries wait for these: for None (all is well), an exception, or outcomes."""
     answers: list[asyncio.Future[Any]] = [asyncio.get_running_loop().create_future() for _ in range(count)]
@@ -79,9 +85,9 @@ def failed(what: str, events: list[bytes]) -> tuple[list[bytes], list[bytes]]:
 
 
 async def test_a_second_batch_is_handed_over_before_the_first_is_answered_and_no_third(
+    target: Target,
     rig: Rig,
 ) -> None:
-    target = rig.to(overlapping(), delivery=THREES)
     first, second = hold(target, 2)
     rig.fill(10)
     async with rig.running():
@@ -135,8 +141,7 @@ async def test_never_more_than_two_batches_are_in_flight_however_small_the_parts
     assert target.got == numbers(200)
 
 
-async def test_single_events_do_not_wait_for_one_another(rig: Rig) -> None:
-    target = rig.to(overlapping(), delivery=THREES)
+async def test_single_events_do_not_wait_for_one_another(target: Target, rig: Rig) -> None:
     answers = hold(target, 6)
     async with rig.running():
         for number in range(7):
@@ -184,9 +189,8 @@ async def test_other_plugins_are_called_again_once_they_have_answered(
 @pytest.mark.parametrize("second", ["none", *FAILURES])
 @pytest.mark.parametrize("first", FAILURES)
 async def test_what_failed_of_the_first_batch_is_tried_again_before_the_second_and_both_before_the_next(
-    rig: Rig, first: str, second: str, backwards: bool
+    target: Target, rig: Rig, first: str, second: str, backwards: bool
 ) -> None:
-    target = rig.to(overlapping(), delivery=THREES)
     answers = list(zip(hold(target, 2), (first, second), strict=True))
     rig.fill(12)
     async with rig.running():
@@ -302,8 +306,7 @@ async def test_a_batch_that_hangs_is_given_up_in_time_and_tried_again_first(rig:
     assert rig.dead() == []
 
 
-async def test_wrong_answers_are_failures_of_their_batch_alone(rig: Rig) -> None:
-    target = rig.to(overlapping(), delivery=THREES)
+async def test_wrong_answers_are_failures_of_their_batch_alone(target: Target, rig: Rig) -> None:
     first, second = hold(target, 2)
     rig.fill(6)
     async with rig.running():
@@ -402,8 +405,7 @@ async def stopped(rig: Rig, target: Target, count: int = 9) -> tuple[list[asynci
     return answers, task
 
 
-async def test_a_stop_delivers_what_is_in_flight_and_what_is_queued(rig: Rig) -> None:
-    target = rig.to(overlapping(), delivery=THREES)
+async def test_a_stop_delivers_what_is_in_flight_and_what_is_queued(target: Target, rig: Rig) -> None:
     (first, second), task = await stopped(rig, target)
     stop = asyncio.ensure_future(rig.stop())
     await turns(20)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from evbus.engine.handling.dispatch import dispatcher as dispatcher_module
-from evbus.engine.handling.dispatch.dispatcher import DispatchReport
+from evbus.engine.handling.dispatch.dispatcher import Dispatcher, DispatchReport
 from evbus.engine.handling.handler import add_event
 from evbus.engine.handling.providers import Singleton
 from evbus.errors import DispatcherNotStarted, DispatchError, DispatcherStopped
@@ -38,6 +38,14 @@ def gated(**options: Any) -> tuple[Any, Gate]:
     dispatcher, gate = new(**options), Gate()
     dispatcher.events.bind(Order, gate, argname="message")
     return dispatcher, gate
+
+
+@pytest.fixture
+def dispatcher(gate: Gate) -> Dispatcher:
+    """Return one that has a gate for orders."""
+    made = Dispatcher()
+    made.events.bind(Order, gate, argname="message")
+    return made
 
 
 def test_a_report_says_what_was_not_handled() -> None:
@@ -328,8 +336,9 @@ async def test_what_waits_for_the_key_of_a_handler_that_stops_is_given_up() -> N
 
 
 @pytest.mark.parametrize("wait", [False, True])
-async def test_a_handler_that_stops_is_not_cancelled_with_the_others(wait: bool) -> None:
-    dispatcher, gate = gated()
+async def test_a_handler_that_stops_is_not_cancelled_with_the_others(
+    dispatcher: Dispatcher, gate: Gate, wait: bool
+) -> None:
     reports = []
 
     async def stop(message: Any) -> None:
@@ -382,8 +391,7 @@ async def test_handlers_and_others_may_stop_it_together() -> None:
     assert_empty(dispatcher)
 
 
-async def test_a_stop_may_be_repeated_and_come_too_early() -> None:
-    dispatcher, gate = gated()
+async def test_a_stop_may_be_repeated_and_come_too_early(dispatcher: Dispatcher, gate: Gate) -> None:
     assert (await dispatcher.stop()).unhandled == {}
     with pytest.raises(DispatcherNotStarted):
         await dispatcher.handle(Order())
@@ -456,8 +464,7 @@ def intake(dispatcher: Any, seen: list[str], *, stubborn: bool = False) -> async
     return task
 
 
-async def test_what_comes_from_outside_ends_first() -> None:
-    dispatcher, gate = gated()
+async def test_what_comes_from_outside_ends_first(dispatcher: Dispatcher, gate: Gate) -> None:
     seen: list[str] = []
     gate.open()
     async with running(dispatcher):
@@ -500,8 +507,9 @@ def before() -> Any:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.usefixtures("before")
-async def test_a_signal_stops_the_dispatcher_and_a_second_one_hurries(number: signal.Signals) -> None:
-    dispatcher, gate = gated()
+async def test_a_signal_stops_the_dispatcher_and_a_second_one_hurries(
+    dispatcher: Dispatcher, gate: Gate, number: signal.Signals
+) -> None:
     dispatcher.start()
     await dispatcher.handle(Order())
     waiting = asyncio.ensure_future(dispatcher.wait_for_shutdown(LONG))
@@ -518,8 +526,7 @@ async def test_a_signal_stops_the_dispatcher_and_a_second_one_hurries(number: si
 
 
 @pytest.mark.usefixtures("before")
-async def test_two_signals_at_once_hurry_too() -> None:
-    dispatcher, gate = gated()
+async def test_two_signals_at_once_hurry_too(dispatcher: Dispatcher, gate: Gate) -> None:
     dispatcher.start()
     await dispatcher.handle(Order())
     waiting = asyncio.ensure_future(dispatcher.wait_for_shutdown(LONG))
@@ -534,8 +541,9 @@ async def test_two_signals_at_once_hurry_too() -> None:
 
 
 @pytest.mark.usefixtures("before")
-async def test_who_waits_for_a_signal_is_told_that_somebody_else_stops_it() -> None:
-    dispatcher, gate = gated()
+async def test_who_waits_for_a_signal_is_told_that_somebody_else_stops_it(
+    dispatcher: Dispatcher, gate: Gate
+) -> None:
     dispatcher.start()
     await dispatcher.handle(Order())
     early = [asyncio.ensure_future(dispatcher.wait_for_shutdown(LONG)) for _ in range(2)]
@@ -553,8 +561,7 @@ async def test_who_waits_for_a_signal_is_told_that_somebody_else_stops_it() -> N
 
 
 @pytest.mark.usefixtures("before")
-async def test_who_waits_for_a_signal_may_be_cancelled() -> None:
-    dispatcher, gate = gated()
+async def test_who_waits_for_a_signal_may_be_cancelled(dispatcher: Dispatcher, gate: Gate) -> None:
     gate.open()
     with pytest.raises(DispatcherNotStarted):
         await dispatcher.wait_for_shutdown()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.handling.dispatch.dispatcher import Dispatcher
 from evbus.engine.handling.frame import CURRENT
 from evbus.engine.handling.handler import add_event
 from evbus.errors import DispatchError, DispatchTimeout
@@ -105,10 +106,11 @@ async def test_a_failure_keeps_no_other_handler_from_its_message(caplog: pytest.
         assert "test_fanout.py:" in line
 
 
-async def test_who_waits_gets_the_first_failure_when_all_have_ended_and_the_others_are_reported() -> None:
+async def test_who_waits_gets_the_first_failure_when_all_have_ended_and_the_others_are_reported(
+    gate: Gate,
+) -> None:
     dispatcher, ended = new(), []
     found = failures(dispatcher)
-    gate = Gate()
 
     async def slow(order: Order) -> None:
         await gate(order)
@@ -140,8 +142,9 @@ class Mute(Exception):
         raise RuntimeError("no text")
 
 
-async def test_a_failure_that_has_no_text_is_reported_too(caplog: pytest.LogCaptureFixture) -> None:
-    dispatcher = new()
+async def test_a_failure_that_has_no_text_is_reported_too(
+    dispatcher: Dispatcher, caplog: pytest.LogCaptureFixture
+) -> None:
 
     async def handle(order: Order) -> None:
         raise Mute
@@ -255,8 +258,9 @@ async def test_handlers_that_have_not_begun_when_their_caller_is_cancelled_never
     assert all(gate.entered == [] for gate in gates)
 
 
-async def test_a_failure_that_its_cancelled_caller_does_not_get_is_reported() -> None:
-    dispatcher = new()
+async def test_a_failure_that_its_cancelled_caller_does_not_get_is_reported(
+    dispatcher: Dispatcher, gate: Gate
+) -> None:
     found = failures(dispatcher)
 
     async def fails(order: Order) -> None:
@@ -268,7 +272,6 @@ async def test_a_failure_that_its_cancelled_caller_does_not_get_is_reported() ->
         finally:
             raise ValueError("late")
 
-    gate = Gate()
     dispatcher.events.bind(Order, fails)
     dispatcher.events.bind(Order, fails_late)
     dispatcher.events.bind(Order, gate, argname="message")
@@ -310,8 +313,7 @@ async def test_a_worker_goes_on_after_it_was_cancelled_for_one_message(later: bo
 # Limits
 
 
-async def test_each_handler_has_the_time_that_the_message_has() -> None:
-    dispatcher = new()
+async def test_each_handler_has_the_time_that_the_message_has(dispatcher: Dispatcher) -> None:
     found = failures(dispatcher)
     gates = three(dispatcher)
     async with running(dispatcher):
@@ -338,8 +340,7 @@ async def test_time_passes_in_the_queue_too() -> None:
         assert dispatcher.events.failed == 1
 
 
-async def test_who_waits_gets_the_timeout_and_nothing_is_reported() -> None:
-    dispatcher = new()
+async def test_who_waits_gets_the_timeout_and_nothing_is_reported(dispatcher: Dispatcher) -> None:
     found = failures(dispatcher)
     gates = three(dispatcher)
     async with running(dispatcher):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.handling.dispatch.dispatcher import Dispatcher
 from evbus.errors import DispatcherStopped, HandlerExists, HandlerSignatureError
 from tests.dispatch.rig import Order, Paid, Urgent, new, running, until
 
@@ -153,8 +154,7 @@ class Stays:
 
 
 @pytest.mark.parametrize(("message", "profile"), [(Stays, "a"), (Order, ""), (Order, 5)])
-def test_either_both_are_bound_or_none(message: Any, profile: Any) -> None:
-    dispatcher = new()
+def test_either_both_are_bound_or_none(dispatcher: Dispatcher, message: Any, profile: Any) -> None:
     with pytest.raises(HandlerSignatureError):
         dispatcher.events.bind(message, Seen().handler("a"), argname="message", publish_to=profile)
     assert dispatcher.events.bindings() == []

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.handling.dispatch.dispatcher import Dispatcher
 from evbus.errors import (
     DispatchDeadlock,
     DispatcherNotStarted,
@@ -58,8 +59,9 @@ async def test_a_message_is_handed_over_and_handled_later() -> None:
 
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize("timeout", [None, 60])
-async def test_who_waits_gets_the_value_or_the_error(key: str | None, timeout: float | None) -> None:
-    dispatcher = new()
+async def test_who_waits_gets_the_value_or_the_error(
+    dispatcher: Dispatcher, key: str | None, timeout: float | None
+) -> None:
     found = failures(dispatcher)
 
     async def handle(order: Order) -> int:
@@ -141,8 +143,9 @@ async def test_what_can_be_no_key_no_timeout_and_no_headers_is_refused() -> None
 
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize("timeout", [None, 60])
-async def test_who_is_cancelled_cancels_the_handler(key: str | None, timeout: float | None) -> None:
-    gate = Gate()
+async def test_who_is_cancelled_cancels_the_handler(
+    gate: Gate, key: str | None, timeout: float | None
+) -> None:
     dispatcher = bound(a=gate)
     async with running(dispatcher):
         waiting = asyncio.ensure_future(dispatcher.handle("a", key, True, timeout))
@@ -192,8 +195,7 @@ async def test_time_ends_for_whatever_it_waits_for(where: str, cancel: bool) -> 
         assert ran == ["quick"]
 
 
-async def test_a_stop_waits_for_nobody_who_gave_up() -> None:
-    gate = Gate()
+async def test_a_stop_waits_for_nobody_who_gave_up(gate: Gate) -> None:
     dispatcher = bound(a=gate, b=echo)
     dispatcher.bound(1, 0)
     async with running(dispatcher):
@@ -233,8 +235,7 @@ async def test_messages_with_one_key_are_handled_in_order_and_one_at_a_time() ->
     assert seen == list(range(30))
 
 
-async def test_different_keys_are_handled_at_the_same_time() -> None:
-    gate = Gate()
+async def test_different_keys_are_handled_at_the_same_time(gate: Gate) -> None:
     dispatcher = bound(a=gate)
     async with running(dispatcher):
         for key in range(50):
@@ -461,8 +462,7 @@ async def test_the_same_key_further_below_is_a_deadlock_too() -> None:
         assert await dispatcher.handle("last", "other", True) == "inner"
 
 
-async def test_keys_of_different_routers_are_different() -> None:
-    dispatcher = new()
+async def test_keys_of_different_routers_are_different(dispatcher: Dispatcher) -> None:
 
     async def outer(message: Any) -> Any:
         return await dispatcher.queries.handle("inner", "k", True)
@@ -551,7 +551,7 @@ async def test_handlers_that_wait_for_each_other_in_a_circle_are_a_deadlock(
         assert str(one).startswith("queries: inner with the key ")
 
 
-async def test_a_queued_message_that_waits_for_who_waits_for_it_is_a_deadlock() -> None:
+async def test_a_queued_message_that_waits_for_who_waits_for_it_is_a_deadlock(gate: Gate) -> None:
     started, go_on = asyncio.Event(), asyncio.Event()
 
     async def first(message: Any) -> None:
@@ -562,7 +562,6 @@ async def test_a_queued_message_that_waits_for_who_waits_for_it_is_a_deadlock() 
     async def second(message: Any) -> None:
         await dispatcher.handle("echo", "one", True)
 
-    gate = Gate()
     dispatcher = bound(first=first, second=second, echo=echo, gate=gate)
     found = failures(dispatcher)
     async with running(dispatcher):
@@ -577,8 +576,7 @@ async def test_a_queued_message_that_waits_for_who_waits_for_it_is_a_deadlock() 
         assert [type(one.exception) for one in found] == [DispatchDeadlock]
 
 
-async def test_who_waits_for_a_key_that_becomes_free_is_no_deadlock() -> None:
-    gate = Gate()
+async def test_who_waits_for_a_key_that_becomes_free_is_no_deadlock(gate: Gate) -> None:
 
     async def outer(message: Any) -> Any:
         return await dispatcher.handle("inner", "two", True)
@@ -723,9 +721,8 @@ async def test_no_more_wait_than_may_though_many_senders_do() -> None:
     assert most <= 4
 
 
-async def test_a_sender_that_waits_when_the_dispatcher_is_stopped_is_refused() -> None:
+async def test_a_sender_that_waits_when_the_dispatcher_is_stopped_is_refused(gate: Gate) -> None:
     dispatcher = new(engine_workers=1, backlog=1)
-    gate = Gate()
     dispatcher.events.bind(Order, gate, argname="message")
     async with running(dispatcher):
         await dispatcher.handle(Order(0))
@@ -741,9 +738,7 @@ async def test_a_sender_that_waits_when_the_dispatcher_is_stopped_is_refused() -
     assert gate.ended == [Order(0), Order(1)]
 
 
-async def test_a_subclass_is_handled_like_its_base() -> None:
-    dispatcher = new()
-    gate = Gate()
+async def test_a_subclass_is_handled_like_its_base(dispatcher: Dispatcher, gate: Gate) -> None:
     gate.open()
     dispatcher.commands.bind(Order, gate, argname="message")
     async with running(dispatcher):

@@ -57,6 +57,16 @@ async def at_work(function: Any, letters: Letters | None = None, **options: Any)
     await listening.close(WAIT)
 
 
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+@pytest.fixture
+def letters() -> Letters:
+    return Letters()
+
+
 def give(listening: Listening, source: Source, *ids: str, **headers: str) -> None:
     for each in ids:
         listening.take(source.delivery({"id": each}, each, **headers), ORDER)
@@ -157,8 +167,7 @@ def group(*problems: Exception) -> Exception:
     return ExceptionGroup("unhandled errors in a TaskGroup", problems)
 
 
-async def test_a_group_of_nothing_but_rejections_is_not_tried_again() -> None:
-    source, letters = Source(), Letters()
+async def test_a_group_of_nothing_but_rejections_is_not_tried_again(source: Source, letters: Letters) -> None:
     on, calls = failing(9, group(Rejected("a"), group(Rejected("b"))))
     async with at_work(on, letters) as listening:
         give(listening, source, "a")
@@ -166,8 +175,7 @@ async def test_a_group_of_nothing_but_rejections_is_not_tried_again() -> None:
     assert calls == ["a"]
 
 
-async def test_a_group_with_something_else_than_rejections_is_tried_again() -> None:
-    source = Source()
+async def test_a_group_with_something_else_than_rejections_is_tried_again(source: Source) -> None:
     on, calls = failing(1, group(Rejected("a"), KeyError("b")))
     async with at_work(on) as listening:
         give(listening, source, "a")
@@ -236,7 +244,9 @@ async def test_on_error_is_told_of_what_was_given_up(kind: str) -> None:
     assert type(told[1][1]) is InvalidPayload
 
 
-async def test_a_handler_that_takes_too_long_is_cancelled_and_tried_again() -> None:
+async def test_a_handler_that_takes_too_long_is_cancelled_and_tried_again(
+    source: Source, letters: Letters
+) -> None:
     cancelled: list[str] = []
 
     async def on(event: Any) -> None:
@@ -246,7 +256,6 @@ async def test_a_handler_that_takes_too_long_is_cancelled_and_tried_again() -> N
             cancelled.append(event.id)
             raise
 
-    source, letters = Source(), Letters()
     async with at_work(on, letters, timeout=1e-6) as listening:
         give(listening, source, "a")
         await source.settled(1)
@@ -320,7 +329,7 @@ ENDS: list[Any] = [
 @pytest.mark.parametrize("key", [None, "id"])
 @pytest.mark.parametrize(("way", "reason"), ENDS, ids=[way.__name__ for way, _ in ENDS])
 async def test_whatever_a_listener_ends_with_is_a_failed_attempt(
-    way: Any, reason: str, key: str | None
+    source: Source, letters: Letters, way: Any, reason: str, key: str | None
 ) -> None:
     calls: list[str] = []
 
@@ -329,7 +338,6 @@ async def test_whatever_a_listener_ends_with_is_a_failed_attempt(
         if event.id == "bad":
             await way()
 
-    source, letters = Source(), Letters()
     async with at_work(on, letters, key=key) as listening:
         give(listening, source, "bad", "good")
         # What goes on is settled while the record of what is dead is written.
@@ -342,23 +350,25 @@ async def test_whatever_a_listener_ends_with_is_a_failed_attempt(
     assert attempts == 3
 
 
-async def test_what_a_plain_listener_ends_its_thread_with_is_a_failed_attempt() -> None:
+async def test_what_a_plain_listener_ends_its_thread_with_is_a_failed_attempt(
+    source: Source, letters: Letters
+) -> None:
     def on(event: Any) -> None:
         if event.id == "bad":
             sys.exit("no such customer")
 
-    source, letters = Source(), Letters()
     async with at_work(on, letters) as listening:
         give(listening, source, "bad", "good")
         assert await source.settled(2) == [("bad", False, False), ("good", True, False)]
     assert "SystemExit: no such customer" in str(letters[0].reason)
 
 
-async def test_an_interceptor_that_ends_the_program_gives_its_event_up() -> None:
+async def test_an_interceptor_that_ends_the_program_gives_its_event_up(
+    source: Source, letters: Letters
+) -> None:
     async def around(_envelope: Any, _handle: Any, _receiver: str, _descriptor: Any) -> None:
         sys.exit(2)
 
-    source, letters = Source(), Letters()
     async with at_work(Got().on, letters) as listening:
         listening.begin(around)
         give(listening, source, "bad")
@@ -366,11 +376,9 @@ async def test_an_interceptor_that_ends_the_program_gives_its_event_up() -> None
     assert "SystemExit" in str(letters[0].reason)
 
 
-def test_an_interrupt_is_the_operators() -> None:
+def test_an_interrupt_is_the_operators(source: Source, letters: Letters) -> None:
     async def on(_event: Any) -> None:
         raise KeyboardInterrupt
-
-    source, letters = Source(), Letters()
 
     async def main() -> None:
         async with at_work(on, letters) as listening:
@@ -417,14 +425,15 @@ async def test_a_cancellation_of_its_worker_is_a_failed_attempt_and_the_listener
     assert sorted(calls) == ["bad"] * 3 + ["good"] * 2
 
 
-async def test_an_interceptor_that_cancels_its_worker_does_not_do_so_for_ever() -> None:
+async def test_an_interceptor_that_cancels_its_worker_does_not_do_so_for_ever(
+    source: Source, letters: Letters
+) -> None:
     async def around(_envelope: Any, _handle: Any, _receiver: str, _descriptor: Any) -> None:
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
         await asyncio.sleep(0)
 
-    source, letters = Source(), Letters()
     async with at_work(print, letters) as listening:
         listening.begin(around)
         give(listening, source, "a")
@@ -626,7 +635,7 @@ async def test_one_key_after_the_other_while_different_keys_are_handled_at_once(
         assert listening.snapshot()["keys"] == 0
 
 
-async def test_a_failure_and_its_retries_keep_the_turn_of_their_key() -> None:
+async def test_a_failure_and_its_retries_keep_the_turn_of_their_key(source: Source) -> None:
     done: list[float] = []
     tried: list[float] = []
 
@@ -637,7 +646,6 @@ async def test_a_failure_and_its_retries_keep_the_turn_of_their_key() -> None:
             raise KeyError
         done.append(event.total)
 
-    source = Source()
     async with at_work(on, key="id", concurrency=4) as listening:
         for number in range(10):
             listening.take(source.delivery({"id": "a", "total": number}, number), ORDER)
@@ -735,7 +743,9 @@ async def test_a_loop_that_is_busy_is_woken_once_for_all_that_a_thread_has_handl
 
 
 @pytest.mark.parametrize("timeout", [None, WAIT])
-async def test_retries_of_a_plain_function_keep_the_order(timeout: float | None) -> None:
+async def test_retries_of_a_plain_function_keep_the_order(
+    source: Source, letters: Letters, timeout: float | None
+) -> None:
     calls: list[str] = []
 
     def on(event: Any) -> None:
@@ -743,7 +753,6 @@ async def test_retries_of_a_plain_function_keep_the_order(timeout: float | None)
         if event.id in "bd" and calls.count(event.id) < (3 if event.id == "b" else 4):
             raise KeyError(event.id)
 
-    source, letters = Source(), Letters()
     async with at_work(on, letters, timeout=timeout) as listening:
         give(listening, source, *"abcde")
         told = await source.settled(5)
@@ -797,8 +806,9 @@ async def test_what_a_plain_function_returns_is_awaited_before_the_next_is_handl
         assert done == ["a", "b", "b", "c"]
 
 
-async def test_what_a_plain_function_returns_to_be_awaited_has_what_is_left_of_its_time() -> None:
-    source, letters = Source(), Letters()
+async def test_what_a_plain_function_returns_to_be_awaited_has_what_is_left_of_its_time(
+    source: Source, letters: Letters
+) -> None:
     async with at_work(lambda event: asyncio.Event().wait(), letters, timeout=0.01) as listening:
         give(listening, source, "a")
         assert await source.settled(1) == [("a", False, False)]
@@ -822,7 +832,7 @@ async def test_so_many_threads_at_most_handle_events_and_none_waits_behind_anoth
     assert concurrency > 1 or held.calls == ["slow", *names]
 
 
-async def test_plain_functions_handle_one_event_of_a_key_at_once_and_in_order() -> None:
+async def test_plain_functions_handle_one_event_of_a_key_at_once_and_in_order(source: Source) -> None:
     seen: list[tuple[str, float]] = []
     inside: Counter[str] = Counter()
 
@@ -835,7 +845,6 @@ async def test_plain_functions_handle_one_event_of_a_key_at_once_and_in_order() 
             raise KeyError
         inside[event.id] -= 1
 
-    source = Source()
     async with at_work(on, key="id", concurrency=4) as listening:
         for number in range(60):
             listening.take(source.delivery({"id": "abc"[number % 3], "total": number}, number), ORDER)
@@ -900,7 +909,9 @@ async def test_a_plain_function_that_takes_too_long_is_given_up_and_those_behind
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_a_worker_that_is_cancelled_tries_its_event_again_and_handles_the_others() -> None:
+async def test_a_worker_that_is_cancelled_tries_its_event_again_and_handles_the_others(
+    source: Source,
+) -> None:
     calls: list[str] = []
     gate = threading.Event()
 
@@ -912,7 +923,6 @@ async def test_a_worker_that_is_cancelled_tries_its_event_again_and_handles_the_
             task.get_loop().call_soon_threadsafe(task.cancel)
             gate.wait(WAIT)
 
-    source = Source()
     async with at_work(on) as listening:
         give(listening, source, *"abc")
         assert sorted(await source.settled(3)) == [(each, True, False) for each in "abc"]
@@ -940,7 +950,7 @@ async def test_an_event_for_which_there_is_no_thread_is_tried_again(monkeypatch:
     assert calls == ["a", "b"]
 
 
-async def test_each_event_of_a_plain_function_has_its_context_and_its_envelope() -> None:
+async def test_each_event_of_a_plain_function_has_its_context_and_its_envelope(source: Source) -> None:
     var: ContextVar[str] = ContextVar("var", default="")
     seen: list[Any] = []
 
@@ -948,7 +958,6 @@ async def test_each_event_of_a_plain_function_has_its_context_and_its_envelope()
         seen.append((event.id, envelope.headers["x"], var.get(), HANDLING.get() is not None))
         var.set(event.id)
 
-    source = Source()
     async with at_work(on) as listening:
         for each in "abc":
             give(listening, source, each, x=each)
