@@ -57,7 +57,7 @@ class _Decoder(NamedTuple):
     keys: frozenset[str] | None
 
 
-_Last = tuple["EventSpec | None", "SharedHeaders | None", Callable[[bytes], Any]]
+_Last = tuple[Any, "SharedHeaders | None", Callable[[bytes], Any]]
 
 
 class Reader:

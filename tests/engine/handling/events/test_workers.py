@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import decimal
 import itertools
 from contextvars import ContextVar
 
@@ -62,6 +64,30 @@ async def test_others_get_their_turn_while_there_is_much_to_do() -> None:
     steps = [after - before for before, after in itertools.pairwise(turns)]
     assert 0 < max(steps) <= scheduler.SLICE
     assert await workers.wait_idle(WAIT)
+
+
+def test_a_worker_goes_on_after_calculating_with_decimals_and_nobody_sees_how_that_was_set() -> None:
+    async def main() -> None:
+        seen = list[tuple[int, bool]]()
+        workers_seen = set[object]()
+
+        async def handle(job: int) -> None:
+            context = decimal.getcontext()
+            seen.append((context.prec, context.flags[decimal.Inexact]))
+            workers_seen.add(asyncio.current_task())
+            if job == 3:
+                VAR.set("another worker follows")
+            context.prec = 5
+            assert decimal.Decimal(1) / 3 == decimal.Decimal("0.33333")
+
+        workers = Workers(handle, 1, "w")
+        for number in range(6):
+            workers.submit(number)
+        assert await workers.wait_idle(WAIT)
+        assert seen == [(28, False)] * 6
+        assert len(workers_seen) == 2
+
+    contextvars.Context().run(go, main)
 
 
 async def test_what_a_job_sets_in_its_context_is_not_for_the_next() -> None:
