@@ -48,7 +48,9 @@ def __init__(hub):
     #: Whether listeners get nothing but what is in this process, as in a program that only sends.
     hub.event.LOCAL = False
     hub.evbus.CHECKS["listener"] = lambda module: _check(hub, module)
-    hub.evbus.COMPANIONS.append("event")
+    for step in ("start", "ready", "stop", "abandon", "record_undelivered"):
+        # Looked up each time, as POP may rebuild the sub.
+        hub.evbus.LIFE[step].append(lambda *given, step=step: hub.event.init[step](*given))
 
 
 async def send(hub, event, headers=None, profile="default"):

@@ -11,7 +11,7 @@ import pytest
 
 from evbus import api, testing
 from evbus.engine.client.handle import Handle
-from evbus.engine.core import arguments
+from evbus.engine.core import broker
 from evbus.errors import BusStopped, EvbusError, HandlerSignatureError, InvalidRoutingKey, SettleTimeout
 from tests.evbus.kit import WAIT, write
 from tests.event.kit import OrderPlaced
@@ -171,7 +171,7 @@ def test_what_is_no_order_is_refused() -> None:
 
 
 def test_two_texts_that_were_body_and_profile_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    arguments._tell_order.cache_clear()
+    broker._tell_order.cache_clear()
 
     async def work(events: api.BusHandle) -> None:
         await events.put("text", "default")

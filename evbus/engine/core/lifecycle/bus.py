@@ -19,9 +19,9 @@ from evbus.engine.core.lane import worker
 from evbus.engine.core.lane.lane import DeadLetter, Lane
 from evbus.engine.core.lane.relay import Tracker
 from evbus.engine.core.lane.route import LaneRouter
-from evbus.engine.core.lifecycle.patience import Patience
+from evbus.engine.core.lifecycle.patience import Patience, within
+from evbus.engine.core.lifecycle.plan import open_all
 from evbus.engine.core.lifecycle.run import BusState, Report, RunPlan
-from evbus.engine.core.lifecycle.together import open_all, within
 from evbus.engine.core.lifecycle.unstopped import end_tasks, mark
 from evbus.engine.core.observe import Observers
 from evbus.engine.core.queue import Queue

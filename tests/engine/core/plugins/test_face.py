@@ -11,7 +11,7 @@ from typing import Any
 import pop.contract
 import pytest
 
-from evbus.engine.core.arguments import put_arguments
+from evbus.engine.core.broker import put_arguments
 from evbus.engine.core.plugins.face import Direct, direct
 from evbus.errors import InvalidRoutingKey
 from tests.evbus.kit import write
