@@ -22,8 +22,7 @@ from evbus import conf
 from evbus.engine.cli import output
 from evbus.engine.core import profiles as core_profiles
 from evbus.engine.core.plugins import installed
-from evbus.engine.core.plugins import own as plugins_own
-from evbus.engine.core.settings import plain
+from evbus.engine.core.settings import environment, plain
 from evbus.engine.kit.units import Unit, UnitError, number
 from evbus.errors import ConfigError, EvbusError, SettingsError, nearest
 
@@ -289,9 +288,9 @@ def _read_empty(hub: Any) -> None:
 def _set_own(hub: Any) -> None:
     """Add the options of plugins that the environment and ``--set`` give, which pop-config does not know."""
     given = {
-        name: os.environ[plugins_own.environment(name)]
+        name: os.environ[environment(name)]
         for name in hub.OPT.evbus
-        if name not in CONFIG and plugins_own.environment(name) in os.environ
+        if name not in CONFIG and environment(name) in os.environ
     }
     for option in hub.OPT.evbus.get("set") or ():
         name, equals, value = option.partition("=")

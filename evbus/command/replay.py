@@ -39,4 +39,4 @@ async def main(hub, options):
 
 
 def _relayed(engine, lane):
-    return lambda delivery: engine.relay(delivery, delivery.envelope, [lane])
+    return lambda delivery: engine.relaying().relay(delivery, delivery.envelope, [lane])

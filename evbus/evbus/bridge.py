@@ -133,9 +133,9 @@ async def run(hub, contexts, source, profile="default", count=0, on_left=None):
             hub.evbus.BROKER.prepare(event)
         except BaseException as exc:
             # Whatever an interceptor raises: left with its source, the event would come again and again.
-            engine.refuse(delivery, event, lanes, _waiting.failure_of(exc, _waiting.running()))
+            engine.relaying().refuse(delivery, event, lanes, _waiting.failure_of(exc, _waiting.running()))
         else:
-            engine.relay(delivery, event, lanes)
+            engine.relaying().relay(delivery, event, lanes)
 
     wanted = types.Subscription(concurrency=BATCH)
     most = _bridge.MOST

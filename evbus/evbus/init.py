@@ -21,7 +21,6 @@ from evbus.engine.core.plugins import face as _face
 from evbus.engine.core.plugins import in_use as _in_use
 from evbus.engine.core.plugins import installed as _installed
 from evbus.engine.core.plugins import load as _load
-from evbus.engine.core.plugins import own as _own
 from evbus.engine.core.plugins import shape as _shape
 
 log = logging.getLogger("evbus")
@@ -350,7 +349,7 @@ def _configure(hub):
 def _apply_options(hub, options, known):
     given = dict(options or {})
     _load_plugins(hub, _settings.read_settings({key: given.get(key) for key in ("plugin_dirs", "listen_to")}))
-    own = _own.read(given, _own.declared(_modules(hub)), os.environ)
+    own = _settings.read_own(given, _settings.declared_options(_modules(hub)), os.environ)
     settings = _settings.read_settings(given, own)
     hub.serialize.json.configure(settings)
     hub.serialize.msgpack.configure(settings)

@@ -23,7 +23,7 @@ import pop.exc
 import pop.loader
 
 from evbus.engine.core.endpoint import Plugin
-from evbus.engine.core.plugins.own import check_options
+from evbus.engine.core.settings import check_options
 from evbus.errors import PluginError
 
 __all__ = ["Check", "load_plugins", "module_of", "open_room"]

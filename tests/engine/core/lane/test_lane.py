@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from evbus.engine.core.lane import worker
-from evbus.engine.core.lane.lane import LaneState
 from evbus.engine.core.settings import DeliverySettings, Retry
 from evbus.engine.kit import backoff
 from evbus.errors import BusFull, ConnectFailed, ConnectionLost, DeliveryTimeout, Rejected, Unavailable
@@ -431,7 +430,7 @@ async def test_drop_oldest_counts_exactly_what_it_drops(rig: Rig) -> None:
         found = rig.check()["lanes"]["plugin0.provider.*"]
         assert (found["queued"], found["dropped"], found["in_flight"]) == (3, 7, 1)
         assert (found["queued_bytes"], rig.queue.held) == (len("8910"), 0)
-        assert lane.state is LaneState.RUNNING
+        assert lane.state == "running"
         target.release.set()
     assert target.got == [b"0", b"8", b"9", b"10"]
 
@@ -628,15 +627,15 @@ async def test_states_tell_what_a_lane_is_doing(rig: Rig) -> None:
     lane = rig.add(target)
     target.plan.extend([ValueError("down"), HANG])
     async with rig.running():
-        assert lane.state is LaneState.IDLE
+        assert lane.state == "idle"
         await rig.put(1)
         await target.hanging.wait()
-        assert lane.state is LaneState.RETRYING
+        assert lane.state == "retrying"
         assert lane.last_error == "down"
         target.release.set()
         await until(lambda: lane.idle)
-        assert lane.state is LaneState.IDLE
-    assert lane.state is LaneState.CLOSED
+        assert lane.state == "idle"
+    assert lane.state == "closed"
     assert repr(lane) == "<Lane plugin0.provider.* closed queued=0>"
 
 
@@ -749,7 +748,7 @@ async def test_a_lane_waits_for_a_destination_that_is_down_and_counts_no_attempt
     lane.secrets = frozenset([secret])
     async with rig.running():
         await rig.put(1)
-        await until(lambda: lane.state is LaneState.WAITING)
+        await until(lambda: lane.state == "waiting")
         assert rig.check()["lanes"][str(lane.key)]["state"] == "waiting"
         assert lane.last_error == "no connection to ***"
         assert (target.tried, lane.counters.retried) == ([], 0)
@@ -763,9 +762,9 @@ async def test_a_lane_that_waits_ends_with_the_bus(rig: Rig) -> None:
     lane = rig.add(target, ready=lambda ctx: ("down", asyncio.Event().wait()))
     async with rig.running():
         await rig.put(1)
-        await until(lambda: lane.state is LaneState.WAITING)
+        await until(lambda: lane.state == "waiting")
         rig.bus.hurry()
-    assert lane.state is LaneState.CLOSED
+    assert lane.state == "closed"
     assert [record.dead["reason"] for record in rig.dead()] == ["not delivered when the bus stopped: down"]
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from evbus.engine.core.lane import worker
-from evbus.engine.core.lane.lane import LaneState
 from evbus.engine.core.settings import DeliverySettings, Retry
 from evbus.errors import DeliveryTimeout, Rejected, Unavailable
 from tests.evbus.rig import HANG, SOON, Rig, Target, numbers, turns, until
@@ -225,7 +224,7 @@ async def test_nothing_new_is_sent_while_a_failure_is_dealt_with(rig: Rig) -> No
         await rig.put(7)
         await turns(20)
         assert target.tried[2:] == [[b"2"]]
-        assert lane.state is LaneState.RETRYING
+        assert lane.state == "retrying"
         again.set_result(None)
     assert target.got == [b"0", b"1", b"3", b"4", b"5", b"2", b"6", b"7"]
 
@@ -340,7 +339,7 @@ async def test_nothing_is_sent_to_a_destination_that_is_not_ready(rig: Rig) -> N
     lane = rig.add(target, delivery=THREES, ready=gate.ready)
     rig.fill(4)
     async with rig.running():
-        await until(lambda: lane.state is LaneState.WAITING)
+        await until(lambda: lane.state == "waiting")
         await turns(20)
         assert (target.tried, lane.last_error) == ([], "not connected")
         gate.opened.set()
@@ -363,7 +362,7 @@ async def test_a_destination_that_is_not_ready_any_more_still_answers_for_what_i
         await turns(20)
         assert target.tried == [[b"0"]]
         first.set_result(answer)
-        await until(lambda: lane.state is LaneState.WAITING)
+        await until(lambda: lane.state == "waiting")
         await turns(20)
         assert target.tried == [[b"0"]]
         gate.opened.set()
@@ -384,7 +383,7 @@ async def test_what_is_delivered_at_once_when_the_destination_is_back_makes_no_e
     lane = rig.add(target, delivery=THREES, ready=gate.ready, publish_nowait=publish_nowait)
     async with rig.running():
         rig.put_nowait(0)
-        await until(lambda: lane.state is LaneState.WAITING)
+        await until(lambda: lane.state == "waiting")
         gate.opened.set()
         rig.put_nowait(1)
         await until(lambda: len(target.got) == 2)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from evbus.engine.core.lane.relay import Tracker
-from evbus.engine.core.lane.stats import LaneState
 from evbus.engine.core.queue import Queue
 from evbus.engine.core.settings import DeliverySettings as Settings
 from evbus.engine.core.settings import Retry
@@ -37,7 +36,9 @@ class Acks:
 def relay(rig: Rig, acks: Acks, *numbers: int, profile: str = "out", origin: Origin | None = None) -> None:
     for number in numbers:
         delivery = acks.make(number, origin)
-        rig.bus.relay(delivery, delivery.envelope.replace(profile=profile), rig.bus.destinations(profile))
+        rig.bus.relaying().relay(
+            delivery, delivery.envelope.replace(profile=profile), rig.bus.destinations(profile)
+        )
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ async def test_what_no_lane_can_have_is_dead_in_each(rig: Rig, acks: Acks) -> No
     rig.add(second)
     async with rig.running():
         delivery = acks.make(1)
-        rig.bus.refuse(delivery, delivery.envelope, rig.bus.destinations("out"), Rejected("odd"))
+        rig.bus.relaying().refuse(delivery, delivery.envelope, rig.bus.destinations("out"), Rejected("odd"))
         await within(rig.bus.relayed(9))
     assert [lane["dead"] for lane in rig.check()["lanes"].values()] == [1, 1]
     assert (acks.acked, first.got) == ([1], [])
@@ -214,8 +215,8 @@ async def test_a_bus_that_does_not_run_takes_nothing(rig: Rig, acks: Acks) -> No
         lanes = rig.bus.destinations("out")
     delivery = acks.make(1)
     for hand_over in (
-        lambda: rig.bus.relay(delivery, delivery.envelope, lanes),
-        lambda: rig.bus.refuse(delivery, delivery.envelope, lanes, Rejected("odd")),
+        lambda: rig.bus.relaying().relay(delivery, delivery.envelope, lanes),
+        lambda: rig.bus.relaying().refuse(delivery, delivery.envelope, lanes, Rejected("odd")),
     ):
         with pytest.raises(BusStopped):
             hand_over()
@@ -337,7 +338,7 @@ async def test_what_comes_again_is_not_sent_once_its_destination_is_ready(rig: R
     lane = rig.add(target, ready=lambda _: None if up.is_set() else ("it is down", until_up()))
     async with rig.running():
         relay(rig, acks, *range(4), origin=origin)
-        await until(lambda: lane.state is LaneState.WAITING)
+        await until(lambda: lane.state == "waiting")
         assert lane.counters.in_flight == 4
         origin.end("the connection was lost")
         up.set()
@@ -364,7 +365,7 @@ async def test_an_event_that_is_equal_to_one_that_comes_again_is_delivered(rig: 
         for number, each in enumerate((origin, None)):
             event = Envelope("out", body=b"the same")
             delivery = Delivery(event, lambda tag, *_: acked.append(tag), number, origin=each)
-            rig.bus.relay(delivery, event, lanes)
+            rig.bus.relaying().relay(delivery, event, lanes)
         await within(rig.bus.relayed(9))
         await until(lambda: lane.idle)
         rig.check()

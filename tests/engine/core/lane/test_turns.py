@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from evbus.engine.core.lane.turns import Turns
+from evbus.engine.core.lane.worker import Turns
 
 
 class Calls:
