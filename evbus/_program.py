@@ -215,6 +215,7 @@ def _configure(hub: Any) -> None:
         _read_empty(hub)
         _leave_out_arguments(hub)
         _set_parser(hub)
+        _leave_out_commands(hub)
         hub.pop.config.load(["evbus"], cli="evbus", logs=False)
     _set_own(hub)
     _set_logging(hub)
@@ -262,6 +263,18 @@ def _set_parser(hub: Any) -> None:
     hub.args.SUBPARSER = hub.args.PARSER.add_subparsers(
         dest="_subparser_", metavar="COMMAND", title="commands", description="evbus COMMAND --help says more"
     )
+
+
+def _leave_out_commands(hub: Any) -> None:
+    """Add the options of a command to its parser only if it is called: each has some twenty."""
+    add = hub.args.subcommands.apply_single
+    apply = add.func
+
+    def apply_single(hub: Any, subparser: str, context: Any, definition: Any) -> None:
+        if subparser in sys.argv:
+            apply(hub, subparser, context, definition)
+
+    add.func = apply_single
 
 
 def _leave_out_arguments(hub: Any) -> None:
