@@ -290,7 +290,7 @@ async def test_many_keys_leave_nothing_behind(wait: bool) -> None:
         await send(0, 12_000)
         gc.collect()
         before = sys.getallocatedblocks()
-        await send(12_000, 112_000)
+        await send(12_000, 32_000)
         gc.collect()
         assert sys.getallocatedblocks() - before < 1_000
         assert dispatcher.events.locks == {}
