@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from evbus.engine.cli.replay import files, records
 from evbus.engine.core.broker import Broker
 from evbus.engine.core.dead.store import DeadStore
@@ -234,6 +236,11 @@ def numbers(count: int) -> list[bytes]:
     return [b"%d" % number for number in range(count)]
 
 
+def counts(found: dict[str, Any], *names: str) -> tuple[Any, ...]:
+    """Return some of what a snapshot counts."""
+    return tuple(found[name] for name in names)
+
+
 async def within(awaitable: Any, seconds: float = WAIT) -> Any:
     return await asyncio.wait_for(awaitable, seconds)
 
@@ -251,3 +258,17 @@ async def until(condition: Callable[[], Any]) -> None:
 async def turns(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+def failure(kind: type[BaseException], function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    """Return the sentence of what ``function``, plain or asynchronous, raises."""
+
+    def call() -> None:
+        result = function(*args, **kwargs)
+        if asyncio.iscoroutine(result):
+            asyncio.run(within(result))
+
+    with pytest.raises(kind) as caught:
+        call()
+    assert type(caught.value) is kind
+    return str(caught.value)

@@ -15,6 +15,7 @@ from evbus.engine.core.settings import DeliverySettings
 from evbus.errors import ConnectFailed, DeliveryError, DeliveryTimeout, ProfileError, Rejected, Unavailable
 from evbus.types import Envelope
 from tests.evbus.kit import WAIT
+from tests.evbus.rig import failure
 
 EVENT = Envelope("here", "sum", b"[1,2]", {"a": "b"})
 
@@ -76,10 +77,6 @@ def raising(*problems: BaseException | None) -> Callable[[], Coroutine[Any, Any,
 
 async def never() -> None:
     await asyncio.Event().wait()
-
-
-def go(main: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-    asyncio.run(asyncio.wait_for(main(), WAIT))
 
 
 async def test_the_first_request_opens_the_plugin_and_the_end_closes_it() -> None:
@@ -240,6 +237,4 @@ def test_a_profile_that_is_not_found_is_told_in_a_sentence(wanted: str, replies:
         profile("out", "file", "file"),
         profile("hook", "http", "http"),
     ]
-    with pytest.raises(ProfileError) as caught:
-        find(profiles, PLUGINS, wanted, replies=replies)
-    assert str(caught.value) == said
+    assert failure(ProfileError, find, profiles, PLUGINS, wanted, replies=replies) == said

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -17,10 +16,6 @@ from tests.evbus.kit import WAIT
 
 def nothing() -> None:
     pass
-
-
-def go(main: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-    asyncio.run(asyncio.wait_for(main(), WAIT))
 
 
 def item(number: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from evbus.engine.core.log_handler import BusHandler, Putter, check_options
 from evbus.errors import BusForked, BusFull, SettingsError
+from tests.evbus.rig import failure
 
 
 def apart(name: str) -> logging.Logger:
@@ -203,9 +204,7 @@ def test_putting_holds_no_lock_of_the_handler() -> None:
     ],
 )
 def test_a_wrong_option_is_told(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        check_options(options)
-    assert str(caught.value) == sentence
+    assert failure(SettingsError, check_options, options) == sentence
 
 
 def test_both_options_are_taken() -> None:

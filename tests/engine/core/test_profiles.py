@@ -15,6 +15,7 @@ from evbus.engine.core import profiles
 from evbus.engine.core.endpoint import Plugin
 from evbus.engine.core.profiles import load_yaml, read_profiles
 from evbus.errors import ProfileError
+from tests.evbus.rig import failure
 
 
 class Tls(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -394,9 +395,9 @@ def test_a_bad_value_is_not_repeated_in_the_error(tmp_path: Path) -> None:
 
 def test_a_missing_file_and_a_folder_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ProfileError) as caught:
-        load_yaml(Path("none.yml"))
-    assert str(caught.value).endswith(f"No such file or directory in the current folder, {tmp_path}")
+    assert failure(ProfileError, load_yaml, Path("none.yml")).endswith(
+        f"No such file or directory in the current folder, {tmp_path}"
+    )
     with pytest.raises(ProfileError, match="none.yml: the file cannot be read: No such file or directory"):
         load_yaml(tmp_path / "none.yml")
     with pytest.raises(ProfileError, match="the file cannot be read: Is a directory"):

@@ -9,6 +9,7 @@ import pytest
 
 from evbus.engine.core.settings import Settings, read_settings
 from evbus.errors import SettingsError
+from tests.evbus.rig import failure
 
 
 def test_strings_of_the_environment_are_converted() -> None:
@@ -76,9 +77,7 @@ def test_options_of_other_packages_are_let_be() -> None:
     ],
 )
 def test_a_mistake_names_the_option_and_what_would_be_right(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        read_settings(options)
-    assert str(caught.value) == sentence
+    assert failure(SettingsError, read_settings, options) == sentence
 
 
 def test_the_dead_store_lies_in_the_state_folder_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

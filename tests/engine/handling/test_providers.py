@@ -22,7 +22,7 @@ from evbus.engine.handling.providers import (
     name_of,
 )
 from evbus.errors import DispatchError, HandlerSignatureError
-from tests.evbus.rig import turns, within
+from tests.evbus.rig import failure, turns, within
 
 HERE = __name__
 T = TypeVar("T")
@@ -385,9 +385,7 @@ def test_plain_makers_need_no_loop(injector: Injector) -> None:
 @pytest.mark.parametrize("make", [make_repo_later, Maker(), make_repo_by_chance])
 def test_what_has_to_be_awaited_is_refused_where_nothing_waits(make: Any) -> None:
     provider = Singleton["x":make]
-    with pytest.raises(HandlerSignatureError) as caught:
-        Injector().resolve_now(provider)
-    assert sentence(caught) == (
+    assert failure(HandlerSignatureError, Injector().resolve_now, provider) == (
         f"{provider!r} has to be awaited, which is not possible here; await resolve(), and write what "
         "returns something to await as `async def`"
     )
@@ -423,9 +421,7 @@ def test_a_name_that_stands_for_something_else_names_both(
 ) -> None:
     injector.declare(first)
     for use in (injector.declare, injector.resolve_now, lambda one: run(injector.resolve(one))):
-        with pytest.raises(HandlerSignatureError) as caught:
-            use(second)
-        assert sentence(caught) == (
+        assert failure(HandlerSignatureError, use, second) == (
             f"the name 'repo' is taken by {first!r}, and cannot be {second!r} as well; "
             "give one of them another name"
         )
@@ -506,9 +502,7 @@ def test_a_parametrized_type_is_found_as_it_was_provided(injector: Injector) -> 
 def test_several_types_that_would_do_are_named(injector: Injector) -> None:
     injector.provide(SqlRepo, SqlRepo())
     injector.provide(MemoryRepo, MemoryRepo())
-    with pytest.raises(HandlerSignatureError) as caught:
-        injector.find(Repo)
-    assert sentence(caught) == (
+    assert failure(HandlerSignatureError, injector.find, Repo) == (
         "several types are provided for Repo: MemoryRepo, SqlRepo; annotate with one of them, or give the "
         "parameter by keyword when binding"
     )
@@ -519,9 +513,7 @@ def test_several_types_that_would_do_are_named(injector: Injector) -> None:
 def test_a_type_provided_twice_is_refused_and_stays_what_it_was() -> None:
     injector, repo = Injector(), Repo()
     injector.provide(Repo, repo)
-    with pytest.raises(HandlerSignatureError) as caught:
-        injector.provide(Repo, Singleton["repo":make_repo])
-    assert sentence(caught) == (
+    assert failure(HandlerSignatureError, injector.provide, Repo, Singleton["repo":make_repo]) == (
         f"Repo is provided already, by a Repo, and cannot be provided by Singleton['repo': {HERE}.make_repo] "
         "as well; provide it once"
     )
@@ -530,15 +522,17 @@ def test_a_type_provided_twice_is_refused_and_stays_what_it_was() -> None:
 
 @pytest.mark.parametrize("kind", ["Repo", None, 5, Repo | None, int | Repo, Annotated[Repo, 1], Any, T])
 def test_only_a_class_can_be_provided(kind: Any) -> None:
-    with pytest.raises(HandlerSignatureError) as caught:
-        Injector().provide(kind, Repo())
-    assert sentence(caught) == f"only a class can be provided, and {kind!r} is none; give its class"
+    assert (
+        failure(HandlerSignatureError, Injector().provide, kind, Repo())
+        == f"only a class can be provided, and {kind!r} is none; give its class"
+    )
 
 
 def test_a_kind_of_provider_without_its_brackets_is_refused() -> None:
-    with pytest.raises(HandlerSignatureError) as caught:
-        Injector().provide(Repo, Factory)
-    assert sentence(caught) == 'Factory alone makes nothing; write Factory["name": function]'
+    assert (
+        failure(HandlerSignatureError, Injector().provide, Repo, Factory)
+        == 'Factory alone makes nothing; write Factory["name": function]'
+    )
 
 
 def test_a_provided_providers_name_is_taken(injector: Injector) -> None:

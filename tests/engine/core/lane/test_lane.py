@@ -13,7 +13,7 @@ from evbus.engine.core.settings import DeliverySettings, Retry
 from evbus.engine.kit import backoff
 from evbus.errors import BusFull, ConnectFailed, ConnectionLost, DeliveryTimeout, Rejected, Unavailable
 from evbus.types import Envelope
-from tests.evbus.rig import HANG, SOON, Rig, Target, numbers, turns, until
+from tests.evbus.rig import HANG, SOON, Rig, Target, counts, numbers, turns, until
 
 #: The ways in which a lane may publish: one by one, in batches, and with two batches under way.
 WAYS: list[dict[str, bool]] = [{}, {"batching": True}, {"batching": True, "overlap": True}]
@@ -408,9 +408,8 @@ async def test_delivered_bytes_are_those_of_what_was_delivered(rig: Rig, overlap
     for number in range(7):
         rig.put_nowait(b"x" * 10**number)
     await rig.deliver()
-    lane = rig.check()["lanes"]["plugin0.provider.*"]
-    assert (lane["delivered"], lane["dead"]) == (5, 2)
-    assert lane["delivered_bytes"] == sum(map(len, target.got)) == 1_101_110
+    found = counts(rig.check()["lanes"]["plugin0.provider.*"], "delivered", "dead", "delivered_bytes")
+    assert found == (5, 2, sum(map(len, target.got))) == (5, 2, 1_101_110)
 
 
 # Buffers
@@ -427,9 +426,10 @@ async def test_drop_oldest_counts_exactly_what_it_drops(rig: Rig) -> None:
             await rig.put(number)
             rig.check()
         await until(rig.queue.empty)
-        found = rig.check()["lanes"]["plugin0.provider.*"]
-        assert (found["queued"], found["dropped"], found["in_flight"]) == (3, 7, 1)
-        assert (found["queued_bytes"], rig.queue.held) == (len("8910"), 0)
+        found = counts(
+            rig.check()["lanes"]["plugin0.provider.*"], "queued", "dropped", "in_flight", "queued_bytes"
+        )
+        assert (*found, rig.queue.held) == (3, 7, 1, len("8910"), 0)
         assert lane.state == "running"
         target.release.set()
     assert target.got == [b"0", b"8", b"9", b"10"]
@@ -458,8 +458,7 @@ async def test_a_blocked_lane_holds_back_producers_by_the_bounds_of_the_bus_and_
         # One is being sent, two fit the buffer, ten fill the bus; the other lane has them all.
         assert len(accepted) == 13
         assert len(free.got) == 13
-        found = rig.check()["bus"]
-        assert (found["held"], found["queued"]) == (10, 0)
+        assert counts(rig.check()["bus"], "held", "queued") == (10, 0)
         stuck.release.set()
         await task
         await until(lambda: len(stuck.got) == 30)

@@ -25,7 +25,7 @@ from evbus.errors import (
     Unavailable,
 )
 from tests.engine.core.lane.test_sender import Door
-from tests.evbus.rig import HANG, Rig, Target, numbers, turns, until, within
+from tests.evbus.rig import HANG, Rig, Target, counts, numbers, turns, until, within
 from tests.servers._rabbitmq import RabbitMQ
 
 
@@ -454,8 +454,7 @@ async def test_the_rest_of_what_getters_leave_is_delivered_when_the_bus_starts(r
     taken = [(await within(rig.queue.get())).body for _ in range(2)]
     await rig.deliver()
     assert taken + target.got == numbers(5)
-    found = rig.check()["bus"]
-    assert (found["got"], found["routed"]) == (2, 3)
+    assert counts(rig.check()["bus"], "got", "routed") == (2, 3)
 
 
 UNSTOPPED = """

@@ -16,6 +16,7 @@ from evbus.engine.core.queue import Queue
 from evbus.engine.kit.topics import ends_of_glob
 from evbus.errors import PluginError, ProfileError
 from evbus.types import Envelope
+from tests.evbus.rig import failure
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -99,11 +100,9 @@ def test_a_dead_letter_profile_is_found_by_matching() -> None:
 
 
 def test_a_dead_letter_that_names_no_profile_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ProfileError) as caught:
-        lanes({"sink": [{"a": {"delivery": {"dead_letter": "ded"}}}, {"dead": {}}]}, quiet)
-    assert str(caught.value) == (
-        "p: sink[0].a.delivery.dead_letter: no profile matches 'ded'; did you mean 'dead'?"
-    )
+    assert failure(
+        ProfileError, lanes, {"sink": [{"a": {"delivery": {"dead_letter": "ded"}}}, {"dead": {}}]}, quiet
+    ) == ("p: sink[0].a.delivery.dead_letter: no profile matches 'ded'; did you mean 'dead'?")
 
 
 def test_a_publish_with_unknown_parameters_makes_no_lane() -> None:

@@ -15,6 +15,7 @@ from evbus.engine.core.broker import put_arguments
 from evbus.engine.core.plugins.face import Direct, direct
 from evbus.errors import InvalidRoutingKey
 from tests.evbus.kit import write
+from tests.evbus.rig import failure
 
 NAMES = ["put", "put_nowait"]
 
@@ -126,9 +127,7 @@ def test_the_positional_orders_of_all_versions(
     ],
 )
 def test_impossible_arguments_are_told(hub: Any, args: Any, kwargs: Any, sentence: str) -> None:
-    with pytest.raises(TypeError) as caught:
-        hub.evbus.broker.put_nowait(*args, **kwargs)
-    assert str(caught.value) == sentence
+    assert failure(TypeError, hub.evbus.broker.put_nowait, *args, **kwargs) == sentence
     assert hub.evbus.BUS.empty()
 
 

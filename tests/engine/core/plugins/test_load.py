@@ -15,6 +15,7 @@ import pytest
 from evbus.engine.core.plugins import installed
 from evbus.errors import ConfigError, EvbusError, ProfileError
 from tests.evbus.kit import KEEPER, WAIT, new_hub, package, plugin, running, states, write
+from tests.evbus.rig import failure
 
 OURS = {"amqp", "amqp1", "console", "file", "internal", "stomp", "webhook"}
 
@@ -179,9 +180,7 @@ async def test_a_healthy_plugin_beside_broken_ones_delivers(tmp_path: Path) -> N
 def test_a_profile_of_a_broken_plugin_is_refused_with_what_is_wrong_with_the_plugin(tmp_path: Path) -> None:
     root = write(tmp_path / "plugins", ingress__slack="def publish(:\n")
     hub = new_hub(plugin_dirs=[root])
-    with pytest.raises(ProfileError) as caught:
-        hub.evbus.init.check({"slack": {"default": {}}})
-    assert str(caught.value).startswith(
+    assert failure(ProfileError, hub.evbus.init.check, {"slack": {"default": {}}}).startswith(
         "contexts: slack: no ingress plugin accepts the provider 'slack'; "
         f"ingress.slack ({root / 'ingress' / 'slack.py'}:1): not valid Python: invalid syntax"
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
@@ -84,6 +85,16 @@ def consumer_of(source: EventSource, listening: Listening, patience: float = WAI
     return EventConsumer(source, known(OrderPlaced), listening, "listener billing", patience)
 
 
+@contextlib.asynccontextmanager
+async def consuming(source: EventSource, listening: Listening) -> AsyncIterator[EventConsumer]:
+    """Yield a consumer that is ready, and close it in the end."""
+    consumer = consumer_of(source, listening)
+    consumer.start(WANTED)
+    await consumer.wait_ready()
+    yield consumer
+    await consumer.close()
+
+
 async def test_what_comes_from_outside_is_handled_and_settled() -> None:
     remote, got = Remote(), Got()
     consumer = consumer_of(remote.source(), listener(got.on))
@@ -134,12 +145,9 @@ async def test_a_source_that_refuses_at_first_is_told_to_who_waits_and_in_the_lo
 async def test_a_source_that_ends_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR, "evbus.event"):
         remote = Remote()
-        consumer = consumer_of(remote.source(), listener(Got().on))
-        consumer.start(WANTED)
-        await consumer.wait_ready()
-        remote.queue.put_nowait(None)
-        await until(lambda: remote.closed)
-        await consumer.close()
+        async with consuming(remote.source(), listener(Got().on)):
+            remote.queue.put_nowait(None)
+            await until(lambda: remote.closed)
     assert all("takes nothing more" in message for message in caplog.messages)
 
 
@@ -150,17 +158,16 @@ async def test_a_source_that_fails_is_asked_again_and_that_is_told_once(
     monkeypatch.setattr(events_consumer, "PAUSE", (1e-9, 1e-9))
 
     remote, got = Remote(), Got()
-    consumer = consumer_of(EventSource("fake.p", remote.consume, None, announces), listener(got.on))
-    consumer.start(WANTED)
-    await consumer.wait_ready()
-    for number in range(1, 4):
-        await until(lambda number=number: len(remote.wanted) == number)  # type: ignore[misc]
-        remote.queue.put_nowait(remote.delivery({"id": str(number)}, str(number)))
-        await got.wait(number)
-        remote.queue.put_nowait(KeyError("id"))
-    await until(lambda: len(remote.wanted) == 4)
-    assert consumer.ready
-    await consumer.close()
+    async with consuming(
+        EventSource("fake.p", remote.consume, None, announces), listener(got.on)
+    ) as consumer:
+        for number in range(1, 4):
+            await until(lambda number=number: len(remote.wanted) == number)  # type: ignore[misc]
+            remote.queue.put_nowait(remote.delivery({"id": str(number)}, str(number)))
+            await got.wait(number)
+            remote.queue.put_nowait(KeyError("id"))
+        await until(lambda: len(remote.wanted) == 4)
+        assert consumer.ready
     remote.queue.put_nowait(KeyError("id"))
     assert len(remote.wanted) == 4
     (said,) = caplog.messages
@@ -171,13 +178,10 @@ async def test_a_source_that_fails_is_asked_again_and_that_is_told_once(
 
 async def test_a_source_that_is_wrong_is_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:
     remote = Remote()
-    consumer = consumer_of(remote.source(), listener(Got().on))
-    consumer.start(WANTED)
-    await consumer.wait_ready()
-    remote.queue.put_nowait(PluginError("it has no name"))
-    await until(lambda: caplog.messages)
-    assert (len(remote.wanted), consumer.ready) == (1, False)
-    await consumer.close()
+    async with consuming(remote.source(), listener(Got().on)) as consumer:
+        remote.queue.put_nowait(PluginError("it has no name"))
+        await until(lambda: caplog.messages)
+        assert (len(remote.wanted), consumer.ready) == (1, False)
     (said,) = caplog.messages
     assert said.startswith("listener billing: takes nothing more of OrderPlaced from fake.p")
 
@@ -188,12 +192,9 @@ async def test_a_source_that_fails_is_left_alone_when_the_listener_ends(
     monkeypatch.setattr(events_consumer, "PAUSE", (WAIT, WAIT))
 
     remote = Remote()
-    consumer = consumer_of(remote.source(), listener(Got().on))
-    consumer.start(WANTED)
-    await consumer.wait_ready()
-    remote.queue.put_nowait(KeyError("id"))
-    await until(lambda: remote.closed and not consumer.ready)
-    await consumer.close()
+    async with consuming(remote.source(), listener(Got().on)) as consumer:
+        remote.queue.put_nowait(KeyError("id"))
+        await until(lambda: remote.closed and not consumer.ready)
     assert len(remote.wanted) == 1
 
 

@@ -16,6 +16,7 @@ from evbus.engine.codec import jsonl
 from evbus.engine.wire.file.lines import FileDestination, FileProfile, body_line, event_line
 from evbus.errors import Rejected, Unavailable
 from evbus.types import Envelope
+from tests.evbus.rig import failure
 
 JSON_HEADERS = {"content-type": "application/json"}
 
@@ -65,9 +66,7 @@ def test_mode_is_octal(written: str, bits: int) -> None:
     ],
 )
 def test_bad_settings_are_refused_in_a_sentence(data: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(msgspec.ValidationError) as caught:
-        profile(**data)
-    assert sentence in str(caught.value)
+    assert sentence in failure(msgspec.ValidationError, profile, **data)
 
 
 def test_the_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
