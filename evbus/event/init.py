@@ -322,9 +322,8 @@ def _loader(hub, content_type):
     plugin = hub.serialize[hub.serialize.init.by_content_type(content_type)]
     if _face.watched(plugin.load):
         return _reader.Loader(_face.direct(plugin.load))
-    return _reader.Loader(
-        _face.direct(plugin.load), getattr(plugin, "TYPED", None), getattr(plugin, "EXACT", None)
-    )
+    more = (getattr(plugin, name, None) for name in ("TYPED", "EXACT", "OWN"))
+    return _reader.Loader(_face.direct(plugin.load), *more)
 
 
 def _add(hub, spec, listener, metadata=None):

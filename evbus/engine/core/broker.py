@@ -25,7 +25,7 @@ from evbus.errors import (
     InvalidRoutingKey,
     PayloadTooLarge,
 )
-from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders, StandingHeaders, own_headers
+from evbus.types import CONTENT_TYPE, Envelope, OwnHeaders, StandingHeaders, own_headers
 
 __all__ = ["HANDLING", "IN_CALLBACK", "Broker", "Serializer", "put_arguments", "to_bytes"]
 
@@ -64,7 +64,7 @@ def to_bytes(apply: Callable[[Any], Any]) -> Callable[[Any], bytes]:
 
 # By profile, routing key, and the standing headers or None.
 _Metas = dict[tuple[Any, Any, Any], Meta]
-_Chosen = tuple[Callable[[Any], bytes], _Metas, SharedHeaders]
+_Chosen = tuple[Callable[[Any], bytes], _Metas, OwnHeaders]
 
 
 def _nowhere(_slot: Meta | Envelope) -> tuple[Any, ...]:
@@ -105,7 +105,7 @@ class Broker:
         self._new_name: str | None = None
         self._old_name: str | None = None
         # One attribute, so that no thread sees the encoder of one serializer and the headers of another.
-        self._chosen: _Chosen = (bytes, {}, SharedHeaders())
+        self._chosen: _Chosen = (bytes, {}, OwnHeaders())
         self._send: Callable[[Envelope], None] | None = None
         self.max_body = 0
         self._full_policy = "raise"
@@ -201,14 +201,12 @@ class Broker:
                 return
             await self.queue.wait_room(len(data))
 
-    def _meta(
-        self, metas: _Metas, profile: Any, routing_key: Any, headers: Any, shared: SharedHeaders
-    ) -> Meta:
+    def _meta(self, metas: _Metas, profile: Any, routing_key: Any, headers: Any, shared: OwnHeaders) -> Meta:
         """Return what the events have in common that are put with these names and standing headers."""
         _check_names(profile, routing_key)
         if len(metas) >= CACHE_PAIRS:
             metas.clear()
-        known = shared if headers is None else SharedHeaders({**_check_headers(headers), **shared})
+        known = shared if headers is None else OwnHeaders({**_check_headers(headers), **shared})
         meta = Meta(profile, routing_key or "", known)
         self._route(meta)
         metas[profile, routing_key, headers] = meta
@@ -218,7 +216,7 @@ class Broker:
         self._prepare()
         new, old = self._new["SERIAL_PLUGIN"], self._old["PLUGIN"]
         apply, content_type = self._select()
-        self._chosen = (apply, {}, SharedHeaders({CONTENT_TYPE: content_type}))
+        self._chosen = (apply, {}, OwnHeaders({CONTENT_TYPE: content_type}))
         # Last: another thread that finds the names unchanged uses what was chosen.
         self._new_name, self._old_name = new, old
 
