@@ -11,9 +11,6 @@ def __init__(hub):
     hub.egress.internal.ACCT = ["internal"]
     hub.egress.internal.PROFILE = _shared.InternalProfile
     hub.egress.internal.PATTERNS = True
-    if "GROUPS" not in vars(hub.egress):
-        #: By the name of a profile: the groups that consume what comes through it.
-        hub.egress.GROUPS = {}
 
 
 async def consume(hub, ctx, subscription):
@@ -22,7 +19,8 @@ async def consume(hub, ctx, subscription):
     Subscriptions of one name and group share the events, others get one each. What is not settled, and what
     comes while nobody of a group consumes, waits for the next of the group if the subscription is durable.
     """
-    async for delivery in _groups.deliveries(*_state(hub, ctx, subscription)):
+    subscribers, wanted = _state(hub, ctx, subscription)
+    async for delivery in subscribers.deliveries(wanted):
         yield delivery
 
 
@@ -32,28 +30,28 @@ def attach(hub, ctx, subscription, take):
     :returns: an object with ``pause()``, which lets nothing more come, and ``end()``, which gives back what
         is not settled.
     """
-    return _groups.attach(*_state(hub, ctx, subscription), take)
+    subscribers, wanted = _state(hub, ctx, subscription)
+    return subscribers.attach(wanted, take)
 
 
 def _state(hub, ctx, subscription):
-    if ctx.name not in hub.egress.GROUPS:
-        hub.egress.GROUPS[ctx.name] = _groups.Groups(hub.connection.WEIGHT)
-    subscribers = hub.ingress.SUBSCRIBERS.setdefault(ctx.name, _groups.Subscribers())
-    return hub.egress.GROUPS[ctx.name], subscribers, _groups.renamed(subscription, ctx.profile.routing_key)
+    if ctx.name not in hub.ingress.SUBSCRIBERS:
+        hub.ingress.SUBSCRIBERS[ctx.name] = _groups.Subscribers(hub.connection.WEIGHT)
+    return hub.ingress.SUBSCRIBERS[ctx.name], _groups.renamed(subscription, ctx.profile.routing_key)
 
 
 def held(hub):
     """Count the events that consumers have not settled, or that wait for a consumer that there is."""
-    return sum(_groups.held(groups) for groups in hub.egress.GROUPS.values())
+    return sum(each.held() for each in hub.ingress.SUBSCRIBERS.values())
 
 
 def resume(hub):
     """End the subscriptions that :func:`close` has closed, and that nobody consumes again."""
-    for groups in hub.egress.GROUPS.values():
-        _groups.resume(groups)
+    for each in hub.ingress.SUBSCRIBERS.values():
+        each.resume()
 
 
 def close(hub, lost):
     """Hand what waits, and what comes while nobody consumes it, to ``lost(group, [envelope, ...])``."""
-    for groups in hub.egress.GROUPS.values():
-        _groups.close(groups, lost)
+    for each in hub.ingress.SUBSCRIBERS.values():
+        each.close(lost)

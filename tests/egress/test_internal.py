@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evbus.engine.kit.weight import Weight
-from evbus.engine.wire.memory import groups
 from evbus.engine.wire.memory import queues as ingress
-from evbus.engine.wire.memory.groups import Groups, Subscribers
+from evbus.engine.wire.memory.groups import Subscribers
 from evbus.engine.wire.memory.profile import InternalProfile
 from evbus.errors import BusFull, ProfileError
 from evbus.types import Delivery, Envelope, Subscription
@@ -30,15 +29,13 @@ class Room:
 
     def __init__(self) -> None:
         self.weight = Weight()
-        self.groups = Groups(self.weight)
-        self.subscribers = Subscribers()
+        self.subscribers = Subscribers(self.weight)
+        self.groups = self.subscribers.groups
 
     def join(self, name: str = "e", **wanted: Any) -> tuple[Any, list[Delivery]]:
         got: list[Delivery] = []
-        member = groups.attach(
-            self.groups, self.subscribers, Subscription(name=name, **{"durable": False, **wanted}), got.extend
-        )
-        return member, got
+        wanted = {"durable": False, **wanted}
+        return self.subscribers.attach(Subscription(name=name, **wanted), got.extend), got
 
     def put(self, *bodies: str, name: str = "e") -> None:
         for subscriber in self.subscribers.get(name, []):
@@ -68,13 +65,13 @@ def test_a_consumer_gets_no_more_than_it_may_have_unsettled() -> None:
     _, got = room.join(prefetch=2)
     room.put(*"abcd")
     assert bodies(got) == "ab"
-    assert groups.held(room.groups) == 4
+    assert room.subscribers.held() == 4
     got[0].ack()
     got[1].ack()
     assert bodies(got) == "abcd"
     got[2].reject()
     got[3].reject()
-    assert groups.held(room.groups) == 0
+    assert room.subscribers.held() == 0
 
 
 @pytest.mark.parametrize("most", [2, 4, 10, 40])
@@ -162,7 +159,7 @@ def test_a_durable_group_keeps_what_comes_while_nobody_is_there() -> None:
     room.put("a", "b")
     member.end()
     room.put("c")
-    assert groups.held(room.groups) == 0  # nobody is there to wait for
+    assert room.subscribers.held() == 0  # nobody is there to wait for
     _, again = room.join(durable=True)
     assert (bodies(got), bodies(again)) == ("a", "abc")
     assert [delivery.redelivered for delivery in again] == [True, False, False]
@@ -173,7 +170,7 @@ def test_what_is_closed_hands_over_what_waits_and_what_comes(durable: bool) -> N
     room, lost = Room(), list[str]()
     member, got = room.join(durable=durable, prefetch=1)
     room.put(*"abc")
-    groups.close(room.groups, lambda _, events: lost.extend(event.body.decode() for event in events))
+    room.subscribers.close(lambda _, events: lost.extend(event.body.decode() for event in events))
     assert lost == ["b", "c"]
     member.end()
     assert sorted(lost) == ["a", "b", "c"]
@@ -206,7 +203,7 @@ async def test_who_publishes_waits_while_too_many_wait() -> None:
 async def test_who_publishes_does_not_wait_for_a_group_that_has_ended_or_was_closed() -> None:
     for end in (
         lambda room, member: member.end(),
-        lambda room, _: groups.close(room.groups, lambda *_: None),
+        lambda room, _: room.subscribers.close(lambda *_: None),
     ):
         room = Room()
         member, _ = room.join(prefetch=1)
@@ -313,9 +310,9 @@ def step(
         for group in room.groups.values():
             group.trim(number)
     elif what == "close":
-        groups.close(room.groups, lambda group, events: None)
+        room.subscribers.close(lambda group, events: None)
     elif what == "resume":
-        groups.resume(room.groups)
+        room.subscribers.resume()
 
 
 async def test_listeners_that_have_too_many_bytes_hold_back_who_sends() -> None:

@@ -606,7 +606,7 @@ async def test_a_listener_can_be_added_and_ended_at_any_time() -> None:
             await hub.event.init.ready()
             assert await hub.event.init.settle(WAIT)
             assert await hub.event.init.unsubscribe(found)
-        assert not any(hub.egress.GROUPS.values())
+        assert not any(subscribers.groups for subscribers in hub.ingress.SUBSCRIBERS.values())
         assert not any(hub.ingress.SUBSCRIBERS.values())
     assert [each.id for each in got] == list("01234")
 

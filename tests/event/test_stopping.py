@@ -311,7 +311,7 @@ async def test_after_a_cancelled_run_the_next_hands_each_event_to_a_listener_onc
         run.cancel()
         await asyncio.wait({run})
     assert [event.id for event in got] == ["0", "1", "2"]
-    assert all(not groups for groups in hub.egress.GROUPS.values())
+    assert all(not each.groups for each in hub.ingress.SUBSCRIBERS.values())
 
 
 async def test_starts_and_stops_leave_nothing_behind(tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ async def test_starts_and_stops_leave_nothing_behind(tmp_path: Path) -> None:
         async with running(hub, INTERNAL):
             await hub.event.init.send(OrderPlaced())
         assert len(got) == 2 * number
-        assert [len(groups) for groups in hub.egress.GROUPS.values()] == [2]
+        assert [len(each.groups) for each in hub.ingress.SUBSCRIBERS.values()] == [2]
         assert len(asyncio.all_tasks()) == before
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from evbus.engine.core.endpoint import Endpoint, Plugin, router
 from evbus.engine.kit.redact import problem_text, secrets_of
 from evbus.engine.kit.waiting import call
-from evbus.engine.wire.base.single import SingleFlight
+from evbus.engine.wire.base.requests import SingleFlight
 from evbus.errors import DeliveryError, DeliveryTimeout, EvbusError, ProfileError, Unavailable, nearest
 from evbus.types import Envelope
 

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, Self, TypeVar
 from evbus.engine.client.handle import Handle
 from evbus.engine.client.sync import SyncHandle
 from evbus.engine.core.broker import HANDLING
-from evbus.engine.core.lifecycle.running import hurry
 from evbus.engine.kit.loop_thread import LoopThread
 from evbus.errors import BusStopped, EvbusError
 
@@ -38,7 +37,8 @@ class _Running(NamedTuple):
         try:
             await asyncio.shield(ending)
         except asyncio.CancelledError:
-            hurry(self.handle.hub)
+            self.handle.hub.evbus.ENGINE.hurry()
+            self.handle.hub.dispatch.DISPATCHER.hurry()
             await ending
             raise
 

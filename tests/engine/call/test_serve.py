@@ -133,11 +133,6 @@ class Wire:
 
         go(main)
 
-    def serve(self, *args: Any, **named: Any) -> None:
-        """Let a request come in, and serve until it is settled."""
-        self.put(*args, **named)
-        self.run()
-
     def _encode(self, body: Any, headers: Any) -> Envelope:
         data = json.apply(body)
         if len(data) > 10_000:
@@ -154,14 +149,8 @@ class Wire:
         return (json.exact_load if exactly else json.load)(body)
 
 
-@pytest.fixture
-def wire() -> Wire:
-    return Wire()
-
-
-def handling(wire: Wire, handler: Callable[..., Awaitable[Any]], around: Any = None) -> None:
-    """Bind a handler of one argument to CreateUser, with what is run around each request."""
-    wire.dispatcher.core.around = around
+def handling(wire: Wire, handler: Callable[..., Awaitable[Any]]) -> None:
+    """Bind a handler of one argument to CreateUser."""
 
     async def handle(command: CreateUser) -> Any:
         return await handler(command)
@@ -177,20 +166,24 @@ async def same(message: Any) -> Any:
     return message
 
 
-def test_a_request_is_handled_answered_and_then_settled(wire: Wire) -> None:
+def test_a_request_is_handled_answered_and_then_settled() -> None:
+    wire = Wire()
 
     async def user(query: UserQuery) -> User:
         return User(query.name)
 
     wire.dispatcher.queries.bind(UserQuery, user)
-    wire.serve("UserQuery", {"name": "bob"}, **REPLY_TO, evbus_deadline=f"{time.time() + 60}")
+    wire.put("UserQuery", {"name": "bob"}, **REPLY_TO, evbus_deadline=f"{time.time() + 60}")
+    wire.run()
     headers = {"evbus-outcome": "ok", "correlation-id": "7", "content-type": "application/json"}
-    assert (wire.replies, wire.settled) == ([("there", headers, {"name": "bob"})], [("UserQuery", "ack")])
+    assert wire.replies == [("there", headers, {"name": "bob"})]
+    assert wire.settled == [("UserQuery", "ack")]
     assert wire.calls == ["open", "end", "close"]
     assert repr(wire.server) == "<Server running=0 handled=1 failed=0 expired=0 dropped=0 unanswered=0>"
 
 
-def test_a_string_and_a_request_that_is_named_by_its_routing_key_alone_are_handled(wire: Wire) -> None:
+def test_a_string_and_a_request_that_is_named_by_its_routing_key_alone_are_handled() -> None:
+    wire = Wire()
     wire.dispatcher.commands.bind("sync", same)
     wire.dispatcher.commands.bind("key", same)
     wire.put("sync", b"\xff", content_type=None, reply_to="a")
@@ -199,7 +192,8 @@ def test_a_string_and_a_request_that_is_named_by_its_routing_key_alone_are_handl
     assert [(address, body) for address, _, body in wire.replies] == [("a", "sync"), ("b", "key")]
 
 
-def test_a_class_derived_from_one_that_is_bound_is_handled_as_what_it_is(wire: Wire) -> None:
+def test_a_class_derived_from_one_that_is_bound_is_handled_as_what_it_is() -> None:
+    wire = Wire()
     handling(wire, name_of)
     wire.put("CreateRoot", {"name": "eve", "rights": "none"}, reply_to="a")
     wire.put("CreateGuest", {"name": "bob"}, reply_to="a")
@@ -207,7 +201,8 @@ def test_a_class_derived_from_one_that_is_bound_is_handled_as_what_it_is(wire: W
     assert [body for _, _, body in wire.replies] == ["CreateRoot eve", "CreateGuest bob"]
 
 
-def test_key_deadline_and_headers_reach_the_handler(wire: Wire) -> None:
+def test_key_deadline_and_headers_reach_the_handler() -> None:
+    wire = Wire()
     seen: list[Any] = []
 
     async def handle(command: CreateUser) -> None:
@@ -223,7 +218,8 @@ def test_key_deadline_and_headers_reach_the_handler(wire: Wire) -> None:
     assert seen == [("k", True, "ann")]
 
 
-def test_send_of_interceptors_does_not_run_again_over_what_came_in(wire: Wire) -> None:
+def test_send_of_interceptors_does_not_run_again_over_what_came_in() -> None:
+    wire = Wire()
     wire.dispatcher.core.send = lambda envelope: envelope.headers.update({"x-user": "nobody"})
     seen: list[Any] = []
 
@@ -231,30 +227,34 @@ def test_send_of_interceptors_does_not_run_again_over_what_came_in(wire: Wire) -
         seen.append(envelope.headers["x-user"])
         return await call_next(envelope)
 
-    handling(wire, same, around)
-    wire.serve("CreateUser", {}, x_user="ann")
+    wire.dispatcher.core.around = around
+    handling(wire, same)
+    wire.put("CreateUser", {}, x_user="ann")
+    wire.run()
     assert seen == ["ann"]
 
 
-async def test_requests_with_the_same_key_are_handled_in_their_order_and_others_beside_them(
-    wire: Wire,
-) -> None:
+def test_requests_with_the_same_key_are_handled_in_their_order_and_others_beside_them() -> None:
+    wire = Wire()
     begun: list[str] = []
 
-    gate = asyncio.Event()
+    async def main() -> None:
+        gate = asyncio.Event()
 
-    async def handle(command: CreateUser) -> None:
-        begun.append(command.name)
-        if command.name == "a1":
-            await gate.wait()
-        if command.name == "b":
-            gate.set()
+        async def handle(command: CreateUser) -> None:
+            begun.append(command.name)
+            if command.name == "a1":
+                await gate.wait()
+            if command.name == "b":
+                gate.set()
 
-    handling(wire, handle)
-    async with wire.serving():
-        for name in ("a1", "a2", "a3", "b"):
-            wire.put("CreateUser", {"name": name}, evbus_key=name[0])
-        await wire.until(lambda: len(wire.settled) == 4)
+        handling(wire, handle)
+        async with wire.serving():
+            for name in ("a1", "a2", "a3", "b"):
+                wire.put("CreateUser", {"name": name}, evbus_key=name[0])
+            await wire.until(lambda: len(wire.settled) == 4)
+
+    go(main)
     assert begun == ["a1", "b", "a2", "a3"]
 
 
@@ -264,7 +264,8 @@ async def test_requests_with_the_same_key_are_handled_in_their_order_and_others_
 Next = Callable[[Envelope], Awaitable[Any]]
 
 
-def test_interceptors_see_a_request_before_it_is_read_and_hand_on_what_is_read(wire: Wire) -> None:
+def test_interceptors_see_a_request_before_it_is_read_and_hand_on_what_is_read() -> None:
+    wire = Wire()
     seen: list[Any] = []
 
     async def around(envelope: Envelope, call_next: Next) -> Any:
@@ -279,15 +280,16 @@ def test_interceptors_see_a_request_before_it_is_read_and_hand_on_what_is_read(w
         assert frame.envelope is not None
         return f"{frame.envelope.headers['x-user']} creates {command.name}"
 
-    handling(wire, handle, around)
-    wire.serve("CreateUser", b"unreadable", reply_to="there")
+    wire.dispatcher.core.around = around
+    handling(wire, handle)
+    wire.put("CreateUser", b"unreadable", reply_to="there")
+    wire.run()
     assert seen == [("users", "CreateUser", b"unreadable")]
     assert [body for _, _, body in wire.replies] == ["ann creates bob!"]
 
 
-def test_interceptors_run_when_it_is_a_requests_turn_so_that_those_with_a_key_stay_in_order(
-    wire: Wire,
-) -> None:
+def test_interceptors_run_when_it_is_a_requests_turn_so_that_those_with_a_key_stay_in_order() -> None:
+    wire = Wire()
     begun: list[str] = []
 
     async def around(envelope: Envelope, call_next: Next) -> Any:
@@ -299,14 +301,16 @@ def test_interceptors_run_when_it_is_a_requests_turn_so_that_those_with_a_key_st
     async def handle(command: CreateUser) -> None:
         begun.append(command.name)
 
-    handling(wire, handle, around)
+    wire.dispatcher.core.around = around
+    handling(wire, handle)
     for name in ("a1", "a2"):
         wire.put("CreateUser", {"name": name}, evbus_key="a")
     wire.run(2)
     assert begun == ['{"name":"a1"}', "a1", '{"name":"a2"}', "a2"]
 
 
-def test_an_interceptor_that_never_ends_is_cancelled_at_the_deadline(wire: Wire) -> None:
+def test_an_interceptor_that_never_ends_is_cancelled_at_the_deadline() -> None:
+    wire = Wire()
     cancelled: list[str] = []
 
     async def around(envelope: Envelope, call_next: Next) -> Any:
@@ -316,7 +320,8 @@ def test_an_interceptor_that_never_ends_is_cancelled_at_the_deadline(wire: Wire)
             cancelled.append(envelope.routing_key)
             raise
 
-    handling(wire, same, around)
+    wire.dispatcher.core.around = around
+    handling(wire, same)
     for name in ("CreateUser", "unknown"):
         wire.put(name, {}, **REPLY_TO, evbus_deadline=f"{time.time() + 0.05}")
     wire.run(2)
@@ -326,19 +331,22 @@ def test_an_interceptor_that_never_ends_is_cancelled_at_the_deadline(wire: Wire)
     assert "expired=2" in repr(wire.server)
 
 
-def test_what_interceptors_refuse_is_not_handled_and_told_before_anything_else(wire: Wire) -> None:
+def test_what_interceptors_refuse_is_not_handled_and_told_before_anything_else() -> None:
+    wire = Wire()
 
     async def around(envelope: Envelope, call_next: Next) -> Any:
         raise Rejected("not signed")
 
-    handling(wire, same, around)
+    wire.dispatcher.core.around = around
+    handling(wire, same)
     for name in ("CreateUser", "unknown"):
         wire.put(name, b"{", **REPLY_TO)
     wire.run(2)
     assert [body for _, _, body in wire.replies] == [{"type": "Rejected", "reason": "not signed"}] * 2
 
 
-def test_what_interceptors_drop_is_settled_without_a_reply(wire: Wire) -> None:
+def test_what_interceptors_drop_is_settled_without_a_reply() -> None:
+    wire = Wire()
 
     async def around(envelope: Envelope, call_next: Next) -> Any:
         return None if envelope.headers["ce-id"] == "seen" else await call_next(envelope)
@@ -346,7 +354,8 @@ def test_what_interceptors_drop_is_settled_without_a_reply(wire: Wire) -> None:
     async def nothing(command: CreateUser) -> None:
         pass
 
-    handling(wire, nothing, around)
+    wire.dispatcher.core.around = around
+    handling(wire, nothing)
     wire.put("CreateUser", {}, "dropped", **REPLY_TO, ce_id="seen")
     wire.put("CreateUser", {}, "handled", **REPLY_TO, ce_id="new")
     wire.run(2)
@@ -355,17 +364,21 @@ def test_what_interceptors_drop_is_settled_without_a_reply(wire: Wire) -> None:
     assert repr(wire.server) == "<Server running=0 handled=1 failed=0 expired=0 dropped=1 unanswered=0>"
 
 
-def test_an_interceptor_may_answer_in_place_of_the_handler(wire: Wire) -> None:
+def test_an_interceptor_may_answer_in_place_of_the_handler() -> None:
+    wire = Wire()
 
     async def around(envelope: Envelope, call_next: Next) -> Any:
         return "from the cache"
 
-    handling(wire, same, around)
-    wire.serve("CreateUser", {}, **REPLY_TO)
+    wire.dispatcher.core.around = around
+    handling(wire, same)
+    wire.put("CreateUser", {}, **REPLY_TO)
+    wire.run()
     assert [body for _, _, body in wire.replies] == ["from the cache"]
 
 
-def test_a_request_that_turns_out_to_be_another_one_is_not_handled(wire: Wire) -> None:
+def test_a_request_that_turns_out_to_be_another_one_is_not_handled() -> None:
+    wire = Wire()
 
     async def around(envelope: Envelope, call_next: Next) -> Any:
         return await call_next(envelope.replace(routing_key="delete"))
@@ -373,7 +386,8 @@ def test_a_request_that_turns_out_to_be_another_one_is_not_handled(wire: Wire) -
     wire.dispatcher.core.around = around
     wire.dispatcher.commands.bind("key", same)
     wire.dispatcher.commands.bind("delete", same)
-    wire.serve("", None, reply_to="there", evbus_message=None)
+    wire.put("", None, reply_to="there", evbus_message=None)
+    wire.run()
     assert wire.replies[0][2] == {
         "type": "InvalidPayload",
         "reason": "the request came as key, and is delete once the pipeline plugins have seen it; name it in "
@@ -381,28 +395,34 @@ def test_a_request_that_turns_out_to_be_another_one_is_not_handled(wire: Wire) -
     }
 
 
-async def test_a_second_delivery_that_is_refused_leaves_the_reply_to_the_first(wire: Wire) -> None:
-    begun, gate = asyncio.Event(), asyncio.Event()
+def test_a_second_delivery_that_is_refused_leaves_the_reply_to_the_first() -> None:
+    wire = Wire()
 
-    async def around(envelope: Envelope, call_next: Next) -> Any:
-        if begun.is_set():
-            raise Rejected("a replay")
-        return await call_next(envelope)
+    async def main() -> None:
+        begun, gate = asyncio.Event(), asyncio.Event()
 
-    async def handle(command: CreateUser) -> str:
-        begun.set()
-        await gate.wait()
-        return "done"
+        async def around(envelope: Envelope, call_next: Next) -> Any:
+            if begun.is_set():
+                raise Rejected("a replay")
+            return await call_next(envelope)
 
-    handling(wire, handle, around)
-    async with wire.serving():
-        wire.put("CreateUser", {}, "first", **REPLY_TO)
-        await begun.wait()
-        wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
-        wire.put("CreateUser", {}, "other", again=True, reply_to="there", correlation_id="8")
-        await wire.until(lambda: len(wire.settled) == 2)
-        gate.set()
-        await wire.until(lambda: len(wire.settled) == 3)
+        async def handle(command: CreateUser) -> str:
+            begun.set()
+            await gate.wait()
+            return "done"
+
+        wire.dispatcher.core.around = around
+        handling(wire, handle)
+        async with wire.serving():
+            wire.put("CreateUser", {}, "first", **REPLY_TO)
+            await begun.wait()
+            wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
+            wire.put("CreateUser", {}, "other", again=True, reply_to="there", correlation_id="8")
+            await wire.until(lambda: len(wire.settled) == 2)
+            gate.set()
+            await wire.until(lambda: len(wire.settled) == 3)
+
+    go(main)
     assert [(headers["correlation-id"], headers["evbus-outcome"]) for _, headers, _ in wire.replies] == [
         ("8", "error"),
         ("7", "ok"),
@@ -413,7 +433,8 @@ async def test_a_second_delivery_that_is_refused_leaves_the_reply_to_the_first(w
 # Replies through the interceptors
 
 
-def test_a_reply_goes_through_send_in_the_context_that_the_interceptors_had_set(wire: Wire) -> None:
+def test_a_reply_goes_through_send_in_the_context_that_the_interceptors_had_set() -> None:
+    wire = Wire()
     user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
     sent: list[Any] = []
 
@@ -432,8 +453,9 @@ def test_a_reply_goes_through_send_in_the_context_that_the_interceptors_had_set(
         if command.name == "bob":
             raise KeyError("bob")
 
+    wire.dispatcher.core.around = around
     wire.send = send
-    handling(wire, handle, around)
+    handling(wire, handle)
     for name, user_name in (("CreateUser", "ann"), ("CreateUser", "bob"), ("unknown", "ann")):
         wire.put(name, {"name": user_name}, reply_to="there", ce_id="17")
     wire.run(3)
@@ -448,8 +470,9 @@ def test_a_reply_goes_through_send_in_the_context_that_the_interceptors_had_set(
 
 @pytest.mark.parametrize("refused", [["ok"], ["ok", "error"]])
 def test_a_reply_that_send_refuses_is_an_error_and_that_is_told_in_any_case(
-    wire: Wire, refused: list[str], caplog: pytest.LogCaptureFixture
+    refused: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    wire = Wire()
 
     def send(reply: Envelope) -> None:
         if reply.headers["evbus-outcome"] in refused:
@@ -457,32 +480,39 @@ def test_a_reply_that_send_refuses_is_an_error_and_that_is_told_in_any_case(
 
     wire.send = send
     handling(wire, name_of)
-    wire.serve("CreateUser", {}, reply_to="there")
+    wire.put("CreateUser", {}, reply_to="there")
+    wire.run()
     assert [body for _, _, body in wire.replies] == [{"type": "Rejected", "reason": "not this"}]
     assert ("do not let a failure of CreateUser be told: not this" in caplog.text) == (len(refused) == 2)
 
 
-def test_an_error_reply_shows_no_password_of_an_exception(wire: Wire) -> None:
+def test_an_error_reply_shows_no_password_of_an_exception() -> None:
     async def fails(_message: CreateUser) -> None:
         raise ValueError("cannot reach amqp://shop:s3cret@broker/?token=abc123")
 
+    wire = Wire()
     handling(wire, fails)
-    wire.serve("CreateUser", {}, reply_to="there")
+    wire.put("CreateUser", {}, reply_to="there")
+    wire.run()
     reason = "cannot reach amqp://shop:***@broker/?token=***"
     assert [body for _, _, body in wire.replies] == [{"type": "ValueError", "reason": reason}]
 
 
-def test_a_reply_is_no_request(wire: Wire) -> None:
+def test_a_reply_is_no_request() -> None:
+    wire = Wire()
     handling(wire, same)
-    wire.serve("CreateUser", {}, reply_to="there", evbus_outcome="ok")
+    wire.put("CreateUser", {}, reply_to="there", evbus_outcome="ok")
+    wire.run()
     assert wire.replies[0][2]["reason"] == "this is a reply, and no request: it has the header evbus-outcome"
 
 
-def test_a_derived_class_that_is_handled_elsewhere_is_not_handled_here_as_its_base(wire: Wire) -> None:
+def test_a_derived_class_that_is_handled_elsewhere_is_not_handled_here_as_its_base() -> None:
+    wire = Wire()
     handling(wire, same)
     elsewhere = wire.dispatcher.commands.bind(CreateRoot, same)
     elsewhere.handled_here = False
-    wire.serve("CreateRoot", {}, reply_to="there")
+    wire.put("CreateRoot", {}, reply_to="there")
+    wire.run()
     assert wire.replies[0][2]["reason"].startswith("there is no handler for CreateRoot")
 
 
@@ -533,7 +563,7 @@ def test_a_derived_class_that_is_handled_elsewhere_is_not_handled_here_as_its_ba
         ("CreateUser", {"name": "generator"}, "DeliveryError: it raised GeneratorExit"),
     ],
 )
-def test_a_failure_comes_back_as_its_type_and_its_text(wire: Wire, name: str, body: Any, said: str) -> None:
+def test_a_failure_comes_back_as_its_type_and_its_text(name: str, body: Any, said: str) -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise ZeroDivisionError
@@ -554,6 +584,7 @@ def test_a_failure_comes_back_as_its_type_and_its_text(wire: Wire, name: str, bo
             raise results[command.name]
         return results[command.name]
 
+    wire = Wire()
     handling(wire, handle)
     wire.dispatcher.commands.bind("sync", same)
     wire.dispatcher.queries.bind(Plain, same)
@@ -561,7 +592,8 @@ def test_a_failure_comes_back_as_its_type_and_its_text(wire: Wire, name: str, bo
     wire.dispatcher.queries.bind(object, same)
     elsewhere = wire.dispatcher.queries.bind(User, same)
     elsewhere.handled_here = False
-    wire.serve(name, body, reply_to="there")
+    wire.put(name, body, reply_to="there")
+    wire.run()
     ((_, headers, reply),) = wire.replies
     assert headers["evbus-outcome"] == "error"
     assert sorted(reply) == ["reason", "type"]
@@ -570,12 +602,14 @@ def test_a_failure_comes_back_as_its_type_and_its_text(wire: Wire, name: str, bo
     assert "failed=1" in repr(wire.server)
 
 
-def test_two_messages_of_one_name_are_told_apart_by_nobody(wire: Wire) -> None:
+def test_two_messages_of_one_name_are_told_apart_by_nobody() -> None:
     other = dataclasses.make_dataclass("CreateUser", [])
     other.__module__ = "elsewhere"
+    wire = Wire()
     handling(wire, same)
     wire.dispatcher.queries.bind(other, same)
-    wire.serve("CreateUser", {}, reply_to="there")
+    wire.put("CreateUser", {}, reply_to="there")
+    wire.run()
     assert wire.replies[0][2] == {
         "type": "HandlerExists",
         "reason": "several messages are called CreateUser: elsewhere.CreateUser in queries, "
@@ -583,16 +617,18 @@ def test_two_messages_of_one_name_are_told_apart_by_nobody(wire: Wire) -> None:
     }
 
 
-def test_a_content_type_that_nobody_reads_is_told(wire: Wire) -> None:
+def test_a_content_type_that_nobody_reads_is_told() -> None:
+    wire = Wire()
     handling(wire, same)
-    wire.serve("CreateUser", {}, reply_to="there", content_type="application/x-pickle")
+    wire.put("CreateUser", {}, reply_to="there", content_type="application/x-pickle")
+    wire.run()
     assert wire.replies[0][2]["reason"] == "no plugin reads 'application/x-pickle'"
 
 
 def test_a_request_that_asks_for_no_reply_is_handled_and_its_failure_told_here(
-    wire: Wire,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    wire = Wire()
     failures: list[Any] = []
     wire.dispatcher.core.on_failure = failures.append
 
@@ -617,19 +653,22 @@ def test_a_request_that_asks_for_no_reply_is_handled_and_its_failure_told_here(
 # Deadlines
 
 
-def test_a_request_whose_time_is_up_is_not_handled(wire: Wire) -> None:
+def test_a_request_whose_time_is_up_is_not_handled() -> None:
+    wire = Wire()
     handled: list[Any] = []
 
     async def handle(command: CreateUser) -> None:
         handled.append(command)
 
     handling(wire, handle)
-    wire.serve("CreateUser", {}, **REPLY_TO, evbus_deadline=f"{time.time() - 0.001}")
+    wire.put("CreateUser", {}, **REPLY_TO, evbus_deadline=f"{time.time() - 0.001}")
+    wire.run()
     assert (handled, wire.replies, wire.settled) == ([], [], [("CreateUser", "ack")])
     assert "expired=1" in repr(wire.server)
 
 
-def test_a_handler_is_cancelled_at_the_deadline_and_no_reply_goes_to_who_waits_no_longer(wire: Wire) -> None:
+def test_a_handler_is_cancelled_at_the_deadline_and_no_reply_goes_to_who_waits_no_longer() -> None:
+    wire = Wire()
     cancelled: list[Any] = []
 
     async def handle(command: CreateUser) -> None:
@@ -640,15 +679,18 @@ def test_a_handler_is_cancelled_at_the_deadline_and_no_reply_goes_to_who_waits_n
             raise
 
     handling(wire, handle)
-    wire.serve("CreateUser", {}, **REPLY_TO, evbus_deadline=f"{time.time() + 0.05}")
+    wire.put("CreateUser", {}, **REPLY_TO, evbus_deadline=f"{time.time() + 0.05}")
+    wire.run()
     assert cancelled == ["ann"]
     assert (wire.replies, wire.settled) == ([], [("CreateUser", "ack")])
 
 
 @pytest.mark.parametrize("deadline", ["soon", "nan", "inf", ""])
-def test_a_deadline_that_is_no_time_is_told(wire: Wire, deadline: str) -> None:
+def test_a_deadline_that_is_no_time_is_told(deadline: str) -> None:
+    wire = Wire()
     handling(wire, same)
-    wire.serve("CreateUser", {}, **REPLY_TO, evbus_deadline=deadline)
+    wire.put("CreateUser", {}, **REPLY_TO, evbus_deadline=deadline)
+    wire.run()
     assert wire.replies[0][2] == {
         "type": "InvalidPayload",
         "reason": f"the header evbus-deadline is in seconds since the epoch, and not {deadline}",
@@ -670,7 +712,8 @@ def test_a_reply_that_cannot_be_sent_is_sent_again_and_the_request_is_not_handle
         return "done"
 
     handling(wire, handle)
-    wire.serve("CreateUser", {}, **REPLY_TO)
+    wire.put("CreateUser", {}, **REPLY_TO)
+    wire.run()
     assert len(handled) == 1
     assert [body for _, _, body in wire.replies] == ["done"]
     assert wire.settled == [("CreateUser", "ack")]
@@ -711,7 +754,8 @@ def test_a_request_is_done_and_counted_when_nothing_can_be_sent(
     wire = Wire(*[problem] * 1_000_000)
     handled = counting(wire)
     until = f"{time.time() + 0.5}" if deadline else None
-    wire.serve("CreateUser", {}, **REPLY_TO, evbus_deadline=until)
+    wire.put("CreateUser", {}, **REPLY_TO, evbus_deadline=until)
+    wire.run()
     assert wire.settled == [("CreateUser", "ack")]
     assert len(handled) == wire.server.unanswered == 1
     assert caplog.text.count(f"{UNSENT}down") == 1
@@ -724,7 +768,8 @@ def test_a_reply_waits_for_a_connection_as_long_as_somebody_waits_for_it(
     monkeypatch.setattr(serve, "REPLYING", 0.0)
     wire = Wire(*[Unavailable("down")] * 50)
     handled = counting(wire)
-    wire.serve("CreateUser", {}, **REPLY_TO)
+    wire.put("CreateUser", {}, **REPLY_TO)
+    wire.run()
     assert [body for _, _, body in wire.replies] == ["done"]
     assert (len(handled), wire.settled) == (1, [("CreateUser", "ack")])
     assert caplog.text.count("the reply to CreateUser cannot be sent yet") == 1
@@ -737,7 +782,8 @@ def test_who_asked_is_told_that_the_reply_cannot_be_sent(
     monkeypatch.setattr(serve, "REPLYING", 0.0)
     wire = Wire(problem)
     handled = counting(wire)
-    wire.serve("CreateUser", {}, **REPLY_TO)
+    wire.put("CreateUser", {}, **REPLY_TO)
+    wire.run()
     (_, headers, body) = wire.replies[0]
     assert (headers["evbus-outcome"], headers["correlation-id"]) == ("error", "7")
     assert body == {"type": "DeliveryError", "reason": f"{TOLD}too large"}
@@ -746,7 +792,7 @@ def test_who_asked_is_told_that_the_reply_cannot_be_sent(
     assert "the reply to CreateUser could not be sent, and who asked was told so: too large" in caplog.text
 
 
-async def test_a_reply_that_breaks_its_connection_is_given_up_and_its_request_handled_once(
+def test_a_reply_that_breaks_its_connection_is_given_up_and_its_request_handled_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(serve, "PAUSE", (0.0, 0.0))
@@ -755,13 +801,16 @@ async def test_a_reply_that_breaks_its_connection_is_given_up_and_its_request_ha
     wire = Wire(*breaks)
     handled = counting(wire)
 
-    async with wire.serving():
-        wire.put("CreateUser", {}, "first", **REPLY_TO)
-        await wire.until(lambda: wire.settled)
-        wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
-        await wire.until(lambda: len(wire.settled) == 2)
-        wire.put("CreateUser", {}, "other", again=True, reply_to="there", correlation_id="8")
-        await wire.until(lambda: len(wire.settled) == 3)
+    async def main() -> None:
+        async with wire.serving():
+            wire.put("CreateUser", {}, "first", **REPLY_TO)
+            await wire.until(lambda: wire.settled)
+            wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
+            await wire.until(lambda: len(wire.settled) == 2)
+            wire.put("CreateUser", {}, "other", again=True, reply_to="there", correlation_id="8")
+            await wire.until(lambda: len(wire.settled) == 3)
+
+    go(main)
     assert wire.settled == [("first", "ack"), ("again", "ack"), ("other", "ack")]
     found = [(headers["correlation-id"], body) for _, headers, body in wire.replies]
     assert found == [("7", {"type": "DeliveryError", "reason": f"{TOLD}broke"}), ("8", "done")]
@@ -769,35 +818,37 @@ async def test_a_reply_that_breaks_its_connection_is_given_up_and_its_request_ha
 
 
 @pytest.mark.parametrize("answered", [True, False])
-async def test_a_request_that_comes_again_while_its_reply_is_sent_waits_for_that(
-    wire: Wire, answered: bool
-) -> None:
+def test_a_request_that_comes_again_while_its_reply_is_sent_waits_for_that(answered: bool) -> None:
+    wire = Wire()
     handled = counting(wire)
     calls = 0
 
-    broken, gate = asyncio.Event(), asyncio.Event()
+    async def main() -> None:
+        broken, gate = asyncio.Event(), asyncio.Event()
 
-    async def reply(address: str, event: Envelope) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            broken.set()
-            raise ConnectionLost("broke", alone=True)
-        await gate.wait()
-        if not answered and calls == 2:
-            raise ConnectionLost("broke", alone=True)
-        wire.replies.append((address, dict(event.headers), json.load(event.body)))
+        async def reply(address: str, event: Envelope) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                broken.set()
+                raise ConnectionLost("broke", alone=True)
+            await gate.wait()
+            if not answered and calls == 2:
+                raise ConnectionLost("broke", alone=True)
+            wire.replies.append((address, dict(event.headers), json.load(event.body)))
 
-    wire.reply = reply  # type: ignore[method-assign]
-    async with wire.serving():
-        wire.put("CreateUser", {}, "first", **REPLY_TO)
-        await broken.wait()
-        await turns(5)
-        wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
-        await turns(5)
-        assert not wire.settled
-        gate.set()
-        await wire.until(lambda: len(wire.settled) == 2)
+        wire.reply = reply  # type: ignore[method-assign]
+        async with wire.serving():
+            wire.put("CreateUser", {}, "first", **REPLY_TO)
+            await broken.wait()
+            await turns(5)
+            wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
+            await turns(5)
+            assert not wire.settled
+            gate.set()
+            await wire.until(lambda: len(wire.settled) == 2)
+
+    go(main)
     assert wire.settled == [("first", "ack"), ("again", "ack")]
     told = {"type": "DeliveryError", "reason": f"{TOLD}broke"}
     assert [body for _, _, body in wire.replies] == ["done" if answered else told]
@@ -811,22 +862,26 @@ def test_only_so_many_are_remembered_whose_reply_could_not_be_sent(monkeypatch: 
     for number in range(10):
         wire.put("CreateUser", {}, number, reply_to="there", correlation_id=f"{number}")
     wire.run(10)
-    assert (len(wire.server._given_up), wire.server.unanswered) == (3, 10)
+    assert len(wire.server._given_up) == 3
+    assert wire.server.unanswered == 10
 
 
-async def test_a_link_or_an_encoder_that_is_broken_ends_no_server(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_link_or_an_encoder_that_is_broken_ends_no_server(caplog: pytest.LogCaptureFixture) -> None:
     wire = Wire(RuntimeError("broken"))
     handling(wire, same)
 
     def encode(body: Any, headers: Any) -> Envelope:
         raise SerializeError("broken, too")
 
-    async with wire.serving():
-        wire.put("CreateUser", {}, "link", **REPLY_TO)
-        await wire.until(lambda: len(wire.settled) == 1)
-        wire.server._encode = encode
-        wire.put("CreateUser", {}, "encoder", **REPLY_TO)
-        await wire.until(lambda: len(wire.settled) == 2)
+    async def main() -> None:
+        async with wire.serving():
+            wire.put("CreateUser", {}, "link", **REPLY_TO)
+            await wire.until(lambda: len(wire.settled) == 1)
+            wire.server._encode = encode
+            wire.put("CreateUser", {}, "encoder", **REPLY_TO)
+            await wire.until(lambda: len(wire.settled) == 2)
+
+    go(main)
     assert wire.settled == [("link", "reject"), ("encoder", "reject")]
     assert "a request is given up: RuntimeError: broken" in caplog.text
     assert "a request is given up: SerializeError: " in caplog.text
@@ -835,62 +890,68 @@ async def test_a_link_or_an_encoder_that_is_broken_ends_no_server(caplog: pytest
 # The end
 
 
-async def test_what_is_being_handled_when_it_ends_is_answered_and_the_rest_stays_with_its_source(
-    wire: Wire,
-) -> None:
-    begun, gate = asyncio.Event(), asyncio.Event()
+def test_what_is_being_handled_when_it_ends_is_answered_and_the_rest_stays_with_its_source() -> None:
+    wire = Wire()
 
-    async def handle(command: CreateUser) -> str:
-        begun.set()
-        await gate.wait()
-        return "done"
+    async def main() -> None:
+        begun, gate = asyncio.Event(), asyncio.Event()
 
-    handling(wire, handle)
-    async with wire.serving() as task:
-        wire.put("CreateUser", {}, "first", reply_to="there")
-        await begun.wait()
-        task.cancel()
-        await asyncio.sleep(0)
-        wire.put("CreateUser", {}, "second", reply_to="there")
-        gate.set()
-        await asyncio.wait({task})
-        assert task.cancelled()
+        async def handle(command: CreateUser) -> str:
+            begun.set()
+            await gate.wait()
+            return "done"
+
+        handling(wire, handle)
+        async with wire.serving() as task:
+            wire.put("CreateUser", {}, "first", reply_to="there")
+            await begun.wait()
+            task.cancel()
+            await asyncio.sleep(0)
+            wire.put("CreateUser", {}, "second", reply_to="there")
+            gate.set()
+            await asyncio.wait({task})
+            assert task.cancelled()
+
+    go(main)
     assert [body for _, _, body in wire.replies] == ["done"]
     assert wire.settled == [("second", "requeue"), ("first", "ack")]
     assert wire.calls == ["open", "end", "close"]
 
 
 @pytest.mark.parametrize("how", ["gone", "the end"])
-async def test_requests_that_were_not_begun_are_left_to_others(how: str) -> None:
+def test_requests_that_were_not_begun_are_left_to_others(how: str) -> None:
     """Only as many run as there are workers; the others wait for them, or for the turn of their key."""
     wire, origins, calls = Wire(), [Origin(), Origin()], list[str]()
 
-    begun, gate = asyncio.Event(), asyncio.Event()
+    async def main() -> None:
+        begun, gate = asyncio.Event(), asyncio.Event()
 
-    async def handle(command: CreateUser) -> str:
-        calls.append(command.name)
-        if len(calls) == 2:
-            begun.set()
-        await gate.wait()
-        return command.name
+        async def handle(command: CreateUser) -> str:
+            calls.append(command.name)
+            if len(calls) == 2:
+                begun.set()
+            await gate.wait()
+            return command.name
 
-    handling(wire, handle)
-    wire.dispatcher.bound(2, 0)
-    async with wire.serving() as task:
-        wire.put("CreateUser", {"name": "a"}, "a", origin=origins[0], reply_to="there", evbus_key="k")
-        wire.put("CreateUser", {"name": "b"}, "b", origin=origins[0], reply_to="there")
-        wire.put("CreateUser", {"name": "c"}, "c", origin=origins[0], reply_to="there", evbus_key="k")
-        wire.put("CreateUser", {"name": "d"}, "d", origin=origins[0], reply_to="there")
-        await begun.wait()
-        await turns(10)
-        if how == "gone":
-            origins[0].end("the channel was closed")
-            wire.put("CreateUser", {"name": "c"}, "again", origin=origins[1], reply_to="there")
-        else:
-            task.cancel()
-        await turns(10)
-        gate.set()
-        await wire.until(lambda: len(wire.replies) == (3 if how == "gone" else 2))
+        handling(wire, handle)
+        wire.dispatcher.bound(2, 0)
+        async with wire.serving() as task:
+            wire.put("CreateUser", {"name": "a"}, "a", origin=origins[0], reply_to="there", evbus_key="k")
+            wire.put("CreateUser", {"name": "b"}, "b", origin=origins[0], reply_to="there")
+            wire.put("CreateUser", {"name": "c"}, "c", origin=origins[0], reply_to="there", evbus_key="k")
+            wire.put("CreateUser", {"name": "d"}, "d", origin=origins[0], reply_to="there")
+            await begun.wait()
+            await turns(10)
+            if how == "gone":
+                origins[0].end("the channel was closed")
+                wire.put("CreateUser", {"name": "c"}, "again", origin=origins[1], reply_to="there")
+            else:
+                task.cancel()
+            await turns(10)
+            gate.set()
+            await wire.until(lambda: len(wire.replies) == (3 if how == "gone" else 2))
+
+    go(main)
     if how == "gone":
         assert calls == ["a", "b", "c"]
         assert sorted(wire.settled) == [("a", "ack"), ("again", "ack"), ("b", "ack")]
@@ -902,7 +963,8 @@ async def test_requests_that_were_not_begun_are_left_to_others(how: str) -> None
 def test_a_request_whose_body_is_too_large_is_answered_before_it_is_read() -> None:
     wire = Wire(max_body=20)
     handling(wire, name_of)
-    wire.serve("CreateUser", b"{" * 21, reply_to="there")
+    wire.put("CreateUser", b"{" * 21, reply_to="there")
+    wire.run()
     ((_, _, reply),) = wire.replies
     assert reply["type"] == "PayloadTooLarge"
     assert reply["reason"] == "the event body has 21 bytes, more than the 20 that the option max_body allows"
@@ -923,7 +985,8 @@ def test_a_request_that_was_delivered_too_often_is_answered_and_not_handled() ->
     assert dict(wire.settled)["no reply"] == "reject"
 
 
-def test_an_interceptor_that_ends_the_program_fails_its_request_and_no_more(wire: Wire) -> None:
+def test_an_interceptor_that_ends_the_program_fails_its_request_and_no_more() -> None:
+    wire = Wire()
     handling(wire, name_of)
     said: list[str] = []
 
@@ -933,61 +996,75 @@ def test_an_interceptor_that_ends_the_program_fails_its_request_and_no_more(wire
             raise SystemExit(2)
 
     wire.send = send
-    wire.serve("CreateUser", {"name": "a"}, reply_to="there")
+    wire.put("CreateUser", {"name": "a"}, reply_to="there")
+    wire.run()
     assert said == ["ok", "error"]
     assert wire.replies[0][2] == {"type": "DeliveryError", "reason": "it raised SystemExit: 2"}
 
 
 @pytest.mark.parametrize("how", ["patience", "cancelled again"])
-async def test_what_takes_too_long_at_the_end_is_cancelled_and_goes_back(
-    wire: Wire, how: str, caplog: pytest.LogCaptureFixture
+def test_what_takes_too_long_at_the_end_is_cancelled_and_goes_back(
+    how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    begun = asyncio.Event()
+    wire = Wire()
 
-    async def handle(command: CreateUser) -> None:
-        begun.set()
-        await asyncio.Event().wait()
+    async def main() -> None:
+        begun = asyncio.Event()
 
-    handling(wire, handle)
-    async with wire.serving(0.01 if how == "patience" else 20) as task:
-        wire.put("CreateUser", {}, **REPLY_TO)
-        await begun.wait()
-        task.cancel()
-        if how != "patience":
-            await asyncio.sleep(0)
+        async def handle(command: CreateUser) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        handling(wire, handle)
+        async with wire.serving(0.01 if how == "patience" else 20) as task:
+            wire.put("CreateUser", {}, **REPLY_TO)
+            await begun.wait()
             task.cancel()
-        await asyncio.wait({task})
+            if how != "patience":
+                await asyncio.sleep(0)
+                task.cancel()
+            await asyncio.wait({task})
+
+    go(main)
     assert (wire.replies, wire.settled) == ([], [("CreateUser", "requeue")])
 
 
-async def test_a_handler_may_stop_the_dispatcher_that_serves_it(wire: Wire) -> None:
+def test_a_handler_may_stop_the_dispatcher_that_serves_it() -> None:
+    wire = Wire()
     after: list[str] = []
 
-    ended = asyncio.Event()
+    async def main() -> None:
+        ended = asyncio.Event()
 
-    async def handle(command: CreateUser) -> None:
-        stand_by()
-        await wire.dispatcher.stop()
-        after.append("stopped")
-        ended.set()
+        async def handle(command: CreateUser) -> None:
+            stand_by()
+            await wire.dispatcher.stop()
+            after.append("stopped")
+            ended.set()
 
-    handling(wire, handle)
-    async with wire.serving():
-        wire.put("CreateUser", {}, **REPLY_TO)
-        await ended.wait()
+        handling(wire, handle)
+        async with wire.serving():
+            wire.put("CreateUser", {}, **REPLY_TO)
+            await ended.wait()
+
+    go(main)
     assert after == ["stopped"]
     assert [body for _, _, body in wire.replies] == [None]
     assert wire.settled == [("CreateUser", "ack")]
 
 
-async def test_a_source_that_fails_ends_the_server_with_a_sentence(wire: Wire) -> None:
+def test_a_source_that_fails_ends_the_server_with_a_sentence() -> None:
+    wire = Wire()
 
     async def broken() -> Any:
         raise OSError("no such thing")
         yield
 
-    with pytest.raises(Unavailable, match="the source ended: no such thing"):
-        await wire.server.run(broken(), 1)
+    async def main() -> None:
+        with pytest.raises(Unavailable, match="the source ended: no such thing"):
+            await wire.server.run(broken(), 1)
+
+    go(main)
     assert wire.calls == ["open", "close"]
 
 
@@ -998,14 +1075,17 @@ async def forever() -> None:
     await asyncio.Event().wait()
 
 
-async def test_that_somebody_else_ends_a_server_is_no_error_of_who_waits_for_it() -> None:
-    task = asyncio.ensure_future(forever())
-    asyncio.get_running_loop().call_soon(task.cancel)
-    await served(task)
-    assert task.cancelled()
+def test_that_somebody_else_ends_a_server_is_no_error_of_who_waits_for_it() -> None:
+    async def main() -> None:
+        task = asyncio.ensure_future(forever())
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await served(task)
+        assert task.cancelled()
+
+    go(main)
 
 
-async def test_who_is_cancelled_while_waiting_cancels_the_server_and_waits_for_its_end() -> None:
+def test_who_is_cancelled_while_waiting_cancels_the_server_and_waits_for_its_end() -> None:
     cancels: list[int] = []
 
     async def stubborn() -> None:
@@ -1015,23 +1095,29 @@ async def test_who_is_cancelled_while_waiting_cancels_the_server_and_waits_for_i
             except asyncio.CancelledError:
                 cancels.append(number)
 
-    task = asyncio.ensure_future(stubborn())
-    waiting = asyncio.ensure_future(served(task))
-    await asyncio.sleep(0)
-    waiting.cancel()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    assert task.done()
+    async def main() -> None:
+        task = asyncio.ensure_future(stubborn())
+        waiting = asyncio.ensure_future(served(task))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert task.done()
+
+    go(main)
     assert cancels == [0, 1]
 
 
-async def test_what_a_server_fails_with_reaches_who_waits_for_it() -> None:
+def test_what_a_server_fails_with_reaches_who_waits_for_it() -> None:
     async def fail() -> None:
         raise Unavailable("down")
 
-    with pytest.raises(Unavailable, match="down"):
-        await served(asyncio.ensure_future(fail()))
+    async def main() -> None:
+        with pytest.raises(Unavailable, match="down"):
+            await served(asyncio.ensure_future(fail()))
+
+    go(main)

@@ -38,7 +38,7 @@ class TestInternal(Behaviour):
             assert await self.hub.event.init.unsubscribe(inbox.id)
 
     def consumers(self, name: str, group: str) -> int:
-        return len(self.hub.egress.GROUPS["default"][name, group]._members)
+        return len(self.hub.ingress.SUBSCRIBERS["default"].groups[name, group]._members)
 
     async def send_unsigned(self, hub: Any) -> None:
         (group,) = hub.ingress.SUBSCRIBERS["default"][self.name]

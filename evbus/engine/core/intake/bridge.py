@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from evbus.errors import BusStopped, PluginError
 from evbus.types import Delivery, Origin
 
-__all__ = ["Bridge", "Bridged"]
+__all__ = ["Bridge"]
 
 #: Deliveries that may be unsettled at once: a source may have no bound of its own.
 MOST = 10_000
@@ -17,11 +17,10 @@ MOST = 10_000
 SLICE = 256
 
 
-class Bridged(Delivery):
+class _Bridged(Delivery):
     """A delivery that a bridge handed on, which counts it until it is settled or dropped."""
 
     def drop(self) -> None:
-        """Forget it, and count it no more."""
         settle, self._settle = self._settle, None
         if settle is not None:
             self._tag.drop()
@@ -121,7 +120,7 @@ class Bridge:
         self._idle.clear()
         try:
             self._take(
-                Bridged(
+                _Bridged(
                     delivery.envelope,
                     self._settle,
                     delivery,

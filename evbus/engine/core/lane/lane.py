@@ -16,6 +16,7 @@ from evbus.engine.core.lane.relay import Tracker
 from evbus.engine.core.lane.retry import DeadLetter
 from evbus.engine.core.lane.sender import Sender
 from evbus.engine.core.lane.stats import Counters, LaneKey, LaneState, Latency
+from evbus.engine.core.lane.turns import Turns
 from evbus.engine.core.observe import Observers
 from evbus.engine.core.queue import Queue
 from evbus.engine.core.settings import DeliverySettings
@@ -23,7 +24,7 @@ from evbus.engine.kit.failure import about, trace
 from evbus.engine.kit.redact import one_line, redact, said
 from evbus.types import Envelope
 
-__all__ = ["DeadLetter", "Lane", "LaneKey"]
+__all__ = ["DeadLetter", "Lane", "LaneKey", "LaneState"]
 
 log = logging.getLogger("evbus.lane")
 
@@ -68,6 +69,7 @@ class Lane:
         self.secrets = secrets
         self.buffer = Buffer(queue, delivery.buffer, drops=delivery.on_full == "drop_oldest")
         self.latency = Latency()
+        self.turns = Turns()
         self.tasks: list[asyncio.Task[None]] = []
         self.last_error = ""
         self.on_idle: Callable[[], None] | None = None
@@ -84,7 +86,7 @@ class Lane:
         self._passing: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<Lane {self.key} {self.state} queued={len(self.buffer)}>"
+        return f"<Lane {self.key} {self.state.value} queued={len(self.buffer)}>"
 
     @property
     def counters(self) -> Counters:
@@ -95,12 +97,12 @@ class Lane:
     def state(self) -> LaneState:
         """The state of the lane."""
         if self.closing:
-            return "closed"
+            return LaneState.CLOSED
         if self.idle:
-            return "idle"
+            return LaneState.IDLE
         if self.waiting:
-            return "waiting"
-        return "retrying" if self.failing else "running"
+            return LaneState.WAITING
+        return LaneState.RETRYING if self.failing else LaneState.RUNNING
 
     @property
     def idle(self) -> bool:
@@ -114,7 +116,7 @@ class Lane:
             **self.counters.as_dict(),
             "queued": len(self.buffer),
             "queued_bytes": self.buffer.size,
-            "state": self.state,
+            "state": self.state.value,
             "last_error": self.last_error,
             "latency": self.latency.percentiles(),
         }

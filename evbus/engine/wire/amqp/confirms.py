@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import struct
+from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
@@ -114,31 +115,18 @@ def read_return(payload: bytes) -> tuple[int, str, str, str]:
 
 
 class Confirms(Sink):
-    """The publishes of one channel.
+    """The publishes of one channel; whoever writes them says by its methods what outcomes are.
 
-    :param refused: makes the outcome of a ``basic.nack``.
-    :param unroutable: makes the outcome of a return, of its code, text, exchange and routing key.
-    :param silent: makes the error of those who wait when nothing was confirmed for ``patience`` seconds.
-    :param on_end: told why no more confirms will come: the code and text of ``channel.close``, or 0 and why
-        the connection was lost. Returns the outcome of what is pending.
+    :param patience: seconds without any confirm after which those who wait are told.
+    :ivar ended: why no more confirms will come.
+    :ivar progress: how often something was confirmed.
     """
 
-    def __init__(
-        self,
-        refused: Callable[[], Exception],
-        unroutable: Callable[[int, str, str, str], Rejected],
-        on_end: Callable[[int, str], Exception],
-        silent: Callable[[], Exception],
-        patience: float,
-    ) -> None:
+    def __init__(self, patience: float) -> None:
         super().__init__()
+        self.patience = patience
         self.ended: Exception | None = None
         self.progress = 0
-        self._refused = refused
-        self._unroutable = unroutable
-        self._on_end = on_end
-        self._silent = silent
-        self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._next = 1
         self._batches: deque[Batch] = deque()
@@ -147,6 +135,25 @@ class Confirms(Sink):
         self._returning: tuple[str, Rejected] | None = None
         # What came back and is not confirmed yet.
         self._back: dict[Sent, list[Rejected]] = {}
+
+    @abstractmethod
+    def _refused(self) -> Exception:
+        """Return the outcome of a ``basic.nack``."""
+
+    @abstractmethod
+    def _unroutable(self, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
+        """Return the outcome of a ``basic.return``."""
+
+    @abstractmethod
+    def _closed(self, code: int, text: str) -> Exception:
+        """Return the outcome of what is pending when no more confirms come.
+
+        Why is told by the code and text of ``channel.close``, or 0 and the loss of the connection.
+        """
+
+    @abstractmethod
+    def silent(self) -> Exception:
+        """Return the error of those who wait when nothing was confirmed for too long."""
 
     def __repr__(self) -> str:
         return f"<Confirms next={self._next} pending={self.pending}>"
@@ -173,14 +180,14 @@ class Confirms(Sink):
             self._look_later()
 
     def _look_later(self) -> None:
-        self._timer = self._loop.call_later(self._patience, self._look, self.progress)
+        self._timer = self._loop.call_later(self.patience, self._look, self.progress)
 
     def _look(self, progress: int) -> None:
         self._timer = None
         awaited = [batch for batch in self._batches if batch.awaited and not batch.done.done()]
         if self.progress == progress:
             for batch in awaited:
-                batch.done.set_exception(self._silent())
+                batch.done.set_exception(self.silent())
         elif awaited:
             self._look_later()
 
@@ -191,7 +198,7 @@ class Confirms(Sink):
     def _end(self, code: int, text: str) -> None:
         if self.ended is None:
             self._tell_returned()
-            self.ended = self._on_end(code, text)
+            self.ended = self._closed(code, text)
             self._fail(self.ended)
             if self._timer is not None:
                 self._timer.cancel()

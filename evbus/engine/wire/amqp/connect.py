@@ -24,7 +24,6 @@ from evbus.engine.kit.redact import one_line, said
 from evbus.engine.kit.waiting import call
 from evbus.engine.wire.amqp.profile import Profile
 from evbus.engine.wire.amqp.transport import Sink, Wire
-from evbus.engine.wire.base.address import Address
 from evbus.engine.wire.base.dial import (
     TLS_ALERT,
     Way,
@@ -36,6 +35,7 @@ from evbus.engine.wire.base.dial import (
     reason,
     wants_tls,
 )
+from evbus.engine.wire.base.profile import Address
 from evbus.engine.wire.base.shared import Role
 from evbus.engine.wire.base.supervisor import Connection
 from evbus.errors import DeliveryTimeout, Unavailable

@@ -28,7 +28,7 @@ from evbus.engine.wire.base.supervisor import Connection
 from evbus.errors import DeliveryError, ProfileError, Unavailable
 from evbus.types import Subscription
 
-__all__ = ["Consumer", "QueueSource", "source_of"]
+__all__ = ["Consumer", "source_of"]
 
 log = logging.getLogger("evbus.egress.amqp")
 
@@ -36,7 +36,7 @@ log = logging.getLogger("evbus.egress.amqp")
 KEY = "{routing_key}"
 
 
-class QueueSource(NamedTuple):
+class _QueueSource(NamedTuple):
     """The queue that a subscription consumes from.
 
     :ivar bind: what it is bound to the profile's exchange by.
@@ -50,7 +50,7 @@ class QueueSource(NamedTuple):
     own: bool = False
 
 
-def source_of(profile: Profile, subscription: Subscription) -> QueueSource:
+def source_of(profile: Profile, subscription: Subscription) -> _QueueSource:
     """Return the queue of a subscription.
 
     Without a name it is the profile's own queue. With one it is ``<name>``, or ``<name>::<group>``, bound to
@@ -80,11 +80,11 @@ def source_of(profile: Profile, subscription: Subscription) -> QueueSource:
     bind: list[Binding] = [_filled(profile, key)] if name else profile.bindings(base)
     if subscription.per_process:
         unique = "::".join(part for part in (key, group, secrets.token_hex(8)) if part)
-        return QueueSource(base.passing(unique), bind, own=True)
+        return _QueueSource(base.passing(unique), bind, own=True)
     if not name and not group:
-        return QueueSource(base, bind, passive=isinstance(profile.queue, str))
+        return _QueueSource(base, bind, passive=isinstance(profile.queue, str))
     full = f"{key}::{group}" if group else key
-    return QueueSource(
+    return _QueueSource(
         msgspec.structs.replace(base, name=full) if subscription.durable else base.passing(full), bind
     )
 

@@ -8,8 +8,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import msgspec
 
 from evbus.engine.kit.units import Seconds
-from evbus.engine.wire.base.address import Address, host_and_port
-from evbus.engine.wire.base.profile import BrokerProfile
+from evbus.engine.wire.base.profile import Address, BrokerProfile, host_and_port
 from evbus.engine.wire.base.tls import Tls
 
 __all__ = ["NOT_CLASSIC", "PASSING", "Binding", "ExchangeDeclaration", "Profile", "QueueDeclaration"]

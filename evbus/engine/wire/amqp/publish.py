@@ -16,8 +16,7 @@ from evbus.engine.wire.amqp.confirms import Batch, Confirms, Outcome, Sent
 from evbus.engine.wire.amqp.connect import AmqpSession
 from evbus.engine.wire.amqp.profile import Profile
 from evbus.engine.wire.amqp.topology import declared
-from evbus.engine.wire.base.coming_back import ComingBack, Unroutable
-from evbus.engine.wire.base.inflight import InFlight
+from evbus.engine.wire.base.publish import ComingBack, InFlight, Unroutable
 from evbus.engine.wire.base.supervisor import Connection
 from evbus.errors import (
     ConnectFailed,
@@ -62,25 +61,116 @@ class _Published(NamedTuple):
     event: Envelope
 
 
-class _Encoded(NamedTuple):
-    """Events as they are written.
+class _ConfirmChannel(Confirms):
+    """An open channel whose publishes are confirmed.
 
-    :ivar rejected: those that AMQP cannot carry, by their place.
+    :param name: what the connection is called in errors.
+    :param largest: the bytes of a body that the broker takes at most, once it has said so.
     """
 
-    sent: list[Sent]
-    parts: list[bytes]
-    rejected: dict[int, Rejected]
+    def __init__(
+        self, session: AmqpSession, link: AbstractChannel, name: str, profile: Profile, largest: int | None
+    ) -> None:
+        super().__init__(profile.timeout or profile.confirm_timeout)
+        self.session = session
+        self.link = link
+        self.largest = largest
+        self._number = session.wire.attach(link.number, self)
+        self._name = name
+        self._profile = profile
+        self._exchange = profile.exchange_name()
+        self._heads: dict[tuple[str, int, int], _Head] = {}
 
+    # Writing
 
-class _ConfirmChannel(NamedTuple):
-    """An open channel whose publishes are confirmed."""
+    def encode(self, events: list[Envelope]) -> tuple[list[Sent], list[bytes], dict[int, Rejected]]:
+        """Return events as they are written, and those that AMQP cannot carry, by their place."""
+        number, frame_max = self._number, self.session.frame_max
+        heads, most = self._heads, frame_max - frames.AROUND
+        sent: list[Sent] = []
+        parts: list[bytes] = []
+        unfit: dict[int, Rejected] = {}
+        for index, event in enumerate(events):
+            body = event.body
+            size = len(body)
+            head = heads.get((event.routing_key, id(event.headers), size))
+            if head is None:
+                try:
+                    head = self._head(event, size)
+                except PayloadError as exc:
+                    unfit[index] = rejected(self._name, exc)
+                    continue
+            sent.append((event.routing_key, head.properties, body))
+            if 0 < size <= most:
+                parts += (head.data, body, frames.END)
+            else:
+                parts.append(frames.message(number, frame_max, head.data, body))
+        return sent, parts, unfit
 
-    number: int
-    session: AmqpSession
-    link: AbstractChannel
-    confirms: Confirms
-    heads: dict[tuple[str, int, int], _Head]
+    def publish(self, sent: list[Sent], parts: list[bytes]) -> Batch:
+        """Write what :meth:`encode` has made."""
+        batch = self.add(sent)
+        self.session.wire.write(b"".join(parts))
+        return batch
+
+    def _head(self, event: Envelope, size: int) -> _Head:
+        if self.largest is not None and size > self.largest:
+            raise PayloadError(f"the body has {size} bytes, and the broker takes {self.largest} at most")
+        number, frame_max = self._number, self.session.frame_max
+        properties = properties_for(event.headers, self._profile, frame_max)
+        data = frames.publish_method(
+            number, self._exchange, event.routing_key, mandatory=self._profile.mandatory
+        ) + frames.content_header(number, size, properties)
+        if 0 < size <= frame_max - frames.AROUND:
+            data += frames.body_head(number, size)
+        head = _Head(event.headers, properties, data)
+        if type(event.headers) is SharedHeaders:
+            if len(self._heads) >= CACHED:
+                self._heads.clear()
+            self._heads[event.routing_key, id(event.headers), size] = head
+        return head
+
+    # What comes back
+
+    def _refused(self) -> Exception:
+        return refused(self._name, self._profile)
+
+    def _unroutable(self, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
+        found = unroutable(self._name, code, text, exchange, routing_key)
+        cure = _cure(self._profile)
+        return Unroutable(f"{found}{cure}") if cure else found
+
+    def _closed(self, code: int, text: str) -> Exception:
+        if not code:
+            said = f"{self._name}: the connection was lost before the broker confirmed: {text}"
+            if self.session.wire.broke and self.pending:
+                return ConnectionLost(said, alone=self.pending == 1)
+            return Unavailable(said)
+        said = f"{self._name}: the broker closed the channel: {one_line(text)} ({code})"
+        if code == PRECONDITION_FAILED and (too_large := _TOO_LARGE.search(text)):
+            self.largest = largest = int(too_large[1])
+            self.reject(lambda body: len(body) > largest, lambda: Rejected(said))
+            return Unavailable(said)
+        # 404 and 403 are about the exchange, and so about every event; the others may be about one.
+        return Unavailable(said) if code in (403, 404) else DeliveryError(said)
+
+    def silent(self) -> Unavailable:
+        # The broker may have no quorum for its queue; then it answers other things.
+        self.session.probe(self.patience)
+        blocked = self.session.blocked
+        why = f"it blocks publishers: {one_line(blocked)}" if blocked else "it may be overloaded or frozen"
+        return Unavailable(
+            f"{self._name}: the broker has confirmed nothing for {self.patience:g} s (confirm_timeout); {why}"
+        )
+
+    async def answer(self, batch: Batch) -> None:
+        """Wait until a batch is done, as long as confirms come in. Others may wait for it, too."""
+        progress = -1
+        while batch.left:
+            if progress == self.progress:
+                raise self.silent()
+            progress = self.progress
+            await asyncio.wait({batch.done}, timeout=self.patience)
 
 
 class Publisher:
@@ -91,18 +181,14 @@ class Publisher:
         self._profile = profile
         self._name = connection.name
         self._exchange = profile.exchange_name()
-        self._patience = profile.timeout or profile.confirm_timeout
         self._channel: _ConfirmChannel | None = None
         self._opening = asyncio.Lock()
         queue = profile.queue_settings()
         self._declares = queue is not None and bool(queue.name)
-        self._cure = _cure(profile)
         # Routing keys that lead to no queue although the profile's own is there.
         self._nowhere: set[str] = set()
         # Those that may do so because the queue was deleted.
         self._suspects: set[str] = set()
-        # The bytes of a body that the broker takes at most, once it has said so.
-        self._largest: int | None = None
         self._coming_back = ComingBack(connection)
         self._declarations = 0
         self._calls = 0
@@ -111,7 +197,7 @@ class Publisher:
         self._unknown: InFlight[_Published] = InFlight(REMEMBERED)
 
     def __repr__(self) -> str:
-        return f"<Publisher {self._name} {self._channel.confirms if self._channel else 'no channel'}>"
+        return f"<Publisher {self._name} {self._channel or 'no channel'}>"
 
     async def open(self) -> None:
         """Open the channel and declare the topology, if the connection is up.
@@ -129,11 +215,11 @@ class Publisher:
     async def close(self) -> None:
         """Close the channel."""
         channel, self._channel = self._channel, None
-        if channel is not None and channel.confirms.ended is None:
+        if channel is not None and channel.ended is None:
             try:
-                await channel.session.leave(channel.link, channel.confirms)
+                await channel.session.leave(channel.link, channel)
             finally:
-                channel.confirms.lost("the lane was closed")
+                channel.lost("the lane was closed")
 
     def begin(self, events: list[Envelope]) -> asyncio.Future[list[Outcome]] | None:
         """Publish events at once and return the future of their outcomes; see :meth:`publish`.
@@ -148,17 +234,17 @@ class Publisher:
 
     def _begin(self, events: list[Envelope]) -> Batch | None:
         channel = self._channel
-        if channel is None or channel.confirms.ended is not None or self._unwritten or not events:
+        if channel is None or channel.ended is not None or self._unwritten or not events:
             return None
         if self._suspects or self._unknown:
             return None
-        encoded = self._encode(channel, events)
-        if encoded.rejected:
+        sent, parts, unfit = channel.encode(events)
+        if unfit:
             return None
         self._calls += 1
         self._under_way.add(self._calls)
-        batch = self._write(channel, encoded)
-        channel.confirms.watch(batch)
+        batch = channel.publish(sent, parts)
+        channel.watch(batch)
         return batch
 
     def _ended(
@@ -215,21 +301,20 @@ class Publisher:
         """Publish events of which some may be on their way already."""
         channel = self._channel
         # Who waits for the channel is woken some time after it is there.
-        if channel is None or channel.confirms.ended is not None or min(self._unwritten) < call:
+        if channel is None or channel.ended is not None or min(self._unwritten) < call:
             channel = await (self._opened() if min(self._under_way) < call else self._open())
         self._unwritten.discard(call)
         known = [self._unknown.take(event) for event in events]
         fresh = [event for event, sent in zip(events, known) if sent is None]  # noqa: B905 - one each
-        encoded = self._encode(channel, fresh)
-        batch = self._write(channel, encoded)
-        written = [event for place, event in enumerate(fresh) if place not in encoded.rejected]
-        new = iter(_published(batch, written))
-        of_fresh = iter([encoded.rejected.get(place) or next(new) for place in range(len(fresh))])
+        sent, parts, unfit = channel.encode(fresh)
+        batch = channel.publish(sent, parts)
+        new = iter(_published(batch, [event for place, event in enumerate(fresh) if place not in unfit]))
+        of_fresh = iter([unfit.get(place) or next(new) for place in range(len(fresh))])
         found = [sent or next(of_fresh) for sent in known]
         under_way = [each for each in found if isinstance(each, _Published)]
         try:
             for one in {id(each.batch): each.batch for each in under_way}.values():
-                await self._answer(channel, one)
+                await channel.answer(one)
         except (asyncio.CancelledError, Unavailable):
             self._remember(under_way)
             raise
@@ -245,22 +330,16 @@ class Publisher:
         :param declarations: how often the queue had been declared when the events were published. When it was
             not since, a key known to lead nowhere does so still.
         """
-        if outcomes.count(None) == len(outcomes) and not self._nowhere and not self._coming_back:
-            return
         sure = declarations == self._declarations
-        for index, (event, outcome) in enumerate(zip(events, outcomes)):  # noqa: B905 - one each
-            key = event.routing_key
-            if outcome is None:
-                self._nowhere.discard(key)
-                self._coming_back.arrived(key)
-            elif type(outcome) is not Unroutable:
-                continue
-            elif self._declares and not (sure and key in self._nowhere):
-                self._suspects.add(key)
-                outcomes[index] = Unavailable(f"{outcome}; the queue may have been deleted")
-            elif left := self._coming_back.missed(key):
-                said = f"{outcome}; the queue may be about to come back"
-                outcomes[index] = Unavailable(said, retry_within=left)
+        if self._nowhere or (self._declares and outcomes.count(None) < len(outcomes)):
+            for index, (event, outcome) in enumerate(zip(events, outcomes)):  # noqa: B905 - one each
+                key = event.routing_key
+                if outcome is None:
+                    self._nowhere.discard(key)
+                elif type(outcome) is Unroutable and not (sure and key in self._nowhere):
+                    self._suspects.add(key)
+                    outcomes[index] = Unavailable(f"{outcome}; the queue may have been deleted")
+        self._coming_back.look(events, outcomes)
 
     async def _declare_again(self) -> None:
         async with self._opening:
@@ -283,14 +362,14 @@ class Publisher:
         """Return the channel that an earlier call has opened; what that has lost must not be overtaken."""
         async with self._opening:
             channel = self._channel
-        if channel is None or channel.confirms.ended is not None:
+        if channel is None or channel.ended is not None:
             raise Unavailable(f"{self._name}: an earlier batch waits for a channel")
         return channel
 
     async def _open(self) -> _ConfirmChannel:
         async with self._opening:
             channel = self._channel
-            if channel is not None and channel.confirms.ended is None:
+            if channel is not None and channel.ended is None:
                 return channel
             self._channel = None
             self._unknown.clear()
@@ -298,113 +377,17 @@ class Publisher:
             self._suspects.clear()
             self._coming_back.clear()
             session = self.connection.up()
-            if channel is None or channel.session is not session:
-                self._largest = None
+            largest = channel.largest if channel is not None and channel.session is session else None
             try:
                 await declared(session, self._profile)
                 link = await session.channel(confirms=True)
-                confirms = self._confirms(session)
-                number = session.wire.attach(link.number, confirms)
+                channel = _ConfirmChannel(session, link, self._name, self._profile, largest)
             except Unavailable as exc:
                 raise Unavailable(f"{self._name}: {exc}") from exc
             except Exception as exc:
                 raise Unavailable(f"{self._name}: no channel: {one_line(str(exc))}") from exc
-            channel = self._channel = _ConfirmChannel(number, session, link, confirms, {})
+            self._channel = channel
             return channel
-
-    def _refused(self) -> Exception:
-        return refused(self._name, self._profile)
-
-    def _unroutable(self, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
-        found = unroutable(self._name, code, text, exchange, routing_key)
-        return Unroutable(f"{found}{self._cure}") if self._cure else found
-
-    def _confirms(self, session: AmqpSession) -> Confirms:
-        def ended(code: int, text: str) -> Exception:
-            if not code:
-                said = f"{self._name}: the connection was lost before the broker confirmed: {text}"
-                if session.wire.broke and confirms.pending:
-                    return ConnectionLost(said, alone=confirms.pending == 1)
-                return Unavailable(said)
-            said = f"{self._name}: the broker closed the channel: {one_line(text)} ({code})"
-            if code == PRECONDITION_FAILED and (too_large := _TOO_LARGE.search(text)):
-                self._largest = largest = int(too_large[1])
-                confirms.reject(lambda body: len(body) > largest, lambda: Rejected(said))
-                return Unavailable(said)
-            # 404 and 403 are about the exchange, and so about every event; the others may be about one.
-            return Unavailable(said) if code in (403, 404) else DeliveryError(said)
-
-        confirms = Confirms(
-            self._refused, self._unroutable, ended, lambda: self._no_answer(session), self._patience
-        )
-        return confirms
-
-    # Writing
-
-    def _encode(self, channel: _ConfirmChannel, events: list[Envelope]) -> _Encoded:
-        number, frame_max = channel.number, channel.session.frame_max
-        heads, most = channel.heads, frame_max - frames.AROUND
-        encoded = _Encoded([], [], {})
-        sent, parts = encoded.sent, encoded.parts
-        for index, event in enumerate(events):
-            body = event.body
-            size = len(body)
-            head = heads.get((event.routing_key, id(event.headers), size))
-            if head is None:
-                try:
-                    head = self._head(channel, event, size)
-                except PayloadError as exc:
-                    encoded.rejected[index] = rejected(self._name, exc)
-                    continue
-            sent.append((event.routing_key, head.properties, body))
-            if 0 < size <= most:
-                parts += (head.data, body, frames.END)
-            else:
-                parts.append(frames.message(number, frame_max, head.data, body))
-        return encoded
-
-    def _write(self, channel: _ConfirmChannel, encoded: _Encoded) -> Batch:
-        batch = channel.confirms.add(encoded.sent)
-        channel.session.wire.write(b"".join(encoded.parts))
-        return batch
-
-    def _head(self, channel: _ConfirmChannel, event: Envelope, size: int) -> _Head:
-        if self._largest is not None and size > self._largest:
-            raise PayloadError(f"the body has {size} bytes, and the broker takes {self._largest} at most")
-        number, frame_max = channel.number, channel.session.frame_max
-        properties = properties_for(event.headers, self._profile, frame_max)
-        data = frames.publish_method(
-            number, self._exchange, event.routing_key, mandatory=self._profile.mandatory
-        ) + frames.content_header(number, size, properties)
-        if 0 < size <= frame_max - frames.AROUND:
-            data += frames.body_head(number, size)
-        head = _Head(event.headers, properties, data)
-        if type(event.headers) is SharedHeaders:
-            if len(channel.heads) >= CACHED:
-                channel.heads.clear()
-            channel.heads[event.routing_key, id(event.headers), size] = head
-        return head
-
-    # Waiting
-
-    async def _answer(self, channel: _ConfirmChannel, batch: Batch) -> None:
-        """Wait until the batch is done, as long as confirms come in. Others may wait for it, too."""
-        progress = -1
-        while batch.left:
-            if progress == channel.confirms.progress:
-                raise self._no_answer(channel.session)
-            progress = channel.confirms.progress
-            await asyncio.wait({batch.done}, timeout=self._patience)
-
-    def _no_answer(self, session: AmqpSession) -> Unavailable:
-        # The broker may have no quorum for its queue; then it answers other things.
-        session.probe(self._patience)
-        blocked = session.blocked
-        why = f"it blocks publishers: {one_line(blocked)}" if blocked else "it may be overloaded or frozen"
-        return Unavailable(
-            f"{self._name}: the broker has confirmed nothing for {self._patience:g} s (confirm_timeout); "
-            f"{why}"
-        )
 
     def _remember(self, published: Iterable[_Published]) -> None:
         for each in published:

@@ -26,8 +26,7 @@ from evbus.engine.wire.amqp.profile import Profile
 from evbus.engine.wire.amqp.publish import Publisher, properties_for, refused, rejected, unroutable
 from evbus.engine.wire.amqp.topology import declared
 from evbus.engine.wire.amqp.transport import Sink
-from evbus.engine.wire.base.correlate import Correlator
-from evbus.engine.wire.base.single import SingleFlight
+from evbus.engine.wire.base.requests import Correlator, SingleFlight
 from evbus.engine.wire.base.supervisor import Connection
 from evbus.errors import DeliveryTimeout, PayloadError, Rejected, Unavailable
 from evbus.types import Envelope

@@ -11,14 +11,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from evbus.engine.wire.base.crossing import HISTORY
 from evbus.types import Native
 
-__all__ = ["DEEPEST", "Table", "read_table"]
+__all__ = ["DEEPEST", "read_table"]
 
 #: Levels of tables and arrays that are read; what is below is null.
 DEEPEST = 16
@@ -32,25 +32,12 @@ _NUMBERS = {
 _DECIMAL = struct.Struct(">Bi")
 
 
-class Table(NamedTuple):
-    """A table that was read.
-
-    :ivar headers: its entries as text.
-    :ivar native: those that were no text, as they came; without what brokers note.
-    :ivar delivery_count: its ``x-delivery-count``, None if it has none.
-    :ivar stop: where it ends.
-    """
-
-    headers: dict[str, str]
-    native: dict[str, Native]
-    delivery_count: int | None
-    stop: int
-
-
-def read_table(data: bytes, position: int) -> Table:
+def read_table(data: bytes, position: int) -> tuple[dict[str, str], dict[str, Native], int | None, int]:
     """Return the table at ``position``.
 
-    Arrays and tables become JSON, in which bytes are Base64.
+    That is its entries as text; those that were no text, as they came, without what brokers note; its
+    ``x-delivery-count``, None if it has none; and where it ends. Arrays and tables become JSON, in which
+    bytes are Base64.
 
     :raises ValueError: it is malformed.
     :raises struct.error: the same.
@@ -80,7 +67,7 @@ def read_table(data: bytes, position: int) -> Table:
             native[key] = Native(text, "amqp", data[begin:position])
         elif key == "x-delivery-count" and isinstance(value, int):
             count = value
-    return Table(found, native, count, stop)
+    return found, native, count, stop
 
 
 def _size(data: bytes, position: int, stop: int) -> int:

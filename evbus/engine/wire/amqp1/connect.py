@@ -10,7 +10,6 @@ from evbus.engine.kit.redact import one_line
 from evbus.engine.wire.amqp1.address import model_of
 from evbus.engine.wire.amqp1.profile import Model, Profile
 from evbus.engine.wire.amqp1.session import Amqp1Session
-from evbus.engine.wire.base.address import Address
 from evbus.engine.wire.base.dial import (
     TLS_ALERT,
     Way,
@@ -21,6 +20,7 @@ from evbus.engine.wire.base.dial import (
     reason,
     wants_tls,
 )
+from evbus.engine.wire.base.profile import Address
 from evbus.engine.wire.base.supervisor import Connection
 from evbus.errors import DeliveryTimeout
 

@@ -14,8 +14,7 @@ from evbus.engine.wire.amqp1.link import Outcome, SendingLink
 from evbus.engine.wire.amqp1.message import Encoder
 from evbus.engine.wire.amqp1.profile import Profile
 from evbus.engine.wire.amqp1.session import FORCED, Amqp1Session
-from evbus.engine.wire.base.coming_back import ComingBack, Unroutable
-from evbus.engine.wire.base.publish import INVALID, Batch, BrokerPublisher, rejected
+from evbus.engine.wire.base.publish import INVALID, Batch, BrokerPublisher, ComingBack, Unroutable, rejected
 from evbus.engine.wire.base.publish import Outcome as Result
 from evbus.errors import ConnectionLost, DeliveryError, Rejected, Unavailable
 from evbus.types import Envelope
@@ -60,18 +59,8 @@ class Publisher(BrokerPublisher[Amqp1Session]):
     async def publish(self, events: list[Envelope]) -> list[Result]:
         """Send events and return one outcome each; what reached nothing may be sent again for a while."""
         outcomes = await super().publish(events)
-        if self._coming_back or outcomes.count(None) < len(events):
-            self._spare(events, outcomes)
+        self._coming_back.look(events, outcomes)
         return outcomes
-
-    def _spare(self, events: list[Envelope], outcomes: list[Result]) -> None:
-        """Let what reached nothing be sent again, as queues may come back shortly after a connection."""
-        for index, (event, outcome) in enumerate(zip(events, outcomes, strict=True)):
-            if outcome is None:
-                self._coming_back.arrived(event.routing_key)
-            elif type(outcome) is Unroutable and (left := self._coming_back.missed(event.routing_key)):
-                said = f"{outcome}; the queue may be about to come back"
-                outcomes[index] = Unavailable(said, retry_within=left)
 
     def _begin(self, session: Amqp1Session) -> None:
         profile = self._profile

@@ -15,7 +15,6 @@ from typing import Any
 from evbus.engine.wire.amqp1.address import is_rabbitmq3
 from evbus.engine.wire.amqp1.library import cproton, proton
 from evbus.engine.wire.amqp1.link import Link, Receiver, SendingLink, condition_of
-from evbus.engine.wire.amqp1.links import Links
 from evbus.engine.wire.amqp1.profile import Profile
 from evbus.engine.wire.base.session import BrokerSession
 from evbus.errors import DeliveryError
@@ -34,6 +33,9 @@ class Amqp1Session(BrokerSession[Mapping[str, Any]]):
     The objects of the engine are used by the event loop's thread alone, and are never handed out: when the
     garbage collector of another thread frees one while the engine runs, the process is gone.
 
+    A link is *leaving* once it was ended here, until the other side has ended it too; then its session is
+    *ending*, until the other side has ended that.
+
     :param hostname: the field of ``open``, by which brokers choose a vhost.
     :param container: what the process is called there.
     :ivar opened: the properties that the broker tells of itself (section 2.7.1), once it takes links.
@@ -48,11 +50,29 @@ class Amqp1Session(BrokerSession[Mapping[str, Any]]):
         self.heard = b""
         self.broke = False
         self.refused: tuple[str, str] = ("", "")
-        self._links = Links()
+        # The numbers of sessions are used again at once. For RabbitMQ 3, whose answer to "end" may get lost,
+        # and which is done with a number when it reads that. RabbitMQ 4 is not: what follows too early goes
+        # to the session that ends.
+        self._hasty = False
+        self._links: dict[str, Link] = {}
+        self._leaving: dict[str, Link] = {}
+        self._ending_sessions: list[Any] = []
+        self._postponed: list[Callable[[], None]] = []
+        self._left: asyncio.Future[None] | None = None
         self._count = 0
         self._pumping = self._scheduled = False
         self._ending = ""
-        self._handlers = _handlers(self)
+        self._handlers: dict[int, Callable[[Any], None]] = {
+            cproton.PN_SESSION_REMOTE_OPEN: self._on_session_open,
+            cproton.PN_CONNECTION_REMOTE_CLOSE: self._on_close,
+            cproton.PN_SESSION_REMOTE_CLOSE: self._on_session_close,
+            cproton.PN_LINK_REMOTE_OPEN: self._on_link_open,
+            cproton.PN_LINK_REMOTE_CLOSE: self._on_link_close,
+            cproton.PN_LINK_REMOTE_DETACH: self._on_link_close,
+            cproton.PN_LINK_FLOW: self._on_flow,
+            cproton.PN_DELIVERY: self._on_delivery,
+            cproton.PN_TRANSPORT_ERROR: self._on_error,
+        }
         self._collector = proton.Collector()
         self._connection = proton.Connection()
         self._engine = proton.Transport()
@@ -211,7 +231,7 @@ class Amqp1Session(BrokerSession[Mapping[str, Any]]):
             found = self._connection.remote_properties
             # Keys are symbols, a class of proton's, and values may be; nothing of proton's is handed out.
             properties = {str(key): str(value) for key, value in (found or {}).items()}
-            self._links.hasty = is_rabbitmq3(properties)
+            self._hasty = is_rabbitmq3(properties)
             self.opened.set_result(properties)
 
     def _on_close(self, event: Any) -> None:
@@ -242,7 +262,45 @@ class Amqp1Session(BrokerSession[Mapping[str, Any]]):
         if ended == self._first._impl and not self.opened.done():
             self.refused = said
             self._ending = f"the broker takes no session: {': '.join(said)}"
-        self._links.session_ended(ended, *said)
+        for link in [link for link in self._links.values() if link.session._impl == ended]:
+            self._drop(link, *said)
+        for link in [link for link in self._leaving.values() if link.session._impl == ended]:
+            self._finish(link)
+        for session in [session for session in self._ending_sessions if session._impl == ended]:
+            self._ending_sessions.remove(session)
+            session.free()
+        if not self._ending_sessions:
+            postponed, self._postponed = self._postponed, []
+            for begin in postponed:
+                begin()
+
+    def _on_link_open(self, event: Any) -> None:
+        link = self._link_of(event)
+        if link is not None:
+            link.attached()
+
+    def _on_link_close(self, event: Any) -> None:
+        link = self._link_of(event)
+        if link is not None:
+            self._drop(link, *condition_of(cproton.pn_link_remote_condition(link.impl)))
+            return
+        leaving = self._leaving.get(cproton.pn_link_name(cproton.pn_event_link(event)))
+        if leaving is not None:
+            self._finish(leaving)
+
+    def _on_flow(self, event: Any) -> None:
+        link = self._link_of(event)
+        if link is not None:
+            link.flowed()
+
+    def _on_delivery(self, event: Any) -> None:
+        delivery = cproton.pn_event_delivery(event)
+        link = self._links.get(cproton.pn_link_name(cproton.pn_delivery_link(delivery)))
+        if link is not None:
+            link.delivered(delivery)
+
+    def _link_of(self, event: Any) -> Link | None:
+        return self._links.get(cproton.pn_link_name(cproton.pn_event_link(event)))
 
     # Links
 
@@ -252,16 +310,14 @@ class Amqp1Session(BrokerSession[Mapping[str, Any]]):
         """Attach a link that sends to an address; it tells by :attr:`Link.ready` when it may be used."""
         session, name = self._new()
         link = SendingLink(self, session, session.sender(name), name)
-        self._links.add(link, partial(link.open, target=address, capabilities=capabilities, durable=durable))
-        self.flush()
+        self._add(link, partial(link.open, target=address, capabilities=capabilities, durable=durable))
         return link
 
     def receiver(self, address: str, capabilities: tuple[str, ...], *, durable: bool) -> Receiver:
         """Attach a link that receives from an address."""
         session, name = self._new()
         link = Receiver(self, session, session.receiver(name), name)
-        self._links.add(link, partial(link.open, source=address, capabilities=capabilities, durable=durable))
-        self.flush()
+        self._add(link, partial(link.open, source=address, capabilities=capabilities, durable=durable))
         return link
 
     def _new(self) -> tuple[Any, str]:
@@ -269,12 +325,44 @@ class Amqp1Session(BrokerSession[Mapping[str, Any]]):
         self._count += 1
         return self._connection.session(), f"{self._connection.container}-{self._count}"
 
+    def _add(self, link: Link, begin: Callable[[], None]) -> None:
+        """Begin a link as soon as that can be done."""
+        self._links[link.name] = link
+        if self._ending_sessions:
+            # The engine would use the number of a session that it has ended itself.
+            self._postponed.append(begin)
+        else:
+            begin()
+        self.flush()
+
+    def _drop(self, link: Link, name: str, text: str) -> None:
+        """End a link, with a condition: first it and, once the other side has done so, its session."""
+        if self._links.get(link.name) is not link:
+            return
+        del self._links[link.name]
+        link.ended(name, text)
+        if link.leave():
+            self._leaving[link.name] = link
+        else:
+            self._finish(link)
+
+    def _finish(self, link: Link) -> None:
+        self._leaving.pop(link.name, None)
+        if self._left is not None and not self._left.done():
+            self._left.set_result(None)
+        if link.release():
+            if self._hasty:
+                link.session.free()
+            else:
+                self._ending_sessions.append(link.session)
+        link.forget()
+
     def detach(self, link: Link) -> None:
         """End a link without a word about why; what it has in flight is unknown."""
         if not self.lost.done():
             # What was settled goes out first: the engine forgets it with the session.
             self.write()
-            self._links.drop(link, "", "it was closed")
+            self._drop(link, "", "it was closed")
             self.flush()
 
     @property
@@ -285,7 +373,7 @@ class Amqp1Session(BrokerSession[Mapping[str, Any]]):
         """
         return not self._paused and any(
             isinstance(link, SendingLink) and link.unsettled and not link.session.outgoing_bytes
-            for link in self._links.all()
+            for link in self._links.values()
         )
 
     # The end
@@ -296,7 +384,14 @@ class Amqp1Session(BrokerSession[Mapping[str, Any]]):
         return bool(self._engine.authenticated)
 
     def _ended(self, reason: str, outcome: DeliveryError | None) -> None:
-        self._links.lost(reason)
+        live, self._links = self._links, {}
+        for link in live.values():
+            link.lost(reason)
+        for link in [*live.values(), *self._leaving.values()]:
+            link.forget()
+        self._leaving.clear()
+        self._postponed.clear()
+        self._ending_sessions.clear()
         self._handlers.clear()
 
     async def close(self) -> None:
@@ -305,28 +400,14 @@ class Amqp1Session(BrokerSession[Mapping[str, Any]]):
         The other side has to have ended the links before: when a connection is closed, RabbitMQ 3 forgets
         what was settled and it has not looked at yet.
         """
-        for link in self._links.all():
+        for link in list(self._links.values()):
             self.detach(link)
-        while not self.lost.done() and (left := self._links.leaving()) is not None:
-            waited: set[asyncio.Future[Any]] = {left, self.lost}
+        while not self.lost.done() and self._leaving:
+            self._left = self._loop.create_future()
+            waited: set[asyncio.Future[Any]] = {self._left, self.lost}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if not self.lost.done() and self._transport is not None:
             self._connection.close()
             self.write()
             await asyncio.wait({self.lost})
         await self._over()
-
-
-def _handlers(session: Amqp1Session) -> dict[int, Callable[[Any], None]]:
-    links = session._links
-    return {
-        cproton.PN_SESSION_REMOTE_OPEN: session._on_session_open,
-        cproton.PN_CONNECTION_REMOTE_CLOSE: session._on_close,
-        cproton.PN_SESSION_REMOTE_CLOSE: session._on_session_close,
-        cproton.PN_LINK_REMOTE_OPEN: links.on_open,
-        cproton.PN_LINK_REMOTE_CLOSE: links.on_close,
-        cproton.PN_LINK_REMOTE_DETACH: links.on_close,
-        cproton.PN_LINK_FLOW: links.on_flow,
-        cproton.PN_DELIVERY: links.on_delivery,
-        cproton.PN_TRANSPORT_ERROR: session._on_error,
-    }

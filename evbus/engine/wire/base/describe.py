@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from evbus.engine.wire.base.address import Address
+from evbus.engine.wire.base.profile import Address
 from evbus.types import Host
 
 __all__ = ["PROCESS", "UNKNOWN", "brokers", "host_of", "login_of"]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
 from evbus.engine.kit.units import Seconds
-from evbus.engine.wire.base.address import Address, host_and_port
 from evbus.engine.wire.base.tls import Tls
 
-__all__ = ["BrokerProfile", "Pause", "unfit"]
+__all__ = ["Address", "BrokerProfile", "Pause", "host_and_port", "unfit"]
 
 _UNFIT = re.compile("[\x00\ud800-\udfff]")
 
@@ -21,6 +20,35 @@ _UNFIT = re.compile("[\x00\ud800-\udfff]")
 def unfit(text: str) -> bool:
     """Return whether a text holds a NUL, which ends texts in C and in STOMP, or is no UTF-8."""
     return _UNFIT.search(text) is not None
+
+
+class Address(NamedTuple):
+    """The hosts and the login of a broker. ``hosts`` are tried in turn, all of them with ``tls``."""
+
+    hosts: tuple[tuple[str, int], ...]
+    login: str
+    password: str
+    vhost: str
+    tls: Tls | None
+
+    def __repr__(self) -> str:
+        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
+        return f"<Address {hosts} vhost {self.vhost!r} {'with' if self.tls else 'without'} TLS>"
+
+
+def host_and_port(text: str, default: int) -> tuple[str, int]:
+    """Return an entry of the key ``hosts``: ``host`` or ``host:port``.
+
+    :raises ValueError: it is neither; does not show it, as somebody may have written a password there.
+    """
+    try:
+        parts = urlsplit(f"//{text.strip()}")
+        found = parts.hostname, parts.port or default
+    except ValueError:
+        found = None, 0
+    if not found[0] or "@" in text or parts.path:
+        raise ValueError("hosts holds an entry that is no 'host' or 'host:port'")
+    return found[0], found[1]
 
 
 class Pause(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

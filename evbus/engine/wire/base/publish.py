@@ -1,25 +1,35 @@
-"""One publisher core for all protocols: batches, their outcomes, and events of unknown outcome sent again."""
+"""One publisher core for all protocols: batches, their outcomes, and events that are sent again."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections import OrderedDict, deque
 from typing import Any, ClassVar, Generic, TypeVar
 
-from evbus.engine.wire.base.inflight import InFlight, Outcomes
+from evbus.engine.wire.base import supervisor
 from evbus.engine.wire.base.session import BrokerSession
 from evbus.engine.wire.base.supervisor import Connection
 from evbus.errors import DeliveryError, InvalidHeader, InvalidRoutingKey, Rejected, Unavailable
 from evbus.types import Envelope
 
-__all__ = ["INVALID", "Batch", "BrokerPublisher", "Outcome", "rejected"]
+__all__ = [
+    "INVALID",
+    "Batch",
+    "BrokerPublisher",
+    "ComingBack",
+    "InFlight",
+    "Outcome",
+    "Unroutable",
+    "rejected",
+]
 
 Outcome = DeliveryError | None
-Batch = Outcomes[DeliveryError]
 
 #: What an encoder raises for an event that its protocol cannot carry.
 INVALID = (InvalidHeader, InvalidRoutingKey)
 
+_Sent = TypeVar("_Sent")
 _Session = TypeVar("_Session", bound=BrokerSession[Any])
 
 
@@ -28,6 +38,121 @@ def rejected(problem: Exception) -> Rejected:
     refused = Rejected(str(problem))
     refused.__cause__ = problem
     return refused
+
+
+class Batch:
+    """The outcomes of one call of ``publish``, as they come.
+
+    :ivar outcomes: one for each event: None where it was taken, or is not known yet.
+    :ivar left: how many are not known yet.
+    """
+
+    __slots__ = ("_moved", "_waiting", "left", "outcomes")
+
+    def __init__(self, count: int) -> None:
+        self.outcomes: list[Outcome] = [None] * count
+        self.left = 0
+        self._moved = False
+        self._waiting: asyncio.Future[None] | None = None
+
+    def settle(self, index: int, outcome: Outcome) -> None:
+        """Take what became of an event."""
+        self.outcomes[index] = outcome
+        self.left -= 1
+        self._moved = True
+        if not self.left and self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def complete(self, seconds: float) -> bool:
+        """Return True once all outcomes are known, False when none came for ``seconds``."""
+        while self.left:
+            self._moved = False
+            self._waiting = asyncio.get_running_loop().create_future()
+            done, _ = await asyncio.wait({self._waiting}, timeout=seconds)
+            if not done and not self._moved:
+                return False
+        return True
+
+
+class InFlight(Generic[_Sent]):
+    """Events of unknown outcome that nobody waits for, until they are offered again.
+
+    :param limit: how many are remembered.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        # Retries have the body and the time of an event, not the envelope. The body is kept, so that no other
+        # event's gets its id; of twins, alike even in these, the first comes first.
+        self._sent: OrderedDict[tuple[int, float, str], deque[tuple[bytes, _Sent]]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._sent)
+
+    def clear(self) -> None:
+        """Forget all: the connection that they were sent over is gone."""
+        self._sent.clear()
+
+    def keep(self, event: Envelope, sent: _Sent) -> None:
+        """Remember what stands for an event that was sent."""
+        # Events that no bus has accepted have no time of their own, and could be taken for one another.
+        if event.accepted_at:
+            self._sent.setdefault(_identity(event), deque()).append((event.body, sent))
+            if len(self._sent) > self._limit:
+                self._sent.popitem(last=False)
+
+    def take(self, event: Envelope) -> _Sent | None:
+        """Return what stands for an event, and forget it; None when it was not sent before."""
+        identity = _identity(event)
+        known = self._sent.get(identity)
+        if known is None:
+            return None
+        _, sent = known.popleft()
+        if not known:
+            del self._sent[identity]
+        return sent
+
+
+def _identity(event: Envelope) -> tuple[int, float, str]:
+    return id(event.body), event.accepted_at, event.routing_key
+
+
+class Unroutable(Rejected):
+    """The event reached no queue, or its queue or exchange is not there."""
+
+
+class ComingBack:
+    """The routing keys whose queues are waited for, shortly after a connection or a consumer came back."""
+
+    def __init__(self, connection: Connection[Any]) -> None:
+        self._connection = connection
+        # When an event of the key reached nothing for the first time.
+        self._first: dict[str, float] = {}
+
+    def look(self, events: list[Envelope], outcomes: list[Any]) -> None:
+        """Let events that reached no queue be sent again, as long as that may be about to come back."""
+        if not self._first and outcomes.count(None) == len(outcomes):
+            return
+        for index, (event, outcome) in enumerate(zip(events, outcomes, strict=True)):
+            if outcome is None:
+                self._first.pop(event.routing_key, None)
+            elif type(outcome) is Unroutable and (left := self._missed(event.routing_key)):
+                said = f"{outcome}; the queue may be about to come back"
+                outcomes[index] = Unavailable(said, retry_within=left)
+
+    def _missed(self, key: str) -> float:
+        """Return for how many seconds an event of a key that reached nothing is to be sent again."""
+        now = asyncio.get_running_loop().time()
+        first = self._first.setdefault(key, now)
+        left = min(self._connection.settling, first + supervisor.SETTLING - now)
+        if left > 0:
+            return left
+        del self._first[key]
+        return 0.0
+
+    def clear(self) -> None:
+        """Forget all keys: the connection that their events were sent over is gone."""
+        self._first.clear()
 
 
 class _Left:
@@ -90,7 +215,7 @@ class BrokerPublisher(ABC, Generic[_Session]):
             self._silences = 0
             self._left.clear()
             self._begin(session)
-        batch: Batch = Outcomes(len(events))
+        batch = Batch(len(events))
         numbers: list[int] = []
         try:
             problem = await self._send(session, batch, events, numbers)

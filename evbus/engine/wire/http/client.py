@@ -327,25 +327,28 @@ async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
     return bytes(data)
 
 
+#: What aiohttp raises, of which the first counts that an error is: our error for it, and its sentence.
+_FAILURES: tuple[tuple[type[BaseException], type[DeliveryError], str], ...] = (
+    (aiohttp.ClientConnectorDNSError, Unavailable, "the host name of {origin} cannot be resolved: {reason}"),
+    (aiohttp.ClientConnectorError, Unavailable, "cannot connect to {origin}: {reason}"),
+    (aiohttp.ConnectionTimeoutError, Unavailable, "cannot connect to {origin} within connect_timeout"),
+    (TimeoutError, Unavailable, "{origin} did not answer within timeout"),
+    (aiohttp.ClientResponseError, DeliveryError, "{origin} answered something that is not HTTP"),
+    (aiohttp.ClientPayloadError, DeliveryError, "{origin} answered something that is not HTTP"),
+    # The destination may have got the event, or choked on it, so the attempt counts.
+    (BaseException, DeliveryError, "{origin} closed the connection without an answer ({name})"),
+)
+
+
 def _failure(exc: BaseException, origin: str) -> DeliveryError:
-    """Return our error for one of aiohttp's: the one table of them."""
+    """Return our error for one of aiohttp's."""
     tls = _tls_fault(exc)
-    made: DeliveryError
     if tls is not None:
         made = DeliveryError(f"no secure connection to {origin}: {tls}")
-    elif isinstance(exc, aiohttp.ClientConnectorDNSError):
-        made = Unavailable(f"the host name of {origin} cannot be resolved: {_os_reason(exc)}")
-    elif isinstance(exc, aiohttp.ClientConnectorError):
-        made = Unavailable(f"cannot connect to {origin}: {_os_reason(exc)}")
-    elif isinstance(exc, aiohttp.ConnectionTimeoutError):
-        made = Unavailable(f"cannot connect to {origin} within connect_timeout")
-    elif isinstance(exc, asyncio.TimeoutError):
-        made = Unavailable(f"{origin} did not answer within timeout")
-    elif isinstance(exc, (aiohttp.ClientResponseError, aiohttp.ClientPayloadError)):
-        made = DeliveryError(f"{origin} answered something that is not HTTP")
     else:
-        # The destination may have got the event, or choked on it, so the attempt counts.
-        made = DeliveryError(f"{origin} closed the connection without an answer ({type(exc).__name__})")
+        kind, text = next((kind, text) for of, kind, text in _FAILURES if isinstance(exc, of))
+        reason = _os_reason(exc) if isinstance(exc, aiohttp.ClientConnectorError) else ""
+        made = kind(text.format(origin=origin, reason=reason, name=type(exc).__name__))
     # Others may print the url, and with it the secrets it holds.
     if isinstance(exc, (OSError, asyncio.TimeoutError, aiohttp.ServerDisconnectedError)):
         made.__cause__ = exc

@@ -15,7 +15,7 @@ from evbus.engine.kit.weight import Weight, size_of
 from evbus.errors import ProfileError
 from evbus.types import Delivery, Envelope, Subscription
 
-__all__ = ["Group", "Groups", "Subscribers", "attach", "close", "deliveries", "held", "renamed", "resume"]
+__all__ = ["Group", "Subscribers", "renamed"]
 
 Take = Callable[[list[Delivery]], None]
 #: Gets the name of a group, and envelopes that nobody of it takes any more.
@@ -23,17 +23,6 @@ Lost = Callable[[str, list[Envelope]], None]
 
 #: Deliveries that a consumer may have unsettled at once when it says nothing.
 PREFETCH = 1000
-
-
-class Groups(dict[tuple[str, str], "Group"]):
-    """Groups by name and group.
-
-    :ivar weight: what waits for their consumers, or is not settled by them.
-    """
-
-    def __init__(self, weight: Weight) -> None:
-        super().__init__()
-        self.weight = weight
 
 
 class Group:
@@ -44,15 +33,14 @@ class Group:
     :ivar wanted: it has a consumer, or its events go somewhere else.
     """
 
-    def __init__(self, key: tuple[str, str], name: str, groups: Groups, subscribers: Subscribers) -> None:
+    def __init__(self, key: tuple[str, str], name: str, subscribers: Subscribers) -> None:
         self.waiting: deque[Envelope] = deque()
         #: How often those were delivered that wait again, by their identity.
         self.counts: dict[int, int] = {}
         self.wanted = False
         self._key = key
         self._name = name
-        self._groups = groups
-        self.weight = groups.weight
+        self.weight = subscribers.weight
         self._subscribers = subscribers
         self._members: deque[_Member] = deque()
         # They take turns; one of them stands for all.
@@ -64,7 +52,7 @@ class Group:
         self._size = 0
         self.exact = True
         self._loosen()
-        groups[key] = self
+        subscribers.groups[key] = self
         subscribers.add(key[0], self)
 
     def __repr__(self) -> str:
@@ -234,7 +222,7 @@ class Group:
                 self._end()
 
     def _end(self) -> None:
-        del self._groups[self._key]
+        del self._subscribers.groups[self._key]
         self._subscribers.remove(self._key[0], self)
         self._empty()
         self.tighten()
@@ -244,16 +232,68 @@ class Group:
 class Subscribers(dict[str, list[Group]]):
     """Subscriptions by routing key, those to patterns of keys among them once a key is known.
 
+    :param weight: what waits for consumers, or is not settled by them, is counted there.
+    :ivar groups: those that consume, by name and group.
     :ivar patterns: subscriptions to patterns, by these.
     """
 
     #: Keys for which patterns were looked at; they come from outside, and may be made up.
     REMEMBERED = 10_000
 
-    def __init__(self) -> None:
+    def __init__(self, weight: Weight) -> None:
         super().__init__()
+        self.weight = weight
+        self.groups: dict[tuple[str, str], Group] = {}
         self.patterns: dict[str, list[Group]] = {}
         self._known: set[str] = set()
+
+    def attach(self, subscription: Subscription, take: Take) -> _Member:
+        """Make a consumer of a subscription.
+
+        :raises ProfileError: it does not say what it wants.
+        """
+        if not subscription.name:
+            raise ProfileError("a subscription to internal events has a name, the routing key of the events")
+        own = secrets.token_hex(4) if subscription.per_process else ""
+        key = (subscription.name, f"{subscription.group}{own}")
+        group = self.groups.get(key)
+        if group is None:
+            group = Group(key, subscription.group, self)
+        durable = subscription.durable and not subscription.per_process
+        return _Member(group, subscription.prefetch or PREFETCH, take, durable)
+
+    async def deliveries(self, subscription: Subscription) -> AsyncGenerator[Delivery, None]:
+        """Yield the deliveries of a consumer of a subscription."""
+        waiting: deque[Delivery] = deque()
+        arrived = asyncio.Event()
+
+        def take(found: list[Delivery]) -> None:
+            waiting.extend(found)
+            arrived.set()
+
+        member = self.attach(subscription, take)
+        try:
+            while True:
+                while waiting:
+                    yield waiting.popleft()
+                arrived.clear()
+                await arrived.wait()
+        finally:
+            member.end()
+
+    def held(self) -> int:
+        """Return how many events wait for a consumer that there is, or are not settled by one."""
+        return sum(group.held() for group in self.groups.values())
+
+    def resume(self) -> None:
+        """End the groups that were closed, and that nobody has joined again."""
+        for group in list(self.groups.values()):
+            group.resume()
+
+    def close(self, lost: Lost) -> None:
+        """Hand what waits in any group, and what comes while it has no consumer, to ``lost``."""
+        for group in list(self.groups.values()):
+            group.lose(lost)
 
     def add(self, name: str, subscriber: Group) -> None:
         """Add a subscription to a key, or to a pattern."""
@@ -397,22 +437,6 @@ class _Member:
             self._group.leave(self, unsettled)
 
 
-def attach(groups: Groups, subscribers: Subscribers, subscription: Subscription, take: Take) -> _Member:
-    """Make a consumer of a subscription.
-
-    :raises ProfileError: it does not say what it wants.
-    """
-    if not subscription.name:
-        raise ProfileError("a subscription to internal events has a name, the routing key of the events")
-    own = secrets.token_hex(4) if subscription.per_process else ""
-    key = (subscription.name, f"{subscription.group}{own}")
-    group = groups.get(key)
-    if group is None:
-        group = Group(key, subscription.group, groups, subscribers)
-    durable = subscription.durable and not subscription.per_process
-    return _Member(group, subscription.prefetch or PREFETCH, take, durable)
-
-
 def renamed(subscription: Subscription, template: str | None) -> Subscription:
     """Return the subscription for a profile with a routing key such as ``shop.{routing_key}``.
 
@@ -423,42 +447,3 @@ def renamed(subscription: Subscription, template: str | None) -> Subscription:
     check_template(template, subscription.name, "routing_key")
     name = template.format(routing_key=subscription.name, profile="*")
     return msgspec.structs.replace(subscription, name=name)
-
-
-async def deliveries(
-    groups: Groups, subscribers: Subscribers, subscription: Subscription
-) -> AsyncGenerator[Delivery, None]:
-    """Yield the deliveries of a consumer of a subscription."""
-    waiting: deque[Delivery] = deque()
-    arrived = asyncio.Event()
-
-    def take(found: list[Delivery]) -> None:
-        waiting.extend(found)
-        arrived.set()
-
-    member = attach(groups, subscribers, subscription, take)
-    try:
-        while True:
-            while waiting:
-                yield waiting.popleft()
-            arrived.clear()
-            await arrived.wait()
-    finally:
-        member.end()
-
-
-def held(groups: Groups) -> int:
-    """Return how many events wait for a consumer that there is, or are not settled by one."""
-    return sum(group.held() for group in groups.values())
-
-
-def resume(groups: Groups) -> None:
-    """End the groups that were closed, and that nobody has joined again."""
-    for group in list(groups.values()):
-        group.resume()
-
-
-def close(groups: Groups, lost: Lost) -> None:
-    """Hand what waits in any group, and what comes while it has no consumer, to ``lost``."""
-    for group in list(groups.values()):
-        group.lose(lost)

@@ -10,8 +10,8 @@ from importlib import import_module
 import msgspec
 
 from evbus.engine.kit.redact import one_line
-from evbus.engine.wire.base.address import Address
 from evbus.engine.wire.base.dial import Way, attempt, connection_of, dial, reason
+from evbus.engine.wire.base.profile import Address
 from evbus.engine.wire.base.shared import Role
 from evbus.engine.wire.base.supervisor import Connection
 from evbus.engine.wire.stomp.frame import Frame, escape

@@ -15,14 +15,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from evbus.engine.wire.base.correlate import Correlator
 from evbus.engine.wire.base.profile import unfit
 from evbus.engine.wire.base.publish import INVALID, rejected
-from evbus.engine.wire.base.single import SingleFlight, anew
+from evbus.engine.wire.base.requests import Correlator, SingleFlight, anew
 from evbus.engine.wire.stomp.connect import StompConnection
 from evbus.engine.wire.stomp.frame import Frame, header_lines
 from evbus.engine.wire.stomp.profile import ROUTING_KEY, Profile
-from evbus.engine.wire.stomp.publish import CHUNK, Frames, Publisher
+from evbus.engine.wire.stomp.publish import Frames, Publisher
 from evbus.engine.wire.stomp.session import Product, StompSession, sender_headers
 from evbus.errors import DeliveryError, DeliveryTimeout, Rejected, Unavailable
 from evbus.types import Envelope
@@ -82,7 +81,7 @@ class _Outgoing:
 
 
 class _Line:
-    """Sends frames over one session in their order, as there is room; those of one turn with one write."""
+    """Sends frames over one session in their order, as there is room."""
 
     def __init__(self, connection: StompConnection, session: StompSession, profile: Profile) -> None:
         self.connection = connection
@@ -92,8 +91,6 @@ class _Line:
         self.frames = Frames(msgspec.structs.replace(profile, declare={}), session.broker)
         self._window = profile.window
         self._outgoing: OrderedDict[_Outgoing, None] = OrderedDict()
-        self._chunk: list[bytes] = []
-        self._size = 0
         self._stuck = False
 
     def problem(self, outcome: DeliveryError) -> DeliveryError:
@@ -123,24 +120,11 @@ class _Line:
                 frame.told(rejected(exc), False)
                 continue
             session.expect(frame, 0)
-            self._write(data)
+            session.write_soon(data)
         if self._outgoing:
             # One for all who wait: each of thousands would wake with every receipt.
             self._stuck = True
             session.room().add_done_callback(self._send)
-
-    def _write(self, data: bytes) -> None:
-        if not self._chunk:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._chunk.append(data)
-        self._size += len(data)
-        if self._size >= CHUNK:
-            self._flush()
-
-    def _flush(self) -> None:
-        chunk, self._chunk, self._size = self._chunk, [], 0
-        if chunk:
-            self.session.write(b"".join(chunk))
 
     def give_up(self) -> None:
         """Tell those that were not sent that the session is lost."""

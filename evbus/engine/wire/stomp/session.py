@@ -37,6 +37,8 @@ Outcome = DeliveryError | None
 TCP_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 #: Seconds that the end of a subscription may take.
 UNSUBSCRIBE_TIMEOUT = 3.0
+#: Bytes from which on a frame does not wait for others.
+LARGE = 4096
 #: What RabbitMQ says in an ERROR that is not about the frames in flight. The first ones stand in ``message``.
 NOT_ABOUT_FRAMES = ("access_refused", "connection_forced", "resource_error")
 CLOSING = ("server_initiated_close", "connection_closing", "forced connection closure")
@@ -133,7 +135,7 @@ class StompSession(BrokerSession[Frame]):
         self._parser = Parser(library.parse)
         self._takers: dict[str, Callable[[Frame], None]] = {}
         self._prompt: Callable[[], None] | None = None
-        self._settled: list[bytes] = []
+        self._soon: list[bytes] = []
         self._last_sent = self._last_received = self._loop.time()
         self._send_every = self._expect_every = 0.0
 
@@ -239,7 +241,7 @@ class StompSession(BrokerSession[Frame]):
         for waiting, index in receipts.values():
             waiting.settle(index, made)
         self._takers.clear()
-        self._settled.clear()
+        self._soon.clear()
 
     # Frames that go
 
@@ -312,6 +314,7 @@ class StompSession(BrokerSession[Frame]):
         if name not in self._takers or self.lost.done():
             return
         self.flush()
+        deadline = self._loop.time() + UNSUBSCRIBE_TIMEOUT
         try:
             if unsettled is not None:
                 with contextlib.suppress(DeliveryTimeout):
@@ -320,7 +323,7 @@ class StompSession(BrokerSession[Frame]):
             returned = list(unsettled or ())
             answer = self._end_subscription(name, delete, returned)
         if not self.lost.done():
-            await asyncio.wait({answer}, timeout=UNSUBSCRIBE_TIMEOUT)
+            await asyncio.wait({answer}, timeout=deadline - self._loop.time())
         if unsettled is not None and len(unsettled) > len(returned):
             self.fail("a message came over a subscription that was ending")
 
@@ -350,16 +353,20 @@ class StompSession(BrokerSession[Frame]):
         return answer.future
 
     def settle(self, tag: str, headers: str = "", *, accepted: bool) -> None:
-        """Acknowledge a message, or not ("ACK", "NACK"). Those of one turn of the loop go in one write."""
-        if self.lost.done():
-            return
-        if not self._settled:
+        """Acknowledge a message, or not ("ACK", "NACK")."""
+        self.write_soon(f"{'ACK' if accepted else 'NACK'}\nid:{escape(tag)}\n{headers}\n\0".encode())
+
+    def write_soon(self, frame: bytes) -> None:
+        """Write a frame together with the others of this turn of the loop."""
+        if not self._soon:
             self._loop.call_soon(self.flush)
-        self._settled.append(f"{'ACK' if accepted else 'NACK'}\nid:{escape(tag)}\n{headers}\n\0".encode())
+        self._soon.append(frame)
+        if len(frame) > LARGE:
+            self.flush()
 
     def flush(self) -> None:
-        """Write what was settled."""
-        frames, self._settled = self._settled, []
+        """Write what is to be written soon."""
+        frames, self._soon = self._soon, []
         if frames:
             self.write(b"".join(frames))
 

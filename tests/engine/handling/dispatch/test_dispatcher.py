@@ -36,6 +36,7 @@ def answer(text: str) -> Any:
 
 
 async def test_a_message_goes_to_the_router_with_the_most_specific_handler() -> None:
+
     dispatcher, seen = new(), []
 
     async def note(message: Any) -> None:
@@ -58,7 +59,9 @@ async def test_a_message_goes_to_the_router_with_the_most_specific_handler() -> 
     assert seen == [Paid(), "other"]
 
 
-async def test_two_routers_that_are_equally_near_are_an_error(dispatcher: Dispatcher) -> None:
+async def test_two_routers_that_are_equally_near_are_an_error() -> None:
+
+    dispatcher = new()
     dispatcher.commands.bind(Order, answer("command"))
     dispatcher.queries.bind(Order, answer("query"))
     async with running(dispatcher):
@@ -71,9 +74,9 @@ async def test_two_routers_that_are_equally_near_are_an_error(dispatcher: Dispat
         assert await dispatcher.queries.handle(Urgent(), wait_for_response=True) == "query"
 
 
-async def test_a_message_that_nobody_handles_is_an_error_once_the_dispatcher_runs(
-    dispatcher: Dispatcher,
-) -> None:
+async def test_a_message_that_nobody_handles_is_an_error_once_the_dispatcher_runs() -> None:
+
+    dispatcher = new()
     dispatcher.commands.bind(Order, answer("command"))
     # Handlers in files are bound by the start, so that is missing before it.
     for message in (Paid(), "text"):
@@ -86,11 +89,10 @@ async def test_a_message_that_nobody_handles_is_an_error_once_the_dispatcher_run
         await dispatcher.handle(Paid())
 
 
-async def test_kinds_are_not_remembered_without_end(
-    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_kinds_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher_module, "REMEMBERED", 10)
 
+    dispatcher = new()
     dispatcher.queries.bind(str, answer("text"))
     async with running(dispatcher):
         for number in range(25):
@@ -101,7 +103,9 @@ async def test_kinds_are_not_remembered_without_end(
 # Starting
 
 
-async def test_a_start_need_not_be_awaited_and_happens_once(dispatcher: Dispatcher) -> None:
+async def test_a_start_need_not_be_awaited_and_happens_once() -> None:
+
+    dispatcher = new()
     assert not dispatcher.running
     await dispatcher.start()
     assert dispatcher.running
@@ -113,7 +117,8 @@ async def test_a_start_need_not_be_awaited_and_happens_once(dispatcher: Dispatch
     assert not dispatcher.running
 
 
-def test_a_dispatcher_works_in_one_loop_after_another(dispatcher: Dispatcher, gate: Gate) -> None:
+def test_a_dispatcher_works_in_one_loop_after_another() -> None:
+    dispatcher, gate = new(), Gate()
     dispatcher.events.bind(Order, gate, argname="message")
 
     async def main(number: int) -> None:
@@ -158,7 +163,8 @@ def test_routers_can_be_replaced_before_anything_is_bound() -> None:
     assert type(dispatcher.events) is EventRouter
 
 
-def test_no_handler_is_lost_when_a_router_is_replaced(dispatcher: Dispatcher) -> None:
+def test_no_handler_is_lost_when_a_router_is_replaced() -> None:
+    dispatcher = new()
     dispatcher.commands.bind(Order, answer("command"))
     with pytest.raises(HandlerExists, match="^the router of commands has handlers already, "):
         dispatcher.use(events_router_cls=Events, commands_router_cls=Requests)
@@ -167,13 +173,16 @@ def test_no_handler_is_lost_when_a_router_is_replaced(dispatcher: Dispatcher) ->
 
 
 @pytest.mark.parametrize("wrong", [5, Requests, object])
-def test_what_is_no_router_is_refused(dispatcher: Dispatcher, wrong: Any) -> None:
+def test_what_is_no_router_is_refused(wrong: Any) -> None:
+    dispatcher = new()
     with pytest.raises(HandlerError, match="^the router of events is a subclass of EventRouter, and not "):
         dispatcher.use(events_router_cls=wrong, queries_router_cls=Requests)
     assert type(dispatcher.queries) is RequestRouter
 
 
-async def test_routers_stay_once_the_dispatcher_is_started(dispatcher: Dispatcher) -> None:
+async def test_routers_stay_once_the_dispatcher_is_started() -> None:
+
+    dispatcher = new()
     async with running(dispatcher):
         with pytest.raises(RouterFrozen, match="^the dispatcher is started and keeps its routers"):
             dispatcher.use(events_router_cls=Events)
@@ -183,10 +192,10 @@ async def test_routers_stay_once_the_dispatcher_is_started(dispatcher: Dispatche
 
 
 @pytest.mark.parametrize("problem", [Rejected("not this one"), RuntimeError("a bug")])
-async def test_an_event_that_is_refused_makes_the_handler_that_sent_it_not_fail(
+def test_an_event_that_is_refused_makes_the_handler_that_sent_it_not_fail(
     problem: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.ERROR):
+    async def main() -> None:
         dispatcher, paid = new(), []
 
         def send(envelope: Envelope) -> None:
@@ -207,10 +216,14 @@ async def test_an_event_that_is_refused_makes_the_handler_that_sent_it_not_fail(
                 await dispatcher.handle(Order(number), "k")
             await until(lambda: paid)
             assert (dispatcher.events.handled, dispatcher.events.failed) == (3, 0)
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(main())
     assert "events: an event that a handler sent is not handled" in caplog.text
 
 
 async def test_interceptors_are_around_handlers_and_may_change_the_result() -> None:
+
     dispatcher, seen = new(), []
 
     async def around(envelope: Envelope, call_next: Any) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.handling.dispatch.dispatcher import Dispatcher
 from evbus.errors import (
     DispatchDeadlock,
     DispatcherNotStarted,
@@ -44,6 +43,7 @@ async def echo(message: Any) -> Any:
 
 
 async def test_a_message_is_handed_over_and_handled_later() -> None:
+
     dispatcher, seen = new(), []
 
     async def handle(order: Order) -> int:
@@ -59,9 +59,9 @@ async def test_a_message_is_handed_over_and_handled_later() -> None:
 
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize("timeout", [None, 60])
-async def test_who_waits_gets_the_value_or_the_error(
-    dispatcher: Dispatcher, key: str | None, timeout: float | None
-) -> None:
+async def test_who_waits_gets_the_value_or_the_error(key: str | None, timeout: float | None) -> None:
+
+    dispatcher = new()
     found = failures(dispatcher)
 
     async def handle(order: Order) -> int:
@@ -97,6 +97,7 @@ async def test_an_awaited_handler_runs_in_the_task_of_its_caller() -> None:
 
 
 async def test_several_handlers_return_nothing() -> None:
+
     dispatcher, seen = new(), []
 
     def add(number: int) -> None:
@@ -114,6 +115,7 @@ async def test_several_handlers_return_nothing() -> None:
 
 
 async def test_messages_are_taken_only_while_the_dispatcher_runs() -> None:
+
     dispatcher = bound(a=echo)
     with pytest.raises(DispatcherNotStarted):
         await dispatcher.commands.handle("a")
@@ -125,6 +127,7 @@ async def test_messages_are_taken_only_while_the_dispatcher_runs() -> None:
 
 
 async def test_what_can_be_no_key_no_timeout_and_no_headers_is_refused() -> None:
+
     dispatcher = bound(a=echo)
     async with running(dispatcher):
         for wait in (False, True):
@@ -143,9 +146,9 @@ async def test_what_can_be_no_key_no_timeout_and_no_headers_is_refused() -> None
 
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize("timeout", [None, 60])
-async def test_who_is_cancelled_cancels_the_handler(
-    gate: Gate, key: str | None, timeout: float | None
-) -> None:
+async def test_who_is_cancelled_cancels_the_handler(key: str | None, timeout: float | None) -> None:
+
+    gate = Gate()
     dispatcher = bound(a=gate)
     async with running(dispatcher):
         waiting = asyncio.ensure_future(dispatcher.handle("a", key, True, timeout))
@@ -159,6 +162,7 @@ async def test_who_is_cancelled_cancels_the_handler(
 @pytest.mark.parametrize("where", ["handler", "slot", "key", "nested"])
 @pytest.mark.parametrize("cancel", [False, True])
 async def test_time_ends_for_whatever_it_waits_for(where: str, cancel: bool) -> None:
+
     gate, ran = Gate(), []
 
     async def forever(message: Any) -> None:
@@ -195,7 +199,9 @@ async def test_time_ends_for_whatever_it_waits_for(where: str, cancel: bool) -> 
         assert ran == ["quick"]
 
 
-async def test_a_stop_waits_for_nobody_who_gave_up(gate: Gate) -> None:
+async def test_a_stop_waits_for_nobody_who_gave_up() -> None:
+
+    gate = Gate()
     dispatcher = bound(a=gate, b=echo)
     dispatcher.bound(1, 0)
     async with running(dispatcher):
@@ -211,6 +217,7 @@ async def test_a_stop_waits_for_nobody_who_gave_up(gate: Gate) -> None:
 
 
 async def test_messages_with_one_key_are_handled_in_order_and_one_at_a_time() -> None:
+
     dispatcher, seen, now = new(), [], 0
 
     async def handle(order: Order) -> None:
@@ -235,7 +242,9 @@ async def test_messages_with_one_key_are_handled_in_order_and_one_at_a_time() ->
     assert seen == list(range(30))
 
 
-async def test_different_keys_are_handled_at_the_same_time(gate: Gate) -> None:
+async def test_different_keys_are_handled_at_the_same_time() -> None:
+
+    gate = Gate()
     dispatcher = bound(a=gate)
     async with running(dispatcher):
         for key in range(50):
@@ -250,6 +259,7 @@ async def test_different_keys_are_handled_at_the_same_time(gate: Gate) -> None:
 
 
 async def test_the_next_with_a_key_comes_when_all_handlers_of_the_one_before_have_ended() -> None:
+
     dispatcher, seen = new(), []
 
     async def slow(order: Order) -> None:
@@ -271,6 +281,7 @@ async def test_the_next_with_a_key_comes_when_all_handlers_of_the_one_before_hav
 
 @pytest.mark.parametrize("wait", [False, True])
 async def test_many_keys_leave_nothing_behind(wait: bool) -> None:
+
     dispatcher, count = new(), 0
 
     async def handle(order: Order) -> None:
@@ -290,7 +301,7 @@ async def test_many_keys_leave_nothing_behind(wait: bool) -> None:
         await send(0, 12_000)
         gc.collect()
         before = sys.getallocatedblocks()
-        await send(12_000, 32_000)
+        await send(12_000, 112_000)
         gc.collect()
         assert sys.getallocatedblocks() - before < 1_000
         assert dispatcher.events.locks == {}
@@ -301,6 +312,7 @@ async def test_many_keys_leave_nothing_behind(wait: bool) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 async def test_no_more_handlers_run_than_there_are_workers(workers: int) -> None:
+
     dispatcher, now, most, count = new(engine_workers=workers), [0, 0], [0, 0], 0
 
     def handler(place: int) -> Handler:
@@ -331,6 +343,7 @@ async def test_no_more_handlers_run_than_there_are_workers(workers: int) -> None
 
 
 async def test_what_is_handled_within_another_message_needs_no_slot_of_its_own() -> None:
+
     dispatcher = new(engine_workers=1)
     seen = []
 
@@ -361,6 +374,7 @@ async def test_what_is_handled_within_another_message_needs_no_slot_of_its_own()
 @pytest.mark.parametrize("wait", [False, True])
 @pytest.mark.parametrize("handlers", [1, 2])
 async def test_a_call_that_waits_for_a_key_leaves_its_slot_to_who_holds_it(wait: bool, handlers: int) -> None:
+
     dispatcher, seen, gate = new(engine_workers=1), [], Gate()
 
     async def outer(order: Order) -> None:
@@ -392,6 +406,7 @@ async def test_a_call_that_waits_for_a_key_leaves_its_slot_to_who_holds_it(wait:
 
 
 async def test_a_handler_goes_on_when_it_has_a_slot_again() -> None:
+
     dispatcher = new(engine_workers=1)
     holder, other, seen = Gate(), Gate(), []
 
@@ -462,7 +477,9 @@ async def test_the_same_key_further_below_is_a_deadlock_too() -> None:
         assert await dispatcher.handle("last", "other", True) == "inner"
 
 
-async def test_keys_of_different_routers_are_different(dispatcher: Dispatcher) -> None:
+async def test_keys_of_different_routers_are_different() -> None:
+
+    dispatcher = new()
 
     async def outer(message: Any) -> Any:
         return await dispatcher.queries.handle("inner", "k", True)
@@ -474,6 +491,7 @@ async def test_keys_of_different_routers_are_different(dispatcher: Dispatcher) -
 
 
 async def test_the_same_key_may_be_handed_over_within_its_handler() -> None:
+
     seen = []
 
     async def outer(message: Any) -> None:
@@ -551,7 +569,8 @@ async def test_handlers_that_wait_for_each_other_in_a_circle_are_a_deadlock(
         assert str(one).startswith("queries: inner with the key ")
 
 
-async def test_a_queued_message_that_waits_for_who_waits_for_it_is_a_deadlock(gate: Gate) -> None:
+async def test_a_queued_message_that_waits_for_who_waits_for_it_is_a_deadlock() -> None:
+
     started, go_on = asyncio.Event(), asyncio.Event()
 
     async def first(message: Any) -> None:
@@ -562,6 +581,7 @@ async def test_a_queued_message_that_waits_for_who_waits_for_it_is_a_deadlock(ga
     async def second(message: Any) -> None:
         await dispatcher.handle("echo", "one", True)
 
+    gate = Gate()
     dispatcher = bound(first=first, second=second, echo=echo, gate=gate)
     found = failures(dispatcher)
     async with running(dispatcher):
@@ -576,7 +596,9 @@ async def test_a_queued_message_that_waits_for_who_waits_for_it_is_a_deadlock(ga
         assert [type(one.exception) for one in found] == [DispatchDeadlock]
 
 
-async def test_who_waits_for_a_key_that_becomes_free_is_no_deadlock(gate: Gate) -> None:
+async def test_who_waits_for_a_key_that_becomes_free_is_no_deadlock() -> None:
+
+    gate = Gate()
 
     async def outer(message: Any) -> Any:
         return await dispatcher.handle("inner", "two", True)
@@ -595,6 +617,7 @@ async def test_who_waits_for_a_key_that_becomes_free_is_no_deadlock(gate: Gate) 
 
 
 async def test_a_task_that_outlives_its_handler_is_nobody_s_deadlock() -> None:
+
     tasks = []
 
     async def outer(message: Any) -> None:
@@ -615,6 +638,7 @@ async def test_a_task_that_outlives_its_handler_is_nobody_s_deadlock() -> None:
 
 
 async def test_a_task_that_outlives_its_handler_needs_slots_like_everybody() -> None:
+
     gate, tasks = Gate(), []
 
     async def outer(message: Any) -> None:
@@ -638,6 +662,7 @@ async def test_a_task_that_outlives_its_handler_needs_slots_like_everybody() -> 
 async def test_what_outlives_its_handler_has_the_slot_and_a_stop_waits_for_it(
     wait: bool, handlers: int
 ) -> None:
+
     dispatcher = new(engine_workers=1)
     gates, tasks = [Gate() for _ in range(handlers)], []
 
@@ -667,6 +692,7 @@ async def test_what_outlives_its_handler_has_the_slot_and_a_stop_waits_for_it(
 
 
 async def test_a_sender_waits_while_too_much_waits_and_handlers_never_do() -> None:
+
     dispatcher = new(engine_workers=1, backlog=4)
     gate, sent = Gate(), []
 
@@ -702,6 +728,7 @@ async def test_a_sender_waits_while_too_much_waits_and_handlers_never_do() -> No
 
 
 async def test_no_more_wait_than_may_though_many_senders_do() -> None:
+
     dispatcher = new(engine_workers=1, backlog=4)
     most, count = 0, 0
 
@@ -721,8 +748,10 @@ async def test_no_more_wait_than_may_though_many_senders_do() -> None:
     assert most <= 4
 
 
-async def test_a_sender_that_waits_when_the_dispatcher_is_stopped_is_refused(gate: Gate) -> None:
+async def test_a_sender_that_waits_when_the_dispatcher_is_stopped_is_refused() -> None:
+
     dispatcher = new(engine_workers=1, backlog=1)
+    gate = Gate()
     dispatcher.events.bind(Order, gate, argname="message")
     async with running(dispatcher):
         await dispatcher.handle(Order(0))
@@ -738,7 +767,10 @@ async def test_a_sender_that_waits_when_the_dispatcher_is_stopped_is_refused(gat
     assert gate.ended == [Order(0), Order(1)]
 
 
-async def test_a_subclass_is_handled_like_its_base(dispatcher: Dispatcher, gate: Gate) -> None:
+async def test_a_subclass_is_handled_like_its_base() -> None:
+
+    dispatcher = new()
+    gate = Gate()
     gate.open()
     dispatcher.commands.bind(Order, gate, argname="message")
     async with running(dispatcher):

@@ -26,11 +26,24 @@ class Ended(Unavailable):
         super().__init__(f"{code} {text}")
 
 
-def new() -> Confirms:
-    def unroutable(code: int, text: str, exchange: str, routing_key: str) -> Rejected:
+class Publishes(Confirms):
+    """Publishes whose outcomes say what they are of."""
+
+    def _refused(self) -> Exception:
+        return DeliveryError("nack")
+
+    def _unroutable(self, code: int, text: str, exchange: str, routing_key: str) -> Rejected:
         return Rejected(f"{code} {text} {exchange}/{routing_key}")
 
-    return Confirms(lambda: DeliveryError("nack"), unroutable, Ended, lambda: Unavailable("silent"), 30.0)
+    def _closed(self, code: int, text: str) -> Exception:
+        return Ended(code, text)
+
+    def silent(self) -> Exception:
+        return Unavailable("silent")
+
+
+def new() -> Confirms:
+    return Publishes(30.0)
 
 
 def ack(confirms: Confirms, tag: int, *, multiple: bool = False) -> None:

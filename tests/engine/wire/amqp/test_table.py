@@ -17,9 +17,9 @@ from evbus.engine.wire.amqp.table import DEEPEST, read_table
 
 
 def read(data: bytes) -> dict[str, str]:
-    found = read_table(data, 0)
-    assert found.stop == len(data)
-    return found.headers
+    headers, _, _, stop = read_table(data, 0)
+    assert stop == len(data)
+    return headers
 
 
 def sized(data: bytes) -> bytes:
@@ -126,12 +126,12 @@ def test_of_what_nests_deep_the_outer_levels_are_read(tag: bytes) -> None:
 def test_what_is_no_table_is_told_soon(data: bytes) -> None:
     for whole in (data, sized(data), entry(data), entry(b"A" + sized(data)), entry(b"F" + sized(data))):
         try:
-            found = read_table(whole, 0)
+            headers, native, _, stop = read_table(whole, 0)
         except (ValueError, IndexError, struct.error):
             continue
-        assert found.stop <= len(whole)
-        assert all(isinstance(text, str) for pair in found.headers.items() for text in pair)
-        assert all(native.text == found.headers[name] for name, native in found.native.items())
+        assert stop <= len(whole)
+        assert all(isinstance(text, str) for pair in headers.items() for text in pair)
+        assert all(each.text == headers[name] for name, each in native.items())
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from evbus.engine.wire.base.inflight import InFlight, Outcomes
+from evbus.engine.wire.base.publish import Batch, InFlight
 from evbus.errors import Rejected
 from evbus.types import Envelope
 
@@ -14,7 +14,8 @@ def event(body: bytes, *, accepted_at: float = 1.0, key: str = "key") -> Envelop
 
 
 async def test_outcomes_are_complete_with_the_last_of_them() -> None:
-    outcomes: Outcomes[Rejected] = Outcomes(2)
+
+    outcomes = Batch(2)
     outcomes.left = 2
     waiting = asyncio.ensure_future(outcomes.complete(30))
     await asyncio.sleep(0)
@@ -26,7 +27,7 @@ async def test_outcomes_are_complete_with_the_last_of_them() -> None:
 
 
 def test_who_learns_nothing_for_too_long_is_told() -> None:
-    outcomes: Outcomes[Rejected] = Outcomes(1)
+    outcomes = Batch(1)
     outcomes.left = 1
     assert not asyncio.run(outcomes.complete(0.01))
 

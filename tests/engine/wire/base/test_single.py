@@ -8,11 +8,12 @@ import logging
 
 import pytest
 
-from evbus.engine.wire.base.single import SingleFlight, anew
+from evbus.engine.wire.base.requests import SingleFlight, anew
 from evbus.errors import ConnectFailed, ConnectionLost, Rejected, Unavailable
 
 
 async def test_all_who_need_it_wait_for_the_same_attempt_whoever_gives_up() -> None:
+
     made: list[asyncio.Future[str]] = []
 
     async def attempt() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.wire.base.correlate import Correlator
+from evbus.engine.wire.base.requests import Correlator
 from evbus.errors import DeliveryTimeout, Rejected, Unavailable
 from evbus.types import Envelope
 
@@ -66,6 +66,7 @@ def test_a_request_that_is_nearly_due_disturbs_none_that_comes_after_it(uvloop_r
 
 
 async def test_deadlines_of_requests_that_are_answered_are_sorted_out() -> None:
+
     requests = Correlator("here", log)
     deadline = asyncio.get_running_loop().time() + 60
     for _ in range(5000):
