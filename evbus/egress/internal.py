@@ -4,12 +4,11 @@ What a subscription gets does not go to the queues of ``hub.ingress.internal``.
 """
 
 from evbus.engine.wire.memory import groups as _groups
-from evbus.engine.wire.memory import profile as _shared
 
 
 def __init__(hub):
     hub.egress.internal.ACCT = ["internal"]
-    hub.egress.internal.PROFILE = _shared.InternalProfile
+    hub.egress.internal.PROFILE = _groups.InternalProfile
     hub.egress.internal.PATTERNS = True
 
 

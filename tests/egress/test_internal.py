@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from evbus.engine.kit.weight import Weight
 from evbus.engine.wire.memory import queues as ingress
-from evbus.engine.wire.memory.groups import Subscribers
-from evbus.engine.wire.memory.profile import InternalProfile
+from evbus.engine.wire.memory.groups import InternalProfile, Subscribers
 from evbus.errors import BusFull, ProfileError
 from evbus.types import Delivery, Envelope, Subscription
 from tests.evbus.kit import WAIT, new_hub, running

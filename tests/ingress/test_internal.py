@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evbus.engine.kit.weight import Weight
 from evbus.engine.wire.memory import queues as memory_queues
-from evbus.engine.wire.memory.profile import InternalProfile
+from evbus.engine.wire.memory.groups import InternalProfile
 from evbus.engine.wire.memory.queues import _BodyQueue
 from evbus.errors import Unavailable
 from evbus.types import Envelope

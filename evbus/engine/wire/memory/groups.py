@@ -8,14 +8,14 @@ import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 
-import msgspec.structs
+import msgspec
 
 from evbus.engine.kit.topics import check_template, is_pattern, matches
 from evbus.engine.kit.weight import Weight, size_of
 from evbus.errors import ProfileError
 from evbus.types import Delivery, Envelope, Subscription
 
-__all__ = ["Group", "Subscribers", "renamed"]
+__all__ = ["Group", "InternalProfile", "Subscribers", "renamed"]
 
 Take = Callable[[list[Delivery]], None]
 #: Gets the name of a group, and envelopes that nobody of it takes any more.
@@ -23,6 +23,21 @@ Lost = Callable[[str, list[Envelope]], None]
 
 #: Deliveries that a consumer may have unsettled at once when it says nothing.
 PREFETCH = 1000
+
+
+class InternalProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A profile of the provider ``internal``.
+
+    :ivar routing_key: template of the queue's key; default: the event's own routing key.
+    :ivar limit: most bodies that a queue may hold before publishing waits; 0: any number.
+    """
+
+    routing_key: str | None = None
+    limit: int = 0
+
+    def __post_init__(self) -> None:
+        if self.limit < 0:
+            raise ValueError("limit must be 0 (any number) or more")
 
 
 class Group:

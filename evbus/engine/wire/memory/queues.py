@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 
 from evbus.engine.kit.redact import one_line
 from evbus.engine.kit.weight import Weight, size_of
-from evbus.engine.wire.memory.groups import Group, Subscribers
-from evbus.engine.wire.memory.profile import InternalProfile
+from evbus.engine.wire.memory.groups import Group, InternalProfile, Subscribers
 from evbus.errors import BusFull, Unavailable
 from evbus.types import Envelope
 
