@@ -22,8 +22,7 @@ from evbus import conf
 from evbus.engine.cli import output
 from evbus.engine.core import profiles as core_profiles
 from evbus.engine.core.plugins import installed
-from evbus.engine.core.plugins import own as plugins_own
-from evbus.engine.core.settings import plain
+from evbus.engine.core.settings import environment, plain
 from evbus.engine.kit.units import Unit, UnitError, number
 from evbus.errors import ConfigError, EvbusError, SettingsError, nearest
 
@@ -216,6 +215,7 @@ def _configure(hub: Any) -> None:
         _read_empty(hub)
         _leave_out_arguments(hub)
         _set_parser(hub)
+        _leave_out_commands(hub)
         hub.pop.config.load(["evbus"], cli="evbus", logs=False)
     _set_own(hub)
     _set_logging(hub)
@@ -265,6 +265,18 @@ def _set_parser(hub: Any) -> None:
     )
 
 
+def _leave_out_commands(hub: Any) -> None:
+    """Add the options of a command to its parser only if it is called: each has some twenty."""
+    add = hub.args.subcommands.apply_single
+    apply = add.func
+
+    def apply_single(hub: Any, subparser: str, context: Any, definition: Any) -> None:
+        if subparser in sys.argv:
+            apply(hub, subparser, context, definition)
+
+    add.func = apply_single
+
+
 def _leave_out_arguments(hub: Any) -> None:
     """Let ``--config-template`` leave out what stands behind a command and is no option."""
     template = hub.config.template.get
@@ -289,9 +301,9 @@ def _read_empty(hub: Any) -> None:
 def _set_own(hub: Any) -> None:
     """Add the options of plugins that the environment and ``--set`` give, which pop-config does not know."""
     given = {
-        name: os.environ[plugins_own.environment(name)]
+        name: os.environ[environment(name)]
         for name in hub.OPT.evbus
-        if name not in CONFIG and plugins_own.environment(name) in os.environ
+        if name not in CONFIG and environment(name) in os.environ
     }
     for option in hub.OPT.evbus.get("set") or ():
         name, equals, value = option.partition("=")

@@ -22,6 +22,7 @@ __all__ = [
     "Native",
     "NativeHeaders",
     "Origin",
+    "OwnHeaders",
     "Seconds",
     "SharedHeaders",
     "SharedNativeHeaders",
@@ -55,6 +56,12 @@ class SharedHeaders(dict[str, str]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (SharedHeaders, (dict(self),))
+
+
+class OwnHeaders(SharedHeaders):
+    """Shared headers of events that were encoded in this process, and not changed since."""
+
+    __slots__ = ()
 
 
 class StandingHeaders(SharedHeaders):

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from tests.servers._versions import VERSIONS
 #: The broker that is no RabbitMQ; `VERSIONS` are the names of those.
 ACTIVEMQ = "activemq"
 #: The fixtures of brokers that tests break. These tests are kept together, so that few processes start them;
-#: most break the installed RabbitMQ, and are a group for each folder.
+#: most break the installed RabbitMQ, and those of chaos, as long as all the others, are a group of their own.
 SPARE = {
     "each_spare_rabbitmq_of_the_run",
     "spare_rabbitmq_of_the_run",
@@ -70,6 +70,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         asyncio.run(asyncio.sleep(0))  # the first loop opens a pipe that stays until the process ends
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Let the collector rest while tests are collected, and pass over them later: they stay to the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -114,7 +125,8 @@ def _group(item: pytest.Item) -> str:
         broker = parameters.get(name, ACTIVEMQ if ACTIVEMQ in name else "")
         if broker in (*VERSIONS[1:], ACTIVEMQ):
             return f"spare {broker}"
-        return f"spare {VERSIONS[0]} {item.path.relative_to(item.config.rootpath).parts[1]}"
+        chaos = " chaos" if "chaos" in item.path.parts else ""
+        return f"spare {VERSIONS[0]}{chaos}"
     if item.get_closest_marker("apps"):
         return "apps"
     made_once = any(found[-1].scope in ("class", "module", "package") for found in definitions.values())
@@ -128,7 +140,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
 
     async def main() -> None:
-        await asyncio.wait_for(test(**arguments), LIMIT)
+        async with asyncio.timeout(LIMIT):
+            await test(**arguments)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         pending = (await asyncio.wait(left, timeout=GRACE))[1] if left else set()
         assert not pending, f"tasks are left behind: {pending}"

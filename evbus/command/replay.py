@@ -22,9 +22,9 @@ async def main(hub, options):
 
     async def produce():
         for name, lane in engine.lanes.items():
-            lanes[name] = _replay.ReplayTarget(_relayed(engine, lane), lane.delivery.buffer)
+            lanes[name] = (_relayed(engine, lane), lane.delivery.buffer)
         for name, listener in hub.event.init.lanes().items():
-            lanes[name] = _replay.ReplayTarget(listener.take)
+            lanes[name] = (listener.take, _replay.MOST)
         await replay.run()
 
     end = await hub.command.init.deliver(options, profiles, produce)
@@ -39,4 +39,4 @@ async def main(hub, options):
 
 
 def _relayed(engine, lane):
-    return lambda delivery: engine.relay(delivery, delivery.envelope, [lane])
+    return lambda delivery: engine.relaying().relay(delivery, delivery.envelope, [lane])

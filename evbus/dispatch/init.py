@@ -41,6 +41,8 @@ def __init__(hub):
         )
         known.core.publish = lambda profile, event: _publish(hub, profile, event)
         known.core.on_failure = lambda failure: _tell(hub, failure)
+        hub.evbus.LIFE["leave"].append(lambda: _leave(hub))
+        hub.evbus.LIFE["hurry"].append(known.hurry)
         hub.evbus.CHECKS["handler"] = _declare.check(
             lambda handler, says: _check(hub, handler, says), lambda file: file in hub.handler._vmap
         )
@@ -207,6 +209,15 @@ async def serve(hub, profile, contexts=None, *, max_deliveries=0):
     dispatcher.intakes.add(serving)
     serving.add_done_callback(dispatcher.intakes.discard)
     await _serve.served(serving)
+
+
+async def _leave(hub):
+    """Stop the dispatcher with the program that started the bus; it and the bus have one time together."""
+    if hub.dispatch.DISPATCHER.running:
+        patience = hub.evbus.ENGINE.patience()
+        # What listeners have still to handle may need it.
+        await hub.event.init.settle(patience.left())
+        await hub.dispatch.init.stop(patience.left())
 
 
 async def _end(hub, ending):

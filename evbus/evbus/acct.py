@@ -1,5 +1,6 @@
 """Read profiles: from plain YAML, from a file encrypted by acct, or from data."""
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -95,14 +96,15 @@ async def _read(hub, acct_file, acct_key, options):
         if name not in known:
             hint = errors.nearest(name, set(known) - {"hub"})
             raise errors.SettingsError(f"acct has no option {name!r}{hint}")
-    plugin = options.get("crypto_plugin") or _crypto_plugin(hub, path)
+    # acct ends the name of a file with that of the plugin that it was encrypted by.
+    ending = path.suffix[1:]
+    plugin = options.get("crypto_plugin") or (ending if ending in _crypto(hub) else "fernet")
     try:
         data = await hub.acct.init.profiles(str(path), acct_key, **{**options, "crypto_plugin": plugin})
     except Exception as exc:
-        plain = _plain(path)
-        if plain is not None:
-            # ACCT_KEY may be set for other files.
-            return plain
+        with contextlib.suppress(errors.ProfileError):
+            # Nobody encrypted it: ACCT_KEY may be set for other files.
+            return _profiles.load_yaml(path)
         # Chained, the traceback would show the key among acct's arguments.
         kind = type(exc).__name__
         raise errors.ProfileError(
@@ -118,20 +120,6 @@ async def _read(hub, acct_file, acct_key, options):
 def _crypto(hub):
     """Return the names of acct's crypto plugins."""
     return [module.__name__ for module in hub.crypto if module.__name__ != "init"]
-
-
-def _crypto_plugin(hub, path):
-    """Return the plugin that a file was encrypted by: acct ends its name so."""
-    ending = path.suffix[1:]
-    return ending if ending in _crypto(hub) else "fernet"
-
-
-def _plain(path):
-    """Return the content of a file that nobody encrypted, else None."""
-    try:
-        return _profiles.load_yaml(path)
-    except errors.ProfileError:
-        return None
 
 
 async def _accepted(hub, data, source):

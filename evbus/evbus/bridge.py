@@ -85,17 +85,16 @@ def sources(hub, contexts, profile):
     """
     accepts = hub.evbus.init.sources()
     found = _sources.matching(contexts, profile, accepts, hub.evbus.init.finder(contexts))
-    return [_source(hub, one) for one in found]
-
-
-def _source(hub, found):
-    return _sources.EventSource(
-        name=found.full_name,
-        consume=functools.partial(_open, found),
-        attach=found.bound("attach"),
-        announces="READY" in found.plugin.flags,
-        patterns="PATTERNS" in found.plugin.flags,
-    )
+    return [
+        _sources.EventSource(
+            name=one.full_name,
+            consume=functools.partial(_open, one),
+            attach=one.bound("attach"),
+            announces="READY" in one.plugin.flags,
+            patterns="PATTERNS" in one.plugin.flags,
+        )
+        for one in found
+    ]
 
 
 def _open(found, subscription=None):
@@ -134,9 +133,9 @@ async def run(hub, contexts, source, profile="default", count=0, on_left=None):
             hub.evbus.BROKER.prepare(event)
         except BaseException as exc:
             # Whatever an interceptor raises: left with its source, the event would come again and again.
-            engine.refuse(delivery, event, lanes, _waiting.failure_of(exc, _waiting.running()))
+            engine.relaying().refuse(delivery, event, lanes, _waiting.failure_of(exc, _waiting.running()))
         else:
-            engine.relay(delivery, event, lanes)
+            engine.relaying().relay(delivery, event, lanes)
 
     wanted = types.Subscription(concurrency=BATCH)
     most = _bridge.MOST

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import logging
 
-from evbus.engine.core import arguments as _arguments
+from evbus.engine.core import broker as _broker
 from evbus.engine.core.lane import route as _route
 from evbus.engine.core.plugins import face as _face
 from evbus.engine.kit import failure as _failure
@@ -39,9 +39,7 @@ async def put(hub, *args, routing_key=None, body=None, profile="default", header
     :raises BusStopped: the bus is stopping or was stopped.
     """
     if args:
-        routing_key, body, profile, headers = _arguments.put_arguments(
-            args, routing_key, body, profile, headers
-        )
+        routing_key, body, profile, headers = _broker.put_arguments(args, routing_key, body, profile, headers)
     broker = hub.evbus.BROKER
     if broker.draining:
         broker.refuse_unless_callback()
@@ -59,9 +57,7 @@ def put_nowait(hub, *args, routing_key=None, body=None, profile="default", heade
     :raises BusFull: the bus is full and ``full_policy`` is ``raise``.
     """
     if args:
-        routing_key, body, profile, headers = _arguments.put_arguments(
-            args, routing_key, body, profile, headers
-        )
+        routing_key, body, profile, headers = _broker.put_arguments(args, routing_key, body, profile, headers)
     broker = hub.evbus.BROKER
     left = broker.offer(routing_key, body, profile, headers)
     if left is not None:

@@ -21,7 +21,6 @@ from evbus.engine.core.plugins import face as _face
 from evbus.engine.core.plugins import in_use as _in_use
 from evbus.engine.core.plugins import installed as _installed
 from evbus.engine.core.plugins import load as _load
-from evbus.engine.core.plugins import own as _own
 from evbus.engine.core.plugins import shape as _shape
 
 log = logging.getLogger("evbus")
@@ -38,6 +37,18 @@ SUBSYSTEMS = (
     "handler",
     "event",
     "listener",
+)
+
+#: The steps of the life of a bus that rooms take part in, each with a function that they register.
+STEPS = (
+    "start",  # plain, of the profiles: the bus runs, and no event has left the queue yet
+    "ready",  # waits for what that began
+    "leave",  # a program that started the bus is done, and the rooms still take what is under way
+    "stop",  # before the bus stops
+    "close",  # when it has stopped
+    "abandon",  # plain: the bus has ended without having been stopped
+    "hurry",  # plain: a stop is to deliver no more
+    "record_undelivered",  # plain, in another thread: the loop is blocked
 )
 
 #: The functions that plugins of these rooms may have, and what they may say of themselves.
@@ -77,10 +88,8 @@ def _declare_state(hub):
     _installed.declared(hub)
     _installed.open_later(hub)
     hub.evbus.CHECKS = dict(_shape.CHECKS)
-    #: Rooms that start with the bus and stop before it: their init has ``start(contexts)``, a plain function,
-    #: ``ready()``, which waits for what that began, ``stop()``, ``abandon()``, a plain function for a bus
-    #: that was not stopped, and ``record_undelivered()``, one for another thread when the loop is blocked.
-    hub.evbus.COMPANIONS = []
+    #: The functions that rooms have registered, by the step of the life of the bus in which they are called.
+    hub.evbus.LIFE = {step: [] for step in STEPS}
     #: Whoever is told what happens on this bus.
     hub.evbus.OBSERVERS = _observe.Observers()
     for room in SUBSYSTEMS:
@@ -141,11 +150,11 @@ def _on_state(hub, state):
     hub.evbus.STARTED = state in (_bus.BusState.RUNNING, _bus.BusState.DRAINING)
     if state is _bus.BusState.RUNNING:
         # Before the first event leaves the queue, or it would miss listeners of this process.
-        for room in hub.evbus.COMPANIONS:
-            hub[room].init.start(hub.evbus.CONTEXTS)
+        for start_room in hub.evbus.LIFE["start"]:
+            start_room(hub.evbus.CONTEXTS)
     elif state is _bus.BusState.STOPPED:
-        for room in hub.evbus.COMPANIONS:
-            hub[room].init.abandon()
+        for abandon in hub.evbus.LIFE["abandon"]:
+            abandon()
 
 
 async def start(hub, contexts):
@@ -182,8 +191,8 @@ def _pop_loop(hub):
 async def join(hub):
     """Return once the bus is started and its listeners listen; raise what made the start fail."""
     await hub.evbus.ENGINE.join()
-    for room in hub.evbus.COMPANIONS:
-        await hub[room].init.ready()
+    for ready in hub.evbus.LIFE["ready"]:
+        await ready()
 
 
 async def stop(hub, steady=False):
@@ -196,10 +205,11 @@ async def stop(hub, steady=False):
     :param steady: count these seconds from the last event that was delivered, or handled by a listener.
     """
     hub.evbus.ENGINE.patience((lambda: _delivered(hub)) if steady else None)
-    for room in reversed(hub.evbus.COMPANIONS):
-        await hub[room].init.stop()
+    for stop_room in reversed(hub.evbus.LIFE["stop"]):
+        await stop_room()
     report = await hub.evbus.ENGINE.stop()
-    await hub.connection.init.stop()
+    for close in hub.evbus.LIFE["close"]:
+        await close()
     return report
 
 
@@ -209,8 +219,8 @@ def record_undelivered(hub, blocked):
     :param blocked: whether the event loop does not turn.
     """
     if blocked:
-        for room in hub.evbus.COMPANIONS:
-            hub[room].init.record_undelivered()
+        for record in hub.evbus.LIFE["record_undelivered"]:
+            record()
     report = hub.evbus.ENGINE.record_undelivered()
     return "what was not delivered is lost: it cannot be had" if report is None else str(report)
 
@@ -274,13 +284,17 @@ def _make_plan(hub, contexts):
     settings = hub.evbus.init.settings()
     hub.evbus.init.refuse_incomplete()
     _serializer(hub)  # that the option names one is seen now, not when the first event is put
+    dead_store = hub.evbus.init.dead_store()
+    problem = dead_store.try_out()
+    if problem:
+        log.warning("dead events will be lost: %s", problem)
     return _bus.RunPlan(
         lanes=hub.evbus.init.connect(contexts),
         find=hub.evbus.init.finder(contexts),
         ends=hub.evbus.init.ends(contexts),
         on_error=hub.evbus.init.error_callback(),
         contexts=contexts,
-        dead_store=_tried(hub.evbus.init.dead_store()),
+        dead_store=dead_store,
         drain_timeout=settings.drain_timeout,
         unheard=hub.event.UNHEARD.of_run,
     )
@@ -290,14 +304,6 @@ def dead_store(hub):
     """Return a dead store as the options say; nothing is made or opened."""
     settings = hub.evbus.init.settings()
     return _store.DeadStore(settings.dead_store_path(), settings.dead_store_bytes)
-
-
-def _tried(store):
-    """Return the store; what is wrong with it is better known before something dies."""
-    problem = store.try_out()
-    if problem:
-        log.warning("dead events will be lost: %s", problem)
-    return store
 
 
 def error_callback(hub):
@@ -343,7 +349,7 @@ def _configure(hub):
 def _apply_options(hub, options, known):
     given = dict(options or {})
     _load_plugins(hub, _settings.read_settings({key: given.get(key) for key in ("plugin_dirs", "listen_to")}))
-    own = _own.read(given, _own.declared(_modules(hub)), os.environ)
+    own = _settings.read_own(given, _settings.declared_options(_modules(hub)), os.environ)
     settings = _settings.read_settings(given, own)
     hub.serialize.json.configure(settings)
     hub.serialize.msgpack.configure(settings)
@@ -392,14 +398,12 @@ def _load_plugins(hub, settings):
             _load_room(hub, room)
     for plugin in _in_use.others(_installed.declared(hub), used):
         hub.evbus.PLUGINS[plugin.subsystem].append(plugin)
-        log.info("plugin not loaded: %s", plugin.error())
     hub.evbus.LOADED_DIRS = asked
     for found in hub.evbus.PLUGINS.values():
         for plugin in found:
-            if plugin.state == "broken":
-                log.warning("plugin not loaded: %s", plugin.error())
-            elif plugin.state == "disabled":
-                log.info("plugin not loaded: %s", plugin.error())
+            if plugin.state != "loaded":
+                level = logging.WARNING if plugin.state == "broken" else logging.INFO
+                log.log(level, "plugin not loaded: %s", plugin.error())
 
 
 def _set_folders(hub, room, folders):
@@ -517,10 +521,6 @@ def _unwatched(functions, *names):
     return not any(_face.watched(functions[name]) for name in names if name in functions)
 
 
-def _optional(functions, name):
-    return _face.direct(functions[name]) if name in functions else None
-
-
 def finder(hub, contexts, source="contexts"):
     """Return the matcher's ``find(name, pattern)``.
 
@@ -532,7 +532,9 @@ def finder(hub, contexts, source="contexts"):
 def ends(hub, contexts, source="contexts"):
     """Return the matcher's ``ends(pattern)``, None when it has none; raises as :func:`finder` does."""
     functions = _matcher(hub, contexts, source)._funcs
-    return None if _face.watched(functions["find"]) else _optional(functions, "ends")
+    if _face.watched(functions["find"]) or "ends" not in functions:
+        return None
+    return _face.direct(functions["ends"])
 
 
 def _matcher(hub, contexts, source):

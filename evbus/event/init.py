@@ -48,7 +48,9 @@ def __init__(hub):
     #: Whether listeners get nothing but what is in this process, as in a program that only sends.
     hub.event.LOCAL = False
     hub.evbus.CHECKS["listener"] = lambda module: _check(hub, module)
-    hub.evbus.COMPANIONS.append("event")
+    for step in ("start", "ready", "stop", "abandon", "record_undelivered"):
+        # Looked up each time, as POP may rebuild the sub.
+        hub.evbus.LIFE[step].append(lambda *given, step=step: hub.event.init[step](*given))
 
 
 async def send(hub, event, headers=None, profile="default"):
@@ -320,9 +322,8 @@ def _loader(hub, content_type):
     plugin = hub.serialize[hub.serialize.init.by_content_type(content_type)]
     if _face.watched(plugin.load):
         return _reader.Loader(_face.direct(plugin.load))
-    return _reader.Loader(
-        _face.direct(plugin.load), getattr(plugin, "TYPED", None), getattr(plugin, "EXACT", None)
-    )
+    more = (getattr(plugin, name, None) for name in ("TYPED", "EXACT", "OWN"))
+    return _reader.Loader(_face.direct(plugin.load), *more)
 
 
 def _add(hub, spec, listener, metadata=None):

@@ -7,6 +7,7 @@ def __init__(hub):
     # Kept where POP leaves it when it rebuilds the room.
     hub.serialize.json.ENGINE = vars(hub.serialize).get("JSON_ENGINE", _json.apply)
     hub.serialize.json.TYPED = _json.typed
+    hub.serialize.json.OWN = _json.own
     hub.serialize.json.EXACT = _json.exact_load
 
 

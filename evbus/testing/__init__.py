@@ -29,9 +29,8 @@ from evbus.errors import EvbusError
 from evbus.testing._bus import Bus, change
 from evbus.testing._failures import Failure
 from evbus.testing._profiles import in_memory
-from evbus.testing._sent import Sent
 from evbus.testing._sync import SyncBus
-from evbus.testing._watch import Dead
+from evbus.testing._watch import Dead, Sent
 
 __all__ = ["Bus", "Dead", "Failure", "Sent", "SyncBus", "bus", "in_memory", "prepared", "sync_bus"]
 

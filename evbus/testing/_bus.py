@@ -16,9 +16,8 @@ from evbus.engine.kit.notifier import Notifier
 from evbus.errors import EvbusError, SettleTimeout, nearest
 from evbus.testing._failures import Failure, Failures
 from evbus.testing._profiles import names, without_pauses
-from evbus.testing._sent import Sent, unread
 from evbus.testing._view import View, readable, told, traced
-from evbus.testing._watch import Dead, Watch
+from evbus.testing._watch import Dead, Sent, Watch, unread
 from evbus.types import Envelope
 
 __all__ = ["Bus", "change"]

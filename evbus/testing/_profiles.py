@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evbus.engine.core.profiles import MATCH_PLUGIN, providers
+from evbus.engine.core.profiles import MATCH_PLUGIN, changed, providers
 from evbus.testing._watch import PAUSES
 
 __all__ = ["in_memory", "names", "without_pauses"]
@@ -34,20 +34,14 @@ def names(profiles: Mapping[str, Any]) -> list[str]:
 
 def without_pauses(profiles: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same profiles, whose lanes try again at once."""
-    found: dict[str, Any] = {}
-    if MATCH_PLUGIN in profiles:
-        found[MATCH_PLUGIN] = profiles[MATCH_PLUGIN]
-    for provider, name, _, info in providers(profiles, source="profiles"):
-        if info is None or isinstance(info, Mapping):
-            info = _hasty(dict(info or {}))
-        found.setdefault(provider, []).append({name: info})
-    return found
+    return changed(profiles, _hasty)
 
 
-def _hasty(data: dict[str, Any]) -> dict[str, Any]:
-    delivery = data.get("delivery") or {}
-    if isinstance(delivery, Mapping):
-        retry = delivery.get("retry") or {}
-        if isinstance(retry, Mapping):
-            data["delivery"] = {**delivery, "retry": {**retry, **PAUSES}}
-    return data
+def _hasty(data: Any) -> Any:
+    if data is not None and not isinstance(data, Mapping):
+        return data
+    delivery = (data or {}).get("delivery") or {}
+    retry = (delivery.get("retry") or {}) if isinstance(delivery, Mapping) else None
+    if not isinstance(retry, Mapping):
+        return data
+    return {**(data or {}), "delivery": {**delivery, "retry": {**retry, **PAUSES}}}

@@ -6,8 +6,7 @@ from evbus.engine.client.handle import Handle
 from evbus.engine.client.sync import SyncHandle, at_once, waiting
 from evbus.engine.kit.loop_thread import LoopThread
 from evbus.testing._bus import Bus
-from evbus.testing._sent import Sent
-from evbus.testing._watch import Dead
+from evbus.testing._watch import Dead, Sent
 
 __all__ = ["SyncBus"]
 

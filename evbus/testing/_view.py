@@ -14,8 +14,7 @@ from evbus.engine.handling.events.busy import busy
 from evbus.errors import EvbusError, nearest
 from evbus.testing._failures import Failures
 from evbus.testing._profiles import names
-from evbus.testing._sent import Sent
-from evbus.testing._watch import Dead, Handled, Watch
+from evbus.testing._watch import Dead, Handled, Sent, Watch
 
 __all__ = ["View", "readable", "told", "traced"]
 

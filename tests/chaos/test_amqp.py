@@ -78,7 +78,7 @@ def test_a_cancelled_publish_is_acked_or_still_queued(bar: Bar) -> None:
 
 
 def test_events_wait_for_the_queue_of_a_listener_on_the_same_bus(bar: Bar) -> None:
-    bar(bar_24, restarts=1)
+    bar(bar_24, restarts=1, after=4.0)
 
 
 def test_the_end_of_a_file_is_no_stop_and_listeners_that_fail_show_in_the_exit_code(bar: Bar) -> None:

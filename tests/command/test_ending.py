@@ -38,14 +38,14 @@ def _lines(count: int) -> str:
 def test_at_the_end_of_the_input_a_slow_destination_gets_all(shell: Shell, source: str) -> None:
     shell.file("plugins/ingress/slow.py", SLOW)
     shell.file("slow.yml", "slow: {default: {}}\n")
-    shell.file("in.jsonl", _lines(150))
-    args = ("-p", "slow.yml", "--plugin-dirs", "plugins", "--drain-timeout", "1")
+    shell.file("in.jsonl", _lines(75))
+    args = ("-p", "slow.yml", "--plugin-dirs", "plugins", "--drain-timeout", "0.5")
     if source == "file":
         done = shell.run("run", "in.jsonl", *args)
     else:
-        done = shell.run("run", *args, stdin=_lines(150))
+        done = shell.run("run", *args, stdin=_lines(75))
     assert done.returncode == 0, done.stderr
-    assert "slow.slow.default       150        150" in done.stderr
+    assert "slow.slow.default        75         75" in done.stderr
 
 
 def test_at_the_end_of_the_input_listeners_go_on_as_long_as_they_handle(shell: Shell) -> None:
@@ -54,8 +54,8 @@ def test_at_the_end_of_the_input_listeners_go_on_as_long_as_they_handle(shell: S
         _listener("async def on(event):\n    await asyncio.sleep(0.02)\n", "import asyncio"),
     )
     shell.file("p.yml", INTERNAL)
-    args = ("-p", "p.yml", "--plugin-dirs", "plugins", "--drain-timeout", "1")
-    done = shell.run("run", *args, stdin=_lines(150))
+    args = ("-p", "p.yml", "--plugin-dirs", "plugins", "--drain-timeout", "0.5")
+    done = shell.run("run", *args, stdin=_lines(75))
     assert done.returncode == 0, done.stderr
     assert shell.run("put", "1", "-k", "w", *args).returncode == 0
 
@@ -96,12 +96,12 @@ def test_a_signal_after_the_end_of_the_input_begins_the_drain_timeout(shell: She
     shell.file("slow.yml", "slow: {default: {}}\n")
     shell.file("in.jsonl", _lines(500))
     with shell.start(
-        "run", "in.jsonl", "-p", "slow.yml", "--plugin-dirs", "plugins", "--drain-timeout", "1"
+        "run", "in.jsonl", "-p", "slow.yml", "--plugin-dirs", "plugins", "--drain-timeout", "0.5"
     ) as process:
         wait_for(process.stdout, "loaded")
         # It reads and delivers for longer than the limit; nothing tells of that but the time.
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(6)
+            process.wait(2.5)
         process.send_signal(signal.SIGTERM)
         assert process.wait(SOON) == 1
     assert 0 < len(shell.dead()) < 500
@@ -265,7 +265,7 @@ def test_ctrl_c_while_the_command_imports_is_no_traceback(shell: Shell) -> None:
         ("tail in.jsonl", 0),
         ("--help", 0),
         ("graph -p p.yml", 2),
-        ("demo --count 1 --rate 0", 1),
+        ("demo --count 1 --rate 0 --drain-timeout 0.5", 1),
     ],
 )
 def test_a_closed_standard_output_is_no_traceback(shell: Shell, command: str, code: int) -> None:

@@ -216,7 +216,7 @@ async def test_what_a_lane_puts_back_leaves_room_for_others_and_stays_in_the_sto
         had.append(delivery)
         asyncio.get_running_loop().call_soon(lambda: delivery.reject(requeue=True))
 
-    replay = cli_replay.Replay(store, {"file.file.one": cli_replay.ReplayTarget(take, 1)})
+    replay = cli_replay.Replay(store, {"file.file.one": (take, 1)})
     await asyncio.wait_for(replay.run(), 20)
     await asyncio.sleep(0)
     assert (replay.offered, replay.finish(0), replay.kept) == (5, "", {cli_replay.STOPPED: 5})
@@ -227,7 +227,7 @@ async def test_a_lane_that_ends_too_late_changes_nothing(tmp_path: Path) -> None
     store, had = tmp_path / "d.jsonl", list[Delivery]()
     store.write_text(_record(1))
 
-    replay = cli_replay.Replay(store, {"file.file.one": cli_replay.ReplayTarget(had.append)})
+    replay = cli_replay.Replay(store, {"file.file.one": (had.append, 1000)})
     await replay.run()
     assert replay.finish(0) == ""
     had[0].ack()

@@ -8,9 +8,8 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-import pytest
-
 from tests.evbus.kit import WAIT, new_hub
+from tests.evbus.rig import failure
 
 __all__ = ["CreateUser", "Repo", "User", "UserCreated", "UserQuery", "failure", "go", "new_hub", "started"]
 
@@ -70,17 +69,3 @@ async def started(hub: Any, **options: Any) -> AsyncIterator[Any]:
     finally:
         report = await hub.dispatch.init.stop()
         assert report.unhandled == {}
-
-
-def failure(kind: type[BaseException], function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
-    """Return the sentence of what ``function``, plain or asynchronous, raises."""
-
-    async def main() -> None:
-        result = function(*args, **kwargs)
-        if asyncio.iscoroutine(result):
-            await result
-
-    with pytest.raises(kind) as caught:
-        go(main)
-    assert type(caught.value) is kind
-    return str(caught.value)

@@ -280,7 +280,7 @@ class World:
 
 
 @given(st.lists(calls, min_size=1, max_size=6), st.sampled_from([0, 1, 1, 2, 3]))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_programs_of_messages(program: list[Any], workers: int) -> None:
     async def main() -> None:
         await World(workers).run(program)

@@ -7,9 +7,11 @@ import contextlib
 import fnmatch
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import pytest
 
 from evbus.engine.cli.replay import files, records
 from evbus.engine.core.broker import Broker
@@ -21,6 +23,7 @@ from evbus.engine.core.queue import Queue
 from evbus.engine.core.settings import DeliverySettings, Retry, Settings
 from evbus.types import Envelope
 
+T = TypeVar("T")
 WAIT = 20.0
 
 #: Tries again at once, nearly.
@@ -43,10 +46,10 @@ class Target:
 
     begins = False
 
-    def __init__(self, *, batching: bool = False, overlap: bool = False) -> None:
+    def __init__(self, *, batching: bool = False, overlap: bool = False, plan: Iterable[Any] = ()) -> None:
         self.batching = batching
         self.overlap = overlap
-        self.plan: deque[Any] = deque()
+        self.plan: deque[Any] = deque(plan)
         self.got: list[bytes] = []
         self.tried: list[list[bytes]] = []
         self.letters: list[Envelope] = []
@@ -98,6 +101,8 @@ def sender(target: Any, **options: Any) -> Sender:
     options.setdefault("overlap", getattr(target, "overlap", False))
     if getattr(target, "begins", False):
         options.setdefault("begin_batch", target.begin_batch)
+    if hasattr(target, "publish_nowait"):
+        options.setdefault("publish_nowait", target.publish_nowait)
     return Sender(ctx, publish=target.publish, takes=takes, publish_batch=batch, **options)
 
 
@@ -131,6 +136,11 @@ class Rig:
         self.lanes.append(lane)
         return lane
 
+    def to(self, target: T, *args: Any, **options: Any) -> T:
+        """Add a lane to a target, and return the target."""
+        self.add(target, *args, **options)
+        return target
+
     def _dead_letter(self, lane: Lane, dead: list[DeadLetter]) -> None:
         self.bus.dead_letter(lane, dead)
 
@@ -138,6 +148,11 @@ class Rig:
         left = self.broker.offer(key, body, profile, headers)
         if left is not None:
             self.broker.insist(*left)
+
+    def fill(self, count: int, profile: str = "default") -> None:
+        """Put events whose bodies are 0, 1, 2, ..."""
+        for number in range(count):
+            self.put_nowait(number, profile)
 
     async def put(self, body: Any, profile: str = "default", headers: Any = None) -> None:
         if self.broker.draining:
@@ -172,6 +187,13 @@ class Rig:
         finally:
             await self.stop()
             await within(task)
+
+    async def deliver(self, count: int = 0, profile: str = "default") -> None:
+        """Put so many events, and deliver all that was put."""
+        self.fill(count, profile)
+        async with self.running():
+            await until(self.queue.empty)
+        self.check()
 
     async def stop(self) -> Report:
         return await within(self.bus.stop())
@@ -214,6 +236,11 @@ def numbers(count: int) -> list[bytes]:
     return [b"%d" % number for number in range(count)]
 
 
+def counts(found: dict[str, Any], *names: str) -> tuple[Any, ...]:
+    """Return some of what a snapshot counts."""
+    return tuple(found[name] for name in names)
+
+
 async def within(awaitable: Any, seconds: float = WAIT) -> Any:
     return await asyncio.wait_for(awaitable, seconds)
 
@@ -231,3 +258,17 @@ async def until(condition: Callable[[], Any]) -> None:
 async def turns(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+def failure(kind: type[BaseException], function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    """Return the sentence of what ``function``, plain or asynchronous, raises."""
+
+    def call() -> None:
+        result = function(*args, **kwargs)
+        if asyncio.iscoroutine(result):
+            asyncio.run(within(result))
+
+    with pytest.raises(kind) as caught:
+        call()
+    assert type(caught.value) is kind
+    return str(caught.value)

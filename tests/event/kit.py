@@ -18,11 +18,11 @@ from typing import Any
 import attrs
 import msgspec
 import pydantic
-import pytest
 
 from evbus.engine.handling.events.declare import EventSpec, event, spec_of
 from evbus.types import Delivery, Envelope
 from tests.evbus.kit import WAIT, new_hub, running
+from tests.evbus.rig import failure
 
 __all__ = [
     "INTERNAL",
@@ -139,20 +139,6 @@ def known(cls: Any) -> EventSpec:
 def go(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     """Run a test's coroutine; one that hangs fails."""
     return asyncio.run(asyncio.wait_for(main(), WAIT))
-
-
-def failure(kind: type[BaseException], function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
-    """Return the sentence of what ``function``, plain or asynchronous, raises."""
-
-    async def main() -> None:
-        result = function(*args, **kwargs)
-        if asyncio.iscoroutine(result):
-            await result
-
-    with pytest.raises(kind) as caught:
-        go(main)
-    assert type(caught.value) is kind
-    return str(caught.value)
 
 
 @contextlib.asynccontextmanager

@@ -115,7 +115,7 @@ def expected(plan: list[str]) -> bool:
     return True
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(members=MEMBERS, events=EVENTS, early=st.integers(0, 12))
 def test_each_group_handles_each_event_once(
     members: list[Member], events: list[tuple[str, dict[str, list[str]]]], early: int

@@ -207,6 +207,17 @@ def test_the_short_way_reads_what_the_plain_way_reads(drawn: tuple[Any, str]) ->
 
 @settings(deadline=None)
 @given(TYPES.flatmap(lambda each: st.tuples(st.just(each.kind), each.texts)))
+def test_what_was_written_here_is_read_as_what_came_from_elsewhere(drawn: tuple[Any, str]) -> None:
+    kind, text = drawn[0], drawn[1].encode("utf-8", "surrogatepass")
+    value = outcome(lambda: plainly(kind, text))
+    assume(value is not Refused)
+    written, own = codec_json.apply(plainly(kind, text)), codec_json.own(kind)
+    assert own is not None
+    assert outcome(lambda: own(written)) in (Refused, outcome(lambda: plainly(kind, written)))
+
+
+@settings(deadline=None)
+@given(TYPES.flatmap(lambda each: st.tuples(st.just(each.kind), each.texts)))
 def test_digits_are_left_nowhere(drawn: tuple[Any, str]) -> None:
     kind, text = drawn[0], drawn[1].encode("utf-8", "surrogatepass")
     with_digits = outcome(lambda: reader(kind, digits=True)(codec_json.exact_load(text)))

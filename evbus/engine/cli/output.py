@@ -157,29 +157,32 @@ def closing(snapshot: Mapping[str, Any], seconds: float) -> str:
     )
     if snapshot["listeners"]:
         text = f"{text}\n\n{_listeners(snapshot['listeners'])}"
-    notes = []
-    if snapshot["bus"]["unmatched"]:
-        notes.append(f"{counted(snapshot['bus']['unmatched'], 'event', 'events')} matched no profile")
-    notes += [
-        f"nobody listened to {one_line(name)}: {counted(count, 'event', 'events')}"
-        for name, count in snapshot["unheard"].items()
+    bus, store = snapshot["bus"], snapshot["dead_store"]
+    kept = counted(store["stored"], "dead event is", "dead events are")
+    lost = counted(store["lost"], "dead event is", "dead events are")
+    notes = [
+        (bus["unmatched"], f"{counted(bus['unmatched'], 'event', 'events')} matched no profile"),
+        *(
+            (count, f"nobody listened to {one_line(name)}: {counted(count, 'event', 'events')}")
+            for name, count in snapshot["unheard"].items()
+        ),
+        (
+            bus["dropped"],
+            f"{counted(bus['dropped'], 'event was', 'events were')} dropped because the bus was full",
+        ),
+        (store["stored"], f"{kept} kept in {store['path']}"),
+        (store["lost"], f"{lost} lost: {store['last_error']}"),
     ]
-    if snapshot["bus"]["dropped"]:
-        dropped = counted(snapshot["bus"]["dropped"], "event was", "events were")
-        notes.append(f"{dropped} dropped because the bus was full")
-    store = snapshot["dead_store"]
-    if store["stored"]:
-        notes.append(
-            f"{counted(store['stored'], 'dead event is', 'dead events are')} kept in {store['path']}"
-        )
-    if store["lost"]:
-        notes.append(
-            f"{counted(store['lost'], 'dead event is', 'dead events are')} lost: {store['last_error']}"
-        )
     failing = [
         f"{name}: {lane['last_error']}" for name, lane in snapshot["lanes"].items() if lane["last_error"]
     ]
-    return "\n".join([text, *notes, *(f"last error of {problem}" for problem in failing)])
+    return "\n".join(
+        [
+            text,
+            *(note for count, note in notes if count),
+            *(f"last error of {problem}" for problem in failing),
+        ]
+    )
 
 
 def _listeners(found: Mapping[str, Any]) -> str:

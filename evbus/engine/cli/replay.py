@@ -19,7 +19,7 @@ from evbus.engine.kit.redact import one_line
 from evbus.errors import BusStopped, ConfigError, PayloadError
 from evbus.types import Delivery
 
-__all__ = ["Replay", "ReplayTarget", "asides", "files", "records", "summaries"]
+__all__ = ["Replay", "asides", "files", "records", "summaries"]
 
 #: Seconds to wait for a bus that is writing to the store.
 PATIENCE = 2.0
@@ -27,17 +27,6 @@ PATIENCE = 2.0
 TOGETHER = 1000
 #: Events that one lane has at once, at most.
 MOST = 1000
-
-
-class ReplayTarget(NamedTuple):
-    """A lane, or a listener.
-
-    :ivar take: hands it a delivery, which it settles once it is done with it: a dead one when it is recorded.
-    :ivar most: events that it may have at once without dropping any.
-    """
-
-    take: Callable[[Delivery], None]
-    most: int = MOST
 
 
 def files(store: Path) -> list[Path]:
@@ -112,11 +101,13 @@ class Replay:
     delivered or in the store again. After a crash they are there still, with a journal of what was done, and
     the next replay goes on with the rest.
 
+    :param lanes: for each lane, and each listener, what hands it a delivery, and how many it may have at once
+        without dropping any. It settles a delivery once it is done with it: a dead one when it is recorded.
     :ivar offered: events that were handed to their lanes.
     :ivar kept: why events stay in the store, and how many.
     """
 
-    def __init__(self, store: Path, lanes: Mapping[str, ReplayTarget]) -> None:
+    def __init__(self, store: Path, lanes: Mapping[str, tuple[Callable[[Delivery], None], int]]) -> None:
         self.store = Path(os.path.realpath(store))
         self.offered = 0
         self.kept: dict[str, int] = {}
@@ -169,20 +160,20 @@ class Replay:
             self._keep(aside, offset, line, f"no event: {one_line(str(exc), 200)}")
             return
         name = str((record.dead or {}).get("lane", ""))
-        lane = self._lanes.get(name)
-        if lane is None:
+        if name not in self._lanes:
             self._keep(aside, offset, line, _no_lane(name))
             return
+        take, most = self._lanes[name]
         try:
             # Beyond what it may have, a lane might drop events.
-            while self._counts[name] >= min(lane.most, MOST):
+            while self._counts[name] >= min(most, MOST):
                 self._room.clear()
                 await self._room.wait()
             event = record.envelope()
             event.accepted_at = time.monotonic()
             self._counts[name] += 1
             self._under_way[aside, offset] = (name, line)
-            lane.take(Delivery(event, self._settle, (aside, offset)))
+            take(Delivery(event, self._settle, (aside, offset)))
         except (asyncio.CancelledError, BusStopped):
             if self._under_way.pop((aside, offset), None) is not None:
                 self._counts[name] -= 1

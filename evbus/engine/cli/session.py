@@ -18,6 +18,7 @@ from evbus.engine.cli.source import Lines, serve
 from evbus.engine.codec import jsonl
 from evbus.engine.core.lifecycle.run import Report
 from evbus.engine.core.lifecycle.signals import STOPPED
+from evbus.engine.core.profiles import changed
 from evbus.engine.kit import strictjson
 from evbus.engine.kit.redact import one_line, redact, said
 from evbus.errors import ConfigError, PayloadError
@@ -282,19 +283,11 @@ async def try_open(lane: Any) -> str:
 def at_once(contexts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the profiles with none that waits for a destination which is down."""
 
-    def impatient(profiles: Any) -> Any:
-        if isinstance(profiles, (list, tuple)):
-            return [impatient(part) for part in profiles]
-        if not isinstance(profiles, Mapping):
-            return profiles
-        return {
-            name: {**data, "first_connect": "fail"}
-            if isinstance(data, Mapping) and data.get("first_connect") == "wait"
-            else data
-            for name, data in profiles.items()
-        }
+    def impatient(data: Any) -> Any:
+        waits = isinstance(data, Mapping) and data.get("first_connect") == "wait"
+        return {**data, "first_connect": "fail"} if waits else data
 
-    return {provider: impatient(profiles) for provider, profiles in contexts.items()}
+    return changed(contexts, impatient)
 
 
 def no_profiles(profile: str) -> ConfigError:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from evbus.engine.core.arguments import put_arguments
+from evbus.engine.core.broker import put_arguments
 from evbus.engine.handling.events.busy import busy
 from evbus.engine.handling.events.declare import EventListener
 from evbus.errors import EvbusError, SettleTimeout

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 from evbus.engine.client.handle import Handle
 from evbus.engine.client.sync import SyncHandle
 from evbus.engine.core.broker import HANDLING
+from evbus.engine.core.lifecycle.running import hurry
 from evbus.engine.kit.loop_thread import LoopThread
 from evbus.errors import BusStopped, EvbusError
 
@@ -37,8 +38,7 @@ class _Running(NamedTuple):
         try:
             await asyncio.shield(ending)
         except asyncio.CancelledError:
-            self.handle.hub.evbus.ENGINE.hurry()
-            self.handle.hub.dispatch.DISPATCHER.hurry()
+            hurry(self.handle.hub)
             await ending
             raise
 

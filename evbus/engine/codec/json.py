@@ -25,7 +25,7 @@ from evbus.engine.kit import strictjson
 from evbus.engine.kit.strictjson import MAX_DEPTH
 from evbus.errors import InvalidPayload, PayloadError
 
-__all__ = ["apply", "apply_or_repr", "exact_load", "load", "typed"]
+__all__ = ["apply", "apply_or_repr", "exact_load", "load", "own", "typed"]
 
 _SCALARS = (
     *(msgspec.inspect.StrType, msgspec.inspect.IntType, msgspec.inspect.FloatType, msgspec.inspect.BoolType),
@@ -36,6 +36,7 @@ _SCALARS = (
 #: Classes of bodies that are nobody's own.
 _BUILT_IN = ATOMS_AND_FLOAT | {dict, list, tuple, set, frozenset}
 _UNTIMED = {*_SCALARS} - {msgspec.inspect.DateTimeType, msgspec.inspect.TimeType}
+_STRANGE = (msgspec.inspect.CustomType, msgspec.inspect.RawType)
 _encode = msgspec.json.Encoder().encode
 _HUGE = 10**strictjson.DIGITS
 
@@ -201,8 +202,7 @@ def typed(kind: type) -> Callable[[bytes], Any] | None:
         return own_reader(kind)
     info = msgspec.inspect.type_info(kind)
     held = list(parts(info))
-    strange = (msgspec.inspect.CustomType, msgspec.inspect.RawType)
-    if any(isinstance(each, strange) or is_model(getattr(each, "cls", None)) for each in held):
+    if any(isinstance(each, _STRANGE) or is_model(getattr(each, "cls", None)) for each in held):
         return None
     decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
     shallow = levels(info) <= MAX_DEPTH
@@ -234,6 +234,12 @@ def typed(kind: type) -> Callable[[bytes], Any] | None:
         return read_at_once
     # An integer that is too long for others is too long for a Decimal.
     return lambda data: (read_at_once if len(data) <= strictjson.DIGITS else read)(data)
+
+
+def own(kind: type) -> Callable[[bytes], Any] | None:
+    """Return what :func:`typed` returns, for what :func:`apply` wrote, which needs no second look."""
+    read = typed(kind)
+    return read if read is None or is_model(kind) else msgspec.json.Decoder(kind).decode
 
 
 def _keys(info: Any, within: frozenset[int]) -> int | None:

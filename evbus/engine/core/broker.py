@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import time
@@ -24,9 +25,9 @@ from evbus.errors import (
     InvalidRoutingKey,
     PayloadTooLarge,
 )
-from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders, StandingHeaders, own_headers
+from evbus.types import CONTENT_TYPE, Envelope, OwnHeaders, StandingHeaders, own_headers
 
-__all__ = ["HANDLING", "IN_CALLBACK", "Broker", "Serializer", "to_bytes"]
+__all__ = ["HANDLING", "IN_CALLBACK", "Broker", "Serializer", "put_arguments", "to_bytes"]
 
 log = logging.getLogger("evbus.broker")
 
@@ -63,7 +64,7 @@ def to_bytes(apply: Callable[[Any], Any]) -> Callable[[Any], bytes]:
 
 # By profile, routing key, and the standing headers or None.
 _Metas = dict[tuple[Any, Any, Any], Meta]
-_Chosen = tuple[Callable[[Any], bytes], _Metas, SharedHeaders]
+_Chosen = tuple[Callable[[Any], bytes], _Metas, OwnHeaders]
 
 
 def _nowhere(_slot: Meta | Envelope) -> tuple[Any, ...]:
@@ -104,7 +105,7 @@ class Broker:
         self._new_name: str | None = None
         self._old_name: str | None = None
         # One attribute, so that no thread sees the encoder of one serializer and the headers of another.
-        self._chosen: _Chosen = (bytes, {}, SharedHeaders())
+        self._chosen: _Chosen = (bytes, {}, OwnHeaders())
         self._send: Callable[[Envelope], None] | None = None
         self.max_body = 0
         self._full_policy = "raise"
@@ -200,14 +201,12 @@ class Broker:
                 return
             await self.queue.wait_room(len(data))
 
-    def _meta(
-        self, metas: _Metas, profile: Any, routing_key: Any, headers: Any, shared: SharedHeaders
-    ) -> Meta:
+    def _meta(self, metas: _Metas, profile: Any, routing_key: Any, headers: Any, shared: OwnHeaders) -> Meta:
         """Return what the events have in common that are put with these names and standing headers."""
         _check_names(profile, routing_key)
         if len(metas) >= CACHE_PAIRS:
             metas.clear()
-        known = shared if headers is None else SharedHeaders({**_check_headers(headers), **shared})
+        known = shared if headers is None else OwnHeaders({**_check_headers(headers), **shared})
         meta = Meta(profile, routing_key or "", known)
         self._route(meta)
         metas[profile, routing_key, headers] = meta
@@ -217,7 +216,7 @@ class Broker:
         self._prepare()
         new, old = self._new["SERIAL_PLUGIN"], self._old["PLUGIN"]
         apply, content_type = self._select()
-        self._chosen = (apply, {}, SharedHeaders({CONTENT_TYPE: content_type}))
+        self._chosen = (apply, {}, OwnHeaders({CONTENT_TYPE: content_type}))
         # Last: another thread that finds the names unchanged uses what was chosen.
         self._new_name, self._old_name = new, old
 
@@ -285,6 +284,44 @@ class Broker:
             self._dropped_at = now
             dropped = counted(queue.dropped, "event", "events")
             log.warning("the bus is full: %s dropped so far (%s)", dropped, self._full_policy)
+
+
+def put_arguments(
+    args: tuple[Any, ...], routing_key: Any, body: Any, profile: Any, headers: Any
+) -> tuple[Any, Any, Any, Any]:
+    """Return ``(routing_key, body, profile, headers)`` of a put with positional arguments.
+
+    pop-evbus 4 had ``(routing_key, body, profile)``, 6 and 7 had ``(body, profile)``. A single argument is
+    the body, as only 6 and 7 allowed it; of two the first is the body when it is no string. Of two strings
+    the first is the routing key, which is told once where the second looks like the name of a profile.
+    """
+    given = {"routing_key": routing_key, "body": body, "headers": headers}
+    given = {name: value for name, value in given.items() if value is not None}
+    if profile != "default":
+        given["profile"] = profile
+    names: tuple[str, ...] = ("routing_key", "body", "profile", "headers")
+    if len(args) == 1 and body is None:
+        names = ("body",)
+    elif len(args) == 2 and args[0] is not None and not isinstance(args[0], str):
+        names = ("body", "profile")
+    elif len(args) == 2 and args[1] == "default" and profile == "default":
+        _tell_order()
+    if len(args) > len(names):
+        raise TypeError(f"put takes at most {len(names)} positional arguments, but {len(args)} were given")
+    named = dict(zip(names, args))  # noqa: B905 - fewer arguments than names are the rule
+    twice = named.keys() & given.keys()
+    if twice:
+        raise TypeError(f"put got several values for {', '.join(sorted(twice))}")
+    merged = {"routing_key": None, "body": None, "profile": "default", "headers": None, **given, **named}
+    return merged["routing_key"], merged["body"], merged["profile"], merged["headers"]
+
+
+@functools.cache
+def _tell_order() -> None:
+    log.warning(
+        "put(text, 'default') puts the body 'default' with a routing key; for a body and its profile, as in "
+        "pop-evbus 6 and 7, write put(body=..., profile='default')"
+    )
 
 
 def _check_names(profile: Any, routing_key: Any) -> None:

@@ -17,7 +17,7 @@ from evbus.engine.kit.redact import one_line
 from evbus.engine.kit.units import UnitError, with_units
 from evbus.errors import ProfileError, absent, nearest
 
-__all__ = ["load_yaml", "providers", "read_profiles", "refusal"]
+__all__ = ["changed", "load_yaml", "providers", "read_profiles", "refusal"]
 
 MATCH_PLUGIN = "match_plugin"
 #: Nodes that a profiles file may have once its aliases are written out.
@@ -158,6 +158,19 @@ def providers(data: Mapping[str, Any], *, source: str) -> Iterator[tuple[str, st
                 yield provider, str(name), f"{base}.{name}", info
 
 
+def changed(contexts: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return the same profiles, in the same shape, with what ``change`` makes of the data of each."""
+
+    def part(profiles: Any) -> Any:
+        if isinstance(profiles, (list, tuple)):
+            return [part(one) for one in profiles]
+        if not isinstance(profiles, Mapping):
+            return profiles
+        return {name: change(data) for name, data in profiles.items()}
+
+    return {provider: part(profiles) for provider, profiles in contexts.items()}
+
+
 def read_profiles(
     contexts: Mapping[str, Any],
     accepts: Sequence[Plugin],
@@ -186,7 +199,10 @@ def read_profiles(
                 reason += f"; the provider stands first: {name}: {{{provider}: ...}}"
             raise ProfileError(reason, source=source, path=provider)
         check_data(provider, name, info, takers, source, path)
-        _check_pattern(find, name, source, path)
+        try:
+            find("", name)
+        except Exception as exc:
+            raise ProfileError(f"the name is no valid pattern: {exc}", source=source, path=path) from None
         data = dict(info or {})
         delivery = _delivery(data.pop("delivery", None), source, f"{path}.delivery")
         template = _template(data.get("routing_key"), source, f"{path}.routing_key")
@@ -230,13 +246,6 @@ def refusal(provider: str, known: Iterable[str], broken: Mapping[str, str]) -> s
     if provider in ("evbus", "profiles"):
         hint = "; a file of profiles begins with these; one with the section evbus is given as --config"
     return f"no ingress plugin accepts the provider {provider!r}{hint}"
-
-
-def _check_pattern(find: Callable[[str, str], bool], name: str, source: str, path: str) -> None:
-    try:
-        find("", name)
-    except Exception as exc:
-        raise ProfileError(f"the name is no valid pattern: {exc}", source=source, path=path) from None
 
 
 def _delivery(data: Any, source: str, path: str) -> DeliverySettings:

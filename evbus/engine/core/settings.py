@@ -1,4 +1,4 @@
-"""The options of the section ``evbus``, read once into a frozen, typed object."""
+"""The options of the section ``evbus``, read once into a frozen, typed object, and those of plugins."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ import re
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import msgspec
 
+from evbus import conf
 from evbus.engine.core.dead_path import default_path
 from evbus.engine.kit.units import Bytes, Seconds, UnitError, with_units
-from evbus.errors import SettingsError, nearest
+from evbus.errors import PluginError, SettingsError, nearest
 
 __all__ = [
     "OPTIONS",
     "DeliverySettings",
     "Retry",
     "Settings",
+    "check_options",
+    "declared_options",
+    "environment",
     "explain",
     "listed",
     "plain",
+    "read_own",
     "read_settings",
     "refuse_unknown",
 ]
@@ -277,3 +283,78 @@ def _unknown(name: str, own: Mapping[str, Any]) -> SettingsError:
     hint = f"; did you mean {begun[0]!r}?" if begun else nearest(name, known)
     own_hint = "" if "did you mean" in hint else "; a plugin declares options of its own in OPTIONS"
     return SettingsError(f"evbus.{name}: there is no such option{hint}{own_hint}")
+
+
+# Options that plugin files declare in ``OPTIONS``, with their defaults
+
+
+def check_options(module: ModuleType) -> None:
+    """Check what a plugin file says in ``OPTIONS``: ``{name: default}``.
+
+    :raises PluginError: it is no such mapping, or a name is one of evbus's own.
+    """
+    options = getattr(module, "OPTIONS", None)
+    if options is None:
+        return
+    if not isinstance(options, Mapping):
+        raise PluginError(f"OPTIONS is a mapping of names to defaults, and not {options!r:.80}")
+    for name in options:
+        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
+            raise PluginError(f"OPTIONS: the name of an option is a name of Python, and not {name!r:.80}")
+        if name in conf.CONFIG:
+            raise PluginError(f"OPTIONS: {name!r} is an option of evbus itself; give it another name")
+
+
+def declared_options(modules: Iterable[ModuleType]) -> dict[str, Any]:
+    """Return the options that plugin files declare, with their defaults.
+
+    :raises PluginError: two of them declare one option with different defaults.
+    """
+    found: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    for module in modules:
+        options = getattr(module, "OPTIONS", None)
+        for name, default in options.items() if isinstance(options, Mapping) else ():
+            if name in found and found[name] != default:
+                raise PluginError(
+                    f"OPTIONS: {name!r} has another default in {owners[name]}; give one of them another name",
+                    file=str(module.__file__),
+                )
+            found[name] = default
+            owners[name] = str(module.__file__)
+    return found
+
+
+def environment(name: str) -> str:
+    """Return the environment variable of an option: ``EVBUS_PII_PATTERN`` for ``pii_pattern``."""
+    return f"EVBUS_{name.upper()}"
+
+
+def read_own(
+    options: Mapping[str, Any], known: Mapping[str, Any], environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the value of each option in ``known``: the one given, the environment's, or its default.
+
+    It has the type of its default: strings are converted, and where that is a list, taken apart at commas.
+
+    :raises SettingsError: a value cannot have that type.
+    """
+    found = {}
+    for name, default in known.items():
+        value = options.get(name)
+        if value is None:
+            value = environ.get(environment(name))
+        found[name] = default if value is None else _own_value(name, plain(value), default)
+    return found
+
+
+def _own_value(name: str, value: Any, default: Any) -> Any:
+    if default is None:
+        return value
+    kind = type(default)
+    if kind in (list, tuple):
+        value = listed(value)
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as exc:
+        raise SettingsError(f"evbus.{name}: {explain(exc)[0]}") from None

@@ -153,16 +153,13 @@ class _Writer:
         """Add an Operation Object for each way of an event, and the Channel Objects of them."""
         sent = [(one.event.name, one) for one in self._found.sent]
         for name, several, going in _named(sent):
-            self._send(f"send.{name}", several, going)
+            title = f"{going.event.name} to {going.endpoint.full_name}"
+            self._add("send", f"send.{name}", several, going, {"title": title})
         received = [
             (f"{one.event.name}.{one.listener.name}", one) for one in self._found.received if one.listener
         ]
         for name, several, coming in _named(received):
             self._receive(f"receive.{name}", several, coming)
-
-    def _send(self, name: str, several: bool, going: Operation) -> None:
-        title = f"{going.event.name} to {going.endpoint.full_name}"
-        self._add("send", name, several, going, {"title": title})
 
     def _receive(self, name: str, several: bool, coming: Operation) -> None:
         listener = coming.listener

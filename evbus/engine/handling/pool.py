@@ -134,7 +134,7 @@ class WorkerPool(Scheduler["_Job | _Turn"]):
             # The last may have been a caller that waits no longer, and takes no slot that it could give back.
             self._on_free()
 
-    async def _work(self) -> None:
+    async def _work(self, context: Context) -> None:
         ready = self.ready
         worker: Any = asyncio.current_task()
         while ready and self._called < SLICE:

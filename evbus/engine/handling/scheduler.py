@@ -41,7 +41,8 @@ class Scheduler(Generic[Job]):
         # Another worker is about to be started, or has been and has not begun.
         self._waking = False
         self._unbegun: asyncio.Task[None] | None = None
-        self._workers: dict[asyncio.Task[None], None] = {}
+        # With what a kind of scheduler wants to know of each.
+        self._workers: dict[asyncio.Task[None], Any] = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name} active={self.active} ready={len(self.ready)}>"
@@ -85,18 +86,19 @@ class Scheduler(Generic[Job]):
 
     def _start(self) -> asyncio.Task[None]:
         self.active += 1
+        context = self._context.copy()
         worker = asyncio.Task(
-            self._work(),
+            self._work(context),
             loop=asyncio.get_running_loop(),
             name=f"evbus {self._name}",
-            context=self._context.copy(),
+            context=context,
         )
         self._workers[worker] = None
         worker.add_done_callback(self._ended, context=self._context)
         return worker
 
-    def _work(self) -> Coroutine[Any, Any, None]:
-        """Do jobs that wait; in a task of its own."""
+    def _work(self, context: Context) -> Coroutine[Any, Any, None]:
+        """Do jobs that wait; in a task of its own, which runs in this context."""
         raise NotImplementedError
 
     def _freed(self) -> None:

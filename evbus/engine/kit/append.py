@@ -315,7 +315,10 @@ class AppendFile:
             try:
                 if self._take(fd, deadline):
                     if not existed:
-                        self._created(fd)
+                        # The umask took away from what the profile asks for.
+                        os.fchmod(fd, self._mode)
+                        if self._sync is not None:
+                            self._sync_folder()
                     return fd
             except BaseException:
                 os.close(fd)
@@ -353,12 +356,6 @@ class AppendFile:
                 f"cannot write {self.path}: it is a pipe, socket or device, not a file; "
                 "for standard output there is the provider console"
             )
-
-    def _created(self, fd: int) -> None:
-        # The umask took away from what the profile asks for.
-        os.fchmod(fd, self._mode)
-        if self._sync is not None:
-            self._sync_folder()
 
     def _sync_folder(self) -> None:
         """Make the new name itself survive a power cut."""

@@ -14,7 +14,9 @@ AFTER = 20.0  # seconds until what is handled is counted
 BETWEEN = 2.0  # seconds of events before and after each restart
 
 
-def bar_24(node: RabbitMQ, folder: Path, *, restarts: int = 5, rate: float = 100.0) -> Run:
+def bar_24(
+    node: RabbitMQ, folder: Path, *, restarts: int = 5, rate: float = 100.0, after: float = AFTER
+) -> Run:
     """Sender and listener on one bus, transient events: none is dead because it reached no queue.
 
     The listener's queue does not outlive the broker: what is sent has to wait until it is declared again.
@@ -44,7 +46,7 @@ def bar_24(node: RabbitMQ, folder: Path, *, restarts: int = 5, rate: float = 100
         program.put(1)
         # What was on the broker may be lost with it: these events are not durable.
         with contextlib.suppress(TimeoutError):
-            program.until(lambda: program.state["heard"] >= program.state["put"], "the handling", AFTER)
+            program.until(lambda: program.state["heard"] >= program.state["put"], "the handling", after)
         reasons = [record["dead"]["reason"] for record in program.dead()]
         run.note(accepted=len(program.accepted()), handled=program.state["heard"])
         run.same("dead_by_no_route", sum("unroutable" in reason for reason in reasons))

@@ -15,6 +15,7 @@ from evbus.engine.core.settings import DeliverySettings
 from evbus.errors import ConnectFailed, DeliveryError, DeliveryTimeout, ProfileError, Rejected, Unavailable
 from evbus.types import Envelope
 from tests.evbus.kit import WAIT
+from tests.evbus.rig import failure
 
 EVENT = Envelope("here", "sum", b"[1,2]", {"a": "b"})
 
@@ -78,28 +79,21 @@ async def never() -> None:
     await asyncio.Event().wait()
 
 
-def go(main: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-    asyncio.run(asyncio.wait_for(main(), WAIT))
-
-
-def test_the_first_request_opens_the_plugin_and_the_end_closes_it() -> None:
+async def test_the_first_request_opens_the_plugin_and_the_end_closes_it() -> None:
     plugin = Noting()
     link = plugin.link()
     assert repr(link) == "<Link wire.sums not open yet>"
 
-    async def main() -> None:
-        assert (await link.request(EVENT, 5)).body == b"3"
-        await link.reply("there", EVENT)
-        await link.open()
-        assert repr(link) == "<Link wire.sums open>"
-        await link.close()
-        await link.close()
-        assert repr(link) == "<Link wire.sums closed>"
-        for late in (link.request(EVENT, 5), link.reply("there", EVENT), link.open()):
-            with pytest.raises(Unavailable, match="wire profile 'sums': it was closed"):
-                await late
-
-    go(main)
+    assert (await link.request(EVENT, 5)).body == b"3"
+    await link.reply("there", EVENT)
+    await link.open()
+    assert repr(link) == "<Link wire.sums open>"
+    await link.close()
+    await link.close()
+    assert repr(link) == "<Link wire.sums closed>"
+    for late in (link.request(EVENT, 5), link.reply("there", EVENT), link.open()):
+        with pytest.raises(Unavailable, match="wire profile 'sums': it was closed"):
+            await late
     assert plugin.calls == [
         "open",
         ("state", "sum", b"[1,2]"),
@@ -108,118 +102,92 @@ def test_the_first_request_opens_the_plugin_and_the_end_closes_it() -> None:
     ]
 
 
-def test_the_profile_s_template_makes_the_routing_key_of_a_request_and_not_of_a_reply() -> None:
+async def test_the_profile_s_template_makes_the_routing_key_of_a_request_and_not_of_a_reply() -> None:
     plugin = Noting()
 
-    async def main() -> None:
-        link = plugin.link(routing_key="rpc.{routing_key}")
-        await link.request(EVENT, 5)
-        await link.close()
-
-    go(main)
+    link = plugin.link(routing_key="rpc.{routing_key}")
+    await link.request(EVENT, 5)
+    await link.close()
     assert plugin.calls[1] == ("state", "rpc.sum", b"[1,2]")
 
 
-def test_all_who_need_it_wait_for_the_same_opening_and_nobody_s_end_disturbs_it() -> None:
-    async def main() -> None:
-        gate = asyncio.Event()
-        plugin = Noting(opens=gate.wait)
-        link = plugin.link()
-        tasks = [asyncio.ensure_future(link.request(EVENT, 5)) for _ in range(3)]
-        with pytest.raises(DeliveryTimeout, match="wire profile 'sums': no reply came within 0.01 s"):
-            await link.request(EVENT, 0.01)
-        tasks[0].cancel()
-        await asyncio.wait(tasks[:1])
-        gate.set()
-        assert [(await task).body for task in tasks[1:]] == [b"3", b"3"]
-        assert plugin.calls.count("open") == 1
-        await link.close()
-
-    go(main)
+async def test_all_who_need_it_wait_for_the_same_opening_and_nobody_s_end_disturbs_it() -> None:
+    gate = asyncio.Event()
+    plugin = Noting(opens=gate.wait)
+    link = plugin.link()
+    tasks = [asyncio.ensure_future(link.request(EVENT, 5)) for _ in range(3)]
+    with pytest.raises(DeliveryTimeout, match="wire profile 'sums': no reply came within 0.01 s"):
+        await link.request(EVENT, 0.01)
+    tasks[0].cancel()
+    await asyncio.wait(tasks[:1])
+    gate.set()
+    assert [(await task).body for task in tasks[1:]] == [b"3", b"3"]
+    assert plugin.calls.count("open") == 1
+    await link.close()
 
 
-def test_an_opening_that_fails_is_told_to_each_who_waits_and_tried_again_by_the_next() -> None:
+async def test_an_opening_that_fails_is_told_to_each_who_waits_and_tried_again_by_the_next() -> None:
     plugin = Noting(opens=raising(ConnectFailed("nothing listens there"), None))
 
-    async def main() -> None:
-        link = plugin.link()
-        problems = await asyncio.gather(*[link.request(EVENT, 5) for _ in range(2)], return_exceptions=True)
-        assert [(type(each), str(each)) for each in problems] == [
-            (ConnectFailed, "nothing listens there")
-        ] * 2
-        assert problems[0] is not problems[1]
-        assert (await link.request(EVENT, 5)).body == b"3"
-        await link.close()
-
-    go(main)
+    link = plugin.link()
+    problems = await asyncio.gather(*[link.request(EVENT, 5) for _ in range(2)], return_exceptions=True)
+    assert [(type(each), str(each)) for each in problems] == [(ConnectFailed, "nothing listens there")] * 2
+    assert problems[0] is not problems[1]
+    assert (await link.request(EVENT, 5)).body == b"3"
+    await link.close()
 
 
-def test_an_opening_that_takes_for_ever_ends_with_the_link() -> None:
+async def test_an_opening_that_takes_for_ever_ends_with_the_link() -> None:
     plugin = Noting(opens=never)
 
-    async def main() -> None:
-        link = plugin.link()
-        asking = asyncio.ensure_future(link.request(EVENT, WAIT))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        await link.close()
-        with pytest.raises(Unavailable, match="it was closed"):
-            await asking
-
-    go(main)
+    link = plugin.link()
+    asking = asyncio.ensure_future(link.request(EVENT, WAIT))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await link.close()
+    with pytest.raises(Unavailable, match="it was closed"):
+        await asking
     assert plugin.calls == ["open"]
 
 
-def test_a_plugin_that_forgets_its_deadline_is_reminded_of_it() -> None:
-    async def main() -> None:
-        link = Noting(answers=never).link()
-        with pytest.raises(DeliveryTimeout) as caught:
-            await link.request(EVENT, 0.01)
-        assert str(caught.value) == "wire profile 'sums': no reply came within 0.01 s"
-        assert caught.value.seconds == 0.01
-        await link.close()
-
-    go(main)
+async def test_a_plugin_that_forgets_its_deadline_is_reminded_of_it() -> None:
+    link = Noting(answers=never).link()
+    with pytest.raises(DeliveryTimeout) as caught:
+        await link.request(EVENT, 0.01)
+    assert str(caught.value) == "wire profile 'sums': no reply came within 0.01 s"
+    assert caught.value.seconds == 0.01
+    await link.close()
 
 
 @pytest.mark.parametrize("problem", [Rejected("never"), Unavailable("down"), DeliveryError("refused")])
-def test_what_a_plugin_says_reaches_who_asks(problem: DeliveryError) -> None:
-    async def main() -> None:
-        link = Noting(answers=raising(problem), replies=raising(problem)).link()
-        for asking in (link.request(EVENT, 5), link.reply("there", EVENT)):
-            with pytest.raises(type(problem)) as caught:
-                await asking
-            assert caught.value is problem
-        await link.close()
-
-    go(main)
+async def test_what_a_plugin_says_reaches_who_asks(problem: DeliveryError) -> None:
+    link = Noting(answers=raising(problem), replies=raising(problem)).link()
+    for asking in (link.request(EVENT, 5), link.reply("there", EVENT)):
+        with pytest.raises(type(problem)) as caught:
+            await asking
+        assert caught.value is problem
+    await link.close()
 
 
-def test_what_a_plugin_raises_by_mistake_has_no_secrets_in_it(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_a_plugin_raises_by_mistake_has_no_secrets_in_it(caplog: pytest.LogCaptureFixture) -> None:
     problem = OSError("no\nuser hunter22 at wire://user:hunter33@host/")
     said = "wire profile 'sums': the plugin failed: OSError: no\\nuser *** at wire://***@host/"
 
-    async def main() -> None:
+    with caplog.at_level(logging.INFO):
         for link in (Noting(opens=raising(problem)).link(), Noting(answers=raising(problem)).link()):
             with pytest.raises(DeliveryError) as caught:
                 await link.request(EVENT, 5)
             assert str(caught.value).replace("user:***@", "***@") == said
             assert caught.value.__suppress_context__
             await link.close()
-
-    with caplog.at_level(logging.INFO):
-        go(main)
     assert "hunter" not in caplog.text
 
 
-def test_a_plugin_that_cancels_itself_fails_and_cancels_nobody_else() -> None:
-    async def main() -> None:
-        link = Noting(answers=raising(asyncio.CancelledError())).link()
-        with pytest.raises(DeliveryError, match="cancelled from within"):
-            await link.request(EVENT, 5)
-        await link.close()
-
-    go(main)
+async def test_a_plugin_that_cancels_itself_fails_and_cancels_nobody_else() -> None:
+    link = Noting(answers=raising(asyncio.CancelledError())).link()
+    with pytest.raises(DeliveryError, match="cancelled from within"):
+        await link.request(EVENT, 5)
+    await link.close()
 
 
 # Finding the profile
@@ -269,6 +237,4 @@ def test_a_profile_that_is_not_found_is_told_in_a_sentence(wanted: str, replies:
         profile("out", "file", "file"),
         profile("hook", "http", "http"),
     ]
-    with pytest.raises(ProfileError) as caught:
-        find(profiles, PLUGINS, wanted, replies=replies)
-    assert str(caught.value) == said
+    assert failure(ProfileError, find, profiles, PLUGINS, wanted, replies=replies) == said

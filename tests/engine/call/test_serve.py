@@ -133,6 +133,11 @@ class Wire:
 
         go(main)
 
+    def serve(self, *args: Any, **named: Any) -> None:
+        """Let a request come in, and serve until it is settled."""
+        self.put(*args, **named)
+        self.run()
+
     def _encode(self, body: Any, headers: Any) -> Envelope:
         data = json.apply(body)
         if len(data) > 10_000:
@@ -149,8 +154,14 @@ class Wire:
         return (json.exact_load if exactly else json.load)(body)
 
 
-def handling(wire: Wire, handler: Callable[..., Awaitable[Any]]) -> None:
-    """Bind a handler of one argument to CreateUser."""
+@pytest.fixture
+def wire() -> Wire:
+    return Wire()
+
+
+def handling(wire: Wire, handler: Callable[..., Awaitable[Any]], around: Any = None) -> None:
+    """Bind a handler of one argument to CreateUser, with what is run around each request."""
+    wire.dispatcher.core.around = around
 
     async def handle(command: CreateUser) -> Any:
         return await handler(command)
@@ -166,24 +177,20 @@ async def same(message: Any) -> Any:
     return message
 
 
-def test_a_request_is_handled_answered_and_then_settled() -> None:
-    wire = Wire()
+def test_a_request_is_handled_answered_and_then_settled(wire: Wire) -> None:
 
     async def user(query: UserQuery) -> User:
         return User(query.name)
 
     wire.dispatcher.queries.bind(UserQuery, user)
-    wire.put("UserQuery", {"name": "bob"}, **REPLY_TO, evbus_deadline=f"{time.time() + 60}")
-    wire.run()
+    wire.serve("UserQuery", {"name": "bob"}, **REPLY_TO, evbus_deadline=f"{time.time() + 60}")
     headers = {"evbus-outcome": "ok", "correlation-id": "7", "content-type": "application/json"}
-    assert wire.replies == [("there", headers, {"name": "bob"})]
-    assert wire.settled == [("UserQuery", "ack")]
+    assert (wire.replies, wire.settled) == ([("there", headers, {"name": "bob"})], [("UserQuery", "ack")])
     assert wire.calls == ["open", "end", "close"]
     assert repr(wire.server) == "<Server running=0 handled=1 failed=0 expired=0 dropped=0 unanswered=0>"
 
 
-def test_a_string_and_a_request_that_is_named_by_its_routing_key_alone_are_handled() -> None:
-    wire = Wire()
+def test_a_string_and_a_request_that_is_named_by_its_routing_key_alone_are_handled(wire: Wire) -> None:
     wire.dispatcher.commands.bind("sync", same)
     wire.dispatcher.commands.bind("key", same)
     wire.put("sync", b"\xff", content_type=None, reply_to="a")
@@ -192,8 +199,7 @@ def test_a_string_and_a_request_that_is_named_by_its_routing_key_alone_are_handl
     assert [(address, body) for address, _, body in wire.replies] == [("a", "sync"), ("b", "key")]
 
 
-def test_a_class_derived_from_one_that_is_bound_is_handled_as_what_it_is() -> None:
-    wire = Wire()
+def test_a_class_derived_from_one_that_is_bound_is_handled_as_what_it_is(wire: Wire) -> None:
     handling(wire, name_of)
     wire.put("CreateRoot", {"name": "eve", "rights": "none"}, reply_to="a")
     wire.put("CreateGuest", {"name": "bob"}, reply_to="a")
@@ -201,8 +207,7 @@ def test_a_class_derived_from_one_that_is_bound_is_handled_as_what_it_is() -> No
     assert [body for _, _, body in wire.replies] == ["CreateRoot eve", "CreateGuest bob"]
 
 
-def test_key_deadline_and_headers_reach_the_handler() -> None:
-    wire = Wire()
+def test_key_deadline_and_headers_reach_the_handler(wire: Wire) -> None:
     seen: list[Any] = []
 
     async def handle(command: CreateUser) -> None:
@@ -218,8 +223,7 @@ def test_key_deadline_and_headers_reach_the_handler() -> None:
     assert seen == [("k", True, "ann")]
 
 
-def test_send_of_interceptors_does_not_run_again_over_what_came_in() -> None:
-    wire = Wire()
+def test_send_of_interceptors_does_not_run_again_over_what_came_in(wire: Wire) -> None:
     wire.dispatcher.core.send = lambda envelope: envelope.headers.update({"x-user": "nobody"})
     seen: list[Any] = []
 
@@ -227,34 +231,30 @@ def test_send_of_interceptors_does_not_run_again_over_what_came_in() -> None:
         seen.append(envelope.headers["x-user"])
         return await call_next(envelope)
 
-    wire.dispatcher.core.around = around
-    handling(wire, same)
-    wire.put("CreateUser", {}, x_user="ann")
-    wire.run()
+    handling(wire, same, around)
+    wire.serve("CreateUser", {}, x_user="ann")
     assert seen == ["ann"]
 
 
-def test_requests_with_the_same_key_are_handled_in_their_order_and_others_beside_them() -> None:
-    wire = Wire()
+async def test_requests_with_the_same_key_are_handled_in_their_order_and_others_beside_them(
+    wire: Wire,
+) -> None:
     begun: list[str] = []
 
-    async def main() -> None:
-        gate = asyncio.Event()
+    gate = asyncio.Event()
 
-        async def handle(command: CreateUser) -> None:
-            begun.append(command.name)
-            if command.name == "a1":
-                await gate.wait()
-            if command.name == "b":
-                gate.set()
+    async def handle(command: CreateUser) -> None:
+        begun.append(command.name)
+        if command.name == "a1":
+            await gate.wait()
+        if command.name == "b":
+            gate.set()
 
-        handling(wire, handle)
-        async with wire.serving():
-            for name in ("a1", "a2", "a3", "b"):
-                wire.put("CreateUser", {"name": name}, evbus_key=name[0])
-            await wire.until(lambda: len(wire.settled) == 4)
-
-    go(main)
+    handling(wire, handle)
+    async with wire.serving():
+        for name in ("a1", "a2", "a3", "b"):
+            wire.put("CreateUser", {"name": name}, evbus_key=name[0])
+        await wire.until(lambda: len(wire.settled) == 4)
     assert begun == ["a1", "b", "a2", "a3"]
 
 
@@ -264,8 +264,7 @@ def test_requests_with_the_same_key_are_handled_in_their_order_and_others_beside
 Next = Callable[[Envelope], Awaitable[Any]]
 
 
-def test_interceptors_see_a_request_before_it_is_read_and_hand_on_what_is_read() -> None:
-    wire = Wire()
+def test_interceptors_see_a_request_before_it_is_read_and_hand_on_what_is_read(wire: Wire) -> None:
     seen: list[Any] = []
 
     async def around(envelope: Envelope, call_next: Next) -> Any:
@@ -280,16 +279,15 @@ def test_interceptors_see_a_request_before_it_is_read_and_hand_on_what_is_read()
         assert frame.envelope is not None
         return f"{frame.envelope.headers['x-user']} creates {command.name}"
 
-    wire.dispatcher.core.around = around
-    handling(wire, handle)
-    wire.put("CreateUser", b"unreadable", reply_to="there")
-    wire.run()
+    handling(wire, handle, around)
+    wire.serve("CreateUser", b"unreadable", reply_to="there")
     assert seen == [("users", "CreateUser", b"unreadable")]
     assert [body for _, _, body in wire.replies] == ["ann creates bob!"]
 
 
-def test_interceptors_run_when_it_is_a_requests_turn_so_that_those_with_a_key_stay_in_order() -> None:
-    wire = Wire()
+def test_interceptors_run_when_it_is_a_requests_turn_so_that_those_with_a_key_stay_in_order(
+    wire: Wire,
+) -> None:
     begun: list[str] = []
 
     async def around(envelope: Envelope, call_next: Next) -> Any:
@@ -301,16 +299,14 @@ def test_interceptors_run_when_it_is_a_requests_turn_so_that_those_with_a_key_st
     async def handle(command: CreateUser) -> None:
         begun.append(command.name)
 
-    wire.dispatcher.core.around = around
-    handling(wire, handle)
+    handling(wire, handle, around)
     for name in ("a1", "a2"):
         wire.put("CreateUser", {"name": name}, evbus_key="a")
     wire.run(2)
     assert begun == ['{"name":"a1"}', "a1", '{"name":"a2"}', "a2"]
 
 
-def test_an_interceptor_that_never_ends_is_cancelled_at_the_deadline() -> None:
-    wire = Wire()
+def test_an_interceptor_that_never_ends_is_cancelled_at_the_deadline(wire: Wire) -> None:
     cancelled: list[str] = []
 
     async def around(envelope: Envelope, call_next: Next) -> Any:
@@ -320,8 +316,7 @@ def test_an_interceptor_that_never_ends_is_cancelled_at_the_deadline() -> None:
             cancelled.append(envelope.routing_key)
             raise
 
-    wire.dispatcher.core.around = around
-    handling(wire, same)
+    handling(wire, same, around)
     for name in ("CreateUser", "unknown"):
         wire.put(name, {}, **REPLY_TO, evbus_deadline=f"{time.time() + 0.05}")
     wire.run(2)
@@ -331,22 +326,19 @@ def test_an_interceptor_that_never_ends_is_cancelled_at_the_deadline() -> None:
     assert "expired=2" in repr(wire.server)
 
 
-def test_what_interceptors_refuse_is_not_handled_and_told_before_anything_else() -> None:
-    wire = Wire()
+def test_what_interceptors_refuse_is_not_handled_and_told_before_anything_else(wire: Wire) -> None:
 
     async def around(envelope: Envelope, call_next: Next) -> Any:
         raise Rejected("not signed")
 
-    wire.dispatcher.core.around = around
-    handling(wire, same)
+    handling(wire, same, around)
     for name in ("CreateUser", "unknown"):
         wire.put(name, b"{", **REPLY_TO)
     wire.run(2)
     assert [body for _, _, body in wire.replies] == [{"type": "Rejected", "reason": "not signed"}] * 2
 
 
-def test_what_interceptors_drop_is_settled_without_a_reply() -> None:
-    wire = Wire()
+def test_what_interceptors_drop_is_settled_without_a_reply(wire: Wire) -> None:
 
     async def around(envelope: Envelope, call_next: Next) -> Any:
         return None if envelope.headers["ce-id"] == "seen" else await call_next(envelope)
@@ -354,8 +346,7 @@ def test_what_interceptors_drop_is_settled_without_a_reply() -> None:
     async def nothing(command: CreateUser) -> None:
         pass
 
-    wire.dispatcher.core.around = around
-    handling(wire, nothing)
+    handling(wire, nothing, around)
     wire.put("CreateUser", {}, "dropped", **REPLY_TO, ce_id="seen")
     wire.put("CreateUser", {}, "handled", **REPLY_TO, ce_id="new")
     wire.run(2)
@@ -364,21 +355,17 @@ def test_what_interceptors_drop_is_settled_without_a_reply() -> None:
     assert repr(wire.server) == "<Server running=0 handled=1 failed=0 expired=0 dropped=1 unanswered=0>"
 
 
-def test_an_interceptor_may_answer_in_place_of_the_handler() -> None:
-    wire = Wire()
+def test_an_interceptor_may_answer_in_place_of_the_handler(wire: Wire) -> None:
 
     async def around(envelope: Envelope, call_next: Next) -> Any:
         return "from the cache"
 
-    wire.dispatcher.core.around = around
-    handling(wire, same)
-    wire.put("CreateUser", {}, **REPLY_TO)
-    wire.run()
+    handling(wire, same, around)
+    wire.serve("CreateUser", {}, **REPLY_TO)
     assert [body for _, _, body in wire.replies] == ["from the cache"]
 
 
-def test_a_request_that_turns_out_to_be_another_one_is_not_handled() -> None:
-    wire = Wire()
+def test_a_request_that_turns_out_to_be_another_one_is_not_handled(wire: Wire) -> None:
 
     async def around(envelope: Envelope, call_next: Next) -> Any:
         return await call_next(envelope.replace(routing_key="delete"))
@@ -386,8 +373,7 @@ def test_a_request_that_turns_out_to_be_another_one_is_not_handled() -> None:
     wire.dispatcher.core.around = around
     wire.dispatcher.commands.bind("key", same)
     wire.dispatcher.commands.bind("delete", same)
-    wire.put("", None, reply_to="there", evbus_message=None)
-    wire.run()
+    wire.serve("", None, reply_to="there", evbus_message=None)
     assert wire.replies[0][2] == {
         "type": "InvalidPayload",
         "reason": "the request came as key, and is delete once the pipeline plugins have seen it; name it in "
@@ -395,34 +381,28 @@ def test_a_request_that_turns_out_to_be_another_one_is_not_handled() -> None:
     }
 
 
-def test_a_second_delivery_that_is_refused_leaves_the_reply_to_the_first() -> None:
-    wire = Wire()
+async def test_a_second_delivery_that_is_refused_leaves_the_reply_to_the_first(wire: Wire) -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
 
-    async def main() -> None:
-        begun, gate = asyncio.Event(), asyncio.Event()
+    async def around(envelope: Envelope, call_next: Next) -> Any:
+        if begun.is_set():
+            raise Rejected("a replay")
+        return await call_next(envelope)
 
-        async def around(envelope: Envelope, call_next: Next) -> Any:
-            if begun.is_set():
-                raise Rejected("a replay")
-            return await call_next(envelope)
+    async def handle(command: CreateUser) -> str:
+        begun.set()
+        await gate.wait()
+        return "done"
 
-        async def handle(command: CreateUser) -> str:
-            begun.set()
-            await gate.wait()
-            return "done"
-
-        wire.dispatcher.core.around = around
-        handling(wire, handle)
-        async with wire.serving():
-            wire.put("CreateUser", {}, "first", **REPLY_TO)
-            await begun.wait()
-            wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
-            wire.put("CreateUser", {}, "other", again=True, reply_to="there", correlation_id="8")
-            await wire.until(lambda: len(wire.settled) == 2)
-            gate.set()
-            await wire.until(lambda: len(wire.settled) == 3)
-
-    go(main)
+    handling(wire, handle, around)
+    async with wire.serving():
+        wire.put("CreateUser", {}, "first", **REPLY_TO)
+        await begun.wait()
+        wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
+        wire.put("CreateUser", {}, "other", again=True, reply_to="there", correlation_id="8")
+        await wire.until(lambda: len(wire.settled) == 2)
+        gate.set()
+        await wire.until(lambda: len(wire.settled) == 3)
     assert [(headers["correlation-id"], headers["evbus-outcome"]) for _, headers, _ in wire.replies] == [
         ("8", "error"),
         ("7", "ok"),
@@ -433,8 +413,7 @@ def test_a_second_delivery_that_is_refused_leaves_the_reply_to_the_first() -> No
 # Replies through the interceptors
 
 
-def test_a_reply_goes_through_send_in_the_context_that_the_interceptors_had_set() -> None:
-    wire = Wire()
+def test_a_reply_goes_through_send_in_the_context_that_the_interceptors_had_set(wire: Wire) -> None:
     user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
     sent: list[Any] = []
 
@@ -453,9 +432,8 @@ def test_a_reply_goes_through_send_in_the_context_that_the_interceptors_had_set(
         if command.name == "bob":
             raise KeyError("bob")
 
-    wire.dispatcher.core.around = around
     wire.send = send
-    handling(wire, handle)
+    handling(wire, handle, around)
     for name, user_name in (("CreateUser", "ann"), ("CreateUser", "bob"), ("unknown", "ann")):
         wire.put(name, {"name": user_name}, reply_to="there", ce_id="17")
     wire.run(3)
@@ -470,9 +448,8 @@ def test_a_reply_goes_through_send_in_the_context_that_the_interceptors_had_set(
 
 @pytest.mark.parametrize("refused", [["ok"], ["ok", "error"]])
 def test_a_reply_that_send_refuses_is_an_error_and_that_is_told_in_any_case(
-    refused: list[str], caplog: pytest.LogCaptureFixture
+    wire: Wire, refused: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    wire = Wire()
 
     def send(reply: Envelope) -> None:
         if reply.headers["evbus-outcome"] in refused:
@@ -480,39 +457,32 @@ def test_a_reply_that_send_refuses_is_an_error_and_that_is_told_in_any_case(
 
     wire.send = send
     handling(wire, name_of)
-    wire.put("CreateUser", {}, reply_to="there")
-    wire.run()
+    wire.serve("CreateUser", {}, reply_to="there")
     assert [body for _, _, body in wire.replies] == [{"type": "Rejected", "reason": "not this"}]
     assert ("do not let a failure of CreateUser be told: not this" in caplog.text) == (len(refused) == 2)
 
 
-def test_an_error_reply_shows_no_password_of_an_exception() -> None:
+def test_an_error_reply_shows_no_password_of_an_exception(wire: Wire) -> None:
     async def fails(_message: CreateUser) -> None:
         raise ValueError("cannot reach amqp://shop:s3cret@broker/?token=abc123")
 
-    wire = Wire()
     handling(wire, fails)
-    wire.put("CreateUser", {}, reply_to="there")
-    wire.run()
+    wire.serve("CreateUser", {}, reply_to="there")
     reason = "cannot reach amqp://shop:***@broker/?token=***"
     assert [body for _, _, body in wire.replies] == [{"type": "ValueError", "reason": reason}]
 
 
-def test_a_reply_is_no_request() -> None:
-    wire = Wire()
+def test_a_reply_is_no_request(wire: Wire) -> None:
     handling(wire, same)
-    wire.put("CreateUser", {}, reply_to="there", evbus_outcome="ok")
-    wire.run()
+    wire.serve("CreateUser", {}, reply_to="there", evbus_outcome="ok")
     assert wire.replies[0][2]["reason"] == "this is a reply, and no request: it has the header evbus-outcome"
 
 
-def test_a_derived_class_that_is_handled_elsewhere_is_not_handled_here_as_its_base() -> None:
-    wire = Wire()
+def test_a_derived_class_that_is_handled_elsewhere_is_not_handled_here_as_its_base(wire: Wire) -> None:
     handling(wire, same)
     elsewhere = wire.dispatcher.commands.bind(CreateRoot, same)
     elsewhere.handled_here = False
-    wire.put("CreateRoot", {}, reply_to="there")
-    wire.run()
+    wire.serve("CreateRoot", {}, reply_to="there")
     assert wire.replies[0][2]["reason"].startswith("there is no handler for CreateRoot")
 
 
@@ -563,7 +533,7 @@ def test_a_derived_class_that_is_handled_elsewhere_is_not_handled_here_as_its_ba
         ("CreateUser", {"name": "generator"}, "DeliveryError: it raised GeneratorExit"),
     ],
 )
-def test_a_failure_comes_back_as_its_type_and_its_text(name: str, body: Any, said: str) -> None:
+def test_a_failure_comes_back_as_its_type_and_its_text(wire: Wire, name: str, body: Any, said: str) -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise ZeroDivisionError
@@ -584,7 +554,6 @@ def test_a_failure_comes_back_as_its_type_and_its_text(name: str, body: Any, sai
             raise results[command.name]
         return results[command.name]
 
-    wire = Wire()
     handling(wire, handle)
     wire.dispatcher.commands.bind("sync", same)
     wire.dispatcher.queries.bind(Plain, same)
@@ -592,8 +561,7 @@ def test_a_failure_comes_back_as_its_type_and_its_text(name: str, body: Any, sai
     wire.dispatcher.queries.bind(object, same)
     elsewhere = wire.dispatcher.queries.bind(User, same)
     elsewhere.handled_here = False
-    wire.put(name, body, reply_to="there")
-    wire.run()
+    wire.serve(name, body, reply_to="there")
     ((_, headers, reply),) = wire.replies
     assert headers["evbus-outcome"] == "error"
     assert sorted(reply) == ["reason", "type"]
@@ -602,14 +570,12 @@ def test_a_failure_comes_back_as_its_type_and_its_text(name: str, body: Any, sai
     assert "failed=1" in repr(wire.server)
 
 
-def test_two_messages_of_one_name_are_told_apart_by_nobody() -> None:
+def test_two_messages_of_one_name_are_told_apart_by_nobody(wire: Wire) -> None:
     other = dataclasses.make_dataclass("CreateUser", [])
     other.__module__ = "elsewhere"
-    wire = Wire()
     handling(wire, same)
     wire.dispatcher.queries.bind(other, same)
-    wire.put("CreateUser", {}, reply_to="there")
-    wire.run()
+    wire.serve("CreateUser", {}, reply_to="there")
     assert wire.replies[0][2] == {
         "type": "HandlerExists",
         "reason": "several messages are called CreateUser: elsewhere.CreateUser in queries, "
@@ -617,18 +583,16 @@ def test_two_messages_of_one_name_are_told_apart_by_nobody() -> None:
     }
 
 
-def test_a_content_type_that_nobody_reads_is_told() -> None:
-    wire = Wire()
+def test_a_content_type_that_nobody_reads_is_told(wire: Wire) -> None:
     handling(wire, same)
-    wire.put("CreateUser", {}, reply_to="there", content_type="application/x-pickle")
-    wire.run()
+    wire.serve("CreateUser", {}, reply_to="there", content_type="application/x-pickle")
     assert wire.replies[0][2]["reason"] == "no plugin reads 'application/x-pickle'"
 
 
 def test_a_request_that_asks_for_no_reply_is_handled_and_its_failure_told_here(
+    wire: Wire,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    wire = Wire()
     failures: list[Any] = []
     wire.dispatcher.core.on_failure = failures.append
 
@@ -653,22 +617,19 @@ def test_a_request_that_asks_for_no_reply_is_handled_and_its_failure_told_here(
 # Deadlines
 
 
-def test_a_request_whose_time_is_up_is_not_handled() -> None:
-    wire = Wire()
+def test_a_request_whose_time_is_up_is_not_handled(wire: Wire) -> None:
     handled: list[Any] = []
 
     async def handle(command: CreateUser) -> None:
         handled.append(command)
 
     handling(wire, handle)
-    wire.put("CreateUser", {}, **REPLY_TO, evbus_deadline=f"{time.time() - 0.001}")
-    wire.run()
+    wire.serve("CreateUser", {}, **REPLY_TO, evbus_deadline=f"{time.time() - 0.001}")
     assert (handled, wire.replies, wire.settled) == ([], [], [("CreateUser", "ack")])
     assert "expired=1" in repr(wire.server)
 
 
-def test_a_handler_is_cancelled_at_the_deadline_and_no_reply_goes_to_who_waits_no_longer() -> None:
-    wire = Wire()
+def test_a_handler_is_cancelled_at_the_deadline_and_no_reply_goes_to_who_waits_no_longer(wire: Wire) -> None:
     cancelled: list[Any] = []
 
     async def handle(command: CreateUser) -> None:
@@ -679,18 +640,15 @@ def test_a_handler_is_cancelled_at_the_deadline_and_no_reply_goes_to_who_waits_n
             raise
 
     handling(wire, handle)
-    wire.put("CreateUser", {}, **REPLY_TO, evbus_deadline=f"{time.time() + 0.05}")
-    wire.run()
+    wire.serve("CreateUser", {}, **REPLY_TO, evbus_deadline=f"{time.time() + 0.05}")
     assert cancelled == ["ann"]
     assert (wire.replies, wire.settled) == ([], [("CreateUser", "ack")])
 
 
 @pytest.mark.parametrize("deadline", ["soon", "nan", "inf", ""])
-def test_a_deadline_that_is_no_time_is_told(deadline: str) -> None:
-    wire = Wire()
+def test_a_deadline_that_is_no_time_is_told(wire: Wire, deadline: str) -> None:
     handling(wire, same)
-    wire.put("CreateUser", {}, **REPLY_TO, evbus_deadline=deadline)
-    wire.run()
+    wire.serve("CreateUser", {}, **REPLY_TO, evbus_deadline=deadline)
     assert wire.replies[0][2] == {
         "type": "InvalidPayload",
         "reason": f"the header evbus-deadline is in seconds since the epoch, and not {deadline}",
@@ -712,8 +670,7 @@ def test_a_reply_that_cannot_be_sent_is_sent_again_and_the_request_is_not_handle
         return "done"
 
     handling(wire, handle)
-    wire.put("CreateUser", {}, **REPLY_TO)
-    wire.run()
+    wire.serve("CreateUser", {}, **REPLY_TO)
     assert len(handled) == 1
     assert [body for _, _, body in wire.replies] == ["done"]
     assert wire.settled == [("CreateUser", "ack")]
@@ -754,8 +711,7 @@ def test_a_request_is_done_and_counted_when_nothing_can_be_sent(
     wire = Wire(*[problem] * 1_000_000)
     handled = counting(wire)
     until = f"{time.time() + 0.5}" if deadline else None
-    wire.put("CreateUser", {}, **REPLY_TO, evbus_deadline=until)
-    wire.run()
+    wire.serve("CreateUser", {}, **REPLY_TO, evbus_deadline=until)
     assert wire.settled == [("CreateUser", "ack")]
     assert len(handled) == wire.server.unanswered == 1
     assert caplog.text.count(f"{UNSENT}down") == 1
@@ -768,8 +724,7 @@ def test_a_reply_waits_for_a_connection_as_long_as_somebody_waits_for_it(
     monkeypatch.setattr(serve, "REPLYING", 0.0)
     wire = Wire(*[Unavailable("down")] * 50)
     handled = counting(wire)
-    wire.put("CreateUser", {}, **REPLY_TO)
-    wire.run()
+    wire.serve("CreateUser", {}, **REPLY_TO)
     assert [body for _, _, body in wire.replies] == ["done"]
     assert (len(handled), wire.settled) == (1, [("CreateUser", "ack")])
     assert caplog.text.count("the reply to CreateUser cannot be sent yet") == 1
@@ -782,8 +737,7 @@ def test_who_asked_is_told_that_the_reply_cannot_be_sent(
     monkeypatch.setattr(serve, "REPLYING", 0.0)
     wire = Wire(problem)
     handled = counting(wire)
-    wire.put("CreateUser", {}, **REPLY_TO)
-    wire.run()
+    wire.serve("CreateUser", {}, **REPLY_TO)
     (_, headers, body) = wire.replies[0]
     assert (headers["evbus-outcome"], headers["correlation-id"]) == ("error", "7")
     assert body == {"type": "DeliveryError", "reason": f"{TOLD}too large"}
@@ -792,7 +746,7 @@ def test_who_asked_is_told_that_the_reply_cannot_be_sent(
     assert "the reply to CreateUser could not be sent, and who asked was told so: too large" in caplog.text
 
 
-def test_a_reply_that_breaks_its_connection_is_given_up_and_its_request_handled_once(
+async def test_a_reply_that_breaks_its_connection_is_given_up_and_its_request_handled_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(serve, "PAUSE", (0.0, 0.0))
@@ -801,16 +755,13 @@ def test_a_reply_that_breaks_its_connection_is_given_up_and_its_request_handled_
     wire = Wire(*breaks)
     handled = counting(wire)
 
-    async def main() -> None:
-        async with wire.serving():
-            wire.put("CreateUser", {}, "first", **REPLY_TO)
-            await wire.until(lambda: wire.settled)
-            wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
-            await wire.until(lambda: len(wire.settled) == 2)
-            wire.put("CreateUser", {}, "other", again=True, reply_to="there", correlation_id="8")
-            await wire.until(lambda: len(wire.settled) == 3)
-
-    go(main)
+    async with wire.serving():
+        wire.put("CreateUser", {}, "first", **REPLY_TO)
+        await wire.until(lambda: wire.settled)
+        wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
+        await wire.until(lambda: len(wire.settled) == 2)
+        wire.put("CreateUser", {}, "other", again=True, reply_to="there", correlation_id="8")
+        await wire.until(lambda: len(wire.settled) == 3)
     assert wire.settled == [("first", "ack"), ("again", "ack"), ("other", "ack")]
     found = [(headers["correlation-id"], body) for _, headers, body in wire.replies]
     assert found == [("7", {"type": "DeliveryError", "reason": f"{TOLD}broke"}), ("8", "done")]
@@ -818,37 +769,35 @@ def test_a_reply_that_breaks_its_connection_is_given_up_and_its_request_handled_
 
 
 @pytest.mark.parametrize("answered", [True, False])
-def test_a_request_that_comes_again_while_its_reply_is_sent_waits_for_that(answered: bool) -> None:
-    wire = Wire()
+async def test_a_request_that_comes_again_while_its_reply_is_sent_waits_for_that(
+    wire: Wire, answered: bool
+) -> None:
     handled = counting(wire)
     calls = 0
 
-    async def main() -> None:
-        broken, gate = asyncio.Event(), asyncio.Event()
+    broken, gate = asyncio.Event(), asyncio.Event()
 
-        async def reply(address: str, event: Envelope) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == 1:
-                broken.set()
-                raise ConnectionLost("broke", alone=True)
-            await gate.wait()
-            if not answered and calls == 2:
-                raise ConnectionLost("broke", alone=True)
-            wire.replies.append((address, dict(event.headers), json.load(event.body)))
+    async def reply(address: str, event: Envelope) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            broken.set()
+            raise ConnectionLost("broke", alone=True)
+        await gate.wait()
+        if not answered and calls == 2:
+            raise ConnectionLost("broke", alone=True)
+        wire.replies.append((address, dict(event.headers), json.load(event.body)))
 
-        wire.reply = reply  # type: ignore[method-assign]
-        async with wire.serving():
-            wire.put("CreateUser", {}, "first", **REPLY_TO)
-            await broken.wait()
-            await turns(5)
-            wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
-            await turns(5)
-            assert not wire.settled
-            gate.set()
-            await wire.until(lambda: len(wire.settled) == 2)
-
-    go(main)
+    wire.reply = reply  # type: ignore[method-assign]
+    async with wire.serving():
+        wire.put("CreateUser", {}, "first", **REPLY_TO)
+        await broken.wait()
+        await turns(5)
+        wire.put("CreateUser", {}, "again", again=True, **REPLY_TO)
+        await turns(5)
+        assert not wire.settled
+        gate.set()
+        await wire.until(lambda: len(wire.settled) == 2)
     assert wire.settled == [("first", "ack"), ("again", "ack")]
     told = {"type": "DeliveryError", "reason": f"{TOLD}broke"}
     assert [body for _, _, body in wire.replies] == ["done" if answered else told]
@@ -862,26 +811,22 @@ def test_only_so_many_are_remembered_whose_reply_could_not_be_sent(monkeypatch: 
     for number in range(10):
         wire.put("CreateUser", {}, number, reply_to="there", correlation_id=f"{number}")
     wire.run(10)
-    assert len(wire.server._given_up) == 3
-    assert wire.server.unanswered == 10
+    assert (len(wire.server._given_up), wire.server.unanswered) == (3, 10)
 
 
-def test_a_link_or_an_encoder_that_is_broken_ends_no_server(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_link_or_an_encoder_that_is_broken_ends_no_server(caplog: pytest.LogCaptureFixture) -> None:
     wire = Wire(RuntimeError("broken"))
     handling(wire, same)
 
     def encode(body: Any, headers: Any) -> Envelope:
         raise SerializeError("broken, too")
 
-    async def main() -> None:
-        async with wire.serving():
-            wire.put("CreateUser", {}, "link", **REPLY_TO)
-            await wire.until(lambda: len(wire.settled) == 1)
-            wire.server._encode = encode
-            wire.put("CreateUser", {}, "encoder", **REPLY_TO)
-            await wire.until(lambda: len(wire.settled) == 2)
-
-    go(main)
+    async with wire.serving():
+        wire.put("CreateUser", {}, "link", **REPLY_TO)
+        await wire.until(lambda: len(wire.settled) == 1)
+        wire.server._encode = encode
+        wire.put("CreateUser", {}, "encoder", **REPLY_TO)
+        await wire.until(lambda: len(wire.settled) == 2)
     assert wire.settled == [("link", "reject"), ("encoder", "reject")]
     assert "a request is given up: RuntimeError: broken" in caplog.text
     assert "a request is given up: SerializeError: " in caplog.text
@@ -890,68 +835,62 @@ def test_a_link_or_an_encoder_that_is_broken_ends_no_server(caplog: pytest.LogCa
 # The end
 
 
-def test_what_is_being_handled_when_it_ends_is_answered_and_the_rest_stays_with_its_source() -> None:
-    wire = Wire()
+async def test_what_is_being_handled_when_it_ends_is_answered_and_the_rest_stays_with_its_source(
+    wire: Wire,
+) -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
 
-    async def main() -> None:
-        begun, gate = asyncio.Event(), asyncio.Event()
+    async def handle(command: CreateUser) -> str:
+        begun.set()
+        await gate.wait()
+        return "done"
 
-        async def handle(command: CreateUser) -> str:
-            begun.set()
-            await gate.wait()
-            return "done"
-
-        handling(wire, handle)
-        async with wire.serving() as task:
-            wire.put("CreateUser", {}, "first", reply_to="there")
-            await begun.wait()
-            task.cancel()
-            await asyncio.sleep(0)
-            wire.put("CreateUser", {}, "second", reply_to="there")
-            gate.set()
-            await asyncio.wait({task})
-            assert task.cancelled()
-
-    go(main)
+    handling(wire, handle)
+    async with wire.serving() as task:
+        wire.put("CreateUser", {}, "first", reply_to="there")
+        await begun.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        wire.put("CreateUser", {}, "second", reply_to="there")
+        gate.set()
+        await asyncio.wait({task})
+        assert task.cancelled()
     assert [body for _, _, body in wire.replies] == ["done"]
     assert wire.settled == [("second", "requeue"), ("first", "ack")]
     assert wire.calls == ["open", "end", "close"]
 
 
 @pytest.mark.parametrize("how", ["gone", "the end"])
-def test_requests_that_were_not_begun_are_left_to_others(how: str) -> None:
+async def test_requests_that_were_not_begun_are_left_to_others(how: str) -> None:
     """Only as many run as there are workers; the others wait for them, or for the turn of their key."""
     wire, origins, calls = Wire(), [Origin(), Origin()], list[str]()
 
-    async def main() -> None:
-        begun, gate = asyncio.Event(), asyncio.Event()
+    begun, gate = asyncio.Event(), asyncio.Event()
 
-        async def handle(command: CreateUser) -> str:
-            calls.append(command.name)
-            if len(calls) == 2:
-                begun.set()
-            await gate.wait()
-            return command.name
+    async def handle(command: CreateUser) -> str:
+        calls.append(command.name)
+        if len(calls) == 2:
+            begun.set()
+        await gate.wait()
+        return command.name
 
-        handling(wire, handle)
-        wire.dispatcher.bound(2, 0)
-        async with wire.serving() as task:
-            wire.put("CreateUser", {"name": "a"}, "a", origin=origins[0], reply_to="there", evbus_key="k")
-            wire.put("CreateUser", {"name": "b"}, "b", origin=origins[0], reply_to="there")
-            wire.put("CreateUser", {"name": "c"}, "c", origin=origins[0], reply_to="there", evbus_key="k")
-            wire.put("CreateUser", {"name": "d"}, "d", origin=origins[0], reply_to="there")
-            await begun.wait()
-            await turns(10)
-            if how == "gone":
-                origins[0].end("the channel was closed")
-                wire.put("CreateUser", {"name": "c"}, "again", origin=origins[1], reply_to="there")
-            else:
-                task.cancel()
-            await turns(10)
-            gate.set()
-            await wire.until(lambda: len(wire.replies) == (3 if how == "gone" else 2))
-
-    go(main)
+    handling(wire, handle)
+    wire.dispatcher.bound(2, 0)
+    async with wire.serving() as task:
+        wire.put("CreateUser", {"name": "a"}, "a", origin=origins[0], reply_to="there", evbus_key="k")
+        wire.put("CreateUser", {"name": "b"}, "b", origin=origins[0], reply_to="there")
+        wire.put("CreateUser", {"name": "c"}, "c", origin=origins[0], reply_to="there", evbus_key="k")
+        wire.put("CreateUser", {"name": "d"}, "d", origin=origins[0], reply_to="there")
+        await begun.wait()
+        await turns(10)
+        if how == "gone":
+            origins[0].end("the channel was closed")
+            wire.put("CreateUser", {"name": "c"}, "again", origin=origins[1], reply_to="there")
+        else:
+            task.cancel()
+        await turns(10)
+        gate.set()
+        await wire.until(lambda: len(wire.replies) == (3 if how == "gone" else 2))
     if how == "gone":
         assert calls == ["a", "b", "c"]
         assert sorted(wire.settled) == [("a", "ack"), ("again", "ack"), ("b", "ack")]
@@ -963,8 +902,7 @@ def test_requests_that_were_not_begun_are_left_to_others(how: str) -> None:
 def test_a_request_whose_body_is_too_large_is_answered_before_it_is_read() -> None:
     wire = Wire(max_body=20)
     handling(wire, name_of)
-    wire.put("CreateUser", b"{" * 21, reply_to="there")
-    wire.run()
+    wire.serve("CreateUser", b"{" * 21, reply_to="there")
     ((_, _, reply),) = wire.replies
     assert reply["type"] == "PayloadTooLarge"
     assert reply["reason"] == "the event body has 21 bytes, more than the 20 that the option max_body allows"
@@ -985,8 +923,7 @@ def test_a_request_that_was_delivered_too_often_is_answered_and_not_handled() ->
     assert dict(wire.settled)["no reply"] == "reject"
 
 
-def test_an_interceptor_that_ends_the_program_fails_its_request_and_no_more() -> None:
-    wire = Wire()
+def test_an_interceptor_that_ends_the_program_fails_its_request_and_no_more(wire: Wire) -> None:
     handling(wire, name_of)
     said: list[str] = []
 
@@ -996,75 +933,61 @@ def test_an_interceptor_that_ends_the_program_fails_its_request_and_no_more() ->
             raise SystemExit(2)
 
     wire.send = send
-    wire.put("CreateUser", {"name": "a"}, reply_to="there")
-    wire.run()
+    wire.serve("CreateUser", {"name": "a"}, reply_to="there")
     assert said == ["ok", "error"]
     assert wire.replies[0][2] == {"type": "DeliveryError", "reason": "it raised SystemExit: 2"}
 
 
 @pytest.mark.parametrize("how", ["patience", "cancelled again"])
-def test_what_takes_too_long_at_the_end_is_cancelled_and_goes_back(
-    how: str, caplog: pytest.LogCaptureFixture
+async def test_what_takes_too_long_at_the_end_is_cancelled_and_goes_back(
+    wire: Wire, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wire = Wire()
+    begun = asyncio.Event()
 
-    async def main() -> None:
-        begun = asyncio.Event()
+    async def handle(command: CreateUser) -> None:
+        begun.set()
+        await asyncio.Event().wait()
 
-        async def handle(command: CreateUser) -> None:
-            begun.set()
-            await asyncio.Event().wait()
-
-        handling(wire, handle)
-        async with wire.serving(0.01 if how == "patience" else 20) as task:
-            wire.put("CreateUser", {}, **REPLY_TO)
-            await begun.wait()
+    handling(wire, handle)
+    async with wire.serving(0.01 if how == "patience" else 20) as task:
+        wire.put("CreateUser", {}, **REPLY_TO)
+        await begun.wait()
+        task.cancel()
+        if how != "patience":
+            await asyncio.sleep(0)
             task.cancel()
-            if how != "patience":
-                await asyncio.sleep(0)
-                task.cancel()
-            await asyncio.wait({task})
-
-    go(main)
+        await asyncio.wait({task})
     assert (wire.replies, wire.settled) == ([], [("CreateUser", "requeue")])
 
 
-def test_a_handler_may_stop_the_dispatcher_that_serves_it() -> None:
-    wire = Wire()
+async def test_a_handler_may_stop_the_dispatcher_that_serves_it(wire: Wire) -> None:
     after: list[str] = []
 
-    async def main() -> None:
-        ended = asyncio.Event()
+    ended = asyncio.Event()
 
-        async def handle(command: CreateUser) -> None:
-            stand_by()
-            await wire.dispatcher.stop()
-            after.append("stopped")
-            ended.set()
+    async def handle(command: CreateUser) -> None:
+        stand_by()
+        await wire.dispatcher.stop()
+        after.append("stopped")
+        ended.set()
 
-        handling(wire, handle)
-        async with wire.serving():
-            wire.put("CreateUser", {}, **REPLY_TO)
-            await ended.wait()
-
-    go(main)
+    handling(wire, handle)
+    async with wire.serving():
+        wire.put("CreateUser", {}, **REPLY_TO)
+        await ended.wait()
     assert after == ["stopped"]
     assert [body for _, _, body in wire.replies] == [None]
     assert wire.settled == [("CreateUser", "ack")]
 
 
-def test_a_source_that_fails_ends_the_server_with_a_sentence() -> None:
-    wire = Wire()
+async def test_a_source_that_fails_ends_the_server_with_a_sentence(wire: Wire) -> None:
 
     async def broken() -> Any:
         raise OSError("no such thing")
         yield
 
-    async def main() -> None:
-        with pytest.raises(Unavailable, match="the source ended: no such thing"):
-            await wire.server.run(broken(), 1)
-
-    go(main)
+    with pytest.raises(Unavailable, match="the source ended: no such thing"):
+        await wire.server.run(broken(), 1)
     assert wire.calls == ["open", "close"]
 
 
@@ -1075,17 +998,14 @@ async def forever() -> None:
     await asyncio.Event().wait()
 
 
-def test_that_somebody_else_ends_a_server_is_no_error_of_who_waits_for_it() -> None:
-    async def main() -> None:
-        task = asyncio.ensure_future(forever())
-        asyncio.get_running_loop().call_soon(task.cancel)
-        await served(task)
-        assert task.cancelled()
-
-    go(main)
+async def test_that_somebody_else_ends_a_server_is_no_error_of_who_waits_for_it() -> None:
+    task = asyncio.ensure_future(forever())
+    asyncio.get_running_loop().call_soon(task.cancel)
+    await served(task)
+    assert task.cancelled()
 
 
-def test_who_is_cancelled_while_waiting_cancels_the_server_and_waits_for_its_end() -> None:
+async def test_who_is_cancelled_while_waiting_cancels_the_server_and_waits_for_its_end() -> None:
     cancels: list[int] = []
 
     async def stubborn() -> None:
@@ -1095,29 +1015,23 @@ def test_who_is_cancelled_while_waiting_cancels_the_server_and_waits_for_its_end
             except asyncio.CancelledError:
                 cancels.append(number)
 
-    async def main() -> None:
-        task = asyncio.ensure_future(stubborn())
-        waiting = asyncio.ensure_future(served(task))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        assert task.done()
-
-    go(main)
+    task = asyncio.ensure_future(stubborn())
+    waiting = asyncio.ensure_future(served(task))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert task.done()
     assert cancels == [0, 1]
 
 
-def test_what_a_server_fails_with_reaches_who_waits_for_it() -> None:
+async def test_what_a_server_fails_with_reaches_who_waits_for_it() -> None:
     async def fail() -> None:
         raise Unavailable("down")
 
-    async def main() -> None:
-        with pytest.raises(Unavailable, match="down"):
-            await served(asyncio.ensure_future(fail()))
-
-    go(main)
+    with pytest.raises(Unavailable, match="down"):
+        await served(asyncio.ensure_future(fail()))

@@ -106,46 +106,37 @@ def test_refused_lines_are_answered_and_a_summary_ends_the_talk(tmp_path: Path) 
     assert not path.exists()
 
 
-def test_a_line_without_end_is_answered_and_ends_the_talk(tmp_path: Path) -> None:
+async def test_a_line_without_end_is_answered_and_ends_the_talk(tmp_path: Path) -> None:
     path = tmp_path / "s"
 
-    async def main() -> list[Any]:
-        async with _serving(path, longest=10):
-            return await _talk(path, b"2\n" + b"4" * 100)
-
-    assert asyncio.run(main()) == [
-        {"line": 2, "error": "the line is too long; the connection ends"},
-        {"accepted": 1, "refused": 1},
-    ]
+    async with _serving(path, longest=10):
+        assert await _talk(path, b"2\n" + b"4" * 100) == [
+            {"line": 2, "error": "the line is too long; the connection ends"},
+            {"accepted": 1, "refused": 1},
+        ]
 
 
-def test_a_stop_tells_clients_what_was_accepted(tmp_path: Path) -> None:
+async def test_a_stop_tells_clients_what_was_accepted(tmp_path: Path) -> None:
     path = tmp_path / "s"
 
-    async def main() -> bytes:
-        async with _serving(path) as task:
-            reader, writer = await asyncio.open_unix_connection(str(path))
-            writer.write(b"2\n1\n")
-            assert b"1 is odd" in await asyncio.wait_for(reader.readline(), WAIT)
-            task.cancel()
-            answer = await asyncio.wait_for(reader.read(), WAIT)
-            writer.close()
-            await writer.wait_closed()
-            return answer
-
-    assert json.loads(asyncio.run(main())) == {"accepted": 1, "refused": 1}
+    async with _serving(path) as task:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(b"2\n1\n")
+        assert b"1 is odd" in await asyncio.wait_for(reader.readline(), WAIT)
+        task.cancel()
+        answer = await asyncio.wait_for(reader.read(), WAIT)
+        writer.close()
+        await writer.wait_closed()
+        assert json.loads(answer) == {"accepted": 1, "refused": 1}
 
 
-def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
+async def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as old:
         old.bind(str(path))
 
-    async def main() -> list[Any]:
-        async with _serving(path):
-            return await _talk(path, b"2\n")
-
-    assert asyncio.run(main()) == [{"accepted": 1, "refused": 0}]
+    async with _serving(path):
+        assert await _talk(path, b"2\n") == [{"accepted": 1, "refused": 0}]
 
 
 async def test_a_live_socket_is_left_alone(tmp_path: Path) -> None:

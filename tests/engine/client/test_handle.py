@@ -11,7 +11,7 @@ import pytest
 
 from evbus import api, testing
 from evbus.engine.client.handle import Handle
-from evbus.engine.core import arguments
+from evbus.engine.core import broker
 from evbus.errors import BusStopped, EvbusError, HandlerSignatureError, InvalidRoutingKey, SettleTimeout
 from tests.evbus.kit import WAIT, write
 from tests.event.kit import OrderPlaced
@@ -129,7 +129,6 @@ def test_a_listener_that_settles_is_told_that_it_would_wait_for_itself() -> None
 
 
 async def test_send_nowait_is_refused_when_the_bus_was_stopped() -> None:
-
     async with api.bus(INTERNAL) as events:
         events.send_nowait(OrderPlaced())
     with pytest.raises(BusStopped):
@@ -172,7 +171,7 @@ def test_what_is_no_order_is_refused() -> None:
 
 
 def test_two_texts_that_were_body_and_profile_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    arguments._tell_order.cache_clear()
+    broker._tell_order.cache_clear()
 
     async def work(events: api.BusHandle) -> None:
         await events.put("text", "default")

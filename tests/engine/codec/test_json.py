@@ -26,6 +26,7 @@ from evbus.engine.codec import json as codec_json
 from evbus.engine.codec import plain
 from evbus.engine.kit import strictjson
 from evbus.errors import ContentDisallowed, InvalidPayload, PayloadTooDeep, SerializeError
+from tests.evbus.rig import failure
 
 #: What no encoder of C knows, and has a form all the same.
 THIRD = fractions.Fraction(1, 3)
@@ -433,9 +434,10 @@ def test_64_levels_are_written_and_read() -> None:
 
 @pytest.mark.parametrize("depth", [65, 500, 5000, 100_000])
 def test_more_than_64_levels_are_not_written(depth: int) -> None:
-    with pytest.raises(PayloadTooDeep) as caught:
-        codec_json.apply(nested(depth))
-    assert str(caught.value) == f"the event body nests more than 64 levels deep - at ${'[0]' * 64}"
+    assert (
+        failure(PayloadTooDeep, codec_json.apply, nested(depth))
+        == f"the event body nests more than 64 levels deep - at ${'[0]' * 64}"
+    )
 
 
 def test_what_nests_for_ever_is_not_written() -> None:
@@ -486,9 +488,7 @@ def test_the_depth_is_the_same_on_the_slow_way(leaf: Any) -> None:
 )
 def test_bad_json_is_refused_with_reason_and_place(text: bytes, sentence: str) -> None:
     for read in (codec_json.load, strictjson.load):
-        with pytest.raises(InvalidPayload) as caught:
-            read(text)
-        assert str(caught.value) == f"the body is not valid JSON: {sentence}"
+        assert failure(InvalidPayload, read, text) == f"the body is not valid JSON: {sentence}"
 
 
 @pytest.mark.parametrize(
@@ -503,18 +503,17 @@ def test_bad_json_is_refused_with_reason_and_place(text: bytes, sentence: str) -
     ],
 )
 def test_bytes_that_are_no_json_text_are_refused(text: bytes, sentence: str) -> None:
-    with pytest.raises(InvalidPayload) as caught:
-        codec_json.load(text)
-    assert str(caught.value) == sentence
+    assert failure(InvalidPayload, codec_json.load, text) == sentence
 
 
 @pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity"])
 def test_nan_is_read_back_but_not_taken_from_outside(literal: str) -> None:
     text = f'{{"NaN":"NaN","a":[1,{literal}]}}'.encode()
     assert repr(codec_json.load(text)["a"][1]) == repr(float(literal))
-    with pytest.raises(InvalidPayload) as caught:
-        strictjson.load(text)
-    assert str(caught.value) == f"the body is not valid JSON: {literal} is no JSON number at line 1 column 21"
+    assert (
+        failure(InvalidPayload, strictjson.load, text)
+        == f"the body is not valid JSON: {literal} is no JSON number at line 1 column 21"
+    )
 
 
 def test_nan_does_not_hide_what_else_is_wrong() -> None:
@@ -532,9 +531,10 @@ def test_integers_of_up_to_4300_digits_are_read() -> None:
 def test_deep_json_is_refused_the_same_on_every_python(form: str, times: int) -> None:
     left, right = form.format("|").split("|")
     for text in (left * times + "1" + right * times, left * times, left * times + "NaN"):
-        with pytest.raises(PayloadTooDeep) as caught:
-            codec_json.load(text.encode())
-        assert str(caught.value) == "the event body nests more than 64 levels deep"
+        assert (
+            failure(PayloadTooDeep, codec_json.load, text.encode())
+            == "the event body nests more than 64 levels deep"
+        )
 
 
 def test_brackets_in_strings_do_not_count_as_depth() -> None:

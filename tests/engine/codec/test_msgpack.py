@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from evbus.engine.codec import msgpack as codec_msgpack
 from evbus.engine.codec import skim
 from evbus.errors import ContentDisallowed, InvalidPayload, PayloadTooDeep, SerializeError
+from tests.evbus.rig import failure
 
 INTEGERS = st.integers(-(2**63), 2**64 - 1)
 MOMENTS = st.datetimes(timezones=st.just(dt.UTC))
@@ -137,9 +138,10 @@ KEY = "a key is a string, bytes, a number, a date or a UUID, not tuple"
     ids=["tuple key", "integer", "integer key", "surrogate", "surrogate key", "no form", "same keys"],
 )
 def test_a_refusal_says_what_and_where(body: Any, reason: str, path: str) -> None:
-    with pytest.raises(SerializeError) as caught:
-        codec_msgpack.apply(body)
-    assert str(caught.value) == f"the event body cannot be serialized as msgpack: {reason} - at {path}"
+    assert (
+        failure(SerializeError, codec_msgpack.apply, body)
+        == f"the event body cannot be serialized as msgpack: {reason} - at {path}"
+    )
 
 
 def test_a_list_that_holds_itself_is_refused() -> None:
@@ -202,9 +204,7 @@ EARLY = "it ends early, or a length in it is longer than the body"
     ],
 )
 def test_bad_bytes_are_refused_with_the_reason(data: bytes, reason: str) -> None:
-    with pytest.raises(InvalidPayload) as caught:
-        codec_msgpack.load(data)
-    assert str(caught.value) == f"the body is not valid MessagePack: {reason}"
+    assert failure(InvalidPayload, codec_msgpack.load, data) == f"the body is not valid MessagePack: {reason}"
 
 
 @pytest.mark.parametrize("data", [b"\xd4\x05x", b"\xc7\x01\x2ax", b"\x91\xd8\x80" + b"x" * 16])

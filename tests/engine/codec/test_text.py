@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from evbus.engine.codec import text as codec_text
 from evbus.errors import ContentDisallowed, InvalidPayload, SerializeError
+from tests.evbus.rig import failure
 
 
 @given(st.text())
@@ -39,9 +40,10 @@ def test_an_object_whose_str_raises_is_refused() -> None:
 
 
 def test_bytes_that_are_no_utf_8_are_refused_with_the_position() -> None:
-    with pytest.raises(InvalidPayload) as caught:
-        codec_text.load(b"ab\xff")
-    assert str(caught.value) == "the body is not UTF-8: invalid start byte at byte 2"
+    assert (
+        failure(InvalidPayload, codec_text.load, b"ab\xff")
+        == "the body is not UTF-8: invalid start byte at byte 2"
+    )
 
 
 def test_a_pickle_is_refused_by_name() -> None:

@@ -23,7 +23,7 @@ from evbus.errors import (
     SerializeError,
 )
 from evbus.types import CONTENT_TYPE, SharedHeaders
-from tests.evbus.rig import Rig, turns, within
+from tests.evbus.rig import Rig, counts, turns, within
 
 
 @pytest.fixture
@@ -39,8 +39,7 @@ def queued(rig: Rig) -> list[bytes]:
 
 
 def test_put_nowait_raises_when_the_bus_is_full_and_says_what_to_do(rig: Rig) -> None:
-    for number in range(3):
-        rig.put_nowait(number)
+    rig.fill(3)
     with pytest.raises(BusFull, match=r"3 events of at most 3 \(queue_limit\)") as caught:
         rig.put_nowait(3)
     assert (caught.value.events, caught.value.limit) == (3, 3)
@@ -55,10 +54,8 @@ def test_the_policy_says_which_event_gives_way_and_each_is_counted(
     tmp_path: Path, policy: Any, kept: list[bytes], caplog: Any
 ) -> None:
     rig = Rig(tmp_path, queue_limit=3, full_policy=policy)
-    for number in range(5):
-        rig.put_nowait(number)
-    found = rig.check()["bus"]
-    assert (found["accepted"], found["dropped"], found["queued"]) == (5, 2, 3)
+    rig.fill(5)
+    assert counts(rig.check()["bus"], "accepted", "dropped", "queued") == (5, 2, 3)
     assert queued(rig) == kept
     warnings = [record for record in caplog.records if "dropped so far" in record.message]
     assert len(warnings) == 1  # not one for each
@@ -72,8 +69,7 @@ def test_bytes_are_bounded_too(tmp_path: Path, policy: Any) -> None:
         assert rig.queue.size <= 100
     rig.put_nowait(b"x" * 99)
     found = rig.check()["bus"]
-    assert found["accepted"] == 11
-    assert found["dropped"] == 11 - found["queued"]
+    assert (found["accepted"], found["dropped"]) == (11, 11 - found["queued"])
 
 
 def test_drop_oldest_gives_way_to_what_lanes_hold(tmp_path: Path) -> None:
@@ -104,7 +100,6 @@ async def test_put_waits_for_room_and_keeps_the_order_of_its_task(rig: Rig) -> N
 
 
 async def test_a_waiting_put_that_is_cancelled_puts_nothing(rig: Rig) -> None:
-
     for number in range(3):
         await rig.put(number)
     tasks = [asyncio.ensure_future(rig.put(f"late {number}")) for number in range(5)]

@@ -31,8 +31,8 @@ METAS = [Meta(f"p{number}", f"k{number}", {"content-type": "x"}) for number in r
 
 
 @pytest.mark.parametrize("most", [1 << 30, 512, 7, 1])
-def test_100_000_mixed_events_come_back_exact_and_in_order(most: int) -> None:
-    count = 100_000 if most > 100 else 20_000
+def test_many_mixed_events_come_back_exact_and_in_order(most: int) -> None:
+    count = 20_000
     queue = Queue(count, 0)
     for number in range(count):
         assert queue.put(*mixed(number))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -19,16 +18,12 @@ def nothing() -> None:
     pass
 
 
-def go(main: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-    asyncio.run(asyncio.wait_for(main(), WAIT))
-
-
 def item(number: int) -> dict[str, Any]:
     return {"number": number}
 
 
 @pytest.mark.parametrize("kind", ["plain", "async", "returns an awaitable"])
-def test_it_is_told_of_one_after_another_in_their_order(kind: str) -> None:
+async def test_it_is_told_of_one_after_another_in_their_order(kind: str) -> None:
     told: list[int] = []
     running = 0
 
@@ -51,40 +46,34 @@ def test_it_is_told_of_one_after_another_in_their_order(kind: str) -> None:
 
     functions = {"plain": plain, "async": later, "returns an awaitable": returning}
 
-    async def main() -> None:
-        ended = asyncio.Event()
-        callback = ErrorCallback(functions[kind], ended.set)
-        assert not callback.busy
-        for number in range(5):
-            callback.tell(item(number))
-        assert callback.busy
-        await ended.wait()
-        assert not callback.busy
-        callback.tell(item(5))
-        await callback.wait(WAIT)
-        assert not callback.busy
-        await callback.close(0)
-
-    go(main)
+    ended = asyncio.Event()
+    callback = ErrorCallback(functions[kind], ended.set)
+    assert not callback.busy
+    for number in range(5):
+        callback.tell(item(number))
+    assert callback.busy
+    await ended.wait()
+    assert not callback.busy
+    callback.tell(item(5))
+    await callback.wait(WAIT)
+    assert not callback.busy
+    await callback.close(0)
     assert told == list(range(6))
 
 
-def test_a_plain_function_runs_in_a_thread_and_may_put_while_the_bus_drains() -> None:
+async def test_a_plain_function_runs_in_a_thread_and_may_put_while_the_bus_drains() -> None:
     seen: list[Any] = []
 
     def on_error(data: dict[str, Any]) -> None:
         seen.append((threading.current_thread() is threading.main_thread(), IN_CALLBACK.get()))
 
-    async def main() -> None:
-        callback = ErrorCallback(on_error, nothing)
-        callback.tell(item(1))
-        await callback.wait(WAIT)
-
-    go(main)
+    callback = ErrorCallback(on_error, nothing)
+    callback.tell(item(1))
+    await callback.wait(WAIT)
     assert seen == [(False, True)]
 
 
-def test_one_that_fails_or_is_cancelled_from_within_is_logged_and_told_of_the_next(
+async def test_one_that_fails_or_is_cancelled_from_within_is_logged_and_told_of_the_next(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     told: list[int] = []
@@ -93,20 +82,17 @@ def test_one_that_fails_or_is_cancelled_from_within_is_logged_and_told_of_the_ne
         told.append(data["number"])
         raise [ValueError("no"), asyncio.CancelledError()][data["number"]]
 
-    async def main() -> None:
-        callback = ErrorCallback(on_error, nothing)
-        callback.tell(item(0))
-        callback.tell(item(1))
-        await callback.wait(WAIT)
-        await callback.close(0)
-
-    go(main)
+    callback = ErrorCallback(on_error, nothing)
+    callback.tell(item(0))
+    callback.tell(item(1))
+    await callback.wait(WAIT)
+    await callback.close(0)
     assert told == [0, 1]
     assert caplog.text.count("the function named by error_callback_ref failed") == 2
     assert "was not told" not in caplog.text
 
 
-def test_what_is_too_much_is_skipped_with_one_warning_and_counted_in_the_end(
+async def test_what_is_too_much_is_skipped_with_one_warning_and_counted_in_the_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(error_callback, "MAX_UNTOLD", 2)
@@ -118,42 +104,36 @@ def test_what_is_too_much_is_skipped_with_one_warning_and_counted_in_the_end(
         begun.set()
         await asyncio.Event().wait()
 
-    async def main() -> None:
-        callback = ErrorCallback(on_error, nothing)
-        callback.tell(item(0))
-        await begun.wait()
-        for number in range(1, 6):
-            callback.tell(item(number))
-        await callback.wait(0)
-        assert callback.busy
-        await callback.close(WAIT)
-        assert not callback.busy
-
-    go(main)
+    callback = ErrorCallback(on_error, nothing)
+    callback.tell(item(0))
+    await begun.wait()
+    for number in range(1, 6):
+        callback.tell(item(number))
+    await callback.wait(0)
+    assert callback.busy
+    await callback.close(WAIT)
+    assert not callback.busy
     assert told == [0]
     assert caplog.text.count("is too slow: it is not told of all") == 1
     assert "was not told of 6 failures" in caplog.text
 
 
-def test_one_that_cannot_be_cancelled_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        gate, stubborn = asyncio.Event(), asyncio.Event()
+async def test_one_that_cannot_be_cancelled_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    gate, stubborn = asyncio.Event(), asyncio.Event()
 
-        async def on_error(data: dict[str, Any]) -> None:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                stubborn.set()
-                await gate.wait()
+    async def on_error(data: dict[str, Any]) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            stubborn.set()
+            await gate.wait()
 
-        callback = ErrorCallback(on_error, nothing)
-        callback.tell(item(0))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        await callback.close(0.001)
-        assert stubborn.is_set()
-        gate.set()
-        await callback.wait(WAIT)
-
-    go(main)
+    callback = ErrorCallback(on_error, nothing)
+    callback.tell(item(0))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await callback.close(0.001)
+    assert stubborn.is_set()
+    gate.set()
+    await callback.wait(WAIT)
     assert "was not told of 1 failures" in caplog.text

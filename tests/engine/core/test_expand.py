@@ -9,6 +9,7 @@ import pytest
 
 from evbus.engine.core.expand import LARGEST, expanded
 from evbus.errors import ProfileError
+from tests.evbus.rig import failure
 
 ENVIRON = {"HOST": "rabbit", "EMPTY": "", "PASS_WORD": "s3cret$${HOST}"}
 
@@ -86,9 +87,7 @@ def test_files_hold_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_what_cannot_be_had_is_told_with_the_key(data: Any, sentence: str) -> None:
-    with pytest.raises(ProfileError) as caught:
-        read({"a": data})
-    assert str(caught.value).startswith(sentence)
+    assert failure(ProfileError, read, {"a": data}).startswith(sentence)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from evbus.engine.core.log_handler import BusHandler, Putter, check_options
 from evbus.errors import BusForked, BusFull, SettingsError
+from tests.evbus.rig import failure
 
 
 def apart(name: str) -> logging.Logger:
@@ -40,10 +41,8 @@ def test_a_record_becomes_an_event(logger: Any, events: list[dict[str, Any]]) ->
     assert set(event) == {"routing_key", "profile", "body"}
     assert (event["routing_key"], event["profile"]) == ("log", "logger")
     assert set(event["body"]) == {"message", "module", "level", "timestamp", "logger", "time"}
-    assert event["body"]["message"] == "hello world"
-    assert event["body"]["module"] == "test_log_handler"
-    assert event["body"]["level"] == "WARNING"
-    assert event["body"]["logger"] == "app.part"
+    assert (event["body"]["message"], event["body"]["module"]) == ("hello world", "test_log_handler")
+    assert (event["body"]["level"], event["body"]["logger"]) == ("WARNING", "app.part")
     assert len(event["body"]["timestamp"]) == 4
 
 
@@ -205,9 +204,7 @@ def test_putting_holds_no_lock_of_the_handler() -> None:
     ],
 )
 def test_a_wrong_option_is_told(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        check_options(options)
-    assert str(caught.value) == sentence
+    assert failure(SettingsError, check_options, options) == sentence
 
 
 def test_both_options_are_taken() -> None:

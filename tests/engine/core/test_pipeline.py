@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from evbus.engine.core.endpoint import Plugin
 from evbus.engine.core.pipeline import DescribedStep, around, arrange, before, takes_descriptor
 from evbus.engine.stages.receiver import RECEIVER
 from evbus.errors import SettingsError
 from evbus.types import Envelope
+from tests.evbus.rig import failure
 
 PLUGINS = {
     name: Plugin(name, order=order, optional=optional)
@@ -34,17 +33,15 @@ def test_the_option_names_exactly_those_that_run_in_their_order() -> None:
 
 
 def test_a_name_that_there_is_none_of_is_told_with_the_nearest() -> None:
-    with pytest.raises(SettingsError) as caught:
-        arrange({"stamp": Plugin("stamp")}, ("stamp", "stmp"))
-    assert str(caught.value) == (
+    assert failure(SettingsError, arrange, {"stamp": Plugin("stamp")}, ("stamp", "stmp")) == (
         "evbus.pipeline[1]: there is no pipeline plugin 'stmp'; did you mean 'stamp'?"
     )
 
 
 def test_a_name_given_twice_is_refused() -> None:
-    with pytest.raises(SettingsError) as caught:
-        arrange(PLUGINS, ("a", "b", "a"))
-    assert str(caught.value) == "evbus.pipeline[2]: 'a' is named twice"
+    assert (
+        failure(SettingsError, arrange, PLUGINS, ("a", "b", "a")) == "evbus.pipeline[2]: 'a' is named twice"
+    )
 
 
 def test_nothing_runs_around_without_steps() -> None:

@@ -15,6 +15,7 @@ from evbus.engine.core import profiles
 from evbus.engine.core.endpoint import Plugin
 from evbus.engine.core.profiles import load_yaml, read_profiles
 from evbus.errors import ProfileError
+from tests.evbus.rig import failure
 
 
 class Tls(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -102,9 +103,7 @@ def test_a_provider_that_two_plugins_accept_gives_a_profile_to_each() -> None:
 
 def test_empty_data_providers_and_parts_mean_defaults_or_nothing() -> None:
     (profile,) = read({"file": {"a": None}, "amqp": None, "rabbitmq": [None]})
-    assert profile.data == {}
-    assert profile.settings == Target()
-    assert profile.delivery == profiles.DeliverySettings()
+    assert (profile.data, profile.settings, profile.delivery) == ({}, Target(), profiles.DeliverySettings())
 
 
 def test_names_that_yaml_read_as_numbers_are_names() -> None:
@@ -114,8 +113,7 @@ def test_names_that_yaml_read_as_numbers_are_names() -> None:
 def test_the_key_delivery_is_not_handed_to_the_plugin_and_the_contexts_stay_as_they_are() -> None:
     contexts = {"amqp": {"a": {"url": "amqp://x", "delivery": {"batch": 7}}}}
     (profile,) = read(contexts)
-    assert profile.data == {"url": "amqp://x"}
-    assert profile.delivery.batch == 7
+    assert (profile.data, profile.delivery.batch) == ({"url": "amqp://x"}, 7)
     assert contexts["amqp"]["a"]["delivery"] == {"batch": 7}
 
 
@@ -126,8 +124,7 @@ def test_profiles_of_plugins_without_a_type_may_hold_anything() -> None:
 
 def test_values_are_converted_as_environment_and_yaml_need_it() -> None:
     (profile,) = read({"file": {"a": {"limit": "12", "delivery": {"retry": {"min": "0.5"}}}}})
-    assert profile.settings.limit == 12
-    assert profile.delivery.retry.min == 0.5
+    assert (profile.settings.limit, profile.delivery.retry.min) == (12, 0.5)
 
 
 # Mistakes
@@ -398,9 +395,9 @@ def test_a_bad_value_is_not_repeated_in_the_error(tmp_path: Path) -> None:
 
 def test_a_missing_file_and_a_folder_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ProfileError) as caught:
-        load_yaml(Path("none.yml"))
-    assert str(caught.value).endswith(f"No such file or directory in the current folder, {tmp_path}")
+    assert failure(ProfileError, load_yaml, Path("none.yml")).endswith(
+        f"No such file or directory in the current folder, {tmp_path}"
+    )
     with pytest.raises(ProfileError, match="none.yml: the file cannot be read: No such file or directory"):
         load_yaml(tmp_path / "none.yml")
     with pytest.raises(ProfileError, match="the file cannot be read: Is a directory"):

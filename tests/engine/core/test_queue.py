@@ -24,6 +24,11 @@ def bodies(queue: Queue, most: int = 1 << 30) -> list[bytes]:
     return [event.body for event in queue.take(most)]
 
 
+@pytest.fixture
+def queue() -> Queue:
+    return Queue()
+
+
 def fill(queue: Queue, *items: bytes) -> list[bool]:
     return [queue.put(META, item, 0.0) for item in items]
 
@@ -151,7 +156,6 @@ def waiting(queue: Queue, order: list[int], number: int, size: int = 1) -> Any:
 
 
 async def test_a_put_waits_until_enough_has_gone_from_behind_the_lanes() -> None:
-
     queue, order, outside = Queue(0, 100), list[int](), Weight()
     queue.bind(asyncio.get_running_loop())
     queue.count_in(outside)
@@ -172,7 +176,6 @@ async def test_a_put_waits_until_enough_has_gone_from_behind_the_lanes() -> None
 
 
 async def test_what_is_larger_than_the_bound_waits_until_nothing_is_behind_the_lanes() -> None:
-
     queue, order, outside = Queue(0, 100), list[int](), Weight()
     queue.bind(asyncio.get_running_loop())
     queue.count_in(outside)
@@ -207,7 +210,6 @@ async def test_a_put_of_another_loop_is_woken_by_what_goes_from_behind_the_lanes
 
 
 async def test_waiting_puts_are_woken_in_order() -> None:
-
     queue, order = Queue(2, 0), []
     queue.bind(asyncio.get_running_loop())
     fill(queue, b"1", b"2")
@@ -222,7 +224,6 @@ async def test_waiting_puts_are_woken_in_order() -> None:
 
 
 async def test_waiting_for_bytes_wakes_everyone_the_room_is_enough_for() -> None:
-
     queue, order = Queue(0, 10), []
     queue.bind(asyncio.get_running_loop())
     fill(queue, b"x" * 10)
@@ -259,7 +260,6 @@ def test_a_wake_up_for_a_put_that_is_cancelled_in_the_same_instant_goes_to_the_n
 
 
 async def test_a_cancelled_put_leaves_no_waiter_and_no_event() -> None:
-
     queue, order = Queue(1, 0), []
     fill(queue, b"1")
     tasks = [waiting(queue, order, number) for number in range(20)]
@@ -287,7 +287,6 @@ async def test_a_put_of_a_loop_that_ended_does_not_keep_the_next_waiting() -> No
 
 
 async def test_raised_bounds_wake_waiting_puts() -> None:
-
     queue, order = Queue(1, 0), []
     fill(queue, b"1")
     task = waiting(queue, order, 1)
@@ -299,9 +298,7 @@ async def test_raised_bounds_wake_waiting_puts() -> None:
 # get
 
 
-async def test_several_getters_take_each_event_once_and_in_order() -> None:
-
-    queue = Queue()
+async def test_several_getters_take_each_event_once_and_in_order(queue: Queue) -> None:
     getters = [asyncio.ensure_future(queue.get()) for _ in range(5)]
     await turns(2)
     fill(queue, *(b"%d" % number for number in range(5)))
@@ -309,9 +306,7 @@ async def test_several_getters_take_each_event_once_and_in_order() -> None:
 
 
 @pytest.mark.parametrize("after", [-1, 0, 1, 2, 3])
-async def test_a_cancelled_getter_loses_no_event_and_leaves_nothing(after: int) -> None:
-
-    queue = Queue()
+async def test_a_cancelled_getter_loses_no_event_and_leaves_nothing(queue: Queue, after: int) -> None:
     tasks = [asyncio.ensure_future(queue.get()) for _ in range(2)]
     await turns(2)
     if after < 0:
@@ -326,9 +321,7 @@ async def test_a_cancelled_getter_loses_no_event_and_leaves_nothing(after: int) 
     assert not queue._getters
 
 
-async def test_getters_that_time_out_again_and_again_pile_up_nowhere() -> None:
-
-    queue = Queue()
+async def test_getters_that_time_out_again_and_again_pile_up_nowhere(queue: Queue) -> None:
     for _ in range(100):
         getter = asyncio.ensure_future(queue.get())
         await turns(1)
@@ -337,9 +330,7 @@ async def test_getters_that_time_out_again_and_again_pile_up_nowhere() -> None:
     assert not queue._getters
 
 
-async def test_a_getter_that_waits_while_the_bus_starts_is_woken_after_it() -> None:
-
-    queue = Queue()
+async def test_a_getter_that_waits_while_the_bus_starts_is_woken_after_it(queue: Queue) -> None:
     getter = asyncio.ensure_future(queue.get())
     await turns(2)
     queue.bind(asyncio.get_running_loop())
@@ -349,8 +340,7 @@ async def test_a_getter_that_waits_while_the_bus_starts_is_woken_after_it() -> N
     assert (await within(getter)).body == b"1"
 
 
-def test_another_loop_does_not_take_a_started_bus_away() -> None:
-    queue = Queue()
+def test_another_loop_does_not_take_a_started_bus_away(queue: Queue) -> None:
 
     async def other() -> None:
         with pytest.raises(EvbusError, match="started in another event loop"):
@@ -387,9 +377,9 @@ class Listener:
         self.taken += bodies(self.queue, 512)
 
 
-async def test_the_first_of_a_burst_is_handed_over_at_once_and_the_rest_when_the_loop_turns() -> None:
-
-    queue = Queue()
+async def test_the_first_of_a_burst_is_handed_over_at_once_and_the_rest_when_the_loop_turns(
+    queue: Queue,
+) -> None:
     listener = Listener(queue)
     for _ in range(3):
         listener.taken.clear()
@@ -400,17 +390,13 @@ async def test_the_first_of_a_burst_is_handed_over_at_once_and_the_rest_when_the
         assert queue.idle
 
 
-async def test_events_put_before_anybody_listens_are_announced() -> None:
-
-    queue = Queue()
+async def test_events_put_before_anybody_listens_are_announced(queue: Queue) -> None:
     fill(queue, b"1")
     listener = Listener(queue)
     await until(lambda: listener.taken == [b"1"])
 
 
-async def test_a_listener_that_fails_harms_no_producer_and_is_called_again(caplog: Any) -> None:
-
-    queue = Queue()
+async def test_a_listener_that_fails_harms_no_producer_and_is_called_again(queue: Queue, caplog: Any) -> None:
     listener = Listener(queue)
     calls = []
 
@@ -426,7 +412,9 @@ async def test_a_listener_that_fails_harms_no_producer_and_is_called_again(caplo
     assert "an event could not be handed over" in caplog.text
 
 
-async def test_an_event_of_another_thread_between_taking_and_going_idle_is_announced() -> None:
+async def test_an_event_of_another_thread_between_taking_and_going_idle_is_announced(queue: Queue) -> None:
+    listener = Listener(queue)
+
     class Inbox(deque[Any]):
         """Lets "another thread" append right after the queue was found empty."""
 
@@ -440,8 +428,6 @@ async def test_an_event_of_another_thread_between_taking_and_going_idle_is_annou
                 return False
             return not empty
 
-    queue = Queue()
-    listener = Listener(queue)
     queue.inbox = Inbox()
     queue.inbox.append((META, b"early", 0.0))
     queue.idle = False
@@ -450,9 +436,7 @@ async def test_an_event_of_another_thread_between_taking_and_going_idle_is_annou
 
 
 @pytest.mark.parametrize("rounds", [300])
-async def test_puts_of_other_threads_are_never_left_lying(rounds: int) -> None:
-
-    queue = Queue()
+async def test_puts_of_other_threads_are_never_left_lying(queue: Queue, rounds: int) -> None:
     listener = Listener(queue)
     go = threading.Semaphore(0)
 
@@ -522,9 +506,7 @@ def test_a_put_in_the_middle_of_taking_loses_and_miscounts_nothing(monkeypatch: 
     assert counts["accepted"] == len(found)
 
 
-async def test_a_put_while_this_thread_holds_the_lock_is_handed_over_later() -> None:
-
-    queue = Queue()
+async def test_a_put_while_this_thread_holds_the_lock_is_handed_over_later(queue: Queue) -> None:
     listener = Listener(queue)
     with queue.lock:
         fill(queue, b"1")

@@ -9,15 +9,14 @@ import pytest
 
 from evbus.engine.core.settings import Settings, read_settings
 from evbus.errors import SettingsError
+from tests.evbus.rig import failure
 
 
 def test_strings_of_the_environment_are_converted() -> None:
     settings = read_settings(
         {"queue_limit": "12", "drain_timeout": "1.5", "plugin_dirs": "a, b,", "pipeline": "stamp,trace"}
     )
-    assert settings.queue_limit == 12
-    assert settings.drain_timeout == 1.5
-    assert settings.plugin_dirs == ("a", "b")
+    assert (settings.queue_limit, settings.drain_timeout, settings.plugin_dirs) == (12, 1.5, ("a", "b"))
     assert settings.pipeline == ("stamp", "trace")
 
 
@@ -42,8 +41,7 @@ def test_an_empty_pipeline_is_a_pipeline_without_plugins() -> None:
 
 def test_paths_may_be_path_objects(tmp_path: Path) -> None:
     settings = read_settings({"plugin_dirs": [tmp_path, "x"], "dead_store": tmp_path / "dead"})
-    assert settings.plugin_dirs == (str(tmp_path), "x")
-    assert settings.dead_store_path() == tmp_path / "dead"
+    assert (settings.plugin_dirs, settings.dead_store_path()) == ((str(tmp_path), "x"), tmp_path / "dead")
     assert read_settings({"plugin_dirs": tmp_path}).plugin_dirs == (str(tmp_path),)
 
 
@@ -79,9 +77,7 @@ def test_options_of_other_packages_are_let_be() -> None:
     ],
 )
 def test_a_mistake_names_the_option_and_what_would_be_right(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        read_settings(options)
-    assert str(caught.value) == sentence
+    assert failure(SettingsError, read_settings, options) == sentence
 
 
 def test_the_dead_store_lies_in_the_state_folder_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,8 +206,7 @@ def test_what_leads_nowhere_is_a_problem() -> None:
     def on(event: Placed) -> None: ...
 
     found = put_together({"internal": {"orders": {}}}, on)
-    assert found.sent == []
-    assert found.received == []
+    assert (found.sent, found.received) == ([], [])
     first, second = found.problems
     assert first == "the event Placed goes nowhere: no profile matches 'ordrs'; did you mean 'orders'?"
     assert second.startswith("the listener billing gets no Placed: p.yml: there is no profile that 'ordrs'")

@@ -28,7 +28,6 @@ class Repo:
 async def test_providers_are_made_anew_at_each_start_and_closed_at_each_stop(
     later: bool, awaited: bool
 ) -> None:
-
     dispatcher, made = new(), []
 
     def make() -> Repo:
@@ -67,7 +66,6 @@ async def test_providers_are_made_anew_at_each_start_and_closed_at_each_stop(
 
 
 async def test_what_cannot_be_made_fails_the_message_and_is_tried_again() -> None:
-
     dispatcher, tries = new(), []
 
     async def make() -> Repo:
@@ -87,7 +85,6 @@ async def test_what_cannot_be_made_fails_the_message_and_is_tried_again() -> Non
 
 
 async def test_what_nobody_provides_is_an_error_at_the_start_which_may_be_tried_again() -> None:
-
     dispatcher, made = new(), []
 
     async def handle(order: Order, repo: Repo) -> Any:
@@ -115,7 +112,6 @@ async def test_what_nobody_provides_is_an_error_at_the_start_which_may_be_tried_
 
 
 async def test_response_events_are_sent_and_other_results_are_not() -> None:
-
     dispatcher, paid = new(), []
 
     async def handle(order: Order) -> Any:

@@ -19,28 +19,32 @@ def free() -> None:
     pass
 
 
-def rooted(limit: int = 1) -> tuple[WorkerPool, Invocation]:
-    """Return a pool, and a root that has taken a slot of it."""
-    pool = WorkerPool(free)
-    pool.bound(limit, 0)
-    assert pool.try_enter()
-    return pool, Invocation(None, None, None, None, None, pool)
+@pytest.fixture
+def pool() -> WorkerPool:
+    """Return one with a single slot, which is taken."""
+    made = WorkerPool(free)
+    made.bound(1, 0)
+    assert made.try_enter()
+    return made
+
+
+@pytest.fixture
+def root(pool: WorkerPool) -> Invocation:
+    """Return a root that has the slot."""
+    return Invocation(None, None, None, None, None, pool)
 
 
 def test_no_message_is_handled_at_first() -> None:
     assert Context().run(CURRENT.get) is None
 
 
-def test_a_root_gives_its_slot_back_once() -> None:
-    pool, root = rooted()
+def test_a_root_gives_its_slot_back_once(pool: WorkerPool, root: Invocation) -> None:
     root.leave()
     root.leave()
     assert pool.active == 0
 
 
-async def test_a_root_has_its_slot_again_when_no_call_below_waits() -> None:
-
-    pool, root = rooted()
+async def test_a_root_has_its_slot_again_when_no_call_below_waits(pool: WorkerPool, root: Invocation) -> None:
     root.give_way()
     root.give_way()
     assert pool.active == 0
@@ -52,9 +56,9 @@ async def test_a_root_has_its_slot_again_when_no_call_below_waits() -> None:
     assert pool.active == 0
 
 
-async def test_a_root_waits_for_its_slot_when_others_have_taken_it() -> None:
-
-    pool, root = rooted()
+async def test_a_root_waits_for_its_slot_when_others_have_taken_it(
+    pool: WorkerPool, root: Invocation
+) -> None:
     root.give_way()
     assert pool.try_enter()
     going = asyncio.ensure_future(root.go_on())
@@ -67,9 +71,9 @@ async def test_a_root_waits_for_its_slot_when_others_have_taken_it() -> None:
 
 
 @pytest.mark.parametrize("by_worker", [False, True])
-async def test_a_slot_that_comes_too_late_is_given_back(by_worker: bool) -> None:
-
-    pool, root = rooted()
+async def test_a_slot_that_comes_too_late_is_given_back(
+    pool: WorkerPool, root: Invocation, by_worker: bool
+) -> None:
     root.give_way()
     assert pool.try_enter()
     going = asyncio.ensure_future(root.go_on())
@@ -87,9 +91,7 @@ async def test_a_slot_that_comes_too_late_is_given_back(by_worker: bool) -> None
     assert (pool.active, len(pool)) == (0, 0)
 
 
-async def test_a_slot_is_not_kept_when_another_call_waits_by_now() -> None:
-
-    pool, root = rooted()
+async def test_a_slot_is_not_kept_when_another_call_waits_by_now(pool: WorkerPool, root: Invocation) -> None:
     root.give_way()
     assert pool.try_enter()
     going = asyncio.ensure_future(root.go_on())
@@ -103,9 +105,9 @@ async def test_a_slot_is_not_kept_when_another_call_waits_by_now() -> None:
     root.leave()
 
 
-async def test_who_is_cancelled_has_its_slot_at_once_even_if_there_is_none() -> None:
-
-    pool, root = rooted()
+async def test_who_is_cancelled_has_its_slot_at_once_even_if_there_is_none(
+    pool: WorkerPool, root: Invocation
+) -> None:
     root.give_way()
     assert pool.try_enter()
     root.retake()
@@ -123,23 +125,23 @@ async def test_who_is_cancelled_has_its_slot_at_once_even_if_there_is_none() -> 
     assert (pool.active, len(pool)) == (0, 0)
 
 
-async def test_a_worker_has_its_slot_when_its_root_has_ended() -> None:
-    pool, root = rooted()
-    root.end()
-    assert pool.active == 1
-    pool, root = rooted()
-
-    root.give_way()
-    assert pool.active == 0
+@pytest.mark.parametrize("away", [False, True])
+def test_a_worker_has_its_slot_when_its_root_has_ended(
+    pool: WorkerPool, root: Invocation, away: bool
+) -> None:
+    if away:
+        root.give_way()
+    assert pool.active == (0 if away else 1)
     root.end()
     assert pool.active == 1
 
 
 @pytest.mark.parametrize("away", [False, True])
 @pytest.mark.parametrize("by_worker", [False, True])
-async def test_what_outlives_its_root_keeps_the_slot(away: bool, by_worker: bool) -> None:
-
-    pool, root = rooted(3)
+async def test_what_outlives_its_root_keeps_the_slot(
+    pool: WorkerPool, root: Invocation, away: bool, by_worker: bool
+) -> None:
+    pool.bound(3, 0)
     root.below = 2
     if away:
         root.give_way()
@@ -159,8 +161,7 @@ async def test_what_outlives_its_root_keeps_the_slot(away: bool, by_worker: bool
     assert (pool.active, root.pool) == (0, None)
 
 
-def test_what_ends_before_its_root_leaves_it_the_slot() -> None:
-    pool, root = rooted()
+def test_what_ends_before_its_root_leaves_it_the_slot(pool: WorkerPool, root: Invocation) -> None:
     root.below = 1
     root.done_below()
     assert pool.active == 1
@@ -176,7 +177,6 @@ def begun(context: Context, coroutine: Any) -> Any:
 
 
 async def test_a_coroutine_that_was_begun_by_hand_keeps_its_context() -> None:
-
     seen = []
 
     async def work() -> str:
@@ -220,7 +220,6 @@ async def test_errors_go_into_it_and_come_out_of_it() -> None:
 
 
 async def test_it_is_closed_in_its_context() -> None:
-
     seen = []
 
     async def work() -> None:

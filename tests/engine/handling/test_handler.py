@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.handling.dispatch.dispatcher import Dispatcher
 from evbus.engine.handling.handler import AbstractHandler, HandlerProtocol, add_event
 from evbus.errors import DispatchDeadlock, DispatchError
 from tests.dispatch.rig import Order, Paid, Urgent, caught, failures, new, running, turns, until, within
@@ -76,7 +77,6 @@ class OwnAbstract(AbstractHandler):
 async def test_events_are_sent_after_a_success_and_dropped_after_a_failure(
     kind: Any, wait: bool, instance: bool
 ) -> None:
-
     dispatcher, paid = new(), []
     found = failures(dispatcher)
 
@@ -97,7 +97,6 @@ async def test_events_are_sent_after_a_success_and_dropped_after_a_failure(
 
 
 async def test_events_have_the_key_of_their_message_and_so_its_order() -> None:
-
     dispatcher, paid = new(), []
 
     async def on_paid(event: Paid) -> None:
@@ -114,7 +113,6 @@ async def test_events_have_the_key_of_their_message_and_so_its_order() -> None:
 
 
 async def test_one_object_gets_one_message_at_a_time_whatever_it_is_bound_to() -> None:
-
     dispatcher, paid, own = new(), [], Own()
 
     async def on_paid(event: Paid) -> None:
@@ -135,7 +133,6 @@ async def test_one_object_gets_one_message_at_a_time_whatever_it_is_bound_to() -
 
 
 async def test_two_objects_of_a_class_do_not_wait_for_each_other() -> None:
-
     dispatcher, now = new(), 0
     both = asyncio.Event()
 
@@ -158,7 +155,6 @@ async def test_two_objects_of_a_class_do_not_wait_for_each_other() -> None:
 @pytest.mark.parametrize("workers", [1, 100])
 @pytest.mark.parametrize("wait", [False, True])
 async def test_a_message_for_the_object_that_waits_for_it_is_a_deadlock(workers: int, wait: bool) -> None:
-
     dispatcher = new(engine_workers=workers)
 
     class Again(Own):
@@ -192,9 +188,9 @@ class Broken(Own):
         raise RuntimeError("cannot dump")
 
 
-async def test_a_handler_whose_events_cannot_be_had_has_failed(caplog: pytest.LogCaptureFixture) -> None:
-
-    dispatcher = new()
+async def test_a_handler_whose_events_cannot_be_had_has_failed(
+    dispatcher: Dispatcher, caplog: pytest.LogCaptureFixture
+) -> None:
     dispatcher.commands.bind(Order, Broken)
     async with running(dispatcher):
         problem = await caught(dispatcher.commands.handle(Order(0), wait_for_response=True))
@@ -207,7 +203,6 @@ async def test_a_handler_whose_events_cannot_be_had_has_failed(caplog: pytest.Lo
 
 
 async def test_nested_handlers_keep_their_own_events() -> None:
-
     dispatcher, paid = new(), []
 
     async def outer(order: Urgent) -> None:
@@ -230,9 +225,7 @@ async def test_nested_handlers_keep_their_own_events() -> None:
     assert paid == [2]
 
 
-async def test_events_that_nobody_handles_make_no_handler_fail() -> None:
-
-    dispatcher = new()
+async def test_events_that_nobody_handles_make_no_handler_fail(dispatcher: Dispatcher) -> None:
     dispatcher.commands.bind(Order, Plain)
     async with running(dispatcher):
         assert await dispatcher.commands.handle(Order(1), wait_for_response=True) == 1

@@ -36,7 +36,6 @@ def test_what_cannot_be_a_key_is_refused_with_a_sentence() -> None:
 
 
 async def test_turns_come_in_order_to_callers_and_to_messages() -> None:
-
     locks: dict[Any, KeyLock] = {}
     lock, order, holds = KeyLock(locks, "k"), [], [None]
 
@@ -64,7 +63,6 @@ async def test_turns_come_in_order_to_callers_and_to_messages() -> None:
 
 @pytest.mark.parametrize("granted", [False, True])
 async def test_a_caller_that_is_cancelled_holds_nobody_up(granted: bool) -> None:
-
     locks: dict[Any, KeyLock] = {}
     lock = KeyLock(locks, "k")
     first, second = (asyncio.ensure_future(lock.acquire()) for _ in range(2))
@@ -81,7 +79,6 @@ async def test_a_caller_that_is_cancelled_holds_nobody_up(granted: bool) -> None
 
 
 async def test_what_waits_is_dropped_each_with_an_error_of_its_own() -> None:
-
     locks: dict[Any, KeyLock] = {}
     lock, dropped = KeyLock(locks, "k"), []
     callers = [asyncio.ensure_future(lock.acquire()) for _ in range(3)]
@@ -126,7 +123,6 @@ def test_a_lock_leads_back_to_who_holds_it_and_to_who_waits_for_that() -> None:
 
 
 async def test_a_lock_that_is_released_leads_back_no_longer() -> None:
-
     locks: dict[Any, KeyLock] = {}
     lock = KeyLock(locks, "k")
     own = chain(lock.hold)

@@ -22,7 +22,7 @@ from evbus.engine.handling.providers import (
     name_of,
 )
 from evbus.errors import DispatchError, HandlerSignatureError
-from tests.evbus.rig import turns, within
+from tests.evbus.rig import failure, turns, within
 
 HERE = __name__
 T = TypeVar("T")
@@ -235,19 +235,17 @@ def test_what_is_asynchronous_is_told_by_its_declaration(make: Any, expected: bo
         make_repo_by_chance,
     ],
 )
-def test_a_singleton_is_one_object_and_a_factory_makes_one_each_time(make: Any) -> None:
-    async def main() -> None:
-        injector = Injector()
-        one = await injector.resolve(Singleton["one":make])
-        assert isinstance(one, Repo)
-        assert await injector.resolve(Singleton["one":make]) is one
-        each = [await injector.resolve(Factory["each":make]) for _ in range(3)]
-        assert len({id(repo) for repo in [*each, one]}) == 4
-        assert await Injector().resolve(Singleton["one":make]) is not one
-        await injector.aclose()
-        assert [repo.closed for repo in [one, *each]] == [1, 1, 1, 1]
-
-    run(main())
+async def test_a_singleton_is_one_object_and_a_factory_makes_one_each_time(
+    injector: Injector, make: Any
+) -> None:
+    one = await injector.resolve(Singleton["one":make])
+    assert isinstance(one, Repo)
+    assert await injector.resolve(Singleton["one":make]) is one
+    each = [await injector.resolve(Factory["each":make]) for _ in range(3)]
+    assert len({id(repo) for repo in [*each, one]}) == 4
+    assert await Injector().resolve(Singleton["one":make]) is not one
+    await injector.aclose()
+    assert [repo.closed for repo in [one, *each]] == [1, 1, 1, 1]
 
 
 def test_a_singleton_may_be_none() -> None:
@@ -255,6 +253,11 @@ def test_a_singleton_may_be_none() -> None:
     injector, provider = Injector(), Singleton["none" : lambda: made.append(1)]
     assert [injector.resolve_now(provider), run(injector.resolve(provider))] == [None, None]
     assert made == [1]
+
+
+@pytest.fixture
+def injector() -> Injector:
+    return Injector()
 
 
 class Gate:
@@ -274,39 +277,37 @@ class Gate:
         return outcome
 
 
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
 async def ask(injector: Injector, provider: Provider, number: int) -> list[asyncio.Task[Any]]:
     tasks = [asyncio.ensure_future(injector.resolve(provider)) for _ in range(number)]
     await turns(3)
     return tasks
 
 
-def test_all_who_ask_while_a_singleton_is_made_get_the_same() -> None:
-    async def main() -> None:
-        injector, gate = Injector(), Gate()
-        tasks = await ask(injector, Singleton["x":gate], 50)
-        assert gate.begun == 1
-        gate.open.set()
-        assert len({id(await within(task)) for task in tasks}) == 1
-
-    run(main())
+async def test_all_who_ask_while_a_singleton_is_made_get_the_same(injector: Injector, gate: Gate) -> None:
+    tasks = await ask(injector, Singleton["x":gate], 50)
+    assert gate.begun == 1
+    gate.open.set()
+    assert len({id(await within(task)) for task in tasks}) == 1
 
 
-def test_a_makers_error_reaches_all_who_wait_and_the_next_one_tries_again() -> None:
-    async def main() -> None:
-        injector, gate = Injector(), Gate(ConnectionError("down"))
-        provider = Singleton["x":gate]
-        tasks = await ask(injector, provider, 3)
-        gate.open.set()
-        for task in tasks:
-            with pytest.raises(ConnectionError, match="down"):
-                await within(task)
-        assert isinstance(await within(injector.resolve(provider)), Repo)
-        assert gate.begun == 2
-
-    run(main())
+async def test_a_makers_error_reaches_all_who_wait_and_the_next_one_tries_again() -> None:
+    injector, gate = Injector(), Gate(ConnectionError("down"))
+    provider = Singleton["x":gate]
+    tasks = await ask(injector, provider, 3)
+    gate.open.set()
+    for task in tasks:
+        with pytest.raises(ConnectionError, match="down"):
+            await within(task)
+    assert isinstance(await within(injector.resolve(provider)), Repo)
+    assert gate.begun == 2
 
 
-def test_the_error_of_a_plain_maker_is_not_remembered() -> None:
+async def test_the_error_of_a_plain_maker_is_not_remembered() -> None:
     outcomes: list[Any] = [ConnectionError("down"), Repo()]
 
     def make() -> Any:
@@ -315,87 +316,67 @@ def test_the_error_of_a_plain_maker_is_not_remembered() -> None:
             raise outcome
         return outcome
 
-    async def main() -> None:
-        injector, provider = Injector(), Singleton["x":make]
-        with pytest.raises(ConnectionError):
-            await injector.resolve(provider)
-        assert isinstance(await injector.resolve(provider), Repo)
-
-    run(main())
+    injector, provider = Injector(), Singleton["x":make]
+    with pytest.raises(ConnectionError):
+        await injector.resolve(provider)
+    assert isinstance(await injector.resolve(provider), Repo)
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_one_asker_cancelled_leaves_the_others_their_singleton(first: bool) -> None:
-    async def main() -> None:
-        injector, gate = Injector(), Gate()
-        tasks = await ask(injector, Singleton["x":gate], 3)
-        gone = tasks.pop(0 if first else -1)
-        gone.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await within(gone)
-        gate.open.set()
-        assert len({await within(task) for task in tasks}) == 1
-
-    run(main())
+async def test_one_asker_cancelled_leaves_the_others_their_singleton(
+    injector: Injector, gate: Gate, first: bool
+) -> None:
+    tasks = await ask(injector, Singleton["x":gate], 3)
+    gone = tasks.pop(0 if first else -1)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(gone)
+    gate.open.set()
+    assert len({await within(task) for task in tasks}) == 1
 
 
-def test_all_askers_cancelled_the_next_one_gets_what_was_begun() -> None:
-    async def main() -> None:
-        injector, gate = Injector(), Gate()
-        provider = Singleton["x":gate]
-        (task,) = await ask(injector, provider, 1)
-        task.cancel()
-        await turns(3)
-        gate.open.set()
-        repo = await within(injector.resolve(provider))
-        assert gate.begun == 1
-        await injector.aclose()
-        assert repo.closed == 1
-
-    run(main())
+async def test_all_askers_cancelled_the_next_one_gets_what_was_begun(injector: Injector, gate: Gate) -> None:
+    provider = Singleton["x":gate]
+    (task,) = await ask(injector, provider, 1)
+    task.cancel()
+    await turns(3)
+    gate.open.set()
+    repo = await within(injector.resolve(provider))
+    assert gate.begun == 1
+    await injector.aclose()
+    assert repo.closed == 1
 
 
-def test_an_error_that_nobody_waits_for_any_more_makes_no_noise(caplog: Any) -> None:
-    async def main() -> None:
-        injector, gate = Injector(), Gate(ConnectionError("down"))
-        (task,) = await ask(injector, Singleton["x":gate], 1)
-        task.cancel()
-        await turns(3)
-        gate.open.set()
-        await turns(5)
-
-    run(main())
+async def test_an_error_that_nobody_waits_for_any_more_makes_no_noise(caplog: Any) -> None:
+    injector, gate = Injector(), Gate(ConnectionError("down"))
+    (task,) = await ask(injector, Singleton["x":gate], 1)
+    task.cancel()
+    await turns(3)
+    gate.open.set()
+    await turns(5)
     assert caplog.text == ""
 
 
-def test_a_maker_that_is_cancelled_from_within_is_an_error_and_no_cancellation() -> None:
-    async def main() -> None:
-        injector, gate = Injector(), Gate(asyncio.CancelledError())
-        provider = Singleton["x":gate]
-        (task,) = await ask(injector, provider, 1)
-        gate.open.set()
-        with pytest.raises(DispatchError) as caught:
-            await within(task)
-        assert sentence(caught) == f"{provider!r} was cancelled before it was made; ask for it again"
-        assert isinstance(await within(injector.resolve(provider)), Repo)
-
-    run(main())
+async def test_a_maker_that_is_cancelled_from_within_is_an_error_and_no_cancellation() -> None:
+    injector, gate = Injector(), Gate(asyncio.CancelledError())
+    provider = Singleton["x":gate]
+    (task,) = await ask(injector, provider, 1)
+    gate.open.set()
+    with pytest.raises(DispatchError) as caught:
+        await within(task)
+    assert sentence(caught) == f"{provider!r} was cancelled before it was made; ask for it again"
+    assert isinstance(await within(injector.resolve(provider)), Repo)
 
 
-def test_the_asker_of_a_factory_cancelled_ends_its_maker() -> None:
-    async def main() -> None:
-        injector, gate = Injector(), Gate()
-        (task,) = await ask(injector, Factory["x":gate], 1)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await within(task)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    run(main())
+async def test_the_asker_of_a_factory_cancelled_ends_its_maker(injector: Injector, gate: Gate) -> None:
+    (task,) = await ask(injector, Factory["x":gate], 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(task)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_plain_makers_need_no_loop() -> None:
-    injector = Injector()
+def test_plain_makers_need_no_loop(injector: Injector) -> None:
     one = injector.resolve_now(Singleton["x":make_repo])
     assert injector.resolve_now(Singleton["x":make_repo]) is one
     assert injector.resolve_now(Factory["y":make_repo]) is not injector.resolve_now(Factory["y":make_repo])
@@ -404,32 +385,24 @@ def test_plain_makers_need_no_loop() -> None:
 @pytest.mark.parametrize("make", [make_repo_later, Maker(), make_repo_by_chance])
 def test_what_has_to_be_awaited_is_refused_where_nothing_waits(make: Any) -> None:
     provider = Singleton["x":make]
-    with pytest.raises(HandlerSignatureError) as caught:
-        Injector().resolve_now(provider)
-    assert sentence(caught) == (
+    assert failure(HandlerSignatureError, Injector().resolve_now, provider) == (
         f"{provider!r} has to be awaited, which is not possible here; await resolve(), and write what "
         "returns something to await as `async def`"
     )
 
 
-def test_a_singleton_made_before_is_there_at_once() -> None:
-    async def main() -> None:
-        injector, provider = Injector(), Singleton["x":make_repo_later]
-        repo = await injector.resolve(provider)
-        assert injector.resolve_now(provider) is repo
-
-    run(main())
+async def test_a_singleton_made_before_is_there_at_once() -> None:
+    injector, provider = Injector(), Singleton["x":make_repo_later]
+    repo = await injector.resolve(provider)
+    assert injector.resolve_now(provider) is repo
 
 
-def test_fill_makes_what_has_to_be_made_and_leaves_values_alone() -> None:
-    async def main() -> None:
-        value = object()
-        filled = await Injector().fill({"a": value, "b": Factory["b":make_repo_later], "c": None})
-        assert filled["a"] is value
-        assert isinstance(filled["b"], Repo)
-        assert filled["c"] is None
-
-    run(main())
+async def test_fill_makes_what_has_to_be_made_and_leaves_values_alone() -> None:
+    value = object()
+    filled = await Injector().fill({"a": value, "b": Factory["b":make_repo_later], "c": None})
+    assert filled["a"] is value
+    assert isinstance(filled["b"], Repo)
+    assert filled["c"] is None
 
 
 # Names
@@ -443,21 +416,19 @@ def test_fill_makes_what_has_to_be_made_and_leaves_values_alone() -> None:
         (Factory["repo":make_repo], Singleton["repo":make_repo]),
     ],
 )
-def test_a_name_that_stands_for_something_else_names_both(first: Provider, second: Provider) -> None:
-    injector = Injector()
+def test_a_name_that_stands_for_something_else_names_both(
+    injector: Injector, first: Provider, second: Provider
+) -> None:
     injector.declare(first)
     for use in (injector.declare, injector.resolve_now, lambda one: run(injector.resolve(one))):
-        with pytest.raises(HandlerSignatureError) as caught:
-            use(second)
-        assert sentence(caught) == (
+        assert failure(HandlerSignatureError, use, second) == (
             f"the name 'repo' is taken by {first!r}, and cannot be {second!r} as well; "
             "give one of them another name"
         )
     assert isinstance(injector.resolve_now(first), Repo)
 
 
-def test_the_same_provider_may_be_declared_again_and_factories_may_share_a_name() -> None:
-    injector = Injector()
+def test_the_same_provider_may_be_declared_again_and_factories_may_share_a_name(injector: Injector) -> None:
     for _ in range(2):
         injector.declare(Singleton["one":make_repo])
         injector.declare(Factory["each":make_repo])
@@ -510,19 +481,17 @@ def test_a_member_of_a_union_is_found(annotation: Any) -> None:
 
 
 @pytest.mark.parametrize("annotation", [object, Any, None, type(None), int, str, list[Repo], T, "Repo", [1]])
-def test_what_says_nothing_of_a_provided_type_finds_nothing(annotation: Any) -> None:
+def test_what_says_nothing_of_a_provided_type_finds_nothing(injector: Injector, annotation: Any) -> None:
     class Secret(str):
         __slots__ = ()
 
-    injector = Injector()
     injector.provide(Repo, Repo())
     injector.provide(Secret, Secret())
     injector.provide(bool, True)
     assert injector.find(annotation) is MISSING
 
 
-def test_a_parametrized_type_is_found_as_it_was_provided() -> None:
-    injector = Injector()
+def test_a_parametrized_type_is_found_as_it_was_provided(injector: Injector) -> None:
     injector.provide(Box[int], "ints")
     injector.provide(Box[str], "strings")
     assert injector.find(Box[int]) == "ints"
@@ -530,13 +499,10 @@ def test_a_parametrized_type_is_found_as_it_was_provided() -> None:
     assert injector.find(Box[bytes]) is MISSING
 
 
-def test_several_types_that_would_do_are_named() -> None:
-    injector = Injector()
+def test_several_types_that_would_do_are_named(injector: Injector) -> None:
     injector.provide(SqlRepo, SqlRepo())
     injector.provide(MemoryRepo, MemoryRepo())
-    with pytest.raises(HandlerSignatureError) as caught:
-        injector.find(Repo)
-    assert sentence(caught) == (
+    assert failure(HandlerSignatureError, injector.find, Repo) == (
         "several types are provided for Repo: MemoryRepo, SqlRepo; annotate with one of them, or give the "
         "parameter by keyword when binding"
     )
@@ -547,9 +513,7 @@ def test_several_types_that_would_do_are_named() -> None:
 def test_a_type_provided_twice_is_refused_and_stays_what_it_was() -> None:
     injector, repo = Injector(), Repo()
     injector.provide(Repo, repo)
-    with pytest.raises(HandlerSignatureError) as caught:
-        injector.provide(Repo, Singleton["repo":make_repo])
-    assert sentence(caught) == (
+    assert failure(HandlerSignatureError, injector.provide, Repo, Singleton["repo":make_repo]) == (
         f"Repo is provided already, by a Repo, and cannot be provided by Singleton['repo': {HERE}.make_repo] "
         "as well; provide it once"
     )
@@ -558,19 +522,20 @@ def test_a_type_provided_twice_is_refused_and_stays_what_it_was() -> None:
 
 @pytest.mark.parametrize("kind", ["Repo", None, 5, Repo | None, int | Repo, Annotated[Repo, 1], Any, T])
 def test_only_a_class_can_be_provided(kind: Any) -> None:
-    with pytest.raises(HandlerSignatureError) as caught:
-        Injector().provide(kind, Repo())
-    assert sentence(caught) == f"only a class can be provided, and {kind!r} is none; give its class"
+    assert (
+        failure(HandlerSignatureError, Injector().provide, kind, Repo())
+        == f"only a class can be provided, and {kind!r} is none; give its class"
+    )
 
 
 def test_a_kind_of_provider_without_its_brackets_is_refused() -> None:
-    with pytest.raises(HandlerSignatureError) as caught:
-        Injector().provide(Repo, Factory)
-    assert sentence(caught) == 'Factory alone makes nothing; write Factory["name": function]'
+    assert (
+        failure(HandlerSignatureError, Injector().provide, Repo, Factory)
+        == 'Factory alone makes nothing; write Factory["name": function]'
+    )
 
 
-def test_a_provided_providers_name_is_taken() -> None:
-    injector = Injector()
+def test_a_provided_providers_name_is_taken(injector: Injector) -> None:
     injector.provide(Repo, Singleton["repo":make_repo])
     with pytest.raises(HandlerSignatureError, match="the name 'repo' is taken"):
         injector.provide(SqlRepo, Singleton["repo":make_other])
@@ -618,6 +583,11 @@ class Log:
         return Thing()
 
 
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
 def singleton(name: str, value: Any) -> Provider:
     return Singleton[name : lambda: value]
 
@@ -627,41 +597,31 @@ async def made(injector: Injector, **values: Any) -> None:
         await injector.resolve(singleton(name, value))
 
 
-def test_what_was_made_is_closed_in_reverse_order() -> None:
-    async def main() -> None:
-        log, injector = Log(), Injector()
-        await made(injector, a=log.sync("a"), b=log.later("b"), c=log.both("c"), d=object(), e=None)
-        await injector.aclose()
-        assert log.closed == ["c", "b", "a"]
-        await injector.aclose()
-        assert log.closed == ["c", "b", "a"]
-        assert repr(injector) == "<Injector 0 types, 0 made>"
-
-    run(main())
+async def test_what_was_made_is_closed_in_reverse_order(log: Log, injector: Injector) -> None:
+    await made(injector, a=log.sync("a"), b=log.later("b"), c=log.both("c"), d=object(), e=None)
+    await injector.aclose()
+    assert log.closed == ["c", "b", "a"]
+    await injector.aclose()
+    assert log.closed == ["c", "b", "a"]
+    assert repr(injector) == "<Injector 0 types, 0 made>"
 
 
-def test_given_values_stay_open() -> None:
-    async def main() -> None:
-        injector, repo = Injector(), Repo()
-        injector.provide(Repo, repo)
-        await injector.fill({"repo": repo})
-        await injector.aclose()
-        assert repo.closed == 0
-
-    run(main())
+async def test_given_values_stay_open() -> None:
+    injector, repo = Injector(), Repo()
+    injector.provide(Repo, repo)
+    await injector.fill({"repo": repo})
+    await injector.aclose()
+    assert repo.closed == 0
 
 
-def test_what_two_providers_return_is_closed_once_and_classes_are_not_closed() -> None:
-    async def main() -> None:
-        injector, repo = Injector(), Repo()
-        await made(injector, a=repo, b=repo, c=Repo)
-        await injector.aclose()
-        assert repo.closed == 1
-
-    run(main())
+async def test_what_two_providers_return_is_closed_once_and_classes_are_not_closed() -> None:
+    injector, repo = Injector(), Repo()
+    await made(injector, a=repo, b=repo, c=Repo)
+    await injector.aclose()
+    assert repo.closed == 1
 
 
-def test_one_that_fails_is_logged_and_the_others_are_closed(caplog: Any) -> None:
+async def test_one_that_fails_is_logged_and_the_others_are_closed(caplog: Any) -> None:
     class Bad:
         def close(self) -> None:
             raise ConnectionError("bad")
@@ -679,7 +639,7 @@ def test_one_that_fails_is_logged_and_the_others_are_closed(caplog: Any) -> None
         async def aclose(self) -> None:
             raise asyncio.CancelledError
 
-    async def main() -> None:
+    with caplog.at_level(logging.ERROR, "evbus.dispatch"):
         log, injector = Log(), Injector()
         await made(
             injector,
@@ -692,9 +652,6 @@ def test_one_that_fails_is_logged_and_the_others_are_closed(caplog: Any) -> None
         )
         await injector.aclose()
         assert log.closed == ["z", "a"]
-
-    with caplog.at_level(logging.ERROR, "evbus.dispatch"):
-        run(main())
     told = [record.getMessage().partition(":")[0] for record in caplog.records]
     assert told == [
         "closing Singleton['stray'",
@@ -705,7 +662,7 @@ def test_one_that_fails_is_logged_and_the_others_are_closed(caplog: Any) -> None
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_one_that_takes_too_long_is_given_up(caplog: Any, monkeypatch: Any, stubborn: bool) -> None:
+async def test_one_that_takes_too_long_is_given_up(caplog: Any, monkeypatch: Any, stubborn: bool) -> None:
     monkeypatch.setattr("evbus.engine.handling.providers._GRACE", 1e-6)
     release = asyncio.Event()
 
@@ -718,7 +675,7 @@ def test_one_that_takes_too_long_is_given_up(caplog: Any, monkeypatch: Any, stub
                     raise
                 await release.wait()
 
-    async def main() -> None:
+    with caplog.at_level(logging.ERROR, "evbus.dispatch"):
         log, injector = Log(), Injector()
         await made(injector, a=log.sync("a"), slow=Hangs())
         await within(injector.aclose(1e-6))
@@ -726,35 +683,29 @@ def test_one_that_takes_too_long_is_given_up(caplog: Any, monkeypatch: Any, stub
         release.set()
         await turns(5)
         assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    with caplog.at_level(logging.ERROR, "evbus.dispatch"):
-        run(main())
     (record,) = caplog.records
     assert record.getMessage().startswith("closing Singleton['slow'")
     assert record.getMessage().endswith("took longer than 1e-06 s and was given up")
 
 
-def test_cancelled_it_leaves_the_rest_for_the_next_call() -> None:
-    async def main() -> None:
-        log, injector, hanging = Log(), Injector(), asyncio.Event()
+async def test_cancelled_it_leaves_the_rest_for_the_next_call() -> None:
+    log, injector, hanging = Log(), Injector(), asyncio.Event()
 
-        class Hangs:
-            async def aclose(self) -> None:
-                hanging.set()
-                await asyncio.Event().wait()
+    class Hangs:
+        async def aclose(self) -> None:
+            hanging.set()
+            await asyncio.Event().wait()
 
-        await made(injector, a=log.sync("a"), slow=Hangs())
-        task = asyncio.ensure_future(injector.aclose())
-        await within(hanging.wait())
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await within(task)
-        assert log.closed == []
-        await injector.aclose()
-        assert log.closed == ["a"]
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    run(main())
+    await made(injector, a=log.sync("a"), slow=Hangs())
+    task = asyncio.ensure_future(injector.aclose())
+    await within(hanging.wait())
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(task)
+    assert log.closed == []
+    await injector.aclose()
+    assert log.closed == ["a"]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 def test_afterwards_it_makes_anew_and_names_and_types_are_still_known() -> None:
@@ -775,24 +726,22 @@ def test_afterwards_it_makes_anew_and_names_and_types_are_still_known() -> None:
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_closing_ends_what_is_being_made_and_tells_who_waits(begun: bool) -> None:
-    async def main() -> None:
-        injector, gate = Injector(), Gate()
-        provider = Singleton["x":gate]
-        task = asyncio.ensure_future(injector.resolve(provider))
-        await turns(3 if begun else 1)
-        assert gate.begun == int(begun)
-        await within(injector.aclose())
-        with pytest.raises(DispatchError) as caught:
-            await within(task)
-        assert sentence(caught) == f"{provider!r} was cancelled before it was made; ask for it again"
-        gate.open.set()
-        assert isinstance(await within(injector.resolve(provider)), Repo)
-
-    run(main())
+async def test_closing_ends_what_is_being_made_and_tells_who_waits(
+    injector: Injector, gate: Gate, begun: bool
+) -> None:
+    provider = Singleton["x":gate]
+    task = asyncio.ensure_future(injector.resolve(provider))
+    await turns(3 if begun else 1)
+    assert gate.begun == int(begun)
+    await within(injector.aclose())
+    with pytest.raises(DispatchError) as caught:
+        await within(task)
+    assert sentence(caught) == f"{provider!r} was cancelled before it was made; ask for it again"
+    gate.open.set()
+    assert isinstance(await within(injector.resolve(provider)), Repo)
 
 
-def test_what_is_made_in_spite_of_closing_is_closed_by_the_next_call(caplog: Any) -> None:
+async def test_what_is_made_in_spite_of_closing_is_closed_by_the_next_call(caplog: Any) -> None:
     release, repo = asyncio.Event(), Repo()
 
     async def stubborn() -> Repo:
@@ -802,7 +751,7 @@ def test_what_is_made_in_spite_of_closing_is_closed_by_the_next_call(caplog: Any
             await release.wait()
         return repo
 
-    async def main() -> None:
+    with caplog.at_level(logging.ERROR, "evbus.dispatch"):
         injector = Injector()
         provider = Singleton["x":stubborn]
         (task,) = await ask(injector, provider, 1)
@@ -811,9 +760,6 @@ def test_what_is_made_in_spite_of_closing_is_closed_by_the_next_call(caplog: Any
         assert await within(task) is repo
         await injector.aclose()
         assert repo.closed == 1
-
-    with caplog.at_level(logging.ERROR, "evbus.dispatch"):
-        run(main())
     (record,) = caplog.records
     assert record.getMessage().endswith("is still being made 1e-06 s after it was cancelled")
 

@@ -17,6 +17,7 @@ from evbus.engine.handling.annotations import message_name
 from evbus.engine.handling.providers import Factory, Injector, Singleton, name_of
 from evbus.engine.handling.signature import check_response, make, pending_error, read, sources
 from evbus.errors import HandlerDoesNotExist, HandlerError, HandlerIsSync, HandlerSignatureError
+from tests.evbus.rig import failure
 
 if TYPE_CHECKING:
     from somewhere import Unknown
@@ -592,9 +593,10 @@ def test_an_async_generator_has_a_sentence_of_its_own(handler: Any, what: str) -
 
 
 def test_none_is_no_handler() -> None:
-    with pytest.raises(HandlerDoesNotExist) as caught:
-        read(None, message=Order)
-    assert str(caught.value) == "None was bound to Order; bind an `async def` function"
+    assert (
+        failure(HandlerDoesNotExist, read, None, message=Order)
+        == "None was bound to Order; bind an `async def` function"
+    )
 
 
 @pytest.mark.parametrize("handler", [5, "handler", object(), Order, vars(Methods)["of_class"]])
@@ -619,9 +621,7 @@ def test_a_method_without_its_object_is_refused() -> None:
 
 @pytest.mark.parametrize("message", [None, 5, "", Order(), Box[int], Order | Child])
 def test_a_message_is_a_class_or_a_string(message: Any) -> None:
-    with pytest.raises(HandlerSignatureError) as caught:
-        read(one, message=message)
-    assert str(caught.value) == (
+    assert failure(HandlerSignatureError, read, one, message=message) == (
         f"a message is a class or a string that is not empty, not {message!r}; bind one of those"
     )
 
@@ -1068,9 +1068,7 @@ MAYBE = [
 @pytest.mark.parametrize(("annotation", "written"), NEVER)
 def test_a_result_that_is_never_the_response_event_is_refused(annotation: Any, written: str) -> None:
     handler = returning(annotation)
-    with pytest.raises(HandlerSignatureError) as caught:
-        check_response(read(handler, message=Message), Order)
-    assert str(caught.value) == (
+    assert failure(HandlerSignatureError, check_response, read(handler, message=Message), Order) == (
         f"the handler {name_of(handler)} of Message: it returns {written}, which is never the response_event "
         "Order; return that, or bind it without response_event"
     )
@@ -1090,9 +1088,7 @@ def test_of_several_response_events_one_is_enough() -> None:
 
 @pytest.mark.parametrize("response_event", ["Order", 5, (), (Order, "x"), [Order], Order | Child])
 def test_a_response_event_is_a_class_or_several(response_event: Any) -> None:
-    with pytest.raises(HandlerSignatureError) as caught:
-        check_response(read(one, message=Message), response_event)
-    assert str(caught.value) == (
+    assert failure(HandlerSignatureError, check_response, read(one, message=Message), response_event) == (
         f"the handler {HERE}.one of Message: response_event must be a class or a tuple of classes, not "
         f"{response_event!r}"
     )

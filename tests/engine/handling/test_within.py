@@ -14,7 +14,6 @@ from tests.dispatch.rig import caught, turns, until
 
 @pytest.mark.parametrize("seconds", [0, -1, True, "1", float("nan"), [1]])
 async def test_what_is_no_time_is_refused(seconds: Any) -> None:
-
     with pytest.raises(
         ValueError, match="^timeout is a number of seconds above 0, or None for no limit, and not "
     ):
@@ -42,7 +41,6 @@ async def test_what_is_done_in_time_returns_or_raises_as_it_would() -> None:
 
 @pytest.mark.parametrize("own", [None, KeyError, TimeoutError])
 async def test_what_is_not_done_in_time_is_cancelled(own: type[Exception] | None) -> None:
-
     ended = []
 
     async def work() -> None:
@@ -78,7 +76,6 @@ async def test_what_is_done_all_the_same_returns() -> None:
 
 @pytest.mark.parametrize("own", [False, True])
 async def test_who_waits_is_cancelled_and_the_rest_ends_first(own: bool) -> None:
-
     state = []
 
     async def work() -> None:

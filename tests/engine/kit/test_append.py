@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from evbus.engine.kit.append import AppendFile
 from evbus.errors import Unavailable
+from tests.evbus.rig import failure
 
 LOGGER = "evbus.ingress.file"
 
@@ -448,15 +449,13 @@ def test_a_path_that_is_no_file_is_told_in_a_sentence(tmp_path: Path, kind: str)
         "folder": "it is a folder; a file is right",
         "under a file": "a part of its path is a file, not a folder",
     }.get(kind, special)
-    with pytest.raises(Unavailable) as caught:
-        AppendFile(path).open()
-    assert str(caught.value) == f"cannot write {path}: {expected}"
+    assert failure(Unavailable, AppendFile(path).open) == f"cannot write {path}: {expected}"
 
 
 def test_a_missing_permission_is_told_with_the_path(
     make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "open", fail_with(errno.EACCES))
-    with pytest.raises(Unavailable) as caught:
-        make().open()
-    assert str(caught.value).startswith(f"cannot write {path}: permission denied to user id {os.geteuid()}")
+    assert failure(Unavailable, make().open).startswith(
+        f"cannot write {path}: permission denied to user id {os.geteuid()}"
+    )

@@ -11,7 +11,6 @@ from evbus.engine.kit.thread import WorkerThread
 
 
 async def test_functions_run_in_order_in_one_thread_that_is_not_the_loops() -> None:
-
     worker = WorkerThread("t")
     seen = await asyncio.gather(*(worker.run(lambda n=n: (n, threading.get_ident())) for n in range(50)))
     await worker.close()
@@ -21,7 +20,6 @@ async def test_functions_run_in_order_in_one_thread_that_is_not_the_loops() -> N
 
 
 async def test_an_exception_reaches_the_caller_and_the_thread_goes_on() -> None:
-
     worker = WorkerThread("t")
     with pytest.raises(ZeroDivisionError):
         await worker.run(lambda: 1 // 0)
@@ -31,7 +29,6 @@ async def test_an_exception_reaches_the_caller_and_the_thread_goes_on() -> None:
 
 
 async def test_the_loop_goes_on_while_a_function_hangs_and_what_waits_can_be_taken_back() -> None:
-
     worker, gate, started = WorkerThread("t"), threading.Event(), threading.Event()
     done: list[str] = []
 
@@ -69,7 +66,6 @@ async def test_close_is_cancellable_while_the_thread_hangs_and_last_still_runs()
 
 
 async def test_a_closed_worker_says_so() -> None:
-
     worker = WorkerThread("t")
     await worker.close()
     await worker.close()
@@ -81,7 +77,6 @@ async def test_a_closed_worker_says_so() -> None:
 async def test_submitted_work_is_done_before_close_and_its_failure_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-
     worker = WorkerThread("t")
     done: list[int] = []
     worker.submit(lambda: 1 // 0)
@@ -94,7 +89,6 @@ async def test_submitted_work_is_done_before_close_and_its_failure_is_logged(
 
 
 async def test_the_tick_comes_after_each_function_and_when_its_time_is_up() -> None:
-
     ticks = 0
     reached = threading.Event()
 

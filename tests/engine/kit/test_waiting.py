@@ -83,7 +83,7 @@ def cancel_this_task() -> None:
 @pytest.mark.parametrize("turns_before", [0, 1, 2])
 @pytest.mark.parametrize("turns_after", [0, 1])
 @pytest.mark.parametrize("seconds", [0, 20])
-def test_a_plugin_that_cancels_its_task_has_failed_unless_it_ends_well_and_the_task_goes_on(
+async def test_a_plugin_that_cancels_its_task_has_failed_unless_it_ends_well_and_the_task_goes_on(
     turns_before: int, turns_after: int, seconds: float, call: Any
 ) -> None:
     async def plugin() -> int:
@@ -92,22 +92,19 @@ def test_a_plugin_that_cancels_its_task_has_failed_unless_it_ends_well_and_the_t
         await turns(turns_after)
         return 5
 
-    async def main() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        for _ in range(2):
-            if turns_after:
-                with pytest.raises(DeliveryError, match="cancelled from within"):
-                    await call(plugin(), seconds)
-            else:
-                assert await call(plugin(), seconds) == 5
-            assert task.cancelling() == 0
-            await turns(2)
-
-    asyncio.run(main())
+    task = asyncio.current_task()
+    assert task is not None
+    for _ in range(2):
+        if turns_after:
+            with pytest.raises(DeliveryError, match="cancelled from within"):
+                await call(plugin(), seconds)
+        else:
+            assert await call(plugin(), seconds) == 5
+        assert task.cancelling() == 0
+        await turns(2)
 
 
-def test_who_cancels_the_task_as_well_as_its_plugin_does_ends_it(call: Any) -> None:
+async def test_who_cancels_the_task_as_well_as_its_plugin_does_ends_it(call: Any) -> None:
     async def plugin() -> None:
         await asyncio.sleep(0)
         cancel_this_task()
@@ -117,15 +114,12 @@ def test_who_cancels_the_task_as_well_as_its_plugin_does_ends_it(call: Any) -> N
             cancelled.append("from within")
             await forever()
 
-    async def main() -> None:
-        task = asyncio.ensure_future(call(plugin(), 20))
-        await until(lambda: cancelled)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await within(task)
-
     cancelled: list[str] = []
-    asyncio.run(main())
+    task = asyncio.ensure_future(call(plugin(), 20))
+    await until(lambda: cancelled)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(task)
 
 
 @pytest.mark.parametrize(("plugin", "kind"), [(fails, KeyError), (times_out_itself, TimeoutError)])
@@ -152,7 +146,7 @@ def test_a_plugin_that_ends_well_when_it_is_told_to_end_has_delivered(call: Any)
 
 
 @pytest.mark.parametrize("seconds", [0, 20])
-def test_our_own_cancellation_stays_one_and_reaches_the_plugin(seconds: float, call: Any) -> None:
+async def test_our_own_cancellation_stays_one_and_reaches_the_plugin(seconds: float, call: Any) -> None:
     seen = []
 
     async def plugin() -> None:
@@ -161,33 +155,27 @@ def test_our_own_cancellation_stays_one_and_reaches_the_plugin(seconds: float, c
         finally:
             seen.append("ended")
 
-    async def main() -> None:
-        task = asyncio.ensure_future(call(plugin(), seconds))
-        await turns(3)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await within(task)
-        assert seen == ["ended"]
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    asyncio.run(main())
+    task = asyncio.ensure_future(call(plugin(), seconds))
+    await turns(3)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(task)
+    assert seen == ["ended"]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_a_plugin_that_fails_when_it_is_cancelled_makes_no_noise(caplog: Any, call: Any) -> None:
+async def test_a_plugin_that_fails_when_it_is_cancelled_makes_no_noise(caplog: Any, call: Any) -> None:
     async def plugin() -> None:
         try:
             await forever()
         except asyncio.CancelledError:
             raise ConnectionError("lost") from None
 
-    async def main() -> None:
-        task = asyncio.ensure_future(call(plugin(), 20))
-        await turns(3)
-        task.cancel()
-        with pytest.raises((asyncio.CancelledError, ConnectionError)):
-            await within(task)
-
-    asyncio.run(main())
+    task = asyncio.ensure_future(call(plugin(), 20))
+    await turns(3)
+    task.cancel()
+    with pytest.raises((asyncio.CancelledError, ConnectionError)):
+        await within(task)
     assert caplog.text == ""
 
 
@@ -203,19 +191,16 @@ def test_a_plugin_finds_its_own_task_and_timeouts_work_inside_it(call: Any) -> N
     assert asyncio.run(call(plugin(), 20)) == "timed out inside"
 
 
-def test_one_timer_serves_many_calls_in_turn_and_at_once() -> None:
-    async def main() -> None:
-        deadline = Deadline(0.05)
-        for _ in range(3):
-            assert await deadline.call(value_later()) == 5
-        slow = [asyncio.ensure_future(deadline.call(forever())) for _ in range(3)]
-        await turns(2)
-        quick = asyncio.ensure_future(deadline.call(value_later()))
-        await asyncio.wait([*slow, quick])
-        assert quick.result() == 5
-        for task in slow:
-            assert isinstance(task.exception(), DeliveryTimeout)
+async def test_one_timer_serves_many_calls_in_turn_and_at_once() -> None:
+    deadline = Deadline(0.05)
+    for _ in range(3):
         assert await deadline.call(value_later()) == 5
-        deadline.close()
-
-    asyncio.run(main())
+    slow = [asyncio.ensure_future(deadline.call(forever())) for _ in range(3)]
+    await turns(2)
+    quick = asyncio.ensure_future(deadline.call(value_later()))
+    await asyncio.wait([*slow, quick])
+    assert quick.result() == 5
+    for task in slow:
+        assert isinstance(task.exception(), DeliveryTimeout)
+    assert await deadline.call(value_later()) == 5
+    deadline.close()

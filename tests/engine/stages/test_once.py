@@ -54,7 +54,6 @@ async def failing() -> None:
 
 
 async def test_what_has_succeeded_is_not_done_again() -> None:
-
     guard = once()
     assert await guard.run("a", returning(1)) == 1
     assert await guard.run("a", returning(2)) is DUPLICATE
@@ -64,7 +63,6 @@ async def test_what_has_succeeded_is_not_done_again() -> None:
 
 
 async def test_what_has_failed_is_done_again() -> None:
-
     guard = once()
     with pytest.raises(KeyError):
         await guard.run("a", failing)
@@ -73,7 +71,6 @@ async def test_what_has_failed_is_done_again() -> None:
 
 
 async def test_a_second_waits_while_the_first_is_under_way_and_drops_when_it_succeeds() -> None:
-
     guard, work = once(), Work()
     runs = [asyncio.ensure_future(guard.run("a", work)) for _ in range(3)]
     await settle()
@@ -85,7 +82,6 @@ async def test_a_second_waits_while_the_first_is_under_way_and_drops_when_it_suc
 
 @pytest.mark.parametrize("how", ["raises", "is cancelled"])
 async def test_after_a_failure_one_of_those_that_wait_does_it(how: str) -> None:
-
     guard, work = once(), Work()
     runs = [asyncio.ensure_future(guard.run("a", work)) for _ in range(3)]
     await settle()
@@ -102,7 +98,6 @@ async def test_after_a_failure_one_of_those_that_wait_does_it(how: str) -> None:
 
 
 async def test_who_is_cancelled_while_waiting_disturbs_nobody() -> None:
-
     guard, work = once(), Work()
     runs = [asyncio.ensure_future(guard.run("a", work)) for _ in range(3)]
     await settle()
@@ -136,9 +131,7 @@ def test_memory_forgets_after_its_seconds() -> None:
     clock.now += 0.1
     assert "a" not in memory
     memory.add("b")
-    assert len(memory) == 1
-    assert memory.forgotten == 0
-    assert repr(memory) == "<Memory 1 of 100 keys, 10 s>"
+    assert (len(memory), memory.forgotten, repr(memory)) == (1, 0, "<Memory 1 of 100 keys, 10 s>")
 
 
 def test_memory_holds_no_more_than_its_limit_and_forgets_the_oldest() -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from evbus.errors import BusStopped, PluginError
 from evbus.types import Delivery, Origin
 
-__all__ = ["Bridge"]
+__all__ = ["Bridge", "Bridged"]
 
 #: Deliveries that may be unsettled at once: a source may have no bound of its own.
 MOST = 10_000
@@ -17,10 +17,11 @@ MOST = 10_000
 SLICE = 256
 
 
-class _Bridged(Delivery):
+class Bridged(Delivery):
     """A delivery that a bridge handed on, which counts it until it is settled or dropped."""
 
     def drop(self) -> None:
+        """Forget it, and count it no more."""
         settle, self._settle = self._settle, None
         if settle is not None:
             self._tag.drop()
@@ -120,7 +121,7 @@ class Bridge:
         self._idle.clear()
         try:
             self._take(
-                _Bridged(
+                Bridged(
                     delivery.envelope,
                     self._settle,
                     delivery,

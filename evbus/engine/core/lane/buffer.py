@@ -11,6 +11,7 @@ from typing import TypeVar
 from evbus.engine.core.lane.retry import DeadLetter, without
 from evbus.engine.core.lane.stats import Counters
 from evbus.engine.core.queue import Queue
+from evbus.engine.kit.notifier import resolve
 from evbus.engine.kit.weight import size_of
 from evbus.types import Envelope
 
@@ -122,8 +123,8 @@ class Buffer:
         sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sleepers.append(sleeper)
         # Looked at again, as a finalizer may have put an event before there was a sleeper.
-        if self._waiting and not sleeper.done():
-            sleeper.set_result(None)
+        if self._waiting:
+            resolve(sleeper)
         return sleeper
 
     def take(self, most: int, alike: Callable[[Envelope], str] | None = None) -> Flight:

@@ -16,7 +16,6 @@ from evbus.engine.core.lane.relay import Tracker
 from evbus.engine.core.lane.retry import DeadLetter
 from evbus.engine.core.lane.sender import Sender
 from evbus.engine.core.lane.stats import Counters, LaneKey, LaneState, Latency
-from evbus.engine.core.lane.turns import Turns
 from evbus.engine.core.observe import Observers
 from evbus.engine.core.queue import Queue
 from evbus.engine.core.settings import DeliverySettings
@@ -24,7 +23,7 @@ from evbus.engine.kit.failure import about, trace
 from evbus.engine.kit.redact import one_line, redact, said
 from evbus.types import Envelope
 
-__all__ = ["DeadLetter", "Lane", "LaneKey", "LaneState"]
+__all__ = ["DeadLetter", "Lane", "LaneKey"]
 
 log = logging.getLogger("evbus.lane")
 
@@ -69,7 +68,6 @@ class Lane:
         self.secrets = secrets
         self.buffer = Buffer(queue, delivery.buffer, drops=delivery.on_full == "drop_oldest")
         self.latency = Latency()
-        self.turns = Turns()
         self.tasks: list[asyncio.Task[None]] = []
         self.last_error = ""
         self.on_idle: Callable[[], None] | None = None
@@ -86,7 +84,7 @@ class Lane:
         self._passing: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<Lane {self.key} {self.state.value} queued={len(self.buffer)}>"
+        return f"<Lane {self.key} {self.state} queued={len(self.buffer)}>"
 
     @property
     def counters(self) -> Counters:
@@ -97,12 +95,12 @@ class Lane:
     def state(self) -> LaneState:
         """The state of the lane."""
         if self.closing:
-            return LaneState.CLOSED
+            return "closed"
         if self.idle:
-            return LaneState.IDLE
+            return "idle"
         if self.waiting:
-            return LaneState.WAITING
-        return LaneState.RETRYING if self.failing else LaneState.RUNNING
+            return "waiting"
+        return "retrying" if self.failing else "running"
 
     @property
     def idle(self) -> bool:
@@ -116,7 +114,7 @@ class Lane:
             **self.counters.as_dict(),
             "queued": len(self.buffer),
             "queued_bytes": self.buffer.size,
-            "state": self.state.value,
+            "state": self.state,
             "last_error": self.last_error,
             "latency": self.latency.percentiles(),
         }

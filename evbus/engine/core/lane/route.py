@@ -112,17 +112,13 @@ class LaneRouter:
                 self._cache.clear()
             self._cache[profile] = found
             if not found:
-                self._report(profile)
+                written = one_line(repr(profile))
+                log.warning("no profile matches %s: its events go nowhere%s", written, self.hint(profile))
         return found
 
     def named(self, profile: str) -> list[Lane]:
         """Return the lanes of this very pattern: what comes in through one has that as its profile."""
         return self._by_pattern.get(profile, [])
-
-    def _report(self, profile: str) -> None:
-        log.warning(
-            "no profile matches %s: its events go nowhere%s", one_line(repr(profile)), self.hint(profile)
-        )
 
     def hint(self, profile: str) -> str:
         """Suggest the profile that may be meant by a name that matches none."""

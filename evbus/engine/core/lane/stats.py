@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from evbus.engine.kit.redact import one_line
 from evbus.types import Envelope
@@ -26,14 +25,8 @@ class LaneKey(NamedTuple):
         return one_line(".".join(self))
 
 
-class LaneState(Enum):
-    """The state of a lane, as an operator sees it."""
-
-    IDLE = "idle"
-    RUNNING = "running"
-    RETRYING = "retrying"
-    WAITING = "waiting"  # for a destination that is down
-    CLOSED = "closed"
+#: The state of a lane, as an operator sees it; it waits for a destination that is down.
+LaneState = Literal["idle", "running", "retrying", "waiting", "closed"]
 
 
 class Latency:

@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from evbus.engine.core.broker import HANDLING
 from evbus.engine.core.lane.buffer import Flight
@@ -25,20 +25,55 @@ from evbus.engine.kit.waiting import failure_of, running
 from evbus.errors import ConnectionLost, Unavailable
 from evbus.types import Envelope
 
-__all__ = ["start"]
+__all__ = ["Turns", "start"]
 
 log = logging.getLogger("evbus.lane")
 
+_Made = TypeVar("_Made")
+
 #: Seconds until a worker that failed by a fault of the bus itself is started again.
 RESTART = 1.0
+
+
+class Turns:
+    """Lets workers call a destination at the same time, unless one of them has to be alone.
+
+    What several have in flight when a connection breaks tells nothing about whose fault it was.
+    """
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._alone = False
+        self._changed = asyncio.Event()
+
+    async def take(self, call: Callable[..., Awaitable[_Made]], *given: object, alone: bool = False) -> _Made:
+        """Await ``call(*given)``; with ``alone`` while no other call is under way."""
+        while self._alone:
+            await self._changed.wait()
+        self._alone = alone
+        try:
+            while alone and self._under_way:
+                await self._changed.wait()
+            self._under_way += 1
+            try:
+                return await call(*given)
+            finally:
+                self._under_way -= 1
+        finally:
+            if alone:
+                self._alone = False
+            # All who wait look again.
+            self._changed.set()
+            self._changed.clear()
 
 
 def start(lane: Lane) -> None:
     """Start the workers of a lane in the running loop."""
     loop = asyncio.get_running_loop()
     lane.closing = False
+    turns = Turns()
     for number in range(lane.delivery.concurrency):
-        task = loop.create_task(_Worker(lane).run(), name=f"evbus lane {lane.key} {number}")
+        task = loop.create_task(_Worker(lane, turns).run(), name=f"evbus lane {lane.key} {number}")
         lane.tasks.append(task)
 
 
@@ -87,8 +122,9 @@ class _Sent:
 
 
 class _Worker:
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, turns: Turns) -> None:
         self._lane = lane
+        self._turns = turns
         self._task: asyncio.Task[Any] | None = None
         # What it has taken and not dealt with, and what of that is being sent while it does something else.
         self._flights: deque[Flight] = deque()
@@ -156,7 +192,7 @@ class _Worker:
                     return
                 if rounds or tries[0]:
                     _note_tries(flight, left, [count + 1 for count in tries])
-                outcomes = await lane.turns.take(
+                outcomes = await self._turns.take(
                     lane.sender.send, left, self._task, alone=broke and len(left) == 1
                 )
             if outcomes.count(None) == len(left):

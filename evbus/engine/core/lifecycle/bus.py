@@ -8,7 +8,7 @@ import logging
 import time
 import weakref
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from evbus.engine.core.broker import Broker
@@ -19,16 +19,16 @@ from evbus.engine.core.lane import worker
 from evbus.engine.core.lane.lane import DeadLetter, Lane
 from evbus.engine.core.lane.relay import Tracker
 from evbus.engine.core.lane.route import LaneRouter
-from evbus.engine.core.lifecycle.patience import Patience
+from evbus.engine.core.lifecycle.patience import Patience, within
+from evbus.engine.core.lifecycle.plan import open_all
 from evbus.engine.core.lifecycle.run import BusState, Report, RunPlan
-from evbus.engine.core.lifecycle.together import open_all, within
 from evbus.engine.core.lifecycle.unstopped import end_tasks, mark
 from evbus.engine.core.observe import Observers
 from evbus.engine.core.queue import Queue
 from evbus.engine.kit.names import unique
 from evbus.engine.kit.notifier import Notifier, resolve
 from evbus.errors import BusStopped, EvbusError
-from evbus.types import Delivery, Envelope
+from evbus.types import Envelope
 
 __all__ = ["BusState", "Engine", "Report", "RunPlan"]
 
@@ -371,17 +371,6 @@ class Engine:
         """Return the lanes of the profiles that have this very name."""
         return [] if self._router is None else self._router.named(profile)
 
-    def relay(self, delivery: Delivery, event: Envelope, lanes: Sequence[Lane]) -> None:
-        """Hand ``event``, made of a delivery, to ``lanes``; that is settled when they are done with it.
-
-        :raises BusStopped: the bus takes nothing any more; the delivery is not settled.
-        """
-        self._relaying().relay(delivery, event, lanes)
-
-    def refuse(self, delivery: Delivery, event: Envelope, lanes: Sequence[Lane], problem: Exception) -> None:
-        """Record a delivery that no lane can have as dead in each of them; raises as :meth:`relay` does."""
-        self._relaying().refuse(delivery, event, lanes, problem)
-
     async def give_up(self, event: Envelope, where: str, problem: Exception, attempts: int) -> bool:
         """Record an event that was given up outside the lanes; return whether the record is on the disk.
 
@@ -409,7 +398,11 @@ class Engine:
             return True
         return any(not lane.idle for lane in self.lanes.values() if lane.key.plugin == plugin)
 
-    def _relaying(self) -> Tracker:
+    def relaying(self) -> Tracker:
+        """Return what takes deliveries from outside.
+
+        :raises BusStopped: the bus takes nothing any more.
+        """
         if self._tracker is None or self.state is not BusState.RUNNING:
             raise BusStopped
         return self._tracker

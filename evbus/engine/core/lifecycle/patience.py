@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
-__all__ = ["Patience"]
+__all__ = ["Patience", "within"]
 
 #: Seconds that everything which is to be closed has together, once the time to deliver is over.
 CLOSING = 3.0
@@ -51,3 +53,22 @@ class Patience:
     def grace(self, most: float) -> float:
         """Return the seconds that closing something may take, at most ``most``."""
         return min(most, max(MOMENT, self._end + CLOSING - time.monotonic()))
+
+
+async def within(
+    seconds: float, waiting: Iterable[Awaitable[Any]], cut_short: asyncio.Future[None], moment: float
+) -> None:
+    """Wait for all for ``seconds``, or ``moment`` seconds once ``cut_short`` is done; cancel the rest."""
+    tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(one) for one in waiting]
+    if not tasks:
+        return
+    together = asyncio.ensure_future(asyncio.wait(tasks))
+    if not cut_short.done():
+        first: set[asyncio.Future[Any]] = {together, cut_short}
+        await asyncio.wait(first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    if cut_short.done():
+        await asyncio.wait({together}, timeout=moment)
+    together.cancel()
+    for task in tasks:
+        if not task.done():
+            task.cancel()

@@ -1,7 +1,8 @@
-"""Make lanes of profiles."""
+"""Make lanes of profiles, and open them."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from evbus.engine.core.endpoint import Endpoint, router
@@ -11,9 +12,9 @@ from evbus.engine.core.lane.sender import Sender, check_publish, takes_text
 from evbus.engine.core.observe import Observers
 from evbus.engine.core.queue import Queue
 from evbus.engine.kit.redact import secrets_of
-from evbus.errors import ProfileError, nearest
+from evbus.errors import ConfigError, ConnectFailed, ProfileError, Rejected, nearest
 
-__all__ = ["connect"]
+__all__ = ["connect", "open_all"]
 
 
 def connect(
@@ -80,3 +81,18 @@ def _check_dead_letters(profiles: Sequence[Endpoint], patterns: Patterns, source
                 path=f"{profile.path}.delivery.dead_letter",
             )
         there.add(target)
+
+
+async def open_all(lanes: Sequence[Lane], seconds: float) -> None:
+    """Open every sender, ``seconds`` at most; what only time can mend is logged, and tried again later.
+
+    :raises ConfigError: a profile is wrong.
+    :raises ConnectFailed: a profile says not to wait for what it connects to.
+    :raises Rejected: what it connects to does not take it.
+    """
+    results = await asyncio.gather(*(lane.sender.open(seconds) for lane in lanes), return_exceptions=True)
+    for lane, problem in zip(lanes, results):  # noqa: B905 - one result each
+        if isinstance(problem, (ConfigError, ConnectFailed, Rejected, asyncio.CancelledError)):
+            raise problem
+        if isinstance(problem, BaseException):
+            lane.fails(problem, "cannot be opened, and")

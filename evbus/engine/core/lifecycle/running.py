@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any
 
 from evbus.engine.core.lifecycle.signals import Control, handled
 from evbus.errors import EvbusError
 
-__all__ = ["control_of", "running"]
+__all__ = ["control_of", "hurry", "running"]
 
 
 def control_of(the_hub: Any, *, insist: bool = False) -> Control:
-    """Return what stops the bus of a hub, and cuts its dispatcher short with it."""
-    engine, dispatcher = the_hub.evbus.ENGINE, the_hub.dispatch.DISPATCHER
+    """Return what stops the bus of a hub, and cuts what its rooms do short with it."""
+    return Control(the_hub.evbus.ENGINE.limit, partial(hurry, the_hub), insist=insist)
 
-    def cut_short() -> None:
-        engine.hurry()
-        dispatcher.hurry()
 
-    return Control(engine.limit, cut_short, insist=insist)
+def hurry(the_hub: Any) -> None:
+    """Let a stop of the bus that is under way, or to come, deliver no more."""
+    the_hub.evbus.ENGINE.hurry()
+    for hurry_room in the_hub.evbus.LIFE["hurry"]:
+        hurry_room()
 
 
 @contextlib.asynccontextmanager
@@ -34,7 +36,7 @@ async def running(
     quiet: bool = True,
     steady: bool = False,
 ) -> AsyncIterator[Control]:
-    """Start the bus of a hub, and at the end deliver what is left and stop it, its dispatcher before it.
+    """Start the bus of a hub, and at the end deliver what is left and stop it, its rooms before it.
 
     :param contexts: the profiles.
     :param control: ends the block; default: one of its own.
@@ -58,10 +60,7 @@ async def running(
             async with made:
                 yield made
         finally:
-            if the_hub.dispatch.init.running():
-                # What listeners have still to handle may need it. All of it has one time.
-                patience = the_hub.evbus.ENGINE.patience()
-                await the_hub.event.init.settle(patience.left())
-                await the_hub.dispatch.init.stop(patience.left())
+            for leave in the_hub.evbus.LIFE["leave"]:
+                await leave()
             made.report = await bus.stop(steady=steady and not made.left)
             await asyncio.gather(listener, return_exceptions=True)

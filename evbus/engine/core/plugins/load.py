@@ -23,7 +23,7 @@ import pop.exc
 import pop.loader
 
 from evbus.engine.core.endpoint import Plugin
-from evbus.engine.core.plugins.own import check_options
+from evbus.engine.core.settings import check_options
 from evbus.errors import PluginError
 
 __all__ = ["Check", "load_plugins", "module_of", "open_room"]
@@ -31,14 +31,8 @@ __all__ = ["Check", "load_plugins", "module_of", "open_room"]
 Check = Callable[[ModuleType], None]
 
 
-class _BrokenError(Exception):
-    """A file is not loaded: the reason, and the state that this leaves it in."""
-
-    def __init__(self, reason: str, line: int = 0, state: str = "broken") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.line = line
-        self.state = state
+class _DisabledError(Exception):
+    """A file says itself that it is not to be loaded, and why."""
 
 
 def open_room(hub: Any, room: str, package: str, *, merged: bool = True) -> None:
@@ -68,7 +62,7 @@ def load_plugins(sub: Any, subsystem: str, check: Check | None = None) -> list[P
     """
     plugins = _drop_broken_contracts(sub, subsystem)
     owners: dict[str, str] = {}
-    off: dict[Path, _BrokenError] = {}
+    off: dict[Path, Exception] = {}
     with _quiet_pop():
         for bname in _in_order(sub):
             file = sub._scan["python"][bname]["path"]
@@ -111,7 +105,7 @@ def _load_one(
     file: str,
     check: Check | None,
     owners: dict[str, str],
-    off: dict[Path, _BrokenError],
+    off: dict[Path, Exception],
 ) -> Plugin | None:
     name = Path(bname).name.split(".")[0]
     module_name = _module_name(file)
@@ -124,21 +118,23 @@ def _load_one(
         if name == "init" and name in owners:
             _check_sub_virtual(sub, module, off)
         if name in owners and name != "init":
-            raise _BrokenError(
+            raise PluginError(
                 f"the name {name!r} is taken by {owners[name]}; rename the file or its __virtualname__"
             )
         if name in owners:
             _check_init(sub, module, owners[name])
         elif name != "init" and check is not None:
-            _check(module, check)
-        _check(module, check_options)
+            check(module)
+        check_options(module)
         _keep_signatures(module)
         _put_on_sub(sub, bname, name)
         if subsystem in ("ingress", "egress"):
             _check_accepts(sub._loaded[name])
     except Exception as exc:
         # A module may have a __getattr__, and an attribute that POP looks at be anything.
-        broken = exc if isinstance(exc, _BrokenError) else _BrokenError(_say(exc), _line(exc, file))
+        state = "disabled" if isinstance(exc, _DisabledError) else "broken"
+        said = str(exc) if state == "disabled" else _say(exc)
+        broken = exc if isinstance(exc, PluginError) else PluginError(said, line=_line(exc, file))
         if not known:
             sys.modules.pop(module_name, None)
         if name not in owners:
@@ -147,7 +143,7 @@ def _load_one(
             name,
             subsystem=subsystem,
             file=file,
-            state=broken.state,
+            state=state,
             reason=broken.reason,
             line=broken.line,
         )
@@ -162,13 +158,11 @@ def _import(module_name: str, file: str) -> ModuleType:
     """Execute the file as POP would, once: POP finds it in ``sys.modules`` then."""
     if not Path(file).is_file():
         # A pipe would be waited for, for ever.
-        raise _BrokenError(
-            "it is no file, but a link that leads nowhere, or a folder, pipe, socket or device"
-        )
+        raise PluginError("it is no file, but a link that leads nowhere, or a folder, pipe, socket or device")
     other = getattr(sys.modules.get(module_name), "__file__", None)
     if other not in (None, file) and os.path.realpath(other) != os.path.realpath(file):
         # shop.eu/same.py and shop/eu/same.py
-        raise _BrokenError(
+        raise PluginError(
             f"POP takes it for {other}, whose path differs in dots only; rename one of the folders"
         )
     try:
@@ -176,28 +170,22 @@ def _import(module_name: str, file: str) -> ModuleType:
     except KeyboardInterrupt:
         raise
     except SystemExit as exc:
-        raise _BrokenError(
-            f"it ends the program when it is imported: {_say(exc)}", _line(exc, file)
+        raise PluginError(
+            f"it ends the program when it is imported: {_say(exc)}", line=_line(exc, file)
         ) from None
     except BaseException as exc:  # what POP lets through, such as a CancelledError
-        raise _BrokenError(_say(exc), _line(exc, file)) from None
+        raise PluginError(_say(exc), line=_line(exc, file)) from None
     if not isinstance(module, pop.loader.LoadError):
         return module  # type: ignore[no-any-return]
     problem = module.edict["exception"]
     if isinstance(problem, ModuleNotFoundError) and problem.name == module_name.partition(".")[0]:
-        raise _BrokenError(
-            "it imports relatively (from . import ...); plugin files import absolutely", _line(problem, file)
+        raise PluginError(
+            "it imports relatively (from . import ...); plugin files import absolutely",
+            line=_line(problem, file),
         )
     if isinstance(problem, SyntaxError) and problem.filename == file:
-        raise _BrokenError(f"not valid Python: {problem.msg}", problem.lineno or 0)
-    raise _BrokenError(_say(problem), _line(problem, file))
-
-
-def _check(module: ModuleType, check: Check) -> None:
-    try:
-        check(module)
-    except PluginError as exc:
-        raise _BrokenError(exc.reason, exc.line) from None
+        raise PluginError(f"not valid Python: {problem.msg}", line=problem.lineno or 0)
+    raise PluginError(_say(problem), line=_line(problem, file))
 
 
 def _keep_signatures(module: ModuleType) -> None:
@@ -212,9 +200,9 @@ def _check_accepts(module: Any) -> None:
     accepts, profile = getattr(module, "ACCT", None), getattr(module, "PROFILE", None)
     listed = isinstance(accepts, (list, tuple)) and all(isinstance(one, str) for one in accepts)
     if accepts is not None and not listed:
-        raise _BrokenError(f"ACCT is a list of the names of providers, and not {accepts!r:.80}")
+        raise PluginError(f"ACCT is a list of the names of providers, and not {accepts!r:.80}")
     if profile is not None and not (isinstance(profile, type) and issubclass(profile, msgspec.Struct)):
-        raise _BrokenError(f"PROFILE is a class deriving msgspec.Struct, and not {profile!r:.80}")
+        raise PluginError(f"PROFILE is a class deriving msgspec.Struct, and not {profile!r:.80}")
 
 
 def _check_init(sub: Any, module: ModuleType, owner: str) -> None:
@@ -222,10 +210,10 @@ def _check_init(sub: Any, module: ModuleType, owner: str) -> None:
     ours = sub._loaded["init"]._funcs
     for name, value in vars(module).items():
         if name in ours and inspect.isfunction(value) and value.__module__ == module.__name__:
-            raise _BrokenError(f"its function {name}() would replace that of {owner}; give it another name")
+            raise PluginError(f"its function {name}() would replace that of {owner}; give it another name")
 
 
-def _check_sub_virtual(sub: Any, module: ModuleType, off: dict[Path, _BrokenError]) -> None:
+def _check_sub_virtual(sub: Any, module: ModuleType, off: dict[Path, Exception]) -> None:
     """Ask ``__sub_virtual__`` of a further ``init.py``: in POP it switches off all packages' folders."""
     answer = getattr(module, "__sub_virtual__", None)
     if answer is None:
@@ -234,13 +222,14 @@ def _check_sub_virtual(sub: Any, module: ModuleType, off: dict[Path, _BrokenErro
     try:
         said = answer(sub._hub)
     except Exception as exc:
-        reason, line, state = f"__sub_virtual__ failed: {_say(exc)}", _line(exc, file), "broken"
+        failed = f"__sub_virtual__ of {file}: __sub_virtual__ failed: {_say(exc)}"
+        off[Path(file).parent] = PluginError(failed, line=_line(exc, file))
     else:
         works, why = said if isinstance(said, tuple) and len(said) == 2 else (said, "")
         if works is True:
             return
-        reason, line, state = str(why) or "it gives no reason", 0, "disabled"
-    off[Path(file).parent] = _BrokenError(f"__sub_virtual__ of {file}: {reason}", line, state)
+        reason = f"__sub_virtual__ of {file}: {str(why) or 'it gives no reason'}"
+        off[Path(file).parent] = _DisabledError(reason)
     raise off[Path(file).parent]
 
 
@@ -253,24 +242,24 @@ def _put_on_sub(sub: Any, bname: str, name: str) -> None:
     try:
         sub._load_item("python", bname)
     except pop.exc.ContractSigException as exc:
-        raise _BrokenError(_contract_reason(str(exc))) from None
+        raise PluginError(_contract_reason(str(exc))) from None
     except KeyboardInterrupt:
         raise
     except BaseException as exc:
         where = "__init__" if name in sub._loaded else "loading"
-        raise _BrokenError(f"{where} failed: {_say(exc)}", _line(exc, file)) from None
+        raise PluginError(f"{where} failed: {_say(exc)}", line=_line(exc, file)) from None
     if name in sub._loaded:
         return
     failure = sub._load_errors.get(name)
     if failure is None:
-        raise _BrokenError(
-            "POP did not load it: the subsystem is switched off by __sub_virtual__", 0, "disabled"
-        )
+        raise _DisabledError("POP did not load it: the subsystem is switched off by __sub_virtual__")
     edict = failure.edict
     if edict["exception"] is not None:
-        raise _BrokenError(f"__virtual__ failed: {_say(edict['exception'])}", _line(edict["exception"], file))
+        raise PluginError(
+            f"__virtual__ failed: {_say(edict['exception'])}", line=_line(edict["exception"], file)
+        )
     reason = edict["verror"]
-    raise _BrokenError(reason if isinstance(reason, str) else f"__virtual__ returned {reason}", 0, "disabled")
+    raise _DisabledError(reason if isinstance(reason, str) else f"__virtual__ returned {reason}")
 
 
 def _forget(sub: Any, name: str) -> None:
@@ -296,7 +285,7 @@ def _drop_broken_contracts(sub: Any, subsystem: str) -> list[Plugin]:
             known = module_name in sys.modules
             try:
                 _import(module_name, file)
-            except _BrokenError as exc:
+            except PluginError as exc:
                 if not known:
                     sys.modules.pop(module_name, None)
                 contracts._scan["python"].pop(bname)

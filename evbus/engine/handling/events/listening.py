@@ -11,7 +11,6 @@ import operator
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextvars import copy_context
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,6 +18,7 @@ import msgspec
 from evbus.engine.codec.wrapped import named, opened, unwrapped
 from evbus.engine.core.broker import HANDLING
 from evbus.engine.core.error_callback import ErrorCallback
+from evbus.engine.core.intake.bridge import Bridged
 from evbus.engine.core.observe import Observers, Told
 from evbus.engine.core.pipeline import Around
 from evbus.engine.handling.events.batches import Batches
@@ -26,7 +26,7 @@ from evbus.engine.handling.events.declare import EventListenerDescriptor, EventS
 from evbus.engine.handling.events.listener import Listener
 from evbus.engine.handling.events.reader import Reader
 from evbus.engine.handling.events.threads import Run, Unfinished
-from evbus.engine.handling.events.workers import Workers
+from evbus.engine.handling.events.workers import Workers, unspoilt
 from evbus.engine.handling.scheduler import SLICE
 from evbus.engine.handling.within import Limit, within
 from evbus.engine.kit.backoff import backoff
@@ -43,8 +43,6 @@ log = logging.getLogger("evbus.event")
 
 #: By its name: a bridge counts what it has handed on, and does more than the base.
 _DROP = operator.methodcaller("drop")
-
-_DELIVERY = operator.attrgetter("delivery")
 
 _ELSEWHERE = "it is delivered again, perhaps to another process"
 
@@ -86,6 +84,10 @@ class _Work(msgspec.Struct, eq=False, gc=False):
     cuts: int = 0
 
 
+#: A delivery stands for itself until there is something to remember about its handling.
+_Job = Delivery | _Work
+
+
 class Listening:
     """One listener's deliveries, from wherever they come.
 
@@ -111,7 +113,7 @@ class Listening:
         self._retried: Told | None = None
         self._call = listener.call
         self._key = operator.attrgetter(spec.key) if isinstance(spec.key, str) else spec.key
-        self._workers: Workers[_Work] = Workers(
+        self._workers: Workers[Any] = Workers(
             self._way(), spec.concurrency * (spec.batch or 1), f"listener {listener.name}"
         )
         self._batches: Batches[_Work] | None = None
@@ -138,6 +140,8 @@ class Listening:
         self._max_body = UNBOUNDED
         self._most = spec.max_deliveries
         self._descriptors: dict[EventSpec, EventListenerDescriptor] = {}
+        # The event of deliveries that stand for themselves: the first that came.
+        self._first: Any = None
 
     def __repr__(self) -> str:
         return f"<Listening {self.listener.name} {self.snapshot()}>"
@@ -167,7 +171,7 @@ class Listening:
         if self._batches is not None:
             self._batches.begin()
 
-    def _way(self) -> Callable[[_Work], Awaitable[int | None]]:
+    def _way(self) -> Callable[[Any], Awaitable[int | None]]:
         """Return what handles an event, and those behind it where nothing has to be done beside that."""
         spec, listener = self.spec, self.listener
         if spec.key is not None or spec.batch:
@@ -191,72 +195,100 @@ class Listening:
 
         :param outside: it came from another process, which has it still.
         """
-        work = _Work(delivery, spec, outside)
+        refused: Exception | None = None
         size = len(delivery.envelope.body)
         if outside and size > self._max_body:
-            work.refused = PayloadTooLarge(size, self._max_body)
+            refused = PayloadTooLarge(size, self._max_body)
         elif outside and self._most:
-            work.refused = too_often(delivery, self._most)
+            refused = too_often(delivery, self._most)
+        alone = refused is None and self._alone(spec) and outside == isinstance(delivery, Bridged)
         self._accepted += 1
         if self._received is not None:
             self._received(self, [delivery])
-        self._workers.submit(work)
+        self._workers.submit(delivery if alone else _Work(delivery, spec, outside, refused=refused))
 
     def take_all(self, deliveries: list[Delivery], spec: EventSpec) -> None:
         """Handle deliveries of this process in their order; see :meth:`take`."""
         self._accepted += len(deliveries)
         if self._received is not None:
             self._received(self, deliveries)
-        self._workers.submit_all(map(_Work, deliveries, itertools.repeat(spec)))
+        alone = self._alone(spec)
+        self._workers.submit_all(deliveries if alone else map(_Work, deliveries, itertools.repeat(spec)))
 
-    async def _handle_row(self, work: _Work) -> int:
+    def _alone(self, spec: EventSpec) -> bool:
+        """Return whether deliveries of an event stand for themselves."""
+        if self._workers.handle != self._handle_row:
+            return False
+        self._first = self._first or spec
+        return spec is self._first
+
+    def _work(self, job: _Job) -> _Work:
+        """Return what remembers the handling of a delivery."""
+        if isinstance(job, _Work):
+            return job
+        return _Work(job, self._first, isinstance(job, Bridged))
+
+    async def _handle_row(self, job: Any) -> int:
         """Handle an event, and those that wait behind it, as long as all goes well; return how many.
 
         They are settled together when that ends, and at the latest with the next turn of the loop.
         """
         workers, reader = self._workers, self._reader
-        ready, limit, clean = workers.ready, workers.limit, copy_context()
-        handled: list[_Work] = []
-        count = 0
+        ready, (context, clean) = workers.ready, workers.contexts()
+        handled: list[Delivery] = []
         there: Unfinished | None = None
+        left = SLICE
         spec, headers, read = reader.last
 
         def settle() -> None:
             if handled:
-                works = handled.copy()
+                deliveries = handled.copy()
                 handled.clear()
-                self._settle(works)
+                self._settle(deliveries)
 
         try:
-            while work.refused is None and not work.attempts:
-                count += 1
-                envelope = work.delivery.envelope
+            for left in range(SLICE - 1, -1, -1):
+                delivery, wanted = job, self._first
+                if type(job) is _Work:
+                    if job.refused is not None or job.attempts:
+                        break
+                    delivery, wanted = job.delivery, job.spec
+                envelope = delivery.envelope
+                called = False
                 try:
-                    if envelope.headers is headers and work.spec is spec:
+                    if envelope.headers is headers and wanted is spec:
                         # As the one before: headers that are shared never change.
                         try:
                             event = read(envelope.body)
                         except ValueError:
-                            event = reader.read(work.spec, envelope)
+                            event = reader.read(wanted, envelope)
                     else:
-                        event = reader.read(work.spec, envelope)
+                        event = reader.read(wanted, envelope)
                         spec, headers, read = reader.last
-                    work.attempts = 1
+                    called = True
                     await self._call(event)
                 except BaseException as exc:
-                    work.event = event if work.attempts else None
-                    there = Unfinished(work, exc)
+                    job = self._work(job)
+                    if called:
+                        job.event, job.attempts = event, 1
+                    there = Unfinished(job, exc)
                     break
-                handled.append(work)
-                if not ready or count >= SLICE or workers.active > limit or copy_context() != clean:
-                    return count
-                if len(handled) == 1:
+                # It is the first, or the loop had its turn meanwhile.
+                begins = not handled
+                handled.append(delivery)
+                if (
+                    not (ready and left)
+                    or (begins and workers.active > workers.limit)
+                    or (context != clean and not unspoilt(context, clean))
+                ):
+                    return SLICE - left
+                if begins:
                     asyncio.get_running_loop().call_soon(settle)
-                work = ready.popleft()
+                job = ready.popleft()
         finally:
             settle()
-        await self._handle(work, there)
-        return count or 1
+        await self._handle(job, there)
+        return SLICE - left
 
     async def _handle_run(self, work: _Work) -> int | None:
         """Handle an event, and in the same thread those that wait behind it, as long as all goes well."""
@@ -318,11 +350,12 @@ class Listening:
         except BaseException as exc:
             return await self._again(work, self._failure(exc))
 
-    async def _handle(self, work: _Work, there: Unfinished | None = None) -> int | None:
+    async def _handle(self, job: _Job, there: Unfinished | None = None) -> int | None:
         """Handle an event, or go on with it.
 
         :param there: how it was begun in a thread.
         """
+        work = self._work(job)
         try:
             if there is not None:
                 await self._finish(work, there)
@@ -343,14 +376,14 @@ class Listening:
 
     def _done(self, works: list[_Work]) -> None:
         """Settle what was handled in a thread."""
-        self._settle(works)
+        self._settle([work.delivery for work in works])
         for work in works:
             if work.attempts > 1:
                 self._say_attempts(work)
 
-    def _settle(self, works: list[_Work]) -> None:
-        self._handled += len(works)
-        ack_all(list(map(_DELIVERY, works)))
+    def _settle(self, deliveries: list[Delivery]) -> None:
+        self._handled += len(deliveries)
+        ack_all(deliveries)
 
     def _say_attempts(self, work: _Work) -> None:
         # At the level of the failures before it.
@@ -572,8 +605,8 @@ class Listening:
 
     def lost(self, origin: Origin) -> None:
         """Drop what came over something that has ended, unless the listener was called: it comes again."""
-        for work in self._workers.withdraw(lambda work: work.delivery.origin is origin):
-            self._leave(work, _DROP)
+        for job in self._workers.withdraw(lambda job: self._work(job).delivery.origin is origin):
+            self._leave(self._work(job), _DROP)
 
     def give_back(self, *, outside: bool = False) -> None:
         """Let what the listener was not called with go back to where it came from.
@@ -583,7 +616,8 @@ class Listening:
         if self._batches is not None:
             self._batches.flush()
         # The last goes first, so that a source that puts them in front has them in order.
-        for work in reversed(self._workers.withdraw(lambda work: work.outside or not outside)):
+        for job in reversed(self._workers.withdraw(lambda job: self._work(job).outside or not outside)):
+            work = self._work(job)
             if work.attempts:
                 self.tried[id(work.delivery.envelope)] = work.attempts
             self._leave(work, Delivery.give_back)

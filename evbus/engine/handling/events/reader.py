@@ -13,7 +13,7 @@ from evbus.engine.codec.wrapped import unwrapped
 from evbus.engine.handling.events.declare import EventSpec
 from evbus.engine.kit.redact import one_line, problem_text
 from evbus.errors import InvalidPayload
-from evbus.types import CONTENT_TYPE, Envelope, SharedHeaders
+from evbus.types import CONTENT_TYPE, Envelope, OwnHeaders, SharedHeaders
 
 __all__ = ["NAME", "VERSION", "Loader", "Reader"]
 
@@ -37,11 +37,13 @@ class Loader(NamedTuple):
     :ivar typed: returns what makes instances of a class of a body in one go; that raises ``ValueError`` for
         all that it is not sure of. None when there is no such thing.
     :ivar exact: makes plain values whose numbers know how they were written. None when ``load`` rounds none.
+    :ivar own: as ``typed``, for bodies that were encoded in this process. None when that is no difference.
     """
 
     load: Callable[[bytes], Any]
     typed: Callable[[type], Callable[[bytes], Any] | None] | None = None
     exact: Callable[[bytes], Any] | None = None
+    own: Callable[[type], Callable[[bytes], Any] | None] | None = None
 
 
 class _Decoder(NamedTuple):
@@ -54,10 +56,11 @@ class _Decoder(NamedTuple):
     load: Callable[[bytes], Any]
     make: Callable[[Any], Any]
     at_once: Callable[[bytes], Any] | None
+    own: Callable[[bytes], Any] | None
     keys: frozenset[str] | None
 
 
-_Last = tuple["EventSpec | None", "SharedHeaders | None", Callable[[bytes], Any]]
+_Last = tuple[Any, "SharedHeaders | None", Callable[[bytes], Any]]
 
 
 class Reader:
@@ -113,11 +116,12 @@ class Reader:
             return decoder.make(_raised(spec, said, decoder.load(envelope.body)))
         if decoder.keys is not None and name is None:
             return decoder.make(_recognised(spec.cls, decoder.keys, decoder.load(envelope.body)))
-        if decoder.at_once is not None:
+        at_once = decoder.own if isinstance(headers, OwnHeaders) else decoder.at_once
+        if at_once is not None:
             if isinstance(headers, SharedHeaders) and not (wanted.pattern and name is None):
-                self.last = (wanted, headers, decoder.at_once)
+                self.last = (wanted, headers, at_once)
             with contextlib.suppress(ValueError):
-                return decoder.at_once(envelope.body)
+                return at_once(envelope.body)
         return decoder.make(decoder.load(envelope.body))
 
     def _other(self, name: str, wanted: EventSpec) -> EventSpec:
@@ -133,19 +137,20 @@ class Reader:
     def _learn(self, spec: EventSpec, kind: str) -> _Decoder:
         loader = self._loader_of(kind)
         make: Callable[[Any], Any] = _plain
-        load, at_once, keys = loader.load, None, None
+        load, at_once, own, keys = loader.load, None, None, None
         if spec.cls is not None:
             try:
                 decimals = wants_digits(spec.cls)
                 exact = loader.exact if decimals else None
                 make, load = reader(spec.cls, digits=exact is not None), exact or loader.load
                 at_once = loader.typed(spec.cls) if loader.typed is not None else None
+                own = loader.own(spec.cls) if loader.own is not None else at_once
                 keys = optional_keys(spec.cls)
                 if decimals:
-                    make, at_once = _apart(make), at_once and _apart(at_once)
+                    make, at_once, own = _apart(make), at_once and _apart(at_once), own and _apart(own)
             except (TypeError, NameError) as exc:
                 raise InvalidPayload(f"{spec.cls.__qualname__} cannot be read: {exc}") from exc
-        decoder = _Decoder(str(spec.version), load, make, at_once, keys)
+        decoder = _Decoder(str(spec.version), load, make, at_once, own, keys)
         with self._learning:
             if kind not in self._decoders and len(self._decoders) >= REMEMBERED:
                 del self._decoders[next(iter(self._decoders))]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import decimal
 import functools
 from collections.abc import Awaitable, Callable, Iterable
-from contextvars import copy_context
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
 
 from evbus.engine.core.broker import HANDLING
@@ -14,9 +15,31 @@ from evbus.engine.handling.key_lock import KeyLock
 from evbus.engine.handling.scheduler import SLICE, Scheduler
 from evbus.errors import InvalidPayload
 
-__all__ = ["Workers"]
+__all__ = ["Workers", "unspoilt"]
 
 _Job = TypeVar("_Job")
+
+
+def _decimal_variable() -> ContextVar[decimal.Context]:
+    context = Context()
+    context.run(decimal.getcontext)
+    return next(iter(context))
+
+
+_DECIMAL = _decimal_variable()
+
+
+def unspoilt(context: Context, clean: Context) -> bool:
+    """Return whether the next handler may run in the context of one that has changed it.
+
+    It may where that has merely calculated with Decimals: the settings for that are as they were then.
+    """
+    if len(context) != len(clean) + 1 or _DECIMAL not in context or _DECIMAL in clean:
+        return False
+    if any(context.get(variable) is not value for variable, value in clean.items()):
+        return False
+    decimal.setcontext(decimal.DefaultContext)
+    return True
 
 
 class Workers(Scheduler[_Job]):
@@ -86,13 +109,21 @@ class Workers(Scheduler[_Job]):
         if self._waking:
             self._unbegun = self._start()
 
-    async def _work(self) -> None:
+    def contexts(self) -> tuple[Context, Context]:
+        """Return the context of the worker that runs, and a copy of what it was at first."""
+        worker: Any = asyncio.current_task()
+        contexts: tuple[Context, Context] = self._workers[worker]
+        return contexts
+
+    async def _work(self, context: Context) -> None:
         ready, handle = self.ready, self.handle
+        worker: Any = asyncio.current_task()
         self._unbegun, self._waking = None, False
         if len(ready) > 1:
             self.wake()  # its turn comes when this worker has to wait
-        HANDLING.set(asyncio.current_task())
-        clean = copy_context()
+        HANDLING.set(worker)
+        clean = context.copy()
+        self._workers[worker] = context, clean
         done = 0
         while ready and self.active <= self.limit:
             try:
@@ -100,7 +131,7 @@ class Workers(Scheduler[_Job]):
             except IndexError:
                 return  # a thread was faster
             done += await handle(job) or 1
-            if copy_context() != clean:
+            if context != clean and not unspoilt(context, clean):
                 return  # what a handler has set is not for the next
             if done >= SLICE:
                 done = 0

@@ -16,7 +16,7 @@ from evbus.engine.core.dead.store import DeadStore
 from evbus.engine.core.settings import DeliverySettings, Retry
 from evbus.errors import Rejected
 from evbus.types import Envelope
-from tests.evbus.rig import HANG, SOON, WAIT, Rig, Target, turns, until, within
+from tests.evbus.rig import HANG, SOON, WAIT, Rig, Target, counts, turns, until
 
 
 def refusing(*reasons: str) -> Target:
@@ -28,21 +28,13 @@ def refusing(*reasons: str) -> Target:
 LETTERS = DeliverySettings(retry=SOON, dead_letter="dead")
 
 
-def deliver(rig: Rig, count: int, **named: Any) -> None:
-    async def main() -> None:
-        async with rig.running():
-            for number in range(count):
-                await rig.put(number, **named)
-        rig.check()
-
-    asyncio.run(main())
-
-
-def test_a_dead_letter_says_where_it_comes_from_and_why(tmp_path: Path) -> None:
-    rig, dead = Rig(tmp_path), Target()
+async def test_a_dead_letter_says_where_it_comes_from_and_why(rig: Rig) -> None:
+    dead = Target()
     rig.add(refusing("never\nthis"), "orders", LETTERS)
     rig.add(dead, "dead")
-    deliver(rig, 2, profile="orders", headers={"a": "b"})
+    for number in range(2):
+        rig.put_nowait(number, "orders", {"a": "b"})
+    await rig.deliver()
     (letter,) = dead.letters
     assert (letter.body, letter.headers) == (
         b"0",
@@ -59,47 +51,38 @@ def test_a_dead_letter_says_where_it_comes_from_and_why(tmp_path: Path) -> None:
     assert rig.check()["bus"]["accepted"] == 2  # a letter is no new event
 
 
-async def test_each_dead_event_has_its_own_reason(tmp_path: Path) -> None:
+async def test_each_dead_event_has_its_own_reason(rig: Rig) -> None:
     async def refuse(events: Any) -> list[Any]:
         return [Rejected(f"reason {event.body.decode()}") for event in events]
 
-    rig, target = Rig(tmp_path), Target(batching=True)
-    target.plan.append(refuse)
-    rig.add(target)
-    for number in range(3):
-        rig.put_nowait(number)
-    async with rig.running():
-        pass
+    rig.to(Target(batching=True, plan=[refuse]))
+    await rig.deliver(3)
     assert [record.dead["reason"] for record in rig.dead()] == ["reason 0", "reason 1", "reason 2"]
 
 
-def test_a_dead_letter_that_dies_goes_to_the_store(tmp_path: Path) -> None:
-    rig = Rig(tmp_path)
+async def test_a_dead_letter_that_dies_goes_to_the_store(rig: Rig) -> None:
     rig.add(refusing("first"), "orders", LETTERS)
     rig.add(refusing("second"), "dead", LETTERS)
-    deliver(rig, 1, profile="orders")
+    await rig.deliver(1, "orders")
     (record,) = rig.dead()
-    assert record.dead["reason"] == "second"
-    assert record.headers["evbus-dead-reason"] == "first"
+    assert (record.dead["reason"], record.headers["evbus-dead-reason"]) == ("second", "first")
 
 
-def test_a_lane_may_get_its_own_dead_letters_and_they_go_round_once(tmp_path: Path) -> None:
-    rig, target = Rig(tmp_path), refusing("one", "two", "three", "four")
+async def test_a_lane_may_get_its_own_dead_letters_and_they_go_round_once(rig: Rig) -> None:
+    target = refusing("one", "two", "three", "four")
     rig.add(target, "*", LETTERS)
-    deliver(rig, 2)
+    await rig.deliver(2)
     assert len(target.tried) == 4
     assert [record.headers["evbus-dead-attempts"] for record in rig.dead()] == ["1", "1"]
-    lane = rig.check()["lanes"]["plugin0.provider.*"]
-    assert (lane["accepted"], lane["dead"]) == (4, 4)
+    assert counts(rig.check()["lanes"]["plugin0.provider.*"], "accepted", "dead") == (4, 4)
 
 
 @pytest.mark.parametrize("name", ["dead", "*"])
-def test_a_lane_that_delivers_at_once_gets_dead_letters_too(tmp_path: Path, name: str) -> None:
+async def test_a_lane_that_delivers_at_once_gets_dead_letters_too(rig: Rig, name: str) -> None:
     got: list[Any] = []
-    rig = Rig(tmp_path)
     rig.add(refusing("never"), "orders", LETTERS)
     rig.add(Target(batching=True), name, publish_nowait=lambda ctx, events: got.extend(events))
-    deliver(rig, 1, profile="orders")
+    await rig.deliver(1, "orders")
     assert any("evbus-dead-lane" in event.headers for event in got)
 
 
@@ -114,8 +97,8 @@ async def test_letters_of_lanes_that_end_go_to_the_store_and_into_no_ended_lane(
             except asyncio.CancelledError:
                 raise Rejected("cancelled") from None
 
-    rig, target = Rig(tmp_path, drain_timeout=0), Turncoat()
-    rig.add(target, "orders", LETTERS)
+    rig = Rig(tmp_path, drain_timeout=0)
+    target = rig.to(Turncoat(), "orders", LETTERS)
     rig.add(Target(), "dead")
     async with rig.running():
         await rig.put(1, "orders")
@@ -125,14 +108,14 @@ async def test_letters_of_lanes_that_end_go_to_the_store_and_into_no_ended_lane(
     assert rig.dead_lettered() == [b"1"]
 
 
-def test_a_store_that_fails_does_not_stop_the_lane(tmp_path: Path, caplog: Any, monkeypatch: Any) -> None:
+async def test_a_store_that_fails_does_not_stop_the_lane(rig: Rig, caplog: Any, monkeypatch: Any) -> None:
     def add(*_args: Any, **_named: Any) -> bool:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(letters.DeadStore, "add", add)
-    rig, target = Rig(tmp_path), refusing("never")
+    target = refusing("never")
     rig.add(target)
-    deliver(rig, 3)
+    await rig.deliver(3)
     assert target.got == [b"1", b"2"]
     assert "a dead event could not be recorded" in caplog.text
 
@@ -141,8 +124,8 @@ def test_a_store_that_fails_does_not_stop_the_lane(tmp_path: Path, caplog: Any, 
 
 
 @pytest.mark.parametrize("kind", ["async", "thread"])
-def test_the_callback_is_told_and_may_put_while_the_bus_drains(tmp_path: Path, kind: str) -> None:
-    rig, good = Rig(tmp_path), Target()
+async def test_the_callback_is_told_and_may_put_while_the_bus_drains(rig: Rig, kind: str) -> None:
+    good = Target()
     rig.add(refusing("never", "never"), "orders")
     rig.add(good, "errors")
     told: list[Any] = []
@@ -157,7 +140,7 @@ def test_the_callback_is_told_and_may_put_while_the_bus_drains(tmp_path: Path, k
         rig.put_nowait("put", "errors")
 
     rig.on_error = in_loop if kind == "async" else in_thread
-    deliver(rig, 2, profile="orders")
+    await rig.deliver(2, "orders")
     assert [(data["body"], data["plugin"], data["profile"]) for data in told] == [
         (b"0", "plugin0", "orders"),
         (b"1", "plugin0", "orders"),
@@ -166,24 +149,24 @@ def test_the_callback_is_told_and_may_put_while_the_bus_drains(tmp_path: Path, k
     assert good.got == [b'"put"'] * 2
 
 
-def test_a_plain_function_may_return_something_to_await(tmp_path: Path) -> None:
-    rig, told = Rig(tmp_path), []
+async def test_a_plain_function_may_return_something_to_await(rig: Rig) -> None:
+    told = []
 
     async def later(data: Any) -> None:
         told.append(data["body"])
 
     rig.on_error = later
     rig.add(refusing("never"))
-    deliver(rig, 1)
+    await rig.deliver(1)
     assert told == [b"0"]
 
 
 @pytest.mark.parametrize("problem", [ValueError("boom"), asyncio.CancelledError()])
 @pytest.mark.parametrize("kind", ["async", "thread"])
-def test_a_callback_that_fails_is_logged_and_called_again(
-    tmp_path: Path, problem: BaseException, kind: str, caplog: Any
+async def test_a_callback_that_fails_is_logged_and_called_again(
+    rig: Rig, problem: BaseException, kind: str, caplog: Any
 ) -> None:
-    rig, told = Rig(tmp_path), []
+    told = []
 
     async def in_loop(data: Any) -> None:
         in_thread(data)
@@ -194,17 +177,17 @@ def test_a_callback_that_fails_is_logged_and_called_again(
 
     rig.on_error = in_loop if kind == "async" else in_thread
     rig.add(refusing("never", "never"))
-    deliver(rig, 3)
+    await rig.deliver(3)
     assert told == [b"0", b"1"]
     assert caplog.text.count("the function named by error_callback_ref failed") == 2
 
 
 async def test_a_slow_callback_stops_no_lane_and_is_not_told_of_more_than_it_can_take(
-    tmp_path: Path, monkeypatch: Any, caplog: Any
+    rig: Rig, monkeypatch: Any, caplog: Any
 ) -> None:
     monkeypatch.setattr(error_callback, "MAX_UNTOLD", 5)
 
-    rig, target, gate, told = Rig(tmp_path), refusing(*(["never"] * 20)), asyncio.Event(), []
+    target, gate, told = refusing(*(["never"] * 20)), asyncio.Event(), []
 
     async def on_error(data: Any) -> None:
         await gate.wait()
@@ -225,7 +208,6 @@ async def test_a_slow_callback_stops_no_lane_and_is_not_told_of_more_than_it_can
 async def test_a_callback_that_never_ends_is_cancelled_and_the_next_start_has_one_again(
     tmp_path: Path,
 ) -> None:
-
     rig, told, target = Rig(tmp_path, drain_timeout=0), [], Target()
 
     async def on_error(data: Any) -> None:
@@ -275,10 +257,11 @@ async def test_a_callback_that_cannot_be_cancelled_does_not_keep_stop_waiting(
 async def test_what_a_stop_gives_up_has_the_attempts_that_were_made(
     tmp_path: Path, failures: int, attempts: int
 ) -> None:
-
-    rig, target = Rig(tmp_path, drain_timeout=0), Target()
-    target.plan.extend([*[ValueError("no")] * failures, HANG])
-    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
+    rig = Rig(tmp_path, drain_timeout=0)
+    target = rig.to(
+        Target(plan=[*[ValueError("no")] * failures, HANG]),
+        delivery=DeliverySettings(retry=Retry(attempts=0, min=1e-9, max=1e-9)),
+    )
     async with rig.running():
         await rig.put(1)
         await target.hanging.wait()
@@ -289,26 +272,22 @@ async def test_what_a_stop_gives_up_has_the_attempts_that_were_made(
 async def test_an_event_of_a_batch_that_waits_for_its_next_try_has_the_attempts_before(
     tmp_path: Path,
 ) -> None:
-
-    rig, target = Rig(tmp_path, drain_timeout=0), Target(batching=True)
+    rig = Rig(tmp_path, drain_timeout=0)
 
     async def half(events: list[Envelope]) -> list[Any]:
         return [None if index % 2 else ValueError("no") for index in range(len(events))]
 
-    target.plan.append(half)
+    target = Target(batching=True, plan=[half])
     lane = rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=9, min=1000, max=1000)))
-    for number in range(4):
-        rig.put_nowait(number)
+    rig.fill(4)
     async with rig.running():
         await until(lambda: lane.counters.retried)
     assert [(record.body, record.dead["attempts"]) for record in rig.dead()] == [(0, 1), (2, 1)]
 
 
 async def test_the_callback_is_told_of_what_a_stop_gives_up(tmp_path: Path) -> None:
-
-    rig, target, told = Rig(tmp_path, drain_timeout=0), Target(), list[Any]()
-    target.plan.append(HANG)
-    rig.add(target)
+    rig, told = Rig(tmp_path, drain_timeout=0), list[Any]()
+    target = rig.to(Target(plan=[HANG]))
     rig.on_error = told.append
     async with rig.running():
         rig.put_nowait(1)
@@ -324,7 +303,6 @@ async def test_the_callback_is_told_of_what_a_stop_gives_up(tmp_path: Path) -> N
 
 
 async def test_the_report_never_names_the_store_as_the_place_of_what_is_not_there(tmp_path: Path) -> None:
-
     rig = Rig(tmp_path, drain_timeout=0)
     rig.path.mkdir()
     rig.add(refusing("never"))
@@ -341,13 +319,11 @@ async def test_the_report_never_names_the_store_as_the_place_of_what_is_not_ther
 
 
 async def test_the_report_counts_what_died_whatever_the_limit_of_the_store(
-    tmp_path: Path, monkeypatch: Any
+    rig: Rig, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("tests.evbus.rig.DeadStore", functools.partial(DeadStore, limit=3_000))
 
-    rig, target = Rig(tmp_path), Target()
-    target.plan.extend([Rejected("never")] * 100)
-    rig.add(target)
+    rig.to(Target(plan=[Rejected("never")] * 100))
 
     def written() -> int:
         store = rig.bus.snapshot()["dead_store"]
@@ -373,27 +349,20 @@ async def test_the_report_counts_what_died_whatever_the_limit_of_the_store(
 # From another thread, when the loop is blocked
 
 
-async def test_what_is_left_can_be_recorded_while_the_loop_is_blocked(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), Target()
-    target.plan.append(HANG)
-    rig.add(target)
+async def test_what_is_left_can_be_recorded_while_the_loop_is_blocked(rig: Rig) -> None:
+    target = rig.to(Target(plan=[HANG]))
     rig.on_error = lambda data: None
-    task = asyncio.ensure_future(rig.start())
-    await within(rig.bus.join())
-    for number in range(3):
-        await rig.put(number)
-    await target.hanging.wait()
-    rig.put_nowait(3)
-    reports: list[Any] = []
-    thread = threading.Thread(target=lambda: reports.append(rig.bus.record_undelivered()))
-    thread.start()
-    thread.join(WAIT)  # the loop stands still meanwhile
-    (report,) = reports
-    assert report.undelivered == {"plugin0.provider.*": 4}
-    assert report.lost == 0
-    assert sorted(rig.dead_lettered()) == [b"0", b"1", b"2", b"3"]
-    rig.bus.hurry()
-    await rig.stop()
-    await within(task)
+    async with rig.running():
+        for number in range(3):
+            await rig.put(number)
+        await target.hanging.wait()
+        rig.put_nowait(3)
+        reports: list[Any] = []
+        thread = threading.Thread(target=lambda: reports.append(rig.bus.record_undelivered()))
+        thread.start()
+        thread.join(WAIT)  # the loop stands still meanwhile
+        (report,) = reports
+        assert (report.undelivered, report.lost) == ({"plugin0.provider.*": 4}, 0)
+        assert sorted(rig.dead_lettered()) == [b"0", b"1", b"2", b"3"]
+        rig.bus.hurry()
     assert len(rig.dead_lettered()) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import json
@@ -10,7 +11,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -42,34 +43,33 @@ def add(store: DeadStore, envelope: Envelope) -> bool:
     return store.add(envelope, lane="file:file:orders", reason="no", attempts=3)
 
 
-def use(store: DeadStore, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    async def main() -> None:
-        try:
-            await work()
-        finally:
-            await store.close()
+@pytest.fixture
+def store(path: Path) -> DeadStore:
+    return DeadStore(path)
 
-    asyncio.run(main())
+
+@contextlib.asynccontextmanager
+async def closing(store: DeadStore) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await store.close()
 
 
 def fail(*_args: object) -> int:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_nothing_is_made_before_an_event_dies(path: Path) -> None:
-    store = DeadStore(path)
-
-    async def work() -> None:
+async def test_nothing_is_made_before_an_event_dies(store: DeadStore, path: Path) -> None:
+    async with closing(store):
         assert await store.flush()
-
-    use(store, work)
     assert not path.parent.exists()
 
 
-def test_a_dead_event_is_kept_with_what_is_known_and_can_be_replayed(path: Path) -> None:
-    store = DeadStore(path)
-
-    async def work() -> None:
+async def test_a_dead_event_is_kept_with_what_is_known_and_can_be_replayed(
+    store: DeadStore, path: Path
+) -> None:
+    async with closing(store):
         assert store.add(
             event(7),
             lane="file:file:orders",
@@ -82,8 +82,6 @@ def test_a_dead_event_is_kept_with_what_is_known_and_can_be_replayed(path: Path)
         assert store.stored + store.pending == 1
         assert await store.flush()
         assert (store.stored, store.pending, store.lost) == (1, 0, 0)
-
-    use(store, work)
     (record,) = read(path)
     assert record.envelope() == event(7)
     assert record.dead is not None
@@ -98,40 +96,30 @@ def test_a_dead_event_is_kept_with_what_is_known_and_can_be_replayed(path: Path)
     }
 
 
-def test_file_and_folder_are_for_the_owner_only(path: Path) -> None:
-    store = DeadStore(path)
-
-    async def work() -> None:
+async def test_file_and_folder_are_for_the_owner_only(store: DeadStore, path: Path) -> None:
+    async with closing(store):
         add(store, event())
-
-    use(store, work)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_close_writes_what_waits_and_later_events_are_lost_and_counted(
-    path: Path, caplog: pytest.LogCaptureFixture
+async def test_close_writes_what_waits_and_later_events_are_lost_and_counted(
+    store: DeadStore, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = DeadStore(path)
-
-    async def work() -> None:
+    async with closing(store):
         for number in range(3):
             assert add(store, event(number))
-
-    use(store, work)
     assert not add(store, event(3))
     assert (store.stored, store.pending, store.lost) == (3, 0, 1)
     assert caplog.messages == [f"dead events are lost, not stored in {path}: it is closed"]
     assert repr(store) == f"<DeadStore {path} stored=3 pending=0 lost=1>"
-    asyncio.run(store.close())
+    await store.close()
 
 
-def test_a_full_disk_keeps_the_events_in_memory_until_there_is_room(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_full_disk_keeps_the_events_in_memory_until_there_is_room(
+    store: DeadStore, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = DeadStore(path)
-
-    async def work() -> None:
+    async with closing(store):
         with monkeypatch.context() as patch:
             patch.setattr("evbus.engine.kit.append.AppendFile._append", lambda *_: fail())
             for number in range(3):
@@ -142,16 +130,13 @@ def test_a_full_disk_keeps_the_events_in_memory_until_there_is_room(
         assert "no space is left" in caplog.messages[0]
         add(store, event(3))
         assert await store.flush()
-
-    use(store, work)
     assert (store.stored, store.pending, store.lost) == (4, 0, 0)
     assert [record.routing_key for record in read(path)] == ["k.0", "k.1", "k.2", "k.3"]
 
 
-def test_what_dies_while_others_are_written_is_not_held_against_them(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_what_dies_while_others_are_written_is_not_held_against_them(
+    store: DeadStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = DeadStore(path)
     begin = store._worker.begin
 
     def begin_and_add(job: Any) -> asyncio.Future[Any]:
@@ -159,21 +144,17 @@ def test_what_dies_while_others_are_written_is_not_held_against_them(
         writing.add_done_callback(lambda _: add(store, event(2)))
         return writing
 
-    async def work() -> None:
+    async with closing(store):
         add(store, event(1))
         monkeypatch.setattr(store._worker, "begin", begin_and_add)
         assert await store.flush()
         assert store.stored + store.pending == 2
 
-    use(store, work)
 
-
-def test_a_failed_fsync_is_tried_again_and_doubles_nothing(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_failed_fsync_is_tried_again_and_doubles_nothing(
+    store: DeadStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = DeadStore(path)
-
-    async def work() -> None:
+    async with closing(store):
         add(store, event(1))
         await store.flush()
         with monkeypatch.context() as patch:
@@ -181,22 +162,17 @@ def test_a_failed_fsync_is_tried_again_and_doubles_nothing(
             add(store, event(2))
             assert not await store.flush()
         assert await store.flush()
-
-    use(store, work)
     assert [record.routing_key for record in read(path)] == ["k.1", "k.2"]
 
 
-def test_what_cannot_be_written_at_the_end_is_lost_and_logged(
-    path: Path, caplog: pytest.LogCaptureFixture
+async def test_what_cannot_be_written_at_the_end_is_lost_and_logged(
+    store: DeadStore, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path.mkdir(parents=True)
-    store = DeadStore(path)
 
-    async def work() -> None:
+    async with closing(store):
         add(store, event(1))
         add(store, event(2))
-
-    use(store, work)
     assert (store.stored, store.pending, store.lost) == (0, 0, 2)
     assert caplog.messages == [
         f"dead events are kept in memory: cannot write {path}: it is a folder; a file is right",
@@ -205,42 +181,40 @@ def test_what_cannot_be_written_at_the_end_is_lost_and_logged(
 
 
 @pytest.mark.parametrize("bound", ["MAX_PENDING", "MAX_PENDING_BYTES"])
-def test_memory_is_bounded(
+async def test_memory_is_bounded(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, bound: str
 ) -> None:
     monkeypatch.setattr(dead_store, bound, 3 if bound == "MAX_PENDING" else 600)
     path.mkdir(parents=True)
     store = DeadStore(path)
 
-    async def work() -> None:
+    async with closing(store):
         add(store, event())
         assert not await store.flush()
         kept = sum(add(store, event(number)) for number in range(1, 8))
         assert (kept, store.pending, store.lost) == (2, 3, 5)
         assert caplog.messages[1:] == [f"dead events are lost, not stored in {path}: too many wait for it"]
         await asyncio.to_thread(path.rmdir)
-
-    use(store, work)
     assert (store.stored, store.pending, store.lost) == (3, 0, 5)
 
 
-def test_a_disk_that_hangs_bounds_memory_by_the_limit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_hangs_bounds_memory_by_the_limit(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = threading.Event()
     monkeypatch.setattr("evbus.engine.kit.append.AppendFile.open", lambda *_: gate.wait())
     monkeypatch.setattr("evbus.engine.kit.append.AppendFile.write", lambda _, lines: (len(lines), None))
     store = DeadStore(path, limit=1_000)
 
-    async def work() -> None:
+    async with closing(store):
         kept = sum(add(store, event(number)) for number in range(10))
         assert kept == store.pending == 5
         assert store.lost == 5
         gate.set()
-
-    use(store, work)
     assert store.stored == 5
 
 
-def test_events_are_written_without_a_flush(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_events_are_written_without_a_flush(store: DeadStore, monkeypatch: pytest.MonkeyPatch) -> None:
     written = threading.Event()
     real = os.fsync
 
@@ -249,24 +223,21 @@ def test_events_are_written_without_a_flush(path: Path, monkeypatch: pytest.Monk
         written.set()
 
     monkeypatch.setattr("evbus.engine.kit.append.os.fsync", fsync)
-    store = DeadStore(path)
 
-    async def work() -> None:
+    async with closing(store):
         add(store, event())
         assert await asyncio.to_thread(written.wait, 10)
-
-    use(store, work)
     assert store.stored == 1
 
 
-def test_a_file_that_could_not_be_written_is_tried_again_by_itself(
+async def test_a_file_that_could_not_be_written_is_tried_again_by_itself(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(dead_store, "RETRY", 0.001)
     path.mkdir(parents=True)
     store = DeadStore(path)
 
-    async def work() -> None:
+    async with closing(store):
         add(store, event())
         await store.flush()
         await asyncio.to_thread(path.rmdir)
@@ -274,24 +245,20 @@ def test_a_file_that_could_not_be_written_is_tried_again_by_itself(
             if store.stored:
                 break
             await asyncio.sleep(0.001)
-
-    use(store, work)
     assert (store.stored, store.pending, store.lost) == (1, 0, 0)
     assert len(caplog.messages) == 1
 
 
-def test_over_the_limit_the_oldest_go_and_are_counted_exactly(
+async def test_over_the_limit_the_oldest_go_and_are_counted_exactly(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = DeadStore(path, limit=4_000)
 
-    async def work() -> None:
+    async with closing(store):
         for number in range(60):
             add(store, event(number))
             if number % 7 == 0:
                 await store.flush()
-
-    use(store, work)
     kept = [record.routing_key for record in read(path)]
     assert kept == [f"k.{number}" for number in range(60 - len(kept), 60)]
     assert (store.stored, store.lost) == (len(kept), 60 - len(kept))
@@ -302,21 +269,20 @@ def test_over_the_limit_the_oldest_go_and_are_counted_exactly(
     assert "is at its limit" in caplog.messages[0]
 
 
-def test_a_process_that_holds_the_file_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_process_that_holds_the_file_is_waited_for(
+    store: DeadStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path.parent.mkdir()
     path.touch()
     waited = threading.Event()
     monkeypatch.setattr("evbus.engine.kit.append.time.sleep", lambda _: waited.set())
-    store = DeadStore(path)
 
-    async def work() -> None:
+    async with closing(store):
         with path.open("rb") as other:
             fcntl.flock(other, fcntl.LOCK_EX)
             add(store, event())
             assert await asyncio.to_thread(waited.wait, 5)
         assert await store.flush()
-
-    use(store, work)
     assert store.stored == 1
 
 
@@ -330,14 +296,13 @@ async def test_two_stores_share_a_file(path: Path) -> None:
     assert len(list(read(path))) == sum(store.stored for store in stores) == 20
 
 
-def test_events_may_be_added_from_any_thread_while_flushing(path: Path) -> None:
-    store = DeadStore(path)
+async def test_events_may_be_added_from_any_thread_while_flushing(store: DeadStore, path: Path) -> None:
 
     def many() -> None:
         for number in range(200):
             add(store, event(number))
 
-    async def work() -> None:
+    async with closing(store):
         threads = [threading.Thread(target=many) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -345,46 +310,34 @@ def test_events_may_be_added_from_any_thread_while_flushing(path: Path) -> None:
             await store.flush()
         for thread in threads:
             thread.join()
-
-    use(store, work)
     assert (store.stored, store.pending, store.lost) == (800, 0, 0)
     assert len(list(read(path))) == 800
 
 
-def test_a_cancelled_flush_loses_and_doubles_nothing(path: Path) -> None:
-    store = DeadStore(path)
-
-    async def work() -> None:
+async def test_a_cancelled_flush_loses_and_doubles_nothing(store: DeadStore, path: Path) -> None:
+    async with closing(store):
         for number in range(50):
             add(store, event(number))
             flushing = asyncio.create_task(store.flush())
             await asyncio.sleep(0)
             flushing.cancel()
             await asyncio.gather(flushing, return_exceptions=True)
-
-    use(store, work)
     assert [record.routing_key for record in read(path)] == [f"k.{number}" for number in range(50)]
 
 
-def test_an_event_that_died_of_a_lone_surrogate_is_kept_spelled_out(path: Path) -> None:
-    store = DeadStore(path)
-
-    async def work() -> None:
+async def test_an_event_that_died_of_a_lone_surrogate_is_kept_spelled_out(
+    store: DeadStore, path: Path
+) -> None:
+    async with closing(store):
         broken = Envelope("p", "\ud800", b"1", {**JSON_HEADERS, "x": "\udfff"})
         assert store.add(broken, lane="l", reason="\udc80", attempts=1)
-
-    use(store, work)
     (record,) = read(path)
     assert (record.routing_key, record.headers["x"], record.raw) == ("\\ud800", "\\udfff", b"1")
 
 
-def test_a_long_reason_is_cut(path: Path) -> None:
-    store = DeadStore(path)
-
-    async def work() -> None:
+async def test_a_long_reason_is_cut(store: DeadStore, path: Path) -> None:
+    async with closing(store):
         store.add(event(), lane="l", reason="x" * 100_000, attempts=1)
-
-    use(store, work)
     assert json.loads(path.read_text())["dead"]["reason"] == "x" * 2_000
 
 
@@ -413,16 +366,14 @@ def test_whether_it_can_be_written_is_seen_without_making_or_changing_anything(t
     assert "there is no home directory" in DeadStore(Path("~/dead.jsonl")).try_out()
 
 
-def test_a_tilde_that_nobody_can_write_out_is_no_folder(
+async def test_a_tilde_that_nobody_can_write_out_is_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     store = DeadStore(Path("~/dead.jsonl"))
 
-    async def work() -> None:
+    async with closing(store):
         add(store, event())
-
-    use(store, work)
     assert (store.stored, store.lost) == (0, 1)
     assert "there is no home directory" in store.last_error
     assert list(tmp_path.iterdir()) == []
@@ -446,8 +397,9 @@ def syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def test_a_thousand_that_die_in_one_turn_are_synced_together(path: Path, syncs: list[int]) -> None:
-    store = DeadStore(path)
+async def test_a_thousand_that_die_in_one_turn_are_synced_together(
+    store: DeadStore, path: Path, syncs: list[int]
+) -> None:
 
     def check(number: int) -> None:
         assert len(path.read_bytes().splitlines()) > number
@@ -458,45 +410,40 @@ def test_a_thousand_that_die_in_one_turn_are_synced_together(path: Path, syncs: 
         assert await store.flush()
         check(number)
 
-    async def work() -> None:
+    async with closing(store):
         await asyncio.gather(*(one(number) for number in range(1_000)))
-
-    use(store, work)
     assert len(syncs) <= 5
 
 
-def test_a_thousand_that_die_in_a_run_are_synced_in_few_parts(path: Path, syncs: list[int]) -> None:
-    store = DeadStore(path)
+async def test_a_thousand_that_die_in_a_run_are_synced_in_few_parts(
+    store: DeadStore, path: Path, syncs: list[int]
+) -> None:
 
     async def one() -> None:
         assert await store.flush()
 
-    async def work() -> None:
+    async with closing(store):
         flushes = []
         for number in range(1_000):
             add(store, event(number))
             flushes.append(asyncio.ensure_future(one()))
             await asyncio.sleep(0)
         await asyncio.gather(*flushes)
-
-    use(store, work)
     assert len(syncs) <= 200
     assert len(list(read(path))) == 1_000
 
 
-def test_what_is_added_alone_waits_for_no_others(
+async def test_what_is_added_alone_waits_for_no_others(
     path: Path, syncs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dead_store, "GATHER", 3600)
     monkeypatch.setattr(dead_store, "LINGER", 3600)
     store = DeadStore(path)
 
-    async def work() -> None:
+    async with closing(store):
         for number in range(5):
             add(store, event(number))
             assert await store.flush()
             assert len(syncs) == number + 1
         add(store, event(5))
-
-    use(store, work)
     assert len(list(read(path))) == 6

@@ -59,7 +59,6 @@ def bridge(source: Source, take: Callable[[Delivery], None], settled: Any = fore
 
 
 async def test_so_many_are_taken_and_the_source_is_open_until_they_are_settled() -> None:
-
     source, taken = Source(10), list[Delivery]()
     made = bridge(source, taken.append)
     task = asyncio.ensure_future(made.run(4, 1))
@@ -78,7 +77,6 @@ async def test_so_many_are_taken_and_the_source_is_open_until_they_are_settled()
 
 
 async def test_cancelled_it_takes_nothing_more_and_settles_what_is_under_way() -> None:
-
     source, taken = Source(3), list[Delivery]()
     made = bridge(source, taken.append)
     task = asyncio.ensure_future(made.run(0, 1))
@@ -94,7 +92,6 @@ async def test_cancelled_it_takes_nothing_more_and_settles_what_is_under_way() -
 
 
 async def test_what_comes_in_while_it_ends_goes_back_to_the_source() -> None:
-
     door, taken = asyncio.Event(), list[Delivery]()
     told = list[int]()
 
@@ -118,7 +115,6 @@ async def test_what_comes_in_while_it_ends_goes_back_to_the_source() -> None:
 
 
 async def test_what_is_not_settled_in_time_is_left_to_the_source() -> None:
-
     source, taken = Source(3), list[Delivery]()
     made = bridge(source, taken.append, at_once)
     await within(made.run(2, 1))
@@ -126,7 +122,6 @@ async def test_what_is_not_settled_in_time_is_left_to_the_source() -> None:
 
 
 async def test_a_second_cancellation_ends_the_waiting() -> None:
-
     source, taken = Source(1), list[Delivery]()
     made = bridge(source, taken.append)
     task = asyncio.ensure_future(made.run(0, 1))
@@ -140,7 +135,6 @@ async def test_a_second_cancellation_ends_the_waiting() -> None:
 
 
 async def test_a_source_that_ends_is_settled_first() -> None:
-
     source, taken = Source(2, end=True), list[Delivery]()
     task = asyncio.ensure_future(bridge(source, taken.append).run(0, 1))
     await until(lambda: len(taken) == 2)
@@ -177,7 +171,6 @@ def test_a_source_that_yields_something_else_is_told() -> None:
 
 
 async def test_unsettled_deliveries_are_bounded_whatever_the_source() -> None:
-
     source, taken = Source(5), list[Delivery]()
     task = asyncio.ensure_future(Bridge(source.consume(), taken.append, forever, most=3).run(5, 1))
     await until(lambda: len(taken) == 3)
@@ -206,7 +199,6 @@ async def test_a_source_that_never_waits_lets_others_run(monkeypatch: pytest.Mon
 
 
 async def test_what_is_dropped_counts_no_longer_and_what_it_came_over_is_handed_on() -> None:
-
     origins, taken, told = [Origin(), Origin()], list[Delivery](), list[int]()
 
     async def consume() -> AsyncGenerator[Delivery, None]:

@@ -12,6 +12,7 @@ from evbus.engine.core.endpoint import Endpoint, Plugin
 from evbus.engine.core.intake.sources import check, find
 from evbus.engine.core.profiles import read_profiles
 from evbus.errors import ConfigError, ProfileError
+from tests.evbus.rig import failure
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -56,9 +57,7 @@ def test_of_several_of_one_name_the_one_that_can_be_consumed_from_is_meant() -> 
     ],
 )
 def test_a_mistake_is_told_with_its_place(contexts: Any, sentence: str) -> None:
-    with pytest.raises(ProfileError) as caught:
-        find(contexts, "order", ACCEPTS, "p.yml")
-    assert str(caught.value) == f"p.yml: {sentence}"
+    assert failure(ProfileError, find, contexts, "order", ACCEPTS, "p.yml") == f"p.yml: {sentence}"
 
 
 # Where it leads
@@ -97,6 +96,4 @@ def test_a_source_leads_to_other_profiles() -> None:
     ],
 )
 def test_a_source_that_leads_nowhere_or_back_is_refused(contexts: Any, source: str, sentence: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        checked(contexts, source, "out")
-    assert sentence in str(caught.value)
+    assert sentence in failure(ConfigError, checked, contexts, source, "out")

@@ -126,7 +126,6 @@ def test_every_event_is_in_one_place_in_its_order_and_counted_once(make: Any, pr
 
 @pytest.mark.parametrize("make", BUFFERS)
 async def test_one_is_woken_for_each_event(make: Any) -> None:
-
     queue = Queue()
     buffer = make(queue)
     arrivals = [buffer.arrival() for _ in range(3)]

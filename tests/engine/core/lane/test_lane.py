@@ -9,48 +9,38 @@ from typing import Any
 import pytest
 
 from evbus.engine.core.lane import worker
-from evbus.engine.core.lane.lane import LaneState
 from evbus.engine.core.settings import DeliverySettings, Retry
 from evbus.engine.kit import backoff
 from evbus.errors import BusFull, ConnectFailed, ConnectionLost, DeliveryTimeout, Rejected, Unavailable
 from evbus.types import Envelope
-from tests.evbus.rig import HANG, SOON, Rig, Target, numbers, turns, until
+from tests.evbus.rig import HANG, SOON, Rig, Target, counts, numbers, turns, until
 
 #: The ways in which a lane may publish: one by one, in batches, and with two batches under way.
 WAYS: list[dict[str, bool]] = [{}, {"batching": True}, {"batching": True, "overlap": True}]
-
-
-def run(rig: Rig, count: int, *, profile: str = "default") -> None:
-    """Put ``count`` events before the start, deliver them, and stop."""
-
-    async def main() -> None:
-        for number in range(count):
-            rig.put_nowait(number, profile)
-        async with rig.running():
-            await until(rig.queue.empty)
-        rig.check()
-
-    asyncio.run(main())
 
 
 # Order and retries
 
 
 @pytest.mark.parametrize("batching", [True, False])
-def test_events_arrive_in_order_and_retries_do_not_change_it(tmp_path: Path, batching: bool) -> None:
-    rig, target = Rig(tmp_path), Target(batching=batching)
+async def test_events_arrive_in_order_and_retries_do_not_change_it(rig: Rig, batching: bool) -> None:
     problems = (ValueError("x"), Unavailable("y"), asyncio.CancelledError())
-    target.plan.extend([None, problems[0], None, problems[1], problems[1], problems[2], None, problems[0]])
-    rig.add(target, delivery=DeliverySettings(batch=1, retry=SOON))
-    run(rig, 20)
+    target = rig.to(
+        Target(
+            batching=batching,
+            plan=[None, problems[0], None, problems[1], problems[1], problems[2], None, problems[0]],
+        ),
+        delivery=DeliverySettings(batch=1, retry=SOON),
+    )
+    await rig.deliver(20)
     assert target.got == numbers(20)
     assert rig.check()["lanes"]["plugin0.provider.*"]["retried"] == 5
 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_every_byte_in_a_lane_counts_against_the_bound_of_the_bus(tmp_path: Path, way: Any) -> None:
-    rig, target = Rig(tmp_path, queue_bytes=10_000), Target(**way)
-    target.plan.extend([HANG, HANG])
+    rig = Rig(tmp_path, queue_bytes=10_000)
+    target = Target(**way, plan=[HANG, HANG])
     done: list[int] = []
 
     async def put_all() -> None:
@@ -80,8 +70,8 @@ async def test_every_byte_in_a_lane_counts_against_the_bound_of_the_bus(tmp_path
 
 
 async def test_an_event_larger_than_the_bound_is_taken_when_there_is_no_other(tmp_path: Path) -> None:
-    rig, target = Rig(tmp_path, queue_bytes=100), Target()
-    rig.add(target)
+    rig = Rig(tmp_path, queue_bytes=100)
+    target = rig.to(Target())
 
     async with rig.running():
         for number in range(3):
@@ -99,8 +89,7 @@ async def test_a_plugin_that_puts_events_does_not_wait_for_room_that_it_has_to_m
                     await rig.put(b"1" * 90)
             return await super().publish_batch(ctx, events)
 
-    target = Putting()
-    rig.add(target)
+    target = rig.to(Putting())
 
     async with rig.running():
         await asyncio.wait_for(rig.put(b"0" * 90), 20)
@@ -116,8 +105,8 @@ class Panic(BaseException):
 @pytest.mark.parametrize(
     "problem", [Panic("index"), SystemExit(2), GeneratorExit(), asyncio.CancelledError()]
 )
-def test_whatever_publish_raises_is_a_failed_attempt(
-    tmp_path: Path, way: Any, problem: BaseException
+async def test_whatever_publish_raises_is_a_failed_attempt(
+    rig: Rig, way: Any, problem: BaseException
 ) -> None:
     class Falling(Target):
         async def publish_batch(self, ctx: Any, events: Any) -> Any:
@@ -125,9 +114,9 @@ def test_whatever_publish_raises_is_a_failed_attempt(
                 raise problem
             return await super().publish_batch(ctx, events)
 
-    rig, target = Rig(tmp_path), Falling(**way)
+    target = Falling(**way)
     lane = rig.add(target, delivery=DeliverySettings(batch=1, retry=SOON))
-    run(rig, 3)
+    await rig.deliver(3)
     assert target.got == numbers(3)[1:]
     assert rig.dead_lettered() == numbers(1)
     assert lane.counters.dead == 1
@@ -137,8 +126,8 @@ def test_whatever_publish_raises_is_a_failed_attempt(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("before", [0, 2])
-def test_a_publish_that_cancels_its_own_task_is_a_failed_attempt(
-    tmp_path: Path, way: Any, before: int
+async def test_a_publish_that_cancels_its_own_task_is_a_failed_attempt(
+    rig: Rig, way: Any, before: int
 ) -> None:
     class Cancelling(Target):
         async def publish_batch(self, ctx: Any, events: Any) -> Any:
@@ -150,9 +139,9 @@ def test_a_publish_that_cancels_its_own_task_is_a_failed_attempt(
                 await turns(1)
             return await super().publish_batch(ctx, events)
 
-    rig, target = Rig(tmp_path), Cancelling(**way)
+    target = Cancelling(**way)
     lane = rig.add(target, delivery=DeliverySettings(batch=1, retry=SOON))
-    run(rig, 3)
+    await rig.deliver(3)
     assert target.got == numbers(3)[1:]
     assert rig.dead_lettered() == numbers(1)
     assert (lane.counters.dead, lane.counters.retried) == (1, 2)
@@ -160,8 +149,8 @@ def test_a_publish_that_cancels_its_own_task_is_a_failed_attempt(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_publish_that_cancels_its_own_task_and_ends_without_waiting_ends_nothing_else(
-    tmp_path: Path, way: Any, fails: bool
+async def test_a_publish_that_cancels_its_own_task_and_ends_without_waiting_ends_nothing_else(
+    rig: Rig, way: Any, fails: bool
 ) -> None:
     class Cancelling(Target):
         async def publish_batch(self, ctx: Any, events: Any) -> Any:
@@ -174,90 +163,87 @@ def test_a_publish_that_cancels_its_own_task_and_ends_without_waiting_ends_nothi
                 raise asyncio.CancelledError
             return [None]
 
-    rig, target = Rig(tmp_path), Cancelling(**way)
+    target = Cancelling(**way)
     lane = rig.add(target, delivery=DeliverySettings(batch=1, retry=SOON))
-    run(rig, 3)
+    await rig.deliver(3)
     assert target.got == numbers(3)[1:]
     assert rig.dead_lettered() == numbers(1 if fails else 0)
     assert (lane.counters.delivered, lane.counters.dead) == ((2, 1) if fails else (3, 0))
 
 
 @pytest.mark.parametrize("problem", [Panic("index"), SystemExit(2), asyncio.CancelledError()])
-def test_a_lane_goes_on_whatever_its_worker_comes_upon(
-    tmp_path: Path, problem: BaseException, monkeypatch: pytest.MonkeyPatch
+async def test_a_lane_goes_on_whatever_its_worker_comes_upon(
+    rig: Rig, problem: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "RESTART", 0)
-    rig, target, problems = Rig(tmp_path), Target(), [problem]
+    target, problems = Target(), [problem]
 
     def ready(_ctx: Any) -> None:
         if problems:
             raise problems.pop()
 
     lane = rig.add(target, ready=ready)
-    run(rig, 3)
+    await rig.deliver(3)
     assert target.got == numbers(3)
     assert lane.counters.delivered == 3
 
 
-def test_batches_are_no_larger_than_they_may_be(tmp_path: Path) -> None:
-    rig, target = Rig(tmp_path), Target(batching=True)
-    rig.add(target, delivery=DeliverySettings(batch=7))
-    run(rig, 50)
+async def test_batches_are_no_larger_than_they_may_be(rig: Rig) -> None:
+    target = rig.to(Target(batching=True), delivery=DeliverySettings(batch=7))
+    await rig.deliver(50)
     assert max(map(len, target.tried)) == 7
     assert target.got == numbers(50)
 
 
-def test_only_what_failed_of_a_batch_is_tried_again(tmp_path: Path) -> None:
-    rig, target = Rig(tmp_path), Target(batching=True)
+async def test_only_what_failed_of_a_batch_is_tried_again(rig: Rig) -> None:
 
     async def odd_ones_fail(events: Any) -> list[Any]:
         return [ValueError(event.body) if int(event.body) % 2 else None for event in events]
 
-    target.plan.append(odd_ones_fail)
-    rig.add(target)
-    run(rig, 6)
-    assert target.tried == [numbers(6), [b"1", b"3", b"5"]]
-    assert sorted(target.got) == numbers(6)
+    target = rig.to(Target(batching=True, plan=[odd_ones_fail]))
+    await rig.deliver(6)
+    assert (target.tried, sorted(target.got)) == ([numbers(6), [b"1", b"3", b"5"]], numbers(6))
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
 @pytest.mark.parametrize("way", WAYS)
-def test_an_event_gets_exactly_its_attempts_and_then_is_dead(
-    tmp_path: Path, attempts: int, way: dict[str, bool]
+async def test_an_event_gets_exactly_its_attempts_and_then_is_dead(
+    rig: Rig, attempts: int, way: dict[str, bool]
 ) -> None:
-    rig, target = Rig(tmp_path), Target(**way)
-    target.plan.extend([ValueError("no good")] * attempts)
-    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
-    run(rig, 1)
+    target = rig.to(
+        Target(**way, plan=[ValueError("no good")] * attempts),
+        delivery=DeliverySettings(retry=Retry(attempts=attempts, min=1e-9, max=1e-9)),
+    )
+    await rig.deliver(1)
     assert target.tried == [[b"0"]] * attempts
     (record,) = rig.dead()
     assert (record.dead["attempts"], record.dead["reason"]) == (attempts, "no good")
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_without_a_limit_an_event_is_tried_until_it_is_taken(tmp_path: Path, way: dict[str, bool]) -> None:
-    rig, target = Rig(tmp_path), Target(**way)
-    target.plan.extend([ValueError("x")] * 200)
-    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=0, min=1e-9, max=1e-9)))
-    run(rig, 1)
+async def test_without_a_limit_an_event_is_tried_until_it_is_taken(rig: Rig, way: dict[str, bool]) -> None:
+    target = rig.to(
+        Target(**way, plan=[ValueError("x")] * 200),
+        delivery=DeliverySettings(retry=Retry(attempts=0, min=1e-9, max=1e-9)),
+    )
+    await rig.deliver(1)
     assert target.got == [b"0"]
 
 
-def test_rejected_is_dead_at_once(tmp_path: Path) -> None:
-    rig, target = Rig(tmp_path), Target()
-    target.plan.append(Rejected("never"))
-    rig.add(target)
-    run(rig, 3)
+async def test_rejected_is_dead_at_once(rig: Rig) -> None:
+    target = rig.to(Target(plan=[Rejected("never")]))
+    await rig.deliver(3)
     assert target.tried == [[b"0"], [b"1"], [b"2"]]
     assert rig.dead_lettered() == [b"0"]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_unavailable_costs_no_attempt(tmp_path: Path, way: dict[str, bool]) -> None:
-    rig, target = Rig(tmp_path), Target(**way)
-    target.plan.extend([Unavailable("down")] * 50)
-    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=2, min=1e-9, max=1e-9)))
-    run(rig, 2)
+async def test_unavailable_costs_no_attempt(rig: Rig, way: dict[str, bool]) -> None:
+    target = rig.to(
+        Target(**way, plan=[Unavailable("down")] * 50),
+        delivery=DeliverySettings(retry=Retry(attempts=2, min=1e-9, max=1e-9)),
+    )
+    await rig.deliver(2)
     assert (target.got, rig.dead()) == ([b"0", b"1"], [])
 
 
@@ -277,24 +263,27 @@ class Poisoned(Target):
 
 
 @pytest.mark.parametrize("attempts", [2, 4])
-def test_a_poison_event_gets_its_attempts_and_the_others_arrive_in_order(
-    tmp_path: Path, attempts: int
+async def test_a_poison_event_gets_its_attempts_and_the_others_arrive_in_order(
+    rig: Rig, attempts: int
 ) -> None:
-    rig, target = Rig(tmp_path), Poisoned(b"20", batching=True)
-    rig.add(target, delivery=DeliverySettings(batch=50, retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
-    run(rig, 80)
+    target = rig.to(
+        Poisoned(b"20", batching=True),
+        delivery=DeliverySettings(batch=50, retry=Retry(attempts=attempts, min=1e-9, max=1e-9)),
+    )
+    await rig.deliver(80)
     assert target.got == [body for body in numbers(80) if body != b"20"]
     assert sum(b"20" in bodies for bodies in target.tried) == attempts
     assert target.tried.count([b"20"]) == attempts - 1  # the first was with the others
-    assert rig.dead_lettered() == [b"20"]
-    assert rig.dead()[0].dead["attempts"] == attempts
+    assert (rig.dead_lettered(), rig.dead()[0].dead["attempts"]) == ([b"20"], attempts)
 
 
 @pytest.mark.parametrize("attempts", [2, 4])
-def test_a_poison_event_costs_the_batch_behind_it_nothing(tmp_path: Path, attempts: int) -> None:
-    rig, target = Rig(tmp_path), Poisoned(b"20", batching=True, overlap=True)
-    rig.add(target, delivery=DeliverySettings(batch=50, retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
-    run(rig, 120)
+async def test_a_poison_event_costs_the_batch_behind_it_nothing(rig: Rig, attempts: int) -> None:
+    target = rig.to(
+        Poisoned(b"20", batching=True, overlap=True),
+        delivery=DeliverySettings(batch=50, retry=Retry(attempts=attempts, min=1e-9, max=1e-9)),
+    )
+    await rig.deliver(120)
     # The first may have failed when the second was about to be sent, which then waits and keeps its place.
     good = [body for body in numbers(120) if body != b"20"]
     assert target.got in (good, [*good[49:99], *good[:49], *good[99:]])
@@ -303,10 +292,12 @@ def test_a_poison_event_costs_the_batch_behind_it_nothing(tmp_path: Path, attemp
 
 
 @pytest.mark.parametrize("attempts", [1, 3])
-def test_a_batch_refused_for_one_event_rejects_that_one(tmp_path: Path, attempts: int) -> None:
-    rig, target = Rig(tmp_path), Poisoned(b"3", Rejected, batching=True)
-    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
-    run(rig, 6)
+async def test_a_batch_refused_for_one_event_rejects_that_one(rig: Rig, attempts: int) -> None:
+    target = rig.to(
+        Poisoned(b"3", Rejected, batching=True),
+        delivery=DeliverySettings(retry=Retry(attempts=attempts, min=1e-9, max=1e-9)),
+    )
+    await rig.deliver(6)
     assert target.got == [b"0", b"1", b"2", b"4", b"5"]
     assert rig.dead_lettered() == [b"3"]
 
@@ -346,43 +337,48 @@ class Breaking(Target):
 @pytest.mark.parametrize(
     "way", [{}, {"batching": True}, {"overlap": True}, {"workers": 3}, {"workers": 3, "batching": True}]
 )
-def test_an_event_that_breaks_the_connection_is_found_and_is_dead_after_its_attempts(
-    tmp_path: Path, way: dict[str, Any], attempts: int
+async def test_an_event_that_breaks_the_connection_is_found_and_is_dead_after_its_attempts(
+    rig: Rig, way: dict[str, Any], attempts: int
 ) -> None:
     workers, batching = way.get("workers", 1), bool(way.get("batching") or way.get("overlap"))
-    rig, target = Rig(tmp_path), Breaking(b"20", batching=batching, overlap="overlap" in way)
     retry = Retry(attempts=attempts, min=1e-9, max=1e-9)
-    rig.add(target, delivery=DeliverySettings(batch=15, concurrency=workers, retry=retry))
-    run(rig, 80)
+    target = rig.to(
+        Breaking(b"20", batching=batching, overlap="overlap" in way),
+        delivery=DeliverySettings(batch=15, concurrency=workers, retry=retry),
+    )
+    await rig.deliver(80)
     good = [body for body in numbers(80) if body != b"20"]
     assert target.got == good if workers == 1 else sorted(target.got) == sorted(good)
-    assert rig.dead_lettered() == [b"20"]
-    assert rig.dead()[0].dead["attempts"] == attempts
+    assert (rig.dead_lettered(), rig.dead()[0].dead["attempts"]) == ([b"20"], attempts)
     assert target.tried.count([b"20"]) >= attempts
 
 
 @pytest.mark.parametrize("down", [1, 2])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_connection_that_breaks_by_itself_costs_events_in_a_batch_no_attempt(
-    tmp_path: Path, way: dict[str, bool], down: int
+async def test_a_connection_that_breaks_by_itself_costs_events_in_a_batch_no_attempt(
+    rig: Rig, way: dict[str, bool], down: int
 ) -> None:
-    rig, target = Rig(tmp_path), Breaking(b"none", down=down if way else 1, **way)
-    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=1, min=1e-9, max=1e-9)))
-    run(rig, 30)
+    target = rig.to(
+        Breaking(b"none", down=down if way else 1, **way),
+        delivery=DeliverySettings(retry=Retry(attempts=1, min=1e-9, max=1e-9)),
+    )
+    await rig.deliver(30)
     assert (target.got, rig.dead()) == (numbers(30), [])
 
 
-def test_attempts_that_take_too_long_are_counted(tmp_path: Path) -> None:
-    rig, target = Rig(tmp_path), Target()
-    target.plan.extend([HANG, HANG])
-    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=2, min=1e-9, max=1e-9)), timeout=1e-4)
-    run(rig, 2)
+async def test_attempts_that_take_too_long_are_counted(rig: Rig) -> None:
+    target = rig.to(
+        Target(plan=[HANG, HANG]),
+        delivery=DeliverySettings(retry=Retry(attempts=2, min=1e-9, max=1e-9)),
+        timeout=1e-4,
+    )
+    await rig.deliver(2)
     assert target.cancelled == 2
     assert (target.got, rig.dead_lettered()) == ([b"1"], [b"0"])
     assert rig.dead()[0].dead["reason"] == str(DeliveryTimeout(1e-4))
 
 
-def test_pauses_double_and_a_destination_may_ask_for_more(tmp_path: Path, monkeypatch: Any) -> None:
+async def test_pauses_double_and_a_destination_may_ask_for_more(rig: Rig, monkeypatch: Any) -> None:
     slept: list[float] = []
     plain_sleep = asyncio.sleep
 
@@ -393,38 +389,34 @@ def test_pauses_double_and_a_destination_may_ask_for_more(tmp_path: Path, monkey
 
     monkeypatch.setattr(worker.asyncio, "sleep", sleep)
     monkeypatch.setattr(backoff.random, "uniform", lambda low, high: high)
-    rig, target = Rig(tmp_path), Target()
-    target.plan.extend([ValueError()] * 5 + [Unavailable("x", retry_after=77.0)] + [None, ValueError()])
-    rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=0, min=1, max=10)))
-    run(rig, 2)
+    rig.to(
+        Target(plan=[ValueError()] * 5 + [Unavailable("x", retry_after=77.0)] + [None, ValueError()]),
+        delivery=DeliverySettings(retry=Retry(attempts=0, min=1, max=10)),
+    )
+    await rig.deliver(2)
     assert slept == [1, 2, 4, 8, 10, 77, 1]
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-async def test_delivered_bytes_are_those_of_what_was_delivered(tmp_path: Path, overlap: bool) -> None:
+async def test_delivered_bytes_are_those_of_what_was_delivered(rig: Rig, overlap: bool) -> None:
     async def mixed(events: Any) -> list[Any]:
         return [Rejected("x"), None, ValueError("x"), None, Rejected("x"), ValueError("x"), None]
 
-    rig, target = Rig(tmp_path), Target(batching=True, overlap=overlap)
-    target.plan.append(mixed)
-    rig.add(target)
+    target = rig.to(Target(batching=True, overlap=overlap, plan=[mixed]))
 
     rig.broker.max_body = 10**7
     for number in range(7):
         rig.put_nowait(b"x" * 10**number)
-    async with rig.running():
-        pass
-    lane = rig.check()["lanes"]["plugin0.provider.*"]
-    assert (lane["delivered"], lane["dead"]) == (5, 2)
-    assert lane["delivered_bytes"] == sum(map(len, target.got)) == 1_101_110
+    await rig.deliver()
+    found = counts(rig.check()["lanes"]["plugin0.provider.*"], "delivered", "dead", "delivered_bytes")
+    assert found == (5, 2, sum(map(len, target.got))) == (5, 2, 1_101_110)
 
 
 # Buffers
 
 
-async def test_drop_oldest_counts_exactly_what_it_drops(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), Target(batching=True)
+async def test_drop_oldest_counts_exactly_what_it_drops(rig: Rig) -> None:
+    target = Target(batching=True)
     lane = rig.add(target, delivery=DeliverySettings(buffer=3, batch=2, on_full="drop_oldest"))
     target.plan.append(HANG)
     async with rig.running():
@@ -434,10 +426,11 @@ async def test_drop_oldest_counts_exactly_what_it_drops(tmp_path: Path) -> None:
             await rig.put(number)
             rig.check()
         await until(rig.queue.empty)
-        found = rig.check()["lanes"]["plugin0.provider.*"]
-        assert (found["queued"], found["dropped"], found["in_flight"]) == (3, 7, 1)
-        assert (found["queued_bytes"], rig.queue.held) == (len("8910"), 0)
-        assert lane.state is LaneState.RUNNING
+        found = counts(
+            rig.check()["lanes"]["plugin0.provider.*"], "queued", "dropped", "in_flight", "queued_bytes"
+        )
+        assert (*found, rig.queue.held) == (3, 7, 1, len("8910"), 0)
+        assert lane.state == "running"
         target.release.set()
     assert target.got == [b"0", b"8", b"9", b"10"]
 
@@ -445,7 +438,6 @@ async def test_drop_oldest_counts_exactly_what_it_drops(tmp_path: Path) -> None:
 async def test_a_blocked_lane_holds_back_producers_by_the_bounds_of_the_bus_and_nothing_else(
     tmp_path: Path,
 ) -> None:
-
     rig = Rig(tmp_path, queue_limit=10)
     stuck, free = Target(), Target()
     rig.add(stuck, delivery=DeliverySettings(buffer=2))
@@ -466,8 +458,7 @@ async def test_a_blocked_lane_holds_back_producers_by_the_bounds_of_the_bus_and_
         # One is being sent, two fit the buffer, ten fill the bus; the other lane has them all.
         assert len(accepted) == 13
         assert len(free.got) == 13
-        found = rig.check()["bus"]
-        assert (found["held"], found["queued"]) == (10, 0)
+        assert counts(rig.check()["bus"], "held", "queued") == (10, 0)
         stuck.release.set()
         await task
         await until(lambda: len(stuck.got) == 30)
@@ -476,24 +467,21 @@ async def test_a_blocked_lane_holds_back_producers_by_the_bounds_of_the_bus_and_
 
 
 async def test_what_a_blocked_lane_holds_is_released_when_the_bus_stops(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path, queue_limit=10, drain_timeout=0), Target()
-    rig.add(target, delivery=DeliverySettings(buffer=1))
+    rig = Rig(tmp_path, queue_limit=10, drain_timeout=0)
+    target = rig.to(Target(), delivery=DeliverySettings(buffer=1))
     target.plan.append(HANG)
     async with rig.running():
         for number in range(8):
             await rig.put(number)
         await target.hanging.wait()
         await until(lambda: rig.queue.held == 6)
-    assert (rig.queue.held, rig.queue.held_size) == (0, 0)
-    assert rig.dead_lettered() == numbers(8)
+    assert (rig.queue.held, rig.queue.held_size, rig.dead_lettered()) == (0, 0, numbers(8))
 
 
 # Independence and concurrency
 
 
 async def test_a_lane_that_hangs_fails_or_is_down_delays_no_other(tmp_path: Path) -> None:
-
     rig = Rig(tmp_path, drain_timeout=0)
     hangs, fails, down, good = Target(), Target(), Target(), Target()
     hangs.plan.append(HANG)
@@ -510,11 +498,8 @@ async def test_a_lane_that_hangs_fails_or_is_down_delays_no_other(tmp_path: Path
     assert good.got == numbers(1000)
 
 
-async def test_concurrency_is_the_number_of_publishes_in_flight(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), Target()
-    target.plan.extend([HANG] * 3)
-    rig.add(target, delivery=DeliverySettings(concurrency=3))
+async def test_concurrency_is_the_number_of_publishes_in_flight(rig: Rig) -> None:
+    target = rig.to(Target(plan=[HANG] * 3), delivery=DeliverySettings(concurrency=3))
     async with rig.running():
         for number in range(10):
             await rig.put(number)
@@ -526,23 +511,18 @@ async def test_concurrency_is_the_number_of_publishes_in_flight(tmp_path: Path) 
     assert sorted(target.got, key=int) == numbers(10)
 
 
-async def test_workers_that_sleep_are_all_woken_by_a_burst(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), Target()
-    rig.add(target, delivery=DeliverySettings(concurrency=4))
+async def test_workers_that_sleep_are_all_woken_by_a_burst(rig: Rig) -> None:
+    target = rig.to(Target(), delivery=DeliverySettings(concurrency=4))
     async with rig.running():
         await turns(5)
         target.plan.extend([HANG] * 4)
-        for number in range(4):
-            rig.put_nowait(number)
+        rig.fill(4)
         await until(lambda: len(target.tried) == 4)
         target.release.set()
 
 
-async def test_an_event_put_by_a_finalizer_while_a_worker_lies_down_is_not_left(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), Target()
-    rig.add(target)
+async def test_an_event_put_by_a_finalizer_while_a_worker_lies_down_is_not_left(rig: Rig) -> None:
+    target = rig.to(Target())
     loop = asyncio.get_running_loop()
     plain, nested = loop.create_future, []
 
@@ -610,11 +590,11 @@ def event(number: int) -> Envelope:
 # Workers
 
 
-def test_a_worker_that_fails_is_started_again_and_loses_nothing(
-    tmp_path: Path, monkeypatch: Any, caplog: Any
+async def test_a_worker_that_fails_is_started_again_and_loses_nothing(
+    rig: Rig, monkeypatch: Any, caplog: Any
 ) -> None:
     monkeypatch.setattr(worker, "RESTART", 0)
-    rig, target = Rig(tmp_path), Target(batching=True)
+    target = Target(batching=True)
     lane = rig.add(target, delivery=DeliverySettings(batch=4))
     plain, calls = lane.sender, []
 
@@ -636,36 +616,34 @@ def test_a_worker_that_fails_is_started_again_and_loses_nothing(
             return await plain.send(events)
 
     lane.sender = Buggy()  # type: ignore[assignment]
-    run(rig, 20)
+    await rig.deliver(20)
     assert target.got == numbers(20)
     assert caplog.text.count("the worker failed and is started again") == 2
 
 
-async def test_states_tell_what_a_lane_is_doing(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), Target()
+async def test_states_tell_what_a_lane_is_doing(rig: Rig) -> None:
+    target = Target()
     lane = rig.add(target)
     target.plan.extend([ValueError("down"), HANG])
     async with rig.running():
-        assert lane.state is LaneState.IDLE
+        assert lane.state == "idle"
         await rig.put(1)
         await target.hanging.wait()
-        assert lane.state is LaneState.RETRYING
+        assert lane.state == "retrying"
         assert lane.last_error == "down"
         target.release.set()
         await until(lambda: lane.idle)
-        assert lane.state is LaneState.IDLE
-    assert lane.state is LaneState.CLOSED
+        assert lane.state == "idle"
+    assert lane.state == "closed"
     assert repr(lane) == "<Lane plugin0.provider.* closed queued=0>"
 
 
-def test_failing_is_logged_once_and_so_is_recovery_without_secrets(tmp_path: Path, caplog: Any) -> None:
+async def test_failing_is_logged_once_and_so_is_recovery_without_secrets(rig: Rig, caplog: Any) -> None:
     caplog.set_level("DEBUG")
-    rig, target = Rig(tmp_path), Target()
-    target.plan.extend([ValueError("login s3cr3t-s3cr3t\nfailed")] * 2 + [None])
+    target = Target(plan=[ValueError("login s3cr3t-s3cr3t\nfailed")] * 2 + [None])
     lane = rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=5, min=1e-9, max=1e-9)))
     lane.secrets = frozenset({"s3cr3t-s3cr3t"})
-    run(rig, 2)
+    await rig.deliver(2)
     records = [record for record in caplog.records if record.name == "evbus.lane"]
     messages = [record.message for record in records if record.levelname == "WARNING"]
     assert len(messages) == 2
@@ -699,10 +677,8 @@ class Now(Target):
         self.got += [event.body for event in events]
 
 
-async def test_what_can_be_delivered_at_once_is_delivered_within_put(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), Now()
-    rig.add(target, publish_nowait=target.publish_nowait)
+async def test_what_can_be_delivered_at_once_is_delivered_within_put(rig: Rig) -> None:
+    target = rig.to(Now())
     async with rig.running():
         await turns(3)
         rig.put_nowait(0)
@@ -711,10 +687,8 @@ async def test_what_can_be_delivered_at_once_is_delivered_within_put(tmp_path: P
     assert target.tried == []
 
 
-async def test_what_cannot_be_delivered_at_once_goes_the_long_way_once_and_in_order(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), Now()
-    rig.add(target, delivery=DeliverySettings(batch=3), publish_nowait=target.publish_nowait)
+async def test_what_cannot_be_delivered_at_once_goes_the_long_way_once_and_in_order(rig: Rig) -> None:
+    target = rig.to(Now(), delivery=DeliverySettings(batch=3))
     async with rig.running():
         for number in range(60):
             target.refuse = number % 3 == 0
@@ -730,20 +704,17 @@ async def test_what_cannot_be_delivered_at_once_goes_the_long_way_once_and_in_or
 
 
 @pytest.mark.parametrize("problem", [ValueError, asyncio.CancelledError])
-def test_publish_nowait_may_fail_as_it_likes(tmp_path: Path, problem: Any) -> None:
+async def test_publish_nowait_may_fail_as_it_likes(rig: Rig, problem: Any) -> None:
     def publish_nowait(_ctx: Any, events: Any) -> None:
         raise problem
 
-    rig, target = Rig(tmp_path), Target(batching=True)
-    rig.add(target, publish_nowait=publish_nowait)
-    run(rig, 5)
+    target = rig.to(Target(batching=True), publish_nowait=publish_nowait)
+    await rig.deliver(5)
     assert target.got == numbers(5)
 
 
-async def test_while_a_batch_is_under_way_nothing_overtakes_it(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), Now()
-    rig.add(target, publish_nowait=target.publish_nowait)
+async def test_while_a_batch_is_under_way_nothing_overtakes_it(rig: Rig) -> None:
+    target = rig.to(Now())
     async with rig.running():
         await turns(3)
         target.refuse = True
@@ -762,9 +733,8 @@ async def test_while_a_batch_is_under_way_nothing_overtakes_it(tmp_path: Path) -
 # Destinations that say when they take events
 
 
-async def test_a_lane_waits_for_a_destination_that_is_down_and_counts_no_attempt(tmp_path: Path) -> None:
-
-    rig, target, up = Rig(tmp_path), Target(), asyncio.Event()
+async def test_a_lane_waits_for_a_destination_that_is_down_and_counts_no_attempt(rig: Rig) -> None:
+    target, up = Target(), asyncio.Event()
     secret = "hunter22"
 
     async def wait() -> None:
@@ -777,7 +747,7 @@ async def test_a_lane_waits_for_a_destination_that_is_down_and_counts_no_attempt
     lane.secrets = frozenset([secret])
     async with rig.running():
         await rig.put(1)
-        await until(lambda: lane.state is LaneState.WAITING)
+        await until(lambda: lane.state == "waiting")
         assert rig.check()["lanes"][str(lane.key)]["state"] == "waiting"
         assert lane.last_error == "no connection to ***"
         assert (target.tried, lane.counters.retried) == ([], 0)
@@ -786,23 +756,21 @@ async def test_a_lane_waits_for_a_destination_that_is_down_and_counts_no_attempt
     assert target.got == numbers(2)[1:]
 
 
-async def test_a_lane_that_waits_ends_with_the_bus(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), Target()
+async def test_a_lane_that_waits_ends_with_the_bus(rig: Rig) -> None:
+    target = Target()
     lane = rig.add(target, ready=lambda ctx: ("down", asyncio.Event().wait()))
     async with rig.running():
         await rig.put(1)
-        await until(lambda: lane.state is LaneState.WAITING)
+        await until(lambda: lane.state == "waiting")
         rig.bus.hurry()
-    assert lane.state is LaneState.CLOSED
+    assert lane.state == "closed"
     assert [record.dead["reason"] for record in rig.dead()] == ["not delivered when the bus stopped: down"]
 
 
-async def test_a_first_connection_that_fails_refuses_the_start(tmp_path: Path) -> None:
+async def test_a_first_connection_that_fails_refuses_the_start(rig: Rig) -> None:
     async def opener(ctx: Any) -> None:
         raise ConnectFailed("amqp profile 'a': 127.0.0.1:1: nothing listens there")
 
-    rig = Rig(tmp_path)
     rig.add(Target(), opener=opener)
     with pytest.raises(ConnectFailed, match="nothing listens there"):
         await rig.start()

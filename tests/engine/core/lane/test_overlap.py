@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from evbus.engine.core.lane import worker
-from evbus.engine.core.lane.lane import LaneState
 from evbus.engine.core.settings import DeliverySettings, Retry
 from evbus.errors import DeliveryTimeout, Rejected, Unavailable
-from tests.evbus.rig import HANG, SOON, Rig, Target, numbers, turns, until
+from tests.evbus.rig import HANG, SOON, Rig, Target, counts, numbers, turns, until
 
 LANE = "plugin0.provider.*"
 THREES = DeliverySettings(batch=3, retry=SOON)
@@ -33,8 +32,14 @@ def bodies(start: int, stop: int) -> list[bytes]:
     return numbers(stop)[start:]
 
 
-def overlapping() -> Target:
-    return Target(batching=True, overlap=True)
+def overlapping(plan: Sequence[Any] = ()) -> Target:
+    return Target(batching=True, overlap=True, plan=plan)
+
+
+@pytest.fixture
+def target(rig: Rig) -> Target:
+    """Return the target of a lane that takes batches of three."""
+    return rig.to(overlapping(), delivery=THREES)
 
 
 def hold(target: Target, count: int) -> list[asyncio.Future[Any]]:
@@ -79,20 +84,16 @@ def failed(what: str, events: list[bytes]) -> tuple[list[bytes], list[bytes]]:
 
 
 async def test_a_second_batch_is_handed_over_before_the_first_is_answered_and_no_third(
-    tmp_path: Path,
+    target: Target,
+    rig: Rig,
 ) -> None:
-
-    rig, target = Rig(tmp_path), overlapping()
-    rig.add(target, delivery=THREES)
     first, second = hold(target, 2)
-    for number in range(10):
-        rig.put_nowait(number)
+    rig.fill(10)
     async with rig.running():
         await until(lambda: len(target.tried) == 2)
         await turns(20)
         assert target.tried == [bodies(0, 3), bodies(3, 6)]
-        found = rig.check()["lanes"][LANE]
-        assert (found["in_flight"], found["queued"], found["delivered"]) == (6, 4, 0)
+        assert counts(rig.check()["lanes"][LANE], "in_flight", "queued", "delivered") == (6, 4, 0)
         first.set_result(None)
         await until(lambda: len(target.tried) == 3)
         assert rig.check()["lanes"][LANE]["in_flight"] == 6
@@ -101,13 +102,11 @@ async def test_a_second_batch_is_handed_over_before_the_first_is_answered_and_no
     assert rig.check()["lanes"][LANE]["delivered"] == 10
 
 
-async def test_batches_answered_in_another_order_are_counted_in_that_of_their_events(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), overlapping()
+async def test_batches_answered_in_another_order_are_counted_in_that_of_their_events(rig: Rig) -> None:
+    target = overlapping()
     lane = rig.add(target, delivery=THREES)
     first, second = hold(target, 2)
-    for number in range(6):
-        rig.put_nowait(number)
+    rig.fill(6)
     async with rig.running():
         await until(lambda: len(target.tried) == 2)
         second.set_result(None)
@@ -119,9 +118,8 @@ async def test_batches_answered_in_another_order_are_counted_in_that_of_their_ev
     assert rig.check()["lanes"][LANE]["delivered"] == 6
 
 
-async def test_never_more_than_two_batches_are_in_flight_however_small_the_parts(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), overlapping()
+async def test_never_more_than_two_batches_are_in_flight_however_small_the_parts(rig: Rig) -> None:
+    target = overlapping()
     lane = rig.add(target, delivery=DeliverySettings(batch=4, retry=SOON))
     seen = set()
 
@@ -141,10 +139,7 @@ async def test_never_more_than_two_batches_are_in_flight_however_small_the_parts
     assert target.got == numbers(200)
 
 
-async def test_single_events_do_not_wait_for_one_another(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), overlapping()
-    rig.add(target, delivery=THREES)
+async def test_single_events_do_not_wait_for_one_another(target: Target, rig: Rig) -> None:
     answers = hold(target, 6)
     async with rig.running():
         for number in range(7):
@@ -157,13 +152,10 @@ async def test_single_events_do_not_wait_for_one_another(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("concurrency", [2, 3])
-async def test_several_workers_have_one_batch_each(tmp_path: Path, concurrency: int) -> None:
-
-    rig, target = Rig(tmp_path), overlapping()
-    rig.add(target, delivery=DeliverySettings(batch=3, concurrency=concurrency, retry=SOON))
+async def test_several_workers_have_one_batch_each(rig: Rig, concurrency: int) -> None:
+    target = rig.to(overlapping(), delivery=DeliverySettings(batch=3, concurrency=concurrency, retry=SOON))
     answers = hold(target, concurrency)
-    for number in range(20):
-        rig.put_nowait(number)
+    rig.fill(20)
     async with rig.running():
         await until(lambda: len(target.tried) == concurrency)
         await turns(20)
@@ -175,14 +167,11 @@ async def test_several_workers_have_one_batch_each(tmp_path: Path, concurrency: 
 
 @pytest.mark.parametrize(("batching", "overlap"), [(True, False), (False, False), (False, True)])
 async def test_other_plugins_are_called_again_once_they_have_answered(
-    tmp_path: Path, batching: bool, overlap: bool
+    rig: Rig, batching: bool, overlap: bool
 ) -> None:
-
-    rig, target = Rig(tmp_path), Target(batching=batching, overlap=overlap)
-    rig.add(target, delivery=THREES)
+    target = rig.to(Target(batching=batching, overlap=overlap), delivery=THREES)
     (answer,) = hold(target, 1)
-    for number in range(10):
-        rig.put_nowait(number)
+    rig.fill(10)
     async with rig.running():
         await until(lambda: target.tried)
         await turns(20)
@@ -198,14 +187,10 @@ async def test_other_plugins_are_called_again_once_they_have_answered(
 @pytest.mark.parametrize("second", ["none", *FAILURES])
 @pytest.mark.parametrize("first", FAILURES)
 async def test_what_failed_of_the_first_batch_is_tried_again_before_the_second_and_both_before_the_next(
-    tmp_path: Path, first: str, second: str, backwards: bool
+    target: Target, rig: Rig, first: str, second: str, backwards: bool
 ) -> None:
-
-    rig, target = Rig(tmp_path), overlapping()
-    rig.add(target, delivery=THREES)
     answers = list(zip(hold(target, 2), (first, second), strict=True))
-    for number in range(12):
-        rig.put_nowait(number)
+    rig.fill(12)
     async with rig.running():
         await until(lambda: len(target.tried) == 2)
         for answer, what in reversed(answers) if backwards else answers:
@@ -217,18 +202,16 @@ async def test_what_failed_of_the_first_batch_is_tried_again_before_the_second_a
     assert again == [*one, *two, *bodies(6, 12)]
     assert rig.dead_lettered() == [*lost, *lost_too]
     assert sorted([*target.got, *rig.dead_lettered()], key=int) == numbers(12)
-    found = rig.check()["lanes"][LANE]
-    assert (found["retried"], found["dead"]) == (len(one + two), len(lost + lost_too))
-    assert found["delivered"] == 12 - found["dead"]
+    dead = len(lost + lost_too)
+    found = counts(rig.check()["lanes"][LANE], "retried", "dead", "delivered")
+    assert found == (len(one + two), dead, 12 - dead)
 
 
-async def test_nothing_new_is_sent_while_a_failure_is_dealt_with(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), overlapping()
+async def test_nothing_new_is_sent_while_a_failure_is_dealt_with(rig: Rig) -> None:
+    target = overlapping()
     lane = rig.add(target, delivery=THREES)
     first, second, again = hold(target, 3)
-    for number in range(6):
-        rig.put_nowait(number)
+    rig.fill(6)
     async with rig.running():
         await until(lambda: len(target.tried) == 2)
         first.set_result([None, None, ValueError("again")])
@@ -240,7 +223,7 @@ async def test_nothing_new_is_sent_while_a_failure_is_dealt_with(tmp_path: Path)
         await rig.put(7)
         await turns(20)
         assert target.tried[2:] == [[b"2"]]
-        assert lane.state is LaneState.RETRYING
+        assert lane.state == "retrying"
         again.set_result(None)
     assert target.got == [b"0", b"1", b"3", b"4", b"5", b"2", b"6", b"7"]
 
@@ -270,14 +253,12 @@ class Remembering(Target):
 
 @pytest.mark.parametrize("earlier", range(10))
 async def test_no_batch_is_handed_over_once_the_plugin_knows_that_one_before_failed(
-    tmp_path: Path, earlier: int
+    rig: Rig, earlier: int
 ) -> None:
-
-    rig, target = Rig(tmp_path), Remembering()
+    target = Remembering()
     lane = rig.add(target, delivery=THREES)
     async with rig.running():
-        for number in range(3):
-            rig.put_nowait(number)
+        rig.fill(3)
         await until(lambda: target.tried)
         for number in range(3, 6):
             rig.put_nowait(number)
@@ -291,37 +272,29 @@ async def test_no_batch_is_handed_over_once_the_plugin_knows_that_one_before_fai
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 4])
-async def test_events_of_both_batches_get_exactly_their_attempts(tmp_path: Path, attempts: int) -> None:
-
-    rig, target = Rig(tmp_path), overlapping()
-    rig.add(target, delivery=DeliverySettings(batch=3, retry=Retry(attempts=attempts, min=1e-9, max=1e-9)))
+async def test_events_of_both_batches_get_exactly_their_attempts(rig: Rig, attempts: int) -> None:
+    target = rig.to(
+        overlapping(), delivery=DeliverySettings(batch=3, retry=Retry(attempts=attempts, min=1e-9, max=1e-9))
+    )
 
     async def poisons(events: Any) -> list[Any]:
         await turns(3)
         return [ValueError("no good") if event.body in (b"1", b"4") else None for event in events]
 
     target.plan.extend([poisons] * 50)
-    for number in range(9):
-        rig.put_nowait(number)
-    async with rig.running():
-        pass
+    await rig.deliver(9)
     tries = Counter(body for tried in target.tried for body in tried)
     assert tries == {body: attempts if body in (b"1", b"4") else 1 for body in numbers(9)}
     assert [record.dead["attempts"] for record in rig.dead()] == [attempts] * 2
-    assert rig.dead_lettered() == [b"1", b"4"]
-    assert rig.check()["lanes"][LANE]["retried"] == 2 * (attempts - 1)
+    assert (rig.dead_lettered(), rig.check()["lanes"][LANE]["retried"]) == ([b"1", b"4"], 2 * (attempts - 1))
 
 
 @pytest.mark.parametrize("hanging", [1, 2])
-async def test_a_batch_that_hangs_is_given_up_in_time_and_tried_again_first(
-    tmp_path: Path, hanging: int
-) -> None:
-
-    rig, target = Rig(tmp_path), overlapping()
+async def test_a_batch_that_hangs_is_given_up_in_time_and_tried_again_first(rig: Rig, hanging: int) -> None:
+    target = overlapping()
     lane = rig.add(target, delivery=THREES, timeout=0.05)
     target.plan.extend([HANG] * hanging)
-    for number in range(9):
-        rig.put_nowait(number)
+    rig.fill(9)
     async with rig.running():
         await until(lambda: len(target.got) == 9)
     assert target.cancelled == hanging
@@ -331,13 +304,9 @@ async def test_a_batch_that_hangs_is_given_up_in_time_and_tried_again_first(
     assert rig.dead() == []
 
 
-async def test_wrong_answers_are_failures_of_their_batch_alone(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), overlapping()
-    rig.add(target, delivery=THREES)
+async def test_wrong_answers_are_failures_of_their_batch_alone(target: Target, rig: Rig) -> None:
     first, second = hold(target, 2)
-    for number in range(6):
-        rig.put_nowait(number)
+    rig.fill(6)
     async with rig.running():
         await until(lambda: len(target.tried) == 2)
         first.set_result([None])
@@ -363,15 +332,13 @@ class Gate:
         await self.opened.wait()
 
 
-async def test_nothing_is_sent_to_a_destination_that_is_not_ready(tmp_path: Path) -> None:
-
-    rig, target, gate = Rig(tmp_path), overlapping(), Gate()
+async def test_nothing_is_sent_to_a_destination_that_is_not_ready(rig: Rig) -> None:
+    target, gate = overlapping(), Gate()
     gate.opened.clear()
     lane = rig.add(target, delivery=THREES, ready=gate.ready)
-    for number in range(4):
-        rig.put_nowait(number)
+    rig.fill(4)
     async with rig.running():
-        await until(lambda: lane.state is LaneState.WAITING)
+        await until(lambda: lane.state == "waiting")
         await turns(20)
         assert (target.tried, lane.last_error) == ([], "not connected")
         gate.opened.set()
@@ -381,10 +348,9 @@ async def test_nothing_is_sent_to_a_destination_that_is_not_ready(tmp_path: Path
 
 @pytest.mark.parametrize("answer", [None, Unavailable("lost")])
 async def test_a_destination_that_is_not_ready_any_more_still_answers_for_what_it_has(
-    tmp_path: Path, answer: Any
+    rig: Rig, answer: Any
 ) -> None:
-
-    rig, target, gate = Rig(tmp_path), overlapping(), Gate()
+    target, gate = overlapping(), Gate()
     lane = rig.add(target, delivery=THREES, ready=gate.ready)
     (first,) = hold(target, 1)
     async with rig.running():
@@ -395,7 +361,7 @@ async def test_a_destination_that_is_not_ready_any_more_still_answers_for_what_i
         await turns(20)
         assert target.tried == [[b"0"]]
         first.set_result(answer)
-        await until(lambda: lane.state is LaneState.WAITING)
+        await until(lambda: lane.state == "waiting")
         await turns(20)
         assert target.tried == [[b"0"]]
         gate.opened.set()
@@ -403,10 +369,9 @@ async def test_a_destination_that_is_not_ready_any_more_still_answers_for_what_i
 
 
 async def test_what_is_delivered_at_once_when_the_destination_is_back_makes_no_empty_batch(
-    tmp_path: Path,
+    rig: Rig,
 ) -> None:
-
-    rig, target, gate = Rig(tmp_path), overlapping(), Gate()
+    target, gate = overlapping(), Gate()
     gate.opened.clear()
 
     def publish_nowait(_ctx: Any, events: Any) -> None:
@@ -417,7 +382,7 @@ async def test_what_is_delivered_at_once_when_the_destination_is_back_makes_no_e
     lane = rig.add(target, delivery=THREES, ready=gate.ready, publish_nowait=publish_nowait)
     async with rig.running():
         rig.put_nowait(0)
-        await until(lambda: lane.state is LaneState.WAITING)
+        await until(lambda: lane.state == "waiting")
         gate.opened.set()
         rig.put_nowait(1)
         await until(lambda: len(target.got) == 2)
@@ -432,17 +397,13 @@ async def test_what_is_delivered_at_once_when_the_destination_is_back_makes_no_e
 async def stopped(rig: Rig, target: Target, count: int = 9) -> tuple[list[asyncio.Future[Any]], Any]:
     """Start a bus that has sent two batches of three, and return their answers and the task."""
     answers = hold(target, 2)
-    for number in range(count):
-        rig.put_nowait(number)
+    rig.fill(count)
     task = asyncio.ensure_future(rig.start())
     await until(lambda: len(target.tried) == 2)
     return answers, task
 
 
-async def test_a_stop_delivers_what_is_in_flight_and_what_is_queued(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path), overlapping()
-    rig.add(target, delivery=THREES)
+async def test_a_stop_delivers_what_is_in_flight_and_what_is_queued(target: Target, rig: Rig) -> None:
     (first, second), task = await stopped(rig, target)
     stop = asyncio.ensure_future(rig.stop())
     await turns(20)
@@ -469,9 +430,8 @@ async def test_a_stop_delivers_what_is_in_flight_and_what_is_queued(tmp_path: Pa
 async def test_a_stop_in_the_middle_counts_what_is_known_and_records_the_rest(
     tmp_path: Path, first: Any, second: Any, known: list[bytes], hurry: bool
 ) -> None:
-
-    rig, target = Rig(tmp_path, **({} if hurry else {"drain_timeout": 0})), overlapping()
-    rig.add(target, delivery=THREES)
+    rig = Rig(tmp_path, **({} if hurry else {"drain_timeout": 0}))
+    target = rig.to(overlapping(), delivery=THREES)
     answers, task = await stopped(rig, target)
     for answer, what in zip(answers, (first, second), strict=True):
         if what != "open":
@@ -490,9 +450,8 @@ async def test_a_stop_in_the_middle_counts_what_is_known_and_records_the_rest(
 
 
 async def test_a_stop_while_a_failure_is_dealt_with_counts_the_batch_behind(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path, drain_timeout=0), overlapping()
-    rig.add(target, delivery=THREES)
+    rig = Rig(tmp_path, drain_timeout=0)
+    target = rig.to(overlapping(), delivery=THREES)
     (first, second), task = await stopped(rig, target)
     target.plan.append(HANG)
     first.set_result([None, ValueError("again"), None])
@@ -501,14 +460,12 @@ async def test_a_stop_while_a_failure_is_dealt_with_counts_the_batch_behind(tmp_
     await rig.stop()
     await task
     assert target.got == [b"0", b"2", *bodies(3, 6)]
-    assert rig.dead_lettered() == [b"1", *bodies(6, 9)]
-    assert rig.check()["lanes"][LANE]["delivered"] == 5
+    assert (rig.dead_lettered(), rig.check()["lanes"][LANE]["delivered"]) == ([b"1", *bodies(6, 9)], 5)
 
 
 async def test_a_plugin_that_swallows_its_cancellation_gets_no_further_events(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path, drain_timeout=0), overlapping()
-    rig.add(target, delivery=THREES)
+    rig = Rig(tmp_path, drain_timeout=0)
+    target = rig.to(overlapping(), delivery=THREES)
     (first, second), task = await stopped(rig, target)
 
     async def stubborn(events: Any) -> list[Any]:
@@ -561,11 +518,10 @@ class Buggy:
 
 @pytest.mark.parametrize("calls", [(1,), (2,), (1, 2), (2, 5), (1, 3, 4)])
 async def test_a_worker_that_fails_is_started_again_and_loses_nothing(
-    tmp_path: Path, monkeypatch: Any, caplog: Any, calls: tuple[int, ...]
+    rig: Rig, monkeypatch: Any, caplog: Any, calls: tuple[int, ...]
 ) -> None:
-
     monkeypatch.setattr(worker, "RESTART", 0)
-    rig, target = Rig(tmp_path), overlapping()
+    target = overlapping()
     lane = rig.add(target, delivery=DeliverySettings(batch=4, retry=SOON))
     Buggy(lane, *calls)
 
@@ -574,36 +530,27 @@ async def test_a_worker_that_fails_is_started_again_and_loses_nothing(
         return [None] * len(events)
 
     target.plan.extend([slow] * 10)
-    for number in range(20):
-        rig.put_nowait(number)
+    rig.fill(20)
     async with rig.running():
         await until(lambda: lane.idle)
     assert target.got == numbers(20)
-    assert rig.dead() == []
-    assert rig.check()["lanes"][LANE]["delivered"] == 20
+    assert (rig.dead(), rig.check()["lanes"][LANE]["delivered"]) == ([], 20)
     assert "the worker failed and is started again" in caplog.text
 
 
 async def test_a_batch_that_was_answered_when_the_worker_fails_is_not_sent_again(
-    tmp_path: Path, monkeypatch: Any
+    rig: Rig, monkeypatch: Any
 ) -> None:
-
     monkeypatch.setattr(worker, "RESTART", 0)
-    rig, target = Rig(tmp_path), overlapping()
+    target = overlapping()
     Buggy(rig.add(target, delivery=THREES), 1)
-    for number in range(7):
-        rig.put_nowait(number)
-    async with rig.running():
-        pass
+    await rig.deliver(7)
     assert target.tried == [bodies(3, 6), [*bodies(0, 3)], [b"6"]]
 
 
-async def test_a_worker_that_was_started_again_is_woken_by_the_next_event(
-    tmp_path: Path, monkeypatch: Any
-) -> None:
-
+async def test_a_worker_that_was_started_again_is_woken_by_the_next_event(rig: Rig, monkeypatch: Any) -> None:
     monkeypatch.setattr(worker, "RESTART", 0)
-    rig, target = Rig(tmp_path), overlapping()
+    target = overlapping()
     lane = rig.add(target, delivery=THREES)
     Buggy(lane, 1)  # while the worker waits for further events
     async with rig.running():
@@ -631,10 +578,9 @@ class Second(Target):
 
 @pytest.mark.parametrize("how", ["begins"], indirect=True)
 async def test_what_a_plugin_makes_of_an_outcome_counts_also_when_something_else_wakes_the_worker(
-    tmp_path: Path,
+    rig: Rig,
 ) -> None:
-
-    rig, target = Rig(tmp_path), Second()
+    target = Second()
     lane = rig.add(target, delivery=THREES)
     async with rig.running():
         await rig.put(0)

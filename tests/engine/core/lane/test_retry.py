@@ -27,8 +27,7 @@ def test_each_outcome_is_told_apart() -> None:
 )
 def test_an_event_dies_with_its_last_try(most: int, tried: int, dies: bool) -> None:
     found = sort([A], [tried], [FAILED], most)
-    assert len(found.dead) == dies
-    assert found.tries == ([] if dies else [tried + 1])
+    assert (len(found.dead), found.tries) == (dies, [] if dies else [tried + 1])
 
 
 def test_the_pause_is_that_of_the_retries_within_what_destinations_ask_for() -> None:

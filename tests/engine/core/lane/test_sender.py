@@ -261,7 +261,6 @@ class Door:
 
 
 async def test_the_state_is_opened_once_for_many_workers_and_closed_once() -> None:
-
     door, ctx = Door(), {"state": None}
     made = sender(Target(), opener=door.open, closer=door.close, ctx=ctx)
     await asyncio.gather(made.open(5), *(made.send(ONE) for _ in range(3)), made.open(5))
@@ -287,7 +286,6 @@ def test_who_sends_when_it_is_open_comes_after_those_who_waited_for_that(later: 
 
 
 async def test_an_open_that_fails_is_tried_again_with_the_next_send_and_counts_as_unavailable() -> None:
-
     door = Door(ConnectionError("refused"), Unavailable("busy", retry_after=5), asyncio.CancelledError())
     target = Target(batching=True)
     made = sender(target, opener=door.open, closer=door.close)
@@ -305,7 +303,6 @@ async def test_an_open_that_fails_is_tried_again_with_the_next_send_and_counts_a
 
 
 async def test_what_was_never_opened_is_not_closed() -> None:
-
     door = Door(ValueError("boom"))
     made = sender(Target(), opener=door.open, closer=door.close)
     with pytest.raises(ValueError, match="boom"):
@@ -349,7 +346,6 @@ async def test_what_an_open_that_swallows_its_cancellation_makes_after_the_end_i
 
 
 async def test_an_open_that_hangs_is_given_up() -> None:
-
     door = Door()
     door.gate = asyncio.Event()
     made = sender(Target(), opener=door.open, closer=door.close)
@@ -413,7 +409,6 @@ def test_a_destination_without_ready_always_takes_events() -> None:
 
 
 async def test_ready_is_asked_with_the_open_state_and_not_before() -> None:
-
     gate = Gate()
 
     async def opener(ctx: Any) -> str:

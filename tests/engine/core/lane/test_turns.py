@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from evbus.engine.core.lane.turns import Turns
+from evbus.engine.core.lane.worker import Turns
 
 
 class Calls:
@@ -35,7 +35,6 @@ async def _turn() -> None:
 
 
 async def test_calls_go_side_by_side_and_one_that_is_alone_waits_and_is_waited_for() -> None:
-
     calls = Calls()
     tasks = [calls.begin(name) for name in "abXcYd"]
     await _turn()
@@ -47,7 +46,6 @@ async def test_calls_go_side_by_side_and_one_that_is_alone_waits_and_is_waited_f
 
 @pytest.mark.parametrize("cancelled", [0, 1, 2])
 async def test_a_cancelled_call_leaves_its_turn_to_the_others(cancelled: int) -> None:
-
     calls = Calls()
     tasks = [calls.begin(name) for name in "aXb"]
     await _turn()

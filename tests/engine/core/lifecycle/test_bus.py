@@ -25,13 +25,8 @@ from evbus.errors import (
     Unavailable,
 )
 from tests.engine.core.lane.test_sender import Door
-from tests.evbus.rig import HANG, Rig, Target, numbers, turns, until, within
+from tests.evbus.rig import HANG, Rig, Target, counts, numbers, turns, until, within
 from tests.servers._rabbitmq import RabbitMQ
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Rig:
-    return Rig(tmp_path)
 
 
 @pytest.fixture
@@ -45,7 +40,6 @@ def impatient(monkeypatch: Any) -> None:
 
 
 async def test_a_second_start_is_refused_while_the_first_is_under_way_and_while_it_runs(rig: Rig) -> None:
-
     door = Door()
     door.gate = asyncio.Event()
     rig.add(Target(), opener=door.open)
@@ -88,7 +82,6 @@ async def test_an_open_that_a_person_has_to_mend_refuses_the_start_and_closes_th
 
 
 async def test_stop_after_a_failed_start_does_not_end_the_next(rig: Rig) -> None:
-
     rig.add(Target(), opener=Door(ConfigError("bad")).open)
     with pytest.raises(ConfigError):
         await within(rig.start())
@@ -100,8 +93,7 @@ async def test_stop_after_a_failed_start_does_not_end_the_next(rig: Rig) -> None
     await rig.stop()
     await task
     rig.lanes.clear()
-    target = Target()
-    rig.add(target)
+    target = rig.to(Target())
     async with rig.running():
         await turns(10)
         assert rig.bus.state is BusState.RUNNING
@@ -115,9 +107,8 @@ async def test_stop_after_a_failed_start_does_not_end_the_next(rig: Rig) -> None
 async def test_an_open_that_fails_for_now_is_tried_again_by_the_lane(
     rig: Rig, problem: BaseException, caplog: Any
 ) -> None:
-
-    door, target = Door(problem, Unavailable("still")), Target()
-    rig.add(target, opener=door.open, closer=door.close)
+    door = Door(problem, Unavailable("still"))
+    target = rig.to(Target(), opener=door.open, closer=door.close)
     async with rig.running():
         await rig.put(1)
         await until(lambda: target.got)
@@ -128,9 +119,9 @@ async def test_an_open_that_fails_for_now_is_tried_again_by_the_lane(
 async def test_an_open_that_hangs_does_not_hold_up_the_start_for_ever(rig: Rig, monkeypatch: Any) -> None:
     monkeypatch.setattr(bus, "OPEN_TIMEOUT", 0.01)
 
-    door, target, good = Door(), Target(), Target()
+    door, good = Door(), Target()
     door.gate = asyncio.Event()
-    rig.add(target, opener=door.open, closer=door.close)
+    target = rig.to(Target(), opener=door.open, closer=door.close)
     rig.add(good)
     async with rig.running():
         await rig.put(1)
@@ -141,7 +132,6 @@ async def test_an_open_that_hangs_does_not_hold_up_the_start_for_ever(rig: Rig, 
 
 
 async def test_a_start_that_is_cancelled_says_so_to_who_joins(rig: Rig) -> None:
-
     door = Door()
     door.gate = asyncio.Event()
     rig.add(Target(), opener=door.open, closer=door.close)
@@ -155,12 +145,10 @@ async def test_a_start_that_is_cancelled_says_so_to_who_joins(rig: Rig) -> None:
         await within(joiner)
     assert (door.opened, door.closed) == (0, 0)
     rig.lanes.clear()
-    async with rig.running():
-        pass
+    await rig.deliver()
 
 
 async def test_joiners_that_give_up_are_forgotten(rig: Rig) -> None:
-
     joiner = asyncio.ensure_future(rig.bus.join())
     await turns(1)
     joiner.cancel()
@@ -172,16 +160,13 @@ async def test_joiners_that_give_up_are_forgotten(rig: Rig) -> None:
 
 
 async def test_stop_delivers_everything_and_then_refuses(rig: Rig) -> None:
-
     targets = [Target(batching=number % 2 == 0) for number in range(3)]
     for target in targets:
         rig.add(target)
-    task = asyncio.ensure_future(rig.start())
-    await rig.bus.join()
-    for number in range(3000):
-        await rig.put(number)
-    report = await rig.stop()
-    await within(task)
+    async with rig.running():
+        for number in range(3000):
+            await rig.put(number)
+        report = await rig.stop()
     assert all(target.got == numbers(3000) for target in targets)
     assert str(report).startswith("everything was delivered")
     with pytest.raises(BusStopped):
@@ -202,57 +187,42 @@ async def test_put_nowait_works_until_the_last_event_is_delivered(rig: Rig) -> N
             if len(self.got) < 50:
                 rig.put_nowait(f"{rig.bus.state.value} {len(self.got)}")
 
-    target = Chatty()
-    rig.add(target)
+    target = rig.to(Chatty())
     async with rig.running():
         await rig.put(0)
-    assert len(target.got) == 50
-    assert target.got[-1] == b'"draining 49"'
+    assert (len(target.got), target.got[-1]) == (50, b'"draining 49"')
     assert rig.dead() == []
 
 
 async def test_two_stops_at_once_and_one_later_get_the_same_report(rig: Rig) -> None:
-
-    target = Target()
-    target.plan.append(HANG)
-    rig.add(target)
-    task = asyncio.ensure_future(rig.start())
-    await rig.bus.join()
-    await rig.put(1)
-    await target.hanging.wait()
-    stops = [asyncio.ensure_future(rig.bus.stop()) for _ in range(2)]
-    await turns(5)
-    target.release.set()
-    first, second = await within(asyncio.gather(*stops))
-    assert first is second is await rig.stop()
-    await within(task)
+    target = rig.to(Target(plan=[HANG]))
+    async with rig.running():
+        await rig.put(1)
+        await target.hanging.wait()
+        stops = [asyncio.ensure_future(rig.bus.stop()) for _ in range(2)]
+        await turns(5)
+        target.release.set()
+        first, second = await within(asyncio.gather(*stops))
+        assert first is second is await rig.stop()
 
 
 async def test_a_stop_that_is_given_up_goes_on(rig: Rig) -> None:
-
-    target = Target()
-    target.plan.append(HANG)
-    rig.add(target)
-    task = asyncio.ensure_future(rig.start())
-    await rig.bus.join()
-    await rig.put(1)
-    await target.hanging.wait()
-    stop = asyncio.ensure_future(rig.bus.stop())
-    await turns(3)
-    stop.cancel()
-    await asyncio.wait({stop})
-    target.release.set()
-    assert (await rig.stop()).undelivered == {}
-    await within(task)
+    target = rig.to(Target(plan=[HANG]))
+    async with rig.running():
+        await rig.put(1)
+        await target.hanging.wait()
+        stop = asyncio.ensure_future(rig.bus.stop())
+        await turns(3)
+        stop.cancel()
+        await asyncio.wait({stop})
+        target.release.set()
+        assert (await rig.stop()).undelivered == {}
     assert target.got == [b"1"]
 
 
 async def test_stop_before_start_lets_the_start_deliver_what_is_queued_and_end(rig: Rig) -> None:
-
-    target = Target()
-    rig.add(target)
-    for number in range(10):
-        rig.put_nowait(number)
+    target = rig.to(Target())
+    rig.fill(10)
     await rig.stop()
     await within(rig.start())
     assert target.got == numbers(10)
@@ -261,13 +231,11 @@ async def test_stop_before_start_lets_the_start_deliver_what_is_queued_and_end(r
 
 @pytest.mark.parametrize("restarted", [False, True])
 async def test_stop_while_the_bus_opens_its_destinations_ends_it(rig: Rig, restarted: bool) -> None:
-
     if restarted:
-        async with rig.running():
-            pass
-    door, target = Door(), Target()
+        await rig.deliver()
+    door = Door()
     door.gate = asyncio.Event()
-    rig.add(target, opener=door.open, closer=door.close)
+    target = rig.to(Target(), opener=door.open, closer=door.close)
     if not restarted:
         rig.put_nowait(1)
     task = asyncio.ensure_future(rig.start())
@@ -283,10 +251,8 @@ async def test_stop_while_the_bus_opens_its_destinations_ends_it(rig: Rig, resta
 
 
 async def test_stop_wakes_puts_that_wait(tmp_path: Path) -> None:
-
-    rig, target = Rig(tmp_path, queue_limit=2), Target()
-    target.plan.append(HANG)
-    rig.add(target, delivery=DeliverySettings(buffer=1))
+    rig = Rig(tmp_path, queue_limit=2)
+    target = rig.to(Target(plan=[HANG]), delivery=DeliverySettings(buffer=1))
     async with rig.running():
         rig.put_nowait(0)
         await target.hanging.wait()
@@ -305,18 +271,14 @@ async def test_stop_wakes_puts_that_wait(tmp_path: Path) -> None:
 async def test_what_cannot_be_delivered_in_time_is_in_the_dead_store_and_in_the_report(
     tmp_path: Path, impatient: None
 ) -> None:
-
     rig, hangs, good = Rig(tmp_path, drain_timeout=0.01), Target(batching=True), Target()
     hangs.plan.append(HANG)
     lane = rig.add(hangs, delivery=DeliverySettings(batch=3))
     rig.add(good)
-    for number in range(10):
-        rig.put_nowait(number)
-    task = asyncio.ensure_future(rig.start())
-    await rig.bus.join()
-    await hangs.hanging.wait()
-    report = await rig.stop()
-    await within(task)
+    rig.fill(10)
+    async with rig.running():
+        await hangs.hanging.wait()
+        report = await rig.stop()
     assert report.undelivered == {str(lane.key): 10}
     assert str(rig.path) in str(report)
     assert rig.dead_lettered() == numbers(10)  # what flew first
@@ -364,8 +326,8 @@ async def test_a_plugin_that_ends_well_when_it_is_cancelled_has_delivered_and_ge
                 await self.release.wait()
             self.got.append(body)
 
-    rig, target = Rig(tmp_path, drain_timeout=0), Diligent()
-    rig.add(target)
+    rig = Rig(tmp_path, drain_timeout=0)
+    target = rig.to(Diligent())
     async with rig.running():
         for number in range(5):
             await rig.put(number)
@@ -396,7 +358,7 @@ async def test_hurry_ends_a_drain_and_a_close_that_wait(tmp_path: Path, monkeypa
         assert sum(report.undelivered.values()) == 1
 
 
-async def test_a_hurried_stop_still_gives_a_cancelled_publish_a_moment(tmp_path: Path) -> None:
+async def test_a_hurried_stop_still_gives_a_cancelled_publish_a_moment(rig: Rig) -> None:
     class Closing(Target):
         async def publish(self, ctx: Any, routing_key: str, body: bytes, headers: Any) -> None:
             self.hanging.set()
@@ -404,15 +366,12 @@ async def test_a_hurried_stop_still_gives_a_cancelled_publish_a_moment(tmp_path:
                 await self.release.wait()
             await turns(3)
 
-    rig, target = Rig(tmp_path), Closing()
+    target = Closing()
     lane = rig.add(target)
-    task = asyncio.ensure_future(rig.start())
-    await rig.bus.join()
-    await rig.put(1)
-    await target.hanging.wait()
-    rig.bus.hurry()
-    await rig.stop()
-    await within(task)
+    async with rig.running():
+        await rig.put(1)
+        await target.hanging.wait()
+        rig.bus.hurry()
     assert lane.counters.delivered == 1
 
 
@@ -431,11 +390,9 @@ async def test_nothing_is_accepted_between_the_last_delivery_and_the_end(rig: Ri
     assert seen == [BusStopped]
 
 
-async def test_a_start_that_is_cancelled_while_it_runs_records_what_is_left(tmp_path: Path) -> None:
-
-    rig, target, door = Rig(tmp_path), Target(), Door()
-    target.plan.append(HANG)
-    rig.add(target, opener=door.open, closer=door.close)
+async def test_a_start_that_is_cancelled_while_it_runs_records_what_is_left(rig: Rig) -> None:
+    door = Door()
+    target = rig.to(Target(plan=[HANG]), opener=door.open, closer=door.close)
     task = asyncio.ensure_future(rig.start())
     await rig.bus.join()
     for number in range(5):
@@ -454,9 +411,7 @@ async def test_a_start_that_is_cancelled_while_it_runs_records_what_is_left(tmp_
 
 
 def test_a_loop_that_ends_without_stop_loses_nothing(rig: Rig) -> None:
-    target = Target()
-    target.plan.append(HANG)
-    rig.add(target)
+    target = rig.to(Target(plan=[HANG]))
 
     async def main() -> None:
         main.task = asyncio.ensure_future(rig.start())  # type: ignore[attr-defined]
@@ -471,7 +426,6 @@ def test_a_loop_that_ends_without_stop_loses_nothing(rig: Rig) -> None:
 
 
 async def test_a_bus_starts_again_and_counts_on(rig: Rig) -> None:
-
     target = Target()
     for number in range(3):
         rig.lanes.clear()
@@ -485,7 +439,6 @@ async def test_a_bus_starts_again_and_counts_on(rig: Rig) -> None:
 
 
 async def test_lanes_of_the_same_name_are_told_apart(rig: Rig) -> None:
-
     first, second = Target(), Target()
     lane = rig.add(first)
     rig.add(second).key = lane.key
@@ -496,17 +449,12 @@ async def test_lanes_of_the_same_name_are_told_apart(rig: Rig) -> None:
 
 
 async def test_the_rest_of_what_getters_leave_is_delivered_when_the_bus_starts(rig: Rig) -> None:
-
-    target = Target()
-    rig.add(target)
-    for number in range(5):
-        rig.put_nowait(number)
+    target = rig.to(Target())
+    rig.fill(5)
     taken = [(await within(rig.queue.get())).body for _ in range(2)]
-    async with rig.running():
-        pass
+    await rig.deliver()
     assert taken + target.got == numbers(5)
-    found = rig.check()["bus"]
-    assert (found["got"], found["routed"]) == (2, 3)
+    assert counts(rig.check()["bus"], "got", "routed") == (2, 3)
 
 
 UNSTOPPED = """

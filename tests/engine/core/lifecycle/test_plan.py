@@ -16,6 +16,7 @@ from evbus.engine.core.queue import Queue
 from evbus.engine.kit.topics import ends_of_glob
 from evbus.errors import PluginError, ProfileError
 from evbus.types import Envelope
+from tests.evbus.rig import failure
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -50,8 +51,7 @@ EVENT = Envelope("orders.eu", "paid", b"1", {"a": "b"})
 def test_the_context_of_a_plugin_holds_the_profile_as_written_and_as_checked() -> None:
     data = {"url": "x", "delivery": {"batch": 1}}
     ctx, _ = sent(data, EVENT, Settings)
-    assert ctx.acct == {"url": "x"}
-    assert ctx.acct.url == "x"
+    assert (ctx.acct, ctx.acct.url) == ({"url": "x"}, "x")
     assert ctx.profile == Settings(url="x")
     assert (ctx.name, ctx.provider, ctx.state) == ("orders.*", "sink", None)
 
@@ -100,11 +100,9 @@ def test_a_dead_letter_profile_is_found_by_matching() -> None:
 
 
 def test_a_dead_letter_that_names_no_profile_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ProfileError) as caught:
-        lanes({"sink": [{"a": {"delivery": {"dead_letter": "ded"}}}, {"dead": {}}]}, quiet)
-    assert str(caught.value) == (
-        "p: sink[0].a.delivery.dead_letter: no profile matches 'ded'; did you mean 'dead'?"
-    )
+    assert failure(
+        ProfileError, lanes, {"sink": [{"a": {"delivery": {"dead_letter": "ded"}}}, {"dead": {}}]}, quiet
+    ) == ("p: sink[0].a.delivery.dead_letter: no profile matches 'ded'; did you mean 'dead'?")
 
 
 def test_a_publish_with_unknown_parameters_makes_no_lane() -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import pop.contract
 import pytest
 
-from evbus.engine.core.arguments import put_arguments
+from evbus.engine.core.broker import put_arguments
 from evbus.engine.core.plugins.face import Direct, direct
 from evbus.errors import InvalidRoutingKey
 from tests.evbus.kit import write
+from tests.evbus.rig import failure
 
 NAMES = ["put", "put_nowait"]
 
@@ -36,8 +37,7 @@ def test_the_functions_of_the_broker_are_what_pop_makes_of_them(hub: Any, name: 
     assert callable(function)
     assert repr(function) == repr(pops)
     assert f"func={plain.__module__}.{name}>" in repr(function)
-    assert function.__name__ == name
-    assert function.ref == "evbus.broker"
+    assert (function.__name__, function.ref) == (name, "evbus.broker")
     assert function.hub is hub
     assert not function._has_contracts
     assert function.signature == pops.signature
@@ -127,9 +127,7 @@ def test_the_positional_orders_of_all_versions(
     ],
 )
 def test_impossible_arguments_are_told(hub: Any, args: Any, kwargs: Any, sentence: str) -> None:
-    with pytest.raises(TypeError) as caught:
-        hub.evbus.broker.put_nowait(*args, **kwargs)
-    assert str(caught.value) == sentence
+    assert failure(TypeError, hub.evbus.broker.put_nowait, *args, **kwargs) == sentence
     assert hub.evbus.BUS.empty()
 
 

@@ -13,6 +13,7 @@ import pytest
 from evbus.engine.core.plugins import in_use
 from evbus.errors import SettingsError
 from tests.evbus.kit import new_hub, package, plugin, states, write
+from tests.evbus.rig import failure
 
 LISTENER = """
 from evbus.api import event_listener
@@ -142,9 +143,9 @@ def test_folders_of_plugin_dirs_are_always_in_use(found: Path, tmp_path: Path) -
     ],
 )
 def test_a_name_that_adds_nothing_is_refused(found: Path, name: str, reason: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        new_hub(listen_to=["city", name]).evbus.init.settings()
-    assert str(caught.value).startswith(f"evbus.listen_to[1]: {reason}")
+    assert failure(SettingsError, new_hub(listen_to=["city", name]).evbus.init.settings).startswith(
+        f"evbus.listen_to[1]: {reason}"
+    )
 
 
 def test_a_package_behind_an_import_hook_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pytest
 from evbus.engine.core.plugins import installed
 from evbus.errors import ConfigError, EvbusError, ProfileError
 from tests.evbus.kit import KEEPER, WAIT, new_hub, package, plugin, running, states, write
+from tests.evbus.rig import failure
 
 OURS = {"amqp", "amqp1", "console", "file", "internal", "stomp", "webhook"}
 
@@ -166,25 +167,20 @@ def test_nothing_of_a_broken_plugin_is_on_the_hub(tmp_path: Path) -> None:
             getattr(hub.ingress, name).publish()
 
 
-def test_a_healthy_plugin_beside_broken_ones_delivers(tmp_path: Path) -> None:
+async def test_a_healthy_plugin_beside_broken_ones_delivers(tmp_path: Path) -> None:
     files = {f"ingress__{name}": text for name, (text, _, _) in BROKEN.items()}
     root = write(tmp_path / "plugins", **files, ingress__good=KEEPER.format(name="good"))
     hub = new_hub(plugin_dirs=[root])
 
-    async def main() -> None:
-        async with running(hub, {"good": {"default": {}}}):
-            await hub.evbus.broker.put(body={"a": 1})
-
-    asyncio.run(main())
+    async with running(hub, {"good": {"default": {}}}):
+        await hub.evbus.broker.put(body={"a": 1})
     assert hub.ingress.GOT == {"good": [b'{"a":1}']}
 
 
 def test_a_profile_of_a_broken_plugin_is_refused_with_what_is_wrong_with_the_plugin(tmp_path: Path) -> None:
     root = write(tmp_path / "plugins", ingress__slack="def publish(:\n")
     hub = new_hub(plugin_dirs=[root])
-    with pytest.raises(ProfileError) as caught:
-        hub.evbus.init.check({"slack": {"default": {}}})
-    assert str(caught.value).startswith(
+    assert failure(ProfileError, hub.evbus.init.check, {"slack": {"default": {}}}).startswith(
         "contexts: slack: no ingress plugin accepts the provider 'slack'; "
         f"ingress.slack ({root / 'ingress' / 'slack.py'}:1): not valid Python: invalid syntax"
     )
@@ -345,8 +341,7 @@ def test_the_init_of_another_package_joins_ours(site: Path) -> None:
     text = "def __init__(hub):\n    hub.ingress.THEIRS = 1\n\n\ndef helper(hub):\n    return 'help'\n"
     package(site, "other", {"ingress": ["hooks"]}, hooks__init=text)
     hub = new_hub()
-    assert hub.ingress.THEIRS == 1
-    assert hub.ingress.init.helper() == "help"
+    assert (hub.ingress.THEIRS, hub.ingress.init.helper()) == (1, "help")
 
 
 @pytest.mark.parametrize(
@@ -404,28 +399,22 @@ def test_a_contract_in_a_plugin_folder_takes_effect_on_put(tmp_path: Path) -> No
     assert [seen["routing_key"] for seen in hub.evbus.SEEN] == ["k"]
 
 
-def test_a_contract_of_another_package_takes_effect_on_put(site: Path) -> None:
+async def test_a_contract_of_another_package_takes_effect_on_put(site: Path) -> None:
     package(site, "other", {"evbus": ["bus"]}, bus__contracts__broker=VETO)
     hub = pop.hub.Hub()
     hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
 
-    async def main() -> bytes:
-        async with running(hub, {"internal": {"*": {}}}):
-            await hub.evbus.broker.put(routing_key="k", body="mine")
-            return await asyncio.wait_for((await hub.ingress.internal.get("k")).get(), WAIT)
-
-    assert asyncio.run(main()) == b'"changed"'
+    async with running(hub, {"internal": {"*": {}}}):
+        await hub.evbus.broker.put(routing_key="k", body="mine")
+        assert (await asyncio.wait_for((await hub.ingress.internal.get("k")).get(), WAIT)) == b'"changed"'
 
 
-def test_a_contract_for_our_plugins_takes_effect_in_the_lanes(tmp_path: Path) -> None:
+async def test_a_contract_for_our_plugins_takes_effect_in_the_lanes(tmp_path: Path) -> None:
     contract = "async def pre_publish_batch(hub, ctx):\n    vars(hub.ingress)['RAN'] = ctx.ref\n"
     hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", ingress__contracts__internal=contract)])
 
-    async def main() -> None:
-        async with running(hub, {"internal": {"*": {}}}):
-            await hub.evbus.broker.put(body=1)
-
-    asyncio.run(main())
+    async with running(hub, {"internal": {"*": {}}}):
+        await hub.evbus.broker.put(body=1)
     assert hub.ingress.RAN == "ingress.internal"
 
 
@@ -484,7 +473,7 @@ def test_a_bad_pipeline_plugin_is_told_when_it_is_loaded(
     assert hub.evbus.BUS.qsize() == 1
 
 
-def test_a_serializer_and_a_matcher_dropped_into_a_folder_are_used(tmp_path: Path) -> None:
+async def test_a_serializer_and_a_matcher_dropped_into_a_folder_are_used(tmp_path: Path) -> None:
     root = write(
         tmp_path / "plugins",
         serialize__shout=(
@@ -499,11 +488,8 @@ def test_a_serializer_and_a_matcher_dropped_into_a_folder_are_used(tmp_path: Pat
     )
     hub = new_hub(plugin_dirs=[root], serialize_plugin="shout")
 
-    async def main() -> None:
-        async with running(hub, {"heads": {"anna": {}}, "match_plugin": "first"}):
-            await hub.evbus.broker.put(body="hello", profile="a")
-
-    asyncio.run(main())
+    async with running(hub, {"heads": {"anna": {}}, "match_plugin": "first"}):
+        await hub.evbus.broker.put(body="hello", profile="a")
     assert hub.ingress.GOT == [(b"HELLO", {"seen": "yes", "content-type": "application/octet-stream"})]
 
 
@@ -530,7 +516,7 @@ def test_a_wrong_folder_is_told_again_when_it_is_asked_for_again(tmp_path: Path)
         hub.evbus.broker.put_nowait(body=1)
 
 
-def test_two_hubs_share_no_state(tmp_path: Path) -> None:
+async def test_two_hubs_share_no_state(tmp_path: Path) -> None:
     root = write(tmp_path / "plugins", ingress__good=KEEPER.format(name="good"))
     one, two = (
         new_hub(plugin_dirs=[root]),
@@ -538,14 +524,11 @@ def test_two_hubs_share_no_state(tmp_path: Path) -> None:
     )
     assert states(one) == states(two)
 
-    async def main() -> tuple[Any, Any]:
-        contexts = {"good": {"*": {}}, "internal": {"*": {}}}
-        async with running(one, contexts), running(two, contexts):
-            await one.evbus.broker.put(body="one")
-            await two.evbus.broker.put(body="two")
-        return one.evbus.stats.snapshot(), two.evbus.stats.snapshot()
-
-    first, second = asyncio.run(main())
+    contexts = {"good": {"*": {}}, "internal": {"*": {}}}
+    async with running(one, contexts), running(two, contexts):
+        await one.evbus.broker.put(body="one")
+        await two.evbus.broker.put(body="two")
+    first, second = one.evbus.stats.snapshot(), two.evbus.stats.snapshot()
     assert first["bus"]["accepted"] == second["bus"]["accepted"] == 1
     assert one.ingress.GOT == {"good": [b'"one"']}
     assert two.ingress.GOT == {"good": [b"\xa3two"]}
@@ -647,8 +630,7 @@ def test_a_bad_plugin_is_told_and_the_others_are_loaded(
     write(tmp_path, **{f"{room}__bad": f"{line}\n\n\n{shape}", f"{room}__good": shape})
     hub = new_hub(plugin_dirs=[str(tmp_path)])
     found = {one.name: one for one in hub.evbus.init.plugins()[room]}
-    assert found["good"].state == "loaded"
-    assert (found["bad"].state, found["bad"].reason) == ("broken", reason)
+    assert (found["good"].state, found["bad"].state, found["bad"].reason) == ("loaded", "broken", reason)
     hub.evbus.init.check({"internal": {"default": {}}})
 
 

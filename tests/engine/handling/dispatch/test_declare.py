@@ -123,14 +123,11 @@ def test_a_package_merges_its_handlers(tmp_path: Path, monkeypatch: pytest.Monke
     assert go(lambda: everything(hub)) == [hub, "eve"]
 
 
-def test_handlers_are_bound_once_however_often_it_is_started(tmp_path: Path) -> None:
+async def test_handlers_are_bound_once_however_often_it_is_started(tmp_path: Path) -> None:
     hub = hub_with(tmp_path, users=GOOD)
 
-    async def main() -> None:
-        for _ in range(3):
-            assert await everything(hub) == [hub, "eve"]
-
-    go(main)
+    for _ in range(3):
+        assert await everything(hub) == [hub, "eve"]
     assert len(SEEN) == 9
     assert states(hub, "handler") == {"users": "loaded"}
 
@@ -147,7 +144,7 @@ def test_a_handler_is_a_function_on_the_hub_too(tmp_path: Path) -> None:
     assert go(lambda: hub.handler.users.create(CreateUser("bob"))) == UserCreated("bob")
 
 
-def test_decorators_take_what_bind_takes(tmp_path: Path) -> None:
+async def test_decorators_take_what_bind_takes(tmp_path: Path) -> None:
     text = """
         @query(UserQuery, argname="query", greeting="hello")
         async def users(greeting, query):
@@ -159,13 +156,10 @@ def test_decorators_take_what_bind_takes(tmp_path: Path) -> None:
     """
     hub = hub_with(tmp_path, users=text)
 
-    async def main() -> tuple[Any, list[bytes]]:
-        async with running(hub, {"internal": {"users": {}}}), started(hub) as dp:
-            found = await dp.handle(UserQuery(), wait_for_response=True)
-            await dp.handle(UserCreated("bob"))
-        return found, await bodies(hub, "UserCreated", 1)
-
-    assert go(main) == (("hello", UserQuery()), [b'{"name":"bob"}'])
+    async with running(hub, {"internal": {"users": {}}}), started(hub) as dp:
+        found = await dp.handle(UserQuery(), wait_for_response=True)
+        await dp.handle(UserCreated("bob"))
+    assert (found, await bodies(hub, "UserCreated", 1)) == (("hello", UserQuery()), [b'{"name":"bob"}'])
     assert [UserCreated("bob")] == SEEN
 
 
@@ -185,7 +179,7 @@ def test_what_handlers_take_may_be_provided_after_the_files_are_loaded(tmp_path:
     assert go(main) is repo
 
 
-def test_a_decorated_handler_is_the_outermost_layer(tmp_path: Path) -> None:
+async def test_a_decorated_handler_is_the_outermost_layer(tmp_path: Path) -> None:
     text = """
         @query(UserQuery)
         @quiet
@@ -194,11 +188,8 @@ def test_a_decorated_handler_is_the_outermost_layer(tmp_path: Path) -> None:
     """
     hub = hub_with(tmp_path, users=text)
 
-    async def main() -> Any:
-        async with started(hub) as dp:
-            return await dp.handle(UserQuery(), wait_for_response=True)
-
-    assert go(main) == "ann"
+    async with started(hub) as dp:
+        assert await dp.handle(UserQuery(), wait_for_response=True) == "ann"
 
 
 def test_handlers_that_are_imported_belong_to_the_file_they_stand_in(tmp_path: Path) -> None:
@@ -241,7 +232,7 @@ def test_what_a_file_declares_is_told_in_its_order() -> None:
     ]
 
 
-def test_a_message_class_of_the_file_itself_works_for_what_is_sent_from_it(tmp_path: Path) -> None:
+async def test_a_message_class_of_the_file_itself_works_for_what_is_sent_from_it(tmp_path: Path) -> None:
     text = """
         import dataclasses
 
@@ -259,11 +250,8 @@ def test_a_message_class_of_the_file_itself_works_for_what_is_sent_from_it(tmp_p
     """
     hub = hub_with(tmp_path, users=text)
 
-    async def main() -> Any:
-        async with started(hub) as dp:
-            return await dp.handle(UserQuery("bob"), wait_for_response=True)
-
-    assert go(main) == "bob"
+    async with started(hub) as dp:
+        assert await dp.handle(UserQuery("bob"), wait_for_response=True) == "bob"
 
 
 # Contracts
@@ -294,7 +282,7 @@ def test_contracts_of_the_folder_are_honoured(tmp_path: Path) -> None:
     assert [("pre", "bob"), CreateUser("bob"), ("post", UserCreated("bob"))] == SEEN
 
 
-def test_contracts_reach_functions_with_another_name_on_the_hub(tmp_path: Path) -> None:
+async def test_contracts_reach_functions_with_another_name_on_the_hub(tmp_path: Path) -> None:
     text = """
         __func_alias__ = {"create_": "create"}
 
@@ -305,11 +293,8 @@ def test_contracts_reach_functions_with_another_name_on_the_hub(tmp_path: Path) 
     root = write(files(tmp_path / "plugins", users=text), handler__contracts__init=CONTRACT)
     hub = new_hub(plugin_dirs=[root])
 
-    async def main() -> Any:
-        async with started(hub) as dp:
-            return await dp.handle(CreateUser("bob"), wait_for_response=True)
-
-    assert go(main) == "changed"
+    async with started(hub) as dp:
+        assert await dp.handle(CreateUser("bob"), wait_for_response=True) == "changed"
 
 
 # What is wrong with a file is told, and harms nobody else
@@ -511,18 +496,15 @@ def test_what_the_program_has_bound_wins_and_the_file_is_told_of(
     assert hub.dispatch.init.snapshot()["commands"]["handlers"] == 0
 
 
-def test_files_that_come_too_late_are_told_of(tmp_path: Path) -> None:
+async def test_files_that_come_too_late_are_told_of(tmp_path: Path) -> None:
     hub = new_hub()
 
-    async def main() -> None:
-        async with started(hub):
-            pass
-        root = files(tmp_path / "plugins", users=GOOD)
-        hub.OPT = hub.pop.data.imap({"evbus": {"plugin_dirs": [str(root)]}})
-        async with started(hub):
-            pass
-
-    go(main)
+    async with started(hub):
+        pass
+    root = files(tmp_path / "plugins", users=GOOD)
+    hub.OPT = hub.pop.data.imap({"evbus": {"plugin_dirs": [str(root)]}})
+    async with started(hub):
+        pass
     found = plugin(hub, "users", "handler")
     assert "the dispatcher is started and its routers are frozen; bind before the start" in found.reason
 

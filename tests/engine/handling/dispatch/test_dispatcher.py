@@ -36,7 +36,6 @@ def answer(text: str) -> Any:
 
 
 async def test_a_message_goes_to_the_router_with_the_most_specific_handler() -> None:
-
     dispatcher, seen = new(), []
 
     async def note(message: Any) -> None:
@@ -59,9 +58,7 @@ async def test_a_message_goes_to_the_router_with_the_most_specific_handler() -> 
     assert seen == [Paid(), "other"]
 
 
-async def test_two_routers_that_are_equally_near_are_an_error() -> None:
-
-    dispatcher = new()
+async def test_two_routers_that_are_equally_near_are_an_error(dispatcher: Dispatcher) -> None:
     dispatcher.commands.bind(Order, answer("command"))
     dispatcher.queries.bind(Order, answer("query"))
     async with running(dispatcher):
@@ -74,9 +71,9 @@ async def test_two_routers_that_are_equally_near_are_an_error() -> None:
         assert await dispatcher.queries.handle(Urgent(), wait_for_response=True) == "query"
 
 
-async def test_a_message_that_nobody_handles_is_an_error_once_the_dispatcher_runs() -> None:
-
-    dispatcher = new()
+async def test_a_message_that_nobody_handles_is_an_error_once_the_dispatcher_runs(
+    dispatcher: Dispatcher,
+) -> None:
     dispatcher.commands.bind(Order, answer("command"))
     # Handlers in files are bound by the start, so that is missing before it.
     for message in (Paid(), "text"):
@@ -89,10 +86,11 @@ async def test_a_message_that_nobody_handles_is_an_error_once_the_dispatcher_run
         await dispatcher.handle(Paid())
 
 
-async def test_kinds_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_kinds_are_not_remembered_without_end(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dispatcher_module, "REMEMBERED", 10)
 
-    dispatcher = new()
     dispatcher.queries.bind(str, answer("text"))
     async with running(dispatcher):
         for number in range(25):
@@ -103,9 +101,7 @@ async def test_kinds_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPa
 # Starting
 
 
-async def test_a_start_need_not_be_awaited_and_happens_once() -> None:
-
-    dispatcher = new()
+async def test_a_start_need_not_be_awaited_and_happens_once(dispatcher: Dispatcher) -> None:
     assert not dispatcher.running
     await dispatcher.start()
     assert dispatcher.running
@@ -117,8 +113,7 @@ async def test_a_start_need_not_be_awaited_and_happens_once() -> None:
     assert not dispatcher.running
 
 
-def test_a_dispatcher_works_in_one_loop_after_another() -> None:
-    dispatcher, gate = new(), Gate()
+def test_a_dispatcher_works_in_one_loop_after_another(dispatcher: Dispatcher, gate: Gate) -> None:
     dispatcher.events.bind(Order, gate, argname="message")
 
     async def main(number: int) -> None:
@@ -163,8 +158,7 @@ def test_routers_can_be_replaced_before_anything_is_bound() -> None:
     assert type(dispatcher.events) is EventRouter
 
 
-def test_no_handler_is_lost_when_a_router_is_replaced() -> None:
-    dispatcher = new()
+def test_no_handler_is_lost_when_a_router_is_replaced(dispatcher: Dispatcher) -> None:
     dispatcher.commands.bind(Order, answer("command"))
     with pytest.raises(HandlerExists, match="^the router of commands has handlers already, "):
         dispatcher.use(events_router_cls=Events, commands_router_cls=Requests)
@@ -173,16 +167,13 @@ def test_no_handler_is_lost_when_a_router_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("wrong", [5, Requests, object])
-def test_what_is_no_router_is_refused(wrong: Any) -> None:
-    dispatcher = new()
+def test_what_is_no_router_is_refused(dispatcher: Dispatcher, wrong: Any) -> None:
     with pytest.raises(HandlerError, match="^the router of events is a subclass of EventRouter, and not "):
         dispatcher.use(events_router_cls=wrong, queries_router_cls=Requests)
     assert type(dispatcher.queries) is RequestRouter
 
 
-async def test_routers_stay_once_the_dispatcher_is_started() -> None:
-
-    dispatcher = new()
+async def test_routers_stay_once_the_dispatcher_is_started(dispatcher: Dispatcher) -> None:
     async with running(dispatcher):
         with pytest.raises(RouterFrozen, match="^the dispatcher is started and keeps its routers"):
             dispatcher.use(events_router_cls=Events)
@@ -192,10 +183,10 @@ async def test_routers_stay_once_the_dispatcher_is_started() -> None:
 
 
 @pytest.mark.parametrize("problem", [Rejected("not this one"), RuntimeError("a bug")])
-def test_an_event_that_is_refused_makes_the_handler_that_sent_it_not_fail(
+async def test_an_event_that_is_refused_makes_the_handler_that_sent_it_not_fail(
     problem: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
+    with caplog.at_level(logging.ERROR):
         dispatcher, paid = new(), []
 
         def send(envelope: Envelope) -> None:
@@ -216,14 +207,10 @@ def test_an_event_that_is_refused_makes_the_handler_that_sent_it_not_fail(
                 await dispatcher.handle(Order(number), "k")
             await until(lambda: paid)
             assert (dispatcher.events.handled, dispatcher.events.failed) == (3, 0)
-
-    with caplog.at_level(logging.ERROR):
-        asyncio.run(main())
     assert "events: an event that a handler sent is not handled" in caplog.text
 
 
 async def test_interceptors_are_around_handlers_and_may_change_the_result() -> None:
-
     dispatcher, seen = new(), []
 
     async def around(envelope: Envelope, call_next: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from evbus.engine.handling.dispatch import dispatcher as dispatcher_module
-from evbus.engine.handling.dispatch.dispatcher import DispatchReport
+from evbus.engine.handling.dispatch.dispatcher import Dispatcher, DispatchReport
 from evbus.engine.handling.handler import add_event
 from evbus.engine.handling.providers import Singleton
 from evbus.errors import DispatcherNotStarted, DispatchError, DispatcherStopped
@@ -40,6 +40,14 @@ def gated(**options: Any) -> tuple[Any, Gate]:
     return dispatcher, gate
 
 
+@pytest.fixture
+def dispatcher(gate: Gate) -> Dispatcher:
+    """Return one that has a gate for orders."""
+    made = Dispatcher()
+    made.events.bind(Order, gate, argname="message")
+    return made
+
+
 def test_a_report_says_what_was_not_handled() -> None:
     assert str(DispatchReport({}, 0.123)) == "every message was handled (0.1 s)"
     assert str(DispatchReport({"Paid": 1, "Order": 3}, 2)) == (
@@ -51,7 +59,6 @@ def test_a_report_says_what_was_not_handled() -> None:
 
 
 async def test_a_stop_waits_for_what_runs_and_what_is_queued() -> None:
-
     dispatcher, gate = gated(engine_workers=1)
     async with running(dispatcher):
         for number in range(4):
@@ -72,7 +79,6 @@ async def test_a_stop_waits_for_what_runs_and_what_is_queued() -> None:
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize("workers", [1, 10])
 async def test_a_stop_waits_for_those_that_others_wait_for(key: str | None, workers: int) -> None:
-
     dispatcher, gate = gated(engine_workers=workers)
     async with running(dispatcher):
         callers = [asyncio.ensure_future(dispatcher.handle(Order(n), key, True)) for n in range(3)]
@@ -86,7 +92,6 @@ async def test_a_stop_waits_for_those_that_others_wait_for(key: str | None, work
 
 
 async def test_handlers_go_on_sending_until_it_is_quiet() -> None:
-
     dispatcher, seen = new(engine_workers=1), []
     go_on = asyncio.Event()
 
@@ -114,7 +119,6 @@ async def test_handlers_go_on_sending_until_it_is_quiet() -> None:
 
 
 async def test_a_stop_waits_for_a_handler_that_has_given_its_slot_away() -> None:
-
     dispatcher, gate = gated(engine_workers=1)
     seen = []
 
@@ -140,7 +144,6 @@ async def test_a_stop_waits_for_a_handler_that_has_given_its_slot_away() -> None
 
 @pytest.mark.parametrize("key", [None, "k"])
 async def test_a_stop_waits_for_nobody_who_is_cancelled_meanwhile(key: str | None) -> None:
-
     dispatcher, gate = gated(engine_workers=1)
     async with running(dispatcher):
         first = asyncio.ensure_future(dispatcher.handle(Order(0), key, True))
@@ -162,10 +165,10 @@ async def test_a_stop_waits_for_nobody_who_is_cancelled_meanwhile(key: str | Non
 
 
 @pytest.mark.parametrize("handlers", [1, 3])
-def test_what_is_not_handled_in_time_is_cancelled_and_counted_by_message(
+async def test_what_is_not_handled_in_time_is_cancelled_and_counted_by_message(
     handlers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
+    with caplog.at_level(logging.INFO):
         dispatcher = new(engine_workers=handlers)
         found = failures(dispatcher)
         gates = [Gate() for _ in range(handlers)]
@@ -194,9 +197,6 @@ def test_what_is_not_handled_in_time_is_cancelled_and_counted_by_message(
         kinds = {type(one.exception) for one in found}
         assert kinds == {DispatcherStopped, asyncio.CancelledError}
         assert_empty(dispatcher)
-
-    with caplog.at_level(logging.INFO):
-        asyncio.run(main())
     (record,) = caplog.records
     assert record.getMessage().startswith(
         "not handled when the dispatcher was stopped: 4 of Order, 3 of Paid ("
@@ -204,7 +204,6 @@ def test_what_is_not_handled_in_time_is_cancelled_and_counted_by_message(
 
 
 async def test_what_is_given_up_may_not_send_anything_more(caplog: pytest.LogCaptureFixture) -> None:
-
     dispatcher, seen = new(), []
     begun = asyncio.Event()
 
@@ -270,7 +269,6 @@ async def test_handlers_that_cannot_be_cancelled_are_told_of(
 async def test_a_handler_that_stops_the_dispatcher_waits_for_the_others(
     workers: int, wait: bool, via: str
 ) -> None:
-
     dispatcher, gate = gated(engine_workers=workers)
     reports = []
 
@@ -317,7 +315,6 @@ async def test_a_handler_that_stops_the_dispatcher_waits_for_the_others(
 
 
 async def test_what_waits_for_the_key_of_a_handler_that_stops_is_given_up() -> None:
-
     dispatcher, seen = new(), []
 
     async def stop(order: Order) -> None:
@@ -339,9 +336,9 @@ async def test_what_waits_for_the_key_of_a_handler_that_stops_is_given_up() -> N
 
 
 @pytest.mark.parametrize("wait", [False, True])
-async def test_a_handler_that_stops_is_not_cancelled_with_the_others(wait: bool) -> None:
-
-    dispatcher, gate = gated()
+async def test_a_handler_that_stops_is_not_cancelled_with_the_others(
+    dispatcher: Dispatcher, gate: Gate, wait: bool
+) -> None:
     reports = []
 
     async def stop(message: Any) -> None:
@@ -368,7 +365,6 @@ def lambda_nested(dispatcher: Any) -> Any:
 
 
 async def test_handlers_and_others_may_stop_it_together() -> None:
-
     dispatcher, gate = gated(engine_workers=2)
     reports = []
 
@@ -395,9 +391,7 @@ async def test_handlers_and_others_may_stop_it_together() -> None:
     assert_empty(dispatcher)
 
 
-async def test_a_stop_may_be_repeated_and_come_too_early() -> None:
-
-    dispatcher, gate = gated()
+async def test_a_stop_may_be_repeated_and_come_too_early(dispatcher: Dispatcher, gate: Gate) -> None:
     assert (await dispatcher.stop()).unhandled == {}
     with pytest.raises(DispatcherNotStarted):
         await dispatcher.handle(Order())
@@ -413,7 +407,6 @@ async def test_a_stop_may_be_repeated_and_come_too_early() -> None:
 
 
 async def test_a_stop_that_is_cancelled_gives_up_and_closes_all_the_same() -> None:
-
     dispatcher, gate = gated(engine_workers=1)
 
     class Repo:
@@ -471,9 +464,7 @@ def intake(dispatcher: Any, seen: list[str], *, stubborn: bool = False) -> async
     return task
 
 
-async def test_what_comes_from_outside_ends_first() -> None:
-
-    dispatcher, gate = gated()
+async def test_what_comes_from_outside_ends_first(dispatcher: Dispatcher, gate: Gate) -> None:
     seen: list[str] = []
     gate.open()
     async with running(dispatcher):
@@ -486,7 +477,6 @@ async def test_what_comes_from_outside_ends_first() -> None:
 
 @pytest.mark.parametrize("how", ["timeout", "hurry", "cancelled"])
 async def test_what_comes_from_outside_is_not_waited_for_longer_than_the_rest(how: str) -> None:
-
     dispatcher, _ = gated()
     seen: list[str] = []
     async with running(dispatcher):
@@ -517,9 +507,9 @@ def before() -> Any:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.usefixtures("before")
-async def test_a_signal_stops_the_dispatcher_and_a_second_one_hurries(number: signal.Signals) -> None:
-
-    dispatcher, gate = gated()
+async def test_a_signal_stops_the_dispatcher_and_a_second_one_hurries(
+    dispatcher: Dispatcher, gate: Gate, number: signal.Signals
+) -> None:
     dispatcher.start()
     await dispatcher.handle(Order())
     waiting = asyncio.ensure_future(dispatcher.wait_for_shutdown(LONG))
@@ -536,9 +526,7 @@ async def test_a_signal_stops_the_dispatcher_and_a_second_one_hurries(number: si
 
 
 @pytest.mark.usefixtures("before")
-async def test_two_signals_at_once_hurry_too() -> None:
-
-    dispatcher, gate = gated()
+async def test_two_signals_at_once_hurry_too(dispatcher: Dispatcher, gate: Gate) -> None:
     dispatcher.start()
     await dispatcher.handle(Order())
     waiting = asyncio.ensure_future(dispatcher.wait_for_shutdown(LONG))
@@ -553,9 +541,9 @@ async def test_two_signals_at_once_hurry_too() -> None:
 
 
 @pytest.mark.usefixtures("before")
-async def test_who_waits_for_a_signal_is_told_that_somebody_else_stops_it() -> None:
-
-    dispatcher, gate = gated()
+async def test_who_waits_for_a_signal_is_told_that_somebody_else_stops_it(
+    dispatcher: Dispatcher, gate: Gate
+) -> None:
     dispatcher.start()
     await dispatcher.handle(Order())
     early = [asyncio.ensure_future(dispatcher.wait_for_shutdown(LONG)) for _ in range(2)]
@@ -573,9 +561,7 @@ async def test_who_waits_for_a_signal_is_told_that_somebody_else_stops_it() -> N
 
 
 @pytest.mark.usefixtures("before")
-async def test_who_waits_for_a_signal_may_be_cancelled() -> None:
-
-    dispatcher, gate = gated()
+async def test_who_waits_for_a_signal_may_be_cancelled(dispatcher: Dispatcher, gate: Gate) -> None:
     gate.open()
     with pytest.raises(DispatcherNotStarted):
         await dispatcher.wait_for_shutdown()
@@ -592,7 +578,6 @@ async def test_who_waits_for_a_signal_may_be_cancelled() -> None:
 
 @pytest.mark.usefixtures("before")
 async def test_handlers_of_the_loop_and_of_the_program_are_back_afterwards() -> None:
-
     dispatcher, _ = gated()
     got = []
     loop = asyncio.get_running_loop()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.handling.dispatch.dispatcher import Dispatcher
 from evbus.engine.handling.frame import CURRENT
 from evbus.engine.handling.handler import add_event
 from evbus.errors import DispatchError, DispatchTimeout
@@ -27,7 +28,6 @@ async def handled(dispatcher: Any) -> None:
 
 @pytest.mark.parametrize("wait", [False, True])
 async def test_each_handler_has_a_copy_of_the_context_of_its_caller(wait: bool) -> None:
-
     dispatcher, seen = new(), []
 
     def add(name: str, *, later: bool) -> None:
@@ -52,7 +52,6 @@ async def test_each_handler_has_a_copy_of_the_context_of_its_caller(wait: bool) 
 
 
 async def test_a_handler_knows_its_own_message_and_a_sender_none() -> None:
-
     dispatcher, seen = new(), []
 
     async def handle(order: Order) -> None:
@@ -74,8 +73,8 @@ async def test_a_handler_knows_its_own_message_and_a_sender_none() -> None:
 # Failures
 
 
-def test_a_failure_keeps_no_other_handler_from_its_message(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
+async def test_a_failure_keeps_no_other_handler_from_its_message(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
         dispatcher, seen = new(), []
         found = failures(dispatcher)
 
@@ -98,9 +97,6 @@ def test_a_failure_keeps_no_other_handler_from_its_message(caplog: pytest.LogCap
         assert sorted(str(one.exception) for one in found) == [f"number {n}\nfailed" for n in (1, 3, 5)]
         assert {(one.router, one.message.number, one.key) for one in found} == {("events", 7, "k")}
         assert dispatcher.events.handled == dispatcher.events.failed == 3
-
-    with caplog.at_level(logging.INFO):
-        asyncio.run(main())
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 3
     for line in lines:
@@ -110,11 +106,11 @@ def test_a_failure_keeps_no_other_handler_from_its_message(caplog: pytest.LogCap
         assert "test_fanout.py:" in line
 
 
-async def test_who_waits_gets_the_first_failure_when_all_have_ended_and_the_others_are_reported() -> None:
-
+async def test_who_waits_gets_the_first_failure_when_all_have_ended_and_the_others_are_reported(
+    gate: Gate,
+) -> None:
     dispatcher, ended = new(), []
     found = failures(dispatcher)
-    gate = Gate()
 
     async def slow(order: Order) -> None:
         await gate(order)
@@ -146,9 +142,9 @@ class Mute(Exception):
         raise RuntimeError("no text")
 
 
-async def test_a_failure_that_has_no_text_is_reported_too(caplog: pytest.LogCaptureFixture) -> None:
-
-    dispatcher = new()
+async def test_a_failure_that_has_no_text_is_reported_too(
+    dispatcher: Dispatcher, caplog: pytest.LogCaptureFixture
+) -> None:
 
     async def handle(order: Order) -> None:
         raise Mute
@@ -161,7 +157,6 @@ async def test_a_failure_that_has_no_text_is_reported_too(caplog: pytest.LogCapt
 
 
 async def test_what_is_told_of_failures_may_fail_itself(caplog: pytest.LogCaptureFixture) -> None:
-
     dispatcher, seen = new(), []
 
     def bad(failure: Any) -> None:
@@ -184,7 +179,6 @@ async def test_what_is_told_of_failures_may_fail_itself(caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("later", [False, True])
 async def test_a_handler_that_raises_cancelled_error_holds_nobody_up(later: bool) -> None:
-
     dispatcher, seen = new(engine_workers=1), []
     found = failures(dispatcher)
 
@@ -216,7 +210,6 @@ def three(dispatcher: Any) -> list[Gate]:
 
 
 async def test_who_is_cancelled_cancels_the_handlers_and_waits_for_their_end() -> None:
-
     dispatcher, order, opened = new(), [], asyncio.Event()
 
     async def tidy(message: Order) -> None:
@@ -248,7 +241,6 @@ async def test_who_is_cancelled_cancels_the_handlers_and_waits_for_their_end() -
 
 @pytest.mark.parametrize("key", [None, "k"])
 async def test_handlers_that_have_not_begun_when_their_caller_is_cancelled_never_do(key: str | None) -> None:
-
     dispatcher = new(engine_workers=1)
     blocker = Gate()
     dispatcher.events.bind(Paid, blocker, argname="message")
@@ -266,9 +258,9 @@ async def test_handlers_that_have_not_begun_when_their_caller_is_cancelled_never
     assert all(gate.entered == [] for gate in gates)
 
 
-async def test_a_failure_that_its_cancelled_caller_does_not_get_is_reported() -> None:
-
-    dispatcher = new()
+async def test_a_failure_that_its_cancelled_caller_does_not_get_is_reported(
+    dispatcher: Dispatcher, gate: Gate
+) -> None:
     found = failures(dispatcher)
 
     async def fails(order: Order) -> None:
@@ -280,7 +272,6 @@ async def test_a_failure_that_its_cancelled_caller_does_not_get_is_reported() ->
         finally:
             raise ValueError("late")
 
-    gate = Gate()
     dispatcher.events.bind(Order, fails)
     dispatcher.events.bind(Order, fails_late)
     dispatcher.events.bind(Order, gate, argname="message")
@@ -295,7 +286,6 @@ async def test_a_failure_that_its_cancelled_caller_does_not_get_is_reported() ->
 
 @pytest.mark.parametrize("later", [False, True])
 async def test_a_worker_goes_on_after_it_was_cancelled_for_one_message(later: bool) -> None:
-
     dispatcher, tasks = new(engine_workers=2), []
 
     async def stubborn(order: Order) -> None:
@@ -323,9 +313,7 @@ async def test_a_worker_goes_on_after_it_was_cancelled_for_one_message(later: bo
 # Limits
 
 
-async def test_each_handler_has_the_time_that_the_message_has() -> None:
-
-    dispatcher = new()
+async def test_each_handler_has_the_time_that_the_message_has(dispatcher: Dispatcher) -> None:
     found = failures(dispatcher)
     gates = three(dispatcher)
     async with running(dispatcher):
@@ -337,7 +325,6 @@ async def test_each_handler_has_the_time_that_the_message_has() -> None:
 
 
 async def test_time_passes_in_the_queue_too() -> None:
-
     dispatcher = new(engine_workers=1)
     found = failures(dispatcher)
     blocker, gate = Gate(), Gate()
@@ -353,9 +340,7 @@ async def test_time_passes_in_the_queue_too() -> None:
         assert dispatcher.events.failed == 1
 
 
-async def test_who_waits_gets_the_timeout_and_nothing_is_reported() -> None:
-
-    dispatcher = new()
+async def test_who_waits_gets_the_timeout_and_nothing_is_reported(dispatcher: Dispatcher) -> None:
     found = failures(dispatcher)
     gates = three(dispatcher)
     async with running(dispatcher):
@@ -369,7 +354,6 @@ async def test_who_waits_gets_the_timeout_and_nothing_is_reported() -> None:
 
 
 async def test_events_are_kept_for_the_handler_that_adds_them() -> None:
-
     dispatcher, paid = new(), []
 
     def add(number: int) -> None:
@@ -396,7 +380,6 @@ async def test_events_are_kept_for_the_handler_that_adds_them() -> None:
 
 
 async def test_what_is_added_when_the_handler_has_ended_is_refused() -> None:
-
     dispatcher, problems = new(), []
     go_on = asyncio.Event()
 

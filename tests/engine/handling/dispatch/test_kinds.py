@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
 import pytest
 
+from evbus.engine.handling.dispatch.dispatcher import Dispatcher
 from evbus.errors import DispatcherStopped, HandlerExists, HandlerSignatureError
 from tests.dispatch.rig import Order, Paid, Urgent, new, running, until
 
@@ -31,7 +31,6 @@ class Seen:
 
 
 async def test_an_event_goes_to_all_handlers_of_its_class_and_its_bases_the_most_specific_first() -> None:
-
     dispatcher, seen = new(), Seen()
     for message, name in ((object, "any"), (Order, "order"), (Urgent, "urgent"), (Order, "order again")):
         dispatcher.events.bind(message, seen.handler(name), argname="message")
@@ -47,7 +46,6 @@ async def test_an_event_goes_to_all_handlers_of_its_class_and_its_bases_the_most
 
 
 async def test_a_string_and_a_class_are_messages_too() -> None:
-
     dispatcher, seen = new(), Seen()
     bound = (("on startup", "string"), (str, "any string"), (Order, "order"), (object, "any"))
     for message, name in bound:
@@ -65,7 +63,6 @@ async def test_a_string_and_a_class_are_messages_too() -> None:
 
 @pytest.mark.parametrize("router", ["commands", "queries"])
 async def test_a_command_or_query_goes_to_the_handler_of_its_class_or_its_nearest_base(router: str) -> None:
-
     dispatcher, seen = new(), Seen()
     bind = getattr(dispatcher, router).bind
     for message, name in ((object, "any"), (Order, "order"), ("text", "string")):
@@ -108,17 +105,16 @@ def test_one_function_may_be_bound_twice_with_different_values() -> None:
         dispatcher.events.bind(Order, handle, name=name)
 
 
-def test_an_event_that_nobody_handles_is_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
+async def test_an_event_that_nobody_handles_is_counted_and_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, "evbus.dispatch"):
         dispatcher = new()
         async with running(dispatcher):
             for number in range(3):
                 await dispatcher.events.handle(Order(number), wait_for_response=bool(number))
                 await dispatcher.events.handle("two\nlines")
             assert dispatcher.events.snapshot()["without_handler"] == 6
-
-    with caplog.at_level(logging.INFO, "evbus.dispatch"):
-        asyncio.run(main())
     assert [record.getMessage() for record in caplog.records] == [
         "events: there is no handler for Order",
         "events: there is no handler for two\\nlines",
@@ -139,7 +135,6 @@ def published(dispatcher: Any) -> list[tuple[str, Any]]:
 
 
 async def test_an_event_goes_to_the_bus_once_though_its_base_does_too() -> None:
-
     dispatcher, seen = new(), Seen()
     found = published(dispatcher)
     first = dispatcher.events.bind(Order, publish_to="a")
@@ -159,8 +154,7 @@ class Stays:
 
 
 @pytest.mark.parametrize(("message", "profile"), [(Stays, "a"), (Order, ""), (Order, 5)])
-def test_either_both_are_bound_or_none(message: Any, profile: Any) -> None:
-    dispatcher = new()
+def test_either_both_are_bound_or_none(dispatcher: Dispatcher, message: Any, profile: Any) -> None:
     with pytest.raises(HandlerSignatureError):
         dispatcher.events.bind(message, Seen().handler("a"), argname="message", publish_to=profile)
     assert dispatcher.events.bindings() == []
@@ -175,7 +169,6 @@ def test_either_both_are_bound_or_none(message: Any, profile: Any) -> None:
 
 
 async def test_what_a_handler_leaves_behind_when_all_is_over_is_not_handled() -> None:
-
     dispatcher, seen = new(), Seen()
     dispatcher.events.bind(Order, seen.handler("a"), argname="message")
     async with running(dispatcher):

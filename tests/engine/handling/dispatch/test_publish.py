@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.handling.dispatch.dispatcher import Dispatcher
 from evbus.engine.handling.dispatch.publish import publisher, wire_name
 from evbus.errors import DispatchError, HandlerSignatureError
 from evbus.types import Envelope
@@ -62,9 +63,7 @@ def test_a_profile_is_a_name(profile: Any) -> None:
     assert str(caught_.value) == f"publish_to of Order is the name of a profile, and not {profile!r}"
 
 
-async def test_without_a_hub_there_is_no_bus() -> None:
-
-    dispatcher = new()
+async def test_without_a_hub_there_is_no_bus(dispatcher: Dispatcher) -> None:
     found = failures(dispatcher)
     dispatcher.events.bind(Order, publish_to="amqp")
     async with running(dispatcher):

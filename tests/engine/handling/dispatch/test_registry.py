@@ -8,6 +8,7 @@ import pytest
 
 from evbus.engine.handling.binding import Binding, HandlerBinding
 from evbus.engine.handling.dispatch import router
+from evbus.engine.handling.dispatch.dispatcher import Dispatcher
 from evbus.engine.handling.providers import Factory, Singleton
 from evbus.errors import HandlerExists, HandlerSignatureError, RouterFrozen
 from tests.dispatch.rig import Gate, Order, Paid, Urgent, new, running, until
@@ -21,9 +22,7 @@ class Repo:
     pass
 
 
-async def test_a_decorator_binds_and_leaves_the_function_as_it_is() -> None:
-
-    dispatcher = new()
+async def test_a_decorator_binds_and_leaves_the_function_as_it_is(dispatcher: Dispatcher) -> None:
 
     async def on(message: Order, number: int) -> int:
         return message.number + number
@@ -35,9 +34,7 @@ async def test_a_decorator_binds_and_leaves_the_function_as_it_is() -> None:
         assert await dispatcher.commands.handle(Order(1), wait_for_response=True) == 6
 
 
-async def test_nothing_is_bound_after_the_start() -> None:
-
-    dispatcher = new()
+async def test_nothing_is_bound_after_the_start(dispatcher: Dispatcher) -> None:
     said = "^the handler .*handle of Order: the dispatcher is started and its routers are frozen; "
     async with running(dispatcher):
         for router in dispatcher.routers:
@@ -52,7 +49,6 @@ async def test_nothing_is_bound_after_the_start() -> None:
 
 
 async def test_listeners_come_and_go_at_run_time() -> None:
-
     dispatcher, gate, seen = new(), Gate(), []
     dispatcher.events.bind(Order, gate, argname="message")
 
@@ -75,7 +71,6 @@ async def test_listeners_come_and_go_at_run_time() -> None:
 
 
 async def test_messages_on_their_way_to_a_listener_that_goes_still_arrive() -> None:
-
     dispatcher, seen = new(), []
 
     async def listen(order: Order) -> None:
@@ -90,13 +85,10 @@ async def test_messages_on_their_way_to_a_listener_that_goes_still_arrive() -> N
         await dispatcher.events.handle(Order(3))
         await until(lambda: len(seen) == 2)
         # With the last one goes its kind.
-        assert dispatcher.events.bindings() == []
-        assert dispatcher.events.snapshot()["without_handler"] == 1
+        assert (dispatcher.events.bindings(), dispatcher.events.snapshot()["without_handler"]) == ([], 1)
 
 
-async def test_a_more_specific_handler_takes_over_at_run_time() -> None:
-
-    dispatcher = new()
+async def test_a_more_specific_handler_takes_over_at_run_time(dispatcher: Dispatcher) -> None:
     dispatcher.commands.bind(Order, handle)
     async with running(dispatcher):
         assert await dispatcher.handle(Urgent(1), wait_for_response=True) == Urgent(1)
@@ -113,9 +105,9 @@ async def test_a_more_specific_handler_takes_over_at_run_time() -> None:
 
 @pytest.mark.parametrize("kind", [Singleton, Factory])
 @pytest.mark.parametrize("later", [False, True])
-async def test_a_handler_that_comes_at_run_time_gets_what_it_takes(kind: Any, later: bool) -> None:
-
-    dispatcher = new()
+async def test_a_handler_that_comes_at_run_time_gets_what_it_takes(
+    dispatcher: Dispatcher, kind: Any, later: bool
+) -> None:
 
     async def make_later() -> Repo:
         return Repo()
@@ -141,8 +133,7 @@ async def test_a_handler_that_comes_at_run_time_gets_what_it_takes(kind: Any, la
         assert len(dispatcher.commands.bindings()) == 1
 
 
-def test_what_is_refused_leaves_nothing_behind() -> None:
-    dispatcher = new()
+def test_what_is_refused_leaves_nothing_behind(dispatcher: Dispatcher) -> None:
     first = dispatcher.commands.bind(Order, handle)
     with pytest.raises(HandlerExists):
         dispatcher.commands.add(Binding(Order, handle, handle, "handle"))
@@ -151,9 +142,10 @@ def test_what_is_refused_leaves_nothing_behind() -> None:
     assert dispatcher.commands.find(Order) == dispatcher.commands.find(Urgent()) == (first,)
 
 
-def test_kinds_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kinds_are_not_remembered_without_end(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(router, "REMEMBERED", 10)
-    dispatcher = new()
     binding = dispatcher.events.bind(str, handle)
     for number in range(25):
         assert dispatcher.events.find(f"text {number}") == (binding,)
@@ -162,8 +154,7 @@ def test_kinds_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -
     assert len(dispatcher.events._found) <= 10
 
 
-def test_the_sentence_about_a_missing_handler_knows_what_is_near() -> None:
-    dispatcher = new()
+def test_the_sentence_about_a_missing_handler_knows_what_is_near(dispatcher: Dispatcher) -> None:
     dispatcher.queries.bind(Order, handle)
     assert str(dispatcher.queries.missing("Ordr")) == (
         "queries: there is no handler for Ordr; did you mean 'Order'?"

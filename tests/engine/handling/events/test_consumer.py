@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from evbus.errors import ConnectFailed, PluginError
 from evbus.types import Delivery, Subscription
 from tests.engine.handling.events.test_listening import READER, Letters
 from tests.evbus.rig import until
-from tests.event.kit import WAIT, Gate, Got, OrderPlaced, Source, go, known
+from tests.event.kit import WAIT, Gate, Got, OrderPlaced, Source, known
 
 WANTED = Subscription(name="OrderPlaced", group="shop")
 
@@ -84,89 +85,82 @@ def consumer_of(source: EventSource, listening: Listening, patience: float = WAI
     return EventConsumer(source, known(OrderPlaced), listening, "listener billing", patience)
 
 
-def test_what_comes_from_outside_is_handled_and_settled() -> None:
-    async def main() -> None:
-        remote, got = Remote(), Got()
-        consumer = consumer_of(remote.source(), listener(got.on))
-        assert (consumer.local, consumer.ready) == (False, False)
-        consumer.start(WANTED)
-        await consumer.wait_ready()
-        assert consumer.ready
-        (wanted,) = remote.wanted
-        assert (wanted.name, wanted.group) == ("OrderPlaced", "shop")
-        for each in "ab":
-            remote.queue.put_nowait(remote.delivery({"id": each}, each))
-        assert [event.id for event in await got.wait(2)] == ["a", "b"]
-        assert await remote.settled(2) == [("a", True, False), ("b", True, False)]
-        await consumer.close()
-        assert (remote.closed, consumer.ready) == (True, False)
-
-    go(main)
+@contextlib.asynccontextmanager
+async def consuming(source: EventSource, listening: Listening) -> AsyncIterator[EventConsumer]:
+    """Yield a consumer that is ready, and close it in the end."""
+    consumer = consumer_of(source, listening)
+    consumer.start(WANTED)
+    await consumer.wait_ready()
+    yield consumer
+    await consumer.close()
 
 
-def test_what_is_in_this_process_is_taken_at_once() -> None:
-    async def main() -> None:
-        local, source, got = Local(), Source(), Got()
-        attached = EventSource("internal.p", None, local.attach, False)  # type: ignore[arg-type]
-        consumer = consumer_of(attached, listener(got.on))
-        assert consumer.local
-        consumer.start(WANTED)
-        assert consumer.ready
-        await consumer.wait_ready()
-        local.take([source.delivery({"id": each}, each) for each in "ab"])
-        assert [event.id for event in await got.wait(2)] == ["a", "b"]
-        consumer.pause()
-        await consumer.close()
-        assert local.calls[0] == "pause"
-        assert local.calls[-1] == "end"
-
-    go(main)
+async def test_what_comes_from_outside_is_handled_and_settled() -> None:
+    remote, got = Remote(), Got()
+    consumer = consumer_of(remote.source(), listener(got.on))
+    assert (consumer.local, consumer.ready) == (False, False)
+    consumer.start(WANTED)
+    await consumer.wait_ready()
+    assert consumer.ready
+    (wanted,) = remote.wanted
+    assert (wanted.name, wanted.group) == ("OrderPlaced", "shop")
+    for each in "ab":
+        remote.queue.put_nowait(remote.delivery({"id": each}, each))
+    assert [event.id for event in await got.wait(2)] == ["a", "b"]
+    assert await remote.settled(2) == [("a", True, False), ("b", True, False)]
+    await consumer.close()
+    assert (remote.closed, consumer.ready) == (True, False)
 
 
-def test_a_source_that_refuses_at_first_is_told_to_who_waits_and_in_the_log(
+async def test_what_is_in_this_process_is_taken_at_once() -> None:
+    local, source, got = Local(), Source(), Got()
+    attached = EventSource("internal.p", None, local.attach, False)  # type: ignore[arg-type]
+    consumer = consumer_of(attached, listener(got.on))
+    assert consumer.local
+    consumer.start(WANTED)
+    assert consumer.ready
+    await consumer.wait_ready()
+    local.take([source.delivery({"id": each}, each) for each in "ab"])
+    assert [event.id for event in await got.wait(2)] == ["a", "b"]
+    consumer.pause()
+    await consumer.close()
+    assert (local.calls[0], local.calls[-1]) == ("pause", "end")
+
+
+async def test_a_source_that_refuses_at_first_is_told_to_who_waits_and_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> None:
-        remote = Remote(ConnectFailed("nobody answers at broker:5672"))
-        consumer = consumer_of(remote.source(), listener(Got().on))
-        consumer.start(WANTED)
-        with pytest.raises(ConnectFailed, match="nobody answers"):
-            await consumer.wait_ready()
-        assert not consumer.ready
-        await consumer.close()
-
-    go(main)
+    remote = Remote(ConnectFailed("nobody answers at broker:5672"))
+    consumer = consumer_of(remote.source(), listener(Got().on))
+    consumer.start(WANTED)
+    with pytest.raises(ConnectFailed, match="nobody answers"):
+        await consumer.wait_ready()
+    assert not consumer.ready
+    await consumer.close()
     assert caplog.messages == [
         "listener billing: takes nothing more of OrderPlaced from fake.p: nobody answers at broker:5672"
     ]
 
 
-def test_a_source_that_ends_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        remote = Remote()
-        consumer = consumer_of(remote.source(), listener(Got().on))
-        consumer.start(WANTED)
-        await consumer.wait_ready()
-        remote.queue.put_nowait(None)
-        await until(lambda: remote.closed)
-        await consumer.close()
-
+async def test_a_source_that_ends_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR, "evbus.event"):
-        go(main)
+        remote = Remote()
+        async with consuming(remote.source(), listener(Got().on)):
+            remote.queue.put_nowait(None)
+            await until(lambda: remote.closed)
     assert all("takes nothing more" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("announces", [True, False])
-def test_a_source_that_fails_is_asked_again_and_that_is_told_once(
+async def test_a_source_that_fails_is_asked_again_and_that_is_told_once(
     announces: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events_consumer, "PAUSE", (1e-9, 1e-9))
 
-    async def main() -> None:
-        remote, got = Remote(), Got()
-        consumer = consumer_of(EventSource("fake.p", remote.consume, None, announces), listener(got.on))
-        consumer.start(WANTED)
-        await consumer.wait_ready()
+    remote, got = Remote(), Got()
+    async with consuming(
+        EventSource("fake.p", remote.consume, None, announces), listener(got.on)
+    ) as consumer:
         for number in range(1, 4):
             await until(lambda number=number: len(remote.wanted) == number)  # type: ignore[misc]
             remote.queue.put_nowait(remote.delivery({"id": str(number)}, str(number)))
@@ -174,88 +168,66 @@ def test_a_source_that_fails_is_asked_again_and_that_is_told_once(
             remote.queue.put_nowait(KeyError("id"))
         await until(lambda: len(remote.wanted) == 4)
         assert consumer.ready
-        await consumer.close()
-        remote.queue.put_nowait(KeyError("id"))
-        assert len(remote.wanted) == 4
-
-    go(main)
+    remote.queue.put_nowait(KeyError("id"))
+    assert len(remote.wanted) == 4
     (said,) = caplog.messages
     why = "is interrupted, and is asked for again: KeyError: 'id' (at "
     assert said.startswith(f"listener billing: OrderPlaced from fake.p {why}")
     assert f"{__file__}:" in said
 
 
-def test_a_source_that_is_wrong_is_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        remote = Remote()
-        consumer = consumer_of(remote.source(), listener(Got().on))
-        consumer.start(WANTED)
-        await consumer.wait_ready()
+async def test_a_source_that_is_wrong_is_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    remote = Remote()
+    async with consuming(remote.source(), listener(Got().on)) as consumer:
         remote.queue.put_nowait(PluginError("it has no name"))
         await until(lambda: caplog.messages)
         assert (len(remote.wanted), consumer.ready) == (1, False)
-        await consumer.close()
-
-    go(main)
     (said,) = caplog.messages
     assert said.startswith("listener billing: takes nothing more of OrderPlaced from fake.p")
 
 
-def test_a_source_that_fails_is_left_alone_when_the_listener_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_source_that_fails_is_left_alone_when_the_listener_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(events_consumer, "PAUSE", (WAIT, WAIT))
 
-    async def main() -> None:
-        remote = Remote()
-        consumer = consumer_of(remote.source(), listener(Got().on))
-        consumer.start(WANTED)
-        await consumer.wait_ready()
+    remote = Remote()
+    async with consuming(remote.source(), listener(Got().on)) as consumer:
         remote.queue.put_nowait(KeyError("id"))
         await until(lambda: remote.closed and not consumer.ready)
-        await consumer.close()
-        assert len(remote.wanted) == 1
-
-    go(main)
+    assert len(remote.wanted) == 1
 
 
-def test_at_its_end_what_was_taken_is_settled_before_the_source_is_closed() -> None:
-    async def main() -> None:
-        remote, gate = Remote(), Gate(lambda event: event.id)
-        consumer = consumer_of(remote.source(), listener(gate.on))
-        consumer.start(WANTED)
-        remote.queue.put_nowait(remote.delivery({"id": "a"}, "a"))
-        await gate.entered(1)
-        closing = asyncio.ensure_future(consumer.close())
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert not closing.done()
-        assert not remote.closed
-        gate.release("a")
-        await closing
-        assert remote.told == [("a", True, False)]
-        assert remote.closed
-
-    go(main)
+async def test_at_its_end_what_was_taken_is_settled_before_the_source_is_closed() -> None:
+    remote, gate = Remote(), Gate(lambda event: event.id)
+    consumer = consumer_of(remote.source(), listener(gate.on))
+    consumer.start(WANTED)
+    remote.queue.put_nowait(remote.delivery({"id": "a"}, "a"))
+    await gate.entered(1)
+    closing = asyncio.ensure_future(consumer.close())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not closing.done()
+    assert not remote.closed
+    gate.release("a")
+    await closing
+    assert remote.told == [("a", True, False)]
+    assert remote.closed
 
 
-def test_what_takes_too_long_is_left_to_the_source() -> None:
-    async def main() -> None:
-        remote, gate = Remote(), Gate(lambda event: event.id)
-        work = listener(gate.on)
-        consumer = consumer_of(remote.source(), work, 1e-9)
-        consumer.start(WANTED)
-        remote.queue.put_nowait(remote.delivery({"id": "a"}, "a"))
-        await gate.entered(1)
-        await consumer.close()
-        assert (remote.closed, remote.told) == (True, [])
-        await work.close(WAIT)
-
-    go(main)
+async def test_what_takes_too_long_is_left_to_the_source() -> None:
+    remote, gate = Remote(), Gate(lambda event: event.id)
+    work = listener(gate.on)
+    consumer = consumer_of(remote.source(), work, 1e-9)
+    consumer.start(WANTED)
+    remote.queue.put_nowait(remote.delivery({"id": "a"}, "a"))
+    await gate.entered(1)
+    await consumer.close()
+    assert (remote.closed, remote.told) == (True, [])
+    await work.close(WAIT)
 
 
-def test_it_can_be_closed_before_anything_has_begun() -> None:
-    async def main() -> None:
-        consumer = consumer_of(Remote().source(), listener(Got().on))
-        await consumer.close()
-        assert repr(consumer) == "<EventConsumer fake.p OrderPlaced of listener billing>"
-
-    go(main)
+async def test_it_can_be_closed_before_anything_has_begun() -> None:
+    consumer = consumer_of(Remote().source(), listener(Got().on))
+    await consumer.close()
+    assert repr(consumer) == "<EventConsumer fake.p OrderPlaced of listener billing>"

@@ -14,7 +14,7 @@ import pytest
 from evbus.engine.handling.events.declare import EventListener, event_listener
 from evbus.engine.handling.events.listener import check, line_of, listens, made, short_name
 from evbus.errors import HandlerSignatureError
-from tests.evbus.rig import until
+from tests.evbus.rig import failure, until
 from tests.event.kit import WAIT, OrderPlaced, go
 
 HUB = SimpleNamespace(name="the hub")
@@ -186,9 +186,7 @@ async def more_by_name(event: Any, *, more: Any) -> None: ...
 )
 def test_what_cannot_be_called_with_an_event_is_refused(function: Any, shown: str) -> None:
     for refuse in (check, lambda listener: made(listener, "", HUB, 1)):
-        with pytest.raises(HandlerSignatureError) as caught:
-            refuse(function)
-        assert str(caught.value) == (
+        assert failure(HandlerSignatureError, refuse, function) == (
             f"the handler tests.engine.handling.events.test_listener.{function.__name__}: it takes {shown}, "
             "and is called with the event alone, or with (hub, event)"
         )
@@ -224,10 +222,8 @@ class TwoEvents(EventListener[OrderPlaced]):
 )
 def test_a_class_that_cannot_be_one_is_refused(cls: Any, said: str) -> None:
     for refuse in (check, lambda listener: made(listener, "", HUB, 1)):
-        with pytest.raises(HandlerSignatureError) as caught:
-            refuse(cls)
         assert (
-            str(caught.value)
+            failure(HandlerSignatureError, refuse, cls)
             == f"the handler tests.engine.handling.events.test_listener.{cls.__name__}: {said}"
         )
 
@@ -244,9 +240,7 @@ async def envelope_before_the_event(hub: Any, envelope: Any, event: Any) -> None
 )
 def test_an_envelope_before_the_event_is_refused_as_no_call_would_succeed(function: Any, shown: str) -> None:
     for refuse in (check, lambda listener: made(listener, "", HUB, 1)):
-        with pytest.raises(HandlerSignatureError) as caught:
-            refuse(function)
-        assert str(caught.value).endswith(
+        assert failure(HandlerSignatureError, refuse, function).endswith(
             f": it takes ({shown}), and is called with the event first: (event, envelope)"
         )
 
@@ -262,34 +256,29 @@ def yields_plainly(event: Any) -> Any:
 @pytest.mark.parametrize("function", [yields, yields_plainly, functools.partial(yields)])
 def test_a_generator_is_refused_as_nothing_of_it_would_run(function: Any) -> None:
     for refuse in (check, lambda listener: made(listener, "", HUB, 1)):
-        with pytest.raises(HandlerSignatureError) as caught:
-            refuse(function)
-        assert str(caught.value).endswith(
+        assert failure(HandlerSignatureError, refuse, function).endswith(
             ": it has a yield, and nothing of it would run; a listener is a plain function, or async def "
             "with await"
         )
 
 
 def test_what_is_neither_a_function_nor_a_class_is_refused() -> None:
-    with pytest.raises(HandlerSignatureError) as caught:
-        made(5, "", HUB, 1)
-    assert str(caught.value) == ("a listener is a function, or a class with on(self, event), and not a int")
+    assert failure(HandlerSignatureError, made, 5, "", HUB, 1) == (
+        "a listener is a function, or a class with on(self, event), and not a int"
+    )
 
 
-def test_the_loop_goes_on_while_a_plain_function_waits_for_it() -> None:
-    async def main() -> None:
-        inside, loop_was_here = threading.Event(), threading.Event()
+async def test_the_loop_goes_on_while_a_plain_function_waits_for_it() -> None:
+    inside, loop_was_here = threading.Event(), threading.Event()
 
-        def function(event: Any) -> bool:
-            inside.set()
-            return loop_was_here.wait(WAIT)
+    def function(event: Any) -> bool:
+        inside.set()
+        return loop_was_here.wait(WAIT)
 
-        found = made(function, "", HUB, 1)
-        waiting = asyncio.ensure_future(found.call(1))
-        await until(inside.is_set)
-        loop_was_here.set()
-        assert await waiting is True
-        assert found.threads is not None
-        await found.threads.close(WAIT)
-
-    go(main)
+    found = made(function, "", HUB, 1)
+    waiting = asyncio.ensure_future(found.call(1))
+    await until(inside.is_set)
+    loop_was_here.set()
+    assert await waiting is True
+    assert found.threads is not None
+    await found.threads.close(WAIT)

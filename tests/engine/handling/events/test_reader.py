@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import decimal
@@ -20,7 +21,7 @@ from evbus.engine.handling.events.declare import EventSpec, event, listener_spec
 from evbus.engine.handling.events.reader import NAME, Loader, Reader
 from evbus.engine.handling.events.registry import EventTypes, named_only
 from evbus.errors import InvalidPayload
-from evbus.types import Envelope, SharedHeaders
+from evbus.types import Envelope, OwnHeaders, SharedHeaders
 from tests.counting import steps
 from tests.event.kit import (
     Book,
@@ -454,6 +455,19 @@ def test_a_thousand_types_cost_as_much_for_each_event_as_ten() -> None:
         return found / types
 
     assert cost(1000) <= 1.5 * cost(10)
+
+
+def test_what_was_encoded_here_is_not_looked_through_for_what_that_never_writes() -> None:
+    loader = LOADERS[JSON]._replace(own=json.own)
+    spec = known(Base)
+    made, twice = Reader(lambda content_type: loader, {spec.name: spec}.get), b'{"id":1,"id":2}'
+    for headers in (SharedHeaders, OwnHeaders):
+        shared = headers({"content-type": JSON, NAME: spec.name})
+        assert made.read(spec, Envelope("p", spec.name, b'{"id":1}', shared)) == Base(1)
+        with contextlib.nullcontext() if headers is OwnHeaders else pytest.raises(InvalidPayload):
+            assert made.read(spec, Envelope("p", spec.name, twice, shared)) == Base(2)
+        with pytest.raises(InvalidPayload):
+            made.read(spec, Envelope("p", spec.name, b'{"id":"x"}', shared))
 
 
 def test_listeners_to_names_that_come_and_go_leave_nothing_behind() -> None:

@@ -43,16 +43,19 @@ class Declared:
     id: int = 0
 
 
-def test_an_event_is_known_by_its_class_and_its_name() -> None:
-    registry = EventTypes()
+@pytest.fixture
+def registry() -> EventTypes:
+    return EventTypes()
+
+
+def test_an_event_is_known_by_its_class_and_its_name(registry: EventTypes) -> None:
     assert registry.named("OrderPlaced") is None
     assert registry.of(OrderPlaced) is known(OrderPlaced)
     assert registry.of(OrderPlaced) is registry.named("OrderPlaced")
     assert [spec.name for spec in registry] == ["OrderPlaced"]
 
 
-def test_a_class_that_is_only_declared_is_found_by_its_name() -> None:
-    registry = EventTypes()
+def test_a_class_that_is_only_declared_is_found_by_its_name(registry: EventTypes) -> None:
     assert registry.named("registry.Left") is None
     found = registry.found("registry.Left")
     assert found is not None
@@ -76,7 +79,7 @@ def test_the_class_is_the_one_that_its_slots_made(above: bool) -> None:
     assert found.cls is made
 
 
-def test_two_classes_of_one_name_are_none_until_one_is_used() -> None:
+def test_two_classes_of_one_name_are_none_until_one_is_used(registry: EventTypes) -> None:
     def make() -> Any:
         @event("registry.twice")
         @dataclasses.dataclass
@@ -86,7 +89,6 @@ def test_two_classes_of_one_name_are_none_until_one_is_used() -> None:
         return Twice
 
     first, second = make(), make()
-    registry = EventTypes()
     assert registry.found("registry.twice") is None
     assert registry.of(second) is registry.found("registry.twice")
     del first
@@ -138,8 +140,7 @@ def test_a_class_with_two_bases_is_found_once() -> None:
     assert [spec.name for spec in EventTypes().below(Top)] == ["Both"]
 
 
-def test_a_listener_wants_an_event_its_subclasses_or_a_name() -> None:
-    registry = EventTypes()
+def test_a_listener_wants_an_event_its_subclasses_or_a_name(registry: EventTypes) -> None:
     assert [spec.name for spec in registry.wanted(listener_spec(Base))] == ["Base"]
     assert len(registry.wanted(listener_spec(Base, subclasses=True))) == 3
     (found,) = registry.wanted(listener_spec("Base"))
@@ -148,13 +149,12 @@ def test_a_listener_wants_an_event_its_subclasses_or_a_name() -> None:
     assert (found.cls, found.name, found.durable, found.version) == (None, "unknown", False, 1)
 
 
-def test_an_event_is_sent_with_its_name_and_a_version_that_is_not_the_first() -> None:
+def test_an_event_is_sent_with_its_name_and_a_version_that_is_not_the_first(registry: EventTypes) -> None:
     @event(version=2)
     @dataclasses.dataclass
     class Second:
         id: int
 
-    registry = EventTypes()
     assert dict(registry.kind(OrderPlaced).headers) == {"evbus-message": "OrderPlaced"}
     assert dict(registry.kind(Second).headers) == {"evbus-message": "Second", "evbus-version": "2"}
     assert registry.kinds[Second] is registry.kind(Second)
@@ -174,8 +174,7 @@ def test_headers_are_a_mapping(headers: Any) -> None:
     assert str(caught.value) == f"headers are a mapping of strings to strings, not {kind}"
 
 
-def test_a_class_that_is_no_event_is_refused_each_time() -> None:
-    registry = EventTypes()
+def test_a_class_that_is_no_event_is_refused_each_time(registry: EventTypes) -> None:
     for _ in range(2):
         with pytest.raises(HandlerSignatureError):
             registry.kind(Plain)

@@ -15,6 +15,7 @@ import pytest
 
 from evbus.engine.handling.events.shape import check_declared, check_fields, fields_of
 from evbus.errors import HandlerSignatureError
+from tests.evbus.rig import failure
 from tests.event.kit import Book, Colored, Leaf, Measured, Named, OrderPlaced, Tree, Valued
 
 
@@ -65,9 +66,7 @@ def test_a_field_may_be(kind: Any) -> None:
     ids=str,
 )
 def test_a_field_may_not_be(kind: Any, named: str) -> None:
-    with pytest.raises(HandlerSignatureError) as caught:
-        check_fields(dataclass_of(kind))
-    assert str(caught.value) == (
+    assert failure(HandlerSignatureError, check_fields, dataclass_of(kind)) == (
         f"the event Holder: the field what is a {named}, which cannot be encoded; make that a dataclass or a "
         "plain value"
     )
@@ -114,9 +113,7 @@ def test_a_name_that_comes_further_down_may_do_by_the_first_use(monkeypatch: pyt
 @pytest.mark.parametrize("cls", [Socket, Pair, int, Odd, 42, Callable], ids=str)
 def test_other_classes_are_refused(cls: Any) -> None:
     name = getattr(cls, "__qualname__", repr(cls))
-    with pytest.raises(HandlerSignatureError) as caught:
-        check_fields(cls)
-    assert str(caught.value) == (
+    assert failure(HandlerSignatureError, check_fields, cls) == (
         f"{name} cannot be an event: it is no dataclass, msgspec Struct, attrs class or pydantic model; put "
         "@dataclass above it"
     )
@@ -177,9 +174,7 @@ class Order:
     ids=lambda each: each.__name__ if isinstance(each, type) else None,
 )
 def test_what_would_not_come_back_is_refused(cls: Any, said: str) -> None:
-    with pytest.raises(HandlerSignatureError) as caught:
-        check_fields(cls)
-    assert str(caught.value) == said
+    assert failure(HandlerSignatureError, check_fields, cls) == said
 
 
 def test_a_dataclass_of_pydantic_s_is_an_event() -> None:

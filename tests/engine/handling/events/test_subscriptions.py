@@ -17,7 +17,7 @@ from evbus.errors import ConnectFailed, HandlerExists, ProfileError
 from tests.counting import steps
 from tests.engine.handling.events.test_consumer import Local, Remote
 from tests.engine.handling.events.test_listening import READER, Letters
-from tests.event.kit import WAIT, Book, Gate, Got, OrderPlaced, go, known, new_hub
+from tests.event.kit import WAIT, Book, Gate, Got, OrderPlaced, known, new_hub
 
 
 def subscriptions() -> Subscriptions:
@@ -42,37 +42,31 @@ def local(taken: list[Local]) -> Any:
     return sources
 
 
-def test_they_listen_from_the_start_to_the_stop() -> None:
-    async def main() -> None:
-        made_of, found = list[Local](), subscriptions()
-        entry = add(found, Got().on)
-        assert (found.running, entry.describe()["listening"], made_of) == (False, False, [])
-        found.start(local(made_of), None)
-        assert (found.running, entry.describe()["listening"], len(made_of)) == (True, True, 1)
-        later = add(found, Got().on, "later", profile="other")
-        assert later.describe()["listening"]
-        await found.stop()
-        assert (found.running, entry.describe()["listening"]) == (False, False)
-        assert all(one.calls[-1] == "end" for one in made_of)
-
-    go(main)
+async def test_they_listen_from_the_start_to_the_stop() -> None:
+    made_of, found = list[Local](), subscriptions()
+    entry = add(found, Got().on)
+    assert (found.running, entry.describe()["listening"], made_of) == (False, False, [])
+    found.start(local(made_of), None)
+    assert (found.running, entry.describe()["listening"], len(made_of)) == (True, True, 1)
+    later = add(found, Got().on, "later", profile="other")
+    assert later.describe()["listening"]
+    await found.stop()
+    assert (found.running, entry.describe()["listening"]) == (False, False)
+    assert all(one.calls[-1] == "end" for one in made_of)
 
 
-def test_each_event_and_each_profile_has_a_consumer() -> None:
-    async def main() -> None:
-        found, one, other = subscriptions(), Remote(), Remote()
-        entry = add(found, Got().on, events=(OrderPlaced, Book), prefetch=7, group="shop", per_process=True)
-        found.start(lambda profile: [one.source(), other.source()], None)
-        await found.ready()
-        assert len(entry.consumers) == 4
-        for remote in (one, other):
-            wanted = {each.name: each for each in remote.wanted}
-            assert set(wanted) == {"OrderPlaced", "Book"}
-            book = wanted["Book"]
-            assert (book.group, book.per_process, book.durable, book.prefetch) == ("shop", True, False, 7)
-        await found.stop()
-
-    go(main)
+async def test_each_event_and_each_profile_has_a_consumer() -> None:
+    found, one, other = subscriptions(), Remote(), Remote()
+    entry = add(found, Got().on, events=(OrderPlaced, Book), prefetch=7, group="shop", per_process=True)
+    found.start(lambda profile: [one.source(), other.source()], None)
+    await found.ready()
+    assert len(entry.consumers) == 4
+    for remote in (one, other):
+        wanted = {each.name: each for each in remote.wanted}
+        assert set(wanted) == {"OrderPlaced", "Book"}
+        book = wanted["Book"]
+        assert (book.group, book.per_process, book.durable, book.prefetch) == ("shop", True, False, 7)
+    await found.stop()
 
 
 def test_ids_are_made_of_the_name_and_a_number() -> None:
@@ -94,21 +88,18 @@ def test_a_second_listener_of_one_name_is_refused_unless_it_has_a_group() -> Non
     found.refuse_second(listener_spec(Book), "billing")
 
 
-def test_one_that_cannot_listen_is_not_added() -> None:
+async def test_one_that_cannot_listen_is_not_added() -> None:
     def sources(profile: str) -> list[EventSource]:
         raise ProfileError(f"there is no profile {profile}")
 
-    async def main() -> None:
-        found = subscriptions()
-        found.start(sources, None)
-        with pytest.raises(ProfileError, match="there is no profile default"):
-            add(found, Got().on)
-        assert list(found) == []
-
-    go(main)
+    found = subscriptions()
+    found.start(sources, None)
+    with pytest.raises(ProfileError, match="there is no profile default"):
+        add(found, Got().on)
+    assert list(found) == []
 
 
-def test_a_start_that_fails_leaves_nothing_behind() -> None:
+async def test_a_start_that_fails_leaves_nothing_behind() -> None:
     remote = Remote()
 
     def sources(profile: str) -> list[EventSource]:
@@ -116,97 +107,82 @@ def test_a_start_that_fails_leaves_nothing_behind() -> None:
             raise ProfileError("no")
         return [remote.source()]
 
-    async def main() -> None:
-        found = subscriptions()
-        add(found, Got().on)
-        add(found, Got().on, "bad", profile="bad")
-        with pytest.raises(ProfileError):
-            found.start(sources, None)
-        assert not found.running
-        assert not any(entry.consumers for entry in found)
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert remote.wanted == []
-
-    go(main)
+    found = subscriptions()
+    add(found, Got().on)
+    add(found, Got().on, "bad", profile="bad")
+    with pytest.raises(ProfileError):
+        found.start(sources, None)
+    assert not found.running
+    assert not any(entry.consumers for entry in found)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert remote.wanted == []
 
 
-def test_ready_raises_what_a_source_refuses_with() -> None:
-    async def main() -> None:
-        found = subscriptions()
-        add(found, Got().on)
-        found.start(lambda profile: [Remote(ConnectFailed("nobody answers")).source()], None)
-        with pytest.raises(ConnectFailed, match="nobody answers"):
-            await found.ready()
-        await found.stop()
-
-    go(main)
+async def test_ready_raises_what_a_source_refuses_with() -> None:
+    found = subscriptions()
+    add(found, Got().on)
+    found.start(lambda profile: [Remote(ConnectFailed("nobody answers")).source()], None)
+    with pytest.raises(ConnectFailed, match="nobody answers"):
+        await found.ready()
+    await found.stop()
 
 
-def test_the_end_of_one_waits_for_what_it_handles() -> None:
-    async def main() -> None:
-        found, remote, gate = subscriptions(), Remote(), Gate(lambda event: event.id)
-        entry = add(found, gate.on)
-        found.start(lambda profile: [remote.source()], None)
-        remote.queue.put_nowait(remote.delivery({"id": "a"}, "a"))
-        await gate.entered(1)
-        ending = asyncio.ensure_future(found.remove(entry.id))
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert not ending.done()
-        assert list(found) == []
-        gate.release("a")
-        assert await ending is True
-        assert remote.told == [("a", True, False)]
-        assert await found.remove(entry.id) is False
-        await found.stop()
-
-    go(main)
+async def test_the_end_of_one_waits_for_what_it_handles() -> None:
+    found, remote, gate = subscriptions(), Remote(), Gate(lambda event: event.id)
+    entry = add(found, gate.on)
+    found.start(lambda profile: [remote.source()], None)
+    remote.queue.put_nowait(remote.delivery({"id": "a"}, "a"))
+    await gate.entered(1)
+    ending = asyncio.ensure_future(found.remove(entry.id))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not ending.done()
+    assert list(found) == []
+    gate.release("a")
+    assert await ending is True
+    assert remote.told == [("a", True, False)]
+    assert await found.remove(entry.id) is False
+    await found.stop()
 
 
-def test_settle_waits_for_what_is_passing_and_can_be_hurried() -> None:
-    async def main() -> None:
-        found, passing = subscriptions(), [True, True, False]
-        assert await found.settle(WAIT, lambda: passing.pop(0), lambda: False)
-        assert passing == []
-        assert not await found.settle(WAIT, lambda: True, lambda: True)
-        assert not await found.settle(0, lambda: True, lambda: False)
-
-    go(main)
+async def test_settle_waits_for_what_is_passing_and_can_be_hurried() -> None:
+    found, passing = subscriptions(), [True, True, False]
+    assert await found.settle(WAIT, lambda: passing.pop(0), lambda: False)
+    assert passing == []
+    assert not await found.settle(WAIT, lambda: True, lambda: True)
+    assert not await found.settle(0, lambda: True, lambda: False)
 
 
 # Growth
 
 
-def test_a_free_name_is_the_lowest_one_whoever_comes_and_goes() -> None:
-    async def main() -> None:
-        found = subscriptions()
+async def test_a_free_name_is_the_lowest_one_whoever_comes_and_goes() -> None:
+    found = subscriptions()
 
-        def more() -> Any:
-            return add(found, Got().on, found.free_name("billing"))
+    def more() -> Any:
+        return add(found, Got().on, found.free_name("billing"))
 
-        entries = [more() for _ in range(4)]
-        assert [one.listening.listener.name for one in entries] == [
-            *("billing", "billing-2", "billing-3", "billing-4"),
-        ]
-        assert await found.remove(entries[2].id)
-        assert await found.remove(entries[1].id)
-        assert [more().listening.listener.name for _ in range(3)] == ["billing-2", "billing-3", "billing-5"]
-        assert await found.remove(entries[0].id)
-        assert found.free_name("billing") == "billing"
-        add(found, Got().on, "billing-6")
-        more()
-        assert found.free_name("billing") == "billing-7"
-        for entry in found:
-            assert await found.remove(entry.id)
-        assert (found.free_name("billing"), found._names, found._alike, found._free) == (
-            "billing",
-            {},
-            {},
-            {},
-        )
-
-    go(main)
+    entries = [more() for _ in range(4)]
+    assert [one.listening.listener.name for one in entries] == [
+        *("billing", "billing-2", "billing-3", "billing-4"),
+    ]
+    assert await found.remove(entries[2].id)
+    assert await found.remove(entries[1].id)
+    assert [more().listening.listener.name for _ in range(3)] == ["billing-2", "billing-3", "billing-5"]
+    assert await found.remove(entries[0].id)
+    assert found.free_name("billing") == "billing"
+    add(found, Got().on, "billing-6")
+    more()
+    assert found.free_name("billing") == "billing-7"
+    for entry in found:
+        assert await found.remove(entry.id)
+    assert (found.free_name("billing"), found._names, found._alike, found._free) == (
+        "billing",
+        {},
+        {},
+        {},
+    )
 
 
 def test_the_three_thousandth_subscription_costs_what_the_hundredth_does() -> None:

@@ -23,64 +23,49 @@ from tests.ingress.amqp_kit import eventually
 VAR: ContextVar[str] = ContextVar("var", default="")
 
 
-def test_a_function_runs_in_a_thread_of_its_listener_and_its_result_comes_back() -> None:
-    async def main() -> None:
-        threads = Threads(1, "billing")
-        name = await threads.run(lambda event: (threading.current_thread().name, event), 5)
-        assert name == ("evbus listener billing_0", 5)
-        await threads.close(WAIT)
-
-    go(main)
+async def test_a_function_runs_in_a_thread_of_its_listener_and_its_result_comes_back() -> None:
+    threads = Threads(1, "billing")
+    name = await threads.run(lambda event: (threading.current_thread().name, event), 5)
+    assert name == ("evbus listener billing_0", 5)
+    await threads.close(WAIT)
 
 
-def test_what_it_raises_comes_out() -> None:
-    async def main() -> None:
-        threads = Threads(1, "billing")
+async def test_what_it_raises_comes_out() -> None:
+    threads = Threads(1, "billing")
 
-        def fail(event: Any) -> None:
-            raise KeyError(event)
+    def fail(event: Any) -> None:
+        raise KeyError(event)
 
-        with pytest.raises(KeyError):
-            await threads.run(fail, 5)
-        await threads.close(WAIT)
-
-    go(main)
+    with pytest.raises(KeyError):
+        await threads.run(fail, 5)
+    await threads.close(WAIT)
 
 
-def test_stop_iteration_comes_out_as_another_error() -> None:
-    async def main() -> None:
-        threads = Threads(1, "billing")
-        with pytest.raises(RuntimeError, match="the listener raised StopIteration"):
-            await threads.run(next, iter([]))
-        await threads.close(WAIT)
-
-    go(main)
+async def test_stop_iteration_comes_out_as_another_error() -> None:
+    threads = Threads(1, "billing")
+    with pytest.raises(RuntimeError, match="the listener raised StopIteration"):
+        await threads.run(next, iter([]))
+    await threads.close(WAIT)
 
 
-def test_it_sees_the_context_and_what_it_sets_there_is_for_nobody_else() -> None:
-    async def main() -> None:
-        threads = Threads(1, "billing")
-        VAR.set("outside")
+async def test_it_sees_the_context_and_what_it_sets_there_is_for_nobody_else() -> None:
+    threads = Threads(1, "billing")
+    VAR.set("outside")
 
-        def swap(event: str) -> str:
-            before = VAR.get()
-            VAR.set(event)
-            return before
+    def swap(event: str) -> str:
+        before = VAR.get()
+        VAR.set(event)
+        return before
 
-        assert [await threads.run(swap, "a"), await threads.run(swap, "b")] == ["outside"] * 2
-        assert VAR.get() == "outside"
-        await threads.close(WAIT)
-
-    go(main)
+    assert [await threads.run(swap, "a"), await threads.run(swap, "b")] == ["outside"] * 2
+    assert VAR.get() == "outside"
+    await threads.close(WAIT)
 
 
-def test_so_many_run_at_once() -> None:
-    async def main() -> None:
-        threads, barrier = Threads(8, "billing"), threading.Barrier(8)
-        await asyncio.gather(*(threads.run(lambda event: barrier.wait(WAIT), None) for _ in range(8)))
-        await threads.close(WAIT)
-
-    go(main)
+async def test_so_many_run_at_once() -> None:
+    threads, barrier = Threads(8, "billing"), threading.Barrier(8)
+    await asyncio.gather(*(threads.run(lambda event: barrier.wait(WAIT), None) for _ in range(8)))
+    await threads.close(WAIT)
 
 
 def test_without_a_call_there_is_no_thread_to_end() -> None:
@@ -89,27 +74,24 @@ def test_without_a_call_there_is_no_thread_to_end() -> None:
     assert repr(threads) == "<Threads billing limit=3>"
 
 
-def test_a_function_that_does_not_end_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_function_that_does_not_end_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     gate, inside = threading.Event(), threading.Event()
 
     def block(event: Any) -> None:
         inside.set()
         gate.wait(WAIT)
 
-    async def main() -> None:
-        threads = Threads(1, "billing")
-        waiting = asyncio.ensure_future(threads.run(block, None))
-        assert await asyncio.to_thread(inside.wait, WAIT)
-        with caplog.at_level(logging.WARNING, "evbus.event"):
-            await threads.close(1e-9)
-        gate.set()
-        await asyncio.wait_for(waiting, WAIT)
-
-    go(main)
+    threads = Threads(1, "billing")
+    waiting = asyncio.ensure_future(threads.run(block, None))
+    assert await asyncio.to_thread(inside.wait, WAIT)
+    with caplog.at_level(logging.WARNING, "evbus.event"):
+        await threads.close(1e-9)
+    gate.set()
+    await asyncio.wait_for(waiting, WAIT)
     assert caplog.messages == ["listener billing: a plain function still runs in its thread"]
 
 
-def test_threads_that_hang_are_bounded_and_those_that_come_back_make_room(
+async def test_threads_that_hang_are_bounded_and_those_that_come_back_make_room(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(events_threads, "HANGING", 3)
@@ -127,7 +109,7 @@ def test_threads_that_hang_are_bounded_and_those_that_come_back_make_room(
         waiting.cancel()
         await asyncio.wait({waiting})
 
-    async def main() -> None:
+    with caplog.at_level(logging.ERROR, "evbus.event"):
         threads = Threads(1, "billing")
         for _ in range(3):
             await give_up(threads)
@@ -146,9 +128,6 @@ def test_threads_that_hang_are_bounded_and_those_that_come_back_make_room(
             gate.set()
         await threads.close(WAIT)
         assert threads.hanging == 0
-
-    with caplog.at_level(logging.ERROR, "evbus.event"):
-        go(main)
     assert len(caplog.messages) == 1
     assert "a plain function that waits needs a timeout of its own" in caplog.text
 
@@ -203,46 +182,40 @@ async def done_of(works: range, call: Any, **options: Any) -> tuple[Any, list[in
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_a_run_does_what_waits_in_order_and_wakes_the_loop_once() -> None:
-    async def main() -> None:
-        loop, wakes = asyncio.get_running_loop(), list[Any]()
-        wake, calls, last = loop.call_soon_threadsafe, list[int](), threading.Event()
+async def test_a_run_does_what_waits_in_order_and_wakes_the_loop_once() -> None:
+    loop, wakes = asyncio.get_running_loop(), list[Any]()
+    wake, calls, last = loop.call_soon_threadsafe, list[int](), threading.Event()
 
-        def counted(call: Any, *args: Any, **kwargs: Any) -> Any:
-            wakes.append(call)
-            return wake(call, *args, **kwargs)
+    def counted(call: Any, *args: Any, **kwargs: Any) -> Any:
+        wakes.append(call)
+        return wake(call, *args, **kwargs)
 
-        def call(work: int) -> None:
-            calls.append(work)
-            if work == 49:
-                last.set()
+    def call(work: int) -> None:
+        calls.append(work)
+        if work == 49:
+            last.set()
 
-        loop.call_soon_threadsafe = counted  # type: ignore[method-assign]
-        running = asyncio.ensure_future(done_of(range(50), call))
-        await asyncio.sleep(0)
-        # The loop is held up until the last is begun.
-        assert last.wait(WAIT)
-        assert len(wakes) == 1
-        assert await running == (None, list(range(50)), [])
-        assert calls == list(range(50))
-
-    go(main)
+    loop.call_soon_threadsafe = counted  # type: ignore[method-assign]
+    running = asyncio.ensure_future(done_of(range(50), call))
+    await asyncio.sleep(0)
+    # The loop is held up until the last is begun.
+    assert last.wait(WAIT)
+    assert len(wakes) == 1
+    assert await running == (None, list(range(50)), [])
+    assert calls == list(range(50))
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_each_work_of_a_run_has_a_context_of_its_own() -> None:
+async def test_each_work_of_a_run_has_a_context_of_its_own() -> None:
     seen: list[str] = []
 
     def call(work: int) -> None:
         seen.append(VAR.get())
         VAR.set(str(work))
 
-    async def main() -> None:
-        VAR.set("outside")
-        assert await done_of(range(3), call) == (None, [0, 1, 2], [])
-        assert VAR.get() == "outside"
-
-    go(main)
+    VAR.set("outside")
+    assert await done_of(range(3), call) == (None, [0, 1, 2], [])
+    assert VAR.get() == "outside"
     assert seen == ["outside"] * 3
 
 
@@ -268,16 +241,13 @@ def test_a_failure_ends_a_run(problem: BaseException, found: str) -> None:
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_something_to_await_ends_a_run() -> None:
+async def test_something_to_await_ends_a_run() -> None:
     async def later() -> str:
         return "awaited"
 
-    async def main() -> None:
-        result, done, left = await done_of(range(3), lambda work: later() if work == 1 else work)
-        assert (result.work, result.problem, await result.result) == (1, None, "awaited")
-        assert (done, left) == ([0], [2])
-
-    go(main)
+    result, done, left = await done_of(range(3), lambda work: later() if work == 1 else work)
+    assert (result.work, result.problem, await result.result) == (1, None, "awaited")
+    assert (done, left) == ([0], [2])
 
 
 def test_the_loop_has_its_turn_after_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +256,7 @@ def test_the_loop_has_its_turn_after_some_time(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_a_run_that_is_left_begins_with_nothing_more() -> None:
+async def test_a_run_that_is_left_begins_with_nothing_more() -> None:
     inside, gate, calls = threading.Event(), threading.Event(), list[int]()
 
     def call(work: int) -> None:
@@ -295,20 +265,17 @@ def test_a_run_that_is_left_begins_with_nothing_more() -> None:
             inside.set()
             gate.wait(WAIT)
 
-    async def main() -> None:
-        threads, done, waiting = Threads(1, "billing"), list[int](), deque([1, 2])
-        run = Run(0, waiting, call, done.extend)
-        running = asyncio.ensure_future(threads.do(run))
-        await asyncio.sleep(0)
-        assert inside.wait(WAIT)
-        assert run.leave() == 1
-        assert done == [0]
-        gate.set()
-        assert await running is None
-        await threads.close(WAIT)
-        assert (calls, done, list(waiting)) == ([0, 1], [0], [2])
-
-    go(main)
+    threads, done, waiting = Threads(1, "billing"), list[int](), deque([1, 2])
+    run = Run(0, waiting, call, done.extend)
+    running = asyncio.ensure_future(threads.do(run))
+    await asyncio.sleep(0)
+    assert inside.wait(WAIT)
+    assert run.leave() == 1
+    assert done == [0]
+    gate.set()
+    assert await running is None
+    await threads.close(WAIT)
+    assert (calls, done, list(waiting)) == ([0, 1], [0], [2])
 
 
 @pytest.mark.usefixtures("unhurried")
@@ -348,22 +315,19 @@ def test_a_loop_that_was_stopped_begins_with_nothing_more() -> None:
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_a_work_that_takes_too_long_ends_its_run() -> None:
+async def test_a_work_that_takes_too_long_ends_its_run() -> None:
     gate = threading.Event()
 
     def call(work: int) -> None:
         if work == 2:
             gate.wait(WAIT)
 
-    async def main() -> None:
-        threads, done, waiting = Threads(1, "billing"), list[int](), deque([1, 2, 3])
-        run = Run(0, waiting, call, done.extend, 0.5)
-        with pytest.raises(asyncio.CancelledError):
-            await threads.do(run)
-        assert (run.expired, run.leave(), done, list(waiting)) == (True, 2, [0, 1], [3])
-        assert threads.hanging == 1
-        gate.set()
-        await threads.close(WAIT)
-        assert (threads.hanging, done) == (0, [0, 1])
-
-    go(main)
+    threads, done, waiting = Threads(1, "billing"), list[int](), deque([1, 2, 3])
+    run = Run(0, waiting, call, done.extend, 0.5)
+    with pytest.raises(asyncio.CancelledError):
+        await threads.do(run)
+    assert (run.expired, run.leave(), done, list(waiting)) == (True, 2, [0, 1], [3])
+    assert threads.hanging == 1
+    gate.set()
+    await threads.close(WAIT)
+    assert (threads.hanging, done) == (0, [0, 1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import decimal
 import itertools
 from contextvars import ContextVar
 
@@ -17,159 +19,160 @@ VAR: ContextVar[str] = ContextVar("var", default="")
 
 
 @pytest.mark.parametrize("limit", [1, 3, 100])
-def test_at_most_so_many_are_done_at_once_and_begun_in_order(limit: int) -> None:
-    async def main() -> None:
-        gate = Gate()
-        workers = Workers(gate.on, limit, "w")
-        for number in range(10):
-            workers.submit(number)
-        first = min(limit, 10)
-        assert await gate.entered(first) == list(range(first))
-        assert (workers.active, len(workers), workers.idle) == (first, 10 - first, False)
-        gate.release(*range(10))
-        assert await workers.wait_idle(WAIT)
-        assert sorted(gate.done) == list(range(10))
-        assert gate.most == first
-        assert (workers.active, len(workers), workers.idle) == (0, 0, True)
-
-    go(main)
+async def test_at_most_so_many_are_done_at_once_and_begun_in_order(limit: int) -> None:
+    gate = Gate()
+    workers = Workers(gate.on, limit, "w")
+    for number in range(10):
+        workers.submit(number)
+    first = min(limit, 10)
+    assert await gate.entered(first) == list(range(first))
+    assert (workers.active, len(workers), workers.idle) == (first, 10 - first, False)
+    gate.release(*range(10))
+    assert await workers.wait_idle(WAIT)
+    assert (sorted(gate.done), gate.most) == (list(range(10)), first)
+    assert (workers.active, len(workers), workers.idle) == (0, 0, True)
 
 
-def test_one_after_another_in_order_however_many_they_are() -> None:
-    async def main() -> None:
-        done = list[int]()
+async def test_one_after_another_in_order_however_many_they_are() -> None:
+    done = list[int]()
 
-        async def handle(job: int) -> None:
-            if job % 7 == 0:
-                await asyncio.sleep(0)
-            done.append(job)
-
-        workers = Workers(handle, 1, "w")
-        for number in range(3 * scheduler.SLICE):
-            workers.submit(number)
-        assert await workers.wait_idle(WAIT)
-        assert done == list(range(3 * scheduler.SLICE))
-
-    go(main)
-
-
-def test_others_get_their_turn_while_there_is_much_to_do() -> None:
-    async def main() -> None:
-        done = list[int]()
-
-        async def handle(job: int) -> None:
-            done.append(job)
-
-        workers = Workers(handle, 1, "w")
-        for number in range(10 * scheduler.SLICE):
-            workers.submit(number)
-        turns = [0]
-        while len(done) < 10 * scheduler.SLICE:
+    async def handle(job: int) -> None:
+        if job % 7 == 0:
             await asyncio.sleep(0)
-            turns.append(len(done))
-        steps = [after - before for before, after in itertools.pairwise(turns)]
-        assert 0 < max(steps) <= scheduler.SLICE
-        assert await workers.wait_idle(WAIT)
+        done.append(job)
 
-    go(main)
+    workers = Workers(handle, 1, "w")
+    for number in range(3 * scheduler.SLICE):
+        workers.submit(number)
+    assert await workers.wait_idle(WAIT)
+    assert done == list(range(3 * scheduler.SLICE))
 
 
-def test_what_a_job_sets_in_its_context_is_not_for_the_next() -> None:
+async def test_others_get_their_turn_while_there_is_much_to_do() -> None:
+    done = list[int]()
+
+    async def handle(job: int) -> None:
+        done.append(job)
+
+    workers = Workers(handle, 1, "w")
+    for number in range(10 * scheduler.SLICE):
+        workers.submit(number)
+    turns = [0]
+    while len(done) < 10 * scheduler.SLICE:
+        await asyncio.sleep(0)
+        turns.append(len(done))
+    steps = [after - before for before, after in itertools.pairwise(turns)]
+    assert 0 < max(steps) <= scheduler.SLICE
+    assert await workers.wait_idle(WAIT)
+
+
+def test_a_worker_goes_on_after_calculating_with_decimals_and_nobody_sees_how_that_was_set() -> None:
     async def main() -> None:
-        seen = list[str]()
-
-        async def handle(job: str) -> None:
-            seen.append(VAR.get())
-            VAR.set(job)
-
-        workers = Workers(handle, 1, "w")
-        VAR.set("of who submits")
-        for job in "abc":
-            workers.submit(job)
-        assert await workers.wait_idle(WAIT)
-        assert seen == ["", "", ""]
-
-    go(main)
-
-
-def test_a_job_that_leaves_its_place_lets_another_begin() -> None:
-    async def main() -> None:
-        gate = Gate()
+        seen = list[tuple[int, bool]]()
+        workers_seen = set[object]()
 
         async def handle(job: int) -> None:
-            if job == 0:
-                workers.leave()
-                try:
-                    await gate.on(job)
-                finally:
-                    workers.take()
-            else:
+            context = decimal.getcontext()
+            seen.append((context.prec, context.flags[decimal.Inexact]))
+            workers_seen.add(asyncio.current_task())
+            if job == 3:
+                VAR.set("another worker follows")
+            context.prec = 5
+            assert decimal.Decimal(1) / 3 == decimal.Decimal("0.33333")
+
+        workers = Workers(handle, 1, "w")
+        for number in range(6):
+            workers.submit(number)
+        assert await workers.wait_idle(WAIT)
+        assert seen == [(28, False)] * 6
+        assert len(workers_seen) == 2
+
+    contextvars.Context().run(go, main)
+
+
+async def test_what_a_job_sets_in_its_context_is_not_for_the_next() -> None:
+    seen = list[str]()
+
+    async def handle(job: str) -> None:
+        seen.append(VAR.get())
+        VAR.set(job)
+
+    workers = Workers(handle, 1, "w")
+    VAR.set("of who submits")
+    for job in "abc":
+        workers.submit(job)
+    assert await workers.wait_idle(WAIT)
+    assert seen == ["", "", ""]
+
+
+async def test_a_job_that_leaves_its_place_lets_another_begin() -> None:
+    gate = Gate()
+
+    async def handle(job: int) -> None:
+        if job == 0:
+            workers.leave()
+            try:
                 await gate.on(job)
+            finally:
+                workers.take()
+        else:
+            await gate.on(job)
 
-        workers = Workers(handle, 1, "w")
-        for number in range(3):
-            workers.submit(number)
-        assert await gate.entered(2) == [0, 1]
-        gate.release(0, 1, 2)
-        assert await workers.wait_idle(WAIT)
-        assert gate.most == 2
-
-    go(main)
-
-
-def test_what_was_not_begun_can_be_taken_back() -> None:
-    async def main() -> None:
-        gate = Gate()
-        workers = Workers(gate.on, 1, "w")
-        for number in range(3):
-            workers.submit(number)
-        await gate.entered(1)
-        assert workers.withdraw() == [1, 2]
-        assert not await workers.wait_idle(1e-9)
-        gate.release(0)
-        assert await workers.wait_idle(WAIT)
-        assert gate.done == [0]
-
-    go(main)
+    workers = Workers(handle, 1, "w")
+    for number in range(3):
+        workers.submit(number)
+    assert await gate.entered(2) == [0, 1]
+    gate.release(0, 1, 2)
+    assert await workers.wait_idle(WAIT)
+    assert gate.most == 2
 
 
-def test_what_is_being_done_can_be_cancelled() -> None:
-    async def main() -> None:
-        gate = Gate()
-        workers = Workers(gate.on, 2, "w")
-        workers.submit(1)
-        workers.submit(2)
-        await gate.entered(2)
-        await workers.cancel(WAIT)
-        assert (gate.inside, gate.done, workers.idle) == ([], [], True)
-
-    go(main)
-
-
-def test_one_that_does_not_end_when_it_is_cancelled_is_left_alone() -> None:
-    async def main() -> None:
-        inside, end = asyncio.Event(), asyncio.Event()
-
-        async def handle(job: int) -> None:
-            inside.set()
-            while not end.is_set():
-                try:
-                    await end.wait()
-                except asyncio.CancelledError:
-                    continue
-
-        workers = Workers(handle, 1, "w")
-        workers.submit(1)
-        await inside.wait()
-        await workers.cancel(1e-9)
-        assert repr(workers) == "<Workers w active=1 ready=0>"
-        end.set()
-        assert await workers.wait_idle(WAIT)
-
-    go(main)
+async def test_what_was_not_begun_can_be_taken_back() -> None:
+    gate = Gate()
+    workers = Workers(gate.on, 1, "w")
+    for number in range(3):
+        workers.submit(number)
+    await gate.entered(1)
+    assert workers.withdraw() == [1, 2]
+    assert not await workers.wait_idle(1e-9)
+    gate.release(0)
+    assert await workers.wait_idle(WAIT)
+    assert gate.done == [0]
 
 
-def test_a_worker_that_did_not_end_is_given_up_and_ends_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_being_done_can_be_cancelled() -> None:
+    gate = Gate()
+    workers = Workers(gate.on, 2, "w")
+    workers.submit(1)
+    workers.submit(2)
+    await gate.entered(2)
+    await workers.cancel(WAIT)
+    assert (gate.inside, gate.done, workers.idle) == ([], [], True)
+
+
+async def test_one_that_does_not_end_when_it_is_cancelled_is_left_alone() -> None:
+    inside, end = asyncio.Event(), asyncio.Event()
+
+    async def handle(job: int) -> None:
+        inside.set()
+        while not end.is_set():
+            try:
+                await end.wait()
+            except asyncio.CancelledError:
+                continue
+
+    workers = Workers(handle, 1, "w")
+    workers.submit(1)
+    await inside.wait()
+    await workers.cancel(1e-9)
+    assert repr(workers) == "<Workers w active=1 ready=0>"
+    end.set()
+    assert await workers.wait_idle(WAIT)
+
+
+async def test_a_worker_that_did_not_end_is_given_up_and_ends_by_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     gate, done = asyncio.Event(), list[int]()
 
     async def handle(job: int) -> None:
@@ -178,22 +181,19 @@ def test_a_worker_that_did_not_end_is_given_up_and_ends_by_itself(caplog: pytest
                 await gate.wait()
         done.append(job)
 
-    async def main() -> None:
-        workers = Workers(handle, 1, "w")
-        workers.submit(1)
+    workers = Workers(handle, 1, "w")
+    workers.submit(1)
+    await asyncio.sleep(0)
+    workers.begin()
+    assert (workers.active, workers.idle) == (0, True)
+    workers.submit(2)
+    assert await workers.wait_idle(WAIT)
+    assert done == [2]
+    gate.set()
+    for _ in range(3):
         await asyncio.sleep(0)
-        workers.begin()
-        assert (workers.active, workers.idle) == (0, True)
-        workers.submit(2)
-        assert await workers.wait_idle(WAIT)
-        assert done == [2]
-        gate.set()
-        for _ in range(3):
-            await asyncio.sleep(0)
-        assert done == [2, 1]
-        assert (workers.active, workers.idle) == (0, True)
-
-    go(main)
+    assert done == [2, 1]
+    assert (workers.active, workers.idle) == (0, True)
     assert caplog.records == []
 
 

@@ -67,7 +67,6 @@ def test_a_request_that_is_nearly_due_disturbs_none_that_comes_after_it(uvloop_r
 
 
 async def test_deadlines_of_requests_that_are_answered_are_sorted_out() -> None:
-
     requests = Correlator("here", log)
     deadline = asyncio.get_running_loop().time() + 60
     for _ in range(5000):

@@ -44,7 +44,6 @@ def maker(transport: Transport, made: list[Any], **options: Any) -> Callable[[],
 
 
 async def test_many_users_share_one_connection_and_the_last_one_closes_it() -> None:
-
     shared, made = Shared(), []
     make = maker(Transport(), made)
     users = await asyncio.gather(*(shared.open(key(), make) for _ in range(20)))
@@ -84,7 +83,6 @@ async def test_observers_are_told_when_a_connection_is_there_and_why_it_is_not()
 
 
 async def test_profiles_have_connections_of_their_own() -> None:
-
     shared, made = Shared(), []
     make = maker(Transport(), made)
     one, two = await shared.open(key("a"), make), await shared.open(key("b"), make)
@@ -99,7 +97,6 @@ async def test_profiles_have_connections_of_their_own() -> None:
 
 
 async def test_a_failure_to_open_is_told_to_all_who_wait_and_remembered_by_nobody() -> None:
-
     shared, made = Shared(), []
 
     async def down() -> None:
@@ -128,7 +125,6 @@ async def test_a_failure_to_make_it_leaves_nothing() -> None:
 
 
 async def test_one_that_is_cancelled_takes_nobody_with_it() -> None:
-
     shared, made, gate = Shared(), [], asyncio.Event()
     make = maker(Transport(gate.wait), made)
     opening = [asyncio.ensure_future(shared.open(key(), make)) for _ in range(3)]
@@ -144,7 +140,6 @@ async def test_one_that_is_cancelled_takes_nobody_with_it() -> None:
 
 
 async def test_the_opening_ends_with_the_last_who_waits_for_it() -> None:
-
     shared, made = Shared(), []
     make = maker(Transport(never), made)
     opening = [asyncio.ensure_future(shared.open(key(), make)) for _ in range(2)]
@@ -158,7 +153,6 @@ async def test_the_opening_ends_with_the_last_who_waits_for_it() -> None:
 
 
 async def test_it_can_be_opened_again_after_and_while_it_closes() -> None:
-
     shared, made = Shared(), []
     make = maker(Transport(), made)
     first = await shared.open(key(), make)
@@ -191,7 +185,6 @@ def test_loops_in_turn_have_connections_of_their_own() -> None:
 async def test_other_settings_provider_or_transport_mean_another_connection_and_the_key_holds_no_secret() -> (
     None
 ):
-
     keys = [
         key_of("amqp", "amqp", "orders", Settings("hunter22")),
         key_of("amqp", "amqp", "orders", Settings("hunter23")),

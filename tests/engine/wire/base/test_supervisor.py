@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import traceback
-import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -14,8 +14,8 @@ import pytest
 from evbus.engine.wire.base import supervisor
 from evbus.engine.wire.base.supervisor import Connection, ConnectionState, Consumers
 from evbus.errors import ConnectFailed, Unavailable
+from tests.evbus.rig import WAIT, turns
 
-WAIT = 20.0
 SECRET = "hunter22"
 
 
@@ -69,14 +69,13 @@ def connection(transport: Transport, **options: Any) -> Connection[Session]:
     return Connection("amqp profile 'orders'", transport.dial, **options)
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a test, which leaves no task."""
-
-    async def whole() -> None:
-        await asyncio.wait_for(main, WAIT)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    asyncio.run(whole())
+@contextlib.asynccontextmanager
+async def opened(transport: Transport, **options: Any) -> AsyncIterator[Connection[Session]]:
+    """Yield an open connection, and close it in the end."""
+    made = connection(transport, **options)
+    await made.open()
+    yield made
+    await made.close()
 
 
 async def reach(made: Connection[Session], connects: int) -> Session:
@@ -86,9 +85,11 @@ async def reach(made: Connection[Session], connects: int) -> Session:
     return made.session
 
 
-async def turns(count: int) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
+async def lose(made: Connection[Session], why: str) -> None:
+    """Lose the session, and return when there is another one."""
+    connects = made.connects
+    made.up().lost.set_result(why)
+    await reach(made, connects + 1)
 
 
 async def never() -> None:
@@ -104,7 +105,6 @@ async def cancels_itself() -> None:
 
 
 async def test_it_opens_and_closes() -> None:
-
     made = connection(transport := Transport())
     assert made.state is ConnectionState.CLOSED
     await made.open()
@@ -119,7 +119,6 @@ async def test_it_opens_and_closes() -> None:
 
 
 async def test_a_first_attempt_that_fails_is_told_and_not_repeated() -> None:
-
     made = connection(transport := Transport(OSError("no route")))
     with pytest.raises(ConnectFailed, match=r"^amqp profile 'orders': no route$"):
         await made.open()
@@ -128,7 +127,6 @@ async def test_a_first_attempt_that_fails_is_told_and_not_repeated() -> None:
 
 
 async def test_it_can_be_opened_again() -> None:
-
     made = connection(Transport(OSError("no route")))
     with pytest.raises(ConnectFailed):
         await made.open()
@@ -143,15 +141,12 @@ async def test_it_can_be_opened_again() -> None:
 async def test_one_that_waits_opens_although_the_first_attempts_fail(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-
     gate = asyncio.Event()
-    made = connection(Transport(OSError("no route"), gate.wait), wait=True)
-    await made.open()
-    with pytest.raises(Unavailable, match=r"^amqp profile 'orders': not connected: no route$"):
-        made.up()
-    gate.set()
-    await reach(made, 1)
-    await made.close()
+    async with opened(Transport(OSError("no route"), gate.wait), wait=True) as made:
+        with pytest.raises(Unavailable, match=r"^amqp profile 'orders': not connected: no route$"):
+            made.up()
+        gate.set()
+        await reach(made, 1)
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert told == [
         "amqp profile 'orders': cannot connect, and tries again for ever: no route",
@@ -160,7 +155,6 @@ async def test_one_that_waits_opens_although_the_first_attempts_fail(
 
 
 async def test_every_host_has_its_turn_before_it_fails() -> None:
-
     made = connection(transport := Transport(OSError("a"), OSError("b"), OSError("c")), attempts=3)
     with pytest.raises(ConnectFailed, match=r": c$"):
         await made.open()
@@ -168,38 +162,27 @@ async def test_every_host_has_its_turn_before_it_fails() -> None:
 
 
 async def test_the_second_host_is_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-
-    made = connection(transport := Transport(OSError("a")), attempts=2, pause=(1000.0, 1000.0))
-    await made.open()
-    assert transport.attempts == [0, 1]
-    await made.close()
+    async with opened(transport := Transport(OSError("a")), attempts=2, pause=(1000.0, 1000.0)):
+        assert transport.attempts == [0, 1]
 
 
 async def test_after_a_loss_it_begins_with_the_host_that_was_good() -> None:
-
-    made = connection(transport := Transport(OSError("a")), attempts=2)
-    await made.open()
-    transport.plan = [OSError("b")]
-    made.up().lost.set_result("gone")
-    await reach(made, 2)
-    assert transport.attempts == [0, 1, 1, 2]
-    await made.close()
+    async with opened(transport := Transport(OSError("a")), attempts=2) as made:
+        transport.plan = [OSError("b")]
+        await lose(made, "gone")
+        assert transport.attempts == [0, 1, 1, 2]
 
 
 async def test_a_client_library_that_cancels_itself_has_failed() -> None:
-
     made = connection(Transport(cancels_itself))
     with pytest.raises(ConnectFailed, match="cancelled from within"):
         await made.open()
 
 
 async def test_it_goes_on_trying_after_a_client_library_that_cancels_itself() -> None:
-
-    made = connection(transport := Transport(cancels_itself, asyncio.CancelledError()), wait=True)
-    await made.open()
-    await reach(made, 1)
-    assert transport.attempts == [0, 1, 2]
-    await made.close()
+    async with opened(transport := Transport(cancels_itself, asyncio.CancelledError()), wait=True) as made:
+        await reach(made, 1)
+        assert transport.attempts == [0, 1, 2]
 
 
 # Losses
@@ -208,14 +191,12 @@ async def test_it_goes_on_trying_after_a_client_library_that_cancels_itself() ->
 async def test_it_is_restored_for_ever(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
-    made = connection(transport := Transport())
-    await made.open()
-    for number in range(1, 200):
-        transport.plan = [OSError("down")] * (number % 5)
-        (await reach(made, number)).lost.set_result("the line was cut")
-    await reach(made, 200)
-    assert all(session.ended == ["closed", "aborted"] for session in transport.sessions[:-1])
-    await made.close()
+    async with opened(transport := Transport()) as made:
+        for number in range(1, 200):
+            transport.plan = [OSError("down")] * (number % 5)
+            (await reach(made, number)).lost.set_result("the line was cut")
+        await reach(made, 200)
+        assert all(session.ended == ["closed", "aborted"] for session in transport.sessions[:-1])
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert told[0] == "amqp profile 'orders': the connection is lost: the line was cut"
     again = [record for record in caplog.records if record.getMessage().endswith("connected again")]
@@ -223,13 +204,9 @@ async def test_it_is_restored_for_ever(caplog: pytest.LogCaptureFixture) -> None
 
 
 async def test_many_failures_in_a_row_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
-
-    made = connection(transport := Transport())
-    await made.open()
-    transport.plan = [OSError("down") for _ in range(50)]
-    made.up().lost.set_result("gone")
-    await reach(made, 2)
-    await made.close()
+    async with opened(transport := Transport()) as made:
+        transport.plan = [OSError("down") for _ in range(50)]
+        await lose(made, "gone")
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert told == [
         "amqp profile 'orders': the connection is lost: gone",
@@ -275,13 +252,10 @@ async def test_the_pauses_are_those_of_the_profile(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(supervisor, "SHORT_LIFE", 0.0)
 
     plan = [OSError("down") for _ in range(6)]
-    made = connection(transport := Transport(*plan), wait=True, attempts=2, pause=(0.5, 8.0))
-    await made.open()
-    await reach(made, 1)
-    transport.plan = [OSError("down"), OSError("down")]
-    made.up().lost.set_result("gone")
-    await reach(made, 2)
-    await made.close()
+    async with opened(transport := Transport(*plan), wait=True, attempts=2, pause=(0.5, 8.0)) as made:
+        await reach(made, 1)
+        transport.plan = [OSError("down"), OSError("down")]
+        await lose(made, "gone")
     # A pause after each round of the two hosts; what counts begins anew when it was up.
     assert asked == [(1, 0.5, 8.0), (2, 0.5, 8.0), (3, 0.5, 8.0), (1, 0.5, 8.0)]
 
@@ -292,22 +266,19 @@ async def test_a_broker_that_drops_its_connections_is_asked_ever_less_often(
     asked: list[int] = []
     monkeypatch.setattr(supervisor, "backoff", lambda failures, *_: asked.append(failures) or 0)
 
-    made = connection(transport := Transport(), attempts=2)
-    await made.open()
-    for number in range(1, 5):
-        (await reach(made, number)).lost.set_result("go away")
-    await reach(made, 5)
-    assert asked == [1, 2, 3, 4]
-    transport.plan = [OSError("down"), OSError("down")]
-    made.up().lost.set_result("go away")
-    await reach(made, 6)
-    assert asked == [1, 2, 3, 4, 5, 1]
-    monkeypatch.setattr(supervisor, "SHORT_LIFE", 0.0)
-    made.up().lost.set_result("after a long life")
-    (await reach(made, 7)).lost.set_result("after a long life")
-    await reach(made, 8)
-    assert asked == [1, 2, 3, 4, 5, 1]
-    await made.close()
+    async with opened(transport := Transport(), attempts=2) as made:
+        for number in range(1, 5):
+            (await reach(made, number)).lost.set_result("go away")
+        await reach(made, 5)
+        assert asked == [1, 2, 3, 4]
+        transport.plan = [OSError("down"), OSError("down")]
+        await lose(made, "go away")
+        assert asked == [1, 2, 3, 4, 5, 1]
+        monkeypatch.setattr(supervisor, "SHORT_LIFE", 0.0)
+        made.up().lost.set_result("after a long life")
+        (await reach(made, 7)).lost.set_result("after a long life")
+        await reach(made, 8)
+        assert asked == [1, 2, 3, 4, 5, 1]
 
 
 async def test_a_session_that_does_not_close_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,12 +288,9 @@ async def test_a_session_that_does_not_close_is_dropped(monkeypatch: pytest.Monk
         async def close(self) -> None:
             await never()
 
-    made = connection(transport := Transport())
     monkeypatch.setattr("tests.engine.wire.base.test_supervisor.Session", Stuck)
-    await made.open()
-    made.up().lost.set_result("gone")
-    await reach(made, 2)
-    await made.close()
+    async with opened(transport := Transport()) as made:
+        await lose(made, "gone")
     assert [session.ended for session in transport.sessions] == [["aborted"], ["aborted"]]
 
 
@@ -334,12 +302,9 @@ async def test_a_session_that_fails_to_close_is_dropped(
         async def close(self) -> None:
             raise problem
 
-    made = connection(transport := Transport())
     monkeypatch.setattr("tests.engine.wire.base.test_supervisor.Session", Broken)
-    await made.open()
-    made.up().lost.set_result("gone")
-    await reach(made, 2)
-    await made.close()
+    async with opened(transport := Transport()) as made:
+        await lose(made, "gone")
     assert made.state is ConnectionState.CLOSED
     assert [session.ended for session in transport.sessions] == [["aborted"], ["aborted"]]
     assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
@@ -349,7 +314,6 @@ async def test_a_session_that_fails_to_close_is_dropped(
 
 
 async def test_close_ends_an_attempt_under_way() -> None:
-
     made = connection(Transport(never))
     opening = asyncio.ensure_future(made.open())
     await turns(3)
@@ -361,38 +325,29 @@ async def test_close_ends_an_attempt_under_way() -> None:
 
 
 async def test_close_ends_an_attempt_to_restore() -> None:
-
-    made = connection(transport := Transport(None, never))
-    await made.open()
-    made.up().lost.set_result("gone")
-    while len(transport.attempts) < 2:
-        await made.changed()
-        await asyncio.sleep(0)
-    assert made.state is ConnectionState.CONNECTING
-    await made.close()
+    async with opened(transport := Transport(None, never)) as made:
+        made.up().lost.set_result("gone")
+        while len(transport.attempts) < 2:
+            await made.changed()
+            await asyncio.sleep(0)
+        assert made.state is ConnectionState.CONNECTING
     assert made.state is ConnectionState.CLOSED
 
 
 async def test_close_ends_a_pause() -> None:
-
-    made = connection(Transport(OSError("down")), wait=True, pause=(1000.0, 1000.0))
-    await made.open()
-    assert made.state is ConnectionState.DOWN
-    await made.close()
+    async with opened(Transport(OSError("down")), wait=True, pause=(1000.0, 1000.0)) as made:
+        assert made.state is ConnectionState.DOWN
     assert made.state is ConnectionState.CLOSED
 
 
 async def test_what_is_sent_after_close_says_so() -> None:
-
-    made = connection(Transport())
-    await made.open()
-    await made.close()
+    async with opened(Transport()) as made:
+        pass
     with pytest.raises(Unavailable, match=r"^amqp profile 'orders': the connection is closed$"):
         made.up()
 
 
 async def test_what_is_sent_during_the_first_attempt_says_so() -> None:
-
     gate = asyncio.Event()
     made = connection(Transport(gate.wait))
     opening = asyncio.ensure_future(made.open())
@@ -408,7 +363,6 @@ async def test_what_is_sent_during_the_first_attempt_says_so() -> None:
 
 
 async def test_a_live_connection_is_ready_and_one_that_is_closed_has_nothing_to_wait_for() -> None:
-
     made = connection(Transport())
     assert made.ready() is None
     await made.open()
@@ -418,86 +372,71 @@ async def test_a_live_connection_is_ready_and_one_that_is_closed_has_nothing_to_
 
 
 async def test_who_waits_is_woken_when_it_is_restored() -> None:
-
     gate = asyncio.Event()
-    made = connection(Transport(None, OSError("down"), gate.wait))
-    await made.open()
-    made.up().lost.set_result("gone")
-    while made.last_error != "down":
-        await made.changed()
-    why, first = made.ready() or pytest.fail("it is ready")
-    _, second = made.ready() or pytest.fail("it is ready")
-    assert why == "amqp profile 'orders': not connected: down"
-    gate.set()
-    await asyncio.gather(first, second)
-    assert made.ready() is None
-    await made.close()
+    async with opened(Transport(None, OSError("down"), gate.wait)) as made:
+        made.up().lost.set_result("gone")
+        while made.last_error != "down":
+            await made.changed()
+        why, first = made.ready() or pytest.fail("it is ready")
+        _, second = made.ready() or pytest.fail("it is ready")
+        assert why == "amqp profile 'orders': not connected: down"
+        gate.set()
+        await asyncio.gather(first, second)
+        assert made.ready() is None
 
 
 async def test_who_waits_is_woken_when_it_is_closed() -> None:
-
-    made = connection(Transport(OSError("down")), wait=True, pause=(1000.0, 1000.0))
-    await made.open()
-    _, awaitable = made.ready() or pytest.fail("it is ready")
-    waiting = asyncio.ensure_future(awaitable)
-    await asyncio.sleep(0)
-    await made.close()
+    async with opened(Transport(OSError("down")), wait=True, pause=(1000.0, 1000.0)) as made:
+        _, awaitable = made.ready() or pytest.fail("it is ready")
+        waiting = asyncio.ensure_future(awaitable)
+        await asyncio.sleep(0)
     await waiting
 
 
 async def test_a_waiter_that_is_cancelled_takes_nobody_with_it() -> None:
-
-    made = connection(Transport())
-    await made.open()
-    made.up().block("low on memory")
-    waiting = []
-    for _ in range(3):
-        _, awaitable = made.ready() or pytest.fail("it is ready")
-        waiting.append(asyncio.ensure_future(awaitable))
-    await asyncio.sleep(0)
-    waiting[1].cancel()
-    await asyncio.wait({waiting[1]})
-    made.up().block("")
-    await asyncio.gather(waiting[0], waiting[2])
-    await made.close()
+    async with opened(Transport()) as made:
+        made.up().block("low on memory")
+        waiting = []
+        for _ in range(3):
+            _, awaitable = made.ready() or pytest.fail("it is ready")
+            waiting.append(asyncio.ensure_future(awaitable))
+        await asyncio.sleep(0)
+        waiting[1].cancel()
+        await asyncio.wait({waiting[1]})
+        made.up().block("")
+        await asyncio.gather(waiting[0], waiting[2])
 
 
 async def test_a_blocked_session_is_waited_for_until_it_no_longer_is() -> None:
-
-    made = connection(Transport())
-    await made.open()
-    made.up().block("low on\nmemory")
-    why, awaitable = made.ready() or pytest.fail("it is ready")
-    assert why == "amqp profile 'orders': the broker blocks publishers: low on\\nmemory"
-    assert made.snapshot()["blocked"] == "low on\nmemory"
-    waiting = asyncio.ensure_future(awaitable)
-    await asyncio.sleep(0)
-    made.up().block("low on disk")
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    made.up().block("")
-    await waiting
-    assert made.ready() is None
-    await made.close()
+    async with opened(Transport()) as made:
+        made.up().block("low on\nmemory")
+        why, awaitable = made.ready() or pytest.fail("it is ready")
+        assert why == "amqp profile 'orders': the broker blocks publishers: low on\\nmemory"
+        assert made.snapshot()["blocked"] == "low on\nmemory"
+        waiting = asyncio.ensure_future(awaitable)
+        await asyncio.sleep(0)
+        made.up().block("low on disk")
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        made.up().block("")
+        await waiting
+        assert made.ready() is None
 
 
 async def test_the_end_of_a_blocked_session_is_not_the_end_of_waiting() -> None:
-
     gate = asyncio.Event()
-    made = connection(Transport(None, gate.wait))
-    await made.open()
-    made.up().block("low on memory")
-    _, awaitable = made.ready() or pytest.fail("it is ready")
-    waiting = asyncio.ensure_future(awaitable)
-    await asyncio.sleep(0)
-    made.up().lost.set_result("gone")
-    while made.session is not None:
-        await made.changed()
-    assert not waiting.done()
-    gate.set()
-    await waiting
-    assert made.connects == 2
-    await made.close()
+    async with opened(Transport(None, gate.wait)) as made:
+        made.up().block("low on memory")
+        _, awaitable = made.ready() or pytest.fail("it is ready")
+        waiting = asyncio.ensure_future(awaitable)
+        await asyncio.sleep(0)
+        made.up().lost.set_result("gone")
+        while made.session is not None:
+            await made.changed()
+        assert not waiting.done()
+        gate.set()
+        await waiting
+        assert made.connects == 2
 
 
 # What it tells
@@ -519,8 +458,7 @@ async def test_a_snapshot_says_what_it_is_doing(monkeypatch: pytest.MonkeyPatch)
     up, found = split(made)
     assert up > since
     assert found == {**closed, "state": "up", "connects": 1}
-    made.up().lost.set_result("cut")
-    await reach(made, 2)
+    await lose(made, "cut")
     again, found = split(made)
     assert again > up
     assert found == {**closed, "state": "up", "connects": 2, "last_error": "cut"}
@@ -541,8 +479,7 @@ async def test_states_follow_each_other() -> None:
     await turns(1)
     await made.open()
     await turns(1)
-    made.up().lost.set_result("cut")
-    await reach(made, 2)
+    await lose(made, "cut")
     await turns(1)
     await made.close()
     await turns(1)
@@ -567,8 +504,7 @@ async def test_secrets_are_in_no_error_log_or_snapshot(caplog: pytest.LogCapture
     except ConnectFailed as exc:
         said.append("".join(traceback.format_exception(None, exc, exc.__traceback__)))
     await made.open()
-    made.up().lost.set_result(f"amqp://guest:{SECRET}@host is gone")
-    await reach(made, 2)
+    await lose(made, f"amqp://guest:{SECRET}@host is gone")
     said.append(repr(made) + str(made.snapshot()))
     await made.close()
     said.append(caplog.text)
@@ -580,12 +516,10 @@ async def test_secrets_are_in_no_error_log_or_snapshot(caplog: pytest.LogCapture
 # Consumers of the profile
 
 
-def test_lanes_wait_for_the_consumers_of_their_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # `ready` makes several
+async def test_lanes_wait_for_the_consumers_of_their_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "SETTLING", WAIT)
-
-    async def main() -> None:
-        made = connection(Transport())
-        await made.open()
+    async with opened(Transport()) as made:
         made.join(Consumers())
         assert made.ready() is None
         made.consumers.gone("one")
@@ -601,15 +535,6 @@ def test_lanes_wait_for_the_consumers_of_their_profile(monkeypatch: pytest.Monke
         assert made.ready() is not None  # for the other
         made.consumers.closed("two")
         assert made.ready() is None
-        await made.close()
-
-    run(close_coroutines(main()))
-
-
-async def close_coroutines(main: Coroutine[Any, Any, None]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # what `ready` returned is not awaited each time
-        await main
 
 
 async def test_lanes_wait_only_so_long_for_consumers_that_cannot_be_restored(
@@ -617,20 +542,17 @@ async def test_lanes_wait_only_so_long_for_consumers_that_cannot_be_restored(
 ) -> None:
     monkeypatch.setattr(supervisor, "SETTLING", 0.05)
 
-    made = connection(Transport())
-    await made.open()
-    made.consumers.gone("one")
-    made.join(made.consumers)
-    while (found := made.ready()) is not None:
-        await found[1]
-    assert made.consumers
-    await made.close()
+    async with opened(Transport()) as made:
+        made.consumers.gone("one")
+        made.join(made.consumers)
+        while (found := made.ready()) is not None:
+            await found[1]
+        assert made.consumers
 
 
 async def test_queues_may_come_back_for_a_while_after_the_connection_and_after_consumers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-
     made = connection(Transport())
     assert not made.settling
     await made.open()
@@ -645,7 +567,6 @@ async def test_queues_may_come_back_for_a_while_after_the_connection_and_after_c
 
 
 async def test_a_consumer_that_fails_again_and_again_is_gone_once() -> None:
-
     made = connection(Transport())
     made.consumers.gone("one")
     changed = made.consumers.changed
@@ -658,15 +579,12 @@ async def test_a_consumer_that_fails_again_and_again_is_gone_once() -> None:
 
 
 async def test_a_session_that_is_lost_takes_nothing_before_its_loss_was_looked_at() -> None:
-
-    made = connection(Transport())
-    await made.open()
-    made.up().lost.set_result("it was dropped")
-    assert made.state is ConnectionState.UP
-    found = made.ready()
-    assert found is not None
-    with pytest.raises(Unavailable, match="not connected: it was dropped"):
-        made.up()
-    await asyncio.wait_for(found[1], 5)
-    assert made.ready() is None
-    await made.close()
+    async with opened(Transport()) as made:
+        made.up().lost.set_result("it was dropped")
+        assert made.state is ConnectionState.UP
+        found = made.ready()
+        assert found is not None
+        with pytest.raises(Unavailable, match="not connected: it was dropped"):
+            made.up()
+        await asyncio.wait_for(found[1], 5)
+        assert made.ready() is None

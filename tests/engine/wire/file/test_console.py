@@ -26,6 +26,7 @@ from evbus.engine.wire.file.console import (
 )
 from evbus.errors import Rejected, Unavailable
 from evbus.types import Envelope
+from tests.evbus.rig import failure
 
 JSON_HEADERS = {"content-type": "application/json"}
 
@@ -148,9 +149,10 @@ def test_a_closed_pipe_is_told_in_a_sentence() -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w", encoding="utf-8") as stream:
-        with pytest.raises(Unavailable) as caught:
-            print_events(ConsoleDestination(ConsoleProfile(), stream=stream), event())
-        assert str(caught.value) == "nobody reads stdout any more: its pipe is closed"
+        assert (
+            failure(Unavailable, print_events, ConsoleDestination(ConsoleProfile(), stream=stream), event())
+            == "nobody reads stdout any more: its pipe is closed"
+        )
 
 
 def test_a_closed_stream_is_told_in_a_sentence() -> None:

@@ -16,6 +16,7 @@ from evbus.engine.codec import jsonl
 from evbus.engine.wire.file.lines import FileDestination, FileProfile, body_line, event_line
 from evbus.errors import Rejected, Unavailable
 from evbus.types import Envelope
+from tests.evbus.rig import failure
 
 JSON_HEADERS = {"content-type": "application/json"}
 
@@ -65,9 +66,7 @@ def test_mode_is_octal(written: str, bits: int) -> None:
     ],
 )
 def test_bad_settings_are_refused_in_a_sentence(data: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(msgspec.ValidationError) as caught:
-        profile(**data)
-    assert sentence in str(caught.value)
+    assert sentence in failure(msgspec.ValidationError, profile, **data)
 
 
 def test_the_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +163,6 @@ def test_a_failed_batch_is_unavailable_for_what_is_not_in_the_file_and_rejected_
 
 
 async def test_open_tells_of_a_bad_path_and_leaves_no_thread(tmp_path: Path) -> None:
-
     destination = FileDestination(profile(path=str(tmp_path)))
     with pytest.raises(Unavailable, match="it is a folder"):
         await destination.open()
@@ -172,7 +170,6 @@ async def test_open_tells_of_a_bad_path_and_leaves_no_thread(tmp_path: Path) -> 
 
 
 async def test_two_profiles_with_one_path_are_told(tmp_path: Path) -> None:
-
     first = FileDestination(profile(path=str(tmp_path / "a")))
     await first.open()
     with pytest.raises(Unavailable, match="already written by another profile or process"):

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.core.plugins.own import check_options, declared, read
-from evbus.engine.core.settings import read_settings
+from evbus.engine.core.settings import check_options, declared_options, read_own, read_settings
 from evbus.errors import PluginError, SettingsError
 
 
@@ -35,23 +34,23 @@ def test_what_is_no_option_is_refused(options: Any, sentence: str) -> None:
 
 
 def test_two_plugins_may_share_an_option_but_not_with_two_defaults() -> None:
-    assert declared([module("a", {"x": 1}), ModuleType("n"), module("b", {"x": 1, "y": 2})]) == {
+    assert declared_options([module("a", {"x": 1}), ModuleType("n"), module("b", {"x": 1, "y": 2})]) == {
         "x": 1,
         "y": 2,
     }
     with pytest.raises(
         PluginError, match=r"'x' has another default in /a\.py; give one of them another name"
     ):
-        declared([module("a", {"x": 1}), module("b", {"x": 2})])
+        declared_options([module("a", {"x": 1}), module("b", {"x": 2})])
 
 
 def test_values_have_the_type_of_their_default() -> None:
     known = {"a": 1, "b": False, "c": 1.5, "d": (), "e": None, "f": {}, "g": "t"}
     given = {"a": "2", "b": "true", "c": "3", "d": "x, y", "e": [1], "f": {"k": (1,)}}
-    found = read(given, known, {"EVBUS_G": "env", "EVBUS_A": "9"})
+    found = read_own(given, known, {"EVBUS_G": "env", "EVBUS_A": "9"})
     assert found == {"a": 2, "b": True, "c": 3.0, "d": ("x", "y"), "e": [1], "f": {"k": [1]}, "g": "env"}
     with pytest.raises(SettingsError, match=r"evbus\.f: expected a mapping, found str"):
-        read({"f": "x"}, known, {})
+        read_own({"f": "x"}, known, {})
 
 
 def test_they_are_attributes_of_the_settings() -> None:
