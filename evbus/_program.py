@@ -175,7 +175,7 @@ def _main() -> int:
         if not hub.SUBPARSER:
             output.say(hub.args.parser.help())
             return MISTAKE
-        hub.pop.sub.add(subname="command", pypath="evbus.command")
+        hub.pop.sub.add(subname="command", pypath="evbus.command", load_all=False)
         gc.freeze()
         gc.enable()
         return asyncio.run(_run(hub, hub.SUBPARSER, dict(hub.OPT.evbus)))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.xdist_group("imports")  # one process reads the files
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "evbus"
@@ -93,10 +96,21 @@ def is_plugin(path: Path) -> bool:
     return path.relative_to(PACKAGE).parts[0] in ROOMS and not path.name.startswith("_")
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield every imported module as an absolute name, also from inside functions."""
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    """Return what a file holds; nobody changes it."""
+    return ast.parse(path.read_text(), path)
+
+
+@functools.cache
+def imports(path: Path) -> tuple[str, ...]:
+    """Return every imported module as an absolute name, also from inside functions."""
+    return tuple(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[str]:
     package = list(path.relative_to(ROOT).parts[:-1])
-    for node in ast.walk(ast.parse(path.read_text(), path)):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -154,7 +168,7 @@ def test_no_class_has_the_name_of_another() -> None:
     twins = {"Batch", "Consumer", "Malformed", "Profile", "Publisher", "Requester"}
     places: dict[str, list[str]] = {}
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(name(path))
     twice = {one: where for one, where in places.items() if len(where) > 1}
@@ -177,13 +191,13 @@ def test_a_plugin_is_imported_by_nobody(path: Path) -> None:
 @pytest.mark.parametrize("path", ENGINES, ids=name)
 def test_engines_know_no_hub(path: Path) -> None:
     assert not {module.split(".")[0] for module in imports(path)} & {"pop", "pop_config", "pop_loop"}
-    arguments = (node.arg for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.arg))
+    arguments = (node.arg for node in ast.walk(tree(path)) if isinstance(node, ast.arg))
     assert "hub" not in arguments, f"{name(path)} has a function with the argument hub"
 
 
 @pytest.mark.parametrize("path", PLUGINS, ids=name)
 def test_plugins_define_no_classes_and_hold_no_state(path: Path) -> None:
-    body = ast.parse(path.read_text()).body
+    body = tree(path).body
     assert [node.name for node in body if isinstance(node, ast.ClassDef)] == []
     for node in body:
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, STATE):
@@ -227,11 +241,11 @@ def test_nothing_unsafe_decodes_bytes(path: Path) -> None:
 
 def _code_of(path: Path) -> str:
     """Return the file without comments and strings, so that texts may name what is forbidden."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
+    code = ast.parse(path.read_text())
+    for node in ast.walk(code):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             node.value = ""
-    return ast.unparse(tree)
+    return ast.unparse(code)
 
 
 @every_file

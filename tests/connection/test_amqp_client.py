@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import aio_pika
-import pop.hub
 import pytest
 
+from evbus.engine.core.plugins import installed
 from evbus.errors import ConfigError, ConnectFailed, ProfileError, Unavailable
 from tests.connection.amqp_kit import SOON, WAIT, closed_port, url
 from tests.ingress.amqp_kit import bus, eventually, put
 
 
 def new_hub() -> Any:
-    hub = pop.hub.Hub()
-    hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
-    return hub
+    return installed.new_hub()
 
 
 async def publish(client: Any, queue: str, body: bytes) -> None:

@@ -22,10 +22,10 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pop.hub
 import pytest
 import yaml
 
+from evbus.engine.core.plugins import installed
 from tests.servers._rabbitmq import RabbitMQ
 
 ROOT = Path(__file__).parent.parent.parent
@@ -77,8 +77,7 @@ def run_console(block: Block, where: str) -> None:
 
 
 def new_hub() -> Any:
-    hub = pop.hub.Hub()
-    hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
+    hub = installed.new_hub()
     hub.OPT = hub.pop.data.imap({"evbus": {"dead_store": "dead.jsonl"}})
     return hub
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import aiormq
 import aiormq.abc
-import pop.hub
 
+from evbus.engine.core.plugins import installed
 from evbus.engine.wire.amqp.profile import Profile
 from evbus.errors import Unavailable
 from evbus.types import Envelope
@@ -91,8 +91,7 @@ async def got(channel: aiormq.abc.AbstractChannel, queue: str) -> Any:
 @asynccontextmanager
 async def bus(folder: Any, **profiles: Any) -> AsyncIterator[Any]:
     """Run a whole bus on profiles of the provider amqp, with quick attempts; yield its hub."""
-    hub = pop.hub.Hub()
-    hub.pop.sub.add(dyne_name="evbus", pypath="evbus.evbus")
+    hub = installed.new_hub()
     hub.OPT = hub.pop.data.imap({"evbus": {"dead_store": folder / "dead.jsonl", "drain_timeout": WAIT}})
     retry = {"retry": {"attempts": 3, "min": 0.001, "max": 0.02}}
     contexts = {
