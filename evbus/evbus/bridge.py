@@ -121,7 +121,8 @@ async def run(hub, contexts, source, profile="default", count=0, on_left=None):
     """
     found = hub.evbus.bridge.check(contexts, source, profile)
     engine = hub.evbus.ENGINE
-    lanes = engine.destinations(profile)
+    engine.relaying()  # that it does is seen before anything is consumed
+    lanes = engine.lanes_of(profile)
     if not lanes:
         raise errors.ConfigError(f"the bus was started without a profile that matches {profile!r}")
 

@@ -14,7 +14,7 @@ from evbus.engine.core.plugins import dirs
 from evbus.engine.core.settings import plain
 from evbus.engine.kit.notifier import Notifier
 from evbus.errors import EvbusError, SettleTimeout, nearest
-from evbus.testing._failures import Failure, Failures
+from evbus.testing._failures import Failure
 from evbus.testing._profiles import names, without_pauses
 from evbus.testing._view import View, readable, told, traced
 from evbus.testing._watch import Dead, Sent, Watch, unread
@@ -38,9 +38,8 @@ class Bus(Handle):
         self._profiles = profiles
         self._patience = patience
         self._notifier = Notifier()
-        self._failures = Failures(self._notifier.notify)
-        self._watch = Watch(self._read, self._failures, self._notifier)
-        self._view = View(the_hub, profiles, self._watch, self._failures)
+        self._watch = Watch(self._read, self._notifier)
+        self._view = View(the_hub, profiles, self._watch)
         self._running = contextlib.AsyncExitStack()
         self._started = False
         self._looked_at = 0
@@ -250,14 +249,14 @@ class Bus(Handle):
         if bool(destination) == bool(listener):
             raise ValueError("say what is to fail: fail('a profile') or fail(listener='a listener')")
         if listener:
-            return self._failures.add("listener", listener, error, times)
+            return self._watch.add("listener", listener, error, times)
         known = names(self._profiles)
         if destination not in known:
             raise ValueError(
                 f"there is no profile {destination!r} on this bus{nearest(destination, known)}; give it one: "
                 f"profiles={{'internal': {{'default': {{}}, {destination!r}: {{}}}}}}"
             )
-        return self._failures.add("destination", destination, error, times)
+        return self._watch.add("destination", destination, error, times)
 
     # Its life
 
@@ -305,7 +304,7 @@ class Bus(Handle):
         self._started = False
         if self.hub.dispatch.init.running():
             await self.hub.dispatch.init.stop(timeout=0 if hurry else None)
-        if hurry or any(failure.active for failure in self._failures.all):
+        if hurry or any(failure.active for failure in self._watch.all):
             change(self.hub, drain_timeout=0.0)
             self.hub.evbus.ENGINE.hurry()
         await self._running.aclose()
@@ -327,7 +326,7 @@ class Bus(Handle):
             raise AssertionError(told(problems, self._watch.errors))
         if unsettled:
             raise AssertionError(unsettled)
-        idle = [failure for failure in self._failures.all if not failure.failed]
+        idle = [failure for failure in self._watch.all if not failure.failed]
         if idle:
             raise AssertionError(
                 f"{idle[0].what} was to fail with {idle[0].error!r}, but nothing came to it: "

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from evbus.engine.core.endpoint import Plugin
+from evbus.engine.core.observe import Observer
 from evbus.errors import Unavailable
 from evbus.types import Envelope
 
@@ -53,7 +54,7 @@ class Failure:
         self._told()
 
 
-class Failures:
+class Failures(Observer):
     """All failures that were asked for.
 
     :param told: is told when one has happened.

@@ -12,7 +12,6 @@ from typing import Any
 
 from evbus.engine.handling.events.busy import busy
 from evbus.errors import EvbusError, nearest
-from evbus.testing._failures import Failures
 from evbus.testing._profiles import names
 from evbus.testing._watch import Dead, Handled, Sent, Watch
 
@@ -35,12 +34,10 @@ class View:
         the_hub: Any,
         profiles: Mapping[str, Any],
         watch: Watch,
-        failures: Failures,
     ) -> None:
         self.hub = the_hub
         self._profiles = profiles
         self._watch = watch
-        self._failures = failures
 
     def _know(self, event: Any) -> None:
         """Let a class that was only sent by its name be found by it.
@@ -101,11 +98,10 @@ class View:
 
     def busy(self) -> list[str]:
         """Return sentences about the work that is left."""
-        failures = self._failures
         return busy(
             self.hub,
-            lambda profile, for_ever: failures.blocks(profile, for_ever=for_ever),
-            lambda name, for_ever: for_ever and failures.blocks_listener(name),
+            lambda profile, for_ever: self._watch.blocks(profile, for_ever=for_ever),
+            lambda name, for_ever: for_ever and self._watch.blocks_listener(name),
         )
 
     # Sentences

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from evbus.engine.core.observe import Observer
 from evbus.engine.kit.notifier import Notifier
 from evbus.testing._failures import Failures
 from evbus.types import Envelope
@@ -137,19 +136,19 @@ class Dead(NamedTuple):
         return f"{who} gave up {what}{after}: {self.reason}"
 
 
-class Watch(Observer):
+class Watch(Failures):
     """Notes what happens on a bus, and lets fail what is to fail.
 
     :param read: makes the event of an envelope.
     :ivar sent: all that was put, in order.
     """
 
-    def __init__(self, read: Read, failures: Failures, notifier: Notifier) -> None:
+    def __init__(self, read: Read, notifier: Notifier) -> None:
+        super().__init__(notifier.notify)
         self.sent: list[Sent] = []
         self.handlings: list[Handled] = []
         self.deaths: list[Dead] = []
         self._read = read
-        self._failures = failures
         self._notifier = notifier
 
     @property
@@ -161,16 +160,13 @@ class Watch(Observer):
         self.sent.append(Sent(event, body, self._read))
         self._notifier.notify()
 
-    def gate(self, plugin: Any) -> Any:
-        return self._failures.gate(plugin)
-
     def subscribed(self, listening: Any) -> None:
         """Let a listener not wait between its attempts."""
         retry = msgspec.structs.replace(listening.spec.retry, **PAUSES)
         listening.spec = msgspec.structs.replace(listening.spec, retry=retry)
 
     def calling(self, listening: Any, events: Sequence[Any]) -> None:
-        error = self._failures.of_listener(listening.listener.name)
+        error = self.of_listener(listening.listener.name)
         if error is not None:
             raise error
 
@@ -187,7 +183,7 @@ class Watch(Observer):
                 event, _ = self._read(event)
             except Exception:
                 event = None
-        injected = self._failures.caused(problem)
+        injected = self.caused(problem)
         self.deaths.append(
             Dead(event, name, profile, headers, str(where), reason, attempts, problem, injected)
         )

@@ -250,6 +250,18 @@ def test_without_profiles_everything_is_within_the_process(shell: Shell) -> None
     assert len(found["channels"]) == 3
 
 
+def test_each_of_many_hosts_of_one_profile_is_a_server(shell: Shell) -> None:
+    open_shop(shell)
+    shell.file("hosts.yml", "amqp: {default: {hosts: [a.example, b.example, c.example]}}\n")
+    found = json.loads(shell.run("asyncapi", "--events", "shop.events", "-p", "hosts.yml").stdout)
+    hosts = {name: server["host"] for name, server in found["servers"].items()}
+    assert hosts == {
+        "amqp.default": "a.example:5672",
+        "amqp.default-2": "b.example:5672",
+        "amqp.default-3": "c.example:5672",
+    }
+
+
 def test_events_without_listeners_are_sent_with_the_profile_that_is_named(shell: Shell) -> None:
     open_shop(shell)
     done = shell.run("asyncapi", "--events", "shop.events", "-p", "profiles.yml", "--profile", "lost")

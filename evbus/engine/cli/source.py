@@ -220,8 +220,7 @@ async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
 
 
 def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        Path(path).unlink()
+    Path(path).unlink(missing_ok=True)
 
 
 def _clear(path: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -249,10 +249,10 @@ def _named(found: Sequence[tuple[str, Any]]) -> list[tuple[str, bool, Any]]:
     return [(name, times[name] > 1, one) for name, one in found]
 
 
-def _free(wanted: str, taken: Any) -> str:
+def _free(wanted: str, taken: Container[str]) -> str:
     """Return an id made of the characters that the ids of components may have, and that no other has."""
     plain = re.sub(r"[.-]*[^A-Za-z0-9_.-]+[.-]*", "-", wanted).strip("-.") or "none"
-    return unique(plain, set(taken)).replace("#", "-")
+    return unique(plain, taken, "-")
 
 
 def _ref(*path: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ import msgspec
 
 from evbus.engine.codec.models import by_alias, is_model
 from evbus.engine.handling.events.declare import EventSpec
+from evbus.engine.kit.names import unique
 from evbus.engine.kit.redact import one_line
 from evbus.errors import ConfigError
 
@@ -137,7 +138,7 @@ def _join(
     names = {}
     for name in sorted(parts):
         taken = components.get(name)
-        names[name] = name if taken is None or _same(taken, parts[name]) else _free(name, components)
+        names[name] = name if taken is None or _same(taken, parts[name]) else unique(name, components, "-")
         components.setdefault(names[name], parts[name])
     changed = {_REF + old: _REF + new for old, new in names.items()}
     for old, new in names.items():
@@ -152,13 +153,6 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         return True
     left, right = one.get("enum"), other.get("enum")
     return left is not None and right is not None and sorted(map(str, left)) == sorted(map(str, right))
-
-
-def _free(name: str, taken: Mapping[str, Any]) -> str:
-    number = 2
-    while f"{name}-{number}" in taken:
-        number += 1
-    return f"{name}-{number}"
 
 
 def _pointed(schema: Any, changed: Mapping[str, str]) -> Any:

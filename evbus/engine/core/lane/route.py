@@ -128,12 +128,6 @@ class LaneRouter:
             names = [*_near(names, profile), *ends]
         return nearest(profile, names) or "; no profiles are configured"
 
-    def _miss(self, profile: str, count: int) -> None:
-        """Count events that go nowhere. Needs the queue's lock."""
-        self._queue.unmatched += count
-        known = profile in self.unmatched or len(self.unmatched) < UNMATCHED_NAMES
-        self.unmatched[profile if known else OTHERS] += count
-
     def route(self, slot: Meta | Envelope) -> tuple[Lane, ...]:
         """Return the lanes that an event goes to, noted in what it shares with others. For any thread."""
         lanes = self.lanes(slot.profile)
@@ -158,7 +152,9 @@ class LaneRouter:
             if lanes is None:
                 return ready, runs[place:]
             if not lanes:
-                self._miss(slot.profile, len(events))
+                self._queue.unmatched += len(events)
+                known = slot.profile in self.unmatched or len(self.unmatched) < UNMATCHED_NAMES
+                self.unmatched[slot.profile if known else OTHERS] += len(events)
                 continue
             self._queue.routed += len(events)
             for lane in lanes:

@@ -62,9 +62,10 @@ class Turns:
         finally:
             if alone:
                 self._alone = False
-            # All who wait look again.
-            self._changed.set()
-            self._changed.clear()
+            if alone or self._alone:
+                # All who wait look again.
+                self._changed.set()
+                self._changed.clear()
 
 
 def start(lane: Lane) -> None:

@@ -354,15 +354,6 @@ class Engine:
 
     # Relay
 
-    def destinations(self, profile: str) -> tuple[Lane, ...]:
-        """Return the lanes that an event of this profile goes to.
-
-        :raises BusStopped: the bus does not run.
-        """
-        if self.state is not BusState.RUNNING:
-            raise BusStopped
-        return self.lanes_of(profile)
-
     def lanes_of(self, profile: str) -> tuple[Lane, ...]:
         """Return the lanes that an event of this profile goes to, also while the bus drains."""
         return () if self._router is None else self._router.lanes(profile)

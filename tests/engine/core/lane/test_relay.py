@@ -37,7 +37,7 @@ def relay(rig: Rig, acks: Acks, *numbers: int, profile: str = "out", origin: Ori
     for number in numbers:
         delivery = acks.make(number, origin)
         rig.bus.relaying().relay(
-            delivery, delivery.envelope.replace(profile=profile), rig.bus.destinations(profile)
+            delivery, delivery.envelope.replace(profile=profile), rig.bus.lanes_of(profile)
         )
 
 
@@ -200,7 +200,7 @@ async def test_what_no_lane_can_have_is_dead_in_each(rig: Rig, acks: Acks) -> No
     rig.add(second)
     async with rig.running():
         delivery = acks.make(1)
-        rig.bus.relaying().refuse(delivery, delivery.envelope, rig.bus.destinations("out"), Rejected("odd"))
+        rig.bus.relaying().refuse(delivery, delivery.envelope, rig.bus.lanes_of("out"), Rejected("odd"))
         await within(rig.bus.relayed(9))
     assert [lane["dead"] for lane in rig.check()["lanes"].values()] == [1, 1]
     assert (acks.acked, first.got) == ([1], [])
@@ -210,9 +210,9 @@ async def test_what_no_lane_can_have_is_dead_in_each(rig: Rig, acks: Acks) -> No
 async def test_a_bus_that_does_not_run_takes_nothing(rig: Rig, acks: Acks) -> None:
     rig.add(Target())
     with pytest.raises(BusStopped):
-        rig.bus.destinations("out")
+        rig.bus.relaying()
     async with rig.running():
-        lanes = rig.bus.destinations("out")
+        lanes = rig.bus.lanes_of("out")
     delivery = acks.make(1)
     for hand_over in (
         lambda: rig.bus.relaying().relay(delivery, delivery.envelope, lanes),
@@ -361,7 +361,7 @@ async def test_an_event_that_is_equal_to_one_that_comes_again_is_delivered(rig: 
 
     lane = rig.add(target, delivery=Settings(retry=SOON))
     async with rig.running():
-        lanes = rig.bus.destinations("out")
+        lanes = rig.bus.lanes_of("out")
         for number, each in enumerate((origin, None)):
             event = Envelope("out", body=b"the same")
             delivery = Delivery(event, lambda tag, *_: acked.append(tag), number, origin=each)
