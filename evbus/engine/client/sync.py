@@ -48,13 +48,10 @@ def _in_the_loop(
     """Return a plain function of a handle as one that has it called in the loop of the bus."""
 
     @functools.wraps(function)
-    def wait(handle: SyncHandle, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
-        async def call(bus: Handle) -> _Result:
-            return function(bus, *args, **kwargs)
+    async def call(bus: Any, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        return function(bus, *args, **kwargs)
 
-        return handle._do(call)
-
-    return wait
+    return waiting(call)
 
 
 class SyncHandle:
