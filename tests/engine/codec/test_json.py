@@ -384,14 +384,17 @@ def test_the_repr_of_what_has_no_form_is_written_when_that_is_asked_for(body: An
     assert codec_json.apply_or_repr(body) == written
 
 
-def test_what_is_refused_beside_its_repr_is_refused_there_too() -> None:
-    for body, reason in (
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
         ([Unreadable()], "repr() of Unreadable raised RuntimeError"),
         ({1: 0, "1": 0}, "two keys are both written as '1'"),
-    ):
-        with pytest.raises(SerializeError) as caught:
-            codec_json.apply_or_repr(body)
-        assert caught.value.reason == reason
+    ],
+)
+def test_what_is_refused_beside_its_repr_is_refused_there_too(body: Any, reason: Any) -> None:
+    with pytest.raises(SerializeError) as caught:
+        codec_json.apply_or_repr(body)
+    assert caught.value.reason == reason
 
 
 def test_a_dict_that_holds_itself_is_named() -> None:
@@ -486,9 +489,9 @@ def test_the_depth_is_the_same_on_the_slow_way(leaf: Any) -> None:
         (b"01", "extra data at line 1 column 2"),
     ],
 )
-def test_bad_json_is_refused_with_reason_and_place(text: bytes, sentence: str) -> None:
-    for read in (codec_json.load, strictjson.load):
-        assert failure(InvalidPayload, read, text) == f"the body is not valid JSON: {sentence}"
+@pytest.mark.parametrize("read", [codec_json.load, strictjson.load])
+def test_bad_json_is_refused_with_reason_and_place(read: Any, text: bytes, sentence: str) -> None:
+    assert failure(InvalidPayload, read, text) == f"the body is not valid JSON: {sentence}"
 
 
 @pytest.mark.parametrize(
@@ -516,10 +519,10 @@ def test_nan_is_read_back_but_not_taken_from_outside(literal: str) -> None:
     )
 
 
-def test_nan_does_not_hide_what_else_is_wrong() -> None:
-    for text in (b'{"a":NaN,"a":1}', b'[NaN,"\\ud800"]', b"[NaN,1e999]"):
-        with pytest.raises(InvalidPayload):
-            codec_json.load(text)
+@pytest.mark.parametrize("text", [b'{"a":NaN,"a":1}', b'[NaN,"\\ud800"]', b"[NaN,1e999]"])
+def test_nan_does_not_hide_what_else_is_wrong(text: Any) -> None:
+    with pytest.raises(InvalidPayload):
+        codec_json.load(text)
 
 
 def test_integers_of_up_to_4300_digits_are_read() -> None:

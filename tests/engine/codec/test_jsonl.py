@@ -232,11 +232,11 @@ def test_no_limit_is_a_limit_of_zero() -> None:
 
 
 @pytest.mark.parametrize("body", [b"\xff" * 1000, b"\x00" * 1000, "ü\n".encode() * 333])
-def test_what_was_written_fits_the_line_limit(body: bytes) -> None:
-    for content_type in ("text/plain", "application/json", "application/octet-stream"):
-        line = jsonl.encode(Envelope("p", "a", body, {"content-type": content_type}))
-        assert len(line) - 200 <= len(body) * 4 // 3
-        assert jsonl.decode(line, max_body=1000).raw == body
+@pytest.mark.parametrize("content_type", ["text/plain", "application/json", "application/octet-stream"])
+def test_what_was_written_fits_the_line_limit(content_type: Any, body: bytes) -> None:
+    line = jsonl.encode(Envelope("p", "a", body, {"content-type": content_type}))
+    assert len(line) - 200 <= len(body) * 4 // 3
+    assert jsonl.decode(line, max_body=1000).raw == body
 
 
 def test_a_lone_surrogate_in_a_key_is_refused_when_written() -> None:

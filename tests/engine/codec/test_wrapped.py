@@ -222,11 +222,13 @@ def test_the_sdk_reads_what_is_wrapped() -> None:
     assert read.get_datacontenttype() == "application/json"
 
 
-def test_what_is_in_a_document_or_has_no_attributes_is_not_wrapped() -> None:
-    for event in (message(document()), Envelope("p", "k", b"1", {"content-type": "application/json"})):
-        before = event.replace(headers=event.headers)
-        wrapped.wrap(event)
-        assert event == before
+@pytest.mark.parametrize(
+    "event", [message(document()), Envelope("p", "k", b"1", {"content-type": "application/json"})]
+)
+def test_what_is_in_a_document_or_has_no_attributes_is_not_wrapped(event: Any) -> None:
+    before = event.replace(headers=event.headers)
+    wrapped.wrap(event)
+    assert event == before
 
 
 def test_an_attribute_that_utf_8_cannot_carry_is_refused() -> None:

@@ -240,11 +240,9 @@ def test_a_mistake_is_named_with_its_place_and_the_nearest_name(contexts: Any, s
         ({"on_full": "spill"}, "delivery.on_full: this version of evbus keeps events in memory only"),
     ],
 )
-def test_the_key_delivery_is_checked_for_every_provider(delivery: Any, sentence: str) -> None:
-    for provider in ("file", "amqp"):
-        assert refused({provider: {"a": {"delivery": delivery}}}).startswith(
-            f"p.yml: {provider}.a.{sentence}"
-        )
+@pytest.mark.parametrize("provider", ["file", "amqp"])
+def test_the_key_delivery_is_checked_for_every_provider(provider: Any, delivery: Any, sentence: str) -> None:
+    assert refused({provider: {"a": {"delivery": delivery}}}).startswith(f"p.yml: {provider}.a.{sentence}")
 
 
 def test_a_broken_plugin_of_the_providers_name_is_mentioned_instead_of_a_guess() -> None:

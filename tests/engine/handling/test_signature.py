@@ -485,16 +485,23 @@ def test_wrapped_handlers_are_given_what_they_take() -> None:
     assert call(Called(), given={"repo": REPO}) == (ORDER, REPO)
 
 
-def test_what_a_partial_holds_is_settled() -> None:
-    assert call(functools.partial(two, REPO)) == (REPO, ORDER)
-    assert call(functools.partial(two, first=REPO)) == (REPO, ORDER)
-    assert call(functools.partial(two, second=REPO)) == (ORDER, REPO)
-    assert call(functools.partial(two, first=1), given={"first": REPO}) == (REPO, ORDER)
+async def wants_repo(event, repo: Repo):
+    return event, repo
 
-    async def handler(event, repo: Repo):
-        return event, repo
 
-    assert call(functools.partial(handler, repo=REPO), provide={Repo: 1}) == (ORDER, REPO)
+@pytest.mark.parametrize(
+    ("handler", "options", "expected"),
+    [
+        (functools.partial(two, REPO), {}, (REPO, ORDER)),
+        (functools.partial(two, first=REPO), {}, (REPO, ORDER)),
+        (functools.partial(two, second=REPO), {}, (ORDER, REPO)),
+        (functools.partial(two, first=1), {"given": {"first": REPO}}, (REPO, ORDER)),
+        (functools.partial(wants_repo, repo=REPO), {"provide": {Repo: 1}}, (ORDER, REPO)),
+    ],
+    ids=["by position", "first", "second", "given again", "provided"],
+)
+def test_what_a_partial_holds_is_settled(handler: Any, options: Any, expected: Any) -> None:
+    assert call(handler, **options) == expected
 
 
 def test_a_mock_is_called_itself() -> None:
@@ -679,14 +686,25 @@ class PositionalBuilt:
         raise AssertionError
 
 
-def test_a_class_is_built_with_what_is_given_and_its_method_gets_the_message() -> None:
-    given = {"repo": REPO, "retries": 5}
-    assert call(Built, given=given) == ((REPO, HUB, 5, None), ORDER, None)
-    assert call(Built, given=given, provide={Clock: 1, SqlRepo: 2}) == ((REPO, HUB, 5, 1), ORDER, 2)
-    assert call(Built, given=given, hub_known=False) == ((REPO, None, 5, None), ORDER, None)
-    assert call(Built, given={**given, "hub": 7}) == ((REPO, 7, 5, None), ORDER, None)
-    assert call(AnyBuilt, given=given) == (given, ORDER)
-    assert call(NewBuilt, given={"repo": REPO}) == (REPO, ORDER)
+GIVEN = {"repo": REPO, "retries": 5}
+
+
+@pytest.mark.parametrize(
+    ("handler", "given", "options", "expected"),
+    [
+        (Built, GIVEN, {}, ((REPO, HUB, 5, None), ORDER, None)),
+        (Built, GIVEN, {"provide": {Clock: 1, SqlRepo: 2}}, ((REPO, HUB, 5, 1), ORDER, 2)),
+        (Built, GIVEN, {"hub_known": False}, ((REPO, None, 5, None), ORDER, None)),
+        (Built, {**GIVEN, "hub": 7}, {}, ((REPO, 7, 5, None), ORDER, None)),
+        (AnyBuilt, GIVEN, {}, (GIVEN, ORDER)),
+        (NewBuilt, {"repo": REPO}, {}, (REPO, ORDER)),
+    ],
+    ids=["given", "provided", "no hub", "another hub", "any keyword", "__new__"],
+)
+def test_a_class_is_built_with_what_is_given_and_its_method_gets_the_message(
+    handler: Any, given: Any, options: Any, expected: Any
+) -> None:
+    assert call(handler, given=given, **options) == expected
 
 
 @pytest.mark.parametrize(
@@ -990,9 +1008,9 @@ def test_a_given_value_settles_which_of_two_messages_is_meant() -> None:
 # The call
 
 
-def test_a_handler_that_takes_only_the_message_is_called_itself() -> None:
-    for handler in (one, positional, many, Methods().bound):
-        assert bound(read(handler, message=Order), Injector())[0] is handler
+@pytest.mark.parametrize("handler", [one, positional, many, Methods().bound])
+def test_a_handler_that_takes_only_the_message_is_called_itself(handler: Any) -> None:
+    assert bound(read(handler, message=Order), Injector())[0] is handler
 
 
 def test_what_stands_before_the_message_is_called_by_c() -> None:

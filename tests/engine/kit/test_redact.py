@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -74,16 +75,17 @@ def test_a_url_without_password_holds_none() -> None:
     assert secrets_of({"url": "https://user@host:8080/a@b?x=1", "b": "http://host:80/p:q@r"}) == frozenset()
 
 
-def test_a_token_in_place_of_the_user_is_a_secret() -> None:
-    assert secrets_of({"url": "https://ghp_0123456789abcdef@host/x"}) == {"ghp_0123456789abcdef"}
-
-
-def test_secret_query_values_of_a_url_are_secrets() -> None:
-    assert secrets_of(["https://host/x?access_token=abcdef&page=second&sig=s1gn"]) == {"abcdef", "s1gn"}
-
-
-def test_credentials_are_secret_without_their_scheme() -> None:
-    assert secrets_of({"headers": {"Authorization": "Bearer abcdef"}}) == {"Bearer abcdef", "abcdef"}
+@pytest.mark.parametrize(
+    ("data", "secrets"),
+    [
+        ({"url": "https://ghp_0123456789abcdef@host/x"}, {"ghp_0123456789abcdef"}),
+        (["https://host/x?access_token=abcdef&page=second&sig=s1gn"], {"abcdef", "s1gn"}),
+        ({"headers": {"Authorization": "Bearer abcdef"}}, {"Bearer abcdef", "abcdef"}),
+    ],
+    ids=["a token in place of the user", "query values", "credentials without their scheme"],
+)
+def test_parts_of_values_are_secrets(data: Any, secrets: set[str]) -> None:
+    assert secrets_of(data) == secrets
 
 
 @pytest.mark.parametrize(
@@ -151,11 +153,18 @@ def test_a_foreign_text_becomes_one_printable_line(text: str, line: str) -> None
     assert one_line(text) == line
 
 
-def test_a_line_is_never_longer_than_its_limit() -> None:
-    assert one_line("x" * 500) == "x" * 500
-    assert one_line("x" * 501) == "x" * 497 + "..."
-    assert one_line("\n" * 8, limit=10) == "\\n\\n\\n\\" + "..."
-    assert one_line("long", limit=2) == ".."
+@pytest.mark.parametrize(
+    ("text", "options", "line"),
+    [
+        ("x" * 500, {}, "x" * 500),
+        ("x" * 501, {}, "x" * 497 + "..."),
+        ("\n" * 8, {"limit": 10}, "\\n\\n\\n\\" + "..."),
+        ("long", {"limit": 2}, ".."),
+    ],
+    ids=["fits", "too long", "escapes", "hardly any room"],
+)
+def test_a_line_is_never_longer_than_its_limit(text: str, options: dict[str, int], line: str) -> None:
+    assert one_line(text, **options) == line
 
 
 @given(st.text(), st.integers(min_value=0, max_value=40))

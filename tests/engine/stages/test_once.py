@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evbus.engine.stages.once import DUPLICATE, Memory, Once
+from tests.evbus.rig import turns
 
 
 class Clock:
@@ -31,11 +32,6 @@ class Work:
         future = asyncio.get_running_loop().create_future()
         self.begun.append(future)
         return await future
-
-
-async def settle() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 def once() -> Once:
@@ -73,7 +69,7 @@ async def test_what_has_failed_is_done_again() -> None:
 async def test_a_second_waits_while_the_first_is_under_way_and_drops_when_it_succeeds() -> None:
     guard, work = once(), Work()
     runs = [asyncio.ensure_future(guard.run("a", work)) for _ in range(3)]
-    await settle()
+    await turns(10)
     assert len(work.begun) == 1
     work.begun[0].set_result("done")
     assert await asyncio.gather(*runs) == ["done", DUPLICATE, DUPLICATE]
@@ -84,12 +80,12 @@ async def test_a_second_waits_while_the_first_is_under_way_and_drops_when_it_suc
 async def test_after_a_failure_one_of_those_that_wait_does_it(how: str) -> None:
     guard, work = once(), Work()
     runs = [asyncio.ensure_future(guard.run("a", work)) for _ in range(3)]
-    await settle()
+    await turns(10)
     if how == "raises":
         work.begun[0].set_exception(KeyError("no"))
     else:
         runs[0].cancel()
-    await settle()
+    await turns(10)
     assert len(work.begun) == 2
     work.begun[1].set_result("done")
     first, *others = await asyncio.gather(*runs, return_exceptions=True)
@@ -100,9 +96,9 @@ async def test_after_a_failure_one_of_those_that_wait_does_it(how: str) -> None:
 async def test_who_is_cancelled_while_waiting_disturbs_nobody() -> None:
     guard, work = once(), Work()
     runs = [asyncio.ensure_future(guard.run("a", work)) for _ in range(3)]
-    await settle()
+    await turns(10)
     runs[1].cancel()
-    await settle()
+    await turns(10)
     assert runs[1].cancelled()
     work.begun[0].set_result("done")
     assert await runs[0] == "done"

@@ -20,9 +20,7 @@ from tests.evbus.rig import HANG, SOON, WAIT, Rig, Target, counts, turns, until
 
 
 def refusing(*reasons: str) -> Target:
-    target = Target()
-    target.plan.extend(Rejected(reason) for reason in reasons)
-    return target
+    return Target(plan=[Rejected(reason) for reason in reasons])
 
 
 LETTERS = DeliverySettings(retry=SOON, dead_letter="dead")
@@ -277,8 +275,10 @@ async def test_an_event_of_a_batch_that_waits_for_its_next_try_has_the_attempts_
     async def half(events: list[Envelope]) -> list[Any]:
         return [None if index % 2 else ValueError("no") for index in range(len(events))]
 
-    target = Target(batching=True, plan=[half])
-    lane = rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=9, min=1000, max=1000)))
+    lane = rig.add(
+        Target(batching=True, plan=[half]),
+        delivery=DeliverySettings(retry=Retry(attempts=9, min=1000, max=1000)),
+    )
     rig.fill(4)
     async with rig.running():
         await until(lambda: lane.counters.retried)

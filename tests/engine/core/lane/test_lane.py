@@ -114,8 +114,7 @@ async def test_whatever_publish_raises_is_a_failed_attempt(
                 raise problem
             return await super().publish_batch(ctx, events)
 
-    target = Falling(**way)
-    lane = rig.add(target, delivery=DeliverySettings(batch=1, retry=SOON))
+    lane = rig.add(target := Falling(**way), delivery=DeliverySettings(batch=1, retry=SOON))
     await rig.deliver(3)
     assert target.got == numbers(3)[1:]
     assert rig.dead_lettered() == numbers(1)
@@ -139,8 +138,7 @@ async def test_a_publish_that_cancels_its_own_task_is_a_failed_attempt(
                 await turns(1)
             return await super().publish_batch(ctx, events)
 
-    target = Cancelling(**way)
-    lane = rig.add(target, delivery=DeliverySettings(batch=1, retry=SOON))
+    lane = rig.add(target := Cancelling(**way), delivery=DeliverySettings(batch=1, retry=SOON))
     await rig.deliver(3)
     assert target.got == numbers(3)[1:]
     assert rig.dead_lettered() == numbers(1)
@@ -163,8 +161,7 @@ async def test_a_publish_that_cancels_its_own_task_and_ends_without_waiting_ends
                 raise asyncio.CancelledError
             return [None]
 
-    target = Cancelling(**way)
-    lane = rig.add(target, delivery=DeliverySettings(batch=1, retry=SOON))
+    lane = rig.add(target := Cancelling(**way), delivery=DeliverySettings(batch=1, retry=SOON))
     await rig.deliver(3)
     assert target.got == numbers(3)[1:]
     assert rig.dead_lettered() == numbers(1 if fails else 0)
@@ -416,9 +413,10 @@ async def test_delivered_bytes_are_those_of_what_was_delivered(rig: Rig, overlap
 
 
 async def test_drop_oldest_counts_exactly_what_it_drops(rig: Rig) -> None:
-    target = Target(batching=True)
-    lane = rig.add(target, delivery=DeliverySettings(buffer=3, batch=2, on_full="drop_oldest"))
-    target.plan.append(HANG)
+    lane = rig.add(
+        target := Target(batching=True, plan=[HANG]),
+        delivery=DeliverySettings(buffer=3, batch=2, on_full="drop_oldest"),
+    )
     async with rig.running():
         rig.put_nowait(0)
         await target.hanging.wait()
@@ -594,8 +592,7 @@ async def test_a_worker_that_fails_is_started_again_and_loses_nothing(
     rig: Rig, monkeypatch: Any, caplog: Any
 ) -> None:
     monkeypatch.setattr(worker, "RESTART", 0)
-    target = Target(batching=True)
-    lane = rig.add(target, delivery=DeliverySettings(batch=4))
+    lane = rig.add(target := Target(batching=True), delivery=DeliverySettings(batch=4))
     plain, calls = lane.sender, []
 
     class Buggy:
@@ -622,9 +619,7 @@ async def test_a_worker_that_fails_is_started_again_and_loses_nothing(
 
 
 async def test_states_tell_what_a_lane_is_doing(rig: Rig) -> None:
-    target = Target()
-    lane = rig.add(target)
-    target.plan.extend([ValueError("down"), HANG])
+    lane = rig.add(target := Target(plan=[ValueError("down"), HANG]))
     async with rig.running():
         assert lane.state == "idle"
         await rig.put(1)
@@ -640,8 +635,10 @@ async def test_states_tell_what_a_lane_is_doing(rig: Rig) -> None:
 
 async def test_failing_is_logged_once_and_so_is_recovery_without_secrets(rig: Rig, caplog: Any) -> None:
     caplog.set_level("DEBUG")
-    target = Target(plan=[ValueError("login s3cr3t-s3cr3t\nfailed")] * 2 + [None])
-    lane = rig.add(target, delivery=DeliverySettings(retry=Retry(attempts=5, min=1e-9, max=1e-9)))
+    lane = rig.add(
+        Target(plan=[ValueError("login s3cr3t-s3cr3t\nfailed")] * 2 + [None]),
+        delivery=DeliverySettings(retry=Retry(attempts=5, min=1e-9, max=1e-9)),
+    )
     lane.secrets = frozenset({"s3cr3t-s3cr3t"})
     await rig.deliver(2)
     records = [record for record in caplog.records if record.name == "evbus.lane"]
@@ -757,8 +754,7 @@ async def test_a_lane_waits_for_a_destination_that_is_down_and_counts_no_attempt
 
 
 async def test_a_lane_that_waits_ends_with_the_bus(rig: Rig) -> None:
-    target = Target()
-    lane = rig.add(target, ready=lambda ctx: ("down", asyncio.Event().wait()))
+    lane = rig.add(Target(), ready=lambda ctx: ("down", asyncio.Event().wait()))
     async with rig.running():
         await rig.put(1)
         await until(lambda: lane.state == "waiting")

@@ -103,8 +103,7 @@ async def test_a_second_batch_is_handed_over_before_the_first_is_answered_and_no
 
 
 async def test_batches_answered_in_another_order_are_counted_in_that_of_their_events(rig: Rig) -> None:
-    target = overlapping()
-    lane = rig.add(target, delivery=THREES)
+    lane = rig.add(target := overlapping(), delivery=THREES)
     first, second = hold(target, 2)
     rig.fill(6)
     async with rig.running():
@@ -119,8 +118,7 @@ async def test_batches_answered_in_another_order_are_counted_in_that_of_their_ev
 
 
 async def test_never_more_than_two_batches_are_in_flight_however_small_the_parts(rig: Rig) -> None:
-    target = overlapping()
-    lane = rig.add(target, delivery=DeliverySettings(batch=4, retry=SOON))
+    lane = rig.add(target := overlapping(), delivery=DeliverySettings(batch=4, retry=SOON))
     seen = set()
 
     async def slow(events: Any) -> list[Any]:
@@ -208,8 +206,7 @@ async def test_what_failed_of_the_first_batch_is_tried_again_before_the_second_a
 
 
 async def test_nothing_new_is_sent_while_a_failure_is_dealt_with(rig: Rig) -> None:
-    target = overlapping()
-    lane = rig.add(target, delivery=THREES)
+    lane = rig.add(target := overlapping(), delivery=THREES)
     first, second, again = hold(target, 3)
     rig.fill(6)
     async with rig.running():
@@ -255,8 +252,7 @@ class Remembering(Target):
 async def test_no_batch_is_handed_over_once_the_plugin_knows_that_one_before_failed(
     rig: Rig, earlier: int
 ) -> None:
-    target = Remembering()
-    lane = rig.add(target, delivery=THREES)
+    lane = rig.add(target := Remembering(), delivery=THREES)
     async with rig.running():
         rig.fill(3)
         await until(lambda: target.tried)
@@ -291,9 +287,7 @@ async def test_events_of_both_batches_get_exactly_their_attempts(rig: Rig, attem
 
 @pytest.mark.parametrize("hanging", [1, 2])
 async def test_a_batch_that_hangs_is_given_up_in_time_and_tried_again_first(rig: Rig, hanging: int) -> None:
-    target = overlapping()
-    lane = rig.add(target, delivery=THREES, timeout=0.05)
-    target.plan.extend([HANG] * hanging)
+    lane = rig.add(target := overlapping(plan=[HANG] * hanging), delivery=THREES, timeout=0.05)
     rig.fill(9)
     async with rig.running():
         await until(lambda: len(target.got) == 9)
@@ -521,8 +515,7 @@ async def test_a_worker_that_fails_is_started_again_and_loses_nothing(
     rig: Rig, monkeypatch: Any, caplog: Any, calls: tuple[int, ...]
 ) -> None:
     monkeypatch.setattr(worker, "RESTART", 0)
-    target = overlapping()
-    lane = rig.add(target, delivery=DeliverySettings(batch=4, retry=SOON))
+    lane = rig.add(target := overlapping(), delivery=DeliverySettings(batch=4, retry=SOON))
     Buggy(lane, *calls)
 
     async def slow(events: Any) -> list[Any]:
@@ -550,8 +543,7 @@ async def test_a_batch_that_was_answered_when_the_worker_fails_is_not_sent_again
 
 async def test_a_worker_that_was_started_again_is_woken_by_the_next_event(rig: Rig, monkeypatch: Any) -> None:
     monkeypatch.setattr(worker, "RESTART", 0)
-    target = overlapping()
-    lane = rig.add(target, delivery=THREES)
+    lane = rig.add(target := overlapping(), delivery=THREES)
     Buggy(lane, 1)  # while the worker waits for further events
     async with rig.running():
         for number in range(3):
@@ -580,8 +572,7 @@ class Second(Target):
 async def test_what_a_plugin_makes_of_an_outcome_counts_also_when_something_else_wakes_the_worker(
     rig: Rig,
 ) -> None:
-    target = Second()
-    lane = rig.add(target, delivery=THREES)
+    lane = rig.add(target := Second(), delivery=THREES)
     async with rig.running():
         await rig.put(0)
         await until(lambda: target.answer is not None)

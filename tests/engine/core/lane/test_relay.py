@@ -46,11 +46,6 @@ def acks() -> Acks:
     return Acks()
 
 
-@pytest.fixture
-def rig(tmp_path: Any) -> Rig:
-    return Rig(tmp_path)
-
-
 @pytest.mark.parametrize("batching", [True, False])
 async def test_what_is_delivered_is_acknowledged_in_order(rig: Rig, acks: Acks, batching: bool) -> None:
     target = rig.to(Target(batching=batching))

@@ -118,17 +118,15 @@ def test_a_plugin_that_says_that_its_body_is_text_gets_text() -> None:
 
 
 def test_without_publish_batch_the_first_failure_ends_the_call() -> None:
-    target = Target()
     problem = ValueError("boom")
-    target.plan.extend([None, problem])
+    target = Target(plan=[None, problem])
     assert send(sender(target), THREE) == [None, problem]
     assert target.tried == [[b"1"], [b"2"]]
 
 
 def test_a_failure_of_the_whole_batch_is_the_outcome_of_each() -> None:
-    target = Target(batching=True)
     problem = ValueError("boom")
-    target.plan.append(problem)
+    target = Target(batching=True, plan=[problem])
     assert send(sender(target), THREE) == [problem] * 3
 
 
@@ -167,8 +165,7 @@ def test_an_outcome_that_is_neither_none_nor_an_exception_is_a_failure_that_says
 
 @pytest.mark.parametrize("batching", [True, False])
 def test_a_plugin_that_cancels_itself_failed(batching: bool) -> None:
-    target = Target(batching=batching)
-    target.plan.append(asyncio.CancelledError())
+    target = Target(batching=batching, plan=[asyncio.CancelledError()])
     outcome = send(sender(target), ONE)[0]
     assert isinstance(outcome, DeliveryError)
 
@@ -271,18 +268,15 @@ async def test_the_state_is_opened_once_for_many_workers_and_closed_once() -> No
 
 
 @pytest.mark.parametrize("later", range(12))
-def test_who_sends_when_it_is_open_comes_after_those_who_waited_for_that(later: int) -> None:
-    async def main() -> None:
-        target, door = Target(batching=True), Door()
-        made = sender(target, opener=door.open, closer=door.close)
-        tasks = [asyncio.ensure_future(made.send([event])) for event in THREE[:2]]
-        await turns(later)
-        tasks.append(asyncio.ensure_future(made.send([THREE[2]])))
-        assert [await task for task in tasks] == [[None]] * 3
-        assert target.got == [b"1", b"2", b"3"]
-        await made.close(5)
-
-    asyncio.run(within(main()))
+async def test_who_sends_when_it_is_open_comes_after_those_who_waited_for_that(later: int) -> None:
+    target, door = Target(batching=True), Door()
+    made = sender(target, opener=door.open, closer=door.close)
+    tasks = [asyncio.ensure_future(made.send([event])) for event in THREE[:2]]
+    await turns(later)
+    tasks.append(asyncio.ensure_future(made.send([THREE[2]])))
+    assert [await task for task in tasks] == [[None]] * 3
+    assert target.got == [b"1", b"2", b"3"]
+    await made.close(5)
 
 
 async def test_an_open_that_fails_is_tried_again_with_the_next_send_and_counts_as_unavailable() -> None:

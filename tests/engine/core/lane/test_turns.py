@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from evbus.engine.core.lane.worker import Turns
+from tests.evbus.rig import turns
 
 
 class Calls:
@@ -29,15 +30,10 @@ class Calls:
         return asyncio.ensure_future(self.turns.take(self.call, name, alone=name.isupper()))
 
 
-async def _turn() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
 async def test_calls_go_side_by_side_and_one_that_is_alone_waits_and_is_waited_for() -> None:
     calls = Calls()
     tasks = [calls.begin(name) for name in "abXcYd"]
-    await _turn()
+    await turns(10)
     assert calls.running == ["a", "b"]
     calls.going.set()
     assert await asyncio.gather(*tasks) == list("abXcYd")
@@ -48,9 +44,9 @@ async def test_calls_go_side_by_side_and_one_that_is_alone_waits_and_is_waited_f
 async def test_a_cancelled_call_leaves_its_turn_to_the_others(cancelled: int) -> None:
     calls = Calls()
     tasks = [calls.begin(name) for name in "aXb"]
-    await _turn()
+    await turns(10)
     tasks[cancelled].cancel()
-    await _turn()
+    await turns(10)
     calls.going.set()
     left = [task for index, task in enumerate(tasks) if index != cancelled]
     assert len(await asyncio.wait_for(asyncio.gather(*left), 5)) == 2

@@ -366,8 +366,7 @@ async def test_a_hurried_stop_still_gives_a_cancelled_publish_a_moment(rig: Rig)
                 await self.release.wait()
             await turns(3)
 
-    target = Closing()
-    lane = rig.add(target)
+    lane = rig.add(target := Closing())
     async with rig.running():
         await rig.put(1)
         await target.hanging.wait()

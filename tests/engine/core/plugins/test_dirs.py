@@ -57,9 +57,12 @@ def test_a_misspelt_folder_is_told_with_the_nearest_name(tmp_path: Path) -> None
     )
 
 
-def test_folders_for_other_things_may_lie_beside(tmp_path: Path) -> None:
+def test_other_things_may_lie_beside_links_may_go_in_a_circle_and_data_be_open_to_all(tmp_path: Path) -> None:
     root = write(tmp_path / "plugins", ingress__good=PLUGIN, listener__x="", _old__x="")
     (root / ".git").mkdir(mode=0o755)
+    (root / "ingress" / "again").symlink_to(root)
+    (root / "ingress/notes.txt").touch()
+    (root / "ingress/notes.txt").chmod(0o666)
     assert check_dirs([str(root)], KNOWN) == [root]
 
 
@@ -102,19 +105,6 @@ def test_a_link_does_not_hide_what_it_leads_to(tmp_path: Path) -> None:
     root.mkdir(mode=0o755)
     (root / "ingress").symlink_to(elsewhere / "ingress")
     assert f"({root / 'ingress'}): everybody may write to it (mode 0777)" in refused(root)
-
-
-def test_links_in_a_circle_end(tmp_path: Path) -> None:
-    root = write(tmp_path / "plugins", ingress__good=PLUGIN)
-    (root / "ingress" / "again").symlink_to(root)
-    assert check_dirs([str(root)], KNOWN) == [root]
-
-
-def test_data_beside_the_plugins_may_be_open_to_all(tmp_path: Path) -> None:
-    root = write(tmp_path / "plugins", ingress__good=PLUGIN)
-    (root / "ingress/notes.txt").touch()
-    (root / "ingress/notes.txt").chmod(0o666)
-    assert check_dirs([str(root)], KNOWN) == [root]
 
 
 def test_a_start_is_refused_before_any_code_runs(tmp_path: Path) -> None:

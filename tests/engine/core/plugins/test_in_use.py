@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,13 +98,19 @@ def test_a_script_elsewhere_names_whom_it_wants(site: Path) -> None:
     assert run(site, str(script), EVBUS_LISTEN_TO="") == ""
 
 
-def test_options_say_whose_listeners_join(found: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "joined"),
+    [
+        ({}, []),
+        ({"listen_to": ["city"]}, ["press"]),
+        ({"listen_to": "city, weather"}, ["board", "press"]),
+        ({"listen_to": ["*"]}, ["board", "press"]),
+        ({"listen_to": []}, []),
+    ],
+)
+def test_options_say_whose_listeners_join(found: Path, options: Any, joined: list[str]) -> None:
     rest = {"board": "not in use", "press": "not in use"}
-    assert states(new_hub(), "listener") == rest
-    assert states(new_hub(listen_to=["city"]), "listener") == {**rest, "press": "loaded"}
-    assert states(new_hub(listen_to="city, weather"), "listener") == dict.fromkeys(rest, "loaded")
-    assert states(new_hub(listen_to=["*"]), "listener") == dict.fromkeys(rest, "loaded")
-    assert states(new_hub(listen_to=[]), "listener") == rest
+    assert states(new_hub(**options), "listener") == {**rest, **dict.fromkeys(joined, "loaded")}
 
 
 def test_what_is_not_in_use_is_shown_with_the_line_that_adds_it_and_is_not_executed(found: Path) -> None:

@@ -274,11 +274,17 @@ def test_a_virtual_topic_is_one_of_activemq() -> None:
 # The others
 
 
-def test_destinations_without_a_broker_say_what_they_can() -> None:
-    assert going("internal", routing_key="all") == Channel("all", "events")
-    assert going("file", path="out.jsonl") == Channel("out.jsonl", "file")
-    assert going("console") == Channel("stdout", "console")
-    assert going("own", anything=1) == Channel("OrderPlaced", "events")
+@pytest.mark.parametrize(
+    ("provider", "data", "channel"),
+    [
+        ("internal", {"routing_key": "all"}, Channel("all", "events")),
+        ("file", {"path": "out.jsonl"}, Channel("out.jsonl", "file")),
+        ("console", {}, Channel("stdout", "console")),
+        ("own", {"anything": 1}, Channel("OrderPlaced", "events")),
+    ],
+)
+def test_destinations_without_a_broker_say_what_they_can(provider: str, data: Any, channel: Channel) -> None:
+    assert going(provider, **data) == channel
     assert coming("internal") == Channel("OrderPlaced", "events")
 
 

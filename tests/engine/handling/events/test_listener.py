@@ -174,24 +174,6 @@ async def by_name(*, event: Any) -> None: ...
 async def more_by_name(event: Any, *, more: Any) -> None: ...
 
 
-@pytest.mark.parametrize(
-    ("function", "shown"),
-    [
-        (nothing, "()"),
-        (two, "(event, more)"),
-        (hub_alone, "(hub)"),
-        (by_name, "(event)"),
-        (more_by_name, "(event, more)"),
-    ],
-)
-def test_what_cannot_be_called_with_an_event_is_refused(function: Any, shown: str) -> None:
-    for refuse in (check, lambda listener: made(listener, "", HUB, 1)):
-        assert failure(HandlerSignatureError, refuse, function) == (
-            f"the handler tests.engine.handling.events.test_listener.{function.__name__}: it takes {shown}, "
-            "and is called with the event alone, or with (hub, event)"
-        )
-
-
 class WantsMore(EventListener[OrderPlaced]):
     def __init__(self, hub: Any, database: Any, mailer: Any) -> None: ...
 
@@ -206,25 +188,31 @@ class TwoEvents(EventListener[OrderPlaced]):
     async def on(self, event: Any, more: Any) -> None: ...
 
 
-@pytest.mark.parametrize(
-    ("cls", "said"),
-    [
-        (
-            WantsMore,
-            (
-                "the hub makes its object, and has nothing for database, mailer; take the hub alone: "
-                "__init__(self, hub), or what is provided for a class: __init__(self, repo: Repo)"
-            ),
-        ),
-        (NoOn, "it has no on(self, event)"),
-        (TwoEvents, "it takes (event, more), and is called with the event alone, or with (hub, event)"),
-    ],
+CALLED = "and is called with the event alone, or with (hub, event)"
+MADE = (
+    "the hub makes its object, and has nothing for database, mailer; take the hub alone: "
+    "__init__(self, hub), or what is provided for a class: __init__(self, repo: Repo)"
 )
-def test_a_class_that_cannot_be_one_is_refused(cls: Any, said: str) -> None:
+
+
+@pytest.mark.parametrize(
+    ("listener", "said"),
+    [
+        (nothing, f"it takes (), {CALLED}"),
+        (two, f"it takes (event, more), {CALLED}"),
+        (hub_alone, f"it takes (hub), {CALLED}"),
+        (by_name, f"it takes (event), {CALLED}"),
+        (more_by_name, f"it takes (event, more), {CALLED}"),
+        (WantsMore, MADE),
+        (NoOn, "it has no on(self, event)"),
+        (TwoEvents, f"it takes (event, more), {CALLED}"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_cannot_be_called_with_an_event_is_refused(listener: Any, said: str) -> None:
     for refuse in (check, lambda listener: made(listener, "", HUB, 1)):
-        assert (
-            failure(HandlerSignatureError, refuse, cls)
-            == f"the handler tests.engine.handling.events.test_listener.{cls.__name__}: {said}"
+        assert failure(HandlerSignatureError, refuse, listener) == (
+            f"the handler tests.engine.handling.events.test_listener.{listener.__name__}: {said}"
         )
 
 

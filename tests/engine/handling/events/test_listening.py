@@ -25,6 +25,7 @@ from evbus.engine.handling.events.reader import Loader, Reader
 from evbus.engine.handling.events.registry import EventTypes
 from evbus.errors import DispatchTimeout, InvalidPayload, PayloadTooLarge, Rejected
 from evbus.types import Origin
+from tests.engine.core.lane.test_lane import Panic
 from tests.evbus.rig import counts, turns, until
 from tests.event.kit import SOON, WAIT, Gate, Got, OrderPlaced, Source, go, known
 
@@ -286,10 +287,6 @@ async def test_the_pauses_between_attempts_are_those_of_its_retries(monkeypatch:
 
 
 # Cancellation
-
-
-class Panic(BaseException):
-    """What a library in another language raises."""
 
 
 async def a_cancelled_task_of_its_own() -> None:

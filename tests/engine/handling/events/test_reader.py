@@ -162,14 +162,19 @@ def test_what_was_sent_is_read(sent: Any, content_type: str) -> None:
     assert found == sent
 
 
-def test_fields_that_are_unknown_are_ignored_and_those_with_defaults_filled() -> None:
-    assert read(Holder, {"leaf": {"size": 1, "colour": "red"}, "numbers": [], "new": 1}) == Holder(
-        Leaf(1), []
-    )
-    assert read(OrderPlaced, {}) == OrderPlaced("A-1", 9.5)
-    assert read(Book, {"title": "t", "isbn": 1}) == Book(title="t")
-    assert read(Measured, {"value": 1, "new": []}) == Measured(1.0, "m")
-    assert read(Named, {"name": "n"}) == Named("n", [])
+@pytest.mark.parametrize(
+    ("body", "event"),
+    [
+        ({"leaf": {"size": 1, "colour": "red"}, "numbers": [], "new": 1}, Holder(Leaf(1), [])),
+        ({}, OrderPlaced("A-1", 9.5)),
+        ({"title": "t", "isbn": 1}, Book(title="t")),
+        ({"value": 1, "new": []}, Measured(1.0, "m")),
+        ({"name": "n"}, Named("n", [])),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_fields_that_are_unknown_are_ignored_and_those_with_defaults_filled(body: Any, event: Any) -> None:
+    assert read(type(event), body) == event
 
 
 @pytest.mark.parametrize(
@@ -287,17 +292,21 @@ def test_a_model_with_aliases_is_read_by_its_names_and_by_its_aliases() -> None:
     assert read(Aliased, {"No": 1}) == read(Aliased, {"number": 1}) == sent
 
 
-def test_values_of_the_event_are_not_repeated_where_they_do_not_fit() -> None:
-    for cls, body in ((OrderPlaced, {"total": "s3cret"}), (Book, {"title": "t", "pages": "s3cret"})):
-        assert "s3cret" not in refused(cls, body)
+@pytest.mark.parametrize(
+    ("cls", "body"), [(OrderPlaced, {"total": "s3cret"}), (Book, {"title": "t", "pages": "s3cret"})]
+)
+def test_values_of_the_event_are_not_repeated_where_they_do_not_fit(cls: Any, body: Any) -> None:
+    assert "s3cret" not in refused(cls, body)
 
 
 # Versions
 
 
-def test_the_present_version_is_read_as_it_is() -> None:
-    for headers in ({}, {"evbus-version": "3"}, {"evbus-message": "Third", "evbus-version": "3"}):
-        assert read(Third, {"name": "n", "more": 1}, headers) == Third("n", 1)
+@pytest.mark.parametrize(
+    "headers", [{}, {"evbus-version": "3"}, {"evbus-message": "Third", "evbus-version": "3"}]
+)
+def test_the_present_version_is_read_as_it_is(headers: Any) -> None:
+    assert read(Third, {"name": "n", "more": 1}, headers) == Third("n", 1)
 
 
 @pytest.mark.parametrize(
@@ -384,14 +393,16 @@ def test_a_message_says_that_it_is_of_a_class_that_derives_from_the_wanted_one()
     assert read(Base, {"id": 1, "more": "m"}, {"evbus-message": "Sub"}, Sub) == Sub(1, "m")
 
 
-def test_a_message_of_an_unknown_name_is_refused() -> None:
-    said = refused(Base, {"id": 1}, {"evbus-message": "Su\nb"})
-    assert said == "it is a Su\\nb, and there is no event of that name here"
-
-
-def test_a_message_of_another_event_is_refused() -> None:
-    said = refused(Base, {"id": 1}, {"evbus-message": "OrderPlaced"}, OrderPlaced)
-    assert said == "it is a OrderPlaced, and the listener wants a Base"
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Su\nb", "it is a Su\\nb, and there is no event of that name here"),
+        ("OrderPlaced", "it is a OrderPlaced, and the listener wants a Base"),
+    ],
+    ids=["unknown", "another event"],
+)
+def test_a_message_of_another_name_is_refused(name: str, said: str) -> None:
+    assert refused(Base, {"id": 1}, {"evbus-message": name}, OrderPlaced) == said
 
 
 def test_what_was_subscribed_to_by_a_name_without_a_class_is_plain_values() -> None:

@@ -19,7 +19,6 @@ def event(body: bytes, *, accepted_at: float = 1.0, key: str = "key") -> Envelop
 
 
 async def test_outcomes_are_complete_with_the_last_of_them() -> None:
-
     outcomes = Batch(2)
     outcomes.left = 2
     waiting = asyncio.ensure_future(outcomes.complete(30))
@@ -105,7 +104,6 @@ async def test_each_key_is_waited_for_while_the_connection_settles(monkeypatch: 
 async def test_a_key_is_waited_for_only_so_long_however_long_the_connection_settles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-
     _, keys = coming_back(settling=90.0)
     monkeypatch.setattr(supervisor, "SETTLING", 60)
     before = missed(keys, "a")

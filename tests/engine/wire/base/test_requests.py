@@ -79,7 +79,6 @@ async def test_deadlines_of_requests_that_are_answered_are_sorted_out() -> None:
 
 
 async def test_all_who_need_it_wait_for_the_same_attempt_whoever_gives_up() -> None:
-
     made: list[asyncio.Future[str]] = []
 
     async def attempt() -> str:

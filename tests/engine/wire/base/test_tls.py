@@ -62,10 +62,10 @@ def test_a_missing_file_is_told_with_its_key(files: Certificates, tmp_path: Path
     assert complaint(Tls(cert_file=str(files.client), key_file=missing)) == f"tls.key_file: {reason}"
 
 
-def test_a_folder_is_told(tmp_path: Path) -> None:
-    for key in ("ca_file", "cert_file"):
-        said = complaint(Tls(**{key: str(tmp_path)}))
-        assert said.startswith(f"tls.{key}: {tmp_path} ")
+@pytest.mark.parametrize("key", ["ca_file", "cert_file"])
+def test_a_folder_is_told(key: Any, tmp_path: Path) -> None:
+    said = complaint(Tls(**{key: str(tmp_path)}))
+    assert said.startswith(f"tls.{key}: {tmp_path} ")
 
 
 def test_a_file_that_holds_something_else_is_told(files: Certificates, tmp_path: Path) -> None:

@@ -127,12 +127,19 @@ def test_localhost_is_known_without_asking(host: str) -> None:
     AddressPolicy(["::1"]).check_host(host)
 
 
-def test_an_allowed_name_permits_private_addresses_for_itself_only() -> None:
-    policy = AddressPolicy(["Hooks.Internal"])
-    assert policy.refusal("10.0.0.1", "hooks.internal.") == ""
-    assert policy.refusal("127.0.0.1", "hooks.internal") == ""
-    assert policy.refusal("10.0.0.1", "other.internal") == "private"
-    assert policy.refusal("10.0.0.1") == "private"
+@pytest.mark.parametrize(
+    ("said", "address", "name"),
+    [
+        ("", "10.0.0.1", "hooks.internal."),
+        ("", "127.0.0.1", "hooks.internal"),
+        ("private", "10.0.0.1", "other.internal"),
+        ("private", "10.0.0.1", ""),
+    ],
+)
+def test_an_allowed_name_permits_private_addresses_for_itself_only(
+    said: str, address: str, name: str
+) -> None:
+    assert AddressPolicy(["Hooks.Internal"]).refusal(address, name) == said
 
 
 @pytest.mark.parametrize("address", ["169.254.169.254", "fd00:ec2::254", "fe80::1", "0.0.0.1", "224.0.0.1"])

@@ -87,11 +87,26 @@ async def test_a_name_that_leads_to_a_forbidden_address_is_not_connected_to(
             await publish(ctx)
 
 
-async def test_a_name_of_many_forbidden_addresses_is_forbidden(names: Names) -> None:
-    names.answers["hook"] = [["10.0.0.1", "::1", "fe80::1%eth0"]]
-
-    async with opened("http://hook.example:9/", allow=[]) as ctx:
-        with pytest.raises(DestinationForbidden, match=r"hook\.example \(10\.0\.0\.1\) is a private"):
+@pytest.mark.parametrize(
+    ("answer", "url", "options", "kind", "said"),
+    [
+        (
+            ["10.0.0.1", "::1", "fe80::1%eth0"],
+            "http://hook.example:9/",
+            {"allow": []},
+            DestinationForbidden,
+            r"hook\.example \(10\.0\.0\.1\) is a private",
+        ),
+        ([], "http://hook.example/", {}, Unavailable, r"http://hook\.example cannot be resolved: Name or "),
+    ],
+    ids=["many forbidden addresses", "no address"],
+)
+async def test_a_name_that_leads_nowhere_is_told(
+    names: Names, answer: list[str], url: str, options: Any, kind: Any, said: str
+) -> None:
+    names.answers["hook"] = [answer]
+    async with opened(url, **options) as ctx:
+        with pytest.raises(kind, match=said):
             await publish(ctx)
 
 
@@ -157,14 +172,6 @@ async def test_an_allowed_name_may_be_private(names: Names) -> None:
         assert server.requests[0][0].headers["Host"] == f"hook.example:{server.port}"
 
 
-async def test_a_name_that_does_not_resolve_is_unavailable(names: Names) -> None:
-    names.answers["hook"] = [[]]
-
-    async with opened("http://hook.example/") as ctx:
-        with pytest.raises(Unavailable, match=r"http://hook\.example cannot be resolved: Name or "):
-            await publish(ctx)
-
-
 async def refusal(url: str, **data: Any) -> str:
     async with opened(url, **data) as ctx:
         with pytest.raises(DeliveryError) as caught:
@@ -180,15 +187,13 @@ async def test_a_trusted_certificate_is_accepted(authority: Authority) -> None:
         assert len(server.requests) == 1
 
 
-async def test_a_self_signed_certificate_is_refused(tmp_path: Path) -> None:
-    async with receiver(self_signed(tmp_path)) as server:
-        assert "its certificate is self-signed" in await refusal(server.url)
-        assert server.requests == []
-
-
-async def test_an_unknown_authority_is_refused(authority: Authority) -> None:
-    async with receiver(authority.server("127.0.0.1")) as server:
-        assert "an authority that is not trusted" in await refusal(server.url)
+@pytest.mark.parametrize("own", [True, False], ids=["self-signed", "an unknown authority"])
+async def test_a_certificate_of_nobody_known_is_refused(
+    authority: Authority, tmp_path: Path, own: bool
+) -> None:
+    async with receiver(self_signed(tmp_path) if own else authority.server("127.0.0.1")) as server:
+        said = "its certificate is self-signed" if own else "an authority that is not trusted"
+        assert said in await refusal(server.url)
         assert server.requests == []
 
 

@@ -251,11 +251,11 @@ def test_attributes_of_cloudevents_and_the_routing_key_are_percent_encoded(value
     assert read.get_type() == value
 
 
-def test_attributes_that_came_by_amqp_are_those_of_http() -> None:
-    for prefix in ("cloudEvents:", "cloudEvents_"):
-        made = request().headers("", b"", {f"{prefix}id": "7", f"{prefix}type": "a b"})
-        assert (made["ce-id"], made["ce-type"], made["webhook-id"]) == ("7", "a%20b", "7")
-        assert not any(name.lower().startswith("cloudevents") for name in made)
+@pytest.mark.parametrize("prefix", ["cloudEvents:", "cloudEvents_"])
+def test_attributes_that_came_by_amqp_are_those_of_http(prefix: Any) -> None:
+    made = request().headers("", b"", {f"{prefix}id": "7", f"{prefix}type": "a b"})
+    assert (made["ce-id"], made["ce-type"], made["webhook-id"]) == ("7", "a%20b", "7")
+    assert not any(name.lower().startswith("cloudevents") for name in made)
 
 
 def test_beside_a_cloudevent_in_json_there_are_no_attributes() -> None:
