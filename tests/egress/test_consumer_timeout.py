@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from evbus.api import bus
-from tests.event.transports.behaviour import Inbox, order
 from tests.servers._rabbitmq import RabbitMQ
+from tests.transports.listening import Inbox, order
 
 #: Milliseconds: how long the broker waits, and how often it looks, which a channel is told when it opens.
 TIMEOUT, TICK = 1500, 500

@@ -12,8 +12,9 @@ import pytest
 
 from evbus.types import Subscription
 from tests.evbus.kit import new_hub, running
-from tests.event.transports.behaviour import WAIT, Inbox, order
 from tests.ingress.amqp_kit import eventually
+from tests.transports.kit import WAIT
+from tests.transports.listening import Inbox, order
 
 pytestmark = pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
 

@@ -10,7 +10,7 @@ from typing import Any
 from evbus.engine.wire.amqp.profile import Profile as AmqpProfile
 from evbus.engine.wire.amqp1.profile import Profile as Amqp1Profile
 from evbus.engine.wire.stomp.profile import Profile as StompProfile
-from evbus.errors import DeliveryError
+from evbus.errors import ConnectFailed, DeliveryError, ProfileError
 from evbus.types import Envelope, Subscription
 from tests.ingress.still_kit import Still, Withheld
 from tests.servers._node import Node
@@ -19,6 +19,22 @@ from tests.servers._versions import VERSIONS
 from tests.transports.kit import Following, Kit, event, new_hub, numbered
 
 __all__ = ["TRANSPORTS", "Place", "Sender", "Transport", "places"]
+
+
+@dataclass(frozen=True)
+class Deaf:
+    """What nobody can listen to.
+
+    :ivar data: what a profile says instead, None for nothing.
+    :ivar pattern: what is listened to, else the event itself.
+    :ivar options: those of the listener.
+    """
+
+    said: str
+    data: dict[str, Any] = field(default_factory=dict)
+    pattern: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    problem: type[Exception] = ProfileError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +59,7 @@ class Transport:
     :ivar still: makes a connection stand still, but for its heartbeats.
     :ivar uncarried: what cannot be sent: the routing key, headers, and what is said.
     :ivar refusals: what may be wrong with a profile, by the names of test_connect.py, and what is said.
+    :ivar deaf: what nobody can listen to.
     """
 
     kit: Kit
@@ -62,6 +79,7 @@ class Transport:
     still: Callable[[], Any]
     uncarried: tuple[tuple[str, dict[str, str], str], ...]
     refusals: tuple[tuple[str, str], ...]
+    deaf: tuple[Deaf, ...]
 
     def __str__(self) -> str:
         broker = {"rabbitmq": VERSIONS[0], "rabbitmq4": "4.0"}.get(self.broker, self.broker)
@@ -212,6 +230,19 @@ AT_RABBITMQ = (
     ("the port of HTTP", "speaks HTTP"),
 )
 AT_ACTIVEMQ = (("no login", "wants a login, and none was given: write login and password into the profile"),)
+NO_COPIES = "which RabbitMQ 4 makes for no consumer: use the provider"
+DEAF_RABBITMQ = tuple(
+    Deaf(said, {"destination": destination}, "order.*")
+    for destination, said in (
+        ("/exchange/amq.direct/{routing_key}", "takes names as they are"),
+        ("/topic/events", "nobody can listen to the pattern"),
+        ("/topic/shop-{routing_key}", "nobody can listen to the pattern"),
+    )
+)
+DEAF_ACTIVEMQ = (
+    Deaf("'#' can be the last word only", pattern="{key}.#.placed"),
+    Deaf(r"b\.c", options={"group": "b.c"}),
+)
 
 
 def _amqp(broker: str, *, usual: bool = False) -> Transport:
@@ -265,6 +296,21 @@ def _amqp(broker: str, *, usual: bool = False) -> Transport:
             ("certificate", "certificate was refused: IP address mismatch"),
             ("silence", "no answer within 0.2 s (connect_timeout)"),
         ),
+        deaf=(
+            Deaf("name one, such as 'exchange:", {"exchange": None}),
+            *(
+                Deaf(
+                    f"a pattern needs an exchange of type topic, and {reason}: name one, such as",
+                    {"exchange": exchange},
+                    "{key}.*",
+                )
+                for exchange, reason in (
+                    ({"name": "fan", "type": "fanout"}, "'fan' is of type fanout"),
+                    ("amq.direct", "'amq.direct' is of type direct"),
+                    ("", "the default one takes routing keys as they are"),
+                )
+            ),
+        ),
     )
 
 
@@ -306,6 +352,11 @@ def _amqp1(broker: str, *, usual: bool = False) -> Transport:
             ("certificate", "certificate was refused"),
             ("silence", "no answer within 0.2 s (connect_timeout)"),
         ),
+        deaf=(
+            Deaf("cannot consume .*{key}.*inbox.*no queue", problem=ConnectFailed),
+            Deaf("nobody can listen to the pattern", {"address": "/exchange/amq.topic/events"}, "order.*"),
+            *(Deaf(NO_COPIES, {}, pattern, {"per_process": True}) for pattern in ("", "{key}.#") if not old),
+        ),
     )
 
 
@@ -339,6 +390,13 @@ def _stomp(broker: str, *, usual: bool = False) -> Transport:
             ("password", "refused the login as 'guest'"),
             ("silence", "did not answer within 0.2 s (connect_timeout)"),
             *(AT_RABBITMQ if rabbitmq else AT_ACTIVEMQ),
+        ),
+        deaf=(
+            Deaf(
+                "gives each event to one consumer, and its listeners would share",
+                {"destination": "/queue/{routing_key}"},
+            ),
+            *(DEAF_RABBITMQ if rabbitmq else DEAF_ACTIVEMQ),
         ),
     )
 
