@@ -29,8 +29,7 @@ async def test_the_broker_lists_the_connection_by_the_name_of_its_profile(
     assert "shoes" in listed
 
 
-async def test_other_profiles_and_settings_have_connections_of_their_own(rabbitmq: Any) -> None:
-    hub = new_hub()
+async def test_other_profiles_and_settings_have_connections_of_their_own(hub: Any, rabbitmq: Any) -> None:
     first = await hub.connection.amqp.open(context(url=rabbitmq.url))
     others = [
         await hub.connection.amqp.open(context("bills", url=rabbitmq.url)),
@@ -42,8 +41,7 @@ async def test_other_profiles_and_settings_have_connections_of_their_own(rabbitm
 
 
 @pytest.mark.parametrize("provider", ["amqp", "rabbitmq", "pika"])
-async def test_errors_name_the_profile_as_its_file_does(provider: str) -> None:
-    hub = new_hub()
+async def test_errors_name_the_profile_as_its_file_does(hub: Any, provider: str) -> None:
     ctx = context("bills", provider, hosts=f"127.0.0.1:{closed_port()}")
     with pytest.raises(ConnectFailed) as caught:
         await hub.connection.amqp.open(ctx)
@@ -51,26 +49,25 @@ async def test_errors_name_the_profile_as_its_file_does(provider: str) -> None:
     assert str(caught.value).startswith(f"{provider} profile 'bills': 127.0.0.1:")
 
 
-async def test_a_profile_of_evbus_pika_connects(rabbitmq: Any) -> None:
-    hub = new_hub()
+async def test_a_profile_of_evbus_pika_connects(hub: Any, rabbitmq: Any) -> None:
     old = {"host": "127.0.0.1", "port": rabbitmq.port, "login": "guest", "password": "guest"}
     made = await hub.connection.amqp.open(context(provider="pika", connection=old))
     assert made.state is ConnectionState.UP
     await hub.connection.amqp.close(made)
 
 
-async def test_a_file_of_tls_that_is_missing_is_told_before_anything_connects(tmp_path: Path) -> None:
-    hub = new_hub()
+async def test_a_file_of_tls_that_is_missing_is_told_before_anything_connects(
+    hub: Any, tmp_path: Path
+) -> None:
     ctx = context(url="amqps://localhost", tls={"ca_file": str(tmp_path / "ca.pem")})
     with pytest.raises(ProfileError, match=r"^tls.ca_file: .*ca.pem cannot be read: No such file"):
         await hub.connection.amqp.open(ctx)
     assert hub.connection.init.states() == {}
 
 
-async def test_a_connection_that_is_down_shows_why(rabbitmq: Any, proxy: Any) -> None:
+async def test_a_connection_that_is_down_shows_why(hub: Any, rabbitmq: Any, proxy: Any) -> None:
     way = proxy(rabbitmq.port)
 
-    hub = new_hub()
     made = await hub.connection.amqp.open(context(url=url(rabbitmq, way.port)))
     way.refuse()
     way.cut()
@@ -88,9 +85,7 @@ async def test_a_connection_that_is_down_shows_why(rabbitmq: Any, proxy: Any) ->
     await hub.connection.amqp.close(made)
 
 
-def test_each_of_several_loops_in_turn_has_its_own(rabbitmq: Any) -> None:
-    hub = new_hub()
-
+def test_each_of_several_loops_in_turn_has_its_own(hub: Any, rabbitmq: Any) -> None:
     async def main() -> None:
         made = await hub.connection.amqp.open(context(url=rabbitmq.url))
         assert made.connects == 1

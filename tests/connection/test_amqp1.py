@@ -136,6 +136,7 @@ async def test_close_says_goodbye_and_a_peer_without_an_answer_does_not_hold_it_
 
 
 async def test_a_peer_that_closes_with_a_reason_is_quoted_and_connected_again(
+    hub: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     peers: list[Peer] = []
@@ -150,7 +151,6 @@ async def test_a_peer_that_closes_with_a_reason_is_quoted_and_connected_again(
             self._connection.close()
             self.pump()
 
-    hub = new_hub()
     async with peer(Leaving) as port, opened(hub, **peer_url(port)) as ctx:
         lost = ctx.state.connection.session.lost
         peers[0].leave()  # type: ignore[attr-defined]
@@ -160,12 +160,11 @@ async def test_a_peer_that_closes_with_a_reason_is_quoted_and_connected_again(
         assert ctx.state.connection.connects == 2
 
 
-async def test_bytes_that_are_no_amqp_end_the_connection_and_nothing_else() -> None:
+async def test_bytes_that_are_no_amqp_end_the_connection_and_nothing_else(hub: Any) -> None:
     class Garbled(Peer):
         def on_link_remote_open(self, event: Any) -> None:
             self.transport.write(b"\0\0\0\x01garbage garbage")
 
-    hub = new_hub()
     async with peer(Garbled) as port, opened(hub, **peer_url(port)) as ctx:
         (outcome,) = await publish(hub, ctx, event("k"))
         assert "connection was lost" in str(outcome)

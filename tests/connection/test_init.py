@@ -10,6 +10,7 @@ from dict_tools.data import NamespaceDict
 from evbus.engine.wire.base.supervisor import ConnectionState
 from tests.connection.amqp_kit import new_hub
 from tests.engine.wire.base.test_supervisor import Transport, connection
+from tests.evbus.kit import new_hub as with_a_bus
 
 
 class Settings(msgspec.Struct):
@@ -24,8 +25,7 @@ def test_nothing_is_open_at_first() -> None:
     assert new_hub().connection.init.states() == {}
 
 
-async def test_what_is_shared_is_made_once_listed_and_released() -> None:
-    hub = new_hub()
+async def test_what_is_shared_is_made_once_listed_and_released(hub: Any) -> None:
     made = []
 
     def make() -> Any:
@@ -46,8 +46,7 @@ async def test_what_is_shared_is_made_once_listed_and_released() -> None:
     assert one.state is other.state is ConnectionState.CLOSED
 
 
-async def test_what_is_open_outlives_that_the_room_is_loaded_again() -> None:
-    hub = new_hub()
+async def test_what_is_open_outlives_that_the_room_is_loaded_again(hub: Any) -> None:
     made = await hub.connection.init.share("amqp", context("orders"), lambda: connection(Transport()))
     shared = hub.connection.SHARED
     hub.pop.sub.add(dyne_name="connection", pypath="evbus.connection", omit_class=True)
@@ -63,5 +62,6 @@ async def test_hubs_share_nothing() -> None:
     await first.connection.init.release(made)
 
 
-def test_the_snapshot_of_the_bus_lists_the_connections(hub: Any) -> None:
+def test_the_snapshot_of_the_bus_lists_the_connections() -> None:
+    hub = with_a_bus()
     assert hub.evbus.stats.snapshot()["connections"] == {}

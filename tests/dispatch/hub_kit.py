@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
-from tests.evbus.kit import WAIT, new_hub
+from tests.evbus.kit import go, new_hub
 from tests.evbus.rig import failure
 
 __all__ = ["CreateUser", "Repo", "User", "UserCreated", "UserQuery", "failure", "go", "new_hub", "started"]
@@ -53,11 +52,6 @@ class Repo:
 
     async def aclose(self) -> None:
         self.closed += 1
-
-
-def go(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """Run a test's coroutine; one that hangs fails."""
-    return asyncio.run(asyncio.wait_for(main(), WAIT))
 
 
 @contextlib.asynccontextmanager

@@ -539,12 +539,13 @@ async def test_a_waiter_who_is_cancelled_leaves_the_dispatcher_and_the_callback_
     assert len(hub.evbus.TOLD) == 1
 
 
-async def test_a_folder_of_plugins_that_joins_the_dispatcher_takes_nothing_away(tmp_path: Path) -> None:
-    hub = new_hub()
+async def test_a_folder_of_plugins_that_joins_the_dispatcher_takes_nothing_away(
+    hub: Any, tmp_path: Path
+) -> None:
     hub.dispatch.queries.bind(UserQuery, echo)
     more = "async def ask(hub, name):\n    return await hub.dispatch.handle(name, wait_for_response=True)\n"
     root = write(tmp_path / "plugins", dispatch__more=more)
     hub.OPT = hub.pop.data.imap({"evbus": {"plugin_dirs": [str(root)]}})
 
     async with started(hub):
-        assert (await hub.dispatch.more.ask(UserQuery())) == UserQuery()
+        assert await hub.dispatch.more.ask(UserQuery()) == UserQuery()

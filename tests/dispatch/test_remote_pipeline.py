@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,6 @@ def options(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     }
 
 
-def go(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    return asyncio.run(asyncio.wait_for(main(), MOST))
-
-
 async def ask(hub: Any, message: Any, **how: Any) -> Any:
     return await asyncio.wait_for(hub.dispatch.handle(message, wait_for_response=True, **how), 2 * WAIT)
 
@@ -142,7 +138,7 @@ async def test_a_command_that_nobody_waits_for_goes_in_the_session_it_was_handed
     async with serving(users, bind, **options()), process(users, forwards, **options()) as hub:
         with session.use(user="joe"):
             await hub.dispatch.handle(Create(name="ann"))
-        assert (await asyncio.wait_for(found.get(), WAIT)) == ("ann", {"user": "joe"})
+        assert await asyncio.wait_for(found.get(), WAIT) == ("ann", {"user": "joe"})
 
 
 @pytest.mark.parametrize(

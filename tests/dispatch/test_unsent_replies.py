@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,6 @@ from tests.ingress.amqp_kit import eventually, set_largest
 from tests.ingress.poison_kit import BAD, breaking
 
 TOLD = "it was handled, and its reply could not be sent: "
-
-
-def go(main: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-    asyncio.run(asyncio.wait_for(main(), WAIT))
 
 
 class Handler:

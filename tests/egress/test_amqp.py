@@ -59,8 +59,7 @@ def bound(node: Any, exchange: str) -> int:
 # Settling
 
 
-async def test_an_event_may_have_ten_years_to_live(each_rabbitmq: Any, unique: str) -> None:
-    hub = new_hub()
+async def test_an_event_may_have_ten_years_to_live(hub: Any, each_rabbitmq: Any, unique: str) -> None:
     data = {"url": url(each_rabbitmq), "queue": unique, "expiry": 315_360_000}
     async with opened(hub, **data) as ctx:
         assert await publish(hub, ctx, event(unique)) == [None]
@@ -73,7 +72,7 @@ async def test_an_event_may_have_ten_years_to_live(each_rabbitmq: Any, unique: s
 
 @pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
 async def test_a_quorum_queue_counts_deliveries_and_gives_up_at_its_limit(
-    each_rabbitmq: Any, unique: str
+    hub: Any, each_rabbitmq: Any, unique: str
 ) -> None:
     rabbitmq = each_rabbitmq
     queue = {
@@ -85,7 +84,6 @@ async def test_a_quorum_queue_counts_deliveries_and_gives_up_at_its_limit(
     }
     rabbitmq.declare_queue(f"{unique}-dead")
 
-    hub = new_hub()
     await fill(hub, rabbitmq, queue, 1)
     async with consuming(hub, url=url(rabbitmq), queue=queue) as following:
         counts = []
@@ -104,12 +102,11 @@ async def test_a_quorum_queue_counts_deliveries_and_gives_up_at_its_limit(
 
 @pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
 async def test_what_is_given_back_counts_only_where_the_broker_cannot_tell_it_apart(
-    each_rabbitmq: Any, unique: str
+    hub: Any, each_rabbitmq: Any, unique: str
 ) -> None:
     queue = {"name": unique, "type": "quorum"}
     counts = each_rabbitmq.version < (4, 3)
 
-    hub = new_hub()
     await fill(hub, each_rabbitmq, queue, 1)
     for closed in range(3):
         async with consuming(hub, url=url(each_rabbitmq), queue=queue) as following:
@@ -123,12 +120,11 @@ async def test_what_is_given_back_counts_only_where_the_broker_cannot_tell_it_ap
 
 @pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
 async def test_a_quorum_queue_loses_nothing_however_often_it_comes_back(
-    each_rabbitmq: Any, proxy: Any, unique: str
+    hub: Any, each_rabbitmq: Any, proxy: Any, unique: str
 ) -> None:
     way = proxy(each_rabbitmq.port)
     queue = {"name": unique, "type": "quorum"}
 
-    hub = new_hub()
     await fill(hub, each_rabbitmq, queue, 20)
     data = {"url": url(each_rabbitmq, way.port), "queue": queue}
     for _ in range(12):
@@ -147,11 +143,12 @@ async def test_a_quorum_queue_loses_nothing_however_often_it_comes_back(
     each_rabbitmq.delete_queue(unique)
 
 
-async def test_what_is_rejected_goes_to_the_dead_letter_exchange(rabbitmq: Any, unique: str) -> None:
+async def test_what_is_rejected_goes_to_the_dead_letter_exchange(
+    hub: Any, rabbitmq: Any, unique: str
+) -> None:
     queue = {"name": unique, "dead_letter_exchange": "", "dead_letter_routing_key": f"{unique}-dead"}
     rabbitmq.declare_queue(f"{unique}-dead")
 
-    hub = new_hub()
     await fill(hub, rabbitmq, queue, 2)
     async with consuming(hub, url=url(rabbitmq), queue=queue) as following:
         (await following()).reject()
@@ -162,7 +159,7 @@ async def test_what_is_rejected_goes_to_the_dead_letter_exchange(rabbitmq: Any, 
             assert '"reason":"rejected"' in delivery.envelope.headers["x-death"]
 
 
-async def test_every_type_of_header_becomes_text(rabbitmq: Any, unique: str) -> None:
+async def test_every_type_of_header_becomes_text(hub: Any, rabbitmq: Any, unique: str) -> None:
     table: Any = {
         "text": "ü",
         "true": True,
@@ -177,7 +174,6 @@ async def test_every_type_of_header_becomes_text(rabbitmq: Any, unique: str) -> 
         "table": {"a": {"b": 1}},
     }
 
-    hub = new_hub()
     async with library(rabbitmq) as channel:
         await channel.queue_declare(unique, durable=True)
         properties = commands.Basic.Properties(headers=table)
@@ -198,7 +194,7 @@ async def test_every_type_of_header_becomes_text(rabbitmq: Any, unique: str) -> 
 
 @pytest.mark.parametrize("per_process", [False, True])
 async def test_what_waits_for_a_listener_outlives_the_loss_of_its_connection(
-    each_rabbitmq: Any, proxy: Any, unique: str, caplog: pytest.LogCaptureFixture, per_process: bool
+    hub: Any, each_rabbitmq: Any, proxy: Any, unique: str, caplog: pytest.LogCaptureFixture, per_process: bool
 ) -> None:
     way = proxy(each_rabbitmq.port)
     # Of another type and with arguments that a classic queue does not have, whichever the profile gives.
@@ -210,7 +206,6 @@ async def test_what_waits_for_a_listener_outlives_the_loss_of_its_connection(
         listed = each_rabbitmq.api("GET", "queues")
         return [one for one in listed if one["name"].startswith(f"made::{unique}")]
 
-    hub = new_hub()
     async with consuming(hub, wanted, url=url(each_rabbitmq, way.port), **data) as following:
         waiting = asyncio.ensure_future(following())
         await eventually(lambda: bound(each_rabbitmq, unique), "it listens")
@@ -253,7 +248,7 @@ async def test_a_listeners_queue_goes_when_nobody_comes_back(each_rabbitmq: Any,
 
 @pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
 async def test_a_listeners_queue_of_before_is_used_as_it_is_and_declared_anew_once_it_is_gone(
-    each_rabbitmq: Any, proxy: Any, unique: str, caplog: pytest.LogCaptureFixture
+    hub: Any, each_rabbitmq: Any, proxy: Any, unique: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     way = proxy(each_rabbitmq.port)
     each_rabbitmq.declare_queue(unique, durable=False, auto_delete=True)
@@ -263,7 +258,6 @@ async def test_a_listeners_queue_of_before_is_used_as_it_is_and_declared_anew_on
         found = each_rabbitmq.api("GET", f"queues/%2F/{unique}", missing_ok=True)
         return found and found["durable"]
 
-    hub = new_hub()
     async with (
         consuming(hub, Subscription(name=unique, durable=False), **data) as following,
         opened(hub, url=url(each_rabbitmq), exchange="amq.topic") as ctx,
@@ -283,10 +277,9 @@ async def test_a_listeners_queue_of_before_is_used_as_it_is_and_declared_anew_on
     each_rabbitmq.delete_queue(unique)
 
 
-async def test_consumers_of_a_higher_priority_are_served_first(rabbitmq: Any, unique: str) -> None:
+async def test_consumers_of_a_higher_priority_are_served_first(hub: Any, rabbitmq: Any, unique: str) -> None:
     data = {"url": url(rabbitmq), "queue": unique}
 
-    hub = new_hub()
     async with consuming(hub, **data) as low, consuming(hub, consumer_priority=5, **data) as high:
         waiting = [asyncio.ensure_future(low()), asyncio.ensure_future(high())]
         await eventually(
@@ -304,8 +297,9 @@ async def test_consumers_of_a_higher_priority_are_served_first(rabbitmq: Any, un
 # What goes wrong
 
 
-async def test_a_consumer_whose_queue_is_deleted_declares_it_again(rabbitmq: Any, unique: str) -> None:
-    hub = new_hub()
+async def test_a_consumer_whose_queue_is_deleted_declares_it_again(
+    hub: Any, rabbitmq: Any, unique: str
+) -> None:
     await fill(hub, rabbitmq, unique, 2)
     async with consuming(hub, url=url(rabbitmq), queue=unique) as following:
         held, _ = await following(), await following()
@@ -323,11 +317,10 @@ async def test_a_consumer_whose_queue_is_deleted_declares_it_again(rabbitmq: Any
 
 @pytest.mark.parametrize("how", ["cut", "half_open", "close"])
 async def test_a_consumer_is_restored_and_old_deliveries_settle_nothing(
-    broken_rabbitmq: Any, proxy: Any, unique: str, how: str
+    hub: Any, broken_rabbitmq: Any, proxy: Any, unique: str, how: str
 ) -> None:
     way = proxy(broken_rabbitmq.port)
 
-    hub = new_hub()
     await fill(hub, broken_rabbitmq, unique, 5)
     data = {"url": url(broken_rabbitmq, way.port), "queue": unique, "heartbeat": 1}
     async with consuming(hub, **data) as following:
@@ -350,12 +343,11 @@ async def test_a_consumer_is_restored_and_old_deliveries_settle_nothing(
 
 @pytest.mark.parametrize("named", [False, True])
 async def test_a_stream_goes_on_behind_what_was_settled(
-    rabbitmq: Any, proxy: Any, unique: str, named: bool
+    hub: Any, rabbitmq: Any, proxy: Any, unique: str, named: bool
 ) -> None:
     way = proxy(rabbitmq.port)
     stream = {"name": unique, "type": "stream"}
 
-    hub = new_hub()
     await fill(hub, rabbitmq, stream, 1)
     data = {"url": url(rabbitmq, way.port), "queue": unique if named else stream}
     async with consuming(hub, **data) as following, opened(hub, url=url(rabbitmq)) as ctx:
@@ -383,12 +375,11 @@ async def test_a_stream_goes_on_behind_what_was_settled(
 
 @pytest.mark.parametrize(("offset", "wanted"), [("first", [0, 1, 2]), (1, [1, 2]), (0, [0, 1, 2])])
 async def test_a_stream_is_read_from_where_the_profile_says_however_often_it_is_cut(
-    rabbitmq: Any, proxy: Any, unique: str, offset: Any, wanted: list[int]
+    hub: Any, rabbitmq: Any, proxy: Any, unique: str, offset: Any, wanted: list[int]
 ) -> None:
     way = proxy(rabbitmq.port)
     stream = {"name": unique, "type": "stream"}
 
-    hub = new_hub()
     await fill(hub, rabbitmq, stream, 3)
     data = {"url": url(rabbitmq, way.port), "queue": stream, "offset": offset}
     async with consuming(hub, **data) as following:
@@ -407,12 +398,11 @@ async def test_a_stream_is_read_from_where_the_profile_says_however_often_it_is_
 @pytest.mark.parametrize("each_rabbitmq", ["3.10", "4.0", "4.3"], indirect=True)
 @pytest.mark.parametrize("named", [False, True])
 async def test_a_streams_message_that_is_put_back_comes_again(
-    each_rabbitmq: Any, proxy: Any, unique: str, named: bool
+    hub: Any, each_rabbitmq: Any, proxy: Any, unique: str, named: bool
 ) -> None:
     way = proxy(each_rabbitmq.port)
     stream = {"name": unique, "type": "stream"}
 
-    hub = new_hub()
     await fill(hub, each_rabbitmq, stream, 4)
     data = {"url": url(each_rabbitmq, way.port), "queue": unique if named else stream}
     async with consuming(hub, **data) as following, opened(hub, url=url(each_rabbitmq)) as ctx:
@@ -434,11 +424,10 @@ async def test_a_streams_message_that_is_put_back_comes_again(
 
 
 async def test_messages_with_somebodys_offset_in_a_common_queue_do_not_stop_the_consumer(
-    rabbitmq: Any, proxy: Any, unique: str
+    hub: Any, rabbitmq: Any, proxy: Any, unique: str
 ) -> None:
     way = proxy(rabbitmq.port)
 
-    hub = new_hub()
     async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
         await publish(hub, ctx, *(event(unique, b"1", {"x-stream-offset": "5"}) for _ in range(2)))
     async with consuming(hub, url=url(rabbitmq, way.port), queue=unique) as following:
@@ -465,7 +454,13 @@ async def test_messages_with_somebodys_offset_in_a_common_queue_do_not_stop_the_
     ],
 )
 async def test_what_cannot_be_consumed_is_one_sentence(
-    rabbitmq: Any, unique: str, wanted: dict[str, Any], data: dict[str, Any], kind: type[Exception], why: str
+    hub: Any,
+    rabbitmq: Any,
+    unique: str,
+    wanted: dict[str, Any],
+    data: dict[str, Any],
+    kind: type[Exception],
+    why: str,
 ) -> None:
     rabbitmq.declare_queue(unique)
     rabbitmq.add_user(unique, "hunter22-hunter22")
@@ -477,7 +472,6 @@ async def test_what_cannot_be_consumed_is_one_sentence(
             return {key: filled(each) for key, each in value.items()}
         return value.replace("UNIQUE", unique) if isinstance(value, str) else value
 
-    hub = new_hub()
     async with consuming(hub, Subscription(**wanted), **{"url": account, **filled(data)}) as following:
         with pytest.raises(kind) as caught:
             await following()
@@ -489,11 +483,10 @@ async def test_what_cannot_be_consumed_is_one_sentence(
 
 
 async def test_a_queue_that_belongs_to_another_consumer_is_waited_for_when_the_profile_says_so(
-    rabbitmq: Any, unique: str
+    hub: Any, rabbitmq: Any, unique: str
 ) -> None:
     data = {"url": url(rabbitmq), "queue": unique, "exclusive": True}
 
-    hub = new_hub()
     async with consuming(hub, **data) as first:
         waiting = asyncio.ensure_future(first())
         await eventually(
@@ -514,7 +507,7 @@ async def test_a_queue_that_belongs_to_another_consumer_is_waited_for_when_the_p
 
 
 async def test_a_consumer_goes_on_whatever_the_client_library_raises(
-    rabbitmq: Any, unique: str, monkeypatch: pytest.MonkeyPatch
+    hub: Any, rabbitmq: Any, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opens, raised = AmqpSession.channel, list[Exception]()
 
@@ -523,7 +516,6 @@ async def test_a_consumer_goes_on_whatever_the_client_library_raises(
             raise raised.pop()
         return await opens(session)
 
-    hub = new_hub()
     await fill(hub, rabbitmq, unique, 2)
     monkeypatch.setattr(AmqpSession, "channel", channel)
     raised.extend([RuntimeError("no writer"), DeliveryError("it was cancelled from within")])

@@ -40,10 +40,9 @@ def queue(node: Any, unique: str) -> str:
     return unique
 
 
-async def test_a_fixed_address_keeps_the_routing_keys(node: Any, queue: str) -> None:
+async def test_a_fixed_address_keeps_the_routing_keys(hub: Any, node: Any, queue: str) -> None:
     address = f"/queue{'s' if node.name == 'RabbitMQ 4' else ''}/{queue}"
 
-    hub = new_hub()
     data = {"url": url(node), "address": address}
     async with opened(hub, **data) as ctx:
         await publish(hub, ctx, event("eu.created"), event(""))
@@ -61,11 +60,10 @@ async def test_what_others_send_is_read(rabbitmq: Any, unique: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-async def test_what_is_requeued_disturbs_no_other(node: Any, unique: str, kind: str) -> None:
+async def test_what_is_requeued_disturbs_no_other(hub: Any, node: Any, unique: str, kind: str) -> None:
     node.declare_queue(unique, {"x-queue-type": kind})
     again = [b"5", b"12"]
 
-    hub = new_hub()
     seen: list[bytes] = []
     data = {"url": url(node), "address": existing(node)}
     async with opened(hub, **data) as ctx:
@@ -82,10 +80,9 @@ async def test_what_is_requeued_disturbs_no_other(node: Any, unique: str, kind: 
     assert node.queue_depth(unique) == 0
 
 
-async def test_what_is_given_back_is_no_failed_delivery(rabbitmq43: Any, unique: str) -> None:
+async def test_what_is_given_back_is_no_failed_delivery(hub: Any, rabbitmq43: Any, unique: str) -> None:
     rabbitmq43.declare_queue(unique, {"x-queue-type": "quorum"})
 
-    hub = new_hub()
     async with opened(hub, url=url(rabbitmq43)) as ctx:
         await publish(hub, ctx, event(unique))
     async with consuming(hub, Subscription(name=unique), url=url(rabbitmq43)) as following:
@@ -98,10 +95,11 @@ async def test_what_is_given_back_is_no_failed_delivery(rabbitmq43: Any, unique:
         assert (await following()).delivery_count == 1
 
 
-async def test_how_often_an_event_was_delivered_is_told_by_rabbitmq_4(rabbitmq4: Any, unique: str) -> None:
+async def test_how_often_an_event_was_delivered_is_told_by_rabbitmq_4(
+    hub: Any, rabbitmq4: Any, unique: str
+) -> None:
     rabbitmq4.declare_queue(unique, {"x-queue-type": "quorum"})
 
-    hub = new_hub()
     async with opened(hub, url=url(rabbitmq4)) as ctx:
         assert await publish(hub, ctx, event(unique)) == [None]
     async with consuming(hub, Subscription(name=unique), url=url(rabbitmq4)) as following:
@@ -112,8 +110,7 @@ async def test_how_often_an_event_was_delivered_is_told_by_rabbitmq_4(rabbitmq4:
         (await following()).ack()
 
 
-async def test_rabbitmq_3_does_not_tell_how_often(rabbitmq: Any, unique: str) -> None:
-    hub = new_hub()
+async def test_rabbitmq_3_does_not_tell_how_often(hub: Any, rabbitmq: Any, unique: str) -> None:
     async with opened(hub, url=url(rabbitmq)) as ctx:
         await publish(hub, ctx, event(unique))
     async with consuming(hub, Subscription(name=unique), url=url(rabbitmq)) as following:
@@ -139,8 +136,9 @@ async def test_what_the_broker_cannot_give_is_told(node: Any) -> None:
             await following()
 
 
-async def test_deliveries_are_told_that_the_broker_has_ended_their_link(node: Any, queue: str) -> None:
-    hub = new_hub()
+async def test_deliveries_are_told_that_the_broker_has_ended_their_link(
+    hub: Any, node: Any, queue: str
+) -> None:
     async with opened(hub, url=url(node)) as ctx:
         await publish(hub, ctx, event(queue, b"1"))
     async with consuming(hub, Subscription(name=queue), url=url(node)) as following:
@@ -150,8 +148,9 @@ async def test_deliveries_are_told_that_the_broker_has_ended_their_link(node: An
         assert await asyncio.wait_for(ended, WAIT)
 
 
-async def test_a_deleted_queue_is_waited_for(node: Any, queue: str, caplog: pytest.LogCaptureFixture) -> None:
-    hub = new_hub()
+async def test_a_deleted_queue_is_waited_for(
+    hub: Any, node: Any, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
     wanted = Subscription(name=queue)
     async with consuming(hub, wanted, url=url(node), address=existing(node)) as following:
         node.publish(queue, "1")
@@ -258,8 +257,7 @@ async def test_what_is_no_message_is_handed_on_as_it_is(
     assert caplog.text.count("a message is no AMQP 1.0") == 1
 
 
-async def test_deliveries_may_be_dropped_by_any_thread_at_any_time(node: Any, queue: str) -> None:
-    hub = new_hub()
+async def test_deliveries_may_be_dropped_by_any_thread_at_any_time(hub: Any, node: Any, queue: str) -> None:
     async with opened(hub, url=url(node)) as ctx:
         for turn in range(20):
             assert await publish(hub, ctx, *numbered(queue, 20)) == [None] * 20

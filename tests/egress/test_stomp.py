@@ -51,10 +51,11 @@ async def test_what_the_destination_cannot_give_is_told(rabbitmq: Any) -> None:
             await following()
 
 
-async def test_the_id_that_others_gave_a_message_is_its_own(each_rabbitmq: Any, unique: str) -> None:
+async def test_the_id_that_others_gave_a_message_is_its_own(
+    hub: Any, each_rabbitmq: Any, unique: str
+) -> None:
     mine = {"message-id": "m1", "timestamp": "17", "type": "t", "tenant": "shop"}
 
-    hub = new_hub()
     async with opened(hub, url=url(each_rabbitmq)) as ctx, library(each_rabbitmq) as channel:
         await publish(hub, ctx, event(unique, b"1", {"message-id": "m0"}))
         sent = await got(channel, unique)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import textwrap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +87,8 @@ async def bodies(hub: Any, key: str | None, count: int) -> list[bytes]:
     """Return the next bodies of an internal queue."""
     queue = await hub.ingress.internal.get(key)
     return [await asyncio.wait_for(queue.get(), WAIT) for _ in range(count)]
+
+
+def go(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Run a test's coroutine; one that hangs fails."""
+    return asyncio.run(asyncio.wait_for(main(), WAIT))

@@ -11,7 +11,7 @@ import enum
 import json
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pydantic
 
 from evbus.engine.handling.events.declare import EventSpec, event, spec_of
 from evbus.types import Delivery, Envelope
-from tests.evbus.kit import WAIT, new_hub, running
+from tests.evbus.kit import WAIT, go, new_hub, running
 from tests.evbus.rig import failure
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "known",
     "listening",
     "new_hub",
+    "send",
     "settled",
 ]
 
@@ -136,11 +137,6 @@ def known(cls: Any) -> EventSpec:
     return found
 
 
-def go(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """Run a test's coroutine; one that hangs fails."""
-    return asyncio.run(asyncio.wait_for(main(), WAIT))
-
-
 @contextlib.asynccontextmanager
 async def listening(profiles: Any = None, **options: Any) -> AsyncIterator[Any]:
     """Yield the hub of a started bus; at the end everything is handled."""
@@ -148,6 +144,12 @@ async def listening(profiles: Any = None, **options: Any) -> AsyncIterator[Any]:
         hub = new_hub(**{"dead_store": f"{folder}/dead.jsonl", **options})
         async with running(hub, INTERNAL if profiles is None else profiles):
             yield hub
+
+
+async def send(hub: Any, *events: Any) -> None:
+    """Send events, one after the other."""
+    for one in events:
+        await hub.event.init.send(one)
 
 
 async def settled(hub: Any) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from evbus.types import Subscription
 from tests.evbus.kit import new_hub, running
+from tests.event.kit import send
 from tests.ingress.amqp_kit import eventually
 from tests.transports.kit import WAIT
 from tests.transports.listening import Inbox, order
@@ -48,8 +49,7 @@ async def test_what_was_not_begun_goes_back_at_once_when_the_listener_stops(
     inbox.listen(hub)
     async with running(sender, profiles(each_rabbitmq, unique)), AsyncExitStack() as stack:
         await stack.enter_async_context(running(hub, profiles(each_rabbitmq, unique)))
-        for number in range(8):
-            await sender.event.init.send(kind(number))
+        await send(sender, *(kind(number) for number in range(8)))
         assert (await inbox.next()).number == 0
         (found,) = hub.event.init.subscriptions(unique)
         while found["queued"] < 7:
@@ -111,8 +111,7 @@ async def test_behind_closings_each_event_is_handled_and_what_was_not_begun_only
         running(sender, profiles(each_rabbitmq, unique)),
         running(hub, profiles(each_rabbitmq, unique, way.port)),
     ):
-        for number in range(24):
-            await sender.event.init.send(kind(number))
+        await send(sender, *(kind(number) for number in range(24)))
         await eventually(lambda: len(handled) == 24, "everything is handled")
     assert set(handled) == set(range(24))
     # What was running, and what the acknowledgement of may have been under way; it held ten.

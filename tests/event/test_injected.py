@@ -11,7 +11,7 @@ import pytest
 from evbus.api import EventListener, Factory, Singleton
 from evbus.errors import HandlerSignatureError
 from tests.evbus.kit import running, states, write
-from tests.event.kit import INTERNAL, SOON, Got, OrderPlaced, failure, listening, new_hub, settled
+from tests.event.kit import INTERNAL, SOON, Got, OrderPlaced, failure, listening, new_hub, send, settled
 
 
 class Repo:
@@ -86,16 +86,14 @@ async def test_a_value_is_given_by_its_type(listener: Any, early: bool) -> None:
 @pytest.mark.parametrize("listener", LISTENERS)
 @pytest.mark.parametrize("make", [Repo, connect])
 async def test_a_singleton_is_made_at_the_start_shared_and_closed_at_the_stop(
-    listener: Any, make: Any
+    hub: Any, listener: Any, make: Any
 ) -> None:
-    hub = new_hub()
     hub.dispatch.init.provide(Repo, Singleton["repo":make])
     for name in ("one", "two"):
         hub.event.init.subscribe(OrderPlaced, listener, name=name)
     for number in (1, 2):
         async with running(hub, INTERNAL):
-            for _ in range(2):
-                await hub.event.init.send(OrderPlaced())
+            await send(hub, *(OrderPlaced() for _ in range(2)))
             await settled(hub)
             assert (Repo.made, Repo.closed) == (number, number - 1)
         assert (Repo.made, Repo.closed) == (number, number)
@@ -107,8 +105,7 @@ async def test_a_factory_is_called_for_each_listener() -> None:
         hub.dispatch.init.provide(Repo, Factory["repo":connect])
         for name in ("one", "two"):
             hub.event.init.subscribe(OrderPlaced, function, name=name)
-        for _ in range(3):
-            await hub.event.init.send(OrderPlaced())
+        await send(hub, *(OrderPlaced() for _ in range(3)))
         await settled(hub)
         assert (Repo.made, Repo.closed) == (2, 0)
     assert (Repo.made, Repo.closed) == (2, 2)
@@ -183,10 +180,9 @@ def test_what_nobody_provides_is_told_at_the_start() -> None:
     assert failure(HandlerSignatureError, later) == said
 
 
-def test_the_event_comes_first() -> None:
+def test_the_event_comes_first(hub: Any) -> None:
     async def wrong(repo: Repo, event: OrderPlaced) -> None: ...
 
-    hub = new_hub()
     hub.dispatch.init.provide(Repo, Repo())
     assert failure(HandlerSignatureError, hub.event.init.subscribe, OrderPlaced, wrong).endswith(
         "wrong: it takes (repo, event), and is called with the event first: (event, repo)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -167,21 +166,6 @@ async def test_each_listener_handles_a_signed_event_once_and_a_second_delivery_n
     assert hub.pipeline.DEDUPE.dropped == 2
 
 
-async def test_what_failed_for_one_listener_is_not_taken_for_handled_by_it() -> None:
-    calls = list[str]()
-
-    async def on(event: Any) -> None:
-        calls.append(event.id)
-        if len(calls) == 1:
-            raise asyncio.CancelledError
-
-    async with listening(pipeline=["stamp", "dedupe"]) as hub:
-        hub.event.init.subscribe(OrderPlaced, on, retry=SOON)
-        await hub.event.init.send(OrderPlaced("x"))
-        await settled(hub)
-    assert calls == ["x", "x"]
-
-
 async def test_keys_keep_their_order_when_bodies_are_compressed() -> None:
     got = list[tuple[str, int]]()
 
@@ -197,28 +181,6 @@ async def test_keys_keep_their_order_when_bodies_are_compressed() -> None:
     for key in "abc":
         numbers = [number for name, number in got if name == key]
         assert (numbers, len(numbers)) == (sorted(numbers), 20)
-
-
-async def test_an_event_that_is_not_signed_is_dead(tmp_path: Path) -> None:
-    sender, receiver = (
-        new_hub(),
-        new_hub(pipeline=["sign"], sign_keys=KEYS, dead_store=str(tmp_path / "dead.jsonl")),
-    )
-    got = Got()
-    receiver.event.init.subscribe(OrderPlaced, got.on, name="billing")
-    sender.evbus.broker.put_nowait(routing_key="OrderPlaced", body=OrderPlaced())
-    envelope = await sender.evbus.broker.get()
-    async with running(receiver, {"internal": {"*": {}}}):
-        await receiver.ingress.internal.publish_batch(_ctx(), [envelope])
-        await settled(receiver)
-    (line,) = dead(tmp_path / "dead.jsonl")
-    assert line["dead"]["lane"] == "listener billing"
-    assert "sign" in line["dead"]["reason"]
-    assert got == []
-
-
-def _ctx() -> Any:
-    return SimpleNamespace(profile=SimpleNamespace(limit=0), name="*")
 
 
 # Handlers that raise what is no ``Exception``.

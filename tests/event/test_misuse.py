@@ -40,7 +40,7 @@ def test_an_event_without_parentheses() -> None:
     assert said == "write @event() above OrderPlaced, with parentheses"
 
 
-def test_a_class_that_is_no_dataclass() -> None:
+def test_a_class_that_is_no_dataclass(hub: Any) -> None:
     @event()
     class Bare:
         id: int
@@ -50,7 +50,6 @@ def test_a_class_that_is_no_dataclass() -> None:
         f"{Bare.__qualname__} cannot be an event: it is no dataclass, msgspec Struct, attrs class or "
         "pydantic model; put @dataclass above it"
     )
-    hub = new_hub()
     assert failure(HandlerSignatureError, hub.event.init.subscribe, Bare, on) == said
     assert failure(HandlerSignatureError, hub.event.init.send, Bare()) == said
 
@@ -149,8 +148,7 @@ def test_two_events_of_one_name_in_one_file() -> None:
     ],
     ids=str,
 )
-def test_options_of_a_listener(options: dict[str, Any], said: str) -> None:
-    hub = new_hub()
+def test_options_of_a_listener(hub: Any, options: dict[str, Any], said: str) -> None:
     assert failure(HandlerSignatureError, event_listener, OrderPlaced, **options) == said
     assert failure(HandlerSignatureError, hub.event.init.subscribe, OrderPlaced, on, **options) == said
     assert hub.event.init.subscriptions() == []
@@ -192,8 +190,7 @@ def test_what_cannot_be_called_is_no_listener() -> None:
         (object, True, "subclasses=True wants a class that events derive from, not <class 'object'>"),
     ],
 )
-def test_a_listener_to_what_is_no_event(listened: Any, subclasses: bool, said: str) -> None:
-    hub = new_hub()
+def test_a_listener_to_what_is_no_event(hub: Any, listened: Any, subclasses: bool, said: str) -> None:
     assert (
         failure(HandlerSignatureError, hub.event.init.subscribe, listened, on, subclasses=subclasses) == said
     )
@@ -242,8 +239,9 @@ async def test_a_listener_to_a_profile_that_cannot_be_consumed_from(tmp_path: Pa
     assert "; file.default only takes events; within this process it is internal: {default: {}}" in said
 
 
-def test_a_name_that_looks_like_a_pattern_and_is_none_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    hub = new_hub()
+def test_a_name_that_looks_like_a_pattern_and_is_none_is_told(
+    hub: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in ("order.*", "order.placed", "#", OrderPlaced):
         hub.event.init.subscribe(name, on)
     assert not caplog.records
@@ -267,8 +265,7 @@ NO_EVENT = "no event; what has no class with @event() is put: put(routing_key, b
     ],
     ids=str,
 )
-def test_what_is_no_event_is_not_sent(sent: Any, said: str) -> None:
-    hub = new_hub()
+def test_what_is_no_event_is_not_sent(hub: Any, sent: Any, said: str) -> None:
     assert failure(HandlerSignatureError, hub.event.init.send, sent) == said
     assert hub.evbus.BUS.empty()
 
@@ -278,8 +275,7 @@ def test_what_is_no_event_is_not_sent(sent: Any, said: str) -> None:
     [({"tenant": 5}, "tenant"), ({5: "x"}, "5"), ({"a": None}, "a")],
     ids=str,
 )
-def test_a_header_that_is_no_string(headers: Any, named: str) -> None:
-    hub = new_hub()
+def test_a_header_that_is_no_string(hub: Any, headers: Any, named: str) -> None:
     said = failure(InvalidHeader, hub.event.init.send, OrderPlaced(), headers=headers)
     assert named in said
     assert hub.evbus.BUS.empty()

@@ -17,7 +17,7 @@ from evbus import api, testing
 from evbus.engine.handling.events import modules
 from evbus.errors import HandlerExists, HandlerSignatureError
 from tests.evbus.kit import WAIT, new_hub, running, states, write
-from tests.event.kit import Book, OrderPlaced, go, listening, settled
+from tests.event.kit import Book, OrderPlaced, go, listening, send, settled
 
 INTERNAL = {"internal": {"*": {}}}
 HEAD = "from evbus.api import EventListener, event_listener\nfrom tests.event.kit import OrderPlaced, Named\n"
@@ -154,10 +154,9 @@ def test_two_of_one_name_would_share_events_and_are_refused(folder: Path) -> Non
     asyncio.run(main())
 
 
-async def test_what_listens_is_not_subscribed_twice_and_may_be_after_its_end(folder: Path) -> None:
+async def test_what_listens_is_not_subscribed_twice_and_may_be_after_its_end(hub: Any, folder: Path) -> None:
     app = module(folder, "app_seven", HEAD + listener("billing"))
 
-    hub = new_hub()
     async with running(hub, INTERNAL):
         (number,) = hub.event.listen(app)
         assert hub.event.listen(app.billing, app) == [number]
@@ -332,8 +331,7 @@ def heard_by_files(tmp_path: Path, *sent: Any, **files: str) -> tuple[Any, list[
     async def main() -> Any:
         async with listening(plugin_dirs=[str(root)]) as hub:
             hub.GOT = []
-            for each in sent:
-                await hub.event.init.send(each)
+            await send(hub, *sent)
             await settled(hub)
         return hub
 

@@ -177,13 +177,14 @@ FIELDS = [
 
 
 @pytest.mark.parametrize(("cls", "field"), FIELDS, ids=lambda part: getattr(part, "__name__", None))
-def test_a_name_for_type_checkers_alone_is_told_before_the_first_event(cls: Any, field: str) -> None:
+def test_a_name_for_type_checkers_alone_is_told_before_the_first_event(
+    hub: Any, cls: Any, field: str
+) -> None:
     said = (
         f"the event {cls.__name__}: the field {field} cannot be read, as the name Decimal means nothing in "
         f"{__name__} when the program runs; import it there outside of `if TYPE_CHECKING:`, or define it at "
         "the top level of the module"
     )
-    hub = new_hub()
     assert failure(HandlerSignatureError, hub.event.init.subscribe, cls, on) == said
     assert hub.event.init.subscriptions() == []
     unfilled = cls(1) if issubclass(cls, msgspec.Struct) else object.__new__(cls)

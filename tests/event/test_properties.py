@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from evbus.engine.handling.events.declare import event
 from evbus.errors import Rejected
 from tests.evbus.kit import running
-from tests.event.kit import go, new_hub
+from tests.event.kit import go, new_hub, send
 
 ATTEMPTS = 3
 
@@ -136,11 +136,9 @@ def test_each_group_handles_each_event_once(
                 key="key" if member.keyed else None,
                 retry={"attempts": ATTEMPTS, "min": 1e-9, "max": 1e-9},
             )
-        for each in sent[:early]:
-            await hub.event.init.send(each)
+        await send(hub, *(sent[:early]))
         async with running(hub, {"internal": {"*": {}}}):
-            for each in sent[early:]:
-                await hub.event.init.send(each)
+            await send(hub, *(sent[early:]))
 
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "dead.jsonl"
@@ -222,8 +220,7 @@ def test_when_the_bus_stops_too_soon_each_group_has_handled_an_event_or_left_it_
                 durable=durable,
             )
         async with running(hub, {"internal": {"*": {}}}):
-            for number in range(len(hanging)):
-                await hub.event.init.send(Numbered(number, "xyz"[number % 3], {}))
+            await send(hub, *(Numbered(number, "xyz"[number % 3], {}) for number in range(len(hanging))))
 
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "dead.jsonl"

@@ -16,7 +16,7 @@ from tests.engine.handling.events.test_consumer import Remote
 from tests.engine.handling.events.test_subscriptions import add, subscriptions
 from tests.evbus.kit import WAIT, new_hub, running
 from tests.evbus.rig import turns, until
-from tests.event.kit import INTERNAL, SOON, Book, Gate, Got, OrderPlaced, dead, settled
+from tests.event.kit import INTERNAL, SOON, Book, Gate, Got, OrderPlaced, dead, send, settled
 
 PROFILES: dict[str, Any] = {"internal": {"*": {}}}
 
@@ -50,8 +50,7 @@ async def test_what_was_sent_before_is_handled(concurrency: int, limit: int, tmp
 
     async with running(hub, {"internal": {"*": {"limit": limit}}}):
         hub.event.init.subscribe(Step, on, concurrency=concurrency, prefetch=2)
-        for number in range(300):
-            await hub.event.init.send(Step(number))
+        await send(hub, *(Step(number) for number in range(300)))
     assert sorted(got) == list(range(300))
     assert concurrency > 1 or got == sorted(got)
     assert dead(tmp_path / "dead.jsonl") == []
@@ -65,8 +64,7 @@ def test_what_a_stop_leaves_that_is_cancelled_is_in_the_dead_store(tmp_path: Pat
         starting = asyncio.ensure_future(hub.evbus.init.start(PROFILES))
         await hub.evbus.init.join()
         hub.event.init.subscribe(Step, gate.on)
-        for number in range(5):
-            await hub.event.init.send(Step(number))
+        await send(hub, *(Step(number) for number in range(5)))
         await gate.entered(1)
         stopping = asyncio.ensure_future(hub.evbus.init.stop())
         await turns(5)
@@ -87,8 +85,7 @@ async def test_what_listeners_send_while_it_stops_is_handled(tmp_path: Path) -> 
 
     async with running(hub, PROFILES):
         hub.event.init.subscribe(Step, on)
-        for chain in range(3):
-            await hub.event.init.send(Step(0, chain))
+        await send(hub, *(Step(0, chain) for chain in range(3)))
     assert sorted(got) == [(chain, number) for chain in range(3) for number in range(21)]
 
 
@@ -135,8 +132,7 @@ async def test_what_is_not_handled_in_time_is_in_the_dead_store(
         hub.event.init.subscribe(cls, gate.on, name="slow", concurrency=concurrency, prefetch=6)
         hub.event.init.subscribe(cls, fast.on, name="fast")
         sent = [cls(number) for number in range(20)]
-        for each in sent:
-            await hub.event.init.send(each)
+        await send(hub, *sent)
         await gate.entered(concurrency)
     lines = dead(tmp_path / "dead.jsonl")
     assert len(fast) == 20
@@ -154,8 +150,7 @@ async def test_what_some_handled_in_time_is_not_in_the_dead_store_for_them(tmp_p
     gate.release(*range(5))
     async with running(hub, PROFILES):
         hub.event.init.subscribe(Step, gate.on)
-        for number in range(10):
-            await hub.event.init.send(Step(number))
+        await send(hub, *(Step(number) for number in range(10)))
     left = [line["body"]["number"] for line in dead(tmp_path / "dead.jsonl")]
     assert gate.done == list(range(5))
     assert sorted(left) == list(range(5, 10))
@@ -175,8 +170,7 @@ async def test_what_is_left_counts_as_dead_with_the_attempts_that_were_made(tmp_
 
     async with running(hub, PROFILES):
         hub.event.init.subscribe(Step, on, retry={**SOON, "attempts": 0})
-        for number in range(3):
-            await hub.event.init.send(Step(number))
+        await send(hub, *(Step(number) for number in range(3)))
         await waiting.wait()
     lines = dead(tmp_path / "dead.jsonl")
     assert [(line["body"]["number"], line["dead"]["attempts"]) for line in lines] == [
@@ -203,8 +197,7 @@ async def test_a_listener_of_a_group_has_one_name_in_the_dead_store(tmp_path: Pa
 
     async with running(hub, PROFILES):
         hub.event.init.subscribe(Step, on, name="bill", group="g", retry={"attempts": 1})
-        for number in range(3):
-            await hub.event.init.send(Step(number))
+        await send(hub, *(Step(number) for number in range(3)))
         await waiting.wait()
     lines = dead(tmp_path / "dead.jsonl")
     assert [(line["body"]["number"], line["dead"]["lane"]) for line in lines] == [
@@ -224,8 +217,7 @@ async def test_an_event_that_dies_while_the_bus_stops_is_in_the_dead_store_once(
 
         async with running(hub, PROFILES):
             hub.event.init.subscribe(Step, on, retry={**SOON, "attempts": 1})
-            for step in range(20):
-                await hub.event.init.send(Step(step))
+            await send(hub, *(Step(step) for step in range(20)))
             for _ in range(number * 3):
                 await asyncio.sleep(0)
         assert sorted(line["body"]["number"] for line in dead(path)) == list(range(20))
@@ -242,8 +234,7 @@ async def test_a_steady_stop_waits_as_long_as_anything_is_handled(tmp_path: Path
     listening = asyncio.ensure_future(hub.evbus.init.start(PROFILES))
     await hub.evbus.init.join()
     hub.event.init.subscribe(Step, on)
-    for number in range(30):
-        await hub.event.init.send(Step(number))
+    await send(hub, *(Step(number) for number in range(30)))
     report = await hub.evbus.init.stop(steady=True)
     await listening
     assert got == list(range(30))
@@ -332,8 +323,7 @@ async def test_a_stop_while_a_listener_is_being_removed_keeps_what_that_handles(
     gate = Gate(lambda event: event.id)
     async with running(hub, INTERNAL):
         number = hub.event.init.subscribe(OrderPlaced, gate.on)
-        for each in "abc":
-            await hub.event.init.send(OrderPlaced(each))
+        await send(hub, *(OrderPlaced(each) for each in "abc"))
         await gate.entered(1)
         removing = asyncio.ensure_future(hub.event.init.unsubscribe(number))
         await asyncio.sleep(0)
@@ -382,10 +372,8 @@ async def test_a_listener_that_ended_itself_cannot_wait_for_the_stop(tmp_path: P
 # A start that listeners have a part in.
 
 
-async def test_a_start_that_a_listener_cannot_go_along_with_keeps_what_was_sent() -> None:
+async def test_a_start_that_a_listener_cannot_go_along_with_keeps_what_was_sent(hub: Any) -> None:
     got: list[int] = []
-
-    hub = new_hub()
 
     async def on(event: OrderPlaced) -> None:
         got.append(event.total)
@@ -404,10 +392,8 @@ async def test_a_start_that_a_listener_cannot_go_along_with_keeps_what_was_sent(
     assert got == [1, 2]
 
 
-async def test_a_bus_that_was_cancelled_leaves_no_listener_behind() -> None:
+async def test_a_bus_that_was_cancelled_leaves_no_listener_behind(hub: Any) -> None:
     got: list[Any] = []
-
-    hub = new_hub()
 
     async def on(event: OrderPlaced) -> None:
         got.append(event.total)

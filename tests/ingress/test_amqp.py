@@ -60,11 +60,10 @@ def rejected(outcomes: list[Any]) -> list[bool | None]:
 # Where it arrives
 
 
-async def test_an_exchange_and_its_queue_are_declared_and_bound(rabbitmq: Any, unique: str) -> None:
+async def test_an_exchange_and_its_queue_are_declared_and_bound(hub: Any, rabbitmq: Any, unique: str) -> None:
     exchange = {"name": unique, "type": "topic", "auto_delete": True}
     queue = {"name": unique, "bind": ["orders.#", "bills.*"]}
 
-    hub = new_hub()
     async with opened(hub, url=url(rabbitmq), exchange=exchange, queue=queue) as ctx:
         keys = ("orders.a.b", "bills.x", "other", "orders")
         outcomes = await publish_as_a_lane(hub, ctx, *(event(key, key.encode()) for key in keys))
@@ -73,17 +72,15 @@ async def test_an_exchange_and_its_queue_are_declared_and_bound(rabbitmq: Any, u
 
 
 @pytest.mark.parametrize("kind", ["quorum", "stream"])
-async def test_quorum_queues_and_streams_take_events(rabbitmq: Any, unique: str, kind: str) -> None:
-    hub = new_hub()
+async def test_quorum_queues_and_streams_take_events(hub: Any, rabbitmq: Any, unique: str, kind: str) -> None:
     async with opened(hub, url=url(rabbitmq), queue={"name": unique, "type": kind}) as ctx:
         assert await publish(hub, ctx, *numbered(unique, 50)) == [None] * 50
     rabbitmq.delete_queue(unique)
 
 
 async def test_an_exchange_that_is_not_there_is_a_sentence_with_the_way_out(
-    rabbitmq: Any, unique: str
+    hub: Any, rabbitmq: Any, unique: str
 ) -> None:
-    hub = new_hub()
     with pytest.raises(ConnectFailed) as caught:
         await hub.ingress.amqp.open(context(url=url(rabbitmq), exchange=unique))
     assert str(caught.value) == (
@@ -119,7 +116,7 @@ async def test_the_routing_key_of_the_profile_may_hold_the_events_own(
 
 
 async def test_headers_become_properties_and_the_profile_fills_in_what_is_missing(
-    rabbitmq: Any, unique: str
+    hub: Any, rabbitmq: Any, unique: str
 ) -> None:
     headers = {
         "content-type": "application/json",
@@ -134,7 +131,6 @@ async def test_headers_become_properties_and_the_profile_fills_in_what_is_missin
     }
     data = {"expiry": 600, "priority": 4, "headers": {"x-own": "less", "x-fixed": "f"}, "persistent": True}
 
-    hub = new_hub()
     async with opened(hub, url=url(rabbitmq), queue=unique, **data) as ctx:
         own = event(unique, b"2", {"priority": "9", "expiration": "70000", "message-id": "m"})
         assert await publish(hub, ctx, event(unique, b"1", headers), own) == [None, None]
@@ -157,20 +153,20 @@ async def test_headers_become_properties_and_the_profile_fills_in_what_is_missin
     assert (second["priority"], second["expiration"], second["message_id"]) == (9, "70000", "m")
 
 
-async def test_events_are_transient_when_the_profile_says_so(rabbitmq: Any, unique: str) -> None:
-    hub = new_hub()
+async def test_events_are_transient_when_the_profile_says_so(hub: Any, rabbitmq: Any, unique: str) -> None:
     async with opened(hub, url=url(rabbitmq), queue=unique, persistent=False) as ctx:
         assert await publish(hub, ctx, event(unique, b"1", {"delivery-mode": "2"})) == [None]
     (message,) = rabbitmq.take(unique)
     assert message["properties"]["delivery_mode"] == 1
 
 
-async def test_events_that_share_their_headers_and_others_are_told_apart(rabbitmq: Any, unique: str) -> None:
+async def test_events_that_share_their_headers_and_others_are_told_apart(
+    hub: Any, rabbitmq: Any, unique: str
+) -> None:
     from evbus.types import Envelope, SharedHeaders
 
     shared = [SharedHeaders({"n": str(number)}) for number in range(3)]
 
-    hub = new_hub()
     async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
         events = [Envelope("orders", unique, b"%d" % (n % 3), shared[n % 3], 1.0 + n) for n in range(600)]
         assert set(await publish(hub, ctx, *events)) == {None}
@@ -201,9 +197,8 @@ def test_a_round_trip_under_uvloop(rabbitmq: Any, unique: str, uvloop_runner: An
 
 
 async def test_unroutable_events_come_back_with_the_reason_and_the_others_are_delivered(
-    rabbitmq: Any, unique: str
+    hub: Any, rabbitmq: Any, unique: str
 ) -> None:
-    hub = new_hub()
     async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
         events = [event(unique if number % 3 else f"{unique}-no", b"same") for number in range(300)]
         outcomes = await publish_as_a_lane(hub, ctx, *events)
@@ -269,13 +264,12 @@ def test_a_broker_that_adds_headers_to_what_comes_in_changes_nothing_of_it(
 
 
 async def test_of_events_with_one_key_and_body_those_come_back_whose_headers_lead_nowhere(
-    each_rabbitmq: Any, unique: str
+    hub: Any, each_rabbitmq: Any, unique: str
 ) -> None:
     async with library(each_rabbitmq) as channel:
         await channel.exchange_declare(unique, exchange_type="headers", durable=True)
         await channel.queue_declare(unique, durable=True)
         await channel.queue_bind(unique, unique, arguments={"x-match": "all", "to": "here"})
-    hub = new_hub()
     async with opened(hub, url=url(each_rabbitmq), exchange=unique) as ctx:
         kinds = [
             {"to": "here"},
@@ -289,19 +283,19 @@ async def test_of_events_with_one_key_and_body_those_come_back_whose_headers_lea
     assert each_rabbitmq.queue_depth(unique) == 100
 
 
-async def test_unroutable_events_are_dropped_when_the_profile_says_so(rabbitmq: Any, unique: str) -> None:
-    hub = new_hub()
+async def test_unroutable_events_are_dropped_when_the_profile_says_so(
+    hub: Any, rabbitmq: Any, unique: str
+) -> None:
     async with opened(hub, url=url(rabbitmq), mandatory=False) as ctx:
         assert await publish(hub, ctx, event(f"{unique}-no")) == [None]
 
 
 @pytest.mark.parametrize(("refused", "kind"), [("retry", DeliveryError), ("reject", Rejected)])
 async def test_what_a_full_queue_refuses_is_tried_again_or_given_up(
-    rabbitmq: Any, unique: str, refused: str, kind: type
+    hub: Any, rabbitmq: Any, unique: str, refused: str, kind: type
 ) -> None:
     queue = {"name": unique, "arguments": {"x-max-length": 2, "x-overflow": "reject-publish"}}
 
-    hub = new_hub()
     async with opened(hub, url=url(rabbitmq), queue=queue, refused=refused) as ctx:
         for _ in range(2):
             assert await publish(hub, ctx, event(unique)) == [None]
@@ -311,8 +305,9 @@ async def test_what_a_full_queue_refuses_is_tried_again_or_given_up(
     assert rabbitmq.queue_depth(unique) == 2
 
 
-async def test_the_longest_life_that_the_broker_allows_is_allowed(each_rabbitmq: Any, unique: str) -> None:
-    hub = new_hub()
+async def test_the_longest_life_that_the_broker_allows_is_allowed(
+    hub: Any, each_rabbitmq: Any, unique: str
+) -> None:
     async with opened(hub, url=url(each_rabbitmq), queue=unique, expiry=315_360_000) as ctx:
         longest = event(unique, b"2", {"expiration": "315360000000"})
         assert await publish(hub, ctx, event(unique, b"1"), longest) == [None, None]
@@ -368,9 +363,8 @@ async def test_an_exchange_deleted_under_the_lane_is_declared_again(
 
 
 async def test_a_queue_deleted_under_the_lane_is_declared_again_and_other_keys_stay_unroutable(
-    rabbitmq: Any, unique: str
+    hub: Any, rabbitmq: Any, unique: str
 ) -> None:
-    hub = new_hub()
     async with opened(hub, url=url(rabbitmq), queue=unique) as ctx:
         for number in range(3):
             assert await publish(hub, ctx, event(unique, b"before")) == [None]
@@ -417,7 +411,7 @@ async def test_a_lane_whose_exchange_is_gone_waits_for_it_and_its_neighbour_on_t
 # Profiles of evbus-pika, secrets
 
 
-async def test_a_profile_of_evbus_pika_works_as_it_is(rabbitmq: Any, unique: str) -> None:
+async def test_a_profile_of_evbus_pika_works_as_it_is(hub: Any, rabbitmq: Any, unique: str) -> None:
     rabbitmq.declare_queue(unique)
     connection = {
         "host": rabbitmq.host,
@@ -427,7 +421,6 @@ async def test_a_profile_of_evbus_pika_works_as_it_is(rabbitmq: Any, unique: str
         "virtualhost": "/",
     }
 
-    hub = new_hub()
     async with opened(
         hub,
         provider="pika",
@@ -442,12 +435,11 @@ async def test_a_profile_of_evbus_pika_works_as_it_is(rabbitmq: Any, unique: str
 
 @pytest.mark.parametrize("where", ["refused", "login"])
 async def test_no_error_log_or_snapshot_shows_a_secret(
-    rabbitmq: Any, caplog: pytest.LogCaptureFixture, unique: str, where: str
+    hub: Any, rabbitmq: Any, caplog: pytest.LogCaptureFixture, unique: str, where: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
     secret = "hunter22-hunter22"
 
-    hub = new_hub()
     port = 1 if where == "refused" else rabbitmq.port
     data = {"url": f"amqp://{unique}:{secret}@127.0.0.1:{port}/"}
     with pytest.raises(ConnectFailed) as caught:
@@ -535,13 +527,12 @@ async def test_a_key_that_leads_nowhere_is_dead_soon_although_queues_may_be_comi
 
 
 async def test_a_connection_that_answers_is_kept_although_the_broker_cannot_confirm(
-    rabbitmq: Any, proxy: Any, unique: str
+    hub: Any, rabbitmq: Any, proxy: Any, unique: str
 ) -> None:
     """As when the queue has no quorum: over another connection the events would only be there twice."""
     way, withheld = proxy(rabbitmq.port), Withheld(lambda _, method: method == frames.ACK)
     way.filter("down", withheld)
 
-    hub = new_hub()
     data = {"url": url(rabbitmq, way.port), "queue": unique, "confirm_timeout": 0.2}
     async with opened(hub, **data) as ctx:
         assert await publish(hub, ctx, event(unique, b"0")) == [None]
@@ -555,12 +546,11 @@ async def test_a_connection_that_answers_is_kept_although_the_broker_cannot_conf
 
 
 async def test_a_publish_while_the_transport_is_being_closed_costs_no_attempt(
-    rabbitmq: Any, unique: str
+    hub: Any, rabbitmq: Any, unique: str
 ) -> None:
     """aiormq says the end of the stream before it closes, and asyncio refuses what is written after that."""
     rabbitmq.declare_queue(unique)
 
-    hub = new_hub()
     async with opened(hub, url=url(rabbitmq), reconnect={"min": 0.01, "max": 0.05}) as ctx:
         for number in range(20):
             while ctx.state.connection.session is None:

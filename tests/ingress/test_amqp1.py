@@ -16,7 +16,6 @@ from tests.connection.amqp1_kit import (
     Peer,
     event,
     existing,
-    new_hub,
     numbered,
     opened,
     peer,
@@ -47,8 +46,9 @@ def exchange(node: Any, name: str) -> str:
 
 
 @pytest.mark.parametrize(("durable", "mode"), [(True, 2), (False, 1)])
-async def test_what_is_not_durable_is_not_kept(node: Any, queue: str, durable: bool, mode: int) -> None:
-    hub = new_hub()
+async def test_what_is_not_durable_is_not_kept(
+    hub: Any, node: Any, queue: str, durable: bool, mode: int
+) -> None:
     async with opened(hub, url=url(node), durable=durable, address=existing(node)) as ctx:
         assert await publish(hub, ctx, event(queue)) == [None]
     (message,) = node.take(queue)
@@ -59,11 +59,10 @@ async def test_what_is_not_durable_is_not_kept(node: Any, queue: str, durable: b
 @pytest.mark.parametrize("each_rabbitmq", ["4.0", "4.3"], indirect=True)
 @pytest.mark.parametrize("address", ["/queues/{routing_key}", "/exchanges/amq.topic/{routing_key}"])
 async def test_what_reaches_no_queue_shortly_after_connecting_is_tried_again_for_a_while(
-    each_rabbitmq: Any, unique: str, address: str, monkeypatch: pytest.MonkeyPatch
+    hub: Any, each_rabbitmq: Any, unique: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "SETTLING", WAIT)
 
-    hub = new_hub()
     async with opened(hub, url=url(each_rabbitmq), address=address) as ctx:
         (outcome,) = await publish(hub, ctx, event(unique))
         assert isinstance(outcome, Unavailable)
@@ -76,17 +75,15 @@ async def test_what_reaches_no_queue_shortly_after_connecting_is_tried_again_for
         assert isinstance(outcome, Rejected)
 
 
-async def test_rabbitmq_3_declares_the_queue_of_an_event(rabbitmq: Any, unique: str) -> None:
-    hub = new_hub()
+async def test_rabbitmq_3_declares_the_queue_of_an_event(hub: Any, rabbitmq: Any, unique: str) -> None:
     async with opened(hub, url=url(rabbitmq)) as ctx:
         assert await publish(hub, ctx, event(f"{unique}/ü€")) == [None]
     assert rabbitmq.queue_depth(f"{unique}/ü€") == 1
 
 
-async def test_what_an_event_says_is_there_for_others(node: Any, queue: str) -> None:
+async def test_what_an_event_says_is_there_for_others(hub: Any, node: Any, queue: str) -> None:
     headers = {"content-type": "text/plain", "message-id": "m", "correlation-id": "c", "ce-id": "7"}
 
-    hub = new_hub()
     async with opened(hub, url=url(node), ttl=600, priority=4, headers={"x-tenant": "shop"}) as ctx:
         assert await publish(hub, ctx, event(queue, b"text", headers)) == [None]
     (message,) = node.take(queue)
@@ -97,12 +94,11 @@ async def test_what_an_event_says_is_there_for_others(node: Any, queue: str) -> 
 
 
 async def test_a_missing_exchange_rejects_its_events_with_the_reason_and_no_others(
-    node: Any, queue: str
+    hub: Any, node: Any, queue: str
 ) -> None:
     prefix = "/queues/" if node.name == "RabbitMQ 4" else "/queue/"
     bad = exchange(node, "nope").format(routing_key="k")
 
-    hub = new_hub()
     async with opened(hub, url=url(node), address="{routing_key}") as ctx:
         outcomes = await publish(hub, ctx, event(prefix + queue), event(bad), event(prefix + queue))
         assert (outcomes[0], outcomes[2]) == (None, None)
@@ -114,10 +110,11 @@ async def test_a_missing_exchange_rejects_its_events_with_the_reason_and_no_othe
 
 
 @pytest.mark.parametrize("kind", ["missing", "deleted"])
-async def test_a_queue_that_is_not_there_rejects_its_events(node: Any, queue: str, kind: str) -> None:
+async def test_a_queue_that_is_not_there_rejects_its_events(
+    hub: Any, node: Any, queue: str, kind: str
+) -> None:
     address = "/queues/{routing_key}" if node.name == "RabbitMQ 4" else "/amq/queue/{routing_key}"
 
-    hub = new_hub()
     async with opened(hub, url=url(node), address=address) as ctx:
         if kind == "deleted" and node.name == "RabbitMQ 4":
             assert await publish(hub, ctx, event(queue)) == [None]
@@ -127,11 +124,12 @@ async def test_a_queue_that_is_not_there_rejects_its_events(node: Any, queue: st
         assert "no queue" in str(outcome) or "amqp:resource-deleted" in str(outcome)
 
 
-async def test_rabbitmq_4_tells_of_an_event_that_reaches_no_queue(rabbitmq4: Any, unique: str) -> None:
+async def test_rabbitmq_4_tells_of_an_event_that_reaches_no_queue(
+    hub: Any, rabbitmq4: Any, unique: str
+) -> None:
     rabbitmq4.declare_queue(unique)
     rabbitmq4.bind("amq.topic", unique, unique)
 
-    hub = new_hub()
     async with opened(hub, url=url(rabbitmq4), address=exchange(rabbitmq4, "amq.topic")) as ctx:
         reached, lost = await publish(hub, ctx, event(unique), event(f"{unique}.other"))
         assert reached is None
@@ -140,12 +138,11 @@ async def test_rabbitmq_4_tells_of_an_event_that_reaches_no_queue(rabbitmq4: Any
 
 
 async def test_the_subject_routes_when_the_address_is_an_exchange_of_rabbitmq_3(
-    rabbitmq: Any, unique: str
+    hub: Any, rabbitmq: Any, unique: str
 ) -> None:
     rabbitmq.declare_queue(unique)
     rabbitmq.bind("amq.topic", unique, "eu.#")
 
-    hub = new_hub()
     async with opened(hub, url=url(rabbitmq), address="/exchange/amq.topic") as ctx:
         await publish(hub, ctx, event("eu.created"), event("us.created"), event("eu.paid"))
         assert len(ctx.state._links) == 1
@@ -153,11 +150,10 @@ async def test_the_subject_routes_when_the_address_is_an_exchange_of_rabbitmq_3(
 
 
 async def test_many_addresses_need_no_more_links_than_are_kept(
-    rabbitmq: Any, unique: str, monkeypatch: pytest.MonkeyPatch
+    hub: Any, rabbitmq: Any, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("evbus.engine.wire.amqp1.publish.LINKS", 5)
 
-    hub = new_hub()
     async with opened(hub, url=url(rabbitmq), address="/topic/{routing_key}") as ctx:
         events = [event(f"{unique}.{number % 40}") for number in range(120)]
         for each in events:
@@ -202,8 +198,9 @@ def slow() -> type[Slow]:
     return Fresh
 
 
-async def test_delivered_means_accepted_and_every_other_outcome_has_its_error(slow: type[Slow]) -> None:
-    hub = new_hub()
+async def test_delivered_means_accepted_and_every_other_outcome_has_its_error(
+    hub: Any, slow: type[Slow]
+) -> None:
     async with peer(slow) as port, opened(hub, **peer_url(port)) as ctx:
         waiting = asyncio.ensure_future(publish(hub, ctx, *numbered("k", 6)))
         (server,) = slow.made
@@ -223,8 +220,7 @@ async def test_delivered_means_accepted_and_every_other_outcome_has_its_error(sl
         assert all("\n" not in str(outcome) for outcome in outcomes)
 
 
-async def test_events_go_to_addresses_of_artemis(slow: type[Slow]) -> None:
-    hub = new_hub()
+async def test_events_go_to_addresses_of_artemis(hub: Any, slow: type[Slow]) -> None:
     async with peer(slow) as port, opened(hub, **peer_url(port)) as ctx:
         waiting = asyncio.ensure_future(publish(hub, ctx, event("Placed", b"x", {"a": "b"})))
         (server,) = slow.made
@@ -242,9 +238,9 @@ async def test_events_go_to_addresses_of_artemis(slow: type[Slow]) -> None:
 
 
 async def test_without_outcomes_an_event_is_unavailable_and_not_sent_twice_over_one_connection(
+    hub: Any,
     slow: type[Slow],
 ) -> None:
-    hub = new_hub()
     async with peer(slow) as port, opened(hub, **peer_url(port), settle_timeout=0.05) as ctx:
         events = [event("k", b"same"), event("k", b"other")]
         twins = [*events, events[0].replace(), events[0].replace()]
@@ -263,8 +259,7 @@ async def test_without_outcomes_an_event_is_unavailable_and_not_sent_twice_over_
         assert len(server.got) == 5
 
 
-async def test_what_was_refused_after_the_timeout_is_sent_again(slow: type[Slow]) -> None:
-    hub = new_hub()
+async def test_what_was_refused_after_the_timeout_is_sent_again(hub: Any, slow: type[Slow]) -> None:
     async with peer(slow) as port, opened(hub, **peer_url(port), settle_timeout=0.05) as ctx:
         one = event("k")
         await publish(hub, ctx, one)
@@ -277,9 +272,9 @@ async def test_what_was_refused_after_the_timeout_is_sent_again(slow: type[Slow]
 
 
 async def test_a_cancelled_event_is_still_in_flight_and_its_outcome_is_taken_next_time(
+    hub: Any,
     slow: type[Slow],
 ) -> None:
-    hub = new_hub()
     async with peer(slow) as port, opened(hub, **peer_url(port)) as ctx:
         one = event("k", b"1")
         waiting = asyncio.ensure_future(publish(hub, ctx, one))
@@ -295,8 +290,7 @@ async def test_a_cancelled_event_is_still_in_flight_and_its_outcome_is_taken_nex
         assert len(server.got) == 1
 
 
-async def test_no_more_than_the_window_is_in_flight(slow: type[Slow]) -> None:
-    hub = new_hub()
+async def test_no_more_than_the_window_is_in_flight(hub: Any, slow: type[Slow]) -> None:
     async with peer(slow) as port, opened(hub, **peer_url(port), window=2) as ctx:
         waiting = asyncio.ensure_future(publish(hub, ctx, *numbered("k", 5)))
         (server,) = slow.made
@@ -308,8 +302,7 @@ async def test_no_more_than_the_window_is_in_flight(slow: type[Slow]) -> None:
         assert await waiting == [None] * 5
 
 
-async def test_no_more_is_sent_than_the_peer_gives_credit_for(slow: type[Slow]) -> None:
-    hub = new_hub()
+async def test_no_more_is_sent_than_the_peer_gives_credit_for(hub: Any, slow: type[Slow]) -> None:
     slow.credit = 2
     async with peer(slow) as port, opened(hub, **peer_url(port)) as ctx:
         waiting = asyncio.ensure_future(publish(hub, ctx, *numbered("k", 4)))
@@ -336,9 +329,8 @@ async def test_no_more_is_sent_than_the_peer_gives_credit_for(slow: type[Slow]) 
     ],
 )
 async def test_a_link_that_ends_tells_its_events_why_and_is_attached_again(
-    slow: type[Slow], condition: str, alone: type, several: type
+    hub: Any, slow: type[Slow], condition: str, alone: type, several: type
 ) -> None:
-    hub = new_hub()
     async with peer(slow) as port, opened(hub, **peer_url(port)) as ctx:
         for count, kind in ((1, alone), (2, several)):
             waiting = asyncio.ensure_future(publish(hub, ctx, *numbered("k", count)))

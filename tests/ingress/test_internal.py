@@ -22,6 +22,12 @@ def events(*pairs: tuple[str, str]) -> list[Envelope]:
     return [Envelope("p", key, body.encode()) for key, body in pairs]
 
 
+@pytest.fixture
+def hub() -> Any:
+    """Return a hub with a bus."""
+    return new_hub()
+
+
 async def settled() -> None:
     """Let everything run that can run."""
     for _ in range(10):

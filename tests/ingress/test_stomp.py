@@ -34,9 +34,8 @@ def node(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.parametrize("destination", ["/exchange/nope/{routing_key}", "/nonsense/{routing_key}"])
 async def test_a_refused_destination_is_a_rejection_of_that_event_with_the_reason(
-    rabbitmq: Any, unique: str, destination: str
+    hub: Any, rabbitmq: Any, unique: str, destination: str
 ) -> None:
-    hub = new_hub()
     async with opened(hub, url=url(rabbitmq), destination=destination) as ctx:
         (alone,) = await publish(hub, ctx, event(unique, b"1"))
         assert isinstance(alone, Rejected)
@@ -82,9 +81,8 @@ class Receipts:
 
 
 async def test_headers_that_activemq_reads_break_no_connection_and_decide_nothing(
-    activemq: Any, unique: str
+    hub: Any, activemq: Any, unique: str
 ) -> None:
-    hub = new_hub()
     obeyed = {"JMSPriority": "9", "JMSExpiration": "1", "JMSXGroupID": "g", "transformation": "t"}
     mine = {"timestamp": "noon", "message-id": "m-1", "expiration": "soon", "tenant": "shop"}
     async with opened(hub, url=url(activemq)) as ctx:
@@ -100,9 +98,8 @@ async def test_headers_that_activemq_reads_break_no_connection_and_decide_nothin
 
 
 async def test_keys_that_activemq_takes_apart_are_refused_and_reach_no_other_queue(
-    activemq: Any, unique: str
+    hub: Any, activemq: Any, unique: str
 ) -> None:
-    hub = new_hub()
     keys = (f"{unique},other", f"{unique}?x=y", f"{unique} ", f"{unique}:a b/*.>")
     async with opened(hub, url=url(activemq)) as ctx:
         outcomes = await publish(hub, ctx, *(event(key, b"{}") for key in keys))
@@ -112,9 +109,8 @@ async def test_keys_that_activemq_takes_apart_are_refused_and_reach_no_other_que
 
 @pytest.mark.parametrize("headers", [{"timestamp": "noon"}, {"type": "t" * 256}])
 async def test_values_that_rabbitmq_cannot_take_are_refused_before_they_are_sent(
-    each_rabbitmq: Any, unique: str, headers: dict[str, str]
+    hub: Any, each_rabbitmq: Any, unique: str, headers: dict[str, str]
 ) -> None:
-    hub = new_hub()
     async with opened(hub, url=url(each_rabbitmq)) as ctx:
         good, bad = (
             event(unique, b"1", {"timestamp": "17", "type": "t" * 255}),

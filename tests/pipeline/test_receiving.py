@@ -13,6 +13,7 @@ from evbus.api import session
 from evbus.engine.stages import compress
 from evbus.errors import MissingExtra, Rejected, SettingsError
 from evbus.types import Envelope
+from tests.dispatch.hub_kit import started
 from tests.evbus.kit import WAIT, new_hub, running
 
 ALL = ("session", "trace", "stamp", "dedupe", "compress", "sign")
@@ -144,35 +145,24 @@ async def test_all_handlers_of_a_message_in_process_are_reached_in_its_session(w
 
     for name in ("billing", "shipping"):
         hub.dispatch.events.bind(Order, handler(name))
-    hub.dispatch.init.start()
-    try:
+    async with started(hub) as dispatch:
         with session.use(user="joe"):
             for _ in range(2):
-                await hub.dispatch.init.handle(
-                    Order(1), wait_for_response=waits, headers={"ce-id": "the same"}
-                )
+                await dispatch.handle(Order(1), wait_for_response=waits, headers={"ce-id": "the same"})
         await asyncio.wait_for(done.wait(), WAIT)
-    finally:
-        await hub.dispatch.init.stop()
     assert sorted(found) == [("billing", "joe")] * 2 + [("shipping", "joe")] * 2
 
 
-def test_a_message_in_process_with_headers_of_another_one_is_signed_anew() -> None:
-    async def main() -> Any:
-        hub = bus("sign")
+async def test_a_message_in_process_with_headers_of_another_one_is_signed_anew() -> None:
+    hub = bus("sign")
 
-        async def handle(order: Order) -> int:
-            return order.id
+    async def handle(order: Order) -> int:
+        return order.id
 
-        hub.dispatch.commands.bind(Order, handle)
-        hub.dispatch.init.start()
-        try:
-            headers = {"evbus-signature": "v1,x,AAAA", "evbus-signed-at": "1"}
-            return await hub.dispatch.init.handle(Order(7), wait_for_response=True, headers=headers)
-        finally:
-            await hub.dispatch.init.stop()
-
-    assert asyncio.run(main()) == 7
+    hub.dispatch.commands.bind(Order, handle)
+    headers = {"evbus-signature": "v1,x,AAAA", "evbus-signed-at": "1"}
+    async with started(hub) as dispatch:
+        assert await dispatch.handle(Order(7), wait_for_response=True, headers=headers) == 7
 
 
 @pytest.mark.parametrize("waits", [True, False])
@@ -184,13 +174,10 @@ def test_an_event_that_goes_to_the_bus_as_well_is_signed_and_compressed_for_it(w
             pass
 
         hub.dispatch.events.bind(Order, handle, publish_to="p")
-        hub.dispatch.init.start()
-        try:
+        async with started(hub) as dispatch:
             with session.use(user="joe"):
-                await hub.dispatch.init.handle(Order(10**200), wait_for_response=waits)
+                await dispatch.handle(Order(10**200), wait_for_response=waits)
             return await asyncio.wait_for(hub.evbus.broker.get(), WAIT)  # type: ignore[no-any-return]
-        finally:
-            await hub.dispatch.init.stop()
 
     envelope, other = asyncio.run(main()), bus()
     assert "content-encoding" in envelope.headers

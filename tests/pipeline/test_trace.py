@@ -62,8 +62,15 @@ def parent_of(headers: dict[str, str]) -> str:
     return headers["traceparent"].split("-")[2]
 
 
-async def handle(hub: Any, headers: dict[str, str], handler: Callable[[Envelope], Awaitable[Any]]) -> Any:
-    return await hub.pipeline.trace.handle(Envelope("p", "k", b"", headers), handler)
+async def handle(
+    hub: Any, headers: dict[str, str], handler: Callable[[Envelope], Awaitable[Any]] | None = None
+) -> Any:
+    """Handle an event; without a handler another event is sent meanwhile, and its headers are returned."""
+
+    async def sends(envelope: Envelope) -> dict[str, str]:
+        return send(hub)
+
+    return await hub.pipeline.trace.handle(Envelope("p", "k", b"", headers), handler or sends)
 
 
 @pytest.mark.usefixtures("without_otel")
@@ -133,20 +140,14 @@ class TestWithoutOpenTelemetry:
         assert len(found) == 2
 
     async def test_what_a_handler_puts_is_in_the_trace_of_its_event(self, room: Any) -> None:
-        async def handler(envelope: Envelope) -> dict[str, str]:
-            return send(room)
-
-        inner = await handle(room, {"traceparent": GIVEN, "tracestate": "a=1"}, handler)
+        inner = await handle(room, {"traceparent": GIVEN, "tracestate": "a=1"})
         assert trace_of(inner) == TRACE
         assert parent_of(inner) != PARENT
         assert inner["tracestate"] == "a=1"
         assert trace_of(send(room)) not in (TRACE, None)
 
     async def test_flags_of_a_later_version_are_not_passed_on(self, room: Any) -> None:
-        async def handler(envelope: Envelope) -> dict[str, str]:
-            return send(room)
-
-        inner = await handle(room, {"traceparent": f"cc-{TRACE}-{PARENT}-09-x"}, handler)
+        inner = await handle(room, {"traceparent": f"cc-{TRACE}-{PARENT}-09-x"})
         assert inner["traceparent"].endswith("-01")
 
     @pytest.mark.parametrize("headers", [{}, {"traceparent": "x"}])
@@ -220,18 +221,12 @@ class TestWithOpenTelemetry:
             assert f"{span.parent.span_id:016x}" == PARENT
 
     async def test_a_handler_without_a_span_passes_the_sender_s_trace_on(self, room: Any) -> None:
-        async def handler(envelope: Envelope) -> dict[str, str]:
-            return send(room)
-
-        assert trace_of(await handle(room, {"traceparent": GIVEN}, handler)) == TRACE
+        assert trace_of(await handle(room, {"traceparent": GIVEN})) == TRACE
         assert trace_of(send(room)) != TRACE
 
     async def test_an_event_without_a_trace_leaves_the_spans_alone(self, room: Any, tracer: Any) -> None:
-        async def handler(envelope: Envelope) -> dict[str, str]:
-            return send(room)
-
         with tracer.start_as_current_span("outer") as span:
-            inner = await handle(room, {}, handler)
+            inner = await handle(room, {})
         assert trace_of(inner) == f"{span.get_span_context().trace_id:032x}"
 
 
@@ -260,10 +255,7 @@ class TestSpans:
         return new_hub()
 
     async def test_each_handling_has_a_span(self, room: Any, spans: Any) -> None:
-        async def handler(envelope: Envelope) -> dict[str, str]:
-            return send(room)
-
-        inner = dict(await handle(room, {"traceparent": GIVEN, "ce-id": "7"}, handler))
+        inner = dict(await handle(room, {"traceparent": GIVEN, "ce-id": "7"}))
         sent, span = spans()
         assert (span.name, span.kind.name, span.status.status_code.name) == ("process k", "CONSUMER", "UNSET")
         assert dict(span.attributes) == {
@@ -417,13 +409,10 @@ class TestBaggage:
 
     @pytest.mark.parametrize("trace", [{}, {"traceparent": GIVEN}])
     async def test_what_came_goes_out_again(self, room: Any, otel: bool, trace: dict[str, str]) -> None:
-        async def handler(envelope: Envelope) -> dict[str, str]:
-            return send(room)
-
-        inner = await handle(room, {"baggage": "tenant=acme", **trace}, handler)
+        inner = await handle(room, {"baggage": "tenant=acme", **trace})
         assert inner["baggage"] == "tenant=acme"
         assert (trace_of(inner) == TRACE) is bool(trace)
-        other = await handle(room, trace, handler)
+        other = await handle(room, trace)
         assert "baggage" not in other
         assert "baggage" not in send(room)
 
@@ -436,16 +425,13 @@ class TestBaggage:
 
     @pytest.mark.usefixtures("otel")
     async def test_what_is_too_long_goes_no_further(self, room: Any) -> None:
-        async def handler(envelope: Envelope) -> dict[str, str]:
-            return send(room)
-
         longest, more = (
             f"a={'x' * 4000},b={'y' * 4000},c={'z' * 184}",
             f"a={'x' * 4000},b={'y' * 4000},c={'z' * 185}",
         )
         assert len(longest) == 8192
-        assert (await handle(room, {"baggage": longest}, handler))["baggage"] == longest
-        assert (await handle(room, {"baggage": more}, handler)).get("baggage") != more
+        assert (await handle(room, {"baggage": longest}))["baggage"] == longest
+        assert (await handle(room, {"baggage": more})).get("baggage") != more
 
     async def test_opentelemetry_s_is_sent_and_is_there_where_the_event_is_handled(self, room: Any) -> None:
         baggage = pytest.importorskip("opentelemetry.baggage")

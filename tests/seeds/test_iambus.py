@@ -18,7 +18,7 @@ from evbus.api import (
     Singleton,
 )
 from evbus.errors import HandlerExists, RouterFrozen
-from tests.dispatch.hub_kit import CreateUser, Repo, User, UserCreated, UserQuery, go, started
+from tests.dispatch.hub_kit import CreateUser, Repo, User, UserCreated, UserQuery, started
 
 
 class CustomRequestRouter(RequestRouter):
@@ -51,21 +51,18 @@ async def test_the_dispatcher_is_there_and_each_router_has_its_class(hub: Any) -
     assert type(hub.dispatch.DISPATCHER.commands) is RequestRouter
 
     async with started(hub) as dp:
-        assert (await dp.handle(UserQuery("bob"), wait_for_response=True)) == User("bob")
+        assert await dp.handle(UserQuery("bob"), wait_for_response=True) == User("bob")
 
 
-def test_a_dispatcher_of_ones_own_takes_the_classes_of_its_routers() -> None:
-    async def main() -> User:
-        dp = Dispatcher(queries_router_cls=CustomRequestRouter)
-        dp.queries.bind(UserQuery, user_query)
-        assert dp.queries.bound == 1
-        dp.start()
-        try:
-            return await dp.handle(UserQuery("bob"), wait_for_response=True)
-        finally:
-            await dp.stop()
-
-    assert go(main) == User("bob")
+async def test_a_dispatcher_of_ones_own_takes_the_classes_of_its_routers() -> None:
+    dp = Dispatcher(queries_router_cls=CustomRequestRouter)
+    dp.queries.bind(UserQuery, user_query)
+    assert dp.queries.bound == 1
+    dp.start()
+    try:
+        assert await dp.handle(UserQuery("bob"), wait_for_response=True) == User("bob")
+    finally:
+        await dp.stop()
 
 
 def test_the_routers_of_a_dispatcher_may_be_left_as_they_are() -> None:
@@ -98,7 +95,7 @@ async def test_argname_names_the_parameter_that_takes_the_message(hub: Any) -> N
     hub.dispatch.commands.bind(CreateUser, create_user, argname="cmd", repo=7)
 
     async with started(hub) as dp:
-        assert (await dp.handle(CreateUser("bob"), wait_for_response=True)) == (CreateUser("bob"), 7)
+        assert await dp.handle(CreateUser("bob"), wait_for_response=True) == (CreateUser("bob"), 7)
 
 
 class CustomHandler:
@@ -119,7 +116,7 @@ async def test_a_class_with_call_is_built_with_what_was_given(hub: Any) -> None:
     hub.dispatch.commands.bind(CreateUser, handler=CustomHandler, repo=repo)
 
     async with started(hub) as dp:
-        assert (await dp.handle(CreateUser(), wait_for_response=True)) == User("ann")
+        assert await dp.handle(CreateUser(), wait_for_response=True) == User("ann")
     assert repo.users == [User("ann")]
 
 
@@ -197,7 +194,7 @@ async def test_without_response_event_what_is_returned_is_only_returned(hub: Any
     hub.dispatch.events.bind(UserCreated, on_created)
 
     async with started(hub) as dp:
-        assert (await dp.handle(CreateUser("bob"), wait_for_response=True)) == UserCreated("bob")
+        assert await dp.handle(CreateUser("bob"), wait_for_response=True) == UserCreated("bob")
     assert hub.dispatch.init.snapshot()["events"]["failed"] == 0
 
 
