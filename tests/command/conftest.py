@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.command.kit import INTERNAL, Shell
+from tests.command.kit import INTERNAL, Origin, Shell
+
+
+@pytest.fixture(scope="session", autouse=True)
+def origin() -> Iterator[None]:
+    """Let the commands of these tests be copies of one process, which is there before the first test."""
+    with Origin():
+        yield
 
 
 @pytest.fixture
