@@ -74,12 +74,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Let the collector rest while tests are collected, and pass over them later: they stay to the end."""
+    """Let the collector rest while tests are collected: they stay to the end.
+
+    They are not frozen, as hypothesis looks for what refers to its random numbers among what is collected.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
-        gc.freeze()
         gc.enable()
 
 
