@@ -22,4 +22,8 @@ def main() -> None:
     from evbus import _program
 
     signal.signal(signal.SIGINT, before)
-    sys.exit(_program.run())
+    try:
+        code = _program.run()
+    finally:
+        gc.enable()
+    sys.exit(code)

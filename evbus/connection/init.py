@@ -11,8 +11,6 @@ def __init__(hub):
         # The room may be alone on a hub, without a bus to observe.
         observed = hub.evbus.OBSERVERS.connection if hasattr(hub, "evbus") else None
         hub.connection.SHARED = _shared.Shared(observed)
-        if hasattr(hub, "evbus"):
-            hub.evbus.LIFE["close"].append(hub.connection.init.stop)
         #: Clients of plugin authors that are open, each with ``close()``.
         hub.connection.CLIENTS = set()
         #: Of bodies that wait in this process behind the lanes; they count against the bound of the bus.

@@ -90,6 +90,8 @@ def _declare_state(hub):
     hub.evbus.CHECKS = dict(_shape.CHECKS)
     #: The functions that rooms have registered, by the step of the life of the bus in which they are called.
     hub.evbus.LIFE = {step: [] for step in STEPS}
+    # Here, as the room may have been on the hub before the bus.
+    hub.evbus.LIFE["close"].append(lambda: hub.connection.init.stop())  # noqa: PLW0108 - it is not there yet
     #: Whoever is told what happens on this bus.
     hub.evbus.OBSERVERS = _observe.Observers()
     for room in SUBSYSTEMS:

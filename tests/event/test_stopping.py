@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import threading
 from pathlib import Path
@@ -303,6 +304,40 @@ async def test_after_a_cancelled_run_the_next_hands_each_event_to_a_listener_onc
         await asyncio.wait({run})
     assert [event.id for event in got] == ["0", "1", "2"]
     assert all(not each.groups for each in hub.ingress.SUBSCRIBERS.values())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_listener_that_outlives_the_stop_takes_nothing_of_the_next_run(
+    fails: bool, tmp_path: Path
+) -> None:
+    hub, calls = hub_of(tmp_path, drain_timeout=0.05), list[int]()
+    first, second = asyncio.Event(), asyncio.Event()
+
+    async def on(step: Step) -> None:
+        calls.append(step.number)
+        if step.number == 1:
+            while not first.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await first.wait()
+            if fails:
+                raise KeyError("what it was doing")
+        if step.number == 2:
+            await second.wait()
+
+    hub.event.init.subscribe(Step, on, retry={"attempts": 3, "min": 0.001})
+    async with running(hub, PROFILES):
+        await hub.event.init.send(Step(1))
+        await until(lambda: calls == [1])
+    async with running(hub, PROFILES):
+        await send(hub, Step(2), Step(3), Step(4))
+        await until(lambda: calls == [1, 2])
+        first.set()
+        await turns(50)
+        assert calls == [1, 2]
+        second.set()
+        await settled(hub)
+    assert calls == [1, 2, 3, 4]
+    assert [record["body"]["number"] for record in dead(tmp_path / "dead.jsonl")] == [1]
 
 
 async def test_starts_and_stops_leave_nothing_behind(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def sort(
     dead: list[DeadLetter] = []
     again: list[Envelope] = []
     counts: list[int] = []
-    wait, within = 0.0, math.inf
+    wait, within, hurried = 0.0, math.inf, True
     for event, tried, outcome in zip(events, tries, outcomes):  # noqa: B905 - outcomes may be shorter
         if outcome is None:
             delivered.append(event)
@@ -92,7 +92,8 @@ def sort(
         if isinstance(outcome, Unavailable):
             wait = max(wait, outcome.retry_after or 0.0)
             within = min(within, outcome.retry_within)
-        if _counts(outcome, broke=broke):
+        counted = _counts(outcome, broke=broke)
+        if counted:
             count += 1
             if id(outcome) in spare:
                 count = min(count, most - 1) if most else count
@@ -101,9 +102,11 @@ def sort(
                 continue
         again.append(event)
         counts.append(count)
+        hurried = hurried and not counted
     again.extend(events[len(outcomes) :])
     counts.extend(tries[len(outcomes) :])
-    return Sorted(delivered, dead, again, counts, wait, within)
+    # An attempt that counts has its whole pause.
+    return Sorted(delivered, dead, again, counts, wait, within if hurried else math.inf)
 
 
 def _counts(outcome: BaseException, *, broke: bool) -> bool:

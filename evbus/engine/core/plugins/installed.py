@@ -56,8 +56,13 @@ _ROOM = re.compile(r"""["'](""" + "|".join(conf.DYNE) + r""")["']""")
 def _new_lock() -> None:
     global LOADING  # noqa: PLW0603 - whoever held it does not exist in the child
     LOADING = threading.RLock()
+    if _resting:
+        _resting.clear()
+        gc.enable()
 
 
+#: Holds something while the collector is at rest because plugins are being loaded.
+_resting: list[bool] = []
 os.register_at_fork(after_in_child=_new_lock)
 
 
@@ -101,12 +106,15 @@ class _Later(dict[str, Any]):
 def loading() -> Iterator[None]:
     """Hold :data:`LOADING`, with the collector at rest: nearly all that loading makes is there to stay."""
     with LOADING:
-        enabled = gc.isenabled()
-        gc.disable()
+        first = gc.isenabled()
+        if first:
+            _resting.append(True)
+            gc.disable()
         try:
             yield
         finally:
-            if enabled:
+            if first:
+                _resting.clear()
                 gc.enable()
 
 
@@ -161,7 +169,7 @@ def _packages() -> Iterator[str]:
                     folder = os.path.normpath(Path(folder).read_text().splitlines()[0])
                 except (OSError, ValueError, IndexError):
                     continue
-            elif name.endswith(METADATA) or not entry.is_dir():
+            elif name.endswith(METADATA) or not os.path.isdir(folder):  # noqa: PTH112 - it raises nothing
                 continue
             if folder not in seen:
                 seen.add(folder)

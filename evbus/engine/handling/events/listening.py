@@ -482,6 +482,7 @@ class Listening:
         while (
             not work.delivery.settled
             and not is_rejected(problem)
+            and self._workers.current() is not None
             and (not retry.attempts or work.attempts < retry.attempts)
         ):
             self._counts["retried"] += 1
@@ -515,6 +516,9 @@ class Listening:
 
     async def _failed(self, work: _Work, problem: BaseException) -> None:
         """Give up an event whose listener has failed for the last time; what was cut short is tried again."""
+        if self._workers.current() is None and isinstance(problem, (Exception, asyncio.CancelledError)):
+            self._leave(work, Delivery.give_back)  # a stop, which waited no longer, has told of it
+            return
         try:
             failure = self._failure(problem)
         except asyncio.CancelledError:

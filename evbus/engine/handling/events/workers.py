@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import decimal
 import functools
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
@@ -82,6 +83,9 @@ class Workers(Scheduler[_Job]):
                 worker.cancel()  # it runs, and ends by itself; nobody closes what runs
         self._workers.clear()
         self._later.clear()
+        # Those that go on find nothing there.
+        given_up, self.ready = self.ready, deque(self.ready)
+        given_up.clear()
         self.active, self._waking = 0, False
         self._context = copy_context()
 

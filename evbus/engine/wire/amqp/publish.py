@@ -124,7 +124,7 @@ class _ConfirmChannel(Confirms):
         if 0 < size <= frame_max - frames.AROUND:
             data += frames.body_head(number, size)
         head = _Head(event.headers, properties, data)
-        if type(event.headers) is SharedHeaders:
+        if isinstance(event.headers, SharedHeaders):
             if len(self._heads) >= CACHED:
                 self._heads.clear()
             self._heads[event.routing_key, id(event.headers), size] = head
@@ -276,7 +276,7 @@ class Publisher:
             call, declarations = self._calls, self._declarations
             try:
                 outcomes = await batch.done
-            except BaseException:
+            except (asyncio.CancelledError, DeliveryError):
                 self._left(call, batch, events)
                 raise
             self._under_way.discard(call)

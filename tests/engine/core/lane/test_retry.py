@@ -34,9 +34,16 @@ def test_the_pause_is_that_of_the_retries_within_what_destinations_ask_for() -> 
     deciding = Unavailable("moved", retry_within=0.5)
     pauses = [
         [sort([A, B], [0, 0], outcomes, 10).pause(seconds) for seconds in (0.1, 3.0, 30.0)]
-        for outcomes in ([FAILED, None], [DOWN, FAILED], [deciding, FAILED], [deciding, DOWN])
+        for outcomes in (
+            [FAILED, None],
+            [DOWN, FAILED],
+            [deciding, None],
+            [deciding, DOWN],
+            [deciding, FAILED],
+        )
     ]
-    assert pauses == [[0.1, 3.0, 30.0], [7.0, 7.0, 30.0], [0.1, 0.5, 0.5], [7.0, 7.0, 7.0]]
+    whole = [0.1, 3.0, 30.0]  # of an attempt that counts, too
+    assert pauses == [whole, [7.0, 7.0, 30.0], [0.1, 0.5, 0.5], [7.0, 7.0, 7.0], whole]
 
 
 def test_a_destination_that_is_down_costs_no_try() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import logging
@@ -105,6 +106,7 @@ def test_what_is_odd_about_rooms_of_others_ends_nothing(site: Path, text: str) -
 def test_pipes_and_folders_that_cannot_be_read_are_passed_over(site: Path) -> None:
     (site / "piped").mkdir()
     os.mkfifo(site / "piped/conf.py")
+    (site / "circle").symlink_to(site / "circle")
     (site / "binary").mkdir()
     (site / "binary/conf.py").write_bytes(b"DYNE = '\xff'")
     assert states(fresh()) == {**dict.fromkeys(OURS, "loaded"), "good": "loaded"}
@@ -280,3 +282,34 @@ def test_the_collector_rests_while_a_hub_is_made_and_is_as_it_was_afterwards(
         assert (seen, gc.isenabled()) == ([False], enabled)
     finally:
         gc.enable()
+
+
+def test_a_copy_of_a_process_that_loads_has_its_collector() -> None:
+    with installed.loading():
+        pid = os.fork()
+        if not pid:
+            os._exit(0 if gc.isenabled() else 1)
+        assert not gc.isenabled()
+    assert os.waitpid(pid, 0)[1] == 0
+    assert gc.isenabled()
+
+
+async def test_clients_of_connections_are_closed_although_these_were_there_before_the_bus(
+    tmp_path: Path,
+) -> None:
+    closed = list[bool]()
+
+    class Client:
+        async def close(self) -> None:
+            closed.append(True)
+
+    hub = pop.hub.Hub()
+    hub.pop.sub.add(dyne_name="connection")
+    installed.merge(hub)
+    hub.OPT = hub.pop.data.imap({"evbus": {"dead_store": str(tmp_path / "dead.jsonl")}})
+    running = asyncio.ensure_future(hub.evbus.init.start({"internal": {"*": {}}}))
+    await hub.evbus.init.join()
+    hub.connection.CLIENTS.add(Client())
+    await hub.evbus.init.stop()
+    await running
+    assert closed == [True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import sys
@@ -637,3 +638,12 @@ def test_a_bad_plugin_is_told_and_the_others_are_loaded(
 def test_the_signatures_of_a_plugin_are_read_once_however_many_hubs_there_are(hub: Any) -> None:
     again = installed.new_hub()
     assert again.ingress.file.publish.signature is hub.ingress.file.publish.signature
+
+
+def test_the_types_of_a_plugin_that_are_texts_can_be_asked_for(tmp_path: Path) -> None:
+    text = "from __future__ import annotations\n\n\ndef double(hub, number: int):\n    return 2 * number\n"
+    write(tmp_path, ingress__typed=f"{text}\n\nasync def publish(hub, ctx, body):\n    pass\n")
+    hub = new_hub(plugin_dirs=[str(tmp_path)])
+    hub.evbus.init.plugins()
+    found = inspect.signature(hub.ingress.typed.double.func, eval_str=True)
+    assert found.parameters["number"].annotation is int

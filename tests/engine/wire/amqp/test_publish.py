@@ -19,7 +19,7 @@ from evbus.engine.wire.amqp.connect import Refused
 from evbus.engine.wire.amqp.profile import Profile
 from evbus.engine.wire.amqp.publish import CACHED, Publisher
 from evbus.errors import ConnectFailed, Rejected, Unavailable
-from evbus.types import Envelope, SharedHeaders
+from evbus.types import Envelope, OwnHeaders, SharedHeaders
 from tests.evbus.rig import SOON, Rig, numbers, turns
 from tests.ingress.amqp_kit import (
     WAIT,
@@ -190,6 +190,30 @@ def test_what_was_confirmed_meanwhile_is_not_sent_again_when_an_older_answer_is_
         assert line.bodies == [b"old", b"fresh"]
 
     run(check, confirm_timeout=0.3)
+
+
+@pytest.mark.parametrize("kind", [SharedHeaders, OwnHeaders])
+def test_what_all_events_of_a_kind_begin_with_is_made_once(kind: type[SharedHeaders]) -> None:
+    async def check(line: Line) -> None:
+        headers = kind({"content-type": "application/json"})
+        await line.publisher.open()
+        sending = await line.sent(*(Envelope("p", "k", b"%d" % number, headers) for number in range(9)))
+        line.ack(9, multiple=True)
+        assert await sending == [None] * 9
+        assert len(line.sink._heads) == 1
+
+    run(check)
+
+
+def test_a_publish_that_its_event_loop_leaves_behind_ends_without_a_word() -> None:
+    async def begin() -> Any:
+        line = Line()
+        await line.publisher.open()
+        publishing = line.publisher.publish([event("k", b"1")])
+        publishing.send(None)
+        return publishing
+
+    asyncio.run(begin()).close()
 
 
 def test_a_batch_with_a_refused_event_is_not_sent_again_either() -> None:
