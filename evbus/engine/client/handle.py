@@ -162,8 +162,17 @@ class Handle:
         """End a subscription; see ``hub.event.init.unsubscribe``."""
         return bool(await self._event.unsubscribe(id))
 
+    async def ready(self) -> None:
+        """Return when brokers have confirmed what was subscribed: what is sent from then on is for it, too.
+
+        :raises EvbusError: what a listener failed with at first.
+        """
+        await self._event.ready()
+
     async def settle(self, timeout: float | None = None) -> None:
         """Return when everything that was put is delivered, and every listener here is done with it.
+
+        What has been delivered to a broker, and has not come from there, is not waited for.
 
         :param timeout: seconds; default: as long as it takes.
         :raises SettleTimeout: it took longer; tells what is left.

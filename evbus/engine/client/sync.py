@@ -83,6 +83,8 @@ class SyncHandle:
     def settle(self, timeout: float | None = None) -> None:
         """Return when everything that was put is delivered, and every listener here is done with it.
 
+        What has been delivered to a broker, and has not come from there, is not waited for.
+
         :param timeout: seconds; default: as long as it takes.
         :raises SettleTimeout: it took longer; tells what is left.
         :raises EvbusError: a listener of this bus waits, which would be for its own end.
@@ -98,3 +100,4 @@ class SyncHandle:
     subscribe = _in_the_loop(Handle.subscribe)
     listen = _in_the_loop(Handle.listen)
     unsubscribe = waiting(Handle.unsubscribe)
+    ready = waiting(Handle.ready)

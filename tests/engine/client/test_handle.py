@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,43 @@ def test_two_texts_that_were_body_and_profile_are_told_once(caplog: pytest.LogCa
     told = [record.getMessage() for record in caplog.records if "put(text" in record.getMessage()]
     assert len(told) == 1
     assert told[0].endswith("as in pop-evbus 6 and 7, write put(body=..., profile='default')")
+
+
+# Brokers
+
+
+def through(rabbitmq: Any, unique: str) -> dict[str, Any]:
+    exchange = {"name": unique, "type": "topic", "durable": False}
+    return {"amqp": {"default": {"url": rabbitmq.url, "exchange": exchange}}}
+
+
+async def test_what_is_sent_once_a_listener_is_ready_comes_to_it(
+    rabbitmq: Any, unique: str, tmp_path: Path
+) -> None:
+    got = asyncio.Queue[str]()
+
+    async def on(order: OrderPlaced) -> None:
+        got.put_nowait(order.id)
+
+    async with api.bus(through(rabbitmq, unique), dead_store=str(tmp_path / "dead.jsonl")) as events:
+        for number in range(5):
+            listening = events.subscribe(OrderPlaced, on, group=f"{unique}-{number}")
+            await events.ready()
+            await events.send(OrderPlaced(str(number)))
+            assert await asyncio.wait_for(got.get(), WAIT) == str(number)
+            await events.unsubscribe(listening)
+
+
+def test_a_program_without_a_loop_waits_until_a_listener_is_ready(
+    rabbitmq: Any, unique: str, tmp_path: Path
+) -> None:
+    got = queue.Queue[str]()
+
+    def on(order: OrderPlaced) -> None:
+        got.put(order.id)
+
+    with api.sync_bus(through(rabbitmq, unique), dead_store=str(tmp_path / "dead.jsonl")) as events:
+        events.subscribe(OrderPlaced, on, group=unique)
+        events.ready()
+        events.send(OrderPlaced("1"))
+        assert got.get(timeout=WAIT) == "1"
