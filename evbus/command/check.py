@@ -16,9 +16,12 @@ async def main(hub, options):
     if not any(True for _ in _profiles.providers(profiles, source=file)):
         raise errors.ProfileError("the file holds no profile: {provider: {name: data}} is right", source=file)
     hub.evbus.init.error_callback()
-    lanes = hub.evbus.init.connect(_session.at_once(profiles), file)
+    # A plugin may ask for another profile while it is opened, as for the client of one.
+    hub.evbus.CONTEXTS = tried = _session.at_once(profiles)
+    lanes = hub.evbus.init.connect(tried, file)
     sources = _only_sources(hub, profiles, lanes, file)
     problems = await asyncio.gather(*(_session.try_open(lane) for lane in lanes))
+    await hub.connection.init.stop()
     rows = [
         [str(lane.key), "failed" if problem else "ok", problem]
         for lane, problem in zip(lanes, problems)  # noqa: B905 - one each

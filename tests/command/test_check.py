@@ -41,6 +41,20 @@ def test_what_works_is_ok(check: Any, rabbitmq: RabbitMQ, unique: str) -> None:
     assert found == {"plain": ("ok", ""), "tls": ("ok", "")}
 
 
+def test_a_plugin_that_is_opened_over_another_profile_is_tried(shell: Shell, rabbitmq: RabbitMQ) -> None:
+    shell.file(
+        "plugins/ingress/returns.py",
+        "ACCT = ['returns']\n\n\nasync def open_(hub, ctx):\n"
+        "    await hub.connection.amqp.client(ctx.acct['via'])\n\n\n"
+        "async def publish(hub, ctx, body):\n    pass\n",
+    )
+    profiles = {"amqp": {"shop": {"url": rabbitmq.url}}, "returns": {"shoes": {"via": "shop"}}}
+    shell.file("p.yml", json.dumps(profiles))
+    done = shell.run("check", "-p", "p.yml", "--plugin-dirs", "plugins")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.findall(r"^(\S+) +ok", done.stdout, re.MULTILINE) == ["amqp.amqp.shop", "returns.returns.shoes"]
+
+
 def test_each_mistake_is_one_line(check: Any, rabbitmq: RabbitMQ, unique: str) -> None:
     assert rabbitmq.certificates is not None
     ca = str(rabbitmq.certificates.ca)
