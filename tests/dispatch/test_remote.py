@@ -406,12 +406,8 @@ async def test_a_command_may_stop_the_process_that_serves_it(users: Any, options
 # A broker fails
 
 
-async def test_requests_are_answered_again_after_a_broker_was_killed(
-    broken_place: tuple[Any, str], unique: str, options: Any
-) -> None:
-    node = broken_place[0].mend()
-    profiles = contexts(*broken_place, unique)
-
+def held_once() -> tuple[Any, asyncio.Event, asyncio.Event]:
+    """Return a handler of queries; what it sets once it has number 1; and what it then waits for."""
     begun, gate = asyncio.Event(), asyncio.Event()
 
     async def get(query: Get) -> int:
@@ -419,6 +415,17 @@ async def test_requests_are_answered_again_after_a_broker_was_killed(
             begun.set()
             await gate.wait()
         return query.id
+
+    return get, begun, gate
+
+
+async def test_requests_are_answered_again_after_a_broker_was_killed(
+    broken_place: tuple[Any, str], unique: str, options: Any
+) -> None:
+    node = broken_place[0].mend()
+    profiles = contexts(*broken_place, unique)
+
+    get, begun, gate = held_once()
 
     async with (
         serving(profiles, answers(get), **options),
@@ -473,13 +480,7 @@ async def test_a_frozen_network_is_an_error_at_the_deadline(
 async def test_a_server_whose_connection_is_cut_goes_on_with_the_next(
     place: Any, users: Any, proxy: Any, options: Any
 ) -> None:
-    begun, gate = asyncio.Event(), asyncio.Event()
-
-    async def get(query: Get) -> int:
-        if query.id == 1 and not begun.is_set():
-            begun.set()
-            await gate.wait()
-        return query.id
+    get, begun, gate = held_once()
 
     way = proxy(port_of(*place))
     async with (
