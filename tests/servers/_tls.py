@@ -7,13 +7,18 @@ from typing import NamedTuple
 
 
 class Certificates(NamedTuple):
-    """PEM files: the authority's, the server's (localhost, 127.0.0.1), the client's; one nobody trusts."""
+    """PEM files: the authority's, the server's (localhost, 127.0.0.1), the client's; others of a client.
+
+    The one of ``nobody`` names a user that there is not; the one of the ``stranger`` is trusted by nobody.
+    """
 
     ca: Path
     server: Path
     server_key: Path
     client: Path
     client_key: Path
+    nobody: Path
+    nobody_key: Path
     stranger: Path
     stranger_key: Path
 
@@ -28,13 +33,14 @@ def certificates(folder: Path, client: str) -> Certificates:
     issued = {
         "server": authority.issue_cert("localhost", "127.0.0.1", common_name="localhost"),
         "client": authority.issue_cert(mail, common_name=client),
+        "nobody": authority.issue_cert("nobody@localhost", common_name="nobody"),
         "stranger": trustme.CA().issue_cert(mail, common_name=client),
     }
     for name, certificate in issued.items():
         for number, blob in enumerate(certificate.cert_chain_pems):
             blob.write_to_path(folder / f"{name}.pem", append=number > 0)
         certificate.private_key_pem.write_to_path(folder / f"{name}.key")
-    names = ("server", "client", "stranger")
+    names = ("server", "client", "nobody", "stranger")
     return Certificates(
         folder / "ca.pem", *(folder / f"{name}{end}" for name in names for end in (".pem", ".key"))
     )

@@ -92,6 +92,8 @@ class DeadStore:
         # Set while somebody waits for what is added.
         self._wanted = threading.Event()
         self._flushing: asyncio.Task[None] | None = None
+        # What was written in all when each of those who wait may go on.
+        self._flushes: deque[tuple[int, asyncio.Future[bool]]] = deque()
         self._crowd = False
         self._failed_at: float | None = None
         self.closed = False
@@ -200,16 +202,32 @@ class DeadStore:
         """
         with self._lock:
             wanted = self._written + len(self._waiting)
-        tried = False
-        while self._written < wanted and not self.closed and not (tried and self._failed_at is not None):
-            if self._flushing is None or self._flushing.done():
-                self._flushing = asyncio.ensure_future(self._flush())
-            else:
-                self._crowd = True
-            # What was added after a write had begun is for the next.
-            await asyncio.shield(self._flushing)
-            tried = True
-        return self._written >= wanted
+        if self.closed or (self._written >= wanted and not self._flushes):
+            return self._written >= wanted
+        # Those who wait go on in the order in which they began to.
+        flushed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._flushes.append((wanted, flushed))
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.ensure_future(self._flush_all())
+        else:
+            self._crowd = True
+        return await flushed
+
+    async def _flush_all(self) -> None:
+        """Write until nobody waits for it."""
+        try:
+            while self._flushes:
+                await self._flush()
+                # What was added after a write had begun is for the next.
+                ends = self.closed or self._failed_at is not None
+                while self._flushes and (ends or self._flushes[0][0] <= self._written):
+                    wanted, flushed = self._flushes.popleft()
+                    if not flushed.done():
+                        flushed.set_result(self._written >= wanted)
+        finally:
+            for _, flushed in self._flushes:
+                flushed.cancel()
+            self._flushes.clear()
 
     async def _flush(self) -> None:
         """Write what waits, in the thread, with what is added in the next moment."""

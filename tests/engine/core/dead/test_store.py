@@ -433,6 +433,35 @@ async def test_a_thousand_that_die_in_a_run_are_synced_in_few_parts(
     assert len(list(read(path))) == 1_000
 
 
+async def test_those_who_wait_go_on_in_their_order(store: DeadStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    went_on: list[int] = []
+    wrote, write = threading.Event(), store._write
+
+    def written() -> None:
+        write()
+        if store.stored:
+            wrote.set()
+
+    async def one(number: int) -> None:
+        add(store, event(number))
+        assert await store.flush()
+        went_on.append(number)
+        if number == 0:
+            # In the same step, before the others are told that the write has ended.
+            await one(3)
+
+    monkeypatch.setattr(store, "_write", written)
+    async with closing(store):
+        first = asyncio.ensure_future(one(0))
+        while not store._wanted.is_set():
+            await asyncio.sleep(0)
+        others = [asyncio.ensure_future(one(number)) for number in (1, 2)]
+        # They come when the write of the first has ended, and before the loop knows it.
+        assert wrote.wait(30)
+        await asyncio.gather(first, *others)
+    assert went_on == [0, 1, 2, 3]
+
+
 async def test_what_is_added_alone_waits_for_no_others(
     path: Path, syncs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
