@@ -14,7 +14,7 @@ from evbus.engine.core.broker import IN_CALLBACK
 from evbus.engine.core.observe import Observer, Where
 from evbus.engine.kit.thread import WorkerThread
 from evbus.engine.kit.waiting import call
-from evbus.errors import DeliveryError
+from evbus.errors import BusStopped, DeliveryError
 from evbus.types import Envelope
 
 __all__ = ["ErrorCallback"]
@@ -46,6 +46,7 @@ class ErrorCallback(Observer):
         self._untold: deque[dict[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._skipped = 0
+        self._in_vain = False
         # The task that calls the function now.
         self._calling: asyncio.Task[Any] | None = None
 
@@ -102,6 +103,14 @@ class ErrorCallback(Observer):
             while self._untold:
                 try:
                     await call(self._tell_one(worker, self._untold.popleft()), 0)
+                except BusStopped:
+                    # Of all that a stop gives up: that is one thing, and no fault of the function.
+                    if not self._in_vain:
+                        log.warning(
+                            "the function named by error_callback_ref puts events, and the bus, which stops, "
+                            "takes none any more"
+                        )
+                    self._in_vain = True
                 except Exception:
                     log.exception("the function named by error_callback_ref failed")
             await worker.close()

@@ -11,6 +11,7 @@ import pytest
 from evbus.engine.core import error_callback
 from evbus.engine.core.broker import IN_CALLBACK
 from evbus.engine.core.error_callback import ErrorCallback
+from evbus.errors import BusStopped
 from tests.evbus.kit import WAIT
 
 
@@ -90,6 +91,30 @@ async def test_one_that_fails_or_is_cancelled_from_within_is_logged_and_told_of_
     assert told == [0, 1]
     assert caplog.text.count("the function named by error_callback_ref failed") == 2
     assert "was not told" not in caplog.text
+
+
+@pytest.mark.parametrize("plain", [True, False])
+async def test_one_that_puts_what_a_stopping_bus_does_not_take_is_logged_once_in_a_line(
+    plain: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[int] = []
+
+    def on_error(data: dict[str, Any]) -> None:
+        told.append(data["number"])
+        raise BusStopped
+
+    async def later(data: dict[str, Any]) -> None:
+        on_error(data)
+
+    callback = ErrorCallback(on_error if plain else later, nothing)
+    for number in range(5):
+        callback.tell(item(number))
+    await callback.wait(WAIT)
+    await callback.close(0)
+    assert told == list(range(5))
+    (record,) = caplog.records
+    assert record.exc_info is None
+    assert record.getMessage().endswith("puts events, and the bus, which stops, takes none any more")
 
 
 async def test_what_is_too_much_is_skipped_with_one_warning_and_counted_in_the_end(
