@@ -447,6 +447,8 @@ class Engine:
             await dead.close(moment)
         finally:
             self.report = self._account(plan, dead)
+            if self.report.undelivered or self.report.lost:
+                log.error("%s", self.report)
             self._tracker = None
             if self._callback is not None:
                 self._observers.remove(self._callback)
@@ -458,10 +460,11 @@ class Engine:
                 resolve(self._ended)
 
     def _account(self, plan: RunPlan, dead: DeadLetters) -> Report:
+        """Return the report of a run."""
         store = plan.dead_store
         seconds = time.monotonic() - self._stopped_at
         unmatched = dict(self._router.unmatched) if self._router is not None else {}
-        report = Report(
+        return Report(
             dict(self._undelivered),
             str(store.path),
             seconds,
@@ -472,9 +475,6 @@ class Engine:
             self._router.hint(next(iter(unmatched))) if self._router is not None and unmatched else "",
             plan.unheard(),
         )
-        if report.undelivered or report.lost:
-            log.error("%s", report)
-        return report
 
     async def _end_lanes(self, dead: DeadLetters, patience: Patience) -> None:
         """Move what is queued to the lanes, end them, and record what they did not deliver."""
@@ -503,6 +503,7 @@ class Engine:
         """Record what is not delivered, from another thread, as the loop does not get round to it.
 
         Returns what to report, None when it cannot be had. What a plugin delivers meanwhile is recorded too.
+        Nothing is logged: the loop's thread may stand while it does, and hold the lock of a handler.
         """
         plan, dead, router = self._plan, self._dead, self._router
         if (
