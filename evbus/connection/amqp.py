@@ -33,11 +33,12 @@ async def client(hub, profile, contexts=None, timeout=30.0):
 
     :param profile: the profile's name, or ``provider.name`` when several providers have one of that name.
     :param contexts: the profiles; default: those that the bus was started with.
-    :param timeout: seconds to wait for the connection at most; None: for ever.
+    :param timeout: seconds to wait for the connection at most; None: for ever. In a plugin's ``publish`` it
+        waits no longer than that may take (``delivery.timeout``).
     :raises ConfigError: there is no such profile, or it is none of RabbitMQ; no bus was started, and no
         ``contexts`` are given.
     :raises ConnectFailed: the first attempt failed, and the profile does not say ``first_connect: wait``.
-    :raises Unavailable: there is no connection after ``timeout`` seconds; says why.
+    :raises Unavailable: there is no connection by then; says why.
     :raises ValueError: the timeout is no number of seconds.
     """
     from evbus.engine.wire.amqp import healed as _healed

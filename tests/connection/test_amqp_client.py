@@ -12,6 +12,8 @@ import pytest
 from evbus.engine.core.plugins import installed
 from evbus.errors import ConfigError, ConnectFailed, ProfileError, Unavailable
 from tests.connection.amqp_kit import SOON, WAIT, closed_port, url
+from tests.evbus.kit import new_hub as evbus_hub
+from tests.evbus.kit import running, write
 from tests.ingress.amqp_kit import bus, eventually, put
 
 
@@ -182,3 +184,61 @@ async def test_a_timeout_that_is_no_number_of_seconds_is_told(timeout: Any, tmp_
             ValueError, match=f"^timeout is a number of seconds from 0 on, or .* not {timeout!r}$"
         ):
             await hub.connection.amqp.client("orders", timeout=timeout)
+
+
+VIA = """
+import aio_pika
+
+
+async def open_(hub, ctx):
+    return []
+
+
+async def publish(hub, ctx, routing_key, body):
+    hub.CALLS.append(body)
+    if ctx.acct["keeps"] and ctx.state:
+        client = ctx.state[0]
+    else:
+        client = await hub.connection.amqp.client("orders")
+        ctx.state.append(client)
+    async with client.channel() as channel:
+        await channel.default_exchange.publish(aio_pika.Message(body), routing_key=routing_key)
+
+
+__func_alias__ = {"open_": "open"}
+"""
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+async def test_a_broker_that_is_down_costs_a_plugin_that_waits_for_it_no_attempt(
+    rabbitmq: Any, proxy: Any, tmp_path: Path, unique: str, *, keeps: bool
+) -> None:
+    way = proxy(rabbitmq.port)
+    rabbitmq.declare_queue(unique)
+    write(tmp_path / "plugins", ingress__via=VIA)
+    hub = evbus_hub(plugin_dirs=[tmp_path / "plugins"], dead_store=tmp_path / "dead.jsonl")
+    hub.CALLS = []
+    delivery = {"timeout": 0.2, "retry": {"attempts": 1, "min": 0.01, "max": 0.02}}
+    orders = {"url": url(rabbitmq, way.port), "reconnect": SOON, "first_connect": "wait"}
+    contexts = {"amqp": {"orders": orders}, "via": {"default": {"keeps": keeps, "delivery": delivery}}}
+    if not keeps:
+        way.refuse()
+    async with running(hub, contexts):
+        if keeps:
+            await hub.evbus.broker.put(body=0, routing_key=unique)
+            await eventually(lambda: rabbitmq.queue_depth(unique) == 1, "the first")
+            way.refuse()
+            way.cut()
+            states = hub.connection.init.states
+            await eventually(lambda: states()["amqp.orders"]["state"] != "up", "it is lost")
+        await hub.evbus.broker.put(body=1, routing_key=unique)
+        await eventually(lambda: len(hub.CALLS) >= 3, "it is tried again")
+        (lane,) = [
+            one for name, one in hub.evbus.stats.snapshot()["lanes"].items() if name.startswith("via.")
+        ]
+        assert lane["dead"] == 0
+        assert lane["last_error"].startswith("amqp profile 'orders': not connected: ")
+        way.accept()
+        await eventually(lambda: rabbitmq.queue_depth(unique) == 1 + keeps, "it is delivered")
+    assert not (tmp_path / "dead.jsonl").exists()
+    rabbitmq.delete_queue(unique)

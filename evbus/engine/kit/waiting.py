@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 from evbus.engine.kit.redact import problem_text
 from evbus.errors import DeliveryError, DeliveryTimeout
 
-__all__ = ["Deadline", "call", "ends", "failure_of", "running", "stray"]
+__all__ = ["Deadline", "call", "ends", "failure_of", "running", "stray", "timeout_of"]
 
 _STRAY = "it was cancelled from within; client libraries do that when they lose their connection"
 
@@ -65,6 +65,12 @@ def ends(problem: BaseException, task: asyncio.Task[Any] | None) -> bool:
     if isinstance(problem, GeneratorExit):
         return task is not None and running() is not task
     return isinstance(problem, KeyboardInterrupt)
+
+
+def timeout_of(cancelled: asyncio.CancelledError) -> DeliveryTimeout | None:
+    """Return the deadline of a delivery by which something was cancelled, None when it was something else."""
+    found = cancelled.args[0] if cancelled.args else None
+    return found if isinstance(found, DeliveryTimeout) else None
 
 
 async def call(coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
@@ -143,10 +149,10 @@ class _Waiting:
         self.expired = False
         self.own = task.cancelling() - cancels
 
-    def expire(self, _: float) -> None:
+    def expire(self, seconds: float) -> None:
         if not self.expired:
             self.expired = True
-            self.task.cancel()
+            self.task.cancel(DeliveryTimeout(seconds))
 
 
 class _Watched(NamedTuple):

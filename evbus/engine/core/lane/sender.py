@@ -12,7 +12,7 @@ from typing import Any
 from evbus.engine.core.lane.retry import Outcome
 from evbus.engine.kit.failure import about, trace
 from evbus.engine.kit.redact import problem_text, said
-from evbus.engine.kit.waiting import Deadline, call
+from evbus.engine.kit.waiting import Deadline, call, timeout_of
 from evbus.errors import BusFull, DeliveryError, PluginError, Unavailable
 from evbus.types import CONTENT_TYPE, Envelope
 
@@ -326,9 +326,7 @@ def outcomes_of(answer: asyncio.Future[Any], count: int) -> Sequence[Outcome]:
     try:
         return _checked(answer.result(), count)
     except asyncio.CancelledError as exc:
-        late = exc.args[0] if exc.args else None
-        problem = late if isinstance(late, DeliveryError) else DeliveryError("the publish was cancelled")
-        return [problem] * count
+        return [timeout_of(exc) or DeliveryError("the publish was cancelled")] * count
     except Exception as exc:
         return [exc] * count
 

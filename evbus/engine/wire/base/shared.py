@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from evbus.engine.kit.names import unique
+from evbus.engine.kit.waiting import timeout_of
 from evbus.engine.wire.base.supervisor import Connection, Consumers
 
 __all__ = ["Role", "Shared", "key_of"]
@@ -64,6 +65,7 @@ class Shared:
         """Return the connection of ``key``, opened if nobody has it yet.
 
         :raises ConnectFailed: see :meth:`Connection.open`; everybody who waited for it gets this.
+        :raises Unavailable: the deadline of the delivery that waits for it was over first.
         """
         entry = self._entries.get(key)
         if entry is None:
@@ -75,8 +77,11 @@ class Shared:
         entry.users += 1
         try:
             await asyncio.shield(entry.opening)
-        except BaseException:
+        except BaseException as exc:
+            problem = entry.connection.unavailable()
             await self._leave(key, entry)
+            if isinstance(exc, asyncio.CancelledError) and timeout_of(exc) is not None:
+                raise problem from exc
             raise
         return entry.connection
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from evbus.engine.kit.backoff import backoff
 from evbus.engine.kit.failure import trace
 from evbus.engine.kit.redact import one_line, redact, said
-from evbus.engine.kit.waiting import call
+from evbus.engine.kit.waiting import call, timeout_of
 from evbus.errors import ConnectFailed, Unavailable
 
 __all__ = ["Connection", "ConnectionState", "Consumers", "LiveSession"]
@@ -216,11 +216,19 @@ class Connection(Generic[S]):
         return session
 
     async def live(self) -> S | None:
-        """Return the live session once there is one, None when the connection was closed."""
+        """Return the live session once there is one, None when the connection was closed.
+
+        :raises Unavailable: the deadline of the delivery that waits for it was over first.
+        """
         while self.session is None or self.session.lost.done():
             if self.state is ConnectionState.CLOSED:
                 return None
-            await self.changed()
+            try:
+                await self.changed()
+            except asyncio.CancelledError as exc:
+                if timeout_of(exc) is None:
+                    raise
+                raise self.unavailable() from exc
         return self.session
 
     def unavailable(self) -> Unavailable:

@@ -11,9 +11,10 @@ import msgspec
 import pytest
 
 from evbus.engine.core.observe import Observer, Observers
+from evbus.engine.kit.waiting import call
 from evbus.engine.wire.base.shared import Shared, _ConnectionKey, key_of
 from evbus.engine.wire.base.supervisor import Connection, ConnectionState
-from evbus.errors import ConnectFailed
+from evbus.errors import ConnectFailed, Unavailable
 from tests.engine.wire.base.test_supervisor import Session, Transport, connection, never, reach, turns
 
 WAIT = 20.0
@@ -216,3 +217,11 @@ async def test_lanes_and_consumers_of_a_profile_have_a_connection_each_and_know_
         await shared.close(user)
     assert not lanes.consumers.connections
     assert "amqp profile 'orders' (consumers): the connection is lost: reset" in caplog.text
+
+
+async def test_a_delivery_that_waits_for_the_opening_is_told_at_its_deadline_that_it_is_under_way() -> None:
+    shared, made = Shared(), []
+    with pytest.raises(Unavailable, match="not connected: the first attempt is under way"):
+        await call(shared.open(key(), maker(Transport(never), made)), 0.001)
+    assert made[0].state is ConnectionState.CLOSED
+    assert shared.snapshot() == {}

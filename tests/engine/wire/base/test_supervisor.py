@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.kit.waiting import call
 from evbus.engine.wire.base import supervisor
 from evbus.engine.wire.base.supervisor import Connection, ConnectionState, Consumers
 from evbus.errors import ConnectFailed, Unavailable
@@ -588,3 +589,14 @@ async def test_a_session_that_is_lost_takes_nothing_before_its_loss_was_looked_a
             made.up()
         await asyncio.wait_for(found[1], 5)
         assert made.ready() is None
+
+
+async def test_a_delivery_that_waits_for_a_session_is_told_at_its_deadline_that_there_is_none() -> None:
+    async with opened(Transport(OSError("down"), never), wait=True) as made:
+        with pytest.raises(Unavailable, match="^amqp profile 'orders': not connected: down$"):
+            await call(made.live(), 0.001)
+        waiting = asyncio.ensure_future(made.live())
+        await turns(3)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled()
