@@ -190,12 +190,13 @@ class Broker:
         handling = HANDLING.get()
         beyond = handling is not None and not handling.done()
         while True:
+            since = self.queue.reliefs  # before anything is looked at that another thread may change
             if self.draining:
                 self.refuse_unless_callback()
             if self.refusal is not None:
                 raise self.refusal
             if self.queue.stalled and not beyond and any(lane.stalled for lane in self._route(meta)):
-                await self.queue.wait_relief()
+                await self.queue.wait_relief(since)
                 continue
             if self.queue.put(meta, data, _monotonic(), beyond=beyond):
                 return

@@ -448,10 +448,14 @@ class Queue:
                 self.wake()
             raise
 
-    async def wait_relief(self) -> None:
-        """Wait until a lane that was stalled is no longer."""
-        before = self._relief.count
-        await self._relief.until(lambda: True if not self.stalled or self._relief.count != before else None)
+    @property
+    def reliefs(self) -> int:
+        """How often a lane that was stalled became free, or all who wait were told to look again."""
+        return self._relief.count
+
+    async def wait_relief(self, since: int) -> None:
+        """Wait until :attr:`reliefs` is no longer what it was before the lanes were looked at."""
+        await self._relief.until(lambda: True if not self.stalled or self.reliefs != since else None)
 
     def wake(self, *, everyone: bool = False) -> None:
         """Wake as many waiting puts as there is room for, or ``everyone``."""

@@ -115,6 +115,28 @@ async def test_a_waiting_put_that_is_cancelled_puts_nothing(rig: Rig) -> None:
 # Encoding
 
 
+async def test_a_relief_while_a_put_looks_at_its_lanes_is_not_missed(rig: Rig) -> None:
+    class Lane:
+        """It is relieved by the loop of the bus, in another thread than that of the put, right after a look."""
+
+        looks = 0
+
+        @property
+        def stalled(self) -> bool:
+            self.looks += 1
+            if self.looks == 1:
+                rig.queue.stall(-1)
+            return self.looks == 1
+
+    rig.queue.stall(2)
+    rig.broker.connect(lambda _: (lane,))
+    lane = Lane()
+    left = rig.broker.offer(None, 1, "default", None)
+    assert left is not None
+    await within(rig.broker.wait(left))
+    assert (lane.looks, rig.queue.stalled, queued(rig)) == (2, 1, [b"1"])
+
+
 @pytest.mark.parametrize("waits", [True, False])
 def test_a_body_that_cannot_be_encoded_raises_and_queues_nothing(rig: Rig, waits: bool) -> None:
     def apply(body: Any) -> bytes:
