@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import dataclasses
 import datetime as dt
+import decimal
 import logging
 import os
 import threading
@@ -64,6 +66,37 @@ class Sub(Base):
 @dataclasses.dataclass
 class Kept:
     id: int = 0
+
+
+@pytest.mark.parametrize("precision", [None, 28, 50])
+def test_how_a_listener_sets_decimals_is_for_no_other_nor_for_the_program(precision: int | None) -> None:
+    async def main() -> None:
+        if precision is not None:
+            decimal.setcontext(decimal.Context(prec=precision))
+        seen = list[int]()
+
+        def plain(event: Base) -> None:
+            seen.append(decimal.getcontext().prec)
+            decimal.getcontext().prec = 5
+
+        async def later(event: Base) -> None:
+            plain(event)
+
+        async with listening() as hub:
+            for function, options in (
+                (plain, {}),
+                (later, {}),
+                (plain, {"key": "id", "concurrency": 2}),
+                (plain, {"timeout": WAIT}),
+                (later, {"timeout": WAIT}),
+            ):
+                hub.event.init.subscribe(Base, function, **options)
+            await send(hub, *map(Base, range(10)))
+            await settled(hub)
+        assert seen == [precision or 28] * 50
+        assert decimal.getcontext().prec == (precision or 28)
+
+    contextvars.Context().run(go, main)
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,12 @@ from evbus.engine.core.intake.bridge import Bridged
 from evbus.engine.core.observe import Observers, Told
 from evbus.engine.core.pipeline import Around
 from evbus.engine.handling.events.batches import Batches
+from evbus.engine.handling.events.contexts import unspoilt
 from evbus.engine.handling.events.declare import EventListenerDescriptor, EventSpec, ListenerSpec
 from evbus.engine.handling.events.listener import Listener
 from evbus.engine.handling.events.reader import Reader
 from evbus.engine.handling.events.threads import Run, Unfinished
-from evbus.engine.handling.events.workers import Workers, unspoilt
+from evbus.engine.handling.events.workers import Workers
 from evbus.engine.handling.scheduler import SLICE
 from evbus.engine.handling.within import Limit, within
 from evbus.engine.kit.backoff import backoff

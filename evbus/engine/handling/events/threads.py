@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from evbus.engine.handling.events.contexts import apart
 from evbus.engine.kit.thread import Job, WorkerThread
 from evbus.errors import DispatchError
 
@@ -80,7 +81,8 @@ class Run(Job, Generic[_Work]):
             self._watch(timeout)
 
     def _do(self) -> Unfinished | None:
-        work, call, new_context, finished = self._work, self._call, self._context.copy, self._finished
+        work, new_context, finished = self._work, self._context.copy, self._finished
+        call = apart(self._context, self._call)
         ends = time.monotonic() + SHARE
         while work is not None:
             try:
@@ -181,7 +183,7 @@ class Threads:
         :raises DispatchError: too many threads hang.
         """
         context = copy_context()
-        return await self.do(Job(lambda: context.run(_called, call, *event)))
+        return await self.do(Job(lambda: context.run(apart(context, _called), call, *event)))
 
     async def do(self, job: Job) -> Any:
         """Let a thread do a job; return its result.

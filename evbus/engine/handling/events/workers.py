@@ -4,43 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import decimal
 import functools
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context
 from typing import Any, TypeVar
 
 from evbus.engine.core.broker import HANDLING
+from evbus.engine.handling.events.contexts import present_context, set_decimals, unspoilt
 from evbus.engine.handling.key_lock import KeyLock
 from evbus.engine.handling.scheduler import SLICE, Scheduler
 from evbus.errors import InvalidPayload
 
-__all__ = ["Workers", "unspoilt"]
+__all__ = ["Workers"]
 
 _Job = TypeVar("_Job")
-
-
-def _decimal_variable() -> ContextVar[decimal.Context]:
-    context = Context()
-    context.run(decimal.getcontext)
-    return next(iter(context))
-
-
-_DECIMAL = _decimal_variable()
-
-
-def unspoilt(context: Context, clean: Context) -> bool:
-    """Return whether the next handler may run in the context of one that has changed it.
-
-    It may where that has merely calculated with Decimals: the settings for that are as they were then.
-    """
-    if len(context) != len(clean) + 1 or _DECIMAL not in context or _DECIMAL in clean:
-        return False
-    if any(context.get(variable) is not value for variable, value in clean.items()):
-        return False
-    decimal.setcontext(decimal.DefaultContext)
-    return True
 
 
 class Workers(Scheduler[_Job]):
@@ -56,7 +34,7 @@ class Workers(Scheduler[_Job]):
     """
 
     def __init__(self, handle: Callable[[_Job], Awaitable[int | None]], limit: int, name: str) -> None:
-        super().__init__(name, limit, copy_context())
+        super().__init__(name, limit, present_context())
         self.handle = handle
         self.locks: dict[Any, KeyLock] = {}
         # The turns that are waited for, and with which job.
@@ -87,7 +65,7 @@ class Workers(Scheduler[_Job]):
         given_up, self.ready = self.ready, deque(self.ready)
         given_up.clear()
         self.active, self._waking = 0, False
-        self._context = copy_context()
+        self._context = present_context()
 
     def submit(self, job: _Job) -> None:
         """Do a job when it is its turn."""
@@ -127,6 +105,7 @@ class Workers(Scheduler[_Job]):
             self.wake()  # its turn comes when this worker has to wait
         HANDLING.set(worker)
         clean = context.copy()
+        set_decimals(clean)
         self._workers[worker] = context, clean
         done = 0
         while ready and self.active <= self.limit:

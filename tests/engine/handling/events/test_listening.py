@@ -712,13 +712,14 @@ async def test_what_a_thread_has_handled_is_settled_while_it_is_busy_with_the_ne
 @pytest.mark.usefixtures("unhurried")
 async def test_a_loop_that_is_busy_is_woken_once_for_all_that_a_thread_has_handled() -> None:
     loop, wakes, source = asyncio.get_running_loop(), list[Any](), Source()
-    wake, last = loop.call_soon_threadsafe, threading.Event()
+    wake, busy, last = loop.call_soon_threadsafe, threading.Event(), threading.Event()
 
     def counted(call: Any, *args: Any, **kwargs: Any) -> Any:
         wakes.append(call)
         return wake(call, *args, **kwargs)
 
     def on(event: Any) -> None:
+        assert busy.wait(WAIT)
         if event.id == "49":
             last.set()
 
@@ -726,6 +727,7 @@ async def test_a_loop_that_is_busy_is_woken_once_for_all_that_a_thread_has_handl
         give(listening, source, *map(str, range(50)))
         loop.call_soon_threadsafe = counted  # type: ignore[method-assign]
         await turns(3)
+        busy.set()
         assert last.wait(WAIT)
         assert len(wakes) == 1
         assert await source.settled(50) == [(str(number), True, False) for number in range(50)]

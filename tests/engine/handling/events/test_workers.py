@@ -66,8 +66,13 @@ async def test_others_get_their_turn_while_there_is_much_to_do() -> None:
     assert await workers.wait_idle(WAIT)
 
 
-def test_a_worker_goes_on_after_calculating_with_decimals_and_nobody_sees_how_that_was_set() -> None:
+@pytest.mark.parametrize("before", [None, decimal.Context(), decimal.Context(prec=50)])
+def test_a_worker_goes_on_after_calculating_with_decimals_and_nobody_sees_how_that_was_set(
+    before: decimal.Context | None,
+) -> None:
     async def main() -> None:
+        if before is not None:
+            decimal.setcontext(before)
         seen = list[tuple[int, bool]]()
         workers_seen = set[object]()
 
@@ -84,8 +89,9 @@ def test_a_worker_goes_on_after_calculating_with_decimals_and_nobody_sees_how_th
         for number in range(6):
             workers.submit(number)
         assert await workers.wait_idle(WAIT)
-        assert seen == [(28, False)] * 6
+        assert seen == [(before.prec if before else 28, False)] * 6
         assert len(workers_seen) == 2
+        assert before is None or (before.prec, before.flags[decimal.Inexact]) == (seen[0][0], False)
 
     contextvars.Context().run(go, main)
 
