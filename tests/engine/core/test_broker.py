@@ -117,7 +117,7 @@ async def test_a_waiting_put_that_is_cancelled_puts_nothing(rig: Rig) -> None:
 
 async def test_a_relief_while_a_put_looks_at_its_lanes_is_not_missed(rig: Rig) -> None:
     class Lane:
-        """It is relieved by the loop of the bus, in another thread than that of the put, right after a look."""
+        """It is relieved right after a look, by the loop of the bus in another thread."""
 
         looks = 0
 

@@ -55,10 +55,11 @@ class Workers(Scheduler[_Job]):
     def begin(self) -> None:
         """Forget what an event loop that has ended left behind, or a stop that waited no longer."""
         for worker in self._workers:
-            if worker.get_loop().is_closed():
-                worker.get_coro().close()
-            else:
-                worker.cancel()  # it runs, and ends by itself; nobody closes what runs
+            try:
+                # Perhaps in another thread. It runs, and ends by itself; nobody closes what runs.
+                worker.get_loop().call_soon_threadsafe(worker.cancel)
+            except RuntimeError:
+                worker.get_coro().close()  # with its loop, which is closed
         self._workers.clear()
         self._later.clear()
         # Those that go on find nothing there.

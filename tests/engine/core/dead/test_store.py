@@ -453,7 +453,7 @@ async def test_those_who_wait_go_on_in_their_order(store: DeadStore, monkeypatch
     monkeypatch.setattr(store, "_write", written)
     async with closing(store):
         first = asyncio.ensure_future(one(0))
-        while not store._wanted.is_set():
+        while not store._wanted.is_set():  # noqa: ASYNC110 - a thread waits for it
             await asyncio.sleep(0)
         others = [asyncio.ensure_future(one(number)) for number in (1, 2)]
         # They come when the write of the first has ended, and before the loop knows it.

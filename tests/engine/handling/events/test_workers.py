@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import decimal
 import itertools
+import threading
 from contextvars import ContextVar
 
 import pytest
@@ -201,6 +202,36 @@ async def test_a_worker_that_did_not_end_is_given_up_and_ends_by_itself(
     assert done == [2, 1]
     assert (workers.active, workers.idle) == (0, True)
     assert caplog.records == []
+
+
+async def test_a_worker_that_was_left_in_the_loop_of_another_thread_is_ended_there() -> None:
+    begun, ended = threading.Event(), list[int]()
+
+    async def handle(job: int) -> None:
+        if job == 1:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(threading.get_ident())
+
+    workers = Workers(handle, 1, "w")
+
+    async def elsewhere() -> None:
+        workers.submit(1)
+        await asyncio.sleep(0)
+        (worker,) = asyncio.all_tasks() - {asyncio.current_task()}
+        # Nothing else wakes this loop.
+        await asyncio.wait({worker})
+
+    thread = threading.Thread(target=asyncio.run, args=(elsewhere(),), daemon=True)
+    thread.start()
+    assert begun.wait(WAIT)
+    workers.begin()
+    workers.submit(2)
+    assert await workers.wait_idle(WAIT)
+    await asyncio.to_thread(thread.join, WAIT)
+    assert ended == [thread.ident]
 
 
 def test_the_workers_go_on_in_another_event_loop() -> None:
