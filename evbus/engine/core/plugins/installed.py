@@ -37,6 +37,7 @@ __all__ = [
     "open_later",
     "scan",
     "take_out_copies",
+    "take_out_doubles",
 ]
 
 log = logging.getLogger("evbus")
@@ -266,8 +267,15 @@ def is_ours(file: str) -> bool:
     return os.path.realpath(file).startswith(OURS + os.sep)
 
 
+def take_out_doubles(sub: Any) -> None:
+    """Let the contracts of a folder that stands twice on ``sys.path``, once through a link, run once."""
+    places = [tuple(map(os.path.realpath, one._dirs)) for one in sub._contract_subs]
+    sub._contract_subs[:] = [one for n, one in enumerate(sub._contract_subs) if places.index(places[n]) == n]
+
+
 def take_out_copies(sub: Any) -> None:
     """Let POP, while it loads ``sub``, take our files in place of those of another copy of evbus."""
+    take_out_doubles(sub)
     strays = [folder for folder in sub._dirs if Path(folder).parent.name == "evbus" and not is_ours(folder)]
     if not strays:
         return

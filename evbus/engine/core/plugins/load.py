@@ -23,6 +23,7 @@ import pop.exc
 import pop.loader
 
 from evbus.engine.core.endpoint import Plugin
+from evbus.engine.core.plugins.installed import take_out_doubles
 from evbus.engine.core.settings import check_options
 from evbus.errors import PluginError
 
@@ -281,6 +282,7 @@ def _drop_broken_contracts(sub: Any, subsystem: str) -> list[Plugin]:
     POP would hold them against every plugin that they are for.
     """
     broken = []
+    take_out_doubles(sub)
     for contracts in sub._contract_subs:
         for bname, entry in list(contracts._scan["python"].items()):
             file = entry["path"]

@@ -324,15 +324,31 @@ def test_ours_cannot_be_overridden_by_a_package_even_before_the_bus_is_configure
     assert asyncio.run(hub.ingress.internal.get("k")) != "theirs"
 
 
-def test_a_package_that_stands_twice_on_the_path_is_no_duplicate(site: Path, tmp_path: Path) -> None:
-    package(site, "other", {"ingress": ["hooks"]}, hooks__slack=KEEPER.format(name="slack"))
-    (tmp_path / "link").symlink_to(site)
-    sys.path.insert(0, str(tmp_path / "link"))
-    try:
-        hub = new_hub()
-    finally:
-        sys.path.remove(str(tmp_path / "link"))
+RUNS = "def pre_{name}(hub, ctx):\n    vars(hub).setdefault('RUNS', []).append(ctx.ref)\n"
+
+
+@pytest.mark.parametrize("second", ["another folder", "another name"])
+async def test_a_package_that_stands_twice_on_the_path_is_no_duplicate(
+    second: str, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package(
+        site,
+        "other",
+        {"ingress": ["hooks"], "evbus": ["bus"]},
+        hooks__slack=KEEPER.format(name="slack"),
+        hooks__contracts__slack=RUNS.format(name="publish"),
+        bus__contracts__broker=RUNS.format(name="put_nowait"),
+    )
+    if second == "another name":
+        (site / "copy").symlink_to("other")
+    else:
+        (tmp_path / "link").symlink_to(site)
+        monkeypatch.syspath_prepend(tmp_path / "link")
+    hub = new_hub()
     assert states(hub) == {**dict.fromkeys(OURS, "loaded"), "slack": "loaded"}
+    async with running(hub, {"slack": {"*": {}}}):
+        hub.evbus.broker.put_nowait(body=1)
+    assert hub.RUNS == ["evbus.broker", "ingress.slack"]
 
 
 # init.py of others
