@@ -29,6 +29,21 @@ async def share(hub, transport, ctx, make, role="lanes"):
     return await hub.connection.SHARED.open(key, make)
 
 
+def expect(hub, transport, ctx, consumer):
+    """Let the lanes of a profile's broker wait for a consumer that is about to come, a few seconds at most.
+
+    Returns what is to be called once it is there, or will never be.
+    """
+    key = _shared.key_of(transport, ctx.provider, ctx.name, ctx.profile)
+    return hub.connection.SHARED.expect(key, consumer)
+
+
+def session(hub, transport, ctx):
+    """Return the session of a profile's connection, which knows its broker; None while there is none."""
+    key = _shared.key_of(transport, ctx.provider, ctx.name, ctx.profile)
+    return hub.connection.SHARED.session(key)
+
+
 async def release(hub, connection):
     """Give up the use of a connection; the last one closes it."""
     await hub.connection.SHARED.close(connection)

@@ -14,6 +14,13 @@ def __init__(hub):
     hub.egress.amqp.PATTERNS = True
 
 
+def check(hub, ctx, subscription):
+    """Raise ProfileError for a subscription that the profile has no queue or exchange for."""
+    from evbus.engine.wire.amqp import consume as _consume
+
+    _consume.source_of(ctx.profile, subscription)
+
+
 async def consume(hub, ctx, subscription):
     """Yield deliveries, each to be settled by ``ack()`` or ``reject()``; acknowledgements go out together.
 

@@ -13,6 +13,16 @@ def __init__(hub):
     hub.egress.amqp1.PATTERNS = True
 
 
+def check(hub, ctx, subscription):
+    """Raise ProfileError for a subscription that the address cannot give, once the broker is known."""
+    from evbus.engine.wire.amqp1 import address as _address
+    from evbus.engine.wire.amqp1 import connect as _connect
+
+    session = hub.connection.init.session("amqp1", ctx)
+    if session is not None:
+        _address.source(ctx.profile, _connect.model(ctx.profile, session), subscription)
+
+
 async def consume(hub, ctx, subscription):
     """Yield deliveries of a queue until closed; what is not settled then comes again.
 

@@ -13,6 +13,15 @@ def __init__(hub):
     hub.egress.stomp.PATTERNS = True
 
 
+def check(hub, ctx, subscription):
+    """Raise ProfileError for a subscription that the destination cannot give, once the broker is known."""
+    from evbus.engine.wire.stomp import consume as _consume
+
+    session = hub.connection.init.session("stomp", ctx)
+    if session is not None:
+        _consume.plan(ctx.profile, subscription, session.broker)
+
+
 async def consume(hub, ctx, subscription):
     """Yield deliveries of a queue or topic until closed; what is not settled then comes again.
 

@@ -92,9 +92,29 @@ def sources(hub, contexts, profile):
             attach=one.bound("attach"),
             announces="READY" in one.plugin.flags,
             patterns="PATTERNS" in one.plugin.flags,
+            check=functools.partial(_check_subscription, one),
+            expect=_expect(hub, one),
         )
         for one in found
     ]
+
+
+def _check_subscription(found, subscription):
+    check = found.bound("check")
+    if check is None:
+        return
+    try:
+        check(subscription)
+    except errors.ProfileError as exc:
+        where = f"{found.provider} profile {found.name!r}"
+        raise errors.ProfileError(f"{where}: {exc.reason}", path=exc.path) from None
+
+
+def _expect(hub, found):
+    """Return what lets lanes wait for a consumer of a profile; None where nobody is told when it is there."""
+    if found.settings is None or "READY" not in found.plugin.flags:
+        return None
+    return functools.partial(hub.connection.init.expect, found.plugin.name, found.context())
 
 
 def _open(found, subscription=None):

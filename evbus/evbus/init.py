@@ -64,7 +64,7 @@ FUNCTIONS = {
         "request",
         "reply",
     ),
-    "egress": ("consume", "attach"),
+    "egress": ("consume", "attach", "check"),
 }
 FLAGS = ("SOLE", "OVERLAP", "READY", "PATTERNS")
 

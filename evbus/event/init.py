@@ -104,7 +104,8 @@ def subscribe(
 ):
     """Let ``callback`` listen to an event from now on, or from the start on; return the subscription's id.
 
-    It need not be awaited, and may be. ``await hub.event.init.ready()`` returns when a broker has it.
+    It need not be awaited, and may be. What this process sends from now on comes to it, too; what others do,
+    from when a broker has it, which ``await hub.event.init.ready()`` waits for.
 
     :param event_type_or_name: the class, or a name, or a pattern of names (``order.*``, ``order.#``): what
         comes then is plain values as long as there is no class of that name, or several were declared and
@@ -117,7 +118,8 @@ def subscribe(
     :param options: the others of ``evbus.api.event_listener``.
     :raises HandlerSignatureError: the callback cannot be called with an event; or the bus runs, and something
         that the callback takes is provided by nobody.
-    :raises ProfileError: the bus runs, and no profile that matches can be listened to.
+    :raises ProfileError: the bus runs, and no profile that matches can be listened to, or one cannot give
+        what is wanted.
     """
     event = _declare.event_of(event_type_or_name, options)
     _listener.refuse_uncallable(callback)
@@ -135,7 +137,8 @@ def listen(hub, *where):
     :param where: modules; packages, which stand for all modules in them; or such functions and classes.
     :raises HandlerSignatureError: there are none, or one cannot be called with an event.
     :raises HandlerExists: two listeners of one event have the same name.
-    :raises ProfileError: the bus runs, and no profile that matches can be listened to.
+    :raises ProfileError: the bus runs, and no profile that matches can be listened to, or one cannot give
+        what is wanted.
     """
     found = {id(spec): (one, spec) for place in where for one, spec in _modules.listeners_of(place)}
     listened = hub.event.LISTENED
@@ -163,7 +166,7 @@ def listens_outside(hub):
 
 
 async def ready(hub):
-    """Return once every listener gets what is sent from then on, as far as its transport tells.
+    """Return once every listener gets what anybody sends from then on, as far as its transport tells.
 
     :raises Unavailable: a broker refused one of them at first, and its profile does not say to wait.
     :raises ProfileError: a profile cannot give what one of them wants.

@@ -15,8 +15,6 @@ from tests.servers._versions import VERSIONS
 from tests.transports.listening import Bus, InProcess
 from tests.transports.table import TRANSPORTS, Deaf, Place, Transport
 
-pytest.register_assert_rewrite("tests.transports.asking", "tests.transports.kit", "tests.transports.table")
-
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(

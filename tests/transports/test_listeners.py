@@ -18,10 +18,10 @@ from evbus.engine.handling.events import consumer
 from evbus.engine.kit.topics import matches
 from evbus.engine.wire.stomp import consume
 from evbus.errors import ConnectFailed, EvbusError, Rejected
-from tests.evbus.kit import new_hub, running, write
+from tests.evbus.kit import write
 from tests.transports.kit import WAIT, eventually
 from tests.transports.listening import Bus, Colour, Inbox, Line, order, send
-from tests.transports.table import Deaf, Place
+from tests.transports.table import Place
 
 PROTECTED = {
     # In the order of who sends. Who receives begins at the end: a second delivery is dropped, and no replay.
@@ -634,20 +634,6 @@ async def test_a_sender_whose_connection_is_cut_sends_everything(bus: Bus) -> No
 
 
 # What one of them cannot, and what it does by itself
-
-
-@pytest.mark.can(case="deaf")
-async def test_what_cannot_be_listened_to_is_told_at_the_start(bus: Bus, case: Deaf) -> None:
-    bus.data = {**bus.data, **case.data}
-    for name, value in case.data.items():
-        if value is None:
-            del bus.data[name]
-    inbox = Inbox(case.pattern.format(key=bus.name) or bus.kind, **case.options)
-    hub = new_hub()
-    inbox.listen(hub)
-    with pytest.raises(case.problem, match=case.said.format(key=bus.name)):
-        async with running(hub, bus.profiles(0, "fail")):
-            pass
 
 
 @pytest.mark.can("amqp")

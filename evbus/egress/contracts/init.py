@@ -14,6 +14,9 @@ ever: when the connection is lost it is restored, and what was not settled comes
 closed (``aclose``), which is when its consumer leaves the queue; deliveries that it yielded before can be
 settled until then.
 
+A plain ``def check(hub, ctx, subscription)`` may raise :class:`evbus.errors.ProfileError` for a subscription
+that the profile cannot give: it is called where one is made, before ``consume``.
+
 Raising ends the consumer: :class:`evbus.errors.ConfigError` and :class:`evbus.errors.ConnectFailed` for what
 a person has to mend.
 """

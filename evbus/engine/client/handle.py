@@ -163,7 +163,7 @@ class Handle:
         return bool(await self._event.unsubscribe(id))
 
     async def ready(self) -> None:
-        """Return when brokers have confirmed what was subscribed: what is sent from then on is for it, too.
+        """Return when brokers have confirmed what was subscribed, so that it gets what others send, too.
 
         :raises EvbusError: what a listener failed with at first.
         """

@@ -13,6 +13,10 @@ from evbus.types import Delivery, Subscription
 __all__ = ["EventSource", "check", "find", "matching"]
 
 
+def _nothing_known(_wanted: Subscription) -> None:
+    pass
+
+
 class EventSource(NamedTuple):
     """The functions by which listeners get the deliveries of one profile.
 
@@ -22,6 +26,8 @@ class EventSource(NamedTuple):
         subscription to a function from now on, and returns what ends that.
     :ivar announces: ``consume`` calls ``ready()`` of the subscription.
     :ivar patterns: the name of a subscription may be a pattern.
+    :ivar check: raises ProfileError for a subscription that the profile cannot give, as far as that is known.
+    :ivar expect: lets lanes wait for a consumer, and returns what ends that, once it is there, or never.
     """
 
     name: str
@@ -29,6 +35,8 @@ class EventSource(NamedTuple):
     attach: Callable[[Subscription, Callable[[list[Delivery]], None]], Any] | None
     announces: bool
     patterns: bool = False
+    check: Callable[[Subscription], None] = _nothing_known
+    expect: Callable[[object], Callable[[], None]] | None = None
 
 
 def find(

@@ -45,6 +45,7 @@ SHAPES = {
     "egress": (
         _Function("consume", "hub, ctx, subscription", required=True),
         _Function("attach", "hub, ctx, subscription, take", "may not wait"),
+        _Function("check", "hub, ctx, subscription", "answers at once"),
         _DESCRIBE,
     ),
     "ingress": (

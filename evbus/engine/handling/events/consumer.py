@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import msgspec.structs
@@ -57,6 +58,8 @@ class EventConsumer:
         self._began = 0.0
         self._failures = 0
         self._again: asyncio.TimerHandle | None = None
+        # Lets the lanes go on that wait for it.
+        self._release: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"<EventConsumer {self._source.name} {self._event.name} of {self._name}>"
@@ -69,12 +72,24 @@ class EventConsumer:
         return not self._task.done() and (self._ready.is_set() or not self._source.announces)
 
     def start(self, wanted: Subscription) -> None:
-        """Begin to take."""
+        """Begin to take; what this process sends from now on waits for it, a few seconds at most."""
         if self._source.attach is not None:
             self._member = self._source.attach(wanted, self._take_all)
             return
-        self._wanted = msgspec.structs.replace(wanted, on_ready=self._ready.set)
+        self._wanted = msgspec.structs.replace(wanted, on_ready=self._on_ready)
+        if self._source.expect is not None:
+            self._release = self._source.expect(self)
         self._begin()
+
+    def _on_ready(self) -> None:
+        self._ready.set()
+        self._come()
+
+    def _come(self) -> None:
+        """Let nobody wait for it any more."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
     def _begin(self) -> None:
         assert self._wanted is not None
@@ -103,6 +118,7 @@ class EventConsumer:
         self._listening.take_all(deliveries, self._event)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
+        self._come()
         if task.cancelled() or self._closed:
             return
         problem = task.exception()

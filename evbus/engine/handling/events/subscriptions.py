@@ -89,6 +89,7 @@ class _SubscribedListener:
                         f"{source.name} finds events by their names alone, and {event.name!r} is a pattern: "
                         "listen to each event by its name"
                     )
+                source.check(wanted)
                 consumer = EventConsumer(source, event, self.listening, f"listener {self.id}", patience)
                 self.consumers.append(consumer)
                 consumer.start(wanted)

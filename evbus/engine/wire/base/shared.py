@@ -7,11 +7,13 @@ import functools
 import hashlib
 from collections.abc import Callable, Hashable
 from typing import Any, Literal, NamedTuple
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from evbus.engine.kit.names import unique
 from evbus.engine.kit.waiting import timeout_of
+from evbus.engine.wire.base.profile import BrokerProfile
 from evbus.engine.wire.base.supervisor import Connection, Consumers
 
 __all__ = ["Role", "Shared", "key_of"]
@@ -22,7 +24,10 @@ Role = Literal["lanes", "consumers"]
 
 
 class _ConnectionKey(NamedTuple):
-    """The key by which two users share a connection. ``settings`` is a digest: profiles hold secrets."""
+    """The key by which two users share a connection. ``settings`` is a digest: profiles hold secrets.
+
+    :ivar broker: where it leads to, as far as that is known.
+    """
 
     transport: str
     provider: str
@@ -30,14 +35,20 @@ class _ConnectionKey(NamedTuple):
     settings: bytes
     loop: Hashable
     role: Role = "lanes"
+    broker: Hashable = None
 
 
 def key_of(
     transport: str, provider: str, profile: str, settings: Any, role: Role = "lanes"
 ) -> _ConnectionKey:
     """Return the key of a profile's connection in the running loop."""
-    digest = hashlib.sha256(msgspec.json.encode(settings)).digest()
-    return _ConnectionKey(transport, provider, profile, digest, id(asyncio.get_running_loop()), role)
+    digest = hashlib.sha256(msgspec.json.encode(settings, enc_hook=repr)).digest()
+    loop = id(asyncio.get_running_loop())
+    broker: Hashable = None
+    if isinstance(settings, BrokerProfile):
+        where = settings.where()
+        broker = frozenset(where.hosts), where.vhost or "/"
+    return _ConnectionKey(transport, provider, profile, digest, loop, role, broker)
 
 
 def _name(key: _ConnectionKey) -> str:
@@ -60,6 +71,7 @@ class Shared:
     def __init__(self, on_state: Callable[[str, bool, str], None] | None = None) -> None:
         self._on_state = on_state
         self._entries: dict[_ConnectionKey, _Entry] = {}
+        self._consumers: WeakValueDictionary[Hashable, Consumers] = WeakValueDictionary()
 
     async def open(self, key: _ConnectionKey, make: Callable[[], Connection[Any]]) -> Connection[Any]:
         """Return the connection of ``key``, opened if nobody has it yet.
@@ -86,11 +98,27 @@ class Shared:
         return entry.connection
 
     def _consumers_of(self, key: _ConnectionKey) -> Consumers:
-        """Return the consumers of a profile, which its connections share."""
-        for other, entry in self._entries.items():
-            if other._replace(role=key.role) == key:
-                return entry.connection.consumers
-        return Consumers()
+        """Return the consumers of a broker, which the connections of all its profiles share."""
+        where = key._replace(role="lanes") if key.broker is None else (key.broker, key.loop)
+        found = self._consumers.get(where)
+        if found is None:
+            found = self._consumers[where] = Consumers()
+        return found
+
+    def expect(self, key: _ConnectionKey, consumer: object) -> Callable[[], None]:
+        """Let the lanes of a broker wait for a consumer that is to come; return what ends that."""
+        consumers = self._consumers_of(key)
+        consumers.gone(consumer)
+        return functools.partial(consumers.closed, consumer)
+
+    def session(self, key: _ConnectionKey) -> Any:
+        """Return what a profile's connection is at present, None while there is none."""
+        found = (
+            entry.connection.session
+            for other, entry in self._entries.items()
+            if other._replace(role=key.role) == key
+        )
+        return next(filter(None, found), None)
 
     async def close(self, connection: Connection[Any]) -> None:
         """Give up the use of a connection; the last user closes it."""

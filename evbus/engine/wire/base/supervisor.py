@@ -25,7 +25,7 @@ CLOSE_TIMEOUT = 3.0
 #: Seconds that a connection has to live for the next attempt to come without a pause.
 SHORT_LIFE = 1.0
 #: Seconds after a connection, or a consumer, is there again in which others may still be coming back: lanes
-#: wait for the consumers of their own profile, and an event that reaches no queue is tried again.
+#: wait for the consumers of their own broker, and an event that reaches no queue is tried again.
 SETTLING = 5.0
 
 
@@ -60,9 +60,9 @@ class LiveSession(Protocol):
 
 
 class Consumers:
-    """The connections of one profile in this process, and its consumers, as far as they have to be restored.
+    """The connections to one broker in this process, and its consumers, as far as they are not there.
 
-    Lanes of the profile wait for the consumers, as their queues may have gone with the connection.
+    Lanes wait for the consumers, as their queues may not be there before, or have gone with the connection.
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class Consumers:
 
     def down(self, connection: Connection[Any]) -> int:
         """Note that a connection is not there; return the level at which to log it: once for the profile."""
-        level = logging.DEBUG if self._down else logging.WARNING
+        level = logging.DEBUG if self._is_down(connection.name) else logging.WARNING
         self._down.add(connection)
         return level
 
@@ -86,7 +86,10 @@ class Consumers:
         lost = connection in self._down
         self._down.discard(connection)
         # As that it was lost: a log that shows this one is not to end with it.
-        return logging.WARNING if lost and not self._down else logging.DEBUG
+        return logging.WARNING if lost and not self._is_down(connection.name) else logging.DEBUG
+
+    def _is_down(self, profile: str) -> bool:
+        return any(connection.name == profile for connection in self._down)
 
     def gone(self, consumer: object) -> None:
         """Note that a consumer is not there (yet, or any more) and is about to be."""
@@ -111,8 +114,9 @@ class Consumers:
 
     def missing(self, since: float) -> float:
         """Return for how many seconds to wait for them on a connection that is up ``since``."""
-        now = asyncio.get_running_loop().time()
-        return max((max(since, gone) + SETTLING - now for gone in self._away.values()), default=0.0)
+        # The last one is waited for the longest; there may be thousands, and lanes look whenever one comes.
+        gone = next(reversed(self._away.values()), -math.inf)
+        return max(since, gone) + SETTLING - asyncio.get_running_loop().time() if self._away else 0.0
 
 
 S = TypeVar("S", bound=LiveSession)
@@ -172,7 +176,7 @@ class Connection(Generic[S]):
         }
 
     def join(self, consumers: Consumers, role: str = "") -> None:
-        """Belong to a profile with these consumers; ``role`` says in the log whose connection it is."""
+        """Belong to a broker with these consumers; ``role`` says in the log whose connection it is."""
         self.consumers = consumers
         consumers.connections.add(self)
         if role:
@@ -257,7 +261,7 @@ class Connection(Generic[S]):
         left = self.consumers.missing(self._up)
         if left <= 0:
             return None
-        return f"{self.name}: its consumers are not there yet", self._change_within(left)
+        return f"{self.name}: consumers of this process are not there yet", self._change_within(left)
 
     async def _change_within(self, seconds: float) -> None:
         await asyncio.wait({self._change()}, timeout=seconds)

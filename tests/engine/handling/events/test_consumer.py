@@ -142,6 +142,26 @@ async def test_a_source_that_refuses_at_first_is_told_to_who_waits_and_in_the_lo
     ]
 
 
+@pytest.mark.parametrize("ends", ["ready", "refused", "closed", "abandoned"])
+async def test_what_waits_for_it_waits_from_its_start_until_it_is_there_or_will_never_be(ends: str) -> None:
+    expected: list[Any] = []
+
+    def expect(consumer: object) -> Any:
+        expected.append(consumer)
+        return lambda: expected.remove(consumer)
+
+    remote = Remote(ConnectFailed("no queue") if ends == "refused" else None, silent=ends != "ready")
+    consumer = consumer_of(remote.source()._replace(expect=expect), listener(Got().on))
+    consumer.start(WANTED)
+    assert expected == [consumer]
+    if ends == "closed":
+        await consumer.close()
+    elif ends == "abandoned":
+        consumer.abandon()
+    await until(lambda: not expected)
+    await consumer.close()
+
+
 async def test_a_source_that_ends_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR, "evbus.event"):
         remote = Remote()

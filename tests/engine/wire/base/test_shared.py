@@ -12,6 +12,8 @@ import pytest
 
 from evbus.engine.core.observe import Observer, Observers
 from evbus.engine.kit.waiting import call
+from evbus.engine.wire.base import supervisor
+from evbus.engine.wire.base.profile import BrokerProfile
 from evbus.engine.wire.base.shared import Shared, _ConnectionKey, key_of
 from evbus.engine.wire.base.supervisor import Connection, ConnectionState
 from evbus.errors import ConnectFailed, Unavailable
@@ -225,3 +227,48 @@ async def test_a_delivery_that_waits_for_the_opening_is_told_at_its_deadline_tha
         await call(shared.open(key(), maker(Transport(never), made)), 0.001)
     assert made[0].state is ConnectionState.CLOSED
     assert shared.snapshot() == {}
+
+
+class Profile(BrokerProfile, frozen=True, kw_only=True):
+    """Settings of which it can be seen where they lead to."""
+
+    SCHEMES = ("amqp", "amqps")
+    PORTS = (5672, 5671)
+
+
+async def test_lanes_wait_for_the_consumers_of_all_profiles_of_their_broker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "SETTLING", WAIT)
+
+    def place(name: str, url: str) -> _ConnectionKey:
+        return key_of("amqp", "amqp", name, Profile(url=url))
+
+    shared = Shared()
+    sending, receiving = place("out", "amqp://a:b@here:1/"), place("in", "amqp://c:d@here:1/")
+    others = [place("in", f"amqp://c:d@{where}") for where in ("there:1", "here:2", "here:1/vhost")]
+    there = shared.expect(receiving, "consumer")
+    lanes = await shared.open(sending, maker(Transport(), []))
+    distant = [await shared.open(one, maker(Transport(), [])) for one in others]
+    found = lanes.ready()
+    assert found is not None
+    assert [one.ready() for one in distant] == [None] * 3
+    waiting = asyncio.ensure_future(found[1])
+    await turns(3)
+    assert not waiting.done()
+    there()
+    await waiting
+    assert lanes.ready() is None
+    there()
+    for one in (lanes, *distant):
+        await shared.close(one)
+
+
+async def test_a_profile_s_live_session_is_found_by_its_key() -> None:
+    shared = Shared()
+    assert shared.session(key()) is None
+    user = await shared.open(key()._replace(role="consumers"), maker(Transport(), []))
+    assert shared.session(key()) is user.session
+    assert shared.session(key("bills")) is None
+    await shared.close(user)
+    assert shared.session(key()) is None

@@ -65,9 +65,11 @@ class Transport:
         return self.sessions[-1]
 
 
-def connection(transport: Transport, **options: Any) -> Connection[Session]:
+def connection(
+    transport: Transport, name: str = "amqp profile 'orders'", **options: Any
+) -> Connection[Session]:
     options = {"pause": (1e-9, 1e-9), "secrets": frozenset({SECRET}), **options}
-    return Connection("amqp profile 'orders'", transport.dial, **options)
+    return Connection(name, transport.dial, **options)
 
 
 @contextlib.asynccontextmanager
@@ -221,7 +223,9 @@ async def test_the_connections_of_a_profile_that_are_lost_and_restored_together_
     caplog.set_level(logging.INFO)
 
     lanes, other = connection(first := Transport()), connection(second := Transport())
-    consumers = Consumers()
+    bills, consumers = connection(Transport(), name="amqp profile 'bills'"), Consumers()
+    bills.join(consumers)
+    await bills.open()
     lanes.join(consumers)
     other.join(consumers, "consumers")
     await lanes.open()
@@ -232,12 +236,17 @@ async def test_the_connections_of_a_profile_that_are_lost_and_restored_together_
         other.up().lost.set_result("the broker stopped")
         await reach(lanes, number)
         await reach(other, number)
-    await lanes.close()
-    await other.close()
+        # Another profile of the same broker is told by itself.
+        bills.up().lost.set_result("the broker stopped")
+        await reach(bills, number)
+    for each in (lanes, other, bills):
+        await each.close()
     lost = "amqp profile 'orders': the connection is lost: the broker stopped"
     assert [record.getMessage() for record in caplog.records] == [
         lost,
         "amqp profile 'orders': connected again",
+        lost.replace("orders", "bills"),
+        "amqp profile 'bills': connected again",
     ] * 2
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
@@ -527,7 +536,7 @@ async def test_lanes_wait_for_the_consumers_of_their_profile(monkeypatch: pytest
         made.consumers.gone("two")
         found = made.ready()
         assert found is not None
-        assert found[0] == "amqp profile 'orders': its consumers are not there yet"
+        assert found[0] == "amqp profile 'orders': consumers of this process are not there yet"
         waiting = asyncio.ensure_future(found[1])
         await turns(3)
         assert not waiting.done()
