@@ -140,6 +140,7 @@ def test_the_examples_of_a_page(
         run_block(block, page, f"{page.relative_to(ROOT)}:{block.line}", capsys)
 
 
+@pytest.mark.xdist_group("pages with a broker")  # where they have queues of the same names
 @pytest.mark.parametrize("page", [page for page in PAGES if needs_broker(page)], ids=lambda page: page.stem)
 def test_the_examples_of_a_page_with_a_broker(
     page: Path,
