@@ -308,8 +308,9 @@ SUBCOMMANDS = {
     "tail": {
         "help": "Read events as run does, and print what reaches the internal queues",
         "desc": "Read events as 'evbus run' does and print every body that reaches an internal queue, behind "
-        "its routing key. Without profiles every event goes to the internal queue of its routing key. Exit "
-        "codes: those of 'evbus run'.",
+        "its routing key. Without profiles every event goes to the internal queue of its routing key. With "
+        "--from, which takes out of a queue what is printed, the profiles need one of the provider internal "
+        "that matches --profile (default): internal: {default: {}}. Exit codes: those of 'evbus run'.",
     },
     "listen": {
         "help": "Run the listeners of modules and of plugins",

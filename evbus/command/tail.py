@@ -1,10 +1,23 @@
 """``evbus tail``: read events as ``evbus run`` does, and print what reaches the internal queues."""
 
+from evbus import errors
 from evbus.engine.cli import session as _session
 
 
 async def main(hub, options):
     """Print each body behind the routing key of its queue."""
     hub.event.LOCAL = True
-    profiles = await hub.command.init.contexts(options, {"internal": {"*": {}}})
+    consumes = bool(options.get("from"))
+    profiles = await hub.command.init.contexts(options, None if consumes else {"internal": {"*": {}}})
+    file, profile = hub.command.init.source(options), options.get("profile") or "default"
+    find = hub.evbus.init.finder(profiles, file)
+    queues = [one.name for one in hub.evbus.init.check(profiles, file) if one.plugin.name == "internal"]
+    # Lines may name profiles of their own.
+    if not any(find(profile, name) for name in queues) if consumes else not queues:
+        matches = f" matches {profile!r}" if consumes else " is there"
+        raise errors.ConfigError(
+            f"{file}: tail prints what reaches the internal queues, and no profile of the provider internal"
+            f"{matches}: write 'internal: {{{profile}: {{}}}}' into it"
+            f"{'; or name one with --profile' + errors.nearest(profile, queues) if queues else ''}"
+        )
     return await hub.command.init.read(options, profiles, _session.print_body)

@@ -101,6 +101,44 @@ def test_tail_prints_what_comes_in(lines: Shell) -> None:
     assert (done.returncode, done.stdout) == (0, "line a\nline b\nline c\n")
 
 
+ADD = "write 'internal: {default: {}}' into it"
+PRINTS = "tail prints what reaches the internal queues, and no profile of the provider internal"
+
+
+@pytest.mark.parametrize(
+    ("given", "args", "sentence"),
+    [
+        (
+            {"file": {"default": {"path": "out.jsonl"}}},
+            ("--from", "in"),
+            f"p.yml: {PRINTS} matches 'default': {ADD}\n",
+        ),
+        (
+            {"internal": {"look": {}}},
+            ("--from", "in"),
+            f"p.yml: {PRINTS} matches 'default': {ADD}; or name one with --profile; known: look\n",
+        ),
+        (
+            {"file": {"default": {"path": "out.jsonl"}}},
+            (),
+            f"p.yml: {PRINTS} is there: {ADD}\n",
+        ),
+        (None, ("--from", "in"), "no profiles: name a file with --profiles"),
+    ],
+)
+def test_tail_that_could_print_nothing_says_what_it_needs(
+    lines: Shell, given: dict[str, Any] | None, args: tuple[str, ...], sentence: str
+) -> None:
+    where: tuple[str, ...] = ()
+    if given is not None:
+        profiles(lines, **given)
+        where = ("-p", "p.yml")
+    done = lines.run("tail", "--plugin-dirs", "plugins", *where, *args, stdin="")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"evbus: {sentence}")
+    assert not (lines.folder / "out.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
