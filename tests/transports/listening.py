@@ -159,8 +159,9 @@ class Bus:
     def prepare(self, name: str, group: str) -> None:
         """Make the queue of a group, where listening does not."""
         if self.place.kit is AMQP1:
+            key = self.data.get("routing_key", "{routing_key}").format(routing_key=name)
             self.place.node.declare_queue(f"{name}::{group}")
-            self.place.node.bind("amq.topic", f"{name}::{group}", name)
+            self.place.node.bind("amq.topic", f"{name}::{group}", key)
 
     def consumers(self, name: str, group: str) -> int | None:
         """Return how many consumers the queue of a group has, None where the broker does not tell."""

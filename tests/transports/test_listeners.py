@@ -196,6 +196,27 @@ async def test_a_listener_gets_the_events_that_derive_from_its_own(bus: Bus) -> 
         assert await only.numbers(1) == [2]
 
 
+# Listeners where the profile changes routing keys
+
+
+@pytest.mark.parametrize("end", ["placed", "#"])
+async def test_listeners_find_events_whose_routing_keys_the_profile_changes(bus: Bus, end: str) -> None:
+    bus.data["routing_key"] = "shop.{routing_key}"
+    inbox = Inbox(f"{bus.name}.{end}")
+    async with bus.process(inbox) as hub:
+        await hub.evbus.broker.put(routing_key=f"{bus.name}.placed", body={"number": 1})
+        assert await inbox.numbers(1) == [1]
+
+
+@pytest.mark.can("copies")
+async def test_copies_for_each_process_find_events_whose_routing_keys_the_profile_changes(bus: Bus) -> None:
+    bus.data["routing_key"] = "shop.{routing_key}"
+    inbox = Inbox(bus.name, per_process=True)
+    async with bus.process(inbox) as hub:
+        await hub.evbus.broker.put(routing_key=bus.name, body={"number": 1})
+        assert await inbox.numbers(1) == [1]
+
+
 # Listeners to patterns
 
 

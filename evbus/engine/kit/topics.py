@@ -11,7 +11,7 @@ import re
 
 from evbus.errors import ProfileError
 
-__all__ = ["check_template", "ends", "ends_of_expression", "ends_of_glob", "is_pattern", "matches"]
+__all__ = ["check_template", "ends", "ends_of_expression", "ends_of_glob", "is_pattern", "key_of", "matches"]
 
 _WILDCARDS = frozenset("*#")
 _GLOB = re.compile(r"[*?[\]]")
@@ -89,3 +89,14 @@ def check_template(template: str, name: str, path: str) -> None:
             "{routing_key} between dots, such as 'shop.{routing_key}'",
             path=path,
         )
+
+
+def key_of(template: str | None, name: str) -> str:
+    """Return the routing key that a profile's template makes of a name, or of a pattern of names.
+
+    :raises ProfileError: it is a pattern, and the template does not keep names apart.
+    """
+    if template is None or not name:
+        return name
+    check_template(template, name, "routing_key")
+    return template.format(routing_key=name, profile="*")

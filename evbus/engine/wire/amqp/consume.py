@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 from aio_pika.abc import AbstractChannel
 
-from evbus.engine.kit.topics import check_template, is_pattern
+from evbus.engine.kit.topics import is_pattern, key_of
 from evbus.engine.wire.amqp import frames
 from evbus.engine.wire.amqp.connect import AmqpSession, Name, Refused, never
 from evbus.engine.wire.amqp.intake import CONSUMER_TAG, Intake
@@ -31,9 +31,6 @@ from evbus.types import Subscription
 __all__ = ["Consumer", "source_of"]
 
 log = logging.getLogger("evbus.egress.amqp")
-
-#: The template of a profile that has none.
-KEY = "{routing_key}"
 
 
 class _QueueSource(NamedTuple):
@@ -98,11 +95,9 @@ def _filled(profile: Profile, name: str) -> str:
             f"{name!r}; give one that does, such as 'type: topic'",
             path="exchange",
         )
-    template = profile.routing_key
     if is_pattern(name):
         _check_topic(profile)
-        check_template(template or KEY, name, "routing_key")
-    return name if template is None else template.format(routing_key=name, profile="*")
+    return key_of(profile.routing_key, name)
 
 
 def _check_topic(profile: Profile) -> None:

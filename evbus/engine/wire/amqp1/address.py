@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from evbus.engine.kit.topics import check_template, is_pattern
+from evbus.engine.kit.topics import check_template, is_pattern, key_of
 from evbus.engine.wire.amqp1.profile import KEY, Model, Profile
 from evbus.engine.wire.base.profile import unfit
 from evbus.errors import InvalidRoutingKey, ProfileError
@@ -107,6 +107,7 @@ def source(profile: Profile, model: Model, wanted: Subscription) -> Terminus:
                 path="address",
             )
         check_template(profile.address or _DEFAULT[model], wanted.name, "address")
+        key_of(profile.routing_key, wanted.name)
     if model == "artemis":
         return _artemis(profile, wanted)
     return _rabbitmq(profile, model, wanted)
@@ -175,6 +176,7 @@ def _address(profile: Profile, model: Model, name: str) -> str:
     template = profile.address or _DEFAULT[model]
     if KEY not in template:
         return template
+    name = key_of(profile.routing_key, name)
     if not name:
         raise ProfileError(
             f"nothing says what to consume: the address {template!r} needs a name", path="address"

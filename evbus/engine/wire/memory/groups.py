@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 
 import msgspec
 
-from evbus.engine.kit.topics import check_template, is_pattern, matches
+from evbus.engine.kit.topics import is_pattern, key_of, matches
 from evbus.engine.kit.weight import Weight, size_of
 from evbus.errors import ProfileError
 from evbus.types import Delivery, Envelope, Subscription
@@ -457,8 +457,4 @@ def renamed(subscription: Subscription, template: str | None) -> Subscription:
 
     :raises ProfileError: it is a pattern, and the routing key does not keep names apart.
     """
-    if template is None or not subscription.name:
-        return subscription
-    check_template(template, subscription.name, "routing_key")
-    name = template.format(routing_key=subscription.name, profile="*")
-    return msgspec.structs.replace(subscription, name=name)
+    return msgspec.structs.replace(subscription, name=key_of(template, subscription.name))

@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from evbus.engine.kit.topics import check_template, is_pattern
+from evbus.engine.kit.topics import check_template, is_pattern, key_of
 from evbus.engine.wire.amqp.profile import NOT_CLASSIC, PASSING
 from evbus.engine.wire.amqp.topology import STANDARD, TOPIC
 from evbus.engine.wire.base.consume import BrokerConsumer
@@ -64,7 +64,7 @@ def plan(profile: Profile, wanted: Subscription, broker: Product, own: str = "")
     :param own: tells the copies of several consumers apart that have one each.
     :raises ProfileError: the profile leads to no destination, or the destination cannot give it.
     """
-    destination = _destination(profile, wanted.name, broker)
+    destination = _destination(profile, key_of(profile.routing_key, wanted.name), broker)
     prefetch = str(wanted.prefetch_for(profile.prefetch))
     headers: dict[str, str] = {}
     if is_pattern(wanted.name):
