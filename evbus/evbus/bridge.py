@@ -94,6 +94,7 @@ def sources(hub, contexts, profile):
             patterns="PATTERNS" in one.plugin.flags,
             check=functools.partial(_check_subscription, one),
             expect=_expect(hub, one),
+            fixed=_sources.fixed(one),
         )
         for one in found
     ]

@@ -218,7 +218,7 @@ class InProcess(Bus):
     hub: Any = None
 
     def profiles(self, port: int, first_connect: str) -> dict[str, Any]:
-        return {"internal": {"default": {}}}
+        return {"internal": {"default": dict(self.data)}}
 
     def prepare(self, name: str, group: str) -> None:
         pass

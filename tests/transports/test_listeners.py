@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,8 +18,8 @@ from evbus.api import EventListener, event, session
 from evbus.engine.handling.events import consumer
 from evbus.engine.kit.topics import matches
 from evbus.engine.wire.stomp import consume
-from evbus.errors import ConnectFailed, EvbusError, Rejected
-from tests.evbus.kit import write
+from evbus.errors import ConnectFailed, EvbusError, ProfileError, Rejected
+from tests.evbus.kit import new_hub, running, write
 from tests.transports.kit import WAIT, eventually
 from tests.transports.listening import Bus, Colour, Inbox, Line, order, send
 from tests.transports.table import Place
@@ -215,6 +216,36 @@ async def test_copies_for_each_process_find_events_whose_routing_keys_the_profil
     async with bus.process(inbox) as hub:
         await hub.evbus.broker.put(routing_key=bus.name, body={"number": 1})
         assert await inbox.numbers(1) == [1]
+
+
+async def test_where_all_events_have_one_routing_key_a_listener_gets_those_of_its_name(bus: Bus) -> None:
+    bus.data["routing_key"] = bus.name
+    typed, plain = Inbox(bus.kind), Inbox(bus.name, name="plain")
+    async with bus.process() as sender, bus.process(typed, plain):
+        for number, kind in enumerate((bus.kind, order(f"{bus.name}-other"), bus.kind)):
+            await send(sender, kind, number)
+        for inbox in (typed, plain):
+            assert await inbox.numbers(2) == [0, 2]
+            assert f"it is a {bus.name}-other, and " in str(await inbox.problem())
+    assert [record.body["number"] for record in bus.dead()] == [1, 1]
+
+
+async def test_a_name_that_nothing_can_be_told_by_is_refused_at_the_start(bus: Bus) -> None:
+    template = "{routing_key}"
+    places = {"routing_key": "all"} | {
+        key: value.replace(template, "all")
+        for key, value in bus.data.items()
+        if isinstance(value, str) and template in value
+    }
+    for key, place in places.items():
+        hub, profiles = new_hub(), bus.profiles(0, "fail")
+        next(iter(profiles.values()))["default"][key] = place
+        Inbox(bus.name).listen(hub)
+        last = place.rpartition("/")[2]
+        said = f"every name to '{place}', where one listens to '{last}' and never to '{bus.name}' alone"
+        with pytest.raises(ProfileError, match=re.escape(said)):
+            async with running(hub, profiles):
+                pass
 
 
 # Listeners to patterns

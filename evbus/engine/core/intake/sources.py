@@ -10,7 +10,10 @@ from evbus.engine.core.profiles import check_data, convert, providers
 from evbus.errors import ConfigError, ProfileError, nearest
 from evbus.types import Delivery, Subscription
 
-__all__ = ["EventSource", "check", "find", "matching"]
+__all__ = ["EventSource", "check", "find", "fixed", "matching"]
+
+#: The keys of profiles that are templates of where events go.
+_TEMPLATES = ("routing_key", "destination", "address")
 
 
 def _nothing_known(_wanted: Subscription) -> None:
@@ -28,6 +31,7 @@ class EventSource(NamedTuple):
     :ivar patterns: the name of a subscription may be a pattern.
     :ivar check: raises ProfileError for a subscription that the profile cannot give, as far as that is known.
     :ivar expect: lets lanes wait for a consumer, and returns what ends that, once it is there, or never.
+    :ivar fixed: where events go whatever their names, ``""`` when that differs.
     """
 
     name: str
@@ -37,6 +41,7 @@ class EventSource(NamedTuple):
     patterns: bool = False
     check: Callable[[Subscription], None] = _nothing_known
     expect: Callable[[object], Callable[[], None]] | None = None
+    fixed: str = ""
 
 
 def find(
@@ -103,6 +108,12 @@ def matching(
             source=source,
         )
     return found
+
+
+def fixed(source: Endpoint) -> str:
+    """Return where the events of a profile go whatever their names, ``""`` when that differs."""
+    templates = [source.data.get(key) for key in _TEMPLATES]
+    return next((one for one in templates if isinstance(one, str) and "{routing_key}" not in one), "")
 
 
 def _source(accept: Plugin, entry: tuple[str, str, str, Any], source: str) -> Endpoint:

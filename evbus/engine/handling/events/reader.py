@@ -101,7 +101,7 @@ class Reader:
             # Somebody may have sent or listened to the class meanwhile.
             called = wanted.name if not wanted.pattern else name or envelope.routing_key
             spec = self._named(called) or wanted
-        if name is not None and name != spec.name and spec.cls is not None:
+        if name is not None and name != spec.name and not (wanted.pattern and spec.cls is None):
             spec = self._other(name, spec)
         kind = headers.get(CONTENT_TYPE, "")
         decoders = self._decoders.get(kind)
@@ -127,11 +127,10 @@ class Reader:
     def _other(self, name: str, wanted: EventSpec) -> EventSpec:
         """Return the event that came where another was wanted, which is right for what derives from that."""
         found = self._named(name)
-        if found is None or found.cls is None:
+        if wanted.cls is not None and (found is None or found.cls is None):
             raise InvalidPayload(f"it is a {one_line(name)}, and there is no event of that name here")
-        assert wanted.cls is not None
-        if not issubclass(found.cls, wanted.cls):
-            raise InvalidPayload(f"it is a {name}, and the listener wants a {wanted.name}")
+        if found is None or found.cls is None or wanted.cls is None or not issubclass(found.cls, wanted.cls):
+            raise InvalidPayload(f"it is a {one_line(name)}, and the listener wants a {wanted.name}")
         return found
 
     def _learn(self, spec: EventSpec, kind: str) -> _Decoder:

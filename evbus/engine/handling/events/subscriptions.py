@@ -89,6 +89,12 @@ class _SubscribedListener:
                         f"{source.name} finds events by their names alone, and {event.name!r} is a pattern: "
                         "listen to each event by its name"
                     )
+                place = source.fixed.rpartition("/")[2]
+                if source.fixed and event.cls is None and not event.pattern and event.name != place:
+                    raise ProfileError(
+                        f"{source.name} leads events of every name to {source.fixed!r}, where one listens to "
+                        f"{place!r} and never to {event.name!r} alone; write {{routing_key}} into it"
+                    )
                 source.check(wanted)
                 consumer = EventConsumer(source, event, self.listening, f"listener {self.id}", patience)
                 self.consumers.append(consumer)
