@@ -327,6 +327,9 @@ _SETTLE, _TAG = operator.attrgetter("_settle"), operator.attrgetter("_tag")
 
 def ack_all(deliveries: Sequence[Delivery]) -> None:
     """Acknowledge deliveries in their order, those of one source together if it has ``accept(tags)``."""
+    if len(deliveries) == 1:
+        deliveries[0].ack()
+        return
     settles = set(map(_SETTLE, deliveries))
     accept = getattr(settles.pop(), "accept", None) if len(settles) == 1 else None
     if accept is None:

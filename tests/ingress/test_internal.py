@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evbus.engine.core.queue import PULLS
 from evbus.engine.kit.weight import Weight
 from evbus.engine.wire.memory import queues as memory_queues
 from evbus.engine.wire.memory.groups import InternalProfile
@@ -89,6 +90,42 @@ def test_a_wrong_limit_is_refused(hub: Any, limit: Any) -> None:
     with pytest.raises(Exception, match=r"contexts: internal\.\*.*(limit must be 0|expected int)"):
         hub.evbus.init.check({"internal": {"*": {"limit": limit}}})
     assert InternalProfile().limit == 0
+
+
+async def test_who_waits_gets_what_was_just_put_without_a_turn_of_the_loop(hub: Any) -> None:
+    async with running(hub, {"internal": {"*": {}}}):
+        queue = await hub.ingress.internal.get("k")
+        await settled()
+        turns = 0
+
+        def count() -> None:
+            nonlocal turns
+            turns += 1
+            counting.append(loop.call_soon(count))
+
+        loop = asyncio.get_running_loop()
+        counting = [loop.call_soon(count)]
+        for number in range(PULLS):
+            await hub.evbus.broker.put(routing_key="k", body=number)
+            assert await queue.get() == str(number).encode()
+        assert turns == 0
+        for number in range(3 * PULLS):
+            await hub.evbus.broker.put(routing_key="k", body=number)
+            assert await queue.get() == str(number).encode()
+        assert turns >= 2  # others have their turns
+        counting[-1].cancel()
+
+
+async def test_who_waits_longer_comes_first(hub: Any) -> None:
+    async with running(hub, {"internal": {"*": {}}}):
+        queue = await hub.ingress.internal.get("k")
+        first = asyncio.ensure_future(queue.get())
+        await settled()
+        await hub.evbus.broker.put(routing_key="elsewhere", body="the first of a burst")
+        await hub.evbus.broker.put(routing_key="k", body=1)
+        await hub.evbus.broker.put(routing_key="k", body=2)
+        assert await queue.get() == b"2"
+        assert await asyncio.wait_for(first, WAIT) == b"1"
 
 
 # The queue

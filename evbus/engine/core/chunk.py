@@ -41,9 +41,16 @@ Run = tuple[Meta | Envelope, list[Envelope], int]
 
 def runs(entries: list[Entry]) -> list[Run]:
     """Make envelopes of entries."""
+    event: Any
     count = len(entries)
+    if count == 1:
+        slot, body, time = entries[0]
+        event = slot
+        if type(slot) is Meta:
+            event = Envelope(slot.profile, slot.routing_key, body, slot.headers, time)
+        return [(slot, [event], len(body))]
     first = entries[0][0] if count else None
-    if type(first) is Meta and (count == 1 or list(map(_slot, entries)).count(first) == count):
+    if type(first) is Meta and list(map(_slot, entries)).count(first) == count:
         profile, routing_key, headers = first.profile, first.routing_key, first.headers
         events = [Envelope(profile, routing_key, body, headers, time) for _, body, time in entries]
         return [(first, events, size_of(events))]

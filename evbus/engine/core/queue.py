@@ -28,6 +28,8 @@ log = logging.getLogger("evbus.queue")
 _Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]", int]
 
 INBOX_EVENTS = 256
+#: Times that what was put is handed over to who waits for it until the loop has its turn again.
+PULLS = 64
 
 
 class Queue:
@@ -84,6 +86,8 @@ class Queue:
         self.idle = True
         self._changing = False
         self._handing = False
+        # How often somebody has pulled since the loop had its turn.
+        self._pulled = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._getters: deque[asyncio.Future[None]] = deque()
@@ -115,7 +119,7 @@ class Queue:
     def count_in(self, outside: Weight) -> None:
         """Let what waits behind the lanes count against the bound; once, before the first event."""
         self.outside = outside
-        outside.on_rise, outside.on_fall = self._risen, self.wake
+        outside.on_rise, outside.on_fall, outside.on_wait = self._risen, self.wake, self.pull
         self.bound(self.limit, self.size_limit, self._max_body)
 
     def _risen(self) -> None:
@@ -274,7 +278,9 @@ class Queue:
         if packed:
             self._packed -= packed
             self._packed_size -= _size_of(taken)
-        if inbox and packed < most:
+        if len(inbox) == 1 and packed < most:
+            taken.append(inbox.popleft())
+        elif inbox and packed < most:
             taken += itertools.starmap(inbox.popleft, itertools.repeat((), min(most - packed, len(inbox))))
         self._gone += len(taken)
         self._changing = False
@@ -359,11 +365,19 @@ class Queue:
 
     def _signal_here(self, loop: asyncio.AbstractEventLoop) -> None:
         # The first event of a burst is handed over at once, which saves it a turn of the loop; those that
-        # follow before the loop turns are handed over together. Not so when a finalizer or a signal handler
-        # puts while this thread changes what the lock guards.
+        # follow before the loop turns are handed over together.
+        then = self._notify
+        try:
+            if self._hand_over():
+                then = self._turn
+        finally:
+            self._soon(loop, then)
+
+    def _hand_over(self) -> bool:
+        """Hand over what is queued, in the bound loop; return False where that has to wait."""
+        # Not when a finalizer or a signal handler puts while this thread changes what the lock guards.
         if self.on_event is None or self._handing or self.lock._is_owned():  # type: ignore[attr-defined]
-            self._soon(loop, self._notify)
-            return
+            return False
         self._handing = True
         try:
             self.on_event()
@@ -373,7 +387,14 @@ class Queue:
         finally:
             self._handing = False
             self.idle = False
-            self._soon(loop, self._turn)
+        return True
+
+    def pull(self) -> None:
+        """Hand over what was put since the loop had its turn, as somebody waits for it; so often at most."""
+        if self.inbox and not self.idle and self._pulled < PULLS:
+            self._pulled += 1
+            if threading.get_ident() == self._loop_thread:
+                self._hand_over()
 
     def _soon(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         if asyncio.current_task(loop) is None:
@@ -385,11 +406,13 @@ class Queue:
     def _turn(self) -> None:
         """Hand over what was put since the burst's first event."""
         self.idle = True
+        self._pulled = 0
         if not self.empty():
             self.idle = False
             self._notify()
 
     def _notify(self) -> None:
+        self._pulled = 0
         if self.on_event is not None:
             self.on_event()
             return

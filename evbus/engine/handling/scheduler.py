@@ -36,6 +36,7 @@ class Scheduler(Generic[Job]):
         self.active = 0
         self.ready: deque[Job] = deque()
         self._name = name
+        self._task_name = f"evbus {name}"
         # Handlers have contexts of their own, and a worker is to know nothing of who happened to wake it.
         self._context = context
         # Another worker is about to be started, or has been and has not begun.
@@ -90,7 +91,7 @@ class Scheduler(Generic[Job]):
         worker = asyncio.Task(
             self._work(context),
             loop=asyncio.get_running_loop(),
-            name=f"evbus {self._name}",
+            name=self._task_name,
             context=context,
         )
         self._workers[worker] = None
@@ -104,9 +105,16 @@ class Scheduler(Generic[Job]):
     def _freed(self) -> None:
         """Be told that a place was given back for which nothing waits."""
 
+    def _ends(self, worker: asyncio.Task[None]) -> None:
+        """Give back the place of a worker that is about to return, so that what comes next need not wait."""
+        if worker in self._workers and not worker.cancelling():
+            del self._workers[worker]
+            worker.remove_done_callback(self._ended)
+            self.leave()
+
     def _ended(self, worker: asyncio.Task[None]) -> None:
         if worker not in self._workers:
-            return  # it was given up, and its place is another's
+            return  # it has given its place back, or was given up, and its place is another's
         del self._workers[worker]
         if worker is self._unbegun:
             self._unbegun, self._waking = None, False

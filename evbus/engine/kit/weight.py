@@ -37,9 +37,10 @@ class Weight:
     :ivar most_idle: how many these may be; beyond it the oldest are dropped.
     :ivar ceiling: ``on_rise`` is called when ``size`` comes above it.
     :ivar floor: ``on_fall`` is called when ``size`` comes below it; 0 when nobody waits for that.
+    :ivar on_wait: called by a holder of which something is wanted while it has nothing.
     """
 
-    __slots__ = ("ceiling", "floor", "idle", "loose", "most_idle", "on_fall", "on_rise", "size")
+    __slots__ = ("ceiling", "floor", "idle", "loose", "most_idle", "on_fall", "on_rise", "on_wait", "size")
 
     def __init__(self) -> None:
         self.size = 0
@@ -50,6 +51,7 @@ class Weight:
         self.loose: weakref.WeakSet[Any] = weakref.WeakSet()
         self.on_rise: Callable[[], None] = _nothing
         self.on_fall: Callable[[], None] = _nothing
+        self.on_wait: Callable[[], None] = _nothing
 
     def __repr__(self) -> str:
         return f"<Weight size={self.size} idle={self.idle}>"

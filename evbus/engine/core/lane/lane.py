@@ -142,15 +142,16 @@ class Lane:
 
     def deliver_now(self) -> None:
         """Deliver what is queued without a worker, if the destination takes it without waiting."""
-        buffer, sender = self.buffer, self.sender
+        buffer, sender, most = self.buffer, self.sender, self.delivery.batch
+        counters = buffer.counters
         if self.at_once is not None:
             if len(buffer) and not buffer.counters.in_flight:
                 self.at_once()
             with self._lock:
                 buffer.announce(len(buffer))
             return
-        while len(buffer) and not buffer.counters.in_flight:
-            flight = self.take(self.delivery.batch)
+        while len(buffer) and not counters.in_flight:
+            flight = self.take(most)
             events = flight.events
             dropped = sender.send_nowait(events)
             if dropped is None:

@@ -113,13 +113,14 @@ class Workers(Scheduler[_Job]):
             try:
                 job = ready.popleft()
             except IndexError:
-                return  # a thread was faster
+                break  # a thread was faster
             done += await handle(job) or 1
             if context != clean and not unspoilt(context, clean):
-                return  # what a handler has set is not for the next
+                break  # what a handler has set is not for the next
             if done >= SLICE:
                 done = 0
                 await asyncio.sleep(0)
+        self._ends(worker)
 
     def _freed(self) -> None:
         self._tell_idle()

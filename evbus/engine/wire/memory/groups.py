@@ -103,7 +103,11 @@ class Group:
         if self.exact:
             self._loosen()
         self._size += size
-        self.weight.add(size)
+        # As Weight.add does, without a call.
+        weight = self.weight
+        weight.size = there = weight.size + size
+        if there > weight.ceiling:
+            weight.on_rise()
         self.push()
 
     def take(self, size: int) -> None:
@@ -162,22 +166,23 @@ class Group:
         full = 0
         while waiting and full < len(members):
             member = members[0]
-            room = member.room()
+            # Consumers take turns; the only one gets all that it has room for.
+            room, alone = member.room(), len(members) == 1
             if room <= 0:
                 full += 1
             else:
-                # Consumers take turns; the only one gets all that it has room for.
-                most = min(room, len(waiting)) if len(members) == 1 else 1
-                if most == len(waiting):
+                most = room if alone else 1
+                if most >= len(waiting):
                     events = list(waiting)
                     waiting.clear()
                 else:
                     events = [waiting.popleft() for _ in range(most)]
                 member.give(events)
                 full = 0
-            if len(members) > 1:
+            if not alone:
                 members.rotate(-1)
-        self._relieve()
+        if self._crowd:
+            self._relieve()
 
     def _relieve(self) -> None:
         """Let those look again who wait for room."""
@@ -409,6 +414,11 @@ class _Member:
     def give(self, events: list[Envelope]) -> None:
         """Deliver."""
         first, counts = self._number, self._group.counts
+        if len(events) == 1 and not counts:
+            self._number = first + 1
+            self._unsettled[first] = events[0]
+            self._take([Delivery(events[0], self, first, False, 0)])
+            return
         self._number = first + len(events)
         numbers = range(first, self._number)
         self._unsettled.update(zip(numbers, events, strict=True))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import operator
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from evbus.engine.kit.redact import one_line
 from evbus.engine.kit.weight import Weight, size_of
@@ -37,6 +39,8 @@ MOST = 10_000
 UNSETTLED = 1_000
 #: Queues that there may be before those are looked for that are empty, and that nobody has.
 SWEEP = 64
+
+_KEY = operator.attrgetter("routing_key")
 
 
 class _BodyQueue(asyncio.Queue[bytes]):
@@ -86,7 +90,7 @@ class _BodyQueue(asyncio.Queue[bytes]):
             self.recount()
 
     def _loosen(self) -> None:
-        if not (self._weight.floor or self._maxsize or self._putters):
+        if not (self._loose or self._weight.floor or self._maxsize or self._putters):
             self._loose = True
             self._weight.loose.add(self)
 
@@ -153,6 +157,8 @@ class _BodyQueue(asyncio.Queue[bytes]):
             return self._queue.popleft()
         self.want()
         self._loosen()
+        if not self._queue and not self._getters:  # who waits longer comes first
+            self._weight.on_wait()
         if self._queue and not self._putters:
             return self._get()
         return await super().get()
@@ -307,18 +313,15 @@ def put_now(
     :raises BusFull: a subscription has as much as it may have; none was put.
     :raises asyncio.QueueFull: there is a limit, which may have to be waited for; none was put.
     """
-    runs = list(_runs(events))
+    runs = _runs(events)
     if subscribers:
         if subscribers.patterns:
             subscribers.resolve(key for key, _ in runs)
         most = limit or MOST - UNSETTLED
         for key, run in runs:
-            waiting = max(
-                [len(subscriber) for subscriber in subscribers.get(key, ()) if limit or subscriber.wanted],
-                default=-1,
-            )
-            if waiting >= 0 and waiting + len(run) > most:
-                raise BusFull(waiting, most, 0, 0)
+            for subscriber in subscribers.get(key, ()):
+                if len(subscriber.waiting) + len(run) > most and (limit or subscriber.wanted):
+                    raise BusFull(len(subscriber.waiting), most, 0, 0)
     if limit and not all(key in subscribers for key, _ in runs):
         raise asyncio.QueueFull
     dropped, queues.untold = queues.untold, 0
@@ -332,23 +335,17 @@ def put_now(
         else:
             target = queues[key or None]
             target.put_all([event.body for event in run])
-            dropped += queues.trim(key, target)
             if not target.wanted:
+                dropped += queues.trim(key, target)
                 queues.on_unwanted(run, profile)
     return dropped
 
 
-def _runs(events: list[Envelope]) -> Iterator[tuple[str, list[Envelope]]]:
+def _runs(events: list[Envelope]) -> list[tuple[str, list[Envelope]]]:
     """Return the events in parts of one routing key each."""
+    if len(events) == 1:
+        return [(events[0].routing_key, events)]
     keys = [event.routing_key for event in events]
     if keys and keys.count(keys[0]) == len(keys):
-        yield keys[0], events
-        return
-    start = 0
-    while start < len(events):
-        key = keys[start]
-        end = start + 1
-        while end < len(events) and keys[end] == key:
-            end += 1
-        yield key, events[start:end]
-        start = end
+        return [(keys[0], events)]
+    return [(key, list(run)) for key, run in itertools.groupby(events, _KEY)]

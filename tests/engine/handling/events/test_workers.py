@@ -14,6 +14,7 @@ import pytest
 
 from evbus.engine.handling import scheduler
 from evbus.engine.handling.events.workers import Workers
+from tests.evbus.rig import until
 from tests.event.kit import WAIT, Gate, go
 
 VAR: ContextVar[str] = ContextVar("var", default="")
@@ -47,6 +48,45 @@ async def test_one_after_another_in_order_however_many_they_are() -> None:
         workers.submit(number)
     assert await workers.wait_idle(WAIT)
     assert done == list(range(3 * scheduler.SLICE))
+
+
+async def test_a_job_is_begun_with_the_next_turn_even_if_the_one_before_has_just_ended() -> None:
+    done = asyncio.Queue[int]()
+    loop, turns = asyncio.get_running_loop(), list[float]()
+
+    async def handle(job: int) -> None:
+        done.put_nowait(job)
+
+    workers = Workers(handle, 1, "w")
+    workers.submit(0)
+    assert await done.get() == 0
+    # The task of its worker has ended, and those who are told of that have not been.
+    for job in range(1, 5):
+        workers.submit(job)
+        loop.call_soon(turns.append, job)
+        await asyncio.sleep(0)
+        assert (done.get_nowait(), turns) == (job, list(range(1, job + 1)))
+    assert (workers.active, workers.idle) == (0, True)
+
+
+async def test_a_worker_that_is_cancelled_while_it_ends_leaves_its_place_to_another_after_a_pause() -> None:
+    done, begun = list[int](), asyncio.get_running_loop().time()
+
+    async def handle(job: int) -> None:
+        done.append(job)
+        if job == 1:
+            running = asyncio.current_task()
+            assert running is not None
+            running.cancel()
+
+    workers = Workers(handle, 1, "w")
+    workers.submit(1)
+    await asyncio.sleep(0)
+    workers.submit(2)
+    await until(lambda: done == [1, 2])
+    assert asyncio.get_running_loop().time() - begun >= scheduler.PAUSE
+    assert await workers.wait_idle(WAIT)
+    assert (workers.active, len(workers)) == (0, 0)
 
 
 async def test_others_get_their_turn_while_there_is_much_to_do() -> None:
