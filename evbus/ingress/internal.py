@@ -61,7 +61,9 @@ def publish_nowait(hub, ctx, events):
 
     :returns: how many bodies were dropped for them, in queues that nobody has asked for.
     """
-    return _queues.put_now(hub.ingress.INTERNAL, _taps(hub, ctx), ctx.profile.limit, events, ctx.name)
+    name = ctx.name
+    taps = hub.ingress.SUBSCRIBERS.get(name, {})
+    return _queues.put_now(hub.ingress.INTERNAL, taps, ctx.profile.limit, events, name)
 
 
 def describe(hub, profile):

@@ -187,8 +187,9 @@ class Buffer:
                 counters.dead += len(dead)
                 size = size_of(delivered)
             counters.delivered_bytes += size
-            counters.retried += retried
-            counters.dropped += dropped
+            if retried or dropped:
+                counters.retried += retried
+                counters.dropped += dropped
             if self._charged:
                 self._charge()
         return True

@@ -141,7 +141,8 @@ class Listening:
         self._max_body = UNBOUNDED
         self._most = spec.max_deliveries
         self._descriptors: dict[EventSpec, EventListenerDescriptor] = {}
-        # The event of deliveries that stand for themselves: the first that came.
+        # Whether deliveries may stand for themselves, and the event of those that do: the first that came.
+        self._in_rows = self._workers.handle == self._handle_row
         self._first: Any = None
 
     def __repr__(self) -> str:
@@ -169,6 +170,7 @@ class Listening:
         self.tried = {}
         self._workers.begin()
         self._workers.handle = self._way()
+        self._in_rows = self._workers.handle == self._handle_row
         if self._batches is not None:
             self._batches.begin()
 
@@ -218,7 +220,7 @@ class Listening:
 
     def _alone(self, spec: EventSpec) -> bool:
         """Return whether deliveries of an event stand for themselves."""
-        if self._workers.handle != self._handle_row:
+        if not self._in_rows:
             return False
         self._first = self._first or spec
         return spec is self._first
