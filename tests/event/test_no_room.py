@@ -235,7 +235,7 @@ async def test_a_plain_function_that_does_not_end_holds_up_no_other_event() -> N
             free.wait(WAIT)
 
     async with listening() as hub:
-        hub.event.init.subscribe(OrderPlaced, on, timeout=0.01, retry={"attempts": 1})
+        hub.event.init.subscribe(OrderPlaced, on, timeout=0.5, retry={"attempts": 1})
         for number in range(3):
             await hub.event.init.send(OrderPlaced("A", number))
         await settled(hub)
