@@ -12,12 +12,11 @@ async def main(hub, options):
     file, profile = hub.command.init.source(options), options.get("profile") or "default"
     find = hub.evbus.init.finder(profiles, file)
     queues = [one.name for one in hub.evbus.init.check(profiles, file) if one.plugin.name == "internal"]
-    # Lines may name profiles of their own.
-    if not any(find(profile, name) for name in queues) if consumes else not queues:
-        matches = f" matches {profile!r}" if consumes else " is there"
+    # Lines may name profiles of their own, and are only sent on where nothing is printed.
+    if consumes and not any(find(profile, name) for name in queues):
         raise errors.ConfigError(
-            f"{file}: tail prints what reaches the internal queues, and no profile of the provider internal"
-            f"{matches}: write 'internal: {{{profile}: {{}}}}' into it"
+            f"{file}: tail prints what reaches the internal queues, and no profile of the provider internal "
+            f"matches {profile!r}: write 'internal: {{{profile}: {{}}}}' into it"
             f"{'; or name one with --profile' + errors.nearest(profile, queues) if queues else ''}"
         )
     return await hub.command.init.read(options, profiles, _session.print_body)

@@ -102,7 +102,7 @@ def test_tail_prints_what_comes_in(lines: Shell) -> None:
 
 
 ADD = "write 'internal: {default: {}}' into it"
-PRINTS = "tail prints what reaches the internal queues, and no profile of the provider internal"
+NEEDS = "tail prints what reaches the internal queues, and no profile of the provider internal"
 
 
 @pytest.mark.parametrize(
@@ -111,17 +111,12 @@ PRINTS = "tail prints what reaches the internal queues, and no profile of the pr
         (
             {"file": {"default": {"path": "out.jsonl"}}},
             ("--from", "in"),
-            f"p.yml: {PRINTS} matches 'default': {ADD}\n",
+            f"p.yml: {NEEDS} matches 'default': {ADD}\n",
         ),
         (
             {"internal": {"look": {}}},
             ("--from", "in"),
-            f"p.yml: {PRINTS} matches 'default': {ADD}; or name one with --profile; known: look\n",
-        ),
-        (
-            {"file": {"default": {"path": "out.jsonl"}}},
-            (),
-            f"p.yml: {PRINTS} is there: {ADD}\n",
+            f"p.yml: {NEEDS} matches 'default': {ADD}; or name one with --profile; known: look\n",
         ),
         (None, ("--from", "in"), "no profiles: name a file with --profiles"),
     ],
