@@ -110,6 +110,29 @@ def test_a_pattern_is_refused_where_the_plugin_finds_events_by_their_names_alone
         asyncio.run(main())
 
 
+@pytest.mark.parametrize("key", ["address", "destination"])
+def test_what_a_plugin_of_others_calls_its_keys_says_nothing_of_names(key: str, tmp_path: Path) -> None:
+    text = """
+        import asyncio
+
+        def __init__(hub):
+            hub.egress.own.ACCT = ["own"]
+
+        async def consume(hub, ctx, subscription):
+            if subscription.name == "never":
+                yield
+            await asyncio.Event().wait()
+    """
+    hub = new_hub(plugin_dirs=[write(tmp_path / "p", egress__own=text)], dead_store=tmp_path / "dead.jsonl")
+    hub.event.init.subscribe("order.made", print)
+
+    async def main() -> None:
+        async with running(hub, {"own": {"default": {key: "127.0.0.1:5000"}}}):
+            assert len(hub.event.init.subscriptions()) == 1
+
+    asyncio.run(main())
+
+
 # Names in the fields of events: imported for type checkers alone, or defined in a function.
 
 

@@ -149,6 +149,17 @@ class _Waiting:
         self.expired = False
         self.own = task.cancelling() - cancels
 
+    def meant(self, problem: BaseException, seconds: float) -> BaseException:
+        """Return what the plugin has ended with, given what it raised and who has cancelled its task."""
+        others = self.task.cancelling() - self.cancels - self.own
+        cancelled = isinstance(problem, asyncio.CancelledError)
+        if not self.expired:
+            return problem if others > 0 or not cancelled else stray(problem)
+        if others > 1:
+            # It was told of the deadline and of them at once, and may have made an error of that.
+            return problem if cancelled else asyncio.CancelledError()
+        return DeliveryTimeout(seconds) if cancelled or isinstance(problem, TimeoutError) else problem
+
     def expire(self, seconds: float) -> None:
         if not self.expired:
             self.expired = True
@@ -202,17 +213,11 @@ class Deadline:
             self._timer = loop.call_at(entry.when, self._look)
         try:
             return await _resume(coroutine, awaited, entry)
-        except asyncio.CancelledError as exc:
-            others = entry.task.cancelling() - entry.cancels - entry.own
-            if entry.expired and others <= 1:
-                raise DeliveryTimeout(self._seconds) from exc
-            if others > 0:
+        except (asyncio.CancelledError, Exception) as exc:
+            meant = entry.meant(exc, self._seconds)
+            if meant is exc:
                 raise
-            raise stray(exc) from exc
-        except TimeoutError as exc:
-            if entry.expired:
-                raise DeliveryTimeout(self._seconds) from exc
-            raise
+            raise meant from exc
         finally:
             del self._waiting[entry]
             if entry.expired:

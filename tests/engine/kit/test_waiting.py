@@ -179,6 +179,31 @@ async def test_a_plugin_that_fails_when_it_is_cancelled_makes_no_noise(caplog: A
     assert caplog.text == ""
 
 
+async def test_a_cancellation_in_the_moment_of_the_deadline_is_not_lost_in_what_a_plugin_makes_of_it(
+    call: Any,
+) -> None:
+    async def plugin() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError as exc:
+            raise ConnectionError("not connected") from exc
+
+    async def both() -> None:
+        # The task is told of the two together, at its next step.
+        asyncio.get_running_loop().call_at(0, task.cancel)
+        await call(plugin(), TINY)
+
+    async def late() -> None:
+        await call(plugin(), TINY)
+
+    with pytest.raises(ConnectionError, match="not connected"):
+        await within(late())
+    for _ in range(10):
+        task = asyncio.ensure_future(both())
+        await asyncio.wait({task})
+        assert task.cancelled()
+
+
 def test_a_plugin_finds_its_own_task_and_timeouts_work_inside_it(call: Any) -> None:
     async def plugin() -> str:
         assert asyncio.current_task() is not None

@@ -214,7 +214,8 @@ class DeadStore:
         return await flushed
 
     async def _flush_all(self) -> None:
-        """Write until nobody waits for it."""
+        """Write until nobody waits for it; what it fails with is told to all who do."""
+        problem: Exception | None = None
         try:
             while self._flushes:
                 await self._flush()
@@ -224,9 +225,14 @@ class DeadStore:
                     wanted, flushed = self._flushes.popleft()
                     if not flushed.done():
                         flushed.set_result(self._written >= wanted)
+        except Exception as exc:
+            problem = exc
         finally:
             for _, flushed in self._flushes:
-                flushed.cancel()
+                if problem is None:
+                    flushed.cancel()
+                elif not flushed.done():
+                    flushed.set_exception(problem)
             self._flushes.clear()
 
     async def _flush(self) -> None:

@@ -12,9 +12,6 @@ from evbus.types import Delivery, Subscription
 
 __all__ = ["EventSource", "check", "find", "fixed", "matching"]
 
-#: The keys of profiles that are templates of where events go.
-_TEMPLATES = ("routing_key", "destination", "address")
-
 
 def _nothing_known(_wanted: Subscription) -> None:
     pass
@@ -112,7 +109,8 @@ def matching(
 
 def fixed(source: Endpoint) -> str:
     """Return where the events of a profile go whatever their names, ``""`` when that differs."""
-    templates = [source.data.get(key) for key in _TEMPLATES]
+    named = getattr(source.settings, "TEMPLATES", ())
+    templates = [source.data.get("routing_key"), *(getattr(source.settings, key) for key in named)]
     return next((one for one in templates if isinstance(one, str) and "{routing_key}" not in one), "")
 
 

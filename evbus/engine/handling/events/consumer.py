@@ -179,6 +179,7 @@ class EventConsumer:
     def abandon(self) -> None:
         """Take nothing, without waiting for anything."""
         self._closed = True
+        self._come()
         if self._again is not None:
             self._again.cancel()
         if self._member is not None:

@@ -52,6 +52,7 @@ class Profile(BrokerProfile, frozen=True, kw_only=True):
 
     SCHEMES: ClassVar[tuple[str, str]] = ("amqp", "amqps")
     PORTS: ClassVar[tuple[int, int]] = (5672, 5671)
+    TEMPLATES: ClassVar[tuple[str, ...]] = ("address",)
     VHOST: ClassVar[str] = ""
 
     auth: Literal["plain", "external", "anonymous"] = "plain"

@@ -87,6 +87,8 @@ class BrokerProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     SCHEMES: ClassVar[tuple[str, str]]
     PORTS: ClassVar[tuple[int, int]]
     VHOST: ClassVar[str] = "/"
+    #: The keys besides ``routing_key`` that are templates of where events go.
+    TEMPLATES: ClassVar[tuple[str, ...]] = ()
 
     url: str | None = None
     hosts: list[str] | str = []

@@ -70,6 +70,8 @@ class Consumers:
         self._down: set[Connection[Any]] = set()
         self.changed = -math.inf
         self._away: dict[object, float] = {}
+        # Since when there has always been one that lanes may wait for, if there is one.
+        self._awaited = -math.inf
 
     def __bool__(self) -> bool:
         """Return whether somebody is away."""
@@ -95,7 +97,10 @@ class Consumers:
         """Note that a consumer is not there (yet, or any more) and is about to be."""
         # One that fails again and again is gone once: events do not wait anew for its queue each time.
         if consumer not in self._away:
-            self._away[consumer] = self._now()
+            now = self._now()
+            if now > self._last() + SETTLING:
+                self._awaited = now
+            self._away[consumer] = now
 
     def back(self, consumer: object) -> None:
         """Note that a consumer is there."""
@@ -114,9 +119,15 @@ class Consumers:
 
     def missing(self, since: float) -> float:
         """Return for how many seconds to wait for them on a connection that is up ``since``."""
-        # The last one is waited for the longest; there may be thousands, and lanes look whenever one comes.
-        gone = next(reversed(self._away.values()), -math.inf)
-        return max(since, gone) + SETTLING - asyncio.get_running_loop().time() if self._away else 0.0
+        if not self._away:
+            return 0.0
+        # The last one is waited for the longest. But others may follow for ever, one after the other.
+        gone = min(self._last(), self._awaited + SETTLING)
+        return max(since, gone) + SETTLING - asyncio.get_running_loop().time()
+
+    def _last(self) -> float:
+        # There may be thousands, and lanes look whenever one comes.
+        return next(reversed(self._away.values()), -math.inf)
 
 
 S = TypeVar("S", bound=LiveSession)

@@ -53,6 +53,7 @@ class Profile(BrokerProfile, frozen=True, kw_only=True):
 
     SCHEMES: ClassVar[tuple[str, str]] = ("stomp", "stomp+ssl")
     PORTS: ClassVar[tuple[int, int]] = (61613, 61614)
+    TEMPLATES: ClassVar[tuple[str, ...]] = ("destination",)
 
     client_id: str | None = None
 

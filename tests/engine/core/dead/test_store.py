@@ -462,6 +462,27 @@ async def test_those_who_wait_go_on_in_their_order(store: DeadStore, monkeypatch
     assert went_on == [0, 1, 2, 3]
 
 
+async def test_what_writing_fails_with_is_told_to_all_who_wait(
+    store: DeadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise ValueError("no text")
+
+    async with closing(store):
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "_write", fails)
+            flushes = []
+            for number in range(3):
+                add(store, event(number))
+                flushes.append(asyncio.ensure_future(store.flush()))
+            flushes[1].cancel()
+            first, second, third = await asyncio.gather(*flushes, return_exceptions=True)
+        assert [str(problem) for problem in (first, third)] == ["no text"] * 2
+        assert isinstance(second, asyncio.CancelledError)
+        assert await store.flush()
+    assert store.stored == 3
+
+
 async def test_what_is_added_alone_waits_for_no_others(
     path: Path, syncs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,23 @@ async def test_what_waits_for_it_waits_from_its_start_until_it_is_there_or_will_
     await consumer.close()
 
 
+async def test_nothing_waits_for_one_that_could_not_begin() -> None:
+    expected: list[Any] = []
+
+    def expect(consumer: object) -> Any:
+        expected.append(consumer)
+        return lambda: expected.remove(consumer)
+
+    def consume(_wanted: Subscription) -> Any:
+        raise OSError("no such plugin")
+
+    consumer = consumer_of(EventSource("fake.p", consume, None, True, expect=expect), listener(Got().on))
+    with pytest.raises(OSError, match="no such plugin"):
+        consumer.start(WANTED)
+    consumer.abandon()
+    assert expected == []
+
+
 async def test_a_source_that_ends_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR, "evbus.event"):
         remote = Remote()

@@ -560,6 +560,29 @@ async def test_lanes_wait_only_so_long_for_consumers_that_cannot_be_restored(
         assert made.consumers
 
 
+async def test_lanes_do_not_wait_for_ever_where_others_follow_before_the_last_consumer_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    consumers, now = Consumers(), 0.0
+    held = []
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor, "SETTLING", 5.0)
+        patch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+        consumers.gone("never")
+        now = 100.0
+        for number in range(30):
+            consumers.gone(number)
+            consumers.back(number - 1)
+            held.append(consumers.missing(0.0) > 0)
+            now += 1
+        # What comes after a while in which nobody was waited for is waited for again.
+        now += 5
+        consumers.gone("later")
+        left = consumers.missing(0.0)
+    assert held == [True] * 10 + [False] * 20
+    assert left == 5.0
+
+
 async def test_queues_may_come_back_for_a_while_after_the_connection_and_after_consumers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
