@@ -14,6 +14,7 @@ from evbus.engine.kit.redact import one_line
 from evbus.version import install_command
 
 __all__ = [
+    "AuthorizationError",
     "BusForked",
     "BusFull",
     "BusStopped",
@@ -38,6 +39,7 @@ __all__ = [
     "InvalidHeader",
     "InvalidPayload",
     "InvalidRoutingKey",
+    "LocalServiceError",
     "MissingExtra",
     "PayloadError",
     "PayloadTooDeep",
@@ -46,8 +48,13 @@ __all__ = [
     "ProfileError",
     "Rejected",
     "RemoteError",
+    "RemoteServiceError",
     "RouterFrozen",
     "SerializeError",
+    "ServiceCommunicationError",
+    "ServiceError",
+    "ServiceSignatureError",
+    "ServiceTimeout",
     "SettingsError",
     "SettleTimeout",
     "Unavailable",
@@ -364,3 +371,56 @@ class RemoteError(DispatchError):
         self.type = type
         self.reason = reason
         super().__init__(f"{type}: {reason}" if reason else type)
+
+
+class ServiceError(EvbusError):
+    """A call of a service has failed, for a reason that lies outside its method."""
+
+
+class ServiceSignatureError(ServiceError, ConfigError):
+    """An interface, a component or an implementation is declared in a way that cannot work."""
+
+
+class LocalServiceError(ServiceError):
+    """A service cannot be called in this process: nothing implements it here, or it is not started."""
+
+
+class RemoteServiceError(ServiceError):
+    """A method in another process raised what is not known here.
+
+    :ivar type: the name of the exception, ``reason`` its text.
+    """
+
+    def __init__(self, type: str, reason: str) -> None:  # noqa: A002 - what it is
+        self.type = type
+        self.reason = reason
+        super().__init__(f"{type}: {reason}" if reason else type)
+
+
+class ServiceCommunicationError(ServiceError):
+    """A call did not reach the service, or its answer did not come: names component, channel and address.
+
+    :ivar handed_over: the request may have reached the service.
+    """
+
+    def __init__(self, reason: str, *, handed_over: bool) -> None:
+        self.handed_over = handed_over
+        super().__init__(reason)
+
+
+class ServiceTimeout(ServiceCommunicationError, TimeoutError):
+    """A call took longer than its deadline; its outcome is unknown."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, handed_over=True)
+
+
+class AuthorizationError(ServiceError):
+    """Who calls is not known, or may not call this.
+
+    :ivar known: who calls is known, and may not.
+    """
+
+    def __init__(self, reason: str, *, known: bool = False) -> None:
+        self.known = known
+        super().__init__(reason)

@@ -1,0 +1,1 @@
+"""Services: interfaces, the components that bundle them, and the calls of their methods."""

@@ -1,0 +1,337 @@
+"""Interfaces, components and implementations as they are declared."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from types import FrameType
+from typing import Any, NamedTuple, TypeVar
+
+from evbus.engine.service.method import OPTIONS, CallOptions, MethodSpec, read_method, seconds
+from evbus.errors import ServiceSignatureError
+
+__all__ = [
+    "AbstractComponent",
+    "ChannelAddress",
+    "Component",
+    "ComponentSpec",
+    "ComponentStatus",
+    "Service",
+    "ServiceSpec",
+    "component",
+    "component_spec",
+    "implementation",
+    "interfaces_of",
+    "is_implementation",
+    "kebab",
+    "method",
+    "service",
+    "service_spec",
+]
+
+_SERVICE, _COMPONENT, _IMPLEMENTS = "__evbus_service__", "__evbus_component__", "__evbus_implements__"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+_Class = TypeVar("_Class", bound=type)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class ComponentStatus(Enum):
+    """The state of a component."""
+
+    VIRGIN = "virgin"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+class ChannelAddress(NamedTuple):
+    """Where a component can be called: the name of a channel, and an address in the channel's form."""
+
+    channel: str
+    uri: str
+
+
+class Service:
+    """The base of interfaces: classes whose methods are called here or elsewhere."""
+
+
+class Component(Service, ABC):
+    """The base of components: bundles of services that are started together and have the same addresses."""
+
+    @abstractmethod
+    def startup(self) -> Any:
+        """Begin, before anybody calls one of the services; may be asynchronous."""
+
+    @abstractmethod
+    def shutdown(self) -> Any:
+        """End, once no calls are under way; may be asynchronous."""
+
+    @abstractmethod
+    def get_addresses(self, port: int) -> list[ChannelAddress] | None:
+        """Return where it can be called, None for all channels that the server has.
+
+        :param port: the port of the HTTP server, 0 without one.
+        """
+
+    @abstractmethod
+    def get_status(self) -> ComponentStatus:
+        """Return its state."""
+
+
+class AbstractComponent(Component):
+    """A component with the usual answers; what differs is overridden."""
+
+    status = ComponentStatus.VIRGIN
+
+    def startup(self) -> Any:
+        """Do nothing."""
+
+    def shutdown(self) -> Any:
+        """Do nothing."""
+
+    def get_addresses(self, port: int) -> list[ChannelAddress] | None:
+        """Return None: all channels that the server has."""
+        return None
+
+    def get_status(self) -> ComponentStatus:
+        """Return the state that the server has noted."""
+        return self.status
+
+
+class ServiceSpec:
+    """An interface.
+
+    :ivar cls: its class.
+    :ivar name: what it is called on the wire.
+    :ivar options: what its methods leave open.
+    """
+
+    def __init__(
+        self, cls: type, name: str, description: str, options: CallOptions, names: Mapping[str, Any]
+    ) -> None:
+        self.cls = cls
+        self.name = name
+        self.description = description
+        self.options = options
+        self._names = names
+        self._methods: dict[str, MethodSpec] | None = None
+
+    def __repr__(self) -> str:
+        return f"<ServiceSpec {self.name} {self.cls.__module__}.{self.cls.__qualname__}>"
+
+    @property
+    def methods(self) -> dict[str, MethodSpec]:
+        """The public methods by name, in the order in which they are declared.
+
+        :raises ServiceSignatureError: one of them cannot travel.
+        """
+        if self._methods is None:
+            try:
+                self._methods = self._read()
+            except NameError as exc:
+                raise ServiceSignatureError(
+                    f"{self.cls.__qualname__}: the name {exc.name} in an annotation means nothing in "
+                    f"{self.cls.__module__} when the program runs; import it outside of `if TYPE_CHECKING:`"
+                ) from None
+        return self._methods
+
+    def check(self) -> None:
+        """Read the methods, as far as the names in their annotations are there already."""
+        try:
+            self._methods = self._read()
+        except NameError:
+            pass  # a class further down in the module; looked at again when it is used
+
+    def _read(self) -> dict[str, MethodSpec]:
+        found: dict[str, MethodSpec] = {}
+        for owner in reversed(self.cls.__mro__):
+            if not issubclass(owner, Service) or owner in (Service, Component, AbstractComponent):
+                continue
+            for name, function in vars(owner).items():
+                if name.startswith("_"):
+                    continue
+                if inspect.isfunction(function):
+                    found[name] = read_method(self.cls.__name__, name, function, self._names, self.options)
+                elif isinstance(function, (classmethod, staticmethod, property)):
+                    raise ServiceSignatureError(
+                        f"{self.cls.__name__}.{name} is a {type(function).__name__}; an interface has methods, "
+                        "whose first parameter is self"
+                    )
+        return found
+
+
+class ComponentSpec(NamedTuple):
+    """A component.
+
+    :ivar cls: its class; None for one that was made for a service that stands in none.
+    :ivar services: their interfaces.
+    """
+
+    cls: type | None
+    name: str
+    description: str
+    services: tuple[type, ...]
+
+
+def service(
+    name: str = "",
+    description: str = "",
+    *,
+    timeout: float | None = None,
+    idempotent: bool = False,
+    hedge_after: float | None = None,
+) -> Callable[[_Class], _Class]:
+    """Declare a class to be an interface.
+
+    :param name: on the wire; default: the name of the class, ``ShopService`` as ``shop-service``.
+    :param timeout: seconds that a call may take; default: the option ``service_timeout``. This and what follows
+        is for the methods that say nothing else by :func:`method`.
+    :param idempotent: called twice, each method does what it does once.
+    :param hedge_after: seconds after which a second request is sent as well; of idempotent ones only.
+    :raises ServiceSignatureError: it is no interface, or a method cannot travel; names it.
+    """
+    _refuse_class(name, "service")
+    frame = sys._getframe(1)
+
+    def declare(cls: _Class) -> _Class:
+        if not isinstance(cls, type) or not issubclass(cls, Service) or issubclass(cls, Component):
+            raise ServiceSignatureError(
+                f"@service() stands on a class that derives from Service, not {cls!r}"
+            )
+        options = _options(cls.__name__, timeout, hedge_after, idempotent=idempotent)
+        spec = ServiceSpec(
+            cls, _named(name, cls), description or _described(cls), options, _local(cls, frame)
+        )
+        spec.check()
+        setattr(cls, _SERVICE, spec)
+        return cls
+
+    return declare
+
+
+def method(
+    *, timeout: float | None = None, idempotent: bool = False, hedge_after: float | None = None
+) -> Callable[[_Function], _Function]:
+    """Say of a method of an interface how it is called; see :func:`service`."""
+
+    def declare(function: _Function) -> _Function:
+        name = getattr(function, "__qualname__", repr(function))
+        own = _options(name, timeout, hedge_after, idempotent=idempotent)
+        setattr(function, OPTIONS, own)
+        return function
+
+    return declare
+
+
+def component(
+    name: str = "", description: str = "", services: Sequence[type] = ()
+) -> Callable[[_Class], _Class]:
+    """Declare a class to be a component: a bundle of services.
+
+    :param name: on the wire and in registries; default: as for :func:`service`.
+    :raises ServiceSignatureError: it is no component, or one of ``services`` is no interface.
+    """
+    _refuse_class(name, "component")
+
+    def declare(cls: _Class) -> _Class:
+        if not isinstance(cls, type) or not issubclass(cls, Component):
+            raise ServiceSignatureError(
+                f"@component() stands on a class that derives from Component, not {cls!r}"
+            )
+        for one in services:
+            service_spec(one)
+        spec = ComponentSpec(cls, _named(name, cls), description or _described(cls), tuple(services))
+        setattr(cls, _COMPONENT, spec)
+        return cls
+
+    return declare
+
+
+def implementation() -> Callable[[_Class], _Class]:
+    """Say that a class implements an interface or a component, which it derives from.
+
+    :raises ServiceSignatureError: it derives from none.
+    """
+
+    def declare(cls: _Class) -> _Class:
+        setattr(cls, _IMPLEMENTS, True)
+        if not interfaces_of(cls):
+            raise ServiceSignatureError(
+                f"{cls.__qualname__} implements nothing: it derives from no class with @service() or @component()"
+            )
+        return cls
+
+    return declare
+
+
+def service_spec(cls: Any) -> ServiceSpec:
+    """Return the declaration of an interface.
+
+    :raises ServiceSignatureError: it has none.
+    """
+    spec = vars(cls).get(_SERVICE) if isinstance(cls, type) else None
+    if not isinstance(spec, ServiceSpec):
+        name = cls.__qualname__ if isinstance(cls, type) else repr(cls)
+        raise ServiceSignatureError(f"{name} is no interface: it has no @service()")
+    return spec
+
+
+def component_spec(cls: Any) -> ComponentSpec | None:
+    """Return the declaration of a component, None if it has none."""
+    spec = vars(cls).get(_COMPONENT) if isinstance(cls, type) else None
+    return spec if isinstance(spec, ComponentSpec) else None
+
+
+def is_implementation(cls: Any) -> bool:
+    """Return whether a class itself says that it implements something."""
+    return isinstance(cls, type) and _IMPLEMENTS in vars(cls)
+
+
+def interfaces_of(cls: type) -> list[ServiceSpec | ComponentSpec]:
+    """Return what a class implements: the declarations of the classes that it derives from, nearest first."""
+    declared = [vars(base) for base in cls.__mro__[1:]]
+    return [found[key] for found in declared for key in (_SERVICE, _COMPONENT) if key in found]
+
+
+def kebab(name: str) -> str:
+    """Return ``ShopService`` as ``shop-service``."""
+    return _WORDS.sub("-", name).replace("_", "-").lower()
+
+
+def _options(
+    where: str, timeout: float | None, hedge_after: float | None, *, idempotent: bool
+) -> CallOptions:
+    hedge = seconds(hedge_after, f"{where}: hedge_after")
+    if hedge is not None and not idempotent:
+        raise ServiceSignatureError(
+            f"{where}: hedge_after sends a request twice, and so is for what is idempotent: add idempotent=True"
+        )
+    return CallOptions(seconds(timeout, f"{where}: timeout"), idempotent, hedge)
+
+
+def _named(name: str, cls: type) -> str:
+    found = name or kebab(cls.__name__)
+    if not isinstance(found, str) or not _NAME.fullmatch(found):
+        raise ServiceSignatureError(
+            f"{cls.__qualname__}: a name is made of letters, digits, and - _ . between them, and not {found!r}"
+        )
+    return found
+
+
+def _described(cls: type) -> str:
+    return inspect.cleandoc(vars(cls).get("__doc__") or "")
+
+
+def _refuse_class(name: Any, decorator: str) -> None:
+    if isinstance(name, type):
+        raise ServiceSignatureError(f"write @{decorator}() with its brackets on {name.__qualname__}")
+
+
+def _local(cls: type, frame: FrameType) -> dict[str, Any]:
+    """Return the variables of the function that declares a class, as nobody finds them later."""
+    return dict(frame.f_locals) if "<locals>" in cls.__qualname__ else {}
