@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import sys
@@ -136,16 +137,16 @@ class ServiceSpec:
             except NameError as exc:
                 raise ServiceSignatureError(
                     f"{self.cls.__qualname__}: the name {exc.name} in an annotation means nothing in "
-                    f"{self.cls.__module__} when the program runs; import it outside of `if TYPE_CHECKING:`"
+                    f"{self.cls.__module__} when the program runs; import it outside of "
+                    "`if TYPE_CHECKING:`"
                 ) from None
         return self._methods
 
     def check(self) -> None:
         """Read the methods, as far as the names in their annotations are there already."""
-        try:
+        # A class further down in the module is looked at again when it is used.
+        with contextlib.suppress(NameError):
             self._methods = self._read()
-        except NameError:
-            pass  # a class further down in the module; looked at again when it is used
 
     def _read(self) -> dict[str, MethodSpec]:
         found: dict[str, MethodSpec] = {}
