@@ -38,6 +38,7 @@ ROWS = [
     {"_program"},
     ROOMS,
     {"engine/cli", "engine/client", "engine/describe"},
+    {"engine/service"},
     {"engine/call"},
     {"engine/handling/events"},
     {"engine/handling/dispatch"},

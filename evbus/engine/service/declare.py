@@ -13,6 +13,8 @@ from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 from evbus.engine.service.method import OPTIONS, CallOptions, MethodSpec, read_method, seconds
+from evbus.engine.service.rest import check_errors
+from evbus.engine.service.route import Route, read_routes
 from evbus.errors import ServiceSignatureError
 
 __all__ = [
@@ -30,11 +32,13 @@ __all__ = [
     "is_implementation",
     "kebab",
     "method",
+    "rest",
     "service",
     "service_spec",
 ]
 
 _SERVICE, _COMPONENT, _IMPLEMENTS = "__evbus_service__", "__evbus_component__", "__evbus_implements__"
+_REST = "__evbus_rest__"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -121,6 +125,7 @@ class ServiceSpec:
         self.options = options
         self._names = names
         self._methods: dict[str, MethodSpec] | None = None
+        self._routes: dict[str, Route] | None = None
 
     def __repr__(self) -> str:
         return f"<ServiceSpec {self.name} {self.cls.__module__}.{self.cls.__qualname__}>"
@@ -142,11 +147,23 @@ class ServiceSpec:
                 ) from None
         return self._methods
 
+    @property
+    def routes(self) -> dict[str, Route]:
+        """The routes of REST by the name of the method, for the methods that have one.
+
+        :raises ServiceSignatureError: one cannot be; says why.
+        """
+        if self._routes is None:
+            self._routes = read_routes(self.methods, *getattr(self.cls, _REST, ("", {})))
+        return self._routes
+
     def check(self) -> None:
         """Read the methods, as far as the names in their annotations are there already."""
         # A class further down in the module is looked at again when it is used.
         with contextlib.suppress(NameError):
             self._methods = self._read()
+            self._routes = None
+            self.routes  # noqa: B018 - it is read
 
     def _read(self) -> dict[str, MethodSpec]:
         found: dict[str, MethodSpec] = {}
@@ -225,6 +242,28 @@ def method(
         own = _options(name, timeout, hedge_after, idempotent=idempotent)
         setattr(function, OPTIONS, own)
         return function
+
+    return declare
+
+
+def rest(
+    prefix: str = "", *, errors: Mapping[type[Exception], int] | None = None
+) -> Callable[[_Class], _Class]:
+    """Say of an interface where the paths of its methods begin; above or below :func:`service`.
+
+    :param prefix: what stands before each path, ``/api``.
+    :param errors: the status that stands for an exception of its methods, from 400 to 599, by its class.
+    :raises ServiceSignatureError: this is no prefix, no such table, or what has a path cannot have it.
+    """
+    _refuse_class(prefix, "rest")
+    if not isinstance(prefix, str):
+        raise ServiceSignatureError(f'write @rest("/prefix"), with the prefix, and not {prefix!r}')
+
+    def declare(cls: _Class) -> _Class:
+        setattr(cls, _REST, (prefix, check_errors(cls.__qualname__, errors or {})))
+        if _SERVICE in vars(cls):
+            service_spec(cls).check()
+        return cls
 
     return declare
 
