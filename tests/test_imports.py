@@ -38,6 +38,7 @@ ROWS = [
     {"_program"},
     ROOMS,
     {"engine/cli", "engine/client", "engine/describe"},
+    {"engine/web"},
     {"engine/service"},
     {"engine/call"},
     {"engine/handling/events"},

@@ -39,6 +39,7 @@ __all__ = [
     "OUTCOME",
     "Forwarder",
     "decoded",
+    "passed_on",
 ]
 
 #: Headers of a request: what the message is called, its key, and until when it may be handled, in seconds
@@ -130,7 +131,7 @@ class Forwarder:
             raise DispatchTimeout(name, total)
         headers: dict[str, str] = {}
         if frame is not None:
-            headers.update(_passed_on({} if frame.envelope is None else frame.envelope.headers))
+            headers.update(passed_on({} if frame.envelope is None else frame.envelope.headers))
             if frame.key is not None:
                 headers[KEY] = str(frame.key)
         headers[MESSAGE] = name
@@ -198,7 +199,7 @@ def decoded(decode: Callable[[str, bytes, bool], Any], envelope: Envelope, *, ex
         raise InvalidPayload(f"{exc}; its {_ENCODING} is {one_line(encoding, 50)!r}: {hint}") from exc
 
 
-def _passed_on(headers: Mapping[str, str]) -> dict[str, str]:
+def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
     """Return those of the headers that a message was handed over with which it goes out with."""
     return {
         name: value

@@ -177,8 +177,8 @@ class ServiceSpec:
                     found[name] = read_method(self.cls.__name__, name, function, self._names, self.options)
                 elif isinstance(function, (classmethod, staticmethod, property)):
                     raise ServiceSignatureError(
-                        f"{self.cls.__name__}.{name} is a {type(function).__name__}; an interface has methods, "
-                        "whose first parameter is self"
+                        f"{self.cls.__name__}.{name} is a {type(function).__name__}; an interface has "
+                        "methods, whose first parameter is self"
                     )
         return found
 
@@ -203,25 +203,28 @@ def service(
     timeout: float | None = None,
     idempotent: bool = False,
     hedge_after: float | None = None,
+    raises: Sequence[type[Exception]] = (),
 ) -> Callable[[_Class], _Class]:
     """Declare a class to be an interface.
 
     :param name: on the wire; default: the name of the class, ``ShopService`` as ``shop-service``.
-    :param timeout: seconds that a call may take; default: the option ``service_timeout``. This and what follows
-        is for the methods that say nothing else by :func:`method`.
+    :param timeout: seconds that a call may take; default: the option ``service_timeout``. This and what
+        follows is for the methods that say nothing else by :func:`method`.
     :param idempotent: called twice, each method does what it does once.
     :param hedge_after: seconds after which a second request is sent as well; of idempotent ones only.
+    :param raises: exceptions of the methods that callers elsewhere get as what they are, and not as
+        :class:`~evbus.errors.RemoteServiceError`: by the names of their classes, with what in them is plain.
     :raises ServiceSignatureError: it is no interface, or a method cannot travel; names it.
     """
     _refuse_class(name, "service")
     frame = sys._getframe(1)
 
     def declare(cls: _Class) -> _Class:
-        if not isinstance(cls, type) or not issubclass(cls, Service) or issubclass(cls, Component):
+        if not _derives(cls, Service) or issubclass(cls, Component):
             raise ServiceSignatureError(
                 f"@service() stands on a class that derives from Service, not {cls!r}"
             )
-        options = _options(cls.__name__, timeout, hedge_after, idempotent=idempotent)
+        options = _options(cls.__name__, timeout, hedge_after, raises, idempotent=idempotent)
         spec = ServiceSpec(
             cls, _named(name, cls), description or _described(cls), options, _local(cls, frame)
         )
@@ -233,13 +236,17 @@ def service(
 
 
 def method(
-    *, timeout: float | None = None, idempotent: bool = False, hedge_after: float | None = None
+    *,
+    timeout: float | None = None,
+    idempotent: bool = False,
+    hedge_after: float | None = None,
+    raises: Sequence[type[Exception]] = (),
 ) -> Callable[[_Function], _Function]:
     """Say of a method of an interface how it is called; see :func:`service`."""
 
     def declare(function: _Function) -> _Function:
         name = getattr(function, "__qualname__", repr(function))
-        own = _options(name, timeout, hedge_after, idempotent=idempotent)
+        own = _options(name, timeout, hedge_after, raises, idempotent=idempotent)
         setattr(function, OPTIONS, own)
         return function
 
@@ -279,7 +286,7 @@ def component(
     _refuse_class(name, "component")
 
     def declare(cls: _Class) -> _Class:
-        if not isinstance(cls, type) or not issubclass(cls, Component):
+        if not _derives(cls, Component):
             raise ServiceSignatureError(
                 f"@component() stands on a class that derives from Component, not {cls!r}"
             )
@@ -302,7 +309,8 @@ def implementation() -> Callable[[_Class], _Class]:
         setattr(cls, _IMPLEMENTS, True)
         if not interfaces_of(cls):
             raise ServiceSignatureError(
-                f"{cls.__qualname__} implements nothing: it derives from no class with @service() or @component()"
+                f"{cls.__qualname__} implements nothing: it derives from no class with @service() or "
+                "@component()"
             )
         return cls
 
@@ -344,21 +352,31 @@ def kebab(name: str) -> str:
 
 
 def _options(
-    where: str, timeout: float | None, hedge_after: float | None, *, idempotent: bool
+    where: str, timeout: float | None, hedge_after: float | None, raises: Any, *, idempotent: bool
 ) -> CallOptions:
+    raises = tuple(raises) if isinstance(raises, (list, tuple)) else (raises,)
+    for one in raises:
+        if not _derives(one, Exception):
+            raise ServiceSignatureError(f"{where}: raises is a list of exception classes, and has {one!r}")
     hedge = seconds(hedge_after, f"{where}: hedge_after")
     if hedge is not None and not idempotent:
         raise ServiceSignatureError(
-            f"{where}: hedge_after sends a request twice, and so is for what is idempotent: add idempotent=True"
+            f"{where}: hedge_after sends a request twice, and so is for what is idempotent: add "
+            "idempotent=True"
         )
-    return CallOptions(seconds(timeout, f"{where}: timeout"), idempotent, hedge)
+    return CallOptions(seconds(timeout, f"{where}: timeout"), idempotent, hedge, raises)
 
 
-def _named(name: str, cls: type) -> str:
+def _derives(cls: Any, base: type) -> bool:
+    return isinstance(cls, type) and issubclass(cls, base)
+
+
+def _named(name: Any, cls: type) -> str:
     found = name or kebab(cls.__name__)
     if not isinstance(found, str) or not _NAME.fullmatch(found):
         raise ServiceSignatureError(
-            f"{cls.__qualname__}: a name is made of letters, digits, and - _ . between them, and not {found!r}"
+            f"{cls.__qualname__}: a name is made of letters, digits, and - _ . between them, and not "
+            f"{found!r}"
         )
     return found
 

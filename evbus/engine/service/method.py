@@ -6,11 +6,17 @@ import collections.abc
 import inspect
 import math
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from inspect import Parameter
 from typing import Any, NamedTuple
 
+import msgspec.inspect
+from msgspec.inspect import CustomType
+
+from evbus.engine.codec.fit import parts
+from evbus.engine.codec.models import is_model
 from evbus.engine.codec.typed import reader, wants_digits
+from evbus.engine.kit.redact import one_line
 from evbus.errors import InvalidPayload, ServiceSignatureError
 
 __all__ = ["EMPTY", "CallOptions", "MethodSpec", "ParameterSpec", "options_of", "read_method"]
@@ -32,11 +38,13 @@ class CallOptions(NamedTuple):
     :ivar timeout: seconds that a call may take; None for what stands above: the interface, the option.
     :ivar idempotent: called twice, it does what it does once: a call may be tried again.
     :ivar hedge_after: seconds after which a second request is sent as well; None for never.
+    :ivar raises: exceptions that travel as what they are.
     """
 
     timeout: float | None = None
     idempotent: bool = False
     hedge_after: float | None = None
+    raises: tuple[type[Exception], ...] = ()
 
 
 class ParameterSpec(NamedTuple):
@@ -69,7 +77,7 @@ class MethodSpec(NamedTuple):
 
     :ivar function: as the interface has it.
     :ivar title: ``Greeter.hello``, for sentences.
-    :ivar parameters: without ``self``.
+    :ivar parameters: without ``self``; ``positional`` are those that have a position, ``by_name`` the others.
     :ivar result: the type of what it returns, ``typing.Any`` if that is not said.
     :ivar item: the type of what it yields, None unless it returns a stream.
     :ivar asynchronous: it is awaited, or iterated with ``async for``.
@@ -82,6 +90,8 @@ class MethodSpec(NamedTuple):
     function: Any
     signature: inspect.Signature
     parameters: tuple[ParameterSpec, ...]
+    positional: tuple[ParameterSpec, ...]
+    by_name: tuple[ParameterSpec, ...]
     result: Any
     item: Any
     asynchronous: bool
@@ -101,56 +111,68 @@ class MethodSpec(NamedTuple):
 
         :raises TypeError: it cannot be called like this; the sentence is Python's, with the method's name.
         """
-        parameters = self.parameters
-        if not kwargs and len(args) == len(parameters) and not self._by_name:
+        positional = self.positional
+        if len(args) == len(positional) and not kwargs and not self.by_name:
             return list(args), {}
         try:
             bound = self.signature.bind(*args, **kwargs).arguments
         except TypeError as exc:
             raise TypeError(f"{self.title}(): {exc}") from None
-        by_name = {one.name: bound[one.name] for one in self._by_name if one.name in bound}
-        positional = [one for one in parameters if one.kind is not Parameter.KEYWORD_ONLY]
-        while positional and positional[-1].name not in bound:
-            positional.pop()
-        return [bound.get(one.name, one.default) for one in positional], by_name
-
-    @property
-    def _by_name(self) -> list[ParameterSpec]:
-        return [one for one in self.parameters if one.kind is Parameter.KEYWORD_ONLY]
+        by_name = {one.name: bound[one.name] for one in self.by_name if one.name in bound}
+        given = len(positional)
+        while given and positional[given - 1].name not in bound:
+            given -= 1
+        return [bound.get(one.name, one.default) for one in positional[:given]], by_name
 
     def read_arguments(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Return arguments that have travelled, each of its type.
+        """Return arguments that have travelled, each of its type, to call the method with.
+
+        What travels for an argument that is a stream is an asynchronous iterator of plain values.
 
         :raises InvalidPayload: one is missing, is unknown or does not fit: names it.
         """
-        positional = [one for one in self.parameters if one.kind is not Parameter.KEYWORD_ONLY]
+        positional = self.positional
+        if len(args) == len(positional) and not kwargs and not self.by_name:
+            return [self._read(one, value) for one, value in zip(positional, args, strict=True)], {}
         if len(args) > len(positional):
             raise InvalidPayload(
                 f"{self.title} takes {len(positional)} arguments by position, and {len(args)} came"
             )
         found = dict(zip((one.name for one in positional), args, strict=False))
+        known = {one.name for one in self.parameters}
         for name, value in kwargs.items():
-            if name in found or not any(one.name == name for one in self.parameters):
+            if name in found or name not in known:
                 why = "came twice" if name in found else "is none that it takes"
-                raise InvalidPayload(f"{self.title}: the argument {name[:100]!r} {why}")
+                raise InvalidPayload(f"{self.title}: the argument {one_line(repr(name), 100)} {why}")
             found[name] = value
-        values: dict[str, Any] = {}
         for one in self.parameters:
-            if one.name in found:
-                values[one.name] = self._read(one, found[one.name])
-            elif one.required:
+            if one.required and one.name not in found:
                 raise InvalidPayload(f"{self.title}: the argument {one.name!r} is missing")
-        first = [one for one in positional if one.kind is Parameter.POSITIONAL_ONLY]
-        before = [values.pop(one.name) for one in first if one.name in values]
-        return before, values
+        values = {one.name: self._read(one, found[one.name]) for one in self.parameters if one.name in found}
+        first = [one.name for one in positional if one.kind is Parameter.POSITIONAL_ONLY]
+        return [values.pop(name) for name in first if name in values], values
 
     def _read(self, parameter: ParameterSpec, value: Any) -> Any:
+        if parameter.item is not None:
+            return self._read_items(parameter, value)
         try:
             return parameter.read(value)
         except InvalidPayload as exc:
             raise InvalidPayload(f"{self.title}: the argument {parameter.name!r}: {exc}") from None
+
+    async def _read_items(self, parameter: ParameterSpec, items: AsyncIterable[Any]) -> AsyncIterator[Any]:
+        read, index = parameter.read, 0
+        async for item in items:
+            try:
+                value = read(item)
+            except InvalidPayload as exc:
+                raise InvalidPayload(
+                    f"{self.title}: item {index} of the argument {parameter.name!r}: {exc}"
+                ) from None
+            yield value
+            index += 1
 
 
 def options_of(function: Any, *, base: CallOptions) -> CallOptions:
@@ -162,6 +184,7 @@ def options_of(function: Any, *, base: CallOptions) -> CallOptions:
         timeout=base.timeout if own.timeout is None else own.timeout,
         idempotent=own.idempotent or base.idempotent,
         hedge_after=base.hedge_after if own.hedge_after is None else own.hedge_after,
+        raises=own.raises + base.raises,
     )
 
 
@@ -206,8 +229,8 @@ def read_method(
     item = _item(result)
     if item is not None and inspect.iscoroutinefunction(function):
         raise ServiceSignatureError(
-            f"{title} returns a stream: write `def {name}(...) -> AsyncIterator[...]`, without async, or with "
-            "a yield in it"
+            f"{title} returns a stream: write `def {name}(...) -> AsyncIterator[...]`, without async, or "
+            "with a yield in it"
         )
     kind = result if item is None else item
     return MethodSpec(
@@ -216,6 +239,8 @@ def read_method(
         function=function,
         signature=signature.replace(parameters=list(signature.parameters.values())[1:]),
         parameters=tuple(parameters),
+        positional=tuple(one for one in parameters if one.kind is not Parameter.KEYWORD_ONLY),
+        by_name=tuple(one for one in parameters if one.kind is Parameter.KEYWORD_ONLY),
         result=result,
         item=item,
         asynchronous=item is not None or inspect.iscoroutinefunction(function),
@@ -258,15 +283,32 @@ def _reader(kind: Any, where: str) -> Callable[[Any], Any]:
     if kind is Any:
         return _as_it_is
     try:
-        return reader(kind, digits=_exact(kind))
+        made = reader(kind, digits=_exact(kind))
+        strange = None if is_model(kind) else _unreadable(kind)
     except NameError:
         raise
     except Exception as exc:  # a type may be anything, and fail in any way
-        what = getattr(kind, "__qualname__", None) or str(kind)
-        raise ServiceSignatureError(
-            f"{where}, a {what}, cannot travel: {exc}; use plain values, dataclasses, Structs or pydantic "
-            "models"
-        ) from None
+        raise _cannot_travel(where, kind, str(exc)) from None
+    if strange is not None:
+        raise _cannot_travel(where, kind, f"nothing says how {_called(strange)} is written and read")
+    return made
+
+
+def _unreadable(kind: Any) -> Any:
+    """Return a class within a type that nobody can read, None if there is none."""
+    found = (part.cls for part in parts(msgspec.inspect.type_info(kind)) if isinstance(part, CustomType))
+    return next((cls for cls in found if not is_model(cls)), None)
+
+
+def _cannot_travel(where: str, kind: Any, reason: str) -> ServiceSignatureError:
+    return ServiceSignatureError(
+        f"{where}, {_called(kind)}, cannot travel: {reason}; use plain values, dataclasses, Structs or "
+        "pydantic models"
+    )
+
+
+def _called(kind: Any) -> str:
+    return kind.__qualname__ if isinstance(kind, type) else str(kind)
 
 
 def _as_it_is(value: Any) -> Any:

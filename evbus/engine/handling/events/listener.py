@@ -171,7 +171,7 @@ def made(
         return _bound(build(init).on if injected.init else function, the_hub, call)
 
     name = name or short_name(listener)
-    threads = None if is_async(function) else Threads(concurrency, name)
+    threads = None if is_async(function) else Threads(concurrency, f"listener {name}")
     if not injected.init and not injected.call:
         call = bound({}, {})
         if threads is None:

@@ -1,4 +1,4 @@
-"""Threads for listeners that are plain functions, so that they do not block the loop."""
+"""Threads for plain functions of the application, so that they do not block the loop."""
 
 from __future__ import annotations
 
@@ -146,13 +146,13 @@ class Run(Job, Generic[_Work]):
 
 
 class Threads:
-    """The threads of one listener, begun when it is first called: no other listener waits for them.
+    """The threads of one listener, or of the services, begun when needed: nobody else waits for them.
 
     They keep no process from ending: one that hangs can be left alone, and cannot be ended. So they are
     bounded: while too many hang, what needs a further one fails.
 
-    :param limit: the most at once; the listener calls no more.
-    :param name: what the listener is called.
+    :param limit: the most at once; its owner calls no more.
+    :param name: of its owner, ``listener billing``.
     """
 
     def __init__(self, limit: int, name: str) -> None:
@@ -194,7 +194,7 @@ class Threads:
             worker = self._idle.pop()
         else:
             self._refuse_full()
-            worker = WorkerThread(f"evbus listener {self._name}_{next(self._numbers)}")
+            worker = WorkerThread(f"evbus {self._name}_{next(self._numbers)}")
         self._busy.add(worker)
         try:
             result = await worker.begin(job)
@@ -215,7 +215,7 @@ class Threads:
             self._full = False
             return
         said = (
-            f"listener {self._name}: {self._most} of its threads go on after their timeouts, and it gets no "
+            f"{self._name}: {self._most} of its threads go on after their timeouts, and it gets no "
             "more until one of them ends"
         )
         if not self._full:
@@ -235,7 +235,7 @@ class Threads:
 
     def replace(self) -> None:
         """Tell that a function goes on, of which nobody waits for the end any more."""
-        log.warning("listener %s: a plain function goes on in its thread after its timeout", self._name)
+        log.warning("%s: a plain function goes on in its thread after its timeout", self._name)
 
     async def close(self, seconds: float) -> None:
         """End the threads; one that still runs after ``seconds`` is left alone, as nothing can end it."""
@@ -250,7 +250,7 @@ class Threads:
             task.cancel()
         if left:
             await asyncio.wait(left)
-            log.warning("listener %s: a plain function still runs in its thread", self._name)
+            log.warning("%s: a plain function still runs in its thread", self._name)
 
 
 def _called(call: Callable[..., Any], *event: Any) -> Any:

@@ -24,14 +24,14 @@ VAR: ContextVar[str] = ContextVar("var", default="")
 
 
 async def test_a_function_runs_in_a_thread_of_its_listener_and_its_result_comes_back() -> None:
-    threads = Threads(1, "billing")
+    threads = Threads(1, "listener billing")
     name = await threads.run(lambda event: (threading.current_thread().name, event), 5)
     assert name == ("evbus listener billing_0", 5)
     await threads.close(WAIT)
 
 
 async def test_what_it_raises_comes_out() -> None:
-    threads = Threads(1, "billing")
+    threads = Threads(1, "listener billing")
 
     def fail(event: Any) -> None:
         raise KeyError(event)
@@ -42,14 +42,14 @@ async def test_what_it_raises_comes_out() -> None:
 
 
 async def test_stop_iteration_comes_out_as_another_error() -> None:
-    threads = Threads(1, "billing")
+    threads = Threads(1, "listener billing")
     with pytest.raises(RuntimeError, match="the listener raised StopIteration"):
         await threads.run(next, iter([]))
     await threads.close(WAIT)
 
 
 async def test_it_sees_the_context_and_what_it_sets_there_is_for_nobody_else() -> None:
-    threads = Threads(1, "billing")
+    threads = Threads(1, "listener billing")
     VAR.set("outside")
 
     def swap(event: str) -> str:
@@ -63,15 +63,15 @@ async def test_it_sees_the_context_and_what_it_sets_there_is_for_nobody_else() -
 
 
 async def test_so_many_run_at_once() -> None:
-    threads, barrier = Threads(8, "billing"), threading.Barrier(8)
+    threads, barrier = Threads(8, "listener billing"), threading.Barrier(8)
     await asyncio.gather(*(threads.run(lambda event: barrier.wait(WAIT), None) for _ in range(8)))
     await threads.close(WAIT)
 
 
 def test_without_a_call_there_is_no_thread_to_end() -> None:
-    threads = Threads(3, "billing")
+    threads = Threads(3, "listener billing")
     go(lambda: threads.close(WAIT))
-    assert repr(threads) == "<Threads billing limit=3>"
+    assert repr(threads) == "<Threads listener billing limit=3>"
 
 
 async def test_a_function_that_does_not_end_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -81,7 +81,7 @@ async def test_a_function_that_does_not_end_is_left_alone(caplog: pytest.LogCapt
         inside.set()
         gate.wait(WAIT)
 
-    threads = Threads(1, "billing")
+    threads = Threads(1, "listener billing")
     waiting = asyncio.ensure_future(threads.run(block, None))
     assert await asyncio.to_thread(inside.wait, WAIT)
     with caplog.at_level(logging.WARNING, "evbus.event"):
@@ -110,7 +110,7 @@ async def test_threads_that_hang_are_bounded_and_those_that_come_back_make_room(
         await asyncio.wait({waiting})
 
     with caplog.at_level(logging.ERROR, "evbus.event"):
-        threads = Threads(1, "billing")
+        threads = Threads(1, "listener billing")
         for _ in range(3):
             await give_up(threads)
         assert threads.hanging == 3
@@ -174,7 +174,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def done_of(works: range, call: Any, **options: Any) -> tuple[Any, list[int], list[int]]:
     """Return what a run ends with, what it has done, and what it has left."""
-    threads, done = Threads(1, "billing"), list[int]()
+    threads, done = Threads(1, "listener billing"), list[int]()
     waiting = deque(works)
     result = await threads.do(Run(waiting.popleft(), waiting, call, done.extend, **options))
     await threads.close(WAIT)
@@ -265,7 +265,7 @@ async def test_a_run_that_is_left_begins_with_nothing_more() -> None:
             inside.set()
             gate.wait(WAIT)
 
-    threads, done, waiting = Threads(1, "billing"), list[int](), deque([1, 2])
+    threads, done, waiting = Threads(1, "listener billing"), list[int](), deque([1, 2])
     run = Run(0, waiting, call, done.extend)
     running = asyncio.ensure_future(threads.do(run))
     await asyncio.sleep(0)
@@ -293,7 +293,7 @@ def test_a_loop_that_was_stopped_begins_with_nothing_more() -> None:
             super().run()
             ended.set()
 
-    threads, done, waiting = Threads(1, "billing"), list[int](), deque([1])
+    threads, done, waiting = Threads(1, "listener billing"), list[int](), deque([1])
 
     async def begin() -> asyncio.Future[Any]:
         return asyncio.ensure_future(threads.do(Told(0, waiting, call, done.extend)))
@@ -322,7 +322,7 @@ async def test_a_work_that_takes_too_long_ends_its_run() -> None:
         if work == 2:
             gate.wait(WAIT)
 
-    threads, done, waiting = Threads(1, "billing"), list[int](), deque([1, 2, 3])
+    threads, done, waiting = Threads(1, "listener billing"), list[int](), deque([1, 2, 3])
     run = Run(0, waiting, call, done.extend, 0.5)
     with pytest.raises(asyncio.CancelledError):
         await threads.do(run)

@@ -1,0 +1,313 @@
+"""The implementations of this process, and the calls of them that come from others."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextvars import Context, copy_context
+from typing import Any, NamedTuple, NoReturn
+
+from evbus.engine.handling.dispatch.core import Around
+from evbus.engine.handling.events.threads import Threads
+from evbus.engine.handling.frame import CURRENT, Invocation, resume
+from evbus.engine.handling.within import Limit
+from evbus.engine.kit.redact import one_line
+from evbus.engine.kit.waiting import failure_of, running
+from evbus.engine.service.declare import ServiceSpec
+from evbus.engine.service.failures import MethodFailed
+from evbus.engine.service.method import MethodSpec
+from evbus.errors import (
+    AuthorizationError,
+    EvbusError,
+    LocalServiceError,
+    Rejected,
+    ServiceTimeout,
+    Unavailable,
+    nearest,
+)
+from evbus.types import Envelope
+
+__all__ = ["Hosted", "HostedMethod"]
+
+log = logging.getLogger("evbus.service")
+
+#: Plain methods that may run at once, each in a thread.
+THREADS = 32
+
+
+class HostedMethod(NamedTuple):
+    """A method that others can call.
+
+    :ivar component: the name of the component that has its service.
+    :ivar implementation: the object; ``function`` is its method.
+    """
+
+    component: str
+    service: ServiceSpec
+    spec: MethodSpec
+    implementation: Any
+    function: Callable[..., Any]
+
+    @property
+    def name(self) -> str:
+        """What it is called on the wire: ``component:service:method``."""
+        return f"{self.component}:{self.service.name}:{self.spec.name}"
+
+
+class Hosted:
+    """The implementations of this process.
+
+    :param around: returns the interceptors that are around each call, None where there are none.
+    :param threads: plain methods that may run at once; the others wait, within their deadlines.
+    :ivar active: calls that are under way.
+    """
+
+    def __init__(self, around: Callable[[], Around | None], threads: int = THREADS) -> None:
+        self.active = 0
+        self._around = around
+        self._methods: dict[str, HostedMethod] = {}
+        self._implementations: dict[type, Any] = {}
+        self._threads = Threads(threads, "services")
+        self._limit = threads
+        self._idle: asyncio.Event | None = None
+        self.resume()
+
+    def __repr__(self) -> str:
+        return f"<Hosted {len(self._implementations)} services, {self.active} calls>"
+
+    def add(self, component: str, service: ServiceSpec, implementation: Any) -> None:
+        """Let the methods of a service be called."""
+        self._implementations[service.cls] = implementation
+        for spec in service.methods.values():
+            method = HostedMethod(
+                component, service, spec, implementation, getattr(implementation, spec.name)
+            )
+            self._methods[method.name] = method
+
+    def implementation(self, interface: type) -> Any:
+        """Return what implements an interface here, None for nothing."""
+        return self._implementations.get(interface)
+
+    def methods(self) -> Iterator[HostedMethod]:
+        """Yield every method, in the order of components and declarations."""
+        yield from self._methods.values()
+
+    def find(self, name: str) -> HostedMethod:
+        """Return the method that is called ``component:service:method``: one that is declared, nothing else.
+
+        :raises LocalServiceError: there is none. What there is instead stands in the log, for who runs this.
+        """
+        found = self._methods.get(name)
+        if found is None:
+            shown = one_line(repr(name), 200)
+            log.info("a method was called that there is none of: %s%s", shown, nearest(name, self._methods))
+            raise LocalServiceError(f"there is no method {shown}")
+        return found
+
+    async def call(
+        self,
+        method: HostedMethod,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        headers: Mapping[str, str],
+        seconds: float | None,
+    ) -> Any:
+        """Call a method and return its result. Cancelled, it is cancelled; a plain one ends in its thread.
+
+        :param args: as they came, plain; of an argument that is a stream, an asynchronous iterator.
+        :param headers: what travelled with it; the interceptors see it, and what is called within passes it
+            on.
+        :param seconds: that are left for it, None for any time.
+        :raises InvalidPayload: the arguments do not fit.
+        :raises ServiceTimeout: it took longer.
+        :raises AuthorizationError: who calls may not.
+        :raises Unavailable: the services are stopping.
+        :raises MethodFailed: it was called, and raised something.
+        """
+        if seconds is not None and seconds <= 0:
+            raise ServiceTimeout(f"{method.spec.title}: its deadline was over when it came here")
+        request = _Request(method, args, kwargs, headers, seconds)
+        with self._counted():
+            try:
+                async with asyncio.timeout(seconds) as deadline:
+                    return await self._intercepted(request, self._run)
+            except BaseException as exc:
+                if isinstance(exc, TimeoutError) and deadline.expired():
+                    raise ServiceTimeout(
+                        f"{method.spec.title} took longer than the {seconds:.3g} s that were left for it"
+                    ) from None
+                request.fail(exc)
+
+    async def stream(
+        self,
+        method: HostedMethod,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        headers: Mapping[str, str],
+    ) -> AsyncGenerator[Any, None]:
+        """Yield what a method yields; closed, it is closed. Parameters and errors as for :meth:`call`.
+
+        The interceptors are around its beginning, and what they have set is there until its end.
+        """
+        request = _Request(method, args, kwargs, headers, None)
+        with self._counted():
+            try:
+                context: Context = await self._intercepted(request, self._begin)
+                items = request.items
+                try:
+                    while True:
+                        try:
+                            item = await _next(items, context)
+                        except StopAsyncIteration:
+                            return
+                        yield item
+                finally:
+                    if hasattr(items, "aclose"):
+                        await items.aclose()
+            except GeneratorExit:
+                raise
+            except BaseException as exc:
+                request.fail(exc)
+
+    async def _intercepted(self, request: _Request, inner: Callable[[_Request], Awaitable[Any]]) -> Any:
+        around = self._around()
+        token = CURRENT.set(request.frame)
+        try:
+            if around is None:
+                return await inner(request)
+            done: list[Any] = []
+
+            async def handle(envelope: Envelope) -> Any:
+                request.frame.envelope = envelope
+                done.append(await inner(request))
+                return done[-1]
+
+            assert request.frame.envelope is not None
+            result = await around(request.frame.envelope, handle)
+            if not done:
+                raise Rejected(f"{request.method.spec.title}: a pipeline plugin did not hand the call on")
+            return result
+        finally:
+            CURRENT.reset(token)
+
+    async def _run(self, request: _Request) -> Any:
+        args, kwargs = request.begin()
+        function = request.method.function
+        if request.method.spec.asynchronous:
+            return await function(*args, **kwargs)
+        async with self._free:
+            return await self._threads.run(_plain, function, args, kwargs)
+
+    async def _begin(self, request: _Request) -> Context:
+        args, kwargs = request.begin()
+        made = request.method.function(*args, **kwargs)
+        request.items = made.__aiter__()
+        return copy_context()
+
+    def _counted(self) -> _Counted:
+        if self._stopping:
+            raise Unavailable("the services here are stopping")
+        return _Counted(self)
+
+    def resume(self) -> None:
+        """Take calls, in the present loop from now on."""
+        self._stopping = False
+        self._free = asyncio.Semaphore(self._limit)
+
+    async def close(self, seconds: float) -> int:
+        """Take no more calls, and wait until those under way have ended; return how many have not."""
+        self._stopping = True
+        if self.active:
+            self._idle = asyncio.Event()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._idle.wait()
+            except TimeoutError:
+                log.warning("%d calls of services are still under way at the stop", self.active)
+        await self._threads.close(max(0.1, min(seconds, 1.0)))
+        return self.active
+
+    def left(self) -> None:
+        """Count a call that has ended."""
+        self.active -= 1
+        if not self.active and self._idle is not None:
+            self._idle.set()
+
+
+class _Counted:
+    """A call that is counted as long as it is under way."""
+
+    __slots__ = ("_hosted",)
+
+    def __init__(self, hosted: Hosted) -> None:
+        self._hosted = hosted
+
+    def __enter__(self) -> None:
+        self._hosted.active += 1
+
+    def __exit__(self, *raised: object) -> None:
+        self._hosted.left()
+
+
+class _Request:
+    """A call that came.
+
+    :ivar begun: the method itself was called, so that a failure is one of its own.
+    :ivar items: what it yields.
+    """
+
+    __slots__ = ("_args", "_kwargs", "begun", "frame", "items", "method")
+
+    def __init__(
+        self,
+        method: HostedMethod,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        headers: Mapping[str, str],
+        seconds: float | None,
+    ) -> None:
+        envelope = Envelope("", method.name, b"", dict(headers))
+        limit = None if seconds is None else Limit.of(seconds)
+        self.method = method
+        self.frame = Invocation(None, None, None, envelope, limit)
+        self.begun = False
+        self.items: Any = None
+        self._args = args
+        self._kwargs = kwargs
+
+    def begin(self) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments to call the method with, which comes next."""
+        read = self.method.spec.read_arguments(self._args, self._kwargs)
+        self.begun = True
+        return read
+
+    def fail(self, problem: BaseException) -> NoReturn:
+        """Raise what a call ends with that has raised something."""
+        failed = failure_of(problem, running())
+        if isinstance(failed, EvbusError if not self.begun else AuthorizationError):
+            raise failed
+        raise MethodFailed(failed, self.method.spec) from problem
+
+
+def _plain(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except (StopIteration, KeyboardInterrupt) as exc:
+        # A future cannot hold the one, and the other is the operator's, in the main thread.
+        raise RuntimeError(f"the method raised {type(exc).__name__}") from exc
+
+
+async def _next(items: Any, context: Context) -> Any:
+    """Return the next item of an asynchronous iterator, which runs in a context of its own."""
+    step = context.run(items.__anext__)
+    if inspect.isawaitable(step) and not hasattr(step, "send"):
+        step = step.__await__()
+    try:
+        awaited = context.run(step.send, None)
+    except StopIteration as done:
+        return done.value
+    return await resume(context, step, awaited)
