@@ -246,8 +246,8 @@ def test_what_has_no_text_is_there_by_being_absent() -> None:
             "remove",
             ["x", "a\r\nb: c"],
             (
-                "'x_reason' cannot stand in the header: a header has no blanks around it, and no line ends or "
-                "other controls in it"
+                "'x_reason' cannot stand in the header: a header has no blanks around it, and no line ends "
+                "or other controls in it"
             ),
         ),
     ],
