@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 from evbus.engine.kit.redact import problem_text
 from evbus.errors import DeliveryError, DeliveryTimeout
 
-__all__ = ["Deadline", "call", "ends", "failure_of", "running", "stray", "timeout_of"]
+__all__ = ["Deadline", "call", "ends", "failure_of", "rest", "running", "stray", "timeout_of"]
 
 _STRAY = "it was cancelled from within; client libraries do that when they lose their connection"
 
@@ -71,6 +71,24 @@ def timeout_of(cancelled: asyncio.CancelledError) -> DeliveryTimeout | None:
     """Return the deadline of a delivery by which something was cancelled, None when it was something else."""
     found = cancelled.args[0] if cancelled.args else None
     return found if isinstance(found, DeliveryTimeout) else None
+
+
+@types.coroutine
+def rest(step: Any, awaited: Any) -> Generator[Any, Any, Any]:
+    """Await a coroutine, or the like, that was begun by hand and waits for ``awaited``."""
+    while True:
+        try:
+            try:
+                given = yield awaited
+            except GeneratorExit:
+                step.close()  # the loop has ended
+                raise
+            except BaseException as exc:
+                awaited = step.throw(exc)
+            else:
+                awaited = step.send(given)
+        except StopIteration as done:
+            return done.value
 
 
 async def call(coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:

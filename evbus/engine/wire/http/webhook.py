@@ -31,9 +31,11 @@ from evbus.types import CONTENT_TYPE, Channel, Host, Transport
 
 __all__ = [
     "LONGEST_WAIT",
+    "NEVER_FORWARDED",
     "Request",
     "WebhookProfile",
     "describe",
+    "header_problem",
     "key_of",
     "outcome",
     "retry_after",
@@ -58,9 +60,9 @@ _PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).translate({ord('"'): None, ord
 # whatever is not visible ASCII may reach the receiver changed, which breaks the signature.
 _PLAIN_ID = re.compile(r"[!-\-/-~]{1,256}")
 
-# Hop by hop (RFC 9110 section 7.6.1), about the body or the connection, or credentials: these belong to
-# the request, and an event has no say in them.
-_NEVER_FORWARDED = frozenset(
+#: Hop by hop (RFC 9110 section 7.6.1), about the body or the connection, or credentials: these belong to
+#: the request, and an event has no say in them.
+NEVER_FORWARDED = frozenset(
     {
         "accept-encoding",
         "authorization",
@@ -81,7 +83,7 @@ _NEVER_FORWARDED = frozenset(
     }
 )
 _OURS = frozenset({"evbus-routing-key", "webhook-id", "webhook-timestamp", "webhook-signature"})
-_FIXED_BY_US = (_NEVER_FORWARDED - {"authorization", "cookie", "host"}) | _OURS
+_FIXED_BY_US = (NEVER_FORWARDED - {"authorization", "cookie", "host"}) | _OURS
 
 _BUSY = frozenset({408, 425, 429, 502, 503, 504})
 
@@ -153,7 +155,7 @@ def describe(profile: WebhookProfile) -> Transport:
 def _check_fixed_header(name: str, value: str) -> None:
     if name.lower() in _FIXED_BY_US:
         raise ValueError(f"the header {name!r} is set by evbus and cannot be given in headers")
-    problem = _problem(name, value)
+    problem = header_problem(name, value)
     if problem:
         raise ValueError(f"the header {name[:100]!r} cannot be sent: {problem}")
 
@@ -248,7 +250,7 @@ class Request:
         found: dict[str, tuple[str, str]] = {}
         for name, value in event_headers.items():
             lower = name.lower()
-            if lower in _NEVER_FORWARDED or lower in _OURS:
+            if lower in NEVER_FORWARDED or lower in _OURS:
                 continue
             if lower.startswith(PREFIX):
                 if structured:
@@ -256,14 +258,14 @@ class Request:
                 value = _percent_encoded(value)
             elif lower == "content-encoding" and unencoded(value):
                 continue
-            problem = _problem(name, value)
+            problem = header_problem(name, value)
             if problem:
                 self._left_out(name, problem)
             else:
                 found[lower] = ("Content-Type" if lower == CONTENT_TYPE else name, value)
         if routing_key:
             value = _percent_encoded(routing_key)
-            problem = _problem("evbus-routing-key", value)
+            problem = header_problem("evbus-routing-key", value)
             if problem:
                 self._left_out("evbus-routing-key", problem)
             else:
@@ -292,7 +294,7 @@ def _percent_encoded(value: str) -> str:
         return value  # a lone surrogate: it is left out
 
 
-def _problem(name: str, value: str) -> str:
+def header_problem(name: str, value: str) -> str:
     """Return why a header is not legal in HTTP (RFC 9110 sections 5.1 and 5.5), ``""`` when it is.
 
     The value may be a secret, so it is not shown.

@@ -1,0 +1,276 @@
+"""Calls over HTTP, on the caller's side: the channels ``dispatch-json`` and ``dispatch-msgpack``.
+
+Needs httptools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import msgspec
+
+from evbus.engine.call.forward import DEADLINE
+from evbus.engine.kit.redact import one_line, text_of
+from evbus.engine.kit.units import Bytes, Seconds
+from evbus.engine.service.call import Call, where
+from evbus.engine.service.encoding import (
+    Encoding,
+    Records,
+    StreamCut,
+    StreamFailed,
+    items_of,
+    records_of,
+)
+from evbus.engine.service.failures import raised, refused
+from evbus.engine.wire.base.tls import Tls
+from evbus.engine.wire.http.pool import (
+    Answer,
+    Exchange,
+    HttpAddress,
+    HttpFailure,
+    HttpPool,
+    address_of,
+    header_lines,
+)
+from evbus.errors import PayloadError, ServiceCommunicationError
+
+__all__ = ["HttpCaller", "HttpSettings"]
+
+
+class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What channels over HTTP may be told.
+
+    :ivar connections: the most to one address; further calls wait for one, within their deadlines.
+    :ivar connect_timeout: seconds for a connection, its TLS handshake included.
+    :ivar max_answer: the most bytes of a result, or of a record of a stream.
+    :ivar tls: what is trusted and shown where an address is ``https://``.
+    """
+
+    connections: int = 100
+    connect_timeout: Seconds = 5.0
+    max_answer: Bytes = 16 * 1024 * 1024
+    tls: Tls | None = None
+
+    def __post_init__(self) -> None:
+        if self.connections < 1 or self.max_answer < 1:
+            raise ValueError("connections and max_answer must be 1 or more")
+        if not 0 < self.connect_timeout < math.inf:
+            raise ValueError("connect_timeout is a number of seconds above 0")
+
+
+class HttpCaller:
+    """Makes calls by ``POST /invoke``.
+
+    :param channel: its name, for errors.
+    :raises ProfileError: a file of ``tls`` is not usable.
+    """
+
+    def __init__(self, channel: str, encoding: Encoding, settings: HttpSettings) -> None:
+        self._channel = channel
+        self._encoding = encoding
+        self._limit = settings.max_answer
+        self._pool = HttpPool(
+            connections=settings.connections,
+            connect_timeout=settings.connect_timeout,
+            max_answer=settings.max_answer,
+            tls=settings.tls,
+        )
+        self._heads: dict[str, tuple[HttpAddress, bytes, bytes]] = {}
+
+    def __repr__(self) -> str:
+        return f"<HttpCaller {self._channel} {self._pool!r}>"
+
+    async def close(self) -> None:
+        """Close its connections; calls that are under way fail."""
+        await self._pool.close()
+
+    async def invoke(self, call: Call, address: str) -> Any:
+        """Make a call and return its result; cancelled, it closes its connection.
+
+        :raises ServiceCommunicationError: it got no answer.
+        :raises RemoteServiceError: the method failed; of what the interface declares, that itself.
+        """
+        where_to, head, _ = self._head(call, address)
+        if call.spec.streams and _stream_of(call) is not None:
+            async with self._exchanging(call, address) as exchange:
+                answer = await exchange.head()
+                return self._result(call, address, answer, await _all(exchange, self._limit))
+        try:
+            answer = await self._pool.request(where_to, _with(head, call), self._body(call, call.args))
+        except HttpFailure as exc:
+            raise self._failure(call, address, exc) from exc
+        return self._result(call, address, answer, answer.body)
+
+    async def stream(self, call: Call, address: str) -> AsyncGenerator[Any, None]:
+        """Yield what a method yields; closed, it closes its connection. Errors as for :meth:`invoke`."""
+        async with self._exchanging(call, address) as exchange:
+            answer = await exchange.head()
+            if answer.content_type != self._encoding.stream:
+                self._result(call, address, answer, await _all(exchange, self._limit))
+                raise self._strange(call, address, answer)
+            decode = self._encoding.exact if call.spec.exact else self._encoding.decode
+            records = Records(self._encoding, self._limit)
+            read = call.spec.read_result
+            try:
+                async for item in items_of(exchange.part, records, decode):
+                    yield read(item)
+            except StreamFailed as exc:
+                raise raised(exc.error, call.spec) from None
+            except StreamCut:
+                raise HttpFailure("the stream ended without its end", handed_over=True) from None
+            await exchange.part()
+
+    @contextlib.asynccontextmanager
+    async def _exchanging(self, call: Call, address: str) -> AsyncGenerator[Exchange, None]:
+        """Begin a call of which the arguments or the results are a stream."""
+        where_to, head, streaming = self._head(call, address)
+        number = _stream_of(call)
+        sending: asyncio.Task[None] | None = None
+        try:
+            if number is None:
+                exchange = self._pool.exchange(where_to, _with(head, call), self._body(call, call.args))
+            else:
+                exchange = self._pool.exchange(where_to, _with(streaming, call))
+            async with exchange:
+                if number is not None:
+                    sending = asyncio.create_task(self._send(exchange, call, number))
+                try:
+                    yield exchange
+                finally:
+                    if sending is not None:
+                        sending.cancel()
+                        await asyncio.wait([sending])
+        except HttpFailure as exc:
+            raise self._failure(call, address, exc) from exc
+
+    async def _send(self, exchange: Exchange, call: Call, number: int) -> None:
+        """Send a call, and the items of its stream, as fast as they are taken."""
+        encoding, args, kwargs = self._encoding, list(call.args), dict(call.kwargs)
+        name = call.spec.parameters[number].name
+        items = kwargs[name] if name in kwargs else args[number]
+        if name in kwargs:
+            kwargs[name] = None
+        else:
+            args[number] = None
+        with contextlib.suppress(HttpFailure):  # who awaits the answer is told
+            await exchange.send(encoding.record(_message(call, args, kwargs)))
+            async with contextlib.aclosing(records_of(aiter(items), encoding, _error_of)) as records:
+                async for record in records:
+                    await exchange.send(record)
+            await exchange.end()
+
+    def _head(self, call: Call, address: str) -> tuple[HttpAddress, bytes, bytes]:
+        """Return what an address stands for, and the first lines of requests to it: of calls, of streams."""
+        found = self._heads.get(address)
+        if found is None:
+            try:
+                where_to = address_of(address)
+            except ValueError as exc:
+                said = f"{where(call, self._channel, address)}: {exc}"
+                raise ServiceCommunicationError(said, handed_over=False) from None
+            first = f"POST {where_to.path}/invoke HTTP/1.1\r\nhost: {where_to.authority}\r\ncontent-type: "
+            accept = f"\r\naccept: {self._encoding.type}, {self._encoding.stream}\r\n"
+            kinds = [
+                (first + kind + accept).encode() for kind in (self._encoding.type, self._encoding.stream)
+            ]
+            found = self._heads[address] = (where_to, kinds[0], kinds[1])
+        return found
+
+    def _body(self, call: Call, args: list[Any]) -> bytes:
+        return self._encoding.encode(_message(call, args, call.kwargs))
+
+    def _result(self, call: Call, address: str, answer: Answer, body: bytes) -> Any:
+        """Return the result that an answer holds.
+
+        :raises RemoteServiceError: the method failed.
+        :raises ServiceError: the request was refused, or it was not a service that answered.
+        """
+        encoding, spec = self._encoding, call.spec
+        content_type = answer.headers.get("content-type", "")
+        found: Any = None
+        if encoding.reads(content_type):
+            try:
+                found = (encoding.exact if spec.exact else encoding.decode)(body)
+            except PayloadError as exc:
+                said = f"{where(call, self._channel, address)}: its answer cannot be read: {exc}"
+                raise ServiceCommunicationError(said, handed_over=True) from exc
+        if answer.status != 200:
+            error = found.get("error") if isinstance(found, dict) else None
+            raise refused(
+                call, self._channel, address, answer.status, error if isinstance(error, dict) else {}
+            )
+        if not isinstance(found, dict) or "result" not in found:
+            raise self._strange(call, address, answer)
+        if found.get("exception") is not None:
+            error = found.get("error")
+            raise raised(error if isinstance(error, dict) else _foreign(found["exception"]), spec)
+        try:
+            return spec.read_result(found["result"])
+        except PayloadError as exc:
+            said = f"{where(call, self._channel, address)}: its result does not fit the interface: {exc}"
+            raise ServiceCommunicationError(said, handed_over=True) from exc
+
+    def _strange(self, call: Call, address: str, answer: Answer) -> ServiceCommunicationError:
+        kind = one_line(answer.headers.get("content-type", "no content type"), 100)
+        return ServiceCommunicationError(
+            f"{where(call, self._channel, address)}: what answers there is no service: it answered "
+            f"{answer.status} with {kind}; is this the address of the component?",
+            handed_over=True,
+        )
+
+    def _failure(self, call: Call, address: str, problem: HttpFailure) -> ServiceCommunicationError:
+        advice = ""
+        if problem.too_large:
+            advice = f"; raise max_answer of the channel {self._channel}, or return less"
+        said = f"{where(call, self._channel, address)}: {problem.reason}{advice}"
+        return ServiceCommunicationError(said, handed_over=problem.handed_over)
+
+
+def _stream_of(call: Call) -> int | None:
+    """Return the position of the argument that is a stream."""
+    for number, parameter in enumerate(call.spec.parameters):
+        if parameter.item is not None:
+            return number if number < len(call.args) or parameter.name in call.kwargs else None
+    return None
+
+
+def _message(call: Call, args: list[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    message: dict[str, Any] = {"method": call.name, "args": args}
+    if kwargs:
+        message["kwargs"] = kwargs
+    return message
+
+
+def _with(head: bytes, call: Call) -> bytes:
+    """Return the head of a request, with the headers of a call."""
+    lines = b"" if not call.headers else header_lines(call.headers)[0]
+    return b"%s%s: %.3f\r\n%s" % (head, _DEADLINE, time.time() + call.seconds, lines)
+
+
+_DEADLINE = DEADLINE.encode()
+
+
+def _foreign(text: Any) -> dict[str, Any]:
+    """Return the error of a service that is not of evbus: it has a text and nothing else."""
+    return {"type": "Exception", "reason": text if isinstance(text, str) else repr(text)}
+
+
+def _error_of(problem: Exception) -> dict[str, Any]:
+    """Return as it travels why a stream of arguments ended."""
+    return {"type": type(problem).__name__, "reason": text_of(problem)}
+
+
+async def _all(exchange: Exchange, limit: int) -> bytes:
+    """Return the whole body of an answer."""
+    parts, size = [], 0
+    while part := await exchange.part():
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise HttpFailure(f"its answer is larger than {limit} bytes", handed_over=True, too_large=True)
+    return b"".join(parts)

@@ -1,0 +1,316 @@
+"""The HTTP server: uvicorn's protocol in the running loop, with limits of its own, and an end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import socket
+import time
+from email.utils import formatdate
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from evbus.engine.web.app import WebApp
+from evbus.engine.wire.http.pool import IDLE
+from evbus.errors import ConfigError, ServiceError
+
+__all__ = ["Server", "is_loopback"]
+
+log = logging.getLogger("evbus.service")
+
+#: Seconds that a connection is kept without a request, and those that a client has for the head of one.
+KEPT, HEAD = 75, 10.0
+#: Seconds within which a client has to take what waits for it.
+TAKEN = 30.0
+#: The most bytes of a head, and of a body that nobody reads any more.
+MAX_HEAD, MAX_UNREAD = 32 * 1024, 8 * 1024 * 1024
+
+
+class Server:
+    """An HTTP server on one socket; :meth:`start` makes one.
+
+    :ivar host: what it listens on, and ``port``, which is known also where 0 was asked for.
+    :ivar stopping: it takes no new connections; who asks whether it is ready is told no.
+    """
+
+    def __init__(self, app: WebApp, sock: socket.socket) -> None:
+        self.stopping = False
+        self.host, self.port = sock.getsockname()[:2]
+        self.state = ServerState()
+        self.config = Config(
+            app,
+            http=HttpProtocol,
+            ws="none",
+            log_config=None,
+            proxy_headers=False,
+            timeout_keep_alive=KEPT,
+        )
+        self._app = app
+        self._socket = sock
+        self._server: asyncio.Server | None = None
+        self._mounted = contextlib.AsyncExitStack()
+        self._second = 0
+        self._empty = asyncio.Event()
+
+    def __repr__(self) -> str:
+        state = "stopping" if self.stopping else "listening"
+        return f"<Server {self.url} {state}, {len(self.state.connections)} connections>"
+
+    @property
+    def url(self) -> str:
+        """Where it is reached from this machine."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @classmethod
+    async def start(cls, app: WebApp, host: str, port: int, *, authenticated: bool = False) -> Server:
+        """Listen, and answer from now on.
+
+        :param port: 0 for any that is free.
+        :param authenticated: every request is asked who sends it.
+        :raises ConfigError: others could reach it, and nobody is asked; or there is no such host.
+        :raises ServiceError: the port is not free.
+        """
+        if not authenticated and not is_loopback(host):
+            raise ConfigError(
+                f"the server would listen on {host}, where other machines reach it, and nothing here asks "
+                "who calls: let it listen on 127.0.0.1, behind a proxy that asks"
+            )
+        server = cls(app, _bound(host, port))
+        try:
+            await server._begin()
+        except BaseException:
+            server._socket.close()
+            await server._mounted.aclose()
+            raise
+        return server
+
+    async def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.config.load()
+        await self._mounted.enter_async_context(self._app.lifespan())
+        self._server = await loop.create_server(lambda: HttpProtocol(self, loop), sock=self._socket)
+
+    async def stop(self, patience: float) -> None:
+        """Take no new connections, let requests end, and close.
+
+        What still runs after ``patience`` seconds is cancelled.
+        A connection that is kept is closed after its next answer, or when its client uses it no more: one
+        that is closed at once may have a request on its way already, and nobody knew what came of it.
+        """
+        self.stopping = True
+        if self._server is None:
+            return
+        self._server.close()
+        for connection in list(self.state.connections):
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._ended()
+        tasks = list(self.state.tasks)
+        if tasks:
+            log.warning("%d requests have not ended within %g s, and are cancelled", len(tasks), patience)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=1.0)
+        for connection in list(self.state.connections):
+            connection.transport.abort()
+        await self._ended()
+        await self._server.wait_closed()
+        self._server = None
+        await self._mounted.aclose()
+
+    async def _ended(self) -> None:
+        """Wait until there is no connection and no request."""
+        while self.state.connections:
+            self._empty.clear()
+            await self._empty.wait()
+        if self.state.tasks:
+            await asyncio.wait(self.state.tasks)
+
+    # Told by connections.
+
+    def left(self) -> None:
+        """Take note that a connection is closed."""
+        if not self.state.connections:
+            self._empty.set()
+
+    def tell_time(self) -> None:
+        """Have answers say when they were made (RFC 9110, section 6.6.1)."""
+        now = int(time.time())
+        if now != self._second:
+            self._second = now
+            self.state.default_headers = [(b"date", formatdate(now, usegmt=True).encode())]
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """A connection of uvicorn, with limits on heads, on slow clients and on what nobody reads."""
+
+    def __init__(self, owner: Server, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(owner.config, owner.state, {}, loop)
+        self.access_log = False
+        self._owner = owner
+        self._heading = False
+        self._head = 0
+        self._unread = 0
+        self._status = 400
+        self._used = loop.time()
+        self._closing: asyncio.TimerHandle | None = None
+        self._slow: asyncio.TimerHandle | None = None
+        self._ending: asyncio.TimerHandle | None = None
+        self._begun = False
+
+    def connection_made(self, transport: Any) -> None:
+        """Take the connection; a client that says nothing is not waited for."""
+        super().connection_made(transport)
+        self._await_head()
+        if self._owner.stopping:
+            self.shutdown()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        for timer in (self._closing, self._slow, self._ending):
+            if timer is not None:
+                timer.cancel()
+        self._owner.left()
+
+    def data_received(self, data: bytes) -> None:
+        """Read what the client says."""
+        self._head += len(data)
+        super().data_received(data)
+        if not self._heading:
+            return
+        if self._head > MAX_HEAD:
+            self._status = 431
+            self.send_400_response("the head of the request is too large")
+        elif self._closing is None:
+            self._await_head()
+
+    def _await_head(self) -> None:
+        self._heading = True
+        self._closing = self.loop.call_later(HEAD, self.transport.abort)
+
+    def on_message_begin(self) -> None:
+        """Begin with a request."""
+        super().on_message_begin()
+        self._heading = True
+        self._unread = 0
+
+    def on_headers_complete(self) -> None:
+        """Answer a request whose head is there.
+
+        :raises ValueError: the head is too large.
+        """
+        self._heading = False
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+        if self._head > MAX_HEAD and _size_of(self.headers, self.url) > MAX_HEAD:
+            self._status = 431
+            raise ValueError
+        self._head = 0
+        self._owner.tell_time()
+        super().on_headers_complete()
+        self._begun = True
+        if self._owner.stopping:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body; one that nobody reads any more ends somewhere."""
+        self._head = 0
+        super().on_body(body)
+        if self.cycle.response_complete:
+            self._unread += len(body)
+            if self._unread > MAX_UNREAD:
+                self.transport.abort()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        self._used = self.loop.time()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that this is no request, and close."""
+        if self.transport.is_closing():
+            return
+        said = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: "
+        text = "the head of the request is too large" if self._status == 431 else msg
+        self.transport.write(
+            b"%s%s%d\r\n\r\n%s" % (STATUS_LINE[self._status], said, len(text), text.encode())
+        )
+        self.transport.close()
+
+    def shutdown(self) -> None:
+        """Close it after its answer, or when its client uses it no more."""
+        if self._answering:
+            self.cycle.keep_alive = False
+        else:
+            left = self._used + IDLE - self.loop.time()
+            self._ending = self.loop.call_later(max(0.0, left), self._close_unused)
+
+    @property
+    def _answering(self) -> bool:
+        return self._begun and not self.cycle.response_complete
+
+    def _close_unused(self) -> None:
+        if not self._answering:
+            self.transport.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close it: no request came for long."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # its client takes nothing, either
+        else:
+            super().timeout_keep_alive_handler()
+
+    def pause_writing(self) -> None:
+        """Let who answers wait for the client, for a while."""
+        super().pause_writing()
+        if self._slow is None:
+            self._slow = self.loop.call_later(TAKEN, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Let who answers go on."""
+        super().resume_writing()
+        if self._slow is not None:
+            self._slow.cancel()
+            self._slow = None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches what listens on this host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Named as one of TCP: else asyncio leaves Nagle's algorithm on, and half of an answer waits for 40 ms.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(2048)
+        sock.setblocking(False)
+    except (OSError, OverflowError, UnicodeError) as exc:
+        sock.close()
+        if isinstance(exc, socket.gaierror | UnicodeError):
+            raise ConfigError(f"the server cannot listen on {host!r}: there is no such host") from None
+        why = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+        raise ServiceError(
+            f"the server cannot listen on {host}:{port}: {why}; choose another port, or 0 for any that is "
+            "free"
+        ) from None
+    return sock
+
+
+def _size_of(headers: list[tuple[bytes, bytes]], url: bytes) -> int:
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
