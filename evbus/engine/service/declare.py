@@ -125,7 +125,6 @@ class ServiceSpec:
         self.options = options
         self._names = names
         self._methods: dict[str, MethodSpec] | None = None
-        self._routes: dict[str, Route] | None = None
 
     def __repr__(self) -> str:
         return f"<ServiceSpec {self.name} {self.cls.__module__}.{self.cls.__qualname__}>"
@@ -153,19 +152,17 @@ class ServiceSpec:
 
         :raises ServiceSignatureError: one cannot be; says why.
         """
-        if self._routes is None:
-            self._routes = read_routes(self.methods, *getattr(self.cls, _REST, ("", {})))
-        return self._routes
+        return {name: method.route for name, method in self.methods.items() if method.route is not None}
 
     def check(self) -> None:
         """Read the methods, as far as the names in their annotations are there already."""
         # A class further down in the module is looked at again when it is used.
         with contextlib.suppress(NameError):
             self._methods = self._read()
-            self._routes = None
-            self.routes  # noqa: B018 - it is read
 
     def _read(self) -> dict[str, MethodSpec]:
+        prefix, errors = getattr(self.cls, _REST, ("", {}))
+        options = self.options._replace(raises=tuple(dict.fromkeys([*self.options.raises, *errors])))
         found: dict[str, MethodSpec] = {}
         for owner in reversed(self.cls.__mro__):
             if not issubclass(owner, Service) or owner in (Service, Component, AbstractComponent):
@@ -174,12 +171,14 @@ class ServiceSpec:
                 if name.startswith("_"):
                     continue
                 if inspect.isfunction(function):
-                    found[name] = read_method(self.cls.__name__, name, function, self._names, self.options)
+                    found[name] = read_method(self.cls.__name__, name, function, self._names, options)
                 elif isinstance(function, (classmethod, staticmethod, property)):
                     raise ServiceSignatureError(
                         f"{self.cls.__name__}.{name} is a {type(function).__name__}; an interface has "
                         "methods, whose first parameter is self"
                     )
+        for name, route in read_routes(found, prefix, errors).items():
+            found[name] = found[name]._replace(route=route)
         return found
 
 
@@ -259,7 +258,8 @@ def rest(
     """Say of an interface where the paths of its methods begin; above or below :func:`service`.
 
     :param prefix: what stands before each path, ``/api``.
-    :param errors: the status that stands for an exception of its methods, from 400 to 599, by its class.
+    :param errors: the status that stands for an exception of its methods, from 400 to 599, by its class;
+        callers elsewhere get them as what they are, as those of ``raises`` of :func:`service`.
     :raises ServiceSignatureError: this is no prefix, no such table, or what has a path cannot have it.
     """
     _refuse_class(prefix, "rest")

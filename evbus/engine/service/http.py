@@ -67,14 +67,15 @@ class HttpCaller:
     """Makes calls by ``POST /invoke``.
 
     :param channel: its name, for errors.
+    :ivar pool: its connections.
     :raises ProfileError: a file of ``tls`` is not usable.
     """
 
     def __init__(self, channel: str, encoding: Encoding, settings: HttpSettings) -> None:
-        self._channel = channel
+        self.channel = channel
         self._encoding = encoding
         self._limit = settings.max_answer
-        self._pool = HttpPool(
+        self.pool = HttpPool(
             connections=settings.connections,
             connect_timeout=settings.connect_timeout,
             max_answer=settings.max_answer,
@@ -83,11 +84,11 @@ class HttpCaller:
         self._heads: dict[str, tuple[HttpAddress, bytes, bytes]] = {}
 
     def __repr__(self) -> str:
-        return f"<HttpCaller {self._channel} {self._pool!r}>"
+        return f"<HttpCaller {self.channel} {self.pool!r}>"
 
     async def close(self) -> None:
         """Close its connections; calls that are under way fail."""
-        await self._pool.close()
+        await self.pool.close()
 
     async def invoke(self, call: Call, address: str) -> Any:
         """Make a call and return its result; cancelled, it closes its connection.
@@ -101,9 +102,9 @@ class HttpCaller:
                 answer = await exchange.head()
                 return self._result(call, address, answer, await _all(exchange, self._limit))
         try:
-            answer = await self._pool.request(where_to, _with(head, call), self._body(call, call.args))
+            answer = await self.pool.request(where_to, _with(head, call), self._body(call, call.args))
         except HttpFailure as exc:
-            raise self._failure(call, address, exc) from exc
+            raise self.failure(call, address, exc) from exc
         return self._result(call, address, answer, answer.body)
 
     async def stream(self, call: Call, address: str) -> AsyncGenerator[Any, None]:
@@ -112,7 +113,7 @@ class HttpCaller:
             answer = await exchange.head()
             if answer.content_type != self._encoding.stream:
                 self._result(call, address, answer, await _all(exchange, self._limit))
-                raise self._strange(call, address, answer)
+                raise self.strange(call, address, answer)
             decode = self._encoding.exact if call.spec.exact else self._encoding.decode
             records = Records(self._encoding, self._limit)
             read = call.spec.read_result
@@ -133,9 +134,9 @@ class HttpCaller:
         sending: asyncio.Task[None] | None = None
         try:
             if number is None:
-                exchange = self._pool.exchange(where_to, _with(head, call), self._body(call, call.args))
+                exchange = self.pool.exchange(where_to, _with(head, call), self._body(call, call.args))
             else:
-                exchange = self._pool.exchange(where_to, _with(streaming, call))
+                exchange = self.pool.exchange(where_to, _with(streaming, call))
             async with exchange:
                 if number is not None:
                     sending = asyncio.create_task(self._send(exchange, call, number))
@@ -146,7 +147,7 @@ class HttpCaller:
                         sending.cancel()
                         await asyncio.wait([sending])
         except HttpFailure as exc:
-            raise self._failure(call, address, exc) from exc
+            raise self.failure(call, address, exc) from exc
 
     async def _send(self, exchange: Exchange, call: Call, number: int) -> None:
         """Send a call, and the items of its stream, as fast as they are taken."""
@@ -164,15 +165,22 @@ class HttpCaller:
                     await exchange.send(record)
             await exchange.end()
 
+    def address(self, call: Call, address: str) -> HttpAddress:
+        """Return what an address stands for.
+
+        :raises ServiceCommunicationError: it is none.
+        """
+        try:
+            return address_of(address)
+        except ValueError as exc:
+            said = f"{where(call, self.channel, address)}: {exc}"
+            raise ServiceCommunicationError(said, handed_over=False) from None
+
     def _head(self, call: Call, address: str) -> tuple[HttpAddress, bytes, bytes]:
         """Return what an address stands for, and the first lines of requests to it: of calls, of streams."""
         found = self._heads.get(address)
         if found is None:
-            try:
-                where_to = address_of(address)
-            except ValueError as exc:
-                said = f"{where(call, self._channel, address)}: {exc}"
-                raise ServiceCommunicationError(said, handed_over=False) from None
+            where_to = self.address(call, address)
             first = f"POST {where_to.path}/invoke HTTP/1.1\r\nhost: {where_to.authority}\r\ncontent-type: "
             accept = f"\r\naccept: {self._encoding.type}, {self._encoding.stream}\r\n"
             kinds = [
@@ -197,37 +205,46 @@ class HttpCaller:
             try:
                 found = (encoding.exact if spec.exact else encoding.decode)(body)
             except PayloadError as exc:
-                said = f"{where(call, self._channel, address)}: its answer cannot be read: {exc}"
+                said = f"{where(call, self.channel, address)}: its answer cannot be read: {exc}"
                 raise ServiceCommunicationError(said, handed_over=True) from exc
         if answer.status != 200:
             error = found.get("error") if isinstance(found, dict) else None
             raise refused(
-                call, self._channel, address, answer.status, error if isinstance(error, dict) else {}
+                call, self.channel, address, answer.status, error if isinstance(error, dict) else {}
             )
         if not isinstance(found, dict) or "result" not in found:
-            raise self._strange(call, address, answer)
+            raise self.strange(call, address, answer)
         if found.get("exception") is not None:
             error = found.get("error")
             raise raised(error if isinstance(error, dict) else _foreign(found["exception"]), spec)
+        return self.read(call, address, found["result"])
+
+    def read(self, call: Call, address: str, plain: Any) -> Any:
+        """Return a result of plain values.
+
+        :raises ServiceCommunicationError: it does not fit.
+        """
         try:
-            return spec.read_result(found["result"])
+            return call.spec.read_result(plain)
         except PayloadError as exc:
-            said = f"{where(call, self._channel, address)}: its result does not fit the interface: {exc}"
+            said = f"{where(call, self.channel, address)}: its result does not fit the interface: {exc}"
             raise ServiceCommunicationError(said, handed_over=True) from exc
 
-    def _strange(self, call: Call, address: str, answer: Answer) -> ServiceCommunicationError:
+    def strange(self, call: Call, address: str, answer: Answer) -> ServiceCommunicationError:
+        """Return what to raise for an answer that is none to a call."""
         kind = one_line(answer.headers.get("content-type", "no content type"), 100)
         return ServiceCommunicationError(
-            f"{where(call, self._channel, address)}: what answers there is no service: it answered "
+            f"{where(call, self.channel, address)}: what answers there is no service: it answered "
             f"{answer.status} with {kind}; is this the address of the component?",
             handed_over=True,
         )
 
-    def _failure(self, call: Call, address: str, problem: HttpFailure) -> ServiceCommunicationError:
+    def failure(self, call: Call, address: str, problem: HttpFailure) -> ServiceCommunicationError:
+        """Return what to raise for a call that got no answer."""
         advice = ""
         if problem.too_large:
-            advice = f"; raise max_answer of the channel {self._channel}, or return less"
-        said = f"{where(call, self._channel, address)}: {problem.reason}{advice}"
+            advice = f"; raise max_answer of the channel {self.channel}, or return less"
+        said = f"{where(call, self.channel, address)}: {problem.reason}{advice}"
         return ServiceCommunicationError(said, handed_over=problem.handed_over)
 
 

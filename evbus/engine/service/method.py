@@ -83,6 +83,7 @@ class MethodSpec(NamedTuple):
     :ivar asynchronous: it is awaited, or iterated with ``async for``.
     :ivar exact: numbers are to know how they were written, as one of its types has a Decimal.
     :ivar read_result: makes a result, or an item of the stream, of plain values.
+    :ivar route: how it is called by REST, an :class:`evbus.engine.service.route.Route`; None for not at all.
     """
 
     name: str
@@ -98,6 +99,7 @@ class MethodSpec(NamedTuple):
     exact: bool
     options: CallOptions
     read_result: Callable[[Any], Any]
+    route: Any = None
 
     @property
     def streams(self) -> bool:

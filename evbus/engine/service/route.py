@@ -108,6 +108,7 @@ class Route:
     :ivar errors: the status that stands for an exception, by its class.
     :ivar pattern: matches the path of a request as :func:`canonical` has it.
     :ivar literal: the path, if nothing of it is a parameter, else ``""``.
+    :ivar has_headers: one of the arguments is a header.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class Route:
         self.body = next((one for one in self.arguments if one.place == "body"), None)
         self.pattern = re.compile("([^/]+)".join(map(re.escape, self._literals)))
         self.literal = "" if self._in_path else self._literals[0]
+        self.has_headers = any(one.place == "header" for one in self.arguments)
         self._positional = [one.name for one in method.parameters if one.kind is not Parameter.KEYWORD_ONLY]
 
     def __repr__(self) -> str:
@@ -137,6 +139,12 @@ class Route:
     def shape(self) -> tuple[str, str]:
         """What two routes must not have in common."""
         return self.verb, "{}".join(self._literals)
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sorts routes of which several fit: text before parameters, in every part of the path."""
+        parts = PIECE.sub("{", self.path).split("/")
+        return tuple((part == "{", "{" in part, -len(part)) for part in parts)
 
     def request(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RestRequest:
         """Return a call as a request.

@@ -9,7 +9,10 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 
-from evbus.engine.web.dispatch import Dispatch, Receive, Send
+from evbus.engine.service.encoding import JSON
+from evbus.engine.web.dispatch import Dispatch
+from evbus.engine.web.request import Receive, Send, respond
+from evbus.engine.web.rest import Rest
 
 __all__ = ["WebApp"]
 
@@ -17,16 +20,19 @@ INVOKE = "/invoke"
 
 
 class WebApp:
-    """An ASGI application: ``POST /invoke``, and what is added.
+    """An ASGI application: ``POST /invoke``, methods that have a path, and what is added.
 
     Others can mount it (``app.mount("/services", web_app)`` of Starlette and FastAPI), and it can mount them.
 
     :param dispatch: answers calls.
+    :param rest: answers those of methods that have a path, None for no such calls.
     """
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatch, rest: Rest | None = None) -> None:
         self._dispatch = dispatch
+        self._rest = rest
         self._starlette = Starlette()
+        self._starlette.router.default = _nothing
         self._mounted: list[Any] = []
 
     def __repr__(self) -> str:
@@ -54,10 +60,22 @@ class WebApp:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer a request."""
         # Calls go past Starlette's routes, which take as long as many a method.
-        if scope["type"] == "http" and _path(scope) == INVOKE:
-            await self._dispatch(scope, receive, send)
-        else:
-            await self._starlette(scope, receive, send)
+        if scope["type"] == "http":
+            if _path(scope) == INVOKE:
+                await self._dispatch(scope, receive, send)
+                return
+            rest = self._rest
+            found = None if rest is None else rest.find(scope)
+            if rest is not None and found is not None:
+                await rest.answer(found, scope, receive, send)
+                return
+        await self._starlette(scope, receive, send)
+
+
+async def _nothing(scope: Any, receive: Receive, send: Send) -> None:
+    """Say that nothing is there."""
+    error = {"type": "NotFound", "reason": "there is nothing at this path"}
+    await respond(send, 404, JSON.type, JSON.encode({"error": error}))
 
 
 def _path(scope: Any) -> str:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from evbus.engine.call.forward import DEADLINE
 from evbus.engine.codec.wrapped import essence
-from evbus.engine.kit.redact import one_line
-from evbus.engine.kit.waiting import rest
 from evbus.engine.service.encoding import (
     JSON,
     Encoding,
@@ -25,85 +21,47 @@ from evbus.engine.service.encoding import (
 from evbus.engine.service.failures import MethodFailed, raised, refusal, status_of
 from evbus.engine.service.hosted import Hosted, HostedMethod
 from evbus.engine.service.method import MethodSpec
-from evbus.engine.wire.http.webhook import NEVER_FORWARDED
+from evbus.engine.web.request import (
+    PATIENCE,
+    Gone,
+    Load,
+    Receive,
+    RefusedRequest,
+    RequestHead,
+    Send,
+    begin,
+    body_of,
+    respond,
+    unless_gone,
+    unsupported,
+)
 from evbus.errors import EvbusError, PayloadError, ServiceError, ServiceTimeout
 
 __all__ = ["Dispatch"]
 
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-
 log = logging.getLogger("evbus.service")
 
-#: Seconds for a call to come in as a whole; of one with a stream, for what comes before the stream.
-PATIENCE = 30.0
-#: Headers that are HTTP's own, and no call's. Who calls is for those to ask who look at the request.
-_NOT_A_CALLS = frozenset(
-    name.encode() for name in NEVER_FORWARDED | {"accept", "content-type", "user-agent", "origin", "referer"}
-)
 _A_CALL = 'a call is {"method": "component:service:method", "args": [...]}'
 
 
-class _RefusedRequest(Exception):
-    """A request that is no call, or not now.
-
-    :ivar status: of HTTP.
-    :ivar error: says why, as it travels.
-    """
-
-    def __init__(self, status: int, kind: str, reason: str, *headers: tuple[bytes, bytes]) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.error = {"type": kind, "reason": reason}
-        self.headers = headers
-
-
-class _Gone(Exception):
-    """Nobody waits for the answer any more."""
-
-
-class _CallHead:
-    """What is known of a request before its body: its encoding, headers, and how long there is.
+class _CallHead(RequestHead):
+    """A request whose body is a call in one of some encodings.
 
     :ivar streamed: its body is a stream.
-    :ivar length: bytes of its body, 0 if that is not said.
     """
 
-    __slots__ = ("encoding", "headers", "length", "seconds", "streamed")
+    __slots__ = ("encoding", "streamed")
 
     def __init__(self, scope: Any, encodings: Iterable[Encoding]) -> None:
-        content_type, self.length, self.seconds = "", 0, None
-        self.headers: dict[str, str] = {}
-        for raw, value in scope["headers"]:
-            if raw not in _NOT_A_CALLS:
-                self._take(raw.decode("latin-1"), value)
-            elif raw == b"content-type":
-                content_type = value.decode("latin-1")
-            elif raw == b"content-length":
-                self.length = int(value)  # digits, as the server has looked at it
+        super().__init__(scope)
+        content_type = self.content_type
         for encoding in encodings:
             self.encoding = encoding
             self.streamed = essence(content_type) == encoding.stream
             if self.streamed or encoding.reads(content_type):
                 break
         else:
-            known = ", ".join(one.type for one in encodings)
-            said = (
-                f"the content type is {one_line(content_type, 100)!r}"
-                if content_type
-                else "there is no content type"
-            )
-            raise _RefusedRequest(415, "UnsupportedMediaType", f"{said}; a call is sent as {known}")
-        deadline = self.headers.get(DEADLINE)
-        if deadline is not None:
-            self.seconds = _left(deadline)
-
-    seconds: float | None
-
-    def _take(self, name: str, value: bytes) -> None:
-        text = value.decode("utf-8", "replace")
-        before = self.headers.get(name)
-        self.headers[name] = text if before is None else f"{before}, {text}"
+            raise unsupported(content_type, [one.type for one in encodings])
 
 
 class Dispatch:
@@ -113,39 +71,34 @@ class Dispatch:
     :param encodings: what is read and written.
     :param max_body: the most bytes of a call, or of a record of a stream.
     :param concurrency: the most calls at once; a further one is refused with 503.
-    :ivar calls: that are under way.
+    :ivar load: how many calls are under way.
     """
 
     def __init__(
         self, hosted: Hosted, encodings: Sequence[Encoding], *, max_body: int, concurrency: int
     ) -> None:
-        self.calls = 0
+        self.load = Load(concurrency)
         self._hosted = hosted
         self._encodings = tuple(encodings)
         self._max_body = max_body
-        self._concurrency = concurrency
 
     def __repr__(self) -> str:
-        return f"<Dispatch {', '.join(one.type for one in self._encodings)}, {self.calls} calls>"
+        return f"<Dispatch {', '.join(one.type for one in self._encodings)}, {self.load.calls} calls>"
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        self.calls += 1
+        self.load.calls += 1
         encoding = JSON
         try:
             if scope["method"] != "POST":
-                raise _RefusedRequest(
-                    405, "MethodNotAllowed", "calls are sent with POST", (b"allow", b"POST")
-                )
+                raise RefusedRequest(405, "MethodNotAllowed", "calls are sent with POST", (b"allow", b"POST"))
             request = _CallHead(scope, self._encodings)
             encoding = request.encoding
-            if self.calls > self._concurrency:
-                said = f"{self._concurrency} calls are under way here already; try again later"
-                raise _RefusedRequest(503, "Unavailable", said, (b"retry-after", b"1"))
+            self.load.check()
             await self._answer(request, receive, send)
-        except _Gone:
+        except Gone:
             return
-        except _RefusedRequest as exc:
+        except RefusedRequest as exc:
             await _send(send, exc.status, encoding, {"error": exc.error}, *exc.headers)
         except asyncio.CancelledError:
             error = {"type": "ServiceError", "reason": "the server stopped before the method had ended"}
@@ -155,13 +108,13 @@ class Dispatch:
                 log.exception("a call could not be answered")
             await _send(send, status_of(exc), encoding, {"error": refusal(exc)})
         finally:
-            self.calls -= 1
+            self.load.calls -= 1
 
     async def _answer(self, request: _CallHead, receive: Receive, send: Send) -> None:
         if request.streamed:
             await self._uploaded(request, receive, send)
             return
-        body = await self._body(request, receive)
+        body = await body_of(request, receive, self._max_body)
         encoding = request.encoding
         name, args, kwargs = _call_of(encoding.decode(body))
         method = self._hosted.find(name)
@@ -170,11 +123,11 @@ class Dispatch:
             _, args, kwargs = _call_of(encoding.exact(body))
         if _stream_of(spec) is not None:
             said = f"{spec.title} takes a stream: the content type of such a call is {encoding.stream}"
-            raise _RefusedRequest(415, "UnsupportedMediaType", said)
+            raise RefusedRequest(415, "UnsupportedMediaType", said)
         if spec.item is None:
-            await _unless_gone(receive, self._called(method, args, kwargs, request, send))
+            await unless_gone(receive, self._called(method, args, kwargs, request, send))
         else:
-            await _unless_gone(receive, self._streamed(method, args, kwargs, request, send))
+            await unless_gone(receive, self._streamed(method, args, kwargs, request, send))
 
     async def _called(
         self, method: HostedMethod, args: list[Any], kwargs: dict[str, Any], request: _CallHead, send: Send
@@ -191,7 +144,7 @@ class Dispatch:
                 raise MethodFailed(exc, method.spec) from exc
         except MethodFailed as exc:
             body = encoding.encode(_failed(exc.error))
-        await _respond(send, 200, encoding.type, body)
+        await respond(send, 200, encoding.type, body)
 
     async def _streamed(
         self, method: HostedMethod, args: list[Any], kwargs: dict[str, Any], request: _CallHead, send: Send
@@ -218,7 +171,7 @@ class Dispatch:
                 async for record in records:
                     if not begun:
                         begun = True
-                        await _begin(send, 200, encoding.stream)
+                        await begin(send, 200, encoding.stream)
                     await send({"type": "http.response.body", "body": record, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except MethodFailed as exc:
@@ -232,41 +185,6 @@ class Dispatch:
             last = encoding.record({"end": refusal(late)})
             await send({"type": "http.response.body", "body": last})
 
-    # What comes in.
-
-    async def _body(self, request: _CallHead, receive: Receive) -> bytes:
-        """Return the whole body."""
-        if request.length > self._max_body:
-            raise self._too_large()
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    body, message = await self._rest_of(body, receive)
-            except TimeoutError:
-                said = f"the call did not come within {PATIENCE:g} s"
-                raise _RefusedRequest(408, "RequestTimeout", said, (b"connection", b"close")) from None
-        if message["type"] == "http.disconnect":
-            raise _Gone
-        if len(body) > self._max_body:
-            raise self._too_large()
-        return body
-
-    async def _rest_of(self, begin: bytes, receive: Receive) -> tuple[bytes, Any]:
-        parts, size = [begin], len(begin)
-        while True:
-            message = await receive()
-            part = message.get("body", b"")
-            parts.append(part)
-            size += len(part)
-            if not message.get("more_body") or size > self._max_body:
-                return b"".join(parts), message
-
-    def _too_large(self) -> _RefusedRequest:
-        said = f"the call has more than the {self._max_body} bytes that are taken here"
-        return _RefusedRequest(413, "PayloadTooLarge", said)
-
     async def _uploaded(self, request: _CallHead, receive: Receive, send: Send) -> None:
         """Answer a call whose body is a stream: first the call, then the items."""
         encoding, upload = request.encoding, _Upload(receive)
@@ -276,7 +194,7 @@ class Dispatch:
                 first, begin = await upload.first(records)
         except TimeoutError:
             said = f"the call did not come within {PATIENCE:g} s"
-            raise _RefusedRequest(408, "RequestTimeout", said, (b"connection", b"close")) from None
+            raise RefusedRequest(408, "RequestTimeout", said, (b"connection", b"close")) from None
         name, args, kwargs = _call_of(encoding.decode(first))
         method = self._hosted.find(name)
         spec = method.spec
@@ -285,7 +203,7 @@ class Dispatch:
         decode = encoding.exact if spec.exact else encoding.decode
         _put(spec, args, kwargs, _items(upload.part, records, decode, begin, spec))
         answer = self._called if spec.item is None else self._streamed
-        await _unless_gone(upload.gone, answer(method, args, kwargs, request, send))
+        await unless_gone(upload.gone, answer(method, args, kwargs, request, send))
 
 
 class _Upload:
@@ -312,7 +230,7 @@ class _Upload:
             found = records.feed(data)
             for record in found:
                 return record, found
-        raise _RefusedRequest(400, "InvalidPayload", f"the stream has no record; in the first, {_A_CALL}")
+        raise RefusedRequest(400, "InvalidPayload", f"the stream has no record; in the first, {_A_CALL}")
 
     async def gone(self) -> Any:
         """Wait until there is no caller any more. As long as its stream comes, it is there."""
@@ -337,18 +255,6 @@ async def _items(
         raise ServiceError(f"{spec.title}: the stream of its caller ended early") from None
 
 
-def _left(deadline: str) -> float:
-    """Return the seconds that are left until a deadline."""
-    try:
-        left = float(deadline) - time.time()
-    except ValueError:
-        left = float("nan")
-    if not -1e9 < left < 1e9:
-        said = f"the header {DEADLINE} holds seconds since 1970, and not {one_line(repr(deadline), 50)}"
-        raise _RefusedRequest(400, "InvalidHeader", said)
-    return left
-
-
 def _call_of(value: Any) -> tuple[str, list[Any], dict[str, Any]]:
     """Return the name of a method and its arguments."""
     found = value if type(value) is dict else {}
@@ -359,7 +265,7 @@ def _call_of(value: Any) -> tuple[str, list[Any], dict[str, Any]]:
         or type(kwargs) is not dict
         or not all(map(_text, kwargs))
     ):
-        raise _RefusedRequest(400, "InvalidPayload", _A_CALL)
+        raise RefusedRequest(400, "InvalidPayload", _A_CALL)
     return name, args, kwargs
 
 
@@ -380,7 +286,7 @@ def _put(spec: MethodSpec, args: list[Any], kwargs: dict[str, Any], items: Async
     number = _stream_of(spec)
     if number is None:
         said = f"{spec.title} takes no stream: the content type of such a call is that of a single value"
-        raise _RefusedRequest(415, "UnsupportedMediaType", said)
+        raise RefusedRequest(415, "UnsupportedMediaType", said)
     parameter = spec.parameters[number]
     if parameter.kind is parameter.kind.KEYWORD_ONLY or number >= len(args):
         kwargs[parameter.name] = items
@@ -388,52 +294,11 @@ def _put(spec: MethodSpec, args: list[Any], kwargs: dict[str, Any], items: Async
         args[number] = items
 
 
-async def _unless_gone(receive: Receive, coroutine: Coroutine[Any, Any, None]) -> None:
-    """Await a coroutine, and cancel it when who waits for the answer is gone."""
-    # Many methods end at once, and nobody can go meanwhile.
-    try:
-        awaited = coroutine.send(None)
-    except StopIteration:
-        return
-    task = asyncio.current_task()
-    assert task is not None
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
-
-    watcher = asyncio.get_running_loop().create_task(watch())
-    try:
-        await rest(coroutine, awaited)
-    except asyncio.CancelledError:
-        if gone and not task.uncancel():
-            raise _Gone from None
-        raise
-    finally:
-        watcher.cancel()
-
-
 def _failed(error: Mapping[str, Any]) -> dict[str, Any]:
     return {"result": None, "exception": error["reason"] or error["type"], "error": error}
-
-
-async def _begin(send: Send, status: int, content_type: str, *headers: tuple[bytes, bytes]) -> None:
-    all_headers = [(b"content-type", content_type.encode()), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": all_headers})
-
-
-async def _respond(
-    send: Send, status: int, content_type: str, body: bytes, *headers: tuple[bytes, bytes]
-) -> None:
-    await _begin(send, status, content_type, (b"content-length", b"%d" % len(body)), *headers)
-    await send({"type": "http.response.body", "body": body})
 
 
 async def _send(
     send: Send, status: int, encoding: Encoding, value: Any, *headers: tuple[bytes, bytes]
 ) -> None:
-    await _respond(send, status, encoding.type, encoding.encode(value), *headers)
+    await respond(send, status, encoding.type, encoding.encode(value), *headers)

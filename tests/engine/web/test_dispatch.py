@@ -364,7 +364,7 @@ async def test_so_many_calls_run_at_once_and_a_further_one_is_told_to_come_again
             shop.shop.event(shop.shop.gates, name).set()
         await asyncio.gather(*waiting)
         assert await caller.invoke(call_of("hello", "x"), shop.url) == "hello x"
-        assert shop.dispatch.calls == 0
+        assert shop.dispatch.load.calls == 0
 
 
 async def test_a_fault_of_the_server_says_nothing_of_itself(

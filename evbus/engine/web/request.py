@@ -1,0 +1,216 @@
+"""Requests that are calls: what is known of one, its body, and its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
+
+from evbus.engine.call.forward import DEADLINE
+from evbus.engine.kit.redact import one_line
+from evbus.engine.kit.waiting import rest
+from evbus.engine.wire.http.webhook import NEVER_FORWARDED
+
+__all__ = [
+    "PATIENCE",
+    "Gone",
+    "Load",
+    "Receive",
+    "RefusedRequest",
+    "RequestHead",
+    "Send",
+    "begin",
+    "body_of",
+    "respond",
+    "too_large",
+    "unless_gone",
+    "unsupported",
+]
+
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+#: Seconds for a call to come in as a whole; of one with a stream, for what comes before the stream.
+PATIENCE = 30.0
+#: Headers that are HTTP's own, and no call's. Who calls is for those to ask who look at the request.
+_NOT_A_CALLS = frozenset(
+    name.encode() for name in NEVER_FORWARDED | {"accept", "content-type", "user-agent", "origin", "referer"}
+)
+
+
+class RefusedRequest(Exception):
+    """A request that is no call, or not now.
+
+    :ivar status: of HTTP.
+    :ivar error: says why, as it travels.
+    """
+
+    def __init__(self, status: int, kind: str, reason: str, *headers: tuple[bytes, bytes]) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.error = {"type": kind, "reason": reason}
+        self.headers = headers
+
+
+class Gone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Load:
+    """How many calls are under way.
+
+    :param most: calls at once; a further one is refused.
+    """
+
+    __slots__ = ("_most", "calls")
+
+    def __init__(self, most: int) -> None:
+        self.calls = 0
+        self._most = most
+
+    def check(self) -> None:
+        """Refuse a call that is counted already, and is one too many.
+
+        :raises RefusedRequest: it is.
+        """
+        if self.calls > self._most:
+            said = f"{self._most} calls are under way here already; try again later"
+            raise RefusedRequest(503, "Unavailable", said, (b"retry-after", b"1"))
+
+
+class RequestHead:
+    """What is known of a request before its body: its headers, and how long there is for it.
+
+    :ivar headers: of the call, by their names in small letters: without those that are HTTP's own.
+    :ivar content_type: as it came, ``""`` without one.
+    :ivar length: bytes of its body, 0 if that is not said.
+    :ivar seconds: that are left for it, None for any time.
+    """
+
+    __slots__ = ("content_type", "headers", "length", "seconds")
+
+    def __init__(self, scope: Any) -> None:
+        self.content_type, self.length = "", 0
+        self.headers: dict[str, str] = {}
+        self.seconds: float | None = None
+        for raw, value in scope["headers"]:
+            if raw not in _NOT_A_CALLS:
+                self._take(raw.decode("latin-1"), value)
+            elif raw == b"content-type":
+                self.content_type = value.decode("latin-1")
+            elif raw == b"content-length":
+                self.length = int(value)  # digits, as the server has looked at it
+        deadline = self.headers.get(DEADLINE)
+        if deadline is not None:
+            self.seconds = _left(deadline)
+
+    def _take(self, name: str, value: bytes) -> None:
+        text = value.decode("utf-8", "replace")
+        before = self.headers.get(name)
+        self.headers[name] = text if before is None else f"{before}, {text}"
+
+
+async def body_of(request: RequestHead, receive: Receive, limit: int) -> bytes:
+    """Return the whole body of a request.
+
+    :param limit: the most bytes that are taken.
+    :raises RefusedRequest: it has more, or does not come.
+    :raises Gone: the caller went away.
+    """
+    if request.length > limit:
+        raise too_large(limit)
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        try:
+            async with asyncio.timeout(PATIENCE):
+                body, message = await _rest_of(body, receive, limit)
+        except TimeoutError:
+            said = f"the call did not come within {PATIENCE:g} s"
+            raise RefusedRequest(408, "RequestTimeout", said, (b"connection", b"close")) from None
+    if message["type"] == "http.disconnect":
+        raise Gone
+    if len(body) > limit:
+        raise too_large(limit)
+    return body
+
+
+async def _rest_of(begin: bytes, receive: Receive, limit: int) -> tuple[bytes, Any]:
+    parts, size = [begin], len(begin)
+    while True:
+        message = await receive()
+        part = message.get("body", b"")
+        parts.append(part)
+        size += len(part)
+        if not message.get("more_body") or size > limit:
+            return b"".join(parts), message
+
+
+def too_large(limit: int) -> RefusedRequest:
+    """Return the refusal of a body that is too large."""
+    said = f"the call has more than the {limit} bytes that are taken here"
+    return RefusedRequest(413, "PayloadTooLarge", said)
+
+
+async def unless_gone(receive: Receive, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Await a coroutine, and cancel it when who waits for the answer is gone."""
+    # Many methods end at once, and nobody can go meanwhile.
+    try:
+        awaited = coroutine.send(None)
+    except StopIteration:
+        return
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        task.cancel()
+
+    watcher = asyncio.get_running_loop().create_task(watch())
+    try:
+        await rest(coroutine, awaited)
+    except asyncio.CancelledError:
+        if gone and not task.uncancel():
+            raise Gone from None
+        raise
+    finally:
+        watcher.cancel()
+
+
+async def begin(send: Send, status: int, content_type: str, *headers: tuple[bytes, bytes]) -> None:
+    """Begin with an answer."""
+    all_headers = [(b"content-type", content_type.encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": all_headers})
+
+
+async def respond(
+    send: Send, status: int, content_type: str, body: bytes, *headers: tuple[bytes, bytes]
+) -> None:
+    """Answer."""
+    await begin(send, status, content_type, (b"content-length", b"%d" % len(body)), *headers)
+    await send({"type": "http.response.body", "body": body})
+
+
+def _left(deadline: str) -> float:
+    """Return the seconds that are left until a deadline."""
+    try:
+        left = float(deadline) - time.time()
+    except ValueError:
+        left = float("nan")
+    if not -1e9 < left < 1e9:
+        said = f"the header {DEADLINE} holds seconds since 1970, and not {one_line(repr(deadline), 50)}"
+        raise RefusedRequest(400, "InvalidHeader", said)
+    return left
+
+
+def unsupported(content_type: str, known: Iterable[str]) -> RefusedRequest:
+    """Return the refusal of a body of a content type that is not read."""
+    said = (
+        f"the content type is {one_line(content_type, 100)!r}" if content_type else "there is no content type"
+    )
+    return RefusedRequest(415, "UnsupportedMediaType", f"{said}; a call is sent as {', '.join(known)}")
