@@ -8,13 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import msgspec
 
-from evbus.engine.call.forward import DEADLINE
 from evbus.engine.kit.redact import one_line, text_of
 from evbus.engine.kit.units import Bytes, Seconds
 from evbus.engine.service.call import Call, where
@@ -37,7 +35,7 @@ from evbus.engine.wire.http.pool import (
     address_of,
     header_lines,
 )
-from evbus.errors import PayloadError, ServiceCommunicationError
+from evbus.errors import PayloadError, ServiceCommunicationError, ServiceError
 
 __all__ = ["HttpCaller", "HttpSettings"]
 
@@ -120,6 +118,9 @@ class HttpCaller:
             try:
                 async for item in items_of(exchange.part, records, decode):
                     yield read(item)
+            except PayloadError as exc:
+                said = f"{where(call, self.channel, address)}: an item does not fit the interface: {exc}"
+                raise ServiceError(said) from exc
             except StreamFailed as exc:
                 raise raised(exc.error, call.spec) from None
             except StreamCut:
@@ -196,17 +197,14 @@ class HttpCaller:
         """Return the result that an answer holds.
 
         :raises RemoteServiceError: the method failed.
-        :raises ServiceError: the request was refused, or it was not a service that answered.
+        :raises ServiceError: the request was refused, it was not a service that answered, or the answer does
+            not fit.
         """
         encoding, spec = self._encoding, call.spec
         content_type = answer.headers.get("content-type", "")
         found: Any = None
         if encoding.reads(content_type):
-            try:
-                found = (encoding.exact if spec.exact else encoding.decode)(body)
-            except PayloadError as exc:
-                said = f"{where(call, self.channel, address)}: its answer cannot be read: {exc}"
-                raise ServiceCommunicationError(said, handed_over=True) from exc
+            found = self.decoded(call, address, encoding, body)
         if answer.status != 200:
             error = found.get("error") if isinstance(found, dict) else None
             raise refused(
@@ -219,16 +217,27 @@ class HttpCaller:
             raise raised(error if isinstance(error, dict) else _foreign(found["exception"]), spec)
         return self.read(call, address, found["result"])
 
-    def read(self, call: Call, address: str, plain: Any) -> Any:
-        """Return a result of plain values.
+    def decoded(self, call: Call, address: str, encoding: Encoding, body: bytes) -> Any:
+        """Return the plain values of an answer.
 
-        :raises ServiceCommunicationError: it does not fit.
+        :raises ServiceError: it cannot be read.
+        """
+        try:
+            return (encoding.exact if call.spec.exact else encoding.decode)(body)
+        except PayloadError as exc:
+            said = f"{where(call, self.channel, address)}: its answer cannot be read: {exc}"
+            raise ServiceError(said) from exc
+
+    def read(self, call: Call, address: str, plain: Any) -> Any:
+        """Return a result, or an item of a stream, of plain values.
+
+        :raises ServiceError: it does not fit.
         """
         try:
             return call.spec.read_result(plain)
         except PayloadError as exc:
             said = f"{where(call, self.channel, address)}: its result does not fit the interface: {exc}"
-            raise ServiceCommunicationError(said, handed_over=True) from exc
+            raise ServiceError(said) from exc
 
     def strange(self, call: Call, address: str, answer: Answer) -> ServiceCommunicationError:
         """Return what to raise for an answer that is none to a call."""
@@ -264,12 +273,8 @@ def _message(call: Call, args: list[Any], kwargs: Mapping[str, Any]) -> dict[str
 
 
 def _with(head: bytes, call: Call) -> bytes:
-    """Return the head of a request, with the headers of a call."""
-    lines = b"" if not call.headers else header_lines(call.headers)[0]
-    return b"%s%s: %.3f\r\n%s" % (head, _DEADLINE, time.time() + call.seconds, lines)
-
-
-_DEADLINE = DEADLINE.encode()
+    """Return the head of a request, with the headers of a call as far as HTTP can carry them."""
+    return head + header_lines(call.headers)[0]
 
 
 def _foreign(text: Any) -> dict[str, Any]:

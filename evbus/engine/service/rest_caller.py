@@ -11,14 +11,14 @@ from typing import Any
 from evbus.engine.call.forward import DEADLINE, ERROR, OUTCOME
 from evbus.engine.codec import json
 from evbus.engine.kit.redact import one_line
-from evbus.engine.service.call import Call, where
+from evbus.engine.service.call import Call
 from evbus.engine.service.encoding import JSON
 from evbus.engine.service.failures import raised, refused
 from evbus.engine.service.http import HttpCaller, HttpSettings
 from evbus.engine.service.method import EMPTY
 from evbus.engine.service.route import Route
 from evbus.engine.wire.http.pool import Answer, HttpFailure, header_lines
-from evbus.errors import PayloadError, ServiceCommunicationError, ServiceSignatureError
+from evbus.errors import PayloadError, ServiceSignatureError
 
 __all__ = ["RestCaller"]
 
@@ -82,7 +82,8 @@ class RestCaller(HttpCaller):
         if 200 <= answer.status < 300:
             if answer.body and not is_json:
                 raise self.strange(call, address, answer)
-            return self._result_of(call, address, answer.body)
+            plain = self.decoded(call, address, JSON, answer.body) if answer.body else None
+            return self.read(call, address, plain)
         error: Any = None
         if is_json:
             try:
@@ -101,15 +102,6 @@ class RestCaller(HttpCaller):
             raise raised({"type": declared.__name__, "reason": reason or f"HTTP {answer.status}"}, call.spec)
         said = f"the server answered with the HTTP status {answer.status}{f': {reason}' if reason else ''}"
         raise refused(call, self.channel, address, answer.status, {"reason": said})
-
-    def _result_of(self, call: Call, address: str, body: bytes) -> Any:
-        try:
-            plain = (JSON.exact if call.spec.exact else JSON.decode)(body) if body else None
-        except PayloadError as exc:
-            raise ServiceCommunicationError(
-                f"{where(call, self.channel, address)}: its answer cannot be read: {exc}", handed_over=True
-            ) from exc
-        return self.read(call, address, plain)
 
 
 def _reason(error: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from evbus.errors import (
     AuthorizationError,
     RemoteServiceError,
     ServiceCommunicationError,
+    ServiceError,
     ServiceTimeout,
 )
 from tests.engine.web.rest_kit import called, serving
@@ -211,7 +212,7 @@ async def test_what_is_no_answer_to_a_call(name: str) -> None:
 
 async def test_a_result_that_does_not_fit() -> None:
     async with elsewhere() as url:
-        with pytest.raises(ServiceCommunicationError, match="its result does not fit the interface"):
+        with pytest.raises(ServiceError, match="its result does not fit the interface"):
             await ask(url, "fail", 200, '{"a": 1}')
-        with pytest.raises(ServiceCommunicationError, match="its answer cannot be read"):
+        with pytest.raises(ServiceError, match="its answer cannot be read"):
             await ask(url, "fail", 200, "{")

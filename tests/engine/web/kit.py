@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator
 from decimal import Decimal
 from typing import Any
 
+from evbus.engine.call.forward import DEADLINE
 from evbus.engine.service.call import Call
 from evbus.engine.service.declare import Service, method, service, service_spec
 from evbus.engine.service.encoding import JSON, MSGPACK, Encoding
@@ -203,7 +205,8 @@ async def running(
 def call_of(name: str, *args: Any, seconds: float = WAIT, headers: Any = None, **kwargs: Any) -> Call:
     spec = service_spec(Shop).methods[name]
     positional, by_name = spec.arguments(args, kwargs)
-    return Call("store", "shop", spec, positional, by_name, seconds, headers or {})
+    headers = {DEADLINE: f"{time.time() + seconds:.3f}", **(headers or {})}
+    return Call("store", "shop", spec, positional, by_name, seconds, headers)
 
 
 @contextlib.asynccontextmanager

@@ -28,6 +28,8 @@ __all__ = ["Answer", "Exchange", "HttpAddress", "HttpFailure", "HttpPool", "addr
 IDLE = 2.0
 #: Bytes of an answer that wait for their reader, at most about that many, before the server has to wait.
 _HIGH = 64 * 1024
+#: The most bytes of the head of an answer.
+_MAX_HEAD = 64 * 1024
 
 
 class HttpFailure(Exception):
@@ -104,11 +106,11 @@ def address_of(url: str) -> HttpAddress:
 def header_lines(headers: Mapping[str, str]) -> tuple[bytes, list[str]]:
     """Return headers as they stand in a request, and the names of those that HTTP cannot carry.
 
-    What belongs to the connection, or says who calls, is left out without a word: it is not the message's.
+    Those that are HTTP's own are left out without a word.
     """
     lines, left_out = [], []
     for name, value in headers.items():
-        if name.lower() in _NOT_A_CALLS:
+        if name.lower() in _ITS_OWN:
             continue
         if header_problem(name, value):
             left_out.append(name)
@@ -121,7 +123,7 @@ def _complete(head: bytes, body: bytes) -> bytes:
     return b"%scontent-length: %d\r\n\r\n%s" % (head, len(body), body)
 
 
-_NOT_A_CALLS = NEVER_FORWARDED - {"authorization"} | {"content-type", "accept", "user-agent"}
+_ITS_OWN = NEVER_FORWARDED - {"authorization"} | {"content-type", "accept", "user-agent"}
 
 
 class HttpPool:
@@ -315,6 +317,7 @@ class _HttpLink(asyncio.Protocol):
         self._status = 0
         self._headers: dict[str, str] = {}
         self._parts: list[bytes] = []
+        self._head = 0
         self._size = 0
         self._complete = True
         self._keep = True
@@ -340,6 +343,7 @@ class _HttpLink(asyncio.Protocol):
         self._status = 0
         self._headers = {}
         self._parts = []
+        self._head = 0
         self._size = 0
         self._complete = False
         self.transport.write(request)
@@ -459,35 +463,38 @@ class _HttpLink(asyncio.Protocol):
         if self._complete:
             self.close()  # nobody has asked for it
             return
-        if not self._status:
-            self._size += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.fail("what it answers is not HTTP", handed_over=self._status >= 200)
-        if self._size > self._limit:
-            self._refuse_size()
-
-    def _refuse_size(self) -> None:
-        if not self._complete and (self._whole or not self._status):
+        if not self._status:
+            self._head += len(data)
+            if self._head > _MAX_HEAD:
+                self.fail(f"the head of its answer is larger than {_MAX_HEAD} bytes")
+        elif self._size > self._limit and self._whole:
             self.fail(f"its answer is larger than {self._limit} bytes", too_large=True)
 
-    # Called by the parser.
+    # Called by the parser. What follows an answer is none to anything.
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Note a header."""
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        if not self._complete:
+            self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         """Note how it went, and what becomes of the connection."""
+        if self._complete:
+            self._keep = False
+            return
         self._status = self._parser.get_status_code()
         self._keep = self._parser.should_keep_alive()
-        self._size = 0
         if not self._whole:
             self._wake()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
+        if self._complete:
+            return
         self._parts.append(body)
         self._size += len(body)
         if not self._whole:
@@ -497,13 +504,13 @@ class _HttpLink(asyncio.Protocol):
             self._wake()
 
     def on_message_complete(self) -> None:
-        """Hand over the answer, unless it is an interim one (RFC 9110, section 15.2)."""
+        """Hand over the answer, unless it is an interim one (RFC 9110, section 15.2), or too large."""
         if self._status < 200:
             self._status = 0
             self._headers = {}
-            return
-        self._complete = True
-        self._wake()
+        elif not self._whole or self._size <= self._limit:
+            self._complete = True
+            self._wake()
 
 
 class Exchange:
