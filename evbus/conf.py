@@ -121,6 +121,16 @@ CONFIG = {
         "default": 10000,
         "help": "Messages that may wait for a handler in each router before senders wait; 0 for any number",
     },
+    "services": {
+        "default": None,
+        "os": "EVBUS_SERVICES",
+        "help": "Where services are, and how they are called: a YAML file with registry, channels and server",
+    },
+    "service_timeout": {
+        "default": 30.0,
+        "os": "EVBUS_SERVICE_TIMEOUT",
+        "help": "Seconds that a call of a service may take, where neither it nor its interface says so",
+    },
     "sign_keys": {
         "default": None,
         "os": "EVBUS_SIGN_KEYS",
@@ -372,6 +382,8 @@ SUBCOMMANDS = {
 }
 
 DYNE = {
+    "channel": ["channel"],
+    "component": ["component"],
     "connection": ["connection"],
     "dispatch": ["dispatch"],
     "egress": ["egress"],
@@ -383,5 +395,7 @@ DYNE = {
     "log": ["log"],
     "match": ["match"],
     "pipeline": ["pipeline"],
+    "registry": ["registry"],
     "serialize": ["serialize"],
+    "service": ["service"],
 }

@@ -18,7 +18,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From top to bottom; a file may import from its own row's folder and from rows below it.
 ROOMS = {
+    "channel",
     "command",
+    "component",
     "connection",
     "dispatch",
     "egress",
@@ -30,7 +32,9 @@ ROOMS = {
     "log",
     "match",
     "pipeline",
+    "registry",
     "serialize",
+    "service",
 }
 ROWS = [
     {"__main__", "_pytest"},

@@ -37,6 +37,10 @@ SUBSYSTEMS = (
     "handler",
     "event",
     "listener",
+    "registry",
+    "channel",
+    "service",
+    "component",
 )
 
 #: The steps of the life of a bus that rooms take part in, each with a function that they register.

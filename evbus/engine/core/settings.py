@@ -128,6 +128,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     compress_over: Bytes = 1024
     dedupe_window: Seconds = 3600.0
     dedupe_limit: int = 100_000
+    services: str | dict[str, Any] | None = None
+    service_timeout: Seconds = 30.0
     plugin_options: dict[str, Any] = {}
 
     if not typing.TYPE_CHECKING:
@@ -160,7 +162,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number from 0 on")
-        for name in ("sign_tolerance", "sign_limit", "dedupe_window", "dedupe_limit"):
+        for name in ("sign_tolerance", "sign_limit", "dedupe_window", "dedupe_limit", "service_timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number above 0")
 
@@ -241,6 +243,9 @@ def read_settings(options: Mapping[str, Any], own: Mapping[str, Any] | None = No
             data[key] = listed(data[key])
     if isinstance(data.get("dead_store"), os.PathLike):
         data["dead_store"] = os.fspath(data["dead_store"])
+    if "services" in data:
+        services = data["services"]
+        data["services"] = os.fspath(services) if isinstance(services, os.PathLike) else plain(services)
     serial = data.pop("serial_plugin", None)
     if serial and data.get("serialize_plugin", "json") == "json":
         data["serialize_plugin"] = serial

@@ -188,6 +188,7 @@ class Injector:
         # By identity, in the order of making: what two providers return is closed once.
         self._made: dict[int, tuple[Provider, Any]] = {}
         self._holders: set[str] = set()
+        self._also: Callable[[Any], Any] | None = None
 
     def __repr__(self) -> str:
         return f"<Injector {len(self._provided)} types, {len(self._made)} made>"
@@ -212,6 +213,10 @@ class Injector:
             )
         self._provided[kind] = value
 
+    def also(self, find: Callable[[Any], Any]) -> None:
+        """Have what nobody provides looked for by a function, which returns None when it finds nothing."""
+        self._also = find
+
     def find(self, annotation: Any) -> Any:
         """Return the value or :class:`Provider` for an annotation, :data:`MISSING` when there is none.
 
@@ -227,6 +232,8 @@ class Injector:
                 f"several types are provided for {_kind_name(annotation)}: {several}; "
                 "annotate with one of them, or give the parameter by keyword when binding"
             )
+        if not kinds and self._also is not None and (found := self._also(annotation)) is not None:
+            return found
         return next((self._provided[kind] for kind in kinds), MISSING)
 
     def _kinds(self, kind: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import Any, Generic, TypeVar, cast
 
-__all__ = ["LoopThread"]
+__all__ = ["LoopThread", "wait_in"]
 
 _Result = TypeVar("_Result")
 
@@ -65,6 +65,36 @@ class _Call(Generic[_Result]):
         if self._problem is not None:
             raise self._problem
         return cast(_Result, self._result)
+
+
+def wait_in(loop: asyncio.AbstractEventLoop, function: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Await what a function returns, in the loop of another thread; return or raise what becomes of it.
+
+    Context variables of the caller are seen there. What interrupts the caller, such as Ctrl-C, cancels it and
+    waits for its end.
+
+    :raises CancelledError: the loop has ended.
+    """
+    __tracebackhide__ = True
+    call = _begun(loop, function)
+    try:
+        call.wait()
+    except BaseException:
+        call.cancel()
+        call.wait()
+        raise
+    return call.outcome()
+
+
+def _begun(loop: asyncio.AbstractEventLoop, function: Callable[[], Awaitable[_Result]]) -> _Call[_Result]:
+    """Have a function awaited in the loop of another thread."""
+    call: _Call[_Result] = _Call(loop)
+    try:
+        loop.call_soon_threadsafe(call.begin, function, context=copy_context())
+    except RuntimeError:
+        # A signal handler has ended the loop meanwhile.
+        raise asyncio.CancelledError("the loop of the bus has ended") from None
+    return call
 
 
 class LoopThread:
@@ -130,13 +160,7 @@ class LoopThread:
     def _begin(self, function: Callable[[], Awaitable[_Result]]) -> _Call[_Result]:
         """Have a function awaited."""
         self.refuse_here()
-        call: _Call[_Result] = _Call(self._loop)
-        try:
-            self._loop.call_soon_threadsafe(call.begin, function, context=copy_context())
-        except RuntimeError:
-            # A signal handler has ended the loop meanwhile.
-            raise asyncio.CancelledError("the loop of the bus has ended") from None
-        return call
+        return _begun(self._loop, function)
 
     def end(self) -> None:
         """Cancel what is left, and end the loop and the thread."""

@@ -30,6 +30,7 @@ __all__ = [
     "implementation",
     "interfaces_of",
     "is_implementation",
+    "is_interface",
     "kebab",
     "method",
     "rest",
@@ -123,6 +124,10 @@ class ServiceSpec:
         self.name = name
         self.description = description
         self.options = options
+        #: The class of its proxies, once there is one.
+        self.proxy: type | None = None
+        #: The name of the component that lists it, ``""`` for none.
+        self.component = ""
         self._names = names
         self._methods: dict[str, MethodSpec] | None = None
 
@@ -290,9 +295,15 @@ def component(
             raise ServiceSignatureError(
                 f"@component() stands on a class that derives from Component, not {cls!r}"
             )
-        for one in services:
-            service_spec(one)
         spec = ComponentSpec(cls, _named(name, cls), description or _described(cls), tuple(services))
+        for one in services:
+            listed = service_spec(one)
+            if listed.component not in ("", spec.name):
+                raise ServiceSignatureError(
+                    f"{cls.__qualname__} lists {one.__qualname__}, which the component {listed.component!r} "
+                    "has already; a service stands in one component"
+                )
+            listed.component = spec.name
         setattr(cls, _COMPONENT, spec)
         return cls
 
@@ -327,6 +338,11 @@ def service_spec(cls: Any) -> ServiceSpec:
         name = cls.__qualname__ if isinstance(cls, type) else repr(cls)
         raise ServiceSignatureError(f"{name} is no interface: it has no @service()")
     return spec
+
+
+def is_interface(cls: Any) -> bool:
+    """Return whether a class itself is declared to be an interface."""
+    return isinstance(cls, type) and _SERVICE in vars(cls)
 
 
 def component_spec(cls: Any) -> ComponentSpec | None:

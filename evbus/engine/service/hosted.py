@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from contextvars import Context, copy_context
 from typing import Any, NamedTuple, NoReturn
 
@@ -157,21 +157,31 @@ class Hosted:
         with self._counted():
             try:
                 context: Context = await self._intercepted(request, self._begin)
-                items = request.items
-                try:
-                    while True:
-                        try:
-                            item = await _next(items, context)
-                        except StopAsyncIteration:
-                            return
+                async with aclosing(_items(request.items, context)) as items:
+                    async for item in items:
                         yield item
-                finally:
-                    if hasattr(items, "aclose"):
-                        await items.aclose()
             except GeneratorExit:
                 raise
             except BaseException as exc:
                 request.fail(exc)
+
+    async def call_here(
+        self, method: HostedMethod, args: Sequence[Any], kwargs: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> Any:
+        """Call a method for a caller in this process, with the interceptors around it, and nothing else."""
+        with self._counted():
+            return await self._intercepted(_Request.here(method, args, kwargs, headers), self._run)
+
+    async def stream_here(
+        self, method: HostedMethod, args: Sequence[Any], kwargs: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> AsyncGenerator[Any, None]:
+        """Yield what a method yields, as :meth:`call_here` does."""
+        request = _Request.here(method, args, kwargs, headers)
+        with self._counted():
+            context: Context = await self._intercepted(request, self._begin)
+            async with aclosing(_items(request.items, context)) as items:
+                async for item in items:
+                    yield item
 
     async def _intercepted(self, request: _Request, inner: Callable[[_Request], Awaitable[Any]]) -> Any:
         around = self._around()
@@ -260,7 +270,7 @@ class _Request:
     :ivar items: what it yields.
     """
 
-    __slots__ = ("_args", "_kwargs", "begun", "frame", "items", "method")
+    __slots__ = ("_args", "_kwargs", "_read", "begun", "frame", "items", "method")
 
     def __init__(
         self,
@@ -278,12 +288,29 @@ class _Request:
         self.items: Any = None
         self._args = args
         self._kwargs = kwargs
+        self._read = True
 
-    def begin(self) -> tuple[list[Any], dict[str, Any]]:
+    @classmethod
+    def here(
+        cls,
+        method: HostedMethod,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        headers: Mapping[str, str],
+    ) -> _Request:
+        """Return a call from this process: its arguments are what they are, and its time is the caller's."""
+        made, above = cls(method, args, kwargs, headers, None), CURRENT.get()
+        made._read = False
+        made.frame.limit = None if above is None else above.limit
+        return made
+
+    def begin(self) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Return the arguments to call the method with, which comes next."""
-        read = self.method.spec.read_arguments(self._args, self._kwargs)
+        args, kwargs = self._args, self._kwargs
+        if self._read:
+            args, kwargs = self.method.spec.read_arguments(args, kwargs)
         self.begun = True
-        return read
+        return args, kwargs
 
     def fail(self, problem: BaseException) -> NoReturn:
         """Raise what a call ends with that has raised something."""
@@ -301,13 +328,25 @@ def _plain(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[st
         raise RuntimeError(f"the method raised {type(exc).__name__}") from exc
 
 
-async def _next(items: Any, context: Context) -> Any:
-    """Return the next item of an asynchronous iterator, which runs in a context of its own."""
-    step = context.run(items.__anext__)
-    if inspect.isawaitable(step) and not hasattr(step, "send"):
-        step = step.__await__()
+async def _items(items: Any, context: Context) -> AsyncGenerator[Any, None]:
+    """Yield what an asynchronous iterator yields, which runs in a context of its own."""
     try:
-        awaited = context.run(step.send, None)
-    except StopIteration as done:
-        return done.value
-    return await resume(context, step, awaited)
+        while True:
+            step = context.run(items.__anext__)
+            if not hasattr(step, "send"):
+                step = step.__await__()
+            try:
+                awaited = context.run(step.send, None)
+            except StopIteration as done:
+                item = done.value
+            except StopAsyncIteration:
+                return
+            else:
+                try:
+                    item = await resume(context, step, awaited)
+                except StopAsyncIteration:
+                    return
+            yield item
+    finally:
+        if hasattr(items, "aclose"):
+            await items.aclose()

@@ -21,6 +21,7 @@ class _Function(NamedTuple):
     :ivar why: why it has to be a plain one; ``""`` for an asynchronous one.
     :ivar by_name: others may call it with the names of its parameters.
     :ivar described: it may take a descriptor behind these parameters.
+    :ivar yields: it is an asynchronous one with a yield in it.
     """
 
     name: str
@@ -29,6 +30,7 @@ class _Function(NamedTuple):
     required: bool = False
     by_name: bool = False
     described: bool = False
+    yields: bool = False
 
 
 _RUNS = "runs wherever an event is put"
@@ -38,12 +40,18 @@ _DESCRIBE = _Function("describe", "hub, profile", "is asked while nothing runs")
 #: The functions of each room. POP's ``sig_`` functions let pass what is async or lacks parameters, and refuse
 #: defaults.
 SHAPES = {
+    "channel": (
+        _Function("invoke", "hub, ctx, call, address", required=True),
+        _Function("stream", "hub, ctx, call, address", yields=True),
+        _Function("open", "hub, ctx"),
+        _Function("close", "hub, ctx"),
+    ),
     "connection": (
         _Function("open", "hub, ctx", required=True),
         _Function("close", "hub, connection", required=True),
     ),
     "egress": (
-        _Function("consume", "hub, ctx, subscription", required=True),
+        _Function("consume", "hub, ctx, subscription", required=True, yields=True),
         _Function("attach", "hub, ctx, subscription, take", "may not wait"),
         _Function("check", "hub, ctx, subscription", "answers at once"),
         _DESCRIBE,
@@ -65,6 +73,14 @@ SHAPES = {
         _Function("send", "hub, envelope", _RUNS, described=True),
         _Function("handle", "hub, envelope, call_next", described=True),
         _Function("configure", "hub, settings", "runs before any event"),
+    ),
+    "registry": (
+        _Function("watch", "hub, ctx, component", required=True, yields=True),
+        _Function("register", "hub, ctx, component, addresses"),
+        _Function("deregister", "hub, ctx, component"),
+        _Function("components", "hub, ctx"),
+        _Function("open", "hub, ctx"),
+        _Function("close", "hub, ctx"),
     ),
     "serialize": (
         _Function("apply", "hub, data", _RUNS, required=True, by_name=True),
@@ -99,11 +115,9 @@ def _check_function(shape: _Function, function: Callable[..., Any]) -> None:
     name, parameters = shape.name, shape.parameters
     if shape.described and takes_descriptor(function, len(parameters.split(", "))):
         parameters += ", descriptor"
-    if name == "consume":
+    if shape.yields:
         if not inspect.isasyncgenfunction(function):
-            raise PluginError(
-                "consume must be 'async def consume(hub, ctx, subscription)' with a yield in it"
-            )
+            raise PluginError(f"{name} must be 'async def {name}({parameters})' with a yield in it")
     elif not shape.why:
         if not inspect.iscoroutinefunction(function):
             raise PluginError(f"{name} must be 'async def {name}({parameters})'")

@@ -91,7 +91,16 @@ def test_a_pipeline_plugin_may_take_a_descriptor_and_nothing_more() -> None:
 
 
 def test_the_rooms_that_are_checked() -> None:
-    assert set(CHECKS) == {"connection", "egress", "ingress", "match", "pipeline", "serialize"}
+    assert set(CHECKS) == {
+        "channel",
+        "registry",
+        "connection",
+        "egress",
+        "ingress",
+        "match",
+        "pipeline",
+        "serialize",
+    }
 
 
 async def find_later(hub: Any, name: str, pattern: str) -> bool:

@@ -1,0 +1,517 @@
+"""The services of a process: what it implements, where the others are, and the proxies of both."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+from typing import Any, NamedTuple, Protocol
+
+from evbus.engine.handling.dispatch.core import Around
+from evbus.engine.kit.loop_thread import wait_in
+from evbus.engine.service import proxy as _proxy
+from evbus.engine.service.declare import (
+    ChannelAddress,
+    ComponentStatus,
+    ServiceSpec,
+    service_spec,
+)
+from evbus.engine.service.directory import Directory, Located
+from evbus.engine.service.hosted import Hosted, HostedMethod
+from evbus.engine.service.implementations import Plan, planned
+from evbus.engine.service.method import MethodSpec
+from evbus.engine.service.remote import ChannelRoute, OpenChannel, Prepare, Remote, headers_of
+from evbus.engine.service.settings import ChannelSettings, ServerSettings, ServiceSettings
+from evbus.errors import LocalServiceError, ServiceError, nearest
+
+__all__ = ["Ground", "Registry", "RunningServer", "Services"]
+
+log = logging.getLogger("evbus.service")
+
+LOCAL = "local"
+
+_Close = Callable[[], Awaitable[None]]
+
+
+class Registry(NamedTuple):
+    """A registry that is open.
+
+    :ivar watch: yields the addresses of a component, and again whenever they change.
+    :ivar register: makes known where a component of this process is, and ``deregister`` that it is gone.
+    :ivar components: returns the names of all that it knows.
+    """
+
+    name: str
+    watch: Callable[[str], AsyncGenerator[Iterable[ChannelAddress], None]]
+    register: Callable[[str, Sequence[ChannelAddress]], Awaitable[None]] | None = None
+    deregister: Callable[[str], Awaitable[None]] | None = None
+    components: Callable[[], Awaitable[Iterable[str]]] | None = None
+    close: Callable[[], Awaitable[None]] | None = None
+
+
+class RunningServer(Protocol):
+    """An HTTP server that runs."""
+
+    port: int
+
+    async def stop(self, seconds: float) -> None:
+        """Take no more requests, and end when those under way have."""
+
+
+class Ground(NamedTuple):
+    """What the services of a hub stand on.
+
+    :ivar interceptors: returns the pipeline's ``send`` and ``handle``, each None where there is none.
+    :ivar seconds: returns how long calls may take that say nothing themselves.
+    :ivar build: awaits an object of an implementation.
+    :ivar channels: returns the channels that there are, in the order of preference; true are those that the
+        HTTP server has.
+    :ivar channel_settings: returns what every channel may be told, of one.
+    :ivar open_channel: awaits a channel, and what closes it.
+    :ivar open_registry: awaits the registry.
+    :ivar serve: starts the HTTP server.
+    """
+
+    interceptors: Callable[[], tuple[Prepare | None, Around | None]]
+    seconds: Callable[[], float]
+    build: Callable[[type], Awaitable[Any]]
+    channels: Callable[[], Mapping[str, bool]]
+    channel_settings: Callable[[str, ServiceSettings], ChannelSettings]
+    open_channel: Callable[
+        [str, ServiceSettings], Awaitable[tuple[OpenChannel, Callable[[], Awaitable[None]]]]
+    ]
+    open_registry: Callable[[ServiceSettings], Awaitable[Registry]]
+    serve: Callable[[ServerSettings, Services], Awaitable[RunningServer]]
+
+
+class _Component(NamedTuple):
+    """A component of this process that runs."""
+
+    plan: Plan
+    made: Any
+    services: Mapping[ServiceSpec, Any]
+    addresses: tuple[ChannelAddress, ...] = ()
+
+
+class Services:
+    """The services of a process.
+
+    :ivar hosted: the implementations of this process.
+    :ivar server: the HTTP server, None without one.
+    :ivar settings: those that it was started with.
+    """
+
+    def __init__(self, ground: Ground) -> None:
+        self.settings = ServiceSettings()
+        self.server: RunningServer | None = None
+        self.hosted = Hosted(lambda: None)
+        self._ground = ground
+        self._stack: AsyncExitStack | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting = False
+        self._classes: dict[type, None] = {}
+        self._components: dict[str, _Component] = {}
+        self._proxies: dict[tuple[type, str], _ProxyTarget] = {}
+        self._preferred = ""
+        self._channels: dict[str, asyncio.Task[OpenChannel]] = {}
+        self._closing: list[Callable[[], Awaitable[None]]] = []
+        self._patience = 0.0
+        self._registry: Registry | None = None
+        self._directory: Directory | None = None
+        self._send: Prepare | None = None
+        self._around: Around | None = None
+
+    def __repr__(self) -> str:
+        state = "running" if self.running else "starting" if self._starting else "not started"
+        return f"<Services {state}, {', '.join(self._components) or 'no components'}>"
+
+    @property
+    def running(self) -> bool:
+        """Whether they are started."""
+        return self._stack is not None
+
+    # Start and stop
+
+    def add(self, classes: Iterable[type]) -> None:
+        """Have implementations started with the next start.
+
+        :raises ServiceSignatureError: one of them does not fit its interface, or an interface has two.
+        """
+        found = {**self._classes, **dict.fromkeys(classes)}
+        planned(found)
+        self._classes = found
+
+    async def start(self, settings: ServiceSettings) -> None:
+        """Make the components and start them, make known where they are, and let calls be made.
+
+        :raises ServiceError: they are started already.
+        :raises ConfigError: something that is written has to be mended.
+        """
+        if self.running or self._starting:
+            raise ServiceError("the services of this hub are started already")
+        self._starting, self._loop = True, asyncio.get_running_loop()
+        stack = AsyncExitStack()
+        try:
+            await self._start(settings, stack)
+        except BaseException:
+            self._stack = None
+            await stack.aclose()
+            raise
+        finally:
+            self._starting = False
+            self._refresh()
+
+    async def _start(self, settings: ServiceSettings, stack: AsyncExitStack) -> None:
+        self.settings = settings
+        self._send, self._around = self._ground.interceptors()
+        self.hosted = Hosted(lambda: self._around, settings.threads)
+        plans = planned(self._classes)
+        stack.callback(self._forget)
+        self._registry = registry = await self._ground.open_registry(settings)
+        if registry.close is not None:
+            stack.push_async_callback(registry.close)
+        self._directory = Directory(
+            self._watch,
+            lambda name: self._ground.channel_settings(name, settings),
+            registry.name,
+            registry.components,
+        )
+        stack.push_async_callback(self._directory.close)
+        stack.push_async_callback(self._close_channels)
+        for plan in plans:
+            self._components[plan.name] = await self._made(plan)
+        # Calls may be made from now on, as components do it when they start.
+        self._stack = stack
+        self._refresh()
+        for component in list(self._components.values()):
+            await _awaited(component.made.startup())
+            component.made.status = ComponentStatus.RUNNING
+            stack.push_async_callback(self._shut_down, component)
+        if settings.server is not None:
+            self.server = await self._ground.serve(settings.server, self)
+        stack.push_async_callback(self._end_calls)
+        for name, component in list(self._components.items()):
+            addresses = self._addresses_of(component)
+            self._components[name] = component._replace(addresses=addresses)
+            if registry.register is not None and addresses:
+                await registry.register(name, addresses)
+                if registry.deregister is not None:
+                    stack.push_async_callback(registry.deregister, name)
+
+    async def _made(self, plan: Plan) -> _Component:
+        made: dict[type, Any] = {}
+        for cls in dict.fromkeys([plan.cls, *(cls for _, cls in plan.services)]):
+            made[cls] = await self._ground.build(cls)
+        services = {spec: made[cls] for spec, cls in plan.services}
+        for spec, implementation in services.items():
+            self.hosted.add(plan.name, spec, implementation)
+        return _Component(plan, made[plan.cls], services)
+
+    def _addresses_of(self, component: _Component) -> tuple[ChannelAddress, ...]:
+        port = 0 if self.server is None else self.server.port
+        found = component.made.get_addresses(port)
+        if found is not None:
+            return tuple(ChannelAddress(*one) for one in found)
+        if self.server is None or self.settings.server is None:
+            return ()
+        host = self.settings.server.host
+        uri = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        return tuple(ChannelAddress(name, uri) for name, http in self._ground.channels().items() if http)
+
+    async def stop(self, seconds: float) -> None:
+        """Make known that the components are gone, end the calls under way, and shut everything down.
+
+        :param seconds: that calls may take to end.
+        """
+        stack = self._stack
+        if stack is None:
+            return
+        self._patience = seconds
+        await stack.aclose()
+
+    async def _end_calls(self) -> None:
+        """Take no more calls from outside; those under way end."""
+        server, self.server = self.server, None
+        try:
+            if server is not None:
+                await server.stop(self._patience)
+        finally:
+            self._stack = None
+            self._refresh()
+            await self.hosted.close(self._patience)
+
+    async def _shut_down(self, component: _Component) -> None:
+        try:
+            await _awaited(component.made.shutdown())
+        except Exception:
+            log.exception("the component %s could not be shut down", component.plan.name)
+        component.made.status = ComponentStatus.STOPPED
+
+    async def _close_channels(self) -> None:
+        opened, self._channels = self._channels, {}
+        for task in opened.values():
+            task.cancel()
+        for close in self._closing:
+            try:
+                await close()
+            except Exception:
+                log.exception("a channel could not be closed")
+        self._closing.clear()
+
+    def _forget(self) -> None:
+        self._stack = None
+        self._registry = self._directory = None
+        self._components.clear()
+        self._refresh()
+
+    # Proxies
+
+    def get(self, interface: type, channel: str = "") -> Any:
+        """Return a proxy of an interface.
+
+        :param channel: over which its methods are called; default: ``local`` where it is implemented here,
+            else that of :meth:`set_preferred_channel`, else the first that its component can be called over.
+        :raises ServiceSignatureError: this is no interface.
+        :raises ServiceError: there is no such channel.
+        """
+        spec = service_spec(interface)
+        if channel:
+            self._check_channel(channel)
+        key = (interface, channel)
+        if key not in self._proxies:
+            self._proxies[key] = _ProxyTarget(self, spec, channel)
+            self._proxies[key].refresh()
+        return self._proxies[key].proxy
+
+    def set_preferred_channel(self, name: str) -> None:
+        """Let calls go over a channel that say nothing themselves, where their component has it.
+
+        :param name: ``""`` for no preference.
+        :raises ServiceError: there is no such channel.
+        """
+        if name:
+            self._check_channel(name)
+        self._preferred = name
+        self._refresh()
+
+    def _check_channel(self, name: str) -> None:
+        known = self._ground.channels()
+        if name not in known:
+            raise ServiceError(f"there is no channel {name!r}{nearest(name, known)}")
+
+    def _refresh(self) -> None:
+        for target in self._proxies.values():
+            target.refresh()
+
+    def implementation(self, spec: ServiceSpec, channel: str) -> Any:
+        """Return what implements an interface here, if calls over a channel are for that; None if not."""
+        if (channel or self._preferred or LOCAL) != LOCAL:
+            return None
+        return self.hosted.implementation(spec.cls) if self.running else None
+
+    @property
+    def intercepted(self) -> bool:
+        """Whether there are interceptors around local calls."""
+        return self._around is not None
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop that they run in.
+
+        :raises LocalServiceError: they are not started.
+        """
+        if not self.running or self._loop is None:
+            raise LocalServiceError(
+                "the services of this hub are not started, or were stopped; await hub.service.init.start() "
+                "before a service is called"
+            )
+        return self._loop
+
+    def local(self, spec: ServiceSpec, method: MethodSpec) -> HostedMethod:
+        """Return a method that is implemented here."""
+        component = self._component_of(spec)
+        return self.hosted.find(f"{component}:{spec.name}:{method.name}")
+
+    def headers(self, name: str) -> dict[str, str]:
+        """Return the headers of a call from here."""
+        return headers_of(name, self._send)
+
+    def remote(self, spec: ServiceSpec, channel: str) -> Remote:
+        """Return a service that is called over a channel."""
+        return Remote(
+            self._component_of(spec),
+            spec,
+            lambda: self._route(spec, channel),
+            lambda: self._send,
+            self._ground.seconds,
+        )
+
+    def _component_of(self, spec: ServiceSpec) -> str:
+        for name, component in self._components.items():
+            if spec in component.services:
+                return name
+        return spec.component or spec.name
+
+    async def _route(self, spec: ServiceSpec, channel: str) -> ChannelRoute:
+        assert self._directory is not None
+        component = self._component_of(spec)
+        if channel == LOCAL:
+            raise LocalServiceError(
+                f"{spec.cls.__qualname__} is not implemented in this process; start its implementation here, "
+                "or call it over another channel"
+            )
+        located = await self._directory.find(component)
+        name = self._choose(component, located, channel)
+        return ChannelRoute(await self._channel(name), located.channels[name])
+
+    def _choose(self, component: str, located: Located, channel: str) -> str:
+        known, found = self._ground.channels(), located.channels
+        if channel:
+            if channel in found:
+                return channel
+            raise ServiceError(
+                f"the component {component!r} cannot be called over {channel}; the registry "
+                f"{self._directory_name} has it over {', '.join(found) or 'none'}"
+            )
+        for name in (self._preferred, *found):
+            if name in found and name in known:
+                return name
+        raise ServiceError(
+            f"the component {component!r} can be called over {', '.join(found) or 'no channel'}, and this "
+            f"process has {', '.join(name for name in known if name != LOCAL) or 'none'}"
+        )
+
+    @property
+    def _directory_name(self) -> str:
+        return "" if self._registry is None else self._registry.name
+
+    async def _channel(self, name: str) -> OpenChannel:
+        task = self._channels.get(name)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._channels[name] = asyncio.ensure_future(self._open(name))
+        if task.done():
+            return task.result()
+        return await asyncio.shield(task)
+
+    async def _open(self, name: str) -> OpenChannel:
+        channel, close = await self._ground.open_channel(name, self.settings)
+        self._closing.append(close)
+        return channel
+
+    async def _watch(self, component: str) -> AsyncGenerator[Iterable[ChannelAddress], None]:
+        """Yield the addresses of a component; those of this process where the registry has none."""
+        assert self._registry is not None
+        own, told = self._components.get(component), False
+        async with aclosing(self._registry.watch(component)) as found:
+            async for addresses in found:
+                told = True
+                yield addresses
+        if not told and own is not None:
+            yield own.addresses
+
+    # What there is
+
+    def report(self) -> dict[str, Any]:
+        """Return the components of this process and of others, as far as they are known, in plain values."""
+        elsewhere = {} if self._directory is None else self._directory.known()
+        return {
+            "running": self.running,
+            "port": None if self.server is None else self.server.port,
+            "registry": self._directory_name,
+            "channels": list(self._ground.channels()),
+            "components": [
+                {
+                    "name": name,
+                    "status": component.made.get_status().value,
+                    "services": [spec.name for spec in component.services],
+                    "addresses": [list(one) for one in component.addresses],
+                }
+                for name, component in self._components.items()
+            ],
+            "elsewhere": {
+                name: {
+                    channel: [
+                        {"address": one.uri, "in_flight": one.in_flight, "failures": one.failures}
+                        for one in addresses
+                    ]
+                    for channel, addresses in located.channels.items()
+                }
+                for name, located in elsewhere.items()
+            },
+            "calls": self.hosted.active,
+        }
+
+
+class _ProxyTarget:
+    """What a proxy stands for, wherever that is now."""
+
+    def __init__(self, services: Services, spec: ServiceSpec, channel: str) -> None:
+        self.proxy = _proxy.made(spec, self)
+        self._services = services
+        self._spec = spec
+        self._channel = channel
+        self._here = False
+        self._remote: Remote | None = None
+
+    def __repr__(self) -> str:
+        return f"over {self._channel or ('local' if self._here else 'the first channel')}"
+
+    def refresh(self) -> None:
+        """Look where calls go from now on."""
+        found = self._services.implementation(self._spec, self._channel)
+        self._here, self._remote = found is not None, None
+        _proxy.bind(self.proxy, self._spec, None if self._services.intercepted else found)
+
+    def _elsewhere(self) -> Remote:
+        if self._remote is None:
+            self._remote = self._services.remote(self._spec, self._channel)
+        return self._remote
+
+    async def invoke(self, spec: MethodSpec, args: Any, kwargs: Any) -> Any:
+        """Return the result of a method."""
+        home = self._services.loop()
+        if asyncio.get_running_loop() is not home:
+            calling = self.invoke(spec, args, kwargs)
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(calling, home))
+        if self._here:
+            method = self._services.local(self._spec, spec)
+            headers = self._services.headers(method.name)
+            return await self._services.hosted.call_here(method, args, kwargs, headers)
+        return await self._elsewhere().call(spec, args, kwargs)
+
+    async def stream(self, spec: MethodSpec, args: Any, kwargs: Any) -> AsyncGenerator[Any, None]:
+        """Yield what a method yields."""
+        if asyncio.get_running_loop() is not self._services.loop():
+            raise ServiceError(f"{spec.title}: a stream is read in the event loop that the services run in")
+        if self._here:
+            method = self._services.local(self._spec, spec)
+            headers = self._services.headers(method.name)
+            items = self._services.hosted.stream_here(method, args, kwargs, headers)
+        else:
+            items = self._elsewhere().stream(spec, args, kwargs)
+        async with aclosing(items):
+            async for item in items:
+                yield item
+
+    def wait(self, spec: MethodSpec, args: Any, kwargs: Any) -> Any:
+        """Return the result of a plain method, which is waited for."""
+        home = self._services.loop()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            why = "interceptors are around it" if self._here else "it is called in another process"
+            raise ServiceError(
+                f"{spec.title} is a plain method, and {why}: it would hold up the event loop; declare it "
+                f"with async def, or call it from a thread: await asyncio.to_thread(proxy.{spec.name}, ...)"
+            )
+        try:
+            return wait_in(home, lambda: self.invoke(spec, args, kwargs))
+        except asyncio.CancelledError:
+            raise LocalServiceError(f"{spec.title}: the services were stopped while it was called") from None
+
+
+async def _awaited(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value

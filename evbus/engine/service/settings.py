@@ -1,0 +1,184 @@
+"""The option ``services``: registry, channels and server."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from evbus.engine.core.expand import expanded
+from evbus.engine.core.profiles import convert, load_yaml
+from evbus.engine.core.settings import Retry, plain
+from evbus.engine.kit.units import Bytes, Seconds
+from evbus.engine.service.declare import ChannelAddress
+from evbus.errors import ProfileError, nearest
+
+__all__ = [
+    "ChannelSettings",
+    "ServerSettings",
+    "ServiceSettings",
+    "channel_settings",
+    "read",
+    "static_addresses",
+]
+
+
+class Breaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When an address is left alone.
+
+    :ivar failures: calls in a row that did not reach it, or got no answer; 0 for never.
+    :ivar pause: seconds until one call may try it again.
+    """
+
+    failures: int = 5
+    pause: Seconds = 5.0
+
+    def __post_init__(self) -> None:
+        if self.failures < 0 or not 0 < self.pause < math.inf:
+            raise ValueError("failures is 0 or more, and pause a number of seconds above 0")
+
+
+class ChannelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every channel may be told; a channel has further keys of its own.
+
+    :ivar select: which of several addresses gets a call: each in its turn, the first that works, or the one
+        with the fewest calls in flight.
+    :ivar in_flight: most calls at once at an address; further ones wait, within their deadlines.
+    :ivar retry: of calls that may be made again, and where the request was not handed over.
+    """
+
+    select: Literal["round_robin", "first", "least_in_flight"] = "round_robin"
+    in_flight: int = 1000
+    retry: Retry = Retry(attempts=3, min=0.05, max=1.0)
+    breaker: Breaker = Breaker()
+
+    def __post_init__(self) -> None:
+        if self.in_flight < 1:
+            raise ValueError("in_flight must be 1 or more")
+        if self.retry.attempts < 1:
+            raise ValueError("retry.attempts must be 1 or more: a call has a deadline")
+
+
+class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The HTTP server.
+
+    :ivar port: 0 for any that is free.
+    :ivar max_body: bytes that the body of a request may have.
+    :ivar concurrency: requests that are worked on at once; further ones are refused with 503.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_body: Bytes = 1024 * 1024
+    concurrency: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 65536:
+            raise ValueError("port is a number from 0 to 65535")
+        if self.max_body < 1 or self.concurrency < 1:
+            raise ValueError("max_body and concurrency must be 1 or more")
+
+
+class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The option ``services``.
+
+    :ivar registry: where components are: the name of a registry, or a mapping of one name to its settings.
+    :ivar channels: settings of channels, by name; those that stand first are preferred to the others.
+    :ivar server: None for no HTTP server.
+    :ivar threads: plain methods that may run at once.
+    """
+
+    registry: str | dict[str, Any] = "local"
+    channels: dict[str, Any] = {}
+    server: ServerSettings | None = None
+    threads: int = 32
+
+    def __post_init__(self) -> None:
+        if isinstance(self.registry, dict) and len(self.registry) != 1:
+            raise ValueError("registry is a mapping of one name, such as static, to its settings")
+        if self.threads < 1:
+            raise ValueError("threads must be 1 or more")
+
+    def registry_parts(self) -> tuple[str, Any]:
+        """Return the name of the registry, and its settings as they are written."""
+        if isinstance(self.registry, str):
+            return self.registry, {}
+        return next(iter(self.registry.items()))
+
+
+def read(source: Mapping[str, Any] | str | os.PathLike[str] | None) -> ServiceSettings:
+    """Return the settings of a mapping, or of a YAML file.
+
+    :raises ProfileError: names the file, the path of the key, and the nearest valid name.
+    """
+    if source is None:
+        return ServiceSettings()
+    if isinstance(source, Mapping):
+        data, name = plain(source), "services"
+    else:
+        data, name = load_yaml(Path(source)), str(source)
+    try:
+        return convert(expanded(data, os.environ, source=name), ServiceSettings, name, "")
+    except ProfileError as exc:
+        raise ProfileError(exc.reason, source=name, path=exc.path.lstrip(".")) from None
+
+
+def channel_settings(
+    name: str, data: Any, schema: type[msgspec.Struct] | None
+) -> tuple[ChannelSettings, msgspec.Struct | None]:
+    """Return what every channel may be told, and what one has of its own, of the settings of a channel.
+
+    :param schema: the type of its own, None when it has none.
+    :raises ProfileError: names the path of the key, and the nearest valid name.
+    """
+    path = f"channels.{name}"
+    data = {} if data is None else data
+    if not isinstance(data, Mapping):
+        raise ProfileError(f"this is a mapping, not {type(data).__name__}", source="services", path=path)
+    common = {field.encode_name for field in msgspec.structs.fields(ChannelSettings)}
+    own = {field.encode_name for field in msgspec.structs.fields(schema)} if schema is not None else set()
+    for key in data:
+        if key not in common | own:
+            hint = nearest(key, common | own)
+            raise ProfileError(f"there is no such key{hint}", source="services", path=f"{path}.{key}")
+    shared = {key: value for key, value in data.items() if key in common}
+    rest = {key: value for key, value in data.items() if key not in common}
+    return (
+        convert(shared, ChannelSettings, "services", path),
+        None if schema is None else convert(rest, schema, "services", path),
+    )
+
+
+def static_addresses(data: Any) -> dict[str, list[ChannelAddress]]:
+    """Return the addresses of components: ``{component: {channel: [address, ...]}}``, or one for a list.
+
+    :raises ProfileError: it is no such mapping; names the key.
+    """
+    found: dict[str, list[ChannelAddress]] = {}
+    for component, channels in _mapping(data, "registry.static").items():
+        path = f"registry.static.{component}"
+        found[str(component)] = addresses = []
+        for channel, uris in _mapping(channels, path).items():
+            for uri in uris if isinstance(uris, (list, tuple)) else [uris]:
+                if not isinstance(uri, str) or not uri:
+                    raise ProfileError(
+                        f"an address is a text, not {type(uri).__name__}",
+                        source="services",
+                        path=f"{path}.{channel}",
+                    )
+                addresses.append(ChannelAddress(str(channel), uri))
+    return found
+
+
+def _mapping(data: Any, path: str) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        raise ProfileError(
+            f"this is a mapping, not {type(data).__name__}: component, then channel, then its addresses",
+            source="services",
+            path=path,
+        )
+    return data

@@ -1,0 +1,1 @@
+"""Registries: where components are. What the hub shows as hub.registry."""

@@ -1,0 +1,38 @@
+from dict_tools.data import SafeNamespaceDict
+
+from evbus import errors
+from evbus.engine.core import profiles as _profiles
+from evbus.engine.core.plugins import face as _face
+from evbus.engine.service import services as _services
+
+
+async def open(hub, settings):  # noqa: A001 - the name of the step in all rooms
+    """Open the registry that the option ``services`` names; return it.
+
+    :raises ConfigError: there is no such registry, or its settings have to be mended.
+    """
+    name, data = settings.registry_parts()
+    plugin = _plugin(hub, name)
+    functions = {key: _face.direct(each) for key, each in plugin._funcs.items()}
+    schema, path = getattr(plugin, "PROFILE", None), f"registry.{name}"
+    data = {} if data is None else data
+    profile = None if schema is None else _profiles.convert(data, schema, "services", path)
+    ctx = SafeNamespaceDict(acct=data, profile=profile, name=name, state=None)
+    if "open" in functions:
+        ctx.state = await functions["open"](ctx)
+
+    def bound(key):
+        return None if key not in functions else lambda *given: functions[key](ctx, *given)
+
+    return _services.Registry(
+        name, bound("watch"), bound("register"), bound("deregister"), bound("components"), bound("close")
+    )
+
+
+def _plugin(hub, name):
+    known = {module.__name__: module for module in hub.registry if module.__name__ != "init"}
+    if name in known:
+        return known[name]
+    broken = [plugin for plugin in hub.evbus.init.plugins()["registry"] if plugin.name == name]
+    why = str(broken[0].error()) if broken else f"there is no registry {name!r}{errors.absent(name, known)}"
+    raise errors.ProfileError(why, source="services", path="registry")

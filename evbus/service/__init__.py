@@ -1,0 +1,1 @@
+"""Services: typed interfaces that are called here or elsewhere. What the hub shows as hub.service."""

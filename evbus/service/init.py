@@ -1,0 +1,148 @@
+"""Start and stop the services of this process, and call those of others."""
+
+import logging
+
+import msgspec
+
+from evbus import errors
+from evbus.engine.core.plugins import load as _load
+from evbus.engine.handling.dispatch import declare as _declare
+from evbus.engine.service import declare as _interfaces
+from evbus.engine.service import implementations as _implementations
+from evbus.engine.service import remote as _remote
+from evbus.engine.service import services as _services
+from evbus.engine.service import settings as _settings
+
+log = logging.getLogger("evbus.service")
+
+
+def __init__(hub):
+    """Declare the state; when POP rebuilds the sub this runs again and keeps what there is."""
+    if "SERVICES" in vars(hub.service):
+        return
+    injector = hub.dispatch.DISPATCHER.core.injector
+    hub.service.SERVICES = services = _services.Services(
+        _services.Ground(
+            interceptors=lambda: hub.evbus.init.interceptors(),  # noqa: PLW0108 - POP may rebuild the sub
+            seconds=lambda: hub.evbus.init.settings().service_timeout,
+            build=lambda cls: _implementations.build(cls, hub, injector),
+            channels=lambda: {_services.LOCAL: False, **hub.channel.init.names()},
+            channel_settings=lambda *about: hub.channel.init.settings(*about),  # noqa: PLW0108
+            open_channel=lambda *about: hub.channel.init.open(*about),  # noqa: PLW0108
+            open_registry=lambda settings: hub.registry.init.open(settings),  # noqa: PLW0108
+            serve=lambda *about: _serve(hub, *about),
+        )
+    )
+    # Handlers, listeners and components take proxies as they take what is provided.
+    injector.also(lambda kind: services.get(kind) if _interfaces.is_interface(kind) else None)
+    hub.evbus.CHECKS["component"] = _check
+    # They may need the dispatcher to the end.
+    hub.evbus.LIFE["leave"].insert(0, lambda: _leave(hub))
+
+
+async def start(hub, port=None, host=None, settings=None):
+    """Start the components of the folders ``component/``, and those of :func:`add`; let calls be made.
+
+    :param port: of the HTTP server, 0 for any that is free; default: no server, unless the settings have one.
+    :param host: its address; default: that of the settings, else ``127.0.0.1``.
+    :param settings: a mapping, or the path of a YAML file; default: the option ``services``.
+    :raises ServiceError: they are started already.
+    :raises ConfigError: an option, a file or an implementation has to be mended.
+    """
+    options = hub.evbus.init.settings()
+    read = _settings.read(options.services if settings is None else settings)
+    if port is not None or (host is not None and read.server is not None):
+        server = read.server or _settings.ServerSettings()
+        server = _settings.ServerSettings(
+            **{
+                **msgspec.structs.asdict(server),
+                **({} if port is None else {"port": port}),
+                **({} if host is None else {"host": host}),
+            }
+        )
+        read = msgspec.structs.replace(read, server=server)
+    hub.channel.init.check(read)
+    hub.service.SERVICES.add(_files(hub))
+    await hub.service.SERVICES.start(read)
+
+
+async def stop(hub, timeout=None):
+    """Make known that the components are gone, let the calls under way end, and shut the components down.
+
+    :param timeout: seconds that calls may take to end; default: the option ``drain_timeout``.
+    """
+    seconds = hub.evbus.init.settings().drain_timeout if timeout is None else timeout
+    await hub.service.SERVICES.stop(seconds)
+
+
+def add(hub, *implementations):
+    """Have implementations started with the next start, beside those in folders ``component/``.
+
+    :param implementations: classes with ``@implementation()``, or modules that have some.
+    :raises ServiceSignatureError: one does not fit its interface, or an interface has two.
+    """
+    hub.service.SERVICES.add(_implementations.classes(implementations))
+
+
+def get(hub, interface, channel=""):
+    """Return a proxy of an interface: an object with its methods, which are called here or elsewhere.
+
+    :param channel: over which; default: ``local`` where this process implements it, else that of
+        :func:`set_preferred_channel`, else the first that the registry has for its component.
+    :raises ServiceSignatureError: this is no interface.
+    :raises ServiceError: there is no such channel; names the nearest.
+    """
+    return hub.service.SERVICES.get(interface, channel)
+
+
+def set_preferred_channel(hub, name):
+    """Let calls go over a channel, of which nothing else was said, where their component has it.
+
+    :param name: ``""`` for no preference.
+    :raises ServiceError: there is no such channel; names the nearest.
+    """
+    hub.service.SERVICES.set_preferred_channel(name)
+
+
+def within(hub, seconds):
+    """Return a context: calls that are made in it end so many seconds after its beginning."""
+    return _remote.within(seconds)
+
+
+def report(hub):
+    """Return what runs here, and what is known of others, in plain values."""
+    return hub.service.SERVICES.report()
+
+
+async def _leave(hub):
+    """Stop them with the program that started the bus; they and the bus have one time together."""
+    if hub.service.SERVICES.running:
+        await hub.service.init.stop(hub.evbus.ENGINE.patience().left())
+
+
+async def _serve(hub, settings, services):
+    raise errors.MissingExtra("the HTTP server", package="uvicorn", extra="service")
+
+
+def _files(hub):
+    """Yield the implementations of the folders ``component/``.
+
+    :raises PluginError: one of the files cannot be used: its services would be missing.
+    """
+    for plugin in hub.evbus.init.plugins()["component"]:
+        if plugin.state == "broken":
+            raise plugin.error()
+        if plugin.state == "loaded":
+            yield from _implementations.classes_in(_load.module_of(plugin.file))
+
+
+def _check(module):
+    """Refuse a file of the folder ``component/`` without an implementation, or with one that does not fit."""
+    found = _implementations.classes_in(module)
+    if not found:
+        raise errors.PluginError("it has no implementation: a class with @implementation()")
+    for cls in found:
+        try:
+            _implementations.check(cls)
+        except errors.ServiceSignatureError as exc:
+            raise errors.PluginError(str(exc), line=_declare.line_of(cls)) from exc

@@ -1,0 +1,542 @@
+"""hub.service: start, stop and what is found where, without another process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evbus import session
+from evbus.engine.service.declare import (
+    AbstractComponent,
+    ChannelAddress,
+    Component,
+    Service,
+    component,
+    implementation,
+    service,
+)
+from evbus.errors import (
+    LocalServiceError,
+    PluginError,
+    ProfileError,
+    ServiceError,
+    ServiceSignatureError,
+    SettingsError,
+)
+from tests.engine.service.kit import Item, OutOfStock, Shop, ShopImpl
+from tests.evbus.kit import new_hub, plugin, write
+
+NOT_STARTED = (
+    "the services of this hub are not started, or were stopped; await hub.service.init.start() before a "
+    "service is called"
+)
+
+
+@asynccontextmanager
+async def started(*implementations: Any, hub: Any = None, **options: Any) -> AsyncIterator[Any]:
+    hub = hub or new_hub()
+    hub.service.init.add(*implementations)
+    await hub.service.init.start(**options)
+    try:
+        yield hub
+    finally:
+        await hub.service.init.stop()
+
+
+async def test_a_service_that_is_implemented_here_is_called_directly() -> None:
+    async with started(ShopImpl) as hub:
+        shop = hub.service.init.get(Shop)
+        assert isinstance(shop, Shop)
+        assert not isinstance(shop, ShopImpl)
+        assert await shop.order(Item("pen"), note="!") == Item("pen!", 1, [Item("pen")])
+        assert shop.price("pen", factor=1) == 3
+        assert [item async for item in shop.every(2)] == [Item("0"), Item("1")]
+        with pytest.raises(OutOfStock) as problem:
+            await shop.fail("stock")
+        assert problem.value.left == 3
+        # The methods are those of the object itself.
+        assert type(shop.order.__self__) is ShopImpl
+        assert not hasattr(shop, "public_but_not_declared")
+        assert shop is hub.service.init.get(Shop)
+        assert repr(shop) == "<Shop over local>"
+
+
+async def test_nothing_is_called_before_the_start_or_after_the_stop() -> None:
+    hub = new_hub()
+    shop = hub.service.init.get(Shop)
+    assert repr(shop) == "<Shop over the first channel>"
+    hub.service.init.add(ShopImpl)
+
+    async def refused() -> None:
+        with pytest.raises(LocalServiceError) as problem:
+            await shop.find("x")
+        assert str(problem.value) == NOT_STARTED
+        with pytest.raises(LocalServiceError, match="are not started"):
+            shop.price("x")
+        with pytest.raises(LocalServiceError, match="are not started"):
+            await anext(shop.every(1))
+
+    await refused()
+    for _ in range(2):
+        async with started(hub=hub):
+            assert await shop.find("x") == Item("x")
+            with pytest.raises(ServiceError, match="the services of this hub are started already"):
+                await hub.service.init.start()
+        await refused()
+    await hub.service.init.stop()
+
+
+def test_services_start_again_in_another_loop() -> None:
+    hub = new_hub()
+    shop = hub.service.init.get(Shop)
+
+    async def once() -> Any:
+        async with started(ShopImpl, hub=hub):
+            return await shop.find("x")
+
+    assert [asyncio.run(once()) for _ in range(2)] == [Item("x"), Item("x")]
+
+
+# Components
+
+
+@service()
+class Clock(Service):
+    @abstractmethod
+    async def now(self) -> float: ...
+
+
+@implementation()
+class ClockImpl(Clock):
+    async def now(self) -> float:
+        return 5.0
+
+
+@component("tower", services=[Clock])
+class Tower(Component):
+    pass
+
+
+EVENTS: list[Any] = []
+
+
+@implementation()
+class TowerImpl(AbstractComponent, Tower):
+    def __init__(self, hub: Any, clock: Clock) -> None:
+        self.hub, self.clock = hub, clock
+
+    async def startup(self) -> None:
+        EVENTS.append(("up", self.get_status().value, await self.clock.now()))
+
+    def shutdown(self) -> None:
+        EVENTS.append(("down", self.get_status().value))
+
+    def get_addresses(self, port: int) -> list[ChannelAddress] | None:
+        EVENTS.append(port)
+        return [ChannelAddress("pigeon", "roof")]
+
+
+async def test_a_component_is_started_and_shut_down_and_says_where_it_is() -> None:
+    EVENTS.clear()
+    async with started(TowerImpl, ClockImpl) as hub:
+        assert hub.registry.LOCAL == {"tower": [("pigeon", "roof")]}
+        (found,) = hub.service.init.report()["components"]
+        assert found == {
+            "name": "tower",
+            "status": "running",
+            "services": ["clock"],
+            "addresses": [["pigeon", "roof"]],
+        }
+    assert hub.registry.LOCAL == {}
+    assert EVENTS == [("up", "virgin", 5.0), 0, ("down", "running")]
+    assert hub.service.init.report()["components"] == []
+
+
+async def test_a_start_that_fails_leaves_nothing_behind() -> None:
+    EVENTS.clear()
+
+    @component()
+    class Broken(Component):
+        pass
+
+    @implementation()
+    class BrokenImpl(AbstractComponent, Broken):
+        async def startup(self) -> None:
+            raise OSError("no disk")
+
+    hub = new_hub()
+    with pytest.raises(OSError, match="no disk"):
+        async with started(TowerImpl, ClockImpl, BrokenImpl, hub=hub):
+            pass
+    assert [event[0] for event in EVENTS] == ["up", "down"]
+    with pytest.raises(LocalServiceError):
+        await hub.service.init.get(Clock).now()
+
+
+async def test_a_shutdown_that_fails_keeps_the_others_from_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    @component()
+    class Bad(Component):
+        pass
+
+    @implementation()
+    class BadImpl(AbstractComponent, Bad):
+        def shutdown(self) -> None:
+            raise OSError("no disk")
+
+    EVENTS.clear()
+    async with started(TowerImpl, ClockImpl, BadImpl):
+        pass
+    assert EVENTS[-1] == ("down", "running")
+    assert caplog.messages == ["the component bad could not be shut down"]
+
+
+async def test_implementations_in_folders_are_started(tmp_path: Path) -> None:
+    text = (
+        "from evbus.engine.service.declare import implementation\n"
+        "from tests.service.test_init import Clock\n\n\n"
+        "@implementation()\n"
+        "class Sundial(Clock):\n"
+        "    async def now(self) -> float:\n"
+        "        return 6.0\n"
+    )
+    hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", component__sundial=text)])
+    async with started(hub=hub):
+        assert await hub.service.init.get(Clock).now() == 6.0
+
+
+LATE = """
+from evbus.engine.service.declare import implementation
+from tests.service.test_init import Clock
+
+@implementation()
+class Sundial(Clock):
+    def now(self) -> float:
+        return 6.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", r"it has no implementation: a class with @implementation\(\)"),
+        (
+            LATE,
+            r"Sundial.now \(.*sundial.py:7\) is a plain def, and Clock.now is an async def; write it alike",
+        ),
+    ],
+)
+async def test_a_file_that_cannot_be_used_ends_the_start(tmp_path: Path, text: str, said: str) -> None:
+    hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", component__sundial=text)])
+    with pytest.raises(PluginError, match=rf"component.sundial \(.*sundial.py.*\): {said}"):
+        await hub.service.init.start()
+    assert plugin(hub, "sundial", "component").state == "broken"
+
+
+class Repo:
+    pass
+
+
+async def test_components_take_what_is_provided_and_proxies() -> None:
+    @service()
+    class Keeping(Service):
+        @abstractmethod
+        async def kept(self) -> float: ...
+
+    @implementation()
+    class Keeper(Keeping):
+        def __init__(self, repo: Repo, clock: Clock, size: int = 3) -> None:
+            self.repo, self.clock, self.size = repo, clock, size
+
+        async def kept(self) -> float:
+            assert isinstance(self.repo, Repo)
+            return await self.clock.now() + self.size
+
+    hub = new_hub()
+    with pytest.raises(
+        ServiceSignatureError, match=r"Keeper \(.*\): nothing is provided for 'repo', a Repo; "
+    ):
+        async with started(Keeper, ClockImpl, hub=hub):
+            pass
+    hub.dispatch.init.provide(Repo, Repo())
+    async with started(hub=hub):
+        assert await hub.service.init.get(Keeping).kept() == 8.0
+
+
+async def test_handlers_take_proxies_by_the_interface() -> None:
+    async with started(ClockImpl) as hub:
+
+        async def handle(message: str, clock: Clock) -> float:
+            return await clock.now()
+
+        hub.dispatch.commands.bind("tick", handle)
+        await hub.dispatch.init.start()
+        assert await hub.dispatch.commands.handle("tick", wait_for_response=True) == 5.0
+        await hub.dispatch.init.stop()
+
+
+# What is refused, each by its sentence
+
+
+@service()
+class Other(Service):
+    @abstractmethod
+    async def call(self, a: int, b: int = 2, *, c: int = 3) -> int: ...
+
+
+def implementing(function: Any) -> Any:
+    return implementation()(type("Impl", (Other,), {"call": function, "__module__": __name__}))
+
+
+async def _no_default(self: Any, a: int, b: int, *, c: int = 3) -> int: ...
+async def _renamed(self: Any, a: int, x: int = 2, *, c: int = 3) -> int: ...
+async def _moved(self: Any, b: int = 2, a: int = 1, *, c: int = 3) -> int: ...
+async def _more(self: Any, a: int, b: int = 2, *, c: int = 3, d: int) -> int: ...
+async def _by_position(self: Any, a: int, b: int = 2, /, *, c: int = 3) -> int: ...
+async def _yields(self: Any, a: int, b: int = 2, *, c: int = 3) -> AsyncIterator[int]:
+    yield 1
+
+
+def _plain(self: Any, a: int, b: int = 2, *, c: int = 3) -> int: ...
+
+
+async def _wider(self: Any, a: int = 0, b: int = 2, d: int = 4, *, c: int = 3, **more: int) -> int: ...
+async def _anything(self: Any, *args: Any, **kwargs: Any) -> int: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (_no_default, r"has no default for 'b', which is declared with one: Other.call\(a: 'int', b.*"),
+        (_renamed, "has no parameter 'b', which is declared: .*"),
+        (_moved, "has the parameter 'a' at another place than declared: .*"),
+        (_more, "needs 'd', which is not declared: .*"),
+        (_by_position, "takes 'a' by position alone, which is not declared so: .*"),
+        (_yields, "is an async def, and Other.call is an async def.*|is .*"),
+        (_plain, "is a plain def, and Other.call is an async def; write it alike"),
+    ],
+)
+def test_another_signature_than_declared_is_refused_with_file_and_line(function: Any, said: str) -> None:
+    line = function.__code__.co_firstlineno
+    with pytest.raises(ServiceSignatureError, match=rf"^Impl.call \({__file__}:{line}\) {said}$"):
+        new_hub().service.init.add(implementing(function))
+
+
+@pytest.mark.parametrize("function", [_wider, _anything])
+def test_an_implementation_may_take_more_than_declared(function: Any) -> None:
+    new_hub().service.init.add(implementing(function))
+
+
+def test_a_missing_method_is_named() -> None:
+    @implementation()
+    class Empty(Other):
+        pass
+
+    with pytest.raises(ServiceSignatureError) as problem:
+        new_hub().service.init.add(Empty)
+    assert f"Empty ({__file__}:" in str(problem.value)
+    assert " has no method call(a: 'int', b: 'int' = 2, *, c: 'int' = 3)" in str(problem.value)
+    assert str(problem.value).endswith(", which Other.call is")
+
+
+def test_two_implementations_are_refused_and_named() -> None:
+    @implementation()
+    class Second(Clock):
+        async def now(self) -> float: ...
+
+    hub = new_hub()
+    hub.service.init.add(ClockImpl)
+    with pytest.raises(
+        ServiceSignatureError,
+        match=rf"Clock has two implementations, ClockImpl \({__file__}:\d+\) and .*Second \({__file__}:\d+\)",
+    ):
+        hub.service.init.add(Second)
+
+
+async def test_a_component_without_one_of_its_services_is_refused() -> None:
+    said = (
+        "the component 'tower' lists Clock, and nothing implements it here; write a class that derives from"
+    )
+    with pytest.raises(ServiceSignatureError, match=said):
+        async with started(TowerImpl):
+            pass
+
+
+def test_what_is_no_implementation_is_refused() -> None:
+    hub = new_hub()
+    with pytest.raises(
+        ServiceSignatureError, match=r"Clock is no implementation: it has no @implementation\(\)"
+    ):
+        hub.service.init.add(Clock)
+    with pytest.raises(
+        ServiceSignatureError, match=r"the module asyncio has no class with @implementation\(\)"
+    ):
+        hub.service.init.add(asyncio)
+
+
+def test_a_service_stands_in_one_component() -> None:
+    class Belfry(Component):
+        pass
+
+    with pytest.raises(
+        ServiceSignatureError, match="Belfry lists Clock, which the component 'tower' has already"
+    ):
+        component(services=[Clock])(Belfry)
+
+
+def test_an_unknown_channel_is_refused_with_the_nearest_name() -> None:
+    hub = new_hub()
+    with pytest.raises(ServiceError, match="there is no channel 'locl'; did you mean 'local'?"):
+        hub.service.init.get(Clock, channel="locl")
+    with pytest.raises(ServiceError, match="there is no channel 'locl'; did you mean 'local'?"):
+        hub.service.init.set_preferred_channel("locl")
+    with pytest.raises(ServiceSignatureError, match="int is no interface"):
+        hub.service.init.get(int)
+
+
+async def test_a_service_that_is_not_here_is_not_called_here() -> None:
+    async with started() as hub:
+        with pytest.raises(
+            LocalServiceError, match="Clock is not implemented in this process; start its impl"
+        ):
+            await hub.service.init.get(Clock, channel="local").now()
+        with pytest.raises(ServiceError, match="the registry local has no component 'tower'"):
+            await hub.service.init.get(Clock).now()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"registy": "local"}, "services: registy: there is no such key; did you mean 'registry'?"),
+        ({"registry": "consl"}, "services: registry: there is no registry 'consl'; known: local, static"),
+        ({"registry": {"a": 1, "b": 2}}, "services: registry is a mapping of one name, such as static"),
+        ({"registry": {"static": []}}, "services: registry.static: this is a mapping, not list: component, "),
+        (
+            {"registry": {"static": {"shop": ["http://x"]}}},
+            "services: registry.static.shop: this is a mapping, not list: ",
+        ),
+        (
+            {"registry": {"static": {"shop": {"x": [5]}}}},
+            "services: registry.static.shop.x: an address is a text, not int",
+        ),
+        ({"channels": {"x": {}}}, "services: channels.x: there is no channel 'x'"),
+        ({"server": {"port": -1}}, "services: server: port is a number from 0 to 65535"),
+        ({"server": {"prot": 1}}, "services: server.prot: there is no such key; did you mean 'port'?"),
+        ({"threads": 0}, "services: threads must be 1 or more"),
+    ],
+)
+async def test_settings_that_are_wrong_are_named(settings: Any, said: str) -> None:
+    hub = new_hub()
+    with pytest.raises(ProfileError) as problem:
+        await hub.service.init.start(settings=settings)
+    assert str(problem.value).startswith(said)
+    # And may be mended.
+    async with started(ClockImpl, hub=hub):
+        pass
+
+
+async def test_settings_may_stand_in_a_file_or_in_the_option(tmp_path: Path) -> None:
+    path = tmp_path / "services.yml"
+    path.write_text("registry:\n  static:\n    tower: {pigeon: roof}\nthread: 5\n")
+    for hub, options in ((new_hub(), {"settings": path}), (new_hub(services=str(path)), {})):
+        with pytest.raises(
+            ProfileError, match=f"{path}: thread: there is no such key; did you mean 'threads'"
+        ):
+            await hub.service.init.start(**options)
+    hub = new_hub(services={"registry": {"static": {"tower": {"pigeon": "roof"}}}})
+    async with started(hub=hub):
+        assert hub.service.init.report()["registry"] == "static"
+        with pytest.raises(
+            ServiceError, match="'tower' can be called over pigeon, and this process has none"
+        ):
+            await hub.service.init.get(Clock).now()
+    with pytest.raises(SettingsError, match="service_timeout: it must be a number above 0"):
+        new_hub(service_timeout=0).evbus.init.settings()
+
+
+# Plain methods, threads and loops
+
+
+async def test_a_plain_method_may_be_called_from_a_thread() -> None:
+    async with started(ShopImpl) as hub:
+        shop = hub.service.init.get(Shop)
+        assert await asyncio.to_thread(shop.price, "pen") == 6.0
+
+
+SESSION = """
+from evbus import session
+
+def send(hub, envelope):
+    if session.text():
+        envelope.headers["evbus-session"] = session.text()
+
+async def handle(hub, envelope, call_next):
+    hub.pipeline.SEEN = [*vars(hub.pipeline).get("SEEN", []), envelope.routing_key]
+    with session.inside(session.read(envelope.headers.get("evbus-session"))):
+        return await call_next(envelope)
+"""
+
+
+async def test_interceptors_are_around_local_calls_where_there_are_some(tmp_path: Path) -> None:
+    hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", pipeline__who=SESSION)])
+    async with started(ShopImpl, ClockImpl, hub=hub):
+        shop = hub.service.init.get(Shop)
+        with session.use(user="joe"):
+            assert await shop.find("x") == Item("x")
+            assert [item async for item in shop.every(1)] == [Item("0")]
+            assert await asyncio.to_thread(shop.price, "pen") == 6.0
+        with pytest.raises(OutOfStock):
+            await shop.fail("stock")
+        with pytest.raises(ServiceError) as problem:
+            shop.price("pen")
+        assert str(problem.value) == (
+            "Shop.price is a plain method, and interceptors are around it: it would hold up the event loop; "
+            "declare it with async def, or call it from a thread: await asyncio.to_thread(proxy.price, ...)"
+        )
+        seen = [f"shop:shop:{name}" for name in ("find", "every", "price", "fail")]
+        assert seen == hub.pipeline.SEEN
+
+
+async def test_a_call_from_another_loop_is_made_in_that_of_the_services(tmp_path: Path) -> None:
+    hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", pipeline__who=SESSION)])
+    async with started(ShopImpl, hub=hub):
+        shop = hub.service.init.get(Shop)
+        assert await asyncio.to_thread(lambda: asyncio.run(shop.find("x"))) == Item("x")
+
+        async def stream() -> Any:
+            return [item async for item in shop.every(1)]
+
+        with pytest.raises(
+            ServiceError, match="Shop.every: a stream is read in the event loop that the serv"
+        ):
+            await asyncio.to_thread(lambda: asyncio.run(stream()))
+
+
+async def test_a_stop_ends_who_waits_in_a_thread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", pipeline__who=SESSION)])
+    async with started(ShopImpl, hub=hub):
+        shop = hub.service.init.get(Shop)
+        assert await asyncio.to_thread(shop.price, "pen") == 6.0
+    with pytest.raises(LocalServiceError, match="are not started"):
+        await asyncio.to_thread(shop.price, "pen")
+
+
+async def test_services_end_with_the_program_that_started_the_bus() -> None:
+    from evbus.api import bus
+
+    EVENTS.clear()
+    async with bus({"internal": {"default": {}}}) as events:
+        events.hub.service.init.add(TowerImpl, ClockImpl)
+        await events.hub.service.init.start()
+        clock = events.hub.service.init.get(Clock)
+        assert await clock.now() == 5.0
+    assert EVENTS[-1] == ("down", "running")
+    with pytest.raises(LocalServiceError):
+        await clock.now()
