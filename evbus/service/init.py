@@ -7,6 +7,7 @@ import msgspec
 from evbus import errors
 from evbus.engine.core.plugins import load as _load
 from evbus.engine.handling.dispatch import declare as _declare
+from evbus.engine.service import callers as _callers
 from evbus.engine.service import declare as _interfaces
 from evbus.engine.service import implementations as _implementations
 from evbus.engine.service import remote as _remote
@@ -121,7 +122,15 @@ async def _leave(hub):
 
 
 async def _serve(hub, settings, services):
-    raise errors.MissingExtra("the HTTP server", package="uvicorn", extra="service")
+    """Start the HTTP server.
+
+    :raises MissingExtra: the extra ``service`` is not installed.
+    """
+    try:
+        from evbus.engine.web import site as _site
+    except ModuleNotFoundError as exc:
+        raise _callers.missing(exc, "the HTTP server") from exc
+    return await _site.served(services.hosted, settings)
 
 
 def _files(hub):

@@ -211,7 +211,7 @@ def test_plugins_lists_every_plugin_with_its_file(hub: Any) -> None:
     found = hub.evbus.init.plugins()
     names = {room: {one.name for one in plugins} for room, plugins in found.items()}
     assert names == {
-        "channel": set(),
+        "channel": {"dispatch_json", "dispatch_msgpack", "rest"},
         "component": set(),
         "connection": {"amqp", "amqp1", "stomp"},
         "dispatch": {"commands", "events", "queries"},

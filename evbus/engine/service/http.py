@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-import msgspec
-
 from evbus.engine.kit.redact import one_line, text_of
-from evbus.engine.kit.units import Bytes, Seconds
 from evbus.engine.service.call import Call, where
 from evbus.engine.service.encoding import (
     Encoding,
@@ -25,7 +21,7 @@ from evbus.engine.service.encoding import (
     records_of,
 )
 from evbus.engine.service.failures import raised, refused
-from evbus.engine.wire.base.tls import Tls
+from evbus.engine.service.settings import HttpSettings
 from evbus.engine.wire.http.pool import (
     Answer,
     Exchange,
@@ -38,27 +34,6 @@ from evbus.engine.wire.http.pool import (
 from evbus.errors import PayloadError, ServiceCommunicationError, ServiceError
 
 __all__ = ["HttpCaller", "HttpSettings"]
-
-
-class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What channels over HTTP may be told.
-
-    :ivar connections: the most to one address; further calls wait for one, within their deadlines.
-    :ivar connect_timeout: seconds for a connection, its TLS handshake included.
-    :ivar max_answer: the most bytes of a result, or of a record of a stream.
-    :ivar tls: what is trusted and shown where an address is ``https://``.
-    """
-
-    connections: int = 100
-    connect_timeout: Seconds = 5.0
-    max_answer: Bytes = 16 * 1024 * 1024
-    tls: Tls | None = None
-
-    def __post_init__(self) -> None:
-        if self.connections < 1 or self.max_answer < 1:
-            raise ValueError("connections and max_answer must be 1 or more")
-        if not 0 < self.connect_timeout < math.inf:
-            raise ValueError("connect_timeout is a number of seconds above 0")
 
 
 class HttpCaller:

@@ -15,10 +15,12 @@ from evbus.engine.core.profiles import convert, load_yaml
 from evbus.engine.core.settings import Retry, plain
 from evbus.engine.kit.units import Bytes, Seconds
 from evbus.engine.service.declare import ChannelAddress
+from evbus.engine.wire.base.tls import Tls
 from evbus.errors import ProfileError, nearest
 
 __all__ = [
     "ChannelSettings",
+    "HttpSettings",
     "ServerSettings",
     "ServiceSettings",
     "channel_settings",
@@ -61,6 +63,27 @@ class ChannelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             raise ValueError("in_flight must be 1 or more")
         if self.retry.attempts < 1:
             raise ValueError("retry.attempts must be 1 or more: a call has a deadline")
+
+
+class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What channels over HTTP may be told.
+
+    :ivar connections: the most to one address; further calls wait for one, within their deadlines.
+    :ivar connect_timeout: seconds for a connection, its TLS handshake included.
+    :ivar max_answer: the most bytes of a result, or of a record of a stream.
+    :ivar tls: what is trusted and shown where an address is ``https://``.
+    """
+
+    connections: int = 100
+    connect_timeout: Seconds = 5.0
+    max_answer: Bytes = 16 * 1024 * 1024
+    tls: Tls | None = None
+
+    def __post_init__(self) -> None:
+        if self.connections < 1 or self.max_answer < 1:
+            raise ValueError("connections and max_answer must be 1 or more")
+        if not 0 < self.connect_timeout < math.inf:
+            raise ValueError("connect_timeout is a number of seconds above 0")
 
 
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
