@@ -20,6 +20,7 @@ import pop.hub
 
 from evbus import session
 from evbus.engine.client.handle import Handle
+from evbus.engine.client.services import ServicesHandle, ServicesRun
 from evbus.engine.client.sync_bus import SyncBus
 from evbus.engine.core.lifecycle.running import control_of, running
 from evbus.engine.core.plugins import installed
@@ -31,12 +32,30 @@ from evbus.engine.handling.events.declare import EventListener, EventListenerDes
 from evbus.engine.handling.events.declare import EventSpec as EventDescriptor
 from evbus.engine.handling.handler import AbstractHandler, HandlerProtocol
 from evbus.engine.handling.providers import Factory, Singleton
+from evbus.engine.service.declare import (
+    AbstractComponent,
+    ChannelAddress,
+    Component,
+    ComponentStatus,
+    Service,
+    component,
+    implementation,
+    method,
+    rest,
+    service,
+)
+from evbus.engine.service.rest import Body, PathParam, QueryParam, delete, get, patch, post, put
 from evbus.errors import EvbusError, Rejected, Unavailable
 from evbus.types import Delivery, Envelope, Event, Subscription
 
 __all__ = [
+    "AbstractComponent",
     "AbstractHandler",
+    "Body",
     "BusHandle",
+    "ChannelAddress",
+    "Component",
+    "ComponentStatus",
     "Delivery",
     "Dispatcher",
     "Envelope",
@@ -48,18 +67,33 @@ __all__ = [
     "EventRouter",
     "Factory",
     "HandlerProtocol",
+    "PathParam",
+    "QueryParam",
     "Rejected",
     "RequestRouter",
+    "Service",
+    "ServicesHandle",
     "Singleton",
     "Subscription",
     "SyncBus",
     "Unavailable",
     "bus",
     "command",
+    "component",
+    "delete",
     "event",
     "event_listener",
+    "get",
+    "implementation",
+    "method",
     "on",
+    "patch",
+    "post",
+    "put",
     "query",
+    "rest",
+    "service",
+    "services",
     "session",
     "sync_bus",
 ]
@@ -191,6 +225,37 @@ def sync_bus(
     # That mistakes in the options are known here and not with the first event.
     made.hub  # noqa: B018 - it makes it
     return made
+
+
+def services(
+    components: Iterable[type | ModuleType] = (),
+    *,
+    port: int | None = None,
+    host: str | None = None,
+    settings: Mapping[str, Any] | str | Path | None = None,
+    **options: Any,
+) -> ServicesRun:
+    """Start services, and at the end let calls end and stop them: with ``async with``, or ``with``.
+
+    With ``with`` they run in a thread of their own, for programs without an event loop.
+
+    :param components: classes with ``@implementation()``, of components and of services, and modules that
+        have some; beside them those in folders ``component/`` of ``plugin_dirs``.
+    :param port: of the HTTP server, 0 for any that is free; default: none, unless the settings have one.
+    :param host: its address; default: that of the settings, else ``127.0.0.1``.
+    :param settings: where others are, and how they are called: a mapping with ``registry``, ``channels`` and
+        ``server``, or the path of a YAML file; default: the option ``services``.
+    :param options: options of the section ``evbus``, such as ``service_timeout=5``.
+    :raises ConfigError: an option, a file or an implementation has to be mended.
+    """
+    listed = list(components)
+
+    def make() -> pop.hub.Hub:
+        hub = _made((), options)
+        hub.service.init.add(*listed)
+        return hub
+
+    return ServicesRun(make, {"port": port, "host": host, "settings": settings})
 
 
 def _made(listeners: Iterable[Any], options: Mapping[str, Any]) -> pop.hub.Hub:
