@@ -390,6 +390,7 @@ DYNE = {
     "event": ["event"],
     "evbus": ["evbus"],
     "handler": ["handler"],
+    "health": ["health"],
     "ingress": ["ingress"],
     "listener": ["listener"],
     "log": ["log"],

@@ -27,6 +27,7 @@ ROOMS = {
     "evbus",
     "event",
     "handler",
+    "health",
     "ingress",
     "listener",
     "log",

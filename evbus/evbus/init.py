@@ -41,6 +41,7 @@ SUBSYSTEMS = (
     "channel",
     "service",
     "component",
+    "health",
 )
 
 #: The steps of the life of a bus that rooms take part in, each with a function that they register.

@@ -9,6 +9,7 @@ from evbus.engine.core.plugins import load as _load
 from evbus.engine.handling.dispatch import declare as _declare
 from evbus.engine.service import callers as _callers
 from evbus.engine.service import declare as _interfaces
+from evbus.engine.service import health as _health
 from evbus.engine.service import implementations as _implementations
 from evbus.engine.service import remote as _remote
 from evbus.engine.service import services as _services
@@ -32,17 +33,21 @@ def __init__(hub):
             open_channel=lambda *about: hub.channel.init.open(*about),  # noqa: PLW0108
             open_registry=lambda settings: hub.registry.init.open(settings),  # noqa: PLW0108
             serve=lambda *about: _serve(hub, *about),
+            bus=lambda result: _health.of_bus(hub.evbus.stats.snapshot(), result),
         )
     )
     # Handlers, listeners and components take proxies as they take what is provided.
     injector.also(lambda kind: services.get(kind) if _interfaces.is_interface(kind) else None)
     hub.evbus.CHECKS["component"] = _check
+    hub.evbus.CHECKS["health"] = _check_health
     # They may need the dispatcher to the end.
     hub.evbus.LIFE["leave"].insert(0, lambda: _leave(hub))
 
 
 async def start(hub, port=None, host=None, settings=None):
     """Start the components of the folders ``component/``, and those of :func:`add`; let calls be made.
+
+    Health checks are those of the folders ``health/``, those of :func:`add`, and the bus.
 
     :param port: of the HTTP server, 0 for any that is free; default: no server, unless the settings have one.
     :param host: its address; default: that of the settings, else ``127.0.0.1``.
@@ -79,7 +84,8 @@ async def stop(hub, timeout=None):
 def add(hub, *implementations):
     """Have implementations started with the next start, beside those in folders ``component/``.
 
-    :param implementations: classes with ``@implementation()``, or modules that have some.
+    :param implementations: classes with ``@implementation()`` or ``@health_checks()``, or modules that have
+        some of the first.
     :raises ServiceSignatureError: one does not fit its interface, or an interface has two.
     """
     hub.service.SERVICES.add(_implementations.classes(implementations))
@@ -130,19 +136,27 @@ async def _serve(hub, settings, services):
         from evbus.engine.web import site as _site
     except ModuleNotFoundError as exc:
         raise _callers.missing(exc, "the HTTP server") from exc
-    return await _site.served(services.hosted, settings)
+    return await _site.served(services, settings)
 
 
 def _files(hub):
-    """Yield the implementations of the folders ``component/``.
+    """Yield the implementations of the folders ``component/``, and the checks of the folders ``health/``.
 
     :raises PluginError: one of the files cannot be used: its services would be missing.
     """
-    for plugin in hub.evbus.init.plugins()["component"]:
-        if plugin.state == "broken":
-            raise plugin.error()
-        if plugin.state == "loaded":
-            yield from _implementations.classes_in(_load.module_of(plugin.file))
+    found = hub.evbus.init.plugins()
+    for room, inside in (("component", _implementations.classes_in), ("health", _health.checks_in)):
+        for plugin in found[room]:
+            if plugin.state == "broken":
+                raise plugin.error()
+            if plugin.state == "loaded":
+                yield from inside(_load.module_of(plugin.file))
+
+
+def _check_health(module):
+    """Refuse a file of the folder ``health/`` without health checks."""
+    if not _health.checks_in(module):
+        raise errors.PluginError("it has no health checks: a class with @health_checks()")
 
 
 def _check(module):

@@ -218,6 +218,7 @@ def test_plugins_lists_every_plugin_with_its_file(hub: Any) -> None:
         "egress": {"amqp", "amqp1", "internal", "stomp"},
         "event": set(),
         "handler": set(),
+        "health": set(),
         "ingress": {"amqp", "amqp1", "console", "file", "internal", "stomp", "webhook"},
         "listener": set(),
         "match": {"exact", "glob", "regex", "topic"},

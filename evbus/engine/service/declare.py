@@ -12,6 +12,7 @@ from enum import Enum
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
+from evbus.engine.service.health import Health, HealthCheckManager
 from evbus.engine.service.method import OPTIONS, CallOptions, MethodSpec, read_method, seconds
 from evbus.engine.service.rest import check_errors
 from evbus.engine.service.route import Route, read_routes
@@ -67,7 +68,12 @@ class Service:
 
 
 class Component(Service, ABC):
-    """The base of components: bundles of services that are started together and have the same addresses."""
+    """The base of components: bundles of services that are started together and have the same addresses.
+
+    :ivar checks: the health checks of the process, once it is started.
+    """
+
+    checks: HealthCheckManager | None = None
 
     @abstractmethod
     def startup(self) -> Any:
@@ -87,6 +93,10 @@ class Component(Service, ABC):
     @abstractmethod
     def get_status(self) -> ComponentStatus:
         """Return its state."""
+
+    def get_health(self) -> Any:
+        """Return its :class:`.Health`, what all checks of the process say; may be asynchronous."""
+        return Health() if self.checks is None else self.checks.check()
 
 
 class AbstractComponent(Component):

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
+from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 from evbus.engine.handling.events.threads import Threads
@@ -21,6 +22,7 @@ __all__ = [
     "HealthCheckManager",
     "HealthStatus",
     "Result",
+    "checks_in",
     "endpoint_of",
     "has_checks",
     "health",
@@ -301,6 +303,11 @@ def has_checks(cls: Any) -> bool:
     return isinstance(cls, type) and _CHECKS in vars(cls)
 
 
+def checks_in(module: ModuleType) -> list[type]:
+    """Return the classes with checks that a module declares itself."""
+    return [one for one in vars(module).values() if has_checks(one) and one.__module__ == module.__name__]
+
+
 def health_check(
     name: str = "", cache: float = 0, fail_if_slower_than: float = 0
 ) -> Callable[[_Function], _Function]:
@@ -342,10 +349,15 @@ def _declared(cls: type) -> list[tuple[_Says, Any]]:
 
 
 def of_bus(snapshot: Mapping[str, Any], result: Result) -> None:
-    """Say how a bus is: an ERROR unless it runs, and a WARNING while something of it waits.
+    """Say how a bus is: an ERROR when it ends or has ended, and a WARNING while something of it waits.
+
+    One that was never started is none that anything is sent to.
 
     :param snapshot: of ``hub.evbus.stats.snapshot()``.
     """
+    if snapshot["state"] == "new":
+        result.set_status(HealthStatus.OK, "the bus is not started")
+        return
     if snapshot["state"] != "running":
         result.set_status(HealthStatus.ERROR, f"the bus is {snapshot['state']}")
         return

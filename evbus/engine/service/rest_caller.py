@@ -5,10 +5,9 @@ Needs httptools.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-from evbus.engine.call.forward import DEADLINE, ERROR, OUTCOME
+from evbus.engine.call.forward import ERROR, OUTCOME
 from evbus.engine.codec import json
 from evbus.engine.kit.redact import one_line
 from evbus.engine.service.call import Call
@@ -64,7 +63,7 @@ class RestCaller(HttpCaller):
             content = f"content-type: {JSON.type}\r\n"
         head = (
             f"{request.verb} {where_to.path}{request.target} HTTP/1.1\r\nhost: {where_to.authority}\r\n"
-            f"accept: {JSON.type}\r\n{content}{DEADLINE}: {time.time() + call.seconds:.3f}\r\n"
+            f"accept: {JSON.type}\r\n{content}"
         )
         try:
             answer = await self.pool.request(where_to, head.encode() + lines, body)

@@ -19,6 +19,7 @@ from evbus.engine.service.declare import (
     service_spec,
 )
 from evbus.engine.service.directory import Directory, Located
+from evbus.engine.service.health import HealthCheckManager, Result, has_checks
 from evbus.engine.service.hosted import Hosted, HostedMethod
 from evbus.engine.service.implementations import Plan, planned
 from evbus.engine.service.method import MethodSpec
@@ -72,6 +73,7 @@ class Ground(NamedTuple):
     :ivar open_channel: awaits a channel, and what closes it.
     :ivar open_registry: awaits the registry.
     :ivar serve: starts the HTTP server.
+    :ivar bus: says of a result how the bus is.
     """
 
     interceptors: Callable[[], tuple[Prepare | None, Around | None]]
@@ -84,6 +86,7 @@ class Ground(NamedTuple):
     ]
     open_registry: Callable[[ServiceSettings], Awaitable[Registry]]
     serve: Callable[[ServerSettings, Services], Awaitable[RunningServer]]
+    bus: Callable[[Result], None]
 
 
 class _Component(NamedTuple):
@@ -100,6 +103,7 @@ class Services:
 
     :ivar hosted: the implementations of this process.
     :ivar server: the HTTP server, None without one.
+    :ivar health: the health checks.
     :ivar settings: those that it was started with.
     """
 
@@ -107,11 +111,13 @@ class Services:
         self.settings = ServiceSettings()
         self.server: RunningServer | None = None
         self.hosted = Hosted(lambda: None)
+        self.health = HealthCheckManager()
         self._ground = ground
         self._stack: AsyncExitStack | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = False
         self._classes: dict[type, None] = {}
+        self._checks: dict[type, None] = {}
         self._components: dict[str, _Component] = {}
         self._proxies: dict[tuple[type, str], _ProxyTarget] = {}
         self._preferred = ""
@@ -132,16 +138,24 @@ class Services:
         """Whether they are started."""
         return self._stack is not None
 
+    @property
+    def components(self) -> dict[str, Any]:
+        """The components of this process that run, by name."""
+        return {name: one.made for name, one in self._components.items()}
+
     # Start and stop
 
     def add(self, classes: Iterable[type]) -> None:
-        """Have implementations started with the next start.
+        """Have implementations started, and health checks made, with the next start.
 
         :raises ServiceSignatureError: one of them does not fit its interface, or an interface has two.
         """
-        found = {**self._classes, **dict.fromkeys(classes)}
+        given = dict.fromkeys(classes)
+        checks = {cls: None for cls in given if has_checks(cls)}
+        found = {**self._classes, **{cls: None for cls in given if cls not in checks}}
         planned(found)
         self._classes = found
+        self._checks.update(checks)
 
     async def start(self, settings: ServiceSettings) -> None:
         """Make the components and start them, make known where they are, and let calls be made.
@@ -180,8 +194,14 @@ class Services:
         )
         stack.push_async_callback(self._directory.close)
         stack.push_async_callback(self._close_channels)
+        self.health = HealthCheckManager()
+        stack.push_async_callback(self.health.close)
+        self.health.add_check("bus", self._ground.bus)
+        for cls in self._checks:
+            self.health.add(await self._ground.build(cls))
         for plan in plans:
             self._components[plan.name] = await self._made(plan)
+            self._components[plan.name].made.checks = self.health
         # Calls may be made from now on, as components do it when they start.
         self._stack = stack
         self._refresh()

@@ -364,7 +364,7 @@ SNAPSHOT: dict[str, Any] = {
     [
         ({}, HealthStatus.OK, ""),
         ({"state": "stopped"}, HealthStatus.ERROR, "the bus is stopped"),
-        ({"state": "new"}, HealthStatus.ERROR, "the bus is new"),
+        ({"state": "new"}, HealthStatus.OK, "the bus is not started"),
         (
             {"connections": {"amqp.default": {"state": "down", "last_error": "refused"}}},
             HealthStatus.WARNING,
@@ -389,4 +389,4 @@ def test_how_a_bus_is(change: Any, status: HealthStatus, details: str) -> None:
 async def test_the_bus_of_a_hub(hub: Any) -> None:
     result = Result("bus")
     of_bus(hub.evbus.stats.snapshot(), result)
-    assert result.details == "the bus is new"
+    assert result.details == "the bus is not started"

@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import enum
 import json
+import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Annotated, Any, NamedTuple
 import pydantic
 from starlette.exceptions import HTTPException
 
+from evbus.engine.call.forward import DEADLINE
 from evbus.engine.handling.frame import CURRENT
 from evbus.engine.service.call import Call
 from evbus.engine.service.declare import Service, rest, service, service_spec
@@ -231,7 +233,8 @@ def call_of(
 ) -> Call:
     spec = service_spec(interface).methods[name]
     positional, by_name = spec.arguments(args, kwargs)
-    return Call("store", "shop", spec, positional, by_name, seconds, headers or {})
+    deadline = {DEADLINE: f"{time.time() + seconds:.3f}"}
+    return Call("store", "shop", spec, positional, by_name, seconds, {**deadline, **(headers or {})})
 
 
 @contextlib.asynccontextmanager

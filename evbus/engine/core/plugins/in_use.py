@@ -15,7 +15,7 @@ from evbus.errors import SettingsError, nearest
 __all__ = ["ROOMS", "choose", "others", "unseen"]
 
 #: The rooms of which a program has only its own plugins.
-ROOMS = ("component", "handler", "listener")
+ROOMS = ("component", "handler", "health", "listener")
 EVERY = "*"
 _HOOK = (
     "an import hook of an editable install hides it from POP: give its project package-dir ="
