@@ -44,7 +44,14 @@ from evbus.engine.service.declare import (
     rest,
     service,
 )
-from evbus.engine.service.rest import Body, PathParam, QueryParam, delete, get, patch, post, put
+from evbus.engine.service.health import (
+    HealthCheckManager,
+    HealthStatus,
+    health,
+    health_check,
+    health_checks,
+)
+from evbus.engine.service.rest import Body, Header, PathParam, QueryParam, delete, get, patch, post, put
 from evbus.errors import EvbusError, Rejected, Unavailable
 from evbus.types import Delivery, Envelope, Event, Subscription
 
@@ -67,6 +74,9 @@ __all__ = [
     "EventRouter",
     "Factory",
     "HandlerProtocol",
+    "Header",
+    "HealthCheckManager",
+    "HealthStatus",
     "PathParam",
     "QueryParam",
     "Rejected",
@@ -84,6 +94,9 @@ __all__ = [
     "event",
     "event_listener",
     "get",
+    "health",
+    "health_check",
+    "health_checks",
     "implementation",
     "method",
     "on",
@@ -239,8 +252,9 @@ def services(
 
     With ``with`` they run in a thread of their own, for programs without an event loop.
 
-    :param components: classes with ``@implementation()``, of components and of services, and modules that
-        have some; beside them those in folders ``component/`` of ``plugin_dirs``.
+    :param components: classes with ``@implementation()``, of components and of services, or with
+        ``@health_checks()``, and modules that have some; beside them those in folders ``component/`` and
+        ``health/`` of ``plugin_dirs``.
     :param port: of the HTTP server, 0 for any that is free; default: none, unless the settings have one.
     :param host: its address; default: that of the settings, else ``127.0.0.1``.
     :param settings: where others are, and how they are called: a mapping with ``registry``, ``channels`` and

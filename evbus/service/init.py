@@ -85,7 +85,7 @@ def add(hub, *implementations):
     """Have implementations started with the next start, beside those in folders ``component/``.
 
     :param implementations: classes with ``@implementation()`` or ``@health_checks()``, or modules that have
-        some of the first.
+        some.
     :raises ServiceSignatureError: one does not fit its interface, or an interface has two.
     """
     hub.service.SERVICES.add(_implementations.classes(implementations))

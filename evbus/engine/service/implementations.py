@@ -19,6 +19,7 @@ from evbus.engine.service.declare import (
     interfaces_of,
     is_implementation,
 )
+from evbus.engine.service.health import checks_in
 from evbus.engine.service.method import MethodSpec
 from evbus.errors import ServiceSignatureError
 
@@ -47,15 +48,17 @@ def classes_in(module: ModuleType) -> list[type]:
 
 
 def classes(places: Iterable[Any]) -> list[type]:
-    """Return the implementations among classes and in modules.
+    """Return the implementations and health checks among classes and in modules.
 
     :raises ServiceSignatureError: a module has none.
     """
     found: list[type] = []
     for one in places:
-        inside = classes_in(one) if isinstance(one, ModuleType) else [one]
+        inside = [*classes_in(one), *checks_in(one)] if isinstance(one, ModuleType) else [one]
         if not inside:
-            raise ServiceSignatureError(f"the module {one.__name__} has no class with @implementation()")
+            raise ServiceSignatureError(
+                f"the module {one.__name__} has no class with @implementation() or @health_checks()"
+            )
         found += inside
     return found
 
