@@ -33,8 +33,8 @@ __all__ = [
 
 #: Seconds after which a check that says nothing of its own counts as failed, though it goes on.
 LIMIT = 10.0
-#: Plain functions at once; each has a thread.
-_THREADS = 16
+#: Threads that may go on with checks that took too long; then further ones fail, until one of them ends.
+_HANGING = 32
 
 _CHECK, _CHECKS, _ENDPOINT = "__evbus_health_check__", "__evbus_health_checks__", "__evbus_health__"
 
@@ -123,7 +123,7 @@ class HealthCheckManager:
     def __init__(self, *, limit: float = LIMIT) -> None:
         self._limit = limit
         self._checks: dict[str, _Check] = {}
-        self._threads = Threads(_THREADS, "health checks")
+        self._threads = Threads(_HANGING, "health checks")
         #: Why it takes nothing new, ``""`` while it does.
         self.stopping = ""
 

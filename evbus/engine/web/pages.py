@@ -29,6 +29,8 @@ OPENAPI, DOCS = "/openapi.json", "/docs"
 HEALTH, LIVE, READY = "/health", "/health/live", "/health/ready"
 #: Paths that are the server's own.
 OWN = ("/invoke", OPENAPI, DOCS, HEALTH, LIVE, READY)
+#: Headers of requests that somebody has passed on.
+_FORWARDED = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
 #: What is told is of now.
 _NOW = {"cache-control": "no-store"}
 
@@ -71,7 +73,7 @@ def telling(
 
     :param components: paths at which the health of a component is told, and what tells it.
     :param may_know: returns whether who sends a request, by its scope, may know of each check; default: those
-        that send it from this machine. Others are told the status alone.
+        that send it from this machine, and not through a proxy. Others are told the status.
     :raises ServiceSignatureError: two components have the same path.
     """
     knows = from_here if may_know is None else may_know
@@ -109,9 +111,9 @@ def telling(
 
 
 def from_here(scope: Any) -> bool:
-    """Return whether a request comes from this machine."""
+    """Return whether a request comes from this machine, and not through a proxy on it."""
     client = scope.get("client")
-    if not client:
+    if not client or any(name in _FORWARDED for name, _ in scope["headers"]):
         return False
     try:
         return ipaddress.ip_address(client[0]).is_loopback

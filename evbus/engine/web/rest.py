@@ -74,8 +74,10 @@ class Rest:
         for method in hosted.methods():
             if method.spec.route is not None:
                 self._add(_Hit(method, method.spec.route), own)
-        # Of two templates that fit, the one that begins with more that is no parameter.
-        self._patterns = sorted(self._templates.values(), key=lambda each: each[0].order)
+        # By the number of parts; of two that fit, the one that begins with more that is no parameter.
+        self._patterns: dict[int, list[tuple[Route, dict[str, _Hit]]]] = {}
+        for each in sorted(self._templates.values(), key=lambda each: each[0].order):
+            self._patterns.setdefault(each[0].path.count("/"), []).append(each)
 
     def __repr__(self) -> str:
         return f"<Rest {len(self._literal) + len(self._templates)} paths>"
@@ -105,7 +107,7 @@ class Rest:
         verbs = self._literal.get(path)
         if verbs is not None:
             return RestPath(path, verbs)
-        for route, found in self._patterns:
+        for route, found in self._patterns.get(path.count("/"), ()):
             if route.pattern.fullmatch(path):
                 return RestPath(path, found)
         return None

@@ -124,17 +124,20 @@ async def test_who_may_not_know_is_told_the_status_alone(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("client", "local"),
+    ("client", "header", "local"),
     [
-        (("127.0.0.1", 1), True),
-        (("::1", 1), True),
-        (("10.0.0.1", 1), False),
-        (("x", 1), False),
-        (None, False),
+        (("127.0.0.1", 1), b"accept", True),
+        (("::1", 1), b"accept", True),
+        (("10.0.0.1", 1), b"accept", False),
+        (("x", 1), b"accept", False),
+        (None, b"accept", False),
+        # A proxy on this machine passes on what comes from others.
+        (("127.0.0.1", 1), b"x-forwarded-for", False),
+        (("127.0.0.1", 1), b"forwarded", False),
     ],
 )
-def test_who_asks_from_here(client: Any, local: bool) -> None:
-    assert from_here({"client": client}) is local
+def test_who_asks_from_here(client: Any, header: bytes, local: bool) -> None:
+    assert from_here({"client": client, "headers": [(b"host", b"x"), (header, b"y")]}) is local
 
 
 async def test_who_stops_is_not_ready_and_lives() -> None:
