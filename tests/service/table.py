@@ -1,0 +1,102 @@
+"""The channels, and what each of them can: tests run over every one that can what they are about."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tests.evbus.kit import new_hub
+from tests.service.everything import Everything, EverythingImpl
+
+__all__ = ["CHANNELS", "Channel", "Place"]
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A channel.
+
+    :ivar can: what tests ask for: ``remote``, which is another process; ``streams``; ``addresses``, of which
+        there may be several; ``port``, which is reached over TCP and so through a proxy that cuts.
+    """
+
+    name: str
+    can: frozenset[str]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+CHANNELS = (
+    Channel("local", frozenset({"streams"})),
+    Channel("dispatch-json", frozenset({"remote", "streams", "addresses", "port"})),
+    Channel("dispatch-msgpack", frozenset({"remote", "streams", "addresses", "port"})),
+    Channel("rest", frozenset({"remote", "addresses", "port"})),
+)
+
+
+class Place:
+    """A server with :class:`Everything`, and a caller of it, over a channel.
+
+    :ivar made: the implementation.
+    :ivar proxy: what the caller has.
+    """
+
+    def __init__(self, channel: Channel, server: Any, caller: Any) -> None:
+        self.channel, self.server, self.caller = channel, server, caller
+        self.made: EverythingImpl = server.service.SERVICES.hosted.implementation(Everything)
+        self.proxy: Everything = caller.service.init.get(Everything, channel.name)
+
+    @property
+    def port(self) -> int:
+        return int(self.server.service.init.report()["port"])
+
+
+@asynccontextmanager
+async def serving(channel: Channel, **options: Any) -> AsyncIterator[Any]:
+    """Start a process that implements it."""
+    hub = new_hub(**options)
+    hub.service.init.add(EverythingImpl)
+    await hub.service.init.start(port=0 if "remote" in channel.can else None)
+    try:
+        yield hub
+    finally:
+        hub.service.SERVICES.hosted.implementation(Everything).gate.set()
+        await hub.service.init.stop(5)
+
+
+@asynccontextmanager
+async def calling(
+    channel: Channel, *ports: int, channels: dict[str, Any] | None = None, **options: Any
+) -> AsyncIterator[Any]:
+    """Start a process that calls it at ports."""
+    hub = new_hub(**options)
+    uris = [f"http://127.0.0.1:{port}" for port in ports]
+    settings = {"registry": {"static": {"everything": {channel.name: uris}}}, "channels": channels or {}}
+    await hub.service.init.start(settings=settings)
+    try:
+        yield hub
+    finally:
+        await hub.service.init.stop(5)
+
+
+@asynccontextmanager
+async def place(
+    channel: Channel,
+    *,
+    server: dict[str, Any] | None = None,
+    channels: dict[str, Any] | None = None,
+    **options: Any,
+) -> AsyncIterator[Place]:
+    """Start a server and a caller; of the local channel they are one.
+
+    :param server: options of the server, and ``options`` of the caller.
+    """
+    async with serving(channel, **(options if server is None else server)) as there:
+        if "remote" not in channel.can:
+            yield Place(channel, there, there)
+            return
+        port = there.service.init.report()["port"]
+        async with calling(channel, port, channels=channels, **options) as here:
+            yield Place(channel, there, here)
