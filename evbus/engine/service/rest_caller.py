@@ -16,7 +16,7 @@ from evbus.engine.service.failures import raised, refused
 from evbus.engine.service.http import HttpCaller, HttpSettings
 from evbus.engine.service.method import EMPTY
 from evbus.engine.service.route import Route
-from evbus.engine.wire.http.pool import Answer, HttpFailure, header_lines
+from evbus.engine.wire.http.pool import Answer, HttpAddress, HttpFailure, header_lines
 from evbus.errors import PayloadError, ServiceSignatureError
 
 __all__ = ["RestCaller"]
@@ -35,6 +35,7 @@ class RestCaller(HttpCaller):
 
     def __init__(self, channel: str, settings: HttpSettings) -> None:
         super().__init__(channel, JSON, settings)
+        self._places: dict[str, HttpAddress] = {}
 
     async def invoke(self, call: Call, address: str) -> Any:
         """Make a call and return its result; cancelled, it closes its connection.
@@ -51,22 +52,21 @@ class RestCaller(HttpCaller):
                 "@get, @post or the like, or call it over another channel"
             )
         request = route.request(call.args, call.kwargs)
-        where_to = self.address(call, address)
-        lines, left_out = header_lines(request.headers)
-        if left_out:
-            raise PayloadError(f"{call.spec.title}: HTTP cannot carry the header {left_out[0]!r}")
-        passed_on = {name: one for name, one in call.headers.items() if name.lower() not in request.headers}
-        lines += header_lines(passed_on)[0]
-        body, content = b"", ""
+        where_to = self._places.get(address)
+        if where_to is None:
+            where_to = self._places[address] = self.address(call, address)
+        body, own = b"", {"accept": JSON.type, **request.headers}
         if request.body is not EMPTY:
             body = JSON.encode(request.body)
-            content = f"content-type: {JSON.type}\r\n"
-        head = (
-            f"{request.verb} {where_to.path}{request.target} HTTP/1.1\r\nhost: {where_to.authority}\r\n"
-            f"accept: {JSON.type}\r\n{content}"
-        )
+            own["content-type"] = JSON.type
+        head = f"{request.verb} {where_to.path}{request.target} HTTP/1.1\r\nhost: {where_to.authority}\r\n"
+        head += "".join([f"{name}: {value}\r\n" for name, value in own.items()])
+        passed_on = call.headers
+        if request.headers:
+            # What is an argument stands before what travels with the call.
+            passed_on = {name: one for name, one in passed_on.items() if name.lower() not in own}
         try:
-            answer = await self.pool.request(where_to, head.encode() + lines, body)
+            answer = await self.pool.request(where_to, head.encode() + header_lines(passed_on)[0], body)
         except HttpFailure as exc:
             raise self.failure(call, address, exc) from exc
         return self._read(call, address, route, answer)

@@ -159,7 +159,8 @@ class Route:
         for one, literal in zip(self._in_path, self._literals[1:], strict=True):
             value = values.get(one.spec.name, one.spec.default)
             texts = one.write(value, title)
-            target += quote(texts[0], safe="") + literal
+            text = texts[0]
+            target += (text if text.isalnum() and text.isascii() else quote(text, safe="")) + literal
         query: list[str] = []
         headers: dict[str, str] = {}
         for one in self._elsewhere:

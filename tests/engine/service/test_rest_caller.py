@@ -65,6 +65,14 @@ class Foreign(Service):
     @get("/redirect")
     async def redirect(self) -> str: ...
 
+    @get("/headers")
+    async def headers(
+        self,
+        user_agent: Annotated[str, Header],
+        authorization: Annotated[str, Header] = "",
+        accept: Annotated[str | None, Header] = None,
+    ) -> dict[str, str]: ...
+
 
 async def item(request: Request) -> Response:
     name = request.path_params["name"]
@@ -105,6 +113,10 @@ async def redirect(request: Request) -> Response:
     return RedirectResponse("http://elsewhere.example/")
 
 
+async def headers(request: Request) -> Response:
+    return JSONResponse({name: value for name, value in request.headers.items() if name != "host"})
+
+
 async def as_json(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
     return JSONResponse({"detail": problem.detail}, problem.status_code)
@@ -118,6 +130,7 @@ APP = Starlette(
         Route("/v1/fail", fail),
         Route("/v1/text", text),
         Route("/v1/redirect", redirect),
+        Route("/v1/headers", headers),
     ],
     exception_handlers={HTTPException: as_json},
 )
@@ -154,6 +167,17 @@ async def test_results_bodies_queries_and_headers() -> None:
             "type": "application/json",
         }
         assert await ask(url, "remove", "nut") is None
+
+
+async def test_headers_that_are_arguments_are_sent_whatever_they_are() -> None:
+    async with elsewhere() as url:
+        found = await ask(url, "headers", "mine/1", "Bearer x", "application/problem+json")
+        assert {name: found[name] for name in ("user-agent", "authorization", "accept")} == {
+            "user-agent": "mine/1",
+            "authorization": "Bearer x",
+            "accept": "application/problem+json",
+        }
+        assert (await ask(url, "headers", "mine/1"))["accept"] == "application/json"
 
 
 async def test_a_status_that_the_interface_declares() -> None:
