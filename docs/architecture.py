@@ -39,7 +39,7 @@ WAY = [
     ("engine/handling/events/listener.py", "made", "calls the application's function"),
 ]
 
-WIDTH, MARGIN, FLOOR, BOX = 1250, 20, 74, 40
+WIDTH, MARGIN, FLOOR, BOX = 1330, 20, 74, 40
 FONT = 'font-family="DejaVu Sans Mono, monospace" font-size="12"'
 CHARACTER = 7.3  # the width of one, in the font of the picture
 
