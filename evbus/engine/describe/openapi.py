@@ -12,6 +12,7 @@ from evbus.engine.describe.schema import schemas_of
 from evbus.engine.kit.names import unique
 from evbus.engine.service.declare import ServiceSpec
 from evbus.engine.service.method import EMPTY
+from evbus.engine.service.rest import PIECE
 from evbus.engine.service.route import Argument, Route
 
 __all__ = ["RestMethod", "document"]
@@ -91,14 +92,18 @@ class _Operations:
     def paths(self) -> dict[str, Any]:
         """Return the operations (section 4.8.8)."""
         paths: dict[str, dict[str, Any]] = {}
+        known: dict[str, str] = {}
         ids: set[str] = set()
         for one in self._methods:
             name = unique(f"{one.service.name}.{one.route.method.name}", ids, "-")
             ids.add(name)
-            paths.setdefault(one.route.path, {})[one.route.verb.lower()] = self._operation(name, one)
+            # Two paths that differ in the names of their parameters alone are one (section 4.8.8.1).
+            path = known.setdefault(one.route.shape[1], one.route.path)
+            names = dict(zip(PIECE.findall(one.route.path), PIECE.findall(path), strict=True))
+            paths.setdefault(path, {})[one.route.verb.lower()] = self._operation(name, one, names)
         return paths
 
-    def _operation(self, name: str, one: RestMethod) -> dict[str, Any]:
+    def _operation(self, name: str, one: RestMethod, names: Mapping[str, str]) -> dict[str, Any]:
         route, said = one.route, read_docstring(one.route.method.function.__doc__ or "")
         summary = route.declared.summary or said.summary
         description = route.declared.description or said.description
@@ -108,7 +113,9 @@ class _Operations:
             **({"summary": summary} if summary else {}),
             **({"description": description} if description else {}),
         }
-        parameters = [self._parameter(route, each, said) for each in route.arguments if each.place != "body"]
+        parameters = [
+            self._parameter(route, each, said, names) for each in route.arguments if each.place != "body"
+        ]
         if parameters:
             made["parameters"] = parameters
         if route.body is not None:
@@ -116,13 +123,15 @@ class _Operations:
         made["responses"] = self._responses(route, said)
         return made
 
-    def _parameter(self, route: Route, argument: Argument, said: Docstring) -> dict[str, Any]:
+    def _parameter(
+        self, route: Route, argument: Argument, said: Docstring, names: Mapping[str, str]
+    ) -> dict[str, Any]:
         schema = self._schemas[_place(route, argument)]
         default = argument.spec.default
         if default is not EMPTY and default is not None:
             schema = {**schema, "default": json.load(json.apply(default))}
         return {
-            "name": argument.name,
+            "name": names[argument.name] if argument.place == "path" else argument.name,
             "in": argument.place,
             **({"required": True} if argument.absent is EMPTY else {}),
             **_said(argument, said),

@@ -171,12 +171,12 @@ class HealthCheckManager:
         return one.told(result)
 
     async def close(self, seconds: float = 1.0) -> None:
-        """End what still runs."""
+        """End what still runs; what has not ended after ``seconds`` is left alone."""
         tasks = [one.running for one in self._checks.values() if one.running is not None]
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=seconds)
         await self._threads.close(seconds)
 
 

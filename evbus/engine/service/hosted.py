@@ -317,6 +317,7 @@ class _Request:
         failed = failure_of(problem, running())
         if isinstance(failed, EvbusError if not self.begun else AuthorizationError):
             raise failed
+        log.debug("%s failed", self.method.spec.title, exc_info=failed)
         raise MethodFailed(failed, self.method.spec) from problem
 
 

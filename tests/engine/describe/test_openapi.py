@@ -254,6 +254,24 @@ def test_schemas_take_what_fits(made: dict[str, Any], name: str, value: Any, fit
     assert jsonschema.Draft202012Validator(schema).is_valid(value) is fits
 
 
+@service()
+class Third(Service):
+    @delete("/api/parts/{part}")
+    async def drop(self, part: str) -> None:
+        """Drop a part.
+
+        :param part: which
+        """
+
+
+def test_paths_that_differ_in_names_alone_are_one() -> None:
+    made = document(described(Shop, Third), title="Shop", version="1")
+    OpenAPIV31SpecValidator(copy.deepcopy(made)).validate()
+    assert list(made["paths"]["/api/parts/{name}"]) == ["get", "delete"]
+    (parameter,) = made["paths"]["/api/parts/{name}"]["delete"]["parameters"]
+    assert (parameter["name"], parameter["description"]) == ("name", "which")
+
+
 def test_no_method_has_a_path() -> None:
     made = document([], title="Nothing", version="1", description="None.", server="https://shop.example/base")
     OpenAPIV31SpecValidator(copy.deepcopy(made)).validate()

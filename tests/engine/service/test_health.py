@@ -272,6 +272,27 @@ async def test_what_was_given_up_is_not_heard_later() -> None:
         assert (await manager.check()).results[0].details == "not done after 0.01 s"
 
 
+async def test_a_check_that_cannot_be_cancelled_holds_up_no_end() -> None:
+    free, cancelled = asyncio.Event(), asyncio.Event()
+
+    @health_checks()
+    class Checks:
+        @health_check()
+        async def stubborn(self, result: Result) -> None:
+            try:
+                await free.wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                await free.wait()
+
+    manager = HealthCheckManager(limit=0.01)
+    manager.add(Checks())
+    await manager.check()
+    await manager.close(0.01)
+    assert cancelled.is_set()
+    free.set()
+
+
 async def test_who_stops_is_red() -> None:
     async with managed() as manager:
         manager.stopping = "it is being stopped"

@@ -233,10 +233,15 @@ async def test_the_connection_stays_usable_after_each_refusal() -> None:
         ("http", 418, {"type": "HTTPException", "reason": "a teapot"}),
     ],
 )
-async def test_a_method_that_fails(how: str, status: int, error: dict[str, Any]) -> None:
+async def test_a_method_that_fails(
+    how: str, status: int, error: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     async with shopping() as running:
         answer, value = await sent(running.url, f"GET /api/fail/{how.replace(' ', '%20')}")
     assert (answer.status, value) == (status, {"error": error})
+    # What nobody has said a status for is told to who runs it.
+    found = [record.getMessage() for record in caplog.records if record.exc_info]
+    assert found == (["Shop.fail failed: ValueError: no good"] if status == 500 else [])
 
 
 async def test_failures_arrive_as_what_they_are() -> None:
