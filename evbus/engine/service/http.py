@@ -33,7 +33,7 @@ from evbus.engine.wire.http.pool import (
 )
 from evbus.errors import PayloadError, ServiceCommunicationError, ServiceError
 
-__all__ = ["HttpCaller", "HttpSettings"]
+__all__ = ["HttpCaller"]
 
 
 class HttpCaller:

@@ -13,9 +13,10 @@ from evbus.engine.kit.redact import one_line
 from evbus.engine.service.call import Call
 from evbus.engine.service.encoding import JSON
 from evbus.engine.service.failures import raised, refused
-from evbus.engine.service.http import HttpCaller, HttpSettings
+from evbus.engine.service.http import HttpCaller
 from evbus.engine.service.method import EMPTY
 from evbus.engine.service.route import Route
+from evbus.engine.service.settings import HttpSettings
 from evbus.engine.wire.http.pool import Answer, HttpAddress, HttpFailure, header_lines
 from evbus.errors import PayloadError, ServiceSignatureError
 

@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import socket
 import time
+from collections.abc import Iterator
 from email.utils import formatdate
 from typing import Any
 
@@ -105,7 +106,12 @@ class Server:
         self.stopping = True
         if self._server is None:
             return
+        # Who has come already is let in: what the kernel holds of them is lost with the socket.
+        come = list(self._waiting())
         self._server.close()
+        loop = asyncio.get_running_loop()
+        for sock in come:
+            await loop.connect_accepted_socket(lambda: HttpProtocol(self, loop), sock)
         for connection in list(self.state.connections):
             connection.shutdown()
         with contextlib.suppress(TimeoutError):
@@ -123,6 +129,11 @@ class Server:
         await self._server.wait_closed()
         self._server = None
         await self._mounted.aclose()
+
+    def _waiting(self) -> Iterator[socket.socket]:
+        with contextlib.suppress(OSError):  # there are no more
+            while True:
+                yield self._socket.accept()[0]
 
     async def _ended(self) -> None:
         """Wait until there is no connection and no request."""

@@ -16,7 +16,8 @@ from evbus.engine.service.call import Call
 from evbus.engine.service.declare import Service, method, service, service_spec
 from evbus.engine.service.encoding import JSON, MSGPACK, Encoding
 from evbus.engine.service.hosted import Hosted
-from evbus.engine.service.http import HttpCaller, HttpSettings
+from evbus.engine.service.http import HttpCaller
+from evbus.engine.service.settings import HttpSettings
 from evbus.engine.web.app import WebApp
 from evbus.engine.web.dispatch import Dispatch
 from evbus.engine.web.server import Server

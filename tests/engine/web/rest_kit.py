@@ -23,9 +23,9 @@ from evbus.engine.service.call import Call
 from evbus.engine.service.declare import Service, rest, service, service_spec
 from evbus.engine.service.encoding import JSON
 from evbus.engine.service.hosted import Hosted
-from evbus.engine.service.http import HttpSettings
 from evbus.engine.service.rest import Header, QueryParam, delete, get, patch, post, put
 from evbus.engine.service.rest_caller import RestCaller
+from evbus.engine.service.settings import HttpSettings
 from evbus.engine.web.app import WebApp
 from evbus.engine.web.dispatch import Dispatch
 from evbus.engine.web.rest import Rest

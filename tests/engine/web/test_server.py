@@ -259,6 +259,17 @@ async def test_what_is_under_way_at_the_stop_ends_and_nobody_else_is_let_in() ->
         await stopping
 
 
+async def test_who_has_come_just_before_the_stop_is_answered() -> None:
+    async with running() as shop:
+        # The loop gets no turn between: the kernel has both the connection and the request.
+        with socket.create_connection(("127.0.0.1", shop.server.port)) as client:
+            client.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(CALL) + CALL)
+            await shop.server.stop(WAIT)
+            said = client.recv(10_000)
+        assert said.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"connection: close\r\n" in said
+
+
 async def test_a_kept_connection_is_served_once_more_at_the_stop_and_told_that_it_was_the_last() -> None:
     async with running() as shop, connected(shop.server.port) as (reader, writer):
         sent = HEAD + b"content-length: %d\r\n\r\n" % len(CALL) + CALL

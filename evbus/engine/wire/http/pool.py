@@ -25,7 +25,7 @@ __all__ = ["Answer", "Exchange", "HttpAddress", "HttpFailure", "HttpPool", "addr
 
 #: Seconds after which a connection that was not used is not used again: many servers close theirs after 5,
 #: and a request that meets the close is lost without anybody knowing how far it came.
-IDLE = 2.0
+IDLE = 1.0
 #: Bytes of an answer that wait for their reader, at most about that many, before the server has to wait.
 _HIGH = 64 * 1024
 #: The most bytes of the head of an answer.
@@ -330,7 +330,9 @@ class _HttpLink(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Whether the request on it has ended in a way that leaves room for another."""
-        return self._complete and self._sent and self._keep and self.usable
+        # uvicorn answers 500 for an application that fails, and closes without having said so.
+        sound = self._status < 500 or self._status == 503
+        return self._complete and self._sent and self._keep and sound and self.usable
 
     def begin(self, request: bytes, *, whole: bool, sent: bool = True) -> None:
         """Send a request, or its beginning.

@@ -122,6 +122,17 @@ async def test_one_that_says_more_than_was_asked_is_not_used_again() -> None:
         assert await ask(client, server.url) == b"one"
 
 
+async def test_one_on_which_the_server_has_failed_is_not_used_again() -> None:
+    async with peer(answer(b"one", status=b"500 Internal Server Error")) as server, pool() as client:
+        await ask(client, server.url)
+        await ask(client, server.url)
+        assert server.connections == 2
+    async with peer(answer(b"one", status=b"503 Service Unavailable")) as server, pool() as client:
+        await ask(client, server.url)
+        await ask(client, server.url)
+        assert server.connections == 1
+
+
 async def test_who_says_close_is_not_asked_again() -> None:
     async with peer(answer(b"one", b"connection: close")) as server, pool() as client:
         await ask(client, server.url)

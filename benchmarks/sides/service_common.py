@@ -1,0 +1,46 @@
+"""How the sides of the benchmark of services measure their calls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+
+WARM_UP = 100  # calls
+ANSWER = "hello world"
+
+
+def measure(call: Callable[[], Awaitable[object]], calls: int, in_flight: int) -> None:
+    """Make so many calls, so many at once, and print the rate and the processor time of this process."""
+    asyncio.run(measured(call, calls, in_flight))
+
+
+async def measured(call: Callable[[], Awaitable[object]], calls: int, in_flight: int) -> None:
+    async def work(count: int) -> None:
+        for _ in range(count):
+            assert await call() == ANSWER
+
+    async def run(count: int) -> None:
+        await asyncio.gather(*(work(count // in_flight) for _ in range(in_flight)))
+
+    await run(max(in_flight, WARM_UP))
+    began, cpu = time.perf_counter(), time.process_time()
+    await run(calls)
+    tell(calls // in_flight * in_flight, began, cpu)
+
+
+def measure_plain(call: Callable[[], object], calls: int) -> None:
+    """The same for a plain function."""
+    for _ in range(WARM_UP):
+        assert call() == ANSWER
+    began, cpu = time.perf_counter(), time.process_time()
+    for _ in range(calls):
+        assert call() == ANSWER
+    tell(calls, began, cpu)
+
+
+def tell(calls: int, began: float, cpu: float) -> None:
+    """Print what was measured."""
+    taken = time.perf_counter() - began
+    print(json.dumps({"rate": calls / taken, "cpu": (time.process_time() - cpu) / calls * 1e6}), flush=True)

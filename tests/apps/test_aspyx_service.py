@@ -1,0 +1,182 @@
+"""aspyx-service 0.11.6, unmodified, calls services of this package over HTTP, and is called by it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+import venv
+from abc import abstractmethod
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evbus.engine.service.call import Call
+from evbus.engine.service.declare import Service, service, service_spec
+from evbus.engine.service.encoding import JSON, MSGPACK
+from evbus.engine.service.hosted import Hosted
+from evbus.engine.service.http import HttpCaller
+from evbus.engine.service.settings import HttpSettings
+from evbus.engine.web.app import WebApp
+from evbus.engine.web.dispatch import Dispatch
+from evbus.engine.web.server import Server
+from evbus.errors import RemoteServiceError, ServiceCommunicationError
+from tests.apps.conftest import ROOT, Apps, _install_or_skip
+from tests.servers._ports import free_ports
+
+pytestmark = pytest.mark.apps
+
+WAIT = 60.0  # seconds
+ENCODINGS = {"dispatch-json": JSON, "dispatch-msgpack": MSGPACK}
+PINS = ROOT / "requirements/aspyx-service.txt"
+SIDE = ROOT / "benchmarks/sides/aspyx_service_side.py"
+each_channel = pytest.mark.parametrize("channel", ENCODINGS)
+
+
+@dataclasses.dataclass
+class Item:
+    name: str
+    count: int
+    price: float
+
+
+@service(name="greeter")
+class Greeter(Service):
+    @abstractmethod
+    async def hello(self, name: str) -> str: ...
+    @abstractmethod
+    async def order(self, item: Item) -> Item: ...
+    @abstractmethod
+    async def fail(self, how: str) -> str: ...
+    @abstractmethod
+    async def absent(self) -> str: ...
+
+
+@service(name="plain-greeter")
+class PlainGreeter(Service):
+    @abstractmethod
+    def hello(self, name: str) -> str: ...
+
+
+class GreeterImpl(Greeter):
+    async def hello(self, name: str) -> str:
+        return f"hello {name}"
+
+    async def order(self, item: Item) -> Item:
+        return Item(item.name.upper(), item.count + 1, item.price)
+
+    async def fail(self, how: str) -> str:
+        raise ValueError(how)
+
+    async def absent(self) -> str:
+        return ""
+
+
+class PlainGreeterImpl(PlainGreeter):
+    def hello(self, name: str) -> str:
+        return f"hello {name}"
+
+
+@pytest.fixture(scope="session")
+def aspyx(request: pytest.FixtureRequest) -> Apps:
+    """Return the environment; it is kept in pytest's cache from run to run."""
+    folder = request.config.cache.mkdir("aspyx") / "{}.{}".format(*sys.version_info)  # type: ignore[union-attr]
+    stamp = folder / ".installed"
+    if not stamp.exists() or stamp.read_text() != PINS.read_text():
+        venv.create(folder, with_pip=True, clear=True)
+        _install_or_skip(folder, "--requirement", str(PINS))
+        stamp.write_text(PINS.read_text())
+    return Apps(folder / "bin")
+
+
+@contextlib.asynccontextmanager
+async def ours() -> AsyncGenerator[str, None]:
+    """Run a server of this package, and return its address."""
+    hosted = Hosted(lambda: None)
+    hosted.add("greeting", service_spec(Greeter), GreeterImpl())
+    hosted.add("greeting", service_spec(PlainGreeter), PlainGreeterImpl())
+    dispatch = Dispatch(hosted, list(ENCODINGS.values()), max_body=100_000, concurrency=100)
+    server = await Server.start(WebApp(dispatch), "127.0.0.1", 0)
+    try:
+        yield server.url
+    finally:
+        await server.stop(WAIT)
+        await hosted.close(WAIT)
+
+
+@contextlib.asynccontextmanager
+async def theirs(aspyx: Apps, folder: Path) -> AsyncGenerator[str, None]:
+    """Run their server in a process of its own, and return its address."""
+    (port,) = free_ports(1)
+    process = _begun([str(aspyx.bin / "python"), str(SIDE), "serve", str(port)], folder)
+    try:
+        async with asyncio.timeout(WAIT):
+            while not await _reached(port):
+                assert process.poll() is None, (folder / "log").read_text()
+                await asyncio.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        await asyncio.to_thread(process.wait)
+
+
+def _begun(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    with (folder / "log").open("w") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+
+
+async def _reached(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    await writer.wait_closed()
+    return True
+
+
+@each_channel
+async def test_its_proxies_call_services_of_this_package(channel: str, aspyx: Apps, tmp_path: Path) -> None:
+    async with ours() as url:
+        done = await asyncio.to_thread(aspyx.run, "python", SIDE, "check", channel, url, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = {"dispatch-json": "server side exception", "dispatch-msgpack": "server-side:"}[channel]
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "hello": "hello world",
+        "order": ["Item", "PEN", 2, 0.5],
+        "fail": ["RemoteServiceException", f"{said} on purpose"],
+        "again": "hello again",
+        "plain": "hello plain",
+    }
+
+
+def call_of(interface: type, name: str, *args: Any) -> Call:
+    spec = service_spec(interface)
+    method = spec.methods[name]
+    return Call("greeting", spec.name, method, *method.arguments(args, {}), WAIT, {})
+
+
+@each_channel
+async def test_its_services_are_called_by_proxies_of_this_package(
+    channel: str, aspyx: Apps, tmp_path: Path
+) -> None:
+    async with theirs(aspyx, tmp_path) as url, contextlib.AsyncExitStack() as stack:
+        caller = HttpCaller(channel, ENCODINGS[channel], HttpSettings())
+        stack.push_async_callback(caller.close)
+        assert await caller.invoke(call_of(Greeter, "hello", "world"), url) == "hello world"
+        assert await caller.invoke(call_of(PlainGreeter, "hello", "world"), url) == "hello world"
+        item = await caller.invoke(call_of(Greeter, "order", Item("pen", 1, 0.5)), url)
+        assert item == Item("PEN", 2, 0.5)
+        with pytest.raises(RemoteServiceError) as failed:
+            await caller.invoke(call_of(Greeter, "fail", "on purpose"), url)
+        assert failed.value.reason == "on purpose"
+        # It answers 500 to what it does not know, and closes.
+        with pytest.raises(ServiceCommunicationError, match="the server answered with the HTTP status 500"):
+            await caller.invoke(call_of(Greeter, "absent"), url)
+        calls = [caller.invoke(call_of(Greeter, "hello", str(number)), url) for number in range(50)]
+        assert await asyncio.gather(*calls) == [f"hello {number}" for number in range(50)]

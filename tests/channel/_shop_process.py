@@ -1,0 +1,44 @@
+"""A process with a server of the shop: prints its port, notes calls in a file, and ends with its input."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Any
+
+from evbus.engine.service.declare import implementation
+from tests.channel.shop import Shop
+from tests.evbus.kit import new_hub
+
+
+def main(file: str, port: str) -> None:
+    noted = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    @implementation()
+    class ShopImpl(Shop):
+        async def take(self, number: int) -> int:
+            os.write(noted, b"%d\n" % number)
+            await asyncio.sleep(0.002)
+            return number
+
+        async def find(self, number: int) -> int:
+            return await self.take(number)
+
+        async def pid(self) -> int:
+            return os.getpid()
+
+    async def run() -> None:
+        hub: Any = new_hub()
+        hub.service.init.add(ShopImpl)
+        await hub.service.init.start(port=int(port))
+        sys.stdout.write(f"{hub.service.SERVICES.server.port}\n")
+        sys.stdout.flush()
+        await asyncio.to_thread(sys.stdin.read)
+        await hub.service.init.stop()
+
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

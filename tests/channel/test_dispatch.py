@@ -1,0 +1,321 @@
+"""The channels dispatch-json and dispatch-msgpack, and the server behind them, through hubs and processes."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evbus.engine.web import server as server_module
+from evbus.errors import ConfigError, MissingExtra, ProfileError, ServiceCommunicationError, ServiceError
+from tests.channel import shop as shop_module
+from tests.engine.service.kit import Item, OutOfStock, Shop, ShopImpl
+from tests.evbus.kit import new_hub
+from tests.servers._ports import free_ports
+
+WAIT = 60.0  # seconds; nothing takes that long unless something is wrong
+CHANNELS = ("dispatch-json", "dispatch-msgpack")
+ROOT = Path(__file__).parent.parent.parent
+each_channel = pytest.mark.parametrize("channel", CHANNELS)
+
+
+@pytest.fixture(autouse=True)
+def no_wait_for_kept_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "IDLE", 0.0)
+
+
+@contextlib.asynccontextmanager
+async def started(*implementations: Any, **options: Any) -> AsyncGenerator[Any, None]:
+    hub = new_hub()
+    hub.service.init.add(*implementations)
+    await hub.service.init.start(**options)
+    try:
+        yield hub
+    finally:
+        await hub.service.init.stop(WAIT)
+
+
+def static(component: str, urls: list[str], **channels: Any) -> dict[str, Any]:
+    return {
+        "registry": {"static": {component: dict.fromkeys(CHANNELS, urls)}},
+        "channels": {name.replace("_", "-"): value for name, value in channels.items()},
+    }
+
+
+def url_of(hub: Any) -> str:
+    return f"http://127.0.0.1:{hub.service.SERVICES.server.port}"
+
+
+@each_channel
+async def test_a_service_of_another_hub_is_called_as_one_of_this(channel: str) -> None:
+    async def items() -> AsyncIterator[Item]:
+        for number in range(3):
+            yield Item("pen", number)
+
+    async with started(ShopImpl, port=0) as there, started(settings=static("shop", [url_of(there)])) as here:
+        shop = here.service.init.get(Shop, channel=channel)
+        assert repr(shop) == f"<Shop over {channel}>"
+        assert await shop.order(Item("pen"), note="!") == Item("pen!", 1, [Item("pen")])
+        assert await shop.find("") is None
+        assert [item async for item in shop.every(3)] == [Item("0"), Item("1"), Item("2")]
+        assert await shop.total(items()) == 3
+        assert await asyncio.to_thread(shop.price, "pen", factor=3) == 9
+        with pytest.raises(OutOfStock) as failed:
+            await shop.fail("stock")
+        assert failed.value.left == 3
+
+
+async def test_a_process_calls_itself_over_its_own_server() -> None:
+    async with started(ShopImpl, port=0) as hub:
+        shop = hub.service.init.get(Shop, channel="dispatch-msgpack")
+        assert await shop.find("pen") == Item("pen")
+        (found,) = hub.service.init.report()["components"]
+        assert found["addresses"] == [[name, url_of(hub)] for name in hub.channel.init.names()]
+
+
+async def test_a_server_that_others_reach_and_that_asks_nobody_does_not_start() -> None:
+    with pytest.raises(ConfigError, match="would listen on 0.0.0.0, where other machines reach it"):
+        async with started(ShopImpl, port=0, host="0.0.0.0"):  # noqa: S104 - what is refused
+            pass
+
+
+@pytest.mark.parametrize("module", ["uvicorn", "starlette", "httptools"])
+async def test_a_server_without_its_extra_says_what_to_install(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, module, "evbus.engine.web")
+    with pytest.raises(
+        MissingExtra, match=rf"the HTTP server needs the package {module}.*evbus-hub\[service\]"
+    ):
+        async with started(ShopImpl, port=0):
+            pass
+
+
+async def test_a_channel_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "httptools", "evbus.engine.service.http", "evbus.engine.wire.http.pool")
+    async with started(settings=static("shop", ["http://127.0.0.1:1"])) as hub:
+        with pytest.raises(MissingExtra, match="the channel dispatch-json needs the package httptools"):
+            await hub.service.init.get(Shop, channel="dispatch-json").find("x")
+
+
+def without(monkeypatch: pytest.MonkeyPatch, package: str, *ours: str) -> None:
+    """Let a package be missing, and forget what has imported it."""
+    for name in list(sys.modules):
+        if name.startswith((package, "uvicorn", *ours)):
+            monkeypatch.delitem(sys.modules, name)
+            above, _, last = name.rpartition(".")
+            if above in sys.modules:
+                monkeypatch.delattr(sys.modules[above], last, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"conections": 3},
+            "conections: there is no such key; did you mean 'connections'?",
+        ),
+        ({"connections": 0}, "channels.dispatch-json.*connections and max_answer must be 1 or more"),
+        ({"connect_timeout": 0}, "channels.dispatch-json.*connect_timeout is a number of seconds above 0"),
+        ({"tls": {"ca": "x"}}, "channels.dispatch-json.tls.ca"),
+    ],
+)
+async def test_settings_that_cannot_be_are_refused(settings: Any, said: str) -> None:
+    with pytest.raises(ProfileError, match=said):
+        async with started(settings=static("shop", [], dispatch_json=settings)):
+            pass
+
+
+async def test_an_answer_that_is_too_large_names_the_setting() -> None:
+    async with started(ShopImpl, port=0) as there:
+        settings = static("shop", [url_of(there)], dispatch_json={"max_answer": "1kB"})
+        async with started(settings=settings) as here:
+            shop = here.service.init.get(Shop, channel="dispatch-json")
+            with pytest.raises(ServiceCommunicationError) as failed:
+                await shop.order(Item("pen" * 1000))
+            assert str(failed.value) == (
+                f"Shop.order of the component 'shop' over dispatch-json at {url_of(there)}: its answer is "
+                "larger than 1000 bytes; raise max_answer of the channel dispatch-json, or return less"
+            )
+            assert await shop.find("pen") == Item("pen")
+
+
+async def test_an_address_where_somebody_else_listens_is_named() -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 2\r\n\r\nhi")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with started(settings=static("shop", [url])) as hub:
+        with pytest.raises(ServiceError, match="no service: it answered 200 with text/html"):
+            await hub.service.init.get(Shop).order(Item("pen"))
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_password_in_an_address_is_not_shown() -> None:
+    async with started(settings=static("shop", ["http://me:secret@127.0.0.1:1"])) as hub:
+        with pytest.raises(ServiceCommunicationError, match="it holds a user or a password") as failed:
+            await hub.service.init.get(Shop).order(Item("pen"))
+    assert "secret" not in str(failed.value)
+
+
+# Servers that die
+
+
+class Process:
+    """A process with a server of the shop."""
+
+    def __init__(self, noted: Path, port: int = 0) -> None:
+        self.noted = noted
+        self._ended = False
+        command = [sys.executable, "-m", "tests.channel._shop_process", str(noted), str(port)]
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def end(self) -> None:
+        """End in order, and wait for that."""
+        if not self._ended:
+            self._ended = True
+            self._process.communicate(timeout=WAIT)
+
+    def runs(self) -> collections.Counter[int]:
+        """Return how often each number was taken."""
+        return collections.Counter(map(int, self.noted.read_text().split()))
+
+
+@contextlib.contextmanager
+def processes(folder: Path, count: int) -> Any:
+    made = [Process(folder / str(number)) for number in range(count)]
+    try:
+        yield made
+    finally:
+        for one in made:
+            one.kill()
+            one.end()
+
+
+async def each(call: Any, count: int, in_flight: int = 32) -> dict[int, Any]:
+    """Call with each number, so many at once; return what came of each."""
+    found: dict[int, Any] = {}
+    numbers = iter(range(count))
+
+    async def work() -> None:
+        for number in numbers:
+            try:
+                found[number] = await call(number)
+            except Exception as exc:
+                found[number] = exc
+
+    async with asyncio.timeout(WAIT):
+        await asyncio.gather(*(work() for _ in range(in_flight)))
+    return found
+
+
+@each_channel
+async def test_of_a_server_that_is_killed_no_call_hangs_and_none_runs_twice(
+    channel: str, tmp_path: Path
+) -> None:
+    with processes(tmp_path, 2) as (first, second):
+        settings = static("shop", [first.url, second.url])
+        async with started(settings=settings) as hub:
+            shop = hub.service.init.get(shop_module.Shop, channel=channel)
+
+            async def take(number: int) -> int:
+                if number == 500:
+                    first.kill()
+                return await shop.take(number)
+
+            found = await each(take, 1000)
+        ran = first.runs() + second.runs()
+        assert max(ran.values()) == 1
+        lost = {number for number, value in found.items() if value != number}
+        for number in lost:
+            # The request was on its way, or had begun: nobody knows, and it is not sent again.
+            assert isinstance(found[number], ServiceCommunicationError)
+            assert found[number].handed_over
+            assert "Shop.take of the component 'shop'" in str(found[number])
+        assert len(lost) <= 32
+        assert set(ran) >= set(range(1000)) - lost
+
+
+async def test_what_may_run_twice_is_made_again_elsewhere(tmp_path: Path) -> None:
+    with processes(tmp_path, 2) as (first, second):
+        async with started(settings=static("shop", [first.url, second.url])) as hub:
+            shop = hub.service.init.get(shop_module.Shop, channel="dispatch-msgpack")
+
+            async def find(number: int) -> int:
+                if number == 500:
+                    first.kill()
+                return await shop.find(number)
+
+            assert await each(find, 1000) == {number: number for number in range(1000)}
+
+
+async def test_of_servers_that_are_replaced_one_after_the_other_no_call_fails(tmp_path: Path) -> None:
+    with processes(tmp_path, 2) as running:
+        urls = [one.url for one in running]
+        settings = static("shop", urls, dispatch_msgpack={"breaker": {"pause": "200ms"}})
+        async with started(settings=settings) as hub:
+            shop = hub.service.init.get(shop_module.Shop, channel="dispatch-msgpack")
+            done = asyncio.Event()
+            count = 0
+
+            async def work() -> None:
+                nonlocal count
+                while not done.is_set():
+                    count += 1
+                    number = count
+                    assert await shop.take(number) == number
+
+            async def called(one: Process) -> None:
+                while len(one.noted.read_text()) < 400:  # noqa: ASYNC110 - what it waits for is elsewhere
+                    await asyncio.sleep(0.01)
+
+            async with asyncio.timeout(WAIT), asyncio.TaskGroup() as group:
+                for _ in range(8):
+                    group.create_task(work())
+                for place, one in enumerate(list(running)):
+                    await called(one)
+                    await asyncio.to_thread(one.end)
+                    again = await asyncio.to_thread(Process, tmp_path / f"{place}-again", one.port)
+                    running.append(again)
+                    await called(again)
+                done.set()
+        ran = sum((one.runs() for one in running), collections.Counter[int]())
+        assert ran == collections.Counter(range(1, count + 1))
+
+
+async def test_a_server_that_comes_back_is_called_again(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    settings = static("shop", [f"http://127.0.0.1:{port}"], dispatch_msgpack={"retry": {"attempts": 1}})
+    async with started(settings=settings) as hub:
+        shop = hub.service.init.get(shop_module.Shop, channel="dispatch-msgpack")
+        with pytest.raises(ServiceCommunicationError, match="nothing listens there"):
+            await shop.pid()
+        process = await asyncio.to_thread(Process, tmp_path / "noted", port)
+        try:
+            assert await shop.pid() > 0
+        finally:
+            process.end()
