@@ -17,13 +17,16 @@ from typing import Any
 import pytest
 
 from evbus.engine.service.call import Call
-from evbus.engine.service.declare import Service, service, service_spec
+from evbus.engine.service.declare import Service, rest, service, service_spec
 from evbus.engine.service.encoding import JSON, MSGPACK
 from evbus.engine.service.hosted import Hosted
 from evbus.engine.service.http import HttpCaller
+from evbus.engine.service.rest import Body, QueryParam, delete, get, post
+from evbus.engine.service.rest_caller import RestCaller
 from evbus.engine.service.settings import HttpSettings
 from evbus.engine.web.app import WebApp
 from evbus.engine.web.dispatch import Dispatch
+from evbus.engine.web.rest import Rest
 from evbus.engine.web.server import Server
 from evbus.errors import RemoteServiceError, ServiceCommunicationError
 from tests.apps.conftest import ROOT, Apps, _install_or_skip
@@ -35,6 +38,7 @@ WAIT = 60.0  # seconds
 ENCODINGS = {"dispatch-json": JSON, "dispatch-msgpack": MSGPACK}
 PINS = ROOT / "requirements/aspyx-service.txt"
 SIDE = ROOT / "benchmarks/sides/aspyx_service_side.py"
+REST_SIDE = ROOT / "tests/apps/_aspyx_rest.py"
 each_channel = pytest.mark.parametrize("channel", ENCODINGS)
 
 
@@ -61,6 +65,39 @@ class Greeter(Service):
 class PlainGreeter(Service):
     @abstractmethod
     def hello(self, name: str) -> str: ...
+
+
+@service(name="library")
+@rest("/library")
+class Library(Service):
+    """As theirs is, with its markers."""
+
+    @get("/hello/{name}")
+    @abstractmethod
+    async def hello(self, name: str) -> str: ...
+    @get("/find")
+    @abstractmethod
+    async def find(self, text: QueryParam(str), limit: QueryParam(int) = 2) -> list[str]: ...
+    @post("/order")
+    @abstractmethod
+    async def order(self, item: Body(Item)) -> Item: ...
+    @delete("/items/{name}")
+    @abstractmethod
+    async def remove(self, name: str) -> str: ...
+
+
+class LibraryImpl(Library):
+    async def hello(self, name: str) -> str:
+        return f"hello {name}"
+
+    async def find(self, text: str, limit: int = 2) -> list[str]:
+        return [text] * limit
+
+    async def order(self, item: Item) -> Item:
+        return Item(item.name.upper(), item.count + 1, item.price)
+
+    async def remove(self, name: str) -> str:
+        return name
 
 
 class GreeterImpl(Greeter):
@@ -100,8 +137,10 @@ async def ours() -> AsyncGenerator[str, None]:
     hosted = Hosted(lambda: None)
     hosted.add("greeting", service_spec(Greeter), GreeterImpl())
     hosted.add("greeting", service_spec(PlainGreeter), PlainGreeterImpl())
+    hosted.add("reading", service_spec(Library), LibraryImpl())
     dispatch = Dispatch(hosted, list(ENCODINGS.values()), max_body=100_000, concurrency=100)
-    server = await Server.start(WebApp(dispatch), "127.0.0.1", 0)
+    app = WebApp(dispatch, Rest(hosted, dispatch.load, max_body=100_000))
+    server = await Server.start(app, "127.0.0.1", 0)
     try:
         yield server.url
     finally:
@@ -110,10 +149,10 @@ async def ours() -> AsyncGenerator[str, None]:
 
 
 @contextlib.asynccontextmanager
-async def theirs(aspyx: Apps, folder: Path) -> AsyncGenerator[str, None]:
+async def theirs(aspyx: Apps, folder: Path, side: Path = SIDE) -> AsyncGenerator[str, None]:
     """Run their server in a process of its own, and return its address."""
     (port,) = free_ports(1)
-    process = _begun([str(aspyx.bin / "python"), str(SIDE), "serve", str(port)], folder)
+    process = _begun([str(aspyx.bin / "python"), str(side), "serve", str(port)], folder)
     try:
         async with asyncio.timeout(WAIT):
             while not await _reached(port):
@@ -180,3 +219,32 @@ async def test_its_services_are_called_by_proxies_of_this_package(
             await caller.invoke(call_of(Greeter, "absent"), url)
         calls = [caller.invoke(call_of(Greeter, "hello", str(number)), url) for number in range(50)]
         assert await asyncio.gather(*calls) == [f"hello {number}" for number in range(50)]
+
+
+async def test_its_proxies_call_by_rest(aspyx: Apps, tmp_path: Path) -> None:
+    async with ours() as url:
+        done = await asyncio.to_thread(aspyx.run, "python", REST_SIDE, "check", url, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "hello": "hello world",
+        "find": ["x", "x", "x"],
+        "default": ["x", "x"],
+        "order": ["Item", "PEN", 2, 0.5],
+        "remove": "pen",
+    }
+
+
+async def test_its_services_are_called_by_rest(aspyx: Apps, tmp_path: Path) -> None:
+    async with theirs(aspyx, tmp_path, REST_SIDE) as url, contextlib.AsyncExitStack() as stack:
+        caller = RestCaller("rest", HttpSettings())
+        stack.push_async_callback(caller.close)
+        assert await caller.invoke(call_of(Library, "hello", "a b"), url) == "hello a b"
+        assert await caller.invoke(call_of(Library, "find", "x", 3), url) == ["x", "x", "x"]
+        assert await caller.invoke(call_of(Library, "find", "x"), url) == ["x", "x"]
+        assert await caller.invoke(call_of(Library, "order", Item("pen", 1, 0.5)), url) == Item("PEN", 2, 0.5)
+        assert await caller.invoke(call_of(Library, "remove", "pen"), url) == "pen"
+        # FastAPI cannot tell an encoded slash from one between two parts.
+        with pytest.raises(
+            RemoteServiceError, match="the server answered with the HTTP status 404: Not Found"
+        ):
+            await caller.invoke(call_of(Library, "hello", "a/b"), url)
