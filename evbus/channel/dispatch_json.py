@@ -1,13 +1,11 @@
 import contextlib as _contextlib
 
 from evbus.engine.service import callers as _callers
-from evbus.engine.service import settings as _settings
 
 
 def __init__(hub):
-    """Say that the HTTP server is the other end, and what may be configured."""
+    """Say that the HTTP server is the other end."""
     hub.channel.dispatch_json.HTTP = True
-    hub.channel.dispatch_json.PROFILE = _settings.HttpSettings
 
 
 async def open(hub, ctx):  # noqa: A001 - the name of the step in all rooms

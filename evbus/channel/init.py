@@ -2,8 +2,6 @@ from dict_tools.data import SafeNamespaceDict
 
 from evbus import errors
 from evbus.engine.core.plugins import face as _face
-from evbus.engine.service import remote as _remote
-from evbus.engine.service import settings as _settings
 
 
 def names(hub):
@@ -18,7 +16,7 @@ def names(hub):
 
 def settings(hub, name, services):
     """Return what every channel may be told, of the channel ``name``; see :func:`check`."""
-    return _settings.channel_settings(name, services.channels.get(name), _schema(hub, name))[0]
+    return _read(hub, name, services)[0]
 
 
 def check(hub, services):
@@ -27,20 +25,22 @@ def check(hub, services):
     :raises ProfileError: there is no such channel, or a key is wrong; names the nearest.
     """
     known = hub.channel.init.names()
-    for name, data in services.channels.items():
+    for name in services.channels:
         if name not in known:
             broken = {_wire(each.name): each for each in hub.evbus.init.plugins()["channel"]}
             why = f": {broken[name].error()}" if name in broken else errors.absent(name, known)
             raise errors.ProfileError(
                 f"there is no channel {name!r}{why}", source="services", path=f"channels.{name}"
             )
-        _settings.channel_settings(name, data, _schema(hub, name))
+        _read(hub, name, services)
 
 
 async def open(hub, name, services):  # noqa: A001 - the name of the step in all rooms
     """Open a channel; return it, and what closes it."""
+    from evbus.engine.service import remote as _remote
+
     plugin = next(module for module in _modules(hub) if _name(module) == name)
-    common, own = _settings.channel_settings(name, services.channels.get(name), _schema(hub, name))
+    common, own = _read(hub, name, services)
     functions = {key: _face.direct(each) for key, each in plugin._funcs.items()}
     ctx = SafeNamespaceDict(profile=own, name=name, state=None)
     if "open" in functions:
@@ -74,5 +74,10 @@ def _wire(name):
     return name.replace("_", "-")
 
 
-def _schema(hub, name):
-    return next((getattr(one, "PROFILE", None) for one in _modules(hub) if _name(one) == name), None)
+def _read(hub, name, services):
+    """Return the settings of a channel: what each may be told, and what it has of its own."""
+    from evbus.engine.service import settings as _settings
+
+    plugin = next((module for module in _modules(hub) if _name(module) == name), None)
+    http = _settings.HttpSettings if getattr(plugin, "HTTP", False) else None
+    return _settings.channel_settings(name, services.channels.get(name), getattr(plugin, "PROFILE", http))

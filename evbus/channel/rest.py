@@ -1,11 +1,9 @@
 from evbus.engine.service import callers as _callers
-from evbus.engine.service import settings as _settings
 
 
 def __init__(hub):
-    """Say that the HTTP server is the other end, and what may be configured."""
+    """Say that the HTTP server is the other end."""
     hub.channel.rest.HTTP = True
-    hub.channel.rest.PROFILE = _settings.HttpSettings
 
 
 async def open(hub, ctx):  # noqa: A001 - the name of the step in all rooms

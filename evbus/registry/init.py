@@ -3,7 +3,6 @@ from dict_tools.data import SafeNamespaceDict
 from evbus import errors
 from evbus.engine.core import profiles as _profiles
 from evbus.engine.core.plugins import face as _face
-from evbus.engine.service import services as _services
 
 
 async def open(hub, settings):  # noqa: A001 - the name of the step in all rooms
@@ -11,6 +10,8 @@ async def open(hub, settings):  # noqa: A001 - the name of the step in all rooms
 
     :raises ConfigError: there is no such registry, or its settings have to be mended.
     """
+    from evbus.engine.service import services as _services
+
     name, data = settings.registry_parts()
     plugin = _plugin(hub, name)
     functions = {key: _face.direct(each) for key, each in plugin._funcs.items()}

@@ -1,11 +1,10 @@
-from evbus.engine.service import settings as _settings
-
-
 async def open(hub, ctx):  # noqa: A001 - the name of the step in all rooms
     """Read ``{component: {channel: [address, ...]}}``, or one address in place of a list.
 
     :raises ProfileError: it is no such mapping; names the key.
     """
+    from evbus.engine.service import settings as _settings
+
     return _settings.static_addresses(ctx.acct)
 
 

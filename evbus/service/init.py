@@ -2,46 +2,56 @@
 
 import logging
 
-import msgspec
-
 from evbus import errors
 from evbus.engine.core.plugins import load as _load
 from evbus.engine.handling.dispatch import declare as _declare
-from evbus.engine.service import callers as _callers
-from evbus.engine.service import declare as _interfaces
-from evbus.engine.service import health as _health
-from evbus.engine.service import implementations as _implementations
-from evbus.engine.service import remote as _remote
-from evbus.engine.service import services as _services
-from evbus.engine.service import settings as _settings
 
 log = logging.getLogger("evbus.service")
+
+#: The attribute of interfaces that says so.
+INTERFACE = "__evbus_service__"
 
 
 def __init__(hub):
     """Declare the state; when POP rebuilds the sub this runs again and keeps what there is."""
     if "SERVICES" in vars(hub.service):
         return
-    injector = hub.dispatch.DISPATCHER.core.injector
-    hub.service.SERVICES = services = _services.Services(
-        _services.Ground(
-            interceptors=lambda: hub.evbus.init.interceptors(),  # noqa: PLW0108 - POP may rebuild the sub
-            seconds=lambda: hub.evbus.init.settings().service_timeout,
-            build=lambda cls: _implementations.build(cls, hub, injector),
-            channels=lambda: {_services.LOCAL: False, **hub.channel.init.names()},
-            channel_settings=lambda *about: hub.channel.init.settings(*about),  # noqa: PLW0108
-            open_channel=lambda *about: hub.channel.init.open(*about),  # noqa: PLW0108
-            open_registry=lambda settings: hub.registry.init.open(settings),  # noqa: PLW0108
-            serve=lambda *about: _serve(hub, *about),
-            bus=lambda result: _health.of_bus(hub.evbus.stats.snapshot(), result),
-        )
-    )
+    #: Made when they are first needed, as programs without services need not wait for the imports.
+    hub.service.SERVICES = None
     # Handlers, listeners and components take proxies as they take what is provided.
-    injector.also(lambda kind: services.get(kind) if _interfaces.is_interface(kind) else None)
+    hub.dispatch.DISPATCHER.core.injector.also(lambda kind: _proxy(hub, kind))
     hub.evbus.CHECKS["component"] = _check
     hub.evbus.CHECKS["health"] = _check_health
     # They may need the dispatcher to the end.
     hub.evbus.LIFE["leave"].insert(0, lambda: _leave(hub))
+
+
+def _proxy(hub, kind):
+    """Return the proxy of an interface, None for what is none."""
+    return hub.service.init.get(kind) if isinstance(kind, type) and INTERFACE in vars(kind) else None
+
+
+def _services(hub):
+    if hub.service.SERVICES is None:
+        from evbus.engine.service import health as _health
+        from evbus.engine.service import implementations as _implementations
+        from evbus.engine.service import services as _engine
+
+        injector = hub.dispatch.DISPATCHER.core.injector
+        hub.service.SERVICES = _engine.Services(
+            _engine.Ground(
+                interceptors=lambda: hub.evbus.init.interceptors(),  # noqa: PLW0108 - POP may rebuild the sub
+                seconds=lambda: hub.evbus.init.settings().service_timeout,
+                build=lambda cls: _implementations.build(cls, hub, injector),
+                channels=lambda: {_engine.LOCAL: False, **hub.channel.init.names()},
+                channel_settings=lambda *about: hub.channel.init.settings(*about),  # noqa: PLW0108
+                open_channel=lambda *about: hub.channel.init.open(*about),  # noqa: PLW0108
+                open_registry=lambda settings: hub.registry.init.open(settings),  # noqa: PLW0108
+                serve=lambda *about: _serve(hub, *about),
+                bus=lambda result: _health.of_bus(hub.evbus.stats.snapshot(), result),
+            )
+        )
+    return hub.service.SERVICES
 
 
 async def start(hub, port=None, host=None, settings=None):
@@ -55,21 +65,13 @@ async def start(hub, port=None, host=None, settings=None):
     :raises ServiceError: they are started already.
     :raises ConfigError: an option, a file or an implementation has to be mended.
     """
-    options = hub.evbus.init.settings()
-    read = _settings.read(options.services if settings is None else settings)
-    if port is not None or (host is not None and read.server is not None):
-        server = read.server or _settings.ServerSettings()
-        server = _settings.ServerSettings(
-            **{
-                **msgspec.structs.asdict(server),
-                **({} if port is None else {"port": port}),
-                **({} if host is None else {"host": host}),
-            }
-        )
-        read = msgspec.structs.replace(read, server=server)
+    from evbus.engine.service import settings as _settings
+
+    services, options = _services(hub), hub.evbus.init.settings()
+    read = _settings.read(options.services if settings is None else settings).served(port, host)
     hub.channel.init.check(read)
-    hub.service.SERVICES.add(_files(hub))
-    await hub.service.SERVICES.start(read)
+    services.add(_files(hub))
+    await services.start(read)
 
 
 async def stop(hub, timeout=None):
@@ -78,7 +80,7 @@ async def stop(hub, timeout=None):
     :param timeout: seconds that calls may take to end; default: the option ``drain_timeout``.
     """
     seconds = hub.evbus.init.settings().drain_timeout if timeout is None else timeout
-    await hub.service.SERVICES.stop(seconds)
+    await _services(hub).stop(seconds)
 
 
 def add(hub, *implementations):
@@ -88,7 +90,9 @@ def add(hub, *implementations):
         some.
     :raises ServiceSignatureError: one does not fit its interface, or an interface has two.
     """
-    hub.service.SERVICES.add(_implementations.classes(implementations))
+    from evbus.engine.service import implementations as _implementations
+
+    _services(hub).add(_implementations.classes(implementations))
 
 
 def get(hub, interface, channel=""):
@@ -99,7 +103,7 @@ def get(hub, interface, channel=""):
     :raises ServiceSignatureError: this is no interface.
     :raises ServiceError: there is no such channel; names the nearest.
     """
-    return hub.service.SERVICES.get(interface, channel)
+    return _services(hub).get(interface, channel)
 
 
 def set_preferred_channel(hub, name):
@@ -108,22 +112,24 @@ def set_preferred_channel(hub, name):
     :param name: ``""`` for no preference.
     :raises ServiceError: there is no such channel; names the nearest.
     """
-    hub.service.SERVICES.set_preferred_channel(name)
+    _services(hub).set_preferred_channel(name)
 
 
 def within(hub, seconds):
     """Return a context: calls that are made in it end so many seconds after its beginning."""
+    from evbus.engine.service import remote as _remote
+
     return _remote.within(seconds)
 
 
 def report(hub):
     """Return what runs here, and what is known of others, in plain values."""
-    return hub.service.SERVICES.report()
+    return _services(hub).report()
 
 
 async def _leave(hub):
     """Stop them with the program that started the bus; they and the bus have one time together."""
-    if hub.service.SERVICES.running:
+    if hub.service.SERVICES is not None and hub.service.SERVICES.running:
         await hub.service.init.stop(hub.evbus.ENGINE.patience().left())
 
 
@@ -135,6 +141,8 @@ async def _serve(hub, settings, services):
     try:
         from evbus.engine.web import site as _site
     except ModuleNotFoundError as exc:
+        from evbus.engine.service import callers as _callers
+
         raise _callers.missing(exc, "the HTTP server") from exc
     return await _site.served(services, settings)
 
@@ -144,6 +152,9 @@ def _files(hub):
 
     :raises PluginError: one of the files cannot be used: its services would be missing.
     """
+    from evbus.engine.service import health as _health
+    from evbus.engine.service import implementations as _implementations
+
     found = hub.evbus.init.plugins()
     for room, inside in (("component", _implementations.classes_in), ("health", _health.checks_in)):
         for plugin in found[room]:
@@ -155,12 +166,16 @@ def _files(hub):
 
 def _check_health(module):
     """Refuse a file of the folder ``health/`` without health checks."""
+    from evbus.engine.service import health as _health
+
     if not _health.checks_in(module):
         raise errors.PluginError("it has no health checks: a class with @health_checks()")
 
 
 def _check(module):
     """Refuse a file of the folder ``component/`` without an implementation, or with one that does not fit."""
+    from evbus.engine.service import implementations as _implementations
+
     found = _implementations.classes_in(module)
     if not found:
         raise errors.PluginError("it has no implementation: a class with @implementation()")

@@ -11,6 +11,7 @@ from evbus.engine.client.handle import Handle
 from evbus.engine.codec.wrapped import unwrapped
 from evbus.engine.core.lifecycle.running import running
 from evbus.engine.core.plugins import dirs
+from evbus.engine.core.plugins.in_use import ROOMS
 from evbus.engine.core.settings import plain
 from evbus.engine.kit.notifier import Notifier
 from evbus.errors import EvbusError, SettleTimeout, nearest
@@ -296,7 +297,7 @@ class Bus(Handle):
         for found in self.hub.evbus.init.plugins().values():
             for plugin in found:
                 own = dirs.inside(folders, plugin.file)
-                if plugin.state == "broken" and (own or plugin.subsystem in ("listener", "handler")):
+                if plugin.state == "broken" and (own or plugin.subsystem in ROOMS):
                     raise plugin.error()
 
     async def stop(self, *, hurry: bool) -> None:

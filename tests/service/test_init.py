@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 from abc import abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -439,6 +441,25 @@ async def test_settings_that_are_wrong_are_named(settings: Any, said: str) -> No
     # And may be mended.
     async with started(ClockImpl, hub=hub):
         pass
+
+
+@pytest.mark.parametrize("port", [-1, 70_000])
+async def test_a_port_that_there_is_none_of_is_refused(port: int) -> None:
+    with pytest.raises(ProfileError, match="services: server: port is a number from 0 to 65535"):
+        await new_hub().service.init.start(port=port)
+
+
+def test_a_program_without_services_does_not_wait_for_their_imports(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from evbus.engine.core.plugins import installed\n"
+        "hub = installed.new_hub()\n"
+        "hub.OPT = hub.pop.data.imap({'evbus': {}})\n"
+        "hub.evbus.init.settings()\n"
+        "print([name for name in sys.modules if name.startswith(('evbus.engine.service.', 'httptools'))])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['evbus.engine.service.callers']\n"
 
 
 async def test_settings_may_stand_in_a_file_or_in_the_option(tmp_path: Path) -> None:

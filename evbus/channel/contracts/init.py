@@ -28,5 +28,6 @@ The same file may also have:
 ``ctx.name`` is the channel's name. A channel says in ``__init__(hub)`` what its settings are,
 ``hub.channel.<file>.PROFILE`` (a ``msgspec.Struct``): ``ctx.profile`` holds them, read, of the option
 ``services`` below ``channels``. ``hub.channel.<file>.HTTP = True`` says that the HTTP server of evbus is its
-other end, and so where the components of a process can be called over it.
+other end, and so where the components of a process can be called over it; its settings are those of HTTP
+then, unless it has others.
 """

@@ -126,6 +126,17 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         if self.threads < 1:
             raise ValueError("threads must be 1 or more")
 
+    def served(self, port: int | None, host: str | None) -> ServiceSettings:
+        """Return the same with another port and host of the server; a port alone asks for one.
+
+        :raises ProfileError: there is no such port.
+        """
+        if port is None and (host is None or self.server is None):
+            return self
+        given = {} if self.server is None else msgspec.structs.asdict(self.server)
+        given |= {name: value for name, value in (("port", port), ("host", host)) if value is not None}
+        return msgspec.structs.replace(self, server=convert(given, ServerSettings, "services", "server"))
+
     def registry_parts(self) -> tuple[str, Any]:
         """Return the name of the registry, and its settings as they are written."""
         if isinstance(self.registry, str):
