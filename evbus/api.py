@@ -246,6 +246,7 @@ def services(
     port: int | None = None,
     host: str | None = None,
     settings: Mapping[str, Any] | str | Path | None = None,
+    mounts: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ServicesRun:
     """Start services, and at the end let calls end and stop them: with ``async with``, or ``with``.
@@ -259,14 +260,18 @@ def services(
     :param host: its address; default: that of the settings, else ``127.0.0.1``.
     :param settings: where others are, and how they are called: a mapping with ``registry``, ``channels`` and
         ``server``, or the path of a YAML file; default: the option ``services``.
+    :param mounts: ASGI applications that the server serves as well, by the paths below which, such as
+        ``{"/shop": app}``.
     :param options: options of the section ``evbus``, such as ``service_timeout=5``.
     :raises ConfigError: an option, a file or an implementation has to be mended.
     """
-    listed = list(components)
+    listed, mounted = list(components), dict(mounts or {})
 
     def make() -> pop.hub.Hub:
         hub = _made((), options)
         hub.service.init.add(*listed)
+        for path, app in mounted.items():
+            hub.service.init.mount(path, app)
         return hub
 
     return ServicesRun(make, {"port": port, "host": host, "settings": settings})

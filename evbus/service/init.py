@@ -115,6 +115,37 @@ def set_preferred_channel(hub, name):
     _services(hub).set_preferred_channel(name)
 
 
+def mount(hub, path, app):
+    """Have the HTTP server serve another ASGI application as well, from the next start on.
+
+    What Starlette and FastAPI do in their ``lifespan`` is done when the server starts and when it has ended.
+
+    :param path: below which, such as ``/shop``.
+    :param app: of Starlette, FastAPI or any other framework.
+    :raises ConfigError: this is no such path.
+    """
+    if not isinstance(path, str) or not path.startswith("/") or not path.strip("/"):
+        raise errors.ConfigError(f"an application is mounted below a path such as /shop, and not {path!r}")
+    hub.service.SERVICES.mounts[path.rstrip("/")] = app
+
+
+def asgi(hub):
+    """Return what the HTTP server serves, as an ASGI application for a server of somebody else.
+
+    It is that of the implementations that run now; what belongs to the server itself, such as the limits on
+    heads and slow clients, and who may call, is that server's business.
+
+    :raises LocalServiceError: the services are not started.
+    :raises MissingExtra: the extra ``service`` is not installed.
+    """
+    services = hub.service.SERVICES
+    if not services.running:
+        raise errors.LocalServiceError(
+            "the services of this hub are not started; await hub.service.init.start() before they are served"
+        )
+    return _site(hub).built(services, services.settings.server or _settings.ServerSettings())
+
+
 def within(hub, seconds):
     """Return a context: calls that are made in it end so many seconds after its beginning."""
     from evbus.engine.service import remote as _remote
@@ -138,13 +169,17 @@ async def _serve(hub, settings, services):
 
     :raises MissingExtra: the extra ``service`` is not installed.
     """
+    return await _site(hub).served(services, settings)
+
+
+def _site(hub):
     try:
         from evbus.engine.web import site as _site
     except ModuleNotFoundError as exc:
         from evbus.engine.service import callers as _callers
 
         raise _callers.missing(exc, "the HTTP server") from exc
-    return await _site.served(services, settings)
+    return _site
 
 
 def _files(hub):

@@ -7,14 +7,26 @@ import collections
 import contextlib
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
 
 from evbus.engine.web import server as server_module
-from evbus.errors import ConfigError, MissingExtra, ProfileError, ServiceCommunicationError, ServiceError
+from evbus.errors import (
+    ConfigError,
+    LocalServiceError,
+    MissingExtra,
+    ProfileError,
+    ServiceCommunicationError,
+    ServiceError,
+)
 from tests.channel import shop as shop_module
 from tests.engine.service.kit import Item, OutOfStock, Shop, ShopImpl
 from tests.evbus.kit import new_hub
@@ -78,6 +90,62 @@ async def test_a_process_calls_itself_over_its_own_server() -> None:
         assert await shop.find("pen") == Item("pen")
         (found,) = hub.service.init.report()["components"]
         assert found["addresses"] == [[name, url_of(hub)] for name in hub.channel.init.names()]
+
+
+async def hello(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("hello")
+
+
+async def text_of(url: str) -> tuple[int, bytes]:
+    def get() -> tuple[int, bytes]:
+        with urllib.request.urlopen(url) as answer:  # noqa: S310 - a url of this test
+            return answer.status, answer.read()
+
+    return await asyncio.to_thread(get)
+
+
+async def test_applications_of_others_are_served_beside_services() -> None:
+    told = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
+        told.append("begin")
+        yield
+        told.append("end")
+
+    hub = new_hub()
+    hub.service.init.add(ShopImpl)
+    hub.service.init.mount("/web/", Starlette(routes=[Route("/hello", hello)], lifespan=lifespan))
+    await hub.service.init.start(port=0)
+    try:
+        assert await text_of(f"{url_of(hub)}/web/hello") == (200, b"hello")
+        assert (await text_of(f"{url_of(hub)}/health/live"))[0] == 200
+        assert told == ["begin"]
+    finally:
+        await hub.service.init.stop(WAIT)
+    assert told == ["begin", "end"]
+
+
+@pytest.mark.parametrize("path", ["", "/", "shop", None])
+def test_a_path_to_mount_at_is_one(path: Any) -> None:
+    with pytest.raises(ConfigError, match="an application is mounted below a path such as /shop"):
+        new_hub().service.init.mount(path, None)
+
+
+async def test_services_are_served_by_an_application_of_others() -> None:
+    with pytest.raises(LocalServiceError, match="are not started"):
+        new_hub().service.init.asgi()
+    async with started(ShopImpl) as inner:
+        outer = new_hub()
+        outer.service.init.mount("/all", Starlette(routes=[Mount("/services", inner.service.init.asgi())]))
+        await outer.service.init.start(port=0)
+        url = f"{url_of(outer)}/all/services"
+        try:
+            async with started(settings=static("shop", [url])) as here:
+                assert await here.service.init.get(Shop).find("pen") == Item("pen")
+            assert (await text_of(f"{url}/openapi.json"))[0] == 200
+        finally:
+            await outer.service.init.stop(WAIT)
 
 
 async def test_a_server_that_others_reach_and_that_asks_nobody_does_not_start() -> None:

@@ -104,6 +104,7 @@ class Services:
     :ivar hosted: the implementations of this process.
     :ivar server: the HTTP server, None without one.
     :ivar health: the health checks.
+    :ivar mounts: ASGI applications that the server serves as well, by the paths below which.
     :ivar settings: those that it was started with.
     """
 
@@ -112,6 +113,7 @@ class Services:
         self.server: RunningServer | None = None
         self.hosted = Hosted(lambda: None)
         self.health = HealthCheckManager()
+        self.mounts: dict[str, Any] = {}
         self._ground = ground
         self._stack: AsyncExitStack | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

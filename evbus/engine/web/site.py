@@ -16,7 +16,7 @@ from evbus.engine.web.rest import Rest
 from evbus.engine.web.server import Server
 from evbus.version import version
 
-__all__ = ["Site", "served"]
+__all__ = ["Site", "built", "served"]
 
 
 class Site:
@@ -47,6 +47,15 @@ async def served(services: Services, settings: ServerSettings) -> Site:
     :raises ServiceSignatureError: two methods have one path, or somebody has one that is the server's.
     :raises ServiceError: the port is not free.
     """
+    app = built(services, settings)
+    return Site(await Server.start(app, settings.host, settings.port), app, services)
+
+
+def built(services: Services, settings: ServerSettings) -> WebApp:
+    """Return the ASGI application of the services of this process, as they are now.
+
+    :raises ServiceSignatureError: two methods have one path, or somebody has one that is the server's.
+    """
     hosted = services.hosted
     dispatch = Dispatch(hosted, (JSON, MSGPACK), max_body=settings.max_body, concurrency=settings.concurrency)
     told = list(_told(services))
@@ -55,7 +64,9 @@ async def served(services: Services, settings: ServerSettings) -> Site:
     app = WebApp(dispatch, rest)
     app.add(describing(hosted, title=", ".join(services.components) or "Services", version=version))
     app.add(telling(services.health, told))
-    return Site(await Server.start(app, settings.host, settings.port), app, services)
+    for path, mounted in services.mounts.items():
+        app.mount(path, mounted)
+    return app
 
 
 def _told(services: Services) -> Iterator[tuple[str, Callable[[], Any]]]:
