@@ -198,15 +198,20 @@ CONFIG = {
         "help": "Modules whose classes with @event are shown, such as shop.events, besides those that "
         "listeners listen to; they are looked for in the current folder, too",
     },
+    "interfaces": {
+        "default": None,
+        "help": "Modules whose interfaces with @service are shown, such as shop.interfaces, besides those "
+        "that folders component/ implement; they are looked for in the current folder, too",
+    },
     "output": {"default": None, "help": "The file to write; default, and -: standard output"},
     "format": {
         "default": None,
         "help": "run, tail: what a line of the input is: events (the default; a JSON array is a batch), "
-        "lines (the line is the body) or json (its JSON is); asyncapi: json (the default) or yaml; graph: "
-        "text (the default), dot or svg. Without it the ending of the output file says which",
+        "lines (the line is the body) or json (its JSON is); asyncapi, openapi: json (the default) or yaml; "
+        "graph: text (the default), dot or svg. Without it the ending of the output file says which",
     },
-    "title": {"default": "Events", "help": "The title of the AsyncAPI document"},
-    "api_version": {"default": "1.0.0", "help": "The version of what the AsyncAPI document describes"},
+    "title": {"default": None, "help": "The title of the document; default: Events, or Services"},
+    "api_version": {"default": "1.0.0", "help": "The version of what the document describes"},
 }
 
 CLI_CONFIG = {
@@ -231,6 +236,7 @@ CLI_CONFIG = {
             "plugins",
             "asyncapi",
             "graph",
+            "openapi",
         ],
     },
     "listen_to": {
@@ -246,6 +252,7 @@ CLI_CONFIG = {
             "plugins",
             "asyncapi",
             "graph",
+            "openapi",
         ],
     },
     "listeners": {
@@ -266,6 +273,7 @@ CLI_CONFIG = {
             "plugins",
             "asyncapi",
             "graph",
+            "openapi",
         ],
     },
     "serialize_plugin": {
@@ -296,10 +304,11 @@ CLI_CONFIG = {
     "all": {"action": "store_true", "subcommands": ["dead"]},
     "subsystem": {"positional": True, "nargs": "?", "subcommands": ["plugins"]},
     "events": {"action": "extend", "nargs": "+", "subcommands": ["asyncapi", "graph"]},
-    "output": {"options": ["-o"], "subcommands": ["asyncapi", "graph"]},
-    "format": {"subcommands": ["run", "tail", "asyncapi", "graph"]},
-    "title": {"subcommands": ["asyncapi"]},
-    "api_version": {"subcommands": ["asyncapi"]},
+    "interfaces": {"action": "extend", "nargs": "+", "subcommands": ["openapi"]},
+    "output": {"options": ["-o"], "subcommands": ["asyncapi", "graph", "openapi"]},
+    "format": {"subcommands": ["run", "tail", "asyncapi", "graph", "openapi"]},
+    "title": {"subcommands": ["asyncapi", "openapi"]},
+    "api_version": {"subcommands": ["asyncapi", "openapi"]},
 }
 
 SUBCOMMANDS = {
@@ -358,6 +367,13 @@ SUBCOMMANDS = {
         "profiles send and receive them, and JSON Schemas of them. Nothing is connected to, and no login, "
         "password or key is in it. Events that nobody here listens to are taken to be sent with --profile. "
         "Exit codes: 0, or 2 when there is a mistake in the options, modules, plugins or profiles.",
+    },
+    "openapi": {
+        "help": "Describe methods of services that have a path as an OpenAPI 3.1 document",
+        "desc": "Write an OpenAPI 3.1 document of the methods that have a path (@get, @post, ...), of the "
+        "interfaces in the modules that --interfaces names, and of those that files of folders component/ "
+        "implement. Nothing is started or connected to. Exit codes: 0, or 2 when there is a mistake in the "
+        "options, modules or plugins.",
     },
     "graph": {
         "help": "Show who sends what to whom, as text or SVG",

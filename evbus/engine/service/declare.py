@@ -9,7 +9,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 from evbus.engine.service.health import Health, HealthCheckManager
@@ -29,6 +29,7 @@ __all__ = [
     "component",
     "component_spec",
     "implementation",
+    "interfaces_in",
     "interfaces_of",
     "is_implementation",
     "is_interface",
@@ -37,6 +38,7 @@ __all__ = [
     "rest",
     "service",
     "service_spec",
+    "services_of",
 ]
 
 _SERVICE, _COMPONENT, _IMPLEMENTS = "__evbus_service__", "__evbus_component__", "__evbus_implements__"
@@ -370,6 +372,17 @@ def interfaces_of(cls: type) -> list[ServiceSpec | ComponentSpec]:
     """Return what a class implements: the declarations of the classes that it derives from, nearest first."""
     declared = [vars(base) for base in cls.__mro__[1:]]
     return [found[key] for found in declared for key in (_SERVICE, _COMPONENT) if key in found]
+
+
+def services_of(cls: type) -> list[ServiceSpec]:
+    """Return the interfaces of services that a class implements, nearest first."""
+    return [spec for spec in interfaces_of(cls) if isinstance(spec, ServiceSpec)]
+
+
+def interfaces_in(module: ModuleType) -> list[ServiceSpec]:
+    """Return the interfaces that a module declares itself."""
+    own = [one for one in vars(module).values() if is_interface(one) and one.__module__ == module.__name__]
+    return [service_spec(one) for one in own]
 
 
 def kebab(name: str) -> str:
