@@ -91,6 +91,19 @@ async def test_none_hangs_and_none_runs_twice_when_connections_break(
             await until(lambda: sum(one.startswith("once") for one in at.made.ended) == 30)
 
 
+async def test_a_process_may_call_itself_and_prefer_a_channel(channel: Channel) -> None:
+    async with serving(channel) as server:
+        init = server.service.init
+        made = server.service.SERVICES.hosted.implementation(Everything)
+        own = init.get(Everything)
+        assert await own.seen() == {}
+        assert "evbus-deadline" in await init.get(Everything, channel.name).seen()
+        init.set_preferred_channel(channel.name)
+        assert "evbus-deadline" in await own.seen()
+        init.set_preferred_channel("")
+        assert own.seen.__self__ is made
+
+
 async def test_where_nobody_listens_is_told_and_others_are_taken(channel: Channel) -> None:
     (unused_port,) = free_ports(1)
     async with calling(channel, unused_port) as here:

@@ -370,6 +370,55 @@ async def test_a_component_without_one_of_its_services_is_refused() -> None:
             pass
 
 
+def test_two_services_of_one_name_in_a_component_are_refused() -> None:
+    @service("clock")
+    class Sun(Service):
+        @abstractmethod
+        async def shine(self) -> None: ...
+
+    @implementation()
+    class SunImpl(Sun):
+        async def shine(self) -> None: ...
+
+    @service("clock")
+    class Moon(Service):
+        @abstractmethod
+        async def shine(self) -> None: ...
+
+    @implementation()
+    class MoonImpl(Moon):
+        async def shine(self) -> None: ...
+
+    said = r"Sun \(.*\) and .*Moon \(.*\) are both called 'clock' in the component 'clock'; give one of "
+    with pytest.raises(ServiceSignatureError, match=said):
+        new_hub().service.init.add(SunImpl, MoonImpl)
+
+
+async def test_who_stops_twice_waits_for_the_one_stop() -> None:
+    hub, order = new_hub(), list[str]()
+
+    @component()
+    class Slow(Component):
+        pass
+
+    @implementation()
+    class SlowImpl(AbstractComponent, Slow):
+        async def shutdown(self) -> None:
+            await hub.service.init.stop()  # it is being stopped
+            await asyncio.sleep(0.01)
+            order.append("down")
+
+    hub.service.init.add(SlowImpl)
+    await hub.service.init.start()
+
+    async def stop() -> None:
+        await hub.service.init.stop()
+        order.append("stopped")
+
+    await asyncio.gather(stop(), stop(), stop())
+    assert order == ["down", "stopped", "stopped", "stopped"]
+
+
 def test_what_is_no_implementation_is_refused() -> None:
     hub = new_hub()
     with pytest.raises(

@@ -106,7 +106,22 @@ def planned(classes: Iterable[type]) -> list[Plan]:
     for service, cls in services.items():
         alone.setdefault(service.component or service.name, []).append((service, cls))
     plans += [Plan(name, AbstractComponent, tuple(each)) for name, each in alone.items()]
+    for plan in plans:
+        _refuse_twins(plan)
     return plans
+
+
+def _refuse_twins(plan: Plan) -> None:
+    """Refuse two services that are called alike on the wire."""
+    named: dict[str, ServiceSpec] = {}
+    for spec, _ in plan.services:
+        other = named.setdefault(spec.name, spec)
+        if other is not spec:
+            both = " and ".join(f"{one.cls.__qualname__}{place(one.cls)}" for one in (other, spec))
+            raise ServiceSignatureError(
+                f"{both} are both called {spec.name!r} in the component {plan.name!r}; give one of them "
+                'another name: @service("name")'
+            )
 
 
 def _refuse_second(interface: Any, first: type | None, second: type) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Any, NamedTuple, Protocol
@@ -125,7 +126,9 @@ class Services:
         self._preferred = ""
         self._channels: dict[str, asyncio.Task[OpenChannel]] = {}
         self._closing: list[Callable[[], Awaitable[None]]] = []
-        self._patience = 0.0
+        self._stopping = asyncio.Lock()
+        self._stopper: asyncio.Task[Any] | None = None
+        self._until = 0.0
         self._registry: Registry | None = None
         self._directory: Directory | None = None
         self._send: Prepare | None = None
@@ -168,6 +171,7 @@ class Services:
         if self.running or self._starting:
             raise ServiceError("the services of this hub are started already")
         self._starting, self._loop = True, asyncio.get_running_loop()
+        self._stopping = asyncio.Lock()
         stack = AsyncExitStack()
         try:
             await self._start(settings, stack)
@@ -247,22 +251,29 @@ class Services:
 
         :param seconds: that calls may take to end.
         """
-        stack = self._stack
-        if stack is None:
-            return
-        self._patience = seconds
-        await stack.aclose()
+        if self._stopper is asyncio.current_task() is not None:
+            return  # a component stops them that is shut down
+        async with self._stopping:
+            stack = self._stack
+            if stack is None:
+                return
+            self._stopper = asyncio.current_task()
+            self._until = time.monotonic() + seconds
+            try:
+                await stack.aclose()
+            finally:
+                self._stopper = None
 
     async def _end_calls(self) -> None:
         """Take no more calls from outside; those under way end."""
         server, self.server = self.server, None
         try:
             if server is not None:
-                await server.stop(self._patience)
+                await server.stop(max(0.0, self._until - time.monotonic()))
         finally:
             self._stack = None
             self._refresh()
-            await self.hosted.close(self._patience)
+            await self.hosted.close(max(0.0, self._until - time.monotonic()))
 
     async def _shut_down(self, component: _Component) -> None:
         try:
