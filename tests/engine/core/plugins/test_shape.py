@@ -90,6 +90,36 @@ def test_a_pipeline_plugin_may_take_a_descriptor_and_nothing_more() -> None:
         check("pipeline", module(handle=handles_more))
 
 
+async def yields(hub: Any, ctx: Any, component: Any) -> Any:
+    yield component
+
+
+async def invokes(hub: Any, ctx: Any, call: Any, address: Any) -> Any: ...
+
+
+@pytest.mark.parametrize(
+    ("room", "names", "sentence"),
+    [
+        ("channel", {}, r"it has no function invoke\(hub, ctx, call, address\)"),
+        ("channel", {"invoke": lambda hub, ctx, call, address: 5}, "invoke must be 'async def invoke"),
+        ("channel", {"invoke": yields}, "invoke must be 'async def invoke"),
+        (
+            "channel",
+            {"invoke": invokes, "stream": invokes},
+            "stream must be 'async def stream.* with a yield",
+        ),
+        ("registry", {"register": invokes}, r"it has no function watch\(hub, ctx, component\)"),
+        ("registry", {"watch": invokes}, "watch must be 'async def watch.* with a yield in it"),
+        ("registry", {"watch": yields, "deregister": invokes}, "deregister takes .*, but is called with "),
+    ],
+)
+def test_what_is_no_channel_or_registry_is_told(room: str, names: dict[str, Any], sentence: str) -> None:
+    check("channel", module(invoke=invokes))
+    check("registry", module(watch=yields))
+    with pytest.raises(PluginError, match=sentence):
+        check(room, module(**names))
+
+
 def test_the_rooms_that_are_checked() -> None:
     assert set(CHECKS) == {
         "channel",
