@@ -126,7 +126,7 @@ def mount(hub, path, app):
     """
     if not isinstance(path, str) or not path.startswith("/") or not path.strip("/"):
         raise errors.ConfigError(f"an application is mounted below a path such as /shop, and not {path!r}")
-    hub.service.SERVICES.mounts[path.rstrip("/")] = app
+    _services(hub).mounts[path.rstrip("/")] = app
 
 
 def asgi(hub):
@@ -138,7 +138,9 @@ def asgi(hub):
     :raises LocalServiceError: the services are not started.
     :raises MissingExtra: the extra ``service`` is not installed.
     """
-    services = hub.service.SERVICES
+    from evbus.engine.service import settings as _settings
+
+    services = _services(hub)
     if not services.running:
         raise errors.LocalServiceError(
             "the services of this hub are not started; await hub.service.init.start() before they are served"

@@ -14,6 +14,7 @@ from evbus.engine.handling.dispatch.core import Around
 from evbus.engine.kit.loop_thread import wait_in
 from evbus.engine.service import proxy as _proxy
 from evbus.engine.service.declare import (
+    AbstractComponent,
     ChannelAddress,
     ComponentStatus,
     ServiceSpec,
@@ -126,8 +127,9 @@ class Services:
         self._preferred = ""
         self._channels: dict[str, asyncio.Task[OpenChannel]] = {}
         self._closing: list[Callable[[], Awaitable[None]]] = []
-        self._stopping = asyncio.Lock()
-        self._stopper: asyncio.Task[Any] | None = None
+        # Held by who starts or stops them.
+        self._changing = asyncio.Lock()
+        self._changer: asyncio.Task[Any] | None = None
         self._until = 0.0
         self._registry: Registry | None = None
         self._directory: Directory | None = None
@@ -171,17 +173,19 @@ class Services:
         if self.running or self._starting:
             raise ServiceError("the services of this hub are started already")
         self._starting, self._loop = True, asyncio.get_running_loop()
-        self._stopping = asyncio.Lock()
+        self._changing = asyncio.Lock()
         stack = AsyncExitStack()
-        try:
-            await self._start(settings, stack)
-        except BaseException:
-            self._stack = None
-            await stack.aclose()
-            raise
-        finally:
-            self._starting = False
-            self._refresh()
+        async with self._changing:
+            self._changer = asyncio.current_task()
+            try:
+                await self._start(settings, stack)
+            except BaseException:
+                self._stack = None
+                await stack.aclose()
+                raise
+            finally:
+                self._starting, self._changer = False, None
+                self._refresh()
 
     async def _start(self, settings: ServiceSettings, stack: AsyncExitStack) -> None:
         self.settings = settings
@@ -213,7 +217,7 @@ class Services:
         self._refresh()
         for component in list(self._components.values()):
             await _awaited(component.made.startup())
-            component.made.status = ComponentStatus.RUNNING
+            _note(component.made, ComponentStatus.RUNNING)
             stack.push_async_callback(self._shut_down, component)
         if settings.server is not None:
             self.server = await self._ground.serve(settings.server, self)
@@ -251,18 +255,18 @@ class Services:
 
         :param seconds: that calls may take to end.
         """
-        if self._stopper is asyncio.current_task() is not None:
-            return  # a component stops them that is shut down
-        async with self._stopping:
+        if self._changer is asyncio.current_task() is not None:
+            return  # a component asks for it that is started, or shut down
+        async with self._changing:
             stack = self._stack
             if stack is None:
                 return
-            self._stopper = asyncio.current_task()
+            self._changer = asyncio.current_task()
             self._until = time.monotonic() + seconds
             try:
                 await stack.aclose()
             finally:
-                self._stopper = None
+                self._changer = None
 
     async def _end_calls(self) -> None:
         """Take no more calls from outside; those under way end."""
@@ -280,7 +284,7 @@ class Services:
             await _awaited(component.made.shutdown())
         except Exception:
             log.exception("the component %s could not be shut down", component.plan.name)
-        component.made.status = ComponentStatus.STOPPED
+        _note(component.made, ComponentStatus.STOPPED)
 
     async def _close_channels(self) -> None:
         opened, self._channels = self._channels, {}
@@ -544,6 +548,11 @@ class _ProxyTarget:
             return wait_in(home, lambda: self.invoke(spec, args, kwargs))
         except asyncio.CancelledError:
             raise LocalServiceError(f"{spec.title}: the services were stopped while it was called") from None
+
+
+def _note(component: Any, status: ComponentStatus) -> None:
+    if isinstance(component, AbstractComponent):
+        component.status = status
 
 
 async def _awaited(value: Any) -> Any:
