@@ -135,7 +135,7 @@ class Everything(Service):
     async def again(self, name: str) -> str: ...
 
     @get("/quick")
-    @method(timeout=0.5)
+    @method(timeout=1)
     @abstractmethod
     async def quick(self) -> None: ...
 

@@ -154,7 +154,7 @@ async def test_the_deadline_is_that_of_the_call_the_method_or_the_option(channel
         assert 15 < await at.proxy.left() <= 20
         with at.caller.service.init.within(5), at.caller.service.init.within(9):
             assert 3 < await at.proxy.left() <= 5
-        with pytest.raises(ServiceTimeout), at.caller.service.init.within(0.05):
+        with pytest.raises(ServiceTimeout), at.caller.service.init.within(0.5):
             await at.proxy.wait("x")
         await until(lambda: at.made.ended == ["x"])
 
@@ -274,7 +274,7 @@ async def test_a_stream_that_fails_yields_what_came_before(channel: Channel) -> 
 async def test_the_time_of_a_stream_is_that_for_an_item(channel: Channel) -> None:
     async with place(channel) as at:
         seen: list[Item] = []
-        with pytest.raises(ServiceTimeout, match="no item within"), at.caller.service.init.within(0.3):
+        with pytest.raises(ServiceTimeout, match="no item within"), at.caller.service.init.within(0.5):
             await read(at.proxy.told("wait"), seen)
         assert seen == [Item("a"), Item("b")]
         await until(lambda: at.made.ended == ["told"])
