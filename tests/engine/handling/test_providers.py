@@ -789,3 +789,19 @@ def test_what_is_a_class_and_what_a_union_allows() -> None:
         *[False] * 4,
     ]
     assert members(Repo | None | Annotated[int | str, 5]) == (Repo, int, str)
+
+
+def test_what_nobody_provides_is_looked_for_elsewhere() -> None:
+    injector, asked = Injector(), list[Any]()
+
+    def find(kind: Any) -> Any:
+        asked.append(kind)
+        return 5 if kind is Repo else None
+
+    injector.also(find)
+    assert injector.find(Repo) == 5
+    assert injector.find(int) is MISSING
+    repo = Repo()
+    injector.provide(Repo, repo)
+    assert injector.find(Repo) is repo
+    assert asked == [Repo, int]
