@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 WARM_UP = 100  # calls
 ANSWER = "hello world"
@@ -28,6 +28,16 @@ async def measured(call: Callable[[], Awaitable[object]], calls: int, in_flight:
     began, cpu = time.perf_counter(), time.process_time()
     await run(calls)
     tell(calls // in_flight * in_flight, began, cpu)
+
+
+async def measured_stream(stream: Callable[[], AsyncIterator[object]], items: int) -> None:
+    """Read a stream of so many items twice, and print how the second went."""
+    for _ in range(2):
+        began, cpu, count = time.perf_counter(), time.process_time(), 0
+        async for _item in stream():
+            count += 1
+        assert count == items
+    tell(items, began, cpu)
 
 
 def measure_plain(call: Callable[[], object], calls: int) -> None:

@@ -133,6 +133,8 @@ class Services:
         self._until = 0.0
         self._registry: Registry | None = None
         self._directory: Directory | None = None
+        self._known: Mapping[str, bool] = {}
+        self._seconds = 0.0
         self._send: Prepare | None = None
         self._around: Around | None = None
 
@@ -190,6 +192,8 @@ class Services:
     async def _start(self, settings: ServiceSettings, stack: AsyncExitStack) -> None:
         self.settings = settings
         self._send, self._around = self._ground.interceptors()
+        # Asked once for all calls, as asking a hub takes as long as much else of a call.
+        self._known, self._seconds = self._ground.channels(), self._ground.seconds()
         self.hosted = Hosted(lambda: self._around, settings.threads)
         plans = planned(self._classes)
         stack.callback(self._forget)
@@ -381,7 +385,7 @@ class Services:
             spec,
             lambda: self._route(spec, channel),
             lambda: self._send,
-            self._ground.seconds,
+            lambda: self._seconds,
         )
 
     def _component_of(self, spec: ServiceSpec) -> str:
@@ -403,7 +407,7 @@ class Services:
         return ChannelRoute(await self._channel(name), located.channels[name])
 
     def _choose(self, component: str, located: Located, channel: str) -> str:
-        known, found = self._ground.channels(), located.channels
+        known, found = self._known, located.channels
         if channel:
             if channel in found:
                 return channel

@@ -1,0 +1,86 @@
+"""The side of evbus in the benchmark of services: it serves a port, or calls an address."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+
+import service_common
+
+from evbus.api import Service, get, implementation, service, services
+
+
+@service()
+class Greeter(Service):
+    """What is called."""
+
+    @get("/hello/{name}")
+    @abstractmethod
+    async def hello(self, name: str) -> str:
+        """Return the greeting."""
+
+    @abstractmethod
+    def plain(self, name: str) -> str:
+        """Return the greeting, without await."""
+
+    @abstractmethod
+    def count(self, to: int) -> AsyncIterator[int]:
+        """Yield numbers."""
+
+
+@implementation()
+class GreeterImpl(Greeter):
+    """Its implementation."""
+
+    async def hello(self, name: str) -> str:
+        """Return the greeting."""
+        return f"hello {name}"
+
+    def plain(self, name: str) -> str:
+        """Return the greeting, without await."""
+        return f"hello {name}"
+
+    async def count(self, to: int) -> AsyncIterator[int]:
+        """Yield numbers."""
+        for number in range(to):
+            yield number
+
+
+async def serve(port: int) -> None:
+    """Serve until the process is ended."""
+    async with services([GreeterImpl], port=port):
+        await asyncio.Event().wait()
+
+
+def settings(channel: str, url: str) -> dict[str, object]:
+    """Return the settings of the caller."""
+    return {"registry": {"static": {"greeter": {channel: url}}}}
+
+
+async def call(channel: str, url: str, case: str, calls: int, in_flight: int) -> None:
+    """Measure a case."""
+    async with services(settings=settings(channel, url)) as running:
+        greeter = running.proxy(Greeter)
+        if case == "stream":
+            await service_common.measured_stream(lambda: greeter.count(calls), calls)
+        else:
+            await service_common.measured(lambda: greeter.hello("world"), calls, in_flight)
+
+
+def call_plain(channel: str, url: str, calls: int) -> None:
+    """Measure calls without an event loop."""
+    with services(settings=settings(channel, url)) as running:
+        greeter = running.proxy(Greeter)
+        service_common.measure_plain(lambda: greeter.plain("world"), calls)
+
+
+if __name__ == "__main__":
+    what, *rest = sys.argv[1:]
+    if what == "serve":
+        asyncio.run(serve(int(rest[0])))
+    elif rest[2] == "sync":
+        call_plain(rest[0], rest[1], int(rest[3]))
+    else:
+        asyncio.run(call(rest[0], rest[1], rest[2], int(rest[3]), int(rest[4])))
