@@ -1,4 +1,5 @@
 # make run    the main job on the examples          make test   every test
+# make run-services    a client and a server of examples/services, two processes
 # make lint   ruff, mypy, import test, docs         make docs   the documentation, docs/_build/index.html
 # make bench  evbus against its peers               make clean  remove everything that make made
 # make chaos  the reliability runs, in full
@@ -27,12 +28,16 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 # The tests start the command and small programs hundreds of times, and most of such a start is compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test servers venv lint lint-ruff lint-format lint-types lint-imports lint-docs format docs bench chaos clean
+.PHONY: help run run-services test servers venv lint lint-ruff lint-format lint-types lint-imports lint-docs format docs bench chaos clean
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
 run: $(VENV)/.installed
 	$(BIN)/evbus run examples/events.jsonl --profiles examples/profiles.yml
+
+run-services: $(VENV)/.installed
+	$(PIP) install --constraint requirements/test.txt --editable .[service]
+	PYTHON=$(abspath $(BIN)/python) examples/services/run.sh
 
 # Without the brokers their tests are skipped, and that is a failure where CI is set. RabbitMQ 4.0 and 4.3 come from newer
 # Debians, to folders of their own: not every machine can have them, and those tests are skipped, with the reason, in CI too.

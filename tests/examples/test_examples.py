@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.servers._ports import free_ports
+
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 
@@ -140,3 +142,14 @@ def test_the_thermostat_takes_other_profiles_and_another_temperature(clone: Path
     run(clone, "python", "-m", "thermostat", *options, PYTHONPATH="examples/thermostat")
     assert {event["profile"] for event in events(clone / "all.jsonl")} == {"room"}
     assert len(events(clone / "all.jsonl")) == 6
+
+
+def test_the_services_of_two_processes_are_called_as_those_of_one(clone: Path) -> None:
+    (port,) = free_ports(1)
+    bought = "Item(name='pen', price=3.0)\n['pen', 'ink']\nout of stock: 3 of ink are left\n"
+    script = clone / "examples" / "services" / "run.sh"
+    done = run(clone, str(script), PYTHON=sys.executable, SHOP_PORT=str(port))
+    assert done.stdout == f"{bought}the shop is open, at port {port}\nthe shop is closed\n"
+    command = [sys.executable, "client.py", "--here"]
+    here = subprocess.run(command, cwd=script.parent, capture_output=True, text=True, timeout=60, check=True)
+    assert here.stdout == bought
