@@ -23,8 +23,8 @@ CONFIG = {
     "listen_to": {
         "default": None,
         "os": "EVBUS_LISTEN_TO",
-        "help": "Installed packages whose listeners and handlers join this program, * for all; default: the "
-        "package of the program itself",
+        "help": "Installed packages whose listeners, handlers and components join this program, * for all; "
+        "default: the package of the program itself",
     },
     "listeners": {
         "default": None,

@@ -33,7 +33,7 @@ from evbus.errors import (
     SettingsError,
 )
 from tests.engine.service.kit import Item, OutOfStock, Shop, ShopImpl
-from tests.evbus.kit import new_hub, plugin, write
+from tests.evbus.kit import new_hub, package, plugin, states, write
 
 NOT_STARTED = (
     "the services of this hub are not started, or were stopped; await hub.service.init.start() before a "
@@ -210,6 +210,18 @@ async def test_implementations_in_folders_are_started(tmp_path: Path) -> None:
     )
     hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", component__sundial=text)])
     async with started(hub=hub):
+        assert await hub.service.init.get(Clock).now() == 6.0
+
+
+async def test_implementations_of_other_packages_join_when_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package(
+        tmp_path, "belfry", {"component": ["component"]}, component__sundial=LATE.replace("def", "async def")
+    )
+    assert states(new_hub(), "component") == {"sundial": "not in use"}
+    async with started(hub=new_hub(listen_to=["belfry"])) as hub:
         assert await hub.service.init.get(Clock).now() == 6.0
 
 
