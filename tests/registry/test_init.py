@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evbus.errors import ProfileError, ServiceError
+from evbus.errors import ProfileError, ServiceCommunicationError, ServiceError
 from tests.evbus.kit import new_hub, write
 from tests.evbus.rig import until
 from tests.service.test_init import Clock, ClockImpl, TowerImpl
@@ -175,3 +175,36 @@ async def test_a_broken_registry_or_channel_says_what_is_wrong(tmp_path: Path) -
         ProfileError, match=r"channel.echo_it \(.*\): it has no function invoke\(hub, ctx, call, "
     ):
         await hub.service.init.start(settings={"channels": {"echo-it": {}}})
+
+
+AWAY = """
+async def open(hub, ctx):
+    if ctx.acct.get("at") == "open":
+        raise OSError("nobody listens at http://joe:geheim@board")
+
+async def watch(hub, ctx, component):
+    yield []
+
+async def register(hub, ctx, component, addresses):
+    raise OSError("nobody listens")
+"""
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        ("open", "the registry board cannot be opened: OSError: nobody listens at http://joe:***@board"),
+        ("register", "the registry board does not take the component 'tower': OSError: nobody listens"),
+    ],
+)
+async def test_a_registry_that_is_away_at_the_start_ends_it_in_a_sentence(
+    tmp_path: Path, at: str, said: str
+) -> None:
+    hub = new_hub(plugin_dirs=[write(tmp_path / "plugins", registry__board=AWAY)])
+    hub.service.init.add(TowerImpl, ClockImpl)
+    with pytest.raises(ServiceCommunicationError) as problem:
+        await hub.service.init.start(settings={"registry": {"board": {"at": at}}})
+    assert str(problem.value) == said
+    # What was begun is ended, and it may start without it.
+    await hub.service.init.start(settings={})
+    await hub.service.init.stop()

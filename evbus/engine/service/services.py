@@ -8,10 +8,11 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from evbus.engine.handling.dispatch.core import Around
 from evbus.engine.kit.loop_thread import wait_in
+from evbus.engine.kit.redact import problem_text
 from evbus.engine.service import proxy as _proxy
 from evbus.engine.service.declare import (
     AbstractComponent,
@@ -27,7 +28,7 @@ from evbus.engine.service.implementations import Plan, planned
 from evbus.engine.service.method import MethodSpec
 from evbus.engine.service.remote import ChannelRoute, OpenChannel, Prepare, Remote, headers_of
 from evbus.engine.service.settings import ChannelSettings, ServerSettings, ServiceSettings
-from evbus.errors import LocalServiceError, ServiceError, nearest
+from evbus.errors import EvbusError, LocalServiceError, ServiceCommunicationError, ServiceError, nearest
 
 __all__ = ["Ground", "Registry", "RunningServer", "Services"]
 
@@ -36,6 +37,7 @@ log = logging.getLogger("evbus.service")
 LOCAL = "local"
 
 _Close = Callable[[], Awaitable[None]]
+_Result = TypeVar("_Result")
 
 
 class Registry(NamedTuple):
@@ -197,7 +199,10 @@ class Services:
         self.hosted = Hosted(lambda: self._around, settings.threads)
         plans = planned(self._classes)
         stack.callback(self._forget)
-        self._registry = registry = await self._ground.open_registry(settings)
+        name, _ = settings.registry_parts()
+        self._registry = registry = await _told(
+            self._ground.open_registry(settings), f"the registry {name} cannot be opened"
+        )
         if registry.close is not None:
             stack.push_async_callback(registry.close)
         self._directory = Directory(
@@ -230,7 +235,10 @@ class Services:
             addresses = self._addresses_of(component)
             self._components[name] = component._replace(addresses=addresses)
             if registry.register is not None and addresses:
-                await registry.register(name, addresses)
+                await _told(
+                    registry.register(name, addresses),
+                    f"the registry {registry.name} does not take the component {name!r}",
+                )
                 if registry.deregister is not None:
                     stack.push_async_callback(registry.deregister, name)
 
@@ -552,6 +560,19 @@ class _ProxyTarget:
             return wait_in(home, lambda: self.invoke(spec, args, kwargs))
         except asyncio.CancelledError:
             raise LocalServiceError(f"{spec.title}: the services were stopped while it was called") from None
+
+
+async def _told(asking: Awaitable[_Result], what: str) -> _Result:
+    """Await something of a registry.
+
+    :raises ServiceCommunicationError: it failed: says what.
+    """
+    try:
+        return await asking
+    except EvbusError:
+        raise
+    except Exception as exc:
+        raise ServiceCommunicationError(f"{what}: {problem_text(exc)}", handed_over=False) from exc
 
 
 def _note(component: Any, status: ComponentStatus) -> None:
