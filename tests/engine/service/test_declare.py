@@ -108,7 +108,11 @@ def test_an_implementation_says_what_it_implements() -> None:
 
 
 def test_a_component_lists_its_services() -> None:
-    @component("the-store", "All of it.", services=[Shop])
+    @service()
+    class Listed(Service):
+        async def call(self) -> None: ...
+
+    @component("the-store", "All of it.", services=[Listed])
     class Store(Component):
         pass
 
@@ -117,7 +121,8 @@ def test_a_component_lists_its_services() -> None:
         pass
 
     spec = component_spec(Store)
-    assert spec == (Store, "the-store", "All of it.", (Shop,))
+    assert spec == (Store, "the-store", "All of it.", (Listed,))
+    assert service_spec(Listed).component == "the-store"
     assert interfaces_of(StoreImpl) == [spec]
     made = StoreImpl()
     assert (made.get_status(), made.get_addresses(80)) == (ComponentStatus.VIRGIN, None)
