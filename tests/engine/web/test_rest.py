@@ -300,10 +300,11 @@ async def test_a_deadline_that_is_over() -> None:
         late = f"evbus-deadline: {time.time() - 1:.3f}\r\n"
         answer, value = await sent(running.url, "GET /api/plain?number=1", lines=late)
         assert (answer.status, value["error"]["type"]) == (504, "ServiceTimeout")
-        soon = f"evbus-deadline: {time.time() + 0.05:.3f}\r\n"
+        soon = f"evbus-deadline: {time.time() + 0.3:.3f}\r\n"
         answer, value = await sent(running.url, "GET /api/wait/x", lines=soon)
         assert (answer.status, value["error"]["type"]) == (504, "ServiceTimeout")
-        await running.shop.ended.wait()
+        # What has begun has ended; on a busy machine the deadline may be over before.
+        assert running.shop.ended.is_set() is running.shop.begun.is_set()
         with pytest.raises(ServiceTimeout):
             await called(running.url, "wait", "x", seconds=0.05)
 
