@@ -16,6 +16,7 @@ INSTALL = {
     "evbus-pika": ["evbus-pika", "pop-evbus"],
     "FastStream": ["faststream[rabbit,nats]", "msgspec"],
     "aspyx-event": ["aspyx-event", "fastapi"],  # which it imports, and does not ask for
+    "fastapi": ["fastapi", "uvicorn", "httptools", "aiohttp"],
 }
 
 
@@ -28,13 +29,16 @@ def python_of(peer: str) -> str:
     """Return the interpreter of the peer's environment; make it when it is missing or has other pins."""
     folder = ROOT / ".bench" / f"{peer}-py{sys.version_info[0]}.{sys.version_info[1]}"
     python, stamp = folder / "bin/python", folder / ".installed"
-    lines = [line for file in PINS for line in file.read_text().splitlines()]
+    # Who needs older versions of what evbus has as well has a file of its own.
+    own = ROOT / f"requirements/{peer}.txt"
+    files = (own,) if own.exists() else PINS
+    lines = [line for file in files for line in file.read_text().splitlines()]
     pins = "\n".join(line for line in lines if line and not line.startswith("#"))
     if not stamp.exists() or stamp.read_text() != pins:
         say(f"installing {peer} into {folder.relative_to(ROOT)}")
         venv.create(folder, with_pip=True, clear=True)
         pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-        limits = [part for file in PINS for part in ("--constraint", file)]
+        limits = [part for file in files for part in ("--constraint", file)]
         subprocess.run([*pip, *INSTALL.get(peer, [peer]), *limits], check=True)
         stamp.write_text(pins)
     return str(python)

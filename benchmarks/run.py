@@ -21,10 +21,11 @@ import events
 import page
 import rounds
 import runtimes
+import services
 from peers import ROOT, say
 from rounds import Case, Results
 
-GROUPS = ("bus", "dispatch", "events", "brokers", "runtimes")
+GROUPS = ("bus", "dispatch", "events", "brokers", "services", "runtimes")
 
 
 def chosen(cases: list[Case], options: argparse.Namespace) -> list[Case]:
@@ -120,6 +121,9 @@ def main() -> None:
     if "events" in groups:
         of_events |= rounds.run(options.rounds, of("events", events.cases()), events.measure)
         report(events.MARK, events.table, of_events)
+    if "services" in groups:
+        found = rounds.run(options.rounds, of("services", services.CASES), services.measure)
+        report(services.MARK, services.table, found)
     if "runtimes" in groups:
         wanted = of("runtimes", runtimes.cases(runtimes.OF_BUS))
         found = rounds.run(options.rounds, wanted, runtimes.on(bus.measure))

@@ -40,3 +40,12 @@ def test_a_case_of_evbus_ends_on_each_event_loop(
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["cpu"] > 0
+
+
+@pytest.mark.parametrize(("side", "case", "calls"), [("evbus", "one", 200), ("evbus, REST", "rest", 320)])
+def test_a_case_of_services_ends(side: str, case: str, calls: int) -> None:
+    code = f"import json, services; print(json.dumps(services.measure({side!r}, {case!r}, {calls})))"
+    command = [sys.executable, "-s", "-c", code]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["cpu"] > 0
