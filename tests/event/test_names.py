@@ -16,7 +16,7 @@ import pytest
 
 from evbus.api import event, event_listener
 from evbus.errors import HandlerSignatureError, ProfileError
-from tests.evbus.kit import new_hub, plugin, running, write
+from tests.evbus.kit import WAIT, new_hub, plugin, running, write
 from tests.event.kit import failure, go, listening, settled
 
 PATTERNS = ["order.*", "*", "#", "order.#", "*.placed"]
@@ -129,6 +129,26 @@ def test_what_a_plugin_of_others_calls_its_keys_says_nothing_of_names(key: str, 
     async def main() -> None:
         async with running(hub, {"own": {"default": {key: "127.0.0.1:5000"}}}):
             assert len(hub.event.init.subscriptions()) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("place", ["all", "shop/all", "50%25 off"])
+def test_where_all_events_go_to_one_place_its_name_is_what_stands_in_the_profile(
+    place: str, tmp_path: Path
+) -> None:
+    hub = new_hub(dead_store=tmp_path / "dead.jsonl")
+
+    async def main() -> None:
+        got = asyncio.Queue[Any]()
+
+        async def put(event: Any) -> None:
+            got.put_nowait(event)
+
+        hub.event.init.subscribe(place, put)
+        async with running(hub, {"internal": {"default": {"routing_key": place}}}):
+            hub.evbus.broker.put_nowait(routing_key="other", body={"number": 1})
+            assert await asyncio.wait_for(got.get(), WAIT) == {"number": 1}
 
     asyncio.run(main())
 

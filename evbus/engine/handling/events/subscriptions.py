@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 from evbus.engine.core.intake.sources import EventSource
 from evbus.engine.core.observe import Observers
@@ -89,8 +90,8 @@ class _SubscribedListener:
                         f"{source.name} finds events by their names alone, and {event.name!r} is a pattern: "
                         "listen to each event by its name"
                     )
-                place = source.fixed.rpartition("/")[2]
-                if source.fixed and event.cls is None and not event.pattern and event.name != place:
+                if event.cls is None and not event.pattern and not _leads_to(source.fixed, event.name):
+                    place = source.fixed.rpartition("/")[2]
                     raise ProfileError(
                         f"{source.name} leads events of every name to {source.fixed!r}, where one listens to "
                         f"{place!r} and never to {event.name!r} alone; write {{routing_key}} into it"
@@ -358,6 +359,11 @@ class Subscriptions:
         self._sources = None
         entries = (*self, *self._ending.values())
         await asyncio.gather(*(entry.end(0, grace) for entry in entries), *self._ending)
+
+
+def _leads_to(place: str, name: str) -> bool:
+    """Return whether one listens to a name at the place of all events: a key, or the end of an address."""
+    return not place or any(f"/{one}".endswith(f"/{name}") for one in (place, unquote(place)))
 
 
 def _chosen(sources: Sequence[EventSource], profile: str) -> list[EventSource]:

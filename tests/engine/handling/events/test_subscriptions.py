@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evbus.engine.core.intake.sources import EventSource
-from evbus.engine.handling.events.declare import event_listener, listener_spec
+from evbus.engine.handling.events.declare import EventSpec, event_listener, listener_spec
 from evbus.engine.handling.events.listener import made
 from evbus.engine.handling.events.listening import Listening
 from evbus.engine.handling.events.subscriptions import Subscriptions
@@ -53,6 +53,31 @@ async def test_they_listen_from_the_start_to_the_stop() -> None:
     await found.stop()
     assert (found.running, entry.describe()["listening"]) == (False, False)
     assert all(one.calls[-1] == "end" for one in made_of)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "leads"),
+    [
+        ("", "shop/all", True),
+        ("/queues/shop%2Fall", "shop/all", True),
+        ("/queue/shop/all", "shop/all", True),
+        ("/topic/50%25", "50%25", True),
+        ("/queue/shop-all", "all", False),
+        ("shop.all", "shop", False),
+    ],
+)
+async def test_a_listener_to_a_name_has_it_where_all_events_go(place: str, name: str, leads: bool) -> None:
+    found, remote = subscriptions(), Remote()
+    found.start(lambda _: [remote.source()._replace(fixed=place)], None)
+    spec = listener_spec(name, "billing")
+    listening = Listening(spec, made(Got().on, "billing", None, 1), READER, Letters().dead_letter)
+    event = EventSpec(None, name, False, False, 1, None)
+    if leads:
+        assert found.add(spec, listening, [event], None).consumers
+    else:
+        with pytest.raises(ProfileError, match="leads events of every name to"):
+            found.add(spec, listening, [event], None)
+    await found.stop()
 
 
 async def test_each_event_and_each_profile_has_a_consumer() -> None:
