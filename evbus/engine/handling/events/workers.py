@@ -54,13 +54,14 @@ class Workers(Scheduler[_Job]):
 
     def begin(self) -> None:
         """Forget what an event loop that has ended left behind, or a stop that waited no longer."""
-        for worker in self._workers:
+        # Taken off first: those in another thread take themselves off when they end.
+        workers, self._workers = self._workers, {}
+        for worker in workers:
             try:
                 # Perhaps in another thread. It runs, and ends by itself; nobody closes what runs.
                 worker.get_loop().call_soon_threadsafe(worker.cancel)
             except RuntimeError:
                 worker.get_coro().close()  # with its loop, which is closed
-        self._workers.clear()
         self._later.clear()
         # Those that go on find nothing there.
         given_up, self.ready = self.ready, deque(self.ready)

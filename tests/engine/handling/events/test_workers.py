@@ -9,6 +9,7 @@ import decimal
 import itertools
 import threading
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
@@ -258,6 +259,14 @@ async def test_a_worker_that_was_left_in_the_loop_of_another_thread_is_ended_the
     workers = Workers(handle, 1, "w")
 
     async def elsewhere() -> None:
+        loop: Any = asyncio.get_running_loop()
+        soon = loop.call_soon_threadsafe
+
+        def soon_and_before_others_look_again(call: Any) -> None:
+            soon(call)
+            thread.join(WAIT)
+
+        loop.call_soon_threadsafe = soon_and_before_others_look_again
         workers.submit(1)
         await asyncio.sleep(0)
         (worker,) = asyncio.all_tasks() - {asyncio.current_task()}
