@@ -176,6 +176,8 @@ class Dispatch:
             await send({"type": "http.response.body", "body": b""})
         except MethodFailed as exc:
             await _send(send, 200, encoding, _failed(exc.error))
+        except asyncio.CancelledError as exc:
+            await _cut(send, exc, begun=begun)
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -296,6 +298,13 @@ def _put(spec: MethodSpec, args: list[Any], kwargs: dict[str, Any], items: Async
 
 def _failed(error: Mapping[str, Any]) -> dict[str, Any]:
     return {"result": None, "exception": error["reason"] or error["type"], "error": error}
+
+
+async def _cut(send: Send, cancelled: asyncio.CancelledError, *, begun: bool) -> None:
+    """End a stream that is cancelled without its last record: it is seen as one that was cut."""
+    if not begun:
+        raise cancelled
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _send(

@@ -311,7 +311,9 @@ async def test_what_does_not_end_is_cancelled_and_its_caller_told(caplog: pytest
         await shop.server.stop(WAIT)
 
 
-async def test_a_stream_that_does_not_end_is_cut_and_its_caller_knows() -> None:
+async def test_a_stream_that_does_not_end_is_cut_and_its_caller_knows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with running() as shop, calling() as caller:
         got: list[int] = []
 
@@ -326,6 +328,8 @@ async def test_a_stream_that_does_not_end_is_cut_and_its_caller_knows() -> None:
         with pytest.raises(ServiceCommunicationError, match="in the middle of the answer|without its end"):
             await reading
         assert got == [0, 1, 2]
+        await shop.server.stop(WAIT)
+    assert "Exception in ASGI application" not in caplog.text
 
 
 async def test_a_server_starts_again_on_its_port_at_once() -> None:
