@@ -52,7 +52,7 @@ from evbus.engine.service.health import (
     health_checks,
 )
 from evbus.engine.service.rest import Body, Header, PathParam, QueryParam, delete, get, patch, post, put
-from evbus.errors import EvbusError, Rejected, Unavailable
+from evbus.errors import ConfigError, EvbusError, Rejected, Unavailable
 from evbus.types import Delivery, Envelope, Event, Subscription
 
 __all__ = [
@@ -265,6 +265,8 @@ def services(
     :param options: options of the section ``evbus``, such as ``service_timeout=5``.
     :raises ConfigError: an option, a file or an implementation has to be mended.
     """
+    if isinstance(components, type):
+        raise ConfigError(f"services() takes a list: services([{components.__name__}])")
     listed, mounted = list(components), dict(mounts or {})
 
     def make() -> pop.hub.Hub:

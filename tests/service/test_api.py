@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
-from evbus.api import services
-from evbus.errors import LocalServiceError, ServiceCommunicationError, ServiceError, ServiceSignatureError
+from evbus.api import implementation, services
+from evbus.errors import (
+    ConfigError,
+    LocalServiceError,
+    ServiceCommunicationError,
+    ServiceError,
+    ServiceSignatureError,
+)
 from tests.engine.service import kit
 from tests.engine.service.kit import Item, OutOfStock, Shop, ShopImpl
 
@@ -82,3 +88,25 @@ def test_a_start_that_fails_ends_its_thread() -> None:
     with pytest.raises(LookupError), services(settings={"registry": "local"}):
         raise LookupError
     assert threading.active_count() == before
+
+
+def test_what_is_no_list_of_classes_is_told_how_to_write_it() -> None:
+    with pytest.raises(ConfigError, match=r"^services\(\) takes a list: services\(\[ShopImpl\]\)$"):
+        services(ShopImpl)  # type: ignore[arg-type]
+    with (
+        pytest.raises(ServiceSignatureError, match="^an object of ShopImpl was handed over"),
+        services([ShopImpl()]),  # type: ignore[list-item]
+    ):
+        pass
+
+
+def test_an_asynchronous_method_where_a_plain_one_is_declared_is_told_so() -> None:
+    @implementation()
+    class Asynchronous(ShopImpl):
+        async def price(self, *args: Any, **kwargs: Any) -> Any: ...  # type: ignore[override]
+
+    with (
+        pytest.raises(ServiceSignatureError, match=r" is an async def, and Shop\.price is a plain def"),
+        services([Asynchronous]),
+    ):
+        pass

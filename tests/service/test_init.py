@@ -332,7 +332,7 @@ async def _anything(self: Any, *args: Any, **kwargs: Any) -> int: ...
         (_moved, "has the parameter 'a' at another place than declared: .*"),
         (_more, "needs 'd', which is not declared: .*"),
         (_by_position, "takes 'a' by position alone, which is not declared so: .*"),
-        (_yields, "is an async def, and Other.call is an async def.*|is .*"),
+        (_yields, "is an async def with a yield in it, and Other.call is an async def; write it alike"),
         (_plain, "is a plain def, and Other.call is an async def; write it alike"),
     ],
 )

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from types import FrameType, ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Never, TypeVar
 
 from evbus.engine.service.health import Health, HealthCheckManager
 from evbus.engine.service.method import OPTIONS, CallOptions, MethodSpec, read_method, seconds
@@ -252,13 +252,15 @@ def service(
 
 
 def method(
-    *,
+    *written: Never,
     timeout: float | None = None,
     idempotent: bool = False,
     hedge_after: float | None = None,
     raises: Sequence[type[Exception]] = (),
 ) -> Callable[[_Function], _Function]:
     """Say of a method of an interface how it is called; see :func:`service`."""
+    if written:
+        _refuse_bare(written[0], "method")
 
     def declare(function: _Function) -> _Function:
         name = getattr(function, "__qualname__", repr(function))
@@ -322,11 +324,13 @@ def component(
     return declare
 
 
-def implementation() -> Callable[[_Class], _Class]:
+def implementation(*written: Never) -> Callable[[_Class], _Class]:
     """Say that a class implements an interface or a component, which it derives from.
 
     :raises ServiceSignatureError: it derives from none.
     """
+    if written:
+        _refuse_bare(written[0], "implementation")
 
     def declare(cls: _Class) -> _Class:
         setattr(cls, _IMPLEMENTS, True)
@@ -426,7 +430,12 @@ def _described(cls: type) -> str:
 
 def _refuse_class(name: Any, decorator: str) -> None:
     if isinstance(name, type):
-        raise ServiceSignatureError(f"write @{decorator}() with its brackets on {name.__qualname__}")
+        _refuse_bare(name, decorator)
+
+
+def _refuse_bare(decorated: Any, decorator: str) -> None:
+    name = getattr(decorated, "__qualname__", repr(decorated))
+    raise ServiceSignatureError(f"write @{decorator}() with its brackets on {name}")
 
 
 def _local(cls: type, frame: FrameType) -> dict[str, Any]:

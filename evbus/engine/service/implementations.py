@@ -25,6 +25,8 @@ from evbus.errors import ServiceSignatureError
 
 __all__ = ["Plan", "build", "check", "classes", "classes_in", "planned"]
 
+_ASYNC, _PLAIN = "an async def", "a plain def"
+
 
 class Plan(NamedTuple):
     """A component that is to run.
@@ -138,6 +140,9 @@ def check(cls: Any) -> None:
     :raises ServiceSignatureError: names the method, and the file and line.
     """
     if not is_implementation(cls):
+        if is_implementation(type(cls)):
+            name = type(cls).__qualname__
+            raise ServiceSignatureError(f"an object of {name} was handed over; hand over {name}, the class")
         shown = cls.__qualname__ if isinstance(cls, type) else repr(cls)
         raise ServiceSignatureError(f"{shown} is no implementation: it has no @implementation()")
     for spec in interfaces_of(cls):
@@ -171,8 +176,9 @@ def _check_method(cls: type, spec: MethodSpec) -> None:
             "in it, or a plain def that returns one"
         )
     if spec.item is None and (coroutine is not spec.asynchronous or yields):
-        is_, wanted = ("async def", "plain def") if coroutine or yields else ("plain def", "async def")
-        raise ServiceSignatureError(f"{where} is a {is_}, and {spec.title} is an {wanted}; write it alike")
+        is_ = _ASYNC if coroutine else f"{_ASYNC} with a yield in it" if yields else _PLAIN
+        wanted = _ASYNC if spec.asynchronous else _PLAIN
+        raise ServiceSignatureError(f"{where} is {is_}, and {spec.title} is {wanted}; write it alike")
     problem = _unlike(list(inspect.signature(function).parameters.values()), spec)
     if problem:
         raise ServiceSignatureError(f"{where} {problem}: {spec.title}{spec.signature}")

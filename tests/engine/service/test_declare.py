@@ -159,6 +159,8 @@ def test_a_service_that_a_component_lists_has_to_be_one() -> None:
 def test_decorators_want_their_brackets() -> None:
     refused(lambda: service(Nothing), "write @service() with its brackets on Nothing")  # type: ignore[arg-type]
     refused(lambda: component(Nothing), "write @component() with its brackets on Nothing")  # type: ignore[arg-type]
+    refused(lambda: implementation(Nothing), "write @implementation() with its brackets on Nothing")  # type: ignore[arg-type]
+    refused(lambda: method(len), "write @method() with its brackets on len")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["a:b", "a/b", "-a", "a b", "ä", 5])
