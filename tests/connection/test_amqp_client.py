@@ -218,7 +218,8 @@ async def test_a_broker_that_is_down_costs_a_plugin_that_waits_for_it_no_attempt
     write(tmp_path / "plugins", ingress__via=VIA)
     hub = evbus_hub(plugin_dirs=[tmp_path / "plugins"], dead_store=tmp_path / "dead.jsonl")
     hub.CALLS = []
-    delivery = {"timeout": 0.2, "retry": {"attempts": 1, "min": 0.01, "max": 0.02}}
+    # Long enough for a channel and a publish of a busy broker, which count as attempts.
+    delivery = {"timeout": 3.0, "retry": {"attempts": 1, "min": 0.01, "max": 0.02}}
     orders = {"url": url(rabbitmq, way.port), "reconnect": SOON, "first_connect": "wait"}
     contexts = {"amqp": {"orders": orders}, "via": {"default": {"keeps": keeps, "delivery": delivery}}}
     if not keeps:
@@ -232,7 +233,7 @@ async def test_a_broker_that_is_down_costs_a_plugin_that_waits_for_it_no_attempt
             states = hub.connection.init.states
             await eventually(lambda: states()["amqp.orders"]["state"] != "up", "it is lost")
         await hub.evbus.broker.put(body=1, routing_key=unique)
-        await eventually(lambda: len(hub.CALLS) >= 3, "it is tried again")
+        await eventually(lambda: hub.CALLS.count(b"1") >= 2, "it is tried again")
         (lane,) = [
             one for name, one in hub.evbus.stats.snapshot()["lanes"].items() if name.startswith("via.")
         ]

@@ -151,9 +151,10 @@ async def test_a_method_is_cancelled_at_its_deadline_on_both_sides(channel: Chan
 @pytest.mark.able("remote")
 async def test_the_deadline_is_that_of_the_call_the_method_or_the_option(channel: Channel) -> None:
     async with place(channel, service_timeout=20) as at:
-        assert 15 < await at.proxy.left() <= 20
+        # It travels in milliseconds, by another clock.
+        assert 15 < await at.proxy.left() < 20.1
         with at.caller.service.init.within(5), at.caller.service.init.within(9):
-            assert 3 < await at.proxy.left() <= 5
+            assert 3 < await at.proxy.left() < 5.1
         with pytest.raises(ServiceTimeout), at.caller.service.init.within(0.5):
             await at.proxy.wait("x")
         await until(lambda: at.made.ended == ["x"])
@@ -181,7 +182,7 @@ async def test_what_a_handler_calls_has_the_handlers_time(channel: Channel) -> N
 
         dispatch.commands.bind("ask", handle)
         await dispatch.init.start()
-        assert 1 < await dispatch.commands.handle("ask", wait_for_response=True, timeout=4) <= 4
+        assert 1 < await dispatch.commands.handle("ask", wait_for_response=True, timeout=4) < 4.1
         await dispatch.init.stop()
 
 

@@ -284,7 +284,8 @@ class Consumer(BrokerConsumer[StompSession]):
             # give what is unsettled to others themselves.
             delete = self._queue if closing else ""
             kept = self._unsettled if self._session.broker is Product.RABBITMQ and not delete else None
-            await self._session.unsubscribe(self._subscription, delete=delete, unsettled=kept)
+            most = self._wanted.prefetch_for(self._profile.prefetch)
+            await self._session.unsubscribe(self._subscription, delete=delete, unsettled=kept, most=most)
         self._unsettled.clear()
 
     def _pause(self) -> None:

@@ -37,6 +37,8 @@ Outcome = DeliveryError | None
 TCP_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 #: Seconds that the end of a subscription may take.
 UNSUBSCRIBE_TIMEOUT = 3.0
+#: Answers in a row between which nothing came, for a subscription to be taken for calm.
+CALM = 3
 #: Bytes from which on a frame does not wait for others.
 LARGE = 4096
 #: What RabbitMQ says in an ERROR that is not about the frames in flight. The first ones stand in ``message``.
@@ -303,13 +305,14 @@ class StompSession(BrokerSession[Frame]):
         return answer.future
 
     async def unsubscribe(
-        self, name: str, *, delete: str = "", unsettled: Collection[str] | None = None
+        self, name: str, *, delete: str = "", unsettled: Collection[str] | None = None, most: int = 0
     ) -> None:
         """End a subscription ("UNSUBSCRIBE"), and return when the broker has done it.
 
         :param delete: the queue behind a subscription to a topic, which RabbitMQ deletes then.
         :param unsettled: what came over it and is not settled, kept up to date by its taker. RabbitMQ would
             keep that until the connection ends; it goes to others at once.
+        :param most: how many of these there are at most; 0 if that is not bounded.
         """
         if name not in self._takers or self.lost.done():
             return
@@ -318,7 +321,7 @@ class StompSession(BrokerSession[Frame]):
         try:
             if unsettled is not None:
                 with contextlib.suppress(DeliveryTimeout):
-                    await call(self._calm(name, unsettled), UNSUBSCRIBE_TIMEOUT)
+                    await call(self._calm(name, unsettled, most), UNSUBSCRIBE_TIMEOUT)
         finally:
             returned = list(unsettled or ())
             answer = self._end_subscription(name, delete, returned)
@@ -327,13 +330,15 @@ class StompSession(BrokerSession[Frame]):
         if unsettled is not None and len(unsettled) > len(returned):
             self.fail("a message came over a subscription that was ending")
 
-    async def _calm(self, name: str, unsettled: Collection[str]) -> None:
+    async def _calm(self, name: str, unsettled: Collection[str], most: int) -> None:
         """Wait until nothing more comes over a subscription, as no room is made for it.
 
         RabbitMQ reports an error for each message that it finds on its way when the subscription has ended.
+        It answers before it has sent what the last ACKs made room for, so that one answer proves little.
         """
-        count = -1
-        while count < len(unsettled) and not self.lost.done():
+        count, still = -1, 0
+        while still < CALM and not 0 < most <= len(unsettled) and not self.lost.done():
+            still = still + 1 if count == len(unsettled) else 0
             count = len(unsettled)
             await self.ask(name=name)
 
