@@ -710,7 +710,8 @@ async def test_what_is_not_durable_is_a_dead_letter_when_nobody_has_come_back(bu
     inbox = Inbox(bus.kind)
     bus.data = {
         "exchange": {"name": f"{bus.name}-events", "type": "topic"},
-        "queue": {"arguments": {"x-expires": 200}},
+        # Long enough for a busy machine to consume from what it has declared.
+        "queue": {"arguments": {"x-expires": 2000}},
     }
     async with bus.process() as sender:
         async with bus.process(inbox):

@@ -32,6 +32,7 @@ class MethodFailed(Exception):
     """A method was called, and raised something.
 
     :ivar problem: what it raised.
+    :ivar declared: the interface says that it may.
     :ivar error: the same as it travels: ``type``, the name of the class; ``reason``, the text; and of
         exceptions that the interface declares, what in them is plain: ``args`` and ``data``, the attributes.
     """
@@ -41,6 +42,7 @@ class MethodFailed(Exception):
         self.problem = problem
         self.error: dict[str, Any] = {"type": type(problem).__name__, "reason": text_of(problem)}
         declared = next((base for base in type(problem).__mro__ if base in spec.options.raises), None)
+        self.declared = declared is not None
         if declared is not None:
             self.error["type"] = declared.__name__
             if all(map(_plain, problem.args)):

@@ -32,6 +32,7 @@ from evbus.engine.web.request import (
     begin,
     body_of,
     respond,
+    tell_undeclared,
     unless_gone,
     unsupported,
 )
@@ -143,7 +144,7 @@ class Dispatch:
             except PayloadError as exc:
                 raise MethodFailed(exc, method.spec) from exc
         except MethodFailed as exc:
-            body = encoding.encode(_failed(exc.error))
+            body = encoding.encode(_failed(_told(method.spec, exc)))
         await respond(send, 200, encoding.type, body)
 
     async def _streamed(
@@ -156,7 +157,7 @@ class Dispatch:
             if not begun:
                 raise problem
             if isinstance(problem, MethodFailed):
-                return problem.error
+                return _told(method.spec, problem)
             if not isinstance(problem, EvbusError):
                 log.error("a stream could not be sent to its end", exc_info=problem)
             return refusal(problem)
@@ -175,7 +176,7 @@ class Dispatch:
                     await send({"type": "http.response.body", "body": record, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except MethodFailed as exc:
-            await _send(send, 200, encoding, _failed(exc.error))
+            await _send(send, 200, encoding, _failed(_told(method.spec, exc)))
         except asyncio.CancelledError as exc:
             await _cut(send, exc, begun=begun)
         except TimeoutError:
@@ -294,6 +295,13 @@ def _put(spec: MethodSpec, args: list[Any], kwargs: dict[str, Any], items: Async
         kwargs[parameter.name] = items
     else:
         args[number] = items
+
+
+def _told(spec: MethodSpec, failed: MethodFailed) -> Mapping[str, Any]:
+    """Return what a caller is told of a failure; of one that nobody has declared, the log tells more."""
+    if not failed.declared:
+        tell_undeclared(spec, failed)
+    return failed.error
 
 
 def _failed(error: Mapping[str, Any]) -> dict[str, Any]:

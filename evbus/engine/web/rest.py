@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from evbus.engine.call.forward import ERROR, OUTCOME
-from evbus.engine.kit.redact import problem_text
 from evbus.engine.service.encoding import JSON
 from evbus.engine.service.failures import MethodFailed, refusal, status_of
 from evbus.engine.service.hosted import Hosted, HostedMethod
@@ -25,6 +24,7 @@ from evbus.engine.web.request import (
     Send,
     body_of,
     respond,
+    tell_undeclared,
     unless_gone,
     unsupported,
 )
@@ -171,10 +171,7 @@ class Rest:
         except MethodFailed as exc:
             status = status_of_raised(exc.problem, route.errors)
             if status is None:
-                # Who called may be anybody, who sees no more than this.
-                log.error(
-                    "%s failed: %s", route.method.title, problem_text(exc.problem), exc_info=exc.problem
-                )
+                tell_undeclared(route.method, exc)
                 status = 500
             detail = getattr(exc.problem, "detail", None)
             error = {**exc.error, "reason": detail} if isinstance(detail, str) else exc.error

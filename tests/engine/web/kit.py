@@ -146,6 +146,8 @@ class ShopImpl(Shop):
         return total
 
     async def texts(self, count: int, size: int) -> AsyncIterator[str]:
+        if count < 0:
+            raise ValueError("count")
         for number in range(count):
             self.made = number + 1
             yield "x" * size

@@ -55,7 +55,9 @@ async def test_many_calls_at_once_share_connections(encoding: Encoding) -> None:
 
 
 @each_encoding
-async def test_a_failure_comes_as_itself_where_the_interface_declares_it(encoding: Encoding) -> None:
+async def test_a_failure_comes_as_itself_where_the_interface_declares_it_and_else_is_in_the_log(
+    encoding: Encoding, caplog: pytest.LogCaptureFixture
+) -> None:
     async with running() as shop, calling(encoding) as caller:
         with pytest.raises(SoldOut) as declared:
             await caller.invoke(call_of("fail", "sold out"), shop.url)
@@ -65,6 +67,12 @@ async def test_a_failure_comes_as_itself_where_the_interface_declares_it(encodin
         assert (other.value.type, other.value.reason) == ("ValueError", "x")
         with pytest.raises(RemoteServiceError, match="SerializeError"):
             await caller.invoke(call_of("strange"), shop.url)
+        stream = caller.stream(call_of("texts", -1, 1), shop.url)
+        with pytest.raises(RemoteServiceError, match="ValueError"):
+            await into([], stream)
+        told = [record.getMessage() for record in caplog.records if record.exc_info]
+        assert told[0] == "Shop.fail failed: ValueError: x"
+        assert [one.partition(" failed: ")[0] for one in told] == ["Shop.fail", "Shop.strange", "Shop.texts"]
 
 
 @each_encoding
