@@ -19,7 +19,7 @@ from msgspec import inspect
 from evbus.engine.kit.strictjson import Number
 from evbus.errors import InvalidPayload
 
-__all__ = ["exact_decimal", "fitted", "has_keys", "levels", "parts", "rounded"]
+__all__ = ["alternatives", "exact_decimal", "fitted", "has_keys", "levels", "parts", "rounded"]
 
 
 #: Floats from here on stand for several integers each.
@@ -92,7 +92,7 @@ def fitted(info: Any, value: Any) -> Any:
     :raises InvalidPayload: a number is out of range where none but a float can be.
     """
     kind = type(value)
-    types = list(_alternatives(info))
+    types = list(alternatives(info))
     if kind in (Number, dict, list, tuple) and any(isinstance(each, inspect.CustomType) for each in types):
         return value
     if kind is Number:
@@ -127,12 +127,13 @@ def exact_decimal(number: Number) -> decimal.Decimal:
         raise InvalidPayload("a number of the body is out of the range of Decimals") from None
 
 
-def _alternatives(info: Any) -> Iterator[Any]:
+def alternatives(info: Any) -> Iterator[Any]:
+    """Yield the types that a value may have, without the metadata and the unions around them."""
     if isinstance(info, inspect.Metadata):
-        yield from _alternatives(info.type)
+        yield from alternatives(info.type)
     elif isinstance(info, inspect.UnionType):
         for each in info.types:
-            yield from _alternatives(each)
+            yield from alternatives(each)
     else:
         yield info
 

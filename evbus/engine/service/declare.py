@@ -27,7 +27,6 @@ __all__ = [
     "Service",
     "ServiceSpec",
     "component",
-    "component_spec",
     "implementation",
     "interfaces_in",
     "interfaces_of",
@@ -359,12 +358,6 @@ def service_spec(cls: Any) -> ServiceSpec:
 def is_interface(cls: Any) -> bool:
     """Return whether a class itself is declared to be an interface."""
     return isinstance(cls, type) and _SERVICE in vars(cls)
-
-
-def component_spec(cls: Any) -> ComponentSpec | None:
-    """Return the declaration of a component, None if it has none."""
-    spec = vars(cls).get(_COMPONENT) if isinstance(cls, type) else None
-    return spec if isinstance(spec, ComponentSpec) else None
 
 
 def is_implementation(cls: Any) -> bool:

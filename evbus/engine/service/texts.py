@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import inspect
 
 from evbus.engine.codec import json
+from evbus.engine.codec.fit import alternatives
 from evbus.errors import InvalidPayload, PayloadError
 
 __all__ = ["Texts", "texts_of"]
@@ -79,22 +80,12 @@ def texts_of(kind: Any) -> Texts | None:
         raise
     except Exception:  # a type may be anything, and fail in any way
         return None
-    types = list(_alternatives(info))
+    types = list(alternatives(info))
     rest = [each for each in types if not isinstance(each, inspect.NoneType)]
     several = len(rest) == 1 and isinstance(rest[0], _LISTS)
-    items = list(_alternatives(rest[0].item_type)) if several else rest
+    items = list(alternatives(rest[0].item_type)) if several else rest
     read_one = _reader(items, nullable=not several and len(rest) < len(types))
     return None if read_one is None else Texts(several, len(rest) < len(types), read_one)
-
-
-def _alternatives(info: Any) -> Iterator[Any]:
-    if isinstance(info, inspect.Metadata):
-        yield from _alternatives(info.type)
-    elif isinstance(info, inspect.UnionType):
-        for each in info.types:
-            yield from _alternatives(each)
-    else:
-        yield info
 
 
 def _reader(types: list[Any], *, nullable: bool) -> Callable[[str], Any] | None:
