@@ -200,8 +200,22 @@ CONFIG = {
     },
     "interfaces": {
         "default": None,
-        "help": "Modules whose interfaces with @service are shown, such as shop.interfaces, besides those "
-        "that folders component/ implement; they are looked for in the current folder, too",
+        "help": "Modules, files or folders that have the interfaces with @service, such as shop.interfaces, "
+        "besides those that folders component/ implement; they are looked for in the current folder, too",
+    },
+    "components": {
+        "default": None,
+        "help": "Folders, files and modules whose implementations are started: a folder that has a folder "
+        "component/, another folder of files, shop.py, or a module such as shop.impl; they are looked for in "
+        "the current folder, too",
+    },
+    "port": {
+        "default": None,
+        "help": "The port of the HTTP server, 0 for any that is free; default: that of --services, or 8000",
+    },
+    "host": {
+        "default": None,
+        "help": "The address that it listens on; default: that of --services, or 127.0.0.1",
     },
     "output": {"default": None, "help": "The file to write; default, and -: standard output"},
     "format": {
@@ -218,15 +232,38 @@ CLI_CONFIG = {
     "config": {"options": ["-c"], "subcommands": ["_global_"]},
     "profiles": {
         "options": ["-p"],
-        "subcommands": ["listen", "run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"],
+        "subcommands": [
+            "listen",
+            "serve",
+            "run",
+            "tail",
+            "demo",
+            "put",
+            "check",
+            "replay",
+            "asyncapi",
+            "graph",
+        ],
     },
     "acct_key": {
-        "subcommands": ["listen", "run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"]
+        "subcommands": [
+            "listen",
+            "serve",
+            "run",
+            "tail",
+            "demo",
+            "put",
+            "check",
+            "replay",
+            "asyncapi",
+            "graph",
+        ]
     },
     "plugin_dirs": {
         "nargs": "+",
         "subcommands": [
             "listen",
+            "serve",
             "run",
             "tail",
             "demo",
@@ -243,6 +280,7 @@ CLI_CONFIG = {
         "nargs": "+",
         "subcommands": [
             "listen",
+            "serve",
             "run",
             "tail",
             "demo",
@@ -258,12 +296,13 @@ CLI_CONFIG = {
     "listeners": {
         "action": "extend",
         "nargs": "+",
-        "subcommands": ["listen", "run", "tail", "demo", "put", "replay", "asyncapi", "graph"],
+        "subcommands": ["listen", "serve", "run", "tail", "demo", "put", "replay", "asyncapi", "graph"],
     },
     "set": {
         "action": "append",
         "subcommands": [
             "listen",
+            "serve",
             "run",
             "tail",
             "demo",
@@ -277,14 +316,41 @@ CLI_CONFIG = {
         ],
     },
     "serialize_plugin": {
-        "subcommands": ["listen", "run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"]
+        "subcommands": [
+            "listen",
+            "serve",
+            "run",
+            "tail",
+            "demo",
+            "put",
+            "check",
+            "replay",
+            "asyncapi",
+            "graph",
+        ]
     },
     "pipeline": {
         "nargs": "+",
-        "subcommands": ["listen", "run", "tail", "demo", "put", "check", "replay", "asyncapi", "graph"],
+        "subcommands": [
+            "listen",
+            "serve",
+            "run",
+            "tail",
+            "demo",
+            "put",
+            "check",
+            "replay",
+            "asyncapi",
+            "graph",
+        ],
     },
-    "drain_timeout": {"type": float, "subcommands": ["listen", "run", "tail", "demo", "put", "replay"]},
-    "dead_store": {"subcommands": ["listen", "run", "tail", "demo", "put", "check", "dead", "replay"]},
+    "drain_timeout": {
+        "type": float,
+        "subcommands": ["listen", "serve", "run", "tail", "demo", "put", "replay"],
+    },
+    "dead_store": {
+        "subcommands": ["listen", "serve", "run", "tail", "demo", "put", "check", "dead", "replay"]
+    },
     "input": {"positional": True, "nargs": "?", "subcommands": ["run", "tail"]},
     "socket": {"subcommands": ["run", "tail"]},
     "from": {"action": "extend", "nargs": "+", "subcommands": ["run", "tail"]},
@@ -298,13 +364,17 @@ CLI_CONFIG = {
     "quiet": {
         "action": "store_true",
         "options": ["-q"],
-        "subcommands": ["listen", "run", "tail", "demo", "put", "replay"],
+        "subcommands": ["listen", "serve", "run", "tail", "demo", "put", "replay"],
     },
     "store": {"positional": True, "nargs": "?", "subcommands": ["replay", "dead"]},
     "all": {"action": "store_true", "subcommands": ["dead"]},
     "subsystem": {"positional": True, "nargs": "?", "subcommands": ["plugins"]},
     "events": {"action": "extend", "nargs": "+", "subcommands": ["asyncapi", "graph"]},
     "interfaces": {"action": "extend", "nargs": "+", "subcommands": ["openapi"]},
+    "services": {"subcommands": ["serve"]},
+    "components": {"positional": True, "nargs": "*", "subcommands": ["serve"]},
+    "port": {"type": int, "subcommands": ["serve"]},
+    "host": {"subcommands": ["serve"]},
     "output": {"options": ["-o"], "subcommands": ["asyncapi", "graph", "openapi"]},
     "format": {"subcommands": ["run", "tail", "asyncapi", "graph", "openapi"]},
     "title": {"subcommands": ["asyncapi", "openapi"]},
@@ -338,6 +408,16 @@ SUBCOMMANDS = {
         "became of it. Ctrl-C or SIGTERM takes nothing more and lets them end what they are at; a second one "
         "stops at once. Exit codes: 0 the stop left nothing, 1 it left something, 2 a mistake in options, "
         "modules, profiles or plugins, 130 stopped at once by a second signal.",
+    },
+    "serve": {
+        "help": "Start the components of folders and modules, and let others call them",
+        "desc": "Start the components in the folders, files and modules that are named, and in the folders "
+        "component/ of --plugin-dirs and --listen-to, with an HTTP server, and say where they are called. "
+        "With --profiles a bus delivers what they send, and hands events to listeners, as 'evbus listen' "
+        "does. Ctrl-C or SIGTERM takes no more calls and lets those under way end; a second one stops at "
+        "once. Exit codes: 0 the stop left nothing, 1 a component could not be started, the port is taken, "
+        "or the stop cut calls off, 2 a mistake in options, modules, profiles or plugins, 130 stopped at "
+        "once by a second signal.",
     },
     "put": {
         "help": "Put one event on the bus and deliver it",

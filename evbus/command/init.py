@@ -12,6 +12,7 @@ from evbus.engine.cli import output as _output
 from evbus.engine.cli import session as _session
 from evbus.engine.core import settings as _settings
 from evbus.engine.core.lifecycle import running as _running
+from evbus.engine.core.plugins import load as _load
 from evbus.engine.handling.events import modules as _modules
 
 
@@ -43,6 +44,37 @@ def modules(hub, options, name):
     folder, whole = str(pathlib.Path.cwd()), name == "listeners"
     given = _settings.listed(options.get(name) or ())
     return [_modules.imported(module, folder, whole=whole) for module in given]
+
+
+def places(hub, options, name):
+    """Return the modules that an option names by name, file or folder; folders of plugins are loaded.
+
+    :raises ConfigError: there is no such thing, or importing it fails.
+    """
+    from evbus.engine.cli import places as _places
+
+    found = _places.places(_settings.listed(options.get(name) or ()), pathlib.Path.cwd())
+    if found.plugins:
+        before = _settings.plain(hub.OPT)
+        dirs = [*_settings.listed(before["evbus"].get("plugin_dirs") or ()), *found.plugins]
+        hub.OPT = hub.pop.data.imap({**before, "evbus": {**before["evbus"], "plugin_dirs": dirs}})
+    return found.modules
+
+
+def interfaces(hub, options):
+    """Return the interfaces in what ``--interfaces`` names, and in the folders ``component/``.
+
+    :raises ConfigError: a module or a plugin file is wrong.
+    """
+    from evbus.engine.service import declare as _declare
+
+    modules = hub.command.init.places(options, "interfaces")
+    for plugin in hub.evbus.init.plugins()["component"]:
+        if plugin.state == "broken":
+            raise plugin.error()
+        if plugin.state == "loaded":
+            modules.append(_load.module_of(plugin.file))
+    return list(dict.fromkeys(spec for module in modules for spec in _declare.interfaces_in(module)))
 
 
 async def deliver(hub, options, profiles, produce, show=None):

@@ -3,7 +3,6 @@
 from evbus import errors
 from evbus.engine.cli import output as _output
 from evbus.engine.cli import session as _session
-from evbus.engine.core.plugins import load as _load
 
 FORMATS = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}
 
@@ -12,20 +11,10 @@ async def main(hub, options):
     """Write the document of all interfaces that are named, and of those that are implemented."""
     # Here, as every command loads this file.
     from evbus.engine.describe import openapi as _openapi
-    from evbus.engine.service import declare as _declare
-    from evbus.engine.service import implementations as _implementations
 
     path = options.get("output")
     kind = _output.chosen(options.get("format"), path, FORMATS, "json")
-    found = {}
-    for module in hub.command.init.modules(options, "interfaces"):
-        found.update((spec, None) for spec in _declare.interfaces_in(module))
-    for plugin in hub.evbus.init.plugins()["component"]:
-        if plugin.state == "broken":
-            raise plugin.error()
-        if plugin.state == "loaded":
-            for cls in _implementations.classes_in(_load.module_of(plugin.file)):
-                found.update((spec, None) for spec in _declare.services_of(cls))
+    found = hub.command.init.interfaces(options)
     methods = [_openapi.RestMethod(spec, route) for spec in found for route in spec.routes.values()]
     if not methods:
         raise errors.ConfigError(

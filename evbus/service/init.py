@@ -24,6 +24,7 @@ def __init__(hub):
     hub.evbus.CHECKS["health"] = _check_health
     # They may need the dispatcher to the end.
     hub.evbus.LIFE["leave"].insert(0, lambda: _leave(hub))
+    hub.evbus.LIFE["hurry"].append(lambda: _hurry(hub))
 
 
 def _proxy(hub, kind):
@@ -54,7 +55,7 @@ def _services(hub):
     return hub.service.SERVICES
 
 
-async def start(hub, port=None, host=None, settings=None):
+async def start(hub, port=None, host=None, settings=None, client=False):
     """Start the components of the folders ``component/``, and those of :func:`add`; let calls be made.
 
     Health checks are those of the folders ``health/``, those of :func:`add`, and the bus.
@@ -62,15 +63,18 @@ async def start(hub, port=None, host=None, settings=None):
     :param port: of the HTTP server, 0 for any that is free; default: no server, unless the settings have one.
     :param host: its address; default: that of the settings, else ``127.0.0.1``.
     :param settings: a mapping, or the path of a YAML file; default: the option ``services``.
+    :param client: only let calls be made: no folder is looked at, and no server started.
     :raises ServiceError: they are started already.
     :raises ConfigError: an option, a file or an implementation has to be mended.
     """
     from evbus.engine.service import settings as _settings
 
     services, options = _services(hub), hub.evbus.init.settings()
-    read = _settings.read(options.services if settings is None else settings).served(port, host)
+    read = _settings.read(options.services if settings is None else settings)
+    read = read.unserved() if client else read.served(port, host)
     hub.channel.init.check(read)
-    services.add(_files(hub))
+    if not client:
+        services.add(_files(hub))
     await services.start(read)
 
 
@@ -104,6 +108,17 @@ def get(hub, interface, channel=""):
     :raises ServiceError: there is no such channel; names the nearest.
     """
     return _services(hub).get(interface, channel)
+
+
+def call(hub, interface, method, args=(), kwargs=None, channel=""):
+    """Call a method by its name; return what to await, or what it yields as an asynchronous iterator.
+
+    Methods that are plain are awaited as well.
+
+    :raises ServiceSignatureError: this is no interface.
+    :raises ServiceError: there is no such method or channel; names the nearest.
+    """
+    return _services(hub).call(interface, method, args, kwargs or {}, channel)
 
 
 def set_preferred_channel(hub, name):
@@ -155,6 +170,14 @@ def within(hub, seconds):
     return _remote.within(seconds)
 
 
+async def look(hub):
+    """Have the registry say of every component that it knows where it is: :func:`report` tells it then.
+
+    :raises ServiceError: it cannot be asked, or does not know which components there are.
+    """
+    await _services(hub).look()
+
+
 def report(hub):
     """Return what runs here, and what is known of others, in plain values."""
     return _services(hub).report()
@@ -164,6 +187,12 @@ async def _leave(hub):
     """Stop them with the program that started the bus; they and the bus have one time together."""
     if hub.service.SERVICES is not None and hub.service.SERVICES.running:
         await hub.service.init.stop(hub.evbus.ENGINE.patience().left())
+
+
+def _hurry(hub):
+    """Let a stop of them that is under way, or to come, wait for no call."""
+    if hub.service.SERVICES is not None:
+        hub.service.SERVICES.hurry()
 
 
 async def _serve(hub, settings, services):

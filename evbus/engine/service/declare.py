@@ -37,7 +37,6 @@ __all__ = [
     "rest",
     "service",
     "service_spec",
-    "services_of",
 ]
 
 _SERVICE, _COMPONENT, _IMPLEMENTS = "__evbus_service__", "__evbus_component__", "__evbus_implements__"
@@ -371,15 +370,19 @@ def interfaces_of(cls: type) -> list[ServiceSpec | ComponentSpec]:
     return [found[key] for found in declared for key in (_SERVICE, _COMPONENT) if key in found]
 
 
-def services_of(cls: type) -> list[ServiceSpec]:
-    """Return the interfaces of services that a class implements, nearest first."""
-    return [spec for spec in interfaces_of(cls) if isinstance(spec, ServiceSpec)]
-
-
 def interfaces_in(module: ModuleType) -> list[ServiceSpec]:
-    """Return the interfaces that a module declares itself."""
-    own = [one for one in vars(module).values() if is_interface(one) and one.__module__ == module.__name__]
-    return [service_spec(one) for one in own]
+    """Return the interfaces that a module declares, implements, or lists in a component."""
+    found: dict[ServiceSpec, None] = {}
+    for cls in vars(module).values():
+        if not isinstance(cls, type) or cls.__module__ != module.__name__:
+            continue
+        if is_interface(cls):
+            found[service_spec(cls)] = None
+        if is_implementation(cls):
+            found.update((spec, None) for spec in interfaces_of(cls) if isinstance(spec, ServiceSpec))
+        if _COMPONENT in vars(cls):
+            found.update((service_spec(one), None) for one in vars(cls)[_COMPONENT].services)
+    return list(found)
 
 
 def kebab(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from contextvars import Context, copy_context
 from typing import Any, NamedTuple, NoReturn
 
@@ -72,6 +72,7 @@ class Hosted:
         self._threads = Threads(threads, "services")
         self._limit = threads
         self._idle: asyncio.Event | None = None
+        self._patience: asyncio.Timeout | None = None
         self.resume()
 
     def __repr__(self) -> str:
@@ -234,12 +235,18 @@ class Hosted:
         if self.active:
             self._idle = asyncio.Event()
             try:
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(seconds) as self._patience:
                     await self._idle.wait()
             except TimeoutError:
                 log.warning("%d calls of services are still under way at the stop", self.active)
         await self._threads.close(max(0.1, min(seconds, 1.0)))
         return self.active
+
+    def hurry(self) -> None:
+        """Let a close that is under way wait for no call any more."""
+        if self._patience is not None:
+            with suppress(RuntimeError):  # it waits for none
+                self._patience.reschedule(0)
 
     def left(self) -> None:
         """Count a call that has ended."""

@@ -57,12 +57,16 @@ class Registry(NamedTuple):
 
 
 class RunningServer(Protocol):
-    """An HTTP server that runs."""
+    """An HTTP server that runs. ``url`` is where it is reached from this machine."""
 
     port: int
+    url: str
 
-    async def stop(self, seconds: float) -> None:
-        """Take no more requests, and end when those under way have."""
+    async def stop(self, seconds: float) -> int:
+        """Take no more requests, and end when those under way have; return how many were cancelled."""
+
+    def hurry(self) -> None:
+        """Let a stop that is under way wait for no request any more."""
 
 
 class Ground(NamedTuple):
@@ -133,6 +137,9 @@ class Services:
         self._changing = asyncio.Lock()
         self._changer: asyncio.Task[Any] | None = None
         self._until = 0.0
+        self._hurried = False
+        self._ending: RunningServer | None = None
+        self._cancelled = 0
         self._registry: Registry | None = None
         self._directory: Directory | None = None
         self._known: Mapping[str, bool] = {}
@@ -192,7 +199,7 @@ class Services:
                 self._refresh()
 
     async def _start(self, settings: ServiceSettings, stack: AsyncExitStack) -> None:
-        self.settings = settings
+        self.settings, self._hurried, self._cancelled = settings, False, 0
         self._send, self._around = self._ground.interceptors()
         # Asked once for all calls, as asking a hub takes as long as much else of a call.
         self._known, self._seconds = self._ground.channels(), self._ground.seconds()
@@ -274,22 +281,32 @@ class Services:
             if stack is None:
                 return
             self._changer = asyncio.current_task()
-            self._until = time.monotonic() + seconds
+            self._until = 0.0 if self._hurried else time.monotonic() + seconds
             try:
                 await stack.aclose()
             finally:
                 self._changer = None
 
+    def hurry(self) -> None:
+        """Let a stop that is under way, or to come, wait for no call any more."""
+        self._hurried = True
+        self._until = 0.0
+        if self._ending is not None:
+            self._ending.hurry()
+        self.hosted.hurry()
+
     async def _end_calls(self) -> None:
         """Take no more calls from outside; those under way end."""
-        server, self.server = self.server, None
+        server = self._ending = self.server
+        self.server = None
         try:
             if server is not None:
-                await server.stop(max(0.0, self._until - time.monotonic()))
+                self._cancelled = await server.stop(max(0.0, self._until - time.monotonic()))
         finally:
             self._stack = None
             self._refresh()
-            await self.hosted.close(max(0.0, self._until - time.monotonic()))
+            self._cancelled += await self.hosted.close(max(0.0, self._until - time.monotonic()))
+            self._ending = None
 
     async def _shut_down(self, component: _Component) -> None:
         try:
@@ -333,6 +350,24 @@ class Services:
             self._proxies[key] = _ProxyTarget(self, spec, channel)
             self._proxies[key].refresh()
         return self._proxies[key].proxy
+
+    def call(
+        self, interface: type, method: str, args: Sequence[Any], kwargs: Mapping[str, Any], channel: str = ""
+    ) -> Any:
+        """Call a method by its name; return what to await, or what it yields as an asynchronous iterator.
+
+        Methods that are plain are awaited as well.
+
+        :raises ServiceSignatureError: this is no interface.
+        :raises ServiceError: there is no such method or channel.
+        """
+        self.get(interface, channel)
+        methods = service_spec(interface).methods
+        if method not in methods:
+            raise ServiceError(f"{interface.__qualname__} has no method {method!r}{nearest(method, methods)}")
+        target, spec = self._proxies[interface, channel], methods[method]
+        made = target.invoke if spec.item is None else target.stream
+        return made(spec, args, kwargs)
 
     def set_preferred_channel(self, name: str) -> None:
         """Let calls go over a channel that say nothing themselves, where their component has it.
@@ -461,12 +496,29 @@ class Services:
 
     # What there is
 
+    async def look(self) -> None:
+        """Have the registry say of every component that it knows where it is: :meth:`report` tells it then.
+
+        :raises LocalServiceError: they are not started.
+        :raises ServiceError: the registry cannot be asked, or does not know which components there are.
+        """
+        self.loop()
+        assert self._registry is not None
+        assert self._directory is not None
+        if self._registry.components is None:
+            raise ServiceError(f"the registry {self._registry.name} cannot say which components there are")
+        asking = self._registry.components()
+        names = await _told(asking, f"the registry {self._registry.name} cannot be asked")
+        for name in names:
+            await self._directory.find(name)
+
     def report(self) -> dict[str, Any]:
         """Return the components of this process and of others, as far as they are known, in plain values."""
         elsewhere = {} if self._directory is None else self._directory.known()
         return {
             "running": self.running,
             "port": None if self.server is None else self.server.port,
+            "url": None if self.server is None else self.server.url,
             "registry": self._directory_name,
             "channels": list(self._ground.channels()),
             "components": [
@@ -489,6 +541,7 @@ class Services:
                 for name, located in elsewhere.items()
             },
             "calls": self.hosted.active,
+            "cancelled": self._cancelled,
         }
 
 

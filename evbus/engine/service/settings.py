@@ -137,6 +137,10 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         given |= {name: value for name, value in (("port", port), ("host", host)) if value is not None}
         return msgspec.structs.replace(self, server=convert(given, ServerSettings, "services", "server"))
 
+    def unserved(self) -> ServiceSettings:
+        """Return the same without a server."""
+        return msgspec.structs.replace(self, server=None)
+
     def registry_parts(self) -> tuple[str, Any]:
         """Return the name of the registry, and its settings as they are written."""
         if isinstance(self.registry, str):

@@ -16,6 +16,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from evbus.engine.kit.counted import counted
 from evbus.engine.web.app import WebApp
 from evbus.engine.wire.http.pool import IDLE
 from evbus.errors import ConfigError, ServiceError
@@ -56,6 +57,7 @@ class Server:
         self._mounted = contextlib.AsyncExitStack()
         self._second = 0
         self._empty = asyncio.Event()
+        self._patience: asyncio.Timeout | None = None
 
     def __repr__(self) -> str:
         state = "stopping" if self.stopping else "listening"
@@ -95,16 +97,16 @@ class Server:
         await self._mounted.enter_async_context(self._app.lifespan())
         self._server = await loop.create_server(lambda: HttpProtocol(self, loop), sock=self._socket)
 
-    async def stop(self, patience: float) -> None:
+    async def stop(self, patience: float) -> int:
         """Take no new connections, let requests end, and close.
 
-        What still runs after ``patience`` seconds is cancelled.
+        What still runs after ``patience`` seconds is cancelled; returns how many requests that were.
         A connection that is kept is closed after its next answer, or when its client uses it no more: one
         that is closed at once may have a request on its way already, and nobody knew what came of it.
         """
         self.stopping = True
         if self._server is None:
-            return
+            return 0
         # Who has come already is let in: what the kernel holds of them is lost with the socket.
         come = list(self._waiting())
         self._server.close()
@@ -114,11 +116,11 @@ class Server:
         for connection in list(self.state.connections):
             connection.shutdown()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(patience) as self._patience:
                 await self._ended()
         tasks = list(self.state.tasks)
         if tasks:
-            log.warning("%d requests have not ended within %g s, and are cancelled", len(tasks), patience)
+            log.warning("%s cancelled by the stop", counted(len(tasks), "request is", "requests are"))
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=1.0)
@@ -128,6 +130,13 @@ class Server:
         await self._server.wait_closed()
         self._server = None
         await self._mounted.aclose()
+        return len(tasks)
+
+    def hurry(self) -> None:
+        """Let a stop that is under way wait for no request any more."""
+        if self._patience is not None:
+            with contextlib.suppress(RuntimeError):  # it waits for none
+                self._patience.reschedule(0)
 
     def _waiting(self) -> Iterator[socket.socket]:
         with contextlib.suppress(OSError):  # there are no more

@@ -28,16 +28,24 @@ class Site:
     def __init__(self, server: Server, app: WebApp, services: Services) -> None:
         self.app = app
         self.port = server.port
+        self.url = server.url
         self._server = server
         self._services = services
 
     def __repr__(self) -> str:
         return repr(self._server)
 
-    async def stop(self, seconds: float) -> None:
-        """Say that it is not ready any more, take no more requests, and end when those under way have."""
+    async def stop(self, seconds: float) -> int:
+        """Say that it is not ready any more, take no more requests, and end when those under way have.
+
+        Returns how many were cancelled, as they had not ended after ``seconds``.
+        """
         self._services.health.stopping = "it is being stopped"
-        await self._server.stop(seconds)
+        return await self._server.stop(seconds)
+
+    def hurry(self) -> None:
+        """Let a stop that is under way wait for no request any more."""
+        self._server.hurry()
 
 
 async def served(services: Services, settings: ServerSettings) -> Site:

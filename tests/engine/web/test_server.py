@@ -307,7 +307,7 @@ async def test_what_does_not_end_is_cancelled_and_its_caller_told(caplog: pytest
             await waiting
         assert told.value.handed_over
         assert shop.shop.event(shop.shop.ended, "a").is_set()
-        assert "1 requests have not ended within 0.1 s, and are cancelled" in caplog.text
+        assert "1 request is cancelled by the stop" in caplog.text
         await shop.server.stop(WAIT)
 
 

@@ -19,7 +19,7 @@ from evbus.engine.kit.owner import owner
 from evbus.engine.kit.redact import one_line, problem_text
 from evbus.errors import ConfigError, HandlerSignatureError
 
-__all__ = ["Forgotten", "imported", "listeners_of", "places", "subscribed"]
+__all__ = ["Forgotten", "imported", "listeners_of", "places", "subscribed", "tree"]
 
 log = logging.getLogger("evbus.event")
 
@@ -41,7 +41,7 @@ def imported(name: str, folder: str, *, whole: bool = False) -> ModuleType:
     try:
         module = importlib.import_module(name)
         if whole:
-            for _ in _modules(module):
+            for _ in tree(module):
                 pass
         return module
     except (Exception, SystemExit) as exc:
@@ -62,7 +62,7 @@ def listeners_of(where: Any) -> list[tuple[Any, ListenerSpec]]:
     :raises HandlerSignatureError: there is none.
     """
     if isinstance(where, ModuleType):
-        found = [one for module in _modules(where) for one in declared(module)]
+        found = [one for module in tree(where) for one in declared(module)]
         if not found:
             raise HandlerSignatureError(
                 f"{where.__name__} has no listener: a function or class with @event_listener(Event)"
@@ -82,14 +82,14 @@ def listeners_of(where: Any) -> list[tuple[Any, ListenerSpec]]:
     return found
 
 
-def _modules(module: ModuleType) -> Iterator[ModuleType]:
+def tree(module: ModuleType) -> Iterator[ModuleType]:
     """Yield a module, and those below it, which are imported."""
     yield module
     below = pkgutil.iter_modules(getattr(module, "__path__", ()), f"{module.__name__}.")
     for name in sorted(info.name for info in below):
         # Importing that would run the program.
         if not name.endswith(".__main__"):
-            yield from _modules(importlib.import_module(name))
+            yield from tree(importlib.import_module(name))
 
 
 def subscribed(listener: Any) -> None:
