@@ -68,9 +68,17 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, rest = self.parse_known_args(args, namespace)
+        command = getattr(found, "_subparser_", None)
+        parser = self._parser_of(command)
+        for action in parser._actions if rest else ():
+            several = action.nargs == "*" and not action.option_strings
+            if several and not any(one.startswith("-") for one in rest):
+                # argparse gives it none of those that stand behind an option.
+                setattr(found, action.dest, [*(getattr(found, action.dest) or ()), *rest])
+                return found
         if rest:
-            command = getattr(found, "_subparser_", None)
-            self._parser_of(command)._refuse(rest[0], command)
+            strange = [one for one in rest if one.startswith("-")]
+            parser._refuse((strange or rest)[0], command)
         return found
 
     def error(self, message: str) -> NoReturn:
@@ -102,7 +110,7 @@ class _Parser(argparse.ArgumentParser):
         super()._check_value(action, value)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        if action.dest == "drain_timeout":
+        if action.dest in ("drain_timeout", "timeout"):
             try:
                 arg_string = str(number(arg_string, Unit.SECONDS))
             except UnitError as exc:

@@ -217,6 +217,25 @@ CONFIG = {
         "default": None,
         "help": "The address that it listens on; default: that of --services, or 127.0.0.1",
     },
+    "method": {
+        "default": None,
+        "help": "The method, Interface.method or component:service:method, its name on the wire; behind it "
+        "its arguments: name=text, which is JSON where the type is no single value; name:=JSON; text by its "
+        "place; - or @file for an object of JSON that has all of them. Of a stream name=- or name=@file, "
+        "with an item of JSON a line",
+    },
+    "channel": {
+        "default": None,
+        "help": "The channel to call over; default: the first of the registry, with --address dispatch-json",
+    },
+    "address": {
+        "default": None,
+        "help": "Where to call, such as http://127.0.0.1:8000, whatever the registry says",
+    },
+    "timeout": {
+        "default": None,
+        "help": "Seconds for the call, of a stream for each item; default: as its interface says, or 30",
+    },
     "output": {"default": None, "help": "The file to write; default, and -: standard output"},
     "format": {
         "default": None,
@@ -271,6 +290,7 @@ CLI_CONFIG = {
             "check",
             "replay",
             "plugins",
+            "call",
             "asyncapi",
             "graph",
             "openapi",
@@ -288,6 +308,7 @@ CLI_CONFIG = {
             "check",
             "replay",
             "plugins",
+            "call",
             "asyncapi",
             "graph",
             "openapi",
@@ -310,6 +331,7 @@ CLI_CONFIG = {
             "check",
             "replay",
             "plugins",
+            "call",
             "asyncapi",
             "graph",
             "openapi",
@@ -340,6 +362,7 @@ CLI_CONFIG = {
             "put",
             "check",
             "replay",
+            "call",
             "asyncapi",
             "graph",
         ],
@@ -370,8 +393,12 @@ CLI_CONFIG = {
     "all": {"action": "store_true", "subcommands": ["dead"]},
     "subsystem": {"positional": True, "nargs": "?", "subcommands": ["plugins"]},
     "events": {"action": "extend", "nargs": "+", "subcommands": ["asyncapi", "graph"]},
-    "interfaces": {"action": "extend", "nargs": "+", "subcommands": ["openapi"]},
-    "services": {"subcommands": ["serve"]},
+    "interfaces": {"action": "extend", "nargs": "+", "subcommands": ["call", "openapi"]},
+    "services": {"subcommands": ["serve", "call"]},
+    "method": {"positional": True, "nargs": "*", "subcommands": ["call"]},
+    "channel": {"subcommands": ["call"]},
+    "address": {"subcommands": ["call"]},
+    "timeout": {"type": float, "subcommands": ["call"]},
     "components": {"positional": True, "nargs": "*", "subcommands": ["serve"]},
     "port": {"type": int, "subcommands": ["serve"]},
     "host": {"subcommands": ["serve"]},
@@ -418,6 +445,15 @@ SUBCOMMANDS = {
         "once. Exit codes: 0 the stop left nothing, 1 a component could not be started, the port is taken, "
         "or the stop cut calls off, 2 a mistake in options, modules, profiles or plugins, 130 stopped at "
         "once by a second signal.",
+    },
+    "call": {
+        "help": "Call a method of a service, and print its result",
+        "desc": "Call a method of a service in another process, and print its result as JSON; of a stream "
+        "each item in a line, as it comes. The interface is found in what --interfaces names, and says of "
+        "which types the arguments are; without it, the method is called by its name on the wire, and an "
+        "argument that is JSON is JSON. Exit codes: 0 there is a result, 1 the method raised something, or "
+        "was not reached, 2 a mistake in method, arguments, options, modules or settings, 130 stopped by "
+        "Ctrl-C.",
     },
     "put": {
         "help": "Put one event on the bus and deliver it",

@@ -185,6 +185,9 @@ class HttpCaller:
             raise refused(
                 call, self.channel, address, answer.status, error if isinstance(error, dict) else {}
             )
+        if answer.content_type == encoding.stream:
+            said = "it yields a stream, which the interface here does not say"
+            raise ServiceError(f"{where(call, self.channel, address)}: {said}")
         if not isinstance(found, dict) or "result" not in found:
             raise self.strange(call, address, answer)
         if found.get("exception") is not None:
