@@ -17,7 +17,7 @@ from evbus.engine.service.method import MethodSpec, ParameterSpec
 from evbus.engine.service.texts import texts_of
 from evbus.errors import ConfigError, InvalidPayload, PayloadError, nearest
 
-__all__ = ["Arguments", "Target", "Written", "arguments", "made_up", "read", "target", "wire_name"]
+__all__ = ["Arguments", "CallTarget", "Written", "arguments", "made_up", "read", "target", "wire_name"]
 
 _NAMED = re.compile(r"([^\W\d]\w*)(:?=)(.*)", re.DOTALL)
 _WIRE = re.compile(r"([\w.-]+):([\w.-]+):(\w+)")
@@ -25,7 +25,7 @@ _WIRE = re.compile(r"([\w.-]+):([\w.-]+):(\w+)")
 _INPUT = "-"
 
 
-class Target(NamedTuple):
+class CallTarget(NamedTuple):
     """The method that is called, and its interface."""
 
     service: ServiceSpec
@@ -67,7 +67,7 @@ def wire_name(written: str) -> tuple[str, str, str] | None:
     return None if found is None else (found[1], found[2], found[3])
 
 
-def target(written: str, known: Iterable[ServiceSpec]) -> Target:
+def target(written: str, known: Iterable[ServiceSpec]) -> CallTarget:
     """Return the method that ``Interface.method``, ``service.method`` or ``component:service:method`` means.
 
     :raises ConfigError: there is none; names the nearest.
@@ -95,7 +95,7 @@ def target(written: str, known: Iterable[ServiceSpec]) -> Target:
     if method not in spec.methods:
         hint = nearest(method, spec.methods)
         raise ConfigError(f"{spec.cls.__qualname__} has no method {method!r}{hint}")
-    return Target(spec, spec.methods[method])
+    return CallTarget(spec, spec.methods[method])
 
 
 def _component(spec: ServiceSpec) -> str:
@@ -116,7 +116,7 @@ def _divided(written: str) -> tuple[str, str]:
     return name, method
 
 
-def made_up(component: str, name: str, method: str, written: Written) -> Target:
+def made_up(component: str, name: str, method: str, written: Written) -> CallTarget:
     """Return a method of which nothing is known but its name on the wire: it takes what is written.
 
     :raises ConfigError: no method has such a name.
@@ -136,7 +136,7 @@ def made_up(component: str, name: str, method: str, written: Written) -> Target:
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     spec = service_spec(service(name)(type(name, (Service,), {method: function})))
     spec.component = component
-    return Target(spec, spec.methods[method])
+    return CallTarget(spec, spec.methods[method])
 
 
 def read(written: Sequence[str]) -> Written:
