@@ -236,6 +236,11 @@ CONFIG = {
         "default": None,
         "help": "Seconds for the call, of a stream for each item; default: as its interface says, or 30",
     },
+    "watch": {
+        "default": False,
+        "help": "Look again every 2 seconds, until Ctrl-C; where it is no terminal, a line for each change",
+    },
+    "json": {"default": False, "help": "Write JSON, in one line"},
     "output": {"default": None, "help": "The file to write; default, and -: standard output"},
     "format": {
         "default": None,
@@ -291,6 +296,7 @@ CLI_CONFIG = {
             "replay",
             "plugins",
             "call",
+            "services",
             "asyncapi",
             "graph",
             "openapi",
@@ -309,6 +315,7 @@ CLI_CONFIG = {
             "replay",
             "plugins",
             "call",
+            "services",
             "asyncapi",
             "graph",
             "openapi",
@@ -332,6 +339,7 @@ CLI_CONFIG = {
             "replay",
             "plugins",
             "call",
+            "services",
             "asyncapi",
             "graph",
             "openapi",
@@ -394,7 +402,9 @@ CLI_CONFIG = {
     "subsystem": {"positional": True, "nargs": "?", "subcommands": ["plugins"]},
     "events": {"action": "extend", "nargs": "+", "subcommands": ["asyncapi", "graph"]},
     "interfaces": {"action": "extend", "nargs": "+", "subcommands": ["call", "openapi"]},
-    "services": {"subcommands": ["serve", "call"]},
+    "services": {"subcommands": ["serve", "call", "services"]},
+    "watch": {"action": "store_true", "subcommands": ["services"]},
+    "json": {"action": "store_true", "subcommands": ["services"]},
     "method": {"positional": True, "nargs": "*", "subcommands": ["call"]},
     "channel": {"subcommands": ["call"]},
     "address": {"subcommands": ["call"]},
@@ -454,6 +464,13 @@ SUBCOMMANDS = {
         "argument that is JSON is JSON. Exit codes: 0 there is a result, 1 the method raised something, or "
         "was not reached, 2 a mistake in method, arguments, options, modules or settings, 130 stopped by "
         "Ctrl-C.",
+    },
+    "services": {
+        "help": "List who is where, and how healthy",
+        "desc": "List the components that the registry of --services knows, where they are called, and how "
+        "they are: servers are asked for /health, all at once, and have 3 s. With --watch it goes on until "
+        "Ctrl-C or SIGTERM. Exit codes: 0 all of them answer and none has an error, or --watch was ended, 1 "
+        "one is away or has an error, or the registry is away, 2 a mistake in options or settings.",
     },
     "put": {
         "help": "Put one event on the bus and deliver it",
