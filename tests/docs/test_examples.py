@@ -8,7 +8,8 @@
   ``print`` prints stands behind it as a comment;
 * ``yaml``: profiles, which are checked. In what is expected ``...`` stands for any text.
 
-In files, ``amqp://localhost/`` and ``stomp://localhost/`` stand for a node that the tests start.
+In files, ``amqp://localhost/`` and ``stomp://localhost/`` stand for a node that the tests start, and 8001 is a port
+that is free, in consoles as well.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import pytest
 import yaml
 
 from evbus.engine.core.plugins import installed
+from tests.servers._ports import free_ports
 from tests.servers._rabbitmq import RabbitMQ
 
 ROOT = Path(__file__).parent.parent.parent
@@ -122,7 +124,8 @@ def run_block(block: Block, page: Path, where: str, capsys: pytest.CaptureFixtur
 def found_in(page: Path) -> list[Block]:
     found = blocks(page.read_text())
     assert len(found) == page.read_text().count(".. code-block::"), "a code block is overlooked"
-    return found
+    (port,) = free_ports(1)
+    return [block._replace(text=re.sub(r"\b8001\b", str(port), block.text)) for block in found]
 
 
 def needs_broker(page: Path) -> bool:
