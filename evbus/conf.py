@@ -402,7 +402,7 @@ CLI_CONFIG = {
     "subsystem": {"positional": True, "nargs": "?", "subcommands": ["plugins"]},
     "events": {"action": "extend", "nargs": "+", "subcommands": ["asyncapi", "graph"]},
     "interfaces": {"action": "extend", "nargs": "+", "subcommands": ["call", "openapi"]},
-    "services": {"subcommands": ["serve", "call", "services"]},
+    "services": {"subcommands": ["serve", "call", "services", "check"]},
     "watch": {"action": "store_true", "subcommands": ["services"]},
     "json": {"action": "store_true", "subcommands": ["services"]},
     "method": {"positional": True, "nargs": "*", "subcommands": ["call"]},
@@ -479,9 +479,11 @@ SUBCOMMANDS = {
         "or plugins, 3 the event was refused, 130 stopped at once by a second signal.",
     },
     "check": {
-        "help": "Check options, plugins and profiles, and try every destination",
-        "desc": "Check the options, the plugins and the profiles, open every destination, and print a table. "
-        "Exit codes: 0 all is well, 1 a destination cannot be opened, 2 there is a mistake to mend.",
+        "help": "Check options, plugins, profiles and services, and try every destination",
+        "desc": "Check the options, the plugins and the profiles, open every destination, and print a table; "
+        "with --services also the registry, the channels, and the components of folders component/. Exit "
+        "codes: 0 all is well, 1 a destination, the registry or a channel cannot be opened, 2 there is a "
+        "mistake to mend.",
     },
     "plugins": {
         "help": "List every plugin by subsystem, with its file and its state",

@@ -99,6 +99,16 @@ def add(hub, *implementations):
     _services(hub).add(_implementations.classes(implementations))
 
 
+def planned(hub):
+    """Return the components that a start would run, of folders ``component/`` and of :func:`add`.
+
+    :raises ConfigError: a file or an implementation has to be mended.
+    """
+    services = _services(hub)
+    services.add(_files(hub))
+    return services.planned()
+
+
 def get(hub, interface, channel=""):
     """Return a proxy of an interface: an object with its methods, which are called here or elsewhere.
 

@@ -157,3 +157,92 @@ def test_a_destination_that_takes_nothing_at_present_is_told(shell: Shell) -> No
     assert done.returncode == 1
     assert "busy.busy.a  failed  the door is closed" in done.stdout
     assert done.stderr == ""
+
+
+SERVICES = """
+registry: {static: {mall: {rest: "http://127.0.0.1:1"}}}
+channels: {rest: {connections: 5}}
+"""
+COMPONENT = (
+    "from evbus.api import Service, implementation, service\n"
+    "@service()\n"
+    "class Shop(Service):\n"
+    "    async def order(self) -> int: ...\n"
+    "@implementation()\n"
+    "class ShopImpl(Shop):\n"
+    "    async def order(self):\n"
+    "        return 1\n"
+)
+
+
+def test_services_are_checked(shell: Shell) -> None:
+    shell.file("services.yml", SERVICES)
+    shell.file("plugins/component/shop.py", COMPONENT)
+    options = ("--services", "services.yml", "--plugin-dirs", "plugins")
+    done = shell.run("check", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split(maxsplit=3) for line in done.stdout.splitlines()[2:]] == [
+        ["registry", "static", "ok"],
+        ["channel", "rest", "ok"],
+        ["component", "shop", "ok", "shop"],
+    ]
+    both = shell.run("check", "-p", "p.yml", *options)
+    assert both.returncode == 0
+    assert both.stdout.endswith(done.stdout)
+    assert "internal.internal.*" in both.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "component", "sentence"),
+    [
+        (
+            "regisry: static\n",
+            COMPONENT,
+            "services.yml: regisry: there is no such key; did you mean 'registry'?",
+        ),
+        ("channels: {rst: {}}\n", COMPONENT, "channels.rst: there is no channel 'rst'; did you mean 'rest'?"),
+        (
+            "channels: {rest: {connectons: 1}}\n",
+            COMPONENT,
+            "there is no such key; did you mean 'connections'?",
+        ),
+        (
+            "registry: statc\n",
+            COMPONENT,
+            "services: registry: there is no registry 'statc'; did you mean 'static'?",
+        ),
+        (
+            "registry: {static: {shop: {rest: 5}}}\n",
+            COMPONENT,
+            "registry.static.shop.rest: an address is a text",
+        ),
+        ("server: {port: 70000}\n", COMPONENT, "services.yml: server: port is a number from 0 to 65535"),
+        ("channels: {rest: {tls: {ca_file: none.pem}}}\n", COMPONENT, "none.pem"),
+        (
+            "{}\n",
+            COMPONENT.replace("    async def order(self):\n", "    def order(self):\n"),
+            "shop.py:7) is a plain def, and Shop.order is an async def; write it alike",
+        ),
+    ],
+)
+def test_a_mistake_of_services_is_told(shell: Shell, text: str, component: str, sentence: str) -> None:
+    shell.file("services.yml", text)
+    shell.file("plugins/component/shop.py", component)
+    done = shell.run("check", "--services", "services.yml", "--plugin-dirs", "plugins")
+    assert done.returncode == 2
+    assert sentence in done.stderr
+
+
+def test_a_registry_and_a_channel_that_are_down_are_told(shell: Shell) -> None:
+    down = "async def open(hub, ctx):\n    raise ConnectionError('the net is down')\n"
+    shell.file("plugins/registry/far.py", f"{down}async def watch(hub, ctx, component):\n    yield []\n")
+    shell.file("plugins/channel/pigeon.py", f"{down}async def invoke(hub, ctx, call, address): ...\n")
+    shell.file("services.yml", "registry: far\nchannels: {pigeon: {}}\n")
+    done = shell.run("check", "--services", "services.yml", "--plugin-dirs", "plugins")
+    assert done.returncode == 1
+    registry, channel = done.stdout.splitlines()[2:]
+    assert registry.split(maxsplit=3)[2:] == [
+        "failed",
+        "the registry far cannot be opened: ConnectionError: the net is down",
+    ]
+    assert channel.split(maxsplit=3)[2:] == ["failed", "ConnectionError: the net is down"]

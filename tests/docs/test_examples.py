@@ -8,8 +8,8 @@
   ``print`` prints stands behind it as a comment;
 * ``yaml``: profiles, which are checked. In what is expected ``...`` stands for any text.
 
-In files, ``amqp://localhost/`` and ``stomp://localhost/`` stand for a node that the tests start, and 8001 is a port
-that is free, in consoles as well.
+In files, ``amqp://localhost/`` and ``stomp://localhost/`` stand for a node that the tests start, and 8001,
+there and in consoles, for a port that is free.
 """
 
 from __future__ import annotations

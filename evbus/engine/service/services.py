@@ -175,6 +175,10 @@ class Services:
         self._classes = found
         self._checks.update(checks)
 
+    def planned(self) -> list[Plan]:
+        """Return the components that the next start makes."""
+        return planned(self._classes)
+
     async def start(self, settings: ServiceSettings) -> None:
         """Make the components and start them, make known where they are, and let calls be made.
 
