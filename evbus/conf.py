@@ -401,7 +401,7 @@ CLI_CONFIG = {
     "all": {"action": "store_true", "subcommands": ["dead"]},
     "subsystem": {"positional": True, "nargs": "?", "subcommands": ["plugins"]},
     "events": {"action": "extend", "nargs": "+", "subcommands": ["asyncapi", "graph"]},
-    "interfaces": {"action": "extend", "nargs": "+", "subcommands": ["call", "openapi"]},
+    "interfaces": {"action": "extend", "nargs": "+", "subcommands": ["call", "asyncapi", "graph", "openapi"]},
     "services": {"subcommands": ["serve", "call", "services", "check"]},
     "watch": {"action": "store_true", "subcommands": ["services"]},
     "json": {"action": "store_true", "subcommands": ["services"]},
@@ -511,10 +511,11 @@ SUBCOMMANDS = {
         "options, modules or plugins.",
     },
     "graph": {
-        "help": "Show who sends what to whom, as text or SVG",
+        "help": "Show who sends what to whom, and who calls which service, as text or SVG",
         "desc": "Show events, the profiles that they go through, and the listeners that get them, found as "
-        "by 'evbus asyncapi'. Text and dot need nothing else, SVG the program dot of Graphviz. Exit codes: "
-        "0, or 2 when there is a mistake in the options, modules, plugins or profiles.",
+        "by 'evbus asyncapi'; and components with their services, and what takes proxies of them. Text and "
+        "dot need nothing else, SVG the program dot of Graphviz. Exit codes: 0, or 2 when there is a "
+        "mistake in the options, modules, plugins or profiles.",
     },
     "dead": {
         "help": "Show which events were given up, and why",

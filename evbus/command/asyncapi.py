@@ -35,29 +35,40 @@ async def main(hub, options):
 
 
 async def catalogue(hub, options):
-    """Return the events, listeners and profiles that the options name, and tell what leads nowhere.
+    """Return events, listeners, profiles and services that the options name, and tell what leads nowhere.
 
-    :raises ConfigError: a module, a listener or a profile is wrong; nothing is left out silently.
+    :raises ConfigError: a module, a plugin or a profile is wrong; nothing is left out silently.
     """
     from evbus.engine.describe import catalogue as _catalogue
+    from evbus.engine.describe import services as _services
+    from evbus.engine.handling.dispatch import declare as _declare
     from evbus.engine.handling.events import listener as _listener
     from evbus.engine.handling.events import modules as _modules
 
+    # First, as it may add folders of plugins.
+    interfaces = hub.command.init.interfaces(options)
     file = hub.command.init.source(options) or "profiles"
     registry = hub.event.REGISTRY
     for module in hub.command.init.modules(options, "events"):
         for event in _catalogue.events_in(module):
             registry.of(event)
-    listeners = []
-    for module in hub.command.init.modules(options, "listeners"):
-        listeners += _catalogue.known(_modules.listeners_of(module), module.__name__, registry)
-    for plugin in hub.evbus.init.plugins()["listener"]:
-        if plugin.state == "broken":
-            raise plugin.error()
-        if plugin.state == "loaded":
-            found = _listener.declared(_load.module_of(plugin.file))
-            listeners += _catalogue.known(found, plugin.ref, registry)
-    contexts = await hub.command.init.contexts(options, {"internal": {"*": {}}})
+    modules = hub.command.init.modules(options, "listeners")
+    found = [(module.__name__, _modules.listeners_of(module)) for module in modules]
+    found += [(ref, list(_listener.declared(module))) for ref, module in _loaded(hub, "listener")]
+    listeners = [one for place, declared in found for one in _catalogue.known(declared, place, registry)]
+    calling = [
+        ("listener", spec.name or _listener.short_name(each), place, each)
+        for place, declared in found
+        for each, spec in declared
+    ]
+    calling += [
+        ("handler", one.name, place, one.handler)
+        for place, module in _loaded(hub, "handler")
+        for one in _declare.declarations(module)
+    ]
+    # Where there are no events, nothing goes through the profile that would be shown for lack of others.
+    within = {"internal": {"*": {}}} if listeners or list(registry) else {}
+    contexts = await hub.command.init.contexts(options, within)
     bus = _catalogue.Configuration(
         contexts,
         hub.evbus.init.check(contexts, file),
@@ -68,4 +79,21 @@ async def catalogue(hub, options):
     found = _catalogue.catalogue(bus, listeners, list(registry), options.get("profile") or "default")
     for problem in found.problems:
         _output.tell(f"evbus: {problem}")
+    plans = hub.service.init.planned()
+    callers = _services.callers_in(plans, calling)
+    others = [*interfaces, *(spec for caller in callers for spec in caller.calls)]
+    return found._replace(services=_services.services(plans, others), callers=callers)
+
+
+def _loaded(hub, room):
+    """Return the files of a room with their names on the hub.
+
+    :raises PluginError: one is broken.
+    """
+    found = []
+    for plugin in hub.evbus.init.plugins()[room]:
+        if plugin.state == "broken":
+            raise plugin.error()
+        if plugin.state == "loaded":
+            found.append((plugin.ref, _load.module_of(plugin.file)))
     return found

@@ -10,17 +10,18 @@ FORMATS = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".txt": "text"}
 
 
 async def main(hub, options):
-    """Write events, the profiles that they go through, and the listeners that get them."""
+    """Write events, the profiles that they go through, the listeners that get them, and services."""
     # Here, as it knows all transports, and every command loads this file.
     from evbus.engine.describe import graph as _graph
 
     path = options.get("output")
     kind = _output.chosen(options.get("format"), path, FORMATS, "text")
     found = await hub.command.asyncapi.catalogue(options)
-    if not found.events and not (options.get("profiles") or options.get("acct_file")):
+    if not (found.events or found.services) and not (options.get("profiles") or options.get("acct_file")):
         raise errors.ConfigError(
             "there is nothing to show: name the modules that hold events with --events, those of listeners "
-            "with --listeners, folders of listeners with --plugin-dirs, a file of profiles with --profiles"
+            "with --listeners, those of services with --interfaces, folders of plugins with --plugin-dirs, a "
+            "file of profiles with --profiles"
         )
     graph = _graph.graph(found)
     if kind == "text":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from xml.etree import ElementTree as ET
 
@@ -10,6 +11,8 @@ import pytest
 
 from evbus.engine.describe.graph import Event, Graph, ListenerNode, ProfileNode, dot, svg, text
 from evbus.errors import ConfigError
+from tests.command.calling import OPTIONS as MALL
+from tests.command.calling import open_mall
 from tests.command.kit import Shell
 from tests.command.shop import OPTIONS, SECRETS, open_shop
 
@@ -227,3 +230,74 @@ def test_nothing_to_show_is_a_mistake(shell: Shell) -> None:
     done = shell.run("graph")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("evbus: there is nothing to show: name the modules that hold events")
+
+
+# Services
+
+
+def test_components_stand_with_their_services_and_who_calls_them(shell: Shell) -> None:
+    open_mall(shell)
+    done = shell.run("graph", *MALL)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        done.stdout
+        == """\
+OrderPlaced
+└─ internal.*
+   └─▶ booking
+
+Components
+   bank             elsewhere
+   └─ bank
+      └─◀ ShopImpl  component mall
+   idle             elsewhere
+   └─ idle
+   mall
+   ├─ shop          ShopImpl
+   │  └─◀ restock   handler
+   └─ till          TillImpl
+      ├─◀ ShopImpl  component mall
+      └─◀ booking   listener
+"""
+    )
+
+
+def test_the_graph_of_services_in_graphviz(shell: Shell) -> None:
+    open_mall(shell)
+    source = shell.run("graph", *MALL, "--format", "dot").stdout
+    edges = [line.strip().partition(" [")[0] for line in source.splitlines() if "calls" in line]
+    assert edges == [
+        '"component mall":top -> "component bank":service0:w',
+        '"handler restock handler.storage" -> "component mall":service0:w',
+        '"component mall":top -> "component mall":service1:w',
+        '"listener booking 0" -> "component mall":service1:w',
+    ]
+    nodes = re.findall(r'^  "((?:component|handler|listener) [^"]+)" \[', source, re.MULTILINE)
+    assert nodes == [
+        "listener booking 0",
+        "handler restock handler.storage",
+        "component bank",
+        "component idle",
+        "component mall",
+    ]
+
+
+@drawn
+def test_services_are_drawn(shell: Shell) -> None:
+    open_mall(shell)
+    done = shell.run("graph", *MALL, "-o", "mall.svg")
+    assert (done.returncode, done.stderr) == (0, "")
+    drawing = ET.parse(shell.folder / "mall.svg")  # noqa: S314 - of the program dot
+    texts = [each.text for each in drawing.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"mall", "shop", "till", "ShopImpl", "restock", "elsewhere"} <= set(texts)
+
+
+def test_services_alone_are_a_graph_and_a_broken_component_is_a_mistake(shell: Shell) -> None:
+    open_mall(shell)
+    done = shell.run("graph", "--interfaces", "mall.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Components\n   bank  elsewhere\n   └─ bank\n")
+    shell.file("plugins/component/mall_here.py", "x = 1\n")
+    done = shell.run("graph", *MALL)
+    assert done.returncode == 2
+    assert "it has no implementation: a class with @implementation()" in done.stderr

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from evbus.engine.core.endpoint import Endpoint, Plugin
 from evbus.engine.core.intake import sources as intake_sources
 from evbus.engine.core.profiles import providers
+from evbus.engine.describe.services import KnownCaller, KnownService
 from evbus.engine.handling.events.channel import received, sent
 from evbus.engine.handling.events.declare import EventSpec, ListenerSpec, spec_of, subscription_of
 from evbus.engine.handling.events.listener import short_name
@@ -104,6 +105,8 @@ class Catalogue(NamedTuple):
     :ivar profiles: those that events can go to, come from, or both.
     :ivar dead: profiles, each with one that gets what it gives up.
     :ivar problems: a sentence for each event that goes nowhere, and each listener that gets nothing.
+    :ivar services: those of components here, and those of others that are known by their interfaces.
+    :ivar callers: what takes proxies of them.
     """
 
     events: list[EventSpec]
@@ -113,6 +116,8 @@ class Catalogue(NamedTuple):
     received: list[Operation]
     dead: list[tuple[Endpoint, Endpoint]]
     problems: list[str]
+    services: Sequence[KnownService] = ()
+    callers: Sequence[KnownCaller] = ()
 
 
 def events_in(module: ModuleType) -> list[type]:

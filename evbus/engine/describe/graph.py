@@ -1,4 +1,4 @@
-"""The graph of a catalogue: events, the profiles that they go through, and listeners.
+"""The graph of a catalogue: events, the profiles that they go through, listeners, and services.
 
 As text, in the language of Graphviz, and as SVG made by its program ``dot``.
 """
@@ -7,18 +7,31 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
 from evbus.engine.describe.catalogue import Catalogue, KnownListener
+from evbus.engine.describe.services import KnownCaller
 from evbus.engine.handling.events.channel import servers
 from evbus.engine.handling.events.declare import EventSpec
 from evbus.engine.kit.redact import one_line
 from evbus.errors import ConfigError
 from evbus.types import Channel, Host
 
-__all__ = ["Event", "Graph", "ListenerNode", "ProfileNode", "dot", "graph", "svg", "text"]
+__all__ = [
+    "CallerNode",
+    "ComponentNode",
+    "Event",
+    "Graph",
+    "ListenerNode",
+    "ProfileNode",
+    "ServiceNode",
+    "dot",
+    "graph",
+    "svg",
+    "text",
+]
 
 #: Seconds that drawing may take.
 _PATIENCE = 120.0
@@ -37,7 +50,12 @@ _TABLE = (
     'STYLE="ROUNDED">'
 )
 _DEAD = 'color="#c0392b", fontcolor="#c0392b", style=dashed, label=" dead letters ", constraint=false'
-_PLAIN = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "▶": ">"})
+_CALLS = 'color="#6b46c1", fontcolor="#6b46c1", label=" calls "'
+_SERVICES = (
+    '<TABLE BORDER="1" COLOR="#6b46c1" BGCOLOR="#f6f1ff" CELLBORDER="0" CELLSPACING="0" CELLPADDING="5" '
+    'STYLE="ROUNDED">'
+)
+_PLAIN = str.maketrans({"├": "|", "└": "`", "│": "|", "─": "-", "▶": ">", "◀": "<"})
 #: Notes stand in one column unless that is further to the right than this.
 _FAR = 44
 
@@ -80,12 +98,42 @@ class ListenerNode(NamedTuple):
     gets: tuple[tuple[str, str], ...]
 
 
+class CallerNode(NamedTuple):
+    """What takes a proxy of a service.
+
+    :ivar key: that of a listener; of a handler it differs from that of every other; of a component its name.
+    :ivar kind: ``listener``, ``handler`` or ``component``.
+    """
+
+    key: str
+    kind: str
+    name: str
+    notes: str
+
+
+class ServiceNode(NamedTuple):
+    """A service of a component."""
+
+    name: str
+    notes: str
+    callers: tuple[CallerNode, ...]
+
+
+class ComponentNode(NamedTuple):
+    """A component. ``notes`` say that it is elsewhere."""
+
+    name: str
+    notes: str
+    services: tuple[ServiceNode, ...]
+
+
 class Graph(NamedTuple):
     """All of them, in the order in which they are shown."""
 
     events: list[Event]
     profiles: list[ProfileNode]
     listeners: list[ListenerNode]
+    components: Sequence[ComponentNode] = ()
 
 
 def graph(found: Catalogue) -> Graph:
@@ -113,6 +161,7 @@ def graph(found: Catalogue) -> Graph:
         ],
         list(profiles.values()),
         _listeners(found),
+        list(_components(found)),
     )
 
 
@@ -132,6 +181,26 @@ def _listeners(found: Catalogue) -> list[ListenerNode]:
         )
         made.append(ListenerNode(f"{listener.name} {number}", listener.name, _wants(listener), tuple(gets)))
     return made
+
+
+def _components(found: Catalogue) -> Iterator[ComponentNode]:
+    listeners = {(one.name, one.place): f"{one.name} {number}" for number, one in enumerate(found.listeners)}
+    for name in dict.fromkeys(one.component for one in found.services):
+        own = [one for one in found.services if one.component == name]
+        made = []
+        for one in own:
+            callers = tuple(_caller(each, listeners) for each in found.callers if one.spec in each.calls)
+            cls = one.implementation
+            made.append(ServiceNode(one.spec.name, "" if cls is None else cls.__qualname__, callers))
+        here = any(one.implementation is not None for one in own)
+        yield ComponentNode(name, "" if here else "elsewhere", tuple(made))
+
+
+def _caller(one: KnownCaller, listeners: Mapping[tuple[str, str], str]) -> CallerNode:
+    if one.kind == "component":
+        return CallerNode(one.place, one.kind, one.name, f"component {one.place}")
+    key = listeners.get((one.name, one.place)) if one.kind == "listener" else None
+    return CallerNode(key or f"{one.name} {one.place}", one.kind, one.name, one.kind)
 
 
 def _notes(event: EventSpec) -> str:
@@ -166,7 +235,7 @@ def text(graph: Graph, encoding: str = "utf-8") -> str:
     :param encoding: of what it is written to; without the characters for lines, plain ones are taken.
     """
     blocks = [list(_tree(graph, event)) for event in graph.events]
-    blocks += [list(_dead_letters(graph)), list(_unused(graph)), list(_deaf(graph))]
+    blocks += [list(_dead_letters(graph)), list(_unused(graph)), list(_deaf(graph)), list(_called(graph))]
     lines = [line for block in blocks for line in block]
     column = max([len(left) for left, right in lines if right and len(left) <= _FAR], default=0) + 2
     shown = "\n\n".join("\n".join(_set(block, column)) for block in blocks if block) + "\n"
@@ -223,12 +292,29 @@ def _deaf(graph: Graph) -> Iterator[tuple[str, str]]:
         yield f"   {one.name}", one.notes
 
 
+def _called(graph: Graph) -> Iterator[tuple[str, str]]:
+    """Yield components with their services, and who calls them."""
+    if graph.components:
+        yield "Components", ""
+    for component in graph.components:
+        yield f"   {component.name}", component.notes
+        for one in component.services:
+            branch, trunk = ("└─ ", "   ") if one is component.services[-1] else ("├─ ", "│  ")
+            yield f"   {branch}{one.name}", one.notes
+            for caller in one.callers:
+                twig = "└─◀ " if caller is one.callers[-1] else "├─◀ "
+                yield f"   {trunk}{twig}{caller.name}", caller.notes
+
+
 def dot(graph: Graph) -> str:
     """Return the graph in the language of Graphviz."""
+    handlers = {caller.key: _handler_node(caller) for _, caller in _pairs(graph) if caller.kind == "handler"}
     lines = [
         *map(_event_node, graph.events),
         *map(_profile_node, graph.profiles),
         *map(_listener_node, graph.listeners),
+        *handlers.values(),
+        *map(_component_node, graph.components),
     ]
     middle = " ".join(_id("profile", profile.name) for profile in graph.profiles)
     lines += [f"{{ rank=same; {middle} }}", *_edges(graph)]
@@ -282,6 +368,29 @@ def _profile_node(profile: ProfileNode) -> str:
     return f"{_id('profile', profile.name)} [shape=plain, style=solid, label=<{table}>]"
 
 
+def _handler_node(caller: CallerNode) -> str:
+    return f"{_id('handler', caller.key)} [{_LISTENER}, label=<{_html_label(caller.name, caller.notes)}>]"
+
+
+def _component_node(component: ComponentNode) -> str:
+    """Return a table: what it is, and a row for each service, to which the edges of callers lead."""
+    head = _html_label(component.name, component.notes or "component")
+    rows = [f'<TR><TD PORT="top" BGCOLOR="#e4d7fb">{head}</TD></TR>']
+    for number, one in enumerate(component.services):
+        said = "<BR/>" + _SMALL.format(_html(one.notes)) if one.notes else ""
+        rows.append(f'<TR><TD PORT="service{number}">{_html(one.name)}{said}</TD></TR>')
+    table = f"{_SERVICES}{''.join(rows)}</TABLE>"
+    return f"{_id('component', component.name)} [shape=plain, style=solid, label=<{table}>]"
+
+
+def _pairs(graph: Graph) -> Iterator[tuple[str, CallerNode]]:
+    """Yield the port of each service with each of its callers."""
+    for component in graph.components:
+        for number, one in enumerate(component.services):
+            for caller in one.callers:
+                yield f"{_id('component', component.name)}:service{number}", caller
+
+
 def _edges(graph: Graph) -> Iterator[str]:
     ports = {
         (event, profile.name): f"{_id('profile', profile.name)}:way{number}"
@@ -297,6 +406,10 @@ def _edges(graph: Graph) -> Iterator[str]:
     for profile in graph.profiles:
         for target in profile.dead:
             yield f"{_id('profile', profile.name)}:top -> {_id('profile', target)}:top [{_DEAD}]"
+
+    for port, caller in _pairs(graph):
+        start = f"{_id(caller.kind, caller.key)}{':top' if caller.kind == 'component' else ''}"
+        yield f"{start} -> {port}:w [{_CALLS}]"
 
 
 def _html_label(name: str, *notes: str) -> str:
