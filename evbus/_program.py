@@ -45,8 +45,8 @@ LINGER = 1.0
 DESCRIPTION = "A plug-in event bus: every event goes to every destination that wants it."
 EXIT_CODES = """exit codes:
   0    everything was delivered, or all is well
-  1    something was not delivered or handled (run, put, demo, tail, replay), was left by the stop (listen),
-       or cannot be reached (check)
+  1    something was not delivered or handled (run, put, demo, tail, replay), was left by the stop (listen,
+       serve), cannot be reached (check, call, services), or was raised by the method (call)
   2    a mistake in the options, the profiles or the plugins; nothing was done
   3    everything was delivered but for what was refused: a line that is no event, or a body too large
   130  stopped at once by a second Ctrl-C or SIGTERM; what was not delivered is in the dead
@@ -96,7 +96,10 @@ class _Parser(argparse.ArgumentParser):
         if command and _name(written) in CONFIG and _name(written) not in CLI_CONFIG:
             self.error(f"{written} is no option of the command line, but {_elsewhere(_name(written))}")
         known = [one for one in self._option_string_actions if one.startswith("--")]
-        self.error(f"there is no option {written}{nearest(written, known)}")
+        hint = nearest(written, known)
+        if command == "call" and "did you mean" not in hint:
+            hint = f"; arguments of the method are written {_name(written)}=value"
+        self.error(f"there is no option {written}{hint}")
 
     def _parser_of(self, command: str | None) -> _Parser:
         for action in self._actions:

@@ -69,6 +69,12 @@ async def _services(hub, options):
         await hub.service.init.start(settings=options["services"], client=True)
         await hub.service.init.look()
         rows.append([f"registry {name}", "ok", ""])
+        known = hub.channel.init.names()
+        for component, channels in hub.service.init.report()["elsewhere"].items():
+            for channel in channels:
+                if channel not in known:
+                    said = f"there is no channel {channel!r} here{errors.absent(channel, known)}"
+                    rows.append([f"component {component}", "failed", said])
     except errors.ConfigError:
         raise
     except errors.ServiceError as exc:

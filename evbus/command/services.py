@@ -28,16 +28,17 @@ async def main(hub, options):
         )
     await hub.service.init.start(settings=options.get("services"), client=True)
     try:
-        http = [name for name, is_http in hub.channel.init.names().items() if is_http]
+        known = hub.channel.init.names()
         ways = {
             name: _settings.channel_settings(name, read.channels.get(name), _settings.HttpSettings)[1]
-            for name in http
+            for name, is_http in known.items()
+            if is_http
         }
         async with _where.servers(ways) as asking:
 
             async def look():
                 await hub.service.init.look()
-                return await _where.places(hub.service.init.report()["elsewhere"], asking, http)
+                return await _where.places(hub.service.init.report()["elsewhere"], asking, known)
 
             if options.get("watch"):
                 await _watch(options, look)

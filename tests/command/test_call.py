@@ -156,6 +156,8 @@ def test_without_an_interface_json_is_json_and_the_rest_is_text(shop: tuple[Shel
         (("Shop.__class__",), "Shop has no method '__class__'"),
         (("Shop.order", "nme=pen"), "Shop.order has no parameter 'nme'; did you mean 'name'?"),
         (("Shop.order",), "the argument 'name' is missing; it takes (name: str, count: int = 1, *, note: "),
+        (("Shop.order", "name", "=", "pen"), "an argument is written without spaces: name=value"),
+        (("Shop.order", "--name", "pen"), "no option --name; arguments of the method are written name=value"),
         (("Shop.order", "a", "1", "c"), "Shop.order: 'c' is one too many; it takes (name: str, count: int"),
         (("Shop.order", "a", "name=b"), "Shop.order: the argument 'name' is given twice"),
         (("Shop.order", "name=a", "name=b"), "Shop.order: the argument 'name' is given 2 times"),

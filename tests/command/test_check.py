@@ -233,6 +233,13 @@ def test_a_mistake_of_services_is_told(shell: Shell, text: str, component: str, 
     assert sentence in done.stderr
 
 
+def test_addresses_of_a_channel_that_there_is_not_are_told(shell: Shell) -> None:
+    shell.file("services.yml", "registry: {static: {mall: {rst: 'http://127.0.0.1:1'}}}\n")
+    done = shell.run("check", "--services", "services.yml")
+    assert done.returncode == 1
+    assert "component mall   failed  there is no channel 'rst' here; did you mean 'rest'?" in done.stdout
+
+
 def test_a_registry_and_a_channel_that_are_down_are_told(shell: Shell) -> None:
     down = "async def open(hub, ctx):\n    raise ConnectionError('the net is down')\n"
     shell.file("plugins/registry/far.py", f"{down}async def watch(hub, ctx, component):\n    yield []\n")

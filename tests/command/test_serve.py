@@ -161,6 +161,7 @@ def test_a_bus_delivers_what_components_send(shell: Shell) -> None:
         ),
         (("p.yml/",), 2, "p.yml/ is no file of Python, whose name ends in .py"),
         (("wrong.py",), 2, "the module 'wrong' cannot be imported: ZeroDivisionError: division by zero ("),
+        (("typo.py",), 2, "the module 'typo' cannot be imported: it is not valid Python: invalid syntax (/"),
         (("json.py",), 2, "is called as another module is, "),
         (
             ("unfinished.py",),
@@ -181,6 +182,7 @@ def test_a_bus_delivers_what_components_send(shell: Shell) -> None:
 def test_a_mistake_is_one_sentence(market: Shell, args: tuple[str, ...], code: int, sentence: str) -> None:
     market.file("empty/readme.py", "x = 1\n")
     market.file("wrong.py", "1 / 0\n")
+    market.file("typo.py", "x = 1\nretrn x\n")
     market.file("json.py", UNFINISHED)
     market.file("unfinished.py", UNFINISHED)
     market.file("broken.py", BROKEN)

@@ -23,6 +23,7 @@ class Checks:
     async def disk(self, result):
         result.set_status(HealthStatus.{}, "97 % used")
 """
+PIGEON = "async def invoke(hub, ctx, call, address): ...\n"
 #: A registry that is a file: each line is component, channel and address. It is read ten times a second.
 REGISTRY = """
 import asyncio
@@ -84,8 +85,9 @@ def told(status: int, body: bytes) -> bytes:
 
 
 def settings(shell: Shell, static: object) -> tuple[str, ...]:
+    shell.file("plugins/channel/pigeon.py", PIGEON)
     shell.file("services.yml", json.dumps({"registry": {"static": static}}))
-    return "services", "--services", "services.yml"
+    return "services", "--services", "services.yml", "--plugin-dirs", "plugins"
 
 
 @pytest.mark.parametrize(
@@ -102,14 +104,14 @@ def test_servers_say_how_they_are(shell: Shell, status: str, health: str, reason
     with serving(shell, "shop", "checks") as served:
         where = {
             "mall": {"dispatch-json": served.url, "rest": served.url},
-            "queues": {"amqp": "amqp://u:pw@h/"},
+            "queues": {"pigeon": "amqp://u:pw@h/"},
         }
         command = settings(shell, where)
         done = shell.run(*command)
         rows = [line.split(maxsplit=5) for line in done.stdout.splitlines()]
         assert rows[0] == ["component", "channels", "address", "health", "reason"]
         assert rows[2][:5] == ["mall", "dispatch-json,", "rest", served.url, health]
-        assert rows[3] == ["queues", "amqp", "amqp://u:***@h/", "-"]
+        assert rows[3] == ["queues", "pigeon", "amqp://u:***@h/", "-"]
         done = shell.run(*command, "--json")
         assert done.returncode == code
         first, second = json.loads(done.stdout)
@@ -153,6 +155,12 @@ def test_one_that_is_away_is_told_with_its_reason(shell: Shell) -> None:
     away, wrong = done.stdout.splitlines()[2:]
     assert away.endswith("  away    nothing listens there (connection refused)")
     assert wrong.endswith("  away    it is no URL of HTTP; write it as http://host:port or https://host:port")
+
+
+def test_a_channel_that_there_is_not_is_told(shell: Shell) -> None:
+    done = shell.run(*settings(shell, {"mall": {"rst": nobody()}}))
+    assert done.returncode == 0
+    assert done.stdout.endswith("  -       there is no channel 'rst' here; did you mean 'rest'?\n")
 
 
 def test_a_registry_that_knows_nobody(shell: Shell) -> None:
@@ -221,6 +229,7 @@ def test_watch_goes_on_while_its_registry_is_away(shell: Shell) -> None:
     shell.file("plugins/registry/lines.py", REGISTRY)
     shell.file("services.yml", "registry: {lines: {path: where.txt}}\n")
     shell.file("where.txt", f"mall rest {nobody()}\n")
+    shell.file("plugins/channel/pigeon.py", PIGEON)
     watch = ("services", "--services", "services.yml", "--plugin-dirs", "plugins", "--watch", "--json")
     with shell.start(*watch[:-1]) as watching, shell.start(*watch) as machine:
         wait_for(watching.stdout, "away")
@@ -229,8 +238,8 @@ def test_watch_goes_on_while_its_registry_is_away(shell: Shell) -> None:
         assert " the registry lines cannot be asked: FileNotFoundError: " in wait_for(
             watching.stdout, "asked"
         )
-        shell.file("where.txt", "web amqp q\n")
-        assert " web at q over amqp: health not told\n" in wait_for(watching.stdout, "web")
+        shell.file("where.txt", "web pigeon q\n")
+        assert " web at q over pigeon: health not told\n" in wait_for(watching.stdout, "web")
         for process in (watching, machine):
             process.send_signal(signal.SIGINT)
             assert process.wait(TIMEOUT) == 0

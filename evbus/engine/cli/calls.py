@@ -154,6 +154,8 @@ def read(written: Sequence[str]) -> Written:
                 if name in found.objects:
                     raise ConfigError(f"the argument {one_line(repr(name), 100)} is given twice")
                 found.objects[name] = value
+        elif each in ("=", ":="):
+            raise ConfigError(f"an argument is written without spaces: name{each}value")
         else:
             found.unnamed.append(each)
     for name in found.named:

@@ -11,7 +11,7 @@ from evbus.engine.codec import json
 from evbus.engine.kit.redact import one_line, redact
 from evbus.engine.service.callers import missing
 from evbus.engine.service.settings import HttpSettings
-from evbus.errors import PayloadError
+from evbus.errors import PayloadError, nearest
 
 __all__ = ["AWAY", "Place", "Servers", "changes", "is_down", "places", "servers"]
 
@@ -120,33 +120,42 @@ async def servers(settings: Mapping[str, HttpSettings]) -> AsyncIterator[Servers
         await made.close()
 
 
-async def places(known: Mapping[str, Mapping[str, Any]], asking: Servers, http: Iterable[str]) -> list[Place]:
+async def places(
+    known: Mapping[str, Mapping[str, Any]], asking: Servers, http: Mapping[str, bool]
+) -> list[Place]:
     """Return the places of components, with their health; all are asked at once.
 
     :param known: what the report of services has of components elsewhere.
-    :param http: the channels whose addresses have a health.
+    :param http: the channels that there are; true are those whose addresses have a health.
     """
     found: dict[tuple[str, str], list[str]] = {}
     for component, located in known.items():
         addresses = [(each["address"], channel) for channel, several in located.items() for each in several]
         for address, channel in addresses or [("", "")]:
             found.setdefault((component, address), []).append(channel)
-    ways = set(http)
     asked: dict[str, asyncio.Task[tuple[str, str]]] = {}
     async with asyncio.TaskGroup() as group:
         for (_, address), channels in found.items():
-            way = next((one for one in channels if one in ways), None)
+            way = next((one for one in channels if http.get(one)), None)
             if way is not None and address not in asked:
                 asked[address] = group.create_task(asking.ask(way, address))
-    return [_place(component, address, channels, asked) for (component, address), channels in found.items()]
+    answers = {address: one.result() for address, one in asked.items()}
+    return [
+        _place(component, address, channels, answers.get(address) or _unasked(channels, http))
+        for (component, address), channels in found.items()
+    ]
 
 
-def _place(
-    component: str, address: str, channels: Sequence[str], asked: Mapping[str, asyncio.Task[tuple[str, str]]]
-) -> Place:
+def _unasked(channels: Sequence[str], known: Iterable[str]) -> tuple[str, str]:
+    """Return why an address is not asked how it is."""
+    strange = [one for one in channels if one not in known]
+    return UNKNOWN, f"there is no channel {strange[0]!r} here{nearest(strange[0], known)}" if strange else ""
+
+
+def _place(component: str, address: str, channels: Sequence[str], answer: tuple[str, str]) -> Place:
     if not address:
         return Place(component, (), "", AWAY, "the registry has no address of it now")
-    health, reason = asked[address].result() if address in asked else (UNKNOWN, "")
+    health, reason = answer
     return Place(component, tuple(channels), redact(address), health, reason)
 
 

@@ -51,6 +51,8 @@ def imported(name: str, folder: str, *, whole: bool = False) -> ModuleType:
             ) from None
         reason = one_line(str(exc)) if isinstance(exc, ModuleNotFoundError) else problem_text(exc)
         where = place(exc)
+        if isinstance(exc, SyntaxError) and exc.filename:
+            reason, where = f"it is not valid Python: {exc.msg}", f"{exc.filename}:{exc.lineno}"
         raise ConfigError(
             f"the module {name!r} cannot be imported: {reason}{f' ({where})' if where else ''}"
         ) from exc
