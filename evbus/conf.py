@@ -402,7 +402,7 @@ CLI_CONFIG = {
     "subsystem": {"positional": True, "nargs": "?", "subcommands": ["plugins"]},
     "events": {"action": "extend", "nargs": "+", "subcommands": ["asyncapi", "graph"]},
     "interfaces": {"action": "extend", "nargs": "+", "subcommands": ["call", "asyncapi", "graph", "openapi"]},
-    "services": {"subcommands": ["serve", "call", "services", "check"]},
+    "services": {"subcommands": ["serve", "call", "services", "check", "asyncapi", "graph"]},
     "watch": {"action": "store_true", "subcommands": ["services"]},
     "json": {"action": "store_true", "subcommands": ["services"]},
     "method": {"positional": True, "nargs": "*", "subcommands": ["call"]},
@@ -499,9 +499,10 @@ SUBCOMMANDS = {
         "help": "Describe events, listeners and profiles as an AsyncAPI 3.0 document",
         "desc": "Write an AsyncAPI 3.0.0 document of the events that the listeners of --listeners, "
         "--plugin-dirs and --listen-to listen to, and of those in the modules that --events names: where the "
-        "profiles send and receive them, and JSON Schemas of them. Nothing is connected to, and no login, "
-        "password or key is in it. Events that nobody here listens to are taken to be sent with --profile. "
-        "Exit codes: 0, or 2 when there is a mistake in the options, modules, plugins or profiles.",
+        "profiles send and receive them, and JSON Schemas of them; with --services also of the requests and "
+        "replies of services over brokers. Nothing is connected to, and no login, password or key is in it. "
+        "Events that nobody here listens to are taken to be sent with --profile. Exit codes: 0, or 2 when "
+        "there is a mistake in the options, modules, plugins or profiles.",
     },
     "openapi": {
         "help": "Describe methods of services that have a path as an OpenAPI 3.1 document",

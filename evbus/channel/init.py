@@ -62,6 +62,22 @@ async def open(hub, name, services):  # noqa: A001 - the name of the step in all
     )
 
 
+def brokered(hub, services, component):
+    """Yield where a component is called over brokers: channel, profile, address and content type.
+
+    They are the channels that have settings, and say themselves where components are.
+    """
+    for name in services.channels:
+        plugin = next((module for module in _modules(hub) if _name(module) == name), None)
+        if plugin is None or "address" not in plugin._funcs:
+            continue
+        own = _read(hub, name, services)[1]
+        ctx = SafeNamespaceDict(profile=own, name=name, state=None)
+        address = _face.direct(plugin._funcs["address"])(ctx, component)
+        kind = "application/json" if getattr(own, "encoding", "") == "json" else "application/msgpack"
+        yield name, getattr(own, "profile", "default"), address, kind
+
+
 def _modules(hub):
     return [module for module in hub.channel if module.__name__ != "init"]
 

@@ -17,10 +17,15 @@ async def main(hub, options):
     path = options.get("output")
     kind = _output.chosen(options.get("format"), path, FORMATS, "json")
     found = await hub.command.asyncapi.catalogue(options)
-    if not found.events:
+    if not (found.events or found.ways):
+        unreached = ""
+        if found.services:
+            unreached = (
+                "; no broker is known over which services are called: name their settings with --services"
+            )
         raise errors.ConfigError(
             "there are no events: name the modules that hold them with --events, those of listeners with "
-            "--listeners, or folders of listeners with --plugin-dirs"
+            f"--listeners, or folders of listeners with --plugin-dirs{unreached}"
         )
     document = _asyncapi.document(
         found,
@@ -82,7 +87,36 @@ async def catalogue(hub, options):
     plans = hub.service.init.planned()
     callers = _services.callers_in(plans, calling)
     others = [*interfaces, *(spec for caller in callers for spec in caller.calls)]
-    return found._replace(services=_services.services(plans, others), callers=callers)
+    services = _services.services(plans, others)
+    return found._replace(
+        services=services, callers=callers, ways=list(_ways(hub, options, services, found.profiles))
+    )
+
+
+def _ways(hub, options, services, profiles):
+    """Yield where services are called over the brokers that the settings of services have.
+
+    :raises ProfileError: a channel goes through a profile that there is none of.
+    """
+    from evbus.engine.describe import services as _services
+    from evbus.engine.service import settings as _settings
+
+    if options.get("services") is None:
+        return
+    read = _settings.read(options["services"])
+    hub.channel.init.check(read)
+    known = {(one.provider, one.name): one for one in profiles}
+    for one in services:
+        for channel, profile, address, content_type in hub.channel.init.brokered(read, one.component):
+            if (channel, profile) not in known:
+                names = [name for provider, name in known if provider == channel]
+                hint = errors.nearest(profile, names)
+                raise errors.ProfileError(
+                    f"there is no profile {profile!r} of the provider {channel}{hint}",
+                    source="services",
+                    path=f"channels.{channel}.profile",
+                )
+            yield _services.ServiceWay(one, known[channel, profile], address, content_type)
 
 
 def _loaded(hub, room):

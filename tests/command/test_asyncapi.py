@@ -11,6 +11,8 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
+from tests.command.calling import OPTIONS as MALL
+from tests.command.calling import open_mall
 from tests.command.kit import Shell
 from tests.command.shop import OPTIONS, SECRETS, open_shop
 
@@ -306,4 +308,150 @@ def test_a_mistake_is_one_sentence(shell: Shell, options: tuple[str, ...], sente
     shell.file("broken/listener/wrong.py", "def on(:\n")
     done = shell.run("asyncapi", *options)
     assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
+
+
+# Services
+
+#: A message system of our own: where services are called over it, and where events go.
+PIGEON = """
+import msgspec
+
+class Settings(msgspec.Struct):
+    profile: str = "default"
+    encoding: str = "msgpack"
+
+def __init__(hub):
+    hub.channel.pigeon.PROFILE = Settings
+
+async def invoke(hub, ctx, call, address): ...
+
+def address(hub, ctx, component):
+    return f"evbus.service.{component}"
+"""
+TILL = """
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from evbus.api import Service, method, service
+
+@dataclass
+class Coin:
+    value: int
+    of: "Coin | None" = None
+
+class Empty(Exception):
+    pass
+
+@service()
+class Till(Service):
+    @method(timeout=5, idempotent=True, raises=[Empty])
+    async def pay(self, coin: Coin, /, times: int = 1, *, note: str | None = None) -> Coin:
+        \"\"\"Pay.
+
+        With coins.
+
+        :param coin: what is paid with
+        :returns: the change
+        \"\"\"
+
+    def coins(self, wanted: AsyncIterator[int]) -> AsyncIterator[Coin]: ...
+"""
+
+
+def open_pigeons(shell: Shell, settings: str = "channels: {pigeon: {}}\n") -> tuple[str, ...]:
+    """Write a message system, and settings by which services are called over it; return the options."""
+    shell.file("plugins/channel/pigeon.py", PIGEON)
+    shell.file("plugins/ingress/pigeon.py", "async def publish(hub, ctx, routing_key, body): ...\n")
+    shell.file("profiles.yml", 'pigeon: {default: {url: "pigeon://user:s3cr3t-w0rd@loft.example:99"}}\n')
+    shell.file("services.yml", settings)
+    return "--plugin-dirs", "plugins", "--profiles", "profiles.yml", "--services", "services.yml"
+
+
+def test_services_over_a_broker_are_requests_with_replies(shell: Shell) -> None:
+    shell.file("till.py", TILL)
+    done = shell.run("asyncapi", "--interfaces", "till", *open_pigeons(shell))
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert mistakes(document) == []
+    assert all(isinstance(at(document, reference), dict) for reference in references(document))
+    assert "s3cr3t" not in done.stdout
+    assert list(document["operations"]) == ["send.till-till-pay", "send.till-till-coins"]
+    pay = document["operations"]["send.till-till-pay"]
+    assert pay["action"] == "send"
+    assert (pay["title"], pay["summary"], pay["description"]) == ("till:till:pay", "Pay.", "With coins.")
+    assert pay["x-evbus-service"] == {
+        "component": "till",
+        "service": "till",
+        "method": "pay",
+        "timeout": 5.0,
+        "idempotent": True,
+    }
+    there = at(document, pay["channel"])
+    assert there["address"] == "evbus.service.till"
+    assert [at(document, one)["host"] for one in there["servers"]] == ["loft.example:99"]
+    assert pay["reply"]["address"] == {"location": "$message.header#/replyTo"}
+    assert at(document, pay["reply"]["channel"])["address"] is None
+
+
+def test_requests_and_replies_fit_what_is_sent(shell: Shell) -> None:
+    shell.file("till.py", TILL)
+    done = shell.run("asyncapi", "--interfaces", "till", *open_pigeons(shell))
+    document = json.loads(done.stdout)
+
+    def message(reference: dict[str, str]) -> Any:
+        found = at(document, at(document, reference))
+        assert found["contentType"] == "application/msgpack"
+        return Draft7Validator({**found["payload"], "components": document["components"]})
+
+    pay = document["operations"]["send.till-till-pay"]
+    request, reply = message(pay["messages"][0]), message(pay["reply"]["messages"][0])
+    call = {"method": "till:till:pay", "args": [{"value": 1, "of": {"value": 2, "of": None}}, 2]}
+    assert request.is_valid(call)
+    assert request.is_valid({**call, "kwargs": {"note": None}})
+    assert not request.is_valid({**call, "method": "till:till:rob"})
+    assert not request.is_valid({**call, "args": ["coin"]})
+    assert not request.is_valid({**call, "kwargs": {"nte": "x"}})
+    assert reply.is_valid({"result": {"value": 1, "of": None}, "exception": None})
+    failed = {"type": "Empty", "reason": "there is nothing"}
+    assert reply.is_valid({"result": None, "exception": "there is nothing", "error": failed})
+    assert not reply.is_valid({"result": "coin", "exception": None})
+    coins = document["operations"]["send.till-till-coins"]
+    assert coins["x-evbus-service"]["streams"] == ["wanted", "result"]
+    assert message(coins["reply"]["messages"][0]).is_valid({"result": [{"value": 1, "of": None}]})
+
+
+def test_what_runs_here_receives(shell: Shell) -> None:
+    open_mall(shell)
+    done = shell.run("asyncapi", *MALL, *open_pigeons(shell, "channels: {pigeon: {encoding: json}}\n"))
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    assert mistakes(document) == []
+    assert [name for name in document["operations"] if "OrderPlaced" not in name] == [
+        "send.bank-bank-book",
+        "send.idle-idle-rest",
+        "receive.mall-shop-order",
+        "receive.mall-till-pay",
+    ]
+    assert document["components"]["messages"]["mall-shop-order.request"]["contentType"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            "channels: {pigeon: {profile: defalt}}\n",
+            "channels.pigeon.profile: there is no profile 'defalt' of ",
+        ),
+        (
+            "channels: {rest: {}}\n",
+            "; no broker is known over which services are called: name their settings",
+        ),
+        ("channels: {pigon: {}}\n", "channels.pigon: there is no channel 'pigon'; did you mean 'pigeon'?"),
+    ],
+)
+def test_a_mistake_in_the_settings_of_services(shell: Shell, settings: str, sentence: str) -> None:
+    shell.file("till.py", TILL)
+    done = shell.run("asyncapi", "--interfaces", "till", *open_pigeons(shell, settings))
+    assert done.returncode == 2
     assert sentence in done.stderr

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from evbus.engine.describe import asyncapi_calls
 from evbus.engine.describe.asyncapi_schema import payloads
 from evbus.engine.describe.catalogue import Catalogue, KnownListener, Operation
 from evbus.engine.handling.events.channel import servers
@@ -68,13 +69,18 @@ def document(
     :raises ConfigError: the fields of an event cannot be described.
     """
     writer = _Writer(found)
-    schemas, components = payloads(found.events)
+    called = asyncapi_calls.calls(found.ways)
+    schemas, components = payloads(found.events, asyncapi_calls.kinds(called))
     shared = _shared_headers(pipeline)
     writer.add_servers()
     writer.add_operations()
+    writer.add_calls(called, schemas)
     schemes = {name: {"type": name} for name in sorted(writer.logins)}
     parts: dict[str, Any] = {
-        "messages": {writer.messages[event.name]: _message(event, schemas, shared) for event in found.events},
+        "messages": {
+            **{writer.messages[event.name]: _message(event, schemas, shared) for event in found.events},
+            **writer.calls,
+        },
         "schemas": {**shared, **components},
         "securitySchemes": schemes,
     }
@@ -115,6 +121,7 @@ class _Writer:
 
     :ivar messages: their ids, by the names of events.
     :ivar logins: the security schemes that are used.
+    :ivar calls: the messages of services.
     """
 
     def __init__(self, found: Catalogue) -> None:
@@ -123,6 +130,7 @@ class _Writer:
         self.channels: dict[str, Any] = {}
         self.operations: dict[str, Any] = {}
         self.logins: set[str] = set()
+        self.calls: dict[str, Any] = {}
         self._found = found
         self._servers: dict[tuple[str, str], list[str]] = {}
         self._channels: dict[tuple[Any, ...], str] = {}
@@ -160,6 +168,49 @@ class _Writer:
         ]
         for name, several, coming in _named(received):
             self._receive(f"receive.{name}", several, coming)
+
+    def add_calls(self, found: Sequence[asyncapi_calls.DescribedCall], schemas: Mapping[str, Any]) -> None:
+        """Add an Operation Object with a reply for each method of services that is called over a broker."""
+        named = [(f"{'receive' if one.here else 'send'}.{one.name}", one) for one in found]
+        for name, several, one in _named(named):
+            endpoint = one.way.endpoint
+            profile = (endpoint.provider, endpoint.name)
+            to = Channel(one.way.address, "queue")
+            back = Channel(None, "reply")
+            where = self._service_channel(profile, f"{'.'.join(profile)}.{one.way.address}", to)
+            answers = self._service_channel(profile, f"{'.'.join(profile)}.replies", back)
+            asked = self._service_message(where, f"{one.name}.request", asyncapi_calls.request(one, schemas))
+            told = self._service_message(answers, f"{one.name}.reply", asyncapi_calls.reply(one, schemas))
+            free = _free(f"{name}.{endpoint.full_name}" if several else name, self.operations)
+            self.operations[free] = {
+                "action": "receive" if one.here else "send",
+                "channel": _ref("channels", where),
+                "messages": [_ref("channels", where, "messages", asked)],
+                "reply": {
+                    "address": {"location": "$message.header#/replyTo"},
+                    "channel": _ref("channels", answers),
+                    "messages": [_ref("channels", answers, "messages", told)],
+                },
+                **dict(asyncapi_calls.about(one)),
+            }
+
+    def _service_channel(self, profile: tuple[str, str], wanted: str, about: Channel) -> str:
+        """Return the id of a Channel Object for requests or replies, made if there is none yet."""
+        key = (profile, wanted)
+        name = self._channels.get(key)
+        if name is None:
+            name = self._channels[key] = _free(wanted, self.channels)
+            self.channels[name] = _channel(about, self._servers[profile])
+        return name
+
+    def _service_message(self, channel: str, wanted: str, message: dict[str, Any]) -> str:
+        """Return the id of a message in a channel, made if there is none yet."""
+        plain = _free(wanted, ())
+        if self.calls.get(plain) != message:
+            plain = _free(wanted, {*self.calls, *self.messages.values()})
+            self.calls[plain] = message
+        self.channels[channel]["messages"][plain] = _ref("components", "messages", plain)
+        return plain
 
     def _receive(self, name: str, several: bool, coming: Operation) -> None:
         listener = coming.listener

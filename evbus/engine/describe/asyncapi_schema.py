@@ -27,17 +27,20 @@ _ONE = (
 )
 
 
-def payloads(events: Iterable[EventSpec]) -> tuple[dict[str, Any], dict[str, Any]]:
+def payloads(
+    events: Iterable[EventSpec], others: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the schema of each event's payload by the event's name, and the schemas that they refer to.
 
     They describe what the serializers write. An event without a class has the schema of anything.
 
+    :param others: further types, whose schemas are returned as well, by their names, such as ``method x``.
     :raises ConfigError: a type cannot be described; names the event.
     """
-    kinds = {event.name: event.cls for event in events if event.cls is not None}
-    schemas, components = schemas_of(kinds, "the event")
+    kinds = {f"event {event.name}": event.cls for event in events if event.cls is not None}
+    schemas, components = schemas_of({**kinds, **(others or {})}, "the")
     return (
-        {name: _draft7(schema) for name, schema in schemas.items()},
+        {name.removeprefix("event "): _draft7(schema) for name, schema in schemas.items()},
         {name: _draft7(components[name]) for name in sorted(components)},
     )
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from evbus.engine.core.endpoint import Endpoint, Plugin
 from evbus.engine.core.intake import sources as intake_sources
 from evbus.engine.core.profiles import providers
-from evbus.engine.describe.services import KnownCaller, KnownService
+from evbus.engine.describe.services import KnownCaller, KnownService, ServiceWay
 from evbus.engine.handling.events.channel import received, sent
 from evbus.engine.handling.events.declare import EventSpec, ListenerSpec, spec_of, subscription_of
 from evbus.engine.handling.events.listener import short_name
@@ -107,6 +107,7 @@ class Catalogue(NamedTuple):
     :ivar problems: a sentence for each event that goes nowhere, and each listener that gets nothing.
     :ivar services: those of components here, and those of others that are known by their interfaces.
     :ivar callers: what takes proxies of them.
+    :ivar ways: where they are called over brokers.
     """
 
     events: list[EventSpec]
@@ -118,6 +119,7 @@ class Catalogue(NamedTuple):
     problems: list[str]
     services: Sequence[KnownService] = ()
     callers: Sequence[KnownCaller] = ()
+    ways: Sequence[ServiceWay] = ()
 
 
 def events_in(module: ModuleType) -> list[type]:

@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from evbus.engine.core.endpoint import Endpoint
 from evbus.engine.handling.annotations import namespaces, resolved
 from evbus.engine.service.declare import ServiceSpec, is_interface, service_spec
 from evbus.engine.service.implementations import Plan
 
-__all__ = ["KnownCaller", "KnownService", "callers_in", "services"]
+__all__ = ["KnownCaller", "KnownService", "ServiceWay", "callers_in", "services"]
 
 
 class KnownService(NamedTuple):
@@ -42,6 +43,20 @@ class KnownCaller(NamedTuple):
     name: str
     place: str
     calls: tuple[ServiceSpec, ...]
+
+
+class ServiceWay(NamedTuple):
+    """That a service is called over a broker.
+
+    :ivar endpoint: the profile of the broker.
+    :ivar address: where requests are sent there.
+    :ivar content_type: of requests and replies.
+    """
+
+    service: KnownService
+    endpoint: Endpoint
+    address: str
+    content_type: str
 
 
 def services(plans: Iterable[Plan], others: Iterable[ServiceSpec]) -> list[KnownService]:
