@@ -38,12 +38,14 @@ from evbus.engine.service.declare import (
     Component,
     ComponentStatus,
     Service,
+    authorize,
     component,
     implementation,
     method,
     rest,
     service,
 )
+from evbus.engine.service.guard import Caller, caller
 from evbus.engine.service.health import (
     HealthCheckManager,
     HealthStatus,
@@ -60,6 +62,7 @@ __all__ = [
     "AbstractHandler",
     "Body",
     "BusHandle",
+    "Caller",
     "ChannelAddress",
     "Component",
     "ComponentStatus",
@@ -87,7 +90,9 @@ __all__ = [
     "Subscription",
     "SyncBus",
     "Unavailable",
+    "authorize",
     "bus",
+    "caller",
     "command",
     "component",
     "delete",

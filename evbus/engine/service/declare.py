@@ -12,6 +12,7 @@ from enum import Enum
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple, Never, TypeVar
 
+from evbus.engine.service.access import ACCESS, OPEN, Access
 from evbus.engine.service.health import Health, HealthCheckManager
 from evbus.engine.service.method import OPTIONS, CallOptions, MethodSpec, read_method, seconds
 from evbus.engine.service.rest import check_errors
@@ -26,6 +27,7 @@ __all__ = [
     "ComponentStatus",
     "Service",
     "ServiceSpec",
+    "authorize",
     "component",
     "implementation",
     "interfaces_in",
@@ -41,11 +43,13 @@ __all__ = [
 
 _SERVICE, _COMPONENT, _IMPLEMENTS = "__evbus_service__", "__evbus_component__", "__evbus_implements__"
 _REST = "__evbus_rest__"
+_SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 _Class = TypeVar("_Class", bound=type)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Declared = TypeVar("_Declared", bound=Callable[..., Any])
 
 
 class ComponentStatus(Enum):
@@ -178,6 +182,7 @@ class ServiceSpec:
     def _read(self) -> dict[str, MethodSpec]:
         prefix, errors = getattr(self.cls, _REST, ("", {}))
         options = self.options._replace(raises=tuple(dict.fromkeys([*self.options.raises, *errors])))
+        access = getattr(self.cls, ACCESS, OPEN)
         found: dict[str, MethodSpec] = {}
         for owner in reversed(self.cls.__mro__):
             if not issubclass(owner, Service) or owner in (Service, Component, AbstractComponent):
@@ -186,7 +191,7 @@ class ServiceSpec:
                 if name.startswith("_"):
                     continue
                 if inspect.isfunction(function):
-                    found[name] = read_method(self.cls.__name__, name, function, self._names, options)
+                    found[name] = read_method(self.cls.__name__, name, function, self._names, options, access)
                 elif isinstance(function, (classmethod, staticmethod, property)):
                     raise ServiceSignatureError(
                         f"{self.cls.__name__}.{name} is a {type(function).__name__}; an interface has "
@@ -265,6 +270,38 @@ def method(
         own = _options(name, timeout, hedge_after, raises, idempotent=idempotent)
         setattr(function, OPTIONS, own)
         return function
+
+    return declare
+
+
+def authorize(*scopes: Any, anonymous: bool = False) -> Callable[[_Declared], _Declared]:
+    """Say of a method who may call it from outside; of an interface, that of its methods that say nothing.
+
+    Where the setting ``auth`` has callers asked, those that are known may call what has no ``@authorize``.
+
+    :param scopes: what the caller needs, all of them; none for anybody who is known.
+    :param anonymous: anybody may, also who does not say who he is.
+    :raises ServiceSignatureError: a scope is no word, or anybody may who needs scopes.
+    """
+    if scopes and not isinstance(scopes[0], str):
+        _refuse_bare(scopes[0], "authorize")
+    for scope in scopes:
+        # RFC 6749, section 3.3.
+        if not isinstance(scope, str) or not _SCOPE.fullmatch(scope):
+            raise ServiceSignatureError(
+                'a scope is a word without spaces, quotes and backslashes, as in @authorize("shop:read"), '
+                f"and not {scope!r}"
+            )
+    if scopes and anonymous:
+        raise ServiceSignatureError(
+            "@authorize has scopes, which nobody who is anonymous has: leave out one of them"
+        )
+
+    def declare(declared: _Declared) -> _Declared:
+        setattr(declared, ACCESS, Access(tuple(dict.fromkeys(scopes)), anonymous, declared=True))
+        if isinstance(declared, type) and _SERVICE in vars(declared):
+            service_spec(declared).check()
+        return declared
 
     return declare
 

@@ -15,8 +15,10 @@ from evbus.engine.handling.frame import CURRENT, Invocation, resume
 from evbus.engine.handling.within import Limit
 from evbus.engine.kit.redact import one_line
 from evbus.engine.kit.waiting import failure_of, running
+from evbus.engine.service.access import Access
 from evbus.engine.service.declare import ServiceSpec
 from evbus.engine.service.failures import MethodFailed
+from evbus.engine.service.guard import Caller, calling, check
 from evbus.engine.service.method import MethodSpec
 from evbus.errors import (
     AuthorizationError,
@@ -42,6 +44,7 @@ class HostedMethod(NamedTuple):
 
     :ivar component: the name of the component that has its service.
     :ivar implementation: the object; ``function`` is its method.
+    :ivar access: who may call it from outside.
     """
 
     component: str
@@ -49,6 +52,7 @@ class HostedMethod(NamedTuple):
     spec: MethodSpec
     implementation: Any
     function: Callable[..., Any]
+    access: Access
 
     @property
     def name(self) -> str:
@@ -61,12 +65,20 @@ class Hosted:
 
     :param around: returns the interceptors that are around each call, None where there are none.
     :param threads: plain methods that may run at once; the others wait, within their deadlines.
+    :param anonymous: returns whether anybody may call a method, ``component:service:method``, as the settings
+        say.
     :ivar active: calls that are under way.
     """
 
-    def __init__(self, around: Callable[[], Around | None], threads: int = THREADS) -> None:
+    def __init__(
+        self,
+        around: Callable[[], Around | None],
+        threads: int = THREADS,
+        anonymous: Callable[[str], bool] = lambda name: False,
+    ) -> None:
         self.active = 0
         self._around = around
+        self._anonymous = anonymous
         self._methods: dict[str, HostedMethod] = {}
         self._implementations: dict[type, Any] = {}
         self._threads = Threads(threads, "services")
@@ -82,9 +94,10 @@ class Hosted:
         """Let the methods of a service be called."""
         self._implementations[service.cls] = implementation
         for spec in service.methods.values():
-            method = HostedMethod(
-                component, service, spec, implementation, getattr(implementation, spec.name)
-            )
+            function = getattr(implementation, spec.name)
+            method = HostedMethod(component, service, spec, implementation, function, spec.access)
+            if self._anonymous(method.name):
+                method = method._replace(access=spec.access._replace(anonymous=True))
             self._methods[method.name] = method
 
     def implementation(self, interface: type) -> Any:
@@ -95,12 +108,16 @@ class Hosted:
         """Yield every method, in the order of components and declarations."""
         yield from self._methods.values()
 
-    def find(self, name: str) -> HostedMethod:
+    def find(self, name: str, caller: Caller | None = None) -> HostedMethod:
         """Return the method that is called ``component:service:method``: one that is declared, nothing else.
 
+        :param caller: who asks; nobody that is known is told of no method but those that anybody may call.
         :raises LocalServiceError: there is none. What there is instead stands in the log, for who runs this.
+        :raises AuthorizationError: who asks has not said who he is.
         """
         found = self._methods.get(name)
+        if caller is not None and not caller.name and (found is None or not found.access.anonymous):
+            raise AuthorizationError("who calls is not known: send a token, or show a certificate")
         if found is None:
             shown = one_line(repr(name), 200)
             log.info("a method was called that there is none of: %s%s", shown, nearest(name, self._methods))
@@ -115,6 +132,7 @@ class Hosted:
         *,
         headers: Mapping[str, str],
         seconds: float | None,
+        caller: Caller | None = None,
     ) -> Any:
         """Call a method and return its result. Cancelled, it is cancelled; a plain one ends in its thread.
 
@@ -122,16 +140,18 @@ class Hosted:
         :param headers: what travelled with it; the interceptors see it, and what is called within passes it
             on.
         :param seconds: that are left for it, None for any time.
+        :param caller: who calls, as a :class:`.Guard` has said; None where nobody is asked.
         :raises InvalidPayload: the arguments do not fit.
         :raises ServiceTimeout: it took longer.
         :raises AuthorizationError: who calls may not.
         :raises Unavailable: the services are stopping.
         :raises MethodFailed: it was called, and raised something.
         """
+        check(caller, method.access, method.spec.title)
         if seconds is not None and seconds <= 0:
             raise ServiceTimeout(f"{method.spec.title}: its deadline was over when it came here")
         request = _Request(method, args, kwargs, headers, seconds)
-        with self._counted():
+        with self._counted(), calling(caller):
             try:
                 async with asyncio.timeout(seconds) as deadline:
                     return await self._intercepted(request, self._run)
@@ -149,15 +169,18 @@ class Hosted:
         kwargs: Mapping[str, Any],
         *,
         headers: Mapping[str, str],
+        caller: Caller | None = None,
     ) -> AsyncGenerator[Any, None]:
         """Yield what a method yields; closed, it is closed. Parameters and errors as for :meth:`call`.
 
         The interceptors are around its beginning, and what they have set is there until its end.
         """
+        check(caller, method.access, method.spec.title)
         request = _Request(method, args, kwargs, headers, None)
         with self._counted():
             try:
-                context: Context = await self._intercepted(request, self._begin)
+                with calling(caller):
+                    context: Context = await self._intercepted(request, self._begin)
                 async with aclosing(_items(request.items, context)) as items:
                     async for item in items:
                         yield item

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from evbus.engine.handling.annotations import namespaces, resolved, written
 from evbus.engine.handling.providers import Injector
 from evbus.engine.handling.signature import Dependency, dependencies_of, values_of
+from evbus.engine.service.access import ACCESS
 from evbus.engine.service.declare import (
     AbstractComponent,
     ComponentSpec,
@@ -145,6 +146,10 @@ def check(cls: Any) -> None:
             raise ServiceSignatureError(f"an object of {name} was handed over; hand over {name}, the class")
         shown = cls.__qualname__ if isinstance(cls, type) else repr(cls)
         raise ServiceSignatureError(f"{shown} is no implementation: it has no @implementation()")
+    if ACCESS in vars(cls):
+        raise ServiceSignatureError(
+            f"{cls.__qualname__}{place(cls)} has @authorize, which stands on an interface, for callers to see"
+        )
     for spec in interfaces_of(cls):
         for method in spec.methods.values() if isinstance(spec, ServiceSpec) else ():
             _check_method(cls, method)
@@ -168,6 +173,10 @@ def _check_method(cls: type, spec: MethodSpec) -> None:
     where = f"{cls.__qualname__}.{spec.name}{place(function)}"
     if not callable(function):
         raise ServiceSignatureError(f"{where} is no method, as {spec.title} is")
+    if function is not spec.function and ACCESS in vars(function):
+        raise ServiceSignatureError(
+            f"{where} has @authorize, which stands on {spec.title}, for callers to see"
+        )
     coroutine = inspect.iscoroutinefunction(function)
     yields = inspect.isasyncgenfunction(function)
     if spec.item is not None and (coroutine or inspect.isgeneratorfunction(function)):

@@ -17,6 +17,7 @@ from evbus.engine.codec.fit import parts
 from evbus.engine.codec.models import is_model
 from evbus.engine.codec.typed import reader, wants_digits
 from evbus.engine.kit.redact import one_line
+from evbus.engine.service.access import ACCESS, OPEN, Access
 from evbus.errors import InvalidPayload, ServiceSignatureError
 
 __all__ = ["EMPTY", "CallOptions", "MethodSpec", "ParameterSpec", "options_of", "read_method"]
@@ -83,6 +84,7 @@ class MethodSpec(NamedTuple):
     :ivar asynchronous: it is awaited, or iterated with ``async for``.
     :ivar exact: numbers are to know how they were written, as one of its types has a Decimal.
     :ivar read_result: makes a result, or an item of the stream, of plain values.
+    :ivar access: who may call it from outside.
     :ivar route: how it is called by REST, an :class:`evbus.engine.service.route.Route`; None for not at all.
     """
 
@@ -99,6 +101,7 @@ class MethodSpec(NamedTuple):
     exact: bool
     options: CallOptions
     read_result: Callable[[Any], Any]
+    access: Access = OPEN
     route: Any = None
 
     @property
@@ -203,13 +206,19 @@ def seconds(value: Any, what: str) -> float | None:
 
 
 def read_method(
-    owner: str, name: str, function: Any, names: Mapping[str, Any], base: CallOptions
+    owner: str,
+    name: str,
+    function: Any,
+    names: Mapping[str, Any],
+    base: CallOptions,
+    access: Access = OPEN,
 ) -> MethodSpec:
     """Return the description of a method.
 
     :param owner: the name of the interface's class.
     :param names: what annotations may name besides the globals of the function's module.
     :param base: the options of the interface.
+    :param access: who may call methods that say nothing themselves.
     :raises ServiceSignatureError: it cannot travel: says which parameter, or that it is the result.
     :raises NameError: a name in an annotation means nothing yet.
     """
@@ -249,6 +258,7 @@ def read_method(
         exact=any(map(_exact, [kind, *(one.type if one.item is None else one.item for one in parameters)])),
         options=options_of(function, base=base),
         read_result=_reader(kind, f"{title}: its result"),
+        access=getattr(function, ACCESS, access),
     )
 
 

@@ -22,6 +22,7 @@ from evbus.engine.service.declare import (
     service_spec,
 )
 from evbus.engine.service.directory import Directory, Located
+from evbus.engine.service.guard import Guard
 from evbus.engine.service.health import HealthCheckManager, Result, has_checks
 from evbus.engine.service.hosted import Hosted, HostedMethod
 from evbus.engine.service.implementations import Plan, planned
@@ -111,6 +112,7 @@ class Services:
 
     :ivar hosted: the implementations of this process.
     :ivar server: the HTTP server, None without one.
+    :ivar guard: says who calls from outside, None where nobody is asked.
     :ivar health: the health checks.
     :ivar mounts: ASGI applications that the server serves as well, by the paths below which.
     :ivar settings: those that it was started with.
@@ -120,6 +122,7 @@ class Services:
         self.settings = ServiceSettings()
         self.server: RunningServer | None = None
         self.hosted = Hosted(lambda: None)
+        self.guard: Guard | None = None
         self.health = HealthCheckManager()
         self.mounts: dict[str, Any] = {}
         self._ground = ground
