@@ -211,7 +211,8 @@ CONFIG = {
     },
     "port": {
         "default": None,
-        "help": "The port of the HTTP server, 0 for any that is free; default: that of --services, or 8000",
+        "help": "The port of the HTTP server, 0 for any that is free; default: that of --services, or 8000, "
+        "but none where --services has a channel over a broker",
     },
     "host": {
         "default": None,

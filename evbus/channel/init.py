@@ -62,6 +62,11 @@ async def open(hub, name, services):  # noqa: A001 - the name of the step in all
     )
 
 
+def serves(hub, services):
+    """Return whether a channel that has settings takes calls by itself, so that they need no HTTP server."""
+    return any("serve" in module._funcs for module in _modules(hub) if _name(module) in services.channels)
+
+
 def brokered(hub, services, component):
     """Yield where a component is called over brokers: channel, profile, address and content type.
 

@@ -23,7 +23,7 @@ async def main(hub, options):
 
     async def produce():
         try:
-            await hub.service.init.start(**_where(options))
+            await hub.service.init.start(**_where(hub, options))
         except (errors.EvbusError, asyncio.CancelledError):
             raise
         except Exception as exc:
@@ -73,15 +73,17 @@ def _add(hub, options):
         )
 
 
-def _where(options):
-    """Return what the services are started with: with a server, as nobody could call them otherwise."""
+def _where(hub, options):
+    """Return what the services are started with: with a server, where nobody could call them otherwise."""
     from evbus.engine.service import settings as _settings
 
     port, host = options.get("port"), options.get("host")
     if port is not None and not 0 <= port < 65536:
         raise errors.ConfigError(f"--port {port}: a port is a number from 0 to 65535")
     read = _settings.read(options.get("services"))
-    return {"port": PORT if port is None and read.server is None else port, "host": host}
+    if port is None and read.server is None and (host is not None or not hub.channel.init.serves(read)):
+        port = PORT
+    return {"port": port, "host": host}
 
 
 def _serving(report):

@@ -208,6 +208,23 @@ def test_a_port_that_is_taken_is_told(market: Shell) -> None:
         assert one.stdout == "the mall opens\nthe mall closes\n"
 
 
+def test_a_channel_that_takes_calls_itself_needs_no_http_server(market: Shell) -> None:
+    market.file(
+        "plugins/channel/pigeon.py",
+        "async def invoke(hub, ctx, call, address): ...\n"
+        "async def serve(hub, ctx, served):\n    return Loft()\n"
+        "class Loft:\n    async def stop(self, seconds): ...\n",
+    )
+    market.file("services.yml", "channels: {pigeon: {}}\n")
+    serve = ("serve", "shop", "--services", "services.yml", "--plugin-dirs", "plugins")
+    with market.start(*serve) as process:
+        assert "evbus: serving; Ctrl-C stops\n" in wait_for(process.stderr, "serving")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT) == 0
+    with serving(market, *serve[1:]) as served:
+        assert invoke(served.url, "mall:shop:price", "pen") == 2.5
+
+
 def test_without_the_extra_it_says_what_to_install(market: Shell) -> None:
     market.file("less/uvicorn/__init__.py", "raise ModuleNotFoundError('no', name='uvicorn')\n")
     root = Path(__file__).parent.parent.parent

@@ -622,3 +622,49 @@ async def test_services_end_with_the_program_that_started_the_bus() -> None:
     assert EVENTS[-1] == ("down", "running")
     with pytest.raises(LocalServiceError):
         await clock.now()
+
+
+async def test_a_method_is_called_by_its_name() -> None:
+    async with started(ShopImpl) as hub:
+        call = hub.service.init.call
+        assert await call(Shop, "order", [Item("pen")], {"note": "!"}) == Item("pen!", 1, [Item("pen")])
+        with pytest.raises(ServiceError, match=r"Shop has no method 'ordr'; did you mean 'order'\?"):
+            call(Shop, "ordr")
+        with pytest.raises(ServiceError, match=r"there is no channel 'rst'; did you mean 'rest'\?"):
+            call(Shop, "order", [Item("pen")], channel="rst")
+
+
+async def test_a_client_starts_nothing_here(tmp_path: Path) -> None:
+    write(tmp_path, component__shop=f"{IMPLEMENTED}")
+    hub = new_hub(plugin_dirs=[str(tmp_path)])
+    settings = {"server": {"port": 0}, "registry": {"static": {"mall": {"rest": "http://127.0.0.1:1"}}}}
+    await hub.service.init.start(settings=settings, client=True)
+    try:
+        report = hub.service.init.report()
+        assert (report["port"], report["url"], report["components"], report["elsewhere"]) == (
+            None,
+            None,
+            [],
+            {},
+        )
+        await hub.service.init.look()
+        where = hub.service.init.report()["elsewhere"]
+        assert where["mall"]["rest"][0]["address"] == "http://127.0.0.1:1"
+        assert [plan.name for plan in hub.service.init.planned()] == ["till"]
+    finally:
+        await hub.service.init.stop()
+    with pytest.raises(LocalServiceError, match="the services of this hub are not started"):
+        await hub.service.init.look()
+
+
+IMPLEMENTED = """
+    from evbus.api import Service, implementation, service
+
+    @service()
+    class Till(Service):
+        async def pay(self) -> None: ...
+
+    @implementation()
+    class TillImpl(Till):
+        async def pay(self): ...
+"""

@@ -191,7 +191,7 @@ def arguments(method: MethodSpec, written: Written) -> Arguments:
     found = Arguments([], {}, [])
     known = {one.name: one for one in method.parameters}
     given: dict[str, Any] = {}
-    takes = f"; it takes {method.signature.replace(return_annotation=inspect.Signature.empty)}"
+    takes = f"; it takes {_shown(method)}"
     if len(written.unnamed) > len(method.positional):
         raise ConfigError(
             f"{method.title}: {written.unnamed[len(method.positional)]!r} is one too many{takes}"
@@ -217,6 +217,16 @@ def arguments(method: MethodSpec, written: Written) -> Arguments:
             else:
                 found.kwargs[one.name] = given[one.name]
     return found
+
+
+def _shown(method: MethodSpec) -> inspect.Signature:
+    """Return the parameters of a method, with their types and not the texts that may stand for them."""
+    kinds = {one.name: one.type for one in method.parameters}
+    parameters = [
+        one if one.annotation is one.empty else one.replace(annotation=kinds[one.name])
+        for one in method.signature.parameters.values()
+    ]
+    return inspect.Signature(parameters)
 
 
 def _of_texts(
