@@ -180,7 +180,14 @@ def test_a_start_does_not_import_pip() -> None:
 LATER = (
     *("aiohttp", "aiormq", "backports.zstd", "opentelemetry", "pamqp", "proton", "pydantic"),
     *("stomp", "uvloop", "yarl", "email", "fractions", "http", "multiprocessing", "unittest", "xml"),
-    *("evbus.engine.cli", "evbus.engine.client", "evbus.engine.describe", "evbus.testing"),
+    *(
+        "evbus.engine.cli",
+        "evbus.engine.client",
+        "evbus.engine.describe",
+        "evbus.engine.web",
+        "evbus.testing",
+    ),
+    *(f"evbus.engine.service.{name}" for name in ("declare", "implementations", "services", "settings")),
     *(f"evbus.engine.stages.{name}" for name in ("compress", "keys", "sign", "trace")),
     *(f"evbus.engine.wire.{name}.publish" for name in ("amqp", "amqp1", "stomp")),
 )

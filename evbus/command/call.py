@@ -24,7 +24,13 @@ async def main(hub, options):
         raise errors.ConfigError(
             "name the method before the options: evbus call Greeter.hello name=world --interfaces greeter"
         )
-    known = hub.command.init.interfaces({**options, "interfaces": [one for one in named if "=" not in one]})
+    modules = [one for one in named if "=" not in one]
+    try:
+        known = hub.command.init.interfaces({**options, "interfaces": modules})
+    except errors.ConfigError as exc:
+        if len(modules) < 2 or "there is no module" not in str(exc):
+            raise
+        raise errors.ConfigError(f"{exc}; arguments without a name stand before the options") from None
     arguments = _calls.read(given)
     wire = _calls.wire_name(written)
     if known:

@@ -200,6 +200,10 @@ def test_an_interface_that_is_not_named_or_not_found(shop: tuple[Shell, str]) ->
             "'__class__' begins with an underscore, and no method that can be called does",
         ),
         (("mall:shop:order", "a"), "nothing says where the component 'mall' is: give its address, such as"),
+        (
+            ("Shop.order", "--interfaces", "shop", "ann"),
+            "; arguments without a name stand before the options",
+        ),
         (("Shop.order", "a", "--interfaces", "shp"), "where Python finds packages; did you mean 'shop'?"),
         (
             ("mall:shop:order", "--address", "localhost:1"),
