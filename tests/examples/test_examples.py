@@ -153,3 +153,23 @@ def test_the_services_of_two_processes_are_called_as_those_of_one(clone: Path) -
     command = [sys.executable, "client.py", "--here"]
     here = subprocess.run(command, cwd=script.parent, capture_output=True, text=True, timeout=60, check=True)
     assert here.stdout == bought
+
+
+def test_the_shop_is_served_and_called_from_the_command_line(clone: Path) -> None:
+    (port,) = free_ports(1)
+    folder = clone / "examples" / "services"
+    environment = {"SHOP_PORT": str(port)}
+    command = [str(BIN / "evbus"), "serve", "shop", "--port", str(port)]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        try:
+            said = [next(server.stderr), next(server.stderr)]
+            assert said[1] == f"evbus: serving at http://127.0.0.1:{port}; Ctrl-C stops\n"
+            there = ("--interfaces", "shop", "--services", "services.yml")
+            done = run(folder, "evbus", "call", "Shop.order", "name=pen", "count=2", *there, **environment)
+            assert json.loads(done.stdout) == {"name": "pen", "price": 3.0}
+            done = run(folder, "evbus", "services", "--services", "services.yml", "--json", **environment)
+            assert [one["health"] for one in json.loads(done.stdout)] == ["OK"]
+        finally:
+            server.terminate()
+        assert server.wait(60) == 0
