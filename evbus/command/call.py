@@ -54,6 +54,8 @@ async def main(hub, options):
         if known or "it yields a stream" not in str(exc):
             raise
         raise errors.ServiceError(f"{exc}; name its interface with --interfaces") from None
+    except BrokenPipeError:
+        raise  # nobody reads what is printed
     except Exception as exc:  # what the interface declares may be anything
         _output.tell(f"evbus: {_redact.problem_text(exc)}")
         return _session.EXIT.UNDELIVERED
@@ -88,9 +90,8 @@ def _print(value):
     """Print a value in one line, at once."""
     from evbus.engine.codec import json as _json
 
-    _output.say(f"{_json.apply(value).decode()}\n")
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    _output.write(None, f"{_json.apply(value).decode()}\n")
+    sys.stdout.flush()
 
 
 def _reachable(options, component):

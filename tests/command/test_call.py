@@ -259,6 +259,24 @@ def test_a_server_that_is_away_and_one_that_is_slow(call: Call, shop: tuple[Shel
     assert f"at http://127.0.0.1:{port}: nothing listens there (connection refused)" in done.stderr
 
 
+def test_a_reader_that_has_enough_ends_the_stream(shop: tuple[Shell, str]) -> None:
+    shell, url = shop
+    many = json.dumps(["pen"] * 100_000)
+    shell.file("many.json", f'{{"names": {many}}}')
+    called = ("call", "Shop.catalogue", "@many.json", "--interfaces", "shop", "--address", url)
+    with shell.start(*called) as calling:
+        assert "pen" in calling.stdout.readline()
+        calling.stdout.close()
+        assert calling.wait(TIMEOUT) == 1
+        assert calling.stderr.read() == ""
+
+
+def test_a_result_is_utf_8_whatever_the_terminal_takes(call: Call, shop: tuple[Shell, str]) -> None:
+    shell, url = shop
+    called = ("call", "mall:shop:order", "name=größe", "--address", url)
+    assert '"größe"' in shell.run(*called, PYTHONIOENCODING="ascii").stdout
+
+
 def test_ctrl_c_ends_the_call_at_both_ends(shell: Shell) -> None:
     build(shell)
     with (

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
+import socket
 import subprocess
 import sys
 
 from tests.command.kit import ROOT, TIMEOUT, Shell
 
 
-def _on_terminal(shell: Shell, *args: str, until: bytes, feed: bytes) -> tuple[bytes, int]:
-    """Run a command with a terminal for all it reads and writes; once ``until`` was seen, type Ctrl-D."""
+def _on_terminal(
+    shell: Shell, *args: str, until: bytes, feed: bytes, number: signal.Signals | None = None
+) -> tuple[bytes, int]:
+    """Run a command with a terminal for all it reads and writes; once ``until`` was seen, type Ctrl-D.
+
+    :param number: a signal to send instead.
+    """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "evbus", *args],
@@ -32,7 +39,10 @@ def _on_terminal(shell: Shell, *args: str, until: bytes, feed: bytes) -> tuple[b
                 break
             if until in seen and not typed:
                 typed = True
-                os.write(ours, b"\x04")
+                if number is None:
+                    os.write(ours, b"\x04")
+                else:
+                    process.send_signal(number)
         return seen, process.wait(TIMEOUT)
     finally:
         os.close(ours)
@@ -54,3 +64,15 @@ def test_no_status_line_goes_between_events_that_are_printed(shell: Shell) -> No
     assert code == 0
     assert b"queued  0 dead" not in seen
     assert b"internal.internal.*" in seen
+
+
+def test_services_that_are_watched_are_drawn_again(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    shell.file("services.yml", f"registry: {{static: {{mall: {{rest: '{url}'}}}}}}\n")
+    watch = ("services", "--services", "services.yml", "--watch")
+    drawn = b"\x1b[H\x1b[Jcomponent  channels  address"
+    seen, code = _on_terminal(shell, *watch, until=b"Ctrl-C ends", feed=b"", number=signal.SIGINT)
+    assert code == 0
+    assert drawn in seen
+    assert b"away    nothing listens there (connection refused)\r\nevery 2 s; Ctrl-C ends\r\n" in seen
