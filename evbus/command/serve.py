@@ -24,7 +24,10 @@ async def main(hub, options):
     async def produce():
         try:
             await hub.service.init.start(**_where(hub, options))
-        except (errors.EvbusError, asyncio.CancelledError):
+        except asyncio.CancelledError:
+            _output.tell("evbus: stopped before the components were started")
+            raise
+        except errors.EvbusError:
             raise
         except Exception as exc:
             log.debug("the components could not be started", exc_info=True)

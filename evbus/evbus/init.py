@@ -54,6 +54,7 @@ STEPS = (
     "abandon",  # plain: the bus has ended without having been stopped
     "hurry",  # plain: a stop is to deliver no more
     "record_undelivered",  # plain, in another thread: the loop is blocked
+    "unended",  # plain, in another thread: says what a stop that is under way waits for, "" for nothing
 )
 
 #: The functions that plugins of these rooms may have, and what they may say of themselves.
@@ -229,7 +230,9 @@ def record_undelivered(hub, blocked):
         for record in hub.evbus.LIFE["record_undelivered"]:
             record()
     report = hub.evbus.ENGINE.record_undelivered()
-    return "what was not delivered is lost: it cannot be had" if report is None else str(report)
+    said = "what was not delivered is lost: it cannot be had" if report is None else str(report)
+    waits = [what for what in (unended() for unended in hub.evbus.LIFE["unended"]) if what]
+    return f"{said}; {' and '.join(waits)} has not ended" if waits else said
 
 
 def _delivered(hub):

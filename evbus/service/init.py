@@ -25,6 +25,9 @@ def __init__(hub):
     # They may need the dispatcher to the end.
     hub.evbus.LIFE["leave"].insert(0, lambda: _leave(hub))
     hub.evbus.LIFE["hurry"].append(lambda: _hurry(hub))
+    hub.evbus.LIFE["unended"].append(
+        lambda: "" if hub.service.SERVICES is None else hub.service.SERVICES.ending
+    )
 
 
 def _proxy(hub, kind):

@@ -116,6 +116,44 @@ def test_calls_that_a_stop_cuts_off_are_an_exit_code(market: Shell) -> None:
         assert "1 request is cancelled by the stop" in served.process.stderr.read()
 
 
+SLOW = (
+    IMPORTS
+    + """
+import asyncio
+
+@component(services=[])
+class Mall(Component): ...
+
+@implementation()
+class MallImpl(AbstractComponent, Mall):
+    async def {}(self):
+        print("waiting", flush=True)
+        await asyncio.Event().wait()
+"""
+)
+
+
+def test_a_component_that_does_not_end_is_named(shell: Shell) -> None:
+    shell.file("slow.py", SLOW.format("shutdown"))
+    with serving(shell, "slow", "--drain-timeout", "0.1") as served:
+        served.process.send_signal(signal.SIGTERM)
+        wait_for(served.process.stdout, "waiting")
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(TIMEOUT) == 130
+        said = served.process.stderr.read()
+        assert "evbus: everything was delivered (0.00 s); the component mall has not ended\n" in said
+        assert "evbus: the process did not end by itself\n" in said
+
+
+def test_a_signal_while_components_start_ends_them(shell: Shell) -> None:
+    shell.file("slow.py", SLOW.format("startup"))
+    with shell.start("serve", "slow", "--port", "0") as process:
+        wait_for(process.stdout, "waiting")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT) == 0
+        assert process.stderr.read() == "evbus: stopped before the components were started\n"
+
+
 def _port(url: str) -> int:
     return int(url.rpartition(":")[2])
 

@@ -116,9 +116,11 @@ class Services:
     :ivar health: the health checks.
     :ivar mounts: ASGI applications that the server serves as well, by the paths below which.
     :ivar settings: those that it was started with.
+    :ivar ending: what a stop that is under way waits for, ``""`` for nothing.
     """
 
     def __init__(self, ground: Ground) -> None:
+        self.ending = ""
         self.settings = ServiceSettings()
         self.server: RunningServer | None = None
         self.hosted = Hosted(lambda: None)
@@ -316,10 +318,12 @@ class Services:
             self._ending = None
 
     async def _shut_down(self, component: _Component) -> None:
+        self.ending = f"the component {component.plan.name}"
         try:
             await _awaited(component.made.shutdown())
         except Exception:
             log.exception("the component %s could not be shut down", component.plan.name)
+        self.ending = ""
         _note(component.made, ComponentStatus.STOPPED)
 
     async def _close_channels(self) -> None:

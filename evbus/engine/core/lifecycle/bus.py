@@ -462,7 +462,7 @@ class Engine:
     def _account(self, plan: RunPlan, dead: DeadLetters) -> Report:
         """Return the report of a run."""
         store = plan.dead_store
-        seconds = time.monotonic() - self._stopped_at
+        seconds = time.monotonic() - self._stopped_at if self._stopped_at else 0.0
         unmatched = dict(self._router.unmatched) if self._router is not None else {}
         return Report(
             dict(self._undelivered),
