@@ -1,6 +1,7 @@
 """``evbus services``: list who is where, and how healthy."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import sys
 
@@ -17,9 +18,14 @@ HOME = "\x1b[H\x1b[J"
 
 async def main(hub, options):
     """Print a row for each place that the registry knows; with ``--watch`` again when something changes."""
-    from evbus.engine.cli import where as _where
     from evbus.engine.service import settings as _settings
 
+    try:
+        from evbus.engine.cli import where as _where
+    except ModuleNotFoundError as exc:
+        from evbus.engine.service import callers as _callers
+
+        raise _callers.missing(exc, "the health of services") from exc
     read = _settings.read(options.get("services"))
     if read.registry_parts()[0] == "local":
         raise errors.ConfigError(
@@ -34,7 +40,7 @@ async def main(hub, options):
             for name, is_http in known.items()
             if is_http
         }
-        async with _where.servers(ways) as asking:
+        async with contextlib.aclosing(_where.Servers(ways)) as asking:
 
             async def look():
                 await hub.service.init.look()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.command.kit import TIMEOUT, Shell, wait_for
+from tests.command.kit import ROOT, TIMEOUT, Shell, wait_for
 from tests.command.market import build, serving
 
 CHECKS = """
@@ -194,6 +194,19 @@ def test_a_registry_that_cannot_tell(shell: Shell, registry: str, code: int, sen
     done = shell.run("services", "--services", "services.yml", "--plugin-dirs", "plugins")
     assert done.returncode == code
     assert sentence in done.stderr
+
+
+def test_without_the_extra_it_says_what_to_install(shell: Shell) -> None:
+    shell.file("less/httptools/__init__.py", "raise ModuleNotFoundError('no', name='httptools')\n")
+    path = f"{shell.folder / 'less'}:{ROOT}"
+    address = ("--address", "http://127.0.0.1:1")
+    for command, what, code in (
+        (settings(shell, {}), "the health of services", 2),
+        (("call", "mall:shop:price", *address), "the channel dispatch-json", 2),
+    ):
+        done = shell.run(*command, PYTHONPATH=path)
+        assert done.returncode == code
+        assert f"{what} needs the package httptools, which is not installed; install it with: " in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,19 +1,21 @@
-"""``evbus services``: who is where, and how healthy, as a registry and the servers themselves say."""
+"""``evbus services``: who is where, and how healthy, as a registry and the servers themselves say.
+
+Needs httptools.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from evbus.engine.codec import json
 from evbus.engine.kit.redact import one_line, redact
-from evbus.engine.service.callers import missing
 from evbus.engine.service.settings import HttpSettings
+from evbus.engine.wire.http.pool import HttpFailure, HttpPool, address_of
 from evbus.errors import PayloadError, nearest
 
-__all__ = ["AWAY", "Place", "Servers", "changes", "is_down", "places", "servers"]
+__all__ = ["AWAY", "Place", "Servers", "changes", "is_down", "places"]
 
 #: Seconds that a server has to say how it is.
 LIMIT = 3.0
@@ -51,17 +53,12 @@ class Servers:
     """
 
     def __init__(self, settings: Mapping[str, HttpSettings]) -> None:
-        from evbus.engine.wire.http import pool
-
-        self._of = pool
         self._pools = {
-            name: pool.HttpPool(
-                connections=1, connect_timeout=LIMIT, max_answer=each.max_answer, tls=each.tls
-            )
+            name: HttpPool(connections=1, connect_timeout=LIMIT, max_answer=each.max_answer, tls=each.tls)
             for name, each in settings.items()
         }
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the connections to them."""
         for pool in self._pools.values():
             await pool.close()
@@ -69,7 +66,7 @@ class Servers:
     async def ask(self, channel: str, address: str) -> tuple[str, str]:
         """Return the health of what a component is served by, and why it is not OK."""
         try:
-            where = self._of.address_of(address)
+            where = address_of(address)
         except ValueError as exc:
             return AWAY, str(exc)
         head = f"GET {where.path}/health HTTP/1.1\r\nhost: {where.authority}\r\naccept: application/json\r\n"
@@ -78,7 +75,7 @@ class Servers:
                 answer = await self._pools[channel].request(where, head.encode(), b"")
         except TimeoutError:
             return AWAY, f"there was no answer within {LIMIT:g} s"
-        except self._of.HttpFailure as exc:
+        except HttpFailure as exc:
             return AWAY, exc.reason
         return _told(answer.status, answer.body)
 
@@ -102,22 +99,6 @@ def _told(status: int, body: bytes) -> tuple[str, str]:
         if isinstance(one, dict) and one.get("status") != "OK"
     ]
     return str(health), one_line("; ".join(reasons), _LONGEST)
-
-
-@contextlib.asynccontextmanager
-async def servers(settings: Mapping[str, HttpSettings]) -> AsyncIterator[Servers]:
-    """Return what asks servers how they are, for a block.
-
-    :raises MissingExtra: the extra ``service`` is not installed.
-    """
-    try:
-        made = Servers(settings)
-    except ModuleNotFoundError as exc:
-        raise missing(exc, "the health of services") from exc
-    try:
-        yield made
-    finally:
-        await made.close()
 
 
 async def places(

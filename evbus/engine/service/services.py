@@ -520,8 +520,7 @@ class Services:
             raise ServiceError(f"the registry {self._registry.name} cannot say which components there are")
         asking = self._registry.components()
         names = await _told(asking, f"the registry {self._registry.name} cannot be asked")
-        for name in names:
-            await self._directory.find(name)
+        await asyncio.gather(*map(self._directory.find, names))
 
     def report(self) -> dict[str, Any]:
         """Return the components of this process and of others, as far as they are known, in plain values."""
