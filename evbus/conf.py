@@ -403,7 +403,7 @@ CLI_CONFIG = {
     "subsystem": {"positional": True, "nargs": "?", "subcommands": ["plugins"]},
     "events": {"action": "extend", "nargs": "+", "subcommands": ["asyncapi", "graph"]},
     "interfaces": {"action": "extend", "nargs": "+", "subcommands": ["call", "asyncapi", "graph", "openapi"]},
-    "services": {"subcommands": ["serve", "call", "services", "check", "asyncapi", "graph"]},
+    "services": {"subcommands": ["serve", "call", "services", "check", "asyncapi"]},
     "watch": {"action": "store_true", "subcommands": ["services"]},
     "json": {"action": "store_true", "subcommands": ["services"]},
     "method": {"positional": True, "nargs": "*", "subcommands": ["call"]},

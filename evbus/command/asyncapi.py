@@ -17,6 +17,7 @@ async def main(hub, options):
     path = options.get("output")
     kind = _output.chosen(options.get("format"), path, FORMATS, "json")
     found = await hub.command.asyncapi.catalogue(options)
+    found = found._replace(ways=list(_ways(hub, options, found)))
     if not (found.events or found.ways):
         unreached = ""
         if found.services:
@@ -87,13 +88,10 @@ async def catalogue(hub, options):
     plans = hub.service.init.planned()
     callers = _services.callers_in(plans, calling)
     others = [*interfaces, *(spec for caller in callers for spec in caller.calls)]
-    services = _services.services(plans, others)
-    return found._replace(
-        services=services, callers=callers, ways=list(_ways(hub, options, services, found.profiles))
-    )
+    return found._replace(services=_services.services(plans, others), callers=callers)
 
 
-def _ways(hub, options, services, profiles):
+def _ways(hub, options, found):
     """Yield where services are called over the brokers that the settings of services have.
 
     :raises ProfileError: a channel goes through a profile that there is none of.
@@ -105,8 +103,8 @@ def _ways(hub, options, services, profiles):
         return
     read = _settings.read(options["services"])
     hub.channel.init.check(read)
-    known = {(one.provider, one.name): one for one in profiles}
-    for one in services:
+    known = {(one.provider, one.name): one for one in found.profiles}
+    for one in found.services:
         for channel, profile, address, content_type in hub.channel.init.brokered(read, one.component):
             if (channel, profile) not in known:
                 names = [name for provider, name in known if provider == channel]
