@@ -235,7 +235,8 @@ CONFIG = {
     },
     "timeout": {
         "default": None,
-        "help": "Seconds for the call, of a stream for each item; default: as its interface says, or 30",
+        "help": "call: seconds that it may take, of a stream each item; default: as its interface says, or "
+        "30. services: seconds that a server has to answer; default: 3",
     },
     "watch": {
         "default": False,
@@ -409,7 +410,7 @@ CLI_CONFIG = {
     "method": {"positional": True, "nargs": "*", "subcommands": ["call"]},
     "channel": {"subcommands": ["call"]},
     "address": {"subcommands": ["call"]},
-    "timeout": {"type": float, "subcommands": ["call"]},
+    "timeout": {"type": float, "subcommands": ["call", "services"]},
     "components": {"positional": True, "nargs": "*", "subcommands": ["serve"]},
     "port": {"type": int, "subcommands": ["serve"]},
     "host": {"subcommands": ["serve"]},
@@ -469,9 +470,10 @@ SUBCOMMANDS = {
     "services": {
         "help": "List who is where, and how healthy",
         "desc": "List the components that the registry of --services knows, where they are called, and how "
-        "they are: servers are asked for /health, all at once, and have 3 s. With --watch it goes on until "
-        "Ctrl-C or SIGTERM. Exit codes: 0 all of them answer and none has an error, or --watch was ended, 1 "
-        "one is away or has an error, or the registry is away, 2 a mistake in options or settings.",
+        "they are: servers are asked for /health, all at once, and have --timeout seconds. With --watch it "
+        "goes on until Ctrl-C or SIGTERM. Exit codes: 0 all of them answer and none has an error, or --watch "
+        "was ended, 1 one is away or has an error, or the registry is away, 2 a mistake in options or "
+        "settings.",
     },
     "put": {
         "help": "Put one event on the bus and deliver it",

@@ -64,9 +64,7 @@ async def main(hub, options):
 
 async def _call(hub, options, settings, target, found):
     """Make a call, and print what comes."""
-    channel, seconds = options.get("channel") or "", options.get("timeout")
-    if seconds is not None and not seconds > 0:
-        raise errors.ConfigError(f"--timeout {seconds:g}: this is a number of seconds above 0")
+    channel, seconds = options.get("channel") or "", _session.seconds(options.get("timeout"), None)
     await hub.service.init.start(settings=settings, client=True)
     try:
         known = [one for one in hub.service.init.report()["channels"] if one != "local"]

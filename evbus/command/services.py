@@ -10,6 +10,8 @@ from evbus.engine.cli import output as _output
 from evbus.engine.cli import session as _session
 from evbus.engine.core.lifecycle import signals as _signals
 
+#: Seconds that a server has to say how it is, unless --timeout says so.
+LIMIT = 3.0
 #: Seconds between two looks of --watch.
 PAUSE = 2.0
 #: What a terminal shows from its first line on.
@@ -32,6 +34,7 @@ async def main(hub, options):
             "the registry local knows the components of its own process, and nothing of others; name the "
             "file of settings that has another one: --services services.yml"
         )
+    seconds = _session.seconds(options.get("timeout"), LIMIT)
     await hub.service.init.start(settings=options.get("services"), client=True)
     try:
         known = hub.channel.init.names()
@@ -40,7 +43,7 @@ async def main(hub, options):
             for name, is_http in known.items()
             if is_http
         }
-        async with contextlib.aclosing(_where.Servers(ways)) as asking:
+        async with contextlib.aclosing(_where.Servers(ways, seconds)) as asking:
 
             async def look():
                 await hub.service.init.look()

@@ -168,7 +168,7 @@ def test_the_shop_is_served_and_called_from_the_command_line(clone: Path) -> Non
             there = ("--interfaces", "shop", "--services", "services.yml")
             done = run(folder, "evbus", "call", "Shop.order", "name=pen", "count=2", *there, **environment)
             assert json.loads(done.stdout) == {"name": "pen", "price": 3.0}
-            done = run(folder, "evbus", "services", "--services", "services.yml", "--json", **environment)
+            done = run(folder, "evbus", "services", *there[2:], "--json", "--timeout", "60", **environment)
             assert [one["health"] for one in json.loads(done.stdout)] == ["OK"]
         finally:
             server.terminate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import sys
 import time
@@ -37,6 +38,7 @@ __all__ = [
     "no_profiles",
     "print_body",
     "reader_of",
+    "seconds",
     "standard_input",
     "stop_code",
     "tick",
@@ -336,6 +338,16 @@ def event_line(options: Mapping[str, Any], body: str) -> bytes:
         )
     except UnicodeEncodeError:
         raise ConfigError("the event is not text in UTF-8") from None
+
+
+def seconds(given: float | None, default: float | None) -> float | None:
+    """Return what ``--timeout`` says.
+
+    :raises ConfigError: it is no number above 0.
+    """
+    if given is not None and not 0 < given < math.inf:
+        raise ConfigError(f"--timeout {given:g}: this is a number of seconds above 0")
+    return default if given is None else given
 
 
 def standard_input() -> str:

@@ -17,8 +17,6 @@ from evbus.errors import PayloadError, nearest
 
 __all__ = ["AWAY", "Place", "Servers", "changes", "is_down", "places"]
 
-#: Seconds that a server has to say how it is.
-LIMIT = 3.0
 #: In place of a health: it is not reached, and it is not asked, or does not say.
 AWAY, UNKNOWN = "away", "-"
 _KNOWN = ("OK", "WARNING", "ERROR")
@@ -50,11 +48,13 @@ class Servers:
     """Asks servers over HTTP how they are.
 
     :param settings: those of channels over HTTP, by name.
+    :param seconds: that each has to answer.
     """
 
-    def __init__(self, settings: Mapping[str, HttpSettings]) -> None:
+    def __init__(self, settings: Mapping[str, HttpSettings], seconds: float) -> None:
+        self._seconds = seconds
         self._pools = {
-            name: HttpPool(connections=1, connect_timeout=LIMIT, max_answer=each.max_answer, tls=each.tls)
+            name: HttpPool(connections=1, connect_timeout=seconds, max_answer=each.max_answer, tls=each.tls)
             for name, each in settings.items()
         }
 
@@ -71,10 +71,10 @@ class Servers:
             return AWAY, str(exc)
         head = f"GET {where.path}/health HTTP/1.1\r\nhost: {where.authority}\r\naccept: application/json\r\n"
         try:
-            async with asyncio.timeout(LIMIT):
+            async with asyncio.timeout(self._seconds):
                 answer = await self._pools[channel].request(where, head.encode(), b"")
         except TimeoutError:
-            return AWAY, f"there was no answer within {LIMIT:g} s"
+            return AWAY, f"there was no answer within {self._seconds:g} s"
         except HttpFailure as exc:
             return AWAY, exc.reason
         return _told(answer.status, answer.body)
