@@ -37,6 +37,7 @@ def check(hub, services):
 
 async def open(hub, name, services):  # noqa: A001 - the name of the step in all rooms
     """Open a channel; return it, and what closes it."""
+    from evbus.engine.service import authenticate as _authenticate
     from evbus.engine.service import remote as _remote
 
     plugin = next(module for module in _modules(hub) if _name(module) == name)
@@ -57,6 +58,7 @@ async def open(hub, name, services):  # noqa: A001 - the name of the step in all
             common,
             lambda call, address: invoke(ctx, call, address),
             None if stream is None else lambda call, address: stream(ctx, call, address),
+            _authenticate.token_of(common, f"channels.{name}"),
         ),
         close,
     )

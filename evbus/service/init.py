@@ -173,7 +173,8 @@ def asgi(hub):
         raise errors.LocalServiceError(
             "the services of this hub are not started; await hub.service.init.start() before they are served"
         )
-    return _site(hub).built(services, services.settings.server or _settings.ServerSettings())
+    settings = services.settings.server or _settings.ServerSettings()
+    return _site(hub).built(services, settings, settings.hosts)
 
 
 def within(hub, seconds):
@@ -181,6 +182,29 @@ def within(hub, seconds):
     from evbus.engine.service import remote as _remote
 
     return _remote.within(seconds)
+
+
+def token(hub, value):
+    """Return a context: calls that are made in it say by a bearer token who they are.
+
+    It stands above the ``token`` of a channel, and below what a pipeline plugin has set.
+
+    :raises ValueError: it is no token.
+    """
+    from evbus.engine.service import remote as _remote
+
+    return _remote.token(value)
+
+
+def caller(hub):
+    """Return who has called the method that runs, from outside, a :class:`evbus.api.Caller`.
+
+    None where nobody was asked: for calls from this process, and without the setting ``auth``. Its ``name``
+    is ``""`` where anybody may call, and who does has not said who he is.
+    """
+    from evbus.engine.service import guard as _guard
+
+    return _guard.caller()
 
 
 async def look(hub):

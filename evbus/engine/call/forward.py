@@ -60,6 +60,8 @@ _OWN = frozenset(
         "message-id",
         "correlation-id",
         "reply-to",
+        # Who calls is not who called; his token was for this process.
+        "authorization",
         "evbus-routing-key",
         "evbus-signature",
         KEY,

@@ -44,6 +44,11 @@ class ServicesHandle:
         found: AbstractContextManager[None] = self.hub.service.init.within(seconds)
         return found
 
+    def token(self, value: str) -> AbstractContextManager[None]:
+        """Return a context: calls that are made in it say by a bearer token who they are."""
+        found: AbstractContextManager[None] = self.hub.service.init.token(value)
+        return found
+
     def report(self) -> dict[str, Any]:
         """Return what runs here, and what is known of others, in plain values."""
         found: dict[str, Any] = self.hub.service.init.report()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from evbus.engine.service.access import Access
 from evbus.errors import AuthorizationError
 
-__all__ = ["NOBODY", "Caller", "Guard", "caller", "calling", "check"]
+__all__ = ["NOBODY", "Caller", "Guard", "caller", "calling", "check", "check_known"]
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -69,6 +69,16 @@ def calling(one: Caller | None) -> Iterator[None]:
         yield
     finally:
         _CALLER.reset(token)
+
+
+def check_known(one: Caller | None, access: Access | None) -> None:
+    """Refuse somebody who has not said who he is, before he learns whether there is what he asks for.
+
+    :param access: of what he asks for, None where there is no such thing.
+    :raises AuthorizationError: he has to say who he is.
+    """
+    if one is not None and not one.name and (access is None or not access.anonymous):
+        raise AuthorizationError("who calls is not known: send a token")
 
 
 def check(one: Caller | None, access: Access, title: str) -> None:

@@ -18,7 +18,7 @@ from evbus.engine.kit.waiting import failure_of, running
 from evbus.engine.service.access import Access
 from evbus.engine.service.declare import ServiceSpec
 from evbus.engine.service.failures import MethodFailed
-from evbus.engine.service.guard import Caller, calling, check
+from evbus.engine.service.guard import Caller, calling, check, check_known
 from evbus.engine.service.method import MethodSpec
 from evbus.errors import (
     AuthorizationError,
@@ -100,6 +100,11 @@ class Hosted:
                 method = method._replace(access=spec.access._replace(anonymous=True))
             self._methods[method.name] = method
 
+    @property
+    def open(self) -> bool:
+        """Whether there are methods that anybody may call."""
+        return any(method.access.anonymous for method in self._methods.values())
+
     def implementation(self, interface: type) -> Any:
         """Return what implements an interface here, None for nothing."""
         return self._implementations.get(interface)
@@ -116,8 +121,7 @@ class Hosted:
         :raises AuthorizationError: who asks has not said who he is.
         """
         found = self._methods.get(name)
-        if caller is not None and not caller.name and (found is None or not found.access.anonymous):
-            raise AuthorizationError("who calls is not known: send a token, or show a certificate")
+        check_known(caller, None if found is None else found.access)
         if found is None:
             shown = one_line(repr(name), 200)
             log.info("a method was called that there is none of: %s%s", shown, nearest(name, self._methods))

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
+from evbus.engine.kit.loopback import is_loopback
 from evbus.engine.kit.redact import one_line, text_of
 from evbus.engine.service.call import Call, where
 from evbus.engine.service.encoding import (
@@ -48,6 +49,7 @@ class HttpCaller:
         self.channel = channel
         self._encoding = encoding
         self._limit = settings.max_answer
+        self._insecure = settings.insecure
         self.pool = HttpPool(
             connections=settings.connections,
             connect_timeout=settings.connect_timeout,
@@ -70,6 +72,7 @@ class HttpCaller:
         :raises RemoteServiceError: the method failed; of what the interface declares, that itself.
         """
         where_to, head, _ = self._head(call, address)
+        self.check_token(call, address, where_to)
         if call.spec.streams and _stream_of(call) is not None:
             async with self._exchanging(call, address) as exchange:
                 answer = await exchange.head()
@@ -106,6 +109,7 @@ class HttpCaller:
     async def _exchanging(self, call: Call, address: str) -> AsyncGenerator[Exchange, None]:
         """Begin a call of which the arguments or the results are a stream."""
         where_to, head, streaming = self._head(call, address)
+        self.check_token(call, address, where_to)
         number = _stream_of(call)
         sending: asyncio.Task[None] | None = None
         try:
@@ -164,6 +168,19 @@ class HttpCaller:
             ]
             found = self._heads[address] = (where_to, kinds[0], kinds[1])
         return found
+
+    def check_token(self, call: Call, address: str, where_to: HttpAddress) -> None:
+        """Refuse to send a token where anybody on the way could read it.
+
+        :raises ServiceError: it would be.
+        """
+        if where_to.secure or self._insecure or is_loopback(where_to.host):
+            return
+        if any(name.lower() == "authorization" for name in call.headers):
+            raise ServiceError(
+                f"{where(call, self.channel, address)}: its token is not sent to another machine over plain "
+                "HTTP, where anybody on the way can read it; use https, or say insecure: true of the channel"
+            )
 
     def _body(self, call: Call, args: list[Any]) -> bytes:
         return self._encoding.encode(_message(call, args, call.kwargs))

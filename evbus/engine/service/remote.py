@@ -22,13 +22,15 @@ from evbus.engine.service.settings import ChannelSettings
 from evbus.errors import EvbusError, InvalidPayload, ServiceCommunicationError, ServiceError, ServiceTimeout
 from evbus.types import Envelope
 
-__all__ = ["ChannelRoute", "OpenChannel", "Remote", "headers_of", "within"]
+__all__ = ["ChannelRoute", "OpenChannel", "Remote", "check_token", "headers_of", "token", "within"]
 
 Prepare = Callable[[Envelope], None]
 
 
 #: Until when calls may take that are made in a block of :func:`within`.
 _END: ContextVar[float | None] = ContextVar("evbus_within", default=None)
+#: The token of calls that are made in a block of :func:`token`.
+_TOKEN: ContextVar[str | None] = ContextVar("evbus_token", default=None)
 
 
 @contextmanager
@@ -47,9 +49,37 @@ def within(seconds: float) -> Iterator[None]:
         _END.reset(token)
 
 
+@contextmanager
+def token(value: str) -> Iterator[None]:
+    """Let calls that are made in this block say by a bearer token who they are.
+
+    :raises ValueError: it is no token.
+    """
+    check_token(value)
+    before = _TOKEN.set(value)
+    try:
+        yield
+    finally:
+        _TOKEN.reset(before)
+
+
+def check_token(value: Any) -> None:
+    """Refuse what can be no token (RFC 6750, section 2.1).
+
+    :raises ValueError: it is none; without it.
+    """
+    if not isinstance(value, str) or not value or not all("!" <= one <= "~" for one in value):
+        raise ValueError("a token is a text of ASCII without blanks, and not empty")
+
+
+def _says_who(headers: Mapping[str, str]) -> bool:
+    return any(name.lower() == "authorization" for name in headers)
+
+
 class OpenChannel(NamedTuple):
     """A channel that is open.
 
+    :ivar token: returns the token that calls go with that have none of their own; None for no token.
     :ivar invoke: awaits the result of a call at an address.
     :ivar stream: yields what a call at an address yields; None when the channel has no streams.
     """
@@ -58,6 +88,7 @@ class OpenChannel(NamedTuple):
     settings: ChannelSettings
     invoke: Callable[[Call, str], Awaitable[Any]]
     stream: Callable[[Call, str], AsyncGenerator[Any, None]] | None
+    token: Callable[[], str] | None = None
 
 
 class ChannelRoute(NamedTuple):
@@ -116,6 +147,8 @@ class Remote:
         if seconds <= 0:
             raise ServiceTimeout(f"{spec.title}: there is no time left for it")
         headers = headers_of(name, self._prepare())
+        if (own := _TOKEN.get()) is not None and not _says_who(headers):
+            headers["authorization"] = f"Bearer {own}"
         if spec.item is None:
             headers[DEADLINE] = f"{time.time() + seconds:.3f}"
         return Call(self.component, self.service.name, spec, travels, named, seconds, headers)
@@ -196,7 +229,7 @@ class _Attempts:
     async def make(self, route: ChannelRoute) -> Any:
         """Send the call until there is an answer, or it may not be sent again."""
         failures, retry = 0, route.channel.settings.retry
-        self._channel = route.channel.name
+        self._begin(route.channel)
         while True:
             address = self._pick(route)
             try:
@@ -210,6 +243,12 @@ class _Attempts:
                 if pause >= self._call.seconds:
                     raise
             await asyncio.sleep(pause)
+
+    def _begin(self, channel: OpenChannel) -> None:
+        self._channel = channel.name
+        headers = self._call.headers
+        if channel.token is not None and not _says_who(headers):
+            headers["authorization"] = f"Bearer {channel.token()}"
 
     def _may_again(self, problem: ServiceCommunicationError) -> bool:
         if isinstance(problem, ServiceTimeout):
@@ -233,7 +272,8 @@ class _Attempts:
 
     async def items(self, route: ChannelRoute) -> AsyncGenerator[Any, None]:
         """Yield the items of a stream; before the first it may be tried elsewhere."""
-        channel, self._channel = route.channel, route.channel.name
+        channel = route.channel
+        self._begin(channel)
         if channel.stream is None:
             raise ServiceError(
                 f"{where(self._call, channel.name, '')}: this channel has no streams; choose another one"

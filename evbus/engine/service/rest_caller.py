@@ -56,6 +56,7 @@ class RestCaller(HttpCaller):
         where_to = self._places.get(address)
         if where_to is None:
             where_to = self._places[address] = self.address(call, address)
+        self.check_token(call, address, where_to)
         body, own = b"", {"accept": JSON.type, **request.headers}
         if request.body is not EMPTY:
             body = JSON.encode(request.body)

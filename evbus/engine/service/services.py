@@ -14,6 +14,7 @@ from evbus.engine.handling.dispatch.core import Around
 from evbus.engine.kit.loop_thread import wait_in
 from evbus.engine.kit.redact import problem_text
 from evbus.engine.service import proxy as _proxy
+from evbus.engine.service.authenticate import Authenticator, anybody
 from evbus.engine.service.declare import (
     AbstractComponent,
     ChannelAddress,
@@ -212,9 +213,15 @@ class Services:
         self._send, self._around = self._ground.interceptors()
         # Asked once for all calls, as asking a hub takes as long as much else of a call.
         self._known, self._seconds = self._ground.channels(), self._ground.seconds()
-        self.hosted = Hosted(lambda: self._around, settings.threads)
+        auth = settings.auth
+        self.hosted = Hosted(
+            lambda: self._around, settings.threads, anybody(() if auth is None else auth.anonymous)
+        )
         plans = planned(self._classes)
         stack.callback(self._forget)
+        if auth is not None:
+            self.guard = guard = Authenticator(auth, lambda: self.hosted.open)
+            stack.push_async_callback(guard.close)
         name, _ = settings.registry_parts()
         self._registry = registry = await _told(
             self._ground.open_registry(settings), f"the registry {name} cannot be opened"
@@ -274,8 +281,7 @@ class Services:
             return tuple(ChannelAddress(*one) for one in found)
         if self.server is None or self.settings.server is None:
             return ()
-        host = self.settings.server.host
-        uri = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        uri = f"{self.settings.server.url}:{port}"
         return tuple(ChannelAddress(name, uri) for name, http in self._ground.channels().items() if http)
 
     async def stop(self, seconds: float) -> None:
@@ -339,7 +345,7 @@ class Services:
 
     def _forget(self) -> None:
         self._stack = None
-        self._registry = self._directory = None
+        self._registry = self._directory = self.guard = None
         self._components.clear()
         self._refresh()
 

@@ -14,6 +14,7 @@ from evbus.engine.core.expand import expanded
 from evbus.engine.core.profiles import convert, load_yaml
 from evbus.engine.core.settings import Retry, plain
 from evbus.engine.kit.units import Bytes, Seconds
+from evbus.engine.service.auth import AuthSettings, ServerTls, masked
 from evbus.engine.service.declare import ChannelAddress
 from evbus.engine.wire.base.tls import Tls
 from evbus.errors import ProfileError, nearest
@@ -51,14 +52,25 @@ class ChannelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         with the fewest calls in flight.
     :ivar in_flight: most calls at once at an address; further ones wait, within their deadlines.
     :ivar retry: of calls that may be made again, and where the request was not handed over.
+    :ivar token: what calls say who they are with, unless they have one of their own.
+    :ivar token_file: a file that holds it, and is read again when it has changed.
     """
 
     select: Literal["round_robin", "first", "least_in_flight"] = "round_robin"
     in_flight: int = 1000
     retry: Retry = Retry(attempts=3, min=0.05, max=1.0)
     breaker: Breaker = Breaker()
+    token: str = ""
+    token_file: str = ""
+
+    def __repr__(self) -> str:
+        return masked(self)
 
     def __post_init__(self) -> None:
+        if self.token and self.token_file:
+            raise ValueError("either token or token_file says what the token is")
+        if not all("!" <= one <= "~" for one in self.token):
+            raise ValueError("token is a text of ASCII without blanks")
         if self.in_flight < 1:
             raise ValueError("in_flight must be 1 or more")
         if self.retry.attempts < 1:
@@ -72,12 +84,15 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     :ivar connect_timeout: seconds for a connection, its TLS handshake included.
     :ivar max_answer: the most bytes of a result, or of a record of a stream.
     :ivar tls: what is trusted and shown where an address is ``https://``.
+    :ivar insecure: tokens are sent to other machines over plain HTTP, too, where anybody on the way can read
+        them.
     """
 
     connections: int = 100
     connect_timeout: Seconds = 5.0
     max_answer: Bytes = 16 * 1024 * 1024
     tls: Tls | None = None
+    insecure: bool = False
 
     def __post_init__(self) -> None:
         if self.connections < 1 or self.max_answer < 1:
@@ -92,12 +107,26 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     :ivar port: 0 for any that is free.
     :ivar max_body: bytes that the body of a request may have.
     :ivar concurrency: requests that are worked on at once; further ones are refused with 503.
+    :ivar tls: its certificate; None for plain HTTP.
+    :ivar hosts: what the header ``Host`` of requests may say, without a port; ``*.example.org`` for all
+        below, ``*`` for anything. Default: where only this machine reaches it, the names of that; else
+        anything.
+    :ivar insecure: other machines may reach it over plain HTTP, as a proxy before it has TLS.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     max_body: Bytes = 1024 * 1024
     concurrency: int = 1000
+    tls: ServerTls | None = None
+    hosts: list[str] = []
+    insecure: bool = False
+
+    @property
+    def url(self) -> str:
+        """Where it is: scheme and host."""
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}"
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -113,12 +142,14 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     :ivar channels: settings of channels, by name; those that stand first are preferred to the others.
     :ivar server: None for no HTTP server.
     :ivar threads: plain methods that may run at once.
+    :ivar auth: who may call from outside; None where nobody is asked.
     """
 
     registry: str | dict[str, Any] = "local"
     channels: dict[str, Any] = {}
     server: ServerSettings | None = None
     threads: int = 32
+    auth: AuthSettings | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.registry, dict) and len(self.registry) != 1:
@@ -133,7 +164,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         """
         if port is None and (host is None or self.server is None):
             return self
-        given = {} if self.server is None else msgspec.structs.asdict(self.server)
+        given = {} if self.server is None else msgspec.to_builtins(self.server)
         given |= {name: value for name, value in (("port", port), ("host", host)) if value is not None}
         return msgspec.structs.replace(self, server=convert(given, ServerSettings, "services", "server"))
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 
 from evbus.engine.service.encoding import JSON
+from evbus.engine.service.failures import refusal, status_of
+from evbus.engine.service.guard import NOBODY, Guard, calling, check_known
 from evbus.engine.web.dispatch import Dispatch
-from evbus.engine.web.request import Receive, Send, respond
+from evbus.engine.web.hosts import Hosts
+from evbus.engine.web.request import Receive, RefusedRequest, Send, caller_of, challenge, respond
 from evbus.engine.web.rest import Rest
+from evbus.errors import EvbusError
 
 __all__ = ["WebApp"]
 
@@ -26,10 +30,24 @@ class WebApp:
 
     :param dispatch: answers calls.
     :param rest: answers those of methods that have a path, None for no such calls.
+    :param guard: says who asks for what is added, None where nobody is asked.
+    :param public: returns whether anybody may ask for a path of that.
+    :param hosts: what the header ``Host`` may say; empty for anything.
     """
 
-    def __init__(self, dispatch: Dispatch, rest: Rest | None = None) -> None:
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        rest: Rest | None = None,
+        *,
+        guard: Guard | None = None,
+        public: Callable[[str], bool] = lambda path: False,
+        hosts: Iterable[str] = (),
+    ) -> None:
         self._dispatch = dispatch
+        self._guard = guard
+        self._public = public
+        self._hosts = Hosts(hosts) if hosts else None
         self._rest = rest
         self._starlette = Starlette()
         self._starlette.router.default = _nothing
@@ -61,7 +79,11 @@ class WebApp:
         """Answer a request."""
         # Calls go past Starlette's routes, which take as long as many a method.
         if scope["type"] == "http":
-            if _path(scope) == INVOKE:
+            if self._hosts is not None and not self._hosts.has(scope):
+                await _misdirected(send)
+                return
+            path = _path(scope)
+            if path == INVOKE:
                 await self._dispatch(scope, receive, send)
                 return
             rest = self._rest
@@ -69,7 +91,35 @@ class WebApp:
             if rest is not None and found is not None:
                 await rest.answer(found, scope, receive, send)
                 return
+            if self._guard is not None:
+                await self._guarded(self._guard, path, scope, receive, send)
+                return
         await self._starlette(scope, receive, send)
+
+    async def _guarded(self, guard: Guard, path: str, scope: Any, receive: Receive, send: Send) -> None:
+        """Answer a request for what is added, once it is known who sends it."""
+        public = self._public(path)
+        try:
+            caller = await caller_of(guard, scope)
+            if not public:
+                check_known(caller, None)
+        except (RefusedRequest, EvbusError) as exc:
+            if not public:
+                status = exc.status if isinstance(exc, RefusedRequest) else status_of(exc)
+                error = exc.error if isinstance(exc, RefusedRequest) else refusal(exc)
+                body = JSON.encode({"error": error})
+                await respond(send, status, JSON.type, body, *challenge(exc, scope))
+                return
+            caller = NOBODY
+        with calling(caller):
+            await self._starlette(scope, receive, send)
+
+
+async def _misdirected(send: Send) -> None:
+    """Say that the request is for another server (RFC 9110, section 15.5.20)."""
+    said = "this server is not called what the header Host says; the setting server.hosts has its names"
+    body = JSON.encode({"error": {"type": "MisdirectedRequest", "reason": said}})
+    await respond(send, 421, JSON.type, body)
 
 
 async def _nothing(scope: Any, receive: Receive, send: Send) -> None:

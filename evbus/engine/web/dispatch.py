@@ -19,6 +19,7 @@ from evbus.engine.service.encoding import (
     records_of,
 )
 from evbus.engine.service.failures import MethodFailed, raised, refusal, status_of
+from evbus.engine.service.guard import Caller, Guard
 from evbus.engine.service.hosted import Hosted, HostedMethod
 from evbus.engine.service.method import MethodSpec
 from evbus.engine.web.request import (
@@ -31,6 +32,8 @@ from evbus.engine.web.request import (
     Send,
     begin,
     body_of,
+    caller_of,
+    challenge,
     respond,
     tell_undeclared,
     unless_gone,
@@ -49,12 +52,14 @@ class _CallHead(RequestHead):
     """A request whose body is a call in one of some encodings.
 
     :ivar streamed: its body is a stream.
+    :ivar caller: who sends it, None where nobody is asked.
     """
 
-    __slots__ = ("encoding", "streamed")
+    __slots__ = ("caller", "encoding", "streamed")
 
     def __init__(self, scope: Any, encodings: Iterable[Encoding]) -> None:
         super().__init__(scope)
+        self.caller: Caller | None = None
         content_type = self.content_type
         for encoding in encodings:
             self.encoding = encoding
@@ -72,16 +77,24 @@ class Dispatch:
     :param encodings: what is read and written.
     :param max_body: the most bytes of a call, or of a record of a stream.
     :param concurrency: the most calls at once; a further one is refused with 503.
+    :param guard: says who calls, None where nobody is asked.
     :ivar load: how many calls are under way.
     """
 
     def __init__(
-        self, hosted: Hosted, encodings: Sequence[Encoding], *, max_body: int, concurrency: int
+        self,
+        hosted: Hosted,
+        encodings: Sequence[Encoding],
+        *,
+        max_body: int,
+        concurrency: int,
+        guard: Guard | None = None,
     ) -> None:
         self.load = Load(concurrency)
         self._hosted = hosted
         self._encodings = tuple(encodings)
         self._max_body = max_body
+        self._guard = guard
 
     def __repr__(self) -> str:
         return f"<Dispatch {', '.join(one.type for one in self._encodings)}, {self.load.calls} calls>"
@@ -96,6 +109,8 @@ class Dispatch:
             request = _CallHead(scope, self._encodings)
             encoding = request.encoding
             self.load.check()
+            if self._guard is not None:
+                request.caller = await caller_of(self._guard, scope)
             await self._answer(request, receive, send)
         except Gone:
             return
@@ -107,7 +122,7 @@ class Dispatch:
         except Exception as exc:
             if not isinstance(exc, EvbusError):
                 log.exception("a call could not be answered")
-            await _send(send, status_of(exc), encoding, {"error": refusal(exc)})
+            await _send(send, status_of(exc), encoding, {"error": refusal(exc)}, *challenge(exc, scope))
         finally:
             self.load.calls -= 1
 
@@ -118,7 +133,7 @@ class Dispatch:
         body = await body_of(request, receive, self._max_body)
         encoding = request.encoding
         name, args, kwargs = _call_of(encoding.decode(body))
-        method = self._hosted.find(name)
+        method = self._hosted.find(name, request.caller)
         spec = method.spec
         if spec.exact:
             _, args, kwargs = _call_of(encoding.exact(body))
@@ -137,7 +152,12 @@ class Dispatch:
         encoding = request.encoding
         try:
             result = await self._hosted.call(
-                method, args, kwargs, headers=request.headers, seconds=request.seconds
+                method,
+                args,
+                kwargs,
+                headers=request.headers,
+                seconds=request.seconds,
+                caller=request.caller,
             )
             try:
                 body = encoding.encode({"result": result, "exception": None})
@@ -162,7 +182,7 @@ class Dispatch:
                 log.error("a stream could not be sent to its end", exc_info=problem)
             return refusal(problem)
 
-        items = self._hosted.stream(method, args, kwargs, headers=request.headers)
+        items = self._hosted.stream(method, args, kwargs, headers=request.headers, caller=request.caller)
         try:
             async with (
                 asyncio.timeout(request.seconds) as deadline,
@@ -199,7 +219,7 @@ class Dispatch:
             said = f"the call did not come within {PATIENCE:g} s"
             raise RefusedRequest(408, "RequestTimeout", said, (b"connection", b"close")) from None
         name, args, kwargs = _call_of(encoding.decode(first))
-        method = self._hosted.find(name)
+        method = self._hosted.find(name, request.caller)
         spec = method.spec
         if spec.exact:
             _, args, kwargs = _call_of(encoding.exact(first))

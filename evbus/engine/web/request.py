@@ -12,10 +12,13 @@ from evbus.engine.call.forward import DEADLINE
 from evbus.engine.kit.redact import one_line, problem_text
 from evbus.engine.kit.waiting import rest
 from evbus.engine.service.failures import MethodFailed
+from evbus.engine.service.guard import Caller, Guard
 from evbus.engine.service.method import MethodSpec
 from evbus.engine.wire.http.webhook import NEVER_FORWARDED
+from evbus.errors import AuthorizationError
 
 __all__ = [
+    "CERTIFICATE",
     "PATIENCE",
     "Gone",
     "Load",
@@ -25,6 +28,8 @@ __all__ = [
     "Send",
     "begin",
     "body_of",
+    "caller_of",
+    "challenge",
     "respond",
     "tell_undeclared",
     "too_large",
@@ -37,6 +42,8 @@ log = logging.getLogger("evbus.service")
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
+#: Where the scope of a request has the certificate of its sender.
+CERTIFICATE = "evbus.certificate"
 #: Seconds for a call to come in as a whole; of one with a stream, for what comes before the stream.
 PATIENCE = 30.0
 #: Headers that are HTTP's own, and no call's. Who calls is for those to ask who look at the request.
@@ -57,6 +64,31 @@ class RefusedRequest(Exception):
         self.status = status
         self.error = {"type": kind, "reason": reason}
         self.headers = headers
+
+
+async def caller_of(guard: Guard, scope: Any) -> Caller:
+    """Return who sends a request.
+
+    :raises AuthorizationError: nobody that is known.
+    :raises RefusedRequest: it says so twice.
+    """
+    found = [value for name, value in scope["headers"] if name == b"authorization"]
+    if len(found) > 1:
+        raise RefusedRequest(400, "InvalidHeader", "there are two headers Authorization")
+    authorization = found[0].decode("latin-1") if found else ""
+    return await guard.caller(authorization=authorization, certificate=scope.get(CERTIFICATE))
+
+
+def challenge(problem: Exception, scope: Any) -> list[tuple[bytes, bytes]]:
+    """Return the header that says what is missing (RFC 6750, section 3), if it is that."""
+    if not isinstance(problem, AuthorizationError):
+        return []
+    said = b"Bearer"
+    if problem.known:
+        said += b' error="insufficient_scope"'
+    elif any(name == b"authorization" for name, _ in scope["headers"]):
+        said += b' error="invalid_token"'
+    return [(b"www-authenticate", said)]
 
 
 class Gone(Exception):

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 from evbus.engine.call.forward import ERROR, OUTCOME
 from evbus.engine.service.encoding import JSON
 from evbus.engine.service.failures import MethodFailed, refusal, status_of
+from evbus.engine.service.guard import Caller, Guard, check_known
 from evbus.engine.service.hosted import Hosted, HostedMethod
 from evbus.engine.service.method import EMPTY
 from evbus.engine.service.rest import status_of as status_of_raised
@@ -23,6 +24,8 @@ from evbus.engine.web.request import (
     RequestHead,
     Send,
     body_of,
+    caller_of,
+    challenge,
     respond,
     tell_undeclared,
     unless_gone,
@@ -62,13 +65,23 @@ class Rest:
     :param load: how many calls are under way, of all ways in.
     :param max_body: the most bytes of a body.
     :param taken: paths that are the server's own.
+    :param guard: says who calls, None where nobody is asked.
     :raises ServiceSignatureError: two methods have the same path, or one that is taken.
     """
 
-    def __init__(self, hosted: Hosted, load: Load, *, max_body: int, taken: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        hosted: Hosted,
+        load: Load,
+        *,
+        max_body: int,
+        taken: Iterable[str] = (),
+        guard: Guard | None = None,
+    ) -> None:
         self._hosted = hosted
         self._load = load
         self._max_body = max_body
+        self._guard = guard
         self._literal: dict[str, dict[str, _Hit]] = {}
         self._templates: dict[str, tuple[Route, dict[str, _Hit]]] = {}
         own = frozenset(taken)
@@ -117,8 +130,10 @@ class Rest:
         """Answer a request."""
         self._load.calls += 1
         try:
+            caller = None if self._guard is None else await caller_of(self._guard, scope)
             verb = scope["method"]
             hit = found.verbs.get("GET" if verb == "HEAD" else verb)
+            check_known(caller, None if hit is None else hit.method.access)
             if hit is None:
                 allowed = ", ".join(sorted(found.verbs))
                 raise RefusedRequest(
@@ -127,7 +142,7 @@ class Rest:
             self._load.check()
             request = RequestHead(scope)
             body = await self._body(hit.route, request, receive)
-            await unless_gone(receive, self._called(hit, found.path, scope, request, body, send))
+            await unless_gone(receive, self._called(hit, found.path, scope, request, body, caller, send))
         except Gone:
             return
         except RefusedRequest as exc:
@@ -138,7 +153,7 @@ class Rest:
         except Exception as exc:
             if not isinstance(exc, EvbusError):
                 log.exception("a call could not be answered")
-            await _send(send, status_of(exc), {"error": refusal(exc)})
+            await _send(send, status_of(exc), {"error": refusal(exc)}, *challenge(exc, scope))
         finally:
             self._load.calls -= 1
 
@@ -152,7 +167,14 @@ class Rest:
         return (JSON.exact if route.method.exact else JSON.decode)(data)
 
     async def _called(
-        self, hit: _Hit, path: str, scope: Any, request: RequestHead, body: Any, send: Send
+        self,
+        hit: _Hit,
+        path: str,
+        scope: Any,
+        request: RequestHead,
+        body: Any,
+        caller: Caller | None,
+        send: Send,
     ) -> None:
         """Call the method, and answer with what it returns."""
         route = hit.route
@@ -160,7 +182,12 @@ class Rest:
             try:
                 values = route.read(path, _query_of(scope), _headers_of(route, scope), body)
                 result = await self._hosted.call(
-                    hit.method, (), values, headers=request.headers, seconds=request.seconds
+                    hit.method,
+                    (),
+                    values,
+                    headers=request.headers,
+                    seconds=request.seconds,
+                    caller=caller,
                 )
             except InvalidPayload as exc:
                 raise RefusedRequest(422, "InvalidPayload", str(exc)) from None

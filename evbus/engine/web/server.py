@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -17,11 +17,13 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from evbus.engine.kit.counted import counted
+from evbus.engine.kit.loopback import is_loopback
 from evbus.engine.web.app import WebApp
+from evbus.engine.web.request import CERTIFICATE
 from evbus.engine.wire.http.pool import IDLE
 from evbus.errors import ConfigError, ServiceError
 
-__all__ = ["Server", "is_loopback"]
+__all__ = ["Server"]
 
 log = logging.getLogger("evbus.service")
 
@@ -40,7 +42,7 @@ class Server:
     :ivar stopping: it takes no new connections; who asks whether it is ready is told no.
     """
 
-    def __init__(self, app: WebApp, sock: socket.socket) -> None:
+    def __init__(self, app: WebApp, sock: socket.socket, context: ssl.SSLContext | None = None) -> None:
         self.stopping = False
         self.host, self.port = sock.getsockname()[:2]
         self.state = ServerState()
@@ -53,6 +55,7 @@ class Server:
         )
         self._app = app
         self._socket = sock
+        self._context = context
         self._server: asyncio.Server | None = None
         self._mounted = contextlib.AsyncExitStack()
         self._second = 0
@@ -66,23 +69,48 @@ class Server:
     @property
     def url(self) -> str:
         """Where it is reached from this machine."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        scheme = "http" if self._context is None else "https"
+        return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @classmethod
-    async def start(cls, app: WebApp, host: str, port: int, *, authenticated: bool = False) -> Server:
+    async def start(
+        cls,
+        app: WebApp,
+        host: str,
+        port: int,
+        *,
+        authenticated: bool = False,
+        context: ssl.SSLContext | None = None,
+        insecure: bool = False,
+    ) -> Server:
         """Listen, and answer from now on.
 
         :param port: 0 for any that is free.
         :param authenticated: every request is asked who sends it.
-        :raises ConfigError: others could reach it, and nobody is asked; or there is no such host.
+        :param context: of its TLS, None for plain HTTP.
+        :param insecure: others may reach it over plain HTTP, as what stands before it has TLS.
+        :raises ConfigError: others could reach it, and nobody is asked, or what they say who they are with is
+            sent in plain text; or there is no such host.
         :raises ServiceError: the port is not free.
         """
         if not authenticated and not is_loopback(host):
             raise ConfigError(
                 f"the server would listen on {host}, where other machines reach it, and nothing here asks "
-                "who calls: let it listen on 127.0.0.1, behind a proxy that asks"
+                "who calls: let it listen on 127.0.0.1, behind a proxy that asks, or give the setting auth"
             )
-        server = cls(app, _bound(host, port))
+        if context is None and not is_loopback(host):
+            if not insecure:
+                raise ConfigError(
+                    f"the server would listen on {host}, where other machines reach it, and tokens would "
+                    "come in plain text: give server.tls, or server.insecure: true where a proxy with TLS "
+                    "stands before it"
+                )
+            log.warning(
+                "the server listens on %s without TLS (server.insecure), so anybody on the way can read "
+                "tokens and calls, unless a proxy with TLS stands before it",
+                host,
+            )
+        server = cls(app, _bound(host, port), context)
         try:
             await server._begin()
         except BaseException:
@@ -95,7 +123,12 @@ class Server:
         loop = asyncio.get_running_loop()
         self.config.load()
         await self._mounted.enter_async_context(self._app.lifespan())
-        self._server = await loop.create_server(lambda: HttpProtocol(self, loop), sock=self._socket)
+        self._server = await loop.create_server(
+            lambda: HttpProtocol(self, loop),
+            sock=self._socket,
+            ssl=self._context,
+            ssl_handshake_timeout=None if self._context is None else HEAD,
+        )
 
     async def stop(self, patience: float) -> int:
         """Take no new connections, let requests end, and close.
@@ -112,7 +145,10 @@ class Server:
         self._server.close()
         loop = asyncio.get_running_loop()
         for sock in come:
-            await loop.connect_accepted_socket(lambda: HttpProtocol(self, loop), sock)
+            if self._context is None:
+                await loop.connect_accepted_socket(lambda: HttpProtocol(self, loop), sock)
+            else:
+                sock.close()  # before the handshake nobody has sent a request
         for connection in list(self.state.connections):
             connection.shutdown()
         with contextlib.suppress(TimeoutError):
@@ -183,10 +219,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._ending: asyncio.TimerHandle | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._begun = False
+        self._certificate: Any = None
 
     def connection_made(self, transport: Any) -> None:
         """Take the connection; a client that says nothing is not waited for."""
         super().connection_made(transport)
+        self._certificate = transport.get_extra_info("peercert")
         self._await_head()
         self._look()
         if self._owner.stopping:
@@ -236,6 +274,8 @@ class HttpProtocol(HttpToolsProtocol):
             raise ValueError
         self._head = 0
         self._owner.tell_time()
+        if self._certificate:
+            cast("dict[str, Any]", self.scope)[CERTIFICATE] = self._certificate
         super().on_headers_complete()
         self.cycle.transport = cast("asyncio.Transport", _Joining(self.transport, self.loop))
         self._begun = True
@@ -352,14 +392,6 @@ class _Joining:
         """Close the connection once everything is written."""
         self._flush()
         self._transport.close()
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches what listens on this host."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _bound(host: str, port: int) -> socket.socket:

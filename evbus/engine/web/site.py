@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from evbus.engine.kit.loopback import is_loopback
+from evbus.engine.service.authenticate import anybody
 from evbus.engine.service.encoding import JSON, MSGPACK
+from evbus.engine.service.guard import caller
 from evbus.engine.service.health import endpoint_of
 from evbus.engine.service.services import Services
 from evbus.engine.service.settings import ServerSettings
 from evbus.engine.web.app import WebApp
 from evbus.engine.web.dispatch import Dispatch
-from evbus.engine.web.pages import OWN, describing, telling
+from evbus.engine.web.hosts import LOCAL_NAMES
+from evbus.engine.web.pages import HEALTH, LIVE, OWN, READY, describing, from_here, telling
 from evbus.engine.web.rest import Rest
 from evbus.engine.web.server import Server
+from evbus.engine.web.tls import Certificate
+from evbus.errors import ConfigError
 from evbus.version import version
 
 __all__ = ["Site", "built", "served"]
@@ -55,26 +61,67 @@ async def served(services: Services, settings: ServerSettings) -> Site:
     :raises ServiceSignatureError: two methods have one path, or somebody has one that is the server's.
     :raises ServiceError: the port is not free.
     """
-    app = built(services, settings)
-    return Site(await Server.start(app, settings.host, settings.port), app, services)
+    auth, tls = services.settings.auth, settings.tls
+    if auth is not None and auth.certificates and (tls is None or not tls.client_ca_file):
+        raise ConfigError("auth.certificates needs server.tls.client_ca_file: whose certificates are they?")
+    app = built(services, settings, settings.hosts or _names(settings.host))
+    certificate = None if tls is None else Certificate(tls)
+    server = await Server.start(
+        app,
+        settings.host,
+        settings.port,
+        authenticated=services.guard is not None,
+        context=None if certificate is None else certificate.context,
+        insecure=settings.insecure,
+    )
+    if certificate is not None:
+        services.health.add_check("certificate", certificate.check, cache=60)
+    return Site(server, app, services)
 
 
-def built(services: Services, settings: ServerSettings) -> WebApp:
+def _names(host: str) -> Iterable[str]:
+    """Return what a server may be called that listens on a host, nothing for anything."""
+    return (*LOCAL_NAMES, f"[{host}]" if ":" in host else host) if is_loopback(host) else ()
+
+
+def built(services: Services, settings: ServerSettings, hosts: Iterable[str] = ()) -> WebApp:
     """Return the ASGI application of the services of this process, as they are now.
 
+    :param hosts: what the header ``Host`` may say, nothing for anything.
     :raises ServiceSignatureError: two methods have one path, or somebody has one that is the server's.
     """
-    hosted = services.hosted
-    dispatch = Dispatch(hosted, (JSON, MSGPACK), max_body=settings.max_body, concurrency=settings.concurrency)
+    hosted, guard = services.hosted, services.guard
+    dispatch = Dispatch(
+        hosted,
+        (JSON, MSGPACK),
+        max_body=settings.max_body,
+        concurrency=settings.concurrency,
+        guard=guard,
+    )
     told = list(_told(services))
     taken = [*OWN, *(path for path, _ in told)]
-    rest = Rest(hosted, dispatch.load, max_body=settings.max_body, taken=taken)
-    app = WebApp(dispatch, rest)
+    rest = Rest(hosted, dispatch.load, max_body=settings.max_body, taken=taken, guard=guard)
+    auth = services.settings.auth
+    anonymous = anybody(() if auth is None else auth.anonymous)
+    healths = {HEALTH, LIVE, READY, *(path for path, _ in told)}
+    app = WebApp(
+        dispatch,
+        rest,
+        guard=guard,
+        public=lambda path: path in healths or anonymous(path),
+        hosts=hosts,
+    )
     app.add(describing(hosted, title=", ".join(services.components) or "Services", version=version))
-    app.add(telling(services.health, told))
+    app.add(telling(services.health, told, may_know=_may_know))
     for path, mounted in services.mounts.items():
         app.mount(path, mounted)
     return app
+
+
+def _may_know(scope: Any) -> bool:
+    """Return whether who asks for health may know of each check: from this machine, or known."""
+    one = caller()
+    return (one is not None and bool(one.name)) or from_here(scope)
 
 
 def _told(services: Services) -> Iterator[tuple[str, Callable[[], Any]]]:

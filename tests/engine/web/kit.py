@@ -226,7 +226,7 @@ async def post(url: str, body: bytes, content_type: str = "application/json", **
     """Send a request by a pool of its own; return the answer."""
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
     kind = f"content-type: {content_type}\r\n" if content_type else ""
-    head = f"POST /invoke HTTP/1.1\r\nhost: x\r\n{kind}{lines}".encode()
+    head = f"POST /invoke HTTP/1.1\r\nhost: localhost\r\n{kind}{lines}".encode()
     pool = HttpPool(connections=1, connect_timeout=WAIT, max_answer=10_000_000)
     try:
         return await pool.request(address_of(url), head, body)

@@ -257,7 +257,7 @@ async def sent(
 ) -> tuple[Answer, Any]:
     """Send a request, ``GET /path``, by a pool of its own; return the answer and the JSON in it."""
     kind = f"content-type: {content_type}\r\n" if content_type else ""
-    head = f"{line} HTTP/1.1\r\nhost: x\r\n{kind}{lines}".encode()
+    head = f"{line} HTTP/1.1\r\nhost: localhost\r\n{kind}{lines}".encode()
     pool = HttpPool(connections=1, connect_timeout=WAIT, max_answer=10_000_000)
     try:
         answer = await pool.request(address_of(url), head, body)

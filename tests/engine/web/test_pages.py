@@ -35,7 +35,9 @@ async def paged(routes: Any) -> AsyncGenerator[str, None]:
 async def read(url: str, path: str) -> Answer:
     pool = HttpPool(connections=1, connect_timeout=WAIT, max_answer=1_000_000)
     try:
-        return await pool.request(address_of(url), f"GET {path} HTTP/1.1\r\nhost: x\r\n".encode(), b"")
+        return await pool.request(
+            address_of(url), f"GET {path} HTTP/1.1\r\nhost: localhost\r\n".encode(), b""
+        )
     finally:
         await pool.close()
 

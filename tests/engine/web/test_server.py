@@ -13,12 +13,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
 
+from evbus.engine.kit.loopback import is_loopback
 from evbus.engine.service.declare import service_spec
 from evbus.engine.service.hosted import Hosted
 from evbus.engine.web import server as server_module
 from evbus.engine.web.app import WebApp
 from evbus.engine.web.dispatch import Dispatch
-from evbus.engine.web.server import Server, is_loopback
+from evbus.engine.web.server import Server
 from evbus.errors import ConfigError, ServiceCommunicationError, ServiceError
 from tests.engine.web.kit import ENCODINGS, WAIT, Shop, ShopImpl, call_of, calling, post, running
 
