@@ -44,7 +44,7 @@ def _services(hub):
         injector = hub.dispatch.DISPATCHER.core.injector
         hub.service.SERVICES = _engine.Services(
             _engine.Ground(
-                interceptors=lambda: hub.evbus.init.interceptors(),  # noqa: PLW0108 - POP may rebuild the sub
+                interceptors=lambda: _interceptors(hub),
                 seconds=lambda: hub.evbus.init.settings().service_timeout,
                 build=lambda cls: _implementations.build(cls, hub, injector),
                 channels=lambda: {_engine.LOCAL: False, **hub.channel.init.names()},
@@ -56,6 +56,13 @@ def _services(hub):
             )
         )
     return hub.service.SERVICES
+
+
+def _interceptors(hub):
+    """Return the pipeline's ``send`` and ``handle``, each None where there is none."""
+    _, around = hub.evbus.init.interceptors()
+    # Unlike messages in process, calls have receivers elsewhere that look at headers.
+    return (hub.evbus.BROKER.prepare if hub.evbus.BROKER.prepares else None), around
 
 
 async def start(hub, port=None, host=None, settings=None, client=False):

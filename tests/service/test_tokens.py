@@ -9,6 +9,7 @@ import hmac
 import json
 import logging
 import time
+from abc import abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from evbus import session
+from evbus.api import Service, get, implementation, rest, service
 from evbus.engine.service import jwt_tokens, keys
 from evbus.engine.service.auth import JwtSettings
 from evbus.engine.service.authenticate import Authenticator
@@ -43,6 +46,24 @@ from tests.service.locked import (
     serving,
     token,
 )
+
+
+@rest("/reader")
+@service()
+class Reader(Service):
+    """Tells the session that it is called in."""
+
+    @get("/read")
+    @abstractmethod
+    async def read(self) -> str: ...
+
+
+@implementation()
+class ReaderImpl(Reader):
+    async def read(self) -> str:
+        await asyncio.sleep(0)
+        return " ".join(sorted(session.current().values()))
+
 
 REMOTE = ("dispatch-json", "dispatch-msgpack", "rest")
 TOKENS = {"tokens": {"joe": {"token": SECRET, "scopes": ["vault:read"]}, "ann": {"token": OTHER}}}
@@ -667,3 +688,28 @@ async def test_a_key_set_may_be_a_file_that_changes(tmp_path: Path) -> None:
         file.write_text(json.dumps({"keys": [jwk(Keys.other_rsa, "RS256", kid="two")]}))
         assert await look(hub, named("one")) == 401
         assert await look(hub, named("two", Keys.other_rsa)) == 200
+
+
+@pytest.mark.parametrize("over", ["local", *REMOTE])
+async def test_a_session_is_seen_in_the_method_over_every_channel(over: str) -> None:
+    """By the pipeline plugin ``session`` of both; without it, nothing of a session travels."""
+    options = {"pipeline": ["session"]}
+
+    async def seen(hub: Any) -> str:
+        with session.use(user="joe", tenant="acme"):
+            return await hub.service.init.get(Reader).read()
+
+    if over == "local":
+        async with serving(None, ReaderImpl, **options) as here:
+            assert await seen(here) == "acme joe"
+        return
+    async with serving(TOKENS, ReaderImpl, **options) as there:
+        settings = {"registry": {"static": {"reader": {over: there.service.init.report()["url"]}}}}
+        settings["channels"] = {over: {"token": SECRET}}
+        for pipeline, expected in ((options, "acme joe"), ({}, "")):
+            here = new_hub(**pipeline)
+            await here.service.init.start(settings=settings, client=True)
+            try:
+                assert await seen(here) == expected
+            finally:
+                await here.service.init.stop(5)

@@ -260,6 +260,11 @@ class Broker:
             raise PayloadTooLarge(len(data), self.max_body)
         return Envelope("", "", data, {**headers, **shared}, _monotonic())
 
+    @property
+    def prepares(self) -> bool:
+        """Whether there are interceptors that see what is sent."""
+        return self._send is not None
+
     def prepare(self, event: Envelope) -> None:
         """Run the interceptors on an envelope that came from outside, as on one that is put.
 
