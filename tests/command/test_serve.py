@@ -42,7 +42,8 @@ class ShopImpl(Shop):
 
 #: A request that is answered when the shop ends.
 WAIT = (
-    b"POST /invoke HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 40\r\n\r\n"
+    b"POST /invoke HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    b"content-length: 40\r\n\r\n"
     b'{"method": "mall:shop:wait", "args": []}'
 )
 

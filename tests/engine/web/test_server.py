@@ -69,7 +69,7 @@ def test_what_only_this_machine_reaches_is_known(host: str) -> None:
 
 
 async def test_who_asks_everybody_may_listen_everywhere() -> None:
-    server = await Server.start(app(), EVERYWHERE, 0, authenticated=True)
+    server = await Server.start(app(), EVERYWHERE, 0, authenticated=True, insecure=True)
     assert server.port > 0
     await server.stop(WAIT)
 
