@@ -168,7 +168,7 @@ def asgi(hub):
     """Return what the HTTP server serves, as an ASGI application for a server of somebody else.
 
     It is that of the implementations that run now; what belongs to the server itself, such as the limits on
-    heads and slow clients, and who may call, is that server's business.
+    heads and slow clients, and TLS, is that server's business. Callers are asked by the setting ``auth``.
 
     :raises LocalServiceError: the services are not started.
     :raises MissingExtra: the extra ``service`` is not installed.

@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 import trustme
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from evbus.engine.describe.openapi import RestMethod, document
+from evbus.engine.service.declare import service_spec
 from evbus.engine.wire.base.tls import Tls
 from evbus.engine.wire.http.pool import HttpFailure
 from evbus.errors import AuthorizationError, ConfigError, ServiceCommunicationError
-from tests.service.locked import SECRET, DoorImpl, Vault, ask, calling, invoke, serving
+from tests.service.locked import SECRET, Door, DoorImpl, Vault, VaultImpl, ask, calling, invoke, serving
 
 TOKENS = {"tokens": {"joe": {"token": SECRET, "scopes": ["vault:read"]}}}
 OVER = ("dispatch-json", "dispatch-msgpack", "rest")
@@ -335,3 +338,34 @@ async def test_a_server_is_called_what_the_settings_say() -> None:
             assert (await ask(hub, "GET", "/door/sign", host=host)).status == status
     async with serving(None, DoorImpl, server={"hosts": ["*"]}) as hub:
         assert (await ask(hub, "GET", "/door/sign", host="any.example")).status == 200
+
+
+async def test_the_document_of_openapi_says_what_a_method_asks_for(authority: Authority) -> None:
+    auth = {**CERTIFICATES, **TOKENS, "anonymous": ["vault:vault:put"]}
+    trusted = Tls(ca_file=authority.ca, cert_file=authority.issue("joe", common_name="joe"))
+    async with serving(auth, VaultImpl, DoorImpl, server=mutual(authority)) as hub:
+        answer = await ask(hub, "GET", "/openapi.json", tls=trusted)
+    made = json.loads(answer.body)
+    OpenAPIV31SpecValidator(made).validate()
+    assert made["components"]["securitySchemes"] == {
+        "bearerAuth": {"type": "http", "scheme": "bearer"},
+        "mutualTLS": {"type": "mutualTLS"},
+    }
+    look = made["paths"]["/vault/look"]["get"]
+    assert look["security"] == [{"bearerAuth": ["vault:read"]}, {"mutualTLS": ["vault:read"]}]
+    assert {"401", "403"} <= set(look["responses"])
+    for anybody in (made["paths"]["/vault/put"]["post"], made["paths"]["/door/sign"]["get"]):
+        assert "security" not in anybody
+        assert "401" not in anybody["responses"]
+
+
+def test_without_a_server_the_document_says_what_interfaces_ask_for() -> None:
+    methods = [
+        RestMethod(spec, route) for spec in map(service_spec, (Vault, Door)) for route in spec.routes.values()
+    ]
+    made = document(methods, title="x", version="1")
+    assert list(made["components"]["securitySchemes"]) == ["bearerAuth"]
+    assert made["paths"]["/vault/put"]["post"]["security"] == [{"bearerAuth": ["vault:write"]}]
+    assert "security" not in made["paths"]["/door/sign"]["get"]
+    made = document([one for one in methods if one.service.cls is Door], title="x", version="1")
+    assert "securitySchemes" not in made["components"]

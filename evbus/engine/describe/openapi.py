@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Union, get_args, get_origin
 
 from evbus.engine.codec import json
 from evbus.engine.describe.docstring import Docstring, read_docstring
 from evbus.engine.describe.schema import schemas_of
 from evbus.engine.kit.names import unique
+from evbus.engine.service.access import Access
 from evbus.engine.service.declare import ServiceSpec
 from evbus.engine.service.method import EMPTY
 from evbus.engine.service.rest import PIECE
 from evbus.engine.service.route import Argument, Route
 
-__all__ = ["RestMethod", "document"]
+__all__ = ["BEARER", "MUTUAL_TLS", "RestMethod", "document"]
 
 OPENAPI = "3.1.0"
 #: The schema of every failure. No class has a name with a dot in it.
 _ERROR = "evbus.error"
 _JSON = "application/json"
+#: How callers say who they are (section 4.8.27).
+BEARER, MUTUAL_TLS = "bearerAuth", "mutualTLS"
+_SCHEMES = {BEARER: {"type": "http", "scheme": "bearer"}, MUTUAL_TLS: {"type": "mutualTLS"}}
 _NONE = type(None)
 
 
 class RestMethod(NamedTuple):
-    """A method that has a path, and the interface that it is of."""
+    """A method that has a path, and the interface that it is of.
+
+    :ivar open_to_all: anybody may call it, as settings say.
+    """
 
     service: ServiceSpec
     route: Route
+    open_to_all: bool = False
+
+    @property
+    def access(self) -> Access:
+        """Who may call it."""
+        found = self.route.method.access
+        return found._replace(anonymous=True) if self.open_to_all else found
 
 
 def document(
@@ -38,15 +52,20 @@ def document(
     version: str,
     description: str = "",
     server: str = "",
+    asked: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return the document, plain values in an order that is the same every time.
 
     :param title: of the API; ``version`` and ``description`` are the API's, too.
+    :param asked: how callers say who they are, :data:`BEARER` and :data:`MUTUAL_TLS`, where all are asked;
+        None where it is only known of those methods that ask for something.
     :param server: the URL below which the paths are, ``""`` for where the document is.
     :raises ConfigError: a type cannot be described; names the parameter, or the method of the result.
     """
     methods = list(found)
-    writer = _Operations(methods)
+    guarded = [one for one in methods if not one.access.anonymous and (asked or one.access.declared)]
+    schemes = tuple(asked or [BEARER]) if guarded else ()
+    writer = _Operations(methods, {id(one) for one in guarded}, schemes)
     info = {"title": title, "version": version, **({"description": description} if description else {})}
     tags: dict[str, str] = {}
     for one in methods:
@@ -58,7 +77,10 @@ def document(
         **({"servers": [{"url": server}]} if server else {}),
         **({"tags": [_tag(name, text) for name, text in tags.items()]} if tags else {}),
         "paths": writer.paths(),
-        "components": {"schemas": writer.components()},
+        "components": {
+            "schemas": writer.components(),
+            **({"securitySchemes": {name: _SCHEMES[name] for name in schemes}} if schemes else {}),
+        },
     }
 
 
@@ -73,8 +95,10 @@ def _tag(name: str, text: str) -> dict[str, str]:
 class _Operations:
     """Writes the operations of methods."""
 
-    def __init__(self, methods: list[RestMethod]) -> None:
+    def __init__(self, methods: list[RestMethod], guarded: set[int], schemes: Sequence[str]) -> None:
         self._methods = methods
+        self._guarded = guarded
+        self._schemes = schemes
         kinds: dict[str, Any] = {}
         for one in methods:
             method = one.route.method
@@ -120,7 +144,11 @@ class _Operations:
             made["parameters"] = parameters
         if route.body is not None:
             made["requestBody"] = self._body(route, route.body, said)
-        made["responses"] = self._responses(route, said)
+        guarded = id(one) in self._guarded
+        if guarded:
+            # One of them is enough (section 4.8.30).
+            made["security"] = [{name: list(one.access.scopes)} for name in self._schemes]
+        made["responses"] = self._responses(route, said, _REFUSALS if guarded else {})
         return made
 
     def _parameter(
@@ -148,13 +176,13 @@ class _Operations:
             "content": {_JSON: {"schema": schema, **example}},
         }
 
-    def _responses(self, route: Route, said: Docstring) -> dict[str, Any]:
+    def _responses(self, route: Route, said: Docstring, refusals: Mapping[str, str]) -> dict[str, Any]:
         """Return what may come back (section 4.8.16)."""
         schema = self._schemas[f"of the result of {route.method.title}"]
         made: dict[str, Any] = {
             "200": {"description": said.returns or "The result.", "content": {_JSON: {"schema": schema}}}
         }
-        failures = dict(_FAILURES)
+        failures = {**_FAILURES, **refusals}
         if route.body is not None:
             failures.update(_FAILURES_OF_BODIES)
         for kind, status in route.errors.items():
@@ -168,6 +196,7 @@ class _Operations:
         return made
 
 
+_REFUSALS = {"401": "Who calls is not known.", "403": "Who calls may not."}
 _FAILURES = {"422": "An argument is missing or does not fit."}
 _FAILURES_OF_BODIES = {
     "400": "The body is no JSON.",

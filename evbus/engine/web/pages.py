@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import ipaddress
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -38,17 +38,24 @@ _NOW = {"cache-control": "no-store"}
 Tell = Callable[[], Any]
 
 
-def describing(hosted: Hosted, *, title: str, version: str) -> list[Route]:
+def describing(
+    hosted: Hosted, *, title: str, version: str, asked: Sequence[str] | None = None
+) -> list[Route]:
     """Return the routes of the OpenAPI document of the methods that have a path, and of its page.
 
     :param title: of the API, and so ``version``.
+    :param asked: how callers say who they are, as :func:`.document` has it.
     """
 
     @cache
     def made() -> dict[str, Any]:
         methods = hosted.methods()
-        found = [RestMethod(one.service, one.spec.route) for one in methods if one.spec.route is not None]
-        return document(found, title=title, version=version)
+        found = [
+            RestMethod(one.service, one.spec.route, one.access.anonymous)
+            for one in methods
+            if one.spec.route is not None
+        ]
+        return document(found, title=title, version=version, asked=asked)
 
     async def as_json(request: Request) -> Response:
         return _described(lambda: _json(made()))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from evbus.engine.describe.openapi import BEARER, MUTUAL_TLS
 from evbus.engine.kit.loopback import is_loopback
+from evbus.engine.service.auth import AuthSettings
 from evbus.engine.service.authenticate import anybody
 from evbus.engine.service.encoding import JSON, MSGPACK
 from evbus.engine.service.guard import caller
@@ -111,11 +113,20 @@ def built(services: Services, settings: ServerSettings, hosts: Iterable[str] = (
         public=lambda path: path in healths or anonymous(path),
         hosts=hosts,
     )
-    app.add(describing(hosted, title=", ".join(services.components) or "Services", version=version))
+    title = ", ".join(services.components) or "Services"
+    app.add(describing(hosted, title=title, version=version, asked=_asked(auth)))
     app.add(telling(services.health, told, may_know=_may_know))
     for path, mounted in services.mounts.items():
         app.mount(path, mounted)
     return app
+
+
+def _asked(auth: AuthSettings | None) -> list[str] | None:
+    """Return how callers say who they are, for the document of OpenAPI."""
+    if auth is None:
+        return None
+    tokens = [BEARER] if auth.jwt is not None or auth.tokens else []
+    return [*tokens, MUTUAL_TLS] if auth.certificates else tokens
 
 
 def _may_know(scope: Any) -> bool:
