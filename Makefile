@@ -39,18 +39,20 @@ run-services: $(VENV)/.installed
 	$(PIP) install --constraint requirements/test.txt --editable .[service]
 	PYTHON=$(abspath $(BIN)/python) examples/services/run.sh
 
-# Without the brokers their tests are skipped, and that is a failure where CI is set. RabbitMQ 4.0 and 4.3 come from newer
-# Debians, to folders of their own: not every machine can have them, and those tests are skipped, with the reason, in CI too.
+# Without the brokers their tests are skipped, and that is a failure where CI is set. RabbitMQ 4.0 and 4.3 and Consul come from
+# other Debians, to folders of their own: not every machine can have them, and those tests are skipped, with the reason, in CI too.
 test: $(VENV)/.tests
 	.ci/servers || [ -z "$${CI:-}" ]
 	.ci/rabbitmq 4.0 || true
 	.ci/rabbitmq 4.3 || true
+	.ci/consul || true
 	$(PYTEST) $(ARGS)
 
 servers:
 	.ci/servers
 	.ci/rabbitmq 4.0 || true
 	.ci/rabbitmq 4.3 || true
+	.ci/consul || true
 
 # What `make test` needs, without running it: .ci/run prepares several interpreters at a time.
 venv: $(VENV)/.tests
@@ -84,6 +86,7 @@ chaos: $(VENV)/.tests
 	.ci/servers
 	.ci/rabbitmq 4.0 || true
 	.ci/rabbitmq 4.3 || true
+	.ci/consul || true
 	$(BIN)/python -m tests.chaos $(or $(ARGS),all)
 
 clean:

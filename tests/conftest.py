@@ -22,8 +22,9 @@ import pytest
 
 from evbus.engine.core.plugins import installed
 from evbus.engine.wire.base import supervisor
-from tests.servers import _activemq, _versions
+from tests.servers import _activemq, _consul, _versions
 from tests.servers._activemq import ActiveMQ
+from tests.servers._consul import Consul, ConsulDouble
 from tests.servers._lender import Lender, borrow
 from tests.servers._node import Node
 from tests.servers._proxy import Proxy
@@ -372,6 +373,16 @@ def each_broken_rabbitmq(each_spare_rabbitmq_of_the_run: RabbitMQ) -> RabbitMQ:
 def broken_activemq(spare_activemq_of_the_run: ActiveMQ) -> ActiveMQ:
     """Return a running broker to kill and freeze; what a test does to it is mended before the next."""
     return spare_activemq_of_the_run.mend()
+
+
+@pytest.fixture(params=(Consul, ConsulDouble), ids=("consul", "double"))
+def each_consul(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Consul]:
+    """Return a running agent of Consul, and then its double, for one test alone."""
+    missing = "" if request.param is ConsulDouble else _consul.missing()
+    if missing:
+        pytest.skip(missing)  # in CI too: it is fetched, which not every machine can do
+    with request.param() as agent:
+        yield agent.start(tmp_path / "consul")
 
 
 @pytest.fixture(scope="session")

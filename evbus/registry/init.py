@@ -5,8 +5,11 @@ from evbus.engine.core import profiles as _profiles
 from evbus.engine.core.plugins import face as _face
 
 
-async def open(hub, settings):  # noqa: A001 - the name of the step in all rooms
+async def open(hub, settings, health_path, status):  # noqa: A001 - the name of the step in all rooms
     """Open the registry that the option ``services`` names; return it.
+
+    :param health_path: returns the path at which a component tells its health.
+    :param status: awaits how this process is.
 
     :raises ConfigError: there is no such registry, or its settings have to be mended.
     """
@@ -18,7 +21,9 @@ async def open(hub, settings):  # noqa: A001 - the name of the step in all rooms
     schema, path = getattr(plugin, "PROFILE", None), f"registry.{name}"
     data = {} if data is None else data
     profile = None if schema is None else _profiles.convert(data, schema, "services", path)
-    ctx = SafeNamespaceDict(acct=data, profile=profile, name=name, state=None)
+    ctx = SafeNamespaceDict(
+        acct=data, profile=profile, name=name, state=None, health_path=health_path, status=status
+    )
     if "open" in functions:
         ctx.state = await functions["open"](ctx)
 

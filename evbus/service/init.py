@@ -50,7 +50,7 @@ def _services(hub):
                 channels=lambda: {_engine.LOCAL: False, **hub.channel.init.names()},
                 channel_settings=lambda *about: hub.channel.init.settings(*about),  # noqa: PLW0108
                 open_channel=lambda *about: hub.channel.init.open(*about),  # noqa: PLW0108
-                open_registry=lambda settings: hub.registry.init.open(settings),  # noqa: PLW0108
+                open_registry=lambda *about: hub.registry.init.open(*about),  # noqa: PLW0108
                 serve=lambda *about: _serve(hub, *about),
                 bus=lambda result: _health.of_bus(hub.evbus.stats.snapshot(), result),
             )

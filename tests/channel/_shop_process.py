@@ -1,8 +1,12 @@
-"""A process with a server of the shop: prints its port, notes calls in a file, and ends with its input."""
+"""A process with a server of the shop: prints its port, notes calls in a file, and ends with its input.
+
+It takes the file, the port, and its settings as JSON.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from typing import Any
@@ -12,7 +16,7 @@ from tests.channel.shop import Shop
 from tests.evbus.kit import new_hub
 
 
-def main(file: str, port: str) -> None:
+def main(file: str, port: str, settings: str) -> None:
     noted = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     @implementation()
@@ -31,7 +35,7 @@ def main(file: str, port: str) -> None:
     async def run() -> None:
         hub: Any = new_hub()
         hub.service.init.add(ShopImpl)
-        await hub.service.init.start(port=int(port))
+        await hub.service.init.start(port=int(port), settings=json.loads(settings))
         sys.stdout.write(f"{hub.service.SERVICES.server.port}\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import json
 import subprocess
 import sys
 import urllib.request
@@ -245,10 +246,11 @@ async def test_a_password_in_an_address_is_not_shown() -> None:
 class Process:
     """A process with a server of the shop."""
 
-    def __init__(self, noted: Path, port: int = 0) -> None:
+    def __init__(self, noted: Path, port: int = 0, settings: dict[str, Any] | None = None) -> None:
         self.noted = noted
         self._ended = False
-        command = [sys.executable, "-m", "tests.channel._shop_process", str(noted), str(port)]
+        given = [str(noted), str(port), json.dumps(settings or {})]
+        command = [sys.executable, "-m", "tests.channel._shop_process", *given]
         self._process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -274,8 +276,8 @@ class Process:
 
 
 @contextlib.contextmanager
-def processes(folder: Path, count: int) -> Any:
-    made = [Process(folder / str(number)) for number in range(count)]
+def processes(folder: Path, count: int, settings: dict[str, Any] | None = None) -> Any:
+    made = [Process(folder / str(number), settings=settings) for number in range(count)]
     try:
         yield made
     finally:

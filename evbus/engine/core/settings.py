@@ -7,7 +7,7 @@ import math
 import os
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -222,10 +222,20 @@ def explain(exc: msgspec.ValidationError, schema: type[msgspec.Struct] | None = 
         reason = re.sub(r"\b(object|array)\b", lambda kind: _KINDS[kind[0]], reason)
     elif reason.startswith("Invalid enum value "):
         value = reason.removeprefix("Invalid enum value ").strip("'")
-        types = {field.encode_name: field.type for field in msgspec.structs.fields(schema)} if schema else {}
-        choices = [str(choice) for choice in typing.get_args(types.get(path.lstrip(".")))]
+        choices = [str(choice) for choice in typing.get_args(_type_at(schema, path.split(".")[1:]))]
         reason = f"{value!r} is none of {', '.join(choices)}" if choices else reason
     return reason, path
+
+
+def _type_at(schema: Any, path: Sequence[str]) -> Any:
+    """Return the type of a key below a Struct, None where it is not found."""
+    if not path:
+        return schema
+    for one in (schema, *typing.get_args(schema)):
+        if isinstance(one, type) and issubclass(one, msgspec.Struct):
+            types = {field.encode_name: field.type for field in msgspec.structs.fields(one)}
+            return _type_at(types.get(path[0]), path[1:])
+    return None
 
 
 def read_settings(options: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> Settings:

@@ -24,7 +24,7 @@ from evbus.engine.service.declare import (
 )
 from evbus.engine.service.directory import Directory, Located
 from evbus.engine.service.guard import Guard
-from evbus.engine.service.health import HealthCheckManager, Result, has_checks
+from evbus.engine.service.health import Health, HealthCheckManager, Result, endpoint_of, has_checks
 from evbus.engine.service.hosted import Hosted, HostedMethod
 from evbus.engine.service.implementations import Plan, planned
 from evbus.engine.service.method import MethodSpec
@@ -37,6 +37,8 @@ __all__ = ["Ground", "Registry", "RunningServer", "Services"]
 log = logging.getLogger("evbus.service")
 
 LOCAL = "local"
+#: The path at which a server tells the health of its process.
+HEALTH = "/health"
 
 _Close = Callable[[], Awaitable[None]]
 _Result = TypeVar("_Result")
@@ -81,7 +83,8 @@ class Ground(NamedTuple):
         HTTP server has.
     :ivar channel_settings: returns what every channel may be told, of one.
     :ivar open_channel: awaits a channel, and what closes it.
-    :ivar open_registry: awaits the registry.
+    :ivar open_registry: awaits the registry, which is handed what tells the path of a component's health, and
+        how this process is.
     :ivar serve: starts the HTTP server.
     :ivar bus: says of a result how the bus is.
     """
@@ -94,7 +97,9 @@ class Ground(NamedTuple):
     open_channel: Callable[
         [str, ServiceSettings], Awaitable[tuple[OpenChannel, Callable[[], Awaitable[None]]]]
     ]
-    open_registry: Callable[[ServiceSettings], Awaitable[Registry]]
+    open_registry: Callable[
+        [ServiceSettings, Callable[[str], str], Callable[[], Awaitable[Health]]], Awaitable[Registry]
+    ]
     serve: Callable[[ServerSettings, Services], Awaitable[RunningServer]]
     bus: Callable[[Result], None]
 
@@ -224,7 +229,8 @@ class Services:
             stack.push_async_callback(guard.close)
         name, _ = settings.registry_parts()
         self._registry = registry = await _told(
-            self._ground.open_registry(settings), f"the registry {name} cannot be opened"
+            self._ground.open_registry(settings, self._health_path, lambda: self.health.check()),  # noqa: PLW0108 - it is made later
+            f"the registry {name} cannot be opened",
         )
         if registry.close is not None:
             stack.push_async_callback(registry.close)
@@ -264,6 +270,10 @@ class Services:
                 )
                 if registry.deregister is not None:
                     stack.push_async_callback(registry.deregister, name)
+
+    def _health_path(self, name: str) -> str:
+        component = self._components.get(name)
+        return (endpoint_of(component.made) if component is not None else "") or HEALTH
 
     async def _made(self, plan: Plan) -> _Component:
         made: dict[type, Any] = {}
@@ -468,6 +478,12 @@ class Services:
 
     def _choose(self, component: str, located: Located, channel: str) -> str:
         known, found = self._known, located.channels
+        if not found:
+            raise ServiceCommunicationError(
+                f"the component {component!r} has no address now; see that an instance of it runs and is "
+                f"well, and that the registry {self._directory_name} knows it",
+                handed_over=False,
+            )
         if channel:
             if channel in found:
                 return channel

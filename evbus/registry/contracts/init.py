@@ -22,4 +22,7 @@ change any more. The same file may also have:
 ``ctx.name`` is its name, and ``ctx.acct`` its settings: what stands below its name in the option
 ``services``, below ``registry``. With ``hub.registry.<file>.PROFILE``, a ``msgspec.Struct``, they are
 checked, and ``ctx.profile`` holds the result.
+
+For registries that tell how a component is, ``ctx.health_path(component)`` returns the path at which its HTTP
+server says so, and ``await ctx.status()`` the :class:`evbus.engine.service.health.Health` of this process.
 """
