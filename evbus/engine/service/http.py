@@ -12,7 +12,7 @@ from typing import Any
 
 from evbus.engine.kit.loopback import is_loopback
 from evbus.engine.kit.redact import one_line, text_of
-from evbus.engine.service.call import Call, where
+from evbus.engine.service.call import Call, says_who, where
 from evbus.engine.service.encoding import (
     Encoding,
     Records,
@@ -174,9 +174,9 @@ class HttpCaller:
 
         :raises ServiceError: it would be.
         """
-        if where_to.secure or self._insecure or is_loopback(where_to.host):
+        if where_to.secure or self._insecure or not says_who(call.headers):
             return
-        if any(name.lower() == "authorization" for name in call.headers):
+        if not is_loopback(where_to.host):
             raise ServiceError(
                 f"{where(call, self.channel, address)}: its token is not sent to another machine over plain "
                 "HTTP, where anybody on the way can read it; use https, or say insecure: true of the channel"

@@ -14,7 +14,7 @@ from evbus.engine.handling.frame import CURRENT
 from evbus.engine.kit.backoff import backoff
 from evbus.engine.kit.redact import problem_text, redact
 from evbus.engine.kit.waiting import failure_of, running
-from evbus.engine.service.call import Call, where
+from evbus.engine.service.call import Call, says_who, where
 from evbus.engine.service.declare import ServiceSpec
 from evbus.engine.service.instance import Instance, Instances
 from evbus.engine.service.method import MethodSpec
@@ -70,10 +70,6 @@ def check_token(value: Any) -> None:
     """
     if not isinstance(value, str) or not value or not all("!" <= one <= "~" for one in value):
         raise ValueError("a token is a text of ASCII without blanks, and not empty")
-
-
-def _says_who(headers: Mapping[str, str]) -> bool:
-    return any(name.lower() == "authorization" for name in headers)
 
 
 class OpenChannel(NamedTuple):
@@ -147,7 +143,7 @@ class Remote:
         if seconds <= 0:
             raise ServiceTimeout(f"{spec.title}: there is no time left for it")
         headers = headers_of(name, self._prepare())
-        if (own := _TOKEN.get()) is not None and not _says_who(headers):
+        if (own := _TOKEN.get()) is not None and not says_who(headers):
             headers["authorization"] = f"Bearer {own}"
         if spec.item is None:
             headers[DEADLINE] = f"{time.time() + seconds:.3f}"
@@ -247,7 +243,7 @@ class _Attempts:
     def _begin(self, channel: OpenChannel) -> None:
         self._channel = channel.name
         headers = self._call.headers
-        if channel.token is not None and not _says_who(headers):
+        if channel.token is not None and not says_who(headers):
             headers["authorization"] = f"Bearer {channel.token()}"
 
     def _may_again(self, problem: ServiceCommunicationError) -> bool:
