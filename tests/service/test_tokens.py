@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from evbus import session
 from evbus.api import Service, get, implementation, rest, service
+from evbus.engine.call.forward import passed_on
 from evbus.engine.service import jwt_tokens, keys
 from evbus.engine.service.auth import JwtSettings
 from evbus.engine.service.authenticate import Authenticator
@@ -713,3 +714,20 @@ async def test_a_session_is_seen_in_the_method_over_every_channel(over: str) -> 
                 assert await seen(here) == expected
             finally:
                 await here.service.init.stop(5)
+
+
+def test_a_token_is_no_header_that_is_passed_on() -> None:
+    assert passed_on({"Authorization": "Bearer x", "authorization": "y", "x-mine": "1"}) == {"x-mine": "1"}
+
+
+async def test_what_is_mounted_elsewhere_asks_who_calls_and_for_which_host_too() -> None:
+    async with serving(TOKENS, server={"hosts": ["inner.example"]}) as inner:
+        mounts = {"/inner": inner.service.init.asgi()}
+        async with serving(None, DoorImpl, mounts=mounts, server={"hosts": ["*"]}) as outer:
+            for host, bearer, status in (
+                ("inner.example", SECRET, 200),
+                ("inner.example", "", 401),
+                ("evil.example", SECRET, 421),
+            ):
+                answer = await ask(outer, "GET", "/inner/vault/look", bearer=bearer, host=host)
+                assert answer.status == status
