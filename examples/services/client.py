@@ -1,6 +1,7 @@
 """The process that buys: python client.py; with --here the shop is in the same process."""
 
 import asyncio
+import os
 import sys
 
 from shop import OutOfStock, Shop, ShopImpl
@@ -10,7 +11,7 @@ from evbus.api import services
 
 async def main() -> None:
     implementations = [ShopImpl] if "--here" in sys.argv else []
-    async with services(implementations, settings="services.yml") as running:
+    async with services(implementations, settings=os.environ.get("SHOP_SETTINGS", "services.yml")) as running:
         shop = running.proxy(Shop)
         print(await shop.order("pen", count=2))
         print([item.name async for item in shop.catalogue()])

@@ -13,7 +13,8 @@ async def main() -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with services([ShopImpl], port=int(os.environ.get("SHOP_PORT", "8001"))) as running:
+    port, settings = int(os.environ.get("SHOP_PORT", "8001")), os.environ.get("SHOP_SETTINGS")
+    async with services([ShopImpl], port=port, settings=settings) as running:
         print(f"the shop is open, at port {running.port}", flush=True)
         await stopped.wait()
     print("the shop is closed", flush=True)

@@ -8,8 +8,9 @@
   ``print`` prints stands behind it as a comment;
 * ``yaml``: profiles, which are checked. In what is expected ``...`` stands for any text.
 
-In files, ``amqp://localhost/`` and ``stomp://localhost/`` stand for a node that the tests start, and 8001,
-there and in consoles, for a port that is free.
+In files, ``amqp://localhost/`` and ``stomp://localhost/`` stand for a node that the tests start,
+``http://localhost:8500`` for an agent of Consul, or its double where there is none, and 8001, there and in
+consoles, for a port that is free.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,8 @@ import pytest
 import yaml
 
 from evbus.engine.core.plugins import installed
+from tests.servers import _consul
+from tests.servers._consul import Consul, ConsulDouble
 from tests.servers._ports import free_ports
 from tests.servers._rabbitmq import RabbitMQ
 
@@ -35,6 +39,7 @@ PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
 HEAD = re.compile(r"^\.\. code-block:: (\w+)\n((?:   :\w+:.*\n)*)\n((?:(?:   .*)?\n)+)", re.MULTILINE)
 NAME = re.compile(r":(?:caption|name): *(\S+)")
 PRINTED = re.compile(r"^ *print\(.*\)  # (.*)$", re.MULTILINE)
+CONSUL = "http://localhost:8500"
 MARK = "-- end of a command --"
 
 
@@ -139,8 +144,15 @@ def test_the_examples_of_a_page(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for block in found_in(page):
-        run_block(block, page, f"{page.relative_to(ROOT)}:{block.line}", capsys)
+    with ExitStack() as stack:
+        consul = ""
+        if CONSUL in page.read_text():
+            agent = ConsulDouble() if _consul.missing() else Consul()
+            consul = stack.enter_context(agent).start(tmp_path / "consul").url
+        for block in found_in(page):
+            if block.name:
+                block = block._replace(text=block.text.replace(CONSUL, consul))
+            run_block(block, page, f"{page.relative_to(ROOT)}:{block.line}", capsys)
 
 
 @pytest.mark.xdist_group("pages with a broker")  # where they have queues of the same names

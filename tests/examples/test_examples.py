@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.servers import _consul
 from tests.servers._ports import free_ports
 
 ROOT = Path(__file__).parent.parent.parent
@@ -153,6 +154,18 @@ def test_the_services_of_two_processes_are_called_as_those_of_one(clone: Path) -
     command = [sys.executable, "client.py", "--here"]
     here = subprocess.run(command, cwd=script.parent, capture_output=True, text=True, timeout=60, check=True)
     assert here.stdout == bought
+
+
+def test_the_services_of_two_processes_find_each_other_in_consul(clone: Path) -> None:
+    if missing := _consul.missing():
+        pytest.skip(missing)  # in CI too: it is fetched, which not every machine can do
+    port, *others = map(str, free_ports(4))
+    names = ("CONSUL_PORT", "CONSUL_SERVER_PORT", "CONSUL_SERF_PORT")
+    agent = {"CONSUL": str(_consul.PROGRAM), **dict(zip(names, others, strict=True))}
+    script = clone / "examples" / "services" / "run-consul.sh"
+    done = run(clone, str(script), PYTHON=sys.executable, SHOP_PORT=port, **agent)
+    bought = "Item(name='pen', price=3.0)\n['pen', 'ink']\nout of stock: 3 of ink are left\n"
+    assert done.stdout == f"{bought}the shop is open, at port {port}\nthe shop is closed\n"
 
 
 def test_the_shop_is_served_and_called_from_the_command_line(clone: Path) -> None:

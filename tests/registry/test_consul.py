@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.service.consul import channels_of, channels_text
+from evbus.engine.service.consul import ConsulSettings, channels_of, channels_text
 from evbus.engine.service.declare import (
     AbstractComponent,
     ChannelAddress,
@@ -26,7 +26,8 @@ from evbus.errors import ProfileError, ServiceCommunicationError, ServiceError
 from tests.channel.shop import Shop
 from tests.channel.test_dispatch import each, processes
 from tests.evbus.kit import new_hub
-from tests.servers._consul import Consul
+from tests.servers import _consul
+from tests.servers._consul import Consul, ConsulDouble
 from tests.servers._ports import free_ports
 
 WAIT = 60.0  # seconds
@@ -322,6 +323,30 @@ async def test_an_agent_that_is_away_is_told_in_a_sentence() -> None:
         await bell(caller).ring(1)
     assert str(problem.value) == said
     await caller.service.init.stop()
+
+
+TOKEN = "5f9c2c5e-7a61-4b1c-9c55-0d7ad4a0f7b1"
+
+
+@pytest.mark.parametrize("kind", [Consul, ConsulDouble])
+async def test_a_token_is_sent_and_one_that_may_nothing_is_told(
+    kind: type[Consul], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if kind is Consul and _consul.missing():
+        pytest.skip(_consul.missing())
+    with kind(TOKEN) as agent:
+        await asyncio.to_thread(agent.start, tmp_path / "consul")
+        async with serving(agent, token=TOKEN), calling(agent, token=TOKEN) as here:
+            assert await bell(here).ring(1) == "dong "
+        for token in ("", TOKEN[:-1] + "2"):
+            hub = new_hub()
+            hub.service.init.add(BellImpl, BelfryImpl)
+            with pytest.raises(ServiceError) as problem:
+                await hub.service.init.start(port=0, settings=settings(agent, token=token))
+            assert str(problem.value).startswith(f"Consul at {agent.url} does not allow this: ")
+            assert str(problem.value).endswith("; see that registry.consul.token may")
+            assert TOKEN[:-1] not in f"{problem.value}{caplog.text}"
+    assert TOKEN not in repr(ConsulSettings(token=TOKEN))
 
 
 async def test_something_else_in_its_place_is_told(each_consul: Consul) -> None:

@@ -13,6 +13,7 @@ from tests.servers._ports import HOST, free_ports
 from tests.servers._processes import Process, Processes
 
 FOLDER = Path(__file__).parent.parent.parent / ".servers" / "consul"
+PROGRAM = FOLDER / "root" / "usr" / "bin" / "consul"
 DOUBLE = Path(__file__).with_name("_consul_double.py")
 ANSWER = 5.0  # seconds
 
@@ -25,12 +26,16 @@ def missing() -> str:
 
 
 class Consul(Node):
-    """An agent that keeps what it is told in memory: started again, it has forgotten it."""
+    """An agent that keeps what it is told in memory: started again, it has forgotten it.
+
+    :param token: without which it refuses everything.
+    """
 
     name = "Consul"
 
-    def __init__(self) -> None:
+    def __init__(self, token: str = "") -> None:
         super().__init__()
+        self.token = token
         self.port = 0
         self._others: list[int] = []
 
@@ -45,7 +50,9 @@ class Consul(Node):
     def ask(self, path: str, verb: str = "GET", body: Any = None) -> Any:
         """Return what it answers, decoded."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}{path}", data, method=verb)  # noqa: S310 - http
+        headers = {"X-Consul-Token": self.token} if self.token else {}
+        url = f"{self.url}{path}"
+        request = urllib.request.Request(url, data, headers, method=verb)  # noqa: S310 - http
         with urllib.request.urlopen(request, timeout=ANSWER) as answer:  # noqa: S310 - http
             return json.loads(answer.read() or b"null")
 
@@ -72,8 +79,10 @@ class Consul(Node):
             "log-level": "warn",
         }
         given = [f"-{name}={value}" for name, value in options.items()]
-        program = FOLDER / "root" / "usr" / "bin" / "consul"
-        return processes.start([program, "agent", "-dev", "-disable-host-node-id", *given], {}, self.log)
+        if self.token:
+            tokens = f'tokens {{ master = "{self.token}", agent = "{self.token}" }}'
+            given.append(f'-hcl=acl {{ enabled = true, default_policy = "deny", {tokens} }}')
+        return processes.start([PROGRAM, "agent", "-dev", "-disable-host-node-id", *given], {}, self.log)
 
     def _answers(self) -> bool:
         return bool(self.ask("/v1/status/leader")) and self.ask("/v1/catalog/services") is not None
@@ -85,4 +94,4 @@ class ConsulDouble(Consul):
     name = "the double of Consul"
 
     def _launch(self, processes: Processes) -> Process:
-        return processes.start([sys.executable, "-I", DOUBLE, str(self.port)], {}, self.log)
+        return processes.start([sys.executable, "-I", DOUBLE, str(self.port), self.token], {}, self.log)

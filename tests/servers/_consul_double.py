@@ -1,4 +1,4 @@
-"""A double of a Consul agent, as far as the registry asks it; ``python _consul_double.py PORT``.
+"""A double of a Consul agent, as far as the registry asks it; ``python _consul_double.py PORT TOKEN``.
 
 What it does was measured on Consul 1.8.7, and the tests of the registry run on both.
 """
@@ -121,6 +121,7 @@ class State:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: State
+    token: str
 
     def log_message(self, *given: Any) -> None:
         pass
@@ -130,7 +131,9 @@ class Handler(BaseHTTPRequestHandler):
         path, query = unquote(parts.path), parse_qs(parts.query)
         state = self.state
         with state.changed:
-            if path == "/v1/status/leader":
+            if not self.allowed() and path != "/v1/status/leader":
+                self.tell(403, "Permission denied")
+            elif path == "/v1/status/leader":
                 self.tell(200, "127.0.0.1:1")
             elif path == "/v1/catalog/services":
                 names: dict[str, list[str]] = {"consul": []}
@@ -155,6 +158,9 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 self.tell(404, "")
 
+    def allowed(self) -> bool:
+        return self.headers.get("X-Consul-Token", "") == self.token
+
     def wait(self, index: int, most: float) -> None:
         """Wait for a change after an index; 0 does not wait, and neither does one from the future."""
         if 0 < index == self.state.index:
@@ -165,7 +171,9 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         state = self.state
         with state.changed:
-            if path == "/v1/agent/service/register":
+            if not self.allowed():
+                self.tell(403, "Permission denied")
+            elif path == "/v1/agent/service/register":
                 state.register(json.loads(body))
                 self.tell(200, None)
             elif path.startswith("/v1/agent/service/deregister/"):
@@ -195,7 +203,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    Handler.state = State()
+    Handler.state, Handler.token = State(), sys.argv[2]
     threading.Thread(target=Handler.state.look, daemon=True).start()
     server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
     server.daemon_threads = True

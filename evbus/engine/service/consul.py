@@ -215,7 +215,8 @@ class Consul:
         """
         entry = await self._entry(component, addresses)
         # A check of another kind would stay from what was registered before by the same id.
-        await self._forget(entry.id)
+        if await self._known(entry):
+            await self._forget(entry.id)
         await self._tell(entry)
         task = asyncio.create_task(self._keep(component, entry), name=f"evbus-consul-{component}")
         self._keeping[component] = entry, task
