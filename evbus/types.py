@@ -184,6 +184,8 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     :ivar prefetch: deliveries that may be unsettled at once; 0 takes the profile's, or what
         :meth:`prefetch_for` makes of ``concurrency``.
     :ivar concurrency: how many the consumer works on at once; 0 when that is not known.
+    :ivar drain: a pause hands on what was delivered until the message system knew of it, and gives nothing
+        back.
     :ivar on_ready: called when the consumer gets what is sent from then on; again whenever it is back.
     """
 
@@ -193,6 +195,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     durable: bool = True
     prefetch: int = 0
     concurrency: int = 0
+    drain: bool = False
     on_ready: Callable[[], None] | None = None
 
     def prefetch_for(self, profile: int | None) -> int:
@@ -244,6 +247,9 @@ class Origin:
         """
         if self._pause is not None:
             self._pause()
+
+    async def drained(self) -> None:
+        """Return when nothing comes any more after a pause; at once where that cannot be known."""
 
     def end(self, reason: str) -> None:
         """Note that it is gone, and tell who watches it; only the first time counts."""

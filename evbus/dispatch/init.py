@@ -5,6 +5,7 @@ import logging
 
 from evbus import types
 from evbus.engine.call import forward as _forward
+from evbus.engine.call import replies as _replies
 from evbus.engine.call import serve as _serve
 from evbus.engine.core import broker as _broker
 from evbus.engine.core import error_callback as _error_callback
@@ -113,7 +114,7 @@ async def stop(hub, timeout=None):
     :param timeout: seconds that this may take, before what is not handled is given up; default: the option
         ``drain_timeout``.
     """
-    _serve.stand_by()
+    _replies.stand_by()
     return await _end(hub, hub.dispatch.DISPATCHER.stop(_patience(hub, timeout)))
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from evbus.engine.call import serve
-from evbus.engine.call.serve import RequestServer, served, stand_by
+from evbus.engine.call import replies
+from evbus.engine.call.replies import stand_by
+from evbus.engine.call.serve import RequestServer, served
 from evbus.engine.codec import json
 from evbus.engine.handling.dispatch.dispatcher import Dispatcher
 from evbus.engine.handling.frame import CURRENT
@@ -661,7 +662,7 @@ def test_a_deadline_that_is_no_time_is_told(wire: Wire, deadline: str) -> None:
 def test_a_reply_that_cannot_be_sent_is_sent_again_and_the_request_is_not_handled_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serve, "PAUSE", (0.0, 0.0))
+    monkeypatch.setattr(replies, "PAUSE", (0.0, 0.0))
     wire = Wire(Unavailable("down"), Unavailable("down"))
     handled: list[Any] = []
 
@@ -705,9 +706,9 @@ def counting(wire: Wire) -> list[Any]:
 def test_a_request_is_done_and_counted_when_nothing_can_be_sent(
     problem: Exception, deadline: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(serve, "PAUSE", (0.0, 0.0))
-    monkeypatch.setattr(serve, "REPLYING", 0.05)
-    monkeypatch.setattr(serve, "TELLING", 0.05)
+    monkeypatch.setattr(replies, "PAUSE", (0.0, 0.0))
+    monkeypatch.setattr(replies, "REPLYING", 0.05)
+    monkeypatch.setattr(replies, "TELLING", 0.05)
     wire = Wire(*[problem] * 1_000_000)
     handled = counting(wire)
     until = f"{time.time() + 0.5}" if deadline else None
@@ -720,8 +721,8 @@ def test_a_request_is_done_and_counted_when_nothing_can_be_sent(
 def test_a_reply_waits_for_a_connection_as_long_as_somebody_waits_for_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(serve, "PAUSE", (0.0, 0.0))
-    monkeypatch.setattr(serve, "REPLYING", 0.0)
+    monkeypatch.setattr(replies, "PAUSE", (0.0, 0.0))
+    monkeypatch.setattr(replies, "REPLYING", 0.0)
     wire = Wire(*[Unavailable("down")] * 50)
     handled = counting(wire)
     wire.serve("CreateUser", {}, **REPLY_TO)
@@ -734,7 +735,7 @@ def test_a_reply_waits_for_a_connection_as_long_as_somebody_waits_for_it(
 def test_who_asked_is_told_that_the_reply_cannot_be_sent(
     problem: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(serve, "REPLYING", 0.0)
+    monkeypatch.setattr(replies, "REPLYING", 0.0)
     wire = Wire(problem)
     handled = counting(wire)
     wire.serve("CreateUser", {}, **REPLY_TO)
@@ -749,7 +750,7 @@ def test_who_asked_is_told_that_the_reply_cannot_be_sent(
 async def test_a_reply_that_breaks_its_connection_is_given_up_and_its_request_handled_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serve, "PAUSE", (0.0, 0.0))
+    monkeypatch.setattr(replies, "PAUSE", (0.0, 0.0))
     # The first break says nothing, nor does one that found others in flight.
     breaks = [ConnectionLost("broke", alone=alone) for alone in (True, False, True)]
     wire = Wire(*breaks)
@@ -805,7 +806,7 @@ async def test_a_request_that_comes_again_while_its_reply_is_sent_waits_for_that
 
 
 def test_only_so_many_are_remembered_whose_reply_could_not_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "REMEMBERED", 3)
+    monkeypatch.setattr(replies, "REMEMBERED", 3)
     wire = Wire(*[Rejected("too large")] * 20)
     counting(wire)
     for number in range(10):

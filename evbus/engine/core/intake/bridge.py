@@ -36,6 +36,7 @@ class Bridge:
     :param settled: returns when there is nothing to wait for any more, at the latest after some seconds.
     :param most: deliveries that may be unsettled at once. That of a source is for each of its connections:
         what is being sent when one is lost comes again over the next one.
+    :param drain: what comes at the end is handed on as well, until the source knows of the end.
     :ivar unsettled: deliveries that were handed on and not settled; after the end, those left to the source.
     """
 
@@ -46,12 +47,14 @@ class Bridge:
         settled: Callable[[float], Awaitable[None]],
         *,
         most: int = MOST,
+        drain: bool = False,
     ) -> None:
         self.unsettled = 0
         self._deliveries = deliveries
         self._take = take
         self._settled = settled
         self._most = most
+        self._drain = drain
         self._closing = False
         self._stopped: BusStopped | None = None
         self._origin: Origin | None = None
@@ -80,6 +83,8 @@ class Bridge:
                 self._origin.pause()
             try:
                 if not pump.done():
+                    if self._drain and self._origin is not None:
+                        await self._origin.drained()
                     await self._settle_all(patience)
             finally:
                 pump.cancel()
@@ -114,7 +119,7 @@ class Bridge:
         origin = self._origin = delivery.origin
         if origin is not None and origin.ended:
             return True  # it comes again
-        if self._closing:
+        if self._closing and not self._drain:
             delivery.give_back()
             return False
         self.unsettled += 1

@@ -162,6 +162,7 @@ class Consumer(BrokerConsumer[AmqpSession]):
             self.waiting,
             self._wake,
             self._stop,
+            drain=self._wanted.drain,
             stream=stream,
         )
         session.wire.attach(link.number, intake)

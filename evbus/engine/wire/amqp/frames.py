@@ -25,6 +25,7 @@ __all__ = [
     "AROUND",
     "BLOCKED",
     "CANCEL",
+    "CANCEL_OK",
     "CHANNEL_CLOSE",
     "CONNECTION_CLOSE",
     "DELIVER",
@@ -54,6 +55,7 @@ __all__ = [
 CONNECTION_CLOSE, BLOCKED, UNBLOCKED = (10 << 16) + 50, (10 << 16) + 60, (10 << 16) + 61
 CHANNEL_CLOSE = (20 << 16) + 40
 QUEUE_DELETE = (50 << 16) + 40
+CANCEL_OK = (60 << 16) + 31
 CANCEL, PUBLISH, RETURN, DELIVER = (60 << 16) + 30, (60 << 16) + 40, (60 << 16) + 50, (60 << 16) + 60
 ACK, REJECT, NACK = (60 << 16) + 80, (60 << 16) + 90, (60 << 16) + 120
 
@@ -178,9 +180,12 @@ def return_frame(channel: int, tag: int, *, multiple: bool) -> bytes:
     return _ACK.pack(1, channel, 13, NACK, tag, 3 if multiple else 2, 0xCE)
 
 
-def cancel_frame(channel: int, consumer: str) -> bytes:
-    """Return ``basic.cancel`` that wants no answer (reference, section 1.8.3.5)."""
-    payload = struct.pack(">I", CANCEL) + short_text(consumer, "the consumer") + b"\x01"
+def cancel_frame(channel: int, consumer: str, *, answer: bool = False) -> bytes:
+    """Return ``basic.cancel`` (reference, section 1.8.3.5).
+
+    :param answer: the broker is to say when it has done it: nothing is delivered after that.
+    """
+    payload = struct.pack(">I", CANCEL) + short_text(consumer, "the consumer") + bytes((not answer,))
     return _HEAD.pack(1, channel, len(payload)) + payload + END
 
 

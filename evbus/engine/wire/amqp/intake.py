@@ -41,6 +41,7 @@ class Intake(Sink, Origin):
     :param waiting: where deliveries go; kept as an attribute.
     :param arrived: called when it is empty no more.
     :param pause: see :class:`evbus.types.Origin`; called when no more are wanted.
+    :param drain: see :class:`evbus.types.Subscription`.
     :param stream: whether the queue may be a stream, whose messages have an offset.
     :ivar settled: the broker was told of a delivery.
     """
@@ -54,6 +55,7 @@ class Intake(Sink, Origin):
         arrived: Callable[[], None],
         pause: Callable[[], None] | None = None,
         *,
+        drain: bool = False,
         stream: bool = False,
     ) -> None:
         Sink.__init__(self)
@@ -62,6 +64,7 @@ class Intake(Sink, Origin):
         self.waiting = waiting
         self._arrived = arrived
         self._paused = False
+        self._drain = drain
         self._stream = stream
         self._after: int | None = None
         self._warned = False
@@ -69,6 +72,7 @@ class Intake(Sink, Origin):
         self._write = write
         self._profile = profile
         self._loop = asyncio.get_running_loop()
+        self._drained: asyncio.Future[None] = self._loop.create_future()
         # What the broker waits for, in its order: delivery tag to stream offset.
         self._unsettled: dict[int, int | None] = {}
         self._acked: set[int] = set()
@@ -99,9 +103,20 @@ class Intake(Sink, Origin):
             return
         self._paused = True
         super().pause()
-        self._write(frames.cancel_frame(self._channel, CONSUMER_TAG))
-        self._arrived = self._return
-        self._return()
+        self._write(frames.cancel_frame(self._channel, CONSUMER_TAG, answer=self._drain))
+        if not self._drain:
+            self._arrived = self._return
+            self._return()
+
+    async def drained(self) -> None:
+        """Return when the broker has answered the pause, or the channel has ended."""
+        if self._drain and self._paused and not self.ended:
+            self.watch(self._no_more)
+            await asyncio.wait({self._drained})
+
+    def _no_more(self, _: object = None) -> None:
+        if not self._drained.done():
+            self._drained.set_result(None)
 
     def _return(self) -> None:
         """Give back what nobody has taken; a stream keeps everything."""
@@ -124,6 +139,9 @@ class Intake(Sink, Origin):
 
     def method(self, method: int, payload: bytes) -> bool:
         """Begin a delivery; everything else is aio-pika's."""
+        if method == frames.CANCEL_OK and self._paused:
+            self._no_more()
+            return True
         if method != frames.DELIVER:
             self._look(method, payload)
             return False

@@ -291,7 +291,8 @@ class Consumer(BrokerConsumer[StompSession]):
     def _pause(self) -> None:
         # What came over a subscription that has ended cannot be settled. So it goes on, and nothing is taken.
         self.paused = True
-        self.waiting.clear()
+        if not self._wanted.drain:
+            self.waiting.clear()
 
     def _plan(self, session: StompSession) -> _SubscribePlan:
         found = plan(self._profile, self._wanted, session.broker, self._own)
@@ -342,7 +343,7 @@ class Consumer(BrokerConsumer[StompSession]):
         tag = headers.get("ack") or headers.get("message-id", "")
         again = tag in self._unsettled
         self._unsettled[tag] = frame
-        if self.paused or origin.ended:
+        if (self.paused and not self._wanted.drain) or origin.ended:
             return
         count = headers.get("x-delivery-count", "")
         key, kept = routing_key(self._profile, headers, broker), sender_headers(headers, broker)
