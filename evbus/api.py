@@ -251,6 +251,8 @@ def services(
     port: int | None = None,
     host: str | None = None,
     settings: Mapping[str, Any] | str | Path | None = None,
+    profiles: Mapping[str, Any] | str | Path | None = None,
+    acct_key: str | None = None,
     mounts: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ServicesRun:
@@ -265,6 +267,8 @@ def services(
     :param host: its address; default: that of the settings, else ``127.0.0.1``.
     :param settings: where others are, and how they are called: a mapping with ``registry``, ``channels`` and
         ``server``, or the path of a YAML file; default: the option ``services``.
+    :param profiles: of brokers, which channels in the settings name: a mapping, or the path of a file as
+        :func:`bus` takes it, and ``acct_key`` its key.
     :param mounts: ASGI applications that the server serves as well, by the paths below which, such as
         ``{"/shop": app}``.
     :param options: options of the section ``evbus``, such as ``service_timeout=5``.
@@ -281,7 +285,10 @@ def services(
             hub.service.init.mount(path, app)
         return hub
 
-    return ServicesRun(make, {"port": port, "host": host, "settings": settings})
+    return ServicesRun(
+        make,
+        {"port": port, "host": host, "settings": settings, "profiles": profiles, "acct_key": acct_key},
+    )
 
 
 def _made(listeners: Iterable[Any], options: Mapping[str, Any]) -> pop.hub.Hub:

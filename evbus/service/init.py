@@ -1,6 +1,7 @@
 """Start and stop the services of this process, and call those of others."""
 
 import logging
+from collections.abc import Mapping
 
 from evbus import errors
 from evbus.engine.core.plugins import load as _load
@@ -18,6 +19,8 @@ def __init__(hub):
         return
     #: Made when they are first needed, as programs without services need not wait for the imports.
     hub.service.SERVICES = None
+    #: The profiles that channels over brokers use, where they are not those of the bus.
+    hub.service.PROFILES = None
     # Handlers, listeners and components take proxies as they take what is provided.
     hub.dispatch.DISPATCHER.core.injector.also(lambda kind: _proxy(hub, kind))
     hub.evbus.CHECKS["component"] = _check
@@ -52,6 +55,8 @@ def _services(hub):
                 open_channel=lambda *about: hub.channel.init.open(*about),  # noqa: PLW0108
                 open_registry=lambda *about: hub.registry.init.open(*about),  # noqa: PLW0108
                 serve=lambda *about: _serve(hub, *about),
+                serve_over=lambda *about: hub.channel.init.serve(*about),  # noqa: PLW0108
+                reached=lambda *about: hub.channel.init.reached(*about),  # noqa: PLW0108
                 bus=lambda result: _health.of_bus(hub.evbus.stats.snapshot(), result),
             )
         )
@@ -65,7 +70,7 @@ def _interceptors(hub):
     return (hub.evbus.BROKER.prepare if hub.evbus.BROKER.prepares else None), around
 
 
-async def start(hub, port=None, host=None, settings=None, client=False):
+async def start(hub, port=None, host=None, settings=None, client=False, profiles=None, acct_key=None):
     """Start the components of the folders ``component/``, and those of :func:`add`; let calls be made.
 
     Health checks are those of the folders ``health/``, those of :func:`add`, and the bus.
@@ -74,6 +79,8 @@ async def start(hub, port=None, host=None, settings=None, client=False):
     :param host: its address; default: that of the settings, else ``127.0.0.1``.
     :param settings: a mapping, or the path of a YAML file; default: the option ``services``.
     :param client: only let calls be made: no folder is looked at, and no server started.
+    :param profiles: of brokers, which channels in the settings name: a mapping, or the path of a file, and
+        ``acct_key`` its key; default: those that the bus was started with.
     :raises ServiceError: they are started already.
     :raises ConfigError: an option, a file or an implementation has to be mended.
     """
@@ -83,6 +90,11 @@ async def start(hub, port=None, host=None, settings=None, client=False):
     read = _settings.read(options.services if settings is None else settings)
     read = read.unserved() if client else read.served(port, host)
     hub.channel.init.check(read)
+    if not services.running:
+        hub.service.PROFILES = profiles
+        if profiles is not None and not isinstance(profiles, Mapping):
+            hub.service.PROFILES = await hub.evbus.acct.load(profiles, acct_key)
+        hub.channel.init.check_profiles(read, client)
     if not client:
         services.add(_files(hub))
     await services.start(read)

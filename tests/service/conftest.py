@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from tests.service.table import CHANNELS
+from tests.service.table import CHANNELS, Channel
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -12,7 +14,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "channel" in metafunc.fixturenames:
+    if "channel_at" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("able")
         wanted = set(marker.args) if marker else set()
-        metafunc.parametrize("channel", [one for one in CHANNELS if one.can >= wanted], ids=str)
+        able = [one for one in CHANNELS if one.can >= wanted]
+        metafunc.parametrize("channel_at", able, ids=str, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def channel_at(request: pytest.FixtureRequest) -> tuple[Channel, Any]:
+    """Return a channel, and the broker that calls go over, None without one."""
+    found: Channel = request.param
+    return found, None if found.broker is None else request.getfixturevalue(found.broker[0])
+
+
+@pytest.fixture
+def channel(channel_at: tuple[Channel, Any], unique: str) -> Channel:
+    """Return a channel; of one over a broker, with queues of its own."""
+    found, node = channel_at
+    return found if node is None else found.at(node, unique)

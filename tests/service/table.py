@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.evbus.kit import new_hub
@@ -18,21 +18,36 @@ class Channel:
     """A channel.
 
     :ivar can: what tests ask for: ``remote``, which is another process; ``streams``; ``addresses``, of which
-        there may be several; ``port``, which is reached over TCP and so through a proxy that cuts.
+        there may be several; ``port``, which is reached over TCP and so through a proxy that cuts;
+        ``cancels``, which is of methods whose callers are.
+    :ivar broker: the fixture of the broker that calls go over, and the attribute that has its port.
+    :ivar profiles: of that broker, and ``settings`` those of the channel, with a queue for the test alone.
     """
 
     name: str
     can: frozenset[str]
+    broker: tuple[str, str] | None = None
+    profiles: dict[str, Any] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def at(self, node: Any, unique: str) -> Channel:
+        """Return the same at a broker."""
+        assert self.broker is not None
+        profiles = {self.name: {"rpc": {"url": f"{self.name}://127.0.0.1:{getattr(node, self.broker[1])}/"}}}
+        settings = {"profile": "rpc", "queue": f"{unique}.{{component}}"}
+        return replace(self, profiles=profiles, settings=settings)
 
     def __str__(self) -> str:
         return self.name
 
 
 CHANNELS = (
-    Channel("local", frozenset({"streams"})),
-    Channel("dispatch-json", frozenset({"remote", "streams", "addresses", "port"})),
-    Channel("dispatch-msgpack", frozenset({"remote", "streams", "addresses", "port"})),
-    Channel("rest", frozenset({"remote", "addresses", "port"})),
+    Channel("local", frozenset({"streams", "cancels"})),
+    Channel("dispatch-json", frozenset({"remote", "streams", "addresses", "port", "cancels"})),
+    Channel("dispatch-msgpack", frozenset({"remote", "streams", "addresses", "port", "cancels"})),
+    Channel("rest", frozenset({"remote", "addresses", "port", "cancels"})),
+    Channel("amqp", frozenset({"remote"}), ("rabbitmq", "port")),
+    Channel("stomp", frozenset({"remote"}), ("rabbitmq", "stomp_port")),
 )
 
 
@@ -58,7 +73,11 @@ async def serving(channel: Channel, **options: Any) -> AsyncIterator[Any]:
     """Start a process that implements it."""
     hub = new_hub(**options)
     hub.service.init.add(EverythingImpl)
-    await hub.service.init.start(port=0 if "remote" in channel.can else None)
+    if channel.broker is None:
+        await hub.service.init.start(port=0 if "remote" in channel.can else None)
+    else:
+        settings = {"channels": {channel.name: channel.settings}}
+        await hub.service.init.start(settings=settings, profiles=channel.profiles)
     try:
         yield hub
     finally:
@@ -73,8 +92,13 @@ async def calling(
     """Start a process that calls it at ports."""
     hub = new_hub(**options)
     uris = [f"http://127.0.0.1:{port}" for port in ports]
-    settings = {"registry": {"static": {"everything": {channel.name: uris}}}, "channels": channels or {}}
-    await hub.service.init.start(settings=settings)
+    settings: dict[str, Any] = {"channels": channels or {}}
+    if channel.broker is None:
+        settings["registry"] = {"static": {"everything": {channel.name: uris}}}
+    else:
+        own = settings["channels"].get(channel.name, {})
+        settings["channels"] = {channel.name: {**channel.settings, **own}}
+    await hub.service.init.start(settings=settings, profiles=channel.profiles)
     try:
         yield hub
     finally:

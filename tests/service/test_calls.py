@@ -160,6 +160,7 @@ async def test_the_deadline_is_that_of_the_call_the_method_or_the_option(channel
         await until(lambda: at.made.ended == ["x"])
 
 
+@pytest.mark.able("cancels")
 async def test_a_caller_that_is_cancelled_cancels_the_method(channel: Channel) -> None:
     async with place(channel) as at:
         task = asyncio.ensure_future(at.proxy.wait("x"))

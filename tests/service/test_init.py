@@ -535,7 +535,8 @@ async def test_settings_may_stand_in_a_file_or_in_the_option(tmp_path: Path) -> 
     async with started(hub=hub):
         assert hub.service.init.report()["registry"] == "static"
         with pytest.raises(
-            ServiceError, match="'tower' can be called over pigeon, and this process has dispatch-json, "
+            ServiceError,
+            match="'tower' can be called over pigeon, and this process has amqp, ",
         ):
             await hub.service.init.get(Clock).now()
     with pytest.raises(SettingsError, match="service_timeout: it must be a number above 0"):

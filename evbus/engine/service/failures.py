@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
-from evbus.engine.kit.redact import one_line, text_of
+from evbus.engine.kit.redact import one_line, problem_text, text_of
 from evbus.engine.service.call import Call, where
 from evbus.engine.service.method import MethodSpec
 from evbus.errors import (
@@ -21,7 +22,9 @@ from evbus.errors import (
     Unavailable,
 )
 
-__all__ = ["MethodFailed", "raised", "refusal", "refused", "status_of"]
+__all__ = ["MethodFailed", "raised", "refusal", "refused", "status_of", "tell_undeclared", "told"]
+
+log = logging.getLogger("evbus.service")
 
 #: The deepest that what is in an exception may nest to travel.
 _DEEPEST = 20
@@ -64,6 +67,18 @@ def raised(error: Mapping[str, Any], spec: MethodSpec) -> Exception:
                 vars(problem).update({key: value for key, value in data.items() if _travels(key, value)})
             return problem
     return RemoteServiceError(name, reason)
+
+
+def told(spec: MethodSpec, failed: MethodFailed) -> Mapping[str, Any]:
+    """Return what a caller is told of a failure; of one that nobody has declared, the log tells more."""
+    if not failed.declared:
+        tell_undeclared(spec, failed)
+    return failed.error
+
+
+def tell_undeclared(spec: MethodSpec, failed: MethodFailed) -> None:
+    """Tell in the log what a method has raised that nobody has declared: who called sees no more of it."""
+    log.error("%s failed: %s", spec.title, problem_text(failed.problem), exc_info=failed.problem)
 
 
 def status_of(problem: Exception) -> int:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from evbus.engine.kit.loopback import is_loopback
 from evbus.engine.kit.redact import one_line, text_of
+from evbus.engine.service.body import error_in, message_of
 from evbus.engine.service.call import Call, says_who, where
 from evbus.engine.service.encoding import (
     Encoding,
@@ -139,7 +140,7 @@ class HttpCaller:
         else:
             args[number] = None
         with contextlib.suppress(HttpFailure):  # who awaits the answer is told
-            await exchange.send(encoding.record(_message(call, args, kwargs)))
+            await exchange.send(encoding.record(message_of(call, args, kwargs)))
             async with contextlib.aclosing(records_of(aiter(items), encoding, _error_of)) as records:
                 async for record in records:
                     await exchange.send(record)
@@ -183,7 +184,7 @@ class HttpCaller:
             )
 
     def _body(self, call: Call, args: list[Any]) -> bytes:
-        return self._encoding.encode(_message(call, args, call.kwargs))
+        return self._encoding.encode(message_of(call, args, call.kwargs))
 
     def _result(self, call: Call, address: str, answer: Answer, body: bytes) -> Any:
         """Return the result that an answer holds.
@@ -207,9 +208,8 @@ class HttpCaller:
             raise ServiceError(f"{where(call, self.channel, address)}: {said}")
         if not isinstance(found, dict) or "result" not in found:
             raise self.strange(call, address, answer)
-        if found.get("exception") is not None:
-            error = found.get("error")
-            raise raised(error if isinstance(error, dict) else _foreign(found["exception"]), spec)
+        if (error := error_in(found)) is not None:
+            raise raised(error, spec)
         return self.read(call, address, found["result"])
 
     def decoded(self, call: Call, address: str, encoding: Encoding, body: bytes) -> Any:
@@ -260,21 +260,9 @@ def _stream_of(call: Call) -> int | None:
     return None
 
 
-def _message(call: Call, args: list[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    message: dict[str, Any] = {"method": call.name, "args": args}
-    if kwargs:
-        message["kwargs"] = kwargs
-    return message
-
-
 def _with(head: bytes, call: Call) -> bytes:
     """Return the head of a request, with the headers of a call as far as HTTP can carry them."""
     return head + header_lines(call.headers)[0]
-
-
-def _foreign(text: Any) -> dict[str, Any]:
-    """Return the error of a service that is not of evbus: it has a text and nothing else."""
-    return {"type": "Exception", "reason": text if isinstance(text, str) else repr(text)}
 
 
 def _error_of(problem: Exception) -> dict[str, Any]:

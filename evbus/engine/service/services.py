@@ -32,7 +32,7 @@ from evbus.engine.service.remote import ChannelRoute, OpenChannel, Prepare, Remo
 from evbus.engine.service.settings import ChannelSettings, ServerSettings, ServiceSettings
 from evbus.errors import EvbusError, LocalServiceError, ServiceCommunicationError, ServiceError, nearest
 
-__all__ = ["Ground", "Registry", "RunningServer", "Services"]
+__all__ = ["Ground", "Registry", "RunningServer", "Served", "Services", "TakingCalls"]
 
 log = logging.getLogger("evbus.service")
 
@@ -60,17 +60,33 @@ class Registry(NamedTuple):
     close: Callable[[], Awaitable[None]] | None = None
 
 
-class RunningServer(Protocol):
-    """An HTTP server that runs. ``url`` is where it is reached from this machine."""
-
-    port: int
-    url: str
+class TakingCalls(Protocol):
+    """Something that takes calls from outside."""
 
     async def stop(self, seconds: float) -> int:
         """Take no more requests, and end when those under way have; return how many were cancelled."""
 
     def hurry(self) -> None:
         """Let a stop that is under way wait for no request any more."""
+
+
+class RunningServer(TakingCalls, Protocol):
+    """An HTTP server that runs. ``url`` is where it is reached from this machine."""
+
+    port: int
+    url: str
+
+
+class Served(NamedTuple):
+    """What a channel takes calls of.
+
+    :ivar components: the names of the components of this process.
+    :ivar guard: says who calls, None where nobody is asked.
+    """
+
+    components: tuple[str, ...]
+    hosted: Hosted
+    guard: Guard | None
 
 
 class Ground(NamedTuple):
@@ -86,6 +102,8 @@ class Ground(NamedTuple):
     :ivar open_registry: awaits the registry, which is handed what tells the path of a component's health, and
         how this process is.
     :ivar serve: starts the HTTP server.
+    :ivar serve_over: has a channel take calls, if it does that by itself.
+    :ivar reached: returns where a component is called over the channels that know it by themselves.
     :ivar bus: says of a result how the bus is.
     """
 
@@ -101,6 +119,8 @@ class Ground(NamedTuple):
         [ServiceSettings, Callable[[str], str], Callable[[], Awaitable[Health]]], Awaitable[Registry]
     ]
     serve: Callable[[ServerSettings, Services], Awaitable[RunningServer]]
+    serve_over: Callable[[str, ServiceSettings, Served], Awaitable[TakingCalls | None]]
+    reached: Callable[[ServiceSettings, str], Iterable[ChannelAddress]]
     bus: Callable[[Result], None]
 
 
@@ -149,7 +169,8 @@ class Services:
         self._changer: asyncio.Task[Any] | None = None
         self._until = 0.0
         self._hurried = False
-        self._ending: RunningServer | None = None
+        self._taking: list[TakingCalls] = []
+        self._ending: list[TakingCalls] = []
         self._cancelled = 0
         self._registry: Registry | None = None
         self._directory: Directory | None = None
@@ -259,7 +280,9 @@ class Services:
             stack.push_async_callback(self._shut_down, component)
         if settings.server is not None:
             self.server = await self._ground.serve(settings.server, self)
+            self._taking.append(self.server)
         stack.push_async_callback(self._end_calls)
+        await self._serve_over_channels()
         for name, component in list(self._components.items()):
             addresses = self._addresses_of(component)
             self._components[name] = component._replace(addresses=addresses)
@@ -275,6 +298,14 @@ class Services:
         component = self._components.get(name)
         return (endpoint_of(component.made) if component is not None else "") or HEALTH
 
+    async def _serve_over_channels(self) -> None:
+        """Have the channels that the settings name take calls, as far as they do that by themselves."""
+        served = Served(tuple(self._components), self.hosted, self.guard)
+        for name in self.settings.channels if self._components else ():
+            taking = await self._ground.serve_over(name, self.settings, served)
+            if taking is not None:
+                self._taking.append(taking)
+
     async def _made(self, plan: Plan) -> _Component:
         made: dict[type, Any] = {}
         for cls in dict.fromkeys([plan.cls, *(cls for _, cls in plan.services)]):
@@ -289,10 +320,11 @@ class Services:
         found = component.made.get_addresses(port)
         if found is not None:
             return tuple(ChannelAddress(*one) for one in found)
-        if self.server is None or self.settings.server is None:
-            return ()
-        uri = f"{self.settings.server.url}:{port}"
-        return tuple(ChannelAddress(name, uri) for name, http in self._ground.channels().items() if http)
+        over_http: list[ChannelAddress] = []
+        if self.server is not None and self.settings.server is not None:
+            uri = f"{self.settings.server.url}:{port}"
+            over_http = [ChannelAddress(name, uri) for name, http in self._ground.channels().items() if http]
+        return (*over_http, *self._ground.reached(self.settings, component.plan.name))
 
     async def stop(self, seconds: float) -> None:
         """Make known that the components are gone, end the calls under way, and shut everything down.
@@ -316,22 +348,21 @@ class Services:
         """Let a stop that is under way, or to come, wait for no call any more."""
         self._hurried = True
         self._until = 0.0
-        if self._ending is not None:
-            self._ending.hurry()
+        for taking in self._ending:
+            taking.hurry()
         self.hosted.hurry()
 
     async def _end_calls(self) -> None:
         """Take no more calls from outside; those under way end."""
-        server = self._ending = self.server
-        self.server = None
+        self._ending, self._taking, self.server = self._taking, [], None
+        left = max(0.0, self._until - time.monotonic())
         try:
-            if server is not None:
-                self._cancelled = await server.stop(max(0.0, self._until - time.monotonic()))
+            self._cancelled = sum(await asyncio.gather(*(taking.stop(left) for taking in self._ending)))
         finally:
             self._stack = None
             self._refresh()
             self._cancelled += await self.hosted.close(max(0.0, self._until - time.monotonic()))
-            self._ending = None
+            self._ending = []
 
     async def _shut_down(self, component: _Component) -> None:
         self.ending = f"the component {component.plan.name}"
@@ -517,15 +548,21 @@ class Services:
         return channel
 
     async def _watch(self, component: str) -> AsyncGenerator[Iterable[ChannelAddress], None]:
-        """Yield the addresses of a component; those of this process where the registry has none."""
+        """Yield the addresses of a component; those of this process where the registry has none.
+
+        Channels that know where it is need no registry, and stand last.
+        """
         assert self._registry is not None
         own, told = self._components.get(component), False
+        reached = list(self._ground.reached(self.settings, component))
         async with aclosing(self._registry.watch(component)) as found:
             async for addresses in found:
                 told = True
-                yield addresses
-        if not told and own is not None:
-            yield own.addresses
+                known = list(addresses)
+                over = {channel for channel, _ in known}
+                yield [*known, *(one for one in reached if one.channel not in over)]
+        if not told and (own is not None or reached):
+            yield reached if own is None else own.addresses
 
     # What there is
 

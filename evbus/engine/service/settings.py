@@ -20,8 +20,10 @@ from evbus.engine.wire.base.tls import Tls
 from evbus.errors import ProfileError, nearest
 
 __all__ = [
+    "OVER_BROKERS",
     "ChannelSettings",
     "HttpSettings",
+    "MessageSettings",
     "ServerSettings",
     "ServiceSettings",
     "channel_settings",
@@ -99,6 +101,42 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError("connections and max_answer must be 1 or more")
         if not 0 < self.connect_timeout < math.inf:
             raise ValueError("connect_timeout is a number of seconds above 0")
+
+
+class MessageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What channels over a broker may be told, the same for callers and servers.
+
+    :ivar profile: the name of a profile of the bus: which broker, and who logs in there. Where its events go
+        says nothing of calls, which have queues of their own.
+    :ivar encoding: of calls; what answers them takes both.
+    :ivar queue: what the queue of a component is called.
+    :ivar concurrency: calls of a component that a process works on at once; further ones wait in the queue.
+    :ivar max_body: bytes that a call may have.
+    """
+
+    profile: str = "default"
+    encoding: Literal["msgpack", "json"] = "msgpack"
+    queue: str = "evbus.{channel}.{component}"
+    concurrency: int = 100
+    max_body: Bytes = 1024 * 1024
+
+    def __post_init__(self) -> None:
+        left = self.queue.replace("{component}", "").replace("{channel}", "")
+        if "{component}" not in self.queue or set(left) & set("{}*#"):
+            raise ValueError(
+                "queue names the queue of a component, such as 'shop.{component}'; {component} stands in it"
+            )
+        if not 1 <= self.concurrency <= 65535 or self.max_body < 1:
+            raise ValueError("concurrency is 1 to 65535, and max_body 1 or more")
+
+    def queue_of(self, channel: str, component: str) -> str:
+        """Return the name of the queue of a component."""
+        return self.queue.replace("{channel}", channel).replace("{component}", component)
+
+
+#: What is different over a broker. There an address stands for all servers of a component: that some calls
+#: fail says nothing of the others.
+OVER_BROKERS: Mapping[str, Any] = {"breaker": {"failures": 0}}
 
 
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Any
 
 from evbus.engine.codec.wrapped import essence
+from evbus.engine.service.body import call_in, failed, stream_of
 from evbus.engine.service.encoding import (
     JSON,
     Encoding,
@@ -18,7 +19,7 @@ from evbus.engine.service.encoding import (
     items_of,
     records_of,
 )
-from evbus.engine.service.failures import MethodFailed, raised, refusal, status_of
+from evbus.engine.service.failures import MethodFailed, raised, refusal, status_of, told
 from evbus.engine.service.guard import Caller, Guard
 from evbus.engine.service.hosted import Hosted, HostedMethod
 from evbus.engine.service.method import MethodSpec
@@ -35,7 +36,6 @@ from evbus.engine.web.request import (
     caller_of,
     challenge,
     respond,
-    tell_undeclared,
     unless_gone,
     unsupported,
 )
@@ -44,8 +44,6 @@ from evbus.errors import EvbusError, PayloadError, ServiceError, ServiceTimeout
 __all__ = ["Dispatch"]
 
 log = logging.getLogger("evbus.service")
-
-_A_CALL = 'a call is {"method": "component:service:method", "args": [...]}'
 
 
 class _CallHead(RequestHead):
@@ -132,12 +130,12 @@ class Dispatch:
             return
         body = await body_of(request, receive, self._max_body)
         encoding = request.encoding
-        name, args, kwargs = _call_of(encoding.decode(body))
+        name, args, kwargs = call_in(encoding.decode(body))
         method = self._hosted.find(name, request.caller)
         spec = method.spec
         if spec.exact:
-            _, args, kwargs = _call_of(encoding.exact(body))
-        if _stream_of(spec) is not None:
+            _, args, kwargs = call_in(encoding.exact(body))
+        if stream_of(spec) is not None:
             said = f"{spec.title} takes a stream: the content type of such a call is {encoding.stream}"
             raise RefusedRequest(415, "UnsupportedMediaType", said)
         if spec.item is None:
@@ -164,7 +162,7 @@ class Dispatch:
             except PayloadError as exc:
                 raise MethodFailed(exc, method.spec) from exc
         except MethodFailed as exc:
-            body = encoding.encode(_failed(_told(method.spec, exc)))
+            body = encoding.encode(failed(told(method.spec, exc)))
         await respond(send, 200, encoding.type, body)
 
     async def _streamed(
@@ -177,7 +175,7 @@ class Dispatch:
             if not begun:
                 raise problem
             if isinstance(problem, MethodFailed):
-                return _told(method.spec, problem)
+                return told(method.spec, problem)
             if not isinstance(problem, EvbusError):
                 log.error("a stream could not be sent to its end", exc_info=problem)
             return refusal(problem)
@@ -196,7 +194,7 @@ class Dispatch:
                     await send({"type": "http.response.body", "body": record, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except MethodFailed as exc:
-            await _send(send, 200, encoding, _failed(_told(method.spec, exc)))
+            await _send(send, 200, encoding, failed(told(method.spec, exc)))
         except asyncio.CancelledError as exc:
             await _cut(send, exc, begun=begun)
         except TimeoutError:
@@ -218,11 +216,11 @@ class Dispatch:
         except TimeoutError:
             said = f"the call did not come within {PATIENCE:g} s"
             raise RefusedRequest(408, "RequestTimeout", said, (b"connection", b"close")) from None
-        name, args, kwargs = _call_of(encoding.decode(first))
+        name, args, kwargs = call_in(encoding.decode(first))
         method = self._hosted.find(name, request.caller)
         spec = method.spec
         if spec.exact:
-            _, args, kwargs = _call_of(encoding.exact(first))
+            _, args, kwargs = call_in(encoding.exact(first))
         decode = encoding.exact if spec.exact else encoding.decode
         _put(spec, args, kwargs, _items(upload.part, records, decode, begin, spec))
         answer = self._called if spec.item is None else self._streamed
@@ -253,7 +251,7 @@ class _Upload:
             found = records.feed(data)
             for record in found:
                 return record, found
-        raise RefusedRequest(400, "InvalidPayload", f"the stream has no record; in the first, {_A_CALL}")
+        raise RefusedRequest(400, "InvalidPayload", "the stream has no record; in the first, a call")
 
     async def gone(self) -> Any:
         """Wait until there is no caller any more. As long as its stream comes, it is there."""
@@ -278,35 +276,9 @@ async def _items(
         raise ServiceError(f"{spec.title}: the stream of its caller ended early") from None
 
 
-def _call_of(value: Any) -> tuple[str, list[Any], dict[str, Any]]:
-    """Return the name of a method and its arguments."""
-    found = value if type(value) is dict else {}
-    name, args, kwargs = found.get("method"), found.get("args", []), found.get("kwargs", {})
-    if (
-        type(name) is not str
-        or type(args) is not list
-        or type(kwargs) is not dict
-        or not all(map(_text, kwargs))
-    ):
-        raise RefusedRequest(400, "InvalidPayload", _A_CALL)
-    return name, args, kwargs
-
-
-def _text(value: Any) -> bool:
-    return type(value) is str
-
-
-def _stream_of(spec: MethodSpec) -> int | None:
-    """Return the position of the argument that is a stream."""
-    for number, parameter in enumerate(spec.parameters):
-        if parameter.item is not None:
-            return number
-    return None
-
-
 def _put(spec: MethodSpec, args: list[Any], kwargs: dict[str, Any], items: AsyncGenerator[Any, None]) -> None:
     """Put a stream into its place among the arguments."""
-    number = _stream_of(spec)
+    number = stream_of(spec)
     if number is None:
         said = f"{spec.title} takes no stream: the content type of such a call is that of a single value"
         raise RefusedRequest(415, "UnsupportedMediaType", said)
@@ -315,17 +287,6 @@ def _put(spec: MethodSpec, args: list[Any], kwargs: dict[str, Any], items: Async
         kwargs[parameter.name] = items
     else:
         args[number] = items
-
-
-def _told(spec: MethodSpec, failed: MethodFailed) -> Mapping[str, Any]:
-    """Return what a caller is told of a failure; of one that nobody has declared, the log tells more."""
-    if not failed.declared:
-        tell_undeclared(spec, failed)
-    return failed.error
-
-
-def _failed(error: Mapping[str, Any]) -> dict[str, Any]:
-    return {"result": None, "exception": error["reason"] or error["type"], "error": error}
 
 
 async def _cut(send: Send, cancelled: asyncio.CancelledError, *, begun: bool) -> None:

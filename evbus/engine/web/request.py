@@ -9,11 +9,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from evbus.engine.call.forward import DEADLINE
-from evbus.engine.kit.redact import one_line, problem_text
+from evbus.engine.kit.redact import one_line
 from evbus.engine.kit.waiting import rest
-from evbus.engine.service.failures import MethodFailed
 from evbus.engine.service.guard import Caller, Guard
-from evbus.engine.service.method import MethodSpec
 from evbus.engine.wire.http.webhook import NEVER_FORWARDED
 from evbus.errors import AuthorizationError
 
@@ -31,7 +29,6 @@ __all__ = [
     "caller_of",
     "challenge",
     "respond",
-    "tell_undeclared",
     "too_large",
     "unless_gone",
     "unsupported",
@@ -224,11 +221,6 @@ async def begin(send: Send, status: int, content_type: str, *headers: tuple[byte
     """Begin with an answer."""
     all_headers = [(b"content-type", content_type.encode()), *headers]
     await send({"type": "http.response.start", "status": status, "headers": all_headers})
-
-
-def tell_undeclared(spec: MethodSpec, failed: MethodFailed) -> None:
-    """Tell in the log what a method has raised that nobody has declared: who called sees no more of it."""
-    log.error("%s failed: %s", spec.title, problem_text(failed.problem), exc_info=failed.problem)
 
 
 async def respond(

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from evbus.engine.call.forward import ERROR, OUTCOME
 from evbus.engine.service.encoding import JSON
-from evbus.engine.service.failures import MethodFailed, refusal, status_of
+from evbus.engine.service.failures import MethodFailed, refusal, status_of, tell_undeclared
 from evbus.engine.service.guard import Caller, Guard, check_known
 from evbus.engine.service.hosted import Hosted, HostedMethod
 from evbus.engine.service.method import EMPTY
@@ -27,7 +27,6 @@ from evbus.engine.web.request import (
     caller_of,
     challenge,
     respond,
-    tell_undeclared,
     unless_gone,
     unsupported,
 )
