@@ -1,7 +1,4 @@
-"""A process with a server of the shop: prints its port, notes calls in a file, and ends with its input.
-
-It takes the file, the port, and its settings as JSON.
-"""
+"""A process that serves the shop: prints its port, 0 without one, notes calls, and ends with its input."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from tests.channel.shop import Shop
 from tests.evbus.kit import new_hub
 
 
-def main(file: str, port: str, settings: str) -> None:
+def main(file: str, options: str) -> None:
     noted = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     @implementation()
@@ -35,8 +32,8 @@ def main(file: str, port: str, settings: str) -> None:
     async def run() -> None:
         hub: Any = new_hub()
         hub.service.init.add(ShopImpl)
-        await hub.service.init.start(port=int(port), settings=json.loads(settings))
-        sys.stdout.write(f"{hub.service.SERVICES.server.port}\n")
+        await hub.service.init.start(**json.loads(options))
+        sys.stdout.write(f"{hub.service.init.report()['port'] or 0}\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)
         await hub.service.init.stop()

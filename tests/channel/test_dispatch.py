@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import json
-import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -29,11 +27,11 @@ from evbus.errors import (
     ServiceError,
 )
 from tests.channel import shop as shop_module
+from tests.channel.processes import WAIT, Process, each, processes
 from tests.engine.service.kit import Item, OutOfStock, Shop, ShopImpl
 from tests.evbus.kit import new_hub
 from tests.servers._ports import free_ports
 
-WAIT = 60.0  # seconds; nothing takes that long unless something is wrong
 CHANNELS = ("dispatch-json", "dispatch-msgpack")
 ROOT = Path(__file__).parent.parent.parent
 each_channel = pytest.mark.parametrize("channel", CHANNELS)
@@ -243,66 +241,6 @@ async def test_a_password_in_an_address_is_not_shown() -> None:
 
 
 # Servers that die
-
-
-class Process:
-    """A process with a server of the shop."""
-
-    def __init__(self, noted: Path, port: int = 0, settings: dict[str, Any] | None = None) -> None:
-        self.noted = noted
-        self._ended = False
-        given = [str(noted), str(port), json.dumps(settings or {})]
-        command = [sys.executable, "-m", "tests.channel._shop_process", *given]
-        self._process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def end(self) -> None:
-        """End in order, and wait for that."""
-        if not self._ended:
-            self._ended = True
-            self._process.communicate(timeout=WAIT)
-
-    def runs(self) -> collections.Counter[int]:
-        """Return how often each number was taken."""
-        return collections.Counter(map(int, self.noted.read_text().split()))
-
-
-@contextlib.contextmanager
-def processes(folder: Path, count: int, settings: dict[str, Any] | None = None) -> Any:
-    made = [Process(folder / str(number), settings=settings) for number in range(count)]
-    try:
-        yield made
-    finally:
-        for one in made:
-            one.kill()
-            one.end()
-
-
-async def each(call: Any, count: int, in_flight: int = 32) -> dict[int, Any]:
-    """Call with each number, so many at once; return what came of each."""
-    found: dict[int, Any] = {}
-    numbers = iter(range(count))
-
-    async def work() -> None:
-        for number in numbers:
-            try:
-                found[number] = await call(number)
-            except Exception as exc:
-                found[number] = exc
-
-    async with asyncio.timeout(WAIT):
-        await asyncio.gather(*(work() for _ in range(in_flight)))
-    return found
 
 
 @each_channel

@@ -24,7 +24,7 @@ from evbus.engine.service.declare import (
 from evbus.engine.service.health import HealthCheckManager, HealthStatus, health, health_check, health_checks
 from evbus.errors import ProfileError, ServiceCommunicationError, ServiceError
 from tests.channel.shop import Shop
-from tests.channel.test_dispatch import each, processes
+from tests.channel.processes import each, processes
 from tests.evbus.kit import new_hub
 from tests.servers import _consul
 from tests.servers._consul import Consul, ConsulDouble
@@ -271,7 +271,7 @@ async def test_entries_of_others_and_broken_ones_are_left_out(
 
 async def test_of_three_one_is_killed_in_the_middle_of_calls(each_consul: Consul, tmp_path: Path) -> None:
     told = settings(each_consul, check=SOON)
-    with processes(tmp_path, 3, told) as made:
+    with processes(tmp_path, 3, {"port": 0, "settings": told}) as made:
         async with calling(each_consul) as here:
             await until(lambda: len(each_consul.entries("shop")) == 3)
             shop = here.service.init.get(Shop, "dispatch-json")

@@ -1,0 +1,302 @@
+"""The channels amqp and stomp: what is theirs alone, through processes and real brokers."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evbus.engine.codec import json, msgpack
+from evbus.engine.service import settings as settings_module
+from evbus.errors import (
+    ConnectFailed,
+    DeliveryTimeout,
+    ProfileError,
+    ServiceCommunicationError,
+    ServiceTimeout,
+)
+from evbus.types import CONTENT_TYPE, Envelope
+from tests.channel.processes import WAIT, Process, each, processes
+from tests.channel.shop import Shop
+from tests.engine.service.kit import Item, ShopImpl
+from tests.engine.service.kit import Shop as Goods
+from tests.evbus.kit import new_hub
+
+PORTS = {"amqp": "port", "stomp": "stomp_port"}
+
+
+@pytest.fixture(params=PORTS)
+def channel(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def place(channel: str, rabbitmq: Any, unique: str) -> dict[str, Any]:
+    """Return the options of services that are called over a channel, with queues of their own."""
+    return options(channel, getattr(rabbitmq, PORTS[channel]), unique)
+
+
+def options(channel: str, port: int, queue: str, **more: Any) -> dict[str, Any]:
+    settings = {"profile": "rpc", "queue": f"{queue}.{{component}}", **more}
+    return {
+        "settings": {"channels": {channel: settings}},
+        "profiles": {channel: {"rpc": {"url": f"{channel}://127.0.0.1:{port}/"}}},
+    }
+
+
+@contextlib.asynccontextmanager
+async def started(*implementations: Any, **how: Any) -> AsyncGenerator[Any, None]:
+    hub = new_hub()
+    hub.service.init.add(*implementations)
+    await hub.service.init.start(**how)
+    try:
+        yield hub
+    finally:
+        await hub.service.init.stop(WAIT)
+
+
+# Servers that end
+
+
+async def test_of_a_server_that_is_killed_no_call_hangs_and_none_runs_twice(
+    place: dict[str, Any], tmp_path: Path
+) -> None:
+    with processes(tmp_path, 2, place) as (first, second):
+        async with started(**place) as hub:
+            shop = hub.service.init.get(Shop)
+
+            async def take(number: int) -> int:
+                if number == 500:
+                    first.kill()
+                return await shop.take(number)
+
+            found = await each(take, 1000)
+        ran = first.runs() + second.runs()
+        assert max(ran.values()) == 1
+        lost = {number for number, value in found.items() if value != number}
+        for number in lost:
+            assert isinstance(found[number], ServiceCommunicationError)
+            assert found[number].handed_over
+            assert "Shop.take of the component 'shop'" in str(found[number])
+            assert "it may have been begun, and is not run again" in str(found[number])
+        assert len(lost) <= 32
+        assert set(ran) >= set(range(1000)) - lost
+
+
+async def test_what_may_run_twice_is_run_again_by_another_server(
+    place: dict[str, Any], tmp_path: Path
+) -> None:
+    with processes(tmp_path, 2, place) as (first, _):
+        async with started(**place) as hub:
+            shop = hub.service.init.get(Shop)
+
+            async def find(number: int) -> int:
+                if number == 500:
+                    first.kill()
+                return await shop.find(number)
+
+            assert await each(find, 1000) == {number: number for number in range(1000)}
+
+
+async def test_of_servers_that_are_replaced_one_after_the_other_no_call_fails(
+    rabbitmq: Any, unique: str, tmp_path: Path
+) -> None:
+    # A subscription of STOMP cannot end without giving back what is on its way.
+    place = options("amqp", rabbitmq.port, unique)
+    with processes(tmp_path, 2, place) as running:
+        async with started(**place) as hub:
+            shop = hub.service.init.get(Shop)
+            done = asyncio.Event()
+            count = 0
+
+            async def work() -> None:
+                nonlocal count
+                while not done.is_set():
+                    count += 1
+                    number = count
+                    assert await shop.take(number) == number
+
+            async def called(one: Process) -> None:
+                while len(one.noted.read_text()) < 400:  # noqa: ASYNC110 - what it waits for is elsewhere
+                    await asyncio.sleep(0.01)
+
+            async with asyncio.timeout(WAIT), asyncio.TaskGroup() as group:
+                for _ in range(32):
+                    group.create_task(work())
+                for number, one in enumerate(list(running)):
+                    await called(one)
+                    await asyncio.to_thread(one.end)
+                    again = await asyncio.to_thread(Process, tmp_path / f"{number}-again", options=place)
+                    running.append(again)
+                    await called(again)
+                done.set()
+        ran = sum((one.runs() for one in running), collections.Counter[int]())
+        assert ran == collections.Counter(range(1, count + 1))
+
+
+# What cannot be called
+
+
+async def test_nobody_serves_and_the_caller_is_told_at_once(rabbitmq: Any, unique: str) -> None:
+    async with started(**options("amqp", rabbitmq.port, unique)) as hub:
+        with pytest.raises(ServiceCommunicationError) as problem:
+            await hub.service.init.get(Shop).take(1)
+    assert not problem.value.handed_over
+    said = str(problem.value)
+    assert said.startswith(f"Shop.take of the component 'shop' over amqp at {unique}.shop: ")
+    assert "there is no queue of the name" in said
+    assert "see that a process runs which has the component" in said
+
+
+async def test_a_call_that_nobody_takes_ends_at_its_deadline(rabbitmq: Any, unique: str) -> None:
+    async with started(**options("stomp", rabbitmq.stomp_port, unique)) as hub:
+        with pytest.raises(ServiceTimeout, match="over stomp"), hub.service.init.within(0.5):
+            await hub.service.init.get(Shop).take(1)
+
+
+async def test_a_broker_that_is_away_is_told(
+    rabbitmq: Any, channel: str, unique: str, proxy: Callable[..., Any]
+) -> None:
+    way = proxy(getattr(rabbitmq, PORTS[channel]))
+    place = options(channel, way.port, unique)
+    async with started(ShopImpl, **options(channel, getattr(rabbitmq, PORTS[channel]), unique)):
+        async with started(**place) as hub:
+            goods = hub.service.init.get(Goods)
+            assert await goods.find("pen") == Item("pen")
+            way.refuse()
+            way.cut()
+            with (
+                pytest.raises(ServiceCommunicationError, match=f"over {channel}"),
+                hub.service.init.within(1),
+            ):
+                await goods.find("pen")
+            way.accept()
+            async with asyncio.timeout(WAIT):
+                assert await goods.find("pen") == Item("pen")
+        way.refuse()
+        async with started(**place) as hub:
+            with pytest.raises(ServiceCommunicationError, match="refused|connect") as problem:
+                await hub.service.init.get(Goods).find("pen")
+            assert not problem.value.handed_over
+        with pytest.raises(ConnectFailed):
+            async with started(ShopImpl, **place):
+                pass
+
+
+async def test_what_is_no_call_gets_a_clear_answer(place: dict[str, Any], channel: str, unique: str) -> None:
+    place["settings"]["channels"][channel]["max_body"] = 1000
+    async with started(ShopImpl, **place) as hub:
+        link = _link(hub, channel)
+
+        async def answer(body: bytes, kind: str = "application/json", **headers: str) -> dict[str, Any]:
+            event = Envelope("rpc", f"{unique}.shop", body, {CONTENT_TYPE: kind, **headers})
+            reply = await link.request(event, WAIT)
+            found = (json if "json" in reply.headers[CONTENT_TYPE] else msgpack).load(reply.body)
+            assert found["result"] is None
+            assert found["exception"] == found["error"]["reason"]
+            return {"status": found["status"], **found["error"]}
+
+        try:
+            assert await answer(b"{}") == {
+                "status": 400,
+                "type": "InvalidPayload",
+                "reason": 'a call is {"method": "component:service:method", "args": [...]}',
+            }
+            for method in ("shop:shop:__class__", "shop:shop:_private", "shop:shop:steal"):
+                found = await answer(json.apply({"method": method, "args": []}))
+                assert found == {
+                    "status": 404,
+                    "type": "LocalServiceError",
+                    "reason": f"there is no method {method!r}",
+                }
+            assert (await answer(b"{"))["status"] == 400
+            found = await answer(b"x", "text/plain")
+            assert found["reason"] == (
+                "a call is application/msgpack or application/json, and this one is text/plain"
+            )
+            found = await answer(b"[" * 1001)
+            assert (found["status"], found["type"]) == (413, "PayloadTooLarge")
+            found = await answer(b"{}", **{"evbus-deadline": "soon"})
+            assert found["reason"] == "the header evbus-deadline is in seconds since the epoch, and not soon"
+            # And the next call goes through.
+            assert await hub.service.init.get(Goods, channel).find("pen") == Item("pen")
+        finally:
+            await link.close()
+
+
+async def test_calls_whose_time_is_over_are_not_begun(
+    place: dict[str, Any], channel: str, unique: str
+) -> None:
+    async with started(ShopImpl, **place) as hub:
+        link = _link(hub, channel)
+        body = json.apply({"method": "shop:shop:find", "args": ["pen"]})
+        headers = {CONTENT_TYPE: "application/json", "evbus-deadline": f"{time.time() - 1:.3f}"}
+        with pytest.raises(DeliveryTimeout, match="no reply came"):
+            await link.request(Envelope("rpc", f"{unique}.shop", body, headers), 0.5)
+        await link.close()
+
+
+async def test_calls_in_json_are_served_beside_those_in_messagepack(
+    place: dict[str, Any], channel: str, unique: str
+) -> None:
+    async with started(ShopImpl, **place):
+        place["settings"]["channels"][channel]["encoding"] = "json"
+        async with started(**place) as hub:
+            goods = hub.service.init.get(Goods)
+            assert await goods.find("pen") == Item("pen")
+
+
+def _link(hub: Any, channel: str) -> Any:
+    """Return what sends requests of any kind to the queues of a channel."""
+    own = settings_module.MessageSettings(**hub.service.SERVICES.settings.channels[channel])
+    ctx = hub.pop.data.imap({"name": channel, "profile": own})
+    contexts, name, _ = hub.channel.init.broker(ctx, channel)
+    return hub.evbus.rpc.link(name, contexts)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("channel_settings", "profiles", "said"),
+    [
+        ({"profile": "rcp"}, {"amqp": {"rpc": {}}}, "there is no profile 'rcp'; did you mean 'rpc'"),
+        (
+            {"profile": "rpc"},
+            {"stomp": {"rpc": {"url": "stomp://127.0.0.1/"}}},
+            "the profile 'rpc' is one of stomp, and the channel amqp needs one of amqp",
+        ),
+        (
+            {"profile": "rpc"},
+            {"amqp": {"rpc": {}}, "rabbitmq": {"rpc": {}}},
+            "several profiles are called 'rpc'; say amqp.rpc or rabbitmq.rpc",
+        ),
+        ({"profil": "rpc"}, {"amqp": {"rpc": {}}}, "profil: there is no such key; did you mean 'profile'"),
+        ({"queue": "shop"}, {"amqp": {"rpc": {}}}, "{component} stands in it"),
+        ({"queue": "{component}.#"}, {"amqp": {"rpc": {}}}, "queue names the queue of a component"),
+        ({"concurrency": 0}, {"amqp": {"rpc": {}}}, "concurrency is 1 to 65535"),
+        ({"encoding": "xml"}, {"amqp": {"rpc": {}}}, "encoding"),
+        ({"profile": "rpc"}, None, "the channel amqp needs the profile 'rpc', and there are no profiles"),
+    ],
+)
+async def test_settings_that_cannot_be_right(
+    channel_settings: dict[str, Any], profiles: dict[str, Any] | None, said: str
+) -> None:
+    hub = new_hub()
+    with pytest.raises(ProfileError) as problem:
+        await hub.service.init.start(settings={"channels": {"amqp": channel_settings}}, profiles=profiles)
+    assert said in str(problem.value)
+    assert "channels.amqp" in str(problem.value)
+
+
+async def test_where_components_are_called_is_told(place: dict[str, Any], channel: str, unique: str) -> None:
+    async with started(ShopImpl, **place) as hub:
+        (found,) = hub.service.init.report()["components"]
+        assert found["addresses"] == [[channel, f"{unique}.shop"]]
+        assert hub.service.init.report()["port"] is None
