@@ -23,8 +23,8 @@ from evbus.engine.service.declare import (
 )
 from evbus.engine.service.health import HealthCheckManager, HealthStatus, health, health_check, health_checks
 from evbus.errors import ProfileError, ServiceCommunicationError, ServiceError
-from tests.channel.shop import Shop
 from tests.channel.processes import each, processes
+from tests.channel.shop import Shop
 from tests.evbus.kit import new_hub
 from tests.servers import _consul
 from tests.servers._consul import Consul, ConsulDouble
