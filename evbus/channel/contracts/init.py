@@ -24,10 +24,22 @@ The same file may also have:
     Called once, before the first call; what it returns is ``ctx.state`` from then on.
 ``async def close(hub, ctx)``
     Called once at the end, if it was opened.
+``async def serve(hub, ctx, served)``
+    Takes calls of this process' components by itself, without the HTTP server, from the start on; where the
+    channel has settings and the process components. ``served.components`` are their names, ``served.hosted``
+    calls their methods (:class:`evbus.engine.service.hosted.Hosted`), and ``served.guard`` says who calls, None
+    where nobody is asked. What it returns has ``async stop(seconds)``, which returns how many calls it had to
+    cancel, and ``hurry()``, which lets that wait no longer.
+``def address(hub, ctx, component)``
+    Returns where a component is called, if the channel knows that by itself, as over a broker. It needs no
+    registry then; it is asked where the channel has settings.
+``def check(hub, ctx)``
+    Raises :class:`evbus.errors.ConfigError` at the start for what the channel lacks.
 
 ``ctx.name`` is the channel's name. A channel says in ``__init__(hub)`` what its settings are,
 ``hub.channel.<file>.PROFILE`` (a ``msgspec.Struct``): ``ctx.profile`` holds them, read, of the option
 ``services`` below ``channels``. ``hub.channel.<file>.HTTP = True`` says that the HTTP server of evbus is its
 other end, and so where the components of a process can be called over it; its settings are those of HTTP
-then, unless it has others.
+then, unless it has others. ``BROKER = True`` says that a broker is between the two ends, and its settings are
+:class:`evbus.engine.service.settings.MessageSettings`.
 """
