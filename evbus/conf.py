@@ -269,6 +269,7 @@ CLI_CONFIG = {
             "replay",
             "asyncapi",
             "graph",
+            "call",
         ],
     },
     "acct_key": {
@@ -283,6 +284,7 @@ CLI_CONFIG = {
             "replay",
             "asyncapi",
             "graph",
+            "call",
         ]
     },
     "plugin_dirs": {

@@ -65,7 +65,8 @@ async def main(hub, options):
 async def _call(hub, options, settings, target, found):
     """Make a call, and print what comes."""
     channel, seconds = options.get("channel") or "", _session.seconds(options.get("timeout"), None)
-    await hub.service.init.start(settings=settings, client=True)
+    profiles = await hub.command.init.contexts(options, {}) or None
+    await hub.service.init.start(settings=settings, client=True, profiles=profiles)
     try:
         known = [one for one in hub.service.init.report()["channels"] if one != "local"]
         if channel and channel not in known:

@@ -27,9 +27,9 @@ The same file may also have:
 ``async def serve(hub, ctx, served)``
     Takes calls of this process' components by itself, without the HTTP server, from the start on; where the
     channel has settings and the process components. ``served.components`` are their names, ``served.hosted``
-    calls their methods (:class:`evbus.engine.service.hosted.Hosted`), and ``served.guard`` says who calls, None
-    where nobody is asked. What it returns has ``async stop(seconds)``, which returns how many calls it had to
-    cancel, and ``hurry()``, which lets that wait no longer.
+    calls their methods (:class:`evbus.engine.service.hosted.Hosted`), and ``served.guard`` says who calls,
+    None where nobody is asked. What it returns has ``async stop(seconds)``, which returns how many calls it
+    had to cancel, and may have ``hurry()``, which lets that wait no longer.
 ``def address(hub, ctx, component)``
     Returns where a component is called, if the channel knows that by itself, as over a broker. It needs no
     registry then; it is asked where the channel has settings.

@@ -349,7 +349,8 @@ class Services:
         self._hurried = True
         self._until = 0.0
         for taking in self._ending:
-            taking.hurry()
+            if hasattr(taking, "hurry"):
+                taking.hurry()
         self.hosted.hurry()
 
     async def _end_calls(self) -> None:
@@ -357,7 +358,9 @@ class Services:
         self._ending, self._taking, self.server = self._taking, [], None
         left = max(0.0, self._until - time.monotonic())
         try:
-            self._cancelled = sum(await asyncio.gather(*(taking.stop(left) for taking in self._ending)))
+            # What a channel returns that somebody wrote may be nothing.
+            ended = await asyncio.gather(*(taking.stop(left) for taking in self._ending))
+            self._cancelled = sum(number or 0 for number in ended)
         finally:
             self._stack = None
             self._refresh()

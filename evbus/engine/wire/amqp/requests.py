@@ -20,15 +20,15 @@ from aio_pika.abc import AbstractChannel
 
 from evbus.engine.kit.redact import one_line
 from evbus.engine.wire.amqp import frames
-from evbus.engine.wire.amqp.confirms import read_return
+from evbus.engine.wire.amqp.confirms import Outcome, read_return
 from evbus.engine.wire.amqp.connect import AmqpSession, never
 from evbus.engine.wire.amqp.profile import Profile
 from evbus.engine.wire.amqp.publish import Publisher, properties_for, refused, rejected, unroutable
 from evbus.engine.wire.amqp.topology import declared
 from evbus.engine.wire.amqp.transport import Sink
-from evbus.engine.wire.base.requests import Correlator, SingleFlight
+from evbus.engine.wire.base.requests import Correlator, SingleFlight, anew
 from evbus.engine.wire.base.supervisor import Connection
-from evbus.errors import DeliveryTimeout, PayloadError, Rejected, Unavailable
+from evbus.errors import DeliveryError, DeliveryTimeout, PayloadError, Rejected, Unavailable
 from evbus.types import Envelope
 
 __all__ = ["Requester", "Requests"]
@@ -196,6 +196,55 @@ class Requests(Sink):
         self._requests.answer(headers.get(_CORRELATION_ID, ""), reply)
 
 
+class _Replies(Publisher):
+    """Replies: those of one turn of the loop are published together."""
+
+    def __init__(self, connection: Connection[AmqpSession], profile: Profile) -> None:
+        super().__init__(connection, profile)
+        self._turn: list[tuple[Envelope, asyncio.Future[Outcome]]] = []
+        self._sending: set[asyncio.Task[None]] = set()
+
+    async def send(self, reply: Envelope) -> Outcome:
+        """Publish a reply; return what :meth:`publish` says of it, and raise what that raises."""
+        loop = asyncio.get_running_loop()
+        if not self._turn:
+            loop.call_soon(self._flush)
+        outcome: asyncio.Future[Outcome] = loop.create_future()
+        self._turn.append((reply, outcome))
+        return await outcome
+
+    def _flush(self) -> None:
+        turn, self._turn = self._turn, []
+        # Nobody waits for those that were cancelled in this turn.
+        wanted = [one for one in turn if not one[1].done()]
+        if wanted:
+            task = asyncio.ensure_future(self._publish_all(wanted))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+
+    async def _publish_all(self, turn: list[tuple[Envelope, asyncio.Future[Outcome]]]) -> None:
+        try:
+            outcomes = await self.publish([reply for reply, _ in turn])
+        except DeliveryError as exc:
+            for number, (_, outcome) in enumerate(turn):
+                if not outcome.done():
+                    outcome.set_exception(exc if not number else anew(exc))
+            return
+        except BaseException:
+            for _, outcome in turn:
+                outcome.cancel()
+            raise
+        for (_, outcome), found in zip(turn, outcomes, strict=True):
+            if not outcome.done():
+                outcome.set_result(found)
+
+    async def close(self) -> None:
+        """Close the channel; replies that are not confirmed fail."""
+        await super().close()
+        if self._sending:
+            await asyncio.wait(set(self._sending))
+
+
 class Requester(Publisher):
     """All that a profile sends: events; requests, any number at a time over one channel; and replies.
 
@@ -209,8 +258,8 @@ class Requester(Publisher):
         # nothing: RabbitMQ 3.10 returns each, also those that it delivers. So nobody is told there that a
         # client is gone; asking the broker beside each reply (a passive declaration of the address) would
         # halve what goes through.
-        self._queues = Publisher(connection, plain)
-        self._direct = Publisher(connection, msgspec.structs.replace(plain, mandatory=False))
+        self._queues = _Replies(connection, plain)
+        self._direct = _Replies(connection, msgspec.structs.replace(plain, mandatory=False))
         self._profile_name = name
         self._requests: Requests | None = None
         self._opener = SingleFlight(self._open_requests, self._gone)
@@ -272,8 +321,8 @@ class Requester(Publisher):
             raise Rejected(f"{self._name}: there is no address to reply to; the header reply-to names it")
         # Without a time it is not remembered when its outcome is unknown: nobody sends it again as it is.
         envelope = Envelope(event.profile, address, event.body, event.headers)
-        publisher = self._direct if address.startswith(_DIRECT) else self._queues
-        (outcome,) = await publisher.publish([envelope])
+        replies = self._direct if address.startswith(_DIRECT) else self._queues
+        outcome = await replies.send(envelope)
         if outcome is not None:
             raise outcome
 
