@@ -15,6 +15,7 @@ import pytest
 from evbus.engine.codec import json, msgpack
 from evbus.engine.service import settings as settings_module
 from evbus.errors import (
+    AuthorizationError,
     ConnectFailed,
     DeliveryTimeout,
     ProfileError,
@@ -27,6 +28,7 @@ from tests.channel.shop import Shop
 from tests.engine.service.kit import Item, ShopImpl
 from tests.engine.service.kit import Shop as Goods
 from tests.evbus.kit import new_hub
+from tests.service.locked import OTHER, SECRET, Vault, VaultImpl
 
 PORTS = {"amqp": "port", "stomp": "stomp_port"}
 
@@ -300,3 +302,24 @@ async def test_where_components_are_called_is_told(place: dict[str, Any], channe
         (found,) = hub.service.init.report()["components"]
         assert found["addresses"] == [[channel, f"{unique}.shop"]]
         assert hub.service.init.report()["port"] is None
+
+
+# Who calls
+
+
+async def test_tokens_say_over_a_broker_who_calls(place: dict[str, Any], channel: str) -> None:
+    settings = place["settings"]
+    auth = {"tokens": {"joe": {"token": SECRET, "scopes": ["vault:read"]}, "ann": {"token": OTHER}}}
+    served = {**place, "settings": {**settings, "auth": auth}}
+    async with started(VaultImpl, **served), started(**place) as here:
+        vault = here.service.init.get(Vault)
+        with pytest.raises(AuthorizationError, match=f"over {channel}.*who calls is not known") as problem:
+            await vault.look()
+        assert not problem.value.known
+        with here.service.init.token(SECRET):
+            assert await vault.look() == "joe"
+        with here.service.init.token(OTHER), pytest.raises(AuthorizationError, match="vault:read") as problem:
+            await vault.look()
+        assert problem.value.known
+        with here.service.init.token(OTHER[::-1]), pytest.raises(AuthorizationError, match="not accepted"):
+            await vault.look()
