@@ -28,6 +28,8 @@ from tests.channel.shop import Shop
 from tests.engine.service.kit import Item, ShopImpl
 from tests.engine.service.kit import Shop as Goods
 from tests.evbus.kit import new_hub
+from tests.evbus.rig import until
+from tests.service.everything import Everything, EverythingImpl
 from tests.service.locked import OTHER, SECRET, Vault, VaultImpl
 
 PORTS = {"amqp": "port", "stomp": "stomp_port"}
@@ -323,3 +325,24 @@ async def test_tokens_say_over_a_broker_who_calls(place: dict[str, Any], channel
         assert problem.value.known
         with here.service.init.token(OTHER[::-1]), pytest.raises(AuthorizationError, match="not accepted"):
             await vault.look()
+
+
+async def test_a_server_that_loses_its_connection_for_a_moment_answers_all_the_same(
+    rabbitmq: Any, channel: str, unique: str, proxy: Callable[..., Any]
+) -> None:
+    port = getattr(rabbitmq, PORTS[channel])
+    way = proxy(port)
+    async with started(EverythingImpl, **options(channel, way.port, unique)) as there:
+        made = there.service.SERVICES.hosted.implementation(Everything)
+        async with started(**options(channel, port, unique)) as here:
+            everything = here.service.init.get(Everything)
+            under_way = asyncio.ensure_future(everything.wait("x"))
+            await until(lambda: made.begun == ["x"])
+            way.cut()
+            # It is delivered again over the next connection, behind which this comes.
+            async with asyncio.timeout(WAIT):
+                assert await everything.add(1) == 123
+            made.gate.set()
+            async with asyncio.timeout(WAIT):
+                await under_way
+        assert made.begun == ["x"]
