@@ -5,7 +5,8 @@ async def open(hub, ctx):  # noqa: A001 - the name of the step in all rooms
     """
     from evbus.engine.service import settings as _settings
 
-    return _settings.static_addresses(ctx.acct)
+    http = [name for name, served in hub.channel.init.names().items() if served]
+    return _settings.static_addresses(ctx.acct, http)
 
 
 async def watch(hub, ctx, component):

@@ -152,11 +152,16 @@ def test_others_say_it_in_other_ways(
 
 
 def test_one_that_is_away_is_told_with_its_reason(shell: Shell) -> None:
-    done = shell.run(*settings(shell, {"mall": {"rest": nobody()}, "web": {"rest": "shop.example"}}))
+    done = shell.run(*settings(shell, {"mall": {"rest": nobody()}}))
     assert done.returncode == 1
-    away, wrong = done.stdout.splitlines()[2:]
+    (away,) = done.stdout.splitlines()[2:]
     assert away.endswith("  away    nothing listens there (connection refused)")
-    assert wrong.endswith("  away    it is no URL of HTTP; write it as http://host:port or https://host:port")
+    done = shell.run(*settings(shell, {"mall": {"rest": "shop.example"}}))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(
+        "registry.static.mall.rest: this is no address of a service: it is no URL of HTTP; write it as "
+        "http://host:port or https://host:port\n"
+    )
 
 
 def test_a_channel_that_there_is_not_is_told(shell: Shell) -> None:

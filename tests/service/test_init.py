@@ -469,7 +469,9 @@ async def test_a_service_that_is_not_here_is_not_called_here() -> None:
             LocalServiceError, match="Clock is not implemented in this process; start its impl"
         ):
             await hub.service.init.get(Clock, channel="local").now()
-        with pytest.raises(ServiceError, match="the registry local has no component 'tower'"):
+        with pytest.raises(
+            ServiceError, match="no component 'tower'; it knows those of this process alone: start"
+        ):
             await hub.service.init.get(Clock).now()
 
 
@@ -477,7 +479,7 @@ async def test_a_service_that_is_not_here_is_not_called_here() -> None:
     ("settings", "said"),
     [
         ({"registy": "local"}, "services: registy: there is no such key; did you mean 'registry'?"),
-        ({"registry": "consl"}, "services: registry: there is no registry 'consl'; known: local, static"),
+        ({"registry": "consl"}, "services: registry: there is no registry 'consl'; did you mean 'consul'?"),
         ({"registry": {"a": 1, "b": 2}}, "services: registry is a mapping of one name, such as static"),
         ({"registry": {"static": []}}, "services: registry.static: this is a mapping, not list: component, "),
         (
@@ -487,6 +489,18 @@ async def test_a_service_that_is_not_here_is_not_called_here() -> None:
         (
             {"registry": {"static": {"shop": {"x": [5]}}}},
             "services: registry.static.shop.x: an address is a text, not int",
+        ),
+        (
+            {"registry": {"static": {"shop": {"dispatch-json": ["http://a:1", "shop:8001"]}}}},
+            "services: registry.static.shop.dispatch-json: this is no address of a service: it is no ",
+        ),
+        (
+            {"registry": {"static": {"shop": {"rest": "http://joe:geheim@a:1"}}}},
+            "services: registry.static.shop.rest: this is no address of a service: it holds a ",
+        ),
+        (
+            {"registry": {"static": {"shop": {"x": "http://joe:ge heim@a:1"}}}},
+            "services: registry.static.shop.x: an address holds no blanks and only ASCII; write other ",
         ),
         ({"channels": {"x": {}}}, "services: channels.x: there is no channel 'x'"),
         ({"server": {"port": -1}}, "services: server: port is a number from 0 to 65535"),
@@ -499,6 +513,7 @@ async def test_settings_that_are_wrong_are_named(settings: Any, said: str) -> No
     with pytest.raises(ProfileError) as problem:
         await hub.service.init.start(settings=settings)
     assert str(problem.value).startswith(said)
+    assert "heim" not in str(problem.value)
     # And may be mended.
     async with started(ClockImpl, hub=hub):
         pass
@@ -669,3 +684,10 @@ IMPLEMENTED = """
     class TillImpl(Till):
         async def pay(self): ...
 """
+
+
+async def test_the_log_says_where_services_are_served(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "evbus.service")
+    async with started(TowerImpl, ClockImpl, port=0) as hub:
+        url = f"http://127.0.0.1:{hub.service.init.report()['port']}"
+    assert f"services are served at {url}: tower" in [one.getMessage() for one in caplog.records]

@@ -125,9 +125,13 @@ class Directory:
 
     async def _unknown(self, component: str) -> ServiceError:
         known = [] if self._components is None else await self._components()
-        return ServiceError(
-            f"the registry {self._registry} has no component {component!r}{nearest(component, known)}"
-        )
+        hint = nearest(component, known)
+        if self._registry == "local" and not hint:
+            hint = (
+                "; it knows those of this process alone: start its implementation here, or say in the option "
+                "services where it is, such as registry: {static: ...}"
+            )
+        return ServiceError(f"the registry {self._registry} has no component {component!r}{hint}")
 
     def _lost(self, component: str, problem: Exception) -> ServiceError:
         if isinstance(problem, ServiceError):

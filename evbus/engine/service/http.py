@@ -51,6 +51,7 @@ class HttpCaller:
         self._encoding = encoding
         self._limit = settings.max_answer
         self._insecure = settings.insecure
+        self._positional = settings.positional
         self.pool = HttpPool(
             connections=settings.connections,
             connect_timeout=settings.connect_timeout,
@@ -79,7 +80,7 @@ class HttpCaller:
                 answer = await exchange.head()
                 return self._result(call, address, answer, await _all(exchange, self._limit))
         try:
-            answer = await self.pool.request(where_to, _with(head, call), self._body(call, call.args))
+            answer = await self.pool.request(where_to, _with(head, call), self._body(call))
         except HttpFailure as exc:
             raise self.failure(call, address, exc) from exc
         return self._result(call, address, answer, answer.body)
@@ -115,7 +116,7 @@ class HttpCaller:
         sending: asyncio.Task[None] | None = None
         try:
             if number is None:
-                exchange = self.pool.exchange(where_to, _with(head, call), self._body(call, call.args))
+                exchange = self.pool.exchange(where_to, _with(head, call), self._body(call))
             else:
                 exchange = self.pool.exchange(where_to, _with(streaming, call))
             async with exchange:
@@ -132,7 +133,8 @@ class HttpCaller:
 
     async def _send(self, exchange: Exchange, call: Call, number: int) -> None:
         """Send a call, and the items of its stream, as fast as they are taken."""
-        encoding, args, kwargs = self._encoding, list(call.args), dict(call.kwargs)
+        encoding, (args, kwargs) = self._encoding, self._arguments(call)
+        args, kwargs = list(args), dict(kwargs)
         name = call.spec.parameters[number].name
         items = kwargs[name] if name in kwargs else args[number]
         if name in kwargs:
@@ -183,8 +185,13 @@ class HttpCaller:
                 "HTTP, where anybody on the way can read it; use https, or say insecure: true of the channel"
             )
 
-    def _body(self, call: Call, args: list[Any]) -> bytes:
-        return self._encoding.encode(message_of(call, args, call.kwargs))
+    def _body(self, call: Call) -> bytes:
+        return self._encoding.encode(message_of(call, *self._arguments(call)))
+
+    def _arguments(self, call: Call) -> tuple[list[Any], dict[str, Any]]:
+        if self._positional and call.kwargs:
+            return call.spec.by_position(call.args, call.kwargs)
+        return call.args, call.kwargs
 
     def _result(self, call: Call, address: str, answer: Answer, body: bytes) -> Any:
         """Return the result that an answer holds.

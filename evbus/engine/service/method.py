@@ -110,24 +110,35 @@ class MethodSpec(NamedTuple):
         return self.item is not None or any(one.item is not None for one in self.parameters)
 
     def arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Return the arguments of a call as they travel: those that have a position, then the rest by name.
+        """Return the arguments of a call as they travel: by position and by name as they were given.
 
-        Defaults that stand in front of an argument that is given are filled in.
+        So a server whose method has got further parameters meanwhile takes each for what it is, and uses its
+        own defaults.
 
         :raises TypeError: it cannot be called like this; the sentence is Python's, with the method's name.
         """
-        positional = self.positional
-        if len(args) == len(positional) and not kwargs and not self.by_name:
+        if len(args) == len(self.positional) and not kwargs and not self.by_name:
             return list(args), {}
-        try:
-            bound = self.signature.bind(*args, **kwargs).arguments
-        except TypeError as exc:
-            raise TypeError(f"{self.title}(): {exc}") from None
-        by_name = {one.name: bound[one.name] for one in self.by_name if one.name in bound}
+        self._bound(args, kwargs)
+        return list(args), dict(kwargs)
+
+    def by_position(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return arguments for a server that knows only those with a position, and the others by name.
+
+        Defaults that stand in front of an argument that is given are filled in.
+        """
+        bound, positional = self._bound(args, kwargs), self.positional
         given = len(positional)
         while given and positional[given - 1].name not in bound:
             given -= 1
+        by_name = {one.name: bound[one.name] for one in self.by_name if one.name in bound}
         return [bound.get(one.name, one.default) for one in positional[:given]], by_name
+
+    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self.signature.bind(*args, **kwargs).arguments
+        except TypeError as exc:
+            raise TypeError(f"{self.title}(): {exc}") from None
 
     def read_arguments(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +88,8 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     :ivar tls: what is trusted and shown where an address is ``https://``.
     :ivar insecure: tokens are sent to other machines over plain HTTP, too, where anybody on the way can read
         them.
+    :ivar positional: servers know no arguments by name, as those of aspyx-service: what is given by name
+        travels by its position, and the defaults of the interface stand for those before it.
     """
 
     connections: int = 100
@@ -95,6 +97,7 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     max_answer: Bytes = 16 * 1024 * 1024
     tls: Tls | None = None
     insecure: bool = False
+    positional: bool = False
 
     def __post_init__(self) -> None:
         if self.connections < 1 or self.max_answer < 1:
@@ -260,10 +263,11 @@ def channel_settings(
     )
 
 
-def static_addresses(data: Any) -> dict[str, list[ChannelAddress]]:
+def static_addresses(data: Any, http: Collection[str] = ()) -> dict[str, list[ChannelAddress]]:
     """Return the addresses of components: ``{component: {channel: [address, ...]}}``, or one for a list.
 
-    :raises ProfileError: it is no such mapping; names the key.
+    :param http: the channels whose addresses are those of HTTP.
+    :raises ProfileError: it is no such mapping, or an address is none; names the key, and shows no address.
     """
     found: dict[str, list[ChannelAddress]] = {}
     for component, channels in _mapping(data, "registry.static").items():
@@ -271,14 +275,29 @@ def static_addresses(data: Any) -> dict[str, list[ChannelAddress]]:
         found[str(component)] = addresses = []
         for channel, uris in _mapping(channels, path).items():
             for uri in uris if isinstance(uris, (list, tuple)) else [uris]:
-                if not isinstance(uri, str) or not uri:
-                    raise ProfileError(
-                        f"an address is a text, not {type(uri).__name__}",
-                        source="services",
-                        path=f"{path}.{channel}",
-                    )
+                reason = _unusable(uri, http=str(channel) in http)
+                if reason:
+                    raise ProfileError(reason, source="services", path=f"{path}.{channel}")
                 addresses.append(ChannelAddress(str(channel), uri))
     return found
+
+
+def _unusable(uri: Any, *, http: bool) -> str:
+    """Return why something is no address, ``""`` when it may be one; without what may be a password in it."""
+    if not isinstance(uri, str) or not uri:
+        return f"an address is a text, not {type(uri).__name__}"
+    if "://" in uri and not all("!" <= one <= "~" for one in uri):
+        return "an address holds no blanks and only ASCII; write other characters percent-encoded, as %20"
+    if http:
+        try:
+            from evbus.engine.wire.http.pool import address_of
+        except ModuleNotFoundError:
+            return ""  # the extra is missing, which who calls is told
+        try:
+            address_of(uri)
+        except ValueError as exc:
+            return f"this is no address of a service: {exc}"
+    return ""
 
 
 def _mapping(data: Any, path: str) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -25,6 +26,8 @@ from evbus.errors import ConfigError
 from evbus.version import version
 
 __all__ = ["Site", "built", "served"]
+
+log = logging.getLogger("evbus.service")
 
 
 class Site:
@@ -78,6 +81,7 @@ async def served(services: Services, settings: ServerSettings) -> Site:
     )
     if certificate is not None:
         services.health.add_check("certificate", certificate.check, cache=60)
+    log.info("services are served at %s: %s", server.url, ", ".join(services.components) or "no components")
     return Site(server, app, services)
 
 

@@ -38,9 +38,11 @@ def test_a_call_knows_its_name_and_what_is_left() -> None:
         ((1, 2, 3), {"d": 4, "e": 5}, ([1, 2, 3], {"d": 4, "e": 5})),
     ],
 )
-def test_arguments_travel_by_position_where_they_have_one(args: Any, kwargs: Any, travels: Any) -> None:
-    assert MANY.arguments(args, kwargs) == travels
-    assert MANY.read_arguments(*travels) is not None
+def test_arguments_travel_as_they_are_given_or_by_position(args: Any, kwargs: Any, travels: Any) -> None:
+    assert MANY.arguments(args, kwargs) == (list(args), kwargs)
+    assert MANY.by_position(args, kwargs) == travels
+    for made in (MANY.arguments(args, kwargs), travels):
+        assert MANY.read_arguments(*made) is not None
 
 
 @pytest.mark.parametrize(
