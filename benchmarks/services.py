@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import brokers
 import build
 import page
 import rounds
@@ -24,6 +25,7 @@ MARK = "the table of services"
 OURS, JSON, REST = "evbus", "evbus, JSON", "evbus, REST"
 ASPYX, ASPYX_JSON = "aspyx-service", "aspyx-service, JSON"
 GRPC, AIOHTTP, FASTAPI = "grpcio", "aiohttp", "fastapi"
+OVER, AIO_PIKA = "evbus, RabbitMQ", brokers.AIO_PIKA
 STARTED = 30.0  # seconds for a server to listen
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -46,13 +48,16 @@ SIDES = {
     GRPC: Side(GRPC, "services_grpc_side.py"),
     AIOHTTP: Side(AIOHTTP, "services_http_side.py"),
     FASTAPI: Side(FASTAPI, "services_http_side.py", "serve-fastapi"),
+    OVER: Side("", "services_evbus_side.py", "serve-over", "amqp"),
+    AIO_PIKA: Side(AIO_PIKA, "services_aio_pika_side.py", "serve-over"),
 }
-IN_FLIGHT = {"hello": 32, "rest": 32}
+IN_FLIGHT = {"hello": 32, "rest": 32, "broker": 32}
 CASES = [
     Case("hello", {ASPYX: 640, ASPYX_JSON: 640, GRPC: 9_600, AIOHTTP: 9_600, JSON: 9_600, OURS: 9_600}),
     Case("one", {ASPYX: 500, GRPC: 2_000, AIOHTTP: 2_000, OURS: 2_000}),
     Case("sync", {ASPYX: 1_000, OURS: 2_000}),
     Case("rest", {FASTAPI: 9_600, REST: 9_600}),
+    Case("broker", {AIO_PIKA: 3_200, OVER: 9_600}),
     Case("stream", {GRPC: 100_000, OURS: 100_000}),
 ]
 TITLES = {
@@ -60,6 +65,7 @@ TITLES = {
     "one": "one call at a time, asynchronous",
     "sync": "one call at a time, a plain function",
     "rest": "REST, 32 calls in flight",
+    "broker": "over RabbitMQ, 32 calls in flight",
     "stream": "a stream of 100,000 numbers, items",
 }
 #: What evbus is to be against each, in times.
@@ -71,6 +77,7 @@ BARS = {
     ("one", GRPC): 1.3,
     ("sync", ASPYX): 1.3,
     ("rest", FASTAPI): 0.8,
+    ("broker", AIO_PIKA): 4,
     ("stream", GRPC): 1.0,
 }
 
@@ -79,7 +86,8 @@ def measure(side: str, case: str, calls: int) -> dict[str, float]:
     """Run one case between a server and a client, each a process of its own."""
     peer, script, serve, channel = SIDES[build.script_of(side)]
     command = [build.interpreter(side, peer), "-Es", str(ROOT / "benchmarks/sides" / script)]
-    with _serving([*command, serve]) as (url, server):
+    serving = _serving_over if case == "broker" else _serving
+    with serving([*command, serve]) as (url, server):
         before = _time_of(server)
         in_flight = str(IN_FLIGHT.get(case, 1))
         found = rounds.output_of([*command, "call", channel, url, case, str(calls), in_flight])
@@ -108,6 +116,21 @@ def _serving(command: list[str]) -> Iterator[tuple[str, int]]:
             process.wait()
 
 
+@contextlib.contextmanager
+def _serving_over(command: list[str]) -> Iterator[tuple[str, int]]:
+    """Serve over a RabbitMQ of its own, without a port."""
+    with brokers.private_node() as broker, tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen([*command, broker.amqp], cwd=folder, stdout=subprocess.PIPE)
+        try:
+            assert process.stdout is not None
+            if not process.stdout.readline():
+                sys.exit(f"does not serve: {command}")
+            yield broker.amqp, process.pid
+        finally:
+            process.kill()
+            process.communicate()
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -131,7 +154,7 @@ def table(found: Results) -> list[str]:
             for side in case.events
             if (side, case.name, "rate") in found
         }
-        ours = next((medians[side][0] for side in (OURS, REST) if side in medians), 0.0)
+        ours = next((medians[side][0] for side in (OURS, REST, OVER) if side in medians), 0.0)
         title = TITLES[case.name]
         for side, (rate, client, server) in medians.items():
             bar = BARS.get((case.name, side))

@@ -49,3 +49,8 @@ def test_a_case_of_services_ends(side: str, case: str, calls: int) -> None:
     done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["cpu"] > 0
+
+
+def test_the_case_of_services_over_a_broker_ends(rabbitmq: object) -> None:
+    # It starts a broker of its own; without one here there is none there.
+    test_a_case_of_services_ends("evbus, RabbitMQ", "broker", 320)

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 WARM_UP = 100  # calls
 ANSWER = "hello world"
+#: What a server without a port says when it serves.
+READY = "serving"
 
 
 def measure(call: Callable[[], Awaitable[object]], calls: int, in_flight: int) -> None:

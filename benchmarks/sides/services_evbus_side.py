@@ -6,6 +6,7 @@ import asyncio
 import sys
 from abc import abstractmethod
 from collections.abc import AsyncIterator
+from typing import Any
 
 import service_common
 
@@ -54,14 +55,24 @@ async def serve(port: int) -> None:
         await asyncio.Event().wait()
 
 
-def settings(channel: str, url: str) -> dict[str, object]:
-    """Return the settings of the caller."""
-    return {"registry": {"static": {"greeter": {channel: url}}}}
+async def serve_over(url: str) -> None:
+    """Serve over RabbitMQ until the process is ended."""
+    async with services([GreeterImpl], **options("amqp", url)):
+        print(service_common.READY, flush=True)
+        await asyncio.Event().wait()
+
+
+def options(channel: str, url: str) -> dict[str, Any]:
+    """Return the options of the caller, and over RabbitMQ of the server as well."""
+    if channel == "amqp":
+        profiles = {"amqp": {"bench": {"url": url}}}
+        return {"settings": {"channels": {"amqp": {"profile": "bench"}}}, "profiles": profiles}
+    return {"settings": {"registry": {"static": {"greeter": {channel: url}}}}}
 
 
 async def call(channel: str, url: str, case: str, calls: int, in_flight: int) -> None:
     """Measure a case."""
-    async with services(settings=settings(channel, url)) as running:
+    async with services(**options(channel, url)) as running:
         greeter = running.proxy(Greeter)
         if case == "stream":
             await service_common.measured_stream(lambda: greeter.count(calls), calls)
@@ -71,7 +82,7 @@ async def call(channel: str, url: str, case: str, calls: int, in_flight: int) ->
 
 def call_plain(channel: str, url: str, calls: int) -> None:
     """Measure calls without an event loop."""
-    with services(settings=settings(channel, url)) as running:
+    with services(**options(channel, url)) as running:
         greeter = running.proxy(Greeter)
         service_common.measure_plain(lambda: greeter.plain("world"), calls)
 
@@ -80,6 +91,8 @@ if __name__ == "__main__":
     what, *rest = sys.argv[1:]
     if what == "serve":
         asyncio.run(serve(int(rest[0])))
+    elif what == "serve-over":
+        asyncio.run(serve_over(rest[0]))
     elif rest[2] == "sync":
         call_plain(rest[0], rest[1], int(rest[3]))
     else:
