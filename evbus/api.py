@@ -254,6 +254,7 @@ def services(
     profiles: Mapping[str, Any] | str | Path | None = None,
     acct_key: str | None = None,
     mounts: Mapping[str, Any] | None = None,
+    provide: Mapping[type, Any] | None = None,
     **options: Any,
 ) -> ServicesRun:
     """Start services, and at the end let calls end and stop them: with ``async with``, or ``with``.
@@ -271,18 +272,22 @@ def services(
         :func:`bus` takes it, and ``acct_key`` its key.
     :param mounts: ASGI applications that the server serves as well, by the paths below which, such as
         ``{"/shop": app}``.
+    :param provide: what constructors may take, by type: ``{Repo: repo}``, or ``Singleton["name": function]``
+        and ``Factory`` as ``hub.dispatch.init.provide`` has them.
     :param options: options of the section ``evbus``, such as ``service_timeout=5``.
     :raises ConfigError: an option, a file or an implementation has to be mended.
     """
     if isinstance(components, type):
         raise ConfigError(f"services() takes a list: services([{components.__name__}])")
-    listed, mounted = list(components), dict(mounts or {})
+    listed, mounted, provided = list(components), dict(mounts or {}), dict(provide or {})
 
     def make() -> pop.hub.Hub:
         hub = _made((), options)
         hub.service.init.add(*listed)
         for path, app in mounted.items():
             hub.service.init.mount(path, app)
+        for kind, value in provided.items():
+            hub.dispatch.init.provide(kind, value)
         return hub
 
     return ServicesRun(

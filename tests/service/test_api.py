@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from abc import abstractmethod
 from typing import Any
 
 import pytest
 
-from evbus.api import implementation, services
+from evbus.api import (
+    HealthCheckManager,
+    HealthStatus,
+    Service,
+    health_check,
+    health_checks,
+    implementation,
+    service,
+    services,
+)
 from evbus.errors import (
     ConfigError,
     LocalServiceError,
@@ -110,3 +120,36 @@ def test_an_asynchronous_method_where_a_plain_one_is_declared_is_told_so() -> No
         services([Asynchronous]),
     ):
         pass
+
+
+class Bells:
+    number = 3
+
+
+async def test_what_is_provided_is_taken_by_constructors_of_components_and_checks() -> None:
+    @service()
+    class Steeple(Service):
+        @abstractmethod
+        async def bells(self) -> int: ...
+
+    @implementation()
+    class SteepleImpl(Steeple):
+        def __init__(self, bells: Bells) -> None:
+            self._bells = bells
+
+        async def bells(self) -> int:
+            return self._bells.number
+
+    @health_checks()
+    class Cracks:
+        def __init__(self, bells: Bells) -> None:
+            self.found = bells
+
+        @health_check()
+        async def cracks(self, result: HealthCheckManager.Result) -> None:
+            result.set_status(HealthStatus.WARNING, f"{self.found.number} bells")
+
+    async with services([SteepleImpl, Cracks], provide={Bells: Bells()}) as running:
+        assert await running.proxy(Steeple).bells() == 3
+        health = await running.hub.service.SERVICES.health.check()
+        assert [one.details for one in health.results if one.name == "cracks"] == ["3 bells"]
