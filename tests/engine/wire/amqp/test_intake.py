@@ -35,12 +35,20 @@ class Channel:
     What was given back is in `refused` as "back".
     """
 
-    def __init__(self, *, stream: bool = False) -> None:
+    def __init__(self, *, stream: bool = False, drain: bool = False) -> None:
         self.waiting: deque[Delivery] = deque()
         self.arrivals = self.pauses = 0
         self.intake = Intake(
-            CHANNEL, self._write, "orders", self.waiting, self._arrived, self._paused, stream=stream
+            CHANNEL,
+            self._write,
+            "orders",
+            self.waiting,
+            self._arrived,
+            self._paused,
+            drain=drain,
+            stream=stream,
         )
+        self.drain = drain
         self.tag = 0
         self.unsettled: list[int] = []
         self.acked: list[int] = []
@@ -76,7 +84,7 @@ class Channel:
             data = data[size:]
             self.frames.append(found)
             if isinstance(found, Basic.Cancel):
-                assert (found.consumer_tag, found.nowait) == ("evbus", True)
+                assert (found.consumer_tag, found.nowait) == ("evbus", not self.drain)
                 self.cancelled = True
             else:
                 self._settle(found)
@@ -342,6 +350,30 @@ def test_paused_it_takes_no_more_and_what_was_taken_can_be_settled() -> None:
         await turn()
         assert channel.acked == [1]
         assert sum(isinstance(found, Basic.Cancel) for found in channel.frames) == 1
+
+    run(check)
+
+
+def test_drained_it_hands_on_what_comes_until_the_broker_knows_of_the_pause() -> None:
+    async def check(_: Channel) -> None:
+        channel = Channel(drain=True)
+        channel.deliver()
+        channel.intake.pause()
+        (cancel,) = channel.frames
+        assert isinstance(cancel, Basic.Cancel)
+        assert not cancel.nowait
+        drained = asyncio.ensure_future(channel.intake.drained())
+        channel.deliver()  # it was under way
+        await turn()
+        assert (len(channel.waiting), channel.refused, drained.done()) == (2, [], False)
+        assert channel.intake.method(frames.CANCEL_OK, b"")
+        await drained
+        again = Channel(drain=True)
+        again.intake.pause()
+        drained = asyncio.ensure_future(again.intake.drained())
+        await turn()
+        again.intake.lost("cut")
+        await drained
 
     run(check)
 
