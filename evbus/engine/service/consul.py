@@ -19,7 +19,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -109,17 +109,6 @@ class ConsulSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     def __repr__(self) -> str:
         return f"<ConsulSettings {self.url}{f' token={MASK}' if self.token else ''}>"
-
-
-class _Refused(ServiceError):
-    """Consul answered something else than 200.
-
-    :ivar status: what it answered.
-    """
-
-    def __init__(self, status: int, said: str) -> None:
-        super().__init__(said)
-        self.status = status
 
 
 class _Registered(NamedTuple):
@@ -298,11 +287,8 @@ class Consul:
         await self._ask("PUT", "/v1/agent/service/register", body={**entry.body, "Check": check})
 
     async def _forget(self, known_as: str) -> None:
-        try:
-            await self._ask("PUT", f"/v1/agent/service/deregister/{quote(known_as, safe='')}")
-        except _Refused as exc:
-            if exc.status != 404:  # there is none
-                raise
+        path = f"/v1/agent/service/deregister/{quote(known_as, safe='')}"
+        await self._ask("PUT", path, may=(404,))  # there is none
 
     async def _keep(self, component: str, entry: _Registered) -> None:
         """Tell Consul how a component is, and of the component again when it has forgotten it."""
@@ -332,25 +318,14 @@ class Consul:
             if one.status is not HealthStatus.OK
         )
         path = f"/v1/agent/check/update/{quote(f'service:{entry.id}', safe='')}"
-        try:
-            await self._ask(
-                "PUT", path, body={"Status": _STATUS[health.status], "Output": one_line(said, 4000)}
-            )
-        except _Refused as exc:
-            # 1.8 answers 500 for a check that it does not know, later ones 404.
-            if exc.status in (404, 500):
-                return await self._known(entry)
-            raise
-        return True
+        told = {"Status": _STATUS[health.status], "Output": one_line(said, 4000)}
+        # 1.8 answers 500 for a check that it does not know, later ones 404.
+        answer = await self._ask("PUT", path, body=told, may=(404, 500))
+        return answer.status == 200 or await self._known(entry)
 
     async def _known(self, entry: _Registered) -> bool:
-        try:
-            await self._ask("GET", f"/v1/agent/service/{quote(entry.id, safe='')}")
-        except _Refused as exc:
-            if exc.status == 404:
-                return False
-            raise
-        return True
+        path = f"/v1/agent/service/{quote(entry.id, safe='')}"
+        return (await self._ask("GET", path, may=(404,))).status == 200
 
     # Requests
 
@@ -362,7 +337,13 @@ class Consul:
         *,
         body: Any = None,
         index: int = 0,
+        may: Collection[int] = (),
     ) -> Answer:
+        """Return an answer whose status is 200, or one of those that it ``may`` be.
+
+        :raises ServiceError: it is another one.
+        :raises ServiceCommunicationError: there is no answer.
+        """
         settings = self._settings
         query = {**({"dc": settings.datacenter} if settings.datacenter else {}), **(query or {})}
         asked = f"{self._address.path}{path}{'?' if query else ''}{urlencode(query)}"
@@ -377,15 +358,14 @@ class Consul:
         except (HttpFailure, TimeoutError) as exc:
             why = exc.reason if isinstance(exc, HttpFailure) else f"there was no answer within {seconds:g} s"
             raise ServiceCommunicationError(f"Consul at {settings.url}: {why}", handed_over=False) from exc
-        if answer.status == 200:
+        if answer.status == 200 or answer.status in may:
             return answer
         said = one_line(answer.body.decode("utf-8", "replace").strip() or "nothing", 300)
         if answer.status == 403:
-            raise _Refused(
-                403,
-                f"Consul at {settings.url} does not allow this: {said}; see that registry.consul.token may",
+            raise ServiceError(
+                f"Consul at {settings.url} does not allow this: {said}; see that registry.consul.token may"
             )
-        raise _Refused(answer.status, f"Consul at {settings.url} answered {answer.status} to {path}: {said}")
+        raise ServiceError(f"Consul at {settings.url} answered {answer.status} to {path}: {said}")
 
 
 def channels_text(addresses: Sequence[ChannelAddress]) -> str:
