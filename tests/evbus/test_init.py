@@ -211,7 +211,7 @@ def test_plugins_lists_every_plugin_with_its_file(hub: Any) -> None:
     found = hub.evbus.init.plugins()
     names = {room: {one.name for one in plugins} for room, plugins in found.items()}
     assert names == {
-        "channel": {"dispatch_json", "dispatch_msgpack", "rest"},
+        "channel": {"amqp", "dispatch_json", "dispatch_msgpack", "rest", "stomp"},
         "component": set(),
         "connection": {"amqp", "amqp1", "stomp"},
         "dispatch": {"commands", "events", "queries"},
@@ -223,7 +223,7 @@ def test_plugins_lists_every_plugin_with_its_file(hub: Any) -> None:
         "listener": set(),
         "match": {"exact", "glob", "regex", "topic"},
         "pipeline": {"compress", "dedupe", "session", "sign", "stamp", "trace"},
-        "registry": {"local", "static"},
+        "registry": {"consul", "local", "static"},
         "service": set(),
         "serialize": {"json", "msgpack"},
     }

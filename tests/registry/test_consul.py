@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.service import consul
 from evbus.engine.service.consul import ConsulSettings, channels_of, channels_text
 from evbus.engine.service.declare import (
     AbstractComponent,
@@ -21,7 +22,14 @@ from evbus.engine.service.declare import (
     implementation,
     service,
 )
-from evbus.engine.service.health import HealthCheckManager, HealthStatus, health, health_check, health_checks
+from evbus.engine.service.health import (
+    Health,
+    HealthCheckManager,
+    HealthStatus,
+    health,
+    health_check,
+    health_checks,
+)
 from evbus.errors import ProfileError, ServiceCommunicationError, ServiceError
 from tests.channel.processes import each, processes
 from tests.channel.shop import Shop
@@ -404,7 +412,9 @@ async def test_without_an_http_server_consul_is_told(each_consul: Consul) -> Non
     for kind in ("auto", "http"):
         hub = new_hub()
         hub.service.init.add(PigeonsImpl)
-        starting = hub.service.init.start(settings=settings(each_consul, check={"kind": kind}))
+        starting = hub.service.init.start(
+            settings=settings(each_consul, address="10.1.2.3", check={"kind": kind})
+        )
         if kind == "http":
             with pytest.raises(ServiceError, match="set registry.consul.check.kind to ttl, or start an HTTP"):
                 await starting
@@ -412,9 +422,31 @@ async def test_without_an_http_server_consul_is_told(each_consul: Consul) -> Non
         await starting
         (entry,) = await entries(each_consul, "pigeons")
         assert entry["Service"]["Meta"] == {"channels": "carrier(roof)"}
-        assert entry["Service"]["Address"] == "127.0.0.1"
+        assert entry["Service"]["Address"] == "10.1.2.3"
         await hub.service.init.stop()
         assert await entries(each_consul, "pigeons") == []
+
+
+async def test_what_listens_on_all_addresses_is_registered_by_one_that_others_reach(
+    each_consul: Consul, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways = {"127.0.0.1": "127.0.0.1", "192.0.2.1": "10.9.8.7"}
+
+    def source_of(family: int, where: Any) -> str:
+        if where[0] not in ways:
+            raise OSError("there is no way there")
+        return ways[where[0]]
+
+    # Which addresses a machine has differs.
+    monkeypatch.setattr(consul, "_source_of", source_of)
+    registry = consul.Consul(ConsulSettings(url=each_consul.url), lambda _: "/health", Health)
+    for host in ("10.9.8.7", "127.0.0.1"):
+        entry = await registry._entry("bell", [ChannelAddress("rest", "http://0.0.0.0:8001")])
+        assert entry.id == f"{host}:8001:bell"
+        assert entry.body["Meta"] == {"channels": f"rest(http://{host}:8001)"}
+        assert entry.body["Check"]["HTTP"] == f"http://{host}:8001/health"
+        ways.pop("192.0.2.1", None)
+    await registry.close()
 
 
 @pytest.mark.parametrize(

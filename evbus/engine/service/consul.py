@@ -13,6 +13,7 @@ the id ``host:port:component``, the tag ``component``, and in the metadata ``cha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import re
@@ -47,6 +48,8 @@ _PATIENCE = 10.0
 #: Seconds between two attempts to tell Consul of a component.
 _PAUSE = (0.5, 10.0)
 _MOST = 16 * 1024 * 1024
+#: Some address elsewhere, to which nothing is sent (RFC 5737, section 3).
+_ELSEWHERE = ("192.0.2.1", 9)
 
 _CHANNEL = re.compile(r"\s*([^(),\s]+)\(([^()\s]+)\)\s*")
 
@@ -82,7 +85,8 @@ class ConsulSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     :ivar token: of its access control list, sent as ``X-Consul-Token``.
     :ivar datacenter: default: that of the agent.
     :ivar address: the host by which others reach this process; default: that of the server; where it listens
-        on all addresses, and where there is none, the one from which Consul is reached.
+        on all addresses, and where there is none, that of this machine on the way to Consul; with an agent on
+        this machine, on the way to others.
     :ivar wait: seconds that a question for changes waits for one.
     """
 
@@ -267,18 +271,19 @@ class Consul:
         return _Registered(f"{host}:{place}:{component}", body, ttl)
 
     async def _own_address(self) -> str:
-        """Return the address of this machine on the way to Consul."""
+        """Return the address of this machine on the way to Consul; to an agent on it, that to the others."""
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(self._address.host, self._address.port, type=socket.SOCK_DGRAM)
-            family, kind, protocol, _, where = found[0]
-            with socket.socket(family, kind, protocol) as probe:
-                probe.connect(where)  # which sends nothing
-                return str(probe.getsockname()[0])
+            own = _source_of(found[0][0], found[0][4])
         except OSError as exc:
             raise ServiceCommunicationError(
                 f"Consul at {self._settings.url} is not reached: {problem_text(exc)}", handed_over=False
             ) from exc
+        if ipaddress.ip_address(own).is_loopback:
+            with contextlib.suppress(OSError):  # there is no way to others
+                return _source_of(socket.AF_INET, _ELSEWHERE)
+        return own
 
     async def _tell(self, entry: _Registered) -> None:
         # Known as it is now: a check that nobody has made yet is critical.
@@ -395,6 +400,13 @@ def channels_of(text: Any) -> list[ChannelAddress]:
             break
         position += 1
     return []
+
+
+def _source_of(family: int, where: Any) -> str:
+    """Return the address of this machine that something for an address would come from."""
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(where)  # which sends nothing
+        return str(probe.getsockname()[0]).partition("%")[0]
 
 
 def _reached(uri: str, own: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tests.chaos._run import Run
 from tests.chaos.runs.bridge import bridge
 from tests.chaos.runs.cancellations import bar_17
+from tests.chaos.runs.deploy import deploy
 from tests.chaos.runs.kills import bar_1, bar_3
 from tests.chaos.runs.neighbours import bar_14
 from tests.chaos.runs.pauses import bar_9, bar_10, bar_11
@@ -33,4 +34,5 @@ BARS: dict[str, Callable[..., Run]] = {
     "26": bar_26,
     "survival": survival,
     "bridge": bridge,
+    "deploy": deploy,
 }
