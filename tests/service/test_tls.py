@@ -42,6 +42,7 @@ class Authority:
 
     def issue(self, name: str, *identities: str, **options: Any) -> str:
         """Write a certificate with its key, and return the file."""
+        assert identities  # without one Python 3.13 takes no certificate
         made = self._authority.issue_cert(*identities, **options)
         path = self.folder / f"{name}.pem"
         fresh = self.folder / f"{name}.new"
@@ -175,7 +176,10 @@ async def test_a_certificate_says_who_calls(over: str, authority: Authority) -> 
             shown = {"ca_file": authority.ca, "cert_file": authority.issue(name, *identities, **options)}
             async with calling(there, over, tls=shown) as here:
                 assert await here.service.init.get(Vault).look() == name
-        shown = {"ca_file": authority.ca, "cert_file": authority.issue("ann", common_name="ann")}
+        shown = {
+            "ca_file": authority.ca,
+            "cert_file": authority.issue("ann", "client.example", common_name="ann"),
+        }
         async with calling(there, over, tls=shown) as here:
             with pytest.raises(AuthorizationError, match="asks for the scope vault:read") as caught:
                 await here.service.init.get(Vault).look()
@@ -203,8 +207,10 @@ async def test_a_certificate_of_nobody_who_may_call(
 async def test_certificates_that_are_missing_foreign_or_expired_are_refused(
     authority: Authority, tmp_path: Path
 ) -> None:
-    foreign = Authority(tmp_path / "foreign").issue("joe", common_name="joe")
-    expired = authority.issue("old", common_name="joe", not_before=days(-20), not_after=days(-1))
+    foreign = Authority(tmp_path / "foreign").issue("joe", "client.example", common_name="joe")
+    expired = authority.issue(
+        "old", "client.example", common_name="joe", not_before=days(-20), not_after=days(-1)
+    )
     async with serving(CERTIFICATES, server=mutual(authority)) as hub:
         for file in (None, foreign, expired):
             shown = Tls(ca_file=authority.ca, cert_file=file)
@@ -216,8 +222,8 @@ async def test_a_certificate_may_be_optional_beside_tokens(authority: Authority,
     auth = {**CERTIFICATES, **TOKENS}
     server = mutual(authority, client_certificate="optional")
     without = Tls(ca_file=authority.ca)
-    joe = Tls(ca_file=authority.ca, cert_file=authority.issue("joe", common_name="joe"))
-    ann = Tls(ca_file=authority.ca, cert_file=authority.issue("ann", common_name="ann"))
+    joe = Tls(ca_file=authority.ca, cert_file=authority.issue("joe", "client.example", common_name="joe"))
+    ann = Tls(ca_file=authority.ca, cert_file=authority.issue("ann", "client.example", common_name="ann"))
     async with serving(auth, server=server) as hub:
         assert (await invoke(hub, "vault:vault:look", tls=without)).status == 401
         assert (await invoke(hub, "vault:vault:look", tls=without, bearer=SECRET)).status == 200
@@ -342,7 +348,7 @@ async def test_a_server_is_called_what_the_settings_say() -> None:
 
 async def test_the_document_of_openapi_says_what_a_method_asks_for(authority: Authority) -> None:
     auth = {**CERTIFICATES, **TOKENS, "anonymous": ["vault:vault:put"]}
-    trusted = Tls(ca_file=authority.ca, cert_file=authority.issue("joe", common_name="joe"))
+    trusted = Tls(ca_file=authority.ca, cert_file=authority.issue("joe", "client.example", common_name="joe"))
     async with serving(auth, VaultImpl, DoorImpl, server=mutual(authority)) as hub:
         answer = await ask(hub, "GET", "/openapi.json", tls=trusted)
     made = json.loads(answer.body)

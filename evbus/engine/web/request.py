@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
@@ -45,8 +46,13 @@ CERTIFICATE = "evbus.certificate"
 PATIENCE = 30.0
 #: Headers that are HTTP's own, and no call's. Who calls is for those to ask who look at the request.
 _NOT_A_CALLS = frozenset(
-    name.encode() for name in NEVER_FORWARDED | {"accept", "content-type", "user-agent", "origin", "referer"}
+    name.encode()
+    for name in NEVER_FORWARDED
+    | {"accept", "content-encoding", "content-type", "user-agent", "origin", "referer"}
 )
+
+
+_CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s";]*)', re.IGNORECASE)
 
 
 class RefusedRequest(Exception):
@@ -134,6 +140,10 @@ class RequestHead:
                 self._take(raw.decode("latin-1"), value)
             elif raw == b"content-type":
                 self.content_type = value.decode("latin-1")
+                if b"charset" in value.lower():
+                    _check_charset(self.content_type)
+            elif raw == b"content-encoding":
+                _check_plain(value.decode("latin-1"))
             elif raw == b"content-length":
                 self.length = int(value)  # digits, as the server has looked at it
         deadline = self.headers.get(DEADLINE)
@@ -241,6 +251,21 @@ def _left(deadline: str) -> float:
         said = f"the header {DEADLINE} holds seconds since 1970, and not {one_line(repr(deadline), 50)}"
         raise RefusedRequest(400, "InvalidHeader", said)
     return left
+
+
+def _check_charset(content_type: str) -> None:
+    """Refuse a text that is not UTF-8 (RFC 8259, section 8.1)."""
+    named = _CHARSET.search(content_type)
+    if named is not None and named[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        said = f"the content type is {one_line(content_type, 100)!r}; a call is sent in UTF-8"
+        raise RefusedRequest(415, "UnsupportedMediaType", said)
+
+
+def _check_plain(encoding: str) -> None:
+    """Refuse a body that is compressed (RFC 9110, section 15.5.16)."""
+    if encoding.strip().lower() not in ("", "identity"):
+        said = f"the content encoding is {one_line(encoding, 50)!r}; a call is sent as it is"
+        raise RefusedRequest(415, "UnsupportedMediaType", said, (b"accept-encoding", b"identity"))
 
 
 def unsupported(content_type: str, known: Iterable[str]) -> RefusedRequest:

@@ -267,6 +267,8 @@ async def test_headers_of_the_call_are_there_and_those_of_http_are_not() -> None
     [
         (body("hello", "x"), "text/plain", 415, "the content type is 'text/plain'; a call is sent as"),
         (body("hello", "x"), "", 415, "there is no content type; a call is sent as application/json"),
+        (body("hello", "x"), "application/json; charset=latin-1", 415, "the content type is"),
+        (body("hello", "x"), "application/json\r\ncontent-encoding: gzip", 415, "the content encoding is"),
         (b"{", "application/json", 400, "not valid JSON"),
         (b"", "application/json", 400, "empty"),
         (b"\xff", "application/json", 400, ""),

@@ -178,6 +178,13 @@ JSON_TYPE = "application/json"
             415,
             "there is no content type; a call is sent as application/json",
         ),
+        (
+            "POST /api/parts",
+            b'{"name": "a"}',
+            'application/json; charset="utf-16"',
+            415,
+            "the content type is ",
+        ),
         ("POST /api/parts", b"[" * 100 + b"]" * 100, JSON_TYPE, 400, "..."),
         (
             "POST /api/parts",
