@@ -42,10 +42,8 @@ async def open(hub, name, services):  # noqa: A001 - the name of the step in all
     from evbus.engine.service import authenticate as _authenticate
     from evbus.engine.service import remote as _remote
 
-    plugin = next(module for module in _modules(hub) if _name(module) == name)
-    common, own = _read(hub, name, services)
-    functions = {key: _face.direct(each) for key, each in plugin._funcs.items()}
-    ctx = SafeNamespaceDict(profile=own, name=name, state=None)
+    functions = {key: _face.direct(each) for key, each in _plugin(hub, name)._funcs.items()}
+    common, ctx = hub.channel.init.settings(name, services), _context(hub, name, services)
     if "open" in functions:
         ctx.state = await functions["open"](ctx)
     invoke, stream = functions["invoke"], functions.get("stream")
@@ -179,9 +177,8 @@ def brokered(hub, services, component):
         plugin = _plugin(hub, name)
         if plugin is None or "address" not in plugin._funcs:
             continue
-        own = _read(hub, name, services)[1]
-        ctx = SafeNamespaceDict(profile=own, name=name, state=None)
-        address = _face.direct(plugin._funcs["address"])(ctx, component)
+        ctx = _context(hub, name, services)
+        own, address = ctx.profile, _face.direct(plugin._funcs["address"])(ctx, component)
         kind = "application/json" if getattr(own, "encoding", "") == "json" else "application/msgpack"
         yield name, getattr(own, "profile", "default"), address, kind
 

@@ -8,11 +8,11 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["WAIT", "Process", "each", "processes"]
+__all__ = ["WAIT", "Process", "each", "processes", "replaced"]
 
 WAIT = 60.0  # seconds; nothing takes that long unless something is wrong
 ROOT = Path(__file__).parent.parent.parent
@@ -63,6 +63,39 @@ def processes(folder: Path, count: int, options: Mapping[str, Any] | None = None
         for one in made:
             one.kill()
             one.end()
+
+
+async def replaced(
+    shop: Any, running: list[Process], again: Callable[[int, Process], Process], in_flight: int
+) -> None:
+    """Call all the time, end one process after the other and start another in its place; no call may fail.
+
+    :param again: starts what takes the place of one, by its number.
+    """
+    done, count = asyncio.Event(), 0
+
+    async def work() -> None:
+        nonlocal count
+        while not done.is_set():
+            count += 1
+            number = count
+            assert await shop.take(number) == number
+
+    async def called(one: Process) -> None:
+        while len(one.noted.read_text()) < 400:  # noqa: ASYNC110 - what it waits for is elsewhere
+            await asyncio.sleep(0.01)
+
+    async with asyncio.timeout(WAIT), asyncio.TaskGroup() as group:
+        for _ in range(in_flight):
+            group.create_task(work())
+        for number, one in enumerate(list(running)):
+            await called(one)
+            await asyncio.to_thread(one.end)
+            running.append(await asyncio.to_thread(again, number, one))
+            await called(running[-1])
+        done.set()
+    ran = sum((one.runs() for one in running), collections.Counter[int]())
+    assert ran == collections.Counter(range(1, count + 1))
 
 
 async def each(call: Any, count: int, in_flight: int = 32) -> dict[int, Any]:

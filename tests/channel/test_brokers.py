@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -23,7 +22,7 @@ from evbus.errors import (
     ServiceTimeout,
 )
 from evbus.types import CONTENT_TYPE, Envelope
-from tests.channel.processes import WAIT, Process, each, processes
+from tests.channel.processes import WAIT, Process, each, processes, replaced
 from tests.channel.shop import Shop
 from tests.engine.service.kit import Item, ShopImpl
 from tests.engine.service.kit import Shop as Goods
@@ -116,32 +115,11 @@ async def test_of_servers_that_are_replaced_one_after_the_other_no_call_fails(
     with processes(tmp_path, 2, place) as running:
         async with started(**place) as hub:
             shop = hub.service.init.get(Shop)
-            done = asyncio.Event()
-            count = 0
 
-            async def work() -> None:
-                nonlocal count
-                while not done.is_set():
-                    count += 1
-                    number = count
-                    assert await shop.take(number) == number
+            def again(number: int, one: Process) -> Process:
+                return Process(tmp_path / f"{number}-again", options=place)
 
-            async def called(one: Process) -> None:
-                while len(one.noted.read_text()) < 400:  # noqa: ASYNC110 - what it waits for is elsewhere
-                    await asyncio.sleep(0.01)
-
-            async with asyncio.timeout(WAIT), asyncio.TaskGroup() as group:
-                for _ in range(32):
-                    group.create_task(work())
-                for number, one in enumerate(list(running)):
-                    await called(one)
-                    await asyncio.to_thread(one.end)
-                    again = await asyncio.to_thread(Process, tmp_path / f"{number}-again", options=place)
-                    running.append(again)
-                    await called(again)
-                done.set()
-        ran = sum((one.runs() for one in running), collections.Counter[int]())
-        assert ran == collections.Counter(range(1, count + 1))
+            await replaced(shop, running, again, 32)
 
 
 # What cannot be called

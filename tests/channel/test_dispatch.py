@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import sys
 import urllib.request
@@ -27,7 +26,7 @@ from evbus.errors import (
     ServiceError,
 )
 from tests.channel import shop as shop_module
-from tests.channel.processes import WAIT, Process, each, processes
+from tests.channel.processes import WAIT, Process, each, processes, replaced
 from tests.engine.service.kit import Item, OutOfStock, Shop, ShopImpl
 from tests.evbus.kit import new_hub
 from tests.servers._ports import free_ports
@@ -288,32 +287,11 @@ async def test_of_servers_that_are_replaced_one_after_the_other_no_call_fails(tm
         settings = static("shop", urls, dispatch_msgpack={"breaker": {"pause": "200ms"}})
         async with started(settings=settings) as hub:
             shop = hub.service.init.get(shop_module.Shop, channel="dispatch-msgpack")
-            done = asyncio.Event()
-            count = 0
 
-            async def work() -> None:
-                nonlocal count
-                while not done.is_set():
-                    count += 1
-                    number = count
-                    assert await shop.take(number) == number
+            def again(number: int, one: Process) -> Process:
+                return Process(tmp_path / f"{number}-again", one.port)
 
-            async def called(one: Process) -> None:
-                while len(one.noted.read_text()) < 400:  # noqa: ASYNC110 - what it waits for is elsewhere
-                    await asyncio.sleep(0.01)
-
-            async with asyncio.timeout(WAIT), asyncio.TaskGroup() as group:
-                for _ in range(8):
-                    group.create_task(work())
-                for place, one in enumerate(list(running)):
-                    await called(one)
-                    await asyncio.to_thread(one.end)
-                    again = await asyncio.to_thread(Process, tmp_path / f"{place}-again", one.port)
-                    running.append(again)
-                    await called(again)
-                done.set()
-        ran = sum((one.runs() for one in running), collections.Counter[int]())
-        assert ran == collections.Counter(range(1, count + 1))
+            await replaced(shop, running, again, 8)
 
 
 async def test_a_server_that_comes_back_is_called_again(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from evbus.engine.kit.redact import problem_text
 from evbus.errors import ServiceSignatureError
 
 __all__ = [
+    "HEALTH",
     "LIMIT",
     "Health",
     "HealthCheckManager",
@@ -31,6 +32,8 @@ __all__ = [
     "of_bus",
 ]
 
+#: The path at which a server tells the health of its process.
+HEALTH = "/health"
 #: Seconds after which a check that says nothing of its own counts as failed, though it goes on.
 LIMIT = 10.0
 #: Threads that may go on with checks that took too long; then further ones fail, until one of them ends.

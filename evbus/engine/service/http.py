@@ -12,7 +12,7 @@ from typing import Any
 
 from evbus.engine.kit.loopback import is_loopback
 from evbus.engine.kit.redact import one_line, text_of
-from evbus.engine.service.body import error_in, message_of
+from evbus.engine.service.body import error_in, message_of, stream_of
 from evbus.engine.service.call import Call, says_who, where
 from evbus.engine.service.encoding import (
     Encoding,
@@ -260,10 +260,10 @@ class HttpCaller:
 
 
 def _stream_of(call: Call) -> int | None:
-    """Return the position of the argument that is a stream."""
-    for number, parameter in enumerate(call.spec.parameters):
-        if parameter.item is not None:
-            return number if number < len(call.args) or parameter.name in call.kwargs else None
+    """Return the position of the argument that is a stream, None where it is not given."""
+    number = stream_of(call.spec)
+    if number is None or number < len(call.args) or call.spec.parameters[number].name in call.kwargs:
+        return number
     return None
 
 

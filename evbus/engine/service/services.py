@@ -24,7 +24,14 @@ from evbus.engine.service.declare import (
 )
 from evbus.engine.service.directory import Directory, Located
 from evbus.engine.service.guard import Guard
-from evbus.engine.service.health import Health, HealthCheckManager, Result, endpoint_of, has_checks
+from evbus.engine.service.health import (
+    HEALTH,
+    Health,
+    HealthCheckManager,
+    Result,
+    endpoint_of,
+    has_checks,
+)
 from evbus.engine.service.hosted import Hosted, HostedMethod
 from evbus.engine.service.implementations import Plan, planned
 from evbus.engine.service.method import MethodSpec
@@ -37,8 +44,6 @@ __all__ = ["Ground", "Registry", "RunningServer", "Served", "Services", "TakingC
 log = logging.getLogger("evbus.service")
 
 LOCAL = "local"
-#: The path at which a server tells the health of its process.
-HEALTH = "/health"
 
 _Close = Callable[[], Awaitable[None]]
 _Result = TypeVar("_Result")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import ipaddress
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -15,18 +14,19 @@ from starlette.routing import Route
 
 from evbus.engine.describe.openapi import RestMethod, document
 from evbus.engine.describe.openapi_page import POLICY, page
+from evbus.engine.kit.loopback import is_loopback
 from evbus.engine.kit.redact import problem_text
 from evbus.engine.service.encoding import JSON
-from evbus.engine.service.health import Health, HealthCheckManager, HealthStatus, Result
+from evbus.engine.service.health import HEALTH, Health, HealthCheckManager, HealthStatus, Result
 from evbus.engine.service.hosted import Hosted
 from evbus.errors import ConfigError, ServiceSignatureError
 
-__all__ = ["DOCS", "HEALTH", "LIVE", "OPENAPI", "OWN", "READY", "describing", "from_here", "telling"]
+__all__ = ["DOCS", "LIVE", "OPENAPI", "OWN", "READY", "describing", "from_here", "telling"]
 
 log = logging.getLogger("evbus.service")
 
 OPENAPI, DOCS = "/openapi.json", "/docs"
-HEALTH, LIVE, READY = "/health", "/health/live", "/health/ready"
+LIVE, READY = f"{HEALTH}/live", f"{HEALTH}/ready"
 #: Paths that are the server's own.
 OWN = ("/invoke", OPENAPI, DOCS, HEALTH, LIVE, READY)
 #: Headers of requests that somebody has passed on.
@@ -122,10 +122,7 @@ def from_here(scope: Any) -> bool:
     client = scope.get("client")
     if not client or any(name in _FORWARDED for name, _ in scope["headers"]):
         return False
-    try:
-        return ipaddress.ip_address(client[0]).is_loopback
-    except ValueError:
-        return False
+    return is_loopback(client[0])
 
 
 async def _asked(tell: Tell) -> Health:

@@ -12,13 +12,13 @@ from evbus.engine.service.auth import AuthSettings
 from evbus.engine.service.authenticate import anybody
 from evbus.engine.service.encoding import JSON, MSGPACK
 from evbus.engine.service.guard import caller
-from evbus.engine.service.health import endpoint_of
+from evbus.engine.service.health import HEALTH, endpoint_of
 from evbus.engine.service.services import Services
 from evbus.engine.service.settings import ServerSettings
 from evbus.engine.web.app import WebApp
 from evbus.engine.web.dispatch import Dispatch
 from evbus.engine.web.hosts import LOCAL_NAMES
-from evbus.engine.web.pages import HEALTH, LIVE, OWN, READY, describing, from_here, telling
+from evbus.engine.web.pages import LIVE, OWN, READY, describing, from_here, telling
 from evbus.engine.web.rest import Rest
 from evbus.engine.web.server import Server
 from evbus.engine.web.tls import Certificate
