@@ -41,9 +41,7 @@ def __init__(hub):
     hub.event.FILES = set()
     #: The subscriptions that :func:`listen` has made, by the identity of what was declared, which is kept.
     hub.event.LISTENED = {}
-    hub.event.FORGOTTEN = _modules.Forgotten(
-        lambda: {plugin.file for plugin in hub.evbus.PLUGINS["listener"]}
-    )
+    hub.event.FORGOTTEN = _modules.Forgotten(lambda name, file: name == _load.name_in_pop(file))
     hub.event.LOOKING = None
     #: Whether listeners get nothing but what is in this process, as in a program that only sends.
     hub.event.LOCAL = False

@@ -239,6 +239,24 @@ async def test_what_a_library_declares_and_what_a_test_does_not_want_is_not_told
     assert told(caplog) == []
 
 
+def test_what_another_bus_has_loaded_or_refused_as_a_plugin_is_not_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = HEAD + listener("handle")
+    root = write(tmp_path / "plugins", listener__a=text, listener__b=text)
+
+    async def main() -> None:
+        async with listening(plugin_dirs=[str(root)]):
+            async with api.bus(INTERNAL):
+                pass
+        async with api.bus(INTERNAL):
+            pass
+
+    asyncio.run(main())
+    assert any("would share its events" in message for message in caplog.messages)
+    assert told(caplog) == []
+
+
 def test_a_program_in_one_file_is_told_the_name_of_the_function(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "import asyncio\nfrom evbus.api import bus, event_listener\n\n\n"

@@ -27,7 +27,7 @@ from evbus.engine.core.plugins.installed import take_out_doubles
 from evbus.engine.core.settings import check_options
 from evbus.errors import PluginError
 
-__all__ = ["Check", "load_plugins", "module_of", "open_room"]
+__all__ = ["Check", "load_plugins", "module_of", "name_in_pop", "open_room"]
 
 Check = Callable[[ModuleType], None]
 
@@ -109,7 +109,7 @@ def _load_one(
     off: dict[Path, Exception],
 ) -> Plugin | None:
     name = Path(bname).name.split(".")[0]
-    module_name = _module_name(file)
+    module_name = name_in_pop(file)
     known = module_name in sys.modules
     try:
         if Path(file).parent in off:
@@ -286,7 +286,7 @@ def _drop_broken_contracts(sub: Any, subsystem: str) -> list[Plugin]:
     for contracts in sub._contract_subs:
         for bname, entry in list(contracts._scan["python"].items()):
             file = entry["path"]
-            module_name = _module_name(file)
+            module_name = name_in_pop(file)
             known = module_name in sys.modules
             try:
                 _import(module_name, file)
@@ -314,11 +314,11 @@ def _quiet_pop() -> Iterator[None]:
 
 def module_of(file: str) -> ModuleType:
     """Return the module of a plugin file that is loaded."""
-    return sys.modules[_module_name(file)]
+    return sys.modules[name_in_pop(file)]
 
 
-def _module_name(file: str) -> str:
-    # The name that pop.hub.Sub._load_item makes of a path.
+def name_in_pop(file: str) -> str:
+    """Return the name of the module that POP makes of a plugin file (pop.hub.Sub._load_item)."""
     dotted = file.replace(os.sep, ".")
     return dotted[dotted.index(".") + 1 : dotted.rindex(".")].strip(".")
 

@@ -7,7 +7,7 @@ import importlib
 import logging
 import pkgutil
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -103,23 +103,23 @@ def subscribed(listener: Any) -> None:
 class Forgotten:
     """Tells of listeners of the program's own modules that nobody has subscribed, each once in a process.
 
-    :param files: returns the files that the bus has loaded itself.
+    :param plugin: tells whether the module of a name, made of a file, is a plugin. Whoever loads plugins has
+        subscribed its listeners, or has said why not.
     :ivar muted: whether it tells nothing, as in tests, which subscribe what they need.
     """
 
-    def __init__(self, files: Callable[[], Collection[str]]) -> None:
+    def __init__(self, plugin: Callable[[str, str], bool]) -> None:
         self.muted = False
-        self._files = files
+        self._plugin = plugin
 
     def tell(self) -> None:
         """Look at the modules that have been imported."""
         if self.muted:
             return
-        files = self._files()
         for name in sorted(MODULES):
             module = sys.modules.get(name)
             file = getattr(module, "__file__", None)
-            if module is None or file is None or file in files or not _of_program(name, file):
+            if module is None or file is None or self._plugin(name, file) or not _of_program(name, file):
                 continue
             for listener, spec in list(declared(module)):
                 if listener not in SUBSCRIBED:

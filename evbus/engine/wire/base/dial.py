@@ -56,10 +56,23 @@ async def dial(protocol: Callable[[], _Protocol], way: Way) -> tuple[asyncio.Tra
     # Without heartbeats this is the only sign of life that is asked for.
     reached.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     name = ((way.tls and way.tls.server_name) or way.host) if way.context is not None else None
-    transport, made = await loop.create_connection(
-        protocol, sock=reached, ssl=way.context, server_hostname=name
-    )
+    try:
+        transport, made = await loop.create_connection(
+            protocol, sock=reached, ssl=way.context, server_hostname=name
+        )
+    except BaseException:
+        _let_go(reached, loop)
+        raise
+    if transport.is_closing():
+        _let_go(reached, loop)
     return transport, made
+
+
+def _let_go(reached: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+    # uvloop closes a connection by its number, and one that is lost while it is made (by the first write of the
+    # protocol, say) before it has noted the object, which would later close whatever then has that number.
+    if type(loop).__module__.partition(".")[0] == "uvloop":
+        reached.detach()
 
 
 def connection_of(

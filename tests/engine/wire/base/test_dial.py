@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import gc
+import os
 import socket
 import ssl
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -79,3 +84,35 @@ def test_a_transport_says_it_in_words_of_its_own() -> None:
     assert reason(unknown, unresolved="cannot be reached: ") == "cannot be reached: Name not known"
     assert reason(ConnectionRefusedError(), refused="nobody") == "nobody"
     assert reason(ssl.SSLError(1, "x"), tls="no TLS: ").startswith("no TLS: the TLS handshake failed")
+
+
+class _Ending(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast("asyncio.Transport", transport).abort()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_connection_that_ends_while_it_is_made_closes_nothing_that_is_opened_later(
+    loop: str, uvloop_runner: Callable[[], asyncio.Runner], tmp_path: Path
+) -> None:
+    async def ended(port: int) -> None:
+        transport, _ = await dial(_Ending, Way("127.0.0.1", port))
+        assert transport.is_closing()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+        for _ in range(20):
+            # Objects of connections that are gone live on in tracebacks and cycles.
+            await ended(server.sockets[0].getsockname()[1])
+            with contextlib.ExitStack() as opened:
+                # One of them has the number of the connection.
+                files = [opened.enter_context((tmp_path / "file").open("w")) for _ in range(10)]
+                gc.collect()
+                for file in files:
+                    os.fstat(file.fileno())
+        server.close()
+        await server.wait_closed()
+
+    with uvloop_runner() if loop == "uvloop" else asyncio.Runner() as runner:
+        runner.run(asyncio.wait_for(main(), 20))
