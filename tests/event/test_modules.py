@@ -246,9 +246,8 @@ def test_what_another_bus_has_loaded_or_refused_as_a_plugin_is_not_told(
     root = write(tmp_path / "plugins", listener__a=text, listener__b=text)
 
     async def main() -> None:
-        async with listening(plugin_dirs=[str(root)]):
-            async with api.bus(INTERNAL):
-                pass
+        async with listening(plugin_dirs=[str(root)]), api.bus(INTERNAL):
+            pass
         async with api.bus(INTERNAL):
             pass
 

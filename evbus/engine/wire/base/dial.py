@@ -69,8 +69,8 @@ async def dial(protocol: Callable[[], _Protocol], way: Way) -> tuple[asyncio.Tra
 
 
 def _let_go(reached: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
-    # uvloop closes a connection by its number, and one that is lost while it is made (by the first write of the
-    # protocol, say) before it has noted the object, which would later close whatever then has that number.
+    # uvloop closes a connection by its number, and one that is lost while it is made (by the protocol's first
+    # write, say) before it has noted the object, which would later close whatever then has that number.
     if type(loop).__module__.partition(".")[0] == "uvloop":
         reached.detach()
 
