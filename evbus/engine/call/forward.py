@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from evbus.engine.call.requests import RequestLink
@@ -201,12 +201,15 @@ def decoded(decode: Callable[[str, bytes, bool], Any], envelope: Envelope, *, ex
         raise InvalidPayload(f"{exc}; its {_ENCODING} is {one_line(encoding, 50)!r}: {hint}") from exc
 
 
-def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return those of the headers that a message was handed over with which it goes out with."""
+def passed_on(headers: Mapping[str, str], but: Collection[str] = ()) -> dict[str, str]:
+    """Return those of the headers that a message was handed over with which it goes out with.
+
+    :param but: further headers that stay.
+    """
     return {
         name: value
         for name, value in headers.items()
-        if (lowered := name.lower()) not in _OWN and not lowered.startswith(_OWN_PREFIXES)
+        if name not in but and (lowered := name.lower()) not in _OWN and not lowered.startswith(_OWN_PREFIXES)
     }
 
 

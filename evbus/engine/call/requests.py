@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from evbus.engine.core.endpoint import Endpoint, Plugin, router
 from evbus.engine.kit.redact import problem_text, secrets_of
-from evbus.engine.kit.waiting import call
+from evbus.engine.kit.waiting import Deadline
 from evbus.engine.wire.base.requests import SingleFlight
 from evbus.errors import DeliveryError, DeliveryTimeout, EvbusError, ProfileError, Unavailable, nearest
 from evbus.types import Envelope
@@ -17,6 +17,8 @@ from evbus.types import Envelope
 __all__ = ["RequestLink", "find"]
 
 log = logging.getLogger("evbus.rpc")
+
+_Done = TypeVar("_Done")
 
 
 def find(
@@ -89,11 +91,13 @@ class RequestLink:
             if left <= 0:
                 raise self._late(seconds)
         routed = event if self._route is None else self._route(event)
+        deadline = Deadline(left)
         try:
-            found: Envelope = await self._do(self._functions["request"](self._ctx, routed, left), left)
+            return await self._do(self._functions["request"](self._ctx, routed, left), deadline)
         except DeliveryTimeout as exc:
             raise self._late(seconds) from exc.__cause__
-        return found
+        finally:
+            deadline.close()
 
     async def reply(self, address: str, event: Envelope) -> None:
         """Send a reply to an address that a request named.
@@ -103,7 +107,7 @@ class RequestLink:
         """
         if not self._open:
             await self._opened(None)
-        await self._do(self._functions["reply"](self._ctx, address, event), 0)
+        await self._do(self._functions["reply"](self._ctx, address, event))
 
     async def close(self) -> None:
         """Close what was opened. Requests that are under way fail."""
@@ -111,7 +115,7 @@ class RequestLink:
         if self._open:
             self._open = False
             if "close" in self._functions:
-                await self._do(self._functions["close"](self._ctx), 0)
+                await self._do(self._functions["close"](self._ctx))
 
     # Opening
 
@@ -127,17 +131,18 @@ class RequestLink:
 
     async def _attempt(self) -> None:
         if "open" in self._functions:
-            self._ctx.state = await self._do(self._functions["open"](self._ctx), 0)
+            self._ctx.state = await self._do(self._functions["open"](self._ctx))
         self._open = True
 
-    async def _do(self, coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
-        """Await what a plugin does, for at most ``seconds`` (0: as long as it takes)."""
+    async def _do(self, coroutine: Coroutine[Any, Any, _Done], deadline: Deadline | None = None) -> _Done:
+        """Await what a plugin does, without a deadline as long as it takes."""
         try:
-            return await call(coroutine, seconds)
+            found: _Done = await (deadline or Deadline(0)).call(coroutine)
         except EvbusError:
             raise
         except Exception as exc:
             raise self.problem(exc, "the plugin failed") from None
+        return found
 
     def problem(self, exc: Exception, what: str) -> DeliveryError:
         """Return an error for an exception of a plugin, without the secrets of the profile."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from evbus.engine.service.access import Access
 from evbus.errors import AuthorizationError
 
-__all__ = ["NOBODY", "Caller", "Guard", "caller", "calling", "check", "check_known"]
+__all__ = ["NOBODY", "Caller", "Calling", "Guard", "caller", "check", "check_known"]
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -61,14 +60,20 @@ def caller() -> Caller | None:
     return _CALLER.get()
 
 
-@contextmanager
-def calling(one: Caller | None) -> Iterator[None]:
-    """Have :func:`caller` return somebody in a block."""
-    token = _CALLER.set(one)
-    try:
-        yield
-    finally:
-        _CALLER.reset(token)
+class Calling:
+    """Has :func:`caller` return somebody in a block. A class, as each call has one."""
+
+    __slots__ = ("_one", "_token")
+
+    def __init__(self, one: Caller | None) -> None:
+        self._one = one
+        self._token: Token[Caller | None]
+
+    def __enter__(self) -> None:
+        self._token = _CALLER.set(self._one)
+
+    def __exit__(self, *raised: object) -> None:
+        _CALLER.reset(self._token)
 
 
 def check_known(one: Caller | None, access: Access | None) -> None:

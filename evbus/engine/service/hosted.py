@@ -14,11 +14,11 @@ from evbus.engine.handling.events.threads import Threads
 from evbus.engine.handling.frame import CURRENT, Invocation, resume
 from evbus.engine.handling.within import Limit
 from evbus.engine.kit.redact import one_line
-from evbus.engine.kit.waiting import failure_of, running
+from evbus.engine.kit.waiting import failure_of, rest, running
 from evbus.engine.service.access import Access
 from evbus.engine.service.declare import ServiceSpec
 from evbus.engine.service.failures import MethodFailed
-from evbus.engine.service.guard import Caller, calling, check, check_known
+from evbus.engine.service.guard import Caller, Calling, check, check_known
 from evbus.engine.service.method import MethodSpec
 from evbus.errors import (
     AuthorizationError,
@@ -155,12 +155,19 @@ class Hosted:
         if seconds is not None and seconds <= 0:
             raise ServiceTimeout(f"{method.spec.title}: its deadline was over when it came here")
         request = _Request(method, args, kwargs, headers, seconds)
-        with self._counted(), calling(caller):
+        with self._counted(), Calling(caller):
+            handling, deadline = self._intercepted(request, self._run), None
             try:
-                async with asyncio.timeout(seconds) as deadline:
-                    return await self._intercepted(request, self._run)
+                # Much of what is called ends without waiting for anything, and costs no timer.
+                try:
+                    awaited = handling.send(None)
+                except StopIteration as done:
+                    return done.value
+                limit = request.frame.limit
+                async with asyncio.timeout_at(None if limit is None else limit.end) as deadline:
+                    return await rest(handling, awaited)
             except BaseException as exc:
-                if isinstance(exc, TimeoutError) and deadline.expired():
+                if isinstance(exc, TimeoutError) and deadline is not None and deadline.expired():
                     raise ServiceTimeout(
                         f"{method.spec.title} took longer than the {seconds:.3g} s that were left for it"
                     ) from None
@@ -183,7 +190,7 @@ class Hosted:
         request = _Request(method, args, kwargs, headers, None)
         with self._counted():
             try:
-                with calling(caller):
+                with Calling(caller):
                     context: Context = await self._intercepted(request, self._begin)
                 async with aclosing(_items(request.items, context)) as items:
                     async for item in items:

@@ -105,6 +105,8 @@ class Instances:
         :param tried: those that it was sent to already, which are taken when there are no others.
         """
         known = list(self._known.values())
+        if len(known) == 1:
+            return None if known[0].pause else known[0]
         if self._channel.select == "round_robin" and len(known) > 1:
             self._turn = (self._turn + 1) % len(known)
             known = known[self._turn :] + known[: self._turn]

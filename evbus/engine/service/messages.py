@@ -100,18 +100,25 @@ class MessageCaller:
         :raises ServiceError: it cannot be read.
         """
         kind = reply.headers.get(CONTENT_TYPE, "")
-        encoding = next((one for one in (self._encoding, JSON, MSGPACK) if one.reads(kind)), None)
-        place = where(call, self.channel, address)
-        if encoding is None:
-            shown = one_line(kind or "no content type", 100)
-            raise ServiceError(f"{place}: what answers there is no service: it answered with {shown}")
+        encoding = self._encoding
+        if not encoding.reads(kind):
+            other = MSGPACK if encoding is JSON else JSON
+            if not other.reads(kind):
+                shown = one_line(kind or "no content type", 100)
+                raise self._strange(
+                    call, address, f"what answers there is no service: it answered with {shown}"
+                )
+            encoding = other
         try:
             found = (encoding.exact if call.spec.exact else encoding.decode)(reply.body)
         except PayloadError as exc:
-            raise ServiceError(f"{place}: its answer cannot be read: {exc}") from exc
+            raise self._strange(call, address, f"its answer cannot be read: {exc}") from exc
         if type(found) is not dict or "result" not in found:
-            raise ServiceError(f"{place}: what answers there is no service: its answer has no result")
+            raise self._strange(call, address, "what answers there is no service: its answer has no result")
         return found
+
+    def _strange(self, call: Call, address: str, why: str) -> ServiceError:
+        return ServiceError(f"{where(call, self.channel, address)}: {why}")
 
     def _result(self, call: Call, address: str, found: dict[str, Any]) -> Any:
         error, status = error_in(found), found.get(STATUS)
@@ -122,5 +129,4 @@ class MessageCaller:
         try:
             return call.spec.read_result(found["result"])
         except PayloadError as exc:
-            place = where(call, self.channel, address)
-            raise ServiceError(f"{place}: its result does not fit the interface: {exc}") from exc
+            raise self._strange(call, address, f"its result does not fit the interface: {exc}") from exc

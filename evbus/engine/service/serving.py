@@ -222,7 +222,7 @@ class ServedQueues:
 
 def _of_call(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of a call without those of its message."""
-    return {name: value for name, value in passed_on(headers).items() if name not in _OF_MESSAGE}
+    return passed_on(headers, _OF_MESSAGE)
 
 
 def _encoding_of(request: Incoming) -> Encoding:

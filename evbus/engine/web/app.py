@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Mount
 
 from evbus.engine.service.encoding import JSON
 from evbus.engine.service.failures import refusal, status_of
-from evbus.engine.service.guard import NOBODY, Guard, calling, check_known
+from evbus.engine.service.guard import NOBODY, Calling, Guard, check_known
 from evbus.engine.web.dispatch import Dispatch
 from evbus.engine.web.hosts import Hosts
 from evbus.engine.web.request import Receive, RefusedRequest, Send, caller_of, challenge, respond
@@ -111,7 +111,7 @@ class WebApp:
                 await respond(send, status, JSON.type, body, *challenge(exc, scope))
                 return
             caller = NOBODY
-        with calling(caller):
+        with Calling(caller):
             await self._starlette(scope, receive, send)
 
 

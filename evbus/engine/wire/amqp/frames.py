@@ -71,24 +71,27 @@ AROUND = 8
 _HEAD = struct.Struct(">BHI")
 _ACK = struct.Struct(">BHIIQBB")
 _CONTENT = struct.Struct(">HHQ")
+_FLAGS, _SIZE = struct.Struct(">H"), struct.Struct(">I")
+#: The length of a short string, as it is written.
+_LENGTHS = [bytes((size,)) for size in range(256)]
 
-# The properties of class basic (section 1.8.1 of the reference): flag bit, header's name, kind.
+# The properties of class basic (section 1.8.1 of the reference): flag, header's name, kind.
 _SHORT, _OCTET, _TIME, _TABLE = "short", "octet", "time", "table"
 _PROPERTIES = (
-    (15, CONTENT_TYPE, _SHORT),
-    (14, "content-encoding", _SHORT),
-    (13, "", _TABLE),
-    (12, "delivery-mode", _OCTET),
-    (11, "priority", _OCTET),
-    (10, "correlation-id", _SHORT),
-    (9, "reply-to", _SHORT),
-    (8, "expiration", _SHORT),
-    (7, "message-id", _SHORT),
-    (6, "timestamp", _TIME),
-    (5, "type", _SHORT),
-    (4, "user-id", _SHORT),
-    (3, "app-id", _SHORT),
-    (2, "cluster-id", _SHORT),
+    (1 << 15, CONTENT_TYPE, _SHORT),
+    (1 << 14, "content-encoding", _SHORT),
+    (1 << 13, "", _TABLE),
+    (1 << 12, "delivery-mode", _OCTET),
+    (1 << 11, "priority", _OCTET),
+    (1 << 10, "correlation-id", _SHORT),
+    (1 << 9, "reply-to", _SHORT),
+    (1 << 8, "expiration", _SHORT),
+    (1 << 7, "message-id", _SHORT),
+    (1 << 6, "timestamp", _TIME),
+    (1 << 5, "type", _SHORT),
+    (1 << 4, "user-id", _SHORT),
+    (1 << 3, "app-id", _SHORT),
+    (1 << 2, "cluster-id", _SHORT),
 )
 # The broker compares user-id with the user of the connection and closes the channel when they differ, so what
 # came in with a message stays a plain header; cluster-id is deprecated.
@@ -125,6 +128,7 @@ def _encoded(
         ) from None
 
 
+@lru_cache(maxsize=1024)
 def publish_method(channel: int, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
     """Return the frame of ``basic.publish`` (reference, section 1.8.3.7).
 
@@ -154,7 +158,9 @@ def body_head(channel: int, size: int) -> bytes:
 
 def message(channel: int, frame_max: int, head: bytes, body: bytes) -> bytes:
     """Return ``head`` (method and header frames) and the body in as many frames as it needs."""
-    most = frame_max - AROUND
+    most, size = frame_max - AROUND, len(body)
+    if 0 < size <= most:
+        return b"%b%b%b\xce" % (head, body_head(channel, size), body)
     parts = [head]
     for start in range(0, len(body), most):
         part = body[start : start + most]
@@ -207,11 +213,31 @@ def encode_properties(headers: Mapping[str, str], profile: Profile) -> bytes:
 
     :raises InvalidHeader: AMQP cannot carry one of them; names it.
     """
+    native = getattr(headers, "native", _NO_NATIVE)
+    values, table = _apart(headers, profile)
+    flags, parts = 0, [b""]
+    for flag, name, kind in _PROPERTIES:
+        if name in values:
+            flags |= flag
+            value = values[name]
+            if kind is _SHORT:
+                data = _bytes_of(name, value, native)
+                parts += (_LENGTHS[len(data)], data)
+            elif kind is _OCTET:
+                parts.append(_LENGTHS[_number(name, value, 256)])
+            else:
+                parts.append(struct.pack(">Q", _number(name, value, 2**63)))
+        elif kind is _TABLE and table:
+            flags |= flag
+            entries = b"".join([_entry(name, value, native) for name, value in table.items()])
+            parts += (_SIZE.pack(len(entries)), entries)
+    parts[0] = _FLAGS.pack(flags)
+    return b"".join(parts)
+
+
+def _apart(headers: Mapping[str, str], profile: Profile) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what becomes properties, and what becomes the table."""
     values: dict[str, str] = {}
-    if profile.priority is not None:
-        values["priority"] = str(profile.priority)
-    if profile.expiry is not None:
-        values["expiration"] = str(round(profile.expiry * 1000))
     table: dict[str, str] = {}
     for name, value in {**profile.headers, **headers}.items():
         if name in _WRITTEN:
@@ -220,37 +246,26 @@ def encode_properties(headers: Mapping[str, str], profile: Profile) -> bytes:
             table[name] = value
     if profile.cloudevents_prefix != PREFIX:
         table = {prefixed(name, profile.cloudevents_prefix): value for name, value in table.items()}
-    native = getattr(headers, "native", _NO_NATIVE)
     if _EVENT_ID in headers:
         values.setdefault("message-id", headers[_EVENT_ID])
+    if profile.priority is not None:
+        values.setdefault("priority", str(profile.priority))
+    if profile.expiry is not None:
+        values.setdefault("expiration", str(round(profile.expiry * 1000)))
     values[_DELIVERY_MODE] = "2" if profile.persistent else "1"
-    flags, parts = 0, []
-    for bit, name, kind in _PROPERTIES:
-        if kind == _TABLE:
-            data = _table(table, native) if table else b""
-        else:
-            data = _property(name, kind, values[name], native) if name in values else b""
-        if data:
-            flags |= 1 << bit
-            parts.append(data)
-    return struct.pack(">H", flags) + b"".join(parts)
+    if "expiration" in values:
+        _number("expiration", values["expiration"], LONGEST_EXPIRATION + 1)
+    return values, table
 
 
-def _property(name: str, kind: str, value: str, native: Mapping[str, Native]) -> bytes:
-    if kind == _SHORT:
-        if name == "expiration":
-            _number(name, value, LONGEST_EXPIRATION + 1)
-        field = _native(name, value, native) if native else None
-        # A property is bytes, whatever else came in a table under its name.
-        data = field[5:] if field and field[:1] in b"Sx" else _encoded(value, "the header", name)
-        if len(data) > 255:
-            raise InvalidHeader(
-                f"the header {name!r} has {len(data)} bytes, more than the 255 that AMQP carries"
-            )
-        return bytes((len(data),)) + data
-    if kind == _OCTET:
-        return bytes((_number(name, value, 256),))
-    return struct.pack(">Q", _number(name, value, 2**63))
+def _bytes_of(name: str, value: str, native: Mapping[str, Native]) -> bytes:
+    """Return the bytes of a property that is a short string."""
+    field = _native(name, value, native) if native else None
+    # A property is bytes, whatever else came in a table under its name.
+    data = field[5:] if field and field[:1] in b"Sx" else _encoded(value, "the header", name)
+    if len(data) > 255:
+        raise InvalidHeader(f"the header {name!r} has {len(data)} bytes, more than the 255 that AMQP carries")
+    return data
 
 
 def _number(name: str, value: str, below: int) -> int:
@@ -268,19 +283,21 @@ def _native(name: str, value: str, native: Mapping[str, Native]) -> bytes | None
     return as_field(found) if found is not None and found.text == value else None
 
 
-def _table(table: Mapping[str, str], native: Mapping[str, Native]) -> bytes:
-    parts = []
-    for name, value in table.items():
-        key = _encoded(name, "the header name", name)
-        if len(key) > 255:
-            raise InvalidHeader(f"the header name {name[:40]!r}... has {len(key)} bytes, AMQP carries 255")
-        field = _native(name, value, native) if native else None
-        if field is None:
-            data = _encoded(value, "the header", name)
-            field = b"S" + struct.pack(">I", len(data)) + data
-        parts.append(bytes((len(key),)) + key + field)
-    whole = b"".join(parts)
-    return struct.pack(">I", len(whole)) + whole
+def _entry(name: str, value: str, native: Mapping[str, Native]) -> bytes:
+    """Return an entry of the table."""
+    field = _native(name, value, native) if native else None
+    if field is not None:
+        return _key(name) + field
+    data = _encoded(value, "the header", name)
+    return b"%bS%b%b" % (_key(name), _SIZE.pack(len(data)), data)
+
+
+@lru_cache(maxsize=1024)
+def _key(name: str) -> bytes:
+    data = _encoded(name, "the header name", name)
+    if len(data) > 255:
+        raise InvalidHeader(f"the header name {name[:40]!r}... has {len(data)} bytes, AMQP carries 255")
+    return _LENGTHS[len(data)] + data
 
 
 class Properties(NamedTuple):
@@ -314,37 +331,38 @@ def properties_of(data: bytes) -> Properties:
 
 
 def _read_properties(data: bytes) -> Properties:
-    (flags,) = struct.unpack_from(">H", data)
+    (flags,) = _FLAGS.unpack_from(data)
     position = 2
     headers: dict[str, str] = {}
     native: dict[str, Native] = {}
     count = None
-    for bit, name, kind in _PROPERTIES:
-        if not flags & (1 << bit):
+    for flag, name, kind in _PROPERTIES:
+        if not flags & flag:
             continue
-        if kind == _TABLE:
+        if kind is _SHORT:
+            start = position + 1
+            position = start + data[position]
+            if position > len(data):
+                raise ValueError(f"{name} reaches beyond their end")
+            raw = data[start:position]
+            try:
+                headers[name] = raw.decode()
+            except UnicodeDecodeError:
+                value = headers[name] = raw.decode("utf-8", "replace")
+                native[name] = Native(value, "amqp", b"S" + _SIZE.pack(len(raw)) + raw)
+        elif kind is _TABLE:
             table, entries, count, position = read_table(data, position)
             headers = {**table, **headers}
             if entries:
                 native = {**entries, **native}
-            continue
-        if kind == _SHORT:
-            stop = position + 1 + data[position]
-            if stop > len(data):
+        elif name == _DELIVERY_MODE:
+            position += 1
+            if position > len(data):
                 raise ValueError(f"{name} reaches beyond their end")
-            raw = data[position + 1 : stop]
-            try:
-                value = raw.decode()
-            except UnicodeDecodeError:
-                value = raw.decode("utf-8", "replace")
-                native[name] = Native(value, "amqp", b"S" + struct.pack(">I", len(raw)) + raw)
-            position = stop
-        elif kind == _OCTET:
-            value, position = str(data[position]), position + 1
+        elif kind is _OCTET:
+            headers[name], position = str(data[position]), position + 1
         else:
-            value, position = str(struct.unpack_from(">Q", data, position)[0]), position + 8
-        if name != _DELIVERY_MODE:
-            headers[name] = value
+            headers[name], position = str(struct.unpack_from(">Q", data, position)[0]), position + 8
     without_frame(headers)
     key, sectioned = None, False
     if b"amqp-1.0" in data:

@@ -12,7 +12,9 @@ import contextlib
 import logging
 import struct
 import time
+from collections.abc import Coroutine
 from itertools import takewhile
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -85,8 +87,10 @@ class Requests(Sink):
         """Return the correlation id of the next request."""
         return self._requests.new_id()
 
-    async def ask(self, message: bytes, correlation_id: str, deadline: float, timeout: float) -> Envelope:
-        """Write a request, as its frames, and return the reply to it.
+    def ask(
+        self, message: bytes, correlation_id: str, deadline: float, timeout: float
+    ) -> Coroutine[Any, Any, Envelope]:
+        """Write a request, as its frames, and return what awaits the reply to it.
 
         :param deadline: until when it is waited for, by the loop's clock; ``timeout`` is for the error.
         """
@@ -98,7 +102,7 @@ class Requests(Sink):
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(message)
-        return await self._requests.reply(correlation_id, reply)
+        return self._requests.reply(correlation_id, reply)
 
     def _flush(self) -> None:
         """Write all requests of one turn of the loop at once."""

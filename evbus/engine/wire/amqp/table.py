@@ -30,6 +30,8 @@ _NUMBERS = {
     ord(tag): struct.Struct(f">{code}") for tag, code in zip("tbBsuIilLfdT", "?bBhHiIqqfdQ", strict=True)
 }
 _DECIMAL = struct.Struct(">Bi")
+_TOO_LONG = "a length in the table of headers reaches beyond its end"
+_WITHIN_NAME = "the table of headers ends within a name"
 
 
 def read_table(data: bytes, position: int) -> tuple[dict[str, str], dict[str, Native], int | None, int]:
@@ -49,11 +51,16 @@ def read_table(data: bytes, position: int) -> tuple[dict[str, str], dict[str, Na
     count = None
     position = start
     while position < stop:
-        key, position = _key(data, position, stop)
-        begin = position
+        # Without the functions below: most entries are text, and most messages have some.
+        begin = position + 1 + data[position]
+        if begin >= stop:
+            raise ValueError(_WITHIN_NAME)
+        key = data[position + 1 : begin].decode("utf-8", "replace")
         value: Any
         if data[begin] == _STRING:
-            position = begin + 5 + _size(data, begin + 1, stop)
+            position = begin + 5 + _SIZE.unpack_from(data, begin + 1)[0]
+            if position > stop:
+                raise ValueError(_TOO_LONG)
             raw = data[begin + 5 : position]
             try:
                 found[key] = raw.decode()
@@ -73,14 +80,14 @@ def read_table(data: bytes, position: int) -> tuple[dict[str, str], dict[str, Na
 def _size(data: bytes, position: int, stop: int) -> int:
     size: int = _SIZE.unpack_from(data, position)[0]
     if position + 4 + size > stop:
-        raise ValueError("a length in the table of headers reaches beyond its end")
+        raise ValueError(_TOO_LONG)
     return size
 
 
 def _key(data: bytes, position: int, stop: int) -> tuple[str, int]:
     end = position + 1 + data[position]
     if end >= stop:
-        raise ValueError("the table of headers ends within a name")
+        raise ValueError(_WITHIN_NAME)
     return data[position + 1 : end].decode("utf-8", "replace"), end
 
 

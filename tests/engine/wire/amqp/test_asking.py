@@ -106,9 +106,9 @@ def test_requests_of_one_turn_of_the_loop_are_written_at_once() -> None:
 
 def test_nothing_is_written_to_a_channel_that_is_closed() -> None:
     async def test(line: Line) -> None:
-        task = await line.ask(b"1")
+        asked = line.waiting.ask(b"1", line.waiting.new_id(), asyncio.get_running_loop().time() + WAIT, WAIT)
         line.close(404)
-        assert await outcomes(task) == [Unavailable]
+        assert await outcomes(asyncio.ensure_future(asked)) == [Unavailable]
         await asyncio.sleep(0)
         assert line.written == []
 
