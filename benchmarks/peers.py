@@ -16,6 +16,7 @@ INSTALL = {
     "evbus-pika": ["evbus-pika", "pop-evbus"],
     "FastStream": ["faststream[rabbit,nats]", "msgspec"],
     "aspyx-event": ["aspyx-event", "fastapi"],  # which it imports, and does not ask for
+    "grpcio": ["grpcio", "protobuf"],
     "fastapi": ["fastapi", "uvicorn", "httptools", "aiohttp"],
 }
 

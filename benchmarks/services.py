@@ -23,7 +23,7 @@ from rounds import Case, Results
 
 MARK = "the table of services"
 OURS, JSON, REST = "evbus", "evbus, JSON", "evbus, REST"
-ASPYX, ASPYX_JSON = "aspyx-service", "aspyx-service, JSON"
+ASPYX, ASPYX_JSON, ASPYX_REST = "aspyx-service", "aspyx-service, JSON", "aspyx-service, REST"
 GRPC, AIOHTTP, FASTAPI = "grpcio", "aiohttp", "fastapi"
 OVER, AIO_PIKA = "evbus, RabbitMQ", brokers.AIO_PIKA
 STARTED = 30.0  # seconds for a server to listen
@@ -45,18 +45,20 @@ SIDES = {
     REST: Side("", "services_evbus_side.py", channel="rest"),
     ASPYX: Side(ASPYX, "aspyx_service_side.py", channel="dispatch-msgpack"),
     ASPYX_JSON: Side(ASPYX, "aspyx_service_side.py", channel="dispatch-json"),
+    ASPYX_REST: Side(ASPYX, "aspyx_service_side.py", channel="rest"),
     GRPC: Side(GRPC, "services_grpc_side.py"),
     AIOHTTP: Side(AIOHTTP, "services_http_side.py"),
     FASTAPI: Side(FASTAPI, "services_http_side.py", "serve-fastapi"),
     OVER: Side("", "services_evbus_side.py", "serve-over", "amqp"),
     AIO_PIKA: Side(AIO_PIKA, "services_aio_pika_side.py", "serve-over"),
 }
-IN_FLIGHT = {"hello": 32, "rest": 32, "broker": 32}
+IN_FLIGHT = {"hello": 32, "tree": 32, "rest": 32, "broker": 32}
 CASES = [
     Case("hello", {ASPYX: 640, ASPYX_JSON: 640, GRPC: 9_600, AIOHTTP: 9_600, JSON: 9_600, OURS: 9_600}),
     Case("one", {ASPYX: 500, GRPC: 2_000, AIOHTTP: 2_000, OURS: 2_000}),
     Case("sync", {ASPYX: 1_000, OURS: 2_000}),
-    Case("rest", {FASTAPI: 9_600, REST: 9_600}),
+    Case("tree", {ASPYX: 640, GRPC: 6_400, OURS: 6_400}),
+    Case("rest", {ASPYX_REST: 640, FASTAPI: 9_600, REST: 9_600}),
     Case("broker", {AIO_PIKA: 3_200, OVER: 9_600}),
     Case("stream", {GRPC: 100_000, OURS: 100_000}),
 ]
@@ -64,6 +66,7 @@ TITLES = {
     "hello": "32 calls in flight",
     "one": "one call at a time, asynchronous",
     "sync": "one call at a time, a plain function",
+    "tree": "a recursive dataclass of 1 KiB, 32 calls in flight",
     "rest": "REST, 32 calls in flight",
     "broker": "over RabbitMQ, 32 calls in flight",
     "stream": "a stream of 100,000 numbers, items",
@@ -76,6 +79,9 @@ BARS = {
     ("one", ASPYX): 3,
     ("one", GRPC): 1.3,
     ("sync", ASPYX): 1.3,
+    ("tree", ASPYX): 8,
+    ("tree", GRPC): 0.8,
+    ("rest", ASPYX_REST): 8,
     ("rest", FASTAPI): 0.8,
     ("broker", AIO_PIKA): 4,
     ("stream", GRPC): 1.0,

@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 
 import service_common
 from aspyx.di import Environment, create, module
@@ -22,7 +22,9 @@ from aspyx_service import (
     ServiceModule,
     SessionManager,
     component,
+    get,
     implementation,
+    rest,
     service,
 )
 from aspyx_service.service import LocalComponentRegistry
@@ -38,13 +40,27 @@ class Item:
     price: float
 
 
+# A tree of five levels. A class that holds itself cannot be sent: its nodes are handed to msgpack as they are.
+LEVELS: list[type] = []
+for level in range(1, 6):
+    below = list[LEVELS[-1]] if LEVELS else list  # type: ignore[misc]
+    LEVELS.append(make_dataclass(f"Node{level}", [("name", str), ("number", int), ("below", below)]))
+Node = LEVELS[-1]
+
+
+@rest("")
 @service(name="greeter")
 class Greeter(Service):
     """What is called."""
 
+    @get("/hello/{name}")
     @abstractmethod
     async def hello(self, name: str) -> str:
         """Return the greeting."""
+
+    @abstractmethod
+    async def grow(self, tree: Node) -> Node:
+        """Return another tree."""
 
     @abstractmethod
     async def order(self, item: Item) -> Item:
@@ -101,6 +117,9 @@ def serve(port: int) -> None:
     class GreeterImpl(Greeter):
         async def hello(self, name: str) -> str:
             return f"hello {name}"
+
+        async def grow(self, tree: Node) -> Node:
+            return Node(tree.name.upper(), tree.number, tree.below)
 
         async def order(self, item: Item) -> Item:
             return Item(item.name.upper(), item.count + 1, item.price)
@@ -161,6 +180,10 @@ def call(channel: str, url: str, case: str, calls: int, in_flight: int) -> None:
         service_common.measure_plain(lambda: plain.hello("world"), calls)
         return
     greeter = proxy_of(Greeter, channel, url)
+    if case == "tree":
+        tree = service_common.tree(lambda name, number, below: LEVELS[number - 1](name, number, below))
+        service_common.measure(lambda: greeter.grow(tree), calls, in_flight)
+        return
     service_common.measure(lambda: greeter.hello("world"), calls, in_flight)
 
 

@@ -6,9 +6,12 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 WARM_UP = 100  # calls
 ANSWER = "hello world"
+#: What calls are answered with: a greeting, or the name of a tree.
+ANSWERS = (ANSWER, "at 5")
 #: What a server without a port says when it serves.
 READY = "serving"
 
@@ -18,10 +21,20 @@ def measure(call: Callable[[], Awaitable[object]], calls: int, in_flight: int) -
     asyncio.run(measured(call, calls, in_flight))
 
 
+def tree(make: Callable[[str, int, list[Any]], Any], levels: int = 5) -> Any:
+    """Return a tree with two branches at each node, of which 31 nodes are 1 KiB on the wire.
+
+    :param make: makes a node of its name, its number and the nodes below.
+    """
+    below = [tree(make, levels - 1) for _ in range(2)] if levels > 1 else []
+    return make(f"at {levels}", levels, below)
+
+
 async def measured(call: Callable[[], Awaitable[object]], calls: int, in_flight: int) -> None:
     async def work(count: int) -> None:
         for _ in range(count):
-            assert await call() == ANSWER
+            answer = await call()
+            assert (answer if isinstance(answer, str) else answer.name.lower()) in ANSWERS
 
     async def run(count: int) -> None:
         await asyncio.gather(*(work(count // in_flight) for _ in range(in_flight)))

@@ -6,11 +6,21 @@ import asyncio
 import sys
 from abc import abstractmethod
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import service_common
 
 from evbus.api import Service, get, implementation, service, services
+
+
+@dataclass
+class Node:
+    """A tree."""
+
+    name: str
+    number: int
+    below: list[Node]
 
 
 @service()
@@ -21,6 +31,10 @@ class Greeter(Service):
     @abstractmethod
     async def hello(self, name: str) -> str:
         """Return the greeting."""
+
+    @abstractmethod
+    async def grow(self, tree: Node) -> Node:
+        """Return another tree."""
 
     @abstractmethod
     def plain(self, name: str) -> str:
@@ -38,6 +52,10 @@ class GreeterImpl(Greeter):
     async def hello(self, name: str) -> str:
         """Return the greeting."""
         return f"hello {name}"
+
+    async def grow(self, tree: Node) -> Node:
+        """Return another tree."""
+        return Node(tree.name.upper(), tree.number, tree.below)
 
     def plain(self, name: str) -> str:
         """Return the greeting, without await."""
@@ -76,6 +94,9 @@ async def call(channel: str, url: str, case: str, calls: int, in_flight: int) ->
         greeter = running.proxy(Greeter)
         if case == "stream":
             await service_common.measured_stream(lambda: greeter.count(calls), calls)
+        elif case == "tree":
+            tree = service_common.tree(Node)
+            await service_common.measured(lambda: greeter.grow(tree), calls, in_flight)
         else:
             await service_common.measured(lambda: greeter.hello("world"), calls, in_flight)
 

@@ -21,6 +21,7 @@ from evbus.engine.codec.fit import has_keys, levels, parts
 from evbus.engine.codec.models import is_model, own_json, own_reader
 from evbus.engine.codec.normal import Normaliser
 from evbus.engine.codec.plain import ATOMS, ATOMS_AND_FLOAT, Check, check_of, is_plain
+from evbus.engine.codec.shape import lacking
 from evbus.engine.kit import strictjson
 from evbus.engine.kit.strictjson import MAX_DEPTH
 from evbus.errors import InvalidPayload, PayloadError
@@ -40,13 +41,14 @@ _STRANGE = (msgspec.inspect.CustomType, msgspec.inspect.RawType)
 _encode = msgspec.json.Encoder().encode
 _HUGE = 10**strictjson.DIGITS
 
-#: Whether the fields of a class are single values, as they are declared, and no times: without NaN they need
-#: no closer look. Its check. And what writes its objects in one go, or None where that may not be right.
-_Ways = tuple[bool, Check | None, Callable[[Any], bytes | None] | None]
+#: Where the fields of a class are single values, as declared, and no times: those that an object may
+#: lack; with all of them, and without NaN, it needs no closer look. None for others. The class's check.
+#: And what writes its objects in one go, or None where that may not be right.
+_Ways = tuple[frozenset[str] | None, Check | None, Callable[[Any], bytes | None] | None]
 #: The attribute of a class that keeps the class, as those that derive from it have the attribute as well, and
 #: its ways.
 _KNOWN = "__evbus_json__"
-_UNKNOWN: Any = (None, False, None, None)
+_UNKNOWN: Any = (None, None, None, None)
 
 
 def apply(data: Any, normaliser: type[_JsonNormaliser] | None = None) -> bytes:
@@ -66,7 +68,7 @@ def apply(data: Any, normaliser: type[_JsonNormaliser] | None = None) -> bytes:
     :raises PayloadTooDeep: containers nest more than 64 levels deep.
     """
     kind = type(data)
-    flat, check, write = False, None, None
+    flat, check, write = None, None, None
     if kind is not dict:
         owner, flat, check, write = getattr(kind, _KNOWN, _UNKNOWN)
         if owner is not kind:
@@ -79,8 +81,12 @@ def apply(data: Any, normaliser: type[_JsonNormaliser] | None = None) -> bytes:
             out = _encode(data)
             # Looking for single bytes is much cheaper than for b"null", which only NaN and None leave behind.
             null = 117 in out and 110 in out and out.find(b"null") >= 0
-            if not null and (flat or (kind is dict and _is_flat(data, out))):
-                return out
+            if not null:
+                if flat is not None:
+                    if not flat or flat <= data.__dict__.keys():
+                        return out
+                elif kind is dict and _is_flat(data, out):
+                    return out
             look = is_plain if check is None else check
             if not look(data, ATOMS if null else ATOMS_AND_FLOAT, MAX_DEPTH):
                 out = None
@@ -111,11 +117,13 @@ def apply_or_repr(data: object) -> bytes:
 def _learn(kind: type) -> _Ways:
     """Return how objects of a class are written; keep it with a class that has a way of its own."""
     if kind in _BUILT_IN:
-        return False, None, None
-    check, write, flat = check_of(kind), own_json(kind), False
+        return None, None, None
+    flat: frozenset[str] | None = None
+    check, write = check_of(kind), own_json(kind)
     with contextlib.suppress(Exception):  # annotations may be anything, and fail in any way
         fields = msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
-        flat = {type(field.type) for field in fields} <= _UNTIMED and not is_model(kind)
+        if {type(field.type) for field in fields} <= _UNTIMED and not is_model(kind):
+            flat = lacking(kind) if hasattr(kind, "__dataclass_fields__") else frozenset()
     if check is not None or write is not None:
         # Whatever its metaclass says to attributes.
         type.__setattr__(kind, _KNOWN, (kind, flat, check, write))

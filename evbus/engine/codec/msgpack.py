@@ -1,4 +1,4 @@
-"""MessagePack: msgpack's C packer and unpacker, with limits and the rules of the JSON encoding."""
+"""MessagePack: the C packers of msgpack and msgspec, msgpack's unpacker, and the rules of the JSON one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import msgspec
 
 from evbus.engine.codec.content import as_bytes, refuse_pickle
 from evbus.engine.codec.normal import Normaliser
+from evbus.engine.codec.plain import ATOMS_AND_FLOAT, is_plain
 from evbus.engine.codec.skim import skim
 from evbus.engine.kit.strictjson import MAX_DEPTH
 from evbus.errors import InvalidPayload, PayloadTooDeep
@@ -32,6 +33,7 @@ _UNCHECKED = 2048
 _KEPT = 1 << 20
 
 _TIMESTAMP = -1
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def apply(data: object) -> bytes:
@@ -49,7 +51,21 @@ def apply(data: object) -> bytes:
             return _pack(data)
         except (ValueError, OverflowError):
             pass  # a naive datetime, a lone surrogate, a long integer: the walk below knows which, and where
+    else:
+        out = _records(data)
+        if out is not None:
+            return out
     return _pack(_MsgpackNormaliser()(data))
+
+
+def _records(data: object) -> bytes | None:
+    """Return what holds records as msgspec writes it in one go; None where that may not be right."""
+    try:
+        return _encode(data) if is_plain(data, ATOMS_AND_FLOAT, MAX_DEPTH) else None
+    except MemoryError:
+        raise
+    except Exception:  # there is something that msgspec does not know, or a field is not there
+        return None
 
 
 class _Packers(threading.local):

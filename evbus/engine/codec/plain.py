@@ -1,4 +1,4 @@
-"""Whether msgspec writes a value as JSON as it should be written; sets are among those that it does not."""
+"""Whether msgspec writes a value as it should be written; sets are among those that it does not."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from evbus.engine.codec.models import is_model
 from evbus.engine.codec.moments import to_the_minute
+from evbus.engine.codec.shape import lacking
 
 __all__ = ["ATOMS", "ATOMS_AND_FLOAT", "Check", "check_of", "is_plain"]
 
@@ -118,4 +119,12 @@ def _check(kind: Any, names: tuple[str, ...]) -> Check:
     if not kind.__dictoffset__ or any(hasattr(getattr(kind, name, None), "__get__") for name in names):
         # Some have slots.
         return lambda value, atoms, room: _are_plain([getattr(value, name) for name in names], atoms, room)
-    return lambda value, atoms, room: _are_plain(value.__dict__.values(), atoms, room)
+    lacks = lacking(kind) if hasattr(kind, "__dataclass_fields__") else frozenset()
+    if not lacks:
+        return lambda value, atoms, room: _are_plain(value.__dict__.values(), atoms, room)
+
+    def check(value: Any, atoms: frozenset[type], room: int) -> bool:
+        own = value.__dict__
+        return lacks <= own.keys() and _are_plain(own.values(), atoms, room)
+
+    return check

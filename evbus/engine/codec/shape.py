@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import decimal
 import uuid
@@ -13,7 +14,7 @@ import msgspec
 from evbus.engine.codec.models import dumped, is_model
 from evbus.engine.codec.moments import written_exactly
 
-__all__ = ["as_text", "record"]
+__all__ = ["as_text", "lacking", "record"]
 
 _BINARY = (bytes, bytearray, memoryview)
 _DATES = (dt.date, dt.time, dt.timedelta)
@@ -63,7 +64,7 @@ def record(value: object, *, binary: bool = False) -> object | None:
     if is_model(kind) and hasattr(kind, "__pydantic_serializer__"):
         return cast("object", dumped(value, binary=binary))
     if hasattr(kind, "__dataclass_fields__"):
-        return _present(value, kind.__dataclass_fields__)
+        return _present(value, kind.__dataclass_fields__, lacking(kind))
     if hasattr(kind, "__attrs_attrs__"):
         return _present(value, [field.name for field in kind.__attrs_attrs__])
     dump: Callable[..., object] | None = getattr(kind, "model_dump", None)
@@ -74,11 +75,27 @@ def record(value: object, *, binary: bool = False) -> object | None:
     return None
 
 
-def _present(value: object, names: Collection[str]) -> dict[str, object]:
-    # A default of a field outside __init__ stands on the class alone; msgspec leaves it out.
+def lacking(kind: type[Any]) -> frozenset[str]:
+    """Return the fields of a dataclass that msgspec leaves out when it has read the object without them.
+
+    Their default stands on the class, and msgspec does not copy it to the object, which __init__ does; what
+    it writes is what the object has itself.
+    """
+    if not kind.__dictoffset__:
+        return frozenset()
+    fields = dataclasses.fields(kind)
+    return frozenset(
+        field.name for field in fields if field.init and field.default is not dataclasses.MISSING
+    )
+
+
+def _present(
+    value: object, names: Collection[str], defaults: frozenset[str] = frozenset()
+) -> dict[str, object]:
+    # A default of a field outside __init__ stands on the class alone, too, and is left out.
     own = getattr(value, "__dict__", names)
-    pairs = ((name, getattr(value, name, msgspec.UNSET)) for name in names if name in own)
-    return {name: found for name, found in pairs if found is not msgspec.UNSET}
+    found = ((name, getattr(value, name, msgspec.UNSET)) for name in names if name in own or name in defaults)
+    return {name: each for name, each in found if each is not msgspec.UNSET}
 
 
 def _struct(value: msgspec.Struct) -> dict[str, object] | list[object]:

@@ -6,7 +6,6 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
-import fractions
 import gc
 import json
 import math
@@ -15,7 +14,7 @@ import types
 import uuid
 import weakref
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import pytest
@@ -26,11 +25,9 @@ from evbus.engine.codec import json as codec_json
 from evbus.engine.codec import plain
 from evbus.engine.kit import strictjson
 from evbus.errors import ContentDisallowed, InvalidPayload, PayloadTooDeep, SerializeError
+from tests.engine.codec.trees import SCALARS, THIRD, Known, Leaf, Tree, trees
 from tests.evbus.rig import failure
 
-#: What no encoder of C knows, and has a form all the same.
-THIRD = fractions.Fraction(1, 3)
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 KEYS = st.text() | st.integers() | st.floats() | st.booleans() | st.none()
 BODIES = st.recursive(
     SCALARS | st.sets(st.integers()) | st.frozensets(st.text()) | st.sets(st.integers() | st.text()),
@@ -589,78 +586,6 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 # Classes with fields, and values that are what the fields are declared to be, or not
 
 
-class Shade(enum.Enum):
-    DARK = "dark"
-    MANY = (1, 2)
-
-
-@dataclasses.dataclass
-class Leaf:
-    name: str
-    size: float = 0.0
-
-
-class Slotted(msgspec.Struct):
-    at: dt.datetime
-    tags: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass
-class Tree:
-    name: str
-    leaves: list[Leaf]
-    at: dt.datetime | None
-    by_name: dict[str, Leaf | list[int]]
-    slotted: Slotted | None = None
-    shade: Shade = Shade.DARK
-    more: Tree | None = None
-    total: decimal.Decimal | float | None = None
-    unknown: Missing | None = None  # type: ignore[name-defined] # noqa: F821
-    kind: ClassVar[str] = "tree"
-    fixed: list[int] = dataclasses.field(default_factory=list, init=False)
-
-
-@dataclasses.dataclass(slots=True)
-class Known:
-    """As the annotations of the other cannot be read."""
-
-    name: str
-    leaves: list[Leaf]
-    at: dt.datetime | None
-    by_name: dict[str, Leaf | list[int]]
-    slotted: Slotted | None = None
-    shade: Shade = Shade.DARK
-    more: Known | None = None
-    total: decimal.Decimal | float | None = None
-
-
-MOMENTS = st.datetimes(timezones=st.none() | st.just(dt.UTC) | st.timezones())
-LEAVES = st.builds(Leaf, st.text(max_size=3), st.floats())
-ODD = st.sampled_from(
-    [{2, 1}, {1: 2}, {None: {"b"}}, (1, {3}), Shade.MANY, math.nan, None, THIRD, b"\xff", [[{}]]]
-)
-FITTING: dict[str, Any] = {
-    "name": st.text(max_size=3),
-    "leaves": st.lists(LEAVES, max_size=2),
-    "at": MOMENTS | st.none(),
-    "by_name": st.dictionaries(st.text(max_size=2), LEAVES | st.lists(st.integers(), max_size=2), max_size=2),
-    "slotted": st.none() | st.builds(Slotted, MOMENTS, st.tuples(st.text(max_size=2))),
-    "shade": st.just(Shade.DARK),
-    "total": st.none() | st.decimals() | st.floats(),
-}
-
-
-@st.composite
-def trees(draw: st.DrawFn, kind: Any, depth: int = 2) -> Any:
-    """Draw an object of which some fields are not what they are declared to be."""
-    values = {name: draw(each) for name, each in FITTING.items()}
-    for name in draw(st.lists(st.sampled_from([*FITTING, "more"]), max_size=2)):
-        values[name] = draw(ODD | MOMENTS.map(lambda at: at.timetz()) | LEAVES | SCALARS)
-    if depth and draw(st.booleans()):
-        values.setdefault("more", draw(trees(kind, depth - 1)))
-    return kind(**values)
-
-
 @settings(deadline=None)
 @given(trees(Tree) | trees(Known))
 def test_objects_are_written_as_they_are_by_a_walk_through_all_of_them(value: Any) -> None:
@@ -681,6 +606,17 @@ def test_objects_are_judged_as_they_are_by_a_walk_wherever_they_stand() -> None:
         deep = Known("a", [], None, {}, more=deep)
     with pytest.raises(PayloadTooDeep):
         codec_json.apply(deep)
+
+
+def test_what_msgspec_has_read_without_a_default_is_written_with_it() -> None:
+    leaf = msgspec.json.decode(b'{"name":"a"}', type=Leaf)
+    within = msgspec.json.decode(b'[{"name":"b"}]', type=list[Leaf])
+    assert "size" not in vars(leaf)
+    assert codec_json.apply(leaf) == b'{"name":"a","size":0.0}'
+    assert codec_json.apply([leaf, {1}]) == b'[{"name":"a","size":0.0},[1]]'
+    assert codec_json.apply(Known("a", within, None, {})).startswith(
+        b'{"name":"a","leaves":[{"name":"b","size":0.0}]'
+    )
 
 
 # What is remembered of classes

@@ -5,18 +5,21 @@ import datetime as dt
 import enum
 import fractions
 import math
+import re
 import threading
 import uuid
 from typing import Any
 
 import msgpack
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evbus.engine.codec import msgpack as codec_msgpack
 from evbus.engine.codec import skim
 from evbus.errors import ContentDisallowed, InvalidPayload, PayloadTooDeep, SerializeError
+from tests.engine.codec.trees import Known, Leaf, Tree, trees
 from tests.evbus.rig import failure
 
 INTEGERS = st.integers(-(2**63), 2**64 - 1)
@@ -265,3 +268,30 @@ def test_a_pickle_is_refused_by_name() -> None:
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with contextlib.suppress(InvalidPayload, PayloadTooDeep, ContentDisallowed):
         codec_msgpack.load(data)
+
+
+# Records
+
+
+@settings(deadline=None)
+@given(trees(Tree) | trees(Known))
+def test_records_are_written_as_they_are_by_a_walk_through_all_of_them(value: Any) -> None:
+    def walk(body: Any) -> bytes:
+        return codec_msgpack._pack(codec_msgpack._MsgpackNormaliser()(body))
+
+    body = {"a": [value]}
+    try:
+        walked = walk(body)
+    except SerializeError as exc:  # a long integer
+        with pytest.raises(SerializeError, match=re.escape(str(exc))):
+            codec_msgpack.apply(body)
+    else:
+        assert codec_msgpack.apply(body) == walked
+
+
+def test_what_msgspec_has_read_without_a_default_is_written_with_it() -> None:
+    read = msgspec.convert({"name": "a"}, Leaf)
+    assert "size" not in vars(read)
+    whole = {"name": "a", "size": 0.0}
+    assert codec_msgpack.load(codec_msgpack.apply(read)) == whole
+    assert codec_msgpack.load(codec_msgpack.apply({"more": [read, {1}]})) == {"more": [whole, [1]]}
