@@ -150,12 +150,14 @@ class PayloadError(EvbusError):
 class SerializeError(PayloadError):
     """A body cannot be encoded: ``path`` leads to the offending value (``$.order.items[3]``)."""
 
-    def __init__(self, reason: str, *, path: str = "$", plugin: str = "") -> None:
+    def __init__(
+        self, reason: str, *, path: str = "$", plugin: str = "", what: str = "the event body"
+    ) -> None:
         self.reason = reason
         self.path = path
         self.plugin = plugin
         by = f" as {plugin}" if plugin else ""
-        super().__init__(f"the event body cannot be serialized{by}: {reason} - at {path}")
+        super().__init__(f"{what} cannot be serialized{by}: {reason} - at {path}")
 
 
 class InvalidPayload(PayloadError):
@@ -176,11 +178,11 @@ class PayloadTooLarge(PayloadError):
 class PayloadTooDeep(PayloadError):
     """A body nests containers deeper than ``limit``."""
 
-    def __init__(self, limit: int, *, path: str = "") -> None:
+    def __init__(self, limit: int, *, path: str = "", what: str = "the event body") -> None:
         self.limit = limit
         self.path = path
         at = f" - at {path}" if path else ""
-        super().__init__(f"the event body nests more than {limit} levels deep{at}")
+        super().__init__(f"{what} nests more than {limit} levels deep{at}")
 
 
 class ContentDisallowed(PayloadError):
@@ -383,6 +385,10 @@ class ServiceSignatureError(ServiceError, ConfigError):
 
 class LocalServiceError(ServiceError):
     """A service cannot be called in this process: nothing implements it here, or it is not started."""
+
+
+class InvalidResult(ServiceError):
+    """A method returned something else than its interface declares, or what cannot travel: names both."""
 
 
 class RemoteServiceError(ServiceError):

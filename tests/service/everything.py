@@ -11,7 +11,7 @@ import uuid
 from abc import abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import pydantic
@@ -125,6 +125,10 @@ class Everything(Service):
     @abstractmethod
     async def fail(self, how: str) -> str: ...
 
+    @get("/odd")
+    @abstractmethod
+    async def odd(self, how: str) -> Item: ...
+
     @post("/wait")
     @abstractmethod
     async def wait(self, name: str = "") -> str: ...
@@ -153,6 +157,9 @@ class Everything(Service):
     @method(raises=[OutOfStock])
     @abstractmethod
     def told(self, how: str) -> AsyncIterator[Item]: ...
+
+    @abstractmethod
+    def odds(self, *, deep: bool) -> AsyncIterator[Item]: ...
 
     @abstractmethod
     async def total(self, items: AsyncIterator[Item], start: int = 0) -> int: ...
@@ -217,6 +224,18 @@ class EverythingImpl(Everything):
         }
         raise problems[how]
 
+    async def odd(self, how: str) -> Item:
+        wrong: dict[str, Any] = {
+            "text": "x",
+            "nothing": None,
+            "deep": Item("x", 1, [Item("y", "many")]),  # type: ignore[arg-type]
+            "lock": threading.Lock(),
+            "deep lock": Item(threading.Lock()),  # type: ignore[arg-type]
+            "coroutine": self.echo(Item("x")) if how == "coroutine" else None,
+            "fits": {"name": "x", "count": 2},
+        }
+        return wrong[how]  # type: ignore[no-any-return]
+
     async def wait(self, name: str = "") -> str:
         self.begun.append(name)
         try:
@@ -254,6 +273,11 @@ class EverythingImpl(Everything):
         if how == "wait":
             await self.wait("told")
         await self.fail(how)
+
+    async def odds(self, *, deep: bool) -> AsyncIterator[Item]:
+        for name in ("a", "b"):
+            yield Item(name)
+        yield Item("c", "many") if deep else "c"  # type: ignore[arg-type, misc]
 
     async def total(self, items: AsyncIterator[Item], start: int = 0) -> int:
         return start + sum([item.count async for item in items])

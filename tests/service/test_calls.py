@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import pytest
 from evbus import session
 from evbus.errors import (
     AuthorizationError,
+    PayloadError,
+    PayloadTooDeep,
     RemoteServiceError,
+    SerializeError,
     ServiceError,
     ServiceTimeout,
 )
@@ -132,6 +136,92 @@ async def test_what_is_raised_here_is_what_it_is() -> None:
     async with place(CHANNELS[0]) as at:
         with pytest.raises(Strange, match="geheim"):
             await at.proxy.fail("strange")
+
+
+# What is not as the interface says
+
+
+@pytest.mark.able("remote")
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("text", r"returned str, and its interface declares Item: .*Expected `object`, got `str`"),
+        ("nothing", r"returned NoneType, and its interface declares Item: .*got `null`"),
+        (
+            "deep",
+            r"returned Item, and its interface declares Item: .*`int`, got `str` - at `\$.parts\[0\].count`",
+        ),
+        ("lock", r"returned lock, which cannot be serialized as (json|msgpack): .* - at \$$"),
+        ("deep lock", r"returned Item, which cannot be serialized as (json|msgpack): .* - at \$.name"),
+        ("coroutine", r"returned coroutine, which cannot be serialized .*; was it to be awaited\?$"),
+    ],
+)
+async def test_a_result_that_is_not_what_is_declared_is_refused_where_it_is_made(
+    channel: Channel, how: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with place(channel) as at:
+        with pytest.raises(RemoteServiceError) as problem:
+            await at.proxy.odd(how)
+        assert problem.value.type == "InvalidResult"
+        assert re.match(r"Everything.odd of the component 'everything' " + said, problem.value.reason)
+        # The log of the server says the same, and shows no way into the encoder.
+        told = [one for one in caplog.records if one.levelname == "ERROR"]
+        assert [(one.getMessage(), one.exc_info) for one in told] == [(problem.value.reason, None)]
+        assert await at.proxy.odd("fits") == Item("x", 2)
+
+
+@pytest.mark.able("remote", "streams")
+async def test_an_item_that_is_not_what_is_declared_ends_the_stream(channel: Channel) -> None:
+    async with place(channel) as at:
+        for deep, kind in ((True, "Item"), (False, "str")):
+            seen: list[Item] = []
+            said = f"InvalidResult: Everything.odds of the component 'everything' returned {kind}, and"
+            with pytest.raises(RemoteServiceError, match=said):
+                await read(at.proxy.odds(deep=deep), seen)
+            assert seen == [Item("a"), Item("b")]
+
+
+async def test_a_result_is_what_it_is_here() -> None:
+    async with place(CHANNELS[0]) as at:
+        found: Any = await at.proxy.odd("text")
+        assert found == "x"
+
+
+@pytest.mark.able("remote")
+async def test_an_argument_that_cannot_travel_is_named(channel: Channel) -> None:
+    async with place(channel) as at:
+        strange: Any = Item("x", 1, [Item(object())])  # type: ignore[arg-type]
+        said = (
+            r"Everything.echo: the argument 'item', of the type Item, cannot be serialized as (json|msgpack)"
+        )
+        with pytest.raises(SerializeError, match=said + r": .* - at \$.parts\[0\].name"):
+            await at.proxy.echo(strange)
+        # And the next call goes through.
+        assert await at.proxy.echo(Item("x")) == Item("x")
+        deep: Any = []
+        for _ in range(70):
+            deep = [deep]
+        with pytest.raises(PayloadTooDeep, match="the argument 'item', of the type list, nests"):
+            await at.proxy.echo(deep)
+
+
+@pytest.mark.able("remote", "streams")
+async def test_an_item_of_an_argument_that_cannot_travel_is_named(channel: Channel) -> None:
+    async def strange() -> AsyncIterator[Any]:
+        yield Item("x")
+        yield object()
+
+    async with place(channel) as at:
+        with pytest.raises(
+            RemoteServiceError, match="Everything.total: an item of the argument 'items', of the type object"
+        ):
+            await at.proxy.total(strange())
+        with pytest.raises(
+            SerializeError, match="Everything.total: the argument 'start', of the type object"
+        ):
+            await at.proxy.total(parts(1), start=object())  # type: ignore[arg-type]
+        with pytest.raises(PayloadError, match="'items' is a stream: an asynchronous iterator, .* not list"):
+            await at.proxy.total([Item("x")])  # type: ignore[arg-type]
 
 
 # Deadlines and cancellation

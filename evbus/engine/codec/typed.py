@@ -17,7 +17,7 @@ from evbus.errors import InvalidPayload
 # What attrs says of a number that is too small or too large.
 _COMPARED = re.compile(r"^('\w+' must be [<>]=? .*?): .*?(?=$| - at `)")
 
-__all__ = ["optional_keys", "reader", "travels", "wants_digits"]
+__all__ = ["optional_keys", "reader", "travels", "wants_digits", "within"]
 
 
 def travels(kind: Any) -> bool:
@@ -71,7 +71,7 @@ def reader(kind: Any, *, digits: bool = False) -> Callable[[Any], Any]:
     """
     if is_model(kind):
         return lambda value: _validated(kind, value)
-    msgspec.json.Decoder(kind, dec_hook=_within)  # here, and not with the first message
+    msgspec.json.Decoder(kind, dec_hook=within)  # here, and not with the first message
     info = msgspec.inspect.type_info(kind)
     for part in parts(info):
         if isinstance(part, msgspec.inspect.DataclassType) and is_model(part.cls):
@@ -84,7 +84,7 @@ def reader(kind: Any, *, digits: bool = False) -> Callable[[Any], Any]:
 
     def read(value: Any) -> Any:
         try:
-            return msgspec.convert(value, kind, str_keys=True, dec_hook=_within)
+            return msgspec.convert(value, kind, str_keys=True, dec_hook=within)
         except msgspec.ValidationError:
             return _converted(kind, fitted(info, value))
 
@@ -93,7 +93,7 @@ def reader(kind: Any, *, digits: bool = False) -> Callable[[Any], Any]:
 
 def _converted(kind: Any, value: Any) -> Any:
     try:
-        return msgspec.convert(value, kind, str_keys=True, dec_hook=_within)
+        return msgspec.convert(value, kind, str_keys=True, dec_hook=within)
     except msgspec.ValidationError as exc:
         raise InvalidPayload(f"this is no {_name(kind)}: {_without_value(exc)}") from None
 
@@ -110,8 +110,8 @@ def _without_value(problem: msgspec.ValidationError) -> str:
     return _COMPARED.sub(r"\1", said)
 
 
-def _within(kind: Any, value: Any) -> Any:
-    """Make what msgspec does not know: it adds the place to what this raises."""
+def within(kind: Any, value: Any) -> Any:
+    """Make what msgspec does not know, as its ``dec_hook``: it adds the place to what this raises."""
     if is_model(kind):
         try:
             return validated(kind, value)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evbus.engine.service.call import Call
+from evbus.engine.service.encoding import Encoding
 from evbus.engine.service.method import MethodSpec
-from evbus.errors import InvalidPayload
+from evbus.errors import InvalidPayload, PayloadError, PayloadTooDeep, SerializeError
 
-__all__ = ["call_in", "error_in", "failed", "message_of", "stream_of"]
+__all__ = ["argument", "bytes_of", "call_in", "error_in", "failed", "items_as", "message_of", "stream_of"]
 
 
 def message_of(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -18,6 +19,51 @@ def message_of(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> di
     if kwargs:
         message["kwargs"] = kwargs
     return message
+
+
+def bytes_of(encoding: Encoding, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+    """Return a call as bytes.
+
+    :raises PayloadError: an argument cannot travel: names it, and its type.
+    """
+    try:
+        return encoding.encode(message_of(call, args, kwargs))
+    except PayloadError:
+        names = [one.name for one in call.spec.positional]
+        for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
+            argument(encoding, call.spec, name, value)
+        raise
+
+
+def argument(encoding: Encoding, spec: MethodSpec, name: str, value: Any, which: str = "") -> bytes:
+    """Return an argument as bytes.
+
+    :param which: says which part of it.
+    :raises PayloadError: it cannot travel.
+    """
+    try:
+        return encoding.encode(value)
+    except PayloadError as exc:
+        what = f"{spec.title}: {which}the argument {name!r}, of the type {type(value).__qualname__},"
+        if isinstance(exc, SerializeError):
+            raise SerializeError(exc.reason, path=exc.path, plugin=exc.plugin, what=what) from None
+        if isinstance(exc, PayloadTooDeep):
+            raise PayloadTooDeep(exc.limit, path=exc.path, what=what) from None
+        raise
+
+
+def items_as(encoding: Encoding, spec: MethodSpec, name: str) -> Callable[[list[Any]], bytes]:
+    """Return what makes bytes of items of the argument that is a stream. Errors as of :func:`argument`."""
+
+    def encode(items: list[Any]) -> bytes:
+        try:
+            return encoding.encode(items)
+        except PayloadError:
+            for item in items:
+                argument(encoding, spec, name, item, "an item of ")
+            raise
+
+    return encode
 
 
 def call_in(value: Any) -> tuple[str, list[Any], dict[str, Any]]:

@@ -55,7 +55,10 @@ class Encoding(NamedTuple):
 
     def record(self, value: Any) -> bytes:
         """Return a record."""
-        data = self.encode(value)
+        return self.framed(self.encode(value))
+
+    def framed(self, data: bytes) -> bytes:
+        """Return a record of what is encoded already."""
         return data + b"\n" if self.lines else b"%s%s%s" % (_BIN32, len(data).to_bytes(4, "big"), data)
 
     def reads(self, content_type: str) -> bool:
@@ -141,13 +144,17 @@ class Records:
 
 
 async def records_of(
-    items: AsyncIterator[Any], encoding: Encoding, error_of: Callable[[Exception], Mapping[str, Any]]
+    items: AsyncIterator[Any],
+    encoding: Encoding,
+    error_of: Callable[[Exception], Mapping[str, Any]],
+    encode: Callable[[list[Any]], bytes],
 ) -> AsyncGenerator[bytes, None]:
     """Yield a stream in records, as many items in each as are there at once, then its last record.
 
     :param error_of: returns an error as it travels, or raises it.
+    :param encode: makes bytes of some items, or raises an error when one of them cannot travel.
     """
-    batch: list[Any] = []
+    batch = _Batch(encoding, encode)
     most = 1
     end: Mapping[str, Any] | None = None
     try:
@@ -158,29 +165,66 @@ async def records_of(
             try:
                 awaited = step.send(None)
             except StopIteration as done:
-                batch.append(done.value)
-                if len(batch) >= most:
-                    record = encoding.record(batch)
-                    batch = []
+                batch.items.append(done.value)
+                if len(batch.items) >= most:
+                    record = batch.record()
                     most = min(2 * most, _ITEMS) if 2 * len(record) < _RECORD else max(1, most // 2)
                     yield record
                     await asyncio.sleep(0)  # who has all items at once leaves room for others
                 continue
             try:
-                if batch:
-                    full, batch = batch, []
-                    yield encoding.record(full)
+                if batch.items:
+                    yield batch.record()
             except BaseException:
                 await _cancelled(step)
                 raise
-            batch.append(await rest(step, awaited))
+            batch.items.append(await rest(step, awaited))
     except StopAsyncIteration:
         pass
     except Exception as exc:
         end = error_of(exc)
-    if batch:
-        yield encoding.record(batch)
-    yield encoding.record({"end": end})
+    for record in batch.last(end, error_of):
+        yield record
+
+
+class _Batch:
+    """Items of a stream that are still to be sent."""
+
+    __slots__ = ("_encode", "_encoding", "items")
+
+    def __init__(self, encoding: Encoding, encode: Callable[[list[Any]], bytes]) -> None:
+        self.items: list[Any] = []
+        self._encoding = encoding
+        self._encode = encode
+
+    def record(self) -> bytes:
+        """Return them as a record; of those of which one cannot travel the first are left, up to that."""
+        items, self.items = self.items, []
+        try:
+            return self._encoding.framed(self._encode(items))
+        except Exception:
+            self.items = items[: self._travel(items)]
+            raise
+
+    def _travel(self, items: list[Any]) -> int:
+        for number, item in enumerate(items):
+            try:
+                self._encode([item])
+            except Exception:
+                return number
+        return 0
+
+    def last(
+        self, end: Mapping[str, Any] | None, error_of: Callable[[Exception], Mapping[str, Any]]
+    ) -> list[bytes]:
+        """Return the last records: what is left, and the end."""
+        records = []
+        while self.items:
+            try:
+                records.append(self.record())
+            except Exception as exc:
+                end = error_of(exc)
+        return [*records, self._encoding.record({"end": end})]
 
 
 async def items_of(

@@ -13,6 +13,7 @@ from evbus.errors import (
     AuthorizationError,
     DeliveryError,
     EvbusError,
+    InvalidResult,
     LocalServiceError,
     PayloadError,
     PayloadTooLarge,
@@ -78,7 +79,10 @@ def told(spec: MethodSpec, failed: MethodFailed) -> Mapping[str, Any]:
 
 def tell_undeclared(spec: MethodSpec, failed: MethodFailed) -> None:
     """Tell in the log what a method has raised that nobody has declared: who called sees no more of it."""
-    log.error("%s failed: %s", spec.title, problem_text(failed.problem), exc_info=failed.problem)
+    if isinstance(failed.problem, InvalidResult):
+        log.error("%s", failed.problem)  # it names the method, and was raised in none
+    else:
+        log.error("%s failed: %s", spec.title, problem_text(failed.problem), exc_info=failed.problem)
 
 
 def status_of(problem: Exception) -> int:

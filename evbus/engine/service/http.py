@@ -12,7 +12,7 @@ from typing import Any
 
 from evbus.engine.kit.loopback import is_loopback
 from evbus.engine.kit.redact import one_line, text_of
-from evbus.engine.service.body import error_in, message_of, stream_of
+from evbus.engine.service.body import bytes_of, error_in, items_as, stream_of
 from evbus.engine.service.call import Call, says_who, where
 from evbus.engine.service.encoding import (
     Encoding,
@@ -118,10 +118,11 @@ class HttpCaller:
             if number is None:
                 exchange = self.pool.exchange(where_to, _with(head, call), self._body(call))
             else:
+                first, name, items = self._begin(call, number)
                 exchange = self.pool.exchange(where_to, _with(streaming, call))
             async with exchange:
                 if number is not None:
-                    sending = asyncio.create_task(self._send(exchange, call, number))
+                    sending = asyncio.create_task(self._send(exchange, call, first, name, items))
                 try:
                     yield exchange
                 finally:
@@ -131,19 +132,33 @@ class HttpCaller:
         except HttpFailure as exc:
             raise self.failure(call, address, exc) from exc
 
-    async def _send(self, exchange: Exchange, call: Call, number: int) -> None:
-        """Send a call, and the items of its stream, as fast as they are taken."""
-        encoding, (args, kwargs) = self._encoding, self._arguments(call)
+    def _begin(self, call: Call, number: int) -> tuple[bytes, str, Any]:
+        """Return the first record of a call with a stream, the name of that argument, and its items.
+
+        :raises PayloadError: an argument cannot travel, or the stream is none.
+        """
+        args, kwargs = self._arguments(call)
         args, kwargs = list(args), dict(kwargs)
         name = call.spec.parameters[number].name
         items = kwargs[name] if name in kwargs else args[number]
+        if not hasattr(items, "__aiter__"):
+            raise PayloadError(
+                f"{call.spec.title}: the argument {name!r} is a stream: an asynchronous iterator, such as an "
+                f"async def with a yield in it returns, and not {type(items).__qualname__}"
+            )
         if name in kwargs:
             kwargs[name] = None
         else:
             args[number] = None
+        return self._encoding.framed(bytes_of(self._encoding, call, args, kwargs)), name, items
+
+    async def _send(self, exchange: Exchange, call: Call, first: bytes, name: str, items: Any) -> None:
+        """Send a call, and the items of its stream, as fast as they are taken."""
+        encoding = self._encoding
         with contextlib.suppress(HttpFailure):  # who awaits the answer is told
-            await exchange.send(encoding.record(message_of(call, args, kwargs)))
-            async with contextlib.aclosing(records_of(aiter(items), encoding, _error_of)) as records:
+            await exchange.send(first)
+            sent = records_of(aiter(items), encoding, _error_of, items_as(encoding, call.spec, name))
+            async with contextlib.aclosing(sent) as records:
                 async for record in records:
                     await exchange.send(record)
             await exchange.end()
@@ -186,7 +201,7 @@ class HttpCaller:
             )
 
     def _body(self, call: Call) -> bytes:
-        return self._encoding.encode(message_of(call, *self._arguments(call)))
+        return bytes_of(self._encoding, call, *self._arguments(call))
 
     def _arguments(self, call: Call) -> tuple[list[Any], dict[str, Any]]:
         if self._positional and call.kwargs:

@@ -9,7 +9,7 @@ from evbus.engine.call.forward import MESSAGE
 from evbus.engine.call.requests import RequestLink
 from evbus.engine.kit.backoff import backoff
 from evbus.engine.kit.redact import one_line, said
-from evbus.engine.service.body import error_in, message_of
+from evbus.engine.service.body import bytes_of, error_in
 from evbus.engine.service.call import Call, where
 from evbus.engine.service.encoding import JSON, MSGPACK
 from evbus.engine.service.failures import raised, refused
@@ -65,7 +65,7 @@ class MessageCaller:
         :raises ServiceCommunicationError: it reached nobody, or it is not known whether it did.
         :raises RemoteServiceError: the method failed; of what the interface declares, that itself.
         """
-        body = self._encoding.encode(message_of(call, call.args, call.kwargs))
+        body = bytes_of(self._encoding, call, call.args, call.kwargs)
         headers = {**call.headers, MESSAGE: call.name, CONTENT_TYPE: self._encoding.type}
         attempts = 0
         while True:

@@ -18,6 +18,7 @@ from evbus.engine.codec.models import is_model
 from evbus.engine.codec.typed import reader, wants_digits
 from evbus.engine.kit.redact import one_line
 from evbus.engine.service.access import ACCESS, OPEN, Access
+from evbus.engine.service.results import Results
 from evbus.errors import InvalidPayload, ServiceSignatureError
 
 __all__ = ["EMPTY", "CallOptions", "MethodSpec", "ParameterSpec", "options_of", "read_method"]
@@ -84,6 +85,7 @@ class MethodSpec(NamedTuple):
     :ivar asynchronous: it is awaited, or iterated with ``async for``.
     :ivar exact: numbers are to know how they were written, as one of its types has a Decimal.
     :ivar read_result: makes a result, or an item of the stream, of plain values.
+    :ivar results: makes bytes of what it returns or yields.
     :ivar access: who may call it from outside.
     :ivar route: how it is called by REST, an :class:`evbus.engine.service.route.Route`; None for not at all.
     """
@@ -101,6 +103,7 @@ class MethodSpec(NamedTuple):
     exact: bool
     options: CallOptions
     read_result: Callable[[Any], Any]
+    results: Results
     access: Access = OPEN
     route: Any = None
 
@@ -255,6 +258,8 @@ def read_method(
             "with a yield in it"
         )
     kind = result if item is None else item
+    exact = any(map(_exact, [kind, *(one.type if one.item is None else one.item for one in parameters)]))
+    read = _reader(kind, f"{title}: its result")
     return MethodSpec(
         name=name,
         title=title,
@@ -266,9 +271,10 @@ def read_method(
         result=result,
         item=item,
         asynchronous=item is not None or inspect.iscoroutinefunction(function),
-        exact=any(map(_exact, [kind, *(one.type if one.item is None else one.item for one in parameters)])),
+        exact=exact,
         options=options_of(function, base=base),
-        read_result=_reader(kind, f"{title}: its result"),
+        read_result=read,
+        results=Results(title, kind, read, exact=exact),
         access=getattr(function, ACCESS, access),
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 from evbus.engine.call.forward import ERROR, OUTCOME
 from evbus.engine.codec import json
 from evbus.engine.kit.redact import one_line
+from evbus.engine.service.body import argument
 from evbus.engine.service.call import Call
 from evbus.engine.service.encoding import JSON
 from evbus.engine.service.failures import raised, refused
@@ -59,7 +60,8 @@ class RestCaller(HttpCaller):
         self.check_token(call, address, where_to)
         body, own = b"", {"accept": JSON.type, **request.headers}
         if request.body is not EMPTY:
-            body = JSON.encode(request.body)
+            assert route.body is not None
+            body = argument(JSON, call.spec, route.body.spec.name, request.body)
             own["content-type"] = JSON.type
         head = f"{request.verb} {where_to.path}{request.target} HTTP/1.1\r\nhost: {where_to.authority}\r\n"
         head += "".join([f"{name}: {value}\r\n" for name, value in own.items()])

@@ -21,7 +21,7 @@ from evbus.engine.service.settings import MessageSettings
 from evbus.errors import (
     EvbusError,
     InvalidPayload,
-    PayloadError,
+    InvalidResult,
     PayloadTooLarge,
     ServiceCommunicationError,
     Unavailable,
@@ -106,8 +106,8 @@ class MessageServer(ReplyServer):
                 method, args, kwargs, headers=_of_call(headers), seconds=seconds, caller=caller
             )
             try:
-                data = encoding.encode({"result": result, "exception": None})
-            except PayloadError as exc:
+                data = spec.results.answer(encoding, result, method.component)
+            except InvalidResult as exc:
                 raise MethodFailed(exc, spec) from exc
         except MethodFailed as exc:
             data = encoding.encode(failed(told(spec, exc)))

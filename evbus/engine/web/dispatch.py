@@ -39,7 +39,7 @@ from evbus.engine.web.request import (
     unless_gone,
     unsupported,
 )
-from evbus.errors import EvbusError, PayloadError, ServiceError, ServiceTimeout
+from evbus.errors import EvbusError, InvalidResult, ServiceError, ServiceTimeout
 
 __all__ = ["Dispatch"]
 
@@ -158,8 +158,8 @@ class Dispatch:
                 caller=request.caller,
             )
             try:
-                body = encoding.encode({"result": result, "exception": None})
-            except PayloadError as exc:
+                body = method.spec.results.answer(encoding, result, method.component)
+            except InvalidResult as exc:
                 raise MethodFailed(exc, method.spec) from exc
         except MethodFailed as exc:
             body = encoding.encode(failed(told(method.spec, exc)))
@@ -171,21 +171,22 @@ class Dispatch:
         """Call a method, and answer with what it yields, as fast as it is taken."""
         encoding, begun = request.encoding, False
 
+        def encode(batch: list[Any]) -> bytes:
+            return method.spec.results.items(encoding, batch, method.component)
+
         def error_of(problem: Exception) -> Mapping[str, Any]:
+            if isinstance(problem, InvalidResult):
+                problem = MethodFailed(problem, method.spec)
             if not begun:
                 raise problem
-            if isinstance(problem, MethodFailed):
-                return told(method.spec, problem)
-            if not isinstance(problem, EvbusError):
-                log.error("a stream could not be sent to its end", exc_info=problem)
-            return refusal(problem)
+            return _end_of(method.spec, problem)
 
         items = self._hosted.stream(method, args, kwargs, headers=request.headers, caller=request.caller)
         try:
             async with (
                 asyncio.timeout(request.seconds) as deadline,
                 aclosing(items),
-                aclosing(records_of(items, encoding, error_of)) as records,
+                aclosing(records_of(items, encoding, error_of, encode)) as records,
             ):
                 async for record in records:
                     if not begun:
@@ -274,6 +275,15 @@ async def _items(
         raise raised(exc.error, spec) from None
     except StreamCut:
         raise ServiceError(f"{spec.title}: the stream of its caller ended early") from None
+
+
+def _end_of(spec: MethodSpec, problem: Exception) -> Mapping[str, Any]:
+    """Return as it travels what a stream ends with that has begun."""
+    if isinstance(problem, MethodFailed):
+        return told(spec, problem)
+    if not isinstance(problem, EvbusError):
+        log.error("a stream could not be sent to its end", exc_info=problem)
+    return refusal(problem)
 
 
 def _put(spec: MethodSpec, args: list[Any], kwargs: dict[str, Any], items: AsyncGenerator[Any, None]) -> None:

@@ -30,7 +30,7 @@ from evbus.engine.web.request import (
     unless_gone,
     unsupported,
 )
-from evbus.errors import EvbusError, InvalidPayload, PayloadError, ServiceSignatureError
+from evbus.errors import EvbusError, InvalidPayload, InvalidResult, ServiceSignatureError
 
 __all__ = ["Rest", "RestPath"]
 
@@ -191,8 +191,8 @@ class Rest:
             except InvalidPayload as exc:
                 raise RefusedRequest(422, "InvalidPayload", str(exc)) from None
             try:
-                data = JSON.encode(result)
-            except PayloadError as exc:
+                data = hit.method.spec.results.body(JSON, result, hit.method.component)
+            except InvalidResult as exc:
                 raise MethodFailed(exc, hit.method.spec) from exc
         except MethodFailed as exc:
             status = status_of_raised(exc.problem, route.errors)

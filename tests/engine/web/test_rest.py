@@ -268,7 +268,7 @@ async def test_a_result_that_cannot_be_written() -> None:
     async with shopping() as running:
         answer, value = await sent(running.url, "GET /api/strange")
         assert answer.status == 500
-        assert value["error"]["type"] == "SerializeError"
+        assert value["error"]["type"] == "InvalidResult"
         assert await called(running.url, "plain", 1) == 2
 
 
