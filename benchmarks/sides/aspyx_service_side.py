@@ -40,7 +40,7 @@ class Item:
     price: float
 
 
-# A tree of five levels. A class that holds itself cannot be sent: its nodes are handed to msgpack as they are.
+# A tree of five levels. A class that holds itself cannot be sent: its nodes reach msgpack as they are.
 LEVELS: list[type] = []
 for level in range(1, 6):
     below = list[LEVELS[-1]] if LEVELS else list  # type: ignore[misc]

@@ -58,17 +58,22 @@ class Patience:
 async def within(
     seconds: float, waiting: Iterable[Awaitable[Any]], cut_short: asyncio.Future[None], moment: float
 ) -> None:
-    """Wait for all for ``seconds``, or ``moment`` seconds once ``cut_short`` is done; cancel the rest."""
+    """Wait for all for ``seconds``, or ``moment`` seconds once ``cut_short`` is done; cancel the rest.
+
+    Cancelled itself, it cancels all.
+    """
     tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(one) for one in waiting]
     if not tasks:
         return
     together = asyncio.ensure_future(asyncio.wait(tasks))
-    if not cut_short.done():
-        first: set[asyncio.Future[Any]] = {together, cut_short}
-        await asyncio.wait(first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    if cut_short.done():
-        await asyncio.wait({together}, timeout=moment)
-    together.cancel()
-    for task in tasks:
-        if not task.done():
-            task.cancel()
+    try:
+        if not cut_short.done():
+            first: set[asyncio.Future[Any]] = {together, cut_short}
+            await asyncio.wait(first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if cut_short.done():
+            await asyncio.wait({together}, timeout=moment)
+    finally:
+        together.cancel()
+        for task in tasks:
+            if not task.done():
+                task.cancel()

@@ -151,8 +151,12 @@ class EventConsumer:
             return
         if self._source.announces and not self._ready.is_set():
             waiting = asyncio.ensure_future(self._ready.wait())
-            await asyncio.wait({waiting, self._task}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
+            try:
+                await asyncio.wait(
+                    {waiting, self._task}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                waiting.cancel()
         if self._task.done() and not self._task.cancelled() and self._again is None:
             self._task.result()
 

@@ -592,8 +592,10 @@ class Listening:
             recorded = await asyncio.shield(recording)
         except asyncio.CancelledError:
             # By the listener's end. While the disk takes nothing, it comes again, and may be kept as well.
-            done, _ = await asyncio.wait({recording}, timeout=RECORDING)
-            recording.cancel()
+            try:
+                done, _ = await asyncio.wait({recording}, timeout=RECORDING)
+            finally:
+                recording.cancel()
             if done and not recording.exception() and recording.result():
                 work.delivery.reject()
             else:

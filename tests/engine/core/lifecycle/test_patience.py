@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from evbus.engine.core.lifecycle import patience as lifecycle_patience
-from evbus.engine.core.lifecycle.patience import Patience
+from evbus.engine.core.lifecycle.patience import Patience, within
 
 
 class Clock:
@@ -60,3 +61,17 @@ def test_closing_has_a_time_of_its_own_that_all_of_it_shares(clock: Clock) -> No
 def test_its_repr_says_what_is_left(clock: Clock) -> None:
     assert repr(Patience(3)) == "<Patience left=3.0>"
     assert repr(Patience(3, lambda: 0)) == "<Patience left=3.0 steady>"
+
+
+async def test_who_is_cancelled_while_it_waits_leaves_nothing_behind() -> None:
+    before = asyncio.all_tasks()
+    endless = [asyncio.Event().wait() for _ in range(2)]
+    cut_short: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(within(60, endless, cut_short, 1))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert waiting.cancelled()
+    assert asyncio.all_tasks() == before

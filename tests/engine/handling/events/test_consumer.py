@@ -19,7 +19,7 @@ from evbus.engine.handling.events.listening import Listening
 from evbus.errors import ConnectFailed, PluginError
 from evbus.types import Delivery, Subscription
 from tests.engine.handling.events.test_listening import READER, Letters
-from tests.evbus.rig import until
+from tests.evbus.rig import turns, until
 from tests.event.kit import WAIT, Gate, Got, OrderPlaced, Source, known
 
 WANTED = Subscription(name="OrderPlaced", group="shop")
@@ -110,6 +110,23 @@ async def test_what_comes_from_outside_is_handled_and_settled() -> None:
     assert await remote.settled(2) == [("a", True, False), ("b", True, False)]
     await consumer.close()
     assert (remote.closed, consumer.ready) == (True, False)
+
+
+async def test_who_is_cancelled_while_it_waits_for_a_silent_source_leaves_nothing_behind() -> None:
+    remote = Remote(silent=True)
+    consumer = consumer_of(remote.source(), listener(Got().on))
+    consumer.start(WANTED)
+    await until(lambda: remote.wanted)
+    before = asyncio.all_tasks()
+    waiting = asyncio.ensure_future(consumer.wait_ready())
+    await turns(5)
+    began = asyncio.all_tasks() - before - {waiting}
+    waiting.cancel()
+    await turns(5)
+    assert waiting.cancelled()
+    assert began
+    assert not began & asyncio.all_tasks()
+    await consumer.close()
 
 
 async def test_what_is_in_this_process_is_taken_at_once() -> None:

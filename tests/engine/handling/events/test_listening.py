@@ -976,3 +976,26 @@ async def test_dead_events_beyond_those_whose_records_are_under_way_hold_up_the_
         assert sorted(await source.settled(6)) == [(each, False, False) for each in "abcdef"]
         assert await listening.wait_idle(WAIT)
     assert calls == list("abcdef")
+
+
+async def test_a_record_that_the_disk_does_not_take_ends_with_who_is_cancelled_twice() -> None:
+    tasks: list[Any] = []
+
+    async def on(event: Any) -> None:
+        tasks.append(asyncio.current_task())
+        raise Rejected("no")
+
+    class Full(Letters):
+        async def dead_letter(self, dead: Any) -> bool:
+            tasks.append(asyncio.current_task())
+            return await asyncio.Event().wait()
+
+    async with at_work(on, Full()) as listening:
+        give(listening, Source(), "a")
+        await until(lambda: len(tasks) == 2)
+        worker, recording = tasks
+        assert worker is not recording
+        for _ in range(2):
+            worker.cancel()
+            await turns(5)
+        assert recording.cancelled()
