@@ -9,6 +9,7 @@ from evbus.engine.cli import session as _session
 
 async def main(hub, options):
     """Hand events to the listeners until told to stop; a bus delivers what they send."""
+    hub.evbus.NEEDED = ("listener",)
     profiles = await hub.command.init.contexts(options)
     broken = [plugin.error() for plugin in hub.evbus.init.plugins()["listener"] if plugin.state == "broken"]
     if broken:

@@ -18,6 +18,7 @@ PORT = 8000
 async def main(hub, options):
     """Run the components until told to stop; a bus delivers what they send."""
     quiet = bool(options.get("quiet"))
+    hub.evbus.NEEDED = ("component", "health")
     profiles = await hub.command.init.contexts(options, {})
     _add(hub, options)
 

@@ -110,6 +110,8 @@ def _declare_state(hub):
     hub.evbus.LOADED_DIRS = None
     #: The folders of listeners and handlers that these options have led to.
     hub.evbus.LISTENED = {}
+    #: The rooms of which a broken plugin ends what runs: the first is told by that, and not in the log as well.
+    hub.evbus.NEEDED = ()
     hub.evbus.CONFIGURING = threading.RLock()
     hub.evbus.BUSY = False
     hub.evbus.AROUND = None
@@ -409,9 +411,11 @@ def _load_plugins(hub, settings):
     for plugin in _in_use.others(_installed.declared(hub), used):
         hub.evbus.PLUGINS[plugin.subsystem].append(plugin)
     hub.evbus.LOADED_DIRS = asked
+    needed = [plugin for room in hub.evbus.NEEDED for plugin in hub.evbus.PLUGINS[room]]
+    ending = next((plugin for plugin in needed if plugin.state == "broken"), None)
     for found in hub.evbus.PLUGINS.values():
         for plugin in found:
-            if plugin.state != "loaded":
+            if plugin.state != "loaded" and plugin is not ending:
                 level = logging.WARNING if plugin.state == "broken" else logging.INFO
                 log.log(level, "plugin not loaded: %s", plugin.error())
 

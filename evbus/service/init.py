@@ -12,6 +12,9 @@ log = logging.getLogger("evbus.service")
 #: The attribute of interfaces that says so.
 INTERFACE = "__evbus_service__"
 
+#: The rooms that have what is started.
+ROOMS = ("component", "health")
+
 
 def __init__(hub):
     """Declare the state; when POP rebuilds the sub this runs again and keeps what there is."""
@@ -86,6 +89,8 @@ async def start(hub, port=None, host=None, settings=None, client=False, profiles
     """
     from evbus.engine.service import settings as _settings
 
+    if not client and not hub.evbus.NEEDED:
+        hub.evbus.NEEDED = ROOMS
     services, options = _services(hub), hub.evbus.init.settings()
     read = _settings.read(options.services if settings is None else settings)
     read = read.unserved() if client else read.served(port, host)
@@ -278,7 +283,7 @@ def _files(hub):
     from evbus.engine.service import implementations as _implementations
 
     found = hub.evbus.init.plugins()
-    for room, inside in (("component", _implementations.classes_in), ("health", _health.checks_in)):
+    for room, inside in zip(ROOMS, (_implementations.classes_in, _health.checks_in), strict=True):
         for plugin in found[room]:
             if plugin.state == "broken":
                 raise plugin.error()

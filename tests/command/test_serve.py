@@ -232,6 +232,19 @@ def test_a_mistake_is_one_sentence(market: Shell, args: tuple[str, ...], code: i
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("room", ["component", "health"])
+def test_a_plugin_file_that_is_broken_is_told_once(market: Shell, room: str) -> None:
+    market.file(f"project/{room}/first.py", "import nothing_there\n")
+    market.file("project/component/second.py", UNFINISHED)
+    done = market.run("serve", "project")
+    assert done.returncode == 2
+    told = sorted(done.stderr.splitlines())
+    assert len(told) == 2
+    assert told[0].startswith("[WARNING ] plugin not loaded: ")  # the other one
+    assert told[1].startswith("evbus: component.")
+    assert done.stderr.count("nothing_there") == 1
+
+
 def test_a_port_that_is_taken_is_told(market: Shell) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
