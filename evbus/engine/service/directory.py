@@ -18,7 +18,7 @@ __all__ = ["Directory", "Located"]
 
 log = logging.getLogger("evbus.service")
 
-#: Seconds between two attempts to be told by a registry.
+#: Seconds between two attempts to be told by a registry; one that answers for the longer of them is well.
 PAUSE = (0.1, 10.0)
 
 Watch = Callable[[str], AsyncGenerator[Iterable[ChannelAddress], None]]
@@ -70,6 +70,8 @@ class Directory:
         self._registry = registry
         self._components = components
         self._watching: dict[str, asyncio.Task[None]] = {}
+        #: How often in a row the watches failed of those that fail.
+        self._failing: dict[str, int] = {}
         self._first: dict[str, asyncio.Future[Located]] = {}
 
     def __repr__(self) -> str:
@@ -101,13 +103,17 @@ class Directory:
 
     async def _follow(self, component: str, first: asyncio.Future[Located]) -> None:
         """Keep the addresses of a component up to date, as long as the registry has something to tell."""
-        located, failures = Located(self._settings), 0
+        located, loop = Located(self._settings), asyncio.get_running_loop()
+        self._failing.pop(component, None)
         while True:
+            steady: asyncio.TimerHandle | None = None
             try:
                 async with aclosing(self._watch(component)) as told:
                     async for found in told:
                         located.set(found)
-                        failures = 0
+                        if steady is None:
+                            # One that answers, and fails again and again, is not back with each answer.
+                            steady = loop.call_later(PAUSE[1], self._back, component)
                         if not first.done():
                             first.set_result(located)
                 if not first.done():
@@ -116,12 +122,20 @@ class Directory:
                 if not first.done():
                     first.set_exception(self._lost(component, exc))
                     return
-                failures += 1
+                failures = self._failing[component] = self._failing.get(component, 0) + 1
                 level = logging.WARNING if failures == 1 else logging.DEBUG
                 log.log(level, "%s; what is known of it stays", self._lost(component, exc))
             else:
+                self._back(component)
                 return
+            finally:
+                if steady is not None:
+                    steady.cancel()
             await asyncio.sleep(backoff(failures, *PAUSE))
+
+    def _back(self, component: str) -> None:
+        if self._failing.pop(component, 0):
+            log.warning("the registry %s tells again where the component %r is", self._registry, component)
 
     async def _unknown(self, component: str) -> ServiceError:
         known = [] if self._components is None else await self._components()

@@ -98,6 +98,26 @@ async def test_a_registry_that_goes_away_leaves_what_is_known(caplog: pytest.Log
     await found.close()
 
 
+async def test_a_registry_that_fails_again_and_again_is_told_once_and_once_when_it_is_back(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.WARNING, "evbus.service")
+    # What comes later than this is no answer that it gives between two failures.
+    monkeypatch.setattr("evbus.engine.service.directory.PAUSE", (0.001, 0.2))
+    told = Told(["a"], *[one for _ in range(10) for one in (["b"], OSError("gone"))], ["c"])
+    found = directory(told)
+    await found.find("shop")
+    await until(lambda: len(caplog.messages) == 2)
+    assert caplog.messages == [
+        "the registry consul cannot tell where the component 'shop' is: OSError: gone; what is known of it "
+        "stays",
+        "the registry consul tells again where the component 'shop' is",
+    ]
+    assert len(told.asked) == 11
+    assert await uris(found) == ["c"]
+    await found.close()
+
+
 async def test_who_stops_waiting_leaves_the_others() -> None:
     told = Told()
     found = directory(told)
