@@ -17,6 +17,7 @@ APPLICATIONS = ("idem==25.0.1", "evbus-pika==5.0.0", "evbus-kafka==5.0.0")
 # What evbus itself needs and the applications do not bring.
 NEEDED = ("msgspec==0.22.0", "stomp.py==9.0.0", "aiohappyeyeballs==2.7.1")
 SOURCES = ("evbus", "setup.cfg", "pyproject.toml", "README.rst", "LICENSE")
+PINS = ROOT / "requirements/aspyx-service.txt"
 INSTALL_LIMIT = 900  # seconds
 
 
@@ -99,3 +100,15 @@ def _pip(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*command, *arguments], capture_output=True, text=True, timeout=INSTALL_LIMIT, check=False
     )
+
+
+@pytest.fixture(scope="session")
+def aspyx(request: pytest.FixtureRequest) -> Apps:
+    """Return the environment with aspyx-service; it is kept in pytest's cache from run to run."""
+    folder = request.config.cache.mkdir("aspyx") / "{}.{}".format(*sys.version_info)  # type: ignore[union-attr]
+    stamp = folder / ".installed"
+    if not stamp.exists() or stamp.read_text() != PINS.read_text():
+        venv.create(folder, with_pip=True, clear=True)
+        _install_or_skip(folder, "--requirement", str(PINS))
+        stamp.write_text(PINS.read_text())
+    return Apps(folder / "bin")

@@ -7,8 +7,6 @@ import contextlib
 import dataclasses
 import json
 import subprocess
-import sys
-import venv
 from abc import abstractmethod
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -29,14 +27,13 @@ from evbus.engine.web.dispatch import Dispatch
 from evbus.engine.web.rest import Rest
 from evbus.engine.web.server import Server
 from evbus.errors import RemoteServiceError, ServiceCommunicationError
-from tests.apps.conftest import ROOT, Apps, _install_or_skip
+from tests.apps.conftest import ROOT, Apps
 from tests.servers._ports import free_ports
 
 pytestmark = pytest.mark.apps
 
 WAIT = 60.0  # seconds
 ENCODINGS = {"dispatch-json": JSON, "dispatch-msgpack": MSGPACK}
-PINS = ROOT / "requirements/aspyx-service.txt"
 SIDE = ROOT / "benchmarks/sides/aspyx_service_side.py"
 REST_SIDE = ROOT / "tests/apps/_aspyx_rest.py"
 each_channel = pytest.mark.parametrize("channel", ENCODINGS)
@@ -117,18 +114,6 @@ class GreeterImpl(Greeter):
 class PlainGreeterImpl(PlainGreeter):
     def hello(self, name: str) -> str:
         return f"hello {name}"
-
-
-@pytest.fixture(scope="session")
-def aspyx(request: pytest.FixtureRequest) -> Apps:
-    """Return the environment; it is kept in pytest's cache from run to run."""
-    folder = request.config.cache.mkdir("aspyx") / "{}.{}".format(*sys.version_info)  # type: ignore[union-attr]
-    stamp = folder / ".installed"
-    if not stamp.exists() or stamp.read_text() != PINS.read_text():
-        venv.create(folder, with_pip=True, clear=True)
-        _install_or_skip(folder, "--requirement", str(PINS))
-        stamp.write_text(PINS.read_text())
-    return Apps(folder / "bin")
 
 
 @contextlib.asynccontextmanager
