@@ -110,7 +110,7 @@ def _declare_state(hub):
     hub.evbus.LOADED_DIRS = None
     #: The folders of listeners and handlers that these options have led to.
     hub.evbus.LISTENED = {}
-    #: The rooms of which a broken plugin ends what runs: the first is told by that, and not in the log as well.
+    #: The rooms of which a broken plugin ends what runs: the first is told by that, and not in the log, too.
     hub.evbus.NEEDED = ()
     hub.evbus.CONFIGURING = threading.RLock()
     hub.evbus.BUSY = False

@@ -108,9 +108,9 @@ async def test_a_registry_that_fails_again_and_again_is_told_once_and_once_when_
     found = directory(told)
     await found.find("shop")
     await until(lambda: len(caplog.messages) == 2)
+    lost = "the registry consul cannot tell where the component 'shop' is: OSError: gone"
     assert caplog.messages == [
-        "the registry consul cannot tell where the component 'shop' is: OSError: gone; what is known of it "
-        "stays",
+        f"{lost}; what is known of it stays",
         "the registry consul tells again where the component 'shop' is",
     ]
     assert len(told.asked) == 11
