@@ -136,18 +136,21 @@ def planned(hub):
     return services.planned()
 
 
-def get(hub, interface, channel=""):
+def get(hub, interface, channel="", component=""):
     """Return a proxy of an interface: an object with its methods, which are called here or elsewhere.
 
     :param channel: over which; default: ``local`` where this process implements it, else that of
         :func:`set_preferred_channel`, else the first that the registry has for its component.
+    :param component: the name of the component whose methods are called, where several have the interface;
+        default: the one of this process, else the one that lists it.
     :raises ServiceSignatureError: this is no interface.
-    :raises ServiceError: there is no such channel; names the nearest.
+    :raises ServiceError: there is no such channel; names the nearest. Several components have the interface,
+        and none of them is here.
     """
-    return _services(hub).get(interface, channel)
+    return _services(hub).get(interface, channel, component)
 
 
-def call(hub, interface, method, args=(), kwargs=None, channel=""):
+def call(hub, interface, method, args=(), kwargs=None, channel="", component=""):
     """Call a method by its name; return what to await, or what it yields as an asynchronous iterator.
 
     Methods that are plain are awaited as well.
@@ -155,7 +158,7 @@ def call(hub, interface, method, args=(), kwargs=None, channel=""):
     :raises ServiceSignatureError: this is no interface.
     :raises ServiceError: there is no such method or channel; names the nearest.
     """
-    return _services(hub).call(interface, method, args, kwargs or {}, channel)
+    return _services(hub).call(interface, method, args, kwargs or {}, channel, component)
 
 
 def set_preferred_channel(hub, name):

@@ -215,6 +215,27 @@ def test_an_interface_that_is_not_named_or_not_found(shop: tuple[Shell, str]) ->
         assert sentence in done.stderr
 
 
+def test_of_several_components_with_an_interface_one_is_named(shell: Shell) -> None:
+    shell.file(
+        "tills.py",
+        "from evbus.api import Component, Service, component, service\n"
+        "@service()\n"
+        "class Till(Service):\n"
+        "    async def where(self) -> str: ...\n"
+        "@component(services=[Till])\n"
+        "class Berlin(Component): ...\n"
+        "@component(services=[Till])\n"
+        "class Paris(Component): ...\n",
+    )
+    options = ("--interfaces", "tills", "--address", "http://127.0.0.1:1")
+    done = shell.run("call", "Till.where", *options)
+    assert done.returncode == 2
+    said = "several components have Till; write one of them: berlin:till:where, paris:till:where"
+    assert done.stderr == f"evbus: {said}\n"
+    done = shell.run("call", "paris:till:where", *options)
+    assert "Till.where of the component 'paris' over dispatch-json at http://127.0.0.1:1" in done.stderr
+
+
 def test_interfaces_of_one_name_are_told_apart(shell: Shell) -> None:
     text = (
         "from evbus.api import Service, service\n"

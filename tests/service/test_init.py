@@ -28,6 +28,7 @@ from evbus.errors import (
     LocalServiceError,
     PluginError,
     ProfileError,
+    ServiceCommunicationError,
     ServiceError,
     ServiceSignatureError,
     SettingsError,
@@ -443,14 +444,87 @@ def test_what_is_no_implementation_is_refused() -> None:
         hub.service.init.add(asyncio)
 
 
-def test_a_service_stands_in_one_component() -> None:
-    class Belfry(Component):
-        pass
+@service()
+class Till(Service):
+    @abstractmethod
+    async def where(self) -> str: ...
 
-    with pytest.raises(
-        ServiceSignatureError, match="Belfry lists Clock, which the component 'tower' has already"
+
+@component(services=[Till])
+class Berlin(Component): ...
+
+
+@component(services=[Till])
+class Paris(Component): ...
+
+
+@implementation()
+class BerlinImpl(AbstractComponent, Berlin): ...
+
+
+@implementation()
+class ParisImpl(AbstractComponent, Paris): ...
+
+
+@implementation()
+class TillOfBerlin(Till):
+    async def where(self) -> str:
+        return "berlin"
+
+
+@implementation()
+class TillOfParis(Till):
+    async def where(self) -> str:
+        return "paris"
+
+
+async def test_of_several_components_that_have_an_interface_the_caller_says_which() -> None:
+    async with (
+        started(BerlinImpl, TillOfBerlin, port=0) as berlin,
+        started(ParisImpl, TillOfParis, port=0) as paris,
     ):
-        component(services=[Clock])(Belfry)
+        ports = {"berlin": berlin, "paris": paris}
+        where = {
+            name: {"dispatch-json": f"http://127.0.0.1:{hub.service.init.report()['port']}"}
+            for name, hub in ports.items()
+        }
+        async with started(settings={"registry": {"static": where}}) as hub:
+            get = hub.service.init.get
+            assert await get(Till, component="paris").where() == "paris"
+            assert await get(Till, component="berlin").where() == "berlin"
+            assert await hub.service.init.call(Till, "where", component="paris") == "paris"
+            assert repr(get(Till, component="paris")) == "<Till of paris over the first channel>"
+            said = (
+                r"Till stands in the components berlin, paris; say which .* get\(Till, component=\"berlin\"\)"
+            )
+            with pytest.raises(ServiceError, match=said):
+                get(Till)
+            with pytest.raises(ServiceError, match="has no component 'pariss'; did you mean 'paris'"):
+                await get(Till, component="pariss").where()
+    settings = {"registry": {"static": {"berlin": {"dispatch-json": "http://127.0.0.1:1"}}}}
+    async with started(ParisImpl, TillOfParis, settings=settings) as hub:
+        # The one that is here needs no name, and its name means it.
+        assert await hub.service.init.get(Till).where() == "paris"
+        assert await hub.service.init.get(Till, component="paris").where() == "paris"
+        with pytest.raises(ServiceCommunicationError, match="Till.where of the component 'berlin' over"):
+            await hub.service.init.get(Till, component="berlin").where()
+
+
+async def test_which_component_is_not_known_until_the_services_are_started() -> None:
+    hub = new_hub()
+    till = hub.service.init.get(Till)
+    async with started(hub=hub):
+        with pytest.raises(ServiceError, match="Till stands in the components berlin, paris"):
+            await till.where()
+
+
+def test_two_components_with_one_interface_are_not_in_one_process() -> None:
+    said = "the components 'berlin' and 'paris' both list Till, and both are implemented here"
+    with pytest.raises(ServiceSignatureError, match=said):
+        new_hub().service.init.add(BerlinImpl, ParisImpl, TillOfBerlin)
+    said = "Till stands in the components berlin, paris, and none of them is implemented here"
+    with pytest.raises(ServiceSignatureError, match=said):
+        new_hub().service.init.add(TillOfBerlin)
 
 
 def test_an_unknown_channel_is_refused_with_the_nearest_name() -> None:

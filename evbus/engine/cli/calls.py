@@ -34,7 +34,7 @@ class CallTarget(NamedTuple):
     @property
     def component(self) -> str:
         """The name of the component that has the service."""
-        return self.service.component or self.service.name
+        return self.service.component
 
 
 class Written(NamedTuple):
@@ -84,22 +84,21 @@ def target(written: str, known: Iterable[ServiceSpec]) -> CallTarget:
     if not found:
         raise ConfigError(f"there is no interface {name!r}{nearest(name, by_name)}")
     if len(found) > 1:
-        found = [one for one in found if _component(one) == component] or found
+        found = [one for one in found if component in one.components] or found
     if len(found) > 1:
-        both = ", ".join(f"{_component(one)}:{one.name}:{method} ({_file(one)})" for one in found)
+        both = ", ".join(f"{one.components[0]}:{one.name}:{method} ({_file(one)})" for one in found)
         raise ConfigError(f"several interfaces are called {name!r}; write one of them: {both}")
     spec = found[0]
     if component:
         # Which one has it may stand in a module that was not named.
-        spec.component = component
+        spec.listed = (component,)
+    if len(spec.components) > 1:
+        each = ", ".join(f"{one}:{spec.name}:{method}" for one in spec.components)
+        raise ConfigError(f"several components have {spec.cls.__qualname__}; write one of them: {each}")
     if method not in spec.methods:
         hint = nearest(method, spec.methods)
         raise ConfigError(f"{spec.cls.__qualname__} has no method {method!r}{hint}")
     return CallTarget(spec, spec.methods[method])
-
-
-def _component(spec: ServiceSpec) -> str:
-    return spec.component or spec.name
 
 
 def _file(spec: ServiceSpec) -> str:
@@ -135,7 +134,7 @@ def made_up(component: str, name: str, method: str, written: Written) -> CallTar
 
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     spec = service_spec(service(name)(type(name, (Service,), {method: function})))
-    spec.component = component
+    spec.listed = (component,)
     return CallTarget(spec, spec.methods[method])
 
 

@@ -33,10 +33,12 @@ class ServicesHandle:
         port: int | None = self.report()["port"]
         return port
 
-    def proxy(self, interface: Callable[..., _Interface], channel: str = "") -> _Interface:
+    def proxy(
+        self, interface: Callable[..., _Interface], channel: str = "", component: str = ""
+    ) -> _Interface:
         """Return a proxy of an interface; see ``hub.service.init.get``."""
         # As Callable, since type checkers refuse abstract classes for type[_Interface].
-        found: _Interface = self.hub.service.init.get(interface, channel)
+        found: _Interface = self.hub.service.init.get(interface, channel, component)
         return found
 
     def within(self, seconds: float) -> AbstractContextManager[None]:

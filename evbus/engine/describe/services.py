@@ -62,7 +62,7 @@ class ServiceWay(NamedTuple):
 def services(plans: Iterable[Plan], others: Iterable[ServiceSpec]) -> list[KnownService]:
     """Return the services of components that would run here, and those that are elsewhere."""
     here = {spec: KnownService(plan.name, spec, cls) for plan in plans for spec, cls in plan.services}
-    there = {spec: KnownService(spec.component or spec.name, spec, None) for spec in others}
+    there = {spec: KnownService(spec.components[0], spec, None) for spec in others}
     return sorted({**there, **here}.values(), key=lambda one: (one.component, one.spec.name))
 
 

@@ -17,7 +17,7 @@ from evbus.engine.service.health import Health, HealthCheckManager
 from evbus.engine.service.method import OPTIONS, CallOptions, MethodSpec, read_method, seconds
 from evbus.engine.service.rest import check_errors
 from evbus.engine.service.route import Route, read_routes
-from evbus.errors import ServiceSignatureError
+from evbus.errors import ServiceError, ServiceSignatureError
 
 __all__ = [
     "AbstractComponent",
@@ -140,13 +140,32 @@ class ServiceSpec:
         self.options = options
         #: The class of its proxies, once there is one.
         self.proxy: type | None = None
-        #: The name of the component that lists it, ``""`` for none.
-        self.component = ""
+        #: The names of the components that list it.
+        self.listed: tuple[str, ...] = ()
         self._names = names
         self._methods: dict[str, MethodSpec] | None = None
 
     def __repr__(self) -> str:
         return f"<ServiceSpec {self.name} {self.cls.__module__}.{self.cls.__qualname__}>"
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The names of the components that have it: those that list it, or one of its own name."""
+        return self.listed or (self.name,)
+
+    @property
+    def component(self) -> str:
+        """The name of the component that has it.
+
+        :raises ServiceError: there are several.
+        """
+        if len(self.listed) > 1:
+            name, all_names = self.cls.__qualname__, ", ".join(self.listed)
+            raise ServiceError(
+                f"{name} stands in the components {all_names}; say which one is called, as in "
+                f'get({name}, component="{self.listed[0]}")'
+            )
+        return self.components[0]
 
     @property
     def methods(self) -> dict[str, MethodSpec]:
@@ -347,12 +366,7 @@ def component(
         spec = ComponentSpec(cls, _named(name, cls), description or _described(cls), tuple(services))
         for one in services:
             listed = service_spec(one)
-            if listed.component not in ("", spec.name):
-                raise ServiceSignatureError(
-                    f"{cls.__qualname__} lists {one.__qualname__}, which the component {listed.component!r} "
-                    "has already; a service stands in one component"
-                )
-            listed.component = spec.name
+            listed.listed = tuple(dict.fromkeys([*listed.listed, spec.name]))
         setattr(cls, _COMPONENT, spec)
         return cls
 

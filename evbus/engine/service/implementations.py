@@ -93,11 +93,17 @@ def planned(classes: Iterable[type]) -> list[Plan]:
                 known = components.get(spec.name)
                 _refuse_second(spec.cls, None if known is None else known[1], cls)
                 components[spec.name] = (spec, cls)
-    plans = []
+    plans: list[Plan] = []
     for name, (component, cls) in components.items():
         found = []
         for listed in component.services:
             service = next((one for one in services if one.cls is listed), None)
+            other = next((plan.name for plan in plans for spec, _ in plan.services if spec.cls is listed), "")
+            if other:
+                raise ServiceSignatureError(
+                    f"the components {other!r} and {name!r} both list {listed.__qualname__}, and both are "
+                    "implemented here; a process has one of them"
+                )
             if service is None:
                 raise ServiceSignatureError(
                     f"the component {name!r} lists {listed.__qualname__}, and nothing implements it here; "
@@ -107,11 +113,21 @@ def planned(classes: Iterable[type]) -> list[Plan]:
         plans.append(Plan(name, cls, tuple(found)))
     alone: dict[str, list[tuple[ServiceSpec, type]]] = {}
     for service, cls in services.items():
-        alone.setdefault(service.component or service.name, []).append((service, cls))
+        alone.setdefault(_alone(service), []).append((service, cls))
     plans += [Plan(name, AbstractComponent, tuple(each)) for name, each in alone.items()]
     for plan in plans:
         _refuse_twins(plan)
     return plans
+
+
+def _alone(service: ServiceSpec) -> str:
+    """Return the name of the component of a service of which none is implemented here."""
+    if len(service.components) > 1:
+        raise ServiceSignatureError(
+            f"{service.cls.__qualname__} stands in the components {', '.join(service.components)}, and none "
+            "of them is implemented here; write a class that derives from one of them, with @implementation()"
+        )
+    return service.component
 
 
 def _refuse_twins(plan: Plan) -> None:

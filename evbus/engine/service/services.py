@@ -165,7 +165,7 @@ class Services:
         self._classes: dict[type, None] = {}
         self._checks: dict[type, None] = {}
         self._components: dict[str, _Component] = {}
-        self._proxies: dict[tuple[type, str], _ProxyTarget] = {}
+        self._proxies: dict[tuple[type, str, str], _ProxyTarget] = {}
         self._preferred = ""
         self._channels: dict[str, asyncio.Task[OpenChannel]] = {}
         self._closing: list[Callable[[], Awaitable[None]]] = []
@@ -400,25 +400,34 @@ class Services:
 
     # Proxies
 
-    def get(self, interface: type, channel: str = "") -> Any:
+    def get(self, interface: type, channel: str = "", component: str = "") -> Any:
         """Return a proxy of an interface.
 
         :param channel: over which its methods are called; default: ``local`` where it is implemented here,
             else that of :meth:`set_preferred_channel`, else the first that its component can be called over.
+        :param component: which has it; default: the one of this process, else the one that lists it.
         :raises ServiceSignatureError: this is no interface.
-        :raises ServiceError: there is no such channel.
+        :raises ServiceError: there is no such channel; several components have it, and none of them is here.
         """
         spec = service_spec(interface)
         if channel:
             self._check_channel(channel)
-        key = (interface, channel)
+        if self.running:
+            self._component_of(spec, component)
+        key = (interface, channel, component)
         if key not in self._proxies:
-            self._proxies[key] = _ProxyTarget(self, spec, channel)
+            self._proxies[key] = _ProxyTarget(self, spec, channel, component)
             self._proxies[key].refresh()
         return self._proxies[key].proxy
 
     def call(
-        self, interface: type, method: str, args: Sequence[Any], kwargs: Mapping[str, Any], channel: str = ""
+        self,
+        interface: type,
+        method: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        channel: str = "",
+        component: str = "",
     ) -> Any:
         """Call a method by its name; return what to await, or what it yields as an asynchronous iterator.
 
@@ -427,11 +436,11 @@ class Services:
         :raises ServiceSignatureError: this is no interface.
         :raises ServiceError: there is no such method or channel.
         """
-        self.get(interface, channel)
+        self.get(interface, channel, component)
         methods = service_spec(interface).methods
         if method not in methods:
             raise ServiceError(f"{interface.__qualname__} has no method {method!r}{nearest(method, methods)}")
-        target, spec = self._proxies[interface, channel], methods[method]
+        target, spec = self._proxies[interface, channel, component], methods[method]
         made = target.invoke if spec.item is None else target.stream
         return made(spec, args, kwargs)
 
@@ -455,9 +464,13 @@ class Services:
         for target in self._proxies.values():
             target.refresh()
 
-    def implementation(self, spec: ServiceSpec, channel: str) -> Any:
+    def implementation(self, spec: ServiceSpec, channel: str, component: str) -> Any:
         """Return what implements an interface here, if calls over a channel are for that; None if not."""
         if (channel or self._preferred or LOCAL) != LOCAL:
+            return None
+        if component and (
+            component not in self._components or spec not in self._components[component].services
+        ):
             return None
         return self.hosted.implementation(spec.cls) if self.running else None
 
@@ -487,25 +500,27 @@ class Services:
         """Return the headers of a call from here."""
         return headers_of(name, self._send)
 
-    def remote(self, spec: ServiceSpec, channel: str) -> Remote:
+    def remote(self, spec: ServiceSpec, channel: str, component: str) -> Remote:
         """Return a service that is called over a channel."""
+        component = self._component_of(spec, component)
         return Remote(
-            self._component_of(spec),
+            component,
             spec,
-            lambda: self._route(spec, channel),
+            lambda: self._route(spec, channel, component),
             lambda: self._send,
             lambda: self._seconds,
         )
 
-    def _component_of(self, spec: ServiceSpec) -> str:
-        for name, component in self._components.items():
-            if spec in component.services:
+    def _component_of(self, spec: ServiceSpec, component: str = "") -> str:
+        if component:
+            return component
+        for name, each in self._components.items():
+            if spec in each.services:
                 return name
-        return spec.component or spec.name
+        return spec.component
 
-    async def _route(self, spec: ServiceSpec, channel: str) -> ChannelRoute:
+    async def _route(self, spec: ServiceSpec, channel: str, component: str) -> ChannelRoute:
         assert self._directory is not None
-        component = self._component_of(spec)
         if channel == LOCAL:
             raise LocalServiceError(
                 f"{spec.cls.__qualname__} is not implemented in this process; start its implementation here, "
@@ -625,26 +640,28 @@ class Services:
 class _ProxyTarget:
     """What a proxy stands for, wherever that is now."""
 
-    def __init__(self, services: Services, spec: ServiceSpec, channel: str) -> None:
+    def __init__(self, services: Services, spec: ServiceSpec, channel: str, component: str) -> None:
         self.proxy = _proxy.made(spec, self)
         self._services = services
         self._spec = spec
         self._channel = channel
+        self._component = component
         self._here = False
         self._remote: Remote | None = None
 
     def __repr__(self) -> str:
-        return f"over {self._channel or ('local' if self._here else 'the first channel')}"
+        whose = f"of {self._component} " if self._component else ""
+        return f"{whose}over {self._channel or ('local' if self._here else 'the first channel')}"
 
     def refresh(self) -> None:
         """Look where calls go from now on."""
-        found = self._services.implementation(self._spec, self._channel)
+        found = self._services.implementation(self._spec, self._channel, self._component)
         self._here, self._remote = found is not None, None
         _proxy.bind(self.proxy, self._spec, None if self._services.intercepted else found)
 
     def _elsewhere(self) -> Remote:
         if self._remote is None:
-            self._remote = self._services.remote(self._spec, self._channel)
+            self._remote = self._services.remote(self._spec, self._channel, self._component)
         return self._remote
 
     async def invoke(self, spec: MethodSpec, args: Any, kwargs: Any) -> Any:
