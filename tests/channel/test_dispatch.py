@@ -23,7 +23,6 @@ from evbus.errors import (
     MissingExtra,
     ProfileError,
     ServiceCommunicationError,
-    ServiceError,
 )
 from tests.channel import shop as shop_module
 from tests.channel.processes import WAIT, Process, each, processes, replaced
@@ -216,20 +215,55 @@ async def test_an_answer_that_is_too_large_names_the_setting() -> None:
             assert await shop.find("pen") == Item("pen")
 
 
-async def test_an_address_where_somebody_else_listens_is_named() -> None:
+@contextlib.asynccontextmanager
+async def somebody(status: str, kind: str, body: bytes) -> AsyncIterator[str]:
+    """Run a server that is none of services, and answers all alike; yield its address."""
+
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 2\r\n\r\nhi")
+        head = f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
         await writer.drain()
         writer.close()
 
     server = await asyncio.start_server(speak, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with started(settings=static("shop", [url])) as hub:
-        with pytest.raises(ServiceError, match="no service: it answered 200 with text/html"):
-            await hub.service.init.get(Shop).order(Item("pen"))
-    server.close()
-    await server.wait_closed()
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("answer", "begun"),
+    [
+        (("200 OK", "text/html", b"hi"), True),
+        (("404 Not Found", "text/html", b"hi"), False),
+        (("404 Not Found", "application/json", b'{"detail":"Not Found"}'), False),
+        (("405 Method Not Allowed", "application/json", b"[]"), False),
+    ],
+)
+async def test_an_address_where_somebody_else_listens_is_named_and_others_are_taken(
+    answer: tuple[str, str, bytes], begun: bool
+) -> None:
+    status, kind, _ = answer
+    async with somebody(*answer) as url, started(ShopImpl, port=0) as there:
+        async with started(settings=static("shop", [url])) as hub:
+            with pytest.raises(ServiceCommunicationError) as problem:
+                await hub.service.init.get(Shop).order(Item("pen"))
+            assert str(problem.value) == (
+                f"Shop.order of the component 'shop' over dispatch-json at {url}: what answers there is no "
+                f"service: it answered {status[:3]} with {kind}; is this the address of the component?"
+            )
+            assert problem.value.handed_over is begun
+        async with started(settings=static("shop", [url, url_of(there)])) as hub:
+            shop = hub.service.init.get(Shop)
+            found = await asyncio.gather(
+                *[shop.order(Item("pen")) for _ in range(20)], return_exceptions=True
+            )
+            failed = [one for one in found if isinstance(one, Exception)]
+            # What may have been begun is not made again; what cannot have been is made elsewhere.
+            assert bool(failed) is begun
 
 
 async def test_a_password_in_an_address_is_not_shown() -> None:

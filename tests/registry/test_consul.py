@@ -30,7 +30,7 @@ from evbus.engine.service.health import (
     health_check,
     health_checks,
 )
-from evbus.errors import ProfileError, ServiceCommunicationError, ServiceError
+from evbus.errors import ProfileError, ServiceCommunicationError, ServiceError, ServiceTimeout
 from tests.channel.processes import each, processes
 from tests.channel.shop import Shop
 from tests.evbus.kit import new_hub
@@ -331,6 +331,30 @@ async def test_an_agent_that_is_away_is_told_in_a_sentence() -> None:
         await bell(caller).ring(1)
     assert str(problem.value) == said
     await caller.service.init.stop()
+
+
+async def test_an_agent_that_is_frozen_holds_up_neither_calls_nor_a_stop(
+    each_consul: Consul, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(each_consul) as there, calling(each_consul) as here, calling(each_consul) as late:
+        assert await bell(here).ring(1) == "dong "
+        each_consul.freeze()
+        try:
+            # What is known is called; who has to ask first waits no longer than the call may take.
+            assert [await bell(here).ring(1) for _ in range(20)] == ["dong "] * 20
+            with late.service.init.within(0.5), pytest.raises(ServiceTimeout, match="there was no answer"):
+                await bell(late).ring(1)
+            await there.service.init.stop(2)
+            said = "the registry consul was not told within 1 s that the component belfry is gone"
+            assert [one for one in caplog.messages if "was not told" in one] == [said]
+            monkeypatch.setattr(consul, "_PATIENCE", 0.5)
+            again = new_hub()
+            again.service.init.add(BellImpl, BelfryImpl)
+            with pytest.raises(ServiceCommunicationError) as problem:
+                await again.service.init.start(port=0, settings=settings(each_consul))
+            assert str(problem.value) == f"Consul at {each_consul.url}: there was no answer within 0.5 s"
+        finally:
+            each_consul.thaw()
 
 
 TOKEN = "5f9c2c5e-7a61-4b1c-9c55-0d7ad4a0f7b1"

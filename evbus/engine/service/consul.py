@@ -215,23 +215,24 @@ class Consul:
         self._keeping[component] = entry, task
 
     async def deregister(self, component: str) -> None:
-        """Make known that a component of this process is gone; what cannot be told is in the log."""
+        """Make known that a component of this process is gone; untold, Consul finds it out by its check.
+
+        :raises ServiceError: Consul refuses it.
+        :raises ServiceCommunicationError: it is not reached.
+        """
         entry, task = self._keeping.pop(component)
         task.cancel()
         await asyncio.wait([task])
-        try:
-            await self._forget(entry.id)
-        except ServiceError as exc:
-            log.warning(
-                "Consul was not told that the component %s is gone, and finds it out by its check: %s",
-                component,
-                exc,
-            )
+        await self._forget(entry.id)
 
     async def close(self) -> None:
         """Ask nothing any more."""
-        for name in list(self._keeping):
-            await self.deregister(name)
+        tasks = [task for _, task in self._keeping.values()]
+        self._keeping.clear()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await self._pool.close()
 
     async def _entry(self, component: str, addresses: Sequence[ChannelAddress]) -> _Registered:

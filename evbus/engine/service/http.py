@@ -222,9 +222,11 @@ class HttpCaller:
             found = self.decoded(call, address, encoding, body)
         if answer.status != 200:
             error = found.get("error") if isinstance(found, dict) else None
-            raise refused(
-                call, self.channel, address, answer.status, error if isinstance(error, dict) else {}
-            )
+            if not isinstance(error, dict):
+                if answer.status in (404, 405):
+                    raise self.strange(call, address, answer, begun=False)
+                error = {}
+            raise refused(call, self.channel, address, answer.status, error)
         if answer.content_type == encoding.stream:
             said = "it yields a stream, which the interface here does not say"
             raise ServiceError(f"{where(call, self.channel, address)}: {said}")
@@ -256,13 +258,18 @@ class HttpCaller:
             said = f"{where(call, self.channel, address)}: its result does not fit the interface: {exc}"
             raise ServiceError(said) from exc
 
-    def strange(self, call: Call, address: str, answer: Answer) -> ServiceCommunicationError:
-        """Return what to raise for an answer that is none to a call."""
+    def strange(
+        self, call: Call, address: str, answer: Answer, *, begun: bool = True
+    ) -> ServiceCommunicationError:
+        """Return what to raise for an answer that is none to a call.
+
+        :param begun: the call may have been, so that it is not made again elsewhere.
+        """
         kind = one_line(answer.headers.get("content-type", "no content type"), 100)
         return ServiceCommunicationError(
             f"{where(call, self.channel, address)}: what answers there is no service: it answered "
             f"{answer.status} with {kind}; is this the address of the component?",
-            handed_over=True,
+            handed_over=begun,
         )
 
     def failure(self, call: Call, address: str, problem: HttpFailure) -> ServiceCommunicationError:

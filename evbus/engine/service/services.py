@@ -44,6 +44,8 @@ __all__ = ["Ground", "Registry", "RunningServer", "Served", "Services", "TakingC
 log = logging.getLogger("evbus.service")
 
 LOCAL = "local"
+#: Seconds of a stop in which the registry is told of it, at the most.
+_TELLING = 3.0
 
 _Close = Callable[[], Awaitable[None]]
 _Result = TypeVar("_Result")
@@ -288,6 +290,8 @@ class Services:
             self._taking.append(self.server)
         stack.push_async_callback(self._end_calls)
         await self._serve_over_channels()
+        known: list[str] = []
+        stack.push_async_callback(self._end_registration, registry, known)
         for name, component in list(self._components.items()):
             addresses = self._addresses_of(component)
             self._components[name] = component._replace(addresses=addresses)
@@ -296,8 +300,7 @@ class Services:
                     registry.register(name, addresses),
                     f"the registry {registry.name} does not take the component {name!r}",
                 )
-                if registry.deregister is not None:
-                    stack.push_async_callback(registry.deregister, name)
+                known.append(name)
 
     def _health_path(self, name: str) -> str:
         component = self._components.get(name)
@@ -357,6 +360,23 @@ class Services:
             if hasattr(taking, "hurry"):
                 taking.hurry()
         self.hosted.hurry()
+
+    async def _end_registration(self, registry: Registry, names: Sequence[str]) -> None:
+        """Make known that components are gone, in part of the time that the stop has: the rest is for calls."""
+        if registry.deregister is None or not names:
+            return
+        seconds = min(_TELLING, max(1.0, (self._until - time.monotonic()) / 2))
+        telling = {asyncio.ensure_future(_gone(registry, name)): name for name in names}
+        try:
+            _, late = await asyncio.wait(telling, timeout=seconds)
+        finally:
+            for task in telling:
+                task.cancel()
+        for task in late:
+            log.warning(
+                "the registry %s was not told within %.3g s that the component %s is gone",
+                *(registry.name, seconds, telling[task]),
+            )
 
     async def _end_calls(self) -> None:
         """Take no more calls from outside; those under way end."""
@@ -707,6 +727,18 @@ class _ProxyTarget:
             return wait_in(home, lambda: self.invoke(spec, args, kwargs))
         except asyncio.CancelledError:
             raise LocalServiceError(f"{spec.title}: the services were stopped while it was called") from None
+
+
+async def _gone(registry: Registry, name: str) -> None:
+    """Make known that a component is gone; what cannot be told is in the log."""
+    assert registry.deregister is not None
+    try:
+        await registry.deregister(name)
+    except Exception as exc:
+        log.warning(
+            "the registry %s was not told that the component %s is gone: %s",
+            *(registry.name, name, problem_text(exc)),
+        )
 
 
 async def _told(asking: Awaitable[_Result], what: str) -> _Result:
