@@ -45,7 +45,7 @@ CONFIG = {
     "json_fallback": {
         "default": "error",
         "os": "EVBUS_JSON_FALLBACK",
-        "help": "What json does with values that have no form: error refuses them, repr is pop-evbus's way",
+        "help": "What json does with values of events that have no form: error, or repr as in pop-evbus",
     },
     "msgpack_content_type": {
         "default": "application/msgpack",

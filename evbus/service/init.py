@@ -78,7 +78,8 @@ async def start(hub, port=None, host=None, settings=None, client=False, profiles
 
     Health checks are those of the folders ``health/``, those of :func:`add`, and the bus.
 
-    :param port: of the HTTP server, 0 for any that is free; default: no server, unless the settings have one.
+    :param port: of the HTTP server, 0 for any that is free; default: no server, unless the settings have one
+        and there is something to serve: implementations, health checks, or what :func:`mount` was given.
     :param host: its address; default: that of the settings, else ``127.0.0.1``.
     :param settings: a mapping, or the path of a YAML file; default: the option ``services``.
     :param client: only let calls be made: no folder is looked at, and no server started.
@@ -102,6 +103,10 @@ async def start(hub, port=None, host=None, settings=None, client=False, profiles
         hub.channel.init.check_profiles(read, client)
     if not client:
         services.add(_files(hub))
+    if read.server is not None and port is None and host is None and not services.serves:
+        # The same file says to callers where the others are.
+        log.info("nothing is implemented here, and so the server of the settings is not started")
+        read = read.unserved()
     await services.start(read)
 
 

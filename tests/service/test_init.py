@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import subprocess
 import sys
 from abc import abstractmethod
@@ -745,6 +746,47 @@ async def test_a_client_starts_nothing_here(tmp_path: Path) -> None:
         await hub.service.init.stop()
     with pytest.raises(LocalServiceError, match="the services of this hub are not started"):
         await hub.service.init.look()
+
+
+async def test_the_server_of_the_settings_needs_something_to_serve() -> None:
+    hub = new_hub()
+    settings = {"server": {"port": 0}, "registry": {"static": {"mall": {"rest": "http://127.0.0.1:1"}}}}
+    for kwargs, implementations, serves in (
+        ({}, [], False),
+        ({"port": 0}, [], True),
+        ({}, [ShopImpl], True),
+    ):
+        async with started(*implementations, hub=hub, settings=settings, **kwargs):
+            assert (hub.service.init.report()["port"] is not None) is serves
+    hub = new_hub()
+    hub.service.init.mount("/app", object())
+    async with started(hub=hub, settings=settings):
+        assert hub.service.init.report()["port"]
+
+
+async def test_another_default_than_the_interface_has_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    @implementation()
+    class Other(Shop):
+        async def order(self, item: Item, count: int = 5, *, note: str = "") -> Item:
+            return Item("x", count)
+
+        def price(self, name: str, /, factor: float = 2.0) -> float: ...  # type: ignore[empty-body]
+        async def find(self, name: str) -> Item | None: ...
+        async def fail(self, how: str) -> None: ...
+        async def every(self, count: int) -> AsyncIterator[Item]:
+            yield Item("x")
+
+        async def total(self, items: AsyncIterator[Item]) -> int: ...  # type: ignore[empty-body]
+
+    async with started(Other, port=0) as hub:
+        (said,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+        assert re.fullmatch(
+            r".*Other.order \(.*test_init.py:\d+\) has the default 5 for 'count', and Shop.order "
+            r"\(.*kit.py:\d+\) has 1: who leaves it out gets the first, and is told .* write them alike",
+            said,
+        )
+        for channel in ("local", "dispatch-json"):
+            assert (await hub.service.init.get(Shop, channel=channel).order(Item("x"))).count == 5
 
 
 IMPLEMENTED = """

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from evbus.engine.handling.annotations import namespaces, resolved, written
 from evbus.engine.handling.providers import Injector
 from evbus.engine.handling.signature import Dependency, dependencies_of, values_of
+from evbus.engine.kit.redact import one_line
 from evbus.engine.service.access import ACCESS
 from evbus.engine.service.declare import (
     AbstractComponent,
@@ -24,7 +25,7 @@ from evbus.engine.service.health import checks_in
 from evbus.engine.service.method import MethodSpec
 from evbus.errors import ServiceSignatureError
 
-__all__ = ["Plan", "build", "check", "classes", "classes_in", "planned"]
+__all__ = ["Plan", "build", "check", "classes", "classes_in", "other_defaults", "planned"]
 
 _ASYNC, _PLAIN = "an async def", "a plain def"
 
@@ -239,6 +240,36 @@ def _unlike(own: Sequence[Parameter], spec: MethodSpec) -> str:
         if one.name not in declared and needed:
             return f"needs {one.name!r}, which is not declared"
     return ""
+
+
+def other_defaults(cls: type, spec: ServiceSpec) -> Iterator[str]:
+    """Yield a sentence for each default of an implementation that is another one than the interface's.
+
+    Who leaves the argument out gets that of the implementation, here and elsewhere; documents, and callers
+    that have each argument travel by its position, have that of the interface.
+    """
+    for method in spec.methods.values():
+        function = getattr(cls, method.name)
+        own = inspect.signature(function).parameters
+        for declared in method.parameters:
+            found = own.get(declared.name)
+            if found is None or declared.required or _same(found.default, declared.default):
+                continue
+            yield (
+                f"{cls.__qualname__}.{method.name}{place(function)} has the default "
+                f"{one_line(repr(found.default), 50)} for {declared.name!r}, and {method.title}"
+                f"{place(method.function)} has {one_line(repr(declared.default), 50)}: who leaves it out "
+                "gets the first, and is told the second; write them alike"
+            )
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    try:
+        return type(one) is type(other) and bool(one == other)
+    except Exception:  # what is compared may be anything
+        return False
 
 
 async def build(cls: Any, the_hub: Any, injector: Injector) -> Any:

@@ -33,7 +33,7 @@ from evbus.engine.service.health import (
     has_checks,
 )
 from evbus.engine.service.hosted import Hosted, HostedMethod
-from evbus.engine.service.implementations import Plan, planned
+from evbus.engine.service.implementations import Plan, other_defaults, planned
 from evbus.engine.service.method import MethodSpec
 from evbus.engine.service.remote import ChannelRoute, OpenChannel, Prepare, Remote, headers_of
 from evbus.engine.service.settings import ChannelSettings, ServerSettings, ServiceSettings
@@ -196,6 +196,11 @@ class Services:
         return self._stack is not None
 
     @property
+    def serves(self) -> bool:
+        """Whether the next start has something that others can ask for."""
+        return bool(self._classes or self._checks or self.mounts)
+
+    @property
     def components(self) -> dict[str, Any]:
         """The components of this process that run, by name."""
         return {name: one.made for name, one in self._components.items()}
@@ -251,6 +256,10 @@ class Services:
             lambda: self._around, settings.threads, anybody(() if auth is None else auth.anonymous)
         )
         plans = planned(self._classes)
+        for said in (
+            said for plan in plans for spec, cls in plan.services for said in other_defaults(cls, spec)
+        ):
+            log.warning("%s", said)
         stack.callback(self._forget)
         if auth is not None:
             self.guard = guard = Authenticator(auth, lambda: self.hosted.open)
@@ -381,10 +390,14 @@ class Services:
     async def _end_calls(self) -> None:
         """Take no more calls from outside; those under way end."""
         self._ending, self._taking, self.server = self._taking, [], None
-        left = max(0.0, self._until - time.monotonic())
+
+        async def end(taking: TakingCalls) -> int:
+            # Looked at when it begins: a stop may have been told to hurry just before.
+            return await taking.stop(max(0.0, self._until - time.monotonic()))
+
         try:
             # What a channel returns that somebody wrote may be nothing.
-            ended = await asyncio.gather(*(taking.stop(left) for taking in self._ending))
+            ended = await asyncio.gather(*map(end, self._ending))
             self._cancelled = sum(number or 0 for number in ended)
         finally:
             self._stack = None

@@ -61,6 +61,7 @@ class Server:
         self._second = 0
         self._empty = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
+        self._hurried = False
 
     def __repr__(self) -> str:
         state = "stopping" if self.stopping else "listening"
@@ -152,7 +153,7 @@ class Server:
         for connection in list(self.state.connections):
             connection.shutdown()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience) as self._patience:
+            async with asyncio.timeout(0 if self._hurried else patience) as self._patience:
                 await self._ended()
         tasks = list(self.state.tasks)
         if tasks:
@@ -169,7 +170,8 @@ class Server:
         return len(tasks)
 
     def hurry(self) -> None:
-        """Let a stop that is under way wait for no request any more."""
+        """Let a stop that is under way, or to come, wait for no request any more."""
+        self._hurried = True
         if self._patience is not None:
             with contextlib.suppress(RuntimeError):  # it waits for none
                 self._patience.reschedule(0)
