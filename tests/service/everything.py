@@ -148,6 +148,7 @@ class Everything(Service):
     async def seen(self) -> dict[str, str]: ...
 
     @get("/left")
+    @method(idempotent=True)
     @abstractmethod
     async def left(self) -> float: ...
 

@@ -33,12 +33,13 @@ class Channel:
     def at(self, node: Any, unique: str) -> Channel:
         """Return the same at a broker."""
         assert self.broker is not None
-        profiles = {self.name: {"rpc": {"url": f"{self.name}://127.0.0.1:{getattr(node, self.broker[1])}/"}}}
+        url = f"{self.name}://guest:guest@127.0.0.1:{getattr(node, self.broker[1])}/"
+        profiles = {self.name: {"rpc": {"url": url}}}
         settings = {"profile": "rpc", "queue": f"{unique}.{{component}}"}
         return replace(self, profiles=profiles, settings=settings)
 
     def __str__(self) -> str:
-        return self.name
+        return self.name if self.broker is None else f"{self.name}-{self.broker[0]}"
 
 
 CHANNELS = (
@@ -48,6 +49,7 @@ CHANNELS = (
     Channel("rest", frozenset({"remote", "addresses", "port", "cancels"})),
     Channel("amqp", frozenset({"remote"}), ("rabbitmq", "port")),
     Channel("stomp", frozenset({"remote"}), ("rabbitmq", "stomp_port")),
+    Channel("stomp", frozenset({"remote"}), ("activemq", "stomp_port")),
 )
 
 

@@ -231,7 +231,7 @@ async def test_an_item_of_an_argument_that_cannot_travel_is_named(channel: Chann
 async def test_a_method_is_cancelled_at_its_deadline_on_both_sides(channel: Channel) -> None:
     async with place(channel) as at:
         with pytest.raises(
-            ServiceTimeout, match=rf"Everything.quick of the component 'everything' over {channel}"
+            ServiceTimeout, match=rf"Everything.quick of the component 'everything' over {channel.name}"
         ):
             await at.proxy.quick()
         await until(lambda: at.made.ended == ["quick"])
@@ -386,6 +386,6 @@ async def test_a_channel_without_streams_says_so(channel: Channel) -> None:
         return
     async with place(channel) as at:
         with pytest.raises(
-            ServiceError, match=f"over {channel}: this channel has no streams; choose another one"
+            ServiceError, match=f"over {channel.name}: this channel has no streams; choose another one"
         ):
             await anext(at.proxy.count(1))

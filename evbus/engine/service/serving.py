@@ -76,9 +76,9 @@ class MessageServer(ReplyServer):
             left = request.left()
             if left is not None and left <= 0:
                 return None
+            encoding = _encoding_of(request)
             if self.stopping:
                 raise Unavailable("this server is stopping")
-            encoding = _encoding_of(request)
             return await self._called(request, encoding, left)
         except Exception as exc:
             if request.late:

@@ -83,9 +83,11 @@ class Bridge:
                 self._origin.pause()
             try:
                 if not pump.done():
-                    if self._drain and self._origin is not None:
-                        await self._origin.drained()
                     await self._settle_all(patience)
+                    if self._drain and self._origin is not None:
+                        # After what is under way: each that is settled may make room for another one.
+                        await self._origin.drained()
+                        await self._settle_all(patience)
             finally:
                 pump.cancel()
                 enough.cancel()

@@ -6,14 +6,16 @@ Sections named here are those of the STOMP specification 1.2.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from evbus.engine.kit.topics import check_template, is_pattern, key_of
+from evbus.engine.kit.waiting import call
 from evbus.engine.wire.amqp.profile import NOT_CLASSIC, PASSING
 from evbus.engine.wire.amqp.topology import STANDARD, TOPIC
 from evbus.engine.wire.base.consume import BrokerConsumer
@@ -21,8 +23,15 @@ from evbus.engine.wire.base.profile import unfit
 from evbus.engine.wire.stomp.connect import StompConnection
 from evbus.engine.wire.stomp.frame import Frame
 from evbus.engine.wire.stomp.profile import KEY, ROUTING_KEY, Profile
-from evbus.engine.wire.stomp.session import Product, StompSession, fill, sender_headers, taken_apart
-from evbus.errors import DeliveryError, ProfileError, Unavailable
+from evbus.engine.wire.stomp.session import (
+    UNSUBSCRIBE_TIMEOUT,
+    Product,
+    StompSession,
+    fill,
+    sender_headers,
+    taken_apart,
+)
+from evbus.errors import DeliveryError, DeliveryTimeout, ProfileError, Unavailable
 from evbus.types import Delivery, Envelope, Origin, Subscription
 
 __all__ = ["TOPICS", "VIRTUAL", "Consumer", "plan", "routing_key"]
@@ -35,6 +44,8 @@ VIRTUAL = "/topic/VirtualTopic."
 _QUEUES = ("/queue/", "/amq/queue/")
 #: How RabbitMQ and ActiveMQ are told how many deliveries may be unsettled.
 _PREFETCH = ("prefetch-count", "activemq.prefetchSize")
+#: Seconds in which nothing came, for a queue to be taken for quiet.
+QUIET = 0.2
 #: The header that names the queue behind a subscription to a topic of RabbitMQ.
 _QUEUE = "x-queue-name"
 
@@ -238,6 +249,21 @@ def routing_key(profile: Profile, headers: dict[str, str], broker: Product) -> s
     return unquote(found) if broker is Product.RABBITMQ else found
 
 
+class _Subscribed(Origin):
+    """A subscription as long as it is there.
+
+    :param drained: see :meth:`Consumer._drained`.
+    """
+
+    def __init__(self, pause: Callable[[], None], drained: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(pause)
+        self._drained = drained
+
+    async def drained(self) -> None:
+        """Return when nothing comes any more after a pause, as far as that can be had."""
+        await self._drained()
+
+
 class Consumer(BrokerConsumer[StompSession]):
     """One subscription to a destination.
 
@@ -252,6 +278,9 @@ class Consumer(BrokerConsumer[StompSession]):
         self._name = name
         self._subscription = self._queue = ""
         self._unsettled: dict[str, Frame] = {}
+        # What came after a pause, and of these what is accepted, which the broker is not told before the end.
+        self._late: set[str] = set()
+        self._accepted: set[str] = set()
         self._as_it_is = False
         self._own = secrets.token_hex(8)
         self._told: set[str] = set()
@@ -260,7 +289,7 @@ class Consumer(BrokerConsumer[StompSession]):
         found = self._plan(session)
         self.place, self._queue = found.destination, found.own
         self._subscription = f"evbus-{session.next_number}"
-        origin = Origin(self._pause)
+        origin = _Subscribed(self._pause, self._drained)
         self._begin(session, origin)
         take = partial(self._take, session, origin, partial(self._settle, session, origin))
         answer = session.subscribe(self._subscription, found.destination, found.headers, take)
@@ -284,15 +313,40 @@ class Consumer(BrokerConsumer[StompSession]):
             # give what is unsettled to others themselves.
             delete = self._queue if closing else ""
             kept = self._unsettled if self._session.broker is Product.RABBITMQ and not delete else None
-            most = self._wanted.prefetch_for(self._profile.prefetch)
-            await self._session.unsubscribe(self._subscription, delete=delete, unsettled=kept, most=most)
-        self._unsettled.clear()
+            await self._session.unsubscribe(
+                self._subscription, delete=delete, unsettled=kept, accepted=self._accepted, most=self._most
+            )
+        for known in (self._unsettled, self._late, self._accepted):
+            known.clear()
 
     def _pause(self) -> None:
         # What came over a subscription that has ended cannot be settled. So it goes on, and nothing is taken.
         self.paused = True
         if not self._wanted.drain:
             self.waiting.clear()
+
+    @property
+    def _most(self) -> int:
+        """Deliveries that may be unsettled at once."""
+        return self._wanted.prefetch_for(self._profile.prefetch)
+
+    async def _drained(self) -> None:
+        """Return when the broker sends nothing more: as much is unsettled as may be, or the queue is quiet.
+
+        It goes on sending until the subscription has ended, and then gives back what it has sent: whoever
+        gets that next cannot know that nobody has begun with it. A busy queue soon has filled the window, as
+        what comes now stays unsettled; of a quiet one nothing is likely to be on its way.
+        """
+        session = self._session
+        if session is not None and self._wanted.drain:
+            with contextlib.suppress(DeliveryTimeout):
+                await call(self._quiet(session), UNSUBSCRIBE_TIMEOUT)
+
+    async def _quiet(self, session: StompSession) -> None:
+        count = -1
+        while len(self._unsettled) not in (count, self._most) and not session.lost.done():
+            count = len(self._unsettled)
+            await asyncio.gather(session.ask(name=self._subscription), asyncio.sleep(QUIET))
 
     def _plan(self, session: StompSession) -> _SubscribePlan:
         found = plan(self._profile, self._wanted, session.broker, self._own)
@@ -343,6 +397,8 @@ class Consumer(BrokerConsumer[StompSession]):
         tag = headers.get("ack") or headers.get("message-id", "")
         again = tag in self._unsettled
         self._unsettled[tag] = frame
+        if self.paused:
+            self._late.add(tag)
         if (self.paused and not self._wanted.drain) or origin.ended:
             return
         count = headers.get("x-delivery-count", "")
@@ -367,6 +423,9 @@ class Consumer(BrokerConsumer[StompSession]):
         if origin.ended or session.lost.done():
             return
         self.settled = True
+        if accepted and tag in self._late:
+            self._accepted.add(tag)
+            return
         if session.broker is Product.RABBITMQ:
             self._unsettled.pop(tag, None)
             headers = "" if accepted else f"requeue:{'true' if requeue else 'false'}\n"

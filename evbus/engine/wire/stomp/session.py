@@ -24,6 +24,7 @@ from evbus.errors import ConnectionLost, DeliveryError, DeliveryTimeout, Rejecte
 __all__ = [
     "MESSAGE_ID",
     "TIMESTAMP",
+    "UNSUBSCRIBE_TIMEOUT",
     "Product",
     "StompSession",
     "fill",
@@ -305,13 +306,20 @@ class StompSession(BrokerSession[Frame]):
         return answer.future
 
     async def unsubscribe(
-        self, name: str, *, delete: str = "", unsettled: Collection[str] | None = None, most: int = 0
+        self,
+        name: str,
+        *,
+        delete: str = "",
+        unsettled: Collection[str] | None = None,
+        accepted: Collection[str] = (),
+        most: int = 0,
     ) -> None:
         """End a subscription ("UNSUBSCRIBE"), and return when the broker has done it.
 
         :param delete: the queue behind a subscription to a topic, which RabbitMQ deletes then.
         :param unsettled: what came over it and is not settled, kept up to date by its taker. RabbitMQ would
             keep that until the connection ends; it goes to others at once.
+        :param accepted: those of them that are acknowledged at the end, and go to nobody.
         :param most: how many of these there are at most; 0 if that is not bounded.
         """
         if name not in self._takers or self.lost.done():
@@ -324,7 +332,7 @@ class StompSession(BrokerSession[Frame]):
                     await call(self._calm(name, unsettled, most), UNSUBSCRIBE_TIMEOUT)
         finally:
             returned = list(unsettled or ())
-            answer = self._end_subscription(name, delete, returned)
+            answer = self._end_subscription(name, delete, returned, accepted)
         if not self.lost.done():
             await asyncio.wait({answer}, timeout=deadline - self._loop.time())
         if unsettled is not None and len(unsettled) > len(returned):
@@ -342,13 +350,21 @@ class StompSession(BrokerSession[Frame]):
             count = len(unsettled)
             await self.ask(name=name)
 
-    def _end_subscription(self, name: str, delete: str, unsettled: list[str]) -> asyncio.Future[Outcome]:
+    def _end_subscription(
+        self, name: str, delete: str, unsettled: list[str], accepted: Collection[str]
+    ) -> asyncio.Future[Outcome]:
         # Given back before the end it would come over this subscription again, and after it cannot be named
-        # any more. What a transaction holds is named before, and given back after.
+        # any more. What a transaction holds is named before, and given back after. To acknowledge makes room
+        # for more, and so is done after as well.
         inside = {"transaction": name}
         if unsettled:
-            returned = [encode("NACK", {"id": tag, "requeue": "true", **inside}) for tag in unsettled]
-            self.write(b"".join((encode("BEGIN", inside), *returned)))
+            settled = [
+                encode("ACK", {"id": tag, **inside})
+                if tag in accepted
+                else encode("NACK", {"id": tag, "requeue": "true", **inside})
+                for tag in unsettled
+            ]
+            self.write(b"".join((encode("BEGIN", inside), *settled)))
         answer = _Answer(self._loop)
         answer.future.add_done_callback(lambda _: self._takers.pop(name, None))
         deleting = {"durable": "true", "x-queue-name": delete} if delete else {}
