@@ -26,6 +26,7 @@ OURS, JSON, REST = "evbus", "evbus, JSON", "evbus, REST"
 ASPYX, ASPYX_JSON, ASPYX_REST = "aspyx-service", "aspyx-service, JSON", "aspyx-service, REST"
 GRPC, AIOHTTP, FASTAPI = "grpcio", "aiohttp", "fastapi"
 OVER, AIO_PIKA = "evbus, RabbitMQ", brokers.AIO_PIKA
+LOCAL, DIRECT = "evbus, local", "a direct call"
 STARTED = 30.0  # seconds for a server to listen
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -50,6 +51,8 @@ SIDES = {
     AIOHTTP: Side(AIOHTTP, "services_http_side.py"),
     FASTAPI: Side(FASTAPI, "services_http_side.py", "serve-fastapi"),
     OVER: Side("", "services_evbus_side.py", "serve-over", "amqp"),
+    LOCAL: Side("", "services_evbus_side.py", channel="local"),
+    DIRECT: Side("", "services_evbus_side.py", channel="-"),
     AIO_PIKA: Side(AIO_PIKA, "services_aio_pika_side.py", "serve-over"),
 }
 IN_FLIGHT = {"hello": 32, "tree": 32, "rest": 32, "broker": 32}
@@ -60,6 +63,7 @@ CASES = [
     Case("tree", {ASPYX: 640, GRPC: 6_400, OURS: 6_400}),
     Case("rest", {ASPYX_REST: 640, FASTAPI: 9_600, REST: 9_600}),
     Case("broker", {AIO_PIKA: 3_200, OVER: 9_600}),
+    Case("local", {DIRECT: 200_000, LOCAL: 200_000}),
     Case("stream", {GRPC: 100_000, OURS: 100_000}),
 ]
 TITLES = {
@@ -69,6 +73,7 @@ TITLES = {
     "tree": "a recursive dataclass of 1 KiB, 32 calls in flight",
     "rest": "REST, 32 calls in flight",
     "broker": "over RabbitMQ, 32 calls in flight",
+    "local": "in the same process, without interceptors",
     "stream": "a stream of 100,000 numbers, items",
 }
 #: What evbus is to be against each, in times.
@@ -86,12 +91,16 @@ BARS = {
     ("broker", AIO_PIKA): 4,
     ("stream", GRPC): 1.0,
 }
+#: Microseconds that a call within the process may cost more than one without evbus.
+ADDED = 1.0
 
 
 def measure(side: str, case: str, calls: int) -> dict[str, float]:
     """Run one case between a server and a client, each a process of its own."""
     peer, script, serve, channel = SIDES[build.script_of(side)]
     command = [build.interpreter(side, peer), "-Es", str(ROOT / "benchmarks/sides" / script)]
+    if case == "local":
+        return {**rounds.output_of([*command, case, channel, str(calls)]), "server": 0.0}
     serving = _serving_over if case == "broker" else _serving
     with serving([*command, serve]) as (url, server):
         before = _time_of(server)
@@ -165,8 +174,13 @@ def table(found: Results) -> list[str]:
         for side, (rate, client, server) in medians.items():
             bar = BARS.get((case.name, side))
             against = "" if side.startswith(OURS) or not rate else f"{ours / rate:.2f} x"
+            told = "" if bar is None else f">= {bar:g} x"
             numbers = [f"{number:,.0f}" for number in (rate, client, server)]
-            cells.append([title, _title(side), *numbers, against, "" if bar is None else f">= {bar:g} x"])
+            if case.name == "local":
+                numbers[1:] = f"{client:.2f}", ""
+                added = medians[LOCAL][1] - client if LOCAL in medians else 0.0
+                against, told = (f"{added:+.2f} us", f"<= {ADDED:g} us") if side == DIRECT else ("", "")
+            cells.append([title, _title(side), *numbers, against, told])
             title = ""
     return page.list_table([24, 20, 11, 12, 12, 14, 9], cells)
 

@@ -15,6 +15,12 @@ LIMIT = 100  # seconds
 LOOPS = ("asyncio", "uvloop")
 #: More than a listener of this process may have waiting.
 MANY = 12_000
+CASES_OF_SERVICES = [
+    ("evbus", "one", 200),
+    ("evbus", "tree", 320),
+    ("evbus, REST", "rest", 320),
+    ("evbus, local", "local", 320),
+]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +48,7 @@ def test_a_case_of_evbus_ends_on_each_event_loop(
     assert found["cpu"] > 0
 
 
-@pytest.mark.parametrize(("side", "case", "calls"), [("evbus", "one", 200), ("evbus, REST", "rest", 320)])
+@pytest.mark.parametrize(("side", "case", "calls"), CASES_OF_SERVICES)
 def test_a_case_of_services_ends(side: str, case: str, calls: int) -> None:
     code = f"import json, services; print(json.dumps(services.measure({side!r}, {case!r}, {calls})))"
     command = [sys.executable, "-s", "-c", code]

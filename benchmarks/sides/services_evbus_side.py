@@ -101,6 +101,13 @@ async def call(channel: str, url: str, case: str, calls: int, in_flight: int) ->
             await service_common.measured(lambda: greeter.hello("world"), calls, in_flight)
 
 
+async def call_here(channel: str, calls: int) -> None:
+    """Measure calls within this process: of the proxy, or of what it stands for."""
+    async with services([GreeterImpl]) as running:
+        greeter = running.proxy(Greeter) if channel == "local" else GreeterImpl()
+        await service_common.measured(lambda: greeter.hello("world"), calls, 1)
+
+
 def call_plain(channel: str, url: str, calls: int) -> None:
     """Measure calls without an event loop."""
     with services(**options(channel, url)) as running:
@@ -114,6 +121,8 @@ if __name__ == "__main__":
         asyncio.run(serve(int(rest[0])))
     elif what == "serve-over":
         asyncio.run(serve_over(rest[0]))
+    elif what == "local":
+        asyncio.run(call_here(rest[0], int(rest[1])))
     elif rest[2] == "sync":
         call_plain(rest[0], rest[1], int(rest[3]))
     else:
