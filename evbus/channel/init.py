@@ -40,9 +40,11 @@ def check(hub, services):
 async def open(hub, name, services):  # noqa: A001 - the name of the step in all rooms
     """Open a channel; return it, and what closes it."""
     from evbus.engine.service import authenticate as _authenticate
+    from evbus.engine.service import messages as _messages
     from evbus.engine.service import remote as _remote
 
-    functions = {key: _face.direct(each) for key, each in _plugin(hub, name)._funcs.items()}
+    plugin = _plugin(hub, name)
+    functions = {key: _face.direct(each) for key, each in plugin._funcs.items()}
     common, ctx = hub.channel.init.settings(name, services), _context(hub, name, services)
     if "open" in functions:
         ctx.state = await functions["open"](ctx)
@@ -59,6 +61,8 @@ async def open(hub, name, services):  # noqa: A001 - the name of the step in all
             lambda call, address: invoke(ctx, call, address),
             None if stream is None else lambda call, address: stream(ctx, call, address),
             _authenticate.token_of(common, f"channels.{name}"),
+            [_name(module) for module in _modules(hub) if "stream" in module._funcs],
+            _messages.SILENT if getattr(plugin, "BROKER", False) else "",
         ),
         close,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -173,11 +174,27 @@ async def test_nobody_serves_and_the_caller_is_told_at_once(rabbitmq: Any, uniqu
     assert "see that a process runs which has the component" in said
 
 
-@pytest.mark.parametrize("at", BROKERS[1:], ids="-".join, indirect=True, scope="session")
-async def test_a_call_that_nobody_takes_ends_at_its_deadline(place: dict[str, Any]) -> None:
-    async with started(**place) as hub:
-        with pytest.raises(ServiceTimeout, match="over stomp"), hub.service.init.within(0.5):
-            await hub.service.init.get(Shop).take(1)
+async def test_a_call_that_nobody_takes_any_more_ends_at_its_deadline_and_is_not_run(
+    place: dict[str, Any], channel: str, unique: str
+) -> None:
+    async with started(**place) as here:
+        everything = here.service.init.get(Everything)
+        async with started(EverythingImpl, **place):
+            assert await everything.add(1) == 123
+        # The queue is still there.
+        with pytest.raises(ServiceTimeout) as problem, here.service.init.within(1):
+            await everything.wait("late")
+        said = str(problem.value)
+        assert said.startswith(
+            f"Everything.wait of the component 'everything' over {channel} at {unique}.everything: "
+        )
+        assert re.search("no (answer|reply)", said)
+        assert said.endswith(
+            "perhaps nobody takes calls there: see that a process runs which has the component"
+        )
+        async with started(EverythingImpl, **place) as there:
+            assert await everything.add(1) == 123
+            assert there.service.SERVICES.hosted.implementation(Everything).begun == []
 
 
 async def test_a_broker_that_is_away_is_told(

@@ -264,6 +264,21 @@ async def test_a_caller_that_is_cancelled_cancels_the_method(channel: Channel) -
 
 
 @pytest.mark.able("remote")
+async def test_the_method_of_a_caller_that_is_cancelled_runs_to_its_deadline_at_the_most(
+    channel: Channel,
+) -> None:
+    async with place(channel) as at:
+        with at.caller.service.init.within(2):
+            task = asyncio.ensure_future(at.proxy.wait("x"))
+        await until(lambda: at.made.begun)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: at.made.ended == ["x"])
+        assert await at.proxy.add(1) == 123
+
+
+@pytest.mark.able("remote")
 async def test_what_a_handler_calls_has_the_handlers_time(channel: Channel) -> None:
     async with place(channel) as at:
         dispatch = at.caller.dispatch
@@ -385,7 +400,11 @@ async def test_a_channel_without_streams_says_so(channel: Channel) -> None:
     if "streams" in channel.can:
         return
     async with place(channel) as at:
-        with pytest.raises(
-            ServiceError, match=f"over {channel.name}: this channel has no streams; choose another one"
-        ):
+        could = "dispatch-json or dispatch-msgpack"
+        said = f"over {channel.name}: this channel has no streams; call it over {could}"
+        with pytest.raises(ServiceError, match=said):
             await anext(at.proxy.count(1))
+        for sent in (at.proxy.total(parts(1)), anext(at.proxy.doubled(numbers(1)))):
+            with pytest.raises(ServiceError, match=said):
+                await sent
+        assert await at.proxy.add(1) == 123

@@ -27,7 +27,10 @@ from evbus.errors import (
 )
 from evbus.types import CONTENT_TYPE, Envelope
 
-__all__ = ["STATUS", "STOPPING", "MessageCaller"]
+__all__ = ["SILENT", "STATUS", "STOPPING", "MessageCaller"]
+
+#: What else is said of a call that nobody has answered.
+SILENT = "; perhaps nobody takes calls there: see that a process runs which has the component"
 
 #: The key of an answer that says why a request was refused: what the HTTP status of such an answer is.
 STATUS = "status"
@@ -80,7 +83,7 @@ class MessageCaller:
         try:
             return await self._link.request(event, max(0.0, call.seconds))
         except DeliveryTimeout as exc:
-            raise ServiceTimeout(f"{where(call, self.channel, address)}: {said(exc)}") from exc
+            raise ServiceTimeout(f"{where(call, self.channel, address)}: {said(exc)}{SILENT}") from exc
         except DeliveryError as exc:
             raise self._undelivered(call, address, exc) from exc
 

@@ -78,6 +78,8 @@ class OpenChannel(NamedTuple):
     :ivar token: returns the token that calls go with that have none of their own; None for no token.
     :ivar invoke: awaits the result of a call at an address.
     :ivar stream: yields what a call at an address yields; None when the channel has no streams.
+    :ivar streaming: the names of the channels that have streams, for who needs one.
+    :ivar silent: what else is said of a call that nobody has answered.
     """
 
     name: str
@@ -85,6 +87,8 @@ class OpenChannel(NamedTuple):
     invoke: Callable[[Call, str], Awaitable[Any]]
     stream: Callable[[Call, str], AsyncGenerator[Any, None]] | None
     token: Callable[[], str] | None = None
+    streaming: Sequence[str] = ()
+    silent: str = ""
 
 
 class ChannelRoute(NamedTuple):
@@ -172,6 +176,7 @@ class Remote:
                 raise
             raise ServiceTimeout(
                 f"{attempts.place()}: there was no answer within the {seconds:.3g} s that it may take"
+                f"{attempts.silent}"
             ) from None
 
     async def stream(
@@ -208,10 +213,12 @@ class _Attempts:
     """The attempts of one call.
 
     :ivar tried: the addresses that it was sent to.
+    :ivar silent: see :class:`OpenChannel`.
     """
 
     def __init__(self, call: Call) -> None:
         self.tried: list[Instance] = []
+        self.silent = ""
         self._call = call
         self._channel = ""
         # What it was sent of a stream is gone.
@@ -241,7 +248,12 @@ class _Attempts:
             await asyncio.sleep(pause)
 
     def _begin(self, channel: OpenChannel) -> None:
-        self._channel = channel.name
+        if channel.stream is None and self._call.spec.streams:
+            can = " or ".join(channel.streaming) or "another one"
+            raise ServiceError(
+                f"{where(self._call, channel.name, '')}: this channel has no streams; call it over {can}"
+            )
+        self._channel, self.silent = channel.name, channel.silent
         headers = self._call.headers
         if channel.token is not None and not says_who(headers):
             headers["authorization"] = f"Bearer {channel.token()}"
@@ -270,10 +282,7 @@ class _Attempts:
         """Yield the items of a stream; before the first it may be tried elsewhere."""
         channel = route.channel
         self._begin(channel)
-        if channel.stream is None:
-            raise ServiceError(
-                f"{where(self._call, channel.name, '')}: this channel has no streams; choose another one"
-            )
+        assert channel.stream is not None
         failures = 0
         while True:
             address, begun = self._pick(route), False

@@ -213,7 +213,7 @@ async def test_a_stream_that_was_sent_is_not_sent_again() -> None:
     async def items() -> AsyncIterator[int]:
         yield 1
 
-    wire = Wire(failing(handed_over=True), "a", "b")
+    wire = Wire(failing(handed_over=True), "a", "b", stream=ok)
     with pytest.raises(ServiceCommunicationError):
         await wire.call("summed", items())
     assert len(wire.called) == 1
