@@ -37,6 +37,7 @@ __all__ = [
     "MESSAGE",
     "OK",
     "OUTCOME",
+    "TIMEOUT",
     "Forwarder",
     "decoded",
     "passed_on",
@@ -45,6 +46,9 @@ __all__ = [
 #: Headers of a request: what the message is called, its key, and until when it may be handled, in seconds
 #: since the epoch. Clocks of different machines have to agree as well as such deadlines want to be kept.
 MESSAGE, KEY, DEADLINE = "evbus-message", "evbus-key", "evbus-deadline"
+#: The header of a request that reaches its server at once, as over HTTP: the seconds that it may take then. It
+#: stands above the deadline, as clocks need not agree.
+TIMEOUT = "evbus-timeout"
 #: The header of a reply that says whether the handler succeeded (:data:`OK`) or failed (:data:`ERROR`).
 OUTCOME, OK, ERROR = "evbus-outcome", "ok", "error"
 #: What tells a request from all others, if a pipeline plugin set it, and the header of the reply to it.
@@ -66,6 +70,7 @@ _OWN = frozenset(
         "evbus-signature",
         KEY,
         DEADLINE,
+        TIMEOUT,
         OUTCOME,
         ANSWERS,
     }

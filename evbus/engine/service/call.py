@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from evbus.engine.call.forward import DEADLINE, TIMEOUT
 from evbus.engine.kit.redact import redact
 from evbus.engine.service.method import MethodSpec
 
-__all__ = ["Call", "says_who", "where"]
+__all__ = ["Call", "says_who", "timeout_line", "where"]
 
 
 class Call:
@@ -64,6 +65,11 @@ def says_who(headers: Mapping[str, str]) -> bool:
         if len(name) == 13 and name.lower() == "authorization":
             return True
     return False
+
+
+def timeout_line(call: Call) -> str:
+    """Return the header of HTTP with the time that is left for a call; ``""`` where it has no deadline."""
+    return f"{TIMEOUT}: {call.seconds:.3f}\r\n" if DEADLINE in call.headers else ""
 
 
 def where(call: Call, channel: str, address: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from evbus.engine.kit.loopback import is_loopback
 from evbus.engine.kit.redact import one_line, text_of
 from evbus.engine.service.body import bytes_of, error_in, items_as, stream_of
-from evbus.engine.service.call import Call, says_who, where
+from evbus.engine.service.call import Call, says_who, timeout_line, where
 from evbus.engine.service.encoding import (
     Encoding,
     Records,
@@ -291,7 +291,7 @@ def _stream_of(call: Call) -> int | None:
 
 def _with(head: bytes, call: Call) -> bytes:
     """Return the head of a request, with the headers of a call as far as HTTP can carry them."""
-    return head + header_lines(call.headers)[0]
+    return b"%b%b%b" % (head, timeout_line(call).encode(), header_lines(call.headers)[0])
 
 
 def _error_of(problem: Exception) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from evbus.engine.call.forward import ERROR, OUTCOME
 from evbus.engine.codec import json
 from evbus.engine.kit.redact import one_line
 from evbus.engine.service.body import argument
-from evbus.engine.service.call import Call
+from evbus.engine.service.call import Call, timeout_line
 from evbus.engine.service.encoding import JSON
 from evbus.engine.service.failures import raised, refused
 from evbus.engine.service.http import HttpCaller
@@ -64,7 +64,7 @@ class RestCaller(HttpCaller):
             body = argument(JSON, call.spec, route.body.spec.name, request.body)
             own["content-type"] = JSON.type
         head = f"{request.verb} {where_to.path}{request.target} HTTP/1.1\r\nhost: {where_to.authority}\r\n"
-        head += "".join([f"{name}: {value}\r\n" for name, value in own.items()])
+        head += "".join([f"{name}: {value}\r\n" for name, value in own.items()]) + timeout_line(call)
         passed_on = call.headers
         if request.headers:
             # What is an argument stands before what travels with the call.

@@ -371,7 +371,7 @@ class Services:
         self.hosted.hurry()
 
     async def _end_registration(self, registry: Registry, names: Sequence[str]) -> None:
-        """Make known that components are gone, in part of the time that the stop has: the rest is for calls."""
+        """Make known that components are gone, in part of the time that the stop has; calls have the rest."""
         if registry.deregister is None or not names:
             return
         seconds = min(_TELLING, max(1.0, (self._until - time.monotonic()) / 2))

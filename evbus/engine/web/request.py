@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
-from evbus.engine.call.forward import DEADLINE
+from evbus.engine.call.forward import DEADLINE, TIMEOUT
 from evbus.engine.kit.redact import one_line
 from evbus.engine.kit.waiting import rest
 from evbus.engine.service.guard import Caller, Guard
@@ -146,9 +146,10 @@ class RequestHead:
                 _check_plain(value.decode("latin-1"))
             elif raw == b"content-length":
                 self.length = int(value)  # digits, as the server has looked at it
-        deadline = self.headers.get(DEADLINE)
-        if deadline is not None:
-            self.seconds = _left(deadline)
+        if (timeout := self.headers.pop(TIMEOUT, None)) is not None:
+            self.seconds = _seconds(TIMEOUT, timeout, "the seconds that a call may take")
+        elif (deadline := self.headers.get(DEADLINE)) is not None:
+            self.seconds = _seconds(DEADLINE, deadline, "seconds since 1970", time.time())
 
     def _take(self, name: str, value: bytes) -> None:
         text = value.decode("utf-8", "replace")
@@ -241,14 +242,14 @@ async def respond(
     await send({"type": "http.response.body", "body": body})
 
 
-def _left(deadline: str) -> float:
-    """Return the seconds that are left until a deadline."""
+def _seconds(name: str, value: str, what: str, since: float = 0.0) -> float:
+    """Return the seconds that a header leaves for a call."""
     try:
-        left = float(deadline) - time.time()
+        left = float(value) - since
     except ValueError:
         left = float("nan")
     if not -1e9 < left < 1e9:
-        said = f"the header {DEADLINE} holds seconds since 1970, and not {one_line(repr(deadline), 50)}"
+        said = f"the header {name} holds {what}, and not {one_line(repr(value), 50)}"
         raise RefusedRequest(400, "InvalidHeader", said)
     return left
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from evbus.engine.call.forward import DEADLINE
 from evbus.engine.service.encoding import JSON, MSGPACK, Encoding
 from evbus.errors import (
     RemoteServiceError,
@@ -239,10 +240,20 @@ async def test_the_deadline_of_a_stream_is_kept_by_the_server() -> None:
 
 
 @pytest.mark.parametrize("value", ["soon", "nan", "inf", "1e300"])
-async def test_a_deadline_that_is_none_is_refused(value: str) -> None:
+@pytest.mark.parametrize("header", ["evbus_deadline", "evbus_timeout"])
+async def test_a_deadline_that_is_none_is_refused(header: str, value: str) -> None:
     async with running() as shop:
-        answer = await post(shop.url, body("hello", "x"), evbus_deadline=value)
+        answer = await post(shop.url, body("hello", "x"), **{header: value})
     assert (answer.status, json.loads(answer.body)["error"]["type"]) == (400, "InvalidHeader")
+
+
+async def test_clocks_need_not_agree() -> None:
+    async with running() as shop, calling() as caller:
+        for hours in (-1, 1):
+            there = {DEADLINE: f"{time.time() + hours * 3600:.3f}"}
+            assert await caller.invoke(call_of("hello", "x", headers=there), shop.url) == "hello x"
+            with pytest.raises(ServiceTimeout, match=r"longer than the 0\.\d+ s that were left|its deadline"):
+                await caller.invoke(call_of("wait", "a", seconds=0.2, headers=there), shop.url)
 
 
 async def test_headers_of_the_call_are_there_and_those_of_http_are_not() -> None:
