@@ -46,8 +46,8 @@ __all__ = [
 #: Headers of a request: what the message is called, its key, and until when it may be handled, in seconds
 #: since the epoch. Clocks of different machines have to agree as well as such deadlines want to be kept.
 MESSAGE, KEY, DEADLINE = "evbus-message", "evbus-key", "evbus-deadline"
-#: The header of a request that reaches its server at once, as over HTTP: the seconds that it may take then. It
-#: stands above the deadline, as clocks need not agree.
+#: The header of a request that reaches its server at once, as over HTTP: the seconds that it may take then.
+#: It stands above the deadline, as clocks need not agree.
 TIMEOUT = "evbus-timeout"
 #: The header of a reply that says whether the handler succeeded (:data:`OK`) or failed (:data:`ERROR`).
 OUTCOME, OK, ERROR = "evbus-outcome", "ok", "error"
