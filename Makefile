@@ -1,5 +1,6 @@
 # make run    the main job on the examples          make test   every test
-# make run-services    a client and a server of examples/services, two processes; run-services-consul: with Consul between them
+# make run-services    a client and a server of examples/services, two processes; run-services-consul: with Consul between them;
+#             run-services-rabbitmq: over RabbitMQ, without an HTTP port (RABBITMQ_URL, default amqp://guest:guest@localhost/)
 # make lint   ruff, mypy, import test, docs         make docs   the documentation, docs/_build/index.html
 # make bench  evbus against its peers               make clean  remove everything that make made
 # make chaos  the reliability runs, in full
@@ -28,7 +29,7 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 # The tests start the command and small programs hundreds of times, and most of such a start is compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run run-services run-services-consul test servers venv lint lint-ruff lint-format lint-types lint-imports lint-docs format docs bench chaos clean
+.PHONY: help run run-services run-services-consul run-services-rabbitmq test servers venv lint lint-ruff lint-format lint-types lint-imports lint-docs format docs bench chaos clean
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
@@ -43,6 +44,9 @@ run-services-consul: $(VENV)/.installed
 	[ -n "$${CONSUL_URL:-}" ] || .ci/consul
 	$(PIP) install --constraint requirements/test.txt --editable .[service]
 	PYTHON=$(abspath $(BIN)/python) CONSUL=$(abspath .servers/consul/root/usr/bin/consul) examples/services/run-consul.sh
+
+run-services-rabbitmq: $(VENV)/.installed
+	PYTHON=$(abspath $(BIN)/python) examples/services/run-rabbitmq.sh
 
 # Without the brokers their tests are skipped, and that is a failure where CI is set. RabbitMQ 4.0 and 4.3 and Consul come from
 # other Debians, to folders of their own: not every machine can have them, and those tests are skipped, with the reason, in CI too.

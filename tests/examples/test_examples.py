@@ -168,6 +168,20 @@ def test_the_services_of_two_processes_find_each_other_in_consul(clone: Path) ->
     assert done.stdout == f"{bought}the shop is open, at port {port}\nthe shop is closed\n"
 
 
+def test_the_services_of_two_processes_call_each_other_over_rabbitmq(clone: Path, rabbitmq: Any) -> None:
+    script = clone / "examples" / "services" / "run-rabbitmq.sh"
+    url = f"amqp://guest:guest@127.0.0.1:{rabbitmq.port}/"
+    done = run(clone, str(script), PYTHON=sys.executable, RABBITMQ_URL=url)
+    refused = "this channel has no streams; call it over dispatch-json or dispatch-msgpack"
+    assert done.stdout.splitlines() == [
+        "Item(name='pen', price=3.0)",
+        f"no catalogue: Shop.catalogue of the component 'shop' over amqp: {refused}",
+        "out of stock: 3 of ink are left",
+        "the shop is open",
+        "the shop is closed",
+    ]
+
+
 def test_the_shop_is_served_and_called_from_the_command_line(clone: Path) -> None:
     (port,) = free_ports(1)
     folder = clone / "examples" / "services"
