@@ -24,6 +24,7 @@ from evbus.engine.service.guard import Caller, Guard
 from evbus.engine.service.hosted import Hosted, HostedMethod
 from evbus.engine.service.method import MethodSpec
 from evbus.engine.web.request import (
+    LOST,
     PATIENCE,
     Gone,
     Load,
@@ -51,13 +52,15 @@ class _CallHead(RequestHead):
 
     :ivar streamed: its body is a stream.
     :ivar caller: who sends it, None where nobody is asked.
+    :ivar lost: set when its connection is lost; None where the server does not tell.
     """
 
-    __slots__ = ("caller", "encoding", "streamed")
+    __slots__ = ("caller", "encoding", "lost", "streamed")
 
     def __init__(self, scope: Any, encodings: Iterable[Encoding]) -> None:
         super().__init__(scope)
         self.caller: Caller | None = None
+        self.lost: asyncio.Event | None = scope.get(LOST)
         content_type = self.content_type
         for encoding in encodings:
             self.encoding = encoding
@@ -209,7 +212,7 @@ class Dispatch:
 
     async def _uploaded(self, request: _CallHead, receive: Receive, send: Send) -> None:
         """Answer a call whose body is a stream: first the call, then the items."""
-        encoding, upload = request.encoding, _Upload(receive)
+        encoding, upload = request.encoding, _Upload(receive, request.lost)
         records = Records(encoding, self._max_body)
         try:
             async with asyncio.timeout(PATIENCE):
@@ -229,11 +232,17 @@ class Dispatch:
 
 
 class _Upload:
-    """The body of a request, part by part."""
+    """The body of a request, part by part.
 
-    def __init__(self, receive: Receive) -> None:
+    :param lost: set when its connection is lost; without it, that is seen once the body has been read so far.
+    """
+
+    def __init__(self, receive: Receive, lost: asyncio.Event | None) -> None:
         self._receive = receive
         self._ended = asyncio.Event()
+        self._lost = lost
+        self._watched = False
+        self._gone = asyncio.Event()
 
     async def part(self) -> bytes:
         """Return more of it, ``b""`` after its end."""
@@ -241,6 +250,9 @@ class _Upload:
             message = await self._receive()
             if not message.get("more_body"):
                 self._ended.set()
+            if message["type"] == "http.disconnect" and self._watched:
+                # Who watches cancels the method, which need not be told as well that its items are cut.
+                await self._gone.wait()
             if message.get("body"):
                 found: bytes = message["body"]
                 return found
@@ -255,9 +267,16 @@ class _Upload:
         raise RefusedRequest(400, "InvalidPayload", "the stream has no record; in the first, a call")
 
     async def gone(self) -> Any:
-        """Wait until there is no caller any more. As long as its stream comes, it is there."""
-        await self._ended.wait()
-        return await self._receive()
+        """Wait until there is no caller any more."""
+        self._watched = True
+        if self._lost is not None:
+            await self._lost.wait()
+            message: Any = {"type": "http.disconnect"}
+        else:
+            await self._ended.wait()
+            message = await self._receive()
+        self._gone.set()
+        return message
 
 
 async def _items(

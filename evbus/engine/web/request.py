@@ -18,6 +18,7 @@ from evbus.errors import AuthorizationError
 
 __all__ = [
     "CERTIFICATE",
+    "LOST",
     "PATIENCE",
     "Gone",
     "Load",
@@ -42,6 +43,8 @@ Send = Callable[[Any], Awaitable[None]]
 
 #: Where the scope of a request has the certificate of its sender.
 CERTIFICATE = "evbus.certificate"
+#: Where it has an event that is set when the connection is lost, also while nobody reads the body.
+LOST = "evbus.lost"
 #: Seconds for a call to come in as a whole; of one with a stream, for what comes before the stream.
 PATIENCE = 30.0
 #: Headers that are HTTP's own, and no call's. Who calls is for those to ask who look at the request.

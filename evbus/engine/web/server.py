@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from evbus.engine.kit.counted import counted
 from evbus.engine.kit.loopback import is_loopback
 from evbus.engine.web.app import WebApp
-from evbus.engine.web.request import CERTIFICATE
+from evbus.engine.web.request import CERTIFICATE, LOST
 from evbus.engine.wire.http.pool import IDLE
 from evbus.errors import ConfigError, ServiceError
 
@@ -222,6 +222,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._idle: asyncio.TimerHandle | None = None
         self._begun = False
         self._certificate: Any = None
+        self._lost = asyncio.Event()
 
     def connection_made(self, transport: Any) -> None:
         """Take the connection; a client that says nothing is not waited for."""
@@ -235,6 +236,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         super().connection_lost(exc)
+        self._lost.set()
         for timer in (self._closing, self._slow, self._ending, self._idle):
             if timer is not None:
                 timer.cancel()
@@ -276,8 +278,10 @@ class HttpProtocol(HttpToolsProtocol):
             raise ValueError
         self._head = 0
         self._owner.tell_time()
+        scope = cast("dict[str, Any]", self.scope)
+        scope[LOST] = self._lost
         if self._certificate:
-            cast("dict[str, Any]", self.scope)[CERTIFICATE] = self._certificate
+            scope[CERTIFICATE] = self._certificate
         super().on_headers_complete()
         self.cycle.transport = cast("asyncio.Transport", _Joining(self.transport, self.loop))
         self._begun = True

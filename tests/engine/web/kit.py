@@ -138,11 +138,15 @@ class ShopImpl(Shop):
 
     async def total(self, name: str, numbers: AsyncIterator[int]) -> int:
         total = 0
-        async for number in numbers:
-            total += number
-            self.made += 1
-            if name == "first":
-                break
+        try:
+            async for number in numbers:
+                total += number
+                self.made += 1
+                self.event(self.begun, name).set()
+                if name == "first":
+                    break
+        finally:
+            self.event(self.ended, name).set()
         return total
 
     async def texts(self, count: int, size: int) -> AsyncIterator[str]:
@@ -154,15 +158,22 @@ class ShopImpl(Shop):
 
     async def length(self, name: str, texts: AsyncIterator[str]) -> int:
         length = 0
-        async for text in texts:
-            length += len(text)
-            self.event(self.begun, name).set()
-            await self.event(self.gates, name).wait()
+        try:
+            async for text in texts:
+                length += len(text)
+                self.event(self.begun, name).set()
+                await self.event(self.gates, name).wait()
+        finally:
+            self.event(self.ended, name).set()
         return length
 
     async def echo(self, nodes: AsyncIterator[Node]) -> AsyncIterator[Node]:
-        async for node in nodes:
-            yield await self.tree(node)
+        try:
+            async for node in nodes:
+                self.event(self.begun, "echo").set()
+                yield await self.tree(node)
+        finally:
+            self.event(self.ended, "echo").set()
 
     async def headers(self) -> dict[str, str]:
         from evbus.engine.handling.frame import CURRENT

@@ -19,6 +19,7 @@ from evbus.errors import (
     ServiceCommunicationError,
     ServiceTimeout,
 )
+from tests.dispatch.rig import until
 from tests.engine.web.kit import ENCODINGS, WAIT, Node, SoldOut, call_of, calling, post, running
 
 each_encoding = pytest.mark.parametrize("encoding", ENCODINGS, ids=["json", "msgpack"])
@@ -203,6 +204,43 @@ async def test_who_leaves_a_stream_ends_it(encoding: Encoding) -> None:
         async with contextlib.aclosing(caller.stream(call_of("ticks", "a"), shop.url)) as items:
             assert [await anext(items) for _ in range(3)] == [0, 1, 2]
         await asyncio.wait_for(shop.shop.event(shop.shop.ended, "a").wait(), WAIT)
+
+
+@each_encoding
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize(
+    ("method", "first"),
+    [
+        # It reads on, does something else meanwhile, and answers with a stream itself.
+        ("total", 1),
+        ("length", "x"),
+        ("echo", {"name": "a", "price": "1.5", "children": []}),
+    ],
+)
+async def test_who_leaves_in_the_middle_of_an_upload_ends_the_method(
+    encoding: Encoding, method: str, first: Any, reset: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running() as shop:
+        _, writer = await asyncio.open_connection("127.0.0.1", shop.server.port)
+        sent = encoding.record(
+            {"method": f"store:shop:{method}", "args": [None] if method == "echo" else [method, None]}
+        )
+        sent += encoding.record([first])
+        head = f"POST /invoke HTTP/1.1\r\nhost: x\r\ncontent-type: {encoding.stream}\r\n"
+        writer.write(head.encode() + b"transfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(sent), sent))
+        await asyncio.wait_for(shop.shop.event(shop.shop.begun, method).wait(), WAIT)
+        assert shop.dispatch.load.calls == 1
+        if reset:
+            writer.transport.abort()
+        else:
+            writer.close()
+        await asyncio.wait_for(shop.shop.event(shop.shop.ended, method).wait(), WAIT)
+        await until(lambda: shop.dispatch.load.calls == 0)
+        assert [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"] == []
+        async with calling(encoding) as caller:
+            assert await caller.invoke(call_of("hello", "x"), shop.url) == "hello x"
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def test_items_come_before_the_next_is_there() -> None:
