@@ -7,6 +7,7 @@ import logging
 import re
 import subprocess
 import sys
+import threading
 from abc import abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,6 +35,7 @@ from evbus.errors import (
     ServiceSignatureError,
     SettingsError,
 )
+from tests.dispatch.rig import until
 from tests.engine.service.kit import Item, OutOfStock, Shop, ShopImpl
 from tests.evbus.kit import new_hub, package, plugin, states, write
 
@@ -65,8 +67,8 @@ async def test_a_service_that_is_implemented_here_is_called_directly() -> None:
         with pytest.raises(OutOfStock) as problem:
             await shop.fail("stock")
         assert problem.value.left == 3
-        # The methods are those of the object itself.
-        assert type(shop.order.__self__) is ShopImpl
+        # The methods are those of the object itself, which are counted as they run.
+        assert type(shop.order.__wrapped__.__self__) is ShopImpl
         assert not hasattr(shop, "public_but_not_declared")
         assert shop is hub.service.init.get(Shop)
         assert repr(shop) == "<Shop over local>"
@@ -746,6 +748,133 @@ async def test_a_client_starts_nothing_here(tmp_path: Path) -> None:
         await hub.service.init.stop()
     with pytest.raises(LocalServiceError, match="the services of this hub are not started"):
         await hub.service.init.look()
+
+
+@service()
+class Kitchen(Service):
+    @abstractmethod
+    async def cook(self, dish: str) -> str: ...
+
+    @abstractmethod
+    async def serve(self, dish: str) -> str: ...
+
+    @abstractmethod
+    def wash(self) -> str: ...
+
+    @abstractmethod
+    async def close(self) -> str: ...
+
+
+def kitchen(order: list[str]) -> tuple[Any, Any, Any]:
+    """Return classes of a component whose cook waits, and what lets the dish, and the washing, be done."""
+    done, washed = asyncio.Event(), threading.Event()
+
+    @component(services=[Kitchen])
+    class House(Component): ...
+
+    @implementation()
+    class Own(AbstractComponent, House, Kitchen):
+        def __init__(self, hub: Any) -> None:
+            self.hub = hub
+
+        async def shutdown(self) -> None:
+            order.append("shut down")
+
+        async def cook(self, dish: str) -> str:
+            order.append("begun")
+            await done.wait()
+            # What it calls itself belongs to it.
+            order.append(await self.hub.service.init.get(Kitchen).serve(dish))
+            return dish
+
+        async def serve(self, dish: str) -> str:
+            return f"{dish} served"
+
+        def wash(self) -> str:
+            order.append("washing")
+            assert washed.wait(60)
+            order.append("washed")
+            return "clean"
+
+        async def close(self) -> str:
+            await self.hub.service.init.stop()
+            return "closed"
+
+    return Own, done, washed
+
+
+async def test_a_stop_waits_for_calls_within_the_process_and_takes_no_new_ones() -> None:
+    order: list[str] = []
+    own, done, washed = kitchen(order)
+    async with started(own) as hub:
+        proxy = hub.service.init.get(Kitchen)
+        cooking = asyncio.ensure_future(proxy.cook("soup"))
+        washing = asyncio.ensure_future(asyncio.to_thread(proxy.wash))
+        await until(lambda: {"begun", "washing"} <= set(order))
+        stopping = asyncio.ensure_future(hub.service.init.stop())
+        await until(lambda: "stopping" in repr(hub.service.SERVICES.hosted))
+        said = "Kitchen.serve: the services here are being stopped, and take no new calls"
+        with pytest.raises(LocalServiceError, match=said):
+            await proxy.serve("tea")
+        assert "shut down" not in order
+        washed.set()
+        assert await washing == "clean"
+        assert "shut down" not in order
+        done.set()
+        assert await cooking == "soup"
+        await stopping
+        assert order[-3:] == ["washed", "soup served", "shut down"]
+        with pytest.raises(LocalServiceError, match=re.escape(NOT_STARTED)):
+            await proxy.serve("tea")
+
+
+async def test_a_call_within_the_process_that_takes_longer_than_the_stop_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    order: list[str] = []
+    own, _, _ = kitchen(order)
+    async with started(own) as hub:
+        cooking = asyncio.ensure_future(hub.service.init.get(Kitchen).cook("soup"))
+        await until(lambda: order)
+        await hub.service.init.stop(0)
+        assert order == ["begun", "shut down"]
+        assert "1 call of services is still under way at the stop" in caplog.messages
+        assert hub.service.init.report()["cancelled"] == 1
+        cooking.cancel()
+        await asyncio.wait([cooking])
+
+
+async def test_a_call_that_stops_the_services_is_not_waited_for() -> None:
+    order: list[str] = []
+    own, _, _ = kitchen(order)
+    async with started(own) as hub:
+        assert await asyncio.wait_for(hub.service.init.get(Kitchen).close(), 15) == "closed"
+    assert order == ["shut down"]
+
+
+async def test_what_a_component_calls_until_it_is_shut_down_is_not_waited_for() -> None:
+    order: list[str] = []
+    own, _, _ = kitchen(order)
+
+    @component()
+    class Guest(Component): ...
+
+    @implementation()
+    class GuestImpl(AbstractComponent, Guest):
+        def __init__(self, kitchen: Kitchen) -> None:
+            self.kitchen = kitchen
+
+        async def startup(self) -> None:
+            self.eating = asyncio.ensure_future(self.kitchen.cook("soup"))
+
+        async def shutdown(self) -> None:
+            self.eating.cancel()
+            await asyncio.wait([self.eating])
+
+    async with started(own, GuestImpl) as hub:
+        await until(lambda: order)
+        await asyncio.wait_for(hub.service.init.stop(), 15)
+    assert order == ["begun", "shut down"]
 
 
 async def test_the_server_of_the_settings_needs_something_to_serve() -> None:

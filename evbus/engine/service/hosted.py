@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, suppress
-from contextvars import Context, copy_context
+from contextlib import aclosing, contextmanager, suppress
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, NamedTuple, NoReturn
 
 from evbus.engine.handling.dispatch.core import Around
 from evbus.engine.handling.events.threads import Threads
 from evbus.engine.handling.frame import CURRENT, Invocation, resume
 from evbus.engine.handling.within import Limit
+from evbus.engine.kit.counted import counted
 from evbus.engine.kit.redact import one_line
 from evbus.engine.kit.waiting import failure_of, rest, running
 from evbus.engine.service.access import Access
@@ -31,12 +33,26 @@ from evbus.errors import (
 )
 from evbus.types import Envelope
 
-__all__ = ["Hosted", "HostedMethod"]
+__all__ = ["Hosted", "HostedMethod", "uncounted"]
 
 log = logging.getLogger("evbus.service")
 
 #: Plain methods that may run at once, each in a thread.
 THREADS = 32
+
+
+#: Whether what calls belongs to a component, and so ends when that is shut down.
+_OWN: ContextVar[bool] = ContextVar("evbus_own", default=False)
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Let a stop wait for no calls within this process that are made in this block, or in tasks of it."""
+    token = _OWN.set(True)
+    try:
+        yield
+    finally:
+        _OWN.reset(token)
 
 
 class HostedMethod(NamedTuple):
@@ -83,12 +99,17 @@ class Hosted:
         self._implementations: dict[type, Any] = {}
         self._threads = Threads(threads, "services")
         self._limit = threads
+        #: The calls from within this process, each with the task that makes it; None: a thread.
+        self._here: dict[object, asyncio.Task[Any] | None] = {}
         self._idle: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._patience: asyncio.Timeout | None = None
+        self._closing: asyncio.Task[Any] | None = None
         self.resume()
 
     def __repr__(self) -> str:
-        return f"<Hosted {len(self._implementations)} services, {self.active} calls>"
+        state = ", stopping" if self._stopping else ""
+        return f"<Hosted {len(self._implementations)} services, {self._left()} calls{state}>"
 
     def add(self, component: str, service: ServiceSpec, implementation: Any) -> None:
         """Let the methods of a service be called."""
@@ -108,6 +129,58 @@ class Hosted:
     def implementation(self, interface: type) -> Any:
         """Return what implements an interface here, None for nothing."""
         return self._implementations.get(interface)
+
+    def direct(self, service: ServiceSpec) -> dict[str, Callable[..., Any]]:
+        """Return the methods of what implements an interface here, for callers in this process.
+
+        They are counted while they run, but for streams, which end as their readers end them.
+        """
+        made = self._implementations[service.cls]
+        return {name: self._direct(spec, getattr(made, name)) for name, spec in service.methods.items()}
+
+    def _direct(self, spec: MethodSpec, function: Callable[..., Any]) -> Callable[..., Any]:
+        here = self._here
+
+        async def called(*args: Any, **kwargs: Any) -> Any:
+            if _OWN.get():
+                return await function(*args, **kwargs)
+            if self._stopping:
+                self._refuse_new(spec)
+            mark = object()
+            here[mark] = asyncio.current_task()
+            try:
+                return await function(*args, **kwargs)
+            finally:
+                del here[mark]
+                if self._idle is not None:
+                    self._look()
+
+        def called_plain(*args: Any, **kwargs: Any) -> Any:
+            if self._stopping:
+                self._refuse_new(spec)
+            mark = object()
+            here[mark] = None
+            try:
+                return function(*args, **kwargs)
+            finally:
+                del here[mark]
+                if self._idle is not None:
+                    self._look()
+
+        if spec.item is not None:
+            return function
+        return functools.wraps(function)(called if spec.asynchronous else called_plain)
+
+    def _refuse_new(self, spec: MethodSpec) -> None:
+        """Refuse a call at the stop, but for those that belong to one that is under way."""
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # in a thread
+            task = None
+        if task is None or task not in self._here.values():
+            raise LocalServiceError(
+                f"{spec.title}: the services here are being stopped, and take no new calls"
+            )
 
     def methods(self) -> Iterator[HostedMethod]:
         """Yield every method, in the order of components and declarations."""
@@ -266,15 +339,28 @@ class Hosted:
     async def close(self, seconds: float) -> int:
         """Take no more calls, and wait until those under way have ended; return how many have not."""
         self._stopping = True
-        if self.active:
-            self._idle = asyncio.Event()
+        self._loop, self._idle = asyncio.get_running_loop(), asyncio.Event()
+        # One that asks for the stop itself is not waited for.
+        self._closing = asyncio.current_task()
+        if self._left():
             try:
                 async with asyncio.timeout(seconds) as self._patience:
                     await self._idle.wait()
             except TimeoutError:
-                log.warning("%d calls of services are still under way at the stop", self.active)
+                left = counted(self._left(), "call of services is", "calls of services are")
+                log.warning("%s still under way at the stop", left)
         await self._threads.close(max(0.1, min(seconds, 1.0)))
-        return self.active
+        return self._left()
+
+    def _left(self) -> int:
+        """Return how many calls are under way."""
+        return self.active + sum(one is None or one is not self._closing for one in [*self._here.values()])
+
+    def _look(self) -> None:
+        """Let a close go on when no call is under way any more; from any thread."""
+        if self._idle is not None and self._loop is not None and not self._left():
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._idle.set)
 
     def hurry(self) -> None:
         """Let a close that is under way wait for no call any more."""
@@ -285,8 +371,8 @@ class Hosted:
     def left(self) -> None:
         """Count a call that has ended."""
         self.active -= 1
-        if not self.active and self._idle is not None:
-            self._idle.set()
+        if self._idle is not None:
+            self._look()
 
 
 class _Counted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from evbus.engine.service.declare import ServiceSpec
@@ -35,14 +35,14 @@ def made(service: ServiceSpec, target: Target) -> Any:
     return proxy
 
 
-def bind(proxy: Any, service: ServiceSpec, implementation: Any) -> None:
-    """Let the methods of a proxy be those of an object itself, at no cost; None: those of its target."""
+def bind(proxy: Any, service: ServiceSpec, methods: Mapping[str, Any] | None) -> None:
+    """Let the methods of a proxy be these; None: those of its target."""
     own = vars(proxy)
     for name in service.methods:
-        if implementation is None:
+        if methods is None:
             own.pop(name, None)
         else:
-            own[name] = getattr(implementation, name)
+            own[name] = methods[name]
 
 
 def _class_of(service: ServiceSpec) -> type:

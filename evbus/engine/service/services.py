@@ -32,7 +32,7 @@ from evbus.engine.service.health import (
     endpoint_of,
     has_checks,
 )
-from evbus.engine.service.hosted import Hosted, HostedMethod
+from evbus.engine.service.hosted import Hosted, HostedMethod, uncounted
 from evbus.engine.service.implementations import Plan, other_defaults, planned
 from evbus.engine.service.method import MethodSpec
 from evbus.engine.service.remote import ChannelRoute, OpenChannel, Prepare, Remote, headers_of
@@ -291,7 +291,8 @@ class Services:
         self._stack = stack
         self._refresh()
         for component in list(self._components.values()):
-            await _awaited(component.made.startup())
+            with uncounted():
+                await _awaited(component.made.startup())
             _note(component.made, ComponentStatus.RUNNING)
             stack.push_async_callback(self._shut_down, component)
         if settings.server is not None:
@@ -400,10 +401,12 @@ class Services:
             ended = await asyncio.gather(*map(end, self._ending))
             self._cancelled = sum(number or 0 for number in ended)
         finally:
-            self._stack = None
-            self._refresh()
-            self._cancelled += await self.hosted.close(max(0.0, self._until - time.monotonic()))
-            self._ending = []
+            try:
+                # Calls within this process that are under way may call further ones until they end.
+                self._cancelled += await self.hosted.close(max(0.0, self._until - time.monotonic()))
+            finally:
+                self._stack, self._ending = None, []
+                self._refresh()
 
     async def _shut_down(self, component: _Component) -> None:
         self.ending = f"the component {component.plan.name}"
@@ -543,6 +546,10 @@ class Services:
             lambda: self._send,
             lambda: self._seconds,
         )
+
+    def direct(self, spec: ServiceSpec) -> Mapping[str, Any]:
+        """Return the methods that implement an interface here, for callers here."""
+        return self.hosted.direct(spec)
 
     def _component_of(self, spec: ServiceSpec, component: str = "") -> str:
         if component:
@@ -690,7 +697,8 @@ class _ProxyTarget:
         """Look where calls go from now on."""
         found = self._services.implementation(self._spec, self._channel, self._component)
         self._here, self._remote = found is not None, None
-        _proxy.bind(self.proxy, self._spec, None if self._services.intercepted else found)
+        direct = self._here and not self._services.intercepted
+        _proxy.bind(self.proxy, self._spec, self._services.direct(self._spec) if direct else None)
 
     def _elsewhere(self) -> Remote:
         if self._remote is None:

@@ -366,7 +366,7 @@ async def test_a_stop_tells_of_calls_that_do_not_end(caplog: pytest.LogCaptureFi
     task = asyncio.create_task(call(made, "fail", "wait"))
     await until(lambda: made.active)
     assert await made.close(0.01) == 1
-    assert caplog.messages == ["1 calls of services are still under way at the stop"]
+    assert caplog.messages == ["1 call of services is still under way at the stop"]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
