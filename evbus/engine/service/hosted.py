@@ -139,19 +139,20 @@ class Hosted:
         return {name: self._direct(spec, getattr(made, name)) for name, spec in service.methods.items()}
 
     def _direct(self, spec: MethodSpec, function: Callable[..., Any]) -> Callable[..., Any]:
-        here = self._here
+        # Known once, as asking for them takes as long as much else of such a call.
+        here, is_own, current_task = self._here, _OWN.get, asyncio.current_task
 
         async def called(*args: Any, **kwargs: Any) -> Any:
-            if _OWN.get():
+            if is_own():
                 return await function(*args, **kwargs)
             if self._stopping:
                 self._refuse_new(spec)
-            mark = object()
-            here[mark] = asyncio.current_task()
+            made = function(*args, **kwargs)
+            here[made] = current_task()
             try:
-                return await function(*args, **kwargs)
+                return await made
             finally:
-                del here[mark]
+                del here[made]
                 if self._idle is not None:
                     self._look()
 
