@@ -258,6 +258,8 @@ async def test_what_is_no_call_gets_a_clear_answer(place: dict[str, Any], channe
             assert found["reason"] == (
                 "a call is application/msgpack or application/json, and this one is text/plain"
             )
+            found = await answer(b"{}", **{"content-encoding": "gzip"})
+            assert found["reason"] == "the content encoding is 'gzip'; a call is sent as it is"
             found = await answer(b"[" * 1001)
             assert (found["status"], found["type"]) == (413, "PayloadTooLarge")
             found = await answer(b"{}", **{"evbus-deadline": "soon"})

@@ -10,6 +10,7 @@ from contextvars import copy_context
 from evbus.engine.call.forward import MESSAGE, passed_on
 from evbus.engine.call.replies import Incoming, ReplyServer
 from evbus.engine.call.requests import RequestLink
+from evbus.engine.codec.wrapped import unencoded
 from evbus.engine.kit.redact import one_line, problem_text
 from evbus.engine.service.body import call_in, failed, stream_of
 from evbus.engine.service.encoding import JSON, MSGPACK, Encoding
@@ -226,7 +227,9 @@ def _of_call(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _encoding_of(request: Incoming) -> Encoding:
-    kind = request.headers.get(CONTENT_TYPE, "")
+    kind, compressed = request.headers.get(CONTENT_TYPE, ""), request.headers.get("content-encoding")
+    if compressed is not None and not unencoded(compressed):
+        raise InvalidPayload(f"the content encoding is {one_line(compressed, 50)!r}; a call is sent as it is")
     for encoding in (MSGPACK, JSON):
         if encoding.reads(kind):
             return encoding
