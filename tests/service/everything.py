@@ -163,6 +163,9 @@ class Everything(Service):
     def odds(self, *, deep: bool) -> AsyncIterator[Item]: ...
 
     @abstractmethod
+    def unstreamed(self) -> AsyncIterator[int]: ...
+
+    @abstractmethod
     async def total(self, items: AsyncIterator[Item], start: int = 0) -> int: ...
 
     @abstractmethod
@@ -279,6 +282,9 @@ class EverythingImpl(Everything):
         for name in ("a", "b"):
             yield Item(name)
         yield Item("c", "many") if deep else "c"  # type: ignore[arg-type, misc]
+
+    def unstreamed(self) -> AsyncIterator[int]:
+        return [1, 2]  # type: ignore[return-value]
 
     async def total(self, items: AsyncIterator[Item], start: int = 0) -> int:
         return start + sum([item.count async for item in items])

@@ -101,7 +101,7 @@ async def test_a_process_may_call_itself_and_prefer_a_channel(channel: Channel) 
         init.set_preferred_channel(channel.name)
         assert "evbus-deadline" in await own.seen()
         init.set_preferred_channel("")
-        assert own.seen.__self__ is made
+        assert own.seen.__wrapped__.__self__ is made
 
 
 async def test_where_nobody_listens_is_told_and_others_are_taken(channel: Channel) -> None:

@@ -100,6 +100,13 @@ def test_a_start_that_fails_ends_its_thread() -> None:
     assert threading.active_count() == before
 
 
+def test_services_that_are_not_started_say_how_that_is_done() -> None:
+    said = r"services\(...\) are not started yet, and have no proxy: write `async with services\("
+    with pytest.raises(AttributeError, match=said):
+        services([ShopImpl]).proxy(Shop)  # type: ignore[attr-defined]
+    assert not hasattr(services([ShopImpl]), "prxy")
+
+
 def test_what_is_no_list_of_classes_is_told_how_to_write_it() -> None:
     with pytest.raises(ConfigError, match=r"^services\(\) takes a list: services\(\[ShopImpl\]\)$"):
         services(ShopImpl)  # type: ignore[arg-type]

@@ -179,6 +179,11 @@ async def test_an_item_that_is_not_what_is_declared_ends_the_stream(channel: Cha
             with pytest.raises(RemoteServiceError, match=said):
                 await read(at.proxy.odds(deep=deep), seen)
             assert seen == [Item("a"), Item("b")]
+        said = (
+            "InvalidResult: Everything.unstreamed of the component 'everything' returned list, and .* stream"
+        )
+        with pytest.raises(RemoteServiceError, match=said):
+            await read(at.proxy.unstreamed(), [])
 
 
 async def test_a_result_is_what_it_is_here() -> None:

@@ -540,6 +540,39 @@ def test_an_unknown_channel_is_refused_with_the_nearest_name() -> None:
         hub.service.init.get(int)
 
 
+def test_what_is_nearly_right_is_told_with_what_would_be() -> None:
+    with pytest.raises(
+        ServiceSignatureError, match="Clock is no implementation: .*; it is an interface: hand"
+    ):
+        new_hub().service.init.add(Clock)
+    with pytest.raises(
+        ServiceSignatureError, match="ShopImpl is no interface: .*; it implements Shop, which is"
+    ):
+        new_hub().service.init.get(ShopImpl)
+
+    @service()
+    class Late(Service):
+        async def call(self, item: Itme) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(
+        ServiceSignatureError, match="the name Itme in an .* program runs; did you mean 'Item'"
+    ):
+        new_hub().service.init.call(Late, "call")
+
+
+async def test_what_runs_here_without_a_server_is_not_called_over_http() -> None:
+    async with started(ShopImpl) as hub:
+        said = "the component 'shop' runs here, and nothing takes calls of it .*: start the services with"
+        with pytest.raises(ServiceCommunicationError, match=said):
+            await hub.service.init.get(Shop, channel="dispatch-json").find("pen")
+    where = {"registry": {"static": {"shop": {"dispatch_json": "http://127.0.0.1:1"}}}}
+    async with started(settings=where) as hub:
+        with pytest.raises(ServiceError, match="over dispatch_json, and .*; did you mean 'dispatch-json'"):
+            await hub.service.init.get(Shop).find("pen")
+        with pytest.raises(TypeError, match="got an unexpected keyword argument 'nme'; did you mean 'name'"):
+            await hub.service.init.get(Shop).find(nme="pen")
+
+
 async def test_a_service_that_is_not_here_is_not_called_here() -> None:
     async with started() as hub:
         with pytest.raises(

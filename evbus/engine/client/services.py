@@ -85,6 +85,14 @@ class ServicesRun:
         self._hub: Any = None
         self._thread: LoopThread | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(ServicesHandle, name) and not name.startswith("_"):
+            raise AttributeError(
+                f"services(...) are not started yet, and have no {name}: write `async with services(...) as "
+                f"running:`, and running.{name}"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     async def __aenter__(self) -> ServicesHandle:
         self._hub = self._make()
         await self._start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import inspect
 import re
@@ -17,7 +18,7 @@ from evbus.engine.service.health import Health, HealthCheckManager
 from evbus.engine.service.method import OPTIONS, CallOptions, MethodSpec, read_method, seconds
 from evbus.engine.service.rest import check_errors
 from evbus.engine.service.route import Route, read_routes
-from evbus.errors import ServiceError, ServiceSignatureError
+from evbus.errors import ServiceError, ServiceSignatureError, nearest
 
 __all__ = [
     "AbstractComponent",
@@ -177,10 +178,11 @@ class ServiceSpec:
             try:
                 self._methods = self._read()
             except NameError as exc:
+                known = [*vars(sys.modules.get(self.cls.__module__, builtins)), *vars(builtins), *self._names]
+                hint = nearest(exc.name, known) or "; import it, outside of `if TYPE_CHECKING:`"
                 raise ServiceSignatureError(
                     f"{self.cls.__qualname__}: the name {exc.name} in an annotation means nothing in "
-                    f"{self.cls.__module__} when the program runs; import it outside of "
-                    "`if TYPE_CHECKING:`"
+                    f"{self.cls.__module__} when the program runs{hint}"
                 ) from None
         return self._methods
 
@@ -400,8 +402,11 @@ def service_spec(cls: Any) -> ServiceSpec:
     """
     spec = vars(cls).get(_SERVICE) if isinstance(cls, type) else None
     if not isinstance(spec, ServiceSpec):
-        name = cls.__qualname__ if isinstance(cls, type) else repr(cls)
-        raise ServiceSignatureError(f"{name} is no interface: it has no @service()")
+        name, hint = cls.__qualname__ if isinstance(cls, type) else repr(cls), ""
+        if is_implementation(cls):
+            above = [one.cls.__qualname__ for one in interfaces_of(cls) if isinstance(one, ServiceSpec)]
+            hint = f"; it implements {', '.join(above)}, which is meant" if above else ""
+        raise ServiceSignatureError(f"{name} is no interface: it has no @service(){hint}")
     return spec
 
 

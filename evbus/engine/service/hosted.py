@@ -25,6 +25,7 @@ from evbus.engine.service.method import MethodSpec
 from evbus.errors import (
     AuthorizationError,
     EvbusError,
+    InvalidResult,
     LocalServiceError,
     Rejected,
     ServiceTimeout,
@@ -324,6 +325,11 @@ class Hosted:
     async def _begin(self, request: _Request) -> Context:
         args, kwargs = request.begin()
         made = request.method.function(*args, **kwargs)
+        if not hasattr(made, "__aiter__"):
+            raise InvalidResult(
+                f"{request.method.spec.title} of the component {request.method.component!r} returned "
+                f"{type(made).__qualname__}, and its interface declares a stream: an asynchronous iterator"
+            )
         request.items = made.__aiter__()
         return copy_context()
 

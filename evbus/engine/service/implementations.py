@@ -20,6 +20,7 @@ from evbus.engine.service.declare import (
     ServiceSpec,
     interfaces_of,
     is_implementation,
+    is_interface,
 )
 from evbus.engine.service.health import checks_in
 from evbus.engine.service.method import MethodSpec
@@ -162,7 +163,8 @@ def check(cls: Any) -> None:
             name = type(cls).__qualname__
             raise ServiceSignatureError(f"an object of {name} was handed over; hand over {name}, the class")
         shown = cls.__qualname__ if isinstance(cls, type) else repr(cls)
-        raise ServiceSignatureError(f"{shown} is no implementation: it has no @implementation()")
+        hint = "; it is an interface: hand over the class that implements it" if is_interface(cls) else ""
+        raise ServiceSignatureError(f"{shown} is no implementation: it has no @implementation(){hint}")
     if ACCESS in vars(cls):
         raise ServiceSignatureError(
             f"{cls.__qualname__}{place(cls)} has @authorize, which stands on an interface, for callers to see"

@@ -19,7 +19,7 @@ from evbus.engine.codec.typed import reader, wants_digits
 from evbus.engine.kit.redact import one_line
 from evbus.engine.service.access import ACCESS, OPEN, Access
 from evbus.engine.service.results import Results
-from evbus.errors import InvalidPayload, ServiceSignatureError
+from evbus.errors import InvalidPayload, ServiceSignatureError, nearest
 
 __all__ = ["EMPTY", "CallOptions", "MethodSpec", "ParameterSpec", "options_of", "read_method"]
 
@@ -141,6 +141,11 @@ class MethodSpec(NamedTuple):
         try:
             return self.signature.bind(*args, **kwargs).arguments
         except TypeError as exc:
+            known = [one.name for one in self.parameters]
+            for name in kwargs:
+                if name not in known:  # what is missing besides may be this
+                    said = f"got an unexpected keyword argument {name!r}{nearest(name, known)}"
+                    raise TypeError(f"{self.title}(): {said}") from None
             raise TypeError(f"{self.title}(): {exc}") from None
 
     def read_arguments(
@@ -239,6 +244,8 @@ def read_method(
     title = f"{owner}.{name}"
     signature = inspect.signature(function)
     hints = typing.get_type_hints(inspect.unwrap(function), None, dict(names), include_extras=True)
+    if not signature.parameters:
+        raise ServiceSignatureError(f"{title} has no self, which is the first parameter of a method")
     parameters = []
     for one in list(signature.parameters.values())[1:]:
         if one.kind in _VARIABLE:
@@ -258,8 +265,8 @@ def read_method(
             "with a yield in it"
         )
     kind = result if item is None else item
-    exact = any(map(_exact, [kind, *(one.type if one.item is None else one.item for one in parameters)]))
     read = _reader(kind, f"{title}: its result")
+    exact = any(map(_exact, [kind, *(one.type if one.item is None else one.item for one in parameters)]))
     return MethodSpec(
         name=name,
         title=title,

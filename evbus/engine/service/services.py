@@ -572,6 +572,12 @@ class Services:
 
     def _choose(self, component: str, located: Located, channel: str) -> str:
         known, found = self._known, located.channels
+        if not found and component in self._components:
+            raise ServiceCommunicationError(
+                f"the component {component!r} runs here, and nothing takes calls of it from elsewhere: start "
+                "the services with a server, port=8000 or 0 for any port that is free, or call it over local",
+                handed_over=False,
+            )
         if not found:
             raise ServiceCommunicationError(
                 f"the component {component!r} has no address now; see that an instance of it runs and is "
@@ -588,9 +594,10 @@ class Services:
         for name in (self._preferred, *found):
             if name in found and name in known:
                 return name
+        hint = next((said for name in found if (said := nearest(name, known))), "")
         raise ServiceError(
             f"the component {component!r} can be called over {', '.join(found) or 'no channel'}, and this "
-            f"process has {', '.join(name for name in known if name != LOCAL) or 'none'}"
+            f"process has {', '.join(name for name in known if name != LOCAL) or 'none'}{hint}"
         )
 
     @property

@@ -194,6 +194,12 @@ async def takes_any_name(self: Any, **values: int) -> None: ...
 async def two_streams(self: Any, a: AsyncIterator[int], b: AsyncIterator[int]) -> None: ...
 
 
+async def returns_function(self: Any) -> len: ...  # type: ignore[valid-type]
+
+
+async def has_no_self() -> None: ...
+
+
 async def returns_stream(self: Any) -> AsyncIterator[int]: ...
 
 
@@ -212,6 +218,7 @@ HOW = "use plain values, dataclasses, Structs or pydantic models"
             returns_object,
             r"its result, list\[.*Nothing\], cannot travel: nothing says how Nothing is written .*; " + HOW,
         ),
+        (returns_function, "its result, .*len.*, cannot travel: .* is not supported; " + HOW),
         (takes_function, "its argument 'value', .*Callable.*, cannot travel: nothing says .*; " + HOW),
         (
             takes_any_number,
@@ -233,6 +240,7 @@ def test_a_method_that_cannot_travel_is_named_at_its_declaration(function: Any, 
             returns_stream,
             r"returns a stream: write `def call\(...\) -> AsyncIterator\[...\]`, without async, .*",
         ),
+        (has_no_self, "has no self, which is the first parameter of a method"),
         (property(lambda self: 5), r"is a property; an interface has methods, whose first parameter is self"),
         (staticmethod(takes_object), r"is a staticmethod; an interface has methods, .*"),
     ],
