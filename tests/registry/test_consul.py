@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +232,23 @@ async def test_what_consul_forgets_it_is_told_again(
         assert await bell(here).ring(1) == "dong "
     messages = [record.getMessage() for record in caplog.records]
     assert "Consul had forgotten the component belfry, and was told again" in messages
+
+
+async def test_what_registers_between_two_questions_is_found(each_consul: Consul) -> None:
+    class Late(consul.Consul):
+        async def components(self) -> list[str]:
+            body = {"ID": "1", "Name": "late", "Tags": ["component"], "Meta": {"channels": "wire(there)"}}
+            await asyncio.to_thread(each_consul.ask, "/v1/agent/service/register", "PUT", body)
+            await until(lambda: each_consul.entries("late"))
+            return await super().components()
+
+    async def well() -> Health:
+        return Health()
+
+    registry = Late(ConsulSettings(url=each_consul.url), lambda _: "/health", well)
+    async with aclosing(registry.watch("late")) as told:
+        assert await anext(told) == [("wire", "there")]
+    await registry.close()
 
 
 async def test_a_check_of_another_kind_takes_the_place_of_the_one_before(each_consul: Consul) -> None:

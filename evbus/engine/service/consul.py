@@ -162,10 +162,13 @@ class Consul:
         while True:
             begun = time.monotonic()
             answer = await self._ask("GET", path, _waiting(query, index, self._settings.wait), index=index)
-            entries = _json(answer, list)
-            found = [one for each in entries for one in self._read(component, each)]
-            if not found and before is None and component not in await self.components():
-                return
+            found = self._found(component, answer)
+            if not found and before is None:
+                if component not in await self.components():
+                    return
+                # One that registers between these two questions has an address, which the first did not tell.
+                answer = await self._ask("GET", path, query)
+                found = self._found(component, answer)
             if found != before:
                 before = found
                 yield found
@@ -178,6 +181,9 @@ class Consul:
         """Return the names of all components. Errors as of :meth:`watch`."""
         found = _json(await self._ask("GET", "/v1/catalog/services"), dict)
         return [name for name, tags in found.items() if TAG in (tags or ())]
+
+    def _found(self, component: str, answer: Answer) -> list[ChannelAddress]:
+        return [one for each in _json(answer, list) for one in self._read(component, each)]
 
     def _read(self, component: str, entry: Any) -> list[ChannelAddress]:
         service = entry.get("Service") if isinstance(entry, dict) else None

@@ -107,17 +107,20 @@ class Directory:
         self._failing.pop(component, None)
         while True:
             steady: asyncio.TimerHandle | None = None
+            known = False
             try:
                 async with aclosing(self._watch(component)) as told:
                     async for found in told:
+                        known = True
                         located.set(found)
                         if steady is None:
                             # One that answers, and fails again and again, is not back with each answer.
                             steady = loop.call_later(PAUSE[1], self._back, component)
                         if not first.done():
                             first.set_result(located)
-                if not first.done():
-                    first.set_exception(await self._unknown(component))
+                if not known:
+                    # Where it was known before, its registry may have come back with nothing in it yet.
+                    raise await self._unknown(component)
             except Exception as exc:
                 if not first.done():
                     first.set_exception(self._lost(component, exc))

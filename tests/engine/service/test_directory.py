@@ -15,6 +15,8 @@ from evbus.engine.service.settings import ChannelSettings
 from evbus.errors import ServiceCommunicationError, ServiceError
 from tests.dispatch.rig import until
 
+GONE = "the registry consul cannot tell where the component 'shop' is: OSError: gone"
+
 
 class Told:
     """A registry that tells what a test gives it: addresses, or an exception; None ends it."""
@@ -108,13 +110,36 @@ async def test_a_registry_that_fails_again_and_again_is_told_once_and_once_when_
     found = directory(told)
     await found.find("shop")
     await until(lambda: len(caplog.messages) == 2)
-    lost = "the registry consul cannot tell where the component 'shop' is: OSError: gone"
     assert caplog.messages == [
-        f"{lost}; what is known of it stays",
+        f"{GONE}; what is known of it stays",
         "the registry consul tells again where the component 'shop' is",
     ]
     assert len(told.asked) == 11
     assert await uris(found) == ["c"]
+    await found.close()
+
+
+async def test_a_registry_that_comes_back_empty_leaves_what_is_known_and_is_asked_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def components() -> list[str]:
+        return []
+
+    caplog.set_level(logging.WARNING, "evbus.service")
+    monkeypatch.setattr("evbus.engine.service.directory.PAUSE", (0.001, 0.01))
+    told = Told(["a"], OSError("gone"), None, None)
+    found = directory(told, components)
+    assert await uris(found) == ["a"]
+    await until(lambda: len(told.asked) == 4)
+    assert await uris(found) == ["a"]
+    told.news.put_nowait(["b"])
+    await until(lambda: [one.uri for one in found.known()["shop"].channels["wire"]] == ["b"])
+    await until(lambda: len(caplog.messages) == 2)
+    assert caplog.messages == [
+        f"{GONE}; what is known of it stays",
+        "the registry consul tells again where the component 'shop' is",
+    ]
+    assert told.asked == ["shop"] * 4
     await found.close()
 
 
