@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -41,6 +42,14 @@ class Process:
 
     def kill(self) -> None:
         self._process.kill()
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open and nothing is answered."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._process.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
         """End in order, and wait for that."""

@@ -19,8 +19,11 @@ from typing import Any
 from tests.chaos._run import Run
 from tests.chaos._transport import TRANSPORTS
 from tests.chaos.runs import BARS
+from tests.chaos.runs.registry import AGENTS
 from tests.servers._rabbitmq import RabbitMQ
 from tests.servers._versions import VERSIONS
+
+CHOICES = {"transport": list(TRANSPORTS), "agent": list(AGENTS)}
 
 
 def main() -> int:
@@ -48,8 +51,8 @@ def _settings(parser: argparse.ArgumentParser, bar: Callable[..., Run], rest: li
     }
     own = argparse.ArgumentParser(prog=f"{parser.prog} {bar.__name__}", description=bar.__doc__)
     for name, default in known.items():
-        choices = list(TRANSPORTS) if name == "transport" else None
-        own.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, choices=choices)
+        option = f"--{name.replace('_', '-')}"
+        own.add_argument(option, type=type(default), default=default, choices=CHOICES.get(name))
     return vars(own.parse_args(rest))
 
 

@@ -12,6 +12,7 @@ from tests.chaos.runs.kills import bar_1, bar_3
 from tests.chaos.runs.neighbours import bar_14
 from tests.chaos.runs.pauses import bar_9, bar_10, bar_11
 from tests.chaos.runs.refusals import bar_12, bar_13
+from tests.chaos.runs.registry import registry
 from tests.chaos.runs.restarts import bar_24
 from tests.chaos.runs.slow import bar_26
 from tests.chaos.runs.survival import survival
@@ -35,4 +36,5 @@ BARS: dict[str, Callable[..., Run]] = {
     "survival": survival,
     "bridge": bridge,
     "deploy": deploy,
+    "registry": registry,
 }

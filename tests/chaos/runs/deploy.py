@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.channel.processes import Process, processes
+from tests.channel.processes import WAIT, Process, processes
 from tests.channel.shop import Shop
+from tests.chaos._calls import Calls
 from tests.chaos._run import Run
 from tests.chaos._transport import Broker
 from tests.evbus.kit import new_hub
@@ -28,7 +28,9 @@ def deploy(
     run = Run("deploy: services replaced under calls", channel=channel, rate=rate, calls=calls)
     folder.mkdir(parents=True)
     with processes(folder, 3) as made, contextlib.ExitStack() as stack:
-        problems, took, replaced = asyncio.run(_called(made, stack, folder, rate, calls, channel))
+        steady, replaced = asyncio.run(_called(made, stack, folder, rate, calls, channel))
+        took = sorted(one.took for one in steady.ended)
+        problems = [f"{type(one.problem).__name__}: {one.problem}" for one in steady.failed()]
         run.same("failed", len(problems))
         run.note(replaced=replaced, p99_ms=round(took[len(took) * 99 // 100] * 1000, 1))
         run.note(problems=sorted(set(problems))[:5])
@@ -46,23 +48,16 @@ async def _called(
     rate: int,
     calls: int,
     channel: str,
-) -> tuple[list[str], list[float], int]:
-    """Return why calls failed, how long each took, in order, and how often a server was replaced."""
+) -> tuple[Calls, int]:
+    """Return the calls, and how often a server was replaced."""
     hub: Any = new_hub()
     where = {"static": {"shop": {channel: [one.url for one in made]}}}
     await hub.service.init.start(
         settings={"registry": where, "channels": {channel: {"breaker": {"pause": 1}}}}
     )
-    shop, problems, took = hub.service.init.get(Shop, channel=channel), [], []
+    shop = hub.service.init.get(Shop, channel=channel)
+    steady = Calls(shop.take, rate, WAIT)
     done, replaced = asyncio.Event(), 0
-
-    async def call(number: int) -> None:
-        begun = time.monotonic()
-        try:
-            assert await shop.take(number) == number
-        except Exception as exc:
-            problems.append(f"{type(exc).__name__}: {exc}")
-        took.append(time.monotonic() - begun)
 
     async def replace() -> None:
         nonlocal replaced
@@ -77,12 +72,8 @@ async def _called(
             replaced += 1
 
     replacing = asyncio.create_task(replace())
-    begun = time.monotonic()
-    async with asyncio.TaskGroup() as group:
-        for number in range(calls):
-            group.create_task(call(number))
-            await asyncio.sleep(max(0.0, begun + number / rate - time.monotonic()))
+    await steady.go(calls)
     done.set()
     await replacing
     await hub.service.init.stop()
-    return problems, sorted(took), replaced
+    return steady, replaced
