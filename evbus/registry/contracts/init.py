@@ -6,7 +6,8 @@ A registry is one file. The least that it has is one function::
 
 It yields the addresses of a component, a list of ``(channel, address)`` with what is preferred first, and
 again whenever they change; nothing for a component that it does not know. It may end when nothing will
-change any more. The same file may also have:
+change any more. It is called again when it raises, and when it yields nothing of a component that was known
+before. The same file may also have:
 
 ``async def register(hub, ctx, component, addresses)``
     Makes known where a component of this process is.
