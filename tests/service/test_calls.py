@@ -146,7 +146,10 @@ async def test_what_is_raised_here_is_what_it_is() -> None:
     ("how", "said"),
     [
         ("text", r"returned str, and its interface declares Item: .*Expected `object`, got `str`"),
-        ("nothing", r"returned NoneType, and its interface declares Item: .*got `null`"),
+        (
+            "nothing",
+            r"returned NoneType, and its interface declares Item: .*got `null`; is a return missing\?$",
+        ),
         (
             "deep",
             r"returned Item, and its interface declares Item: .*`int`, got `str` - at `\$.parts\[0\].count`",

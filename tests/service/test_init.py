@@ -41,7 +41,7 @@ from tests.evbus.kit import new_hub, package, plugin, states, write
 
 NOT_STARTED = (
     "the services of this hub are not started, or were stopped; await hub.service.init.start() before a "
-    "service is called"
+    "service is called, or call it within `async with services(...)`"
 )
 
 
@@ -549,6 +549,12 @@ def test_what_is_nearly_right_is_told_with_what_would_be() -> None:
         ServiceSignatureError, match="ShopImpl is no interface: .*; it implements Shop, which is"
     ):
         new_hub().service.init.get(ShopImpl)
+
+    class Bare(Berlin): ...
+
+    said = "Bare.* has no get_addresses.* shutdown, startup; AbstractComponent, as its first base, has them"
+    with pytest.raises(ServiceSignatureError, match=said):
+        new_hub().service.init.add(implementation()(Bare))
 
     @service()
     class Late(Service):

@@ -16,6 +16,7 @@ from evbus.engine.kit.redact import one_line
 from evbus.engine.service.access import ACCESS
 from evbus.engine.service.declare import (
     AbstractComponent,
+    Component,
     ComponentSpec,
     ServiceSpec,
     interfaces_of,
@@ -176,9 +177,11 @@ def check(cls: Any) -> None:
         name for name in dir(cls) if getattr(inspect.getattr_static(cls, name), "__isabstractmethod__", False)
     )
     if missing:
+        usual = Component.__abstractmethods__
         raise ServiceSignatureError(
             f"{cls.__qualname__}{place(cls)} has no {missing[0]}(), which is abstract above it"
             + (f"; nor {', '.join(missing[1:])}" if missing[1:] else "")
+            + ("; AbstractComponent, as its first base, has them" if usual.issuperset(missing) else "")
         )
 
 

@@ -117,7 +117,7 @@ class Results:
         return made
 
     def _wrong(self, value: Any, component: str, reason: str) -> InvalidResult:
-        advice = ""
+        advice = "; is a return missing?" if value is None else ""
         if inspect.iscoroutine(value):
             value.close()  # or Python would say that it was never awaited, and not where
             advice = "; was it to be awaited?"

@@ -523,7 +523,7 @@ class Services:
         if not self.running or self._loop is None:
             raise LocalServiceError(
                 "the services of this hub are not started, or were stopped; await hub.service.init.start() "
-                "before a service is called"
+                "before a service is called, or call it within `async with services(...)`"
             )
         return self._loop
 
