@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gc
 import os
 import socket
 import ssl
@@ -100,19 +99,21 @@ def test_a_connection_that_ends_while_it_is_made_closes_nothing_that_is_opened_l
         assert transport.is_closing()
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
-        for _ in range(20):
-            # Objects of connections that are gone live on in tracebacks and cycles.
-            await ended(server.sockets[0].getsockname()[1])
-            with contextlib.ExitStack() as opened:
-                # One of them has the number of the connection.
-                files = [opened.enter_context((tmp_path / "file").open("w")) for _ in range(10)]
-                gc.collect()
-                for file in files:
-                    os.fstat(file.fileno())
-        server.close()
+        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
+        try:
+            for _ in range(5):
+                ending = asyncio.ensure_future(ended(server.sockets[0].getsockname()[1]))
+                await asyncio.wait({ending})
+                with contextlib.ExitStack() as opened:
+                    # One of them has the number of the connection, which goes with the task.
+                    files = [opened.enter_context((tmp_path / "file").open("w")) for _ in range(10)]
+                    ending.result()
+                    del ending
+                    for file in files:
+                        os.fstat(file.fileno())
+        finally:
+            server.close()
         await server.wait_closed()
 
     with uvloop_runner() if loop == "uvloop" else asyncio.Runner() as runner:
-        runner.run(asyncio.wait_for(main(), 20))
+        runner.run(main())
