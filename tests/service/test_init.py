@@ -804,6 +804,12 @@ class Kitchen(Service):
     async def close(self) -> str: ...
 
 
+AROUND = """
+async def handle(hub, envelope, call_next):
+    return await call_next(envelope)
+"""
+
+
 def kitchen(order: list[str]) -> tuple[Any, Any, Any]:
     """Return classes of a component whose cook waits, and what lets the dish, and the washing, be done."""
     done, washed = asyncio.Event(), threading.Event()
@@ -842,10 +848,14 @@ def kitchen(order: list[str]) -> tuple[Any, Any, Any]:
     return Own, done, washed
 
 
-async def test_a_stop_waits_for_calls_within_the_process_and_takes_no_new_ones() -> None:
+@pytest.mark.parametrize("intercepted", [False, True])
+async def test_a_stop_waits_for_calls_within_the_process_and_takes_no_new_ones(
+    intercepted: bool, tmp_path: Path
+) -> None:
     order: list[str] = []
     own, done, washed = kitchen(order)
-    async with started(own) as hub:
+    root = write(tmp_path / "plugins", pipeline__around=AROUND)
+    async with started(own, hub=new_hub(plugin_dirs=[root]) if intercepted else None) as hub:
         proxy = hub.service.init.get(Kitchen)
         cooking = asyncio.ensure_future(proxy.cook("soup"))
         washing = asyncio.ensure_future(asyncio.to_thread(proxy.wash))
@@ -883,10 +893,12 @@ async def test_a_call_within_the_process_that_takes_longer_than_the_stop_is_told
         await asyncio.wait([cooking])
 
 
-async def test_a_call_that_stops_the_services_is_not_waited_for() -> None:
+@pytest.mark.parametrize("intercepted", [False, True])
+async def test_a_call_that_stops_the_services_is_not_waited_for(intercepted: bool, tmp_path: Path) -> None:
     order: list[str] = []
     own, _, _ = kitchen(order)
-    async with started(own) as hub:
+    root = write(tmp_path / "plugins", pipeline__around=AROUND)
+    async with started(own, hub=new_hub(plugin_dirs=[root]) if intercepted else None) as hub:
         assert await asyncio.wait_for(hub.service.init.get(Kitchen).close(), 15) == "closed"
     assert order == ["shut down"]
 

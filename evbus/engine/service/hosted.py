@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, NamedTuple, NoReturn
@@ -139,7 +139,10 @@ class Hosted:
         made = self._implementations[service.cls]
         return {name: self._direct(spec, getattr(made, name)) for name, spec in service.methods.items()}
 
-    def _direct(self, spec: MethodSpec, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _counted_here(
+        self, spec: MethodSpec, function: Callable[..., Coroutine[Any, Any, Any]]
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """Return an asynchronous method that is counted while it runs."""
         # Known once, as asking for them takes as long as much else of such a call.
         here, is_own, current_task = self._here, _OWN.get, asyncio.current_task
 
@@ -157,6 +160,11 @@ class Hosted:
                 if self._idle is not None:
                     self._look()
 
+        return called
+
+    def _direct(self, spec: MethodSpec, function: Callable[..., Any]) -> Callable[..., Any]:
+        here = self._here
+
         def called_plain(*args: Any, **kwargs: Any) -> Any:
             if self._stopping:
                 self._refuse_new(spec)
@@ -171,7 +179,8 @@ class Hosted:
 
         if spec.item is not None:
             return function
-        return functools.wraps(function)(called if spec.asynchronous else called_plain)
+        made = self._counted_here(spec, function) if spec.asynchronous else called_plain
+        return functools.wraps(function)(made)
 
     def _refuse_new(self, spec: MethodSpec) -> None:
         """Refuse a call at the stop, but for those that belong to one that is under way."""
@@ -279,19 +288,21 @@ class Hosted:
         self, method: HostedMethod, args: Sequence[Any], kwargs: Mapping[str, Any], headers: Mapping[str, str]
     ) -> Any:
         """Call a method for a caller in this process, with the interceptors around it, and nothing else."""
-        with self._counted():
+
+        async def call() -> Any:
             return await self._intercepted(_Request.here(method, args, kwargs, headers), self._run)
+
+        return await self._counted_here(method.spec, call)()
 
     async def stream_here(
         self, method: HostedMethod, args: Sequence[Any], kwargs: Mapping[str, Any], headers: Mapping[str, str]
     ) -> AsyncGenerator[Any, None]:
         """Yield what a method yields, as :meth:`call_here` does."""
         request = _Request.here(method, args, kwargs, headers)
-        with self._counted():
-            context: Context = await self._intercepted(request, self._begin)
-            async with aclosing(_items(request.items, context)) as items:
-                async for item in items:
-                    yield item
+        context: Context = await self._intercepted(request, self._begin)
+        async with aclosing(_items(request.items, context)) as items:
+            async for item in items:
+                yield item
 
     async def _intercepted(self, request: _Request, inner: Callable[[_Request], Awaitable[Any]]) -> Any:
         around = self._around()
