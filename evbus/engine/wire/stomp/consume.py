@@ -314,7 +314,13 @@ class Consumer(BrokerConsumer[StompSession]):
             delete = self._queue if closing else ""
             kept = self._unsettled if self._session.broker is Product.RABBITMQ and not delete else None
             await self._session.unsubscribe(
-                self._subscription, delete=delete, unsettled=kept, accepted=self._accepted, most=self._most
+                self._subscription,
+                delete=delete,
+                unsettled=kept,
+                accepted=self._accepted,
+                most=self._most,
+                # What came meanwhile would be handed on to nobody.
+                calm=not (self.paused and self._wanted.drain),
             )
         for known in (self._unsettled, self._late, self._accepted):
             known.clear()
@@ -339,6 +345,8 @@ class Consumer(BrokerConsumer[StompSession]):
         """
         session = self._session
         if session is not None and self._wanted.drain:
+            # So that nothing is on its way for longer than it need be.
+            session.prompt()
             with contextlib.suppress(DeliveryTimeout):
                 await call(self._quiet(session), UNSUBSCRIBE_TIMEOUT)
 

@@ -313,6 +313,7 @@ class StompSession(BrokerSession[Frame]):
         unsettled: Collection[str] | None = None,
         accepted: Collection[str] = (),
         most: int = 0,
+        calm: bool = True,
     ) -> None:
         """End a subscription ("UNSUBSCRIBE"), and return when the broker has done it.
 
@@ -321,13 +322,14 @@ class StompSession(BrokerSession[Frame]):
             keep that until the connection ends; it goes to others at once.
         :param accepted: those of them that are acknowledged at the end, and go to nobody.
         :param most: how many of these there are at most; 0 if that is not bounded.
+        :param calm: first wait until nothing more comes.
         """
         if name not in self._takers or self.lost.done():
             return
         self.flush()
         deadline = self._loop.time() + UNSUBSCRIBE_TIMEOUT
         try:
-            if unsettled is not None:
+            if calm and unsettled is not None:
                 with contextlib.suppress(DeliveryTimeout):
                     await call(self._calm(name, unsettled, most), UNSUBSCRIBE_TIMEOUT)
         finally:
