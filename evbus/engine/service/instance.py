@@ -11,11 +11,17 @@ from evbus.engine.service.settings import Breaker, ChannelSettings
 __all__ = ["Instance", "Instances"]
 
 
+#: Seconds for which an address is left alone at first that calls did not reach; each further time it is twice
+#: as long, up to the pause of the breaker: what is started again is there in a moment, most often.
+_FIRST = 0.1
+
+
 class Instance:
     """A place where a component can be called.
 
     :ivar in_flight: calls that are under way, or wait for their turn.
     :ivar failures: calls in a row that did not reach it, or got no answer.
+    :ivar soon: it is left alone, and may be back in a moment, so that calls may wait for that.
     """
 
     def __init__(self, uri: str, settings: ChannelSettings) -> None:
@@ -25,7 +31,9 @@ class Instance:
         self._breaker: Breaker = settings.breaker
         self._most = settings.in_flight
         self._room = asyncio.Semaphore(settings.in_flight)
+        self.soon = False
         self._closed_until = 0.0
+        self._times = 0
         self._trying = False
 
     def __repr__(self) -> str:
@@ -68,13 +76,23 @@ class Instance:
 
     def worked(self) -> None:
         """Be told that a call got its answer."""
-        self.failures, self._closed_until = 0, 0.0
+        self.failures, self._closed_until, self._times, self.soon = 0, 0.0, 0, False
 
-    def failed(self) -> None:
-        """Be told that a call got none."""
+    def failed(self, *, reached: bool = True) -> None:
+        """Be told that a call got none.
+
+        :param reached: it may have come there.
+        """
         self.failures += 1
-        if self._breaker.failures and self.failures >= self._breaker.failures:
-            self._closed_until = time.monotonic() + self._breaker.pause
+        if not self._breaker.failures or self.failures < self._breaker.failures:
+            return
+        now, pause = time.monotonic(), self._breaker.pause
+        if not reached:
+            # Those that were under way at once fail at once.
+            self._times += now >= self._closed_until
+            pause = min(pause, _FIRST * 2 ** (self._times - 1))
+        self.soon = pause < self._breaker.pause
+        self._closed_until = now + pause
 
 
 class Instances:

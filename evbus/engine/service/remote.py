@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
@@ -26,6 +27,8 @@ __all__ = ["ChannelRoute", "OpenChannel", "Remote", "check_token", "headers_of",
 
 Prepare = Callable[[Envelope], None]
 
+#: The least seconds until a call that waits for an address looks again whether there is one.
+_LOOK = 0.02
 
 #: Until when calls may take that are made in a block of :func:`within`.
 _END: ContextVar[float | None] = ContextVar("evbus_within", default=None)
@@ -234,12 +237,12 @@ class _Attempts:
         failures, retry = 0, route.channel.settings.retry
         self._begin(route.channel)
         while True:
-            address = self._pick(route)
+            address = await self._pick(route)
             try:
                 return await self._at(address, route.channel)
             except ServiceCommunicationError as exc:
                 failures += 1
-                if not self._may_again(exc) or failures >= retry.attempts:
+                if not self._may_again(exc) or (failures >= retry.attempts and not address.soon):
                     raise
                 others = any(one not in self.tried and not one.pause for one in route.addresses)
                 pause = 0.0 if others else backoff(failures, retry.min, retry.max)
@@ -285,7 +288,7 @@ class _Attempts:
         assert channel.stream is not None
         failures = 0
         while True:
-            address, begun = self._pick(route), False
+            address, begun = await self._pick(route), False
             alone = await address.enter()
             try:
                 async with aclosing(channel.stream(self._call, address.uri)) as items:
@@ -300,7 +303,7 @@ class _Attempts:
                 problem = self._failed(address, channel, exc)
                 failures += 1
                 again = isinstance(problem, ServiceCommunicationError) and self._may_again(problem)
-                if begun or not again or failures >= channel.settings.retry.attempts:
+                if begun or not again or (failures >= channel.settings.retry.attempts and not address.soon):
                     if problem is exc:
                         raise
                     raise problem from exc
@@ -314,7 +317,7 @@ class _Attempts:
             address.failed()
         failed = failure_of(problem, running())
         if isinstance(failed, ServiceCommunicationError):
-            address.failed()
+            address.failed(reached=failed.handed_over)
             return failed
         address.worked()
         if isinstance(failed, InvalidPayload):
@@ -326,10 +329,16 @@ class _Attempts:
             f"{where(self._call, channel.name, address.uri)}: {problem_text(failed)}", handed_over=True
         )
 
-    def _pick(self, route: ChannelRoute) -> Instance:
-        address = route.addresses.pick(self.tried)
-        if address is None:
-            raise self._nowhere(route)
+    async def _pick(self, route: ChannelRoute) -> Instance:
+        """Return the address for an attempt; wait for one that may be back in a moment.
+
+        :raises ServiceCommunicationError: there is none.
+        """
+        while (address := route.addresses.pick(self.tried)) is None:
+            pause = min((one.pause for one in route.addresses if one.soon), default=math.inf)
+            if pause >= self._call.seconds:
+                raise self._nowhere(route)
+            await asyncio.sleep(max(pause, _LOOK))
         self.tried.append(address)
         return address
 

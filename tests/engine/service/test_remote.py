@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from evbus.engine.core.settings import Retry
+from evbus.engine.service import instance
 from evbus.engine.service.call import Call
 from evbus.engine.service.declare import Service, method, service, service_spec
 from evbus.engine.service.instance import Instance, Instances
@@ -276,6 +277,46 @@ async def test_when_all_are_left_alone_calls_fail_at_once_and_say_why() -> None:
         str(problem.value),
     )
     assert len(wire.called) == 2
+
+
+async def test_calls_wait_for_an_address_that_may_be_back_in_a_moment() -> None:
+    away = True
+
+    async def answer(call: Call, address: str) -> str:
+        if away:
+            raise ServiceCommunicationError(f"{address} is away", handed_over=False)
+        return address
+
+    wire = Wire(answer, "a", breaker=Breaker(failures=3, pause=60))
+    calls = [asyncio.ensure_future(wire.call("once")) for _ in range(10)]
+    await until(lambda: len(wire.called) > 4)
+    assert wire.known()["a"].soon
+    assert not any(call.done() for call in calls)
+    away = False
+    assert await asyncio.gather(*calls) == ["a"] * 10
+    assert not wire.known()["a"].soon
+    # Once it is left alone, one call at a time tries it.
+    assert len(wire.called) <= 3 + 3 + 10
+
+
+def test_an_address_is_left_alone_for_longer_each_time_that_calls_do_not_reach_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(instance.time, "monotonic", lambda: now)
+    one = Instance("a", ChannelSettings(breaker=Breaker(failures=2, pause=1)))
+    one.failed(reached=False)
+    assert (one.pause, one.soon) == (0.0, False)
+    for pause, soon in ((0.1, True), (0.2, True), (0.4, True), (0.8, True), (1.0, False), (1.0, False)):
+        for _ in range(3):
+            one.failed(reached=False)
+        assert (round(one.pause, 3), one.soon) == (pause, soon)
+        now += pause + 0.001
+        assert one.pause == 0.0
+    one.worked()
+    for _ in range(2):
+        one.failed()
+    assert (one.pause, one.soon) == (1.0, False)
 
 
 async def test_no_answer_within_the_deadline_counts_as_a_failure() -> None:
