@@ -114,8 +114,17 @@ class SyncBus(SyncHandle):
 
         :raises ConfigError: a profile, an option or a plugin has to be mended.
         """
+        self._begin(again=True)
+
+    def _begin(self, *, again: bool) -> None:
+        """Start the bus, unless it runs.
+
+        :param again: also after it was closed; else that may have happened while this waited for its turn.
+        """
         self._refuse_here()
         with self._lock:
+            if self._closed and not again:
+                raise BusStopped
             self._closed = False
             if self._work is not None:
                 return
@@ -170,7 +179,7 @@ class SyncBus(SyncHandle):
         if self._closed and (work is None or HANDLING.get() is None):
             raise BusStopped
         while work is None:
-            self.start()
+            self._begin(again=False)
             work = self._work
         return work.handle, work.thread
 

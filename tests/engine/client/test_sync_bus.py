@@ -336,6 +336,30 @@ def test_what_threads_sent_before_it_was_closed_is_handled_and_the_rest_refused(
     assert threads() == []
 
 
+def test_who_wanted_to_start_it_when_it_was_closed_does_not_start_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events = sync_bus(INTERNAL)
+    there, go, begin = threading.Event(), threading.Event(), events._begin
+
+    def late(*, again: bool) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            there.set()
+            assert go.wait(WAIT)
+        begin(again=again)
+
+    monkeypatch.setattr(events, "_begin", late)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(events.send, OrderPlaced("a"))
+        assert there.wait(WAIT)
+        events.start()
+        events.close()
+        go.set()
+        with pytest.raises(BusStopped):
+            sending.result(WAIT)
+    assert threads() == []
+
+
 # Processes
 
 
