@@ -334,7 +334,7 @@ async def test_a_method_is_cancelled_at_the_deadline_and_nobody_is_answered() ->
     queue = Queue()
     assert await queue.ask(call("fail", "slow"), **ends(0.05)) is None
     assert queue.shop.ended == ["slow"]
-    assert queue.server.active == 0
+    await until(lambda: queue.server.active == 0)
 
 
 # Messages that ask for no answer, and that come again
@@ -365,7 +365,7 @@ async def test_a_call_that_comes_again_while_it_runs_is_answered_once() -> None:
     # Another one with the number of the first, by somebody else.
     assert (await queue.ask(call("fail", "value"), again=True)) is None
     assert queue.settled == ["ack"]
-    assert queue.server.active == 1
+    await until(lambda: queue.server.active == 1)
     await queue.server.close()
     assert queue.settled == ["ack", "given back"]
 
