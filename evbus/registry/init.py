@@ -13,7 +13,7 @@ async def open(hub, settings, health_path, status):  # noqa: A001 - the name of 
 
     :raises ConfigError: there is no such registry, or its settings have to be mended.
     """
-    from evbus.engine.service import services as _services
+    from evbus.engine.service import ground as _ground
 
     name, data = settings.registry_parts()
     plugin = _plugin(hub, name)
@@ -30,7 +30,7 @@ async def open(hub, settings, health_path, status):  # noqa: A001 - the name of 
     def bound(key):
         return None if key not in functions else lambda *given: functions[key](ctx, *given)
 
-    return _services.Registry(
+    return _ground.Registry(
         name, bound("watch"), bound("register"), bound("deregister"), bound("components"), bound("close")
     )
 

@@ -43,17 +43,19 @@ def _proxy(hub, kind):
 
 def _services(hub):
     if hub.service.SERVICES is None:
+        from evbus.engine.service import elsewhere as _elsewhere
+        from evbus.engine.service import ground as _ground
         from evbus.engine.service import health as _health
         from evbus.engine.service import implementations as _implementations
         from evbus.engine.service import services as _engine
 
         injector = hub.dispatch.DISPATCHER.core.injector
         hub.service.SERVICES = _engine.Services(
-            _engine.Ground(
+            _ground.Ground(
                 interceptors=lambda: _interceptors(hub),
                 seconds=lambda: hub.evbus.init.settings().service_timeout,
                 build=lambda cls: _implementations.build(cls, hub, injector),
-                channels=lambda: {_engine.LOCAL: False, **hub.channel.init.names()},
+                channels=lambda: {_elsewhere.LOCAL: False, **hub.channel.init.names()},
                 channel_settings=lambda *about: hub.channel.init.settings(*about),  # noqa: PLW0108
                 open_channel=lambda *about: hub.channel.init.open(*about),  # noqa: PLW0108
                 open_registry=lambda *about: hub.registry.init.open(*about),  # noqa: PLW0108

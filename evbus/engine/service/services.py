@@ -6,9 +6,9 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 from evbus.engine.handling.dispatch.core import Around
 from evbus.engine.kit.loop_thread import wait_in
@@ -22,113 +22,28 @@ from evbus.engine.service.declare import (
     ServiceSpec,
     service_spec,
 )
-from evbus.engine.service.directory import Directory, Located
+from evbus.engine.service.elsewhere import LOCAL, Elsewhere
+from evbus.engine.service.ground import Ground, Registry, RunningServer, Served, TakingCalls, asked
 from evbus.engine.service.guard import Guard
 from evbus.engine.service.health import (
     HEALTH,
-    Health,
     HealthCheckManager,
-    Result,
     endpoint_of,
     has_checks,
 )
 from evbus.engine.service.hosted import Hosted, HostedMethod, uncounted
 from evbus.engine.service.implementations import Plan, other_defaults, planned
 from evbus.engine.service.method import MethodSpec
-from evbus.engine.service.remote import ChannelRoute, OpenChannel, Prepare, Remote, headers_of
-from evbus.engine.service.settings import ChannelSettings, ServerSettings, ServiceSettings
-from evbus.errors import EvbusError, LocalServiceError, ServiceCommunicationError, ServiceError, nearest
+from evbus.engine.service.remote import ChannelRoute, Prepare, Remote, headers_of
+from evbus.engine.service.settings import ServiceSettings
+from evbus.errors import LocalServiceError, ServiceError, nearest
 
-__all__ = ["Ground", "Registry", "RunningServer", "Served", "Services", "TakingCalls"]
+__all__ = ["Services"]
 
 log = logging.getLogger("evbus.service")
 
-LOCAL = "local"
 #: Seconds of a stop in which the registry is told of it, at the most.
 _TELLING = 3.0
-
-_Close = Callable[[], Awaitable[None]]
-_Result = TypeVar("_Result")
-
-
-class Registry(NamedTuple):
-    """A registry that is open.
-
-    :ivar watch: yields the addresses of a component, and again whenever they change.
-    :ivar register: makes known where a component of this process is, and ``deregister`` that it is gone.
-    :ivar components: returns the names of all that it knows.
-    """
-
-    name: str
-    watch: Callable[[str], AsyncGenerator[Iterable[ChannelAddress], None]]
-    register: Callable[[str, Sequence[ChannelAddress]], Awaitable[None]] | None = None
-    deregister: Callable[[str], Awaitable[None]] | None = None
-    components: Callable[[], Awaitable[Iterable[str]]] | None = None
-    close: Callable[[], Awaitable[None]] | None = None
-
-
-class TakingCalls(Protocol):
-    """Something that takes calls from outside."""
-
-    async def stop(self, seconds: float) -> int:
-        """Take no more requests, and end when those under way have; return how many were cancelled."""
-
-    def hurry(self) -> None:
-        """Let a stop that is under way wait for no request any more."""
-
-
-class RunningServer(TakingCalls, Protocol):
-    """An HTTP server that runs. ``url`` is where it is reached from this machine."""
-
-    port: int
-    url: str
-
-
-class Served(NamedTuple):
-    """What a channel takes calls of.
-
-    :ivar components: the names of the components of this process.
-    :ivar guard: says who calls, None where nobody is asked.
-    """
-
-    components: tuple[str, ...]
-    hosted: Hosted
-    guard: Guard | None
-
-
-class Ground(NamedTuple):
-    """What the services of a hub stand on.
-
-    :ivar interceptors: returns the pipeline's ``send`` and ``handle``, each None where there is none.
-    :ivar seconds: returns how long calls may take that say nothing themselves.
-    :ivar build: awaits an object of an implementation.
-    :ivar channels: returns the channels that there are, in the order of preference; true are those that the
-        HTTP server has.
-    :ivar channel_settings: returns what every channel may be told, of one.
-    :ivar open_channel: awaits a channel, and what closes it.
-    :ivar open_registry: awaits the registry, which is handed what tells the path of a component's health, and
-        how this process is.
-    :ivar serve: starts the HTTP server.
-    :ivar serve_over: has a channel take calls, if it does that by itself.
-    :ivar reached: returns where a component is called over the channels that know it by themselves.
-    :ivar bus: says of a result how the bus is.
-    """
-
-    interceptors: Callable[[], tuple[Prepare | None, Around | None]]
-    seconds: Callable[[], float]
-    build: Callable[[type], Awaitable[Any]]
-    channels: Callable[[], Mapping[str, bool]]
-    channel_settings: Callable[[str, ServiceSettings], ChannelSettings]
-    open_channel: Callable[
-        [str, ServiceSettings], Awaitable[tuple[OpenChannel, Callable[[], Awaitable[None]]]]
-    ]
-    open_registry: Callable[
-        [ServiceSettings, Callable[[str], str], Callable[[], Awaitable[Health]]], Awaitable[Registry]
-    ]
-    serve: Callable[[ServerSettings, Services], Awaitable[RunningServer]]
-    serve_over: Callable[[str, ServiceSettings, Served], Awaitable[TakingCalls | None]]
-    reached: Callable[[ServiceSettings, str], Iterable[ChannelAddress]]
-    bus: Callable[[Result], None]
 
 
 class _Component(NamedTuple):
@@ -169,8 +84,6 @@ class Services:
         self._components: dict[str, _Component] = {}
         self._proxies: dict[tuple[type, str, str], _ProxyTarget] = {}
         self._preferred = ""
-        self._channels: dict[str, asyncio.Task[OpenChannel]] = {}
-        self._closing: list[Callable[[], Awaitable[None]]] = []
         # Held by who starts or stops them.
         self._changing = asyncio.Lock()
         self._changer: asyncio.Task[Any] | None = None
@@ -179,9 +92,8 @@ class Services:
         self._taking: list[TakingCalls] = []
         self._ending: list[TakingCalls] = []
         self._cancelled = 0
-        self._registry: Registry | None = None
-        self._directory: Directory | None = None
-        self._known: Mapping[str, bool] = {}
+        self._elsewhere: Elsewhere | None = None
+        self._registry_name = ""
         self._seconds = 0.0
         self._send: Prepare | None = None
         self._around: Around | None = None
@@ -250,7 +162,7 @@ class Services:
         self.settings, self._hurried, self._cancelled = settings, False, 0
         self._send, self._around = self._ground.interceptors()
         # Asked once for all calls, as asking a hub takes as long as much else of a call.
-        self._known, self._seconds = self._ground.channels(), self._ground.seconds()
+        self._seconds = self._ground.seconds()
         auth = settings.auth
         self.hosted = Hosted(
             lambda: self._around, settings.threads, anybody(() if auth is None else auth.anonymous)
@@ -265,20 +177,15 @@ class Services:
             self.guard = guard = Authenticator(auth, lambda: self.hosted.open)
             stack.push_async_callback(guard.close)
         name, _ = settings.registry_parts()
-        self._registry = registry = await _told(
+        registry = await asked(
             self._ground.open_registry(settings, self._health_path, lambda: self.health.check()),  # noqa: PLW0108 - it is made later
             f"the registry {name} cannot be opened",
         )
         if registry.close is not None:
             stack.push_async_callback(registry.close)
-        self._directory = Directory(
-            self._watch,
-            lambda name: self._ground.channel_settings(name, settings),
-            registry.name,
-            registry.components,
-        )
-        stack.push_async_callback(self._directory.close)
-        stack.push_async_callback(self._close_channels)
+        self._registry_name = registry.name
+        self._elsewhere = Elsewhere(self._ground, settings, registry, self._own_addresses)
+        stack.push_async_callback(self._elsewhere.close)
         self.health = HealthCheckManager()
         stack.push_async_callback(self.health.close)
         self.health.add_check("bus", self._ground.bus)
@@ -306,7 +213,7 @@ class Services:
             addresses = self._addresses_of(component)
             self._components[name] = component._replace(addresses=addresses)
             if registry.register is not None and addresses:
-                await _told(
+                await asked(
                     registry.register(name, addresses),
                     f"the registry {registry.name} does not take the component {name!r}",
                 )
@@ -332,6 +239,10 @@ class Services:
         for spec, implementation in services.items():
             self.hosted.add(plan.name, spec, implementation)
         return _Component(plan, made[plan.cls], services)
+
+    def _own_addresses(self, name: str) -> tuple[ChannelAddress, ...] | None:
+        component = self._components.get(name)
+        return None if component is None else component.addresses
 
     def _addresses_of(self, component: _Component) -> tuple[ChannelAddress, ...]:
         port = 0 if self.server is None else self.server.port
@@ -417,20 +328,10 @@ class Services:
         self.ending = ""
         _note(component.made, ComponentStatus.STOPPED)
 
-    async def _close_channels(self) -> None:
-        opened, self._channels = self._channels, {}
-        for task in opened.values():
-            task.cancel()
-        for close in self._closing:
-            try:
-                await close()
-            except Exception:
-                log.exception("a channel could not be closed")
-        self._closing.clear()
-
     def _forget(self) -> None:
         self._stack = None
-        self._registry = self._directory = self.guard = None
+        self._elsewhere = self.guard = None
+        self._registry_name = ""
         self._components.clear()
         self._refresh()
 
@@ -560,79 +461,8 @@ class Services:
         return spec.component
 
     async def _route(self, spec: ServiceSpec, channel: str, component: str) -> ChannelRoute:
-        assert self._directory is not None
-        if channel == LOCAL:
-            raise LocalServiceError(
-                f"{spec.cls.__qualname__} is not implemented in this process; start its implementation here, "
-                "or call it over another channel"
-            )
-        located = await self._directory.find(component)
-        name = self._choose(component, located, channel)
-        return ChannelRoute(await self._channel(name), located.channels[name])
-
-    def _choose(self, component: str, located: Located, channel: str) -> str:
-        known, found = self._known, located.channels
-        if not found and component in self._components:
-            raise ServiceCommunicationError(
-                f"the component {component!r} runs here, and nothing takes calls of it from elsewhere: start "
-                "the services with a server, port=8000 or 0 for any port that is free, or call it over local",
-                handed_over=False,
-            )
-        if not found:
-            raise ServiceCommunicationError(
-                f"the component {component!r} has no address now; see that an instance of it runs and is "
-                f"well, and that the registry {self._directory_name} knows it",
-                handed_over=False,
-            )
-        if channel:
-            if channel in found:
-                return channel
-            raise ServiceError(
-                f"the component {component!r} cannot be called over {channel}; the registry "
-                f"{self._directory_name} has it over {', '.join(found) or 'none'}"
-            )
-        for name in (self._preferred, *found):
-            if name in found and name in known:
-                return name
-        hint = next((said for name in found if (said := nearest(name, known))), "")
-        raise ServiceError(
-            f"the component {component!r} can be called over {', '.join(found) or 'no channel'}, and this "
-            f"process has {', '.join(name for name in known if name != LOCAL) or 'none'}{hint}"
-        )
-
-    @property
-    def _directory_name(self) -> str:
-        return "" if self._registry is None else self._registry.name
-
-    async def _channel(self, name: str) -> OpenChannel:
-        task = self._channels.get(name)
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = self._channels[name] = asyncio.ensure_future(self._open(name))
-        if task.done():
-            return task.result()
-        return await asyncio.shield(task)
-
-    async def _open(self, name: str) -> OpenChannel:
-        channel, close = await self._ground.open_channel(name, self.settings)
-        self._closing.append(close)
-        return channel
-
-    async def _watch(self, component: str) -> AsyncGenerator[Iterable[ChannelAddress], None]:
-        """Yield the addresses of a component; those of this process where the registry has none.
-
-        Channels that know where it is need no registry, and stand last.
-        """
-        assert self._registry is not None
-        own, told = self._components.get(component), False
-        reached = list(self._ground.reached(self.settings, component))
-        async with aclosing(self._registry.watch(component)) as found:
-            async for addresses in found:
-                told = True
-                known = list(addresses)
-                over = {channel for channel, _ in known}
-                yield [*known, *(one for one in reached if one.channel not in over)]
-        if not told and (own is not None or reached):
-            yield reached if own is None else own.addresses
+        assert self._elsewhere is not None
+        return await self._elsewhere.route(spec, component, channel, self._preferred)
 
     # What there is
 
@@ -643,22 +473,17 @@ class Services:
         :raises ServiceError: the registry cannot be asked, or does not know which components there are.
         """
         self.loop()
-        assert self._registry is not None
-        assert self._directory is not None
-        if self._registry.components is None:
-            raise ServiceError(f"the registry {self._registry.name} cannot say which components there are")
-        asking = self._registry.components()
-        names = await _told(asking, f"the registry {self._registry.name} cannot be asked")
-        await asyncio.gather(*map(self._directory.find, names))
+        assert self._elsewhere is not None
+        await self._elsewhere.look()
 
     def report(self) -> dict[str, Any]:
         """Return the components of this process and of others, as far as they are known, in plain values."""
-        elsewhere = {} if self._directory is None else self._directory.known()
+        elsewhere = {} if self._elsewhere is None else self._elsewhere.known()
         return {
             "running": self.running,
             "port": None if self.server is None else self.server.port,
             "url": None if self.server is None else self.server.url,
-            "registry": self._directory_name,
+            "registry": self._registry_name,
             "channels": list(self._ground.channels()),
             "components": [
                 {
@@ -767,19 +592,6 @@ async def _gone(registry: Registry, name: str) -> None:
             "the registry %s was not told that the component %s is gone: %s",
             *(registry.name, name, problem_text(exc)),
         )
-
-
-async def _told(asking: Awaitable[_Result], what: str) -> _Result:
-    """Await something of a registry.
-
-    :raises ServiceCommunicationError: it failed: says what.
-    """
-    try:
-        return await asking
-    except EvbusError:
-        raise
-    except Exception as exc:
-        raise ServiceCommunicationError(f"{what}: {problem_text(exc)}", handed_over=False) from exc
 
 
 def _note(component: Any, status: ComponentStatus) -> None:
