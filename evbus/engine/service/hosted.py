@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
@@ -100,12 +101,13 @@ class Hosted:
         self._implementations: dict[type, Any] = {}
         self._threads = Threads(threads, "services")
         self._limit = threads
-        #: The calls from within this process, each with the task that makes it; None: a thread.
-        self._here: dict[object, asyncio.Task[Any] | None] = {}
+        #: The calls from within this process: the coroutine of each, or a mark of a plain one.
+        self._here: dict[object, None] = {}
         self._idle: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._patience: asyncio.Timeout | None = None
-        self._closing: asyncio.Task[Any] | None = None
+        #: Those of them within which a stop was asked for, and which it does not wait for.
+        self._asking: frozenset[object] = frozenset()
         self.resume()
 
     def __repr__(self) -> str:
@@ -144,7 +146,7 @@ class Hosted:
     ) -> Callable[..., Coroutine[Any, Any, Any]]:
         """Return an asynchronous method that is counted while it runs."""
         # Known once, as asking for them takes as long as much else of such a call.
-        here, is_own, current_task = self._here, _OWN.get, asyncio.current_task
+        here, is_own = self._here, _OWN.get
 
         async def called(*args: Any, **kwargs: Any) -> Any:
             if is_own():
@@ -152,7 +154,7 @@ class Hosted:
             if self._stopping:
                 self._refuse_new(spec)
             made = function(*args, **kwargs)
-            here[made] = current_task()
+            here[made] = None
             try:
                 return await made
             finally:
@@ -184,14 +186,19 @@ class Hosted:
 
     def _refuse_new(self, spec: MethodSpec) -> None:
         """Refuse a call at the stop, but for those that belong to one that is under way."""
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:  # in a thread
-            task = None
-        if task is None or task not in self._here.values():
+        if not self._within():
             raise LocalServiceError(
                 f"{spec.title}: the services here are being stopped, and take no new calls"
             )
+
+    def _within(self) -> frozenset[object]:
+        """Return the asynchronous calls from within this process that what runs is called by."""
+        # Asked at a stop alone: to note the task of each call would cost more than all else of it.
+        above, frame = set(), inspect.currentframe()
+        while frame is not None:
+            above.add(frame)
+            frame = frame.f_back
+        return frozenset(one for one in [*self._here] if getattr(one, "cr_frame", None) in above)
 
     def methods(self) -> Iterator[HostedMethod]:
         """Yield every method, in the order of components and declarations."""
@@ -358,8 +365,7 @@ class Hosted:
         """Take no more calls, and wait until those under way have ended; return how many have not."""
         self._stopping = True
         self._loop, self._idle = asyncio.get_running_loop(), asyncio.Event()
-        # One that asks for the stop itself is not waited for.
-        self._closing = asyncio.current_task()
+        self._asking = self._within()
         if self._left():
             try:
                 async with asyncio.timeout(seconds) as self._patience:
@@ -372,7 +378,7 @@ class Hosted:
 
     def _left(self) -> int:
         """Return how many calls are under way."""
-        return self.active + sum(one is None or one is not self._closing for one in [*self._here.values()])
+        return self.active + sum(one not in self._asking for one in [*self._here])
 
     def _look(self) -> None:
         """Let a close go on when no call is under way any more; from any thread."""
